@@ -1,0 +1,149 @@
+"""One tree of errors; each carries the stable `code` that records and scripts can rely on.
+
+::
+
+    FervidError
+    ├── InputError            the clip: costs one record, never the batch
+    │   ├── InputNotFound         not_found
+    │   ├── InputUnreadable       unreadable
+    │   ├── EmptyInput            empty_file
+    │   ├── NotAVideo             not_a_video
+    │   ├── NoVideoStream         no_video_stream
+    │   ├── Undecodable           undecodable
+    │   ├── Truncated             truncated
+    │   ├── Damaged               damaged
+    │   ├── NothingSampled        nothing_sampled
+    │   └── NoFaces               no_face
+    ├── UsageError            usage: options that do not fit together
+    ├── NothingMatched        nothing_matched: no input to work on
+    ├── OutputError           output: the answer cannot be written
+    └── ModelError            the models: nothing can be answered
+        ├── ModelNotFound         model_not_found
+        ├── ModelUnverified       model_unverified
+        └── ModelIncompatible     model_incompatible
+
+A message says what is wrong, with which file, and what to try.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FervidError(Exception):
+    """Anything that fervid reports on purpose."""
+
+    code: ClassVar[str] = "error"
+
+    @property
+    def message(self) -> str:
+        """What is wrong and what to try, in one line."""
+        return str(self)
+
+
+class InputError(FervidError):
+    """One clip cannot be answered; the others can."""
+
+    code = "input"
+
+
+class InputNotFound(InputError):
+    """There is no such file."""
+
+    code = "not_found"
+
+
+class InputUnreadable(InputError):
+    """The file is there and the operating system refuses to let us read it."""
+
+    code = "unreadable"
+
+
+class EmptyInput(InputError):
+    """The file has no bytes."""
+
+    code = "empty_file"
+
+
+class NotAVideo(InputError):
+    """The content is no video or image format that the decoder knows, whatever the file's name says."""
+
+    code = "not_a_video"
+
+
+class NoVideoStream(InputError):
+    """A media file that carries no pictures, such as sound alone."""
+
+    code = "no_video_stream"
+
+
+class Undecodable(InputError):
+    """A video whose pictures cannot be decoded, not even one."""
+
+    code = "undecodable"
+
+
+class Truncated(InputError):
+    """The file breaks off: what came before was given, what is missing is not known."""
+
+    code = "truncated"
+
+
+class Damaged(InputError):
+    """Some packets inside the file could not be decoded; the frames around them were given."""
+
+    code = "damaged"
+
+
+class NothingSampled(InputError):
+    """The clip was read and none of its frames lies in the time that was asked for."""
+
+    code = "nothing_sampled"
+
+
+class NoFaces(InputError):
+    """The clip was read and no face was found in it: there is nothing to classify."""
+
+    code = "no_face"
+
+
+class UsageError(FervidError):
+    """Options or settings that are wrong or do not fit together."""
+
+    code = "usage"
+
+
+class NothingMatched(FervidError):
+    """No input file is left to work on."""
+
+    code = "nothing_matched"
+
+
+class OutputError(FervidError):
+    """The output cannot be written, or would overwrite something."""
+
+    code = "output"
+
+
+class ModelError(FervidError):
+    """A model cannot be used."""
+
+    code = "model"
+
+
+class ModelNotFound(ModelError):
+    """No model of that name, or no file at that path."""
+
+    code = "model_not_found"
+
+
+class ModelUnverified(ModelError):
+    """The file is not the one that the manifest names: its SHA-256 differs."""
+
+    code = "model_unverified"
+
+
+class ModelIncompatible(ModelError):
+    """The file is no model of the kind that is needed, or it was fitted on another network."""
+
+    code = "model_incompatible"

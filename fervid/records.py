@@ -1,0 +1,277 @@
+"""What passes from stage to stage: frozen records, checked where they are made.
+
+Rows for what people count (`Face`, `Person`), columns for what machines multiply (`FaceScores`). Images are RGB,
+uint8, (height, width, 3); boxes and points are in pixels of the frame, x to the right and y down; times are seconds
+of presentation time from the first frame of the clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Box = tuple[float, float, float, float]
+Status = Literal["ok", "no_face", "error", "skipped"]
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture of a clip.
+
+    Attributes:
+        image: (h, w, 3) uint8 RGB, upright.
+        time: Presentation time in seconds from the first frame of the clip.
+        duration: Seconds of the clip that the frame stands for, 0 for a still image.
+    """
+
+    image: Image
+    time: float = 0.0
+    duration: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(
+            self.image.ndim == 3 and self.image.shape[2] == 3 and self.image.dtype == np.uint8,
+            f"a frame is (h, w, 3) uint8, not {self.image.shape} {self.image.dtype}",
+        )
+        _require(self.duration >= 0, f"a frame cannot last {self.duration} s")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """One face in one frame.
+
+    Attributes:
+        box: x1, y1, x2, y2 in pixels of the frame; may reach over its border.
+        landmarks: (k, 2) x, y; row 0 is the subject's right eye (left in the picture), row 1 the left eye.
+        score: The detector's confidence, 0 to 1.
+    """
+
+    box: Box
+    landmarks: Floats
+    score: float
+
+    def __post_init__(self) -> None:
+        x1, y1, x2, y2 = self.box
+        _require(x1 < x2 and y1 < y2, f"a face box needs x1 < x2 and y1 < y2: {self.box}")
+        _require(
+            self.landmarks.ndim == 2 and self.landmarks.shape[0] >= 2 and self.landmarks.shape[1] == 2,
+            f"landmarks are (k >= 2, 2), not {self.landmarks.shape}",
+        )
+
+    @property
+    def size(self) -> float:
+        """The shorter side of the box in pixels."""
+        x1, y1, x2, y2 = self.box
+        return min(x2 - x1, y2 - y1)
+
+    @property
+    def area(self) -> float:
+        """Area of the box in square pixels."""
+        x1, y1, x2, y2 = self.box
+        return (x2 - x1) * (y2 - y1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FaceScores:
+    """What the network says of n face crops, one row each; n = 0 is a valid answer to an empty batch.
+
+    Attributes:
+        embedding: (n, d) penultimate activations.
+        expression: (n, c) probabilities.
+        age: (n,) years.
+        gender: (n,) probability of the class "male".
+    """
+
+    embedding: Floats
+    expression: Floats
+    age: Floats
+    gender: Floats
+
+    def __post_init__(self) -> None:
+        rows = {len(column) for column in (self.embedding, self.expression, self.age, self.gender)}
+        _require(len(rows) == 1, f"columns of unequal length: {sorted(rows)}")
+        _require(self.embedding.ndim == 2 and self.expression.ndim == 2, "embedding and expression are (n, d)")
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, rows: slice | list[int]) -> FaceScores:
+        """The rows of some faces."""
+        return FaceScores(self.embedding[rows], self.expression[rows], self.age[rows], self.gender[rows])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipFeatures:
+    """Statistics of a clip, each under its name (`embedding.mean`, `expression.max` ...).
+
+    Attributes:
+        statistics: Name to vector.
+        count: How many rows (faces, or frames when all faces are pooled) went into them.
+    """
+
+    statistics: Mapping[str, Floats]
+    count: int
+
+    def __post_init__(self) -> None:
+        _require(self.count >= 1, "features need at least one observation")
+        _require(all(v.ndim == 1 for v in self.statistics.values()), "every statistic is a vector")
+
+    def vector(self, names: Sequence[str]) -> Floats:
+        """The named statistics, concatenated in that order: (d1 + d2 + ...,).
+
+        Raises:
+            ValueError: There is no statistic of that name.
+        """
+        missing = [name for name in names if name not in self.statistics]
+        _require(not missing, f"no statistic {', '.join(missing)} among {', '.join(self.statistics)}")
+        return np.concatenate([self.statistics[name] for name in names])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A label with the probabilities behind it, in the order of the classifier's labels."""
+
+    probabilities: Mapping[str, float]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the label."""
+        return self.probabilities[self.label]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One person followed through a clip.
+
+    Attributes:
+        id: 0 for the main person, then by falling share of the picture over time.
+        seconds: For how long the face was seen.
+        answer: What the classifier says of this person alone.
+        age: Mean expected age in years, None unless attributes were asked for.
+        gender: The network's name of the class, None unless attributes were asked for.
+    """
+
+    id: int
+    seconds: float
+    answer: Answer
+    age: float | None = None
+    gender: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a clip could not be answered, or what was wrong with it although it was."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which file gave an answer."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClipResult:
+    """The one record that every input gets; `as_dict` is the contract of `fervid schema`.
+
+    Attributes:
+        path: The input as it was named.
+        status: `ok`, `no_face`, `error`, or `skipped` (never tried, because the run stopped early).
+        answer: The clip's label and probabilities; set exactly when the status is `ok`.
+        people: The main person first.
+        duration_s: Length of the clip by presentation time, None if it could not be read.
+        frames_sampled: Frames looked at.
+        frames_with_face: Frames looked at in which at least one face was found.
+        models: detector, network and classifier.
+        problem: Set when the status is `error` or `skipped`, and beside the other two when the file is damaged.
+        elapsed_s: Wall-clock seconds spent on this clip.
+    """
+
+    path: str
+    status: Status
+    answer: Answer | None = None
+    people: tuple[Person, ...] = ()
+    duration_s: float | None = None
+    frames_sampled: int = 0
+    frames_with_face: int = 0
+    models: Mapping[str, ModelIdentity] = field(default_factory=dict)
+    problem: Problem | None = None
+    elapsed_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require((self.status == "ok") == (self.answer is not None), "a result has an answer exactly when it is ok")
+        _require(self.status in ("ok", "no_face") or self.problem is not None, f"{self.status} needs a problem")
+
+    @property
+    def label(self) -> str | None:
+        """The clip's label, None unless ok."""
+        return self.answer.label if self.answer else None
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of the label, None unless ok."""
+        return self.answer.confidence if self.answer else None
+
+    @property
+    def probabilities(self) -> Mapping[str, float] | None:
+        """Probability of every class, None unless ok."""
+        return self.answer.probabilities if self.answer else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain JSON types, in the column order of the schema."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "path": self.path,
+            "status": self.status,
+            "label": self.label,
+            "confidence": _rounded(self.confidence),
+            "probabilities": _plain(self.probabilities),
+            "people": [
+                {
+                    "id": person.id,
+                    "seconds": _rounded(person.seconds),
+                    "label": person.answer.label,
+                    "probabilities": _plain(person.answer.probabilities),
+                    "age": _rounded(person.age, 1),
+                    "gender": person.gender,
+                    "ethnicity": None,
+                }
+                for person in self.people
+            ],
+            "duration_s": _rounded(self.duration_s),
+            "frames_sampled": self.frames_sampled,
+            "frames_with_face": self.frames_with_face,
+            "model": {role: {"name": m.name, "sha256": m.sha256} for role, m in self.models.items()},
+            "error": {"code": self.problem.code, "message": self.problem.message} if self.problem else None,
+            "elapsed_s": _rounded(self.elapsed_s),
+        }
+
+
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(float(value), digits)
+
+
+def _plain(probabilities: Mapping[str, float] | None) -> dict[str, float] | None:
+    return None if probabilities is None else {label: round(float(p), 4) for label, p in probabilities.items()}
