@@ -1,0 +1,334 @@
+"""A video file -> upright RGB frames with their presentation time.
+
+`read` is a generator that owns its file: it closes on the last frame, on an error and on an early `break`. Decoding
+runs ahead in a thread of its own, by a few frames and no more, so memory does not depend on the length of a clip.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import cv2
+import numpy as np
+
+from fervid.errors import (
+    Damaged,
+    EmptyInput,
+    InputError,
+    InputNotFound,
+    InputUnreadable,
+    NotAVideo,
+    NoVideoStream,
+    Truncated,
+    Undecodable,
+)
+from fervid.records import Frame, Image
+
+SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov"}
+    | {".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+)
+"""What counts as a video when a folder is searched. A file that is named is opened whatever its suffix."""
+
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")  # and RIFF....WEBP
+_AHEAD = 4  # frames decoded before they are asked for
+_JITTER = 1e-3  # seconds; Matroska and FLV round times to the millisecond, so a frame can seem to come before its turn
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames of a clip to look at.
+
+    Attributes:
+        fps: Frames a second of presentation time; None for every frame.
+        start: Seconds from the start of the clip before which nothing is looked at.
+        end: Seconds from the start of the clip at which to stop; None for the end.
+        rotate: Degrees clockwise to turn the decoded pictures; None to obey the file.
+    """
+
+    fps: float | None = 5.0
+    start: float = 0.0
+    end: float | None = None
+    rotate: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"frames a second must be a number above 0, not {self.fps}")
+        if not 0 <= self.start < math.inf:
+            raise ValueError(f"the start must be 0 s or later, not {self.start} s")
+        if self.end is not None and not self.end > self.start:
+            raise ValueError(f"the end ({self.end} s) must come after the start ({self.start} s)")
+        if self.rotate not in (None, 0, 90, 180, 270):
+            raise ValueError(f"rotation is 0, 90, 180 or 270, not {self.rotate}")
+
+
+def read(path: str | os.PathLike[str], sampling: Sampling | None = None) -> Generator[Frame]:
+    """Frames of a clip in order of presentation; a still image is a clip of one frame.
+
+    The frames share the clip between them: each lasts until the next one that is given, the last until the end.
+
+    Args:
+        path: Video or image file, in any format of the decoder; its content counts, not its name.
+        sampling: Which frames to give; 5 a second if None.
+
+    Raises:
+        InputNotFound, InputUnreadable, EmptyInput: The file cannot be opened.
+        NotAVideo, NoVideoStream, Undecodable: It holds no picture.
+        Truncated, Damaged: Raised after the last frame that could be decoded, if some are missing.
+    """
+    sampling = sampling or Sampling()
+    path = Path(path)
+    with _open(path) as file:
+        try:
+            picture = _read_picture(path, file, sampling) if _is_picture(file) else None
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if picture is not None:
+            yield picture
+        else:
+            yield from _ahead(_sample(_decode(path, file, sampling), sampling), _AHEAD)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        if path.is_dir():
+            raise InputUnreadable(f"{path} is a folder; name the files in it, or give the folder to `fervid classify`")
+        file = path.open("rb")
+        size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise InputNotFound(f"{path} does not exist; check the spelling and the current folder") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not file.seekable():
+        file.close()
+        raise InputUnreadable(f"{path} is a pipe, and a video is read back and forth; save it to a file first")
+    if size == 0 and path.is_file():
+        file.close()
+        raise EmptyInput(f"{path} is empty; copy or download it again")
+    return file
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> InputUnreadable:
+    reason = getattr(error, "strerror", None) or error
+    return InputUnreadable(f"{path} cannot be read ({reason}); check its permissions and its disk")
+
+
+def _is_picture(file: BinaryIO) -> bool:
+    head = file.read(12)
+    file.seek(0)
+    return head.startswith(_PICTURES) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+
+
+def _read_picture(path: Path, file: BinaryIO, sampling: Sampling) -> Frame:
+    obey = 0 if sampling.rotate is None else cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR_RGB | obey)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise Undecodable(f"{path} starts as an image and cannot be decoded; copy or download it again")
+    return Frame(_turned(np.asarray(image, np.uint8), sampling.rotate or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A decoded frame that has not been converted yet, for most never are."""
+
+    frame: av.VideoFrame
+    aspect: float  # width of a pixel over its height
+    start: float
+    end: float
+
+
+def _decode(path: Path, file: BinaryIO, sampling: Sampling) -> Generator[_Decoded]:
+    """Every frame up to `sampling.end`, each once the next tells how long it lasted; then raises what was wrong."""
+    try:
+        container = av.open(file, "r", metadata_errors="ignore")
+    except av.FFmpegError as error:
+        raise _refusal(path, file) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with container:
+        stream = _pictures(path, file, container)
+        stream.thread_type = "AUTO"
+        account = _Account(path, container, stream)
+        aspect = float(stream.sample_aspect_ratio or 1)
+        start = end = 0.0
+        held: _Decoded | None = None
+        for frame in account.frames():
+            start = max(start, end if frame.time is None else round(frame.time - account.origin, 6))
+            if held is not None:
+                yield replace(held, end=start)
+                held = None
+            if sampling.end is not None and start >= sampling.end:
+                return
+            end = start + (float(frame.duration * (frame.time_base or 0)) or account.step)
+            held = _Decoded(frame, aspect, start, end)
+        if held is not None:
+            yield held
+        account.settle(end)
+
+
+class _Account:
+    """What comes out of a file, against what its header promises."""
+
+    def __init__(self, path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+        self._path, self._container, self._stream = path, container, stream
+        self._clip_start = (container.start_time or 0) / av.time_base
+        started = stream.start_time
+        self.origin = self._clip_start if started is None else float(started * (stream.time_base or 0))
+        self.step = 1 / float(stream.average_rate or 25)  # seconds from one frame to the next, as a rule
+        self._given = self._packets = self._broken = 0
+        self._media_end = 0.0
+        self._stopped = ""
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Decode what can be decoded; packets that cannot are counted."""
+        demuxer = self._container.demux()
+        while True:
+            try:
+                packet = next(demuxer)
+            except StopIteration:
+                return
+            except (av.FFmpegError, OSError) as error:
+                self._stopped = str(error.strerror or error)
+                return
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if stamp is not None and packet.time_base:
+                self._media_end = max(self._media_end, float((stamp + (packet.duration or 0)) * packet.time_base))
+            if packet.stream is not self._stream:
+                continue
+            self._packets += packet.size > 0
+            self._broken += packet.is_corrupt
+            try:
+                frames = self._stream.decode(packet)
+            except av.FFmpegError:
+                self._broken += not packet.is_corrupt
+                continue
+            self._given += len(frames)
+            self._broken += sum(frame.is_corrupt for frame in frames)
+            yield from frames
+
+    def settle(self, end: float) -> None:
+        """Raise what is missing, now that the last frame, which ends at `end` seconds, was given.
+
+        A few frames less than promised are the rule with edited clips, and no sign of anything.
+        """
+        declared = (self._container.duration or 0) / av.time_base
+        missing_packets = self._stream.frames - self._packets > 1 + 0.02 * self._stream.frames
+        media_end = max(self._media_end, end + self.origin) - self._clip_start
+        missing_time = declared - media_end > max(3 * self.step, 0.02 * declared)
+        if self._stopped or missing_packets or missing_time:
+            reason = f" ({self._stopped})" if self._stopped else ""
+            promise = f"; its header promises {declared:.2f} s" if declared > end else ""
+            raise Truncated(
+                f"{self._path} breaks off after {end:.2f} s{reason}{promise}; copy or download it again for the rest"
+            )
+        if not self._given:
+            codec = self._stream.codec_context.name if self._stream.codec_context else "unknown"
+            raise Undecodable(
+                f"{self._path} has a video stream ({codec}) of which no frame can be decoded; convert it to H.264"
+            )
+        if self._broken:
+            raise Damaged(f"{self._path} has {self._broken} damaged packets or frames; what surrounds them was used")
+
+
+def _sample(decoded: Iterator[_Decoded], sampling: Sampling) -> Generator[Frame]:
+    """The frames that were asked for, converted; each once the next is known, because only then is its duration."""
+    held: _Decoded | None = None
+    due = sampling.start
+    end = 0.0
+    try:
+        for one in decoded:
+            end = one.end if sampling.end is None else min(one.end, sampling.end)
+            if one.start < due and not (held is None and one.end > due):
+                continue
+            if held is not None:
+                yield _convert(held, one.start, sampling)
+            held = one
+            if sampling.fps is not None:
+                taken = max(one.start, sampling.start) - sampling.start
+                due = sampling.start + (math.floor((taken + _JITTER) * sampling.fps) + 1) / sampling.fps - _JITTER
+    except InputError:
+        if held is not None:
+            yield _convert(held, end, sampling)
+        raise
+    if held is not None:
+        yield _convert(held, end, sampling)
+
+
+def _convert(decoded: _Decoded, until: float, sampling: Sampling) -> Frame:
+    frame = decoded.frame
+    width = round(frame.width * decoded.aspect) if 0.25 <= decoded.aspect <= 4 else frame.width
+    image = np.asarray(frame.to_ndarray(format="rgb24", width=width, height=frame.height), np.uint8)
+    degrees = sampling.rotate if sampling.rotate is not None else -round(frame.rotation / 90) * 90
+    return Frame(_turned(image, degrees), decoded.start, max(0.0, until - max(decoded.start, sampling.start)))
+
+
+def _turned(image: Image, clockwise: int) -> Image:
+    quarters = -clockwise // 90 % 4
+    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
+
+
+def _pictures(path: Path, file: BinaryIO, container: av.container.InputContainer) -> av.VideoStream:
+    """The video stream; the cover of an album is none, and an index that breaks off may promise nothing at all."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    kinds = {stream.type for stream in container.streams} - {"video"}
+    if not kinds - {"data"}:
+        raise _refusal(path, file)
+    raise NoVideoStream(
+        f"{path} has no video stream, only {' and '.join(sorted(kinds))}; fervid reads faces, not sound"
+    )
+
+
+def _refusal(path: Path, file: BinaryIO) -> InputError:
+    file.seek(0)
+    if file.read(8)[4:] == b"ftyp":
+        return Truncated(f"{path} breaks off before its index, so nothing can be decoded; copy or download it again")
+    return NotAVideo(f"{path} is no video or image that can be read; check it with a player, or convert it to mp4")
+
+
+def _ahead(frames: Generator[Frame], depth: int) -> Generator[Frame]:
+    """Run a generator in a thread, at most `depth` items ahead; the thread is joined on every path."""
+    ready: queue.Queue[Frame | BaseException | None] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def offer(item: Frame | BaseException | None) -> None:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for frame in frames:
+                offer(frame)
+                if stop.is_set():
+                    break
+            offer(None)
+        except BaseException as error:  # noqa: BLE001  handed over whole and raised where the frames are asked for
+            offer(error)
+        finally:
+            frames.close()
+
+    thread = threading.Thread(target=work, name="fervid-decode", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,41 @@
+"""Clips and models that many tests share."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import clips
+import fervid
+
+collect_ignore = [] if find_spec("torch") else ["train"]  # `make test-train` installs it
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one clip of each common kind."""
+    place = tmp_path_factory.mktemp("clips")
+    clips.write(place / "smile.mp4", clips.smiling(30))
+    clips.write(place / "scenery.mp4", clips.scenery(20))
+    clips.write_sound(place / "sound.m4a")
+    return place
+
+
+@pytest.fixture(scope="session")
+def smile(folder: Path) -> Path:
+    """1.2 s of one smiling face."""
+    return folder / "smile.mp4"
+
+
+@pytest.fixture(scope="session")
+def scenery(folder: Path) -> Path:
+    """0.8 s without a face."""
+    return folder / "scenery.mp4"
+
+
+@pytest.fixture(scope="session")
+def classifier() -> fervid.Classifier:
+    """The shipped models."""
+    return fervid.load(threads=2)

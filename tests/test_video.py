@@ -1,0 +1,679 @@
+"""Reading clips: every container, the true times, the right pictures, and what is said of files that are broken."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+import clips
+from fervid import errors, video
+from fervid.errors import InputError
+from fervid.records import Frame
+from fervid.video import Sampling, read
+
+EVERY = Sampling(fps=None)
+COUNT = 12
+FORMATS = {
+    "mp4-h264": ("clip.mp4", "libx264"),
+    "mp4-h265-10bit": ("clip.mp4", "libx265"),
+    "webm-vp8": ("clip.webm", "libvpx"),
+    "webm-vp9": ("clip.webm", "libvpx-vp9"),
+    "mkv-av1": ("clip.mkv", "libsvtav1"),
+    "avi-mpeg4": ("clip.avi", "mpeg4"),
+    "avi-cinepak": ("clip.avi", "cinepak"),
+    "flv": ("clip.flv", "flv"),
+    "mpg-mpeg1": ("clip.mpg", "mpeg1video"),
+    "mov-mpeg4": ("clip.mov", "mpeg4"),
+    "gif": ("clip.gif", "gif"),
+    "no-suffix-of-a-video": ("clip.txt", "libx264"),
+}
+
+
+def steps(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
+    """Flat grey pictures that grow brighter by 20 each, so that a picture tells its number."""
+    return [np.full((height, width, 3), 10 + 20 * i, np.uint8) for i in range(count)]
+
+
+def number(frame: Frame) -> int:
+    return round((float(frame.image.mean()) - 10) / 20)
+
+
+def drain(path: Path, sampling: Sampling = EVERY) -> tuple[list[Frame], InputError | None]:
+    """The frames that come, and the error that ends them."""
+    frames = []
+    try:
+        for frame in read(path, sampling):
+            frames.append(frame)  # noqa: PERF402
+    except InputError as error:
+        return frames, error
+    return frames, None
+
+
+def differs(image: np.ndarray, other: np.ndarray) -> float:
+    """Mean difference in grey levels; infinite when the shapes differ."""
+    return float(np.abs(image.astype(int) - other).mean()) if image.shape == other.shape else np.inf
+
+
+@pytest.fixture(scope="module", params=FORMATS.values(), ids=FORMATS)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 12 frames at 25 a second."""
+    name, codec = request.param
+    path = tmp_path_factory.mktemp("whole") / name
+    writable = path.with_suffix(".mp4") if path.suffix == ".txt" else path
+    return clips.write(writable, steps(COUNT), codec=codec).rename(path)
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 1 s, 25 frames."""
+    return clips.write(tmp_path_factory.mktemp("second") / "second.mp4", clips.scenery(25, 64, 48))
+
+
+@pytest.fixture(scope="module")
+def portrait() -> np.ndarray:
+    return clips.portrait(160, 128, 0.8)
+
+
+def test_every_format_gives_each_frame_once_at_its_time(whole: Path) -> None:
+    frames, error = drain(whole)
+    assert error is None
+    assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(COUNT)], abs=1e-3)
+    assert [frame.duration for frame in frames] == pytest.approx([1 / 25] * COUNT, abs=2e-3)
+    assert [number(frame) for frame in frames] == list(range(COUNT))
+    assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff", ".txt"])
+@pytest.mark.parametrize("sampling", [Sampling(), EVERY, Sampling(start=3, end=4)], ids=["5fps", "every", "later"])
+def test_a_still_image_is_one_frame_without_duration(
+    tmp_path: Path, portrait: np.ndarray, suffix: str, sampling: Sampling
+) -> None:
+    path = tmp_path / f"still{suffix}"
+    data = cv2.imencode(".png" if suffix == ".txt" else suffix, portrait[..., ::-1])[1]
+    path.write_bytes(data.tobytes())
+    frames, error = drain(path, sampling)
+    assert error is None
+    assert [(frame.time, frame.duration) for frame in frames] == [(0, 0)]
+    assert differs(frames[0].image, portrait) < 3
+
+
+@pytest.mark.parametrize(
+    ("rotate", "clockwise"), [(None, 90), (0, 0), (90, 90)], ids=["obeys-exif", "as-stored", "given"]
+)
+def test_a_photograph_is_turned_as_exif_says_unless_told_otherwise(
+    tmp_path: Path, portrait: np.ndarray, rotate: int | None, clockwise: int
+) -> None:
+    jpeg = cv2.imencode(".jpg", portrait[..., ::-1])[1].tobytes()
+    turn_right = bytes.fromhex("4d4d002a00000008 0001 0112 0003 00000001 0006 0000 00000000")
+    exif = b"Exif\0\0" + turn_right
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
+    frame = next(read(path, Sampling(rotate=rotate)))
+    assert differs(frame.image, np.rot90(portrait, -clockwise // 90)) < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("v.mp4", "libx264"), ("v.mkv", "libx264"), ("v.webm", "libvpx"), ("v.gif", "gif")]
+)
+def test_a_variable_frame_rate_keeps_its_presentation_times(tmp_path: Path, name: str, codec: str) -> None:
+    times = [0, 0.04, 0.08, 0.5, 0.52, 2.0, 2.3]
+    path = clips.write(tmp_path / name, steps(7), codec=codec, times=times)
+    frames, error = drain(path)
+    assert error is None
+    assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-3)
+    assert [frame.duration for frame in frames[:-1]] == pytest.approx(np.diff(times), abs=2e-3)
+    assert [number(frame) for frame in frames] == list(range(7))
+
+    cut, _ = drain(path, Sampling(fps=None, start=1.0, end=1.5))
+    assert [(number(frame), frame.time, frame.duration) for frame in cut] == [(4, 0.52, pytest.approx(0.5))]
+
+
+SAMPLES = {
+    "5 of 25": (5, [0, 5, 10, 15, 20]),
+    "10 of 25": (10, [0, 3, 5, 8, 10, 13, 15, 18, 20, 23]),
+    "the clip's own": (25, list(range(25))),
+    "24 of 25": (24, [0, *range(2, 25)]),
+    "more than there are": (1000, list(range(25))),
+    "every frame": (None, list(range(25))),
+    "one a second": (1, [0]),
+    "one in an hour": (1 / 3600, [0]),
+}
+
+
+@pytest.mark.parametrize(("fps", "chosen"), SAMPLES.values(), ids=SAMPLES)
+def test_sampling_takes_the_first_frame_of_each_interval_and_shares_out_the_clip(
+    second: Path, fps: float | None, chosen: list[int]
+) -> None:
+    frames, error = drain(second, Sampling(fps=fps))
+    assert error is None
+    assert [round(frame.time * 25) for frame in frames] == chosen
+    assert sum(frame.duration for frame in frames) == pytest.approx(1.0)
+    ends = [frame.time + frame.duration for frame in frames]
+    assert ends == pytest.approx([*(frame.time for frame in frames[1:]), 1.0])
+
+
+@pytest.mark.parametrize("name", ["c.mp4", "c.mkv", "c.flv"])
+@pytest.mark.parametrize(("fps", "chosen"), [(60, 60), (30, 30), (20, 20), (3, 3)])
+def test_times_rounded_by_the_container_do_not_lose_samples(
+    tmp_path_factory: pytest.TempPathFactory, name: str, fps: float, chosen: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"sixty-{name}"
+    if not path.exists():
+        clips.write(path, clips.scenery(60, 64, 48), codec="flv" if name == "c.flv" else "libx264", rate=60)
+    frames, _ = drain(path, Sampling(fps=fps))
+    assert len(frames) == chosen
+    assert [frame.time for frame in frames] == pytest.approx([i / fps for i in range(chosen)], abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "times"),
+    [
+        (Sampling(None, start=0.48), [i / 25 for i in range(12, 25)]),
+        (Sampling(None, start=0.5), [i / 25 for i in range(12, 25)]),
+        (Sampling(None, end=0.48), [i / 25 for i in range(12)]),
+        (Sampling(None, end=0.5), [i / 25 for i in range(13)]),
+        (Sampling(None, start=0.2, end=0.4), [i / 25 for i in range(5, 10)]),
+        (Sampling(5, start=0.3), [0.28, 0.52, 0.72, 0.92]),
+        (Sampling(5, start=0.3, end=0.7), [0.28, 0.52]),
+        (Sampling(5, end=0.01), [0]),
+        (Sampling(5, end=99), [i / 5 for i in range(5)]),
+        (Sampling(1, start=0.97), [0.96]),
+    ],
+    ids=lambda value: f"{value.fps}fps-{value.start}-{value.end}" if isinstance(value, Sampling) else "",
+)
+def test_start_and_end_bound_what_is_looked_at(second: Path, sampling: Sampling, times: list[float]) -> None:
+    frames, error = drain(second, sampling)
+    assert error is None
+    assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-6)
+    length = min(1.0, sampling.end or 1.0) - sampling.start
+    assert sum(frame.duration for frame in frames) == pytest.approx(length, abs=1e-6)
+
+
+def test_a_start_beyond_the_end_gives_no_frame(second: Path) -> None:
+    assert drain(second, Sampling(start=1.0)) == ([], None)
+
+
+def test_an_end_before_the_damage_raises_nothing(broken_off: tuple[Path, Path]) -> None:
+    _, cut = broken_off
+    frames, error = drain(cut, Sampling(None, end=0.04))
+    assert (len(frames), error) == (1, None)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"fps": 0},
+        {"fps": -1},
+        {"fps": float("nan")},
+        {"fps": float("inf")},
+        {"start": -0.1},
+        {"start": float("nan")},
+        {"start": float("inf")},
+        {"end": 0},
+        {"end": float("nan")},
+        {"start": 2, "end": 1},
+        {"start": 2, "end": 2},
+        {"rotate": 45},
+        {"rotate": -90},
+        {"rotate": 360},
+    ],
+    ids=str,
+)
+def test_sampling_refuses_what_cannot_be_meant(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=str(list(bad.values())[-1])):
+        Sampling(**bad)
+
+
+@pytest.mark.parametrize("clockwise", [0, 90, 180, 270])
+def test_a_turned_clip_comes_out_upright(tmp_path: Path, portrait: np.ndarray, clockwise: int) -> None:
+    stored = np.rot90(portrait, clockwise // 90)
+    path = clips.turn(clips.write(tmp_path / "turned.mp4", [stored] * 3), clockwise)
+    frames, _ = drain(path)
+    assert [differs(frame.image, portrait) < 6 for frame in frames] == [True] * 3
+
+
+@pytest.mark.parametrize("in_file", [0, 90])
+@pytest.mark.parametrize("clockwise", [0, 90, 180, 270])
+def test_a_rotation_that_is_given_replaces_that_of_the_file(
+    tmp_path: Path, portrait: np.ndarray, in_file: int, clockwise: int
+) -> None:
+    stored = np.rot90(portrait, clockwise // 90)
+    path = clips.turn(clips.write(tmp_path / "turned.mp4", [stored] * 3), in_file)
+    frame = next(read(path, Sampling(rotate=clockwise)))
+    assert differs(frame.image, portrait) < 6
+
+
+@pytest.mark.parametrize(("name", "codec"), [("c.mp4", "libx264"), ("c.avi", "cinepak"), ("c.png", "png")])
+@pytest.mark.parametrize("colour", [(230, 30, 30), (30, 200, 30), (30, 30, 230)], ids=["red", "green", "blue"])
+def test_colours_come_as_red_green_blue(tmp_path: Path, name: str, codec: str, colour: tuple[int, int, int]) -> None:
+    image = np.full((48, 64, 3), colour, np.uint8)
+    path = tmp_path / name
+    if codec == "png":
+        path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+    else:
+        clips.write(path, [image] * 2, codec=codec)
+    assert next(read(path)).image.mean((0, 1)) == pytest.approx(colour, abs=12)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "clockwise", "shape"),
+    [("2/1", 0, (128, 320, 3)), ("1/2", 0, (128, 80, 3)), ("2/1", 90, (320, 128, 3)), ("8/1", 0, (128, 160, 3))],
+    ids=["wide", "narrow", "wide-and-turned", "absurd"],
+)
+def test_pixels_that_are_not_square_are_stretched(
+    tmp_path: Path, portrait: np.ndarray, aspect: str, clockwise: int, shape: tuple[int, int, int]
+) -> None:
+    path = clips.write(tmp_path / "wide.mp4", [portrait] * 2, options={"aspect": aspect})
+    frame = next(read(clips.turn(path, clockwise)))
+    assert frame.image.shape == shape
+
+
+def write_with_sound(path: Path, frames: int, codec: str, late: float) -> Path:
+    """A clip whose pictures begin `late` seconds after its sound."""
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream(codec, rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        noise = container.add_stream("aac", rate=48000, layout="mono")
+        for i, image in enumerate(steps(frames)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = i + round(25 * late), Fraction(1, 25)
+            container.mux(pictures.encode(frame))
+        for start in range(0, int((frames / 25 + late) * 48000), 1024):
+            wave = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            wave.sample_rate, wave.pts = 48000, start
+            container.mux(noise.encode(wave))
+        container.mux(pictures.encode())
+        container.mux(noise.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("s.mp4", "libx264"), ("s.mkv", "libx264"), ("s.ts", "libx264"), ("s.flv", "flv")]
+)
+@pytest.mark.parametrize("late", [0.0, 1.0])
+def test_time_starts_at_the_first_picture_even_if_sound_comes_earlier(
+    tmp_path: Path, name: str, codec: str, late: float
+) -> None:
+    frames, error = drain(write_with_sound(tmp_path / name, 10, codec, late))
+    assert error is None
+    assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(10)], abs=2e-3)
+
+
+INDEX_FIRST = {"movflags": "faststart"}
+CUTS = [
+    ("front.mp4", "libx264", INDEX_FIRST),
+    ("front.mov", "mpeg4", INDEX_FIRST),
+    ("cut.mkv", "libx264", {}),
+    ("cut.webm", "libvpx", {}),
+    ("cut.avi", "mpeg4", {}),
+    ("pictures.avi", "mjpeg", {}),
+    ("cut.flv", "flv", {}),
+]
+
+
+@pytest.fixture(scope="module", params=CUTS, ids=lambda cut: cut[0])
+def broken_off(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A clip of 50 frames: the whole file, and its first 60 percent."""
+    name, codec, muxer = request.param
+    place = tmp_path_factory.mktemp("cut")
+    path = clips.write(place / f"whole-{name}", clips.smiling(50, 160, 128, 0.8), codec=codec, muxer=muxer)
+    data = path.read_bytes()
+    (place / name).write_bytes(data[: len(data) * 6 // 10])
+    return path, place / name
+
+
+def test_a_file_that_breaks_off_gives_its_frames_and_then_says_where(broken_off: tuple[Path, Path]) -> None:
+    path, cut = broken_off
+    frames, error = drain(cut)
+    complete, no_error = drain(path)
+    assert no_error is None
+    assert 0 < len(frames) < len(complete) == 50
+    assert type(error) is errors.Truncated
+    end = frames[-1].time + frames[-1].duration
+    assert f"{cut} breaks off after {end:.2f} s" in error.message
+    assert "again" in error.message
+    assert differs(frames[0].image, complete[0].image) < 1
+
+    few, same = drain(cut, Sampling(fps=1 / 60))
+    assert [frame.duration for frame in few] == [pytest.approx(end)]
+    assert str(same) == str(error)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("name", ["late.mp4", "late.mov"])
+def test_an_mp4_cut_before_its_index_is_truncated_without_a_frame(tmp_path: Path, name: str, share: float) -> None:
+    path = clips.write(tmp_path / name, clips.smiling(10, 160, 128), codec="mpeg4")
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    frames, error = drain(path)
+    assert (frames, type(error)) == ([], errors.Truncated)
+    assert f"{path} breaks off before its index" in str(error)
+
+
+@pytest.mark.parametrize("kept", range(8, 700, 60))
+def test_an_mp4_cut_within_its_index_is_truncated_without_a_frame(second: Path, tmp_path: Path, kept: int) -> None:
+    data = second.read_bytes()
+    path = tmp_path / "index.mp4"
+    path.write_bytes(data[: data.index(b"moov") + kept])
+    frames, error = drain(path)
+    assert (frames, type(error)) == ([], errors.Truncated)
+
+
+def blank(path: Path, start: float, end: float, box: bytes = b"mdat") -> Path:
+    """Overwrite a part of the media data with zeros, given as shares of it."""
+    data = bytearray(path.read_bytes())
+    at = data.index(box)
+    size = int.from_bytes(data[at - 4 : at], "big") - 8
+    begin, stop = (at + 4 + int(share * size) for share in (start, end))
+    data[begin:stop] = bytes(stop - begin)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("holes.mp4", "libx264"), ("holes.mov", "mpeg4"), ("pictures.mov", "mjpeg")]
+)
+def test_damage_in_the_middle_costs_frames_there_and_is_told_at_the_end(tmp_path: Path, name: str, codec: str) -> None:
+    path = clips.write(tmp_path / name, clips.smiling(50, 160, 128, 0.8), codec=codec)
+    frames, error = drain(blank(path, 0.5, 0.6))
+    assert type(error) is errors.Damaged
+    assert str(path) in str(error)
+    assert "damaged" in str(error)
+    assert 25 < len(frames) < 50
+    assert frames[-1].time == pytest.approx(49 / 25)
+    assert sum(frame.duration for frame in frames) == pytest.approx(2.0)
+
+
+def lose(data: bytes, at: int) -> bytes:
+    return data[:at] + data[at + 10 * 188 :]
+
+
+def overwrite(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes(60) + data[at + 60 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "harm"),
+    [("h.ts", "libx264", lose), ("h.avi", "mpeg4", overwrite)],
+    ids=["packets-flagged-by-the-container", "frames-flagged-by-the-decoder"],
+)
+def test_little_damage_is_told_whoever_notices_it(
+    tmp_path: Path, name: str, codec: str, harm: Callable[[bytes, int], bytes]
+) -> None:
+    path = clips.write(tmp_path / name, clips.smiling(50, 160, 128, 0.8), codec=codec)
+    data = path.read_bytes()
+    path.write_bytes(harm(data, len(data) // 2 // 188 * 188))
+    frames, error = drain(path)
+    assert len(frames) > 40
+    assert type(error) is errors.Damaged
+
+
+def unknown_codec(path: Path) -> Path:
+    data = path.read_bytes()
+    at = data.rindex(b"avc1")
+    path.write_bytes(data[:at] + b"zzzz" + data[at + 4 :])
+    return path
+
+
+@pytest.mark.parametrize(
+    "spoil", [unknown_codec, lambda path: blank(path, 0, 1)], ids=["unknown-codec", "nothing-but-zeros"]
+)
+def test_a_video_of_which_no_frame_decodes_is_undecodable(tmp_path: Path, spoil: Callable[[Path], Path]) -> None:
+    path = spoil(clips.write(tmp_path / "dark.mp4", clips.scenery(10)))
+    frames, error = drain(path)
+    assert (frames, type(error)) == ([], errors.Undecodable)
+    assert str(path) in str(error)
+
+
+def test_an_image_too_large_to_hold_is_undecodable(tmp_path: Path) -> None:
+    path = tmp_path / "huge.bmp"
+    path.write_bytes(struct.pack("<2sI4xI3I2H24x", b"BM", 54, 54, 40, 40_000, 40_000, 1, 24))
+    frames, error = drain(path)
+    assert (frames, type(error)) == ([], errors.Undecodable)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_an_image_that_breaks_off_is_undecodable(tmp_path: Path, portrait: np.ndarray, suffix: str) -> None:
+    data = cv2.imencode(suffix, portrait)[1].tobytes()
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(data[: len(data) // 2])
+    frames, error = drain(path)
+    assert (frames, type(error)) == ([], errors.Undecodable)
+    assert str(path) in str(error)
+
+
+def write_album(path: Path) -> Path:
+    """Sound with a cover, which the format stores as a video stream."""
+    with av.open(str(path), "w", format="mp4") as container:
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        wave = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        wave.sample_rate, wave.pts = 16000, 0
+        container.mux(sound.encode(wave))
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(steps(1)[0], format="rgb24")))
+        container.mux(cover.encode())
+        container.mux(sound.encode())
+    return path
+
+
+def filled(data: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(data)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+REFUSED = {
+    "missing": ("a.mp4", lambda _: None, errors.InputNotFound, "does not exist"),
+    "missing folder": ("no/a.mp4", lambda _: None, errors.InputNotFound, "does not exist"),
+    "dangling link": ("a.mp4", lambda path: path.symlink_to("gone"), errors.InputNotFound, "does not exist"),
+    "link to itself": ("a.mp4", loop, errors.InputUnreadable, "cannot be read"),
+    "folder": ("a.mp4", folder, errors.InputUnreadable, "is a folder"),
+    "file as a folder": ("a.mp4/b.mp4", lambda path: path.parent.touch(), errors.InputUnreadable, "cannot be read"),
+    "name too long": ("a" * 300, lambda _: None, errors.InputUnreadable, "cannot be read"),
+    "NUL in the name": ("a\0.mp4", lambda _: None, errors.InputUnreadable, "cannot be read"),
+    "empty": ("a.mp4", filled(b""), errors.EmptyInput, "is empty"),
+    "one byte": ("a.mp4", filled(b"x"), errors.NotAVideo, "no video or image"),
+    "random": ("a.mp4", filled(np.random.default_rng(0).bytes(10_000)), errors.NotAVideo, "no video or image"),
+    "zeros": ("a.mp4", filled(bytes(10_000)), errors.NotAVideo, "no video or image"),
+    "text": ("a.mp4", filled(b"This is a letter, not a film.\n" * 50), errors.NotAVideo, "no video or image"),
+    "sound": ("a.m4a", clips.write_sound, errors.NoVideoStream, "only audio"),
+    "sound named as video": (
+        "a.mp4",
+        lambda path: clips.write_sound(path.with_suffix(".m4a")).rename(path),
+        errors.NoVideoStream,
+        "only audio",
+    ),
+    "sound with a cover": ("a.m4a", write_album, errors.NoVideoStream, "only audio"),
+}
+
+
+@pytest.mark.parametrize(("name", "make", "expected", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_video_is_refused_by_name_and_reason(
+    tmp_path: Path, name: str, make: Callable[[Path], object], expected: type[InputError], words: str
+) -> None:
+    path = tmp_path / name
+    make(path)
+    frames, error = drain(path)
+    assert (frames, type(error)) == ([], expected)
+    assert str(path) in str(error)
+    assert words in str(error)
+
+
+def test_a_file_that_may_not_be_read_is_unreadable(second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(errors.InputUnreadable, match=rf"{second} cannot be read \(Permission denied\)"):
+        next(read(second))
+
+
+class FailingDisk(io.FileIO):
+    """A file of which only the first reads succeed."""
+
+    good = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes, as long as the disk is good."""
+        self.good -= 1
+        if self.good < 0:
+            raise OSError(5, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.parametrize(
+    ("good", "expected"), [(0, errors.InputUnreadable), (1, errors.InputUnreadable), (3, errors.Truncated)]
+)
+def test_a_failing_disk_is_an_error_of_that_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int, expected: type[InputError]
+) -> None:
+    path = clips.write(tmp_path / "long.mkv", clips.smiling(40), codec="mjpeg", muxer={"live": "1"})
+    monkeypatch.setattr(FailingDisk, "good", good)
+    monkeypatch.setattr(Path, "open", lambda path, _: FailingDisk(os.fspath(path)))
+    _, error = drain(path)
+    assert type(error) is expected
+    assert str(path) in str(error)
+    assert "Input/output error" in str(error)
+
+
+def test_a_pipe_is_refused_with_advice(second: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, second.read_bytes()[:4096])
+    os.close(writer)
+    try:
+        with pytest.raises(errors.InputUnreadable, match="is a pipe"):
+            next(read(f"/dev/fd/{reader}"))
+    finally:
+        os.close(reader)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[io.BufferedReader]:
+    """The files that are opened during a test."""
+    files: list[io.BufferedReader] = []
+    original = Path.open
+
+    def remember(path: Path, mode: str) -> io.BufferedReader:
+        files.append(original(path, mode))
+        return files[-1]
+
+    monkeypatch.setattr(Path, "open", remember)
+    return files
+
+
+def decoding() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "fervid-decode"]
+
+
+def leave(frames: Iterator[Frame]) -> None:
+    for _ in frames:
+        break
+
+
+def fail(frames: Iterator[Frame]) -> None:
+    for _ in frames:
+        raise KeyError("consumer")
+
+
+def exhaust(frames: Iterator[Frame]) -> None:
+    for _ in frames:
+        pass
+
+
+@pytest.mark.parametrize("consume", [leave, fail, exhaust])
+@pytest.mark.parametrize("fps", [None, 5.0])
+def test_no_thread_and_no_open_file_is_left_behind(
+    second: Path, opened: list[io.BufferedReader], consume: Callable[[Iterator[Frame]], None], fps: float | None
+) -> None:
+    frames = read(second, Sampling(fps=fps))
+    try:
+        consume(frames)
+    except KeyError:
+        pass
+    finally:
+        frames.close()
+    assert decoding() == []
+    assert [file.closed for file in opened] == [True]
+
+
+def test_a_generator_that_is_dropped_cleans_up(second: Path, opened: list[io.BufferedReader]) -> None:
+    leave(read(second, EVERY))
+    assert decoding() == []
+    assert [file.closed for file in opened] == [True]
+
+
+def test_a_generator_that_is_never_asked_opens_nothing(second: Path, opened: list[io.BufferedReader]) -> None:
+    read(second).close()
+    assert opened == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"This is a letter, not a film.\n" * 50, b"\x89PNG\r\n\x1a\nno more"],
+    ids=["empty", "text", "image"],
+)
+def test_a_refused_file_is_closed(tmp_path: Path, opened: list[io.BufferedReader], content: bytes) -> None:
+    path = tmp_path / "refused.mp4"
+    path.write_bytes(content)
+    assert drain(path)[1] is not None
+    assert decoding() == []
+    assert [file.closed for file in opened] == [True] * len(opened)
+
+
+def test_an_unexpected_error_while_decoding_reaches_the_caller(
+    second: Path, monkeypatch: pytest.MonkeyPatch, opened: list[io.BufferedReader]
+) -> None:
+    def explode(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(video, "_convert", explode)
+    with pytest.raises(MemoryError):
+        next(read(second))
+    assert decoding() == []
+    assert [file.closed for file in opened] == [True]
+
+
+def test_a_slow_consumer_holds_back_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clips.write(tmp_path / "long.mp4", clips.scenery(100, 64, 48))
+    converted: list[float] = []
+    original = video._convert
+
+    def count(decoded: Any, until: float, sampling: Sampling) -> Frame:
+        converted.append(until)
+        return original(decoded, until, sampling)
+
+    monkeypatch.setattr(video, "_convert", count)
+    frames = read(path, EVERY)
+    for taken in range(1, 4):
+        next(frames)
+        time.sleep(0.3)
+        assert len(converted) <= taken + 6
+    assert len(converted) > taken
+    frames.close()
+    assert len(converted) < 100
+    assert decoding() == []
+
+
+def test_two_clips_can_be_read_at_once(second: Path) -> None:
+    pairs = list(zip(read(second, EVERY), read(second, EVERY), strict=True))
+    assert [first.time for first, _ in pairs] == [other.time for _, other in pairs]
+    assert decoding() == []
