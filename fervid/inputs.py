@@ -1,0 +1,71 @@
+"""What the user names -> the clips that are meant: files, folders, globs and lists."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from fervid.errors import NothingMatched, UsageError
+from fervid.video import SUFFIXES
+
+
+def expand(named: Iterable[str], *, recursive: bool = False) -> list[str]:
+    """Every clip that is meant, once, in the order in which it was named; what a folder or glob holds is sorted.
+
+    A folder stands for its videos, by suffix; a file for itself, whatever its suffix and whether it exists or not; a
+    glob that the shell left alone for what it matches, or for its own name if that is nothing. Two names of one file,
+    by a symbolic link say, count once.
+
+    Args:
+        named: Files, folders and globs.
+        recursive: Whether to search the folders within folders.
+
+    Raises:
+        NothingMatched: Nothing was named, or nothing was found there.
+    """
+    found = {name: _meant(name, recursive) for name in named}
+    if not any(found.values()):
+        if not found:
+            raise NothingMatched("no input was named; give files, folders or globs, or a list with --from-file")
+        hint = "" if recursive else "; --recursive searches the folders within"
+        raise NothingMatched(f"no video was found in {', '.join(found)}{hint}")
+    clips: dict[str, str] = {}
+    for name, paths in found.items():
+        for path in paths or ([] if os.path.isdir(name) else [name]):
+            clips.setdefault(os.path.realpath(path), path)
+    return list(clips.values())
+
+
+def read_list(data: bytes, *, nul: bool = False) -> list[str]:
+    """Names from a list: one a line, or separated by NUL for names that hold newlines; empty ones are dropped.
+
+    Raises:
+        UsageError: The list is separated by NUL and was said to hold lines.
+    """
+    if b"\0" in data and not nul:
+        raise UsageError("the list holds NUL characters; add -0, or write one name a line")
+    names = data.split(b"\0") if nul else data.splitlines()
+    return [os.fsdecode(name) for name in names if name]
+
+
+def _meant(name: str, recursive: bool) -> list[str]:
+    if os.path.isdir(name):
+        return sorted(_videos(name, recursive))
+    if glob.has_magic(name) and not os.path.lexists(name):
+        return sorted(path for path in glob.glob(name, recursive=True) if not os.path.isdir(path))
+    return [name]
+
+
+def _videos(folder: str, recursive: bool) -> Iterator[str]:
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a symbolic link leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        if not recursive:
+            folders.clear()
+        yield from (os.path.join(place, file) for file in files if Path(file).suffix.lower() in SUFFIXES)

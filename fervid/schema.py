@@ -1,0 +1,70 @@
+"""The JSON Schema of a record: the contract that `fervid schema` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fervid.records import SCHEMA_VERSION
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one record; `ClipResult.as_dict` keeps to it."""
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    probabilities = {"type": "object", "additionalProperties": share}
+    count = {"type": "integer", "minimum": 0}
+    seconds = {"type": "number", "minimum": 0}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "fervid record",
+        **_object(
+            schema_version={"const": SCHEMA_VERSION},
+            path={"type": "string", "description": "the input as it was named"},
+            status={"enum": ["ok", "no_face", "error", "skipped"]},
+            label=_nullable({"type": "string", "description": "the most probable class; null unless ok"}),
+            confidence=_nullable(share),
+            probabilities=_nullable(probabilities),
+            people={
+                "type": "array",
+                "description": "the main person first",
+                "items": _object(
+                    id=count,
+                    seconds=seconds,
+                    label={"type": "string"},
+                    probabilities=probabilities,
+                    age=_nullable({"type": "number", "description": "years; null without --attributes"}),
+                    gender=_nullable({"type": "string", "description": "null without --attributes"}),
+                    ethnicity=_nullable({"type": "string", "description": "null: the network has no such output"}),
+                ),
+            },
+            duration_s=_nullable({**seconds, "description": "presentation time that was looked at"}),
+            frames_sampled=count,
+            frames_with_face=count,
+            model={
+                "type": "object",
+                "description": "detector, network and classifier",
+                "additionalProperties": _object(
+                    name={"type": "string"}, sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"}
+                ),
+            },
+            error=_nullable(
+                {
+                    **_object(code={"type": "string"}, message={"type": "string"}),
+                    "description": "why there is no answer; beside ok or no_face: what was wrong with the file",
+                }
+            ),
+            elapsed_s=seconds,
+        ),
+    }
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}

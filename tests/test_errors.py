@@ -1,0 +1,76 @@
+"""The tree of errors: its codes are stable, and its drawing is true."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from fervid import errors
+from fervid.errors import FervidError
+
+
+def below(kind: type[FervidError]) -> Iterator[type[FervidError]]:
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield child
+            yield from below(child)
+
+
+def drawn() -> dict[str, tuple[str, str]]:
+    """Each class in the drawing, with the class it hangs from and the first word beside it."""
+    tree: dict[str, tuple[str, str]] = {}
+    above = [FervidError.__name__]
+    for branch, name, word in re.findall(r"^    ([│ ]*)[├└]── (\w+) +(\w+)", errors.__doc__ or "", re.MULTILINE):
+        above = [*above[: len(branch) // 4 + 1], name]
+        tree[name] = (above[-2], word)
+    return tree
+
+
+KINDS = list(below(FervidError))
+CODES = {
+    "InputError": "input",
+    "InputNotFound": "not_found",
+    "InputUnreadable": "unreadable",
+    "EmptyInput": "empty_file",
+    "NotAVideo": "not_a_video",
+    "NoVideoStream": "no_video_stream",
+    "Undecodable": "undecodable",
+    "Truncated": "truncated",
+    "Damaged": "damaged",
+    "NothingSampled": "nothing_sampled",
+    "NoFaces": "no_face",
+    "UsageError": "usage",
+    "NothingMatched": "nothing_matched",
+    "OutputError": "output",
+    "ModelError": "model",
+    "ModelNotFound": "model_not_found",
+    "ModelUnverified": "model_unverified",
+    "ModelIncompatible": "model_incompatible",
+}
+
+
+def test_the_codes_are_those_that_scripts_rely_on() -> None:
+    assert {kind.__name__: kind.code for kind in KINDS} == CODES
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    assert all("code" in vars(kind) for kind in KINDS)
+    assert len({kind.code for kind in [FervidError, *KINDS]}) == len(KINDS) + 1
+
+
+def test_the_drawing_shows_every_error_under_its_parent() -> None:
+    parents = {name: parent for name, (parent, _) in drawn().items()}
+    assert parents == {kind.__name__: kind.__bases__[0].__name__ for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.__subclasses__()], ids=lambda kind: kind.__name__)
+def test_the_drawing_names_the_code_of_every_error_that_is_raised(kind: type[FervidError]) -> None:
+    assert drawn()[kind.__name__][1] == kind.code
+
+
+@pytest.mark.parametrize("kind", [FervidError, *KINDS], ids=lambda kind: kind.__name__)
+def test_the_message_is_what_the_error_was_made_with(kind: type[FervidError]) -> None:
+    assert kind("a.mp4 is odd; try another").message == "a.mp4 is odd; try another"
+    assert kind.__doc__

@@ -1,0 +1,165 @@
+"""What is named on the command line, and which clips are meant by it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fervid.errors import NothingMatched, UsageError
+from fervid.inputs import expand, read_list
+from fervid.video import SUFFIXES
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with videos in three levels."""
+    for name in ("b.mp4", "a.MKV", "notes.txt", "sub/d.webm", "sub/c.mp4", "sub/deep/e.gif", "none/readme.md"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("named", "recursive", "meant"),
+    [
+        (["b.mp4"], False, ["b.mp4"]),
+        (["b.mp4", "a.MKV"], False, ["b.mp4", "a.MKV"]),
+        (["notes.txt"], False, ["notes.txt"]),
+        (["missing.mp4"], False, ["missing.mp4"]),
+        (["missing.mp4", "b.mp4"], False, ["missing.mp4", "b.mp4"]),
+        (["gone/away/"], False, ["gone/away/"]),
+        (["."], False, ["./a.MKV", "./b.mp4"]),
+        (["sub"], False, ["sub/c.mp4", "sub/d.webm"]),
+        (["sub/"], False, ["sub/c.mp4", "sub/d.webm"]),
+        (["sub"], True, ["sub/c.mp4", "sub/d.webm", "sub/deep/e.gif"]),
+        (["."], True, ["./a.MKV", "./b.mp4", "./sub/c.mp4", "./sub/d.webm", "./sub/deep/e.gif"]),
+        (["sub", "b.mp4"], False, ["sub/c.mp4", "sub/d.webm", "b.mp4"]),
+        (["*.mp4"], False, ["b.mp4"]),
+        (["*"], False, ["a.MKV", "b.mp4", "notes.txt"]),
+        (["sub/[cd].*"], False, ["sub/c.mp4", "sub/d.webm"]),
+        (["sub/?.webm"], False, ["sub/d.webm"]),
+        (["**/*.mp4"], False, ["b.mp4", "sub/c.mp4"]),
+        (["*.avi", "b.mp4"], False, ["*.avi", "b.mp4"]),
+        (["none", "b.mp4"], False, ["b.mp4"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
+)
+@pytest.mark.usefixtures("tree")
+def test_names_stand_for_clips_in_the_order_given_and_sorted_within(
+    named: list[str], recursive: bool, meant: list[str]
+) -> None:
+    assert expand(named, recursive=recursive) == meant
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [
+        (["b.mp4", "b.mp4"], ["b.mp4"]),
+        (["./b.mp4", "sub/../b.mp4"], ["./b.mp4"]),
+        (["b.mp4", "."], ["b.mp4", "./a.MKV"]),
+        ([".", "*.mp4"], ["./a.MKV", "./b.mp4"]),
+        (["missing.mp4", "./missing.mp4"], ["missing.mp4"]),
+    ],
+    ids=str,
+)
+def test_a_clip_named_twice_counts_once_under_its_first_name(named: list[str], meant: list[str]) -> None:
+    assert expand(named) == meant
+
+
+def test_an_absolute_name_and_a_link_are_the_same_clip(tree: Path) -> None:
+    (tree / "link.mp4").symlink_to("b.mp4")
+    (tree / "other").symlink_to("sub")
+    assert expand(["link.mp4", "b.mp4", str(tree / "b.mp4")]) == ["link.mp4"]
+    assert expand(["sub", "other"]) == ["sub/c.mp4", "sub/d.webm"]
+    assert expand(["other/c.mp4", "sub"]) == ["other/c.mp4", "sub/d.webm"]
+
+
+def test_a_dangling_link_stays_in_the_list(tree: Path) -> None:
+    (tree / "sub" / "z.mp4").symlink_to("nowhere.mp4")
+    assert expand(["sub"]) == ["sub/c.mp4", "sub/d.webm", "sub/z.mp4"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "loop"])
+def test_links_that_lead_back_are_harmless(tree: Path, target: str) -> None:
+    (tree / "sub" / "loop").symlink_to(target)
+    found = expand(["sub"], recursive=True)
+    real = [os.path.realpath(path) for path in found]
+    assert len(set(real)) == len(real)
+    assert {"sub/c.mp4", "sub/d.webm", "sub/deep/e.gif"} <= {os.path.relpath(path, tree) for path in real}
+
+
+def test_a_folder_is_searched_by_suffix_and_a_folder_with_a_suffix_is_no_clip(tree: Path) -> None:
+    place = tree / "kinds"
+    (place / "folder.mp4").mkdir(parents=True)
+    for suffix in SUFFIXES:
+        (place / f"clip{suffix}").touch()
+    assert expand(["kinds"]) == sorted(f"kinds/clip{suffix}" for suffix in SUFFIXES)
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_itself(tree: Path) -> None:
+    (tree / "b[1].mp4").touch()
+    (tree / "b1.mp4").touch()
+    assert expand(["b[1].mp4"]) == ["b[1].mp4"]
+
+
+def test_a_generator_of_names_will_do(tree: Path) -> None:
+    assert expand(path.name for path in [tree / "b.mp4"]) == ["b.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("named", "recursive", "words"),
+    [
+        ([], False, "no input was named"),
+        (["*.avi"], False, r"found in \*\.avi; --recursive"),
+        (["none"], False, "found in none; --recursive"),
+        (["none"], True, "found in none$"),
+        (["none", "*.avi"], True, r"found in none, \*\.avi$"),
+    ],
+    ids=["nothing", "glob", "folder", "recursive", "both"],
+)
+@pytest.mark.usefixtures("tree")
+def test_nothing_found_is_an_error_that_says_where(named: list[str], recursive: bool, words: str) -> None:
+    with pytest.raises(NothingMatched, match=words):
+        expand(named, recursive=recursive)
+
+
+@pytest.mark.parametrize(
+    ("data", "nul", "names"),
+    [
+        (b"", False, []),
+        (b"\n\n", False, []),
+        (b"a.mp4", False, ["a.mp4"]),
+        (b"a.mp4\nb c.mp4\n", False, ["a.mp4", "b c.mp4"]),
+        (b"a.mp4\r\n\r\nb.mp4\r\n", False, ["a.mp4", "b.mp4"]),
+        (b" a.mp4 \n", False, [" a.mp4 "]),
+        ("größe.mp4\n".encode(), False, ["größe.mp4"]),
+        (b"", True, []),
+        (b"\0\0", True, []),
+        (b"a.mp4\0b\nc.mp4\0", True, ["a.mp4", "b\nc.mp4"]),
+        (b"a.mp4\0b.mp4", True, ["a.mp4", "b.mp4"]),
+    ],
+    ids=str,
+)
+def test_a_list_holds_one_name_a_line_or_between_nuls(data: bytes, nul: bool, names: list[str]) -> None:
+    assert read_list(data, nul=nul) == names
+
+
+@pytest.mark.parametrize("nul", [False, True])
+def test_bytes_that_are_no_text_still_name_their_file(tmp_path: Path, nul: bool) -> None:
+    raw = os.fsencode(tmp_path) + b"/\xff\xfe.mp4"
+    Path(os.fsdecode(raw)).touch()
+    names = read_list(raw + (b"\0" if nul else b"\n"), nul=nul)
+    assert [os.fsencode(name) for name in names] == [raw]
+    assert expand(names) == names
+    assert expand([str(tmp_path)]) == names
+    assert Path(names[0]).exists()
+
+
+def test_a_list_with_nuls_read_as_lines_is_a_usage_error_that_names_the_option() -> None:
+    with pytest.raises(UsageError, match="add -0"):
+        read_list(b"a.mp4\0b.mp4\0")

@@ -1,0 +1,181 @@
+"""Records refuse what cannot be, and a result keeps to the published schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+
+from fervid.records import (
+    Answer,
+    ClipFeatures,
+    ClipResult,
+    Face,
+    FaceScores,
+    Frame,
+    ModelIdentity,
+    Person,
+    Problem,
+)
+from fervid.schema import schema
+
+
+def image(*shape: int, kind: type = np.uint8) -> np.ndarray:
+    return np.zeros(shape or (4, 6, 3), kind)
+
+
+def points(*shape: int) -> np.ndarray:
+    return np.zeros(shape or (2, 2), np.float32)
+
+
+def scores(rows: int) -> FaceScores:
+    column = np.arange(rows, dtype=np.float32)
+    return FaceScores(np.tile(column[:, None], 4), np.tile(column[:, None], 3), column, column)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Frame(image(4, 6)), r"\(h, w, 3\) uint8, not \(4, 6\)"),
+        (lambda: Frame(image(4, 6, 4)), r"not \(4, 6, 4\)"),
+        (lambda: Frame(image(4, 6, 3, kind=np.float32)), "float32"),
+        (lambda: Frame(image(), duration=-0.1), "cannot last -0.1 s"),
+        (lambda: Frame(image(), duration=float("nan")), "cannot last nan s"),
+        (lambda: Face((1, 1, 1, 2), points(), 1.0), "x1 < x2"),
+        (lambda: Face((1, 3, 2, 2), points(), 1.0), "y1 < y2"),
+        (lambda: Face((0, 0, float("nan"), 1), points(), 1.0), "x1 < x2"),
+        (lambda: Face((0, 0, 1, 1), points(1, 2), 1.0), r"landmarks are \(k >= 2, 2\), not \(1, 2\)"),
+        (lambda: Face((0, 0, 1, 1), points(2, 3), 1.0), "landmarks"),
+        (lambda: Face((0, 0, 1, 1), points(4), 1.0), "landmarks"),
+        (lambda: FaceScores(points(2, 4), points(2, 3), points(2), points(1)), r"unequal length: \[1, 2\]"),
+        (lambda: FaceScores(points(2), points(2, 3), points(2), points(2)), r"are \(n, d\)"),
+        (lambda: ClipFeatures({"a": points(3)}, 0), "at least one"),
+        (lambda: ClipFeatures({"a": points(3), "b": points(3, 1)}, 1), "is a vector"),
+        (lambda: ClipResult("a.mp4", "ok"), "answer exactly when it is ok"),
+        (lambda: ClipResult("a.mp4", "no_face", Answer({"fear": 1.0})), "answer exactly when it is ok"),
+        (lambda: ClipResult("a.mp4", "error"), "error needs a problem"),
+        (lambda: ClipResult("a.mp4", "skipped"), "skipped needs a problem"),
+    ],
+)
+def test_a_record_that_cannot_be_is_refused_where_it_is_made(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Frame(image()),
+        Face((0, 0, 1, 1), points(), 1.0),
+        scores(1),
+        ClipFeatures({}, 1),
+        Answer({"fear": 1.0}),
+        Person(0, 1.0, Answer({"fear": 1.0})),
+        Problem("truncated", "a.mp4 breaks off"),
+        ModelIdentity("net", "0" * 64),
+        ClipResult("a.mp4", "no_face"),
+    ],
+    ids=lambda record: type(record).__name__,
+)
+def test_a_record_is_frozen(record: Any) -> None:
+    name = dataclasses.fields(record)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(record, name, None)
+    assert not hasattr(record, "__dict__")
+
+
+def test_a_still_frame_and_a_frame_of_one_pixel_are_allowed() -> None:
+    frame = Frame(image(1, 1, 3))
+    assert (frame.time, frame.duration) == (0, 0)
+
+
+def test_a_face_has_the_size_of_its_shorter_side_and_may_reach_over_the_border() -> None:
+    face = Face((-10, -5, 30, 15), points(5, 2), 0.5)
+    assert (face.size, face.area) == (20, 800)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_scores_have_one_row_a_face_and_none_is_allowed(rows: int) -> None:
+    assert len(scores(rows)) == rows
+    assert len(scores(rows)[:0]) == 0
+
+
+def test_rows_of_scores_are_taken_from_every_column() -> None:
+    taken = scores(4)[[3, 1]]
+    assert taken.age.tolist() == taken.gender.tolist() == [3, 1]
+    assert taken.embedding[:, 0].tolist() == taken.expression[:, 0].tolist() == [3, 1]
+    assert scores(4)[1:3].age.tolist() == [1, 2]
+
+
+def test_features_are_joined_in_the_order_asked_for() -> None:
+    features = ClipFeatures({"a": np.float32([1, 2]), "b": np.float32([3])}, 1)
+    assert features.vector(["b", "a"]).tolist() == [3, 1, 2]
+    with pytest.raises(KeyError, match="c"):
+        features.vector(["c"])
+
+
+def test_the_label_is_the_most_probable_and_the_first_of_equals() -> None:
+    answer = Answer({"anger": 0.2, "fear": 0.4, "joy": 0.4})
+    assert (answer.label, answer.confidence) == ("fear", 0.4)
+
+
+ANSWER = Answer({"anger": 0.123456, "joy": np.float32(0.876544)})
+MODELS = {role: ModelIdentity(f"{role}-1", "0f" * 32) for role in ("detector", "network", "classifier")}
+PEOPLE = (Person(0, 1.23456, ANSWER, 31.26, "female"), Person(1, 0.5, ANSWER))
+RESULTS = {
+    "ok": ClipResult("a.mp4", "ok", ANSWER, PEOPLE, 2.0, 10, 9, MODELS, None, 0.25),
+    "ok and damaged": ClipResult("a.mp4", "ok", ANSWER, PEOPLE[:1], 2.0, 10, 9, MODELS, Problem("damaged", "holes")),
+    "no_face": ClipResult("b.mp4", "no_face", duration_s=2.0, frames_sampled=10, models=MODELS, elapsed_s=0.1),
+    "no_face and truncated": ClipResult("b.mp4", "no_face", problem=Problem("truncated", "breaks off")),
+    "error": ClipResult("c.mp4", "error", models=MODELS, problem=Problem("not_found", "c.mp4 does not exist")),
+    "skipped": ClipResult("d.mp4", "skipped", problem=Problem("skipped", "the run stopped early")),
+}
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+def test_a_result_keeps_to_the_schema_in_fields_and_their_order(result: ClipResult) -> None:
+    record = result.as_dict()
+    Draft202012Validator(schema()).validate(record)
+    assert list(record) == list(schema()["properties"]) == schema()["required"]
+    person = schema()["properties"]["people"]["items"]
+    assert all(list(entry) == list(person["properties"]) for entry in record["people"])
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+@pytest.mark.parametrize("name", ["no_face", "no_face and truncated", "error", "skipped"])
+def test_without_an_answer_label_confidence_and_probabilities_are_null(name: str) -> None:
+    record = RESULTS[name].as_dict()
+    assert [record[field] for field in ("label", "confidence", "probabilities")] == [None] * 3
+    assert record["people"] == []
+
+
+def test_an_answer_is_written_with_its_people_and_models() -> None:
+    record = RESULTS["ok"].as_dict()
+    assert (record["label"], record["confidence"]) == ("joy", 0.8765)
+    assert list(record["probabilities"].items()) == [("anger", 0.1235), ("joy", 0.8765)]
+    assert [person["age"] for person in record["people"]] == [31.3, None]
+    assert [person["gender"] for person in record["people"]] == ["female", None]
+    assert [person["seconds"] for person in record["people"]] == [1.2346, 0.5]
+    assert record["model"]["network"] == {"name": "network-1", "sha256": "0f" * 32}
+    assert (record["duration_s"], record["frames_sampled"], record["frames_with_face"]) == (2.0, 10, 9)
+    assert (record["error"], record["elapsed_s"]) == (None, 0.25)
+
+
+def test_a_problem_is_written_as_code_and_message() -> None:
+    assert RESULTS["ok and damaged"].as_dict()["error"] == {"code": "damaged", "message": "holes"}
+
+
+def test_the_schema_is_a_schema_and_notices_what_is_wrong() -> None:
+    Draft202012Validator.check_schema(schema())
+    valid = Draft202012Validator(schema()).is_valid
+    record = RESULTS["ok"].as_dict()
+    assert valid(record)
+    assert not valid({**record, "status": "fine"})
+    assert not valid({**record, "confidence": 1.5})
+    assert not valid({**record, "surplus": 1})
+    assert not valid({name: value for name, value in record.items() if name != "error"})
