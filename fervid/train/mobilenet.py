@@ -1,0 +1,198 @@
+"""MobileNetV1 with the heads of the multi-task network, and its starting weights from TensorFlow.js files.
+
+The network is that of Savchenko (arXiv 2103.17107, section 3): MobileNetV1 1.0 (Howard et al., arXiv 1704.04861) on
+224-pixel faces, pre-trained on the identities of VGGFace2; age in 100 classes and gender on a dense layer of 256
+units; expression on the embedding itself. Batch normalisation is folded into the convolutions, so what is trained
+and what is exported are the same layers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional
+
+EMBEDDING = 1024
+BLOCKS = (
+    *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+    *((512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
+)  # (channels, stride) of the 13 depthwise-separable blocks
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+class _SameConv(nn.Conv2d):
+    """A 3x3 convolution padded as TensorFlow's "same": on all sides, or for stride 2 at the bottom and the right."""
+
+    def __init__(self, channels: int, width: int, *, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(channels, width, 3, stride, padding=1 if stride == 1 else 0, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.stride == (1, 1) else functional.pad(x, (0, 1, 0, 1)))
+
+
+class MobileNetV1(nn.Module):
+    """(n, 3, s, s) pictures in the scale of the card -> embedding (n, 1024), non-negative."""
+
+    def __init__(self) -> None:
+        """Build the layers; the weights are random until `load_state_dict` or `read_faceres`."""
+        super().__init__()
+        self.stem = _SameConv(3, 32, stride=2)
+        self.depthwise, self.pointwise = nn.ModuleList(), nn.ModuleList()
+        channels = 32
+        for width, stride in BLOCKS:
+            self.depthwise.append(_SameConv(channels, channels, stride=stride, groups=channels))
+            self.pointwise.append(nn.Conv2d(channels, width, 1))
+            channels = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures -> embedding."""
+        x = functional.relu6(self.stem(x))
+        for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
+            x = functional.relu6(pointwise(functional.relu6(depthwise(x))))
+        return x.mean(dim=(2, 3))
+
+
+class FaceNetwork(nn.Module):
+    """The multi-task network; its outputs are those of the exported file.
+
+    `embedding` (n, 1024), `expression` (n, classes) probabilities, `age` (n, 100) probabilities of the years from 1,
+    `gender` (n,) probability of male.
+    """
+
+    def __init__(self, expressions: int) -> None:
+        """Build the backbone and the heads for that many expression classes."""
+        super().__init__()
+        self.backbone = MobileNetV1()
+        self.expression = nn.Linear(EMBEDDING, expressions)
+        self.attributes = nn.Linear(EMBEDDING, 256)
+        self.age = nn.Linear(256, 100)
+        self.gender = nn.Linear(256, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(n, 3, s, s) -> embedding, expression, age, gender."""
+        embedding = self.backbone(x)
+        attributes = functional.relu(self.attributes(embedding))
+        return (
+            embedding,
+            self.expression(embedding).softmax(1),
+            self.age(attributes).softmax(1),
+            self.gender(attributes).sigmoid().squeeze(1),
+        )
+
+
+def read_tensorflowjs(manifest: Path) -> Weights:
+    """Every tensor of a TensorFlow.js layers or graph file, by name.
+
+    Args:
+        manifest: The `.json` file; the binary files that it names lie beside it.
+
+    Raises:
+        ValueError: The binary files are shorter or longer than the manifest says.
+    """
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for group in json.loads(manifest.read_text())["weightsManifest"]:
+        data = b"".join((manifest.parent / name).read_bytes() for name in group["paths"])
+        offset = 0
+        for weight in group["weights"]:
+            stored = np.dtype(weight.get("quantization", weight)["dtype"]).newbyteorder("<")
+            count = int(np.prod(weight["shape"]))
+            if offset + count * stored.itemsize > len(data):
+                raise ValueError(f"{manifest}: its weight files end before {weight['name']}; fetch the package again")
+            values = np.frombuffer(data, stored, count, offset)
+            tensors[weight["name"]] = values.reshape(weight["shape"]).astype(np.float32)
+            offset += count * stored.itemsize
+        if offset != len(data):
+            raise ValueError(f"{manifest}: {len(data) - offset} bytes too many in its weight files")
+    return tensors
+
+
+def load_faceres(network: FaceNetwork, weights: Weights) -> None:
+    """Copy the published weights into `network`, folding the batch normalisation that is still apart.
+
+    TensorFlow's kernels are (h, w, in, out), depthwise ones (h, w, channels, 1); the pointwise and first convolutions
+    come folded already (`merged_input`), the depthwise ones as kernel, factor and offset.
+    """
+
+    def put(layer: nn.Module, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+        layer.load_state_dict(
+            {"weight": torch.from_numpy(np.ascontiguousarray(kernel)), "bias": torch.from_numpy(bias.copy())}
+        )
+
+    backbone = network.backbone
+    put(
+        backbone.stem,
+        weights["conv1/convolution/merged_input"].transpose(3, 2, 0, 1),
+        weights["conv1_bn/batchnorm_1/sub"],
+    )
+    for i, (depthwise, pointwise) in enumerate(zip(backbone.depthwise, backbone.pointwise, strict=True), start=1):
+        factor = weights[f"conv_dw_{i}_bn/batchnorm_1/mul"]
+        put(
+            depthwise,
+            weights[f"conv_dw_{i}/depthwise_kernel"].transpose(2, 3, 0, 1) * factor[:, None, None, None],
+            weights[f"conv_dw_{i}_bn/batchnorm_1/sub"],
+        )
+        put(
+            pointwise,
+            weights[f"conv_pw_{i}/convolution/merged_input"].transpose(3, 2, 0, 1),
+            weights[f"conv_pw_{i}_bn/batchnorm_1/sub"],
+        )
+    for layer, name in ((network.attributes, "feats"), (network.age, "age_pred"), (network.gender, "gender_pred")):
+        put(layer, weights[f"{name}/kernel"].T, weights[f"{name}/bias"])
+
+
+def reference_difference(network: FaceNetwork, manifest: Path, size: int = 64) -> float:
+    """Largest difference of the embedding from the published graph, run as it was published.
+
+    The graph of the TensorFlow.js file is rebuilt node by node in ONNX, nothing folded, padded by "SAME_UPPER", and run
+    by onnxruntime: an implementation that shares no line with ours.
+    """
+    weights = read_tensorflowjs(manifest)
+    nodes = []
+    for node in json.loads(manifest.read_text())["modelTopology"]["node"]:
+        name, operator = node["name"], node["op"]
+        inputs = list(node.get("input", []))
+        if operator in ("Conv2D", "DepthwiseConv2dNative"):
+            stride = [int(s) for s in node["attr"]["strides"]["list"]["i"]][1:3]
+            groups = weights[inputs[1]].shape[2] if operator != "Conv2D" else 1
+            nodes.append(helper.make_node("Conv", inputs, [name], auto_pad="SAME_UPPER", strides=stride, group=groups))
+        elif operator in ("Mul", "Add"):
+            nodes.append(helper.make_node(operator, inputs, [name]))
+        elif operator == "Relu":
+            nodes.append(helper.make_node("Relu", inputs, [name]))
+        elif operator in ("Minimum", "Maximum"):
+            nodes.append(helper.make_node("Min" if operator == "Minimum" else "Max", inputs, [name]))
+        elif operator == "Mean":
+            nodes.append(helper.make_node("GlobalAveragePool", inputs[:1], [name]))
+            break
+    used = {i for node in nodes for i in node.input}
+    constants = []
+    for name in used & weights.keys():
+        value = weights[name]
+        if value.ndim == 4:
+            value = value.transpose(2, 3, 0, 1) if "depthwise" in name else value.transpose(3, 2, 0, 1)
+        elif value.ndim == 1:
+            value = value[:, None, None]
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+    picture = "input_1"
+    graph = helper.make_graph(
+        nodes,
+        "published",
+        [helper.make_tensor_value_info(picture, TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    pixels = np.random.default_rng(0).uniform(-120, 130, (1, 3, size, size)).astype(np.float32)
+    (published,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {picture: pixels})
+    with torch.no_grad():
+        ours = network.backbone(torch.from_numpy(pixels)).numpy()
+    return float(np.abs(ours - published.reshape(ours.shape)).max())
