@@ -149,7 +149,9 @@ def figures(answers: NDArray[np.int64], clips: SimulatedClips) -> dict[str, Any]
         name: {"value": round(float(v), 4), "interval": [round(float(a), 4), round(float(b), 4)]}
         for name, v, a, b in zip(("accuracy", "uar"), values, low, high, strict=True)
     }
-    return report | {"recall": {CLASSES[c]: round(float(r), 4) for c, r in zip(np.unique(clips.labels), each, strict=True)}}
+    return report | {
+        "recall": {CLASSES[c]: round(float(r), 4) for c, r in zip(np.unique(clips.labels), each, strict=True)}
+    }
 
 
 def main() -> None:

@@ -1,0 +1,211 @@
+"""Records -> table, JSON Lines, JSON or CSV, on a stream or in a file that is never half there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+
+from rich.console import Console
+from rich.table import Table
+
+from fervid.errors import OutputError, UsageError
+from fervid.records import ClipResult
+
+Format = Literal["table", "jsonl", "json", "csv"]
+SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".txt": "table"}
+
+
+class Writer(Protocol):
+    """Takes records one by one; `finish` completes the document."""
+
+    def write(self, result: ClipResult) -> None:
+        """Write one record whole."""
+
+    def finish(self) -> None:
+        """Write what closes the document."""
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's suffix stands for.
+
+    Raises:
+        UsageError: None.
+    """
+    try:
+        return SUFFIXES[path.suffix.lower()]
+    except KeyError:
+        raise UsageError(f"{path}: no format for this suffix; use one of {' '.join(SUFFIXES)} or --format") from None
+
+
+def writer(format: Format, stream: BinaryIO, labels: Sequence[str]) -> Writer:
+    """The writer of a format.
+
+    Args:
+        format: Which one.
+        stream: Binary; every record reaches it in one write.
+        labels: The classifier's labels, which are columns in CSV.
+    """
+    if format == "csv":
+        return CsvWriter(stream, labels)
+    if format == "json":
+        return JsonWriter(stream)
+    return TableWriter(stream) if format == "table" else JsonLinesWriter(stream)
+
+
+def encode(value: Any) -> bytes:
+    """One line of JSON in UTF-8. Names that are no valid UTF-8 are escaped, so that the line always is."""
+    try:
+        return json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value).encode()
+
+
+class JsonLinesWriter:
+    """One JSON object a line."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        """Write to that stream."""
+        self._stream = stream
+
+    def write(self, result: ClipResult) -> None:
+        """Write one line and flush it."""
+        self._stream.write(encode(result.as_dict()) + b"\n")
+        self._stream.flush()
+
+    def finish(self) -> None:
+        """Nothing is left to write."""
+
+
+class JsonWriter:
+    """One JSON array."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        """Write to that stream."""
+        self._stream = stream
+        self._opening = b"["
+
+    def write(self, result: ClipResult) -> None:
+        """Write one element."""
+        self._stream.write(self._opening + b"\n" + encode(result.as_dict()))
+        self._opening = b","
+
+    def finish(self) -> None:
+        """Close the array."""
+        self._stream.write(b"\n]\n" if self._opening == b"," else b"[]\n")
+        self._stream.flush()
+
+
+class CsvWriter:
+    """A header and one row a record: nested fields as `error.code`, people as JSON."""
+
+    def __init__(self, stream: BinaryIO, labels: Sequence[str]) -> None:
+        """Write the header to that stream."""
+        self._stream = stream
+        nested = {
+            "probabilities": labels,
+            "model": [f"{role}.{key}" for role in ("detector", "network", "classifier") for key in ("name", "sha256")],
+            "error": ("code", "message"),
+        }
+        fields = ClipResult(path="", status="no_face").as_dict()
+        self._columns = [f"{field}.{name}" if name else field for field in fields for name in nested.get(field, ("",))]
+        self._row(self._columns)
+
+    def write(self, result: ClipResult) -> None:
+        """Write one row."""
+        flat = dict(_flat(result.as_dict()))
+        self._row([flat.get(column) for column in self._columns])
+
+    def finish(self) -> None:
+        """Nothing is left to write."""
+
+    def _row(self, cells: Sequence[Any]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        self._stream.write(text.getvalue().encode("utf-8", "backslashreplace"))
+        self._stream.flush()
+
+
+class TableWriter:
+    """A table for people, drawn when all records are there."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        """Draw to that stream."""
+        self._stream = io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True)
+        self._console = Console(file=self._stream)
+        self._table = Table(box=None, pad_edge=False, header_style="bold")
+        for title in ("clip", "label", "confidence", "people", "seconds"):
+            self._table.add_column(title, overflow="fold", justify="left" if title in ("clip", "label") else "right")
+
+    def write(self, result: ClipResult) -> None:
+        """Keep one row."""
+        label = result.label or result.status
+        problem = f" ({result.problem.code})" if result.problem else ""
+        self._table.add_row(
+            result.path,
+            f"{label}{problem}",
+            "" if result.confidence is None else f"{result.confidence:.2f}",
+            str(len(result.people) or ""),
+            "" if result.duration_s is None else f"{result.duration_s:.1f}",
+        )
+
+    def finish(self) -> None:
+        """Draw the table."""
+        self._console.print(self._table)
+        self._stream.detach()
+
+
+@contextmanager
+def replacing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file that appears whole or not at all: written as `NAME.partial` beside and renamed at the end.
+
+    When the block is left early what was written stays under the partial name.
+
+    Args:
+        path: Where it shall appear.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        OutputError: The file exists, or cannot be written.
+    """
+    refuse_existing(path, force=force)
+    partial = path.with_name(path.name + ".partial")
+    with writing(path), partial.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise `OutputError` if the file is there and may not be replaced."""
+    if path.exists() and not force:
+        raise OutputError(
+            f"{path} exists; --force replaces it, --resume (JSON Lines) continues it, or choose another name"
+        )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell what the operating system has against writing a file as `OutputError`."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}); check the folder, its permissions and the disk"
+        ) from error
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, json.dumps(value) if isinstance(value, list) else value

@@ -1,0 +1,123 @@
+"""A run that was cut off at any byte goes on to the same records."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from fervid import ledger
+from fervid.errors import OutputError
+from fervid.ledger import Ledger
+from fervid.pipeline import Options
+from fervid.records import Answer, ClipResult, ModelIdentity, Problem
+
+
+@dataclass
+class Stub:
+    """As much of a classifier as a ledger looks at."""
+
+    models: dict = field(default_factory=lambda: {"network": ModelIdentity("toy", "0" * 64)})
+    options: Options = field(default_factory=Options)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / f"clip {i}.mp4" for i in range(6)]
+    for path in paths:
+        path.write_bytes(b"x" * 10)
+    return [str(path) for path in paths]
+
+
+def answer(path: str) -> ClipResult:
+    return ClipResult(path, "ok", Answer({"calm": 0.75, "angry": 0.25}))
+
+
+def write(output: Path, paths: list[str], **options: bool) -> list[str]:
+    """Answer what is not answered yet; which those were."""
+    with Ledger(output, Stub(), **{"resume": False, "force": False, **options}) as book:
+        missing = [path for path in paths if path not in book.answered]
+        for path in missing:
+            book.write(answer(path))
+    return missing
+
+
+def paths_of(output: Path) -> list[str]:
+    return [json.loads(line)["path"] for line in output.read_bytes().splitlines()]
+
+
+def test_a_finished_run_leaves_nothing_to_do(inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    assert write(output, inputs) == inputs
+    before = output.read_bytes()
+    assert write(output, inputs, resume=True) == []
+    assert output.read_bytes() == before
+
+
+def test_cut_at_any_byte_every_input_is_answered_once(inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    book = output.with_name("out.jsonl.ledger")
+    write(output, inputs)
+    whole = output.read_bytes(), book.read_bytes()
+    chance = random.Random(7)
+    for _ in range(60):
+        for path, data in zip((output, book), whole, strict=True):
+            path.write_bytes(data[: chance.randrange(len(data) + 1)])
+        write(output, inputs, resume=True)
+        assert sorted(paths_of(output)) == inputs
+        assert sorted(output.read_bytes().splitlines()) == sorted(whole[0].splitlines())
+
+
+def test_a_clip_that_changed_is_answered_again(inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    write(output, inputs)
+    Path(inputs[2]).write_bytes(b"longer than before")
+    assert write(output, inputs, resume=True) == [inputs[2]]
+    assert sorted(paths_of(output)) == inputs
+
+
+def test_failures_are_tried_again(inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with Ledger(output, Stub(), resume=False, force=False) as book:
+        book.write(answer(inputs[0]))
+        book.write(ClipResult(inputs[1], "error", problem=Problem("truncated", "cut")))
+        book.write(ClipResult(inputs[2], "no_face"))
+        book.write(ClipResult(inputs[3], "skipped", problem=Problem("skipped", "later")))
+    assert write(output, inputs, resume=True) == [inputs[1], *inputs[3:]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Stub(options=Options(min_face=99)), Stub(models={"network": ModelIdentity("toy", "1" * 64)})],
+    ids=["options", "models"],
+)
+def test_other_models_or_options_start_anew(other: Stub, inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    write(output, inputs)
+    with Ledger(output, other, resume=True, force=False) as book:
+        assert book.answered == {}
+    assert ledger.run_digest(other) != ledger.run_digest(Stub())
+
+
+def test_an_output_without_its_ledger_is_not_touched(inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    output.write_text("somebody's file\n")
+    with pytest.raises(OutputError, match="no ledger"):
+        write(output, inputs, resume=True)
+    with pytest.raises(OutputError, match="exists"):
+        write(output, inputs)
+    assert output.read_text() == "somebody's file\n"
+    assert write(output, inputs, force=True) == inputs
+
+
+def test_a_full_disk_is_told(inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Ledger(tmp_path / "out.jsonl", Stub(), resume=False, force=False) as book:
+        monkeypatch.setattr(ledger.os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            book.write(answer(inputs[0]))
