@@ -115,7 +115,7 @@ def test_rows_of_scores_are_taken_from_every_column() -> None:
 def test_features_are_joined_in_the_order_asked_for() -> None:
     features = ClipFeatures({"a": np.float32([1, 2]), "b": np.float32([3])}, 1)
     assert features.vector(["b", "a"]).tolist() == [3, 1, 2]
-    with pytest.raises(KeyError, match="c"):
+    with pytest.raises(ValueError, match="no statistic c among a, b"):
         features.vector(["c"])
 
 

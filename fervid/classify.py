@@ -1,0 +1,34 @@
+"""Clip features -> label and probabilities, through a classifier that was exported to ONNX.
+
+The file takes `features` (n, d) float32, the statistics that its card names in that order, and gives `probabilities`
+(n, c) in the order of the card's labels. Normalisation is part of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnxruntime
+
+from fervid.records import Answer, ClipFeatures
+
+
+@dataclass(frozen=True, slots=True)
+class ClipClassifier:
+    """A clip classifier: call it with the features of a clip.
+
+    Attributes:
+        session: The ONNX classifier.
+        card: Its `labels`, `statistics` and the SHA-256 of the network that it was fitted on.
+    """
+
+    session: onnxruntime.InferenceSession
+    card: Mapping[str, Any]
+
+    def __call__(self, features: ClipFeatures) -> Answer:
+        """Probabilities of the card's labels."""
+        row = features.vector(self.card["statistics"])[None]
+        (probabilities,) = self.session.run(["probabilities"], {"features": row})
+        return Answer(dict(zip(self.card["labels"], (float(p) for p in probabilities[0]), strict=True)))

@@ -1,0 +1,298 @@
+"""The command line: parse, call one function, print. The only place that prints or exits.
+
+Heavy modules are imported inside the commands, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from fervid.errors import FervidError, InputError, ModelError, NothingMatched, UsageError
+
+if TYPE_CHECKING:
+    from fervid.batch import Policy
+    from fervid.output import Writer
+    from fervid.pipeline import Classifier
+    from fervid.progress import Progress
+    from fervid.records import Status
+
+OK, FAILED, USAGE, NOTHING, MODEL, INTERRUPTED = 0, 1, 2, 3, 4, 130
+STATUS = {NothingMatched: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        with _translated():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Errors become one line on standard error and an exit status: here, and nowhere else."""
+    try:
+        yield
+    except FervidError as error:
+        _leave(f"fervid: {error.message}", next(status for kind, status in STATUS.items() if isinstance(error, kind)))
+    except KeyboardInterrupt:
+        _leave("fervid: interrupted; what was answered is written", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(OK) from None
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    print(message, file=sys.stderr, flush=True)
+    raise typer.Exit(status) from None
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+models_app = typer.Typer(
+    no_args_is_help=True, help="The models: which there are, what they are, whether they are intact."
+)
+app.add_typer(models_app, name="models")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from fervid import __version__
+
+        print(f"fervid {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _fervid(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Which emotion a video clip shows: video files in, one labelled record per clip out.
+
+    Exit status: 0 every input answered, 1 some input failed, 2 wrong usage, 3 nothing matched, 4 a model cannot be
+    used, 130 interrupted.
+    """
+
+
+def _seconds(text: str | float) -> float:
+    """`12.5`, `12.5s` or `00:01:12.5` -> seconds."""
+    parts = str(text).removesuffix("s").split(":")
+    try:
+        values = [float(part) for part in parts]
+        if len(values) > 3 or min(values) < 0 or not max(values) < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write 12.5, 12.5s or 00:01:12.5") from None
+    return sum(value * 60.0**power for power, value in enumerate(reversed(values)))
+
+
+def _setting(flag: str, help: str, **more: Any) -> Any:
+    """An option that can be set by its environment variable too: --min-face by FERVID_MIN_FACE."""
+    variable = "FERVID" + flag.removeprefix("-").replace("-", "_").upper()
+    return typer.Option(flag, envvar=variable, help=help, **more)
+
+
+Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders or globs.")]
+Recursive = Annotated[bool, _setting("--recursive", "Search the folders within folders.")]
+FromFile = Annotated[
+    Path | None, typer.Option("--from-file", help="A list of inputs, one a line; - is standard input.")
+]
+Null = Annotated[bool, typer.Option("-0", "--null", help="The list is separated by NUL.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write here; the suffix chooses the format.")]
+Form = Annotated[
+    Literal["table", "jsonl", "json", "csv"] | None,
+    _setting("--format", "Without it a table on a terminal, else JSON Lines."),
+]
+Force = Annotated[bool, _setting("--force", "Replace an output that exists.")]
+Resume = Annotated[bool, _setting("--resume", "Continue a JSON Lines output: skip what it already answers.")]
+Fps = Annotated[float, _setting("--fps", "Frames to look at, a second of presentation time.")]
+EveryFrame = Annotated[bool, _setting("--every-frame", "Look at every frame.")]
+Start = Annotated[float, _setting("--start", "Begin here: 12.5, 12.5s or 00:01:12.5.", parser=_seconds, metavar="TIME")]
+End = Annotated[float | None, _setting("--end", "Stop here.", parser=_seconds, metavar="TIME")]
+Rotate = Annotated[
+    Literal["auto", "0", "90", "180", "270"], _setting("--rotate", "Turn clockwise; auto obeys the file.")
+]
+WhichFace = Annotated[Literal["main", "all"], _setting("--face", "Answer for the main person, or for all together.")]
+MinFace = Annotated[
+    int | None,
+    _setting(
+        "--min-face", "Smallest face that counts, in pixels. Default: a fortieth of the frame, at least 12.", min=1
+    ),
+]
+Attributes = Annotated[bool, _setting("--attributes", "Estimate age and gender of each person.")]
+ClassifierName = Annotated[str, _setting("--classifier", "Clip classifier: a name or an ONNX file.")]
+NetworkName = Annotated[str, _setting("--network", "Face network: a name or an ONNX file.")]
+DetectorName = Annotated[str, _setting("--detector", "Face detector: a name or an ONNX file.")]
+Jobs = Annotated[int | None, _setting("--jobs", "Clips at the same time. Default: the CPUs that may be used.", min=1)]
+Threads = Annotated[int | None, _setting("--threads", "Threads of the models, for each clip.", min=1)]
+Show = Annotated[Literal["auto", "bar", "none", "json"], _setting("--progress", "How to tell, on standard error.")]
+FailFast = Annotated[bool, _setting("--fail-fast", "Stop at the first failure; the rest is recorded as skipped.")]
+ExitZero = Annotated[bool, _setting("--exit-zero", "Exit with 0 although inputs failed.")]
+Strict = Annotated[bool, _setting("--strict", "A clip without a face is a failure.")]
+
+
+@app.command(
+    epilog="Examples: `fervid classify clip.mp4`, `fervid classify videos/ --recursive -o results.jsonl --resume`"
+)
+def classify(
+    inputs: Inputs = None,
+    recursive: Recursive = False,
+    from_file: FromFile = None,
+    nul: Null = False,
+    output: Output = None,
+    format: Form = None,
+    force: Force = False,
+    resume: Resume = False,
+    fps: Fps = 5.0,
+    every_frame: EveryFrame = False,
+    start: Start = 0.0,
+    end: End = None,
+    rotate: Rotate = "auto",
+    face: WhichFace = "main",
+    min_face: MinFace = None,
+    attributes: Attributes = False,
+    classifier: ClassifierName = "emotion8",
+    network: NetworkName = "mobilenetv1",
+    detector: DetectorName = "blazeface-back",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    progress: Show = "auto",
+    fail_fast: FailFast = False,
+    exit_zero: ExitZero = False,
+    strict: Strict = False,
+) -> None:
+    """Say which emotion each clip shows: one record per clip, whatever happens to it."""
+    from fervid import inputs as named
+    from fervid.batch import Policy, destination
+    from fervid.pipeline import Options, load
+    from fervid.video import Sampling
+
+    with _usage():
+        turn = None if rotate == "auto" else int(rotate)
+        sampling = Sampling(None if every_frame else fps, start, end, turn)
+        options = Options(sampling, face, min_face, attributes)
+    clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
+    jobs, threads = _workers(len(clips), jobs, threads)
+    loaded = load(classifier=classifier, network=network, detector=detector, options=options, threads=threads)
+    with destination(output, format, loaded, resume=resume, force=force) as (writer, answered):
+        failures = _run(loaded, clips, Policy(jobs, fail_fast, strict), writer, answered, progress)
+    raise typer.Exit(FAILED if failures and not exit_zero else OK)
+
+
+def _run(
+    loaded: Classifier, clips: list[str], policy: Policy, writer: Writer, answered: Mapping[str, Status], show: Progress
+) -> int:
+    """Answer what is not answered yet; how many of all clips failed."""
+    from fervid.batch import answer_all
+    from fervid.progress import shown
+
+    left = [clip for clip in clips if clip not in answered]
+    failures = sum(policy.failed(answered[clip]) for clip in clips if clip in answered)
+    for result in shown(answer_all(loaded, left, policy), len(left), show, policy.failed):
+        writer.write(result)
+        failures += policy.failed(result.status)
+    return failures
+
+
+def _listed(source: Path | None, nul: bool) -> list[str]:
+    if source is None:
+        return []
+    from fervid.inputs import read_list
+
+    try:
+        data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the list {source} cannot be read ({error.strerror})") from error
+    return read_list(data, nul=nul)
+
+
+def _workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
+    """Clips at a time and threads for each, so that together they use the CPUs that this process may use."""
+    import joblib
+
+    cpus = joblib.cpu_count()
+    jobs = jobs or min(cpus, clips)
+    return jobs, threads or max(1, cpus // jobs)
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """What a record says of a wrong value is a usage error."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """Every shipped model, what it is for, its size and licence."""
+    from fervid.models import manifest
+
+    for name, entry in manifest().items():
+        print(f"{name:16} {entry['kind']:11} {entry['bytes'] / 1e6:6.1f} MB  {entry['licence']}")
+
+
+@models_app.command("info")
+def models_info(name: Annotated[str, typer.Argument(help="A name from `fervid models list`.")]) -> None:
+    """The card of a model: data, licence, recipe, figures, limits."""
+    print(json.dumps(dict(_entry(name)), indent=2, ensure_ascii=False))
+
+
+@models_app.command("path")
+def models_path(name: Annotated[str, typer.Argument(help="A name from `fervid models list`.")]) -> None:
+    """Where the file of a model lies."""
+    from fervid.models import folder
+
+    print(folder() / _entry(name)["file"])
+
+
+@models_app.command("verify")
+def models_verify(names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None) -> None:
+    """Compare files and cards with the manifest, by SHA-256."""
+    from fervid.models import manifest, verify
+
+    failures = 0
+    for name in names or list(manifest()):
+        try:
+            print(f"ok      {name:16} {verify(name).identity.sha256}")
+        except ModelError as error:
+            failures += 1
+            print(f"failed  {name:16} {error.message}")
+    raise typer.Exit(MODEL if failures else OK)
+
+
+def _entry(name: str) -> Mapping[str, Any]:
+    from fervid.errors import ModelNotFound
+    from fervid.models import manifest
+
+    if name not in manifest():
+        raise ModelNotFound(f"no shipped model is named {name!r}; there are {', '.join(manifest())}")
+    return manifest()[name]
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, codecs, CPUs, providers and models: what works here."""
+    from fervid.doctor import checks
+
+    found = list(checks())
+    for check in found:
+        print(f"{'ok' if check.well else 'WRONG':5} {check.name:24} {check.finding}")
+    raise typer.Exit(OK if all(check.well for check in found) else MODEL)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of a record."""
+    from fervid.schema import schema
+
+    print(json.dumps(schema(), indent=2))

@@ -1,0 +1,139 @@
+"""Frames -> faces: box, landmarks and score, through any detector that speaks the contract below.
+
+The ONNX file takes `images` (n, s, s, 3) uint8 RGB and gives `boxes` (n, a, 4), `landmarks` (n, a, k, 2) in input
+pixels and `scores` (n, a); its card names `input.size`, `threshold` and `smallest_face`, the smallest face that it
+finds as a share of the input. Whatever else differs between detectors stays inside their graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+
+from fervid.records import Face, Floats, Image
+
+OVERLAP = 0.3  # faces that share more than this (intersection over union) are one face
+CONTAINED = 0.7  # and so are those of which one holds this much of the other
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A face detector: call it with a frame.
+
+    Attributes:
+        session: The ONNX network.
+        card: Its `input.size`, `threshold` and `smallest_face`.
+        min_face: Shorter side in frame pixels of the smallest face to look for; None for a fortieth of the frame's
+            longer side, and at least 12. Frames in which such a face would be too small for the network are looked at
+            again in overlapping tiles, coarse ones and fine ones.
+    """
+
+    session: onnxruntime.InferenceSession
+    card: Mapping[str, Any]
+    min_face: int | None = None
+
+    def __call__(self, image: Image) -> list[Face]:
+        """Find the faces of a frame.
+
+        Args:
+            image: (h, w, 3) uint8 RGB, of any size.
+
+        Returns:
+            Faces of that size at least, the largest first; empty if there are none.
+        """
+        height, width = image.shape[:2]
+        least = self.min_face or max(12, round(max(height, width) / 40))
+        looks = [self._look(image, *window) for window in self._windows(height, width, least)]
+        boxes, landmarks, scores = (np.concatenate(column) for column in zip(*looks, strict=True))
+        faces = merge(boxes, landmarks, scores)
+        return sorted((face for face in faces if face.size >= least), key=lambda face: -face.area)
+
+    def _windows(self, height: int, width: int, min_face: int) -> list[tuple[int, int, int, float]]:
+        """Squares (x, y, side) to look at, each with the smallest face that counts there.
+
+        Tiles of one size see every face up to a quarter of their side whole; the next size starts a little below, and
+        is so much larger that the network can still see those. The last is the whole frame.
+        """
+        longer, visible = max(height, width), self.card["smallest_face"]
+        windows: list[tuple[int, int, int, float]] = []
+        side, least = min_face / visible, 0.0
+        while side < longer:
+            windows += [(*tile, least) for tile in tiles(height, width, round(side))]
+            side, least = side * max(2, 0.25 / visible), 0.2 * side
+        return [*windows, (0, 0, longer, least)]
+
+    def _look(self, image: Image, x: int, y: int, side: int, least: float) -> tuple[Floats, Floats, Floats]:
+        """Candidates in one square: boxes (n, 4) and landmarks (n, k, 2) in pixels of the frame, and scores (n,).
+
+        One square at a time is faster than a batch of them, because it stays in the processor's cache.
+        """
+        size = self.card["input"]["size"]
+        part = image[y : y + side, x : x + side]
+        scale = size / side
+        height, width = (max(1, min(size, round(length * scale))) for length in part.shape[:2])
+        picture = np.zeros((1, size, size, 3), np.uint8)
+        picture[0, :height, :width] = cv2.resize(
+            part, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        )
+        found = self.session.run(["boxes", "landmarks", "scores"], {"images": picture})
+        boxes, landmarks, scores = (column[0][found[2][0] >= self.card["threshold"]] for column in found)
+
+        start, frame = np.array([x, y], np.float32), np.array(image.shape[1::-1], np.float32)
+        boxes, landmarks = boxes / scale + np.tile(start, 2), landmarks / scale + start
+        extent = np.max(boxes[:, 2:] - boxes[:, :2], axis=1)
+        cut = ((boxes[:, :2] <= start) & (start > 0)) | ((boxes[:, 2:] >= start + side) & (start + side < frame))
+        fits = (extent >= least) & ((extent < side / 2) | (side >= frame.max()))
+        counts = fits & ~np.any(cut, axis=1)
+        return boxes[counts], landmarks[counts], scores[counts]
+
+
+def tiles(height: int, width: int, side: int) -> list[tuple[int, int, int]]:
+    """Squares (x, y, side) that cover a picture and overlap by a quarter at least.
+
+    Nothing of the picture's smaller details is lost on a seam: whatever is shorter than side / 4 lies whole in one.
+    """
+
+    def starts(length: int) -> list[int]:
+        if length <= side:
+            return [0]
+        count = -(-(length - side) // max(1, side * 3 // 4)) + 1
+        return [round(i * (length - side) / (count - 1)) for i in range(count)]
+
+    return [(x, y, side) for y in starts(height) for x in starts(width)]
+
+
+def merge(boxes: Floats, landmarks: Floats, scores: Floats) -> list[Face]:
+    """Candidates -> one face each: the blending of overlapping boxes of BlazeFace (arXiv 1907.05047, section 3.4).
+
+    Instead of keeping the best of overlapping candidates, their positions are averaged by score, which flickers less.
+
+    Args:
+        boxes: (n, 4) x1, y1, x2, y2.
+        landmarks: (n, k, 2).
+        scores: (n,).
+
+    Returns:
+        Faces in falling order of score; empty for n = 0.
+    """
+    order = np.argsort(-scores, kind="stable")
+    boxes, landmarks, scores = boxes[order], landmarks[order], scores[order]
+    area = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
+    left = np.all(boxes[:, 2:] > boxes[:, :2], axis=1, keepdims=False)
+    faces = []
+    for best in range(len(boxes)):
+        if not left[best]:
+            continue
+        sides = np.minimum(boxes[best, 2:], boxes[:, 2:]) - np.maximum(boxes[best, :2], boxes[:, :2])
+        shared = np.prod(np.clip(sides, 0, None), axis=1)
+        iou = shared / (area + area[best] - shared)
+        same = left & (iou > OVERLAP)
+        left &= ~same & (shared <= CONTAINED * np.minimum(area, area[best]))
+        weight = scores[same] / scores[same].sum()
+        x1, y1, x2, y2 = (float(v) for v in weight @ boxes[same])
+        faces.append(Face((x1, y1, x2, y2), np.tensordot(weight, landmarks[same], 1), float(scores[best])))
+    return faces

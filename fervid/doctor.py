@@ -1,0 +1,51 @@
+"""What works here: versions, codecs, threads, providers and models."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import av
+import joblib
+import onnxruntime
+
+from fervid import models
+from fervid.errors import ModelError
+
+PACKAGES = ("fervid", "av", "opencv-python-headless", "onnxruntime", "numpy", "scikit-learn", "typer", "rich", "tqdm")
+DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "cinepak", "gif")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding: what was looked at, whether it is well, and what was seen or what to do."""
+
+    name: str
+    well: bool
+    finding: str
+
+
+def checks() -> Iterator[Check]:
+    """Look at everything that a classification needs."""
+    yield Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package in PACKAGES:
+        yield Check(package, True, version(package))
+    missing = [name for name in DECODERS if name not in av.codecs_available]
+    yield Check(
+        "decoders", not missing, f"missing: {', '.join(missing)}; reinstall av" if missing else ", ".join(DECODERS)
+    )
+    yield Check("cpus", True, f"{joblib.cpu_count()} usable of {os.cpu_count()}")
+    yield Check("providers", True, ", ".join(onnxruntime.get_available_providers()))
+    try:
+        names = list(models.manifest())
+    except ModelError as error:
+        yield Check("models", False, error.message)
+        return
+    for name in names:
+        try:
+            yield Check(f"model {name}", True, f"verified, SHA-256 {models.verify(name).identity.sha256[:12]}")
+        except ModelError as error:
+            yield Check(f"model {name}", False, error.message)

@@ -1,0 +1,78 @@
+"""Face crops -> embedding, expression, age and gender, in one batched pass of an ONNX network.
+
+The file takes `crops` (n, 3, s, s) float32, scaled as its card says, and gives `embedding` (n, d), `expression`
+(n, c) probabilities, `age` (n, years) probabilities and `gender` (n,). Labels, size, colour order, mean and scale are
+the card's: nothing here knows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from fervid.records import FaceScores, Floats, Image
+
+BATCH = 8
+_OUTPUTS = ["embedding", "expression", "age", "gender"]
+
+
+@dataclass(frozen=True, slots=True)
+class FaceNetwork:
+    """The multi-task network of Savchenko (arXiv 2103.17107): call it with crops.
+
+    Attributes:
+        session: The ONNX network.
+        card: Its `input` (size, colour, mean, scale), `embedding` (its width), `expressions` and `first_age`.
+    """
+
+    session: onnxruntime.InferenceSession
+    card: Mapping[str, Any]
+
+    def __call__(self, crops: Image) -> FaceScores:
+        """Score crops, `BATCH` at a time.
+
+        Args:
+            crops: (n, s, s, 3) uint8 RGB from `align.crop`; n may be 0.
+
+        Returns:
+            n rows.
+        """
+        if not len(crops):
+            return empty(self.card)
+        chunks = [self._score(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
+        embedding, expression, age, gender = (np.concatenate(column) for column in zip(*chunks, strict=True))
+        return FaceScores(embedding, expression, expected_age(age, self.card["first_age"]), gender)
+
+    def _score(self, crops: Image) -> list[Floats]:
+        spec = self.card["input"]
+        ordered = crops[..., ::-1] if spec["colour"] == "BGR" else crops
+        scaled = (ordered - np.array(spec["mean"], np.float32)) * np.array(spec["scale"], np.float32)
+        outputs: list[Floats] = self.session.run(
+            _OUTPUTS, {"crops": np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))}
+        )
+        return outputs
+
+
+def empty(card: Mapping[str, Any]) -> FaceScores:
+    """No rows, with the widths of that network."""
+    none = np.zeros(0, np.float32)
+    return FaceScores(none.reshape(0, card["embedding"]), none.reshape(0, len(card["expressions"])), none, none)
+
+
+def expected_age(probabilities: Floats, first: int) -> Floats:
+    """Years from class probabilities: the two most probable ages, weighted (arXiv 2103.17107, section 3.2).
+
+    Args:
+        probabilities: (n, classes), one class a year.
+        first: The age of class 0.
+
+    Returns:
+        (n,) years.
+    """
+    best = np.argpartition(probabilities, -2, axis=1)[:, -2:]
+    weight = np.take_along_axis(probabilities, best, axis=1)
+    return np.asarray(first + (best * weight).sum(axis=1) / weight.sum(axis=1), np.float32)

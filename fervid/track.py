@@ -1,0 +1,132 @@
+"""Faces over time -> people.
+
+Within a shot a face is followed by overlap; two thresholds on the detector's score (as in ByteTrack, Zhang et al.,
+arXiv 2110.06864) let a sure face open a track and a doubtful one only continue it. Across gaps and cuts the pieces
+are put together by identity embedding, never two that were seen in the same frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from fervid.records import Box, Face, Floats
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingRule:
+    """When two faces are the same person.
+
+    Attributes:
+        open_score: Detector score from which a face opens a track.
+        overlap: Least intersection over union with the last box of a track.
+        gap: Seconds after which overlap means nothing.
+        same_face: Least cosine similarity to the track's mean embedding for overlap to count; lower means a cut.
+        same_person: Least cosine similarity of mean embeddings for two tracks to be one person.
+    """
+
+    open_score: float = 0.84
+    overlap: float = 0.3
+    gap: float = 1.0
+    same_face: float = 0.45
+    same_person: float = 0.62
+
+
+class _Track:
+    __slots__ = ("beside", "box", "count", "time", "total")
+
+    def __init__(self, width: int) -> None:
+        self.box: Box = (0, 0, 0, 0)
+        self.time = 0.0
+        self.total: NDArray[np.float64] = np.zeros(width)
+        self.count = 0
+        self.beside: set[int] = set()
+
+
+class Tracker:
+    """Links the faces of successive frames. Its memory is one embedding a track."""
+
+    def __init__(self, rule: TrackingRule | None = None) -> None:
+        """Start without tracks."""
+        self._rule = rule or TrackingRule()
+        self._tracks: list[_Track] = []
+        self._live: list[int] = []
+
+    def update(self, time: float, faces: Sequence[Face], embeddings: Floats) -> list[int | None]:
+        """Assign the faces of the next frame.
+
+        Args:
+            time: Its presentation time in seconds.
+            faces: n faces of the frame.
+            embeddings: (n, d) identity embeddings.
+
+        Returns:
+            n track numbers, counted from 0; None for a doubtful face that continues no track.
+        """
+        rule, unit = self._rule, _unit(embeddings)
+        self._live = [t for t in self._live if time - self._tracks[t].time <= rule.gap]
+        assigned: list[int | None] = [None] * len(faces)
+        if faces and self._live:
+            overlap = iou([face.box for face in faces], [self._tracks[t].box for t in self._live])
+            alike = unit @ _unit(np.stack([self._tracks[t].total for t in self._live])).T
+            possible = (overlap >= rule.overlap) & (alike >= rule.same_face)
+            rows, columns = linear_sum_assignment(np.where(possible, overlap + alike, 0), maximize=True)
+            for row, column in zip(rows, columns, strict=True):
+                if possible[row, column]:
+                    assigned[row] = self._live[column]
+        for i, face in enumerate(faces):
+            if assigned[i] is None and face.score >= rule.open_score:
+                assigned[i] = len(self._tracks)
+                self._live.append(len(self._tracks))
+                self._tracks.append(_Track(embeddings.shape[1]))
+            if (number := assigned[i]) is not None:
+                track = self._tracks[number]
+                track.box, track.time = face.box, time
+                track.total += unit[i]
+                track.count += 1
+        present = {number for number in assigned if number is not None}
+        for number in present:
+            self._tracks[number].beside |= present - {number}
+        return assigned
+
+    def people(self) -> list[list[int]]:
+        """Tracks of the same person, put together.
+
+        From the longest to the shortest, a track joins the person whose mean embedding is most like its own, unless
+        none is alike enough or the two were seen side by side; then it is a person of its own.
+
+        Returns:
+            Groups of track numbers, the person with the longest track first.
+        """
+        groups: list[list[int]] = []
+        totals: NDArray[np.float64] = np.zeros((0, 0))
+        for number in sorted(range(len(self._tracks)), key=lambda t: -self._tracks[t].count):
+            track = self._tracks[number]
+            if groups:
+                alike = _unit(totals) @ _unit(track.total[None])[0]
+                alike[[not track.beside.isdisjoint(group) for group in groups]] = -1
+                best = int(alike.argmax())
+                if alike[best] >= self._rule.same_person:
+                    groups[best].append(number)
+                    totals[best] += track.total
+                    continue
+            groups.append([number])
+            totals = np.concatenate([totals.reshape(-1, len(track.total)), track.total[None]])
+        return groups
+
+
+def iou(a: Sequence[Box], b: Sequence[Box]) -> Floats:
+    """Intersection over union of every box of `a` with every box of `b`: (len(a), len(b))."""
+    first, second = np.array(a, np.float32).reshape(-1, 1, 4), np.array(b, np.float32).reshape(1, -1, 4)
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    shared = np.prod(np.clip(sides, 0, None), axis=-1)
+    areas = [np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) for boxes in (first, second)]
+    return np.asarray(shared / (areas[0] + areas[1] - shared), np.float32)
+
+
+def _unit(rows: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), np.float64)

@@ -1,0 +1,162 @@
+"""A face is cut out upright, at a known scale, with a known margin."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+import clips
+from fervid.align import MARGIN, crop, roll
+from fervid.records import Box, Face
+
+
+def face(box: Box, degrees: float = 0.0) -> Face:
+    """A face whose eyes are rolled clockwise by that many degrees around the middle of its box."""
+    x1, y1, x2, y2 = box
+    middle, reach = np.array([(x1 + x2) / 2, (y1 + y2) / 2]), (x2 - x1) / 4
+    across = reach * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
+    return Face(box, np.float32([middle - across, middle + across]), 0.9)
+
+
+def coordinates(width: int = 240, height: int = 200) -> np.ndarray:
+    """A picture whose red is the column and whose green is the row."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x, y, np.zeros_like(x)], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("right", "left", "degrees"),
+    [
+        ((0, 0), (10, 0), 0),
+        ((0, 0), (10, 10), 45),
+        ((0, 10), (10, 0), -45),
+        ((0, 0), (0, 10), 90),
+        ((0, 0), (0, -10), -90),
+        ((10, 0), (0, 1e-6), 180),
+        ((3, 3), (3, 3), 0),
+    ],
+)
+def test_roll_is_the_clockwise_angle_of_the_line_through_the_eyes(
+    right: tuple[float, float], left: tuple[float, float], degrees: float
+) -> None:
+    assert np.degrees(roll(Face((0, 0, 1, 1), np.float32([right, left]), 1.0))) == pytest.approx(degrees, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [16, 24, 48, 72, 96])
+@pytest.mark.parametrize(
+    ("box", "margin", "square"),
+    [
+        ((60, 80, 120, 140), MARGIN, (54, 74, 126, 146)),
+        ((60, 80, 120, 140), 0, (60, 80, 120, 140)),
+        ((60, 80, 120, 140), 0.5, (30, 50, 150, 170)),
+        ((60, 80, 120, 120), 0, (60, 70, 120, 130)),
+        ((80, 80, 120, 140), 0, (70, 80, 130, 140)),
+    ],
+)
+def test_level_eyes_give_the_square_around_the_box_with_its_margin(
+    box: Box, margin: float, square: Box, size: int
+) -> None:
+    cut = crop(coordinates(), face(box), size, margin).astype(float)
+    step = (square[2] - square[0]) / size
+    centres = (np.arange(size) + 0.5) * step
+    assert np.abs(cut[..., 0] - (square[0] + centres)).max() <= 1.1
+    assert np.abs(cut[..., 1] - (square[1] + centres)[:, None]).max() <= 1.1
+
+
+def test_the_margin_of_the_cards_is_the_default() -> None:
+    picture = clips.portrait()
+    assert np.array_equal(crop(picture, face((90, 40, 250, 200)), 64), crop(picture, face((90, 40, 250, 200)), 64, 0.1))
+
+
+@pytest.mark.parametrize("degrees", [-170, -90, -30, -5, 0, 12, 45, 90, 180])
+def test_a_rolled_face_comes_out_level(degrees: float) -> None:
+    picture = np.zeros((300, 300, 3), np.uint8)
+    rolled = face((100, 90, 200, 190), degrees)
+    for (x, y), channel in zip(rolled.landmarks, (0, 1), strict=True):
+        dot = np.zeros((300, 300), np.uint8)
+        cv2.circle(dot, (round(x * 16), round(y * 16)), 4 * 16, 255, cv2.FILLED, cv2.LINE_AA, shift=4)
+        picture[..., channel] = dot
+    cut = crop(picture, rolled, 120).astype(float)
+    rows, columns = np.mgrid[:120, :120]
+    (right_x, right_y), (left_x, left_y) = (
+        ((columns * cut[..., c]).sum() / cut[..., c].sum(), (rows * cut[..., c]).sum() / cut[..., c].sum())
+        for c in (0, 1)
+    )
+    assert right_y == pytest.approx(left_y, abs=0.5)
+    assert right_y == pytest.approx(59.5, abs=1)
+    assert left_x - right_x == pytest.approx(50, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("box", "same"),
+    [
+        ((-60, 40, 60, 160), np.s_[:, :50, 0]),
+        ((180, 40, 300, 160), np.s_[:, -50:, 0]),
+        ((40, -60, 160, 60), np.s_[:50, :, 1]),
+        ((40, 140, 160, 260), np.s_[-50:, :, 1]),
+        ((-500, 40, -380, 160), np.s_[..., 0]),
+        ((400, 400, 520, 520), np.s_[..., :2]),
+    ],
+    ids=["left", "right", "top", "bottom", "wholly left", "wholly below and right"],
+)
+def test_beyond_the_border_its_pixels_are_repeated(box: Box, same: object) -> None:
+    picture = coordinates() + np.uint8(5)
+    beyond = crop(picture, face(box), 120)[same]
+    assert set(np.unique(beyond)) <= {5, picture[..., 0].max(), picture[..., 1].max()}
+    assert np.array_equal(beyond, np.broadcast_to(beyond[:1, :1], beyond.shape))
+
+
+@pytest.mark.parametrize("ratio", [2, 2.4, 3, 4, 6, 8, 16])
+@pytest.mark.parametrize("offset", [0, 0.25, 0.5])
+def test_fine_detail_of_a_large_face_turns_grey_and_does_not_alias(ratio: float, offset: float) -> None:
+    y, x = np.mgrid[:600, :600]
+    checkers = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
+    low, high = 300 + offset - ratio * 16, 300 + offset + ratio * 16
+    cut = crop(checkers, face((low, low, high, high)), 32, 0)
+    assert cut.mean() == pytest.approx(127.5, abs=2)
+    assert cut.std() < 16
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_picture_turned_with_its_face_gives_the_same_crop(quarters: int) -> None:
+    picture = cv2.GaussianBlur(clips.portrait(200, 200, 1.2), (0, 0), 2)
+    upright = face((50, 40, 150, 140))
+    turned, box = picture, np.array(upright.box).reshape(2, 2)
+    eyes = upright.landmarks
+    for _ in range(quarters):
+        turned = np.ascontiguousarray(np.rot90(turned))
+        box, eyes = (np.stack([points[:, 1], 199 - points[:, 0]], axis=1) for points in (box, eyes))
+    low, high = box.min(axis=0), box.max(axis=0)
+    cut = crop(turned, Face((*map(float, low), *map(float, high)), np.float32(eyes), 0.9), 64)
+    assert np.abs(cut.astype(float) - crop(picture, upright, 64)).max() <= 2
+
+
+@pytest.mark.parametrize("degrees", [-60, -17, 8, 33, 120])
+def test_a_picture_turned_by_any_angle_gives_nearly_the_same_crop(degrees: float) -> None:
+    picture = cv2.GaussianBlur(clips.portrait(300, 300, 1.2, y=118), (0, 0), 2)
+    turn = cv2.getRotationMatrix2D((150, 150), -degrees, 1)
+    turned = cv2.warpAffine(picture, turn, (300, 300), flags=cv2.INTER_CUBIC)
+    difference = crop(turned, face((100, 100, 200, 200), degrees), 64).astype(float) - crop(
+        picture, face((100, 100, 200, 200)), 64
+    )
+    assert np.abs(difference).mean() < 1
+    assert np.abs(difference).max() < 12
+
+
+@pytest.mark.parametrize("size", [1, 2, 48, 224])
+@pytest.mark.parametrize("box", [(10, 10, 11, 11), (10.5, 20.25, 90, 70), (-300, -300, 900, 900)])
+def test_a_crop_is_a_contiguous_square_of_bytes(box: Box, size: int) -> None:
+    picture = clips.portrait()
+    for view in (picture, picture[::2, ::-1], picture[:1, :1]):
+        cut = crop(np.ascontiguousarray(view), face(box), size)
+        assert cut.shape == (size, size, 3)
+        assert cut.dtype == np.uint8
+        assert cut.flags.c_contiguous
+
+
+def test_the_picture_is_left_as_it_was() -> None:
+    picture = clips.portrait()
+    before = picture.copy()
+    crop(picture, face((90, 40, 250, 200), 20), 64)
+    assert np.array_equal(picture, before)

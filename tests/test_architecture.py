@@ -1,0 +1,117 @@
+"""The one way through the house: who may import whom, and what is never imported at all."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fervid
+
+PACKAGE = Path(fervid.__file__).parent
+TREES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_bytes())
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+STAGES = ("video", "detect", "track", "align", "network", "pool", "classify")
+KNOW_MODELS = {"pipeline", "cli", "doctor"}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Full names of all that is imported: of `from a import b` both a and a.b."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{'.' * node.level}{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+OURS = {
+    module: {name.split(".")[1] for name in imported(tree) if name.startswith("fervid.")} & {*TREES, "train"}
+    for module, tree in TREES.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "may"), [("errors", set()), ("records", set()), *((stage, {"errors", "records"}) for stage in STAGES)]
+)
+def test_records_import_nothing_and_stages_only_records_and_errors(module: str, may: set[str]) -> None:
+    assert OURS[module] <= may
+
+
+def test_only_the_pipeline_and_the_commands_know_models() -> None:
+    assert {module for module, names in OURS.items() if "models" in names and "train." not in module} <= KNOW_MODELS
+
+
+def test_nothing_outside_the_training_imports_it() -> None:
+    assert [module for module, names in OURS.items() if "train" in names and not module.startswith("train.")] == []
+
+
+def test_imports_are_written_with_the_full_name() -> None:
+    assert [module for module, tree in TREES.items() if any(name.startswith(".") for name in imported(tree))] == []
+
+
+PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
+LOADERS = {"joblib.load", "joblib.dump", "torch.load", "torch.save", "torch.jit.load", "pandas.read_pickle"}
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_no_model_or_data_is_ever_unpickled(module: str) -> None:
+    names = imported(TREES[module])
+    calls = {ast.unparse(node) for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
+    options = {node.arg for node in ast.walk(TREES[module]) if isinstance(node, ast.keyword)}
+    assert not {name.split(".")[0] for name in names} & PICKLERS
+    assert not (names | calls) & LOADERS
+    assert "allow_pickle" not in options
+
+
+def python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_importing_fervid_loads_nothing_heavy() -> None:
+    heavy = {"numpy", "onnxruntime", "cv2", "av", "scipy", "sklearn", "torch", "typer", "rich"}
+    assert python(f"import sys, fervid; print(sorted({heavy} & set(sys.modules)))") == "[]"
+
+
+PUBLIC = [
+    "Answer",
+    "Classifier",
+    "ClipResult",
+    "FervidError",
+    "Frame",
+    "InputError",
+    "ModelError",
+    "NoFaces",
+    "Options",
+    "Person",
+    "Sampling",
+    "load",
+    "__version__",
+]
+
+
+def test_the_public_names_are_exactly_these_and_each_can_be_imported() -> None:
+    assert sorted(fervid.__all__) == sorted(PUBLIC)
+    star: dict[str, object] = {}
+    exec("from fervid import *", star)
+    assert set(star) - {"__builtins__"} == set(PUBLIC)
+    assert all(star[name] is getattr(fervid, name) for name in PUBLIC)
+
+
+def test_what_a_type_checker_sees_is_what_is_public() -> None:
+    [guard] = [node for node in TREES["__init__"].body if isinstance(node, ast.If)]
+    seen = {alias.asname for node in guard.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == set(PUBLIC) - {"__version__"}
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'fervid' has no attribute 'nothing'"):
+        _ = fervid.nothing

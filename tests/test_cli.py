@@ -1,0 +1,342 @@
+"""The command line: exact exit statuses, and output that is parsed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+from typer.testing import CliRunner, Result
+
+import clips
+from fervid import cli
+from fervid.schema import schema
+
+
+def run(*arguments: object, stdin: bytes | None = None, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments], input=stdin, env=env)
+
+
+def classify(*arguments: object, **more: object) -> Result:
+    return run("classify", "--progress", "none", *arguments, **more)
+
+
+def records(result: Result) -> list[dict]:
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    for record in found:
+        jsonschema.validate(record, schema())
+    return found
+
+
+@pytest.fixture
+def broken(tmp_path: Path, smile: Path) -> Path:
+    """A folder of inputs that cannot be answered, each in its own way."""
+    place = tmp_path / "broken"
+    place.mkdir()
+    (place / "empty.mp4").touch()
+    (place / "random.mp4").write_bytes(os.urandom(4096))
+    (place / "text.mp4").write_text("not a video\n" * 20)
+    (place / "cut.mp4").write_bytes(smile.read_bytes()[:2000])
+    clips.write_sound(place / "sound.mp4")
+    return place
+
+
+def test_a_smiling_face_is_answered_with_happiness(smile: Path) -> None:
+    result = classify(smile)
+    (record,) = records(result)
+    assert result.exit_code == 0
+    assert record["path"] == str(smile)
+    assert record["status"] == "ok"
+    assert record["label"] == "happiness"
+    assert record["confidence"] == max(record["probabilities"].values()) > 0.5
+    assert len(record["people"]) == 1
+    assert record["frames_sampled"] == record["frames_with_face"] == 6
+    assert record["duration_s"] == pytest.approx(1.2)
+    assert result.stderr == ""
+
+
+def test_a_clip_without_a_face_is_answered_and_strict_makes_it_a_failure(scenery: Path) -> None:
+    result = classify(scenery)
+    assert (result.exit_code, records(result)[0]["status"]) == (0, "no_face")
+    assert records(result)[0]["label"] is None
+    assert classify(scenery, "--strict").exit_code == 1
+    assert classify(scenery, "--strict", "--exit-zero").exit_code == 0
+
+
+def test_each_way_to_be_broken_has_its_code_and_the_rest_goes_on(broken: Path, smile: Path) -> None:
+    missing = broken / "missing.mp4"
+    result = classify(broken, missing, broken, smile)
+    found = {Path(record["path"]).name: record for record in records(result)}
+    assert result.exit_code == 1
+    assert {name: record["error"] and record["error"]["code"] for name, record in found.items()} == {
+        "cut.mp4": "truncated",
+        "empty.mp4": "empty_file",
+        "random.mp4": "not_a_video",
+        "sound.mp4": "no_video_stream",
+        "text.mp4": "not_a_video",
+        "missing.mp4": "not_found",
+        "smile.mp4": None,
+    }
+    for name, record in found.items():
+        assert (record["status"] == "error") == (name != "smile.mp4")
+        assert record["error"] is None or record["path"] in record["error"]["message"]
+    assert classify(broken, "--exit-zero").exit_code == 0
+
+
+def test_a_clip_that_breaks_off_is_answered_and_says_so(tmp_path: Path) -> None:
+    whole = clips.write(tmp_path / "whole.mp4", clips.smiling(40), muxer={"movflags": "faststart"})
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.7)])
+    result = classify(cut)
+    (record,) = records(result)
+    assert (result.exit_code, record["status"], record["label"]) == (0, "ok", "happiness")
+    assert record["error"]["code"] == "truncated"
+
+
+def test_nothing_to_work_on_is_status_3(tmp_path: Path) -> None:
+    for arguments in ([tmp_path], [str(tmp_path / "*.mp4")], []):
+        result = classify(*arguments)
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert result.stderr.startswith("fervid: no ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--fps", "0"],
+        ["--fps", "many"],
+        ["--start", "2", "--end", "1"],
+        ["--start", "1:2:3:4"],
+        ["--end", "-1"],
+        ["--rotate", "45"],
+        ["--face", "none"],
+        ["--min-face", "0"],
+        ["--jobs", "0"],
+        ["--format", "xml"],
+        ["--resume"],
+        ["-o", "answers.xyz"],
+        ["-o", "answers.csv", "--resume"],
+        ["--from-file", "there-is-no-such-list"],
+        ["--no-such-option"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2_and_prints_no_record(
+    arguments: list[str], smile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = classify(smile, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--classifier", "--network", "--detector"])
+def test_a_model_that_cannot_be_used_is_status_4(flag: str, smile: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(b"damaged")
+    for model in ("no-such-model", damaged):
+        result = classify(smile, flag, model)
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert str(model) in result.stderr
+
+
+@pytest.mark.parametrize("seconds", ["0.4", "0.4s", "00:00:00.4"])
+def test_times_are_written_in_three_ways(seconds: str, smile: Path) -> None:
+    (record,) = records(classify(smile, "--every-frame", "--start", seconds, "--end", "0.8"))
+    assert record["frames_sampled"] == 10
+    assert record["duration_s"] == pytest.approx(0.4)
+
+
+def test_a_start_beyond_the_end_is_told(smile: Path) -> None:
+    result = classify(smile, "--start", "9")
+    assert (result.exit_code, records(result)[0]["error"]["code"]) == (1, "nothing_sampled")
+
+
+def test_settings_come_from_the_flag_then_the_environment(smile: Path) -> None:
+    environment = {"FERVID_FPS": "10", "FERVID_FORMAT": "json"}
+    (record,) = json.loads(classify(smile, env=environment).stdout)
+    assert record["frames_sampled"] == 12
+    (record,) = json.loads(classify(smile, "--fps", "2.5", env=environment).stdout)
+    assert record["frames_sampled"] == 3
+
+
+def test_attributes_are_off_unless_asked_for(smile: Path) -> None:
+    (plain,) = records(classify(smile))
+    (asked,) = records(classify(smile, "--attributes"))
+    assert (plain["people"][0]["age"], plain["people"][0]["gender"]) == (None, None)
+    assert asked["people"][0]["gender"] == "female"
+    assert 20 < asked["people"][0]["age"] < 55
+
+
+def test_lists_come_from_a_file_or_from_standard_input(smile: Path, scenery: Path, tmp_path: Path) -> None:
+    names = f"{scenery}\n\n{smile}\n".encode()
+    (tmp_path / "list").write_bytes(names)
+    for result in (
+        classify("--from-file", tmp_path / "list"),
+        classify("--from-file", "-", stdin=names),
+        classify("--from-file", "-", "-0", stdin=names.strip().replace(b"\n\n", b"\0")),
+    ):
+        assert result.exit_code == 0
+        assert [record["path"] for record in records(result)] == [str(scenery), str(smile)]
+
+
+def test_every_format_says_the_same(folder: Path) -> None:
+    lines = {r["path"]: r for r in records(classify(folder))}
+    array = json.loads(classify(folder, "--format", "json").stdout)
+    rows = list(csv.DictReader(io.StringIO(classify(folder, "--format", "csv").stdout)))
+    table = classify(folder, "--format", "table").stdout
+    for record, row in zip(array, rows, strict=True):
+        same = lines[record["path"]]
+        assert {**record, "elapsed_s": 0} == {**same, "elapsed_s": 0}
+        assert row["path"] == record["path"]
+        assert row["label"] == (record["label"] or "")
+        assert json.loads(row["people"]) == record["people"]
+        if record["label"]:
+            assert float(row["probabilities.happiness"]) == record["probabilities"]["happiness"]
+            assert row["model.network.sha256"] == record["model"]["network"]["sha256"]
+    assert "happiness" in table
+    assert "no_face" in table
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])
+def test_an_output_that_exists_is_refused_unless_forced(name: str, scenery: Path, tmp_path: Path) -> None:
+    output = tmp_path / name
+    output.write_text("precious")
+    result = classify(scenery, "-o", output)
+    assert (result.exit_code, output.read_text()) == (2, "precious")
+    assert "--force" in result.stderr
+    assert classify(scenery, "-o", output, "--force").exit_code == 0
+    assert "no_face" in output.read_text()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_an_output_that_cannot_be_written_is_told(scenery: Path, tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.csv"):
+        result = classify(scenery, "-o", tmp_path / "no" / "such" / name)
+        assert result.exit_code == 2
+        assert "cannot be written" in result.stderr
+
+
+def test_resuming_answers_only_what_is_missing_changed_or_failed(folder: Path, tmp_path: Path) -> None:
+    place, output = tmp_path / "videos", tmp_path / "answers.jsonl"
+    place.mkdir()
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        (place / name).write_bytes((folder / "scenery.mp4").read_bytes())
+    (place / "d.mp4").write_bytes(b"")
+    assert classify(place, "-o", output).exit_code == 1
+    before = output.read_bytes().splitlines()
+    (place / "b.mp4").write_bytes((folder / "smile.mp4").read_bytes())
+    (place / "d.mp4").write_bytes((folder / "smile.mp4").read_bytes())
+    with output.open("ab") as file:
+        file.write(b'{"torn')
+    assert classify(place, "-o", output, "--resume").exit_code == 0
+    after = [json.loads(line) for line in output.read_bytes().splitlines()]
+    assert output.read_bytes().splitlines()[:2] == [before[0], before[2]]
+    assert sorted(Path(r["path"]).name for r in after) == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+    assert [r["label"] for r in after[2:]] == ["happiness", "happiness"]
+
+
+def test_resuming_with_other_options_answers_anew(scenery: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    for flags, frames in ((["--fps", "5"], 4), (["--resume", "--fps", "10"], 8), (["--resume", "--fps", "10"], 8)):
+        assert classify(scenery, "-o", output, *flags).exit_code == 0
+        (record,) = [json.loads(line) for line in output.read_bytes().splitlines()]
+        assert record["frames_sampled"] == frames
+
+
+def test_failing_fast_marks_the_rest_as_skipped(broken: Path, smile: Path) -> None:
+    result = classify(broken / "empty.mp4", smile, "--fail-fast", "--jobs", "1")
+    first, second = records(result)
+    assert result.exit_code == 1
+    assert (first["status"], second["status"], second["error"]["code"]) == ("error", "skipped", "skipped")
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_records_come_in_the_order_of_the_input(jobs: int, smile: Path, scenery: Path, broken: Path) -> None:
+    named = [smile, broken / "empty.mp4", scenery, broken / "missing.mp4", broken / "text.mp4", broken / "cut.mp4"]
+    assert [r["path"] for r in records(classify(*named, "--jobs", jobs))] == [str(path) for path in named]
+
+
+def test_progress_as_json_goes_to_standard_error(folder: Path) -> None:
+    result = run("classify", folder, "--progress", "json")
+    events = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [(e["event"], e["done"], e["total"], e["failed"]) for e in events] == [
+        ("progress", 1, 2, 0),
+        ("progress", 2, 2, 0),
+    ]
+    assert len(records(result)) == 2
+    assert "clip" in run("classify", folder, "--progress", "bar").stderr
+
+
+def test_a_name_that_is_no_text_still_gives_valid_json(smile: Path, tmp_path: Path) -> None:
+    odd = os.path.join(os.fsencode(tmp_path), b'caf\xe9 "\n\xf0\x9f\x99\x82.mp4')
+    os.symlink(os.fsencode(smile), odd)
+    result = classify(tmp_path)
+    (record,) = records(result)
+    assert (result.exit_code, os.fsencode(record["path"])) == (0, odd)
+    assert classify(tmp_path, "--format", "csv").exit_code == 0
+    assert classify(tmp_path, "--format", "table").exit_code == 0
+
+
+def test_models_are_listed_shown_found_and_verified() -> None:
+    listed = run("models", "list").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["blazeface-back", "emotion8", "mobilenetv1"]
+    card = json.loads(run("models", "info", "emotion8").stdout)
+    assert card["labels"] == sorted(card["labels"])
+    assert Path(run("models", "path", "emotion8").stdout.strip()).is_file()
+    result = run("models", "verify")
+    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 3)
+    for command in ("info", "path", "verify"):
+        assert run("models", command, "no-such-model").exit_code == 4
+
+
+def test_the_doctor_finds_all_well() -> None:
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert "WRONG" not in result.stdout
+    assert "h264" in result.stdout
+
+
+def test_the_schema_is_valid_and_the_version_is_told() -> None:
+    jsonschema.Draft202012Validator.check_schema(json.loads(run("schema").stdout))
+    assert run("--version").stdout.startswith("fervid 0.")
+    assert run("--help").exit_code == 0
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", "from fervid.cli import app; app()", "classify", *map(str, arguments)]
+
+
+def test_an_interrupt_leaves_whole_records_and_status_130(tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    names = "\n".join(str(clips.write(tmp_path / f"{i}.mp4", clips.smiling(30))) for i in range(60))
+    (tmp_path / "list").write_text(names)
+    process = subprocess.Popen(command("--from-file", tmp_path / "list", "-o", output), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (output.exists() and output.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, b"interrupted" in said) == (130, True)
+    found = [json.loads(line) for line in output.read_bytes().splitlines()]
+    assert 0 < len(found) < 60
+    assert b"Traceback" not in said
+
+
+def test_a_closed_pipe_ends_quietly(folder: Path) -> None:
+    process = subprocess.Popen(
+        command(folder, "--jobs", 1, "--progress", "none"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(60), said) == (0, b"")

@@ -1,0 +1,142 @@
+"""The stages together, on the shipped models: real faces in, one answer out."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clips
+import fervid
+from fervid import models, pipeline, video
+from fervid.errors import InputError, InputNotFound, ModelIncompatible, NoFaces, NothingSampled
+
+SHARED = Path(__file__).parents[2] / "shared" / "clips"
+
+
+def test_path_frames_and_a_turned_copy_agree(classifier: fervid.Classifier, smile: Path, tmp_path: Path) -> None:
+    by_path = classifier.classify(smile)
+    by_frames = classifier.classify_frames(video.read(smile))
+    upright = clips.smiling(30)
+    sideways = clips.write(tmp_path / "phone.mp4", [np.rot90(image) for image in upright])
+    turned = classifier.classify(clips.turn(sideways, 90))
+    assert by_path.label == by_frames.label == turned.label == "happiness"
+    assert by_path.probabilities == by_frames.probabilities
+    assert by_path.confidence == pytest.approx(turned.confidence, abs=0.1)
+    assert len(by_path.people) == len(turned.people) == 1
+
+
+def test_two_people_side_by_side_are_told_apart_and_the_larger_is_the_main_one(classifier: fervid.Classifier) -> None:
+    large, small = clips.portrait(320, 300, 1.8), clips.portrait(200, 300, 0.9)[:, ::-1]
+    frames = [fervid.Frame(np.concatenate([small, large], axis=1), i / 5, 0.2) for i in range(8)]
+    result = classifier.classify_frames(frames)
+    assert [person.id for person in result.people] == [0, 1]
+    assert [person.seconds for person in result.people] == [pytest.approx(1.6)] * 2
+    alone = classifier.classify_frames(fervid.Frame(large, i / 5, 0.2) for i in range(8))
+    assert result.people[0].answer.probabilities == pytest.approx(alone.answer.probabilities, abs=0.1)
+    assert result.answer == result.people[0].answer
+
+
+def test_a_person_who_leaves_and_comes_back_elsewhere_stays_the_same(classifier: fervid.Classifier) -> None:
+    left = [clips.portrait(640, 300, 1.5, x=330) for _ in range(4)]
+    right = [clips.portrait(640, 300, 1.5, x=120) for _ in range(4)]
+    nobody = clips.scenery(10, 640, 300)
+    frames = [fervid.Frame(image, i / 5, 0.2) for i, image in enumerate(left + nobody + right)]
+    result = classifier.classify_frames(frames)
+    assert len(result.people) == 1
+    assert result.people[0].seconds == pytest.approx(1.6)
+    assert (result.frames_sampled, result.frames_with_face) == (18, 8)
+
+
+def test_everybody_together_is_another_answer_than_the_main_person(classifier: fervid.Classifier, smile: Path) -> None:
+    everybody = fervid.load(options=fervid.Options(face="all"), threads=2)
+    assert everybody.classify(smile).label == "happiness"
+    assert everybody.classify(smile).probabilities == pytest.approx(classifier.classify(smile).probabilities, abs=1e-3)
+
+
+def test_a_still_image_is_a_clip_of_one_frame(classifier: fervid.Classifier) -> None:
+    result = classifier.classify_frames([fervid.Frame(clips.portrait())])
+    assert (result.label, result.frames_sampled, result.duration_s) == ("happiness", 1, 0.0)
+
+
+def test_what_cannot_be_answered_is_raised_by_classify_and_told_by_answer(
+    classifier: fervid.Classifier, scenery: Path
+) -> None:
+    for path, error in ((scenery, NoFaces), (Path("missing.mp4"), InputNotFound)):
+        with pytest.raises(error, match=path.name):
+            classifier.classify(path)
+    with pytest.raises(NothingSampled):
+        classifier.classify_frames([])
+    found = list(classifier.classify_many([scenery, "missing.mp4"]))
+    assert [result.status for result in found] == ["no_face", "error"]
+    assert found[0].problem is None
+    assert found[1].problem.code == "not_found"
+
+
+def test_an_error_in_the_middle_keeps_what_came_before(classifier: fervid.Classifier) -> None:
+    def frames() -> Iterator[fervid.Frame]:
+        yield fervid.Frame(clips.portrait(), 0.0, 0.2)
+        raise InputError("the cable fell out; plug it in")
+
+    result = classifier.classify_frames(frames())
+    assert (result.status, result.label, result.problem.code) == ("ok", "happiness", "input")
+
+
+def test_memory_does_not_grow_with_the_clip() -> None:
+    classifier = fervid.load(options=fervid.Options(min_face=60), threads=2)
+
+    def peak(count: int) -> int:
+        image = clips.portrait(160, 120, 0.8)
+        tracemalloc.start()
+        classifier.classify_frames(fervid.Frame(image.copy(), i / 5, 0.2) for i in range(count))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(40)
+    assert peak(240) < 1.1 * peak(40) + 1e6
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(ValueError, match="main or all"):
+        fervid.Options(face="both")
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        fervid.Options(min_face=0)
+
+
+@pytest.mark.parametrize(("role", "change"), [("classifier", {"network_sha256": "0" * 64}), ("network", {"margin": 9})])
+def test_models_that_do_not_belong_together_are_refused(role: models.Kind, change: dict[str, object]) -> None:
+    loaded = {kind: models.load(name, kind) for kind, name in models.DEFAULTS.items()}
+    one = loaded[role]
+    loaded[role] = models.Model(one.identity, one.path, {**one.card, **change}, one.session)
+    with pytest.raises(ModelIncompatible, match=one.identity.name):
+        pipeline.Classifier(**loaded, options=fervid.Options())
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared clips are not part of the repository")
+@pytest.mark.parametrize(
+    ("name", "status", "people"),
+    [
+        ("WolfgangLanger_Pexels.mp4", "ok", {1}),
+        ("single_face.mp4", "ok", {1}),
+        ("face_noface.mov", "ok", {1}),
+        ("no_face.mp4", "no_face", {0}),
+        ("woman2.mp4", "ok", {1}),
+        ("short_hamilton_clip.mp4", "ok", {1, 2, 3, 4}),
+        ("head-pose-face-detection-female-and-male.gif", "ok", {2}),
+        ("classroom.gif", "ok", {3, 4}),
+        ("face-demographics-walking-and-pause.gif", "ok", {3}),
+        ("again.mkv", "ok", {1}),
+        ("av1_video.mkv", "no_face", {0}),
+        ("h265_10bits.mp4", "no_face", {0}),
+    ],
+)
+def test_real_clips_show_as_many_people_as_are_there(
+    classifier: fervid.Classifier, name: str, status: str, people: set[int]
+) -> None:
+    result = classifier.answer(SHARED / name)
+    assert (result.status, result.problem) == (status, None)
+    assert len(result.people) in people
