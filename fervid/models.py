@@ -30,6 +30,11 @@ REQUIRED: Mapping[Kind, frozenset[str]] = {
     "network": frozenset({"input", "margin", "embedding", "expressions", "genders", "first_age", "same_person"}),
     "classifier": frozenset({"labels", "statistics", "network_sha256"}),
 }
+TENSORS: Mapping[Kind, frozenset[str]] = {
+    "detector": frozenset({"images", "boxes", "landmarks", "scores"}),
+    "network": frozenset({"crops", "embedding", "expression", "age", "gender"}),
+    "classifier": frozenset({"features", "probabilities"}),
+}
 _ONNX_ERRORS = (
     onnx_errors.Fail,
     onnx_errors.InvalidArgument,
@@ -170,4 +175,7 @@ def _card(session: onnxruntime.InferenceSession, path: Path, kind: Kind) -> Mapp
         raise ModelIncompatible(f"{path} is a model of the kind {found} and a {kind} is needed; {_choice(kind)}")
     if missing := sorted(REQUIRED[kind] - card.keys()):
         raise ModelIncompatible(f"the card of {path} lacks {', '.join(missing)}; export the model again")
+    tensors = {tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())}
+    if missing := sorted(TENSORS[kind] - tensors):
+        raise ModelIncompatible(f"{path} has no input or output named {', '.join(missing)}; export the model again")
     return card

@@ -18,7 +18,7 @@ from fervid.classify import ClipClassifier
 from fervid.detect import Detector
 from fervid.errors import InputError, ModelIncompatible, NoFaces, NothingSampled
 from fervid.network import BATCH, FaceNetwork, empty
-from fervid.pool import FeaturePool
+from fervid.pool import FeaturePool, names
 from fervid.records import ClipResult, Face, FaceScores, Frame, Person, Problem
 from fervid.track import Tracker, TrackingRule
 from fervid.video import Sampling
@@ -104,7 +104,8 @@ class Classifier:
         """Fit the three models together.
 
         Raises:
-            ModelIncompatible: The classifier was fitted on another network, or the network on another crop.
+            ModelIncompatible: The classifier was fitted on another network or on statistics that are not taken, or the
+                network on another crop.
         """
         if network.card["margin"] != MARGIN:
             raise ModelIncompatible(
@@ -115,6 +116,12 @@ class Classifier:
             raise ModelIncompatible(
                 f"{classifier.identity.name} was fitted on network {classifier.card['network_sha256'][:12]},"
                 f" not on {network.identity.name} ({network.identity.sha256[:12]}); fit it again, or name its network"
+            )
+        unknown = set(classifier.card["statistics"]) - names(group=options.face == "all")
+        if unknown:
+            raise ModelIncompatible(
+                f"{classifier.identity.name} needs {', '.join(sorted(unknown))}, which is not known of the"
+                f" {options.face} face; use --face all for a classifier of groups, or fit it on other statistics"
             )
         self.options = options
         self.models = {

@@ -390,3 +390,10 @@ def test_the_shipped_models_stay_below_20_megabytes() -> None:
 @pytest.mark.parametrize("error", [ModelNotFound, ModelUnverified, ModelIncompatible])
 def test_every_refusal_is_a_model_error(error: type[Exception]) -> None:
     assert issubclass(error, ModelError)
+
+
+def test_a_model_whose_outputs_have_other_names_is_refused(tmp_path: Path) -> None:
+    path = toys.classifier(tmp_path / "toy.onnx", [[1.0], [2.0], [3.0]])
+    path.write_bytes(path.read_bytes().replace(b"probabilities", b"probabilitiez"))
+    with pytest.raises(ModelIncompatible, match=r"toy\.onnx has no input or output named probabilities"):
+        models.load(str(path), "classifier")
