@@ -5,56 +5,69 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fervid import __version__
 from fervid.errors import OutputError
-from fervid.output import JsonLinesWriter, encode, refuse_existing, replacing, writing
+from fervid.output import encode, refuse_existing, replacing, writing
 from fervid.pipeline import Classifier
 from fervid.records import SCHEMA_VERSION, ClipResult, Status
 
 ANSWERED = ("ok", "no_face")
+_GONE = (-1, -1)  # the stamp of a file that is not there
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A line of the ledger: which file, as it was, got the record that ends at byte `end` of the output."""
+    """A line of the ledger: which file, as it was, got the record of that digest in which run."""
 
     path: str
     size: int
     mtime_ns: int
     run: str
     status: Status
-    end: int
+    record: str
 
 
 class Ledger:
     """A JSON Lines output that can be continued, with `NAME.ledger` beside it.
 
     A record is on disk before the ledger names it, and counts only if the ledger does. On resuming, what was torn is
-    cut off, and records are dropped whose clip failed, has changed since, or was answered by other models or options;
-    those clips are answered again. The records of a resumed run follow those of the run before.
+    cut off, and the records of those clips of the new run are dropped that failed, have changed since, or were answered
+    by other models or options, because they are answered again; all others stay. New records follow the old ones.
     """
 
-    def __init__(self, output: Path, classifier: Classifier, *, resume: bool, force: bool) -> None:
+    def __init__(
+        self, output: Path, classifier: Classifier, clips: Iterable[str], *, resume: bool, force: bool
+    ) -> None:
         """Open or create the output.
 
+        Args:
+            output: The JSON Lines file.
+            classifier: Whose answers they are.
+            clips: The inputs of this run.
+            resume: Whether to continue the file.
+            force: Whether an existing file may be replaced.
+
         Raises:
-            OutputError: It exists and neither `resume` nor `force` is given, it has no ledger, or it cannot be written.
+            OutputError: It exists and neither `resume` nor `force` is given, its ledger does not fit it, or it cannot
+                be written.
         """
-        self._output, self._path = output, output.with_name(output.name + ".ledger")
+        self._output, self._path = output, companion(output)
         self._run = run_digest(classifier)
-        kept: list[_Entry] = []
+        self._stamps = {clip: _stamp(clip) for clip in clips}  # before they are read: a change meanwhile shows later
+        kept: dict[str, _Entry] = {}
         with writing(output):
             if resume and output.exists():
-                kept = self._keep(_valid(output, self._path))
+                kept = {e.record: e for e in _recorded(output, self._path) if self._stands(e)}
             else:
                 refuse_existing(output, force=force)
-                self._rewrite([], [])
+                refuse_existing(self._path, force=force)
+            self._rewrite(kept)
             self._records, self._entries = output.open("ab", buffering=0), self._path.open("ab", buffering=0)
-        self.answered: dict[str, Status] = {entry.path: entry.status for entry in kept}
+        self.answered: dict[str, Status] = {entry.path: entry.status for entry in kept.values()}
 
     def __enter__(self) -> Ledger:
         return self
@@ -69,34 +82,37 @@ class Ledger:
         Raises:
             OutputError: The disk is full or the file is gone.
         """
+        line = encode(result.as_dict()) + b"\n"
+        entry = _Entry(result.path, *self._stamps[result.path], self._run, result.status, _digest(line))
         with writing(self._output):
-            JsonLinesWriter(self._records).write(result)
+            self._records.write(line)
             os.fsync(self._records.fileno())
-            size, mtime_ns = _stamp(result.path)
-            end = self._records.tell()
-            entry = _Entry(result.path, size, mtime_ns, self._run, result.status, end)
             self._entries.write(encode(asdict(entry)) + b"\n")
 
     def finish(self) -> None:
         """Every record is written already."""
 
-    def _keep(self, found: list[tuple[_Entry, bytes]]) -> list[_Entry]:
-        """Drop what must be answered again, from both files."""
-        kept: dict[str, tuple[_Entry, bytes]] = {}
-        for entry, record in found:
-            stamp = (entry.size, entry.mtime_ns)
-            if entry.status in ANSWERED and entry.run == self._run and stamp == _stamp(entry.path):
-                kept[entry.path] = (entry, record)
-        ends = accumulate(len(record) for _, record in kept.values())
-        entries = [replace(entry, end=end) for (entry, _), end in zip(kept.values(), ends, strict=True)]
-        self._rewrite(entries, [record for _, record in kept.values()])
-        return entries
+    def _stands(self, entry: _Entry) -> bool:
+        """Whether a record stays, because its clip is not in this run, is gone, or is as it was."""
+        stamp = self._stamps.get(entry.path)
+        if stamp is None:
+            return True
+        current = stamp == _GONE or (entry.run == self._run and stamp == (entry.size, entry.mtime_ns))
+        return current and entry.status in ANSWERED
 
-    def _rewrite(self, entries: list[_Entry], records: list[bytes]) -> None:
-        lines = [encode(asdict(entry)) + b"\n" for entry in entries]
-        for path, parts in ((self._output, records), (self._path, lines)):
-            with replacing(path, force=True) as file:
-                file.writelines(parts)
+    def _rewrite(self, kept: dict[str, _Entry]) -> None:
+        """Leave only these records. Between the two renames the ledger names more than there is, which is harmless."""
+        with replacing(self._output, force=True) as file:
+            if kept:
+                with self._output.open("rb") as records:
+                    file.writelines(line for line in records if _digest(line) in kept)
+        with replacing(self._path, force=True) as file:
+            file.writelines(encode(asdict(entry)) + b"\n" for entry in kept.values())
+
+
+def companion(output: Path) -> Path:
+    """Where the ledger of an output lies."""
+    return output.with_name(output.name + ".ledger")
 
 
 def run_digest(classifier: Classifier) -> str:
@@ -106,27 +122,42 @@ def run_digest(classifier: Classifier) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _valid(output: Path, ledger: Path) -> list[tuple[_Entry, bytes]]:
-    """The entries of a ledger, up to the first that does not fit the output, each with its record."""
+def _recorded(output: Path, ledger: Path) -> Iterator[_Entry]:
+    """The entries whose records are in the output; what is torn at the end of either file is left out.
+
+    Raises:
+        OutputError: A record that the ledger does not name stands before one that it does: somebody edited the file.
+    """
     if not ledger.exists():
         raise OutputError(f"{output} has no ledger beside it, so it cannot be resumed; --force writes it anew")
-    found = []
+    entries = {}
+    for line in ledger.read_bytes().splitlines(keepends=True):
+        try:
+            entry = _Entry(**json.loads(line))
+        except (ValueError, TypeError):
+            break
+        entries[entry.record] = entry
+    unknown = False
     with output.open("rb") as records:
-        for line in ledger.read_bytes().splitlines():
-            try:
-                entry = _Entry(**json.loads(line))
-                record = records.read(entry.end - records.tell())
-                if not record.endswith(b"\n") or json.loads(record)["path"] != entry.path:
-                    break
-            except (ValueError, TypeError, KeyError):
-                break
-            found.append((entry, record))
-    return found
+        for line in records:
+            if (known := entries.get(_digest(line))) is None:
+                unknown = True
+            elif unknown:
+                raise OutputError(
+                    f"{output} was edited: it holds records that {ledger.name} does not name; keep it under another"
+                    " name and start anew"
+                )
+            else:
+                yield known
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:32]
 
 
 def _stamp(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return -1, -1
+        return _GONE
     return status.st_size, status.st_mtime_ns

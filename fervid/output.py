@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from fervid.errors import OutputError, UsageError
 from fervid.records import ClipResult
 
 Format = Literal["table", "jsonl", "json", "csv"]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # would end a row, or command the terminal
 SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".txt": "table"}
 
 
@@ -61,9 +63,9 @@ def writer(format: Format, stream: BinaryIO, labels: Sequence[str]) -> Writer:
 def encode(value: Any) -> bytes:
     """One line of JSON in UTF-8. Names that are no valid UTF-8 are escaped, so that the line always is."""
     try:
-        return json.dumps(value, ensure_ascii=False).encode()
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
-        return json.dumps(value).encode()
+        return json.dumps(value, allow_nan=False).encode()
 
 
 class JsonLinesWriter:
@@ -137,7 +139,7 @@ class TableWriter:
     def __init__(self, stream: BinaryIO) -> None:
         """Draw to that stream."""
         self._stream = io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True)
-        self._console = Console(file=self._stream)
+        self._console = Console(file=self._stream, markup=False, emoji=False, highlight=False)
         self._table = Table(box=None, pad_edge=False, header_style="bold")
         for title in ("clip", "label", "confidence", "people", "seconds"):
             self._table.add_column(title, overflow="fold", justify="left" if title in ("clip", "label") else "right")
@@ -147,7 +149,7 @@ class TableWriter:
         label = result.label or result.status
         problem = f" ({result.problem.code})" if result.problem else ""
         self._table.add_row(
-            result.path,
+            _CONTROL.sub(lambda found: ascii(found[0])[1:-1], result.path),
             f"{label}{problem}",
             "" if result.confidence is None else f"{result.confidence:.2f}",
             str(len(result.people) or ""),
@@ -164,7 +166,7 @@ class TableWriter:
 def replacing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """A file that appears whole or not at all: written as `NAME.partial` beside and renamed at the end.
 
-    When the block is left early what was written stays under the partial name.
+    When the block is left early what was written stays under the partial name. A symbolic link is followed.
 
     Args:
         path: Where it shall appear.
@@ -174,7 +176,9 @@ def replacing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
         OutputError: The file exists, or cannot be written.
     """
     refuse_existing(path, force=force)
+    path = path.resolve()
     partial = path.with_name(path.name + ".partial")
+    refuse_existing(partial, force=force)
     with writing(path), partial.open("wb") as file:
         yield file
         file.flush()
@@ -183,7 +187,9 @@ def replacing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise `OutputError` if the file is there and may not be replaced."""
+    """Raise `OutputError` if the file is there and may not be replaced, or is no file that could be."""
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is no regular file, so it cannot be written; name a file, or use standard output")
     if path.exists() and not force:
         raise OutputError(
             f"{path} exists; --force replaces it, --resume (JSON Lines) continues it, or choose another name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fervid.batch import Policy, answer_all, destination
-from fervid.errors import UsageError
+from fervid.errors import OutputError, UsageError
 from fervid.pipeline import Options
 from fervid.records import Answer, ClipResult, Problem
 
@@ -63,7 +64,10 @@ def test_a_long_list_is_not_read_far_ahead(jobs: int) -> None:
         next(results)
     assert read <= 50 + 2 * jobs
     results.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("fervid") and t.is_alive()]
+    for thread in threading.enumerate():
+        if thread.name.startswith("fervid"):
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -99,15 +103,15 @@ def test_what_counts_as_failed(status: str, strict: bool, failed: bool) -> None:
 @pytest.mark.parametrize("name", ["out.json", "out.csv"])
 def test_a_run_that_is_left_early_keeps_whole_records_under_the_partial_name(name: str, tmp_path: Path) -> None:
     output = tmp_path / name
-    with pytest.raises(KeyboardInterrupt), destination(output, None, Stub()) as (writer, _):
+    with pytest.raises(KeyboardInterrupt), destination(output, None, Stub(), []) as (writer, _):
         writer.write(Stub().answer("a"))
         raise KeyboardInterrupt
     assert not output.exists()
     left = (tmp_path / f"{name}.partial").read_text()
-    assert ([r["path"] for r in json.loads(left)] if name.endswith("json") else left.splitlines()[1][2:3]) in (
-        ["a"],
-        "a",
-    )
+    found = json.loads(left) if name.endswith("json") else list(csv.DictReader(left.splitlines()))
+    assert [record["path"] for record in found] == ["a"]
+    with pytest.raises(OutputError, match="partial exists"), destination(output, None, Stub(), []):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -121,12 +125,12 @@ def test_a_run_that_is_left_early_keeps_whole_records_under_the_partial_name(nam
 def test_outputs_that_make_no_sense_are_refused(
     output: Path | None, format: str | None, resume: bool, said: str
 ) -> None:
-    with pytest.raises(UsageError, match=said), destination(output, format, Stub(), resume=resume):
+    with pytest.raises(UsageError, match=said), destination(output, format, Stub(), [], resume=resume):
         pass
 
 
 def test_the_format_can_be_chosen_against_the_suffix(tmp_path: Path) -> None:
-    with destination(tmp_path / "data.log", "jsonl", Stub()) as (writer, answered):
+    with destination(tmp_path / "data.log", "jsonl", Stub(), ["a"]) as (writer, answered):
         writer.write(Stub().answer("a"))
     assert answered == {}
     assert json.loads((tmp_path / "data.log").read_text())["label"] == "calm"
@@ -134,6 +138,52 @@ def test_the_format_can_be_chosen_against_the_suffix(tmp_path: Path) -> None:
 
 def test_an_empty_run_is_an_empty_document(tmp_path: Path) -> None:
     for name, content in (("a.json", "[]\n"), ("a.jsonl", "")):
-        with destination(tmp_path / name, None, Stub()):
+        with destination(tmp_path / name, None, Stub(), []):
             pass
         assert (tmp_path / name).read_text() == content
+
+
+@pytest.mark.parametrize("name", ["clip.jsonl", "clip.csv", "clip.json"])
+@pytest.mark.parametrize("suffix", ["", ".partial", ".ledger"])
+def test_an_input_is_never_overwritten(name: str, suffix: str, tmp_path: Path) -> None:
+    clip = tmp_path / (name + suffix)
+    clip.write_bytes(b"a video")
+    (tmp_path / "link").symlink_to(clip)
+    with (
+        pytest.raises(UsageError, match="would overwrite the input"),
+        destination(tmp_path / name, None, Stub(), [str(tmp_path / "link")], force=True),
+    ):
+        pass
+    assert clip.read_bytes() == b"a video"
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_what_is_no_regular_file_is_not_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with (
+        pytest.raises(OutputError, match="no regular file"),
+        destination(tmp_path / name, None, Stub(), [], force=True),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    with destination(tmp_path / "link.csv", None, Stub(), []) as (writer, _):
+        writer.write(Stub().answer("a"))
+    assert (tmp_path / "link.csv").is_symlink()
+    assert "calm" in (tmp_path / "real.csv").read_text()
+
+
+@pytest.mark.parametrize("name", ["Title [dQw4w9WgXcQ].mp4", ":smile:.mp4", "[/foo].mp4", "[red]x[b].mp4"])
+def test_a_table_shows_names_as_they_are(name: str, tmp_path: Path) -> None:
+    with destination(tmp_path / "out.txt", None, Stub(), []) as (writer, _):
+        writer.write(Stub().answer(name))
+    assert name in (tmp_path / "out.txt").read_text()
+
+
+def test_a_table_escapes_what_would_command_the_terminal(tmp_path: Path) -> None:
+    with destination(tmp_path / "out.txt", None, Stub(), []) as (writer, _):
+        writer.write(Stub().answer("a\x1b[31m\nb"))
+    assert r"a\x1b[31m\nb" in (tmp_path / "out.txt").read_text()

@@ -38,7 +38,7 @@ def answer(path: str) -> ClipResult:
 
 def write(output: Path, paths: list[str], **options: bool) -> list[str]:
     """Answer what is not answered yet; which those were."""
-    with Ledger(output, Stub(), **{"resume": False, "force": False, **options}) as book:
+    with Ledger(output, Stub(), paths, **{"resume": False, "force": False, **options}) as book:
         missing = [path for path in paths if path not in book.answered]
         for path in missing:
             book.write(answer(path))
@@ -81,7 +81,7 @@ def test_a_clip_that_changed_is_answered_again(inputs: list[str], tmp_path: Path
 
 def test_failures_are_tried_again(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    with Ledger(output, Stub(), resume=False, force=False) as book:
+    with Ledger(output, Stub(), inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
         book.write(ClipResult(inputs[1], "error", problem=Problem("truncated", "cut")))
         book.write(ClipResult(inputs[2], "no_face"))
@@ -94,11 +94,12 @@ def test_failures_are_tried_again(inputs: list[str], tmp_path: Path) -> None:
     [Stub(options=Options(min_face=99)), Stub(models={"network": ModelIdentity("toy", "1" * 64)})],
     ids=["options", "models"],
 )
-def test_other_models_or_options_start_anew(other: Stub, inputs: list[str], tmp_path: Path) -> None:
+def test_other_models_or_options_answer_the_named_clips_anew(other: Stub, inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs)
-    with Ledger(output, other, resume=True, force=False) as book:
-        assert book.answered == {}
+    with Ledger(output, other, inputs[:4], resume=True, force=False) as book:
+        assert list(book.answered) == inputs[4:]
+    assert paths_of(output) == inputs[4:]
     assert ledger.run_digest(other) != ledger.run_digest(Stub())
 
 
@@ -109,6 +110,11 @@ def test_an_output_without_its_ledger_is_not_touched(inputs: list[str], tmp_path
         write(output, inputs, resume=True)
     with pytest.raises(OutputError, match="exists"):
         write(output, inputs)
+    ledger.companion(output).write_text("a ledger of something else\n")
+    output.unlink()
+    with pytest.raises(OutputError, match="ledger exists"):
+        write(output, inputs)
+    output.write_text("somebody's file\n")
     assert output.read_text() == "somebody's file\n"
     assert write(output, inputs, force=True) == inputs
 
@@ -117,7 +123,40 @@ def test_a_full_disk_is_told(inputs: list[str], tmp_path: Path, monkeypatch: pyt
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with Ledger(tmp_path / "out.jsonl", Stub(), resume=False, force=False) as book:
+    with Ledger(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book:
         monkeypatch.setattr(ledger.os, "fsync", full)
         with pytest.raises(OutputError, match="No space left"):
             book.write(answer(inputs[0]))
+
+
+def test_answers_to_clips_that_are_not_in_this_run_or_are_gone_stay(inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    write(output, inputs[:4])
+    before = output.read_bytes()
+    for path in inputs[:2]:
+        Path(path).unlink()
+    assert write(output, [inputs[0], inputs[2], inputs[5]], resume=True) == [inputs[5]]
+    assert output.read_bytes().startswith(before)
+    assert sorted(paths_of(output)) == [*inputs[:4], inputs[5]]
+
+
+def test_records_in_another_order_are_kept_and_foreign_ones_refused(inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    write(output, inputs)
+    lines = output.read_bytes().splitlines(keepends=True)
+    output.write_bytes(b"".join(lines[::-1]))
+    assert write(output, inputs, resume=True) == []
+    output.write_bytes(b"".join([lines[0], b'{"path": "mine"}\n', *lines[1:]]))
+    edited = output.read_bytes()
+    with pytest.raises(OutputError, match="was edited"):
+        write(output, inputs, resume=True)
+    assert output.read_bytes() == edited
+
+
+def test_a_clip_that_changes_while_it_is_answered_is_answered_again(inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with Ledger(output, Stub(), inputs, resume=False, force=False) as book:
+        Path(inputs[0]).write_bytes(b"rewritten while it was read")
+        for path in inputs:
+            book.write(answer(path))
+    assert write(output, inputs, resume=True) == [inputs[0]]
