@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -32,7 +32,10 @@ STATUS = {NothingMatched: NOTHING, ModelError: MODEL, InputError: FAILED, Fervid
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _translated():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
 
 
 @contextmanager
@@ -43,10 +46,28 @@ def _translated() -> Iterator[None]:
     except FervidError as error:
         _leave(f"fervid: {error.message}", next(status for kind, status in STATUS.items() if isinstance(error, kind)))
     except KeyboardInterrupt:
-        _leave("fervid: interrupted; what was answered is written", INTERRUPTED)
+        _leave(
+            "fervid: interrupted; what was answered is kept, in an unfinished csv or json as NAME.partial", INTERRUPTED
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(OK) from None
+    except OSError as error:
+        _leave(f"fervid: {error}", USAGE)
+
+
+def main() -> None:
+    """Run the command line and leave at once: an ordinary exit would wait for clips that nobody wants any more."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    try:
+        app()
+    except SystemExit as leaving:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(leaving.code if isinstance(leaving.code, int) else FAILED)
 
 
 def _leave(message: str, status: int) -> NoReturn:
@@ -96,12 +117,12 @@ def _seconds(text: str | float) -> float:
 
 def _setting(flag: str, help: str, **more: Any) -> Any:
     """An option that can be set by its environment variable too: --min-face by FERVID_MIN_FACE."""
-    variable = "FERVID" + flag.removeprefix("-").replace("-", "_").upper()
+    variable = "FERVID" + flag.split("/")[0].removeprefix("-").replace("-", "_").upper()
     return typer.Option(flag, envvar=variable, help=help, **more)
 
 
 Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders or globs.")]
-Recursive = Annotated[bool, _setting("--recursive", "Search the folders within folders.")]
+Recursive = Annotated[bool, _setting("--recursive/--no-recursive", "Search the folders within folders.")]
 FromFile = Annotated[
     Path | None, typer.Option("--from-file", help="A list of inputs, one a line; - is standard input.")
 ]
@@ -111,10 +132,14 @@ Form = Annotated[
     Literal["table", "jsonl", "json", "csv"] | None,
     _setting("--format", "Without it a table on a terminal, else JSON Lines."),
 ]
-Force = Annotated[bool, _setting("--force", "Replace an output that exists.")]
-Resume = Annotated[bool, _setting("--resume", "Continue a JSON Lines output: skip what it already answers.")]
-Fps = Annotated[float, _setting("--fps", "Frames to look at, a second of presentation time.")]
-EveryFrame = Annotated[bool, _setting("--every-frame", "Look at every frame.")]
+Force = Annotated[bool, _setting("--force/--no-force", "Replace an output that exists.")]
+Resume = Annotated[
+    bool, _setting("--resume/--no-resume", "Continue a JSON Lines output: skip what it already answers.")
+]
+Fps = Annotated[
+    float | None, _setting("--fps", "Frames to look at, a second of presentation time.", show_default="5.0")
+]
+EveryFrame = Annotated[bool, _setting("--every-frame/--no-every-frame", "Look at every frame.")]
 Start = Annotated[float, _setting("--start", "Begin here: 12.5, 12.5s or 00:01:12.5.", parser=_seconds, metavar="TIME")]
 End = Annotated[float | None, _setting("--end", "Stop here.", parser=_seconds, metavar="TIME")]
 Rotate = Annotated[
@@ -127,16 +152,18 @@ MinFace = Annotated[
         "--min-face", "Smallest face that counts, in pixels. Default: a fortieth of the frame, at least 12.", min=1
     ),
 ]
-Attributes = Annotated[bool, _setting("--attributes", "Estimate age and gender of each person.")]
+Attributes = Annotated[bool, _setting("--attributes/--no-attributes", "Estimate age and gender of each person.")]
 ClassifierName = Annotated[str, _setting("--classifier", "Clip classifier: a name or an ONNX file.")]
 NetworkName = Annotated[str, _setting("--network", "Face network: a name or an ONNX file.")]
 DetectorName = Annotated[str, _setting("--detector", "Face detector: a name or an ONNX file.")]
 Jobs = Annotated[int | None, _setting("--jobs", "Clips at the same time. Default: the CPUs that may be used.", min=1)]
 Threads = Annotated[int | None, _setting("--threads", "Threads of the models, for each clip.", min=1)]
 Show = Annotated[Literal["auto", "bar", "none", "json"], _setting("--progress", "How to tell, on standard error.")]
-FailFast = Annotated[bool, _setting("--fail-fast", "Stop at the first failure; the rest is recorded as skipped.")]
-ExitZero = Annotated[bool, _setting("--exit-zero", "Exit with 0 although inputs failed.")]
-Strict = Annotated[bool, _setting("--strict", "A clip without a face is a failure.")]
+FailFast = Annotated[
+    bool, _setting("--fail-fast/--no-fail-fast", "Stop at the first failure; the rest is recorded as skipped.")
+]
+ExitZero = Annotated[bool, _setting("--exit-zero/--no-exit-zero", "Exit with 0 although inputs failed.")]
+Strict = Annotated[bool, _setting("--strict/--no-strict", "A clip without a face is a failure.")]
 
 
 @app.command(
@@ -151,7 +178,7 @@ def classify(
     format: Form = None,
     force: Force = False,
     resume: Resume = False,
-    fps: Fps = 5.0,
+    fps: Fps = None,
     every_frame: EveryFrame = False,
     start: Start = 0.0,
     end: End = None,
@@ -177,12 +204,14 @@ def classify(
 
     with _usage():
         turn = None if rotate == "auto" else int(rotate)
-        sampling = Sampling(None if every_frame else fps, start, end, turn)
+        if every_frame and fps is not None:
+            raise UsageError("--every-frame and --fps contradict each other; give one, or add --no-every-frame")
+        sampling = Sampling(None if every_frame else 5.0 if fps is None else fps, start, end, turn)
         options = Options(sampling, face, min_face, attributes)
     clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
     jobs, threads = _workers(len(clips), jobs, threads)
     loaded = load(classifier=classifier, network=network, detector=detector, options=options, threads=threads)
-    with destination(output, format, loaded, resume=resume, force=force) as (writer, answered):
+    with destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered):
         failures = _run(loaded, clips, Policy(jobs, fail_fast, strict), writer, answered, progress)
     raise typer.Exit(FAILED if failures and not exit_zero else OK)
 

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import av
 import joblib
@@ -32,7 +32,10 @@ def checks() -> Iterator[Check]:
     """Look at everything that a classification needs."""
     yield Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in PACKAGES:
-        yield Check(package, True, version(package))
+        try:
+            yield Check(package, True, version(package))
+        except PackageNotFoundError:
+            yield Check(package, False, f"not installed; pip install {package}")
     missing = [name for name in DECODERS if name not in av.codecs_available]
     yield Check(
         "decoders", not missing, f"missing: {', '.join(missing)}; reinstall av" if missing else ", ".join(DECODERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 from collections.abc import Iterable, Iterator
@@ -45,7 +46,8 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
         UsageError: The list is separated by NUL and was said to hold lines.
     """
     if b"\0" in data and not nul:
-        raise UsageError("the list holds NUL characters; add -0, or write one name a line")
+        raise UsageError("the list holds NUL characters; add -0, or write one name a line in UTF-8")
+    data = data.removeprefix(codecs.BOM_UTF8)
     names = data.split(b"\0") if nul else data.splitlines()
     return [os.fsdecode(name) for name in names if name]
 

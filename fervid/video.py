@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import queue
+import re
+import stat
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -39,7 +41,7 @@ SUFFIXES = frozenset(
 )
 """What counts as a video when a folder is searched. A file that is named is opened whatever its suffix."""
 
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")  # and RIFF....WEBP
+_PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP", re.DOTALL)
 _AHEAD = 4  # frames decoded before they are asked for
 _JITTER = 1e-3  # seconds; Matroska and FLV round times to the millisecond, so a frame can seem to come before its turn
 
@@ -71,7 +73,7 @@ class Sampling:
             raise ValueError(f"rotation is 0, 90, 180 or 270, not {self.rotate}")
 
 
-def read(path: str | os.PathLike[str], sampling: Sampling | None = None) -> Generator[Frame]:
+def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:
     """Frames of a clip in order of presentation; a still image is a clip of one frame.
 
     The frames share the clip between them: each lasts until the next one that is given, the last until the end.
@@ -79,6 +81,7 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None) -> Gene
     Args:
         path: Video or image file, in any format of the decoder; its content counts, not its name.
         sampling: Which frames to give; 5 a second if None.
+        threads: How many threads to decode with; 0 leaves it to the decoder.
 
     Raises:
         InputNotFound, InputUnreadable, EmptyInput: The file cannot be opened.
@@ -95,23 +98,24 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None) -> Gene
         if picture is not None:
             yield picture
         else:
-            yield from _ahead(_sample(_decode(path, file, sampling), sampling), _AHEAD)
+            yield from _ahead(_sample(_decode(path, file, sampling, threads), sampling), _AHEAD)
 
 
 def _open(path: Path) -> BinaryIO:
     try:
-        if path.is_dir():
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
             raise InputUnreadable(f"{path} is a folder; name the files in it, or give the folder to `fervid classify`")
+        if not stat.S_ISREG(kind):
+            raise InputUnreadable(
+                f"{path} is a pipe or a device, and a video is read back and forth; save it to a file"
+            )
         file = path.open("rb")
-        size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise InputNotFound(f"{path} does not exist; check the spelling and the current folder") from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    if not file.seekable():
-        file.close()
-        raise InputUnreadable(f"{path} is a pipe, and a video is read back and forth; save it to a file first")
-    if size == 0 and path.is_file():
+    if not os.fstat(file.fileno()).st_size:
         file.close()
         raise EmptyInput(f"{path} is empty; copy or download it again")
     return file
@@ -125,7 +129,7 @@ def _unreadable(path: Path, error: OSError | ValueError) -> InputUnreadable:
 def _is_picture(file: BinaryIO) -> bool:
     head = file.read(12)
     file.seek(0)
-    return head.startswith(_PICTURES) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+    return _PICTURES.match(head) is not None
 
 
 def _read_picture(path: Path, file: BinaryIO, sampling: Sampling) -> Frame:
@@ -149,10 +153,10 @@ class _Decoded:
     end: float
 
 
-def _decode(path: Path, file: BinaryIO, sampling: Sampling) -> Generator[_Decoded]:
+def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Generator[_Decoded]:
     """Every frame up to `sampling.end`, each once the next tells how long it lasted; then raises what was wrong."""
     try:
-        container = av.open(file, "r", metadata_errors="ignore")
+        container = av.open(file, "r", options={"protocol_whitelist": ""}, metadata_errors="ignore")
     except av.FFmpegError as error:
         raise _refusal(path, file) from error
     except OSError as error:
@@ -160,6 +164,8 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling) -> Generator[_Decode
     with container:
         stream = _pictures(path, file, container)
         stream.thread_type = "AUTO"
+        if stream.codec_context is not None:  # None for a codec that nobody knows
+            stream.codec_context.thread_count = threads
         account = _Account(path, container, stream)
         aspect = float(stream.sample_aspect_ratio or 1)
         start = end = 0.0

@@ -46,6 +46,13 @@ def broken(tmp_path: Path, smile: Path) -> Path:
     (place / "text.mp4").write_text("not a video\n" * 20)
     (place / "cut.mp4").write_bytes(smile.read_bytes()[:2000])
     clips.write_sound(place / "sound.mp4")
+    (place / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{smile}'\n")
+    (place / "stream.mp4").write_text(
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+        "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    )
+    (place / "playlist.mp4").write_text(f"#EXTM3U\n#EXTINF:1,\n{smile}\n")
+    os.mkfifo(place / "pipe.mp4")
     return place
 
 
@@ -79,6 +86,10 @@ def test_each_way_to_be_broken_has_its_code_and_the_rest_goes_on(broken: Path, s
     assert {name: record["error"] and record["error"]["code"] for name, record in found.items()} == {
         "cut.mp4": "truncated",
         "empty.mp4": "empty_file",
+        "list.mp4": "not_a_video",
+        "pipe.mp4": "unreadable",
+        "playlist.mp4": "not_a_video",
+        "stream.mp4": "not_a_video",
         "random.mp4": "not_a_video",
         "sound.mp4": "no_video_stream",
         "text.mp4": "not_a_video",
@@ -118,7 +129,9 @@ def test_nothing_to_work_on_is_status_3(tmp_path: Path) -> None:
         ["--end", "-1"],
         ["--rotate", "45"],
         ["--face", "none"],
-        ["--min-face", "0"],
+        ["--min-face", "7"],
+        ["--fps", "2", "--every-frame"],
+        ["--resume", "--force", "-o", "answers.jsonl"],
         ["--jobs", "0"],
         ["--format", "xml"],
         ["--resume"],
@@ -313,7 +326,7 @@ def test_the_schema_is_valid_and_the_version_is_told() -> None:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from fervid.cli import app; app()", "classify", *map(str, arguments)]
+    return [sys.executable, "-c", "from fervid.cli import main; main()", "classify", *map(str, arguments)]
 
 
 def test_an_interrupt_leaves_whole_records_and_status_130(tmp_path: Path) -> None:
@@ -332,11 +345,72 @@ def test_an_interrupt_leaves_whole_records_and_status_130(tmp_path: Path) -> Non
     assert b"Traceback" not in said
 
 
-def test_a_closed_pipe_ends_quietly(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip that takes minutes."""
+    return clips.write(tmp_path_factory.mktemp("endless") / "endless.mp4", clips.smiling(25) * 120)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_closed_pipe_ends_quietly_and_at_once(jobs: int, smile: Path, endless: Path) -> None:
     process = subprocess.Popen(
-        command(folder, "--jobs", 1, "--progress", "none"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(smile, endless, endless.parent / "missing.mp4", "--every-frame", "--jobs", jobs, "--progress", "none"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    process.stdout.close()
+    if jobs == 1:
+        process.stdout.close()
+    else:
+        process.stdout.read(5)
+        process.stdout.close()
     said = process.stderr.read()
     process.stderr.close()
-    assert (process.wait(60), said) == (0, b"")
+    assert (process.wait(30), said) == (0, b"")
+
+
+def test_an_interrupt_does_not_wait_for_a_long_clip(smile: Path, endless: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.csv"
+    arguments = command(smile, endless, "--every-frame", "--jobs", 2, "-o", output)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    partial = tmp_path / "answers.csv.partial"
+    while time.monotonic() < deadline and not (partial.exists() and partial.read_text().count("\n") > 1):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, b"answers.csv" in said or b"NAME.partial" in said) == (130, True)
+    assert time.monotonic() - started < 10
+    assert [row["label"] for row in csv.DictReader(partial.read_text().splitlines())] == ["happiness"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["classify"], ["models", "list"]], ids=" ".join)
+def test_a_full_standard_output_is_told(arguments: list[str], scenery: Path) -> None:
+    inputs = [str(scenery), "--progress", "none"] if arguments == ["classify"] else []
+    code = [sys.executable, "-c", "from fervid.cli import main; main()", *arguments, *inputs]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(code, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert done.returncode == 2
+    assert b"No space left" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_closed_standard_output_is_no_crash(scenery: Path) -> None:
+    line = f'exec "{sys.executable}" -c "from fervid.cli import main; main()" classify "{scenery}" >&-'
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_environment_switch_can_be_taken_back(scenery: Path) -> None:
+    environment = {"FERVID_EVERY_FRAME": "1", "FERVID_STRICT": "true"}
+    assert classify(scenery, env=environment).exit_code == 1
+    (record,) = records(classify(scenery, "--no-strict", "--no-every-frame", "--fps", "5", env=environment))
+    assert record["frames_sampled"] == 4
+    result = classify(scenery, env={"FERVID_JOBS": "many"})
+    assert (result.exit_code, "FERVID_JOBS" in result.stderr) == (2, True)
+
+
+def test_no_color_is_obeyed(scenery: Path) -> None:
+    result = run("classify", scenery, "--format", "table", env={"NO_COLOR": "1", "FORCE_COLOR": "1"})
+    assert "\x1b[3" not in result.stdout
