@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
+from fervid.errors import ModelIncompatible
 from fervid.records import Answer, ClipFeatures
 
 
@@ -28,7 +30,16 @@ class ClipClassifier:
     card: Mapping[str, Any]
 
     def __call__(self, features: ClipFeatures) -> Answer:
-        """Probabilities of the card's labels."""
+        """Probabilities of the card's labels.
+
+        Raises:
+            ModelIncompatible: The classifier gives something else than a probability for each label.
+        """
         row = features.vector(self.card["statistics"])[None]
         (probabilities,) = self.session.run(["probabilities"], {"features": row})
+        if len(set(self.card["labels"])) != probabilities.shape[1] or not np.isfinite(probabilities).all():
+            raise ModelIncompatible(
+                f"{self.card.get('name')} gives {probabilities[0].tolist()} for the labels {self.card['labels']};"
+                " export it again"
+            )
         return Answer(dict(zip(self.card["labels"], (float(p) for p in probabilities[0]), strict=True)))

@@ -35,7 +35,7 @@ TENSORS: Mapping[Kind, frozenset[str]] = {
     "network": frozenset({"crops", "embedding", "expression", "age", "gender"}),
     "classifier": frozenset({"features", "probabilities"}),
 }
-_ONNX_ERRORS = (
+ONNX_ERRORS = (
     onnx_errors.Fail,
     onnx_errors.InvalidArgument,
     onnx_errors.InvalidGraph,
@@ -160,7 +160,7 @@ def _session(data: bytes, path: Path, kind: Kind, threads: int) -> onnxruntime.I
     try:
         # The fallback would print to standard output and try the same again.
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except _ONNX_ERRORS as error:
+    except ONNX_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise ModelIncompatible(f"{path} is no ONNX model that can be run ({reason}); {_choice(kind)}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -17,8 +18,9 @@ from fervid.align import MARGIN, crop
 from fervid.classify import ClipClassifier
 from fervid.detect import Detector
 from fervid.errors import InputError, ModelIncompatible, NoFaces, NothingSampled
-from fervid.network import BATCH, FaceNetwork, empty
-from fervid.pool import FeaturePool, names
+from fervid.models import ONNX_ERRORS
+from fervid.network import BATCH, FaceNetwork
+from fervid.pool import FeaturePool
 from fervid.records import ClipResult, Face, FaceScores, Frame, Person, Problem
 from fervid.track import Tracker, TrackingRule
 from fervid.video import Sampling
@@ -44,8 +46,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.face not in ("main", "all"):
             raise ValueError(f"face is main or all, not {self.face!r}")
-        if self.min_face is not None and self.min_face < 1:
-            raise ValueError(f"the smallest face must have at least 1 pixel, not {self.min_face}")
+        if self.min_face is not None and self.min_face < 8:
+            raise ValueError(f"a face needs at least 8 pixels to be found, not {self.min_face}")
 
 
 @dataclass(slots=True)
@@ -54,7 +56,8 @@ class _Followed:
 
     pool: FeaturePool = field(default_factory=FeaturePool)
     seconds: float = 0.0
-    weight: float = 0.0  # share of the picture, summed over time
+    area: float = 0.0  # share of the picture, summed over frames
+    weight: float = 0.0  # and that times the seconds that each frame lasts
 
     @classmethod
     def union(cls, tracks: Iterable[_Followed]) -> _Followed:
@@ -62,6 +65,7 @@ class _Followed:
         return cls(
             FeaturePool.union(part.pool for part in parts),
             sum(part.seconds for part in parts),
+            sum(part.area for part in parts),
             sum(part.weight for part in parts),
         )
 
@@ -88,9 +92,11 @@ class _Seen:
             if number == len(self.tracks):
                 self.tracks.append(_Followed())
             track = self.tracks[number]
-            track.pool.update(scores[[i]])
+            share = faces[i].area / frame.image[..., 0].size
+            track.pool.update_group(scores[[i]])
             track.seconds += frame.duration
-            track.weight += faces[i].area / frame.image[..., 0].size * (frame.duration or 1.0)
+            track.area += share
+            track.weight += share * frame.duration
         self.group.update_group(scores[known])
         self.frames += 1
         self.frames_with_face += bool(known)
@@ -100,12 +106,26 @@ class _Seen:
 class Classifier:
     """The whole pipeline, loaded and ready. Its methods may be called from several threads at once."""
 
-    def __init__(self, detector: models.Model, network: models.Model, classifier: models.Model, options: Options):
-        """Fit the three models together.
+    def __init__(
+        self,
+        detector: models.Model,
+        network: models.Model,
+        classifier: models.Model,
+        options: Options,
+        threads: int = 0,
+    ) -> None:
+        """Fit the three models together, and let each answer once on a black picture.
+
+        Args:
+            detector: A model of that kind.
+            network: A model of that kind.
+            classifier: A model of that kind.
+            options: What to look at in a clip.
+            threads: How many threads to decode with; 0 leaves it to the decoder.
 
         Raises:
-            ModelIncompatible: The classifier was fitted on another network or on statistics that are not taken, or the
-                network on another crop.
+            ModelIncompatible: The classifier was fitted on another network, the network on another crop, or a model
+                does not do what its card says.
         """
         if network.card["margin"] != MARGIN:
             raise ModelIncompatible(
@@ -117,25 +137,27 @@ class Classifier:
                 f"{classifier.identity.name} was fitted on network {classifier.card['network_sha256'][:12]},"
                 f" not on {network.identity.name} ({network.identity.sha256[:12]}); fit it again, or name its network"
             )
-        unknown = set(classifier.card["statistics"]) - names(group=options.face == "all")
-        if unknown:
-            raise ModelIncompatible(
-                f"{classifier.identity.name} needs {', '.join(sorted(unknown))}, which is not known of the"
-                f" {options.face} face; use --face all for a classifier of groups, or fit it on other statistics"
-            )
         self.options = options
         self.models = {
             "detector": detector.identity,
             "network": network.identity,
             "classifier": classifier.identity,
         }
-        self.labels: tuple[str, ...] = tuple(classifier.card["labels"])
-        self._detect = Detector(detector.session, detector.card, options.min_face)
-        self._network = FaceNetwork(network.session, network.card)
-        self._classify = ClipClassifier(classifier.session, classifier.card)
-        self._crop_size = int(network.card["input"]["size"])
-        self._rule = TrackingRule(open_score=detector.card["open_score"], **network.card["same_person"])
-        self._genders = sorted(network.card["genders"].items(), key=lambda entry: -entry[1])
+        self._threads = threads
+        with _fitting(detector):
+            self._detect = Detector(detector.session, detector.card, options.min_face)
+            self._detect(np.zeros((64, 64, 3), np.uint8))
+        with _fitting(network):
+            self._network = FaceNetwork(network.session, network.card)
+            self._crop_size = int(network.card["input"]["size"])
+            self._rule = TrackingRule(float(detector.card["open_score"]), **network.card["same_person"])
+            self._genders = sorted(network.card["genders"].items(), key=lambda entry: -entry[1])
+            tried = _Followed()
+            tried.pool.update_group(self._network(np.zeros((1, self._crop_size, self._crop_size, 3), np.uint8)))
+        with _fitting(classifier):
+            self.labels: tuple[str, ...] = tuple(classifier.card["labels"])
+            self._classify = ClipClassifier(classifier.session, classifier.card)
+            self._person(0, tried)
 
     def classify(self, path: str | os.PathLike[str]) -> ClipResult:
         """The answer for one clip.
@@ -147,10 +169,7 @@ class Classifier:
             NoFaces: No face was found.
             InputError: The file could not be read.
         """
-        result, error = self._answer(path)
-        if error is not None and result.status != "ok":
-            raise error
-        return result
+        return _or_raise(*self._answer(path))
 
     def classify_frames(self, frames: Iterable[Frame], name: str = "frames") -> ClipResult:
         """The answer for frames that are already in memory, or come from elsewhere.
@@ -162,10 +181,7 @@ class Classifier:
         Raises:
             NoFaces: No face was found.
         """
-        result, error = self._summarise(name, self._look(frames), time.perf_counter())
-        if error is not None and result.status != "ok":
-            raise error
-        return result
+        return _or_raise(*self._summarise(name, self._look(frames), time.perf_counter()))
 
     def answer(self, path: str | os.PathLike[str]) -> ClipResult:
         """The record of one clip whatever happens to it: problems with the clip are told in the record."""
@@ -177,7 +193,8 @@ class Classifier:
 
     def _answer(self, path: str | os.PathLike[str]) -> tuple[ClipResult, InputError | None]:
         started = time.perf_counter()
-        return self._summarise(os.fspath(path), self._look(video.read(path, self.options.sampling)), started)
+        with closing(video.read(path, self.options.sampling, self._threads)) as frames:
+            return self._summarise(os.fspath(path), self._look(frames), started)
 
     def _look(self, frames: Iterable[Frame]) -> _Seen:
         """Every stage up to the pooled statistics; memory does not grow with the number of frames."""
@@ -186,7 +203,7 @@ class Classifier:
         stream = iter(frames)
         while batch := self._detected(stream, seen):
             crops = [crop(frame.image, face, self._crop_size) for frame, faces in batch for face in faces]
-            scores = self._network(np.stack(crops)) if crops else empty(self._network.card)
+            scores = self._network(np.array(crops, np.uint8))
             start = 0
             for frame, faces in batch:
                 rows = scores[start : start + len(faces)]
@@ -194,7 +211,7 @@ class Classifier:
                 seen.add(frame, faces, rows, tracker.update(frame.time, faces, rows.embedding))
         seen.people = sorted(
             (_Followed.union(seen.tracks[number] for number in numbers) for numbers in tracker.people()),
-            key=lambda person: -person.weight,
+            key=lambda person: (-person.weight, -person.area),
         )
         return seen
 
@@ -214,18 +231,20 @@ class Classifier:
         return batch
 
     def _summarise(self, path: str, seen: _Seen, started: float) -> tuple[ClipResult, InputError | None]:
-        error = seen.problem
+        problem = seen.problem
+        if problem is None and not seen.frames:
+            problem = NothingSampled(f"{path} has no frame in the time that was asked for; check --start and --end")
         answer = None
+        error = problem
         if seen.people:
             pool = seen.group if self.options.face == "all" else seen.people[0].pool
             answer = self._classify(pool.features())
-        elif error is None and not seen.frames:
-            error = NothingSampled(f"{path} has no frame in the time that was asked for; check --start and --end")
-        elif error is None:
+        elif seen.frames:
             error = NoFaces(
                 f"{path} shows no face in {seen.frames} frames;"
                 " try more of them (--fps, --every-frame) or smaller faces (--min-face)"
             )
+            error.__cause__ = problem
         result = ClipResult(
             path=path,
             status="ok" if answer else "no_face" if seen.frames else "error",
@@ -235,7 +254,7 @@ class Classifier:
             frames_sampled=seen.frames,
             frames_with_face=seen.frames_with_face,
             models=self.models,
-            problem=None if error is None or isinstance(error, NoFaces) else Problem(error.code, error.message),
+            problem=Problem(problem.code, problem.message) if problem else None,
             elapsed_s=time.perf_counter() - started,
         )
         return result, error
@@ -276,4 +295,21 @@ def load(
         models.load(network, "network", threads),
         models.load(classifier, "classifier", 1),
         options or Options(),
+        threads,
     )
+
+
+def _or_raise(result: ClipResult, error: InputError | None) -> ClipResult:
+    if error is not None and result.status != "ok":
+        raise error
+    return result
+
+
+@contextmanager
+def _fitting(model: models.Model) -> Iterator[None]:
+    """What goes wrong when a model is tried is the model's fault: its card was written by hand, or its graph was."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError, *ONNX_ERRORS) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelIncompatible(f"{model.path} does not do what its card says ({reason}); export it again") from error

@@ -13,12 +13,6 @@ STATISTICS = ("mean", "std", "min", "max")
 COLUMNS = ("embedding", "expression", "age", "gender")
 
 
-def names(*, group: bool) -> frozenset[str]:
-    """The names of all statistics, of one person or of a group."""
-    columns = [*COLUMNS, *(f"{column}.spread" for column in COLUMNS)] if group else COLUMNS
-    return frozenset(f"{column}.{kind}" for column in columns for kind in STATISTICS)
-
-
 class Pool:
     """Running mean, standard deviation, minimum and maximum of vectors.
 

@@ -201,9 +201,9 @@ class ClipResult:
         status: `ok`, `no_face`, `error`, or `skipped` (never tried, because the run stopped early).
         answer: The clip's label and probabilities; set exactly when the status is `ok`.
         people: The main person first.
-        duration_s: Length of the clip by presentation time, None if it could not be read.
+        duration_s: Seconds of presentation time that were looked at, None if nothing could be read.
         frames_sampled: Frames looked at.
-        frames_with_face: Frames looked at in which at least one face was found.
+        frames_with_face: Those of them in which somebody was followed.
         models: detector, network and classifier.
         problem: Set when the status is `error` or `skipped`, and beside the other two when the file is damaged.
         elapsed_s: Wall-clock seconds spent on this clip.

@@ -22,18 +22,19 @@ class TrackingRule:
     """When two faces are the same person.
 
     Attributes:
-        open_score: Detector score from which a face opens a track.
+        open_score: Detector score from which a face opens a track; the detector's card knows it.
+        same_face: Least cosine similarity to the track's mean embedding for overlap to count; lower means a cut. This
+            and the next are in the card of the network.
+        same_person: Least cosine similarity of mean embeddings for two tracks to be one person.
         overlap: Least intersection over union with the last box of a track.
         gap: Seconds after which overlap means nothing.
-        same_face: Least cosine similarity to the track's mean embedding for overlap to count; lower means a cut.
-        same_person: Least cosine similarity of mean embeddings for two tracks to be one person.
     """
 
-    open_score: float = 0.84
+    open_score: float
+    same_face: float
+    same_person: float
     overlap: float = 0.3
     gap: float = 1.0
-    same_face: float = 0.45
-    same_person: float = 0.62
 
 
 class _Track:
@@ -50,9 +51,9 @@ class _Track:
 class Tracker:
     """Links the faces of successive frames. Its memory is one embedding a track."""
 
-    def __init__(self, rule: TrackingRule | None = None) -> None:
+    def __init__(self, rule: TrackingRule) -> None:
         """Start without tracks."""
-        self._rule = rule or TrackingRule()
+        self._rule = rule
         self._tracks: list[_Track] = []
         self._live: list[int] = []
 

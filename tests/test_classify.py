@@ -10,6 +10,7 @@ import pytest
 import toys
 from fervid import models
 from fervid.classify import ClipClassifier
+from fervid.errors import ModelIncompatible
 from fervid.records import ClipFeatures
 
 FEATURES = ClipFeatures(
@@ -68,5 +69,5 @@ def test_a_missing_statistic_is_named_beside_those_that_are_there(tmp_path: Path
 
 
 def test_labels_that_do_not_match_the_outputs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ModelIncompatible, match="for the labels"):
         classifier(tmp_path, [[0, 0, 0], [0, 0, 0]], labels=["only", "two"])(FEATURES)

@@ -11,8 +11,9 @@ import pytest
 
 import clips
 import fervid
+import toys
 from fervid import models, pipeline, video
-from fervid.errors import InputError, InputNotFound, ModelIncompatible, NoFaces, NothingSampled
+from fervid.errors import InputError, InputNotFound, ModelIncompatible, NoFaces, NothingSampled, Truncated
 
 SHARED = Path(__file__).parents[2] / "shared" / "clips"
 
@@ -103,15 +104,27 @@ def test_memory_does_not_grow_with_the_clip() -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="main or all"):
         fervid.Options(face="both")
-    with pytest.raises(ValueError, match="at least 1 pixel"):
-        fervid.Options(min_face=0)
+    with pytest.raises(ValueError, match="at least 8 pixels"):
+        fervid.Options(min_face=7)
 
 
 @pytest.mark.parametrize(
     ("role", "change"),
     [
         ("classifier", {"network_sha256": "0" * 64}),
-        ("classifier", {"statistics": ["embedding.spread.mean"]}),
+        ("classifier", {"statistics": ["embedding.median"]}),
+        ("classifier", {"statistics": ["embedding.mean"]}),
+        ("classifier", {"statistics": 5}),
+        ("classifier", {"labels": ["calm"]}),
+        ("classifier", {"labels": ["calm"] * 8}),
+        ("network", {"input": {"size": 9}}),
+        ("network", {"input": 5}),
+        ("network", {"same_person": {"x": 1}}),
+        ("network", {"genders": [1]}),
+        ("network", {"first_age": "x"}),
+        ("detector", {"input": {"size": 65}}),
+        ("detector", {"threshold": "x"}),
+        ("detector", {"smallest_face": 0}),
         ("network", {"margin": 9}),
     ],
 )
@@ -119,8 +132,43 @@ def test_models_that_do_not_belong_together_are_refused(role: models.Kind, chang
     loaded = {kind: models.load(name, kind) for kind, name in models.DEFAULTS.items()}
     one = loaded[role]
     loaded[role] = models.Model(one.identity, one.path, {**one.card, **change}, one.session)
-    with pytest.raises(ModelIncompatible, match=one.identity.name):
+    with pytest.raises(ModelIncompatible, match=rf"{one.identity.name}.*again"):
         pipeline.Classifier(**loaded, options=fervid.Options())
+
+
+def test_a_frame_of_no_duration_does_not_make_its_person_the_main_one(classifier: fervid.Classifier) -> None:
+    large, small = clips.portrait(320, 300, 1.8), clips.portrait(320, 300, 0.9)[:, ::-1]
+    nobody = np.full((300, 320, 3), 128, np.uint8)
+    frames = [fervid.Frame(np.concatenate([small, nobody], axis=1), i / 5, 0.2) for i in range(6)]
+    frames.insert(3, fervid.Frame(np.concatenate([small, large], axis=1), 0.6, 0.0))
+    result = classifier.classify_frames(frames)
+    assert [person.seconds for person in result.people] == [pytest.approx(1.2), 0.0]
+
+
+def test_a_faceless_clip_that_breaks_off_is_no_face_for_both(classifier: fervid.Classifier) -> None:
+    def frames() -> Iterator[fervid.Frame]:
+        yield fervid.Frame(clips.scenery(1)[0], 0.0, 0.2)
+        raise Truncated("cut.mp4 breaks off")
+
+    with pytest.raises(NoFaces) as caught:
+        classifier.classify_frames(frames())
+    assert isinstance(caught.value.__cause__, Truncated)
+
+
+def test_a_classifier_of_groups_answers_for_everybody_and_for_each(tmp_path: Path) -> None:
+    network = models.load("mobilenetv1", "network")
+    path = toys.classifier(
+        tmp_path / "group.onnx",
+        [[1.0, 2.0]] * 8,
+        labels=["calm", "lively"],
+        statistics=["expression.spread.mean"],
+        network_sha256=network.identity.sha256,
+    )
+    group = fervid.load(classifier=str(path), options=fervid.Options(face="all"), threads=2)
+    pair = np.concatenate([clips.portrait(200, 300, 0.9)[:, ::-1], clips.portrait(320, 300, 1.8)], axis=1)
+    result = group.classify_frames([fervid.Frame(pair)])
+    assert result.label in ("calm", "lively")
+    assert len(result.people) == 2
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared clips are not part of the repository")

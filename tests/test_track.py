@@ -186,7 +186,7 @@ def test_asking_for_the_people_changes_nothing() -> None:
 
 
 def test_no_faces_are_no_people() -> None:
-    tracker = Tracker()
+    tracker = Tracker(RULE)
     assert tracker.people() == []
     assert tracker.update(0, [], look()) == []
     assert tracker.update(1, [], look()) == []

@@ -35,17 +35,16 @@ from sklearn.svm import LinearSVC
 from fervid import models
 from fervid.align import crop
 from fervid.classify import ClipClassifier
-from fervid.detect import Detector
 from fervid.network import FaceNetwork
 from fervid.pool import FeaturePool
 from fervid.records import ClipFeatures, FaceScores, Floats
 from fervid.train import degrade
 from fervid.train.card import save_with_card
-from fervid.train.ferplus import CLASSES, FerPlus, read_split
-from fervid.train.network import EMBEDDED_MIN_FACE, SIZE
+from fervid.train.ferplus import CLASSES, FerPlus, read_split, stills_detector
+from fervid.train.measure import SEED, Rows, recall, report
+from fervid.train.network import SIZE
 
 FRAMES = 24
-SEED = 2021
 FOLDS = 5
 COSTS = (0.3, 1.0, 3.0, 10.0)
 STATISTICS = (
@@ -116,10 +115,15 @@ def simulate(
     return SimulatedClips(pooled, split.labels[stills], stills)
 
 
-def svm(cost: float, cv: Any) -> Pipeline:
-    """L2 normalisation, linear SVM with balanced classes, probabilities by Platt's sigmoid on held-out folds."""
-    linear = LinearSVC(C=cost, class_weight="balanced", random_state=SEED, max_iter=5000)
-    return make_pipeline(Normalizer(), CalibratedClassifierCV(linear, cv=cv, ensemble=False))
+def svm(cost: float) -> Pipeline:
+    """L2 normalisation and a linear SVM with balanced classes."""
+    return make_pipeline(Normalizer(), LinearSVC(C=cost, class_weight="balanced", random_state=SEED, max_iter=5000))
+
+
+def calibrated(cost: float, cv: Any) -> Pipeline:
+    """The same, its margins turned into probabilities by Platt's sigmoid on held-out folds."""
+    normalizer, linear = (step for _, step in svm(cost).steps)
+    return make_pipeline(normalizer, CalibratedClassifierCV(linear, cv=cv, ensemble=False))
 
 
 def folds(clips: SimulatedClips) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -128,29 +132,18 @@ def folds(clips: SimulatedClips) -> list[tuple[NDArray[np.int64], NDArray[np.int
     return list(splitter.split(clips.labels, clips.labels, clips.stills))
 
 
-def recall(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of each class that was answered rightly, in the order of the labels."""
-    return np.array([(answers[labels == c] == c).mean() for c in np.unique(labels)])
+def figures(answers: Rows, clips: SimulatedClips) -> dict[str, Any]:
+    """Accuracy and unweighted average recall with intervals by bootstrap over stills; recall of each class."""
+    labels = clips.labels
 
+    def measure(rows: Rows) -> dict[str, float]:
+        found = answers[rows]
+        return {"accuracy": (found == labels[rows]).mean(), "uar": recall(found, labels[rows]).mean()}
 
-def figures(answers: NDArray[np.int64], clips: SimulatedClips) -> dict[str, Any]:
-    """Accuracy and unweighted average recall with 95 % intervals, by bootstrap over stills; recall of each class."""
-    rng = np.random.default_rng(SEED)
-    members = [np.flatnonzero(clips.stills == still) for still in np.unique(clips.stills)]
-    samples = []
-    for _ in range(1000):
-        rows = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        right = answers[rows] == clips.labels[rows]
-        samples.append((right.mean(), recall(answers[rows], clips.labels[rows]).mean()))
-    low, high = np.percentile(samples, [2.5, 97.5], axis=0)
-    each = recall(answers, clips.labels)
-    values = ((answers == clips.labels).mean(), each.mean())
-    report: dict[str, Any] = {
-        name: {"value": round(float(v), 4), "interval": [round(float(a), 4), round(float(b), 4)]}
-        for name, v, a, b in zip(("accuracy", "uar"), values, low, high, strict=True)
-    }
-    return report | {
-        "recall": {CLASSES[c]: round(float(r), 4) for c, r in zip(np.unique(clips.labels), each, strict=True)}
+    each = zip(np.unique(labels), recall(answers, labels), strict=True)
+    return {
+        **report(len(labels), measure, clips.stills),
+        "recall": {CLASSES[c]: round(float(share), 4) for c, share in each},
     }
 
 
@@ -164,8 +157,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("skl2onnx").setLevel(logging.ERROR)
 
-    found = models.load("blazeface-back", "detector", 2)
-    detector = Detector(found.session, {**found.card, "threshold": 0.5}, EMBEDDED_MIN_FACE)
+    detector = stills_detector()
     loaded = models.load(arguments.network, "network", 2)
     network = FaceNetwork(loaded.session, loaded.card)
     train = read_split(arguments.ferplus, "Training", detector)
@@ -189,13 +181,12 @@ def main() -> None:
     for statistics in STATISTICS:
         x = fitted_on.matrix(statistics)
         for cost in COSTS:
-            linear = make_pipeline(Normalizer(), LinearSVC(C=cost, class_weight="balanced", random_state=SEED))
-            answers = cross_val_predict(linear, x, fitted_on.labels, cv=splits)
+            answers = cross_val_predict(svm(cost), x, fitted_on.labels, cv=splits)
             tried[statistics, cost] = float(recall(answers, fitted_on.labels).mean())
             print(f"C {cost} {' '.join(statistics)}: cross-validated UAR {tried[statistics, cost]:.4f}", flush=True)
     (statistics, cost), validated = max(tried.items(), key=lambda item: item[1])
 
-    pipeline = svm(cost, splits).fit(fitted_on.matrix(statistics), fitted_on.labels)
+    pipeline = calibrated(cost, splits).fit(fitted_on.matrix(statistics), fitted_on.labels)
     x = tested_on.matrix(statistics)
     averaged = np.stack([features.statistics["expression.mean"] for features in tested_on.features]).argmax(axis=1)
     card = {

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fervid import models
 from fervid.detect import Detector
 from fervid.records import Face, Floats, Image
 
@@ -112,6 +113,12 @@ def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
         np.stack(kept),
         np.array([face is not None for face in found]),
     )
+
+
+def stills_detector() -> Detector:
+    """The shipped detector, set to find the one face of a small, closely cut picture."""
+    found = models.load(models.DEFAULTS["detector"], "detector", 2)
+    return Detector(found.session, {**found.card, "threshold": 0.5}, min_face=6)
 
 
 def locate(image: Image, detector: Detector) -> Face | None:

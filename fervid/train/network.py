@@ -26,18 +26,16 @@ from torch.nn import functional
 
 from fervid import models
 from fervid.align import MARGIN, crop
-from fervid.detect import Detector
 from fervid.network import BATCH, FaceNetwork
 from fervid.records import Floats
 from fervid.train import degrade, mobilenet
 from fervid.train.card import save_with_card
-from fervid.train.ferplus import CLASSES, FerPlus, read_split
+from fervid.train.ferplus import CLASSES, FerPlus, read_split, stills_detector
+from fervid.train.measure import SEED, Rows, recall, report
 
 SIZE = 224
 DECAYS = (1e-4, 1e-3, 1e-2)
 ADJUSTMENTS = (0.0, 0.25, 0.5, 0.75)
-SEED = 2021
-EMBEDDED_MIN_FACE = 6
 
 CARD: Mapping[str, Any] = {
     "name": "mobilenetv1",
@@ -154,25 +152,25 @@ def fit_head(
     return folded, bias.detach().numpy() - folded @ mean
 
 
-def figures(scores: Floats, split: FerPlus, seed: int = SEED) -> dict[str, Any]:
-    """Accuracy on all images and on those with a majority, and mean recall, with 95 % bootstrap intervals."""
-    right = scores.argmax(axis=1) == split.labels
-    labels, majority = split.labels, split.majority
+def figures(scores: Floats, split: FerPlus) -> dict[str, Any]:
+    """Accuracy on all images and on those with a majority, and mean recall, with intervals; recall of each class."""
+    answers, labels, majority = scores.argmax(axis=1), split.labels, split.majority
 
-    def measure(rows: NDArray[np.intp]) -> tuple[float, float, float]:
-        recall = [right[rows][labels[rows] == c].mean() for c in np.unique(labels[rows])]
-        return float(right[rows].mean()), float(right[rows][majority[rows]].mean()), float(np.mean(recall))
+    def measure(rows: Rows) -> dict[str, float]:
+        right = answers[rows] == labels[rows]
+        return {
+            "accuracy_all": right.mean(),
+            "accuracy_majority": right[majority[rows]].mean(),
+            "mean_recall": recall(answers[rows], labels[rows]).mean(),
+        }
 
-    rng = np.random.default_rng(seed)
-    samples = [measure(rng.integers(0, len(labels), len(labels))) for _ in range(1000)]
-    low, high = np.percentile(samples, [2.5, 97.5], axis=0)
-    names = ("accuracy_all", "accuracy_majority", "mean_recall")
-    report: dict[str, Any] = {
-        name: {"value": round(v, 4), "interval": [round(float(a), 4), round(float(b), 4)]}
-        for name, v, a, b in zip(names, measure(np.arange(len(labels))), low, high, strict=True)
+    each = zip(np.unique(labels), recall(answers, labels), strict=True)
+    return {
+        **report(len(labels), measure),
+        "recall": {CLASSES[c]: round(float(share), 4) for c, share in each},
+        "images": len(labels),
+        "faces_found": round(float(split.found.mean()), 4),
     }
-    report["recall"] = {CLASSES[c]: round(float(right[labels == c].mean()), 4) for c in np.unique(labels)}
-    return report | {"images": len(labels), "faces_found": round(float(split.found.mean()), 4)}
 
 
 def main() -> None:
@@ -193,8 +191,7 @@ def main() -> None:
         raise SystemExit("the weights were read wrongly")
     export(face_network, CARD, arguments.output)
 
-    found = models.load("blazeface-back", "detector", threads)
-    detector = Detector(found.session, {**found.card, "threshold": 0.5}, EMBEDDED_MIN_FACE)
+    detector = stills_detector()
     loaded = models.load(str(arguments.output), "network", threads)
     network = FaceNetwork(loaded.session, loaded.card)
     splits = {name: read_split(arguments.ferplus, name, detector) for name in ("Training", "PublicTest", "PrivateTest")}
@@ -210,10 +207,10 @@ def main() -> None:
     for decay in DECAYS:
         for adjustment in ADJUSTMENTS:
             head = fit_head(x, y, decay, adjustment)
-            report = figures(answer(head, "PublicTest"), valid)
-            score = report["accuracy_all"]["value"] + report["mean_recall"]["value"]
-            tried[decay, adjustment] = (score, head, report)
-            print(f"decay {decay} adjustment {adjustment}: {json.dumps(report)}", flush=True)
+            found = figures(answer(head, "PublicTest"), valid)
+            score = found["accuracy_all"]["value"] + found["mean_recall"]["value"]
+            tried[decay, adjustment] = (score, head, found)
+            print(f"decay {decay} adjustment {adjustment}: {json.dumps(found)}", flush=True)
     (decay, adjustment), (_, head, validated) = max(tried.items(), key=lambda item: item[1][0])
 
     with torch.no_grad():

@@ -20,10 +20,9 @@ from fervid import models
 from fervid.align import crop
 from fervid.detect import Detector
 from fervid.network import FaceNetwork
-from fervid.records import Floats, Image
-from fervid.train.ferplus import locate
-
-SEED = 2021
+from fervid.records import Image
+from fervid.train.ferplus import locate, stills_detector
+from fervid.train.measure import report
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +63,21 @@ def crops(portraits: list[Portrait], detector: Detector, size: int) -> tuple[lis
     return cut, kept
 
 
-def interval(values: Floats) -> list[float]:
-    """95 % bootstrap interval of a mean."""
-    rng = np.random.default_rng(SEED)
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(1000)]
-    return [round(float(v), 4) for v in np.percentile(means, [2.5, 97.5])]
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--utkface", type=Path, required=True, help="folder of AGE_GENDER_RACE_TIME.jpg.chip.jpg files")
     parser.add_argument("--network", default=models.DEFAULTS["network"])
     arguments = parser.parse_args()
-    found = models.load(models.DEFAULTS["detector"], "detector", 2)
     loaded = models.load(arguments.network, "network", 2)
     portraits = read_split(arguments.utkface, split=0)
-    cut, kept = crops(
-        portraits, Detector(found.session, {**found.card, "threshold": 0.5}), loaded.card["input"]["size"]
-    )
+    cut, kept = crops(portraits, stills_detector(), loaded.card["input"]["size"])
     scores = FaceNetwork(loaded.session, loaded.card)(np.stack(cut))
     error = np.abs(scores.age - np.array([p.age for p in kept], np.float32))
     male = np.array([p.gender == 0 for p in kept])
     right = ((scores.gender >= loaded.card["genders"]["male"]) == male).astype(np.float32)
-    report = {
-        "images": len(portraits),
-        "faces_found": len(kept),
-        "age_mae": {"value": round(float(error.mean()), 3), "interval": interval(error)},
-        "gender_accuracy": {"value": round(float(right.mean()), 4), "interval": interval(right)},
-    }
-    print(json.dumps(report, indent=2))
+    figures = report(len(kept), lambda rows: {"age_mae": error[rows].mean(), "gender_accuracy": right[rows].mean()})
+    print(json.dumps({"images": len(portraits), "faces_found": len(kept), **figures}, indent=2))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from fervid.network import FaceNetwork
 from fervid.records import Face
 from fervid.train import blazeface, degrade, ferplus, mobilenet, network, utkface
 from fervid.train import clips as simulated
+from fervid.train.measure import recall
 
 FACE = Face((4, 6, 44, 46), np.array([[14, 20], [34, 20], [24, 30]], np.float32), 0.9)
 
@@ -256,7 +257,7 @@ def test_an_onset_starts_near_neutral_and_ends_at_the_expression() -> None:
 def test_recall_and_intervals_on_hand_made_answers() -> None:
     labels = np.array([0, 0, 1, 1, 1, 1])
     answers = np.array([0, 1, 1, 1, 1, 0])
-    np.testing.assert_allclose(simulated.recall(answers, labels), [0.5, 0.75])
+    np.testing.assert_allclose(recall(answers, labels), [0.5, 0.75])
     report = simulated.figures(answers, simulated.SimulatedClips([], labels, np.arange(6)))
     assert report["accuracy"]["value"] == pytest.approx(0.6667, abs=1e-4)
     low, high = report["uar"]["interval"]
@@ -268,7 +269,7 @@ def test_the_classifier_that_is_exported_answers_as_scikit_learn() -> None:
     labels = np.repeat(np.arange(3), 30)
     x = (np.eye(3)[labels] + chance.normal(0, 0.2, (90, 3))).astype(np.float32)
     data = simulated.SimulatedClips([], labels, np.arange(90))
-    pipeline = simulated.svm(1.0, simulated.folds(data)).fit(x, labels)
+    pipeline = simulated.calibrated(1.0, simulated.folds(data)).fit(x, labels)
     model = simulated._to_onnx(pipeline, 3)
     import onnxruntime
 
