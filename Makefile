@@ -29,7 +29,7 @@ examples: $(VENV)/dev  ## make the clips of examples/ anew
 	PYTHONPATH=tests $(BIN)/python examples/make.py
 
 models:  ## how each shipped model is made
-	@sed -n '/^## How they are made/,/^## /p' models/README.md | sed '$$d'
+	@sed -n '/^## How they are made/,$$p' models/README.md
 
 $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
