@@ -320,14 +320,14 @@ def test_a_pickle_is_refused_and_not_executed(
 
 
 @pytest.mark.parametrize(
-    "location", ["w.bin", "./w.bin", "../w.bin", "../other/w.bin", "../work/w.bin", "{}/w.bin", "{}/work/w.bin"]
+    "location", ["w.bin", "./w.bin", "../w.bin", "../other/w.bin", "../here/w.bin", "{}/w.bin", "{}/here/w.bin"]
 )
 def test_tensors_in_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
     weights = np.ones((4, 4096), np.float32)
-    for place in (tmp_path, tmp_path / "work", tmp_path / "other"):
+    for place in (tmp_path, tmp_path / "here", tmp_path / "other"):
         place.mkdir(exist_ok=True)
         (place / "w.bin").write_bytes(weights.tobytes())
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "here")
     path = toys.classifier(Path("mine.onnx"), weights.tolist())
     model = onnx.load(path)
     assert models.load(str(path), "classifier").card == toys.CLASSIFIER

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +77,22 @@ def test_what_cannot_be_answered_is_raised_by_classify_and_told_by_answer(
     assert [result.status for result in found] == ["no_face", "error"]
     assert found[0].problem is None
     assert found[1].problem.code == "not_found"
+
+
+def test_a_file_that_may_not_be_read_is_told(classifier: fervid.Classifier) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        secret = Path(place, "secret.mp4")
+        secret.write_bytes(b"x")
+        secret.chmod(0)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root may read everything
+        try:
+            result = classifier.answer(secret)
+        finally:
+            os.seteuid(user)
+    assert (result.status, result.problem.code) == ("error", "unreadable")
 
 
 def test_an_error_in_the_middle_keeps_what_came_before(classifier: fervid.Classifier) -> None:
