@@ -37,7 +37,7 @@ def crop(image: Image, face: Face, size: int, margin: float = MARGIN) -> Image:
     scale = size * oversampling / side
     angle = roll(face)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    x, y, middle = (x1 + x2) / 2, (y1 + y2) / 2, (size * oversampling - 1) / 2
+    x, y, middle = (x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2, (size * oversampling - 1) / 2  # of pixel centres
     to_crop = np.array([[cos, sin, middle - cos * x - sin * y], [-sin, cos, middle + sin * x - cos * y]])
     fine = cv2.warpAffine(
         image, to_crop, (size * oversampling,) * 2, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE

@@ -80,6 +80,10 @@ models_app = typer.Typer(
     no_args_is_help=True, help="The models: which there are, what they are, whether they are intact."
 )
 app.add_typer(models_app, name="models")
+network_app = typer.Typer(
+    no_args_is_help=True, help="The face network: train it, export it, measure it. Needs `pip install 'fervid[train]'`."
+)
+app.add_typer(network_app, name="network")
 
 
 def _version(asked: bool) -> None:
@@ -152,7 +156,9 @@ MinFace = Annotated[
         "--min-face", "Smallest face that counts, in pixels. Default: a fortieth of the frame, at least 12.", min=1
     ),
 ]
-Attributes = Annotated[bool, _setting("--attributes/--no-attributes", "Estimate age and gender of each person.")]
+Attributes = Annotated[
+    bool, _setting("--attributes/--no-attributes", "Estimate age, gender and ethnicity of each person.")
+]
 ClassifierName = Annotated[str, _setting("--classifier", "Clip classifier: a name or an ONNX file.")]
 NetworkName = Annotated[str, _setting("--network", "Face network: a name or an ONNX file.")]
 DetectorName = Annotated[str, _setting("--detector", "Face detector: a name or an ONNX file.")]
@@ -306,6 +312,104 @@ def _entry(name: str) -> Mapping[str, Any]:
     if name not in manifest():
         raise ModelNotFound(f"no shipped model is named {name!r}; there are {', '.join(manifest())}")
     return manifest()[name]
+
+
+Sets = Annotated[Path, typer.Option("--data", help="The folder of the data sets; models/README.md says which.")]
+Kept = Annotated[Path | None, typer.Option("--cache", help="Where cut faces are kept. Default: DATA/cache.")]
+
+
+@contextmanager
+def _training() -> Iterator[None]:
+    """Training needs packages that classifying does not; and what it says of data and settings is a usage error."""
+    try:
+        with _usage():
+            yield
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed; pip install 'fervid[train]'") from error
+
+
+@network_app.command(
+    "train", epilog="Example: `fervid network train --data sets/ --weights faceres.json -o run.safetensors`"
+)
+def network_train(
+    data: Sets,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The state of the run; continued if it exists.")],
+    weights: Annotated[
+        Path, typer.Option("--weights", help="faceres.json of npm @vladmandic/human: starting weights.")
+    ],
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="JSON with settings that differ from ours.")] = None,
+    cache: Kept = None,
+) -> None:
+    """Fit the network on all tasks; one line of JSON every few hundred steps says how it stands."""
+    with _training():
+        from fervid.train import fit, mobilenet, network
+        from fervid.train.faces import Sources
+
+        settings = fit.Recipe.read(recipe) if recipe else fit.Recipe()
+        starting = mobilenet.read_tensorflowjs(weights)
+        start = network.build(settings.backbone, starting if settings.backbone == "mobilenetv1" else None)
+        run = fit.Fit(settings, start, fit.Data.read(Sources(data), cache or data / "cache", starting))
+        if output.exists():
+            run.resume(output)
+        for figures in run.run(output):
+            print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}), flush=True)
+
+
+@network_app.command(
+    "export", epilog="Example: `fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx`"
+)
+def network_export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="What `fervid network train` wrote.")],
+    data: Sets,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The int8 file; the float32 one is put beside it as NAME-fp32.")
+    ],
+    cache: Kept = None,
+) -> None:
+    """Write the network as ONNX, in float32 and int8, measured and with its card."""
+    with _training():
+        from fervid.train import export
+        from fervid.train.faces import Sources
+
+        for name, figures in export.export(run, Sources(data), cache or data / "cache", output).items():
+            _figures(name, figures)
+
+
+@network_app.command("evaluate", epilog="Example: `fervid network evaluate mobilenetv1 --data sets/ --json`")
+def network_evaluate(
+    network: Annotated[str, typer.Argument(help="A name from `fervid models list` or an ONNX file.")],
+    data: Sets,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Measure a network on the test sets, through the ordinary detector, crop and inference."""
+    with _training():
+        from fervid import models
+        from fervid.train.evaluate import Tests
+        from fervid.train.faces import Sources
+
+        model = models.load(network, "network", 2)
+        figures = Tests.read(Sources(data), model.card["input"]["size"]).measure(model)
+    if as_json:
+        print(json.dumps(figures, indent=2))
+    else:
+        _figures(network, figures)
+
+
+def _figures(title: str, figures: Mapping[str, Any]) -> None:
+    """Figures by data set as a table, with their intervals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("test", "figure", "value", "95 % interval", title=title)
+    for test, found in figures.items():
+        for name, value in found.items():
+            if isinstance(value, Mapping) and "interval" in value:
+                table.add_row(test, name, f"{value['value']:.4f}", "{:.4f} to {:.4f}".format(*value["interval"]))
+            elif isinstance(value, Mapping):
+                table.add_row(test, name, ", ".join(f"{label} {share:.2f}" for label, share in value.items()), "")
+            else:
+                table.add_row(test, name, str(value), "")
+    Console().print(table)
 
 
 @app.command()

@@ -27,12 +27,14 @@ Kind = Literal["detector", "network", "classifier"]
 DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "network": "mobilenetv1", "classifier": "emotion8"}
 REQUIRED: Mapping[Kind, frozenset[str]] = {
     "detector": frozenset({"input", "threshold", "open_score", "smallest_face"}),
-    "network": frozenset({"input", "margin", "embedding", "expressions", "genders", "first_age", "same_person"}),
+    "network": frozenset(
+        {"input", "margin", "embedding", "expressions", "ethnicities", "genders", "first_age", "same_person"}
+    ),
     "classifier": frozenset({"labels", "statistics", "network_sha256"}),
 }
 TENSORS: Mapping[Kind, frozenset[str]] = {
     "detector": frozenset({"images", "boxes", "landmarks", "scores"}),
-    "network": frozenset({"crops", "embedding", "expression", "age", "gender"}),
+    "network": frozenset({"crops", "embedding", "expression", "age", "gender", "ethnicity"}),
     "classifier": frozenset({"features", "probabilities"}),
 }
 ONNX_ERRORS = (

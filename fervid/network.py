@@ -1,8 +1,8 @@
-"""Face crops -> embedding, expression, age and gender, in one batched pass of an ONNX network.
+"""Face crops -> embedding, expression, age, gender and ethnicity, in one batched pass of an ONNX network.
 
 The file takes `crops` (n, 3, s, s) float32, scaled as its card says, and gives `embedding` (n, d), `expression`
-(n, c) probabilities, `age` (n, years) probabilities and `gender` (n,). Labels, size, colour order, mean and scale are
-the card's: nothing here knows them.
+(n, c) probabilities, `age` (n, years) probabilities, `gender` (n,) and `ethnicity` (n, e) probabilities. Labels, size,
+colour order, mean and scale are the card's: nothing here knows them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import onnxruntime
 from fervid.records import FaceScores, Floats, Image
 
 BATCH = 8
-_OUTPUTS = ["embedding", "expression", "age", "gender"]
+_OUTPUTS = ["embedding", "expression", "age", "gender", "ethnicity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +44,28 @@ class FaceNetwork:
         if not len(crops):
             return empty(self.card)
         chunks = [self._score(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
-        embedding, expression, age, gender = (np.concatenate(column) for column in zip(*chunks, strict=True))
-        return FaceScores(embedding, expression, expected_age(age, self.card["first_age"]), gender)
+        embedding, expression, age, gender, ethnicity = (np.concatenate(column) for column in zip(*chunks, strict=True))
+        return FaceScores(embedding, expression, expected_age(age, self.card["first_age"]), gender, ethnicity)
 
     def _score(self, crops: Image) -> list[Floats]:
-        spec = self.card["input"]
-        ordered = crops[..., ::-1] if spec["colour"] == "BGR" else crops
-        scaled = (ordered - np.array(spec["mean"], np.float32)) * np.array(spec["scale"], np.float32)
-        outputs: list[Floats] = self.session.run(
-            _OUTPUTS, {"crops": np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))}
-        )
+        outputs: list[Floats] = self.session.run(_OUTPUTS, {"crops": scaled(crops, self.card)})
         return outputs
+
+
+def scaled(crops: Image, card: Mapping[str, Any]) -> Floats:
+    """Crops (n, s, s, 3) uint8 RGB as the network of that card takes them: (n, 3, s, s)."""
+    spec = card["input"]
+    ordered = crops[..., ::-1] if spec["colour"] == "BGR" else crops
+    values = (ordered - np.array(spec["mean"], np.float32)) * np.array(spec["scale"], np.float32)
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
 def empty(card: Mapping[str, Any]) -> FaceScores:
     """No rows, with the widths of that network."""
     none = np.zeros(0, np.float32)
-    return FaceScores(none.reshape(0, card["embedding"]), none.reshape(0, len(card["expressions"])), none, none)
+    widths = card["embedding"], len(card["expressions"]), len(card["ethnicities"])
+    embedding, expression, ethnicity = (none.reshape(0, width) for width in widths)
+    return FaceScores(embedding, expression, none, none, ethnicity)
 
 
 def expected_age(probabilities: Floats, first: int) -> Floats:

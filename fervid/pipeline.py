@@ -35,7 +35,7 @@ class Options:
         face: `main` answers for the person who fills most of the picture over time, `all` for everybody together.
         min_face: Shorter side in pixels of the smallest face that counts; None for a fortieth of the frame's longer
             side, and at least 12.
-        attributes: Whether to estimate age and gender of each person.
+        attributes: Whether to estimate age, gender and ethnicity of each person.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -132,7 +132,7 @@ class Classifier:
                 f"{network.identity.name} was trained on crops with a margin of {network.card['margin']},"
                 f" this version cuts {MARGIN}; export it again"
             )
-        if classifier.card["network_sha256"] != network.identity.sha256:
+        if classifier.card["network_sha256"] not in (network.identity.sha256, network.card.get("quantised_from")):
             raise ModelIncompatible(
                 f"{classifier.identity.name} was fitted on network {classifier.card['network_sha256'][:12]},"
                 f" not on {network.identity.name} ({network.identity.sha256[:12]}); fit it again, or name its network"
@@ -152,6 +152,7 @@ class Classifier:
             self._crop_size = int(network.card["input"]["size"])
             self._rule = TrackingRule(float(detector.card["open_score"]), **network.card["same_person"])
             self._genders = sorted(network.card["genders"].items(), key=lambda entry: -entry[1])
+            self._ethnicities: tuple[str, ...] = tuple(network.card["ethnicities"])
             tried = _Followed()
             tried.pool.update_group(self._network(np.zeros((1, self._crop_size, self._crop_size, 3), np.uint8)))
         with _fitting(classifier):
@@ -261,12 +262,13 @@ class Classifier:
 
     def _person(self, number: int, person: _Followed) -> Person:
         features = person.pool.features()
-        age = gender = None
+        age = gender = ethnicity = None
         if self.options.attributes:
             age = float(features.statistics["age.mean"][0])
             share = float(features.statistics["gender.mean"][0])
             gender = next(name for name, least in self._genders if share >= least)
-        return Person(number, person.seconds, self._classify(features), age, gender)
+            ethnicity = self._ethnicities[int(features.statistics["ethnicity.mean"].argmax())]
+        return Person(number, person.seconds, self._classify(features), age, gender, ethnicity)
 
 
 def load(

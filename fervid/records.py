@@ -93,24 +93,28 @@ class FaceScores:
         expression: (n, c) probabilities.
         age: (n,) years.
         gender: (n,) probability of the class "male".
+        ethnicity: (n, e) probabilities.
     """
 
     embedding: Floats
     expression: Floats
     age: Floats
     gender: Floats
+    ethnicity: Floats
 
     def __post_init__(self) -> None:
-        rows = {len(column) for column in (self.embedding, self.expression, self.age, self.gender)}
+        rows = {len(column) for column in (self.embedding, self.expression, self.age, self.gender, self.ethnicity)}
         _require(len(rows) == 1, f"columns of unequal length: {sorted(rows)}")
-        _require(self.embedding.ndim == 2 and self.expression.ndim == 2, "embedding and expression are (n, d)")
+        tables = (self.embedding, self.expression, self.ethnicity)
+        _require(all(table.ndim == 2 for table in tables), "embedding, expression and ethnicity are (n, d)")
 
     def __len__(self) -> int:
         return len(self.embedding)
 
     def __getitem__(self, rows: slice | list[int]) -> FaceScores:
         """The rows of some faces."""
-        return FaceScores(self.embedding[rows], self.expression[rows], self.age[rows], self.gender[rows])
+        columns = (self.embedding, self.expression, self.age, self.gender, self.ethnicity)
+        return FaceScores(*(column[rows] for column in columns))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,6 +171,7 @@ class Person:
         answer: What the classifier says of this person alone.
         age: Mean expected age in years, None unless attributes were asked for.
         gender: The network's name of the class, None unless attributes were asked for.
+        ethnicity: Likewise.
     """
 
     id: int
@@ -174,6 +179,7 @@ class Person:
     answer: Answer
     age: float | None = None
     gender: str | None = None
+    ethnicity: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +262,7 @@ class ClipResult:
                     "probabilities": _plain(person.answer.probabilities),
                     "age": _rounded(person.age, 1),
                     "gender": person.gender,
-                    "ethnicity": None,
+                    "ethnicity": person.ethnicity,
                 }
                 for person in self.people
             ],

@@ -33,7 +33,7 @@ def schema() -> dict[str, Any]:
                     probabilities=probabilities,
                     age=_nullable({"type": "number", "description": "years; null without --attributes"}),
                     gender=_nullable({"type": "string", "description": "null without --attributes"}),
-                    ethnicity=_nullable({"type": "string", "description": "null: the network has no such output"}),
+                    ethnicity=_nullable({"type": "string", "description": "null unless --attributes"}),
                 ),
             },
             duration_s=_nullable({**seconds, "description": "presentation time that was looked at"}),

@@ -12,7 +12,7 @@ import toys
 from fervid import models
 from fervid.network import BATCH, FaceNetwork, empty, expected_age
 
-COLUMNS = ("embedding", "expression", "age", "gender")
+COLUMNS = ("embedding", "expression", "age", "gender", "ethnicity")
 RAW = {"size": 8, "colour": "RGB", "mean": [0.0, 0.0, 0.0], "scale": [1.0, 1.0, 1.0]}
 
 
@@ -84,7 +84,7 @@ def test_colour_order_mean_and_scale_are_those_of_the_card(
 
 def test_rows_and_columns_of_a_crop_keep_their_places(tmp_path: Path) -> None:
     nodes = [("Flatten", ["crops"], "embedding", {}), ("ReduceMean", ["crops"], "gender", {"axes": [1, 2, 3]})]
-    nodes += [("Softmax", ["embedding"], name, {"axis": 1}) for name in ("expression", "age")]
+    nodes += [("Softmax", ["embedding"], name, {"axis": 1}) for name in ("expression", "age", "ethnicity")]
     inputs = {"crops": (1, ["n", 3, 2, 2])}
     path = toys.save(tmp_path / "flat.onnx", nodes, {}, inputs, COLUMNS, toys.NETWORK | {"input": RAW | {"size": 2}})
     model = models.load(str(path), "network")

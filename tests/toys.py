@@ -29,10 +29,12 @@ NETWORK = {
     "margin": 0.1,
     "embedding": 3,
     "expressions": ["dark", "bright"],
+    "ethnicities": ["here", "there"],
     "genders": {"male": 0.6, "female": 0.0},
     "first_age": 1,
     "same_person": {"same_face": 0.45, "same_person": 0.62},
 }
+OUTPUTS = ["embedding", "expression", "age", "gender", "ethnicity"]
 CLASSIFIER = {
     "kind": "classifier",
     "name": "toy-classifier",
@@ -78,7 +80,7 @@ def network(path: Path, **card: Any) -> Path:
     """The embedding is the mean of each plane of the input; everything else follows from its three values.
 
     `expression` is the softmax of minus and plus their sum, `age` that of the ten ages' distances from ten times the
-    first value, and `gender` the sigmoid of the second.
+    first value, `gender` the sigmoid of the second, and `ethnicity` the same as `expression`.
     """
     size = NETWORK["input"]["size"]
     nodes = [
@@ -92,6 +94,7 @@ def network(path: Path, **card: Any) -> Path:
         ("Softmax", ["nearness"], "age", {"axis": 1}),
         ("Gather", ["embedding", "middle"], "green", {"axis": 1}),
         ("Sigmoid", ["green"], "gender", {}),
+        ("Identity", ["expression"], "ethnicity", {}),
     ]
     constants = {
         "both": np.float32([[-1, 1]] * 3),
@@ -100,7 +103,7 @@ def network(path: Path, **card: Any) -> Path:
         "middle": np.array(1),
     }
     inputs = {"crops": (TensorProto.FLOAT, ["n", 3, size, size])}
-    return save(path, nodes, constants, inputs, ["embedding", "expression", "age", "gender"], NETWORK | card)
+    return save(path, nodes, constants, inputs, OUTPUTS, NETWORK | card)
 
 
 def classifier(path: Path, weights: Sequence[Sequence[float]], **card: Any) -> Path:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ from fervid.train import degrade
 from fervid.train.card import save_with_card
 from fervid.train.ferplus import CLASSES, FerPlus, read_split, stills_detector
 from fervid.train.measure import SEED, Rows, recall, report
-from fervid.train.network import SIZE
 
 FRAMES = 24
 FOLDS = 5
@@ -89,7 +88,8 @@ class Onset:
         embedding = np.clip(scores.embedding + lacking * (neutral - self.means[label]), 0, None).astype(np.float32)
         logits = np.log(scores.expression + 1e-9) + (embedding - scores.embedding) @ self.weight.T
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return FaceScores(embedding, odds / odds.sum(axis=1, keepdims=True), scores.age, scores.gender)
+        expression = odds / odds.sum(axis=1, keepdims=True)
+        return replace(scores, embedding=embedding, expression=expression)
 
 
 def choose(split: FerPlus, cap: int, repeat: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -106,9 +106,10 @@ def simulate(
 ) -> SimulatedClips:
     """Make one clip of each still and pool it."""
     pooled = []
+    size = network.card["input"]["size"]
     for still in stills:
         views = degrade.clip(split.images[still], split.faces[still], FRAMES, rng)
-        scores = network(np.stack([crop(image, face, SIZE) for image, face in views]))
+        scores = network(np.stack([crop(image, face, size) for image, face in views]))
         pool = FeaturePool()
         pool.update(onset(scores, int(split.labels[still]), rng))
         pooled.append(pool.features())
@@ -163,11 +164,12 @@ def main() -> None:
     train = read_split(arguments.ferplus, "Training", detector)
     test = read_split(arguments.ferplus, "PrivateTest", detector)
     rng = np.random.default_rng(SEED)
+    size = loaded.card["input"]["size"]
     stills = choose(train, arguments.clips, 2, rng)
     means = np.stack(
         [
             network(
-                np.stack([crop(train.images[i], train.faces[i], SIZE) for i in stills[train.labels[stills] == c][:300]])
+                np.stack([crop(train.images[i], train.faces[i], size) for i in stills[train.labels[stills] == c][:300]])
             ).embedding.mean(axis=0)
             for c in range(len(CLASSES))
         ]
@@ -197,7 +199,7 @@ def main() -> None:
         "statistics": list(statistics),
         "face": "main",
         "network": loaded.identity.name,
-        "network_sha256": loaded.identity.sha256,
+        "network_sha256": loaded.card.get("quantised_from", loaded.identity.sha256),
         "data": "clips SIMULATED from FER+ stills (training split), not real video",
         "licence": "fitted on FER2013 pictures, which are for research use only",
         "recipe": f"{len(fitted_on.labels)} clips of {FRAMES} frames; C = {cost} and the statistics chosen by"
@@ -232,8 +234,10 @@ def _to_onnx(pipeline: Pipeline, width: int) -> onnx.ModelProto:
 
 
 def _expression_weight(path: Path) -> Floats:
-    tensors = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
-    return np.asarray(numpy_helper.to_array(tensors["expression.weight"]), np.float32)
+    """The (c, d) weight of the linear layer that gives the expression logits."""
+    graph = onnx.load(path).graph
+    (tensor,) = (tensor for tensor in graph.initializer if tensor.name.endswith("expression.weight"))
+    return np.asarray(numpy_helper.to_array(tensor), np.float32)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,6 @@ def _moved(face: Face, at: dict[str, float], factor: float) -> Face:
 def _mirrored(image: Image, face: Face) -> tuple[Image, Face]:
     x1, y1, x2, y2 = face.box
     width = image.shape[1]
-    landmarks = face.landmarks * np.array([-1, 1], np.float32) + np.array([width - 1, 0], np.float32)
+    landmarks = face.landmarks * np.array([-1, 1], np.float32) + np.array([width, 0], np.float32)
     landmarks[[0, 1]] = landmarks[[1, 0]]
-    return np.ascontiguousarray(image[:, ::-1]), Face((width - 1 - x2, y1, width - 1 - x1, y2), landmarks, face.score)
+    return np.ascontiguousarray(image[:, ::-1]), Face((width - x2, y1, width - x1, y2), landmarks, face.score)

@@ -1,7 +1,8 @@
 """FER+ from its two public parts: the pictures of FER2013 and the votes of ten annotators (Barsoum et al., 1608.01041).
 
 The folder holds `fer2013new.csv` (microsoft/FERPlus) and `data/FER2013{Train,Valid,Test}/ferNNNNNNN.png`
-(tessav/crowd-emotion).
+(tessav/crowd-emotion). The labels that FER2013 had before the votes come with other copies of the same pictures, in
+folders by label (darkbit404/FaceExp), and are found again by their pixels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,16 @@ from fervid.records import Face, Floats, Image
 CLASSES = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 COLUMNS = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise", "unknown", "NF")
 SPLITS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
+FIRST_FOLDERS = {  # class -> folder of the pictures that bore it first; contempt was not among them
+    "anger": "angry",
+    "disgust": "disgust",
+    "fear": "fear",
+    "happiness": "happy",
+    "neutral": "neutral",
+    "sadness": "sad",
+    "surprise": "surprise",
+}
+SAME_PICTURE = 5.0  # grey levels of mean difference between two copies of a picture
 BORDER = 0.25  # the pictures are cut so close that the detector needs room around them, as a share of their side
 
 
@@ -34,12 +45,14 @@ class FerPlus:
         faces: Where the ordinary detector finds the face; the median face of the split where it finds none.
         votes: (n, 8) shares in the order of `CLASSES`, each row summing to 1.
         found: (n,) whether the detector found the face.
+        names: The file name of each picture.
     """
 
     images: NDArray[np.uint8]
     faces: list[Face]
     votes: Floats
     found: NDArray[np.bool_]
+    names: tuple[str, ...]
 
     @property
     def majority(self) -> NDArray[np.bool_]:
@@ -98,12 +111,13 @@ def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
     if split == "Training":
         for other in ("PublicTest", "PrivateTest"):
             seen |= {_digest(pixels(path)) for path in _paths(folder, other, list(votes[other]))}
-    images, kept = [], []
+    images, kept, names = [], [], []
     for name, path in zip(votes[split], _paths(folder, split, list(votes[split])), strict=True):
         image = pixels(path)
         if _digest(image) not in seen:
             images.append(image)
             kept.append(votes[split][name])
+            names.append(name)
 
     found = [locate(image, detector) for image in images]
     typical = _median([face for face in found if face is not None])
@@ -112,13 +126,48 @@ def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
         [face or typical for face in found],
         np.stack(kept),
         np.array([face is not None for face in found]),
+        tuple(names),
     )
 
 
-def stills_detector() -> Detector:
-    """The shipped detector, set to find the one face of a small, closely cut picture."""
+def first_labels(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The label in FER2013, before the votes, of each picture: (n,) numbers of `CLASSES`, -1 where no copy is found.
+
+    Args:
+        folder: Holds the folders of `FIRST_FOLDERS`, in any size and order of pictures.
+        images: (n, 48, 48, 3) pictures of FER+.
+
+    Raises:
+        FileNotFoundError: The folder holds no pictures.
+        ValueError: Pictures are damaged; all are counted, the first few named.
+    """
+    copies, labels, damaged = [], [], []
+    for label, name in FIRST_FOLDERS.items():
+        for path in sorted((folder / name).glob("*.jpg")):
+            if (copy := cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) is None:
+                damaged.append(path)
+                continue
+            copies.append(cv2.resize(copy, images.shape[1:3], interpolation=cv2.INTER_AREA).ravel())
+            labels.append(CLASSES.index(label))
+    if damaged:
+        raise ValueError(f"{len(damaged)} pictures below {folder} are damaged, the first: {damaged[:3]}")
+    if not copies:
+        raise FileNotFoundError(f"{folder} holds no folders {', '.join(FIRST_FOLDERS.values())} of pictures")
+    known = np.stack(copies).astype(np.float32)
+    length = np.square(known).sum(axis=1)
+    found = np.full(len(images), -1)
+    for start in range(0, len(images), 1024):
+        wanted = images[start : start + 1024, ..., 0].reshape(-1, known.shape[1]).astype(np.float32)
+        nearest = (length - 2 * wanted @ known.T).argmin(axis=1)
+        same = np.abs(known[nearest] - wanted).mean(axis=1) < SAME_PICTURE
+        found[start : start + len(wanted)] = np.where(same, np.array(labels)[nearest], -1)
+    return found
+
+
+def stills_detector(min_face: int = 6) -> Detector:
+    """The shipped detector, set to find the one face of a closely cut picture, at least that many pixels large."""
     found = models.load(models.DEFAULTS["detector"], "detector", 2)
-    return Detector(found.session, {**found.card, "threshold": 0.5}, min_face=6)
+    return Detector(found.session, {**found.card, "threshold": 0.5}, min_face)
 
 
 def locate(image: Image, detector: Detector) -> Face | None:

@@ -1,0 +1,99 @@
+"""A cached crop -> one view of it as a video might show it: moved, turned, dimmed, blurred, compressed, half hidden.
+
+Chances and ranges are written for faces that were cut by the ordinary detector: its box errs by some per cent, faces
+in video are often smaller than the network's input, and the stream was compressed.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from fervid.records import Image
+from fervid.train.faces import INNER
+
+
+def view(crop: Image, size: int, rng: np.random.Generator) -> Image:
+    """One random view (size, size, 3) of a cached crop (s, s, 3)."""
+    image = frame(crop, size, rng.uniform(-15, 15), np.exp(rng.uniform(-0.15, 0.15)), rng.uniform(-0.05, 0.05, 2))
+    if rng.random() < 0.5:
+        image = image[:, ::-1]
+    image = _light(image, rng)
+    if rng.random() < 0.3:
+        image = _resolution(image, rng)
+    if rng.random() < 0.15:
+        image = _motion(image, rng)
+    if rng.random() < 0.2:
+        image = _compression(image, rng)
+    if rng.random() < 0.3:
+        image = _occlusion(image, rng)
+    return np.ascontiguousarray(image)
+
+
+def frame(
+    crop: Image, size: int, roll: float = 0.0, zoom: float = 1.0, shift: tuple[float, float] | np.ndarray = (0.0, 0.0)
+) -> Image:
+    """What inference would see of a cached crop, if its detector erred by that much.
+
+    Args:
+        crop: (s, s, 3) uint8.
+        size: Side of the view.
+        roll: Degrees.
+        zoom: Above 1 the face fills more of the view.
+        shift: Right and down, in shares of the view.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
+    side = crop.shape[0]
+    scale = size / (side * INNER) * zoom
+    angle = np.deg2rad(roll)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    centre, (right, down) = (side - 1) / 2, np.asarray(shift) * size + (size - 1) / 2
+    matrix = np.array(
+        [[cos, sin, right - (cos + sin) * centre], [-sin, cos, down - (cos - sin) * centre]], dtype=np.float64
+    )
+    seen = cv2.warpAffine(crop, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(seen, np.uint8)
+
+
+def _light(image: Image, rng: np.random.Generator) -> Image:
+    """Contrast, brightness, gamma and white balance by one table a channel; sometimes grey."""
+    if rng.random() < 0.2:
+        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    grey = bool((image[..., 0] == image[..., 2]).all())
+    ramp = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.35, 0.35))
+    ramp = (ramp - 0.5) * np.exp(rng.uniform(-0.4, 0.25)) + 0.5 + rng.uniform(-0.12, 0.12)
+    balance = np.ones(3) if grey else np.exp(rng.uniform(-0.12, 0.12, 3))
+    table = np.clip(ramp[:, None] * balance * 255, 0, 255).astype(np.uint8)
+    return np.asarray(cv2.LUT(np.ascontiguousarray(image), table[None]), np.uint8)
+
+
+def _resolution(image: Image, rng: np.random.Generator) -> Image:
+    side = int(rng.integers(24, 80))
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _motion(image: Image, rng: np.random.Generator) -> Image:
+    length = int(rng.integers(2, 5)) * 2 + 1
+    line = np.zeros((length, length), np.float32)
+    angle = rng.uniform(0, np.pi)
+    reach = (length // 2) * np.array([np.cos(angle), np.sin(angle)])
+    ends = [tuple(int(v) for v in np.rint(length // 2 + sign * reach)) for sign in (-1, 1)]
+    cv2.line(line, ends[0], ends[1], 1.0)
+    return np.asarray(cv2.filter2D(image, -1, line / line.sum()), np.uint8)
+
+
+def _compression(image: Image, rng: np.random.Generator) -> Image:
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 80))]
+    return np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR), np.uint8)
+
+
+def _occlusion(image: Image, rng: np.random.Generator) -> Image:
+    size = image.shape[0]
+    width, height = (rng.uniform(0.12, 0.4, 2) * size).astype(int)
+    x, y = int(rng.integers(0, size - width)), int(rng.integers(0, size - height))
+    hidden = image.copy()
+    hidden[y : y + height, x : x + width] = rng.integers(0, 256, 3) if rng.random() < 0.5 else image.mean(axis=(0, 1))
+    return hidden

