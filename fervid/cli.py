@@ -342,13 +342,13 @@ def network_train(
 ) -> None:
     """Fit the network on all tasks; one line of JSON every few hundred steps says how it stands."""
     with _training():
-        from fervid.train import fit, mobilenet, network
+        from fervid.train import fit, mobilenet
         from fervid.train.faces import Sources
 
         settings = fit.Recipe.read(recipe) if recipe else fit.Recipe()
         starting = mobilenet.read_tensorflowjs(weights)
-        start = network.build(settings.backbone, starting if settings.backbone == "mobilenetv1" else None)
-        run = fit.Fit(settings, start, fit.Data.read(Sources(data), cache or data / "cache", starting))
+        sets = fit.Data.read(Sources(data), cache or data / "cache", starting)
+        run = fit.begin(settings, starting, sets)
         if output.exists():
             run.resume(output)
         for figures in run.run(output):

@@ -132,7 +132,7 @@ class Classifier:
                 f"{network.identity.name} was trained on crops with a margin of {network.card['margin']},"
                 f" this version cuts {MARGIN}; export it again"
             )
-        if classifier.card["network_sha256"] not in (network.identity.sha256, network.card.get("quantised_from")):
+        if classifier.card["network_sha256"] not in (network.identity.sha256, network.card.get("quantised_from", "")):
             raise ModelIncompatible(
                 f"{classifier.identity.name} was fitted on network {classifier.card['network_sha256'][:12]},"
                 f" not on {network.identity.name} ({network.identity.sha256[:12]}); fit it again, or name its network"

@@ -154,6 +154,26 @@ def test_models_that_do_not_belong_together_are_refused(role: models.Kind, chang
         pipeline.Classifier(**loaded, options=fervid.Options())
 
 
+@pytest.mark.parametrize(("card", "fits"), [({}, False), ({"quantised_from": "f" * 64}, True)], ids=["plain", "int8"])
+def test_a_classifier_fits_the_network_that_its_own_was_quantised_to(
+    card: dict[str, str], fits: bool, tmp_path: Path
+) -> None:
+    def fitted_on(sha256: str) -> pipeline.Classifier:
+        classifier = toys.classifier(tmp_path / "classifier.onnx", np.eye(3), network_sha256=sha256)
+        return pipeline.Classifier(detector, network, models.load(str(classifier), "classifier"), fervid.Options())
+
+    detector = models.load(str(toys.detector(tmp_path / "detector.onnx")), "detector")
+    network = models.load(str(toys.network(tmp_path / "network.onnx", **card)), "network")
+    assert fitted_on(network.identity.sha256).models["network"] == network.identity
+    with pytest.raises(ModelIncompatible, match=r"toy-classifier was fitted on network 0{12}, not on toy-network"):
+        fitted_on("0" * 64)
+    if fits:
+        assert fitted_on("f" * 64).labels == ("first", "second", "third")
+    else:
+        with pytest.raises(ModelIncompatible, match=r"fitted on network f{12}.*fit it again, or name its network"):
+            fitted_on("f" * 64)
+
+
 def test_a_frame_of_no_duration_does_not_make_its_person_the_main_one(classifier: fervid.Classifier) -> None:
     large, small = clips.portrait(320, 300, 1.8), clips.portrait(320, 300, 0.9)[:, ::-1]
     nobody = np.full((300, 320, 3), 128, np.uint8)

@@ -18,16 +18,22 @@ def view(crop: Image, size: int, rng: np.random.Generator) -> Image:
     image = frame(crop, size, rng.uniform(-15, 15), np.exp(rng.uniform(-0.15, 0.15)), rng.uniform(-0.05, 0.05, 2))
     if rng.random() < 0.5:
         image = image[:, ::-1]
-    image = _light(image, rng)
+    image = light(image, rng)
     if rng.random() < 0.3:
         image = _resolution(image, rng)
+    image = stream(image, rng)
+    if rng.random() < 0.3:
+        image = _occlusion(image, rng)
+    return np.ascontiguousarray(image)
+
+
+def stream(image: Image, rng: np.random.Generator) -> Image:
+    """Sometimes the blur of motion, and the blocks of compression."""
     if rng.random() < 0.15:
         image = _motion(image, rng)
     if rng.random() < 0.2:
         image = _compression(image, rng)
-    if rng.random() < 0.3:
-        image = _occlusion(image, rng)
-    return np.ascontiguousarray(image)
+    return image
 
 
 def frame(
@@ -57,7 +63,7 @@ def frame(
     return np.asarray(seen, np.uint8)
 
 
-def _light(image: Image, rng: np.random.Generator) -> Image:
+def light(image: Image, rng: np.random.Generator) -> Image:
     """Contrast, brightness, gamma and white balance by one table a channel; sometimes grey."""
     if rng.random() < 0.2:
         image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)

@@ -41,7 +41,7 @@ class Tests:
         pairs: Of LFW.
         names: The pictures in them.
         crops: By set, (n, size, size, 3) each.
-        found: By set, the share of pictures in which the detector found a face.
+        found: By set, the share of pictures in which the detector found a face; `ferplus` knows its own.
     """
 
     size: int
@@ -81,7 +81,7 @@ class Tests:
                 "utkface": np.stack(cut),
                 "lfw": people,
             },
-            {"ferplus": float(split.found.mean()), "utkface": len(rows) / len(portraits), "lfw": found},
+            {"utkface": len(rows) / len(portraits), "lfw": found},
         )
 
     def measure(self, model: models.Model) -> dict[str, Any]:
@@ -89,17 +89,14 @@ class Tests:
         network = FaceNetwork(model.session, model.card)
         crops = self.crops
         figures = {
-            "FER+ PrivateTest": {
-                **on_votes(network(crops["ferplus"]).expression, self.ferplus),
-                "faces_found": self.found["ferplus"],
-            },
+            "FER+ PrivateTest": on_votes(network(crops["ferplus"]).expression, self.ferplus),
             "UTKFace test": {
                 **on_utkface(network(crops["utkface"]), self.portraits, model.card["genders"]["male"]),
-                "faces_found": self.found["utkface"],
+                "faces_found": round(self.found["utkface"], 4),
             },
             "LFW pairs": {
                 **on_lfw(network(crops["lfw"]).embedding, self.names, self.pairs),
-                "faces_found": self.found["lfw"],
+                "faces_found": round(self.found["lfw"], 4),
             },
         }
         if any(output.name == FIRST for output in model.session.get_outputs()):
@@ -128,10 +125,10 @@ def on_votes(expression: Floats, split: FerPlus) -> dict[str, Any]:
     answers, labels, majority = expression.argmax(axis=1), split.labels, split.majority
 
     def measure(rows: Rows) -> dict[str, float]:
-        right = answers[rows] == labels[rows]
+        right, clear = answers[rows] == labels[rows], majority[rows]
         return {
             "accuracy_all": right.mean(),
-            "accuracy_majority": right[majority[rows]].mean(),
+            "accuracy_majority": right[clear].mean() if clear.any() else 0.0,
             "mean_recall": recall(answers[rows], labels[rows]).mean(),
         }
 
@@ -201,7 +198,9 @@ def _lfw_crops(folder: Path, names: list[str], size: int) -> tuple[Image, float]
     """A crop of each picture, and the share in which the detector found the face."""
     paths = {path.name: path for path in folder.rglob("*.jpg")}
     if missing := [name for name in names if name not in paths]:
-        raise FileNotFoundError(f"{len(missing)} pictures are missing below {folder}, the first: {missing[:3]}")
+        raise FileNotFoundError(
+            f"{len(missing)} pictures are missing below {folder}, the first: {', '.join(missing[:3])}"
+        )
     detector = stills_detector(lfw.MIN_FACE)
     found = 0
 

@@ -220,11 +220,11 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
     figures = {}
 
     def measured(path: Path, write: Callable[[Mapping[str, Any]], str]) -> str:
-        """Write a file, measure it, and write it again with its figures."""
+        """Write a file, measure it, and put the figures into its card."""
         described = {**card(path.stem, network, recipe.size), **about}
         write(described)
         figures[path.stem] = tests.measure(models.load(str(path), "network", 2))
-        return write({**described, "figures": figures[path.stem]})
+        return save_with_card(onnx.load(path), {**described, "figures": figures[path.stem]}, path)
 
     sha256 = measured(full, lambda described: save(network, described, full, crops))
     about["quantised_from"] = sha256
@@ -236,7 +236,7 @@ def shift(network: FaceNetwork, valid: Faces, size: int, prior: Floats) -> float
     """Move the expression logits along the logarithm of the class prior to where validation is best.
 
     Best is the highest sum of accuracy and mean recall; what the training recipe took off is given back as far as that
-    asks for it (Menon et al., arXiv 2007.07314, section 4.1).
+    asks for it (Menon et al., arXiv 2007.07314, section 4.1). Of factors that are equally good the smallest is taken.
 
     Returns:
         The factor of the logarithm that was added to the bias.
@@ -248,7 +248,7 @@ def shift(network: FaceNetwork, valid: Faces, size: int, prior: Floats) -> float
         answers = (logits + factor * direction).argmax(axis=1)
         return float((answers == labels).mean() + recall(answers, labels).mean())
 
-    best = max(SHIFTS, key=worth)
+    best = max(SHIFTS, key=lambda factor: (worth(factor), -abs(factor)))
     with torch.no_grad():
         network.expression.bias.add_(torch.from_numpy(best * direction).float())
     return best

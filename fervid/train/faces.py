@@ -189,7 +189,7 @@ def cut_all(
     """Crops, and the number of the picture that each is from; a picture without a face gives none.
 
     Raises:
-        ValueError: Pictures are damaged; all are counted, the first few named.
+        ValueError: Pictures are damaged; all are counted, the first few named. Or no face was found at all.
     """
     crops, rows, damaged = [], [], []
     for i, path in enumerate(paths):
@@ -203,6 +203,8 @@ def cut_all(
             rows.append(i)
     if damaged:
         raise ValueError(f"{len(damaged)} pictures are damaged, copy them again; the first: {', '.join(damaged[:3])}")
+    if not crops:
+        raise ValueError(f"no face was found in {len(paths)} pictures; see models/README.md for what belongs there")
     return crops, rows
 
 

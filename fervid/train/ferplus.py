@@ -99,7 +99,8 @@ def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
         path for name, names in votes.items() for path in _paths(folder, name, list(names)) if not path.is_file()
     ]
     if missing:
-        raise FileNotFoundError(f"{len(missing)} pictures are missing below {folder}, the first: {missing[:3]}")
+        first = ", ".join(str(path) for path in missing[:3])
+        raise FileNotFoundError(f"{len(missing)} pictures are missing below {folder}, the first: {first}")
 
     def pixels(path: Path) -> Image:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -145,12 +146,12 @@ def first_labels(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     for label, name in FIRST_FOLDERS.items():
         for path in sorted((folder / name).glob("*.jpg")):
             if (copy := cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) is None:
-                damaged.append(path)
+                damaged.append(str(path))
                 continue
             copies.append(cv2.resize(copy, images.shape[1:3], interpolation=cv2.INTER_AREA).ravel())
             labels.append(CLASSES.index(label))
     if damaged:
-        raise ValueError(f"{len(damaged)} pictures below {folder} are damaged, the first: {damaged[:3]}")
+        raise ValueError(f"{len(damaged)} pictures below {folder} are damaged, the first: {', '.join(damaged[:3])}")
     if not copies:
         raise FileNotFoundError(f"{folder} holds no folders {', '.join(FIRST_FOLDERS.values())} of pictures")
     known = np.stack(copies).astype(np.float32)

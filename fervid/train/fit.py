@@ -21,14 +21,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fervid.records import Floats
-from fervid.train import augment, faces, losses, mobilenet
+from fervid.train import augment, faces, losses, mobilenet, state
 from fervid.train.faces import Faces, Sources
 from fervid.train.ferplus import CLASSES
 from fervid.train.losses import Targets
@@ -46,7 +44,7 @@ class Recipe:
     Attributes:
         backbone: `mobilenetv1`, or a name of timm.
         size: Side of the input in pixels.
-        steps: Batches in all; the last has a learning rate of zero.
+        steps: Batches in all; after the last the learning rate would be zero.
         head_steps: Batches at the start in which only the heads learn.
         warmup: Batches over which the learning rate of the backbone then rises.
         expressions: Faces with votes in a batch.
@@ -92,9 +90,12 @@ class Recipe:
         """Settings from a JSON object; what it does not name stays as it is here.
 
         Raises:
-            ValueError: It is no JSON object, or names settings that there are not.
+            ValueError: It is no JSON object, names settings that there are not, or gives one a value of another type.
         """
-        settings = json.loads(path.read_text())
+        try:
+            settings = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} holds no JSON object of settings ({error})") from error
         if not isinstance(settings, dict):
             raise ValueError(f"{path} holds no JSON object of settings")
         return cls.of(settings)
@@ -103,11 +104,18 @@ class Recipe:
     def of(cls, settings: Mapping[str, Any]) -> Recipe:
         """Settings by name, those of the tasks below `weights`."""
         weights = settings.get("weights", {})
+        if not isinstance(weights, Mapping):
+            raise ValueError(f"weights has the tasks by name, not {weights!r}")
         names, tasks = {field.name for field in fields(cls)}, {field.name for field in fields(losses.Weights)}
         if unknown := [*(settings.keys() - names), *(weights.keys() - tasks)]:
             raise ValueError(
                 f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(sorted(names | tasks))}"
             )
+        standard = {**asdict(losses.Weights()), **asdict(cls())}
+        for name, value in {**settings, **weights}.items():
+            wanted = (int, float) if isinstance(standard[name], float) else type(standard[name])
+            if not isinstance(value, wanted):
+                raise ValueError(f"{name} cannot be {value!r}; by default it is {standard[name]!r}")
         return cls(**{**settings, "weights": losses.Weights(**weights)})
 
     def rates(self, step: int) -> tuple[float, float]:
@@ -222,23 +230,34 @@ class Fit:
     """A network on its way: weights, their moving average, the optimiser and the step."""
 
     def __init__(self, recipe: Recipe, network: FaceNetwork, data: Data) -> None:
-        """Begin at step 0 with the weights of `network`."""
+        """Begin at step 0 with the weights of `network`.
+
+        Raises:
+            ValueError: Its embedding is to be kept near the starting weights', which is of another width.
+        """
+        width = data.starting.shape[1]
+        if recipe.weights.distillation and width != network.width:
+            raise ValueError(
+                f"the embedding of {recipe.backbone} has {network.width} values and that of the starting weights"
+                f" {width}, so it cannot be kept near them; set distillation to 0 in the weights of the recipe"
+            )
         torch.manual_seed(recipe.seed)
         self.recipe, self.data, self.step = recipe, data, 0
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         people = int(data.people.person.max()) + 1
-        self.people = nn.Parameter(torch.randn(people, network.width))
+        self.people = nn.Embedding(people, network.width)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         body = list(network.backbone.parameters())
         heads = [p for name, p in network.named_parameters() if not name.startswith("backbone.")]
         self.optimiser = torch.optim.AdamW(
-            [{"params": body, "lr": 0.0}, {"params": [*heads, self.people], "lr": 0.0}],
+            [{"params": body, "lr": 0.0}, {"params": [*heads, self.people.weight], "lr": 0.0}],
             weight_decay=recipe.decay,
             fused=True,
         )
         self.batches = Batches(recipe, data)
         self.adjustments = self.batches.adjustments()
-        self._digests = data.digests()
+        self._about = {"data": data.digests(), **asdict(recipe)}
+        self._modules = {"network": self.network, "average": self.average, "people": self.people}
 
     def run(self, path: Path) -> Iterator[dict[str, Any]]:
         """Train to the last step, keep the state in `path`, and tell every `CHECK_EVERY` steps how it stands."""
@@ -284,7 +303,7 @@ class Fit:
         with torch.autocast("cpu", torch.bfloat16):
             embedding = self.network.backbone(pictures)
         heads = self.network.heads(embedding.float())
-        loss = losses.total(heads, self.people, targets, self.recipe.weights, *self.adjustments)
+        loss = losses.total(heads, self.people.weight, targets, self.recipe.weights, *self.adjustments)
         loss.backward()
         return float(loss.detach())
 
@@ -320,16 +339,7 @@ class Fit:
 
     def save(self, path: Path) -> None:
         """Write the state to a file, whole or not at all."""
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        tensors["people"] = self.people
-        for number, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
-        about = {"recipe": json.dumps(asdict(self.recipe)), "data": json.dumps(self._digests), "step": str(self.step)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".partial")
-        safetensors.torch.save_file({k: v.detach().contiguous() for k, v in tensors.items()}, unfinished, about)
-        os.replace(unfinished, path)
+        state.save(path, self._about, self.step, self._modules, self.optimiser)
 
     def resume(self, path: Path) -> None:
         """Continue from a file that `save` wrote.
@@ -337,23 +347,17 @@ class Fit:
         Raises:
             ValueError: It is of another recipe or other data; the message names what differs.
         """
-        about, tensors = _read(path)
-        stored = {"data": json.loads(about["data"]), **json.loads(about["recipe"])}
-        ours = {"data": self._digests, **asdict(self.recipe)}
-        if differing := [name for name in ours if stored.get(name) != ours[name]]:
-            raise ValueError(
-                f"{path} is of another run: {', '.join(differing)} differ; give another output or remove it"
-            )
-        self.network.load_state_dict(_below(tensors, "network."))
-        self.average.load_state_dict(_below(tensors, "average."))
-        with torch.no_grad():
-            self.people.copy_(tensors["people"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _below(tensors, "optimiser.").items():
-            number, _, key = name.partition(".")
-            state.setdefault(int(number), {})[key] = value
-        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.step = int(about["step"])
+        self.step = state.restore(path, self._about, self._modules, self.optimiser)
+
+
+def begin(recipe: Recipe, weights: mobilenet.Weights, data: Data) -> Fit:
+    """A run at step 0; `mobilenetv1` starts from the published weights, other backbones from chance.
+
+    Raises:
+        ValueError: No backbone of that name, or weights that are not those of `mobilenetv1`.
+    """
+    torch.manual_seed(recipe.seed)
+    return Fit(recipe, build(recipe.backbone, weights if recipe.backbone == "mobilenetv1" else None), data)
 
 
 def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, str]]:
@@ -362,28 +366,14 @@ def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, str]]:
     Raises:
         ValueError: The file is no run, or the run has not come to its last step.
     """
-    about, tensors = _read(path)
-    recipe = Recipe.of(json.loads(about["recipe"]))
-    if int(about["step"]) < recipe.steps:
-        raise ValueError(
-            f"{path} has done {about['step']} of {recipe.steps} steps; run `fervid network train` to its end"
-        )
+    about, step, tensors = state.read(path)
+    data = about.pop("data", {})
+    recipe = Recipe.of(about)
+    if step < recipe.steps:
+        raise ValueError(f"{path} has done {step} of {recipe.steps} steps; run `fervid network train` to its end")
     network = build(recipe.backbone)
-    network.load_state_dict(_below(tensors, "average."))
-    return recipe, network.eval(), json.loads(about["data"])
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of what `Fit.save` wrote."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is no state of a run ({error}); give another output or remove it") from error
-    if not {"recipe", "data", "step"} <= about.keys():
-        raise ValueError(f"{path} is no state of a run; give another output or remove it")
-    return about, tensors
+    network.load_state_dict(state.below(tensors, "average"))
+    return recipe, network.eval(), data
 
 
 def predict(network: FaceNetwork, faces: Faces, size: int, batch: int = 64) -> dict[str, NDArray[np.float32]]:
@@ -406,12 +396,9 @@ def _starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
         key.update(np.ascontiguousarray(weights[name]).data)
     path = cache / f"starting-{key.hexdigest()[:16]}.npy"
     if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
         embedding = predict(build("mobilenetv1", weights).eval(), known, STARTING_SIZE)["embedding"]
         unfinished = path.with_suffix(".partial.npy")
         np.save(unfinished, embedding / np.linalg.norm(embedding, axis=1, keepdims=True))
         os.replace(unfinished, path)
     return np.asarray(np.load(path))
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -33,13 +33,16 @@ def read_pairs(path: Path) -> list[Pair]:
     Raises:
         ValueError: A line is neither `person n m` nor `person n person m`, or the numbers of lines do not fit.
     """
-    header, *lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    header = lines.pop(0) if lines else []
+    if len(header) != 2 or not all(number.isdecimal() for number in header):
+        raise ValueError(f"{path} does not begin with the numbers of folds and of pairs in each; copy it again")
     folds, half = (int(number) for number in header)
     if len(lines) != folds * half * 2:
         raise ValueError(f"{path} announces {folds * half * 2} pairs and has {len(lines)}; copy it again")
     pairs = []
     for number, line in enumerate(lines):
-        if len(line) not in (3, 4):
+        if len(line) not in (3, 4) or not (line[1].isdecimal() and line[-1].isdecimal()):
             raise ValueError(f"{path}: {' '.join(line)!r} names no pair")
         person, one, *other = line
         who, two = other if len(other) == 2 else (person, other[0])

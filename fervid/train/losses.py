@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -72,16 +72,19 @@ def total(
     male = 1 - targets.gender[sexed].float()
     likeness = functional.normalize(heads.embedding[named]) @ functional.normalize(people).T
     parts = {
-        "expression": soft(heads.expression + expression, targets.votes),
-        "first": soft(heads.first + first, targets.first),
-        "age": soft(heads.age[aged], bell(targets.age[aged], heads.age.shape[1])),
-        "years": _mean((expected_years(heads.age[aged]) - targets.age[aged]).abs()),
-        "gender": _mean(functional.binary_cross_entropy_with_logits(heads.gender[sexed], male, reduction="none")),
-        "ethnicity": _mean(_hard(heads.ethnicity[placed], targets.ethnicity[placed])),
-        "distillation": distance(heads.embedding, targets.starting),
-        "identity": _mean(_hard(IDENTITY_SCALE * likeness, targets.person[named])),
+        "expression": lambda: soft(heads.expression + expression, targets.votes),
+        "first": lambda: soft(heads.first + first, targets.first),
+        "age": lambda: soft(heads.age[aged], bell(targets.age[aged], heads.age.shape[1])),
+        "years": lambda: _mean((expected_years(heads.age[aged]) - targets.age[aged]).abs()),
+        "gender": lambda: _mean(
+            functional.binary_cross_entropy_with_logits(heads.gender[sexed], male, reduction="none")
+        ),
+        "ethnicity": lambda: _mean(_hard(heads.ethnicity[placed], targets.ethnicity[placed])),
+        "distillation": lambda: distance(heads.embedding, targets.starting),
+        "identity": lambda: _mean(_hard(IDENTITY_SCALE * likeness, targets.person[named])),
     }
-    return torch.stack([getattr(weights, name) * loss for name, loss in parts.items()]).sum()
+    counting = [weight * parts[name]() for name, weight in asdict(weights).items() if weight]
+    return torch.stack(counting).sum()
 
 
 def soft(logits: Tensor, shares: Tensor) -> Tensor:

@@ -74,8 +74,15 @@ def read_tensorflowjs(manifest: Path) -> Weights:
         manifest: The `.json` file; the binary files that it names lie beside it.
 
     Raises:
-        ValueError: The binary files are shorter or longer than the manifest says.
+        ValueError: The manifest is damaged, or the binary files are shorter or longer than it says.
     """
+    try:
+        return _tensors(manifest)
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{manifest} is no manifest of TensorFlow.js weights ({error!r}); fetch it again") from error
+
+
+def _tensors(manifest: Path) -> Weights:
     tensors: dict[str, NDArray[np.float32]] = {}
     for group in json.loads(manifest.read_text())["weightsManifest"]:
         data = b"".join((manifest.parent / name).read_bytes() for name in group["paths"])

@@ -78,7 +78,7 @@ def build(backbone: str, weights: mobilenet.Weights | None = None) -> FaceNetwor
         weights: For `mobilenetv1`, what `read_tensorflowjs` read: backbone and heads for age and gender.
 
     Raises:
-        ValueError: No backbone of that name, or weights for another backbone than `mobilenetv1`.
+        ValueError: No backbone of that name, timm is not installed, or the weights are not those of `mobilenetv1`.
     """
     if backbone != "mobilenetv1":
         if weights is not None:
@@ -87,14 +87,27 @@ def build(backbone: str, weights: mobilenet.Weights | None = None) -> FaceNetwor
     layers = mobilenet.MobileNetV1()
     network = FaceNetwork(layers, mobilenet.EMBEDDING)
     if weights is not None:
-        mobilenet.load_faceres(layers, weights)
-        for layer, name in ((network.attributes, "feats"), (network.age, "age_pred"), (network.gender, "gender_pred")):
-            mobilenet.load_layer(layer, weights[f"{name}/kernel"].T, weights[f"{name}/bias"])
+        try:
+            _load(network, layers, weights)
+        except (KeyError, RuntimeError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(
+                f"these are not the published weights of mobilenetv1 ({said}); fetch them again"
+            ) from error
     return network
 
 
+def _load(network: FaceNetwork, layers: mobilenet.MobileNetV1, weights: mobilenet.Weights) -> None:
+    mobilenet.load_faceres(layers, weights)
+    for layer, name in ((network.attributes, "feats"), (network.age, "age_pred"), (network.gender, "gender_pred")):
+        mobilenet.load_layer(layer, weights[f"{name}/kernel"].T, weights[f"{name}/bias"])
+
+
 def _from_timm(name: str) -> FaceNetwork:
-    import timm
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the backbone {name} needs timm; pip install 'fervid[train,backbones]'") from error
 
     if name not in timm.list_models():
         raise ValueError(f"no backbone is named {name!r}; give mobilenetv1 or a name of timm.list_models()")

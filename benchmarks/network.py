@@ -1,0 +1,101 @@
+"""Times face networks against each other, and sets the figures of their cards beside it.
+
+python benchmarks/network.py NETWORK... [--repeat 50] [--json FILE] [--plot FILE]
+
+Each repetition runs every network once, in turn, on the same batch of 16 faces with two threads; medians count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fervid import models
+from fervid.network import scaled
+
+BATCH, THREADS = 16, 2
+FIGURES = {
+    "FER+ all": ("FER+ PrivateTest", "accuracy_all"),
+    "FER+ majority": ("FER+ PrivateTest", "accuracy_majority"),
+    "mean recall": ("FER+ PrivateTest", "mean_recall"),
+    "FER2013": ("FER2013 PrivateTest, first labels", "accuracy"),
+    "gender": ("UTKFace test", "gender_accuracy"),
+    "age MAE": ("UTKFace test", "age_mae"),
+    "ethnicity": ("UTKFace test", "ethnicity_accuracy"),
+    "LFW": ("LFW pairs", "accuracy"),
+}
+
+
+def measure(names: list[str], repeat: int) -> list[dict[str, Any]]:
+    """One row a network: milliseconds a face, size of the file, figures."""
+    loaded = [models.load(name, "network", THREADS) for name in names]
+    rng = np.random.default_rng(0)
+    feeds = []
+    for model in loaded:
+        side = model.card["input"]["size"]
+        feeds.append({"crops": scaled(rng.integers(0, 256, (BATCH, side, side, 3), np.uint8), model.card)})
+    times: list[list[float]] = [[] for _ in loaded]
+    for turn in range(repeat + 3):
+        for model, feed, kept in zip(loaded, feeds, times, strict=True):
+            started = time.perf_counter()
+            model.session.run(None, feed)
+            if turn >= 3:
+                kept.append((time.perf_counter() - started) / BATCH * 1e3)
+    return [
+        {
+            "network": model.identity.name,
+            "size": model.card["input"]["size"],
+            "ms": round(statistics.median(kept), 3),
+            "MB": round(model.path.stat().st_size / 1e6, 1),
+            **{
+                title: model.card.get("figures", {}).get(test, {}).get(name, {}).get("value")
+                for title, (test, name) in FIGURES.items()
+            },
+        }
+        for model, kept in zip(loaded, times, strict=True)
+    ]
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against time, one point a network."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        if row["FER+ majority"] is not None:
+            axes.plot(row["ms"], 100 * row["FER+ majority"], "o")
+            axes.annotate(f" {row['network']} {row['size']}", (row["ms"], 100 * row["FER+ majority"]))
+    axes.set(xscale="log", xlabel="ms a face, batch 16, two threads", ylabel="FER+ PrivateTest, majority, %")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+", help="names from `fervid models list`, or ONNX files")
+    parser.add_argument("--repeat", type=int, default=50)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="needs matplotlib")
+    arguments = parser.parse_args()
+    rows = measure(arguments.networks, arguments.repeat)
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console(width=160).print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

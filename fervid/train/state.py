@@ -1,0 +1,85 @@
+"""The state of a training run in one file: tensors by name, and as metadata what decides the result.
+
+The format is safetensors, which holds no code. A file is replaced whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn, optim
+
+
+def save(
+    path: Path, about: Mapping[str, Any], step: int, modules: Mapping[str, nn.Module], optimiser: optim.Optimizer
+) -> None:
+    """Write weights and optimiser.
+
+    Args:
+        path: The file.
+        about: What decides the result, as JSON types; `restore` compares it.
+        step: How many steps are done.
+        modules: By name.
+        optimiser: With the state of its parameters.
+    """
+    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser/{number}/{key}": value for key, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".partial")
+    metadata = {"about": json.dumps(about), "step": str(step)}
+    safetensors.torch.save_file({k: v.detach().contiguous() for k, v in tensors.items()}, unfinished, metadata)
+    os.replace(unfinished, path)
+
+
+def restore(path: Path, about: Mapping[str, Any], modules: Mapping[str, nn.Module], optimiser: optim.Optimizer) -> int:
+    """Continue from a file that `save` wrote.
+
+    Returns:
+        How many steps are done.
+
+    Raises:
+        ValueError: It is of another run; the message names what differs.
+    """
+    stored, step, tensors = read(path)
+    if differing := sorted(name for name in about.keys() | stored.keys() if stored.get(name) != about.get(name)):
+        raise ValueError(f"{path} is of another run: {', '.join(differing)} differ; give another output or remove it")
+    for name, module in modules.items():
+        module.load_state_dict(below(tensors, name))
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in below(tensors, "optimiser").items():
+        number, _, name = key.partition("/")
+        like = parameters[int(number)]
+        if value.shape == like.shape:  # a fused step goes through memory, so both must lie in the same order
+            value = torch.empty_like(like, requires_grad=False).copy_(value)
+        state.setdefault(int(number), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return step
+
+
+def read(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]]:
+    """What decided the result, the steps done, and the tensors.
+
+    Raises:
+        ValueError: The file is no state of a run.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return json.loads(metadata["about"]), int(metadata["step"]), tensors
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no state of a run ({error}); give another output or remove it") from error
+
+
+def below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one module."""
+    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}

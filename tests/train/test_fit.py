@@ -1,0 +1,397 @@
+"""A run is what its recipe says, step by step, and the same whether or not it was killed in between."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import miniature
+from fervid.train import augment, fit, losses, mobilenet
+from fervid.train.faces import Sources
+from fervid.train.fit import Batches, Data, Fit, Recipe
+from fervid.train.losses import Targets
+from fervid.train.network import PIXEL_MEAN, FaceNetwork
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return miniature.data()
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are saved and watched every second step."""
+    monkeypatch.setattr(fit, "CHECK_EVERY", 2)
+
+
+def begun(data: Data, **settings: object) -> Fit:
+    return Fit(miniature.recipe(**settings), miniature.network(), data)
+
+
+def state(run: Fit) -> dict[str, Tensor]:
+    """Everything that a run has learned, by name."""
+    parts = {"network": run.network, "average": run.average}
+    tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    return {name: value.clone() for name, value in {**tensors, "people": run.people.weight.detach()}.items()}
+
+
+def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    """The names under which both hold the same bits."""
+    assert ours.keys() == theirs.keys()
+    return [name for name in ours if torch.equal(ours[name], theirs[name])]
+
+
+def same_batch(ours: tuple[Tensor, Targets], theirs: tuple[Tensor, Targets]) -> bool:
+    columns = [(getattr(ours[1], name), getattr(theirs[1], name)) for name in ours[1].__slots__]
+    return all(torch.equal(a, b) for a, b in [(ours[0], theirs[0]), *columns])
+
+
+def test_a_recipe_names_only_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"steps": 10, "sharpness": 0, "weights": {"identity": 0.5}}))
+    weights = losses.Weights(identity=0.5)
+    assert Recipe.read(path) == replace(Recipe(), steps=10, sharpness=0, weights=weights)
+    assert Recipe.of(asdict(Recipe.read(path))) == Recipe.read(path)
+    assert Recipe.of({}) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"steps": 10, "stesp": 5, "colour": 1}', r"no setting colour, stesp; there are adjustment, .*, years"),
+        ('{"weights": {"smile": 1}}', r"no setting smile; there are"),
+        ('{"age": 0.5}', r"no setting age"),
+        ('{"weights": 2}', r"weights has the tasks by name, not 2"),
+        ('{"steps": "many"}', r"steps cannot be 'many'; by default it is 9000"),
+        ('{"steps": 10.5}', r"steps cannot be 10\.5"),
+        ('{"weights": {"age": null}}', r"age cannot be None; by default it is 0\.2"),
+        ("[1, 2]", r"recipe\.json holds no JSON object"),
+        ("steps: 10", r"recipe\.json holds no JSON object of settings \(Expecting value"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        Recipe.read(path)
+
+
+def test_the_rates_begin_with_the_heads_rise_and_fall_to_nothing() -> None:
+    recipe = Recipe(steps=100, head_steps=20, warmup=10, rate=3.0, head_rate=8.0)
+    rates = [recipe.rates(step) for step in range(101)]
+    assert [body for body, _ in rates[:21]] == [0] * 21
+    assert [heads for _, heads in rates] == pytest.approx(
+        [8 * (1 + math.cos(math.pi * t / 100)) / 2 for t in range(101)]
+    )
+    whole = [body / heads * 8 / 3 for body, heads in rates[:100]]
+    assert whole[20:31] == pytest.approx([t / 10 for t in range(11)])
+    assert whole[31:] == pytest.approx([1] * 69)
+    assert (rates[0][1], rates[50]) == (8, (pytest.approx(1.5), pytest.approx(4)))
+    assert rates[100] == (0, 0)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(data: Data) -> None:
+    before = data.digests()
+    one, other = Batches(miniature.recipe(), data), Batches(miniature.recipe(), data)
+    found = [one(step) for step in range(5)]
+    assert same_batch(other(4), found[4])
+    assert same_batch(other(1), found[1])
+    assert not same_batch(found[4], found[1])
+    assert not same_batch(Batches(miniature.recipe(seed=1), data)(4), found[4])
+    assert data.digests() == before
+
+
+def test_a_batch_carries_the_labels_of_its_faces(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "view", lambda crop, *_: crop)
+    recipe = miniature.recipe(mixup=0.0, first_share=0.0, expressions=20, attributes=9, people=6)
+    pictures, targets = Batches(recipe, data)(3)
+    raw = np.uint8((pictures.permute(0, 2, 3, 1).numpy()[..., ::-1] + np.float32(PIXEL_MEAN)[::-1]).round())
+    starting = {data.attributes: data.starting[:5], data.people: data.starting[5:]}
+    parts = [data.expressions] * 20 + [data.attributes] * 9 + [data.people] * 6
+    for i, (part, picture) in enumerate(zip(parts, raw, strict=True)):
+        (row,) = np.flatnonzero((part.crops == picture).all(axis=(1, 2, 3)))
+        for name in ("age", "gender", "ethnicity", "person"):
+            assert getattr(targets, name)[i] == getattr(part, name)[row]
+        first = fit.FIRST_INDEX[part.first[row]] if part.first[row] >= 0 else 7
+        assert targets.votes[i].tolist() == part.votes[row].tolist()
+        assert targets.first[i].tolist() == np.eye(8, 7)[first].tolist()
+        expected = starting[part][row] if part in starting else np.zeros(miniature.WIDTH)
+        assert targets.starting[i].tolist() == expected.tolist()
+
+
+def test_mixup_mixes_pictures_and_both_votes_in_one_share_and_keeps_their_sums(data: Data) -> None:
+    counts = {"expressions": 8, "attributes": 3, "people": 2}
+    plain, asked = Batches(miniature.recipe(mixup=0.0, **counts), data)(2)
+    mixed, shares = Batches(miniature.recipe(mixup=1.0, **counts), data)(2)
+    assert shares.votes.sum(1).tolist() == pytest.approx([1] * 8 + [0] * 5)
+    assert float(shares.first.sum()) == pytest.approx(float(asked.first.sum()), abs=1)
+    assert torch.equal(mixed[8:], plain[8:])
+    assert not torch.equal(mixed[:8], plain[:8])
+    found = set()
+    for i in range(8):
+        tried = []
+        for j in range(8):
+            apart = plain[i] - plain[j]
+            share = float(((mixed[i] - plain[j]) * apart).sum() / apart.square().sum().clamp(min=1))
+            tried.append((float((share * plain[i] + (1 - share) * plain[j] - mixed[i]).abs().max()), j, share))
+        error, j, share = min(tried)  # one that is mixed with itself shows no share
+        assert error < 1e-2
+        for name in ("votes", "first"):
+            ours, theirs = getattr(asked, name)[[i, j]]
+            torch.testing.assert_close(getattr(shares, name)[i], share * ours + (1 - share) * theirs, atol=1e-4, rtol=0)
+        found |= {round(share, 3)} - {0.0, 1.0}
+    assert len(found) == 1
+
+
+def test_the_first_label_takes_its_share_of_the_votes(data: Data) -> None:
+    votes = Batches(miniature.recipe(first_share=0.25), data).votes
+    for i, first in enumerate(data.expressions.first):
+        expected = data.expressions.votes[i]
+        if first >= 0:
+            expected = 0.75 * expected + 0.25 * np.eye(8)[first]
+        np.testing.assert_allclose(votes[i], expected, atol=1e-6)
+
+
+def test_rare_expressions_are_drawn_more_often_and_the_logits_freed_from_what_is_left() -> None:
+    data = miniature.data()
+    data.expressions.votes[:] = np.eye(8, dtype=np.float32)[[0] * 9 + list(range(1, 8))]
+    even = Batches(miniature.recipe(balance=0.0, first_share=0.0), data)
+    assert even.chance == pytest.approx(np.full(16, 1 / 16))
+    batches = Batches(miniature.recipe(balance=0.5, first_share=0.0, adjustment=2.0), data)
+    assert batches.chance[9:] / batches.chance[0] == pytest.approx(np.full(7, 3.0))
+    share = np.array([9, *[3] * 7]) / 30
+    expression, first = batches.adjustments()
+    assert expression.numpy() == pytest.approx(2 * np.log(share), rel=1e-5)
+    assert first.exp().sqrt().sum().item() == pytest.approx(1, rel=1e-5)
+    assert (first.dtype, first.shape) == (torch.float32, (7,))
+
+
+def test_while_the_heads_learn_the_backbone_stays_as_it_is(data: Data) -> None:
+    run = begun(data, head_steps=2)
+    before = {name: value.clone() for name, value in run.network.named_parameters()}
+    for step in range(2):
+        run.advance(*run.batches(step))
+    unchanged = {name for name, value in run.network.named_parameters() if torch.equal(value, before[name])}
+    assert unchanged == {name for name in before if name.startswith("backbone.")}
+    assert not set(run.network.backbone.parameters()) & run.optimiser.state.keys()
+    run.advance(*run.batches(2))
+    run.advance(*run.batches(3))
+    assert not [name for name, value in run.network.named_parameters() if torch.equal(value, before[name])]
+
+
+def stepped(run: Fit, batch: tuple[Tensor, Targets], radius: float) -> list[Tensor]:
+    """The parameters after one step written out: SAM's way up, the slope there, and AdamW's first step from below."""
+    network, people = copy.deepcopy(run.network).train(), run.people.weight.detach().clone().requires_grad_()
+    parameters = [*network.parameters(), people]
+
+    def slopes() -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding = network.backbone(batch[0])
+        heads = network.heads(embedding.float())
+        loss = losses.total(heads, people, batch[1], run.recipe.weights, *run.adjustments)
+        return torch.autograd.grad(loss, parameters)
+
+    below = [parameter.detach().clone() for parameter in parameters]
+    slope = slopes()
+    if radius:
+        length = torch.sqrt(sum(one.square().sum() for one in slope))
+        with torch.no_grad():
+            for parameter, one in zip(parameters, slope, strict=True):
+                parameter += radius * one / length
+        slope = slopes()
+    body, heads = run.recipe.rates(run.step)
+    names = [*(name for name, _ in network.named_parameters()), "people"]
+    rates = [body if name.startswith("backbone.") else heads for name in names]
+    return [
+        (1 - rate * run.recipe.decay) * value - rate * one / (one.abs() + 1e-8)
+        for value, one, rate in zip(below, slope, rates, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "radius"),
+    [({"sharpness": 0.0}, 0), ({"sharpness": 0.7, "sharp_from": 0.5}, 0), ({"sharpness": 0.7, "sharp_from": 0.0}, 0.7)],
+    ids=["without", "too early", "with"],
+)
+def test_a_step_goes_down_the_slope_and_with_sharpness_that_of_the_highest_place_nearby(
+    settings: dict[str, float], radius: float, data: Data
+) -> None:
+    run = begun(data, **settings)
+    run.step = 2
+    batch = run.batches(2)
+    expected, other = stepped(run, batch, radius), stepped(run, batch, 0.7 - radius)
+    run.advance(*batch)
+    found = [*run.network.parameters(), run.people.weight]
+    # where a slope is next to nothing, AdamW's first step follows its sign, which is down to rounding
+    apart = torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, expected, strict=True)])
+    assert (apart < 1e-5).float().mean() > 0.99
+    assert torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, other, strict=True)]).max() > 1e-4
+
+
+def test_the_average_follows_the_weights_faster_at_first(data: Data) -> None:
+    run = begun(data, average=0.3)
+    expected = {name: value.clone() for name, value in run.network.state_dict().items()}
+    for step, keep in enumerate((2 / 11, 3 / 12, 0.3, 0.3)):
+        run.advance(*run.batches(step))
+        for name, value in run.network.state_dict().items():
+            expected[name] = keep * expected[name] + (1 - keep) * value if value.is_floating_point() else value.clone()
+    for name, value in run.average.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+    assert run.average.backbone.norm.num_batches_tracked == run.network.backbone.norm.num_batches_tracked > 0
+    assert not run.average.training
+    assert not any(parameter.requires_grad for parameter in run.average.parameters())
+
+
+@pytest.mark.parametrize("killed", [2, 4])
+def test_a_run_that_was_killed_ends_as_one_that_was_not(killed: int, data: Data, tmp_path: Path, often: None) -> None:
+    settings = {"head_steps": 3, "sharp_from": 0.7}
+    whole = begun(data, **settings)
+    told = list(whole.run(tmp_path / "whole.safetensors"))
+    assert [figures["step"] for figures in told] == [2, 4, 6]
+
+    path = tmp_path / "runs" / "killed.safetensors"
+    first = begun(data, **settings).run(path)
+    while next(first)["step"] < killed:
+        pass
+    first.close()
+    again = Fit(miniature.recipe(**settings), miniature.network(seed=5), data)
+    assert len(equal(state(again), state(whole))) < 10
+    again.resume(path)
+    assert again.step == killed
+    rest = list(again.run(path))
+    assert equal(state(again), state(whole)) == list(state(whole))
+    ours, theirs = (safetensors.torch.load_file(place) for place in (path, tmp_path / "whole.safetensors"))
+    assert equal(ours, theirs) == list(ours)
+    for ours, theirs in zip(rest, told[-len(rest) :], strict=True):
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_finished_run_that_is_continued_does_nothing(data: Data, tmp_path: Path, often: None) -> None:
+    path = tmp_path / "run.safetensors"
+    list(begun(data, steps=2).run(path))
+    before = path.read_bytes()
+    again = begun(data, steps=2)
+    again.resume(path)
+    assert list(again.run(path)) == []
+    assert path.read_bytes() == before
+
+
+def test_a_state_of_another_run_is_refused_and_what_differs_is_named(data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    begun(data).save(path)
+    begun(data).resume(path)
+    with pytest.raises(ValueError, match=r"run\.safetensors is of another run: rate, seed differ; give another output"):
+        begun(data, rate=1e-5, seed=3).resume(path)
+    with pytest.raises(ValueError, match="another run: weights differ"):
+        begun(data, weights={"age": 0.0}).resume(path)
+    aged = data.attributes.age.copy()
+    aged[0] += 1
+    with pytest.raises(ValueError, match="another run: data differ"):
+        begun(replace(data, attributes=replace(data.attributes, age=aged))).resume(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"a text, and no state of a run\n" * 9, None])
+def test_a_file_that_is_no_state_is_refused(content: bytes | None, data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    if content is None:
+        safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"other\.safetensors is no state of a run"):
+        begun(data).resume(path)
+    with pytest.raises(ValueError, match=r"other\.safetensors is no state of a run"):
+        fit.load(path)
+
+
+def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: None
+) -> None:
+    monkeypatch.setattr(fit, "build", lambda name: miniature.network(seed=9))
+    path, run = tmp_path / "run.safetensors", begun(data)
+    steps = run.run(path)
+    next(steps)
+    with pytest.raises(ValueError, match=r"has done 2 of 6 steps; run `fervid network train` to its end"):
+        fit.load(path)
+    assert [figures["step"] for figures in steps] == [4, 6]
+    recipe, network, digests = fit.load(path)
+    assert (recipe, digests) == (run.recipe, data.digests())
+    assert not network.training
+    found = network.state_dict()
+    assert equal(found, run.average.state_dict()) == list(found) != equal(found, run.network.state_dict())
+
+
+def test_an_embedding_of_another_width_cannot_be_kept_near_the_starting_one(data: Data) -> None:
+    wider = replace(data, starting=np.eye(9, 8, dtype=np.float32))
+    with pytest.raises(ValueError, match=r"mobilenetv1 has 6 values and that of the starting weights 8.* distillation"):
+        begun(wider)
+    run = begun(wider, weights={"distillation": 0.0})
+    assert run.advance(*run.batches(0)) > 0
+
+
+def test_the_figures_to_watch_are_those_of_the_answers(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, aged = data.valid_expressions, data.valid_attributes
+    answers = np.eye(8, dtype=np.float32)[[0, 1, 2, 3, 4, 5, 0, 0, 1]]  # of classes 0 to 7 and 0 again
+    first = np.eye(7, dtype=np.float32)[[0, 0, 1, 2, 3, 4, 5, 0, 0]]  # the second is not known, the eighth is wrong
+    years = np.full((6, 100), -1e3, np.float32)
+    off = np.array([1, -1, 3, 0, 0, 2])
+    years[np.arange(6), np.clip(aged.age + off, 1, 100) - 1] = 0
+    gender = np.where(aged.gender == 0, 1, -1) * np.array([1, 1, 1, 1, -1, -1])
+    ethnicity = np.eye(5, dtype=np.float32)[[0, 1, 2, 3, 4, 1]]
+
+    def predict(network: FaceNetwork, faces: object, size: int) -> dict[str, np.ndarray]:
+        assert size == 16
+        if faces is shown:
+            return {"expression": answers, "first": first}
+        assert faces is aged
+        return {"age": years, "gender": gender, "ethnicity": ethnicity}
+
+    monkeypatch.setattr(fit, "predict", predict)
+    assert begun(data).watch() == {
+        "accuracy_all": pytest.approx(6 / 9),
+        "accuracy_majority": pytest.approx(6 / 9),
+        "mean_recall": pytest.approx((0.5 + 5) / 8),
+        "first": pytest.approx(7 / 8),
+        "age_mae": pytest.approx(7 / 6, rel=1e-5),
+        "gender": pytest.approx(4 / 6),
+        "ethnicity": pytest.approx(5 / 6),
+    }
+
+
+def test_answers_do_not_depend_on_how_faces_are_batched() -> None:
+    network, some = miniature.network().eval(), miniature.faces(7, 1)
+    whole, parts = (fit.predict(network, some, 16, batch) for batch in (64, 3))
+    assert {name: value.shape for name, value in whole.items()} == {
+        "embedding": (7, miniature.WIDTH),
+        "expression": (7, 8),
+        "first": (7, 7),
+        "age": (7, 100),
+        "gender": (7,),
+        "ethnicity": (7, 5),
+    }
+    for name, value in whole.items():
+        np.testing.assert_allclose(value, parts[name], atol=1e-5)
+
+
+def test_data_is_read_with_the_starting_embeddings_and_both_are_kept(
+    sources: Sources, cache: Path, weights: mobilenet.Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "STARTING_SIZE", 32)
+    data = Data.read(sources, cache, weights)
+    parts = (data.expressions, data.attributes, data.people, data.valid_expressions, data.valid_attributes)
+    assert [len(part) for part in parts] == [8, 4, 3, 2, 2]
+    assert data.starting.shape == (7, mobilenet.EMBEDDING)
+    np.testing.assert_allclose(np.linalg.norm(data.starting, axis=1), 1, rtol=1e-5)
+    monkeypatch.setattr(fit, "predict", lambda *_: pytest.fail("embedded again"))
+    again = Data.read(sources, cache, weights)
+    np.testing.assert_array_equal(again.starting, data.starting)
+    assert again.digests() == data.digests()

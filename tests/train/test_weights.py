@@ -1,0 +1,137 @@
+"""Published weights are read and folded rightly, and a network is built by the name of its backbone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import miniature
+from fervid.train import blazeface, mobilenet
+from fervid.train.mobilenet import MobileNetV1, Weights
+from fervid.train.network import build
+
+
+@pytest.fixture
+def folded(weights: Weights) -> MobileNetV1:
+    backbone = MobileNetV1()
+    mobilenet.load_faceres(backbone, weights)
+    return backbone.eval()
+
+
+@pytest.mark.parametrize("size", [33, 64])
+def test_folded_weights_equal_the_published_graph(folded: MobileNetV1, published: Path, size: int) -> None:
+    assert mobilenet.reference_difference(folded, published, size) < 1e-4
+
+
+def test_a_weight_that_is_read_wrongly_shows(folded: MobileNetV1, published: Path) -> None:
+    with torch.no_grad():
+        folded.depthwise[3].weight.add_(0.5)
+    assert mobilenet.reference_difference(folded, published) > 1e-4
+
+
+@pytest.mark.parametrize("change", [b"", b"surplus"])
+def test_weight_files_of_another_length_are_refused(change: bytes, published: Path, tmp_path: Path) -> None:
+    data = (published.parent / "weights.bin").read_bytes()
+    (tmp_path / "weights.bin").write_bytes(data + change if change else data[:-10])
+    (tmp_path / "model.json").write_bytes(published.read_bytes())
+    with pytest.raises(ValueError, match=r"model\.json.*" + ("too many" if change else "end before")):
+        mobilenet.read_tensorflowjs(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"weightsManifest": [{"paths": []}]}', '{"weightsManifest": 3}'])
+def test_a_damaged_manifest_is_refused_by_its_name(content: str, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(ValueError, match=r"model\.json is no manifest of TensorFlow\.js weights"):
+        mobilenet.read_tensorflowjs(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize("change", [{"feats/kernel": None}, {"age_pred/bias": np.zeros(99, np.float32)}])
+def test_weights_of_another_network_are_refused(change: dict[str, np.ndarray | None], weights: Weights) -> None:
+    other = {name: value for name, value in {**weights, **change}.items() if value is not None}
+    with pytest.raises(ValueError, match="not the published weights of mobilenetv1"):
+        build("mobilenetv1", other)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 7, 8, 13, 28])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_a_strided_convolution_gives_the_same_while_training(side: int, groups: int) -> None:
+    torch.manual_seed(side)
+    layer = mobilenet._SameConv(6, 6, stride=2, groups=groups)
+    pictures = torch.randn(2, 6, side, side, requires_grad=True)
+    found, slopes = [], []
+    for training in (True, False):
+        found.append(layer.train(training)(pictures))
+        slopes.append(torch.autograd.grad(found[-1].square().sum(), [layer.weight, pictures]))
+    assert found[0].shape == (2, 6, -(-side // 2), -(-side // 2))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(*slopes, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [32, 45])
+def test_the_whole_backbone_gives_the_same_while_training(folded: MobileNetV1, size: int) -> None:
+    pictures = torch.randn(2, 3, size, size) * 50
+    with torch.no_grad():
+        torch.testing.assert_close(folded.train()(pictures), folded.eval()(pictures), atol=1e-4, rtol=1e-4)
+
+
+def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights: Weights) -> None:
+    network, other = build("mobilenetv1", weights), build("mobilenetv1", weights)
+    embedding = np.random.default_rng(0).random((3, network.width), np.float32)
+    hidden = np.maximum(embedding @ weights["feats/kernel"] + weights["feats/bias"], 0)
+    heads = network.heads(torch.from_numpy(embedding))
+    for name in ("age", "gender"):
+        expected = hidden @ weights[f"{name}_pred/kernel"] + weights[f"{name}_pred/bias"]
+        found = getattr(heads, name).detach().numpy().reshape(expected.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+    fresh = {name for name, value in network.named_parameters() if not torch.equal(value, other.get_parameter(name))}
+    assert {name.split(".")[0] for name in fresh} == {"expression", "first", "ethnicity"}
+
+
+def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weights: Weights) -> None:
+    def create_model(name: str, *, pretrained: bool, num_classes: int) -> torch.nn.Module:
+        assert (name, pretrained, num_classes) == ("tiny", False, 0)
+        backbone = miniature.Backbone()
+        backbone.num_features = miniature.WIDTH
+        return backbone
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"], create_model=create_model))
+    network = build("tiny")
+    assert network.width == miniature.WIDTH
+    assert network(torch.zeros(2, 3, 16, 16)).age.shape == (2, 100)
+    with pytest.raises(ValueError, match=r"no backbone is named 'tinny'; give mobilenetv1 or a name of timm"):
+        build("tinny")
+    with pytest.raises(ValueError, match=r"published weights are for mobilenetv1, not for tiny; leave them out"):
+        build("tiny", weights)
+
+
+def test_another_backbone_without_timm_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"resnet18 needs timm; pip install 'fervid\[train,backbones\]'"):
+        build("resnet18")
+
+
+def test_weights_that_are_not_quantised_are_read_too(tmp_path: Path) -> None:
+    values = np.float32([[1.5, -2], [3, 4.25]])
+    (tmp_path / "a.bin").write_bytes(values.tobytes()[:6])
+    (tmp_path / "b.bin").write_bytes(values.tobytes()[6:])
+    entry = {"name": "kernel", "shape": [2, 2], "dtype": "float32"}
+    (tmp_path / "model.json").write_text(
+        json.dumps({"weightsManifest": [{"paths": ["a.bin", "b.bin"], "weights": [entry]}]})
+    )
+    assert mobilenet.read_tensorflowjs(tmp_path / "model.json")["kernel"].tolist() == values.tolist()
+
+
+def test_anchors_lie_in_the_order_of_the_outputs() -> None:
+    centres = blazeface.anchors()
+    assert centres.shape == (896, 2)
+    assert centres[0].tolist() == centres[1].tolist() == [8, 8]
+    assert centres[2].tolist() == [24, 8]
+    assert centres[512].tolist() == centres[517].tolist() == [16, 16]
+    assert centres[-1].tolist() == [240, 240]
