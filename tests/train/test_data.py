@@ -176,7 +176,7 @@ def test_a_still_is_cut_where_the_detector_sees_the_face(sources: Sources, cache
 
 
 def test_what_was_cut_is_kept_until_a_picture_changes(copied: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = copied.root / "cache"
+    cache = copied.root / "kept"
     first = faces.read_utkface(copied.utkface, 1, cache)
     with monkeypatch.context() as patched:
         patched.setattr(faces, "cut_all", lambda *_: pytest.fail("cut again"))
