@@ -315,6 +315,7 @@ def _entry(name: str) -> Mapping[str, Any]:
 
 
 Sets = Annotated[Path, typer.Option("--data", help="The folder of the data sets; models/README.md says which.")]
+Weights = Annotated[Path, typer.Option("--weights", help="faceres.json of npm @vladmandic/human: starting weights.")]
 Kept = Annotated[Path | None, typer.Option("--cache", help="Where cut faces are kept. Default: DATA/cache.")]
 
 
@@ -334,9 +335,7 @@ def _training() -> Iterator[None]:
 def network_train(
     data: Sets,
     output: Annotated[Path, typer.Option("-o", "--output", help="The state of the run; continued if it exists.")],
-    weights: Annotated[
-        Path, typer.Option("--weights", help="faceres.json of npm @vladmandic/human: starting weights.")
-    ],
+    weights: Weights,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="JSON with settings that differ from ours.")] = None,
     cache: Kept = None,
 ) -> None:
@@ -356,7 +355,8 @@ def network_train(
 
 
 @network_app.command(
-    "export", epilog="Example: `fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx`"
+    "export",
+    epilog="Example: `fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx`",
 )
 def network_export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="What `fervid network train` wrote.")],

@@ -28,13 +28,23 @@ DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "network": "mobile
 REQUIRED: Mapping[Kind, frozenset[str]] = {
     "detector": frozenset({"input", "threshold", "open_score", "smallest_face"}),
     "network": frozenset(
-        {"input", "margin", "embedding", "expressions", "ethnicities", "genders", "first_age", "same_person"}
+        {
+            "input",
+            "margin",
+            "embedding",
+            "expressions",
+            "ethnicities",
+            "genders",
+            "first_age",
+            "identity",
+            "same_person",
+        }
     ),
     "classifier": frozenset({"labels", "statistics", "network_sha256"}),
 }
 TENSORS: Mapping[Kind, frozenset[str]] = {
     "detector": frozenset({"images", "boxes", "landmarks", "scores"}),
-    "network": frozenset({"crops", "embedding", "expression", "age", "gender", "ethnicity"}),
+    "network": frozenset({"crops", "embedding", "expression", "age", "gender", "ethnicity", "identity"}),
     "classifier": frozenset({"features", "probabilities"}),
 }
 ONNX_ERRORS = (

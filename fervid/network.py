@@ -1,8 +1,8 @@
-"""Face crops -> embedding, expression, age, gender and ethnicity, in one batched pass of an ONNX network.
+"""Face crops -> embedding, expression, age, gender, ethnicity and identity, by one pass of an ONNX network.
 
 The file takes `crops` (n, 3, s, s) float32, scaled as its card says, and gives `embedding` (n, d), `expression`
-(n, c) probabilities, `age` (n, years) probabilities, `gender` (n,) and `ethnicity` (n, e) probabilities. Labels, size,
-colour order, mean and scale are the card's: nothing here knows them.
+(n, c) probabilities, `age` (n, years) probabilities, `gender` (n,), `ethnicity` (n, e) probabilities and `identity`
+(n, i). Labels, size, colour order, mean and scale are the card's: nothing here knows them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import onnxruntime
 from fervid.records import FaceScores, Floats, Image
 
 BATCH = 8
-_OUTPUTS = ["embedding", "expression", "age", "gender", "ethnicity"]
+_OUTPUTS = ["embedding", "expression", "age", "gender", "ethnicity", "identity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class FaceNetwork:
         if not len(crops):
             return empty(self.card)
         chunks = [self._score(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
-        embedding, expression, age, gender, ethnicity = (np.concatenate(column) for column in zip(*chunks, strict=True))
-        return FaceScores(embedding, expression, expected_age(age, self.card["first_age"]), gender, ethnicity)
+        columns = dict(zip(_OUTPUTS, map(np.concatenate, zip(*chunks, strict=True)), strict=True))
+        return FaceScores(**{**columns, "age": expected_age(columns["age"], self.card["first_age"])})
 
     def _score(self, crops: Image) -> list[Floats]:
         outputs: list[Floats] = self.session.run(_OUTPUTS, {"crops": scaled(crops, self.card)})
@@ -63,13 +63,13 @@ def scaled(crops: Image, card: Mapping[str, Any]) -> Floats:
 def empty(card: Mapping[str, Any]) -> FaceScores:
     """No rows, with the widths of that network."""
     none = np.zeros(0, np.float32)
-    widths = card["embedding"], len(card["expressions"]), len(card["ethnicities"])
-    embedding, expression, ethnicity = (none.reshape(0, width) for width in widths)
-    return FaceScores(embedding, expression, none, none, ethnicity)
+    widths = card["embedding"], len(card["expressions"]), len(card["ethnicities"]), card["identity"]
+    embedding, expression, ethnicity, identity = (none.reshape(0, width) for width in widths)
+    return FaceScores(embedding, expression, none, none, ethnicity, identity)
 
 
 def expected_age(probabilities: Floats, first: int) -> Floats:
-    """Years from class probabilities: the two most probable ages, weighted (arXiv 2103.17107, section 3.2).
+    """Years from class probabilities: their mean, as in Rothe et al. (IJCV 2018, section 3.2).
 
     Args:
         probabilities: (n, classes), one class a year.
@@ -78,6 +78,4 @@ def expected_age(probabilities: Floats, first: int) -> Floats:
     Returns:
         (n,) years.
     """
-    best = np.argpartition(probabilities, -2, axis=1)[:, -2:]
-    weight = np.take_along_axis(probabilities, best, axis=1)
-    return np.asarray(first + (best * weight).sum(axis=1) / weight.sum(axis=1), np.float32)
+    return np.asarray(first + probabilities @ np.arange(probabilities.shape[1]), np.float32)

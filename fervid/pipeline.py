@@ -209,7 +209,7 @@ class Classifier:
             for frame, faces in batch:
                 rows = scores[start : start + len(faces)]
                 start += len(faces)
-                seen.add(frame, faces, rows, tracker.update(frame.time, faces, rows.embedding))
+                seen.add(frame, faces, rows, tracker.update(frame.time, faces, rows.identity))
         seen.people = sorted(
             (_Followed.union(seen.tracks[number] for number in numbers) for numbers in tracker.people()),
             key=lambda person: (-person.weight, -person.area),

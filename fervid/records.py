@@ -94,6 +94,7 @@ class FaceScores:
         age: (n,) years.
         gender: (n,) probability of the class "male".
         ethnicity: (n, e) probabilities.
+        identity: (n, i) vectors whose cosine says how alike two people are.
     """
 
     embedding: Floats
@@ -101,20 +102,23 @@ class FaceScores:
     age: Floats
     gender: Floats
     ethnicity: Floats
+    identity: Floats
 
     def __post_init__(self) -> None:
-        rows = {len(column) for column in (self.embedding, self.expression, self.age, self.gender, self.ethnicity)}
+        rows = {len(column) for column in self._columns()}
         _require(len(rows) == 1, f"columns of unequal length: {sorted(rows)}")
-        tables = (self.embedding, self.expression, self.ethnicity)
-        _require(all(table.ndim == 2 for table in tables), "embedding, expression and ethnicity are (n, d)")
+        tables = (self.embedding, self.expression, self.ethnicity, self.identity)
+        _require(all(table.ndim == 2 for table in tables), "embedding, expression, ethnicity and identity are (n, d)")
 
     def __len__(self) -> int:
         return len(self.embedding)
 
     def __getitem__(self, rows: slice | list[int]) -> FaceScores:
         """The rows of some faces."""
-        columns = (self.embedding, self.expression, self.age, self.gender, self.ethnicity)
-        return FaceScores(*(column[rows] for column in columns))
+        return FaceScores(*(column[rows] for column in self._columns()))
+
+    def _columns(self) -> tuple[Floats, ...]:
+        return (self.embedding, self.expression, self.age, self.gender, self.ethnicity, self.identity)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -63,7 +63,7 @@ class Tracker:
         Args:
             time: Its presentation time in seconds.
             faces: n faces of the frame.
-            embeddings: (n, d) identity embeddings.
+            embeddings: (n, d) identity vectors of the network.
 
         Returns:
             n track numbers, counted from 0; None for a doubtful face that continues no track.

@@ -41,7 +41,7 @@ def same(found: dict[str, np.ndarray], true: dict[str, np.ndarray], tolerance: f
 def scores(*rows: list[float]) -> FaceScores:
     """Faces of which each row gives two values of embedding, two of expression, the age and the gender."""
     table = np.array(rows, np.float32).reshape(-1, 6)
-    return FaceScores(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5], table[:, 2:4])
+    return FaceScores(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5], table[:, 2:4], table[:, :2])
 
 
 def table(count: int, seed: int = 0) -> np.ndarray:

@@ -35,7 +35,9 @@ def points(*shape: int) -> np.ndarray:
 
 def scores(rows: int) -> FaceScores:
     column = np.arange(rows, dtype=np.float32)
-    return FaceScores(np.tile(column[:, None], 4), np.tile(column[:, None], 3), column, column, column[:, None])
+    return FaceScores(
+        np.tile(column[:, None], 4), np.tile(column[:, None], 3), column, column, column[:, None], column[:, None]
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,10 +55,13 @@ def scores(rows: int) -> FaceScores:
         (lambda: Face((0, 0, 1, 1), points(2, 3), 1.0), "landmarks"),
         (lambda: Face((0, 0, 1, 1), points(4), 1.0), "landmarks"),
         (
-            lambda: FaceScores(points(2, 4), points(2, 3), points(2), points(1), points(2, 5)),
+            lambda: FaceScores(points(2, 4), points(2, 3), points(2), points(1), points(2, 5), points(2, 6)),
             r"unequal length: \[1, 2\]",
         ),
-        (lambda: FaceScores(points(2), points(2, 3), points(2), points(2), points(2, 5)), r"are \(n, d\)"),
+        (
+            lambda: FaceScores(points(2), points(2, 3), points(2), points(2), points(2, 5), points(2, 6)),
+            r"are \(n, d\)",
+        ),
         (lambda: ClipFeatures({"a": points(3)}, 0), "at least one"),
         (lambda: ClipFeatures({"a": points(3), "b": points(3, 1)}, 1), "is a vector"),
         (lambda: ClipResult("a.mp4", "ok"), "answer exactly when it is ok"),

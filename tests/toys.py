@@ -32,9 +32,10 @@ NETWORK = {
     "ethnicities": ["here", "there"],
     "genders": {"male": 0.6, "female": 0.0},
     "first_age": 1,
+    "identity": 3,
     "same_person": {"same_face": 0.45, "same_person": 0.62},
 }
-OUTPUTS = ["embedding", "expression", "age", "gender", "ethnicity"]
+OUTPUTS = ["embedding", "expression", "age", "gender", "ethnicity", "identity"]
 CLASSIFIER = {
     "kind": "classifier",
     "name": "toy-classifier",
@@ -80,7 +81,8 @@ def network(path: Path, **card: Any) -> Path:
     """The embedding is the mean of each plane of the input; everything else follows from its three values.
 
     `expression` is the softmax of minus and plus their sum, `age` that of the ten ages' distances from ten times the
-    first value, `gender` the sigmoid of the second, and `ethnicity` the same as `expression`.
+    first value, `gender` the sigmoid of the second, `ethnicity` the same as `expression` and
+    `identity` as the embedding.
     """
     size = NETWORK["input"]["size"]
     nodes = [
@@ -95,6 +97,7 @@ def network(path: Path, **card: Any) -> Path:
         ("Gather", ["embedding", "middle"], "green", {"axis": 1}),
         ("Sigmoid", ["green"], "gender", {}),
         ("Identity", ["expression"], "ethnicity", {}),
+        ("Identity", ["embedding"], "identity", {}),
     ]
     constants = {
         "both": np.float32([[-1, 1]] * 3),

@@ -88,6 +88,7 @@ class Tests:
         """Every figure of a network, by test set."""
         network = FaceNetwork(model.session, model.card)
         crops = self.crops
+        people = network(crops["lfw"])
         figures = {
             "FER+ PrivateTest": on_votes(network(crops["ferplus"]).expression, self.ferplus),
             "UTKFace test": {
@@ -95,9 +96,10 @@ class Tests:
                 "faces_found": round(self.found["utkface"], 4),
             },
             "LFW pairs": {
-                **on_lfw(network(crops["lfw"]).embedding, self.names, self.pairs),
+                **on_lfw(people.identity, self.names, self.pairs),
                 "faces_found": round(self.found["lfw"], 4),
             },
+            "LFW pairs, by the embedding": on_lfw(people.embedding, self.names, self.pairs),
         }
         if any(output.name == FIRST for output in model.session.get_outputs()):
             figures["FER2013 PrivateTest, first labels"] = on_first_labels(
@@ -180,15 +182,15 @@ def on_utkface(scores: FaceScores, portraits: list[Portrait], male_from: float) 
     return {**figures, "images": len(portraits)}
 
 
-def on_lfw(embedding: Floats, names: list[str], pairs: list[lfw.Pair]) -> dict[str, Any]:
-    """Share of the pairs that the cosine of embeddings answers rightly, the threshold chosen on the other folds.
+def on_lfw(identity: Floats, names: list[str], pairs: list[lfw.Pair]) -> dict[str, Any]:
+    """Share of the pairs that the cosine of their vectors answers rightly, the threshold chosen on the other folds.
 
     Args:
-        embedding: (n, d), one row for each picture.
+        identity: (n, d), one row for each picture.
         names: The n pictures.
         pairs: To answer.
     """
-    unit = dict(zip(names, embedding / np.linalg.norm(embedding, axis=1, keepdims=True), strict=True))
+    unit = dict(zip(names, identity / np.linalg.norm(identity, axis=1, keepdims=True), strict=True))
     likeness = np.array([unit[pair.first] @ unit[pair.second] for pair in pairs])
     right = lfw.accuracy(likeness, pairs)
     return {**report(len(pairs), lambda rows: {"accuracy": right[rows].mean()}), "pairs": len(pairs)}

@@ -27,9 +27,9 @@ from fervid.train.evaluate import Tests
 from fervid.train.faces import Faces, Sources
 from fervid.train.ferplus import CLASSES
 from fervid.train.measure import recall
-from fervid.train.network import ETHNICITIES, FIRST_CLASSES, PIXEL_MEAN, FaceNetwork
+from fervid.train.network import ETHNICITIES, FIRST_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
 
-OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity")
+OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity", "identity")
 TOLERANCE = 1e-4
 CALIBRATION = 512  # faces
 SHIFTS = tuple(round(-0.6 + 0.05 * i, 2) for i in range(25))
@@ -68,6 +68,7 @@ def card(name: str, network: FaceNetwork, size: int) -> dict[str, Any]:
         "fer2013": list(FIRST_CLASSES),
         "genders": {"male": 0.5, "female": 0.0},
         "ethnicities": list(ETHNICITIES),
+        "identity": IDENTITY,
         "first_age": 1,
     }
 
@@ -88,6 +89,7 @@ class _Probabilities(nn.Module):
             heads.age.softmax(1),
             heads.gender.sigmoid(),
             heads.ethnicity.softmax(1),
+            heads.identity,
         )
 
 
@@ -193,6 +195,8 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
         sources: Data to calibrate on, to choose the adjustment on and to measure on.
         cache: Folder of the cut faces.
         output: Where the int8 file goes.
+
+    The expression logits are shifted (`shift`) on the way.
 
     Returns:
         Name of each file to its figures.

@@ -30,10 +30,11 @@ from fervid.train import augment, faces, losses, mobilenet, state
 from fervid.train.faces import Faces, Sources
 from fervid.train.ferplus import CLASSES
 from fervid.train.losses import Targets
-from fervid.train.network import FIRST_CLASSES, FaceNetwork, build, pixels
+from fervid.train.network import FIRST_CLASSES, IDENTITY, FaceNetwork, Heads, build, pixels
 
 CHECK_EVERY = 500  # steps
 STARTING_SIZE = 224
+RIDGE = 0.1  # of the mean variance of an embedding's values
 FIRST_INDEX = np.array([FIRST_CLASSES.index(c) if c in FIRST_CLASSES else -1 for c in CLASSES])
 
 
@@ -164,7 +165,7 @@ class Data:
             faces.read_ferplus(sources.ferplus, sources.first, "Training", cache),
             attributes,
             people,
-            _starting(Faces.union([attributes, people]), weights, cache),
+            starting(Faces.union([attributes, people]), weights, cache),
             faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache),
             faces.read_utkface(sources.utkface, 1, cache),
         )
@@ -248,7 +249,7 @@ class Fit:
         self.people = nn.Embedding(people, network.width)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         body = list(network.backbone.parameters())
-        heads = [p for name, p in network.named_parameters() if not name.startswith("backbone.")]
+        heads = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith("backbone.")]
         self.optimiser = torch.optim.AdamW(
             [{"params": body, "lr": 0.0}, {"params": [*heads, self.people.weight], "lr": 0.0}],
             weight_decay=recipe.decay,
@@ -269,6 +270,9 @@ class Fit:
                 batch = coming.result()
                 coming = ahead.submit(self.batches, self.step + 1)
                 losses_.append(self.advance(*batch))
+                if self.step == self.recipe.steps:
+                    known = Faces.union([self.data.attributes, self.data.people])
+                    fit_identity(self.average, known, self.data.starting, self.recipe.size)
                 if self.step % CHECK_EVERY == 0 or self.step == self.recipe.steps:
                     self.save(path)
                     elapsed = time.monotonic() - began
@@ -350,6 +354,31 @@ class Fit:
         self.step = state.restore(path, self._about, self._modules, self.optimiser)
 
 
+def fit_identity(network: FaceNetwork, known: Faces, starting: Floats, size: int) -> None:
+    """Fit the identity head: what of the embedding tells people apart, as the starting weights see it.
+
+    Ridge regression from the network's embeddings to the principal components of the starting ones, both centred.
+    Cosines between the outputs depend less on expression, age and light than those of the embeddings.
+
+    Args:
+        network: Its `identity` is set.
+        known: n faces.
+        starting: (n, d) their unit embeddings by the starting weights.
+        size: Side of the input in pixels.
+    """
+    embedding = predict(network, known, size)["embedding"].astype(np.float64)
+    wanted = starting - starting.mean(axis=0, dtype=np.float64)
+    components = np.linalg.eigh(wanted.T @ wanted)[1][:, -IDENTITY:]
+    centre = embedding.mean(axis=0)
+    apart = embedding - centre
+    square = apart.T @ apart
+    ridge = RIDGE * np.trace(square) / len(square) * np.eye(len(square))
+    weight = np.linalg.solve(square + ridge, apart.T @ (wanted @ components))
+    with torch.no_grad():
+        for layer, value in ((network.identity.weight, weight.T), (network.identity.bias, -centre @ weight)):
+            layer.zero_()[: len(value)] = torch.from_numpy(value)
+
+
 def begin(recipe: Recipe, weights: mobilenet.Weights, data: Data) -> Fit:
     """A run at step 0; `mobilenetv1` starts from the published weights, other backbones from chance.
 
@@ -385,11 +414,11 @@ def predict(network: FaceNetwork, faces: Faces, size: int, batch: int = 64) -> d
             embedding = network.backbone(pixels(crops))
         with torch.no_grad():
             parts.append([value.numpy() for value in network.heads(embedding.float())])
-    names = ("embedding", "expression", "first", "age", "gender", "ethnicity")
+    names = Heads._fields
     return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
 
 
-def _starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
+def starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
     """Unit embeddings (n, d) of faces by the starting weights, at the size that those were trained at."""
     key = hashlib.sha256(known.digest().encode())
     for name in sorted(weights):

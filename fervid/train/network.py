@@ -1,7 +1,8 @@
 """The multi-task network in torch: one backbone, an embedding, and a small head for every task.
 
 After Savchenko (arXiv 2103.17107, section 3): expression is linear on the embedding; age in 100 classes, gender and
-ethnicity on a dense layer of 256 units. The embedding itself carries identity. A head for the first labels of FER2013
+ethnicity on a dense layer of 256 units. The embedding is kept close to that of the starting weights, so identity is
+linear on it too, and fitted last, in closed form (`fervid.train.fit`). A head for the first labels of FER2013
 stands beside the one for the votes, because the two sets of annotators disagree on every third picture.
 """
 
@@ -18,6 +19,7 @@ from fervid.train import mobilenet
 from fervid.train.ferplus import CLASSES, FIRST_FOLDERS
 
 AGES = 100
+IDENTITY = 128
 ETHNICITIES = ("White", "Black", "Asian", "Indian", "Other")
 FIRST_CLASSES = tuple(FIRST_FOLDERS)
 PIXEL_MEAN = (103.939, 116.779, 123.68)  # BGR, of the pictures that the starting weights were trained on
@@ -32,6 +34,7 @@ class Heads(NamedTuple):
     age: Tensor  # (n, 100), the years from 1
     gender: Tensor  # (n,), male above 0
     ethnicity: Tensor  # (n, 5)
+    identity: Tensor  # (n, 128)
 
 
 class FaceNetwork(nn.Module):
@@ -52,6 +55,7 @@ class FaceNetwork(nn.Module):
         self.age = nn.Linear(256, AGES)
         self.gender = nn.Linear(256, 1)
         self.ethnicity = nn.Linear(256, len(ETHNICITIES))
+        self.identity = nn.Linear(width, IDENTITY).requires_grad_(False)
 
     def forward(self, pictures: Tensor) -> Heads:
         """Pictures to heads."""
@@ -67,6 +71,7 @@ class FaceNetwork(nn.Module):
             self.age(attributes),
             self.gender(attributes).squeeze(1),
             self.ethnicity(attributes),
+            self.identity(embedding),
         )
 
 

@@ -52,7 +52,9 @@ def test_on_portraits_age_gender_and_ethnicity_are_measured() -> None:
     portraits = [Portrait(Path(), *labels) for labels in ((20, 0, 0), (40, 1, 2), (60, 1, 4), (80, 0, 1))]
     nothing = np.zeros((4, 1), np.float32)
     ethnicity = np.eye(5, dtype=np.float32)[[0, 2, 3, 1]]
-    scores = FaceScores(nothing, nothing, np.float32([21, 40, 55, 82]), np.float32([0.6, 0.59, 0.9, 0.7]), ethnicity)
+    scores = FaceScores(
+        nothing, nothing, np.float32([21, 40, 55, 82]), np.float32([0.6, 0.59, 0.9, 0.7]), ethnicity, nothing
+    )
     figures = evaluate.on_utkface(scores, portraits, 0.6)
     assert [figures[name]["value"] for name in ("age_mae", "gender_accuracy", "ethnicity_accuracy")] == [2, 0.75, 0.75]
     assert figures["images"] == 4

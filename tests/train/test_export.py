@@ -69,7 +69,7 @@ def test_the_float_file_answers_as_torch_for_any_number_of_faces(
     with torch.no_grad():
         heads = fitted(pictures)
     expected = [heads.embedding, *(logits.softmax(1) for logits in (heads.expression, heads.first, heads.age))]
-    expected += [heads.gender.sigmoid(), heads.ethnicity.softmax(1)]
+    expected += [heads.gender.sigmoid(), heads.ethnicity.softmax(1), heads.identity]
     for ours, theirs in zip(given, expected, strict=True):
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)

@@ -177,21 +177,23 @@ def test_rare_expressions_are_drawn_more_often_and_the_logits_freed_from_what_is
 
 def test_while_the_heads_learn_the_backbone_stays_as_it_is(data: Data) -> None:
     run = begun(data, head_steps=2)
+    last = {"identity.weight", "identity.bias"}  # fitted when all steps are done
     before = {name: value.clone() for name, value in run.network.named_parameters()}
     for step in range(2):
         run.advance(*run.batches(step))
     unchanged = {name for name, value in run.network.named_parameters() if torch.equal(value, before[name])}
-    assert unchanged == {name for name in before if name.startswith("backbone.")}
+    assert unchanged == {name for name in before if name.startswith("backbone.")} | last
     assert not set(run.network.backbone.parameters()) & run.optimiser.state.keys()
     run.advance(*run.batches(2))
     run.advance(*run.batches(3))
-    assert not [name for name, value in run.network.named_parameters() if torch.equal(value, before[name])]
+    assert {name for name, value in run.network.named_parameters() if torch.equal(value, before[name])} == last
 
 
 def stepped(run: Fit, batch: tuple[Tensor, Targets], radius: float) -> list[Tensor]:
     """The parameters after one step written out: SAM's way up, the slope there, and AdamW's first step from below."""
     network, people = copy.deepcopy(run.network).train(), run.people.weight.detach().clone().requires_grad_()
-    parameters = [*network.parameters(), people]
+    learning = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    parameters = [*learning.values(), people]
 
     def slopes() -> tuple[Tensor, ...]:
         with torch.autocast("cpu", torch.bfloat16):
@@ -209,7 +211,7 @@ def stepped(run: Fit, batch: tuple[Tensor, Targets], radius: float) -> list[Tens
                 parameter += radius * one / length
         slope = slopes()
     body, heads = run.recipe.rates(run.step)
-    names = [*(name for name, _ in network.named_parameters()), "people"]
+    names = [*learning, "people"]
     rates = [body if name.startswith("backbone.") else heads for name in names]
     return [
         (1 - rate * run.recipe.decay) * value - rate * one / (one.abs() + 1e-8)
@@ -230,7 +232,7 @@ def test_a_step_goes_down_the_slope_and_with_sharpness_that_of_the_highest_place
     batch = run.batches(2)
     expected, other = stepped(run, batch, radius), stepped(run, batch, 0.7 - radius)
     run.advance(*batch)
-    found = [*run.network.parameters(), run.people.weight]
+    found = [*(value for value in run.network.parameters() if value.requires_grad), run.people.weight]
     # where a slope is next to nothing, AdamW's first step follows its sign, which is down to rounding
     apart = torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, expected, strict=True)])
     assert (apart < 1e-5).float().mean() > 0.99
@@ -330,6 +332,19 @@ def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
     assert equal(found, run.average.state_dict()) == list(found) != equal(found, run.network.state_dict())
 
 
+def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> None:
+    network, some = miniature.network().eval(), miniature.faces(40, 1)
+    embedding = fit.predict(network, some, 16)["embedding"]
+    mixed = embedding @ np.random.default_rng(0).normal(size=(miniature.WIDTH, 4)).astype(np.float32)
+    fit.fit_identity(network, some, mixed, 16)
+    identity = fit.predict(network, some, 16)["identity"]
+    assert not identity[:, 4:].any()
+    apart = mixed - mixed.mean(axis=0)
+    assert np.corrcoef(np.linalg.norm(identity, axis=1), np.linalg.norm(apart, axis=1))[0, 1] > 0.9
+    ours, theirs = (rows @ rows.T for rows in (identity, apart))
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.9
+
+
 def test_an_embedding_of_another_width_cannot_be_kept_near_the_starting_one(data: Data) -> None:
     wider = replace(data, starting=np.eye(9, 8, dtype=np.float32))
     with pytest.raises(ValueError, match=r"mobilenetv1 has 6 values and that of the starting weights 8.* distillation"):
@@ -377,6 +392,7 @@ def test_answers_do_not_depend_on_how_faces_are_batched() -> None:
         "age": (7, 100),
         "gender": (7,),
         "ethnicity": (7, 5),
+        "identity": (7, 128),
     }
     for name, value in whole.items():
         np.testing.assert_allclose(value, parts[name], atol=1e-5)

@@ -14,7 +14,7 @@ from fervid.train import losses
 from fervid.train.losses import Targets, Weights
 from fervid.train.network import AGES, Heads
 
-COUNTS = {"expression": 8, "first": 7, "age": AGES, "ethnicity": 5, "embedding": 4}
+COUNTS = {"expression": 8, "first": 7, "age": AGES, "ethnicity": 5, "embedding": 4, "identity": 3}
 NOTHING = Weights(**dict.fromkeys(asdict(Weights()), 0.0))
 NO_PRIOR = (torch.zeros(8), torch.zeros(7))
 PEOPLE = torch.eye(4)[:3] * 5

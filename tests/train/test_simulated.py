@@ -55,7 +55,7 @@ def test_an_onset_starts_near_neutral_and_ends_at_the_expression() -> None:
     embedding = np.tile(means[4], (24, 1))
     flat = np.full((24, classes), 1 / classes, np.float32)
     nothing = np.zeros(24, np.float32)
-    scores = FaceScores(embedding, flat, nothing, nothing, np.zeros((24, 5), np.float32))
+    scores = FaceScores(embedding, flat, nothing, nothing, np.zeros((24, 5), np.float32), embedding)
     shown = simulated.Onset(means, weight)(scores, 4, np.random.default_rng(1))
     neutral = means[ferplus.CLASSES.index("neutral")]
     distance = np.linalg.norm(shown.embedding - neutral, axis=1)

@@ -91,7 +91,7 @@ def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights
         found = getattr(heads, name).detach().numpy().reshape(expected.shape)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
     fresh = {name for name, value in network.named_parameters() if not torch.equal(value, other.get_parameter(name))}
-    assert {name.split(".")[0] for name in fresh} == {"expression", "first", "ethnicity"}
+    assert {name.split(".")[0] for name in fresh} == {"expression", "first", "ethnicity", "identity"}
 
 
 def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weights: Weights) -> None:
