@@ -112,6 +112,7 @@ def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: P
         "FER+ PrivateTest": 3,
         "UTKFace test": 3,
         "LFW pairs": 4,
+        "LFW pairs, by the embedding": 4,
         "FER2013 PrivateTest, first labels": 2,
     }
     assert [figures[name]["faces_found"] for name in list(figures)[:3]] == [1.0, 1.0, 0.75]
@@ -126,4 +127,4 @@ def test_a_network_without_first_labels_is_not_asked_for_them(
     plain.graph.output.remove(next(output for output in plain.graph.output if output.name == evaluate.FIRST))
     onnx.save(plain, tmp_path / "plain.onnx")
     figures = tests.measure(models.load(str(tmp_path / "plain.onnx"), "network"))
-    assert list(figures) == ["FER+ PrivateTest", "UTKFace test", "LFW pairs"]
+    assert list(figures) == ["FER+ PrivateTest", "UTKFace test", "LFW pairs", "LFW pairs, by the embedding"]
