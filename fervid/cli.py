@@ -337,6 +337,7 @@ def network_train(
     output: Annotated[Path, typer.Option("-o", "--output", help="The state of the run; continued if it exists.")],
     weights: Weights,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="JSON with settings that differ from ours.")] = None,
+    earlier: Annotated[Path | None, typer.Option("--from", help="A run whose weights to begin with.")] = None,
     cache: Kept = None,
 ) -> None:
     """Fit the network on all tasks; one line of JSON every few hundred steps says how it stands."""
@@ -347,7 +348,7 @@ def network_train(
         settings = fit.Recipe.read(recipe) if recipe else fit.Recipe()
         starting = mobilenet.read_tensorflowjs(weights)
         sets = fit.Data.read(Sources(data), cache or data / "cache", starting)
-        run = fit.begin(settings, starting, sets)
+        run = fit.begin(settings, starting, sets, earlier)
         if output.exists():
             run.resume(output)
         for figures in run.run(output):

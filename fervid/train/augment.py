@@ -13,25 +13,32 @@ from fervid.records import Image
 from fervid.train.faces import INNER
 
 
-def view(crop: Image, size: int, rng: np.random.Generator) -> Image:
-    """One random view (size, size, 3) of a cached crop (s, s, 3)."""
+def view(crop: Image, size: int, rng: np.random.Generator, often: float = 1.0) -> Image:
+    """One random view (size, size, 3) of a cached crop (s, s, 3).
+
+    Args:
+        crop: What `fervid.train.faces` keeps.
+        size: Side of the view.
+        rng: Source of all randomness.
+        often: Factor of the chances of low resolution, blur, compression and occlusion.
+    """
     image = frame(crop, size, rng.uniform(-15, 15), np.exp(rng.uniform(-0.15, 0.15)), rng.uniform(-0.05, 0.05, 2))
     if rng.random() < 0.5:
         image = image[:, ::-1]
     image = light(image, rng)
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 * often:
         image = _resolution(image, rng)
-    image = stream(image, rng)
-    if rng.random() < 0.3:
+    image = stream(image, rng, often)
+    if rng.random() < 0.3 * often:
         image = _occlusion(image, rng)
     return np.ascontiguousarray(image)
 
 
-def stream(image: Image, rng: np.random.Generator) -> Image:
+def stream(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
     """Sometimes the blur of motion, and the blocks of compression."""
-    if rng.random() < 0.15:
+    if rng.random() < 0.15 * often:
         image = _motion(image, rng)
-    if rng.random() < 0.2:
+    if rng.random() < 0.2 * often:
         image = _compression(image, rng)
     return image
 

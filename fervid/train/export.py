@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +203,7 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
     Raises:
         ValueError: The run is not finished, or a file differs from torch.
     """
-    recipe, network, data = fit.load(run)
+    recipe, network, origin = fit.load(run)
     voted = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
     pictured = faces.read_utkface(sources.utkface, 2, cache)
     rng = np.random.default_rng(recipe.seed)
@@ -217,8 +216,9 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
     full = output.with_name(f"{output.stem}-fp32.onnx")
     about = {
         **CARD,
-        "recipe": asdict(recipe),
-        "data_sha256": data,
+        "recipe": origin["recipe"],
+        "earlier": origin["earlier"],
+        "data_sha256": origin["data"],
         "expression_shift": moved,
     }
     figures = {}

@@ -58,6 +58,7 @@ class Recipe:
         sharp_from: Share of the steps after which SAM sets in; late is enough (Zhou et al., arXiv 2410.10373).
         average: Share of the moving average that a step keeps.
         mixup: Parameter of the Beta distribution that mixes two faces with votes; 0 leaves it out.
+        degraded: Factor of the chances of low resolution, blur, compression and occlusion.
         first_share: How much of the shares the first label takes from the votes.
         balance: Votes are sampled by the prior of their class to the power of minus this.
         adjustment: How much of the logarithm of the prior the logits are freed from.
@@ -80,6 +81,7 @@ class Recipe:
     sharp_from: float = 0.75
     average: float = 0.999
     mixup: float = 0.2
+    degraded: float = 1.0
     first_share: float = 0.1
     balance: float = 0.3
     adjustment: float = 0.5
@@ -171,9 +173,10 @@ class Data:
         )
 
     def digests(self) -> dict[str, str]:
-        """Name of each part to the SHA-256 of its pixels and labels."""
+        """Name of each part to the SHA-256 of its pixels and labels, and that of the starting embeddings."""
         parts = ("expressions", "attributes", "people")
-        return {name: getattr(self, name).digest() for name in parts}
+        starting = hashlib.sha256(np.ascontiguousarray(self.starting).data).hexdigest()
+        return {**{name: getattr(self, name).digest() for name in parts}, "starting": starting}
 
 
 class Batches:
@@ -208,7 +211,9 @@ class Batches:
         aged = rng.integers(0, len(data.attributes), recipe.attributes)
         named = rng.integers(0, len(data.people), recipe.people)
         rows = ((data.expressions, voted), (data.attributes, aged), (data.people, named))
-        views = [augment.view(faces.crops[i], recipe.size, rng) for faces, chosen in rows for i in chosen]
+        views = [
+            augment.view(faces.crops[i], recipe.size, rng, recipe.degraded) for faces, chosen in rows for i in chosen
+        ]
         pictures = pixels(np.stack(views))
         votes = np.concatenate([faces.votes[chosen] for faces, chosen in rows])
         first = np.zeros((len(votes), self.first.shape[1]), np.float32)
@@ -230,8 +235,16 @@ class Batches:
 class Fit:
     """A network on its way: weights, their moving average, the optimiser and the step."""
 
-    def __init__(self, recipe: Recipe, network: FaceNetwork, data: Data) -> None:
+    def __init__(
+        self, recipe: Recipe, network: FaceNetwork, data: Data, earlier: Mapping[str, Any] | None = None
+    ) -> None:
         """Begin at step 0 with the weights of `network`.
+
+        Args:
+            recipe: What decides the result.
+            network: Starting weights.
+            data: To learn from.
+            earlier: What `about` said of the run that gave those weights, if one did.
 
         Raises:
             ValueError: Its embedding is to be kept near the starting weights', which is of another width.
@@ -257,7 +270,7 @@ class Fit:
         )
         self.batches = Batches(recipe, data)
         self.adjustments = self.batches.adjustments()
-        self._about = {"data": data.digests(), **asdict(recipe)}
+        self.about = {"data": data.digests(), "earlier": earlier, "recipe": asdict(recipe)}
         self._modules = {"network": self.network, "average": self.average, "people": self.people}
 
     def run(self, path: Path) -> Iterator[dict[str, Any]]:
@@ -343,7 +356,7 @@ class Fit:
 
     def save(self, path: Path) -> None:
         """Write the state to a file, whole or not at all."""
-        state.save(path, self._about, self.step, self._modules, self.optimiser)
+        state.save(path, self.about, self.step, self._modules, self.optimiser)
 
     def resume(self, path: Path) -> None:
         """Continue from a file that `save` wrote.
@@ -351,7 +364,7 @@ class Fit:
         Raises:
             ValueError: It is of another recipe or other data; the message names what differs.
         """
-        self.step = state.restore(path, self._about, self._modules, self.optimiser)
+        self.step = state.restore(path, self.about, self._modules, self.optimiser)
 
 
 def fit_identity(network: FaceNetwork, known: Faces, starting: Floats, size: int) -> None:
@@ -379,30 +392,42 @@ def fit_identity(network: FaceNetwork, known: Faces, starting: Floats, size: int
             layer.zero_()[: len(value)] = torch.from_numpy(value)
 
 
-def begin(recipe: Recipe, weights: mobilenet.Weights, data: Data) -> Fit:
-    """A run at step 0; `mobilenetv1` starts from the published weights, other backbones from chance.
+def begin(recipe: Recipe, weights: mobilenet.Weights, data: Data, earlier: Path | None = None) -> Fit:
+    """A run at step 0.
+
+    Args:
+        recipe: What decides the result.
+        weights: The published weights of `mobilenetv1`; other backbones start from chance.
+        data: To learn from.
+        earlier: The state of a run whose averaged weights to start from instead, finished or not.
 
     Raises:
-        ValueError: No backbone of that name, or weights that are not those of `mobilenetv1`.
+        ValueError: No backbone of that name, weights that are not those of `mobilenetv1`, or a run of another backbone.
     """
     torch.manual_seed(recipe.seed)
-    return Fit(recipe, build(recipe.backbone, weights if recipe.backbone == "mobilenetv1" else None), data)
+    network = build(recipe.backbone, weights if recipe.backbone == "mobilenetv1" else None)
+    if earlier is None:
+        return Fit(recipe, network, data)
+    about, step, tensors = state.read(earlier)
+    if (backbone := about["recipe"]["backbone"]) != recipe.backbone:
+        raise ValueError(f"{earlier} is a run of {backbone}, not of {recipe.backbone}; begin anew or change the recipe")
+    network.load_state_dict(state.below(tensors, "average"))
+    return Fit(recipe, network, data, {**about, "step": step})
 
 
-def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, str]]:
-    """What a finished run gave: its recipe, its averaged weights, and the SHA-256 of its data.
+def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, Any]]:
+    """What a finished run gave: its recipe, its averaged weights, and all that decided them.
 
     Raises:
         ValueError: The file is no run, or the run has not come to its last step.
     """
     about, step, tensors = state.read(path)
-    data = about.pop("data", {})
-    recipe = Recipe.of(about)
+    recipe = Recipe.of(about["recipe"])
     if step < recipe.steps:
         raise ValueError(f"{path} has done {step} of {recipe.steps} steps; run `fervid network train` to its end")
     network = build(recipe.backbone)
     network.load_state_dict(state.below(tensors, "average"))
-    return recipe, network.eval(), data
+    return recipe, network.eval(), about
 
 
 def predict(network: FaceNetwork, faces: Faces, size: int, batch: int = 64) -> dict[str, NDArray[np.float32]]:

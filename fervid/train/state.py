@@ -49,7 +49,7 @@ def restore(path: Path, about: Mapping[str, Any], modules: Mapping[str, nn.Modul
         ValueError: It is of another run; the message names what differs.
     """
     stored, step, tensors = read(path)
-    if differing := sorted(name for name in about.keys() | stored.keys() if stored.get(name) != about.get(name)):
+    if differing := _differing(stored, about):
         raise ValueError(f"{path} is of another run: {', '.join(differing)} differ; give another output or remove it")
     for name, module in modules.items():
         module.load_state_dict(below(tensors, name))
@@ -63,6 +63,17 @@ def restore(path: Path, about: Mapping[str, Any], modules: Mapping[str, nn.Modul
         state.setdefault(int(number), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     return step
+
+
+def _differing(stored: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+    """The names under which two descriptions differ, those within a part by their own names."""
+    names = []
+    for name in sorted(stored.keys() | about.keys()):
+        theirs, ours = stored.get(name), about.get(name)
+        if theirs != ours:
+            both = isinstance(theirs, Mapping) and isinstance(ours, Mapping) and name == "recipe"
+            names += _differing(theirs, ours) if both else [name]  # type: ignore[arg-type]
+    return names
 
 
 def read(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]]:

@@ -112,7 +112,7 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
     }
     for model in (small, whole):
         assert {name: model.card["recipe"][name] for name in SMALL} == SMALL
-        assert model.card["data_sha256"] == {name: read[name].digest() for name in read}
+        assert model.card["data_sha256"].items() >= {name: read[name].digest() for name in read}.items()
         assert model.card["expression_shift"] in export.SHIFTS
         assert len(model.card["figures"]) == 5
     listed = json.loads((path.parent / "manifest.json").read_text())["models"]

@@ -325,11 +325,27 @@ def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
     with pytest.raises(ValueError, match=r"has done 2 of 6 steps; run `fervid network train` to its end"):
         fit.load(path)
     assert [figures["step"] for figures in steps] == [4, 6]
-    recipe, network, digests = fit.load(path)
-    assert (recipe, digests) == (run.recipe, data.digests())
+    recipe, network, about = fit.load(path)
+    assert (recipe, about) == (run.recipe, run.about)
+    assert about["data"] == data.digests()
     assert not network.training
     found = network.state_dict()
     assert equal(found, run.average.state_dict()) == list(found) != equal(found, run.network.state_dict())
+
+
+def test_a_run_begins_with_the_weights_of_another_and_says_so(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "build", lambda *_: miniature.network(seed=9))
+    first, path = begun(data), tmp_path / "first.safetensors"
+    first.advance(*first.batches(0))
+    first.save(path)
+    second = fit.begin(miniature.recipe(rate=1e-5), {}, data, path)
+    assert equal(second.network.state_dict(), first.average.state_dict()) == list(first.average.state_dict())
+    assert second.about["earlier"] == {**first.about, "step": 1}
+    assert second.step == 0
+    with pytest.raises(ValueError, match=r"first\.safetensors is a run of mobilenetv1, not of other"):
+        fit.begin(miniature.recipe(backbone="other"), {}, data, path)
 
 
 def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> None:
