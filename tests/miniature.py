@@ -180,16 +180,17 @@ def published(folder: Path) -> Path:
 
 
 class Backbone(nn.Module):
-    """One strided convolution, normalised over the batch, and the mean over the picture."""
+    """A strided convolution, normalised over the batch, a pointwise one, and the mean over the picture."""
 
     def __init__(self) -> None:
         """Random weights."""
         super().__init__()
         self.convolution = nn.Conv2d(3, WIDTH, 3, 2, 1)
         self.norm = nn.BatchNorm2d(WIDTH)
+        self.mixing = nn.Conv2d(WIDTH, WIDTH, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return functional.relu6(self.norm(self.convolution(pictures))).mean(dim=(2, 3))
+        return functional.relu6(self.mixing(functional.relu6(self.norm(self.convolution(pictures))))).mean(dim=(2, 3))
 
 
 def network(seed: int = 0) -> FaceNetwork:
