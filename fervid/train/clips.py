@@ -235,9 +235,13 @@ def _to_onnx(pipeline: Pipeline, width: int) -> onnx.ModelProto:
 
 def _expression_weight(path: Path) -> Floats:
     """The (c, d) weight of the linear layer that gives the expression logits."""
-    graph = onnx.load(path).graph
-    (tensor,) = (tensor for tensor in graph.initializer if tensor.name.endswith("expression.weight"))
-    return np.asarray(numpy_helper.to_array(tensor), np.float32)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    (name,) = (name for name in tensors if name.endswith(("expression.weight", "expression.weight_quantized")))
+    weight = tensors[name].astype(np.float32)
+    if name.endswith("_quantized"):
+        scale = tensors[name.removesuffix("quantized") + "scale"]
+        weight *= scale.reshape(-1, 1) if len(scale.ravel()) in (1, len(weight)) else scale
+    return weight
 
 
 if __name__ == "__main__":

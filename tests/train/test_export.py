@@ -17,7 +17,7 @@ from fervid import models
 from fervid.align import MARGIN
 from fervid.errors import ModelIncompatible
 from fervid.network import BATCH, FaceNetwork
-from fervid.train import export, fit
+from fervid.train import clips, export, fit
 from fervid.train.faces import Faces
 from fervid.train.ferplus import CLASSES
 from fervid.train.network import ETHNICITIES, FIRST_CLASSES, pixels
@@ -154,6 +154,13 @@ def test_the_small_file_answers_nearly_as_the_float_one_for_any_number_of_faces(
             assert isinstance(tensor.shape[0], str | None)
     for count in (1, 3, BATCH):
         np.testing.assert_allclose(small(crops[:count]).embedding, scores.embedding[:count], atol=1e-5)
+
+
+def test_the_weight_of_the_expression_head_is_read_from_either_file(files: Path, fitted: torch.nn.Module) -> None:
+    expected = fitted.expression.weight.detach().numpy()
+    np.testing.assert_allclose(clips._expression_weight(files / "small-fp32.onnx"), expected, atol=1e-6)
+    step = np.abs(expected).max() / 127
+    np.testing.assert_allclose(clips._expression_weight(files / "small.onnx"), expected, atol=step)
 
 
 COMMON, RARE = CLASSES.index("happiness"), CLASSES.index("contempt")
