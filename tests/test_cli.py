@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import clips
-from fervid import cli
+from fervid import cli, models
 from fervid.schema import schema
 
 
@@ -185,9 +185,13 @@ def test_settings_come_from_the_flag_then_the_environment(smile: Path) -> None:
 def test_attributes_are_off_unless_asked_for(smile: Path) -> None:
     (plain,) = records(classify(smile))
     (asked,) = records(classify(smile, "--attributes"))
-    assert (plain["people"][0]["age"], plain["people"][0]["gender"]) == (None, None)
-    assert asked["people"][0]["gender"] == "female"
-    assert 20 < asked["people"][0]["age"] < 55
+    card = models.manifest()["mobilenetv1"]
+    attributes = ("age", "gender", "ethnicity")
+    assert [plain["people"][0][name] for name in attributes] == [None] * 3
+    age, gender, ethnicity = (asked["people"][0][name] for name in attributes)
+    assert gender in card["genders"]
+    assert ethnicity in card["ethnicities"]
+    assert 20 < age < 55
 
 
 def test_lists_come_from_a_file_or_from_standard_input(smile: Path, scenery: Path, tmp_path: Path) -> None:
@@ -307,7 +311,7 @@ def test_models_are_listed_shown_found_and_verified() -> None:
     assert card["labels"] == sorted(card["labels"])
     assert Path(run("models", "path", "emotion8").stdout.strip()).is_file()
     result = run("models", "verify")
-    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 3)
+    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 4)
     for command in ("info", "path", "verify"):
         assert run("models", command, "no-such-model").exit_code == 4
 
