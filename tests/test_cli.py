@@ -333,11 +333,17 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-c", "from fervid.cli import main; main()", "classify", *map(str, arguments)]
 
 
+def heeding_interrupts() -> None:
+    """What runs in the background of a shell inherits that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_an_interrupt_leaves_whole_records_and_status_130(tmp_path: Path) -> None:
     output = tmp_path / "answers.jsonl"
     names = "\n".join(str(clips.write(tmp_path / f"{i}.mp4", clips.smiling(30))) for i in range(60))
     (tmp_path / "list").write_text(names)
-    process = subprocess.Popen(command("--from-file", tmp_path / "list", "-o", output), stderr=subprocess.PIPE)
+    arguments = command("--from-file", tmp_path / "list", "-o", output)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, preexec_fn=heeding_interrupts)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (output.exists() and output.stat().st_size):
         time.sleep(0.05)
@@ -375,7 +381,7 @@ def test_a_closed_pipe_ends_quietly_and_at_once(jobs: int, smile: Path, endless:
 def test_an_interrupt_does_not_wait_for_a_long_clip(smile: Path, endless: Path, tmp_path: Path) -> None:
     output = tmp_path / "answers.csv"
     arguments = command(smile, endless, "--every-frame", "--jobs", 2, "-o", output)
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, preexec_fn=heeding_interrupts)
     deadline = time.monotonic() + 60
     partial = tmp_path / "answers.csv.partial"
     while time.monotonic() < deadline and not (partial.exists() and partial.read_text().count("\n") > 1):
