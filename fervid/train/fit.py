@@ -324,14 +324,14 @@ class Fit:
         loss.backward()
         return float(loss.detach())
 
-    @torch.no_grad()
     def _climb(self) -> list[tuple[Tensor, Tensor]]:
         """Move to where the loss is highest nearby; each parameter with what was added to it."""
         slopes = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
-        length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in slopes]))
-        moved = [(p, p.grad * (self.recipe.sharpness / (length + 1e-12))) for p in slopes]
-        for parameter, change in moved:
-            parameter.add_(change)
+        with torch.no_grad():
+            length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in slopes]))
+            moved = [(p, p.grad * (self.recipe.sharpness / (length + 1e-12))) for p in slopes]
+            for parameter, change in moved:
+                parameter.add_(change)
         return moved
 
     def watch(self) -> dict[str, float]:
