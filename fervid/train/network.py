@@ -3,7 +3,7 @@
 After Savchenko (arXiv 2103.17107, section 3): expression is linear on the embedding; age in 100 classes, gender and
 ethnicity on a dense layer of 256 units. The embedding is kept close to that of the starting weights, so identity is
 linear on it too, and fitted last, in closed form (`fervid.train.fit`). A head for the first labels of FER2013
-stands beside the one for the votes, because the two sets of annotators disagree on every third picture.
+stands beside the one for the votes, because the two sets of annotators often disagree.
 """
 
 from __future__ import annotations
