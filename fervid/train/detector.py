@@ -14,7 +14,6 @@ import argparse
 import copy
 import json
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from fervid.train import celeba, state
 from fervid.train.card import save_with_card
 from fervid.train.centerface import CenterFace
 from fervid.train.photographs import LANDMARKS, SURE, Photographs, mosaic
+from fervid.train.trace import traced
 
 STRIDES = (8, 16, 32)
 SAVE_EVERY = 500  # steps
@@ -254,10 +254,7 @@ def fit(recipe: Recipe, photographs: Photographs, path: Path) -> Iterator[dict[s
             optimiser.step()
             optimiser.zero_grad()
             step += 1
-            keep = min(recipe.average, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-                    mean.lerp_(now, 1 - keep) if mean.is_floating_point() else mean.copy_(now)
+            state.follow(average, network, recipe.average, step)
             losses.append(float(value.detach()))
             if step % SAVE_EVERY == 0 or step == recipe.steps:
                 state.save(path, about, step, modules, optimiser)
@@ -292,24 +289,9 @@ class _Exported(nn.Module):
 def to_onnx(network: FaceDetector) -> onnx.ModelProto:
     """`images` (n, h, w, 3) uint8, sides multiples of 32, in; boxes, landmarks and scores out."""
     height, width = (32 * torch.export.Dim(name, min=1, max=64) for name in ("rows", "columns"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Exported(network).eval(),
-            (torch.zeros(2, 96, 160, 3, dtype=torch.uint8),),
-            input_names=["images"],
-            output_names=["boxes", "landmarks", "scores"],
-            dynamic_shapes=({0: torch.export.Dim("n"), 1: height, 2: width},),
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("torch gave no ONNX program")
-    model: onnx.ModelProto = program.model_proto
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    return model
+    axes = {0: torch.export.Dim("n"), 1: height, 2: width}
+    example = torch.zeros(2, 96, 160, 3, dtype=torch.uint8)
+    return traced(_Exported(network), example, "images", ("boxes", "landmarks", "scores"), axes)
 
 
 def agreement(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from fervid.train.faces import Faces, Sources
 from fervid.train.ferplus import CLASSES
 from fervid.train.measure import recall
 from fervid.train.network import ETHNICITIES, FIRST_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
+from fervid.train.trace import traced
 
 OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity", "identity")
 TOLERANCE = 1e-4
@@ -96,24 +96,8 @@ class _Probabilities(nn.Module):
 
 def to_onnx(network: FaceNetwork, size: int) -> onnx.ModelProto:
     """The network as ONNX: `crops` (n, 3, s, s) in, `OUTPUTS` out, n dynamic."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Probabilities(network).eval(),
-            (torch.zeros(2, 3, size, size),),
-            input_names=["crops"],
-            output_names=list(OUTPUTS),
-            dynamic_shapes=({0: torch.export.Dim("n")},),
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("torch gave no ONNX program")
-    model: onnx.ModelProto = program.model_proto
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    return model
+    example = torch.zeros(2, 3, size, size)
+    return traced(_Probabilities(network), example, "crops", OUTPUTS, {0: torch.export.Dim("n")})
 
 
 def differences(network: FaceNetwork, path: Path, crops: NDArray[np.uint8]) -> dict[str, float]:
@@ -167,7 +151,7 @@ def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: ND
     """Write the int8 file: static QDQ, weights by channel, ranges seen on crops (n, s, s, 3) of training faces.
 
     The first convolution and the first depthwise ones stay in float: the ranges of their channels differ so much that
-    one scale for all of them costs a point of accuracy, and they are cheap.
+    one scale for all of them costs accuracy, and they are cheap.
 
     Returns:
         The SHA-256 of the file.

@@ -310,10 +310,7 @@ class Fit:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.step += 1
-        keep = min(recipe.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-                mean.lerp_(value, 1 - keep) if mean.is_floating_point() else mean.copy_(value)
+        state.follow(self.average, self.network, recipe.average, self.step)
         return loss
 
     def _backward(self, pictures: Tensor, targets: Targets) -> float:

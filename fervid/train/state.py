@@ -17,6 +17,14 @@ import torch
 from torch import Tensor, nn, optim
 
 
+def follow(average: nn.Module, network: nn.Module, keep: float, step: int) -> None:
+    """Move the running average of a network's weights on; the first steps keep less, so that the start is forgotten."""
+    keep = min(keep, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            mean.lerp_(value, 1 - keep) if mean.is_floating_point() else mean.copy_(value)
+
+
 def save(
     path: Path, about: Mapping[str, Any], step: int, modules: Mapping[str, nn.Module], optimiser: optim.Optimizer
 ) -> None:
