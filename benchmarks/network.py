@@ -34,33 +34,38 @@ FIGURES = {
 }
 
 
-def measure(names: list[str], repeat: int) -> list[dict[str, Any]]:
-    """One row a network: milliseconds a face, size of the file, figures."""
-    loaded = [models.load(name, "network", THREADS) for name in names]
+def milliseconds(networks: list[models.Model], repeat: int) -> list[float]:
+    """Median time a face of each, in turn."""
     rng = np.random.default_rng(0)
     feeds = []
-    for model in loaded:
+    for model in networks:
         side = model.card["input"]["size"]
         feeds.append({"crops": scaled(rng.integers(0, 256, (BATCH, side, side, 3), np.uint8), model.card)})
-    times: list[list[float]] = [[] for _ in loaded]
+    times: list[list[float]] = [[] for _ in networks]
     for turn in range(repeat + 3):
-        for model, feed, kept in zip(loaded, feeds, times, strict=True):
+        for model, feed, kept in zip(networks, feeds, times, strict=True):
             started = time.perf_counter()
             model.session.run(None, feed)
             if turn >= 3:
                 kept.append((time.perf_counter() - started) / BATCH * 1e3)
+    return [round(statistics.median(kept), 3) for kept in times]
+
+
+def measure(names: list[str], repeat: int) -> list[dict[str, Any]]:
+    """One row a network: milliseconds a face, size of the file, figures."""
+    loaded = [models.load(name, "network", THREADS) for name in names]
     return [
         {
             "network": model.identity.name,
             "size": model.card["input"]["size"],
-            "ms": round(statistics.median(kept), 3),
+            "ms": spent,
             "MB": round(model.path.stat().st_size / 1e6, 1),
             **{
                 title: model.card.get("figures", {}).get(test, {}).get(name, {}).get("value")
                 for title, (test, name) in FIGURES.items()
             },
         }
-        for model, kept in zip(loaded, times, strict=True)
+        for model, spent in zip(loaded, milliseconds(loaded, repeat), strict=True)
     ]
 
 

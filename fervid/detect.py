@@ -1,8 +1,10 @@
 """Frames -> faces: box, landmarks and score, through any detector that speaks the contract below.
 
-The ONNX file takes `images` (n, s, s, 3) uint8 RGB and gives `boxes` (n, a, 4), `landmarks` (n, a, k, 2) in input
-pixels and `scores` (n, a); its card names `input.size`, `threshold` and `smallest_face`, the smallest face that it
-finds as a share of the input. Whatever else differs between detectors stays inside their graphs.
+The ONNX file takes `images` (n, h, w, 3) uint8 RGB and gives `boxes` (n, a, 4), `landmarks` (n, a, k, 2) in input
+pixels and `scores` (n, a). Its card names `threshold`, `input.size`, the longest side of an input, and `smallest_face`,
+the smallest face that it finds as a share of that. Inputs are squares of that size, or, if the card names
+`input.multiple`, of any sides up to it that are multiples of that. Whatever else differs between detectors stays
+inside their graphs.
 """
 
 from __future__ import annotations
@@ -47,8 +49,12 @@ class Detector:
             Faces of that size at least, the largest first; empty if there are none.
         """
         height, width = image.shape[:2]
-        least = self.min_face or max(12, round(max(height, width) / 40))
-        looks = [self._look(image, *window) for window in self._windows(height, width, least)]
+        usual = max(12, round(max(height, width) / 40))
+        least = self.min_face or usual
+        scale = np.inf
+        if "multiple" in self.card["input"]:
+            scale = self.card["smallest_face"] * self.card["input"]["size"] / min(least, usual)
+        looks = [self._look(image, *window, scale) for window in self._windows(height, width, least)]
         boxes, landmarks, scores = (np.concatenate(column) for column in zip(*looks, strict=True))
         faces = merge(boxes, landmarks, scores)
         return sorted((face for face in faces if face.size >= least), key=lambda face: -face.area)
@@ -67,16 +73,20 @@ class Detector:
             side, least = side * max(2, 0.25 / visible), 0.2 * side
         return [*windows, (0, 0, longer, least)]
 
-    def _look(self, image: Image, x: int, y: int, side: int, least: float) -> tuple[Floats, Floats, Floats]:
+    def _look(
+        self, image: Image, x: int, y: int, side: int, least: float, scale: float
+    ) -> tuple[Floats, Floats, Floats]:
         """Candidates in one square: boxes (n, 4) and landmarks (n, k, 2) in pixels of the frame, and scores (n,).
 
-        One square at a time is faster than a batch of them, because it stays in the processor's cache.
+        One square at a time is faster than a batch of them, because it stays in the processor's cache. Enlarging it
+        by more than `scale` would show nothing that counts.
         """
         size = self.card["input"]["size"]
+        multiple = self.card["input"].get("multiple", size)
         part = image[y : y + side, x : x + side]
-        scale = size / side
+        scale = min(size / side, scale)
         height, width = (max(1, min(size, round(length * scale))) for length in part.shape[:2])
-        picture = np.zeros((1, size, size, 3), np.uint8)
+        picture = np.zeros((1, -(-height // multiple) * multiple, -(-width // multiple) * multiple, 3), np.uint8)
         picture[0, :height, :width] = cv2.resize(
             part, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         )

@@ -14,7 +14,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,13 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fervid import models
-from fervid.detect import Detector
-from fervid.records import Face, Image
-from fervid.train import celeba, state
+from fervid.train import agreement, celeba, state
 from fervid.train.card import save_with_card
 from fervid.train.centerface import CenterFace
-from fervid.train.photographs import LANDMARKS, SURE, Photographs, mosaic
+from fervid.train.photographs import LANDMARKS, Photographs, mosaic
 from fervid.train.trace import traced
 
 STRIDES = (8, 16, 32)
@@ -204,7 +201,7 @@ class Recipe:
     """
 
     side: int = 320
-    steps: int = 8000
+    steps: int = 4000
     batch: int = 16
     warmup: int = 300
     rate: float = 3e-3
@@ -219,14 +216,14 @@ class Recipe:
 
 
 def batch(recipe: Recipe, photographs: Photographs, step: int) -> tuple[Tensor, Wanted]:
-    """The pictures (n, 3, s, s) and targets of one step, whatever came before."""
+    """The pictures (n, 3, s, s) uint8 and targets of one step, whatever came before."""
     rng = np.random.default_rng((recipe.seed, step))
     made = [mosaic(photographs, recipe.side, rng) for _ in range(recipe.batch)]
     targets = [
         wanted(torch.from_numpy(s.boxes), torch.from_numpy(s.landmarks), torch.from_numpy(s.sure), recipe.side)
         for _, s in made
     ]
-    pictures = torch.from_numpy(np.stack([image for image, _ in made])).permute(0, 3, 1, 2).float()
+    pictures = torch.from_numpy(np.stack([image for image, _ in made])).permute(0, 3, 1, 2)
     return pictures, Wanted(*(torch.cat(column) for column in zip(*targets, strict=True)))
 
 
@@ -234,7 +231,7 @@ def fit(recipe: Recipe, photographs: Photographs, path: Path) -> Iterator[dict[s
     """Train to the last step, continuing what `path` holds; tells every `SAVE_EVERY` steps how it stands."""
     torch.manual_seed(recipe.seed)
     cv2.setNumThreads(1)
-    network = FaceDetector()
+    network = FaceDetector().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
     modules = {"network": network, "average": average}
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.decay, fused=True)
@@ -248,7 +245,9 @@ def fit(recipe: Recipe, photographs: Photographs, path: Path) -> Iterator[dict[s
             coming = ahead.submit(batch, recipe, photographs, step + 1)
             optimiser.param_groups[0]["lr"] = recipe.learning_rate(step)
             network.train()
-            value = loss(network(pictures), target)
+            with torch.autocast("cpu", torch.bfloat16):
+                found = network(pictures)
+            value = loss(found, target)
             value.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 10.0)
             optimiser.step()
@@ -294,55 +293,6 @@ def to_onnx(network: FaceDetector) -> onnx.ModelProto:
     return traced(_Exported(network), example, "images", ("boxes", "landmarks", "scores"), axes)
 
 
-def agreement(
-    detect: Callable[[Image], Sequence[Face]], images: Sequence[Image], teacher: CenterFace
-) -> dict[str, Any]:
-    """How a detector compares with the teacher.
-
-    Args:
-        detect: The detector, in the ordinary way.
-        images: Pictures (h, w, 3) uint8 RGB.
-        teacher: Looks at each once, at the size at which it is the measure.
-
-    Returns:
-        `found`, the share of the teacher's sure faces of 16 pixels and more (after its scaling) that overlap one of the
-        detector's by half; `false`, how many of the detector's overlap none that the teacher even suspects; `faces`,
-        `pictures`; `landmarks`, median distance of the eyes from the teacher's in eye distances.
-    """
-    found = faces = false = 0
-    off: list[float] = []
-    for image in images:
-        suspected, ours = teacher(image), detect(image)
-        scale = max(teacher.sides) / max(image.shape[:2])
-        overlap = _ious(suspected, ours)
-        for row, face in zip(overlap, suspected, strict=True):
-            if face.score < SURE or face.size * scale < 16:
-                continue
-            faces += 1
-            if len(ours) and row.max() >= 0.5:
-                found += 1
-                eyes = face.landmarks[:2] - ours[int(row.argmax())].landmarks[:2]
-                apart = np.linalg.norm(face.landmarks[1] - face.landmarks[0])
-                off += [float(value) for value in np.linalg.norm(eyes, axis=1) / max(apart, 1e-6)]
-        false += int((overlap.max(axis=0, initial=0) < 0.3).sum()) if len(ours) else 0
-    return {
-        "found": round(found / max(faces, 1), 4),
-        "false": false,
-        "faces": faces,
-        "pictures": len(images),
-        "landmarks": round(float(np.median(off)), 4) if off else None,
-    }
-
-
-def _ious(first: Sequence[Face], second: Sequence[Face]) -> np.ndarray:
-    """(n, m) intersection over union."""
-    a, b = (np.array([face.box for face in faces]).reshape(-1, 4) for faces in (first, second))
-    inner = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
-    shared = np.prod(np.clip(inner, 0, None), axis=2)
-    areas = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b))
-    return np.asarray(shared / np.maximum(np.add.outer(*areas) - shared, 1e-9))
-
-
 def main() -> None:
     """Label, train, export, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -355,9 +305,8 @@ def main() -> None:
     teacher = CenterFace.read(arguments.teacher, LABEL_SIDES)
     photos = celeba.read(arguments.data / "celeba")
     kerc = sorted((arguments.data / "kerc" / "frame_img").glob("*.jpg"))
-    held_out = [photo.path for photo in photos if photo.person % 10 == 0]
-    paths = [photo.path for photo in photos if photo.person % 10] + kerc
-    photographs = Photographs.read(paths, teacher, _shipped(), arguments.data / "cache")
+    paths = [photo.path for photo in photos if not agreement.held_out(photo)] + kerc
+    photographs = Photographs.read(paths, teacher, agreement.detector("blazeface-back"), arguments.data / "cache")
     recipe = Recipe()
     for progress in fit(recipe, photographs, arguments.run):
         print(json.dumps(progress), flush=True)
@@ -367,20 +316,12 @@ def main() -> None:
     network.load_state_dict(state.below(tensors, "average"))
     card = {**CARD, "name": arguments.output.stem, **OPERATION, "recipe": asdict(recipe)}
     save_with_card(to_onnx(network), card, arguments.output)
-    loaded = models.load(str(arguments.output), "detector", 2)
-    images = [np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB), np.uint8) for path in held_out]
-    measure = CenterFace.read(arguments.teacher, (640,))
-    figures = {
-        name: agreement(detect, images, measure)
-        for name, detect in (("ours", Detector(loaded.session, loaded.card)), ("blazeface-back", _shipped()))
-    }
-    save_with_card(to_onnx(network), {**card, "figures": {"held-out CelebA photographs": figures}}, arguments.output)
+    measure = CenterFace.read(arguments.teacher, (agreement.SIDE,))
+    pictures = agreement.photographs(photos)
+    found = agreement.detector(str(arguments.output))
+    figures = {"held-out CelebA photographs": agreement.agreement(found, pictures, measure)}
+    save_with_card(to_onnx(network), {**card, "figures": figures}, arguments.output)
     print(json.dumps(figures, indent=2))
-
-
-def _shipped() -> Detector:
-    loaded = models.load("blazeface-back", "detector", 2)
-    return Detector(loaded.session, loaded.card)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Recipe:
     Attributes:
         backbone: `mobilenetv1`, or a name of timm.
         size: Side of the input in pixels.
+        small: That of the first training pictures; it grows to `size` in steps of 16, which saves half of the time.
+        growth: Share of the steps over which it grows.
         steps: Batches in all; after the last the learning rate would be zero.
         head_steps: Batches at the start in which only the heads learn.
         warmup: Batches over which the learning rate of the backbone then rises.
@@ -68,20 +70,22 @@ class Recipe:
 
     backbone: str = "mobilenetv1"
     size: int = 112
-    steps: int = 9000
-    head_steps: int = 300
-    warmup: int = 500
-    expressions: int = 68
-    attributes: int = 20
-    people: int = 8
-    rate: float = 3e-4
-    head_rate: float = 1e-3
+    small: int = 80
+    growth: float = 0.7
+    steps: int = 8000
+    head_steps: int = 100
+    warmup: int = 300
+    expressions: int = 64
+    attributes: int = 22
+    people: int = 10
+    rate: float = 1.5e-3
+    head_rate: float = 1.5e-3
     decay: float = 0.05
-    sharpness: float = 0.05
+    sharpness: float = 0.0
     sharp_from: float = 0.75
     average: float = 0.999
-    mixup: float = 0.2
-    degraded: float = 1.0
+    mixup: float = 0.0
+    degraded: float = 0.5
     first_share: float = 0.1
     balance: float = 0.3
     adjustment: float = 0.5
@@ -120,6 +124,12 @@ class Recipe:
             if not isinstance(value, wanted):
                 raise ValueError(f"{name} cannot be {value!r}; by default it is {standard[name]!r}")
         return cls(**{**settings, "weights": losses.Weights(**weights)})
+
+    def side(self, step: int) -> int:
+        """Side of the training pictures of a step."""
+        smaller = max(self.size - self.small, 0) // 16
+        grown = min(step / max(self.growth * self.steps, 1), 1.0)
+        return self.size - 16 * (smaller - int(grown * smaller))
 
     def rates(self, step: int) -> tuple[float, float]:
         """Learning rates of backbone and heads."""
@@ -212,7 +222,9 @@ class Batches:
         named = rng.integers(0, len(data.people), recipe.people)
         rows = ((data.expressions, voted), (data.attributes, aged), (data.people, named))
         views = [
-            augment.view(faces.crops[i], recipe.size, rng, recipe.degraded) for faces, chosen in rows for i in chosen
+            augment.view(faces.crops[i], recipe.side(step), rng, recipe.degraded)
+            for faces, chosen in rows
+            for i in chosen
         ]
         pictures = pixels(np.stack(views))
         votes = np.concatenate([faces.votes[chosen] for faces, chosen in rows])
@@ -245,33 +257,34 @@ class Fit:
             network: Starting weights.
             data: To learn from.
             earlier: What `about` said of the run that gave those weights, if one did.
-
-        Raises:
-            ValueError: Its embedding is to be kept near the starting weights', which is of another width.
         """
-        width = data.starting.shape[1]
-        if recipe.weights.distillation and width != network.width:
-            raise ValueError(
-                f"the embedding of {recipe.backbone} has {network.width} values and that of the starting weights"
-                f" {width}, so it cannot be kept near them; set distillation to 0 in the weights of the recipe"
-            )
         torch.manual_seed(recipe.seed)
         self.recipe, self.data, self.step = recipe, data, 0
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         people = int(data.people.person.max()) + 1
         self.people = nn.Embedding(people, network.width)
+        width = data.starting.shape[1]  # an embedding of another width is kept near through a linear map
+        self.bridge = nn.Identity() if width == network.width else nn.Linear(network.width, width)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         body = list(network.backbone.parameters())
         heads = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith("backbone.")]
         self.optimiser = torch.optim.AdamW(
-            [{"params": body, "lr": 0.0}, {"params": [*heads, self.people.weight], "lr": 0.0}],
+            [
+                {"params": body, "lr": 0.0},
+                {"params": [*heads, self.people.weight, *self.bridge.parameters()], "lr": 0.0},
+            ],
             weight_decay=recipe.decay,
             fused=True,
         )
         self.batches = Batches(recipe, data)
         self.adjustments = self.batches.adjustments()
         self.about = {"data": data.digests(), "earlier": earlier, "recipe": asdict(recipe)}
-        self._modules = {"network": self.network, "average": self.average, "people": self.people}
+        self._modules = {
+            "network": self.network,
+            "average": self.average,
+            "people": self.people,
+            "bridge": self.bridge,
+        }
 
     def run(self, path: Path) -> Iterator[dict[str, Any]]:
         """Train to the last step, keep the state in `path`, and tell every `CHECK_EVERY` steps how it stands."""
@@ -298,7 +311,8 @@ class Fit:
         for group, rate in zip(self.optimiser.param_groups, recipe.rates(self.step), strict=True):
             group["lr"] = rate
         self.network.train()
-        self.network.backbone.requires_grad_(self.step >= recipe.head_steps)
+        learns = self.step >= recipe.head_steps
+        self.network.backbone.requires_grad_(learns).train(learns)
         loss = self._backward(pictures, targets)
         if recipe.sharpness and self.step >= recipe.sharp_from * recipe.steps:
             moved = self._climb()
@@ -317,7 +331,8 @@ class Fit:
         with torch.autocast("cpu", torch.bfloat16):
             embedding = self.network.backbone(pictures)
         heads = self.network.heads(embedding.float())
-        loss = losses.total(heads, self.people.weight, targets, self.recipe.weights, *self.adjustments)
+        kept = self.bridge(heads.embedding)
+        loss = losses.total(heads, kept, self.people.weight, targets, self.recipe.weights, *self.adjustments)
         loss.backward()
         return float(loss.detach())
 
@@ -404,6 +419,9 @@ def begin(recipe: Recipe, weights: mobilenet.Weights, data: Data, earlier: Path 
     torch.manual_seed(recipe.seed)
     network = build(recipe.backbone, weights if recipe.backbone == "mobilenetv1" else None)
     if earlier is None:
+        if isinstance(network.backbone, mobilenet.MobileNetV1):
+            pictures, _ = Batches(recipe, data)(0)
+            mobilenet.normalise(network.backbone, pictures)
         return Fit(recipe, network, data)
     about, step, tensors = state.read(earlier)
     if (backbone := about["recipe"]["backbone"]) != recipe.backbone:
@@ -424,6 +442,8 @@ def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, Any]]:
         raise ValueError(f"{path} has done {step} of {recipe.steps} steps; run `fervid network train` to its end")
     network = build(recipe.backbone)
     network.load_state_dict(state.below(tensors, "average"))
+    if isinstance(network.backbone, mobilenet.MobileNetV1):
+        network.backbone = mobilenet.folded(network.backbone)
     return recipe, network.eval(), about
 
 

@@ -19,13 +19,13 @@ SMOOTHING = 0.05
 class Weights:
     """How much each task counts in the sum; 0 leaves it out."""
 
-    expression: float = 1.0
-    first: float = 0.4
+    expression: float = 2.0
+    first: float = 0.6
     age: float = 0.2
     years: float = 0.04
     gender: float = 0.4
     ethnicity: float = 0.4
-    distillation: float = 4.0
+    distillation: float = 6.0
     identity: float = 0.2
 
 
@@ -53,12 +53,19 @@ class Targets:
 
 
 def total(
-    heads: Heads, people: Tensor, targets: Targets, weights: Weights, expression: Tensor, first: Tensor
+    heads: Heads,
+    kept: Tensor,
+    people: Tensor,
+    targets: Targets,
+    weights: Weights,
+    expression: Tensor,
+    first: Tensor,
 ) -> Tensor:
     """The weighted sum of the losses of all tasks.
 
     Args:
         heads: What the network gave.
+        kept: (n, d) what is to stay near the starting embedding.
         people: (p, d) one direction in the embedding for each known person.
         targets: What it should have given.
         weights: Of the tasks.
@@ -80,7 +87,7 @@ def total(
             functional.binary_cross_entropy_with_logits(heads.gender[sexed], male, reduction="none")
         ),
         "ethnicity": lambda: _mean(_hard(heads.ethnicity[placed], targets.ethnicity[placed])),
-        "distillation": lambda: distance(heads.embedding, targets.starting),
+        "distillation": lambda: distance(kept, targets.starting),
         "identity": lambda: _mean(_hard(IDENTITY_SCALE * likeness, targets.person[named])),
     }
     counting = [weight * parts[name]() for name, weight in asdict(weights).items() if weight]

@@ -2,12 +2,13 @@
 
 The network is that of Savchenko (arXiv 2103.17107, section 3): MobileNetV1 1.0 (Howard et al., arXiv 1704.04861) on
 224-pixel faces, pre-trained on the identities of VGGFace2; age in 100 classes and gender on a dense layer of 256
-units. Batch normalisation is folded into the convolutions, so what is trained and what is exported are the same
-layers.
+units. The published convolutions come with their batch normalisation folded in; for training it is put back
+(`normalise`), because without it the network learns far slower, and for use it is folded in again (`folded`).
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 EMBEDDING = 1024
 BLOCKS = (
@@ -34,14 +36,14 @@ class _SameConv(nn.Conv2d):
     """A 3x3 convolution padded as TensorFlow's "same": with stride 2 an even side grows at bottom and right only."""
 
     def __init__(self, channels: int, width: int, *, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(channels, width, 3, stride, padding=1 if stride == 1 else 0, groups=groups)
+        super().__init__(channels, width, 3, stride, padding=1 if stride == 1 else 0, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride == (1, 1):
             return super().forward(x)
         odd = x.shape[-1] % 2
         if self.training and self.groups > 1:  # in bfloat16 the backward pass of strided ones is far slower
-            everywhere = functional.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups)
+            everywhere = functional.conv2d(x, self.weight, padding=1, groups=self.groups)
             return everywhere[:, :, 1 - odd :: 2, 1 - odd :: 2]
         return super().forward(functional.pad(x, (odd, 1, odd, 1)))
 
@@ -52,12 +54,12 @@ class MobileNetV1(nn.Module):
     def __init__(self) -> None:
         """Build the layers; the weights are random until `load_state_dict` or `load_faceres`."""
         super().__init__()
-        self.stem = _SameConv(3, 32, stride=2)
+        self.stem = _normed(_SameConv(3, 32, stride=2))
         self.depthwise, self.pointwise = nn.ModuleList(), nn.ModuleList()
         channels = 32
         for width, stride in BLOCKS:
-            self.depthwise.append(_SameConv(channels, channels, stride=stride, groups=channels))
-            self.pointwise.append(nn.Conv2d(channels, width, 1))
+            self.depthwise.append(_normed(_SameConv(channels, channels, stride=stride, groups=channels)))
+            self.pointwise.append(_normed(nn.Conv2d(channels, width, 1, bias=False)))
             channels = width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,6 +68,47 @@ class MobileNetV1(nn.Module):
         for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
             x = functional.relu6(pointwise(functional.relu6(depthwise(x))))
         return x.mean(dim=(2, 3))
+
+    def layers(self) -> list[nn.Sequential]:
+        """All convolutions, each with its batch normalisation."""
+        return [self.stem, *self.depthwise, *self.pointwise]  # type: ignore[list-item]
+
+
+def _normed(convolution: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels))
+
+
+def normalise(backbone: MobileNetV1, pictures: Tensor) -> None:
+    """Give the batch normalisation something to do without changing what the network says.
+
+    Its statistics become those of `pictures` (n, 3, s, s), its factors and offsets what undoes them.
+    """
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        offset = norm.bias - norm.running_mean * scale
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.weight.copy_(scale * (variance + norm.eps).sqrt())
+        norm.bias.copy_(offset + mean * scale)
+
+    hooks = [layer[1].register_forward_pre_hook(measure) for layer in backbone.layers()]
+    with torch.no_grad():
+        backbone.eval()(pictures)
+    for hook in hooks:
+        hook.remove()
+
+
+def folded(backbone: MobileNetV1) -> MobileNetV1:
+    """The same network with its batch normalisation folded into the convolutions, for use only."""
+    result = copy.deepcopy(backbone).eval()
+    for layer in result.layers():
+        layer[0], layer[1] = fuse_conv_bn_eval(layer[0], layer[1]), nn.Identity()  # type: ignore[arg-type,type-var]
+    return result
 
 
 def read_tensorflowjs(manifest: Path) -> Weights:
@@ -109,28 +152,43 @@ def load_layer(layer: nn.Module, kernel: NDArray[np.float32], bias: NDArray[np.f
 
 
 def load_faceres(backbone: MobileNetV1, weights: Weights) -> None:
-    """Copy the published weights into `backbone`, folding the batch normalisation that is still apart.
+    """Copy the published weights into `backbone`, whose batch normalisation then only adds their offsets.
 
     TensorFlow's kernels are (h, w, in, out), depthwise ones (h, w, channels, 1); the pointwise and first convolutions
     come folded already (`merged_input`), the depthwise ones as kernel, factor and offset.
     """
-    load_layer(
+    _load_folded(
         backbone.stem,
         weights["conv1/convolution/merged_input"].transpose(3, 2, 0, 1),
         weights["conv1_bn/batchnorm_1/sub"],
     )
     for i, (depthwise, pointwise) in enumerate(zip(backbone.depthwise, backbone.pointwise, strict=True), start=1):
         factor = weights[f"conv_dw_{i}_bn/batchnorm_1/mul"]
-        load_layer(
+        _load_folded(
             depthwise,
             weights[f"conv_dw_{i}/depthwise_kernel"].transpose(2, 3, 0, 1) * factor[:, None, None, None],
             weights[f"conv_dw_{i}_bn/batchnorm_1/sub"],
         )
-        load_layer(
+        _load_folded(
             pointwise,
             weights[f"conv_pw_{i}/convolution/merged_input"].transpose(3, 2, 0, 1),
             weights[f"conv_pw_{i}_bn/batchnorm_1/sub"],
         )
+
+
+def _load_folded(layer: nn.Module, kernel: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
+    """Copy a kernel in torch's order of axes and an offset into a convolution and its normalisation."""
+    assert isinstance(layer, nn.Sequential)
+    eps = layer[1].eps
+    values = {
+        "0.weight": torch.from_numpy(np.ascontiguousarray(kernel)),
+        "1.weight": torch.ones(len(offset)),
+        "1.bias": torch.from_numpy(offset.copy()),
+        "1.running_mean": torch.zeros(len(offset)),
+        "1.running_var": torch.full((len(offset),), 1 - eps),
+        "1.num_batches_tracked": torch.tensor(0),
+    }
+    layer.load_state_dict(values)
 
 
 def reference_difference(backbone: MobileNetV1, manifest: Path, size: int = 64) -> float:

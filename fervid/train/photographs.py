@@ -96,6 +96,10 @@ class Photographs:
         """One picture, (h, w, 3) uint8 RGB."""
         return np.asarray(cv2.imdecode(self.pictures[number], cv2.IMREAD_COLOR_RGB), np.uint8)
 
+    def half(self, number: int) -> Image:
+        """The same at half its size, in half the time."""
+        return np.asarray(cv2.imdecode(self.pictures[number], cv2.IMREAD_REDUCED_COLOR_2)[..., ::-1], np.uint8)
+
     @classmethod
     def read(cls, paths: Sequence[Path], teacher: CenterFace, known: Detector, cache: Path) -> Photographs:
         """Shrink pictures and let the teacher find their faces; what it found is kept in the folder `cache`.
@@ -179,7 +183,7 @@ def mosaic(photographs: Photographs, side: int, rng: np.random.Generator) -> tup
 def _background(photographs: Photographs, side: int, rng: np.random.Generator) -> Image:
     """(side, side, 3) of a photograph where it shows no face: clothes, hands, walls; or one colour."""
     number = int(rng.integers(len(photographs)))
-    image, boxes = photographs.image(number), photographs.seen[number].boxes
+    image, boxes = photographs.half(number), photographs.seen[number].boxes / 2
     height, width = image.shape[:2]
     for _ in range(4):
         extent = int(rng.uniform(0.15, 0.6) * min(height, width))

@@ -12,8 +12,9 @@ import torch
 
 import clips
 from fervid import models
+from fervid.detect import Detector
 from fervid.records import Box, Face
-from fervid.train import detector, photographs, state
+from fervid.train import agreement, detector, photographs, state
 from fervid.train.centerface import CenterFace
 from fervid.train.photographs import MIRRORED, Photographs, Seen, mosaic
 
@@ -101,13 +102,13 @@ def test_a_mosaic_is_made_by_its_seed_and_shows_the_faces_where_it_says(some: Ph
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1].boxes, again[1].boxes)
     loaded = models.load("blazeface-back", "detector", 2)
-    known = detector.Detector(loaded.session, {**loaded.card, "threshold": 0.5}, 40)
+    known = Detector(loaded.session, {**loaded.card, "threshold": 0.5}, 40)
     agreed = []
     for seed in range(30):
         image, faces = mosaic(some, 160, np.random.default_rng(seed))
         assert (image.shape, image.dtype) == ((160, 160, 3), np.uint8)
         wanted = [face((*map(float, box),)) for box in faces[faces.sizes > 50].boxes]  # type: ignore[arg-type]
-        overlap = detector._ious(wanted, known(image)) if wanted else np.zeros((0, 0))
+        overlap = agreement._ious(wanted, known(image)) if wanted else np.zeros((0, 0))
         agreed += [row.max(initial=0) > 0.4 for row in overlap]
     assert len(agreed) >= 5
     assert np.mean(agreed) > 0.6
@@ -119,7 +120,7 @@ def test_photographs_are_labelled_once_and_boxes_follow_the_shipped_detector(tmp
         paths.append(tmp_path / f"{i}.jpg")
         cv2.imwrite(str(paths[-1]), clips.portrait(320, 240, 0.8 + 0.04 * i)[..., ::-1])
     loaded = models.load("blazeface-back", "detector", 2)
-    known = detector.Detector(loaded.session, loaded.card)
+    known = Detector(loaded.session, loaded.card)
 
     def shifted(image: np.ndarray) -> list[Face]:
         return [
@@ -217,6 +218,6 @@ def test_agreement_counts_found_false_and_how_far_the_eyes_are_off() -> None:
     theirs = [face((10, 10, 40, 40)), face((60, 60, 90, 90)), face((60, 10, 70, 20)), face((5, 70, 35, 99), 0.3)]
     ours = [face((12, 10, 42, 40)), face((5, 70, 35, 99)), face((45, 45, 58, 58))]
     judge = type("Judge", (), {"sides": (100,), "__call__": lambda *_: theirs})()
-    found = detector.agreement(lambda _: ours, [picture], judge)
+    found = agreement.agreement(lambda _: ours, [picture], judge)
     assert (found["faces"], found["found"], found["false"], found["pictures"]) == (2, 0.5, 1, 1)
     assert found["landmarks"] == pytest.approx(2 / 12, abs=1e-3)

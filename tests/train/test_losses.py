@@ -47,7 +47,7 @@ def noise(count: int, seed: int = 0) -> Heads:
 
 def only(task: str, given: Heads, targets: Targets, prior: tuple[Tensor, Tensor] = NO_PRIOR) -> float:
     weights = replace(NOTHING, **{task: 1.0})
-    return float(losses.total(given, PEOPLE, targets, weights, *prior).detach())
+    return float(losses.total(given, given.embedding, PEOPLE, targets, weights, *prior).detach())
 
 
 def log_softmax(*logits: float) -> np.ndarray:
@@ -117,7 +117,7 @@ def some_known() -> Targets:
 @pytest.mark.parametrize("task", asdict(Weights()))
 def test_a_face_without_the_label_of_a_task_changes_nothing_of_it(task: str) -> None:
     targets, given = some_known(), noise(5)
-    losses.total(given, PEOPLE, targets, replace(NOTHING, **{task: 1.0}), *NO_PRIOR).backward()
+    losses.total(given, given.embedding, PEOPLE, targets, replace(NOTHING, **{task: 1.0}), *NO_PRIOR).backward()
     known = {"expression": [0, 1, 2], "identity": [0, 1, 3]}.get(task, [0, 1])
     slope = getattr(given, HEAD[task]).grad
     touched = slope.reshape(5, -1).abs().sum(1) > 0
@@ -131,7 +131,7 @@ def test_a_face_without_the_label_of_a_task_changes_nothing_of_it(task: str) -> 
 @pytest.mark.parametrize("task", asdict(Weights()))
 def test_without_any_label_a_task_costs_nothing(task: str) -> None:
     given = noise(3)
-    loss = losses.total(given, PEOPLE, unknown(3), replace(NOTHING, **{task: 1.0}), *NO_PRIOR)
+    loss = losses.total(given, given.embedding, PEOPLE, unknown(3), replace(NOTHING, **{task: 1.0}), *NO_PRIOR)
     loss.backward()
     assert loss == 0
     assert not getattr(given, HEAD[task]).grad.any()
@@ -142,14 +142,15 @@ def test_the_tasks_are_weighted_and_added() -> None:
     parts = {task: only(task, given, targets) for task in asdict(weights)}
     expected = sum(weight * parts[task] for task, weight in asdict(weights).items())
     assert all(part > 0 for part in parts.values())
-    whole = losses.total(given, PEOPLE, targets, weights, *NO_PRIOR)
+    whole = losses.total(given, given.embedding, PEOPLE, targets, weights, *NO_PRIOR)
     assert whole.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_task_of_no_weight_is_left_out_even_where_it_could_not_be_worked_out() -> None:
     other = replace(some_known(), starting=torch.eye(5, 3))
     left = replace(Weights(), distillation=0.0)
-    assert torch.isfinite(losses.total(noise(5), PEOPLE, other, left, *NO_PRIOR))
+    given = noise(5)
+    assert torch.isfinite(losses.total(given, given.embedding, PEOPLE, other, left, *NO_PRIOR))
 
 
 def test_the_prior_is_added_to_the_logits_of_expression_and_first_labels() -> None:

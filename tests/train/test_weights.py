@@ -18,21 +18,21 @@ from fervid.train.network import build
 
 
 @pytest.fixture
-def folded(weights: Weights) -> MobileNetV1:
-    backbone = MobileNetV1()
-    mobilenet.load_faceres(backbone, weights)
-    return backbone.eval()
+def backbone(weights: Weights) -> MobileNetV1:
+    layers = MobileNetV1()
+    mobilenet.load_faceres(layers, weights)
+    return layers.eval()
 
 
 @pytest.mark.parametrize("size", [33, 64])
-def test_folded_weights_equal_the_published_graph(folded: MobileNetV1, published: Path, size: int) -> None:
-    assert mobilenet.reference_difference(folded, published, size) < 1e-4
+def test_weights_as_read_equal_the_published_graph(backbone: MobileNetV1, published: Path, size: int) -> None:
+    assert mobilenet.reference_difference(backbone, published, size) < 1e-4
 
 
-def test_a_weight_that_is_read_wrongly_shows(folded: MobileNetV1, published: Path) -> None:
+def test_a_weight_that_is_read_wrongly_shows(backbone: MobileNetV1, published: Path) -> None:
     with torch.no_grad():
-        folded.depthwise[3].weight.add_(0.5)
-    assert mobilenet.reference_difference(folded, published) > 1e-4
+        backbone.depthwise[3][0].weight.add_(0.5)
+    assert mobilenet.reference_difference(backbone, published) > 1e-4
 
 
 @pytest.mark.parametrize("change", [b"", b"surplus"])
@@ -75,10 +75,25 @@ def test_a_strided_convolution_gives_the_same_while_training(side: int, groups: 
 
 
 @pytest.mark.parametrize("size", [32, 45])
-def test_the_whole_backbone_gives_the_same_while_training(folded: MobileNetV1, size: int) -> None:
-    pictures = torch.randn(2, 3, size, size) * 50
+def test_normalising_and_folding_change_nothing(backbone: MobileNetV1, size: int) -> None:
+    torch.manual_seed(size)
+    pictures = torch.randn(8, 3, size, size) * 50
     with torch.no_grad():
-        torch.testing.assert_close(folded.train()(pictures), folded.eval()(pictures), atol=1e-4, rtol=1e-4)
+        before = backbone(pictures)
+        mobilenet.normalise(backbone, pictures)
+        torch.testing.assert_close(backbone.eval()(pictures), before, atol=1e-3, rtol=1e-3)
+        folded = mobilenet.folded(backbone)
+        torch.testing.assert_close(folded(pictures), before, atol=1e-3, rtol=1e-3)
+    assert not [module for module in folded.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+def test_after_normalising_training_starts_from_the_same_answers(backbone: MobileNetV1) -> None:
+    pictures = torch.randn(8, 3, 64, 64, generator=torch.manual_seed(0)) * 50
+    with torch.no_grad():
+        before = backbone(pictures)
+        mobilenet.normalise(backbone, pictures)
+        assert [float(layer[1].running_mean.abs().max()) for layer in backbone.layers()] != [0.0] * 27
+        torch.testing.assert_close(backbone.train()(pictures), before, atol=0.05, rtol=0.05)
 
 
 def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights: Weights) -> None:

