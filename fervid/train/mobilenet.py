@@ -24,6 +24,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 EMBEDDING = 1024
+EPS = 1e-5
 BLOCKS = (
     *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
     *((512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
@@ -48,18 +49,31 @@ class _SameConv(nn.Conv2d):
         return super().forward(functional.pad(x, (odd, 1, odd, 1)))
 
 
+class _Normed(nn.Module):
+    """A convolution without offsets, and its batch normalisation."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.norm: nn.Module = nn.BatchNorm2d(convolution.out_channels, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.convolution(x))
+        return normed
+
+
 class MobileNetV1(nn.Module):
     """(n, 3, s, s) pictures in the scale of the card -> embedding (n, 1024), non-negative."""
 
     def __init__(self) -> None:
         """Build the layers; the weights are random until `load_state_dict` or `load_faceres`."""
         super().__init__()
-        self.stem = _normed(_SameConv(3, 32, stride=2))
+        self.stem = _Normed(_SameConv(3, 32, stride=2))
         self.depthwise, self.pointwise = nn.ModuleList(), nn.ModuleList()
         channels = 32
         for width, stride in BLOCKS:
-            self.depthwise.append(_normed(_SameConv(channels, channels, stride=stride, groups=channels)))
-            self.pointwise.append(_normed(nn.Conv2d(channels, width, 1, bias=False)))
+            self.depthwise.append(_Normed(_SameConv(channels, channels, stride=stride, groups=channels)))
+            self.pointwise.append(_Normed(nn.Conv2d(channels, width, 1, bias=False)))
             channels = width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,13 +83,9 @@ class MobileNetV1(nn.Module):
             x = functional.relu6(pointwise(functional.relu6(depthwise(x))))
         return x.mean(dim=(2, 3))
 
-    def layers(self) -> list[nn.Sequential]:
+    def layers(self) -> list[_Normed]:
         """All convolutions, each with its batch normalisation."""
-        return [self.stem, *self.depthwise, *self.pointwise]  # type: ignore[list-item]
-
-
-def _normed(convolution: nn.Conv2d) -> nn.Sequential:
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels))
+        return [layer for layer in self.modules() if isinstance(layer, _Normed)]
 
 
 def normalise(backbone: MobileNetV1, pictures: Tensor) -> None:
@@ -84,19 +94,21 @@ def normalise(backbone: MobileNetV1, pictures: Tensor) -> None:
     Its statistics become those of `pictures` (n, 3, s, s), its factors and offsets what undoes them.
     """
 
-    def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        offset = norm.bias - norm.running_mean * scale
-        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-        norm.weight.copy_(scale * (variance + norm.eps).sqrt())
-        norm.bias.copy_(offset + mean * scale)
+    def measured(layer: nn.Module, _: object, output: Tensor) -> Tensor:
+        """Set what follows a convolution as its output is."""
+        norm = layers[layer]
+        mean, variance, factor, offset = (
+            norm.state_dict()[name] for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        scale = factor / (variance + EPS).sqrt()
+        offset -= mean * scale
+        variance[:], mean[:] = torch.var_mean(output, dim=(0, 2, 3))
+        factor[:] = scale * (variance + EPS).sqrt()
+        offset += mean * scale
+        return output
 
-    hooks = [layer[1].register_forward_pre_hook(measure) for layer in backbone.layers()]
+    layers = {layer.convolution: layer.norm for layer in backbone.layers()}
+    hooks = [convolution.register_forward_hook(measured) for convolution in layers]
     with torch.no_grad():
         backbone.eval()(pictures)
     for hook in hooks:
@@ -107,7 +119,8 @@ def folded(backbone: MobileNetV1) -> MobileNetV1:
     """The same network with its batch normalisation folded into the convolutions, for use only."""
     result = copy.deepcopy(backbone).eval()
     for layer in result.layers():
-        layer[0], layer[1] = fuse_conv_bn_eval(layer[0], layer[1]), nn.Identity()  # type: ignore[arg-type,type-var]
+        if isinstance(layer.norm, nn.BatchNorm2d):
+            layer.convolution, layer.norm = fuse_conv_bn_eval(layer.convolution, layer.norm), nn.Identity()
     return result
 
 
@@ -178,15 +191,13 @@ def load_faceres(backbone: MobileNetV1, weights: Weights) -> None:
 
 def _load_folded(layer: nn.Module, kernel: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
     """Copy a kernel in torch's order of axes and an offset into a convolution and its normalisation."""
-    assert isinstance(layer, nn.Sequential)
-    eps = layer[1].eps
     values = {
-        "0.weight": torch.from_numpy(np.ascontiguousarray(kernel)),
-        "1.weight": torch.ones(len(offset)),
-        "1.bias": torch.from_numpy(offset.copy()),
-        "1.running_mean": torch.zeros(len(offset)),
-        "1.running_var": torch.full((len(offset),), 1 - eps),
-        "1.num_batches_tracked": torch.tensor(0),
+        "convolution.weight": torch.from_numpy(np.ascontiguousarray(kernel)),
+        "norm.weight": torch.ones(len(offset)),
+        "norm.bias": torch.from_numpy(offset.copy()),
+        "norm.running_mean": torch.zeros(len(offset)),
+        "norm.running_var": torch.full((len(offset),), 1 - EPS),
+        "norm.num_batches_tracked": torch.tensor(0),
     }
     layer.load_state_dict(values)
 

@@ -31,7 +31,7 @@ def test_weights_as_read_equal_the_published_graph(backbone: MobileNetV1, publis
 
 def test_a_weight_that_is_read_wrongly_shows(backbone: MobileNetV1, published: Path) -> None:
     with torch.no_grad():
-        backbone.depthwise[3][0].weight.add_(0.5)
+        backbone.depthwise[3].convolution.weight.add_(0.5)
     assert mobilenet.reference_difference(backbone, published) > 1e-4
 
 
@@ -92,7 +92,7 @@ def test_after_normalising_training_starts_from_the_same_answers(backbone: Mobil
     with torch.no_grad():
         before = backbone(pictures)
         mobilenet.normalise(backbone, pictures)
-        assert [float(layer[1].running_mean.abs().max()) for layer in backbone.layers()] != [0.0] * 27
+        assert [float(layer.norm.running_mean.abs().max()) for layer in backbone.layers()] != [0.0] * 27
         torch.testing.assert_close(backbone.train()(pictures), before, atol=0.05, rtol=0.05)
 
 
