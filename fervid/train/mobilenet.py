@@ -107,7 +107,7 @@ def normalise(backbone: MobileNetV1, pictures: Tensor) -> None:
         offset += mean * scale
         return output
 
-    layers = {layer.convolution: layer.norm for layer in backbone.layers()}
+    layers: dict[nn.Module, nn.Module] = {layer.convolution: layer.norm for layer in backbone.layers()}
     hooks = [convolution.register_forward_hook(measured) for convolution in layers]
     with torch.no_grad():
         backbone.eval()(pictures)
