@@ -146,6 +146,33 @@ def test_tiles_of_every_size_go_through_the_network_one_by_one() -> None:
     assert sum(sizes) == 1 + len(fine) + sum(map(len, coarse))
 
 
+@pytest.mark.parametrize(
+    ("frame", "min_face", "shapes"),
+    [
+        ((360, 640), None, {(288, 480)}),  # faces from 16 pixels, which become 12
+        ((1080, 1920), None, {(288, 480)}),
+        ((640, 360), None, {(480, 288)}),
+        ((1080, 1920), 100, {(288, 480)}),  # no coarser than usual, or large faces would be seen badly
+        ((360, 640), 12, {(384, 640)}),
+        ((60, 80), None, {(64, 96)}),
+        ((1080, 1920), 24, {(544, 640), (384, 640)}),  # tiles, and the whole frame
+        ((1, 1), None, {(32, 32)}),
+    ],
+)
+def test_a_detector_of_any_input_size_is_given_no_more_pixels_than_its_smallest_face_needs(
+    frame: tuple[int, int], min_face: int | None, shapes: set[tuple[int, int]]
+) -> None:
+    seen = set()
+
+    def run(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        seen.add(feed["images"].shape[1:3])
+        return [np.zeros((1, 5, 4)), np.zeros((1, 5, 2, 2)), np.zeros((1, 5))]
+
+    card = {"input": {"size": 640, "multiple": 32}, "threshold": 0.5, "smallest_face": 12 / 640}
+    assert Detector(SimpleNamespace(run=run), card, min_face)(np.zeros((*frame, 3), np.uint8)) == []
+    assert seen == shapes
+
+
 def brightness(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     """A detector to which whatever is bright is one face, even if it is cut off or a single pixel."""
     boxes = np.zeros((len(feed["images"]), 1, 4), np.float32)

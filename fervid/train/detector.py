@@ -2,8 +2,8 @@
 
 Depthwise-separable blocks, features of three strides joined from coarse to fine, and for each cell one face
 without anchors, as in YuNet (Wu et al., Machine Intelligence Research 2023) and FCOS (Tian et al., arXiv 1904.01355).
-The score is trained to be the overlap that the box will have (Li et al., arXiv 2006.04388), so the best-placed of
-neighbouring cells wins.
+The score is trained to be the root of the overlap that the box will have (after Li et al., arXiv 2006.04388), so the
+best-placed of neighbouring cells wins.
 
     python -m fervid.train.detector --data sets/ --teacher centerface.onnx --run run.safetensors -o models/fervid.onnx
 """
@@ -35,6 +35,7 @@ from fervid.train.trace import traced
 
 STRIDES = (8, 16, 32)
 SAVE_EVERY = 500  # steps
+SCENES = 4  # times that a frame of a film is likelier to be drawn than a photograph
 LABEL_SIDES = (256, 448)  # at which the teacher looks at the photographs
 OPERATION = {"threshold": 0.4, "open_score": 0.5, "smallest_face": 0.015}
 LIMITS = (0.0, 40.0, 96.0, 1e9)
@@ -164,7 +165,7 @@ def loss(found: Found, target: Wanted) -> Tensor:
     count = face.sum().clamp(min=1)
     overlap, distance = _overlap(found.boxes[face], target.boxes[face])
     quality = torch.zeros_like(found.scores)
-    quality[face] = overlap.detach().clamp(0, 1)
+    quality[face] = overlap.detach().clamp(0, 1).sqrt()  # or small faces, whose boxes are less certain, drown
     probability = found.scores.sigmoid()
     cross = functional.binary_cross_entropy_with_logits(found.scores, quality, reduction="none")
     score = ((probability - quality).square() * cross * target.asked).sum()
@@ -305,8 +306,11 @@ def main() -> None:
     teacher = CenterFace.read(arguments.teacher, LABEL_SIDES)
     photos = celeba.read(arguments.data / "celeba")
     kerc = sorted((arguments.data / "kerc" / "frame_img").glob("*.jpg"))
-    paths = [photo.path for photo in photos if not agreement.held_out(photo)] + kerc
-    photographs = Photographs.read(paths, teacher, agreement.detector("blazeface-back"), arguments.data / "cache")
+    films = sorted((arguments.data / "kerc" / "Train_data_sample").glob("*.mp4"))
+    sets = ([photo.path for photo in photos if not agreement.held_out(photo)] + kerc, films)
+    known, cache = agreement.detector("blazeface-back"), arguments.data / "cache"
+    stills, scenes = (Photographs.read(paths, teacher, known, cache) for paths in sets)
+    photographs = Photographs.union([stills, *[scenes] * SCENES])
     recipe = Recipe()
     for progress in fit(recipe, photographs, arguments.run):
         print(json.dumps(progress), flush=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,10 +17,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fervid import video
 from fervid.detect import Detector
+from fervid.errors import InputError
 from fervid.records import Face, Floats, Image
 from fervid.train import augment
 from fervid.train.centerface import CenterFace
+from fervid.video import Sampling
 
 SIDE = 448  # longer side of a kept photograph
 SURE = 0.5  # teacher's scores from which a face counts; below, it is neither face nor background
@@ -28,6 +31,9 @@ LANDMARKS = 5
 PAIRS = 4000  # faces that both detectors find, to learn the one's boxes from the other's
 SMALLEST, LARGEST = 9.0, 300.0  # pixels that a face is scaled to
 MIRRORED = [1, 0, 2, 4, 3]
+ASIDE = 0.25  # eyes that are less apart than this share of the box belong to a face seen from the side
+RARE = 4.0  # how much likelier a picture with such a face is drawn than another
+FRAMES = Sampling(fps=4)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +73,12 @@ class Seen:
         """(n,) square root of the area of each box."""
         return np.sqrt(np.prod(np.clip(self.boxes[:, 2:] - self.boxes[:, :2], 0, None), axis=1))
 
+    @property
+    def aside(self) -> NDArray[np.bool_]:
+        """(n,) whether a face is surely one and seen from the side."""
+        apart = np.abs(self.landmarks[:, 1, 0] - self.landmarks[:, 0, 0])
+        return self.sure & (apart < ASIDE * self.sizes)
+
     @classmethod
     def union(cls, parts: Iterable[Seen]) -> Seen:
         """All faces of the parts."""
@@ -80,9 +92,21 @@ class Photographs:
 
     pictures: Sequence[NDArray[np.uint8]]
     seen: Sequence[Seen]
+    chances: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out the chance (n,) of each picture to be drawn."""
+        weight = np.array([RARE if faces.aside.any() else 1.0 for faces in self.seen])
+        object.__setattr__(self, "chances", weight / weight.sum())
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @classmethod
+    def union(cls, parts: Iterable[Photographs]) -> Photographs:
+        """All pictures of the parts."""
+        sets = list(parts)
+        return cls([p for part in sets for p in part.pictures], [s for part in sets for s in part.seen])
 
     def digest(self) -> str:
         """SHA-256 of pictures and faces."""
@@ -105,13 +129,13 @@ class Photographs:
         """Shrink pictures and let the teacher find their faces; what it found is kept in the folder `cache`.
 
         Args:
-            paths: Pictures.
+            paths: Pictures, and videos, of which some frames a second are taken.
             teacher: Finds the faces.
             known: The detector whose boxes the face network was trained on.
             cache: Folder to keep the result in.
 
         Raises:
-            ValueError: Pictures are damaged; all are counted, the first few named.
+            ValueError: Files are damaged; all are counted, the first few named.
         """
         listed = repr([(path.name, path.stat().st_size) for path in paths]), tuple(teacher.sides), SIDE
         path = cache / f"photographs-{hashlib.sha256(repr(listed).encode()).hexdigest()[:16]}.npz"
@@ -128,19 +152,21 @@ class Photographs:
         pictures, found, damaged = [], [], []
         both: list[tuple[Face, Face]] = []
         for path in paths:
-            picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-            if picture is None:
+            try:
+                frames = [frame.image for frame in video.read(path, FRAMES)]
+            except InputError:
                 damaged.append(str(path))
                 continue
-            scale = min(1.0, SIDE / max(picture.shape[:2]))
-            image = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
-            faces = teacher(image)
-            if len(both) < PAIRS:
-                both += _pairs(faces, known(image))
-            pictures.append(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].ravel())
-            found.append(_seen(faces))
+            for frame in frames:
+                scale = min(1.0, SIDE / max(frame.shape[:2]))
+                image = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+                faces = teacher(np.asarray(image, np.uint8))
+                if len(both) < PAIRS:
+                    both += _pairs(faces, known(np.asarray(image, np.uint8)))
+                pictures.append(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].ravel())
+                found.append(_seen(faces))
         if damaged:
-            raise ValueError(f"{len(damaged)} pictures are damaged, copy them again; the first: {damaged[:3]}")
+            raise ValueError(f"{len(damaged)} files are damaged, copy them again; the first: {damaged[:3]}")
         weight = np.linalg.lstsq(_described(_seen([teachers for teachers, _ in both])), _relative(both), rcond=None)[0]
         return cls(pictures, [_converted(seen, weight) for seen in found])
 
@@ -172,7 +198,7 @@ def mosaic(photographs: Photographs, side: int, rng: np.random.Generator) -> tup
     parts = []
     for top, bottom in pairwise(edges):
         for left, right in pairwise(edges):
-            number = int(rng.integers(len(photographs)))
+            number = int(rng.choice(len(photographs), p=photographs.chances))
             behind = _background(photographs, -(-side // grid), rng)
             part, faces = _part(photographs.image(number), photographs.seen[number], behind, rng)
             canvas[top:bottom, left:right] = part[: bottom - top, : right - left]
@@ -213,17 +239,29 @@ def _part(image: Image, seen: Seen, behind: Image, rng: np.random.Generator) -> 
         actual = np.array([image.shape[1] / width, image.shape[0] / height])
         seen = seen.moved(np.array([[actual[0], 0, 0], [0, actual[1], 0]]))
         centre, scale = centre * actual, 0.5
-    angle = np.deg2rad(rng.normal(0, 8))
+    angle = np.deg2rad(rng.normal(0, 12))
     mirror = -1 if rng.random() < 0.5 else 1
     turn = scale * np.array([[np.cos(angle) * mirror, np.sin(angle)], [-np.sin(angle) * mirror, np.cos(angle)]])
     shift = side / 2 + rng.uniform(-1, 1, 2) * reach - turn @ centre
     matrix = np.column_stack([turn, shift])
     to_pixels = matrix.copy()
     to_pixels[:, 2] += turn @ (0.5, 0.5) - 0.5  # from edges to the middles of pixels
-    view = cv2.warpAffine(
-        image, to_pixels, (side, side), dst=behind, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
-    )
-    return np.asarray(view, np.uint8), _visible(seen.moved(matrix), side)
+    view = cv2.warpAffine(image, to_pixels, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    cover = _cover(image.shape[:2], 0.0 if rng.random() < 0.3 else rng.uniform(0.05, 0.2))
+    share = cv2.warpAffine(cover, to_pixels, (side, side), flags=cv2.INTER_LINEAR)[..., None]
+    return np.asarray(view * share + behind * (1 - share), np.uint8), _visible(seen.moved(matrix), side)
+
+
+def _cover(shape: tuple[int, ...], fade: float) -> Floats:
+    """How much of a photograph shows at each pixel: all, but less towards its edge, so that none is left to see.
+
+    Args:
+        shape: Height and width.
+        fade: Over how much of the shorter side it fades.
+    """
+    width = max(fade * min(shape[:2]), 1e-3)
+    rows, columns = (np.clip((np.minimum(np.arange(n), np.arange(n)[::-1]) + 0.5) / width, 0, 1) for n in shape[:2])
+    return np.asarray(np.minimum.outer(rows, columns), np.float32)
 
 
 def _visible(seen: Seen, side: int) -> Seen:

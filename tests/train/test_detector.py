@@ -139,9 +139,36 @@ def test_photographs_are_labelled_once_and_boxes_follow_the_shipped_detector(tmp
         assert np.abs(faces.boxes[0] - found.box).max() < 0.1 * found.size
 
 
+def test_of_a_film_some_frames_a_second_are_taken(tmp_path: Path) -> None:
+    film = clips.write(tmp_path / "film.mp4", [clips.portrait(320, 240, 0.8 + 0.01 * i) for i in range(25)])
+    known = agreement.detector("blazeface-back")
+
+    def judge(image: np.ndarray) -> list[Face]:
+        return [Face(found.box, np.resize(found.landmarks, (5, 2)), found.score) for found in known(image)]
+
+    judge.sides = (1,)  # type: ignore[attr-defined]
+    found = Photographs.read([film], judge, known, tmp_path / "cache")  # type: ignore[arg-type]
+    assert [len(faces.sure) for faces in found.seen] == [1, 1, 1, 1]
+
+
+def test_faces_seen_from_the_side_are_drawn_more_often(some: Photographs) -> None:
+    turned = seen((110, 60, 190, 140))
+    turned.landmarks[..., 0] = 150 + (turned.landmarks[..., 0] - 150) / 3
+    both = Photographs.union([some, Photographs(some.pictures[:1], [turned])])
+    assert both.chances.tolist() == pytest.approx([1 / 6, 1 / 6, 4 / 6])
+
+
+def test_a_photograph_may_fade_into_what_is_behind_it() -> None:
+    hard, soft = photographs._cover((40, 60), 0.0), photographs._cover((40, 60), 0.2)
+    assert hard.min() == 1
+    assert soft[20, 30] == 1
+    assert soft[0, 0] == soft[-1, -1] == pytest.approx(0.5 / 8)
+    assert (np.diff(soft[20, :8]) > 0).all()
+
+
 def test_damaged_photographs_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"nothing of the kind")
-    with pytest.raises(ValueError, match=r"1 pictures are damaged, copy them again; the first: .*bad\.jpg"):
+    with pytest.raises(ValueError, match=r"1 files are damaged, copy them again; the first: .*bad\.jpg"):
         Photographs._find([tmp_path / "bad.jpg"], None, None)  # type: ignore[arg-type]
 
 
