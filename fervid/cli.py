@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from fervid.errors import FervidError, InputError, ModelError, NothingMatched, UsageError
+from fervid.errors import FervidError, InputError, ModelError, NothingMatched, UsageError, usage
+from fervid.train.commands import network_app
 
 if TYPE_CHECKING:
     from fervid.batch import Policy
@@ -80,9 +81,6 @@ models_app = typer.Typer(
     no_args_is_help=True, help="The models: which there are, what they are, whether they are intact."
 )
 app.add_typer(models_app, name="models")
-network_app = typer.Typer(
-    no_args_is_help=True, help="The face network: train it, export it, measure it. Needs `pip install 'fervid[train]'`."
-)
 app.add_typer(network_app, name="network")
 
 
@@ -208,7 +206,7 @@ def classify(
     from fervid.pipeline import Options, load
     from fervid.video import Sampling
 
-    with _usage():
+    with usage():
         turn = None if rotate == "auto" else int(rotate)
         if every_frame and fps is not None:
             raise UsageError("--every-frame and --fps contradict each other; give one, or add --no-every-frame")
@@ -258,15 +256,6 @@ def _workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, in
     return jobs, threads or max(1, cpus // jobs)
 
 
-@contextmanager
-def _usage() -> Iterator[None]:
-    """What a record says of a wrong value is a usage error."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
 @models_app.command("list")
 def models_list() -> None:
     """Every shipped model, what it is for, its size and licence."""
@@ -312,105 +301,6 @@ def _entry(name: str) -> Mapping[str, Any]:
     if name not in manifest():
         raise ModelNotFound(f"no shipped model is named {name!r}; there are {', '.join(manifest())}")
     return manifest()[name]
-
-
-Sets = Annotated[Path, typer.Option("--data", help="The folder of the data sets; models/README.md says which.")]
-Weights = Annotated[Path, typer.Option("--weights", help="faceres.json of npm @vladmandic/human: starting weights.")]
-Kept = Annotated[Path | None, typer.Option("--cache", help="Where cut faces are kept. Default: DATA/cache.")]
-
-
-@contextmanager
-def _training() -> Iterator[None]:
-    """Training needs packages that classifying does not; and what it says of data and settings is a usage error."""
-    try:
-        with _usage():
-            yield
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is not installed; pip install 'fervid[train]'") from error
-
-
-@network_app.command(
-    "train", epilog="Example: `fervid network train --data sets/ --weights faceres.json -o run.safetensors`"
-)
-def network_train(
-    data: Sets,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The state of the run; continued if it exists.")],
-    weights: Weights,
-    recipe: Annotated[Path | None, typer.Option("--recipe", help="JSON with settings that differ from ours.")] = None,
-    earlier: Annotated[Path | None, typer.Option("--from", help="A run whose weights to begin with.")] = None,
-    cache: Kept = None,
-) -> None:
-    """Fit the network on all tasks; one line of JSON every few hundred steps says how it stands."""
-    with _training():
-        from fervid.train import fit, mobilenet
-        from fervid.train.faces import Sources
-
-        settings = fit.Recipe.read(recipe) if recipe else fit.Recipe()
-        starting = mobilenet.read_tensorflowjs(weights)
-        sets = fit.Data.read(Sources(data), cache or data / "cache", starting)
-        run = fit.begin(settings, starting, sets, earlier)
-        if output.exists():
-            run.resume(output)
-        for figures in run.run(output):
-            print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}), flush=True)
-
-
-@network_app.command(
-    "export",
-    epilog="Example: `fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx`",
-)
-def network_export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="What `fervid network train` wrote.")],
-    data: Sets,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="The int8 file; the float32 one is put beside it as NAME-fp32.")
-    ],
-    cache: Kept = None,
-) -> None:
-    """Write the network as ONNX, in float32 and int8, measured and with its card."""
-    with _training():
-        from fervid.train import export
-        from fervid.train.faces import Sources
-
-        for name, figures in export.export(run, Sources(data), cache or data / "cache", output).items():
-            _figures(name, figures)
-
-
-@network_app.command("evaluate", epilog="Example: `fervid network evaluate mobilenetv1 --data sets/ --json`")
-def network_evaluate(
-    network: Annotated[str, typer.Argument(help="A name from `fervid models list` or an ONNX file.")],
-    data: Sets,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
-) -> None:
-    """Measure a network on the test sets, through the ordinary detector, crop and inference."""
-    with _training():
-        from fervid import models
-        from fervid.train.evaluate import Tests
-        from fervid.train.faces import Sources
-
-        model = models.load(network, "network", 2)
-        figures = Tests.read(Sources(data), model.card["input"]["size"]).measure(model)
-    if as_json:
-        print(json.dumps(figures, indent=2))
-    else:
-        _figures(network, figures)
-
-
-def _figures(title: str, figures: Mapping[str, Any]) -> None:
-    """Figures by data set as a table, with their intervals."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("test", "figure", "value", "95 % interval", title=title)
-    for test, found in figures.items():
-        for name, value in found.items():
-            if isinstance(value, Mapping) and "interval" in value:
-                table.add_row(test, name, f"{value['value']:.4f}", "{:.4f} to {:.4f}".format(*value["interval"]))
-            elif isinstance(value, Mapping):
-                table.add_row(test, name, ", ".join(f"{label} {share:.2f}" for label, share in value.items()), "")
-            else:
-                table.add_row(test, name, str(value), "")
-    Console().print(table)
 
 
 @app.command()

@@ -27,6 +27,8 @@ A message says what is wrong, with which file, and what to try.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -147,3 +149,12 @@ class ModelIncompatible(ModelError):
     """The file is no model of the kind that is needed, or it was fitted on another network."""
 
     code = "model_incompatible"
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """What a record says of a wrong value is a usage error of who gave it."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error

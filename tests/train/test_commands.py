@@ -213,6 +213,18 @@ def test_a_run_that_is_not_finished_cannot_be_exported(
     assert not (tmp_path / "toy.onnx").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "export"])
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(
+    command: str, sources: Sources, published: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    missing = tmp_path / "no" / "such" / "folder"
+    arguments = commands(missing, published, tmp_path / "run", Path("model"), tmp_path / "file" / "output")[command]
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Not a directory" in result.stderr or "File exists" in result.stderr
+
+
 @pytest.mark.parametrize("command", ["train", "export", "evaluate"])
 def test_without_torch_it_is_said_what_to_install(command: str, sources: Sources, published: Path) -> None:
     arguments = commands(sources.root, published, Path("run"), Path("model"), Path("output"))[command]
