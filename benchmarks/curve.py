@@ -29,10 +29,11 @@ from fervid.models import load
 from fervid.train import augment, export, fit, mobilenet
 from fervid.train.faces import Sources
 from fervid.train.losses import Weights
+from fervid.train.recipe import Recipe
 
-SHORT = fit.Recipe(steps=500, head_steps=50, warmup=50, average=0.99)
+SHORT = Recipe(steps=500, head_steps=50, warmup=50, average=0.99)
 ALONE = Weights(age=0.0, years=0.0, gender=0.0, ethnicity=0.0, distillation=0.0, identity=0.0)
-VARIANTS: Mapping[str, fit.Recipe] = {
+VARIANTS: Mapping[str, Recipe] = {
     "mobilenetv1 112": SHORT,
     "mobilenetv1 96": replace(SHORT, size=96, small=64),
     "mobilenetv1 128": replace(SHORT, size=128, small=96),
@@ -47,7 +48,7 @@ VARIANTS: Mapping[str, fit.Recipe] = {
 FIGURES = ("accuracy_all", "accuracy_majority", "mean_recall", "first", "age_mae", "gender", "ethnicity")
 
 
-def trained(name: str, recipe: fit.Recipe, data: fit.Data, weights: mobilenet.Weights, arguments: Any) -> Path:
+def trained(name: str, recipe: Recipe, data: fit.Data, weights: mobilenet.Weights, arguments: Any) -> Path:
     """The finished run of a variant."""
     path: Path = arguments.runs / f"{name.replace(' ', '-').replace(',', '')}.safetensors"
     run = fit.begin(recipe, weights, data)

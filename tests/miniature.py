@@ -18,8 +18,9 @@ from torch.nn import functional
 import clips
 from fervid.train import ferplus, mobilenet
 from fervid.train.faces import Faces
-from fervid.train.fit import Data, Recipe
+from fervid.train.fit import Data
 from fervid.train.network import FaceNetwork
+from fervid.train.recipe import Recipe
 
 WIDTH = 6
 

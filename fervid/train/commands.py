@@ -17,7 +17,8 @@ import typer
 from fervid.errors import UsageError, usage
 
 network_app = typer.Typer(
-    no_args_is_help=True, help="The face network: train it, export it, measure it. Needs `pip install 'fervid\\[train]'`."
+    no_args_is_help=True,
+    help="The face network: train it, export it, measure it. Needs `pip install 'fervid\\[train]'`.",
 )
 
 Sets = Annotated[Path, typer.Option("--data", help="The folder of the data sets; models/README.md says which.")]
@@ -57,8 +58,9 @@ def network_train(
     with _training(output):
         from fervid.train import fit, mobilenet
         from fervid.train.faces import Sources
+        from fervid.train.recipe import Recipe
 
-        settings = fit.Recipe.read(recipe) if recipe else fit.Recipe()
+        settings = Recipe.read(recipe) if recipe else Recipe()
         starting = mobilenet.read_tensorflowjs(weights)
         sets = fit.Data.read(Sources(data), cache or data / "cache", starting)
         run = fit.begin(settings, starting, sets, earlier)

@@ -17,9 +17,10 @@ from torch import Tensor
 import miniature
 from fervid.train import augment, fit, losses, mobilenet
 from fervid.train.faces import Sources
-from fervid.train.fit import Batches, Data, Fit, Recipe
+from fervid.train.fit import Batches, Data, Fit
 from fervid.train.losses import Targets
 from fervid.train.network import PIXEL_MEAN, FaceNetwork
+from fervid.train.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
