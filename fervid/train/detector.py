@@ -202,7 +202,7 @@ class Recipe:
     """
 
     side: int = 320
-    steps: int = 4000
+    steps: int = 5000
     batch: int = 16
     warmup: int = 300
     rate: float = 3e-3

@@ -204,16 +204,15 @@ def _lfw_crops(folder: Path, names: list[str], size: int) -> tuple[Image, float]
             f"{len(missing)} pictures are missing below {folder}, the first: {', '.join(missing[:3])}"
         )
     detector = stills_detector(lfw.MIN_FACE)
-    found = 0
+    found: list[bool] = []
 
     def middle(image: Image) -> Face:
-        nonlocal found
         faces = detector(image)
-        found += bool(faces)
+        found.append(bool(faces))
         return _middle(image, faces) or _typical(image)
 
     crops, _ = cut_all([paths[name] for name in names], middle, size, MARGIN)
-    return np.stack(crops), found / len(names)
+    return np.stack(crops), sum(found) / len(names)
 
 
 def _middle(image: Image, faces: list[Face]) -> Face | None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import cv2
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -172,7 +174,7 @@ def read_celeba(folder: Path, cache: Path) -> Faces:
 
     def cut() -> Faces:
         photos = celeba.read(folder)
-        loaded = models.load(models.DEFAULTS["detector"], "detector", 2)
+        loaded = models.load(models.DEFAULTS["detector"], "detector")
         detector = Detector(loaded.session, loaded.card, min_face=PHOTO_SIDE // 10)
         crops, rows = cut_all(
             [photo.path for photo in photos], lambda image: max(detector(image), key=lambda f: f.area, default=None)
@@ -191,16 +193,21 @@ def cut_all(
     Raises:
         ValueError: Pictures are damaged; all are counted, the first few named. Or no face was found at all.
     """
-    crops, rows, damaged = [], [], []
-    for i, path in enumerate(paths):
+
+    def cut(path: Path) -> tuple[bool, Image | None]:
+        """Whether the picture is whole, and the crop if it shows a face."""
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
         if picture is None:
-            damaged.append(str(path))
-            continue
+            return False, None
         image = _shrunk(np.asarray(picture, np.uint8))
-        if (face := locate(image)) is not None:
-            crops.append(align.crop(image, face, side, margin))
-            rows.append(i)
+        face = locate(image)
+        return True, None if face is None else align.crop(image, face, side, margin)
+
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        found = list(pool.map(cut, paths))
+    damaged = [str(path) for path, (whole, _) in zip(paths, found, strict=True) if not whole]
+    rows = [i for i, (_, crop) in enumerate(found) if crop is not None]
+    crops = [crop for _, crop in found if crop is not None]
     if damaged:
         raise ValueError(f"{len(damaged)} pictures are damaged, copy them again; the first: {', '.join(damaged[:3])}")
     if not crops:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -120,7 +122,8 @@ def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
             kept.append(votes[split][name])
             names.append(name)
 
-    found = [locate(image, detector) for image in images]
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        found = list(pool.map(lambda image: locate(image, detector), images))
     typical = _median([face for face in found if face is not None])
     return FerPlus(
         np.stack(images),
@@ -167,7 +170,7 @@ def first_labels(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def stills_detector(min_face: int = 6) -> Detector:
     """The shipped detector, set to find the one face of a closely cut picture, at least that many pixels large."""
-    found = models.load(models.DEFAULTS["detector"], "detector", 2)
+    found = models.load(models.DEFAULTS["detector"], "detector")
     return Detector(found.session, {**found.card, "threshold": 0.5}, min_face)
 
 

@@ -14,7 +14,8 @@ import clips
 from fervid import models
 from fervid.detect import Detector
 from fervid.records import Box, Face
-from fervid.train import agreement, detector, photographs, state
+from fervid.train import agreement, celeba, detector, photographs, state
+from fervid.train.card import save_with_card
 from fervid.train.centerface import CenterFace
 from fervid.train.photographs import MIRRORED, Photographs, Seen, mosaic
 
@@ -248,3 +249,20 @@ def test_agreement_counts_found_false_and_how_far_the_eyes_are_off() -> None:
     found = agreement.agreement(lambda _: ours, [picture], judge)
     assert (found["faces"], found["found"], found["false"], found["pictures"]) == (2, 0.5, 1, 1)
     assert found["landmarks"] == pytest.approx(2 / 12, abs=1e-3)
+
+
+def test_detectors_are_timed_on_the_sizes_that_they_take(tmp_path: Path) -> None:
+    save_with_card(
+        detector.to_onnx(detector.FaceDetector(16)), {**detector.CARD, **detector.OPERATION}, tmp_path / "our.onnx"
+    )
+    small, ours = agreement.detector("blazeface-back"), agreement.detector(str(tmp_path / "our.onnx"))
+    taken = agreement.milliseconds([small, ours], 96, repeat=2)
+    assert np.isnan(taken[0])
+    assert taken[1] > 0
+
+
+def test_every_tenth_person_is_held_out(tmp_path: Path) -> None:
+    photos = [celeba.Photo(tmp_path / f"{person}.png", person) for person in (3, 10, 20, 21)]
+    for photo in photos:
+        cv2.imwrite(str(photo.path), np.full((8, 9, 3), photo.person, np.uint8))
+    assert [int(picture[0, 0, 0]) for picture in agreement.photographs(photos)] == [10, 20]
