@@ -31,14 +31,14 @@ from fervid.train.faces import Sources
 from fervid.train.losses import Weights
 from fervid.train.recipe import Recipe
 
-SHORT = Recipe(steps=500, head_steps=50, warmup=50, average=0.99)
+SHORT = Recipe(steps=200, head_steps=20, warmup=30, average=0.98)
 ALONE = Weights(age=0.0, years=0.0, gender=0.0, ethnicity=0.0, distillation=0.0, identity=0.0)
 VARIANTS: Mapping[str, Recipe] = {
     "mobilenetv1 112": SHORT,
     "mobilenetv1 96": replace(SHORT, size=96, small=64),
     "mobilenetv1 128": replace(SHORT, size=128, small=96),
     "efficientnet_lite0 112": replace(SHORT, backbone="efficientnet_lite0"),
-    "rexnet_100 112": replace(SHORT, backbone="rexnet_100"),
+    "rexnet_100 112": replace(SHORT, backbone="rexnet_100", bfloat16=False),
     "112, frozen": replace(SHORT, head_steps=SHORT.steps),
     "112, expression alone": replace(SHORT, weights=ALONE),
     "112, SAM": replace(SHORT, sharpness=0.05, sharp_from=0.0),

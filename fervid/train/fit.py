@@ -227,7 +227,7 @@ class Fit:
         return loss
 
     def _backward(self, pictures: Tensor, targets: Targets) -> float:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
             embedding = self.network.backbone(pictures)
         heads = self.network.heads(embedding.float())
         kept = self.bridge(heads.embedding)

@@ -38,6 +38,7 @@ class Recipe:
         first_share: How much of the shares the first label takes from the votes.
         balance: Votes are sampled by the prior of their class to the power of minus this.
         adjustment: How much of the logarithm of the prior the logits are freed from.
+        bfloat16: Whether the backbone is trained in bfloat16: faster, but far slower where widths are odd, as rexnet's.
         weights: Of the tasks.
         seed: Of every random choice.
     """
@@ -63,6 +64,7 @@ class Recipe:
     first_share: float = 0.1
     balance: float = 0.3
     adjustment: float = 0.5
+    bfloat16: bool = True
     weights: losses.Weights = field(default_factory=losses.Weights)
     seed: int = 2021
 
