@@ -306,7 +306,13 @@ def test_a_name_that_is_no_text_still_gives_valid_json(smile: Path, tmp_path: Pa
 
 def test_models_are_listed_shown_found_and_verified() -> None:
     listed = run("models", "list").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == ["blazeface-back", "emotion8", "mobilenetv1", "mobilenetv1-fp32"]
+    assert [line.split()[0] for line in listed] == [
+        "blazeface-back",
+        "emotion8",
+        "fervid-detector",
+        "mobilenetv1",
+        "mobilenetv1-fp32",
+    ]
     card = json.loads(run("models", "info", "emotion8").stdout)
     assert card["labels"] == sorted(card["labels"])
     assert Path(run("models", "path", "emotion8").stdout.strip()).is_file()

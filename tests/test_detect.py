@@ -20,8 +20,8 @@ BOX = np.array([174, 75, 276, 178])
 EYES = np.array([[203, 101], [246, 103]])
 
 
-def detector(min_face: int = 24, **card: object) -> Detector:
-    model = models.load("blazeface-back", "detector", 2)
+def detector(min_face: int = 24, name: str = "blazeface-back", **card: object) -> Detector:
+    model = models.load(name, "detector", 2)
     return Detector(model.session, {**model.card, **card}, min_face)
 
 
@@ -60,13 +60,16 @@ def candidates(*boxes: list[float]) -> tuple[np.ndarray, np.ndarray]:
         (100, 2000, 0.7),
     ],
 )
-def test_the_face_is_found_at_any_size_and_shape_of_frame(width: int, height: int, zoom: float) -> None:
-    (face,) = detector()(clips.portrait(width, height, zoom))
+@pytest.mark.parametrize(("name", "sure"), [("blazeface-back", 0.65), ("fervid-detector", 0.4)])
+def test_the_face_is_found_at_any_size_and_shape_of_frame(
+    width: int, height: int, zoom: float, name: str, sure: float
+) -> None:
+    (face,) = detector(name=name)(clips.portrait(width, height, zoom))
     shift = np.array([width / 2 - zoom * 222, height / 2 - zoom * 130])
     assert iou(face.box, zoom * BOX + np.tile(shift, 2)) > 0.8
-    assert np.abs(face.landmarks[:2] - (zoom * EYES + shift)).max() < 0.06 * zoom * (BOX[2] - BOX[0])
+    assert np.abs(face.landmarks[:2] - (zoom * EYES + shift)).max() < 0.08 * zoom * (BOX[2] - BOX[0])
     assert face.landmarks[0, 0] < face.landmarks[1, 0]
-    assert 0.65 <= face.score <= 1
+    assert sure <= face.score <= 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 8), (1, 300), (300, 1), (2, 2000), (2000, 2), (64, 64)])
@@ -76,8 +79,9 @@ def test_a_frame_too_small_for_a_face_has_none(shape: tuple[int, int], min_face:
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 240), (240, 320), (1280, 720), (1000, 90)])
-def test_scenery_has_no_face(width: int, height: int) -> None:
-    assert detector(24)(clips.scenery(1, width, height)[0]) == []
+@pytest.mark.parametrize("name", ["blazeface-back", "fervid-detector"])
+def test_scenery_has_no_face(width: int, height: int, name: str) -> None:
+    assert detector(24, name)(clips.scenery(1, width, height)[0]) == []
 
 
 def test_a_small_face_in_a_large_frame_is_found_in_the_tiles_only() -> None:

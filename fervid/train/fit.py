@@ -158,6 +158,7 @@ class Fit:
             earlier: What `about` said of the run that gave those weights, if one did.
         """
         torch.manual_seed(recipe.seed)
+        network.autocast = recipe.bfloat16
         self.recipe, self.data, self.step = recipe, data, 0
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         people = int(data.people.person.max()) + 1
@@ -227,7 +228,7 @@ class Fit:
         return loss
 
     def _backward(self, pictures: Tensor, targets: Targets) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.network.autocast):
             embedding = self.network.backbone(pictures)
         heads = self.network.heads(embedding.float())
         kept = self.bridge(heads.embedding)
@@ -340,6 +341,7 @@ def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, Any]]:
     if step < recipe.steps:
         raise ValueError(f"{path} has done {step} of {recipe.steps} steps; run `fervid network train` to its end")
     network = build(recipe.backbone)
+    network.autocast = recipe.bfloat16
     network.load_state_dict(state.below(tensors, "average"))
     if isinstance(network.backbone, mobilenet.MobileNetV1):
         network.backbone = mobilenet.folded(network.backbone)
@@ -351,7 +353,7 @@ def predict(network: FaceNetwork, faces: Faces, size: int, batch: int = 64) -> d
     parts = []
     for start in range(0, len(faces), batch):
         crops = np.stack([augment.frame(crop, size) for crop in faces.crops[start : start + batch]])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=network.autocast):
             embedding = network.backbone(pixels(crops))
         with torch.no_grad():
             parts.append([value.numpy() for value in network.heads(embedding.float())])

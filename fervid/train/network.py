@@ -42,7 +42,10 @@ class FaceNetwork(nn.Module):
 
     Attributes:
         backbone: Pictures to embedding; its `width` is that of the embedding.
+        autocast: Whether the backbone is worked out in bfloat16 in training and while training is watched.
     """
+
+    autocast = True
 
     def __init__(self, backbone: nn.Module, width: int) -> None:
         """Put fresh heads on a backbone with embeddings of that width."""
