@@ -23,8 +23,9 @@ from fervid.records import Floats
 from fervid.train import augment, faces, fit
 from fervid.train.card import save_with_card
 from fervid.train.evaluate import Tests
-from fervid.train.faces import Faces, Sources
+from fervid.train.faces import Sources
 from fervid.train.ferplus import CLASSES
+from fervid.train.fit import FIRST_INDEX, RAREST
 from fervid.train.measure import recall
 from fervid.train.network import ETHNICITIES, FIRST_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
 from fervid.train.trace import traced
@@ -187,7 +188,7 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
         cache: Folder of the cut faces.
         output: Where the int8 file goes.
 
-    The expression logits are shifted (`shift`) on the way.
+    The logits of expression and of the first labels are shifted (`shift`) on the way.
 
     Returns:
         Name of each file to its figures.
@@ -202,7 +203,12 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
     seen = [part.crops[i] for part in (voted, pictured) for i in rng.choice(len(part), CALIBRATION // 2, replace=False)]
     crops = np.stack([augment.frame(crop, recipe.size) for crop in seen])
     valid = faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache)
-    moved = shift(network, valid, recipe.size, voted.votes.mean(axis=0))
+    heads = fit.predict(network, valid, recipe.size)
+    moved = shift(network.expression, heads["expression"], valid.votes.argmax(axis=1), voted.votes.mean(axis=0))
+    first, known = (part.first[part.first >= 0] for part in (voted, valid)), valid.first >= 0
+    counted, labels = (FIRST_INDEX[labels] for labels in first)
+    prior = np.bincount(counted, minlength=len(FIRST_CLASSES)) / max(len(counted), 1)
+    moved_first = shift(network.first, heads["first"][known], labels, prior.astype(np.float32))
 
     tests = Tests.read(sources, recipe.size)
     full = output.with_name(f"{output.stem}-fp32.onnx")
@@ -212,6 +218,7 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
         "earlier": origin["earlier"],
         "data_sha256": origin["data"],
         "expression_shift": moved,
+        "fer2013_shift": moved_first,
     }
     figures = {}
 
@@ -228,23 +235,29 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
     return figures
 
 
-def shift(network: FaceNetwork, valid: Faces, size: int, prior: Floats) -> float:
-    """Move the expression logits along the logarithm of the class prior to where validation is best.
+def shift(layer: nn.Linear, logits: Floats, labels: NDArray[np.int64], prior: Floats) -> float:
+    """Move the logits of a head along the logarithm of the class prior to where validation is best.
 
-    Best is the highest sum of accuracy and mean recall; what the training recipe took off is given back as far as that
-    asks for it (Menon et al., arXiv 2007.07314, section 4.1). Of factors that are equally good the smallest is taken.
+    Best is the highest sum of twice the accuracy and the mean recall; what the training recipe took off is given back
+    as far as that asks for it (Menon et al., arXiv 2007.07314, section 4.1). Of factors that are equally good the
+    smallest is taken.
+
+    Args:
+        layer: The head; its bias is moved.
+        logits: (n, c) what it says of validation faces.
+        labels: (n,) what is true of them.
+        prior: (c,) shares of the classes in training.
 
     Returns:
         The factor of the logarithm that was added to the bias.
     """
-    logits, labels = fit.predict(network, valid, size)["expression"], valid.votes.argmax(axis=1)
-    direction = np.log(prior)
+    direction = np.log(np.maximum(prior, RAREST))
 
     def worth(factor: float) -> float:
         answers = (logits + factor * direction).argmax(axis=1)
-        return float((answers == labels).mean() + recall(answers, labels).mean())
+        return float(2 * (answers == labels).mean() + recall(answers, labels).mean())
 
     best = max(SHIFTS, key=lambda factor: (worth(factor), -abs(factor)))
     with torch.no_grad():
-        network.expression.bias.add_(torch.from_numpy(best * direction).float())
+        layer.bias.add_(torch.from_numpy(best * direction).float())
     return best

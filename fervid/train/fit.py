@@ -33,6 +33,7 @@ from fervid.train.recipe import Recipe
 
 CHECK_EVERY = 500  # steps
 STARTING_SIZE = 224
+RAREST = 1e-6  # share that a class without any example is taken to have
 RIDGE = 0.1  # of the mean variance of an embedding's values
 FIRST_INDEX = np.array([FIRST_CLASSES.index(c) if c in FIRST_CLASSES else -1 for c in CLASSES])
 
@@ -101,7 +102,7 @@ class Batches:
         share = recipe.first_share * (known >= 0).astype(np.float32)[:, None]
         self.votes = data.expressions.votes * (1 - share)
         self.votes[has, known[has]] += share[has, 0]
-        prior = self.votes.mean(axis=0)
+        prior = np.maximum(self.votes.mean(axis=0), RAREST)
         chance = self.votes @ prior**-recipe.balance
         self.chance = chance / chance.sum()
         self.prior, self.first_prior = self.chance @ self.votes, self.chance @ self.first
@@ -109,7 +110,8 @@ class Batches:
     def adjustments(self) -> tuple[Tensor, Tensor]:
         """(8,) and (7,) what is added to the logits while training."""
         shares = (self.prior, self.first_prior / self.first_prior.sum())
-        expression, first = (torch.from_numpy(self.recipe.adjustment * np.log(share)).float() for share in shares)
+        logs = (np.log(np.maximum(share, RAREST)) for share in shares)
+        expression, first = (torch.from_numpy(self.recipe.adjustment * log).float() for log in logs)
         return expression, first
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:

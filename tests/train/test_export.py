@@ -17,8 +17,7 @@ from fervid import models
 from fervid.align import MARGIN
 from fervid.errors import ModelIncompatible
 from fervid.network import BATCH, FaceNetwork
-from fervid.train import clips, export, fit
-from fervid.train.faces import Faces
+from fervid.train import clips, export
 from fervid.train.ferplus import CLASSES
 from fervid.train.network import ETHNICITIES, FIRST_CLASSES, pixels
 
@@ -173,16 +172,14 @@ PRIOR = np.float32([0.05, 0.05, 0.04, 0.05, 0.7, 0.04, 0.04, 0.03])
     ids=["the rare class lacks", "the common class lacks", "nothing lacks"],
 )
 def test_the_shift_gives_a_class_what_it_lacks_and_no_more(
-    of_common: tuple[float, float], of_rare: tuple[float, float], factor: float, monkeypatch: pytest.MonkeyPatch
+    of_common: tuple[float, float], of_rare: tuple[float, float], factor: float
 ) -> None:
     labels = np.repeat([COMMON, RARE], [40, 10])
     logits = np.full((50, 8), -9, np.float32)
     logits[:40, [COMMON, RARE]], logits[40:, [COMMON, RARE]] = of_common, of_rare
-    valid = Faces.of(np.zeros((50, 4, 4, 3), np.uint8), votes=np.eye(8)[labels])
-    monkeypatch.setattr(fit, "predict", lambda *_: {"expression": logits})
     network = miniature.network()
     before = network.expression.bias.detach().clone()
-    assert export.shift(network, valid, SIZE, PRIOR) == factor
+    assert export.shift(network.expression, logits, labels, PRIOR) == factor
     moved = (network.expression.bias.detach() - before).numpy()
     np.testing.assert_allclose(moved, factor * np.log(PRIOR), atol=1e-6)
     assert ((logits + moved).argmax(axis=1) == labels).all()

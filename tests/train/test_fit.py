@@ -100,6 +100,16 @@ def test_the_rates_begin_with_the_heads_rise_and_fall_to_nothing() -> None:
     assert rates[100] == (0, 0)
 
 
+def test_a_class_without_any_example_spoils_nothing(data: Data) -> None:
+    votes = data.expressions.votes.copy()
+    votes[:, 2] = 0
+    votes[votes.sum(axis=1) == 0, 0] = 1
+    lacking = replace(data, expressions=replace(data.expressions, votes=votes / votes.sum(axis=1, keepdims=True)))
+    run = begun(lacking, first_share=0.0)
+    assert all(torch.isfinite(adjustment).all() for adjustment in run.adjustments)
+    assert math.isfinite(run.advance(*run.batches(0)))
+
+
 def test_pictures_grow_to_their_size() -> None:
     recipe = Recipe(size=112, small=80, growth=0.5, steps=80)
     assert [recipe.side(step) for step in (0, 19, 20, 39, 40, 79)] == [80, 80, 96, 96, 112, 112]
