@@ -317,7 +317,7 @@ def test_models_are_listed_shown_found_and_verified() -> None:
     assert card["labels"] == sorted(card["labels"])
     assert Path(run("models", "path", "emotion8").stdout.strip()).is_file()
     result = run("models", "verify")
-    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 4)
+    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 5)
     for command in ("info", "path", "verify"):
         assert run("models", command, "no-such-model").exit_code == 4
 
