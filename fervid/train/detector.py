@@ -37,7 +37,7 @@ STRIDES = (8, 16, 32)
 SAVE_EVERY = 500  # steps
 SCENES = 4  # times that a frame of a film is likelier to be drawn than a photograph
 LABEL_SIDES = (256, 448)  # at which the teacher looks at the photographs
-OPERATION = {"threshold": 0.4, "open_score": 0.6, "smallest_face": 0.025}
+OPERATION = {"threshold": 0.4, "open_score": 0.7, "smallest_face": 0.025}
 LIMITS = (0.0, 40.0, 96.0, 1e9)
 """Faces from LIMITS[i] to LIMITS[i + 1] pixels in size are those of the cells of STRIDES[i]."""
 REACH = 1.5  # cells around the middle of a face that answer for it, if they lie in its inner half
