@@ -12,7 +12,6 @@ chance otherwise; all are taught the starting embedding of `mobilenetv1`.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,12 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from network import milliseconds
-from rich.console import Console
-from rich.table import Table
+from network import milliseconds, show
 
 from fervid.models import load
 from fervid.train import augment, export, fit, mobilenet
+from fervid.train.batches import Data
 from fervid.train.faces import Sources
 from fervid.train.losses import Weights
 from fervid.train.recipe import Recipe
@@ -42,14 +40,12 @@ VARIANTS: Mapping[str, Recipe] = {
     "112, frozen": replace(SHORT, head_steps=SHORT.steps),
     "112, expression alone": replace(SHORT, weights=ALONE),
     "112, SAM": replace(SHORT, sharpness=0.05, sharp_from=0.0),
-    "112, mixup": replace(SHORT, mixup=0.2),
-    "112, full size from the start": replace(SHORT, small=112),
 }
 FIGURES = ("accuracy_all", "accuracy_majority", "mean_recall", "first", "age_mae", "gender", "ethnicity")
 
 
-def trained(name: str, recipe: Recipe, data: fit.Data, weights: mobilenet.Weights, arguments: Any) -> Path:
-    """The finished run of a variant."""
+def trained(name: str, recipe: Recipe, data: Data, weights: mobilenet.Weights, arguments: Any) -> tuple[fit.Fit, Path]:
+    """The finished run of a variant, and its file."""
     path: Path = arguments.runs / f"{name.replace(' ', '-').replace(',', '')}.safetensors"
     run = fit.begin(recipe, weights, data)
     if recipe.backbone.startswith("efficientnet_lite0") and arguments.imagenet:
@@ -59,7 +55,7 @@ def trained(name: str, recipe: Recipe, data: fit.Data, weights: mobilenet.Weight
         run.resume(path)
     for _ in run.run(path):
         pass
-    return path
+    return run, path
 
 
 def load_imagenet(backbone: torch.nn.Module, path: Path) -> None:
@@ -72,12 +68,12 @@ def load_imagenet(backbone: torch.nn.Module, path: Path) -> None:
     backbone.load_state_dict(values)
 
 
-def row(name: str, path: Path, data: fit.Data) -> dict[str, Any]:
+def row(name: str, run: fit.Fit, path: Path) -> dict[str, Any]:
     """Figures and times of a finished run, in float32 and in int8."""
     recipe, network, _ = fit.load(path)
-    run = fit.Fit(recipe, network, data)
-    chosen = np.random.default_rng(0).choice(len(data.expressions), 64, replace=False)
-    crops = np.stack([augment.frame(crop, recipe.size) for crop in data.expressions.crops[chosen]])
+    faces = run.data.expressions
+    chosen = np.random.default_rng(0).choice(len(faces), 64, replace=False)
+    crops = np.stack([augment.frame(crop, recipe.size) for crop in faces.crops[chosen]])
     about = {**export.CARD, **export.card("variant", network, recipe.size)}
     with tempfile.TemporaryDirectory() as folder:
         full, small = Path(folder) / "full.onnx", Path(folder) / "small.onnx"
@@ -124,15 +120,9 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     weights = mobilenet.read_tensorflowjs(arguments.weights)
-    data = fit.Data.read(Sources(arguments.data), arguments.cache or arguments.data / "cache", weights)
-    paths = {name: trained(name, VARIANTS[name], data, weights, arguments) for name in arguments.only}
-    rows = [row(name, path, data) for name, path in paths.items()]
-    table = Table(*rows[0])
-    for one in rows:
-        table.add_row(*(str(value) for value in one.values()))
-    Console(width=180).print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    data = Data.read(Sources(arguments.data), arguments.cache or arguments.data / "cache", weights)
+    rows = [row(name, *trained(name, VARIANTS[name], data, weights, arguments)) for name in arguments.only]
+    show(rows, arguments.json)
     if arguments.plot:
         plot(rows, arguments.plot)
 

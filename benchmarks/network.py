@@ -83,6 +83,16 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def show(rows: list[dict[str, Any]], json_file: Path | None) -> None:
+    """Rows as a table, and as JSON if a file is given."""
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console(width=180).print(table)
+    if json_file:
+        json_file.write_text(json.dumps(rows, indent=2) + "\n")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,12 +102,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="needs matplotlib")
     arguments = parser.parse_args()
     rows = measure(arguments.networks, arguments.repeat)
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console(width=160).print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    show(rows, arguments.json)
     if arguments.plot:
         plot(rows, arguments.plot)
 

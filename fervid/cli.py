@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. The only place that prints or exits.
+"""The command line: parse, call one function, print. The only place that exits, and with `train.commands` that prints.
 
 Heavy modules are imported inside the commands, so that help comes at once.
 """

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 import clips
 from fervid.train import ferplus, mobilenet
+from fervid.train.batches import Data
 from fervid.train.faces import Faces
-from fervid.train.fit import Data
 from fervid.train.network import FaceNetwork
 from fervid.train.recipe import Recipe
 

@@ -57,12 +57,13 @@ def network_train(
     """Fit the network on all tasks; one line of JSON every few hundred steps says how it stands."""
     with _training(output):
         from fervid.train import fit, mobilenet
+        from fervid.train.batches import Data
         from fervid.train.faces import Sources
         from fervid.train.recipe import Recipe
 
         settings = Recipe.read(recipe) if recipe else Recipe()
         starting = mobilenet.read_tensorflowjs(weights)
-        sets = fit.Data.read(Sources(data), cache or data / "cache", starting)
+        sets = Data.read(Sources(data), cache or data / "cache", starting)
         run = fit.begin(settings, starting, sets, earlier)
         if output.exists():
             run.resume(output)

@@ -310,6 +310,7 @@ def main() -> None:
     sets = ([photo.path for photo in photos if not agreement.held_out(photo)] + kerc, films)
     known, cache = agreement.detector("blazeface-back"), arguments.data / "cache"
     stills, scenes = (Photographs.read(paths, teacher, known, cache) for paths in sets)
+    print(f"{len(stills)} photographs and {len(scenes)} frames of films")
     photographs = Photographs.union([stills, *[scenes] * SCENES])
     recipe = Recipe()
     for progress in fit(recipe, photographs, arguments.run):
@@ -318,6 +319,7 @@ def main() -> None:
     _, _, tensors = state.read(arguments.run)
     network = FaceDetector()
     network.load_state_dict(state.below(tensors, "average"))
+    print(f"{sum(weight.numel() for weight in network.parameters()):,} weights")
     card = {**CARD, "name": arguments.output.stem, **OPERATION, "recipe": asdict(recipe)}
     save_with_card(to_onnx(network), card, arguments.output)
     measure = CenterFace.read(arguments.teacher, (agreement.SIDE,))

@@ -21,13 +21,14 @@ from fervid.align import MARGIN
 from fervid.network import BATCH, scaled
 from fervid.records import Floats
 from fervid.train import augment, faces, fit
+from fervid.train.batches import FIRST_INDEX, RAREST
 from fervid.train.card import save_with_card
 from fervid.train.evaluate import Tests
 from fervid.train.faces import Sources
 from fervid.train.ferplus import CLASSES
-from fervid.train.fit import FIRST_INDEX, RAREST
 from fervid.train.measure import recall
 from fervid.train.network import ETHNICITIES, FIRST_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
+from fervid.train.predict import predict
 from fervid.train.trace import traced
 
 OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity", "identity")
@@ -203,7 +204,7 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
     seen = [part.crops[i] for part in (voted, pictured) for i in rng.choice(len(part), CALIBRATION // 2, replace=False)]
     crops = np.stack([augment.frame(crop, recipe.size) for crop in seen])
     valid = faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache)
-    heads = fit.predict(network, valid, recipe.size)
+    heads = predict(network, valid, recipe.size)
     moved = shift(network.expression, heads["expression"], valid.votes.argmax(axis=1), voted.votes.mean(axis=0))
     first, known = (part.first[part.first >= 0] for part in (voted, valid)), valid.first >= 0
     counted, labels = (FIRST_INDEX[labels] for labels in first)

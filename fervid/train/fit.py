@@ -1,148 +1,35 @@
 """Fits the multi-task network: heads first, then all layers, with everything needed to continue after a kill.
 
 SAM (Foret et al., arXiv 2010.01412) around AdamW as in arXiv 2103.17107, warm-up and cosine, a moving average of the
-weights, mixup, votes sampled so that rare expressions are seen more often, and logits freed from the class prior. Every
-random choice of step t comes from the seed and t alone, so a run that was killed gives the same result.
+weights. The batch of step t comes from the seed and t alone, so a run that was killed gives the same result.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import os
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fervid.records import Floats
-from fervid.train import augment, faces, losses, mobilenet, state
-from fervid.train.faces import Faces, Sources
-from fervid.train.ferplus import CLASSES
+from fervid.train import losses, mobilenet, state
+from fervid.train.batches import FIRST_INDEX, Batches, Data
+from fervid.train.faces import Faces
 from fervid.train.losses import Targets
-from fervid.train.network import FIRST_CLASSES, IDENTITY, FaceNetwork, Heads, build, pixels
+from fervid.train.network import IDENTITY, FaceNetwork, build
+from fervid.train.predict import predict
 from fervid.train.recipe import Recipe
 
 CHECK_EVERY = 500  # steps
-STARTING_SIZE = 224
-RAREST = 1e-6  # share that a class without any example is taken to have
 RIDGE = 0.1  # of the mean variance of an embedding's values
-FIRST_INDEX = np.array([FIRST_CLASSES.index(c) if c in FIRST_CLASSES else -1 for c in CLASSES])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Data:
-    """What a network is fitted on and watched on.
-
-    Attributes:
-        expressions: Faces with votes and first labels.
-        attributes: Faces with age, gender and ethnicity.
-        people: Faces of known people.
-        starting: (len(attributes) + len(people), d) unit embeddings by the starting weights.
-        valid_expressions: Faces with votes, to watch.
-        valid_attributes: Faces with age, gender and ethnicity, to watch.
-    """
-
-    expressions: Faces
-    attributes: Faces
-    people: Faces
-    starting: Floats
-    valid_expressions: Faces
-    valid_attributes: Faces
-
-    @classmethod
-    def read(cls, sources: Sources, cache: Path, weights: mobilenet.Weights) -> Data:
-        """Read all data sets; what was cut and embedded is kept in the folder `cache`.
-
-        Args:
-            sources: Where they lie.
-            cache: Folder for crops and embeddings.
-            weights: The starting weights, whose embedding is to be kept.
-
-        Raises:
-            FileNotFoundError: Pictures are missing.
-            ValueError: Pictures are damaged.
-        """
-        attributes = faces.read_utkface(sources.utkface, 2, cache)
-        people = faces.read_celeba(sources.celeba, cache)
-        return cls(
-            faces.read_ferplus(sources.ferplus, sources.first, "Training", cache),
-            attributes,
-            people,
-            starting(Faces.union([attributes, people]), weights, cache),
-            faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache),
-            faces.read_utkface(sources.utkface, 1, cache),
-        )
-
-    def digests(self) -> dict[str, str]:
-        """Name of each part to the SHA-256 of its pixels and labels, and that of the starting embeddings."""
-        parts = ("expressions", "attributes", "people")
-        starting = hashlib.sha256(np.ascontiguousarray(self.starting).data).hexdigest()
-        return {**{name: getattr(self, name).digest() for name in parts}, "starting": starting}
-
-
-class Batches:
-    """Step number to pictures and targets."""
-
-    def __init__(self, recipe: Recipe, data: Data) -> None:
-        """Prepare targets and chances of being drawn."""
-        self.recipe, self.data = recipe, data
-        known = data.expressions.first
-        self.first = np.zeros((len(known), len(FIRST_CLASSES)), np.float32)
-        has = np.flatnonzero(known >= 0)
-        self.first[has, FIRST_INDEX[known[has]]] = 1
-        share = recipe.first_share * (known >= 0).astype(np.float32)[:, None]
-        self.votes = data.expressions.votes * (1 - share)
-        self.votes[has, known[has]] += share[has, 0]
-        prior = np.maximum(self.votes.mean(axis=0), RAREST)
-        chance = self.votes @ prior**-recipe.balance
-        self.chance = chance / chance.sum()
-        self.prior, self.first_prior = self.chance @ self.votes, self.chance @ self.first
-
-    def adjustments(self) -> tuple[Tensor, Tensor]:
-        """(8,) and (7,) what is added to the logits while training."""
-        shares = (self.prior, self.first_prior / self.first_prior.sum())
-        logs = (np.log(np.maximum(share, RAREST)) for share in shares)
-        expression, first = (torch.from_numpy(self.recipe.adjustment * log).float() for log in logs)
-        return expression, first
-
-    def __call__(self, step: int) -> tuple[Tensor, Targets]:
-        """The batch of one step, whatever came before."""
-        recipe, data = self.recipe, self.data
-        rng = np.random.default_rng((recipe.seed, step))
-        voted = rng.choice(len(self.votes), recipe.expressions, p=self.chance)
-        aged = rng.integers(0, len(data.attributes), recipe.attributes)
-        named = rng.integers(0, len(data.people), recipe.people)
-        rows = ((data.expressions, voted), (data.attributes, aged), (data.people, named))
-        views = [
-            augment.view(faces.crops[i], recipe.side(step), rng, recipe.degraded)
-            for faces, chosen in rows
-            for i in chosen
-        ]
-        pictures = pixels(np.stack(views))
-        votes = np.concatenate([faces.votes[chosen] for faces, chosen in rows])
-        first = np.zeros((len(votes), self.first.shape[1]), np.float32)
-        votes[: len(voted)], first[: len(voted)] = self.votes[voted], self.first[voted]
-        if recipe.mixup:
-            share, partner = float(rng.beta(recipe.mixup, recipe.mixup)), rng.permutation(len(voted))
-            for part in (pictures, torch.from_numpy(votes), torch.from_numpy(first)):
-                part[: len(voted)] = share * part[: len(voted)] + (1 - share) * part[: len(voted)][partner]
-        starting = np.zeros((len(votes), data.starting.shape[1]), np.float32)
-        starting[len(voted) :] = data.starting[np.concatenate([aged, len(data.attributes) + named])]
-        labels = {
-            name: torch.from_numpy(np.concatenate([getattr(faces, name)[chosen] for faces, chosen in rows]))
-            for name in ("age", "gender", "ethnicity", "person")
-        }
-        shares = {"votes": votes, "first": first, "starting": starting}
-        return pictures, Targets(**labels, **{name: torch.from_numpy(value) for name, value in shares.items()})
 
 
 class Fit:
@@ -348,31 +235,3 @@ def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, Any]]:
     if isinstance(network.backbone, mobilenet.MobileNetV1):
         network.backbone = mobilenet.folded(network.backbone)
     return recipe, network.eval(), about
-
-
-def predict(network: FaceNetwork, faces: Faces, size: int, batch: int = 64) -> dict[str, NDArray[np.float32]]:
-    """Heads by name, (n, ...) each, of the faces as inference would cut them."""
-    parts = []
-    for start in range(0, len(faces), batch):
-        crops = np.stack([augment.frame(crop, size) for crop in faces.crops[start : start + batch]])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=network.autocast):
-            embedding = network.backbone(pixels(crops))
-        with torch.no_grad():
-            parts.append([value.numpy() for value in network.heads(embedding.float())])
-    names = Heads._fields
-    return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
-
-
-def starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
-    """Unit embeddings (n, d) of faces by the starting weights, at the size that those were trained at."""
-    key = hashlib.sha256(known.digest().encode())
-    for name in sorted(weights):
-        key.update(np.ascontiguousarray(weights[name]).data)
-    path = cache / f"starting-{key.hexdigest()[:16]}.npy"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        embedding = predict(build("mobilenetv1", weights).eval(), known, STARTING_SIZE)["embedding"]
-        unfinished = path.with_suffix(".partial.npy")
-        np.save(unfinished, embedding / np.linalg.norm(embedding, axis=1, keepdims=True))
-        os.replace(unfinished, path)
-    return np.asarray(np.load(path))

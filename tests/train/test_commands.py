@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import miniature
 from fervid import cli, models
-from fervid.train import export, faces, fit, measure, network
+from fervid.train import export, faces, fit, measure, network, predict
 from fervid.train.faces import Sources
 from fervid.train.mobilenet import BLOCKS
 
@@ -27,7 +27,7 @@ SMALL = {"size": 32, "steps": 2, "head_steps": 0, "warmup": 1, "expressions": 4,
 def patched() -> Iterator[None]:
     """What makes a run small beside its recipe."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "STARTING_SIZE", 32)
+        patch.setattr(predict, "STARTING_SIZE", 32)
         patch.setattr(export, "CALIBRATION", 8)
         patch.setattr(measure, "RESAMPLES", 20)
         yield
@@ -114,6 +114,7 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
         assert {name: model.card["recipe"][name] for name in SMALL} == SMALL
         assert model.card["data_sha256"].items() >= {name: read[name].digest() for name in read}.items()
         assert model.card["expression_shift"] in export.SHIFTS
+        assert model.card["fer2013_shift"] in export.SHIFTS
         assert len(model.card["figures"]) == 5
     listed = json.loads((path.parent / "manifest.json").read_text())["models"]
     assert {name: entry["sha256"] for name, entry in listed.items()} == {

@@ -16,10 +16,13 @@ from torch import Tensor
 
 import miniature
 from fervid.train import augment, fit, losses, mobilenet
+from fervid.train import predict as predicting
+from fervid.train.batches import FIRST_INDEX, Batches, Data
 from fervid.train.faces import Sources
-from fervid.train.fit import Batches, Data, Fit
+from fervid.train.fit import Fit
 from fervid.train.losses import Targets
-from fervid.train.network import PIXEL_MEAN, FaceNetwork
+from fervid.train.network import PIXEL_MEAN, FaceNetwork, pixels
+from fervid.train.predict import predict
 from fervid.train.recipe import Recipe
 
 
@@ -139,7 +142,7 @@ def test_a_batch_carries_the_labels_of_its_faces(data: Data, monkeypatch: pytest
         (row,) = np.flatnonzero((part.crops == picture).all(axis=(1, 2, 3)))
         for name in ("age", "gender", "ethnicity", "person"):
             assert getattr(targets, name)[i] == getattr(part, name)[row]
-        first = fit.FIRST_INDEX[part.first[row]] if part.first[row] >= 0 else 7
+        first = FIRST_INDEX[part.first[row]] if part.first[row] >= 0 else 7
         assert targets.votes[i].tolist() == part.votes[row].tolist()
         assert targets.first[i].tolist() == np.eye(8, 7)[first].tolist()
         expected = starting[part][row] if part in starting else np.zeros(miniature.WIDTH)
@@ -368,10 +371,10 @@ def test_a_run_begins_with_the_weights_of_another_and_says_so(
 
 def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> None:
     network, some = miniature.network().eval(), miniature.faces(40, 1)
-    embedding = fit.predict(network, some, 16)["embedding"]
+    embedding = predict(network, some, 16)["embedding"]
     mixed = embedding @ np.random.default_rng(0).normal(size=(miniature.WIDTH, 4)).astype(np.float32)
     fit.fit_identity(network, some, mixed, 16)
-    identity = fit.predict(network, some, 16)["identity"]
+    identity = predict(network, some, 16)["identity"]
     assert not identity[:, 4:].any()
     apart = mixed - mixed.mean(axis=0)
     assert np.corrcoef(np.linalg.norm(identity, axis=1), np.linalg.norm(apart, axis=1))[0, 1] > 0.9
@@ -425,7 +428,7 @@ def test_the_figures_to_watch_are_those_of_the_answers(data: Data, monkeypatch: 
 
 def test_answers_do_not_depend_on_how_faces_are_batched() -> None:
     network, some = miniature.network().eval(), miniature.faces(7, 1)
-    whole, parts = (fit.predict(network, some, 16, batch) for batch in (64, 3))
+    whole, parts = (predict(network, some, 16, batch) for batch in (64, 3))
     assert {name: value.shape for name, value in whole.items()} == {
         "embedding": (7, miniature.WIDTH),
         "expression": (7, 8),
@@ -439,16 +442,47 @@ def test_answers_do_not_depend_on_how_faces_are_batched() -> None:
         np.testing.assert_allclose(value, parts[name], atol=1e-5)
 
 
+def test_answers_are_worked_out_in_bfloat16_unless_the_recipe_says_otherwise(data: Data) -> None:
+    some = miniature.faces(5, 1)
+    rounded, exact = begun(data), begun(data, bfloat16=False)
+    pictures = pixels(np.stack([augment.frame(crop, 16) for crop in some.crops]))
+    with torch.no_grad():
+        wanted = exact.average(pictures).expression.numpy()
+    np.testing.assert_array_equal(predict(exact.average, some, 16)["expression"], wanted)
+    off = np.abs(predict(rounded.average, some, 16)["expression"] - wanted).max()
+    assert 0 < off < 0.1
+
+
+def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_without(
+    data: Data, weights: mobilenet.Weights, tmp_path: Path
+) -> None:
+    wide = replace(data, starting=np.eye(9, mobilenet.EMBEDDING, dtype=np.float32))
+    recipe = miniature.recipe(steps=2, head_steps=1, size=32, small=32)
+    run = fit.begin(recipe, weights, wide)
+    backbone = run.network.backbone
+    assert isinstance(backbone, mobilenet.MobileNetV1)
+    plain = fit.build("mobilenetv1", weights).backbone
+    assert not torch.allclose(backbone.stem.norm.running_var, plain.stem.norm.running_var)
+    buffers = {name: value.clone() for name, value in backbone.named_buffers()}
+    run.advance(*run.batches(0))
+    assert all(torch.equal(value, buffers[name]) for name, value in backbone.named_buffers())
+    run.advance(*run.batches(1))
+    assert not torch.equal(backbone.stem.norm.running_var, buffers["stem.norm.running_var"])
+    run.save(tmp_path / "run.safetensors")
+    _, network, _ = fit.load(tmp_path / "run.safetensors")
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules())
+
+
 def test_data_is_read_with_the_starting_embeddings_and_both_are_kept(
     sources: Sources, cache: Path, weights: mobilenet.Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "STARTING_SIZE", 32)
+    monkeypatch.setattr(predicting, "STARTING_SIZE", 32)
     data = Data.read(sources, cache, weights)
     parts = (data.expressions, data.attributes, data.people, data.valid_expressions, data.valid_attributes)
     assert [len(part) for part in parts] == [8, 4, 3, 2, 2]
     assert data.starting.shape == (7, mobilenet.EMBEDDING)
     np.testing.assert_allclose(np.linalg.norm(data.starting, axis=1), 1, rtol=1e-5)
-    monkeypatch.setattr(fit, "predict", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr(predicting, "predict", lambda *_: pytest.fail("embedded again"))
     again = Data.read(sources, cache, weights)
     np.testing.assert_array_equal(again.starting, data.starting)
     assert again.digests() == data.digests()
