@@ -137,7 +137,7 @@ class Photographs:
         Raises:
             ValueError: Files are damaged; all are counted, the first few named.
         """
-        listed = repr([(path.name, path.stat().st_size) for path in paths]), tuple(teacher.sides), SIDE
+        listed = repr([(path.name, path.stat().st_size) for path in paths]), tuple(teacher.sides), SIDE, FRAMES
         path = cache / f"photographs-{hashlib.sha256(repr(listed).encode()).hexdigest()[:16]}.npz"
         if not path.exists():
             cls._find(paths, teacher, known)._save(path)
