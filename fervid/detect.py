@@ -1,10 +1,10 @@
 """Frames -> faces: box, landmarks and score, through any detector that speaks the contract below.
 
 The ONNX file takes `images` (n, h, w, 3) uint8 RGB and gives `boxes` (n, a, 4), `landmarks` (n, a, k, 2) in input
-pixels and `scores` (n, a). Its card names `threshold`, `input.size`, the longest side of an input, and `smallest_face`,
-the smallest face that it finds as a share of that. Inputs are squares of that size, or, if the card names
-`input.multiple`, of any sides up to it that are multiples of that. Whatever else differs between detectors stays
-inside their graphs.
+pixels and `scores` (n, a). Its card names `threshold`, `open_score`, from which a face is sure, `input.size`, the
+longest side of an input, and `smallest_face`, the smallest face that it finds as a share of that. Inputs are squares of
+that size, or, if the card names `input.multiple`, of any sides up to it that are multiples of that. Whatever else
+differs between detectors stays inside their graphs.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from fervid.records import Face, Floats, Image
 
 OVERLAP = 0.3  # faces that share more than this (intersection over union) are one face
 CONTAINED = 0.7  # and so are those of which one holds this much of the other
+BORDER = 0.25  # of the frame's longer side, put around it to find a face that fills it
+FILLING = 0.4  # of the shorter side: the smallest face that is looked for there
+FEW = 256  # pixels are enough of a frame that is filled by a face; in more a detector of small faces sees its parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Detector:
 
     Attributes:
         session: The ONNX network.
-        card: Its `input.size`, `threshold` and `smallest_face`.
+        card: Its `input.size`, `threshold`, `open_score` and `smallest_face`.
         min_face: Shorter side in frame pixels of the smallest face to look for; None for a fortieth of the frame's
             longer side, and at least 12. Frames in which such a face would be too small for the network are looked at
             again in overlapping tiles, coarse ones and fine ones.
@@ -55,9 +58,18 @@ class Detector:
         if "multiple" in self.card["input"]:
             scale = self.card["smallest_face"] * self.card["input"]["size"] / min(least, usual)
         looks = [self._look(image, *window, scale) for window in self._windows(height, width, least)]
-        boxes, landmarks, scores = (np.concatenate(column) for column in zip(*looks, strict=True))
-        faces = merge(boxes, landmarks, scores)
+        if max(scores.max(initial=0) for *_, scores in looks) < self.card["open_score"]:
+            looks.append(self._filling(image, scale))
+        faces = merge(*(np.concatenate(column) for column in zip(*looks, strict=True)))
         return sorted((face for face in faces if face.size >= least), key=lambda face: -face.area)
+
+    def _filling(self, image: Image, scale: float) -> tuple[Floats, Floats, Floats]:
+        """Candidates that fill the frame, as in clips of cut faces: the network knows a face by what is around it."""
+        border = round(BORDER * max(image.shape[:2]))
+        padded = np.asarray(cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE), np.uint8)
+        side, least = max(padded.shape), FILLING * min(image.shape[:2])
+        boxes, landmarks, scores = self._look(padded, 0, 0, side, least, min(scale, FEW / side))
+        return boxes - border, landmarks - border, scores
 
     def _windows(self, height: int, width: int, min_face: int) -> list[tuple[int, int, int, float]]:
         """Squares (x, y, side) to look at, each with the smallest face that counts there.

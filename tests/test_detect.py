@@ -143,38 +143,45 @@ def test_tiles_of_every_size_go_through_the_network_one_by_one() -> None:
         sizes.append(count)
         return [np.zeros((count, 5, 4)), np.zeros((count, 5, 2, 2)), np.zeros((count, 5))]
 
-    card = {"input": {"size": 16}, "threshold": 0.5, "smallest_face": 0.25}
+    card = {"input": {"size": 16}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.25}
     assert Detector(SimpleNamespace(run=run), card, 5)(np.zeros((600, 900, 3), np.uint8)) == []
     assert set(sizes) == {1}
     fine, coarse = tiles(600, 900, 20), [tiles(600, 900, side) for side in (40, 80, 160, 320, 640)]
-    assert sum(sizes) == 1 + len(fine) + sum(map(len, coarse))
+    assert sum(sizes) == 1 + len(fine) + sum(map(len, coarse)) + 1  # the last with a border, as there is no sure face
 
 
 @pytest.mark.parametrize(
-    ("frame", "min_face", "shapes"),
+    ("frame", "min_face", "shapes", "bordered"),
     [
-        ((360, 640), None, {(288, 480)}),  # faces from 16 pixels, which become 12
-        ((1080, 1920), None, {(288, 480)}),
-        ((640, 360), None, {(480, 288)}),
-        ((1080, 1920), 100, {(288, 480)}),  # no coarser than usual, or large faces would be seen badly
-        ((360, 640), 12, {(384, 640)}),
-        ((60, 80), None, {(64, 96)}),
-        ((1080, 1920), 24, {(544, 640), (384, 640)}),  # tiles, and the whole frame
-        ((1, 1), None, {(32, 32)}),
+        ((360, 640), None, {(288, 480)}, (192, 256)),  # faces from 16 pixels, which become 12
+        ((1080, 1920), None, {(288, 480)}, (192, 256)),
+        ((640, 360), None, {(480, 288)}, (256, 192)),
+        ((1080, 1920), 100, {(288, 480)}, (192, 256)),  # no coarser than usual, or large faces would be seen badly
+        ((360, 640), 12, {(384, 640)}, (192, 256)),
+        ((60, 80), None, {(64, 96)}, (128, 128)),
+        ((1080, 1920), 24, {(544, 640), (384, 640)}, (192, 256)),  # tiles, and the whole frame
+        ((1, 1), None, {(32, 32)}, (32, 32)),
     ],
 )
+@pytest.mark.parametrize("score", [0.0, 0.69, 0.7])
 def test_a_detector_of_any_input_size_is_given_no_more_pixels_than_its_smallest_face_needs(
-    frame: tuple[int, int], min_face: int | None, shapes: set[tuple[int, int]]
+    frame: tuple[int, int],
+    min_face: int | None,
+    shapes: set[tuple[int, int]],
+    bordered: tuple[int, int],
+    score: float,
 ) -> None:
-    seen = set()
+    seen = []
 
     def run(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        seen.add(feed["images"].shape[1:3])
-        return [np.zeros((1, 5, 4)), np.zeros((1, 5, 2, 2)), np.zeros((1, 5))]
+        seen.append(feed["images"].shape[1:3])
+        return [np.zeros((1, 5, 4)), np.zeros((1, 5, 2, 2)), np.full((1, 5), score)]
 
-    card = {"input": {"size": 640, "multiple": 32}, "threshold": 0.5, "smallest_face": 12 / 640}
+    card = {"input": {"size": 640, "multiple": 32}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 12 / 640}
     assert Detector(SimpleNamespace(run=run), card, min_face)(np.zeros((*frame, 3), np.uint8)) == []
-    assert seen == shapes
+    if score < 0.7:  # no face is sure, so one may fill the frame
+        assert seen.pop() == bordered
+    assert set(seen) == shapes
 
 
 def brightness(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -187,10 +194,47 @@ def brightness(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [boxes, boxes.reshape(-1, 1, 2, 2), np.where(boxes[..., 2] > 0, np.float32(0.9), 0)]
 
 
+@pytest.mark.parametrize("name", ["blazeface-back", "fervid-detector"])
+@pytest.mark.parametrize("zoom", [1, 2, 4, 7])
+@pytest.mark.parametrize("beyond", [0, 8])
+def test_a_face_that_fills_the_frame_is_found(name: str, zoom: float, beyond: int) -> None:
+    x1, y1, x2, y2 = BOX + np.array([beyond, beyond, -beyond, -beyond])
+    frame = cv2.resize(clips.astronaut()[y1:y2, x1:x2], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
+    face = detector(name=name)(frame)[0]
+    assert iou(np.array(face.box) / zoom + [x1, y1, x1, y1], BOX) > 0.55
+    assert face.score >= models.load(name, "detector").card["open_score"]
+    assert np.abs(face.landmarks[:2] / zoom + [x1, y1] - EYES).max() < 20
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 100), (200, 100), (100, 240), (640, 480)])
+@pytest.mark.parametrize(
+    ("sure", "share", "found"), [(0.0, 0.95, 1), (0.0, 0.42, 1), (0.0, 0.38, 0), (0.69, 0.95, 1), (0.71, 0.95, 0)]
+)
+def test_only_without_a_sure_face_a_large_one_is_looked_for_with_a_border(
+    width: int, height: int, sure: float, share: float, found: int
+) -> None:
+    side = share * min(width, height)
+    true = np.array([-5, 3, side - 5, side + 3], np.float32)
+    longer = max(width, height)
+    inputs = (true + 0.25 * longer) * 128 / (1.5 * longer)
+    answers = [(np.zeros(4, np.float32), sure), (inputs, 0.9)]
+
+    def run(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        box, score = answers.pop(0)
+        return [box.reshape(1, 1, 4), box.reshape(1, 1, 2, 2), np.full((1, 1), score, np.float32)]
+
+    card = {"input": {"size": 128}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.05}
+    faces = Detector(SimpleNamespace(run=run), card, 32)(np.zeros((height, width, 3), np.uint8))
+    assert len(answers) == (sure >= 0.7)
+    assert [face.box for face in faces] == [pytest.approx(true, abs=0.5)] * found
+    for face in faces:
+        assert face.landmarks == pytest.approx(true.reshape(2, 2), abs=0.5)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_face_across_the_border_of_a_tile_is_seen_whole_and_as_finely_as_can_be(seed: int) -> None:
     random = np.random.default_rng(seed)
-    card = {"input": {"size": 128}, "threshold": 0.5, "smallest_face": 0.05}
+    card = {"input": {"size": 128}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.05}
     frame = np.zeros((400, 640, 3), np.uint8)
     side = int(random.integers(10, 39))
     x, y = (int(random.integers(0, length - side)) for length in (640, 400))
@@ -207,7 +251,7 @@ def test_a_face_across_the_border_of_a_tile_is_seen_whole_and_as_finely_as_can_b
 def test_unless_told_faces_count_from_a_fortieth_of_the_longer_side_and_from_12_pixels(
     width: int, height: int, side: int, found: int
 ) -> None:
-    card = {"input": {"size": 128}, "threshold": 0.5, "smallest_face": 0.05}
+    card = {"input": {"size": 128}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.05}
     frame = np.zeros((height, width, 3), np.uint8)
     frame[100 : 100 + side, 120 : 120 + side] = 255
     assert len(Detector(SimpleNamespace(run=brightness), card)(frame)) == found
