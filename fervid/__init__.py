@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fervid.errors import InputError as InputError
     from fervid.errors import ModelError as ModelError
     from fervid.errors import NoFaces as NoFaces
+    from fervid.extract import Options as Options
     from fervid.pipeline import Classifier as Classifier
-    from fervid.pipeline import Options as Options
     from fervid.pipeline import load as load
     from fervid.records import Answer as Answer
     from fervid.records import ClipResult as ClipResult
@@ -36,7 +36,7 @@ _HOMES = {
     "InputError": "errors",
     "ModelError": "errors",
     "NoFaces": "errors",
-    "Options": "pipeline",
+    "Options": "extract",
     "Person": "records",
     "Sampling": "video",
     "load": "pipeline",

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fervid.errors import UsageError
-from fervid.ledger import ANSWERED, Ledger
-from fervid.output import Format, Writer, format_of, replacing, writer, writing
+from fervid.gather import Windows
+from fervid.ledger import ANSWERED, Ledger, companion
+from fervid.output import Format, Writer, format_of, refuse_existing, replacing, writer, writing
 from fervid.pipeline import Classifier
-from fervid.records import ClipResult, Problem, Status
+from fervid.records import ClipResult, Problem, Status, WindowResult
+from fervid.workers import ordered
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,13 @@ class Policy:
         """Whether a clip with that status counts as failed."""
         return status not in ANSWERED or (self.strict and status == "no_face")
 
+    def any_failed(self, results: Sequence[ClipResult]) -> bool:
+        """Whether a record of a clip counts as failed."""
+        return any(self.failed(result.status) for result in results)
+
 
 def answer_all(classifier: Classifier, paths: Iterable[str], policy: Policy) -> Iterator[ClipResult]:
-    """One record per clip, in the order of the input.
-
-    No more than twice as many clips as there are workers are read ahead, so memory does not grow with the list.
-    """
+    """One record per clip, in the order of the input."""
     failures: list[str] = []
 
     def work(path: str) -> ClipResult:
@@ -50,27 +51,17 @@ def answer_all(classifier: Classifier, paths: Iterable[str], policy: Policy) -> 
             return ClipResult(path, "skipped", models=classifier.models, problem=Problem("skipped", reason))
         return classifier.answer(path)
 
-    for result in _ordered(work, iter(paths), policy.jobs):
+    for result in ordered(work, paths, policy.jobs):
         if policy.failed(result.status):
             failures.append(result.path)
         yield result
 
 
-def _ordered(work: Callable[[str], ClipResult], paths: Iterator[str], jobs: int) -> Iterator[ClipResult]:
-    if jobs == 1:
-        yield from map(work, paths)
-        return
-    waiting: deque[Future[ClipResult]] = deque()
-    pool = ThreadPoolExecutor(jobs, thread_name_prefix="fervid")
-    try:
-        for path in paths:
-            waiting.append(pool.submit(work, path))
-            if len(waiting) >= 2 * jobs:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+def timelines(
+    classifier: Classifier, paths: Iterable[str], cut: Windows, jobs: int = 1
+) -> Iterator[Sequence[WindowResult]]:
+    """The windows of each clip, in the order of the input."""
+    yield from ordered(lambda path: list(classifier.timeline(path, cut)), paths, jobs)
 
 
 @contextmanager
@@ -82,6 +73,7 @@ def destination(
     *,
     resume: bool = False,
     force: bool = False,
+    record: type[ClipResult] = ClipResult,
 ) -> Iterator[tuple[Writer, Mapping[str, Status]]]:
     """Open where the records go, and close it whole on every path.
 
@@ -92,6 +84,7 @@ def destination(
         clips: The inputs, none of which the output may overwrite.
         resume: Whether to continue a JSON Lines file.
         force: Whether an existing file may be replaced.
+        record: What is written; only `ClipResult`, of which a clip has one, can be continued.
 
     Yields:
         The writer, and the inputs that the file answers already with their status.
@@ -106,17 +99,26 @@ def destination(
     if resume and force:
         raise UsageError("--resume continues the output and --force replaces it; give one of them")
     if output is None:
-        with writing(Path("standard output")), _finished(writer(format, sys.stdout.buffer, classifier.labels)) as plain:
+        plain = writer(format, sys.stdout.buffer, classifier.labels, record)
+        with writing(Path("standard output")), _finished(plain):
             yield plain, {}
         return
     touched = {os.path.realpath(f"{output}{suffix}") for suffix in ("", ".partial", ".ledger")}
     if mine := next((clip for clip in clips if os.path.realpath(clip) in touched), None):
         raise UsageError(f"the output {output} would overwrite the input {mine}; choose another name")
-    if format == "jsonl":
+    if format == "jsonl" and record is ClipResult:
         with Ledger(output, classifier, clips, resume=resume, force=force) as ledger:
             yield ledger, ledger.answered
     else:
-        with replacing(output, force=force) as stream, _finished(writer(format, stream, classifier.labels)) as plain:
+        stale = companion(output)  # a ledger of what was there before would seem to be that of what comes
+        for path in (output, stale):
+            refuse_existing(path, force=force)
+        with writing(output):
+            stale.unlink(missing_ok=True)
+        with (
+            replacing(output, force=force) as stream,
+            _finished(writer(format, stream, classifier.labels, record)) as plain,
+        ):
             yield plain, {}
 
 

@@ -6,14 +6,14 @@ The file takes `features` (n, d) float32, the statistics that its card names in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from fervid.errors import ModelIncompatible
+from fervid.errors import ModelIncompatible, UsageError
 from fervid.records import Answer, ClipFeatures
 
 
@@ -24,10 +24,18 @@ class ClipClassifier:
     Attributes:
         session: The ONNX classifier.
         card: Its `labels`, `statistics` and the SHA-256 of the network that it was fitted on.
+        only: Which of its labels may be answered, their probabilities then adding up to 1; None for all.
     """
 
     session: onnxruntime.InferenceSession
     card: Mapping[str, Any]
+    only: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := [label for label in self.only or () if label not in self.card["labels"]]:
+            raise UsageError(
+                f"{self.card.get('name')} has no label {', '.join(unknown)}; it has {', '.join(self.card['labels'])}"
+            )
 
     def __call__(self, features: ClipFeatures) -> Answer:
         """Probabilities of the card's labels.
@@ -42,4 +50,8 @@ class ClipClassifier:
                 f"{self.card.get('name')} gives {probabilities[0].tolist()} for the labels {self.card['labels']};"
                 " export it again"
             )
-        return Answer(dict(zip(self.card["labels"], (float(p) for p in probabilities[0]), strict=True)))
+        answers = dict(zip(self.card["labels"], (float(p) for p in probabilities[0]), strict=True))
+        if self.only is None:
+            return Answer(answers)
+        whole = sum(answers[label] for label in self.only)
+        return Answer({label: answers[label] / whole if whole else 1 / len(self.only) for label in self.only})

@@ -17,6 +17,40 @@ import typer
 from typer.core import TyperGroup
 
 from fervid.errors import FervidError, InputError, ModelError, NothingMatched, UsageError, usage
+from fervid.labelled import labelled_app
+from fervid.options import (
+    Adaptive,
+    Attributes,
+    ClassifierName,
+    DetectorName,
+    End,
+    EveryFrame,
+    ExitZero,
+    FailFast,
+    Force,
+    Form,
+    Fps,
+    FromFile,
+    Inputs,
+    Jobs,
+    Labels,
+    MinFace,
+    NetworkName,
+    Null,
+    Output,
+    Recursive,
+    Resume,
+    Rotate,
+    Show,
+    Start,
+    Strict,
+    Threads,
+    WhichFace,
+    labels_of,
+    options_of,
+    setting,
+    workers,
+)
 from fervid.train.commands import network_app
 
 if TYPE_CHECKING:
@@ -80,6 +114,7 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=True, pret
 models_app = typer.Typer(
     no_args_is_help=True, help="The models: which there are, what they are, whether they are intact."
 )
+app.add_typer(labelled_app)
 app.add_typer(models_app, name="models")
 app.add_typer(network_app, name="network")
 
@@ -105,71 +140,6 @@ def _fervid(
     """
 
 
-def _seconds(text: str | float) -> float:
-    """`12.5`, `12.5s` or `00:01:12.5` -> seconds."""
-    parts = str(text).removesuffix("s").split(":")
-    try:
-        values = [float(part) for part in parts]
-        if len(values) > 3 or min(values) < 0 or not max(values) < float("inf"):
-            raise ValueError
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; write 12.5, 12.5s or 00:01:12.5") from None
-    return sum(value * 60.0**power for power, value in enumerate(reversed(values)))
-
-
-def _setting(flag: str, help: str, **more: Any) -> Any:
-    """An option that can be set by its environment variable too: --min-face by FERVID_MIN_FACE."""
-    variable = "FERVID" + flag.split("/")[0].removeprefix("-").replace("-", "_").upper()
-    return typer.Option(flag, envvar=variable, help=help, **more)
-
-
-Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders or globs.")]
-Recursive = Annotated[bool, _setting("--recursive/--no-recursive", "Search the folders within folders.")]
-FromFile = Annotated[
-    Path | None, typer.Option("--from-file", help="A list of inputs, one a line; - is standard input.")
-]
-Null = Annotated[bool, typer.Option("-0", "--null", help="The list is separated by NUL.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write here; the suffix chooses the format.")]
-Form = Annotated[
-    Literal["table", "jsonl", "json", "csv"] | None,
-    _setting("--format", "Without it a table on a terminal, else JSON Lines."),
-]
-Force = Annotated[bool, _setting("--force/--no-force", "Replace an output that exists.")]
-Resume = Annotated[
-    bool, _setting("--resume/--no-resume", "Continue a JSON Lines output: skip what it already answers.")
-]
-Fps = Annotated[
-    float | None, _setting("--fps", "Frames to look at, a second of presentation time.", show_default="5.0")
-]
-EveryFrame = Annotated[bool, _setting("--every-frame/--no-every-frame", "Look at every frame.")]
-Start = Annotated[float, _setting("--start", "Begin here: 12.5, 12.5s or 00:01:12.5.", parser=_seconds, metavar="TIME")]
-End = Annotated[float | None, _setting("--end", "Stop here.", parser=_seconds, metavar="TIME")]
-Rotate = Annotated[
-    Literal["auto", "0", "90", "180", "270"], _setting("--rotate", "Turn clockwise; auto obeys the file.")
-]
-WhichFace = Annotated[Literal["main", "all"], _setting("--face", "Answer for the main person, or for all together.")]
-MinFace = Annotated[
-    int | None,
-    _setting(
-        "--min-face", "Smallest face that counts, in pixels. Default: a fortieth of the frame, at least 12.", min=1
-    ),
-]
-Attributes = Annotated[
-    bool, _setting("--attributes/--no-attributes", "Estimate age, gender and ethnicity of each person.")
-]
-ClassifierName = Annotated[str, _setting("--classifier", "Clip classifier: a name or an ONNX file.")]
-NetworkName = Annotated[str, _setting("--network", "Face network: a name or an ONNX file.")]
-DetectorName = Annotated[str, _setting("--detector", "Face detector: a name or an ONNX file.")]
-Jobs = Annotated[int | None, _setting("--jobs", "Clips at the same time. Default: the CPUs that may be used.", min=1)]
-Threads = Annotated[int | None, _setting("--threads", "Threads of the models, for each clip.", min=1)]
-Show = Annotated[Literal["auto", "bar", "none", "json"], _setting("--progress", "How to tell, on standard error.")]
-FailFast = Annotated[
-    bool, _setting("--fail-fast/--no-fail-fast", "Stop at the first failure; the rest is recorded as skipped.")
-]
-ExitZero = Annotated[bool, _setting("--exit-zero/--no-exit-zero", "Exit with 0 although inputs failed.")]
-Strict = Annotated[bool, _setting("--strict/--no-strict", "A clip without a face is a failure.")]
-
-
 @app.command(
     epilog="Examples: `fervid classify clip.mp4`, `fervid classify videos/ --recursive -o results.jsonl --resume`"
 )
@@ -190,6 +160,8 @@ def classify(
     face: WhichFace = "main",
     min_face: MinFace = None,
     attributes: Attributes = False,
+    adaptive: Adaptive = False,
+    labels: Labels = None,
     classifier: ClassifierName = "emotion8",
     network: NetworkName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
@@ -203,20 +175,91 @@ def classify(
     """Say which emotion each clip shows: one record per clip, whatever happens to it."""
     from fervid import inputs as named
     from fervid.batch import Policy, destination
-    from fervid.pipeline import Options, load
-    from fervid.video import Sampling
+    from fervid.pipeline import load
 
-    with usage():
-        turn = None if rotate == "auto" else int(rotate)
-        if every_frame and fps is not None:
-            raise UsageError("--every-frame and --fps contradict each other; give one, or add --no-every-frame")
-        sampling = Sampling(None if every_frame else 5.0 if fps is None else fps, start, end, turn)
-        options = Options(sampling, face, min_face, attributes)
+    options = options_of(
+        fps=fps,
+        every_frame=every_frame,
+        start=start,
+        end=end,
+        rotate=rotate,
+        face=face,
+        min_face=min_face,
+        attributes=attributes,
+        labels=labels_of(labels),
+        adaptive=adaptive,
+    )
     clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
-    jobs, threads = _workers(len(clips), jobs, threads)
+    jobs, threads = workers(len(clips), jobs, threads)
     loaded = load(classifier=classifier, network=network, detector=detector, options=options, threads=threads)
     with destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered):
         failures = _run(loaded, clips, Policy(jobs, fail_fast, strict), writer, answered, progress)
+    raise typer.Exit(FAILED if failures and not exit_zero else OK)
+
+
+@app.command(
+    epilog="Examples: `fervid timeline clip.mp4`, `fervid timeline videos/ --window 2 --step 0.5 -o windows.csv`"
+)
+def timeline(
+    inputs: Inputs = None,
+    window: Annotated[float, setting("--window", "Seconds that a window lasts.")] = 4.0,
+    step: Annotated[
+        float | None, setting("--step", "Seconds from the start of a window to that of the next. Default: 1 at most.")
+    ] = None,
+    recursive: Recursive = False,
+    from_file: FromFile = None,
+    nul: Null = False,
+    output: Output = None,
+    format: Form = None,
+    force: Force = False,
+    fps: Fps = None,
+    every_frame: EveryFrame = False,
+    start: Start = 0.0,
+    end: End = None,
+    rotate: Rotate = "auto",
+    face: WhichFace = "main",
+    min_face: MinFace = None,
+    attributes: Attributes = False,
+    labels: Labels = None,
+    classifier: ClassifierName = "emotion8",
+    network: NetworkName = "mobilenetv1",
+    detector: DetectorName = "blazeface-back",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    progress: Show = "auto",
+    exit_zero: ExitZero = False,
+    strict: Strict = False,
+) -> None:
+    """Say which emotion each window of a clip shows: one record per window, in order."""
+    from fervid import inputs as named
+    from fervid.batch import Policy, destination, timelines
+    from fervid.gather import Windows
+    from fervid.pipeline import load
+    from fervid.progress import shown
+    from fervid.records import WindowResult
+
+    with usage():
+        cut = Windows(window, min(1.0, window) if step is None else step)
+    options = options_of(
+        fps=fps,
+        every_frame=every_frame,
+        start=start,
+        end=end,
+        rotate=rotate,
+        face=face,
+        min_face=min_face,
+        attributes=attributes,
+        labels=labels_of(labels),
+    )
+    clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
+    jobs, threads = workers(len(clips), jobs, threads)
+    loaded = load(classifier=classifier, network=network, detector=detector, options=options, threads=threads)
+    policy, failures = Policy(jobs, strict=strict), 0
+    with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _):
+        for parts in shown(timelines(loaded, clips, cut, jobs), len(clips), progress, policy.any_failed):
+            failures += policy.any_failed(parts)
+            for part in parts:
+                writer.write(part)
     raise typer.Exit(FAILED if failures and not exit_zero else OK)
 
 
@@ -229,7 +272,7 @@ def _run(
 
     left = [clip for clip in clips if clip not in answered]
     failures = sum(policy.failed(answered[clip]) for clip in clips if clip in answered)
-    for result in shown(answer_all(loaded, left, policy), len(left), show, policy.failed):
+    for result in shown(answer_all(loaded, left, policy), len(left), show, lambda result: policy.failed(result.status)):
         writer.write(result)
         failures += policy.failed(result.status)
     return failures
@@ -245,15 +288,6 @@ def _listed(source: Path | None, nul: bool) -> list[str]:
     except OSError as error:
         raise UsageError(f"the list {source} cannot be read ({error.strerror})") from error
     return read_list(data, nul=nul)
-
-
-def _workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
-    """Clips at a time and threads for each, so that together they use the CPUs that this process may use."""
-    import joblib
-
-    cpus = joblib.cpu_count()
-    jobs = jobs or min(cpus, clips)
-    return jobs, threads or max(1, cpus // jobs)
 
 
 @models_app.command("list")
@@ -315,8 +349,12 @@ def doctor() -> None:
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    command: Annotated[
+        Literal["classify", "timeline"], typer.Argument(help="Which command writes the record.")
+    ] = "classify",
+) -> None:
     """The JSON Schema of a record."""
     from fervid.schema import schema
 
-    print(json.dumps(schema(), indent=2))
+    print(json.dumps(schema(command), indent=2))

@@ -15,6 +15,7 @@
     │   ├── NothingSampled        nothing_sampled
     │   └── NoFaces               no_face
     ├── UsageError            usage: options that do not fit together
+    │   └── DatasetError          dataset: labelled clips that cannot be meant so
     ├── NothingMatched        nothing_matched: no input to work on
     ├── OutputError           output: the answer cannot be written
     └── ModelError            the models: nothing can be answered
@@ -113,6 +114,12 @@ class UsageError(FervidError):
     """Options or settings that are wrong or do not fit together."""
 
     code = "usage"
+
+
+class DatasetError(UsageError):
+    """Labelled clips that are missing, unknown, or contradict each other."""
+
+    code = "dataset"
 
 
 class NothingMatched(FervidError):

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fervid.errors import OutputError, UsageError
-from fervid.records import ClipResult
+from fervid.records import ClipResult, WindowResult
 
 Format = Literal["table", "jsonl", "json", "csv"]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # would end a row, or command the terminal
@@ -45,19 +45,20 @@ def format_of(path: Path) -> Format:
         raise UsageError(f"{path}: no format for this suffix; use one of {' '.join(SUFFIXES)} or --format") from None
 
 
-def writer(format: Format, stream: BinaryIO, labels: Sequence[str]) -> Writer:
+def writer(format: Format, stream: BinaryIO, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> Writer:
     """The writer of a format.
 
     Args:
         format: Which one.
         stream: Binary; every record reaches it in one write.
         labels: The classifier's labels, which are columns in CSV.
+        record: Of which kind the records are.
     """
     if format == "csv":
-        return CsvWriter(stream, labels)
+        return CsvWriter(stream, labels, record)
     if format == "json":
         return JsonWriter(stream)
-    return TableWriter(stream) if format == "table" else JsonLinesWriter(stream)
+    return TableWriter(stream, record) if format == "table" else JsonLinesWriter(stream)
 
 
 def encode(value: Any) -> bytes:
@@ -106,7 +107,7 @@ class JsonWriter:
 class CsvWriter:
     """A header and one row a record: nested fields as `error.code`, people as JSON."""
 
-    def __init__(self, stream: BinaryIO, labels: Sequence[str]) -> None:
+    def __init__(self, stream: BinaryIO, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> None:
         """Write the header to that stream."""
         self._stream = stream
         nested = {
@@ -114,7 +115,7 @@ class CsvWriter:
             "model": [f"{role}.{key}" for role in ("detector", "network", "classifier") for key in ("name", "sha256")],
             "error": ("code", "message"),
         }
-        fields = ClipResult(path="", status="no_face").as_dict()
+        fields = record(path="", status="no_face").as_dict()
         self._columns = [f"{field}.{name}" if name else field for field in fields for name in nested.get(field, ("",))]
         self._row(self._columns)
 
@@ -136,12 +137,13 @@ class CsvWriter:
 class TableWriter:
     """A table for people, drawn when all records are there."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, record: type[ClipResult] = ClipResult) -> None:
         """Draw to that stream."""
         self._stream = io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True)
         self._console = Console(file=self._stream, markup=False, emoji=False, highlight=False)
         self._table = Table(box=None, pad_edge=False, header_style="bold")
-        for title in ("clip", "label", "confidence", "people", "seconds"):
+        times = ("from",) if issubclass(record, WindowResult) else ()
+        for title in ("clip", *times, "label", "confidence", "people", "seconds"):
             self._table.add_column(title, overflow="fold", justify="left" if title in ("clip", "label") else "right")
 
     def write(self, result: ClipResult) -> None:
@@ -150,10 +152,11 @@ class TableWriter:
         problem = f" ({result.problem.code})" if result.problem else ""
         self._table.add_row(
             _CONTROL.sub(lambda found: ascii(found[0])[1:-1], result.path),
+            *([_seconds(result.start_s)] if isinstance(result, WindowResult) else []),
             f"{label}{problem}",
             "" if result.confidence is None else f"{result.confidence:.2f}",
             str(len(result.people) or ""),
-            "" if result.duration_s is None else f"{result.duration_s:.1f}",
+            _seconds(result.duration_s),
         )
 
     def finish(self) -> None:
@@ -207,6 +210,10 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(
             f"{path} cannot be written ({error.strerror}); check the folder, its permissions and the disk"
         ) from error
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

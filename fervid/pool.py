@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fervid.records import ClipFeatures, FaceScores, Floats
 
 STATISTICS = ("mean", "std", "min", "max")
-COLUMNS = ("embedding", "expression", "age", "gender", "ethnicity")
+COLUMNS = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
 
 
 class Pool:

@@ -6,31 +6,30 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 from tqdm import tqdm
 
-from fervid.records import ClipResult, Status
-
 Progress = Literal["auto", "bar", "none", "json"]
+_Result = TypeVar("_Result")
 
 
 def shown(
-    results: Iterable[ClipResult], total: int, kind: Progress, failed: Callable[[Status], bool]
-) -> Iterator[ClipResult]:
+    results: Iterable[_Result], total: int, kind: Progress, failed: Callable[[_Result], bool]
+) -> Iterator[_Result]:
     """Pass the results on and tell how many are done and how many failed.
 
     Args:
         results: One per clip.
         total: How many there will be.
         kind: `auto` is a bar if standard error is a terminal and there is more than one clip.
-        failed: Which status counts as a failure.
+        failed: Whether one counts as a failure.
     """
     started, failures = time.monotonic(), 0
     bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty() and total > 1)
     with tqdm(total=total, unit="clip", file=sys.stderr, disable=not bar, dynamic_ncols=True) as line:
         for done, result in enumerate(results, start=1):
-            failures += failed(result.status)
+            failures += failed(result)
             yield result
             line.set_postfix(failed=failures, refresh=False)
             line.update()

@@ -8,7 +8,7 @@ of presentation time from the first frame of the clip.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -122,6 +122,29 @@ class FaceScores:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Observed:
+    """What one frame shows, without its picture.
+
+    Attributes:
+        time: Presentation time in seconds from the first frame of the clip.
+        duration: Seconds of the clip that the frame stands for.
+        faces: n faces.
+        shares: n, of each the share of the picture that it fills.
+        scores: What the network says of them, n rows.
+    """
+
+    time: float
+    duration: float
+    faces: Sequence[Face]
+    shares: Sequence[float]
+    scores: FaceScores
+
+    def __post_init__(self) -> None:
+        counts = {len(self.faces), len(self.shares), len(self.scores)}
+        _require(len(counts) == 1, f"faces, shares and scores of unequal number: {sorted(counts)}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ClipFeatures:
     """Statistics of a clip, each under its name (`embedding.mean`, `expression.max` ...).
 
@@ -170,7 +193,7 @@ class Person:
     """One person followed through a clip.
 
     Attributes:
-        id: 0 for the main person, then by falling share of the picture over time.
+        id: 0 for the main person, then by falling share of the picture over time; of windows the same in each.
         seconds: For how long the face was seen.
         answer: What the classifier says of this person alone.
         age: Mean expected age in years, None unless attributes were asked for.
@@ -277,6 +300,31 @@ class ClipResult:
             "error": {"code": self.problem.code, "message": self.problem.message} if self.problem else None,
             "elapsed_s": _rounded(self.elapsed_s),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class WindowResult(ClipResult):
+    """The record of one window of a clip; without times if the clip has none.
+
+    Attributes:
+        start_s: Where the window begins, in seconds of presentation time.
+        end_s: Where it ends.
+    """
+
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @classmethod
+    def of(cls, result: ClipResult, start: float | None = None, end: float | None = None) -> WindowResult:
+        """The record of a window from what was seen in it."""
+        return cls(**{field.name: getattr(result, field.name) for field in fields(result)}, start_s=start, end_s=end)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain JSON types; the times follow the path."""
+        plain = ClipResult.as_dict(self)
+        version, path = plain.pop("schema_version"), plain.pop("path")
+        times = {"start_s": _rounded(self.start_s), "end_s": _rounded(self.end_s)}
+        return {"schema_version": version, "path": path, **times, **plain}
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:

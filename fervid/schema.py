@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fervid.records import SCHEMA_VERSION
 
 
-def schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of one record; `ClipResult.as_dict` keeps to it."""
+def schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, Any]:
+    """JSON Schema (2020-12) of one record; `ClipResult.as_dict` and `WindowResult.as_dict` keep to it.
+
+    Args:
+        command: Which command writes the record: one for each clip, or one for each window of a clip.
+    """
     share = {"type": "number", "minimum": 0, "maximum": 1}
     probabilities = {"type": "object", "additionalProperties": share}
     count = {"type": "integer", "minimum": 0}
     seconds = {"type": "number", "minimum": 0}
+    window = command == "timeline"
+    times: dict[str, Any] = {
+        "start_s": _nullable({**seconds, "description": "where the window begins; null if the clip has none"}),
+        "end_s": _nullable({**seconds, "description": "where it ends"}),
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "fervid record",
+        "title": "fervid window" if window else "fervid record",
         **_object(
             schema_version={"const": SCHEMA_VERSION},
             path={"type": "string", "description": "the input as it was named"},
+            **(times if window else {}),
             status={"enum": ["ok", "no_face", "error", "skipped"]},
             label=_nullable({"type": "string", "description": "the most probable class; null unless ok"}),
             confidence=_nullable(share),
@@ -27,7 +37,7 @@ def schema() -> dict[str, Any]:
                 "type": "array",
                 "description": "the main person first",
                 "items": _object(
-                    id=count,
+                    id={**count, "description": "the same in every window"} if window else count,
                     seconds=seconds,
                     label={"type": "string"},
                     probabilities=probabilities,

@@ -12,8 +12,8 @@ import queue
 import re
 import stat
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -71,6 +71,17 @@ class Sampling:
             raise ValueError(f"the end ({self.end} s) must come after the start ({self.start} s)")
         if self.rotate not in (None, 0, 90, 180, 270):
             raise ValueError(f"rotation is 0, 90, 180 or 270, not {self.rotate}")
+
+
+def read_pictures(paths: Iterable[str | os.PathLike[str]], rate: float = 5.0) -> Generator[Frame]:
+    """Pictures as the frames of a clip, `rate` of them a second.
+
+    Raises:
+        InputError: As `read`, for the first picture that cannot be read.
+    """
+    for number, path in enumerate(paths):
+        with closing(read(path)) as frames:
+            yield replace(next(frames), time=number / rate, duration=1 / rate)
 
 
 def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:

@@ -5,12 +5,29 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import clips
 import fervid
+from fervid.network import FaceNetwork
+from fervid.records import FaceScores
 
 collect_ignore = [] if find_spec("torch") else ["train"]  # `make test-train` installs it
+
+
+@pytest.fixture
+def crops(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Every crop that reaches a face network from here on."""
+    seen: list[np.ndarray] = []
+    score = FaceNetwork.__call__
+
+    def watched(network: FaceNetwork, crops: np.ndarray) -> FaceScores:
+        seen.extend(crops)
+        return score(network, crops)
+
+    monkeypatch.setattr(FaceNetwork, "__call__", watched)
+    return seen
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,7 @@ CODES = {
     "NothingSampled": "nothing_sampled",
     "NoFaces": "no_face",
     "UsageError": "usage",
+    "DatasetError": "dataset",
     "NothingMatched": "nothing_matched",
     "OutputError": "output",
     "ModelError": "model",

@@ -15,7 +15,8 @@ import clips
 import fervid
 import toys
 from fervid import models, pipeline, video
-from fervid.errors import InputError, InputNotFound, ModelIncompatible, NoFaces, NothingSampled, Truncated
+from fervid.errors import InputError, InputNotFound, ModelIncompatible, NoFaces, NothingSampled, Truncated, UsageError
+from fervid.extract import Extractor
 
 SHARED = Path(__file__).parents[2] / "shared" / "clips"
 
@@ -119,13 +120,6 @@ def test_memory_does_not_grow_with_the_clip() -> None:
     assert peak(240) < 1.1 * peak(40) + 1e6
 
 
-def test_options_are_checked() -> None:
-    with pytest.raises(ValueError, match="main or all"):
-        fervid.Options(face="both")
-    with pytest.raises(ValueError, match="at least 8 pixels"):
-        fervid.Options(min_face=7)
-
-
 @pytest.mark.parametrize(
     ("role", "change"),
     [
@@ -135,6 +129,7 @@ def test_options_are_checked() -> None:
         ("classifier", {"statistics": 5}),
         ("classifier", {"labels": ["calm"]}),
         ("classifier", {"labels": ["calm"] * 8}),
+        ("classifier", {"labels": 5}),
         ("network", {"input": {"size": 9}}),
         ("network", {"input": 5}),
         ("network", {"same_person": {"x": 1}}),
@@ -151,7 +146,7 @@ def test_models_that_do_not_belong_together_are_refused(role: models.Kind, chang
     one = loaded[role]
     loaded[role] = models.Model(one.identity, one.path, {**one.card, **change}, one.session)
     with pytest.raises(ModelIncompatible, match=rf"{one.identity.name}.*again"):
-        pipeline.Classifier(**loaded, options=fervid.Options())
+        pipeline.Classifier(Extractor(loaded["detector"], loaded["network"], fervid.Options()), loaded["classifier"])
 
 
 @pytest.mark.parametrize(("card", "fits"), [({}, False), ({"quantised_from": "f" * 64}, True)], ids=["plain", "int8"])
@@ -160,7 +155,8 @@ def test_a_classifier_fits_the_network_that_its_own_was_quantised_to(
 ) -> None:
     def fitted_on(sha256: str) -> pipeline.Classifier:
         classifier = toys.classifier(tmp_path / "classifier.onnx", np.eye(3), network_sha256=sha256)
-        return pipeline.Classifier(detector, network, models.load(str(classifier), "classifier"), fervid.Options())
+        extractor = Extractor(detector, network, fervid.Options())
+        return pipeline.Classifier(extractor, models.load(str(classifier), "classifier"))
 
     detector = models.load(str(toys.detector(tmp_path / "detector.onnx")), "detector")
     network = models.load(str(toys.network(tmp_path / "network.onnx", **card)), "network")
@@ -207,6 +203,154 @@ def test_a_classifier_of_groups_answers_for_everybody_and_for_each(tmp_path: Pat
     result = group.classify_frames([fervid.Frame(pair)])
     assert result.label in ("calm", "lively")
     assert len(result.people) == 2
+
+
+LEVELS = [{"stride": stride, "confidence": 0.9} for stride in (8, 4, 2)]
+
+
+def toy(folder: Path, levels: object = None, **options: object) -> fervid.Classifier:
+    """A classifier of toy models; `levels` makes an adaptive rate possible."""
+    family = toys.family(folder, **({} if levels is None else {"adaptive": {"levels": levels}}))
+    return fervid.load(**family, options=fervid.Options(**{"min_face": toys.FACE, **options}), threads=1)
+
+
+def clip(path: Path, *images: np.ndarray, **how: object) -> Path:
+    """Five of the images a second."""
+    return clips.write(path, images, rate=5, **how)
+
+
+def told(result: fervid.ClipResult) -> dict[str, object]:
+    return {**result.as_dict(), "elapsed_s": None}
+
+
+def test_only_the_labels_that_are_asked_for_are_answered(tmp_path: Path) -> None:
+    frames = [fervid.Frame(toys.picture((245, 225, 205)), i / 5, 0.2) for i in range(3)]
+    every = toy(tmp_path).classify_frames(frames).probabilities
+    some = toy(tmp_path, labels=("third", "second"))
+    assert some.labels == ("third", "second")
+    result = some.classify_frames(frames)
+    whole = every["second"] + every["third"]
+    for answer in (result.answer, result.people[0].answer):
+        assert list(answer.probabilities) == ["third", "second"]
+        assert answer.probabilities == pytest.approx({n: every[n] / whole for n in ("second", "third")}, rel=1e-5)
+    assert (max(every, key=every.get), result.label) == ("first", "second")
+
+
+def test_labels_that_the_classifier_does_not_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="toy-classifier has no label calm; it has first, second, third"):
+        toy(tmp_path, labels=("first", "calm"))
+
+
+def test_a_classifier_that_cannot_be_asked_early_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="toy-classifier was fitted without --adaptive"):
+        toy(tmp_path, adaptive=True)
+    assert toy(tmp_path, LEVELS).classify_frames([fervid.Frame(toys.picture(toys.FIRST))]).label == "first"
+
+
+@pytest.mark.parametrize("levels", [5, [5], [{}], [{"stride": 0, "confidence": 0.5}], [{"stride": "x"}]], ids=str)
+def test_levels_that_cannot_be_are_the_fault_of_the_classifier(levels: object, tmp_path: Path) -> None:
+    with pytest.raises(ModelIncompatible, match=r"classifier\.onnx does not do what its card says"):
+        toy(tmp_path, levels, adaptive=True)
+
+
+@pytest.mark.parametrize(
+    ("colour", "levels", "frames"),
+    [
+        (toys.FIRST, LEVELS, 5),
+        (toys.FIRST, [{"stride": 8, "confidence": 1.01}, *LEVELS[1:]], 10),
+        (toys.FIRST, [{"stride": 4, "confidence": 1.01}, {"stride": 2, "confidence": 0.9}], 20),
+        (toys.FIRST, [{"stride": 100, "confidence": 0.0}], 1),
+        (toys.NEITHER, LEVELS, 40),
+        (toys.NEITHER, [{"stride": 8, "confidence": 0.3}], 5),
+        (None, LEVELS, 40),
+        (toys.NEITHER, [], 40),
+    ],
+    ids=[
+        "sure",
+        "sure at the second level",
+        "sure at the last level",
+        "one frame",
+        "unsure",
+        "sure enough",
+        "nobody",
+        "no levels",
+    ],
+)
+@pytest.mark.parametrize("face", ["main", "all"])
+def test_an_adaptive_rate_looks_at_no_more_frames_than_it_takes_to_be_sure(
+    colour: tuple[int, int, int] | None,
+    levels: list[dict[str, float]],
+    frames: int,
+    face: str,
+    tmp_path: Path,
+    crops: list[np.ndarray],
+) -> None:
+    path = clip(tmp_path / "clip.mp4", *[toys.picture(colour)] * 40)
+    whole = toy(tmp_path, levels, face=face).answer(path)
+    classifier = toy(tmp_path, levels, face=face, adaptive=True)
+    crops.clear()
+    result = classifier.answer(path)
+    assert (result.status, result.label) == (whole.status, whole.label)
+    assert result.frames_sampled == frames
+    assert len(crops) == result.frames_with_face == (frames if colour else 0)
+    assert result.duration_s == pytest.approx(8)
+    if frames == 40:
+        assert told(result) == told(whole)
+        assert result.probabilities == whole.probabilities
+
+
+def test_a_face_that_coarse_rates_miss_is_found_by_a_finer_one(tmp_path: Path, crops: list[np.ndarray]) -> None:
+    images = [toys.picture(toys.SECOND if i % 4 == 2 else None) for i in range(33)]
+    path = clip(tmp_path / "clip.mp4", *images)
+    classifier = toy(tmp_path, LEVELS, adaptive=True)
+    crops.clear()
+    result = classifier.answer(path)
+    assert (result.label, result.frames_sampled, result.frames_with_face, len(crops)) == ("second", 17, 8, 8)
+
+
+def test_what_finer_rates_show_changes_the_answer(tmp_path: Path, crops: list[np.ndarray]) -> None:
+    images = [toys.picture(toys.NEITHER if i % 4 == 0 else toys.THIRD) for i in range(32)]
+    path = clip(tmp_path / "clip.mp4", *images)
+    levels = [{"stride": 4, "confidence": 0.7}, {"stride": 2, "confidence": 0.99}]
+    classifier = toy(tmp_path, levels, adaptive=True)
+    crops.clear()
+    result = classifier.answer(path)
+    assert (result.label, result.frames_sampled, len(crops)) == ("third", 32, 32)
+    assert told(result) == told(toy(tmp_path, levels).answer(path))
+
+
+@pytest.mark.parametrize(("colour", "few"), [(toys.FIRST, True), (toys.NEITHER, False), (None, False)])
+def test_a_clip_that_breaks_off_is_answered_early_only_if_that_is_sure(
+    colour: tuple[int, int, int] | None, few: bool, tmp_path: Path
+) -> None:
+    images = [toys.picture(colour) for _ in range(60)]
+    path = clip(tmp_path / "cut.mp4", *images, muxer={"movflags": "faststart"}, options={"g": "5"})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
+    whole, result = (toy(tmp_path, LEVELS, adaptive=adaptive).answer(path) for adaptive in (False, True))
+    assert result.problem == whole.problem
+    assert result.problem.code == "truncated"
+    assert (result.status, result.label) == (whole.status, whole.label)
+    assert (result.frames_sampled < whole.frames_sampled) is few
+    if not few:
+        assert told(result) == told(whole)
+
+
+def test_with_an_adaptive_rate_what_cannot_be_read_is_tried_once_and_told_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clip(tmp_path / "clip.mp4", toys.picture(toys.FIRST))
+    tried, read = [], video.read
+    monkeypatch.setattr(video, "read", lambda *how: tried.append(how) or read(*how))
+    for name, start in ((tmp_path / "missing.mp4", 0), (path, 9)):
+        few, whole = (
+            toy(tmp_path, LEVELS, adaptive=adaptive, sampling=fervid.Sampling(start=start)).answer(name)
+            for adaptive in (True, False)
+        )
+        assert told(few) == told(whole)
+        assert few.status == "error"
+    assert len(tried) == 4
+    still = toy(tmp_path, LEVELS, adaptive=True).answer(path)
+    assert (still.label, still.frames_sampled) == ("first", 1)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared clips are not part of the repository")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,17 @@ CLASSIFIER = {
     "kind": "classifier",
     "name": "toy-classifier",
     "labels": ["first", "second", "third"],
+    "statistics": ["embedding.mean"],
+    "network_sha256": "0" * 64,
+}
+FACE = 16  # pixels of a side of the faces in `picture`, and so the --min-face of `family`
+FIRST, SECOND, THIRD = (255, 210, 210), (210, 255, 210), (210, 210, 255)
+NEITHER = (228, 228, 228)
+"""Colours of faces to which a classifier of `family` gives a label, or a third of each."""
+REGRESSOR = {
+    "kind": "regressor",
+    "name": "toy-regressor",
+    "target": "valence",
     "statistics": ["embedding.mean"],
     "network_sha256": "0" * 64,
 }
@@ -114,6 +126,35 @@ def classifier(path: Path, weights: Sequence[Sequence[float]], **card: Any) -> P
     nodes = [("MatMul", ["features", "weights"], "sums", {}), ("Softmax", ["sums"], "probabilities", {"axis": 1})]
     inputs = {"features": (TensorProto.FLOAT, ["n", len(weights)])}
     return save(path, nodes, {"weights": np.float32(weights)}, inputs, ["probabilities"], CLASSIFIER | card)
+
+
+def family(folder: Path, **card: Any) -> dict[str, str]:
+    """Paths of three models that belong together, as `fervid.load` takes them; `card` is for the classifier's."""
+    spec = {**NETWORK["input"], "scale": [1 / 255] * 3}
+    face = network(folder / "network.onnx", input=spec, same_person={"same_face": 0.45, "same_person": 0.9})
+    sha256 = hashlib.sha256(face.read_bytes()).hexdigest()
+    return {
+        "detector": str(detector(folder / "detector.onnx")),
+        "network": str(face),
+        "classifier": str(classifier(folder / "classifier.onnx", 25 * np.eye(3), network_sha256=sha256, **card)),
+    }
+
+
+def picture(*faces: tuple[int, int, int] | None, place: int = 2) -> np.ndarray:
+    """A (256, 256, 3) frame with a face of each colour from left to right, None for nobody."""
+    image = np.full((256, 256, 3), 30, np.uint8)
+    for number, colour in enumerate(faces):
+        x = FACE * (place + 4 * number)
+        if colour is not None:
+            image[112 : 112 + FACE, x : x + FACE] = colour
+    return image
+
+
+def regressor(path: Path, weights: Sequence[float] = (1, 0, 0), **card: Any) -> Path:
+    """The sum of the features times `weights`."""
+    nodes = [("MatMul", ["features", "weights"], "value", {})]
+    inputs = {"features": (TensorProto.FLOAT, ["n", len(weights)])}
+    return save(path, nodes, {"weights": np.float32(weights)[:, None]}, inputs, ["value"], REGRESSOR | card)
 
 
 def save(

@@ -1,0 +1,207 @@
+"""Frames -> what they show: detector, crop and face network behind one another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Literal
+
+import joblib
+import numpy as np
+
+from fervid import models, video
+from fervid.align import MARGIN, crop
+from fervid.detect import Detector
+from fervid.errors import InputError, ModelIncompatible
+from fervid.gather import Followed, Seen, gather
+from fervid.models import ONNX_ERRORS
+from fervid.network import BATCH, FaceNetwork
+from fervid.records import Face, Frame, Observed
+from fervid.track import TrackingRule
+from fervid.video import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to look at in a clip.
+
+    Attributes:
+        sampling: Which frames.
+        face: `main` answers for the person who fills most of the picture over time, `all` for everybody together.
+        min_face: Shorter side in pixels of the smallest face that counts; None for a fortieth of the frame's longer
+            side, and at least 12.
+        attributes: Whether to estimate age, gender and ethnicity of each person.
+        labels: Which of the classifier's labels may be answered; None for all.
+        adaptive: Whether to look at few frames first and stop when the classifier is sure.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    face: Literal["main", "all"] = "main"
+    min_face: int | None = None
+    attributes: bool = False
+    labels: tuple[str, ...] | None = None
+    adaptive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.face not in ("main", "all"):
+            raise ValueError(f"face is main or all, not {self.face!r}")
+        if self.min_face is not None and self.min_face < 8:
+            raise ValueError(f"a face needs at least 8 pixels to be found, not {self.min_face}")
+        if self.labels is not None and len(set(self.labels)) < max(len(self.labels), 2):
+            raise ValueError(f"labels are two or more different ones, not {', '.join(self.labels) or 'none'}")
+        if self.adaptive and self.sampling.fps is None:
+            raise ValueError("an adaptive frame rate begins below --fps, so it cannot look at every frame")
+
+
+class Extractor:
+    """The stages up to the pooled statistics, loaded and ready; may be used from several threads at once."""
+
+    def __init__(self, detector: models.Model, network: models.Model, options: Options, threads: int = 0) -> None:
+        """Fit the two models together, and let each answer once on a black picture.
+
+        Args:
+            detector: A model of that kind.
+            network: A model of that kind.
+            options: What to look at in a clip.
+            threads: How many threads to decode with; 0 leaves it to the decoder.
+
+        Raises:
+            ModelIncompatible: The network was trained on another crop, or a model does not do what its card says.
+        """
+        if network.card["margin"] != MARGIN:
+            raise ModelIncompatible(
+                f"{network.identity.name} was trained on crops with a margin of {network.card['margin']},"
+                f" this version cuts {MARGIN}; export it again"
+            )
+        self.options = options
+        self.detector, self.network = detector, network
+        self._threads = threads
+        with fitting(detector):
+            self._detect = Detector(detector.session, detector.card, options.min_face)
+            self._detect(np.zeros((64, 64, 3), np.uint8))
+        with fitting(network):
+            self._embed = FaceNetwork(network.session, network.card)
+            self._crop_size = int(network.card["input"]["size"])
+            self.rule = TrackingRule(float(detector.card["open_score"]), **network.card["same_person"])
+            self.tried = Followed()
+            self.tried.pool.update_group(self._embed(np.zeros((1, self._crop_size, self._crop_size, 3), np.uint8)))
+
+    def look(self, path: str | os.PathLike[str]) -> Seen:
+        """What a clip shows; its problem, if it has one, is told in the result."""
+        with closing(self.watch(path)) as observed:
+            return gather(observed, self.rule)
+
+    def watch(self, path: str | os.PathLike[str]) -> Generator[Observed]:
+        """What each sampled frame of a clip shows.
+
+        Raises:
+            InputError: As `video.read`, after the last frame that could be read.
+        """
+        with closing(video.read(path, self.options.sampling, self._threads)) as frames:
+            yield from self.observe(frames)
+
+    def refine(self, path: str | os.PathLike[str], stride: int, known: dict[float, Observed]) -> Iterator[Observed]:
+        """What every `stride`-th sampled frame of a clip shows.
+
+        Args:
+            path: The clip.
+            stride: How many times fewer frames a second than the options say.
+            known: What frames have shown already, by their time; they are not looked at again, and new ones are added.
+
+        Raises:
+            InputError: As `watch`.
+        """
+        sampling = self.options.sampling
+        sampling = replace(sampling, fps=sampling.fps and sampling.fps / stride)
+        durations: dict[float, float] = {}
+
+        def unknown() -> Iterator[Frame]:
+            with closing(video.read(path, sampling, self._threads)) as frames:
+                for frame in frames:
+                    durations[frame.time] = frame.duration
+                    if frame.time not in known:
+                        yield frame
+
+        problem = None
+        try:
+            for one in self.observe(unknown()):
+                known[one.time] = one
+        except InputError as error:
+            problem = error
+        for time, duration in durations.items():
+            yield replace(known[time], duration=duration)
+        if problem is not None:
+            raise problem
+
+    def observe(self, frames: Iterable[Frame]) -> Generator[Observed]:
+        """What each frame shows, looked at in batches of the network.
+
+        Raises:
+            InputError: What `frames` raised, after everything that came before it.
+        """
+        stream = iter(frames)
+        problem: InputError | None = None
+        while problem is None:
+            batch, problem = self._detected(stream)
+            if not batch:
+                break
+            crops = [crop(frame.image, face, self._crop_size) for frame, faces in batch for face in faces]
+            scores = self._embed(np.array(crops, np.uint8))
+            start = 0
+            for frame, faces in batch:
+                shares = [face.area / frame.image[..., 0].size for face in faces]
+                yield Observed(frame.time, frame.duration, faces, shares, scores[start : start + len(faces)])
+                start += len(faces)
+        if problem is not None:
+            raise problem
+
+    def _detected(self, stream: Iterator[Frame]) -> tuple[list[tuple[Frame, list[Face]]], InputError | None]:
+        """The next frames with their faces, enough for one pass of the network; and why there are no more."""
+        batch: list[tuple[Frame, list[Face]]] = []
+        found = 0
+        try:
+            for frame in islice(stream, BATCH):
+                faces = self._detect(frame.image)
+                batch.append((frame, faces))
+                found += len(faces)
+                if found >= BATCH:
+                    break
+        except InputError as error:
+            return batch, error
+        return batch, None
+
+
+def load_extractor(
+    *,
+    network: str = models.DEFAULTS["network"],
+    detector: str = models.DEFAULTS["detector"],
+    options: Options | None = None,
+    threads: int | None = None,
+) -> Extractor:
+    """Load detector and network alone, to pool clips without classifying them.
+
+    Args:
+        network: Name or path of the face network.
+        detector: Name or path of the face detector.
+        options: What to look at in a clip.
+        threads: Threads a model may use; by default the CPUs that this process may use (affinity and cgroup).
+
+    Raises:
+        ModelError: A model is missing, unverifiable, or does not fit the other.
+    """
+    threads = threads or joblib.cpu_count()
+    found, face = models.load(detector, "detector", threads), models.load(network, "network", threads)
+    return Extractor(found, face, options or Options(), threads)
+
+
+@contextmanager
+def fitting(model: models.Model) -> Iterator[None]:
+    """What goes wrong when a model is tried is the model's fault: its card was written by hand, or its graph was."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError, *ONNX_ERRORS) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelIncompatible(f"{model.path} does not do what its card says ({reason}); export it again") from error

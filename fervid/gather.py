@@ -1,0 +1,193 @@
+"""What frames show -> people and their pooled statistics, of a whole clip or of windows of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fervid.errors import InputError, NoFaces, NothingSampled
+from fervid.pool import FeaturePool
+from fervid.records import Observed
+from fervid.track import Tracker, TrackingRule
+
+_JITTER = 1e-6  # seconds; sums of times are not exact
+
+
+@dataclass(slots=True)
+class Followed:
+    """One track or person, as it grows.
+
+    Attributes:
+        number: Of the track; of a person the smallest of all its tracks', also of those that do not occur here.
+        pool: Statistics of the face.
+        seconds: For how long it was seen.
+        area: Share of the picture, summed over frames.
+        weight: That times the seconds that each frame lasts.
+    """
+
+    number: int = 0
+    pool: FeaturePool = field(default_factory=FeaturePool)
+    seconds: float = 0.0
+    area: float = 0.0
+    weight: float = 0.0
+
+    @classmethod
+    def union(cls, number: int, tracks: Iterable[Followed]) -> Followed:
+        """Several tracks of one person, under that number."""
+        parts = list(tracks)
+        return cls(
+            number,
+            FeaturePool.union(part.pool for part in parts),
+            sum(part.seconds for part in parts),
+            sum(part.area for part in parts),
+            sum(part.weight for part in parts),
+        )
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the frames of a clip have shown so far.
+
+    Attributes:
+        frames: How many were looked at.
+        frames_with_face: In how many of them somebody was followed.
+        seconds: How long they last together.
+        tracks: Every followed face, by its number.
+        group: All followed faces of each frame together.
+        people: At the end, the tracks of each person put together, the main person first.
+        problem: Why the frames broke off, if they did.
+    """
+
+    frames: int = 0
+    frames_with_face: int = 0
+    seconds: float = 0.0
+    tracks: dict[int, Followed] = field(default_factory=dict)
+    group: FeaturePool = field(default_factory=FeaturePool)
+    people: list[Followed] = field(default_factory=list)
+    problem: InputError | None = None
+
+    def add(self, one: Observed, numbers: Sequence[int | None]) -> None:
+        """Count a frame, and pool those of its faces that belong to a track."""
+        known = []
+        for i, number in enumerate(numbers):
+            if number is None:
+                continue
+            known.append(i)
+            track = self.tracks.setdefault(number, Followed(number))
+            track.pool.update_group(one.scores[[i]])
+            track.seconds += one.duration
+            track.area += one.shares[i]
+            track.weight += one.shares[i] * one.duration
+        self.group.update_group(one.scores[known])
+        self.frames += 1
+        self.frames_with_face += bool(known)
+        self.seconds += one.duration
+
+    def settle(self, groups: Iterable[Sequence[int]]) -> None:
+        """Put the tracks of each person together, as far as they occur here."""
+        present = ((min(group), [self.tracks[track] for track in group if track in self.tracks]) for group in groups)
+        people = (Followed.union(number, tracks) for number, tracks in present if tracks)
+        self.people = sorted(people, key=lambda person: (-person.weight, -person.area))
+
+    def pool(self, face: Literal["main", "all"]) -> FeaturePool | None:
+        """The statistics of the main person, or of all together; None if nobody was followed."""
+        if not self.people:
+            return None
+        return self.group if face == "all" else self.people[0].pool
+
+    def problems(self, path: str) -> tuple[InputError | None, InputError | None]:
+        """What is wrong with the clip, and why it has no answer: the same, unless it shows no face."""
+        problem = self.problem
+        if not self.frames:
+            problem = problem or NothingSampled(
+                f"{path} has no frame in the time that was asked for; check --start and --end"
+            )
+        if self.people or not self.frames:
+            return problem, problem
+        error = NoFaces(
+            f"{path} shows no face in {self.frames} frames;"
+            " try more of them (--fps, --every-frame) or smaller faces (--min-face)"
+        )
+        error.__cause__ = problem
+        return problem, error
+
+
+def gather(observed: Iterable[Observed], rule: TrackingRule) -> Seen:
+    """Follow the faces of a clip and pool each person; memory does not grow with the number of frames."""
+    tracker, seen = Tracker(rule), Seen()
+    try:
+        for one in observed:
+            seen.add(one, tracker.update(one.time, one.faces, one.scores.identity))
+    except InputError as error:
+        seen.problem = error
+    seen.settle(tracker.people())
+    return seen
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How a clip is cut into windows: each `length` seconds long, one every `step` seconds."""
+
+    length: float = 4.0
+    step: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.length < float("inf"):
+            raise ValueError(f"a window must last longer than 0 s, not {self.length} s")
+        if not 0 < self.step <= self.length:
+            raise ValueError(f"the step must be above 0 s and at most the window ({self.length} s), not {self.step} s")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """What was seen from `start` to `end`, in seconds of presentation time; people keep their number over windows."""
+
+    start: float
+    end: float
+    seen: Seen
+
+
+def windows(observed: Iterable[Observed], rule: TrackingRule, cut: Windows, origin: float = 0.0) -> Iterator[Window]:
+    """The windows of a clip, each as soon as it is over; of the frames only those of one window are kept.
+
+    A window in which no frame lies is left out, and the last one ends with the clip. Tracks are put together to people
+    by what was seen so far.
+
+    Args:
+        observed: What the frames show, in order of time.
+        rule: When two faces are one person.
+        cut: Length and step.
+        origin: Where the first window begins, in seconds.
+
+    Raises:
+        InputError: The frames broke off before the first of them; later, the last window carries it.
+    """
+    tracker = Tracker(rule)
+    kept: deque[tuple[Observed, Sequence[int | None]]] = deque()
+    number, problem = 0, None
+
+    def window(limit: float) -> Window:
+        seen = Seen(problem=problem)
+        for one, tracks in kept:
+            seen.add(one, tracks)
+        seen.settle(tracker.people())
+        return Window(origin + number * cut.step, limit, seen)
+
+    try:
+        for one in observed:
+            while one.time >= (limit := origin + number * cut.step + cut.length) - _JITTER:
+                if kept:
+                    yield window(limit)
+                number += 1 if kept else max(1, int((one.time - limit) // cut.step))
+                while kept and kept[0][0].time < origin + number * cut.step - _JITTER:
+                    kept.popleft()
+            kept.append((one, tracker.update(one.time, one.faces, one.scores.identity)))
+    except InputError as error:
+        if not kept:
+            raise
+        problem = error
+    if kept:
+        last = kept[-1][0]
+        yield window(min(last.time + last.duration, origin + number * cut.step + cut.length))

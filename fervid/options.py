@@ -1,0 +1,122 @@
+"""The options that commands share, and how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from fervid.errors import UsageError, usage
+
+if TYPE_CHECKING:
+    from fervid.extract import Options
+
+SEVEN = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+
+
+def _seconds(text: str | float) -> float:
+    """`12.5`, `12.5s` or `00:01:12.5` -> seconds."""
+    parts = str(text).removesuffix("s").split(":")
+    try:
+        values = [float(part) for part in parts]
+        if len(values) > 3 or min(values) < 0 or not max(values) < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write 12.5, 12.5s or 00:01:12.5") from None
+    return sum(value * 60.0**power for power, value in enumerate(reversed(values)))
+
+
+def setting(flag: str, help: str, **more: Any) -> Any:
+    """An option that can be set by its environment variable too: --min-face by FERVID_MIN_FACE."""
+    variable = "FERVID" + flag.split("/")[0].removeprefix("-").replace("-", "_").upper()
+    return typer.Option(flag, envvar=variable, help=help, **more)
+
+
+Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders or globs.")]
+Recursive = Annotated[bool, setting("--recursive/--no-recursive", "Search the folders within folders.")]
+FromFile = Annotated[
+    Path | None, typer.Option("--from-file", help="A list of inputs, one a line; - is standard input.")
+]
+Null = Annotated[bool, typer.Option("-0", "--null", help="The list is separated by NUL.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write here; the suffix chooses the format.")]
+Form = Annotated[
+    Literal["table", "jsonl", "json", "csv"] | None,
+    setting("--format", "Without it a table on a terminal, else JSON Lines."),
+]
+Force = Annotated[bool, setting("--force/--no-force", "Replace an output that exists.")]
+Resume = Annotated[bool, setting("--resume/--no-resume", "Continue a JSON Lines output: skip what it already answers.")]
+Fps = Annotated[float | None, setting("--fps", "Frames to look at, a second of presentation time.", show_default="5.0")]
+EveryFrame = Annotated[bool, setting("--every-frame/--no-every-frame", "Look at every frame.")]
+Start = Annotated[float, setting("--start", "Begin here: 12.5, 12.5s or 00:01:12.5.", parser=_seconds, metavar="TIME")]
+End = Annotated[float | None, setting("--end", "Stop here.", parser=_seconds, metavar="TIME")]
+Rotate = Annotated[
+    Literal["auto", "0", "90", "180", "270"], setting("--rotate", "Turn clockwise; auto obeys the file.")
+]
+WhichFace = Annotated[Literal["main", "all"], setting("--face", "Answer for the main person, or for all together.")]
+MinFace = Annotated[
+    int | None,
+    setting(
+        "--min-face", "Smallest face that counts, in pixels. Default: a fortieth of the frame, at least 12.", min=1
+    ),
+]
+Attributes = Annotated[
+    bool, setting("--attributes/--no-attributes", "Estimate age, gender and ethnicity of each person.")
+]
+ClassifierName = Annotated[str, setting("--classifier", "Clip classifier: a name or an ONNX file.")]
+NetworkName = Annotated[str, setting("--network", "Face network: a name or an ONNX file.")]
+DetectorName = Annotated[str, setting("--detector", "Face detector: a name or an ONNX file.")]
+Jobs = Annotated[int | None, setting("--jobs", "Clips at the same time. Default: the CPUs that may be used.", min=1)]
+Threads = Annotated[int | None, setting("--threads", "Threads of the models, for each clip.", min=1)]
+Show = Annotated[Literal["auto", "bar", "none", "json"], setting("--progress", "How to tell, on standard error.")]
+FailFast = Annotated[
+    bool, setting("--fail-fast/--no-fail-fast", "Stop at the first failure; the rest is recorded as skipped.")
+]
+ExitZero = Annotated[bool, setting("--exit-zero/--no-exit-zero", "Exit with 0 although inputs failed.")]
+Strict = Annotated[bool, setting("--strict/--no-strict", "A clip without a face is a failure.")]
+Adaptive = Annotated[
+    bool, setting("--adaptive/--no-adaptive", "Look at few frames first, and stop when the classifier is sure.")
+]
+Labels = Annotated[
+    str | None, setting("--labels", "Only these, with commas between; 7 stands for the emotions without contempt.")
+]
+
+
+def labels_of(text: str | None) -> tuple[str, ...] | None:
+    """`a,b` or `7` -> labels."""
+    if text is None:
+        return None
+    return SEVEN if text.strip() == "7" else tuple(label.strip() for label in text.split(",") if label.strip())
+
+
+def options_of(
+    *,
+    fps: float | None = None,
+    every_frame: bool = False,
+    start: float = 0.0,
+    end: float | None = None,
+    rotate: str = "auto",
+    **more: Any,
+) -> Options:
+    """What to look at in a clip, from the flags that say so.
+
+    Raises:
+        UsageError: They contradict each other, or one has a value that cannot be.
+    """
+    from fervid.extract import Options
+    from fervid.video import Sampling
+
+    with usage():
+        if every_frame and fps is not None:
+            raise UsageError("--every-frame and --fps contradict each other; give one, or add --no-every-frame")
+        turn = None if rotate == "auto" else int(rotate)
+        return Options(Sampling(None if every_frame else 5.0 if fps is None else fps, start, end, turn), **more)
+
+
+def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
+    """Clips at a time and threads for each, so that together they use the CPUs that this process may use."""
+    import joblib
+
+    cpus = joblib.cpu_count()
+    jobs = jobs or max(1, min(cpus, clips))
+    return jobs, threads or max(1, cpus // jobs)
