@@ -22,7 +22,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 from fervid.errors import ModelIncompatible, ModelNotFound, ModelUnverified
 from fervid.records import ModelIdentity
 
-Kind = Literal["detector", "network", "classifier"]
+Kind = Literal["detector", "network", "classifier", "regressor"]
 
 DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "network": "mobilenetv1", "classifier": "emotion8"}
 REQUIRED: Mapping[Kind, frozenset[str]] = {
@@ -41,11 +41,13 @@ REQUIRED: Mapping[Kind, frozenset[str]] = {
         }
     ),
     "classifier": frozenset({"labels", "statistics", "network_sha256"}),
+    "regressor": frozenset({"target", "statistics", "network_sha256"}),
 }
 TENSORS: Mapping[Kind, frozenset[str]] = {
     "detector": frozenset({"images", "boxes", "landmarks", "scores"}),
     "network": frozenset({"crops", "embedding", "expression", "age", "gender", "ethnicity", "identity"}),
     "classifier": frozenset({"features", "probabilities"}),
+    "regressor": frozenset({"features", "value"}),
 }
 ONNX_ERRORS = (
     onnx_errors.Fail,

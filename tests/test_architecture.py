@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ TREES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 STAGES = ("video", "detect", "track", "align", "network", "pool", "classify")
-KNOW_MODELS = {"pipeline", "cli", "doctor"}
+KNOW_MODELS = {"extract", "pipeline", "cli", "doctor", "study", "labelled"}
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -38,13 +39,27 @@ OURS = {
 
 
 @pytest.mark.parametrize(
-    ("module", "may"), [("errors", set()), ("records", set()), *((stage, {"errors", "records"}) for stage in STAGES)]
+    ("module", "may"),
+    [
+        *((module, set()) for module in ("errors", "records", "workers")),
+        *((stage, {"errors", "records"}) for stage in (*STAGES, "adaptive")),
+        ("gather", {"errors", "records", "pool", "track"}),
+    ],
 )
 def test_records_import_nothing_and_stages_only_records_and_errors(module: str, may: set[str]) -> None:
     assert OURS[module] <= may
 
 
-def test_only_the_pipeline_and_the_commands_know_models() -> None:
+def test_imports_go_one_way() -> None:
+    TopologicalSorter(OURS).prepare()
+
+
+@pytest.mark.parametrize("module", ["cli", "labelled", "options"])
+def test_only_the_command_line_knows_the_commands(module: str) -> None:
+    assert {name for name, names in OURS.items() if module in names} <= {"cli", "labelled"}
+
+
+def test_only_what_puts_models_together_or_names_them_knows_models() -> None:
     assert {module for module, names in OURS.items() if "models" in names and "train." not in module} <= KNOW_MODELS
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from fervid.batch import Policy, answer_all, destination
+from fervid.batch import Policy, answer_all, destination, timelines
 from fervid.errors import OutputError, UsageError
-from fervid.pipeline import Options
-from fervid.records import Answer, ClipResult, Problem
+from fervid.extract import Options
+from fervid.gather import Windows
+from fervid.records import Answer, ClipResult, Problem, WindowResult
 
 
 @dataclass
@@ -38,6 +39,11 @@ class Stub:
         if path.startswith("bad"):
             return ClipResult(path, "error", problem=Problem("not_found", "gone"))
         return ClipResult(path, "ok", Answer({"calm": 0.9, "angry": 0.1}))
+
+    def timeline(self, path: str, cut: Windows) -> Iterator[WindowResult]:
+        result = self.answer(path)
+        for number in range(1 if path.startswith("bad") else 3):
+            yield WindowResult.of(result, number * cut.step, number * cut.step + cut.length)
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 5])
@@ -98,6 +104,82 @@ def test_failures_do_not_stop_the_others() -> None:
 )
 def test_what_counts_as_failed(status: str, strict: bool, failed: bool) -> None:
     assert Policy(strict=strict).failed(status) is failed
+
+
+@pytest.mark.parametrize(
+    ("statuses", "strict", "failed"),
+    [
+        ([], True, False),
+        (["ok", "no_face", "ok"], False, False),
+        (["ok", "no_face", "ok"], True, True),
+        (["ok", "ok"], True, False),
+        (["ok", "error"], False, True),
+    ],
+)
+def test_a_clip_failed_if_one_of_its_windows_did(statuses: list[str], strict: bool, failed: bool) -> None:
+    made = {"ok": {"answer": Answer({"calm": 1.0})}, "error": {"problem": Problem("truncated", "cut")}}
+    results = [WindowResult("a.mp4", status, **made.get(status, {})) for status in statuses]
+    assert Policy(strict=strict).any_failed(results) is failed
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_the_windows_of_each_clip_come_together_and_in_order(jobs: int, count: int) -> None:
+    names = [("slow", "bad", "fast")[i % 3] + str(i) for i in range(count)]
+    found = list(timelines(Stub(), names, Windows(2, 1), jobs))
+    assert [{part.path for part in parts} for parts in found] == [{name} for name in names]
+    times = [[(part.start_s, part.end_s) for part in parts] for parts in found]
+    assert times == [[(0, 2)] if name.startswith("bad") else [(0, 2), (1, 3), (2, 4)] for name in names]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.json", "out.csv", "out.txt"])
+def test_windows_are_written_in_every_format_with_their_times(name: str, tmp_path: Path) -> None:
+    output = tmp_path / name
+    with destination(output, None, Stub(), ["a"], record=WindowResult) as (writer, answered):
+        for part in Stub().timeline("a", Windows(2.5, 1)):
+            writer.write(part)
+    assert answered == {}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    text = output.read_text()
+    if name.endswith("txt"):
+        title, *rows = text.splitlines()
+        assert title.split() == ["clip", "from", "label", "confidence", "people", "seconds"]
+        assert [row.split()[:3] for row in rows] == [["a", f"{start}.0", "calm"] for start in range(3)]
+        return
+    rows = {
+        "out.jsonl": lambda: [json.loads(line) for line in text.splitlines()],
+        "out.json": lambda: json.loads(text),
+        "out.csv": lambda: list(csv.DictReader(text.splitlines())),
+    }[name]()
+    assert list(rows[0])[:4] == ["schema_version", "path", "start_s", "end_s"]
+    assert [(float(row["start_s"]), float(row["end_s"])) for row in rows] == [(0, 2.5), (1, 3.5), (2, 4.5)]
+
+
+def test_a_window_without_times_leaves_its_columns_empty(tmp_path: Path) -> None:
+    for name in ("out.csv", "out.txt"):
+        with destination(tmp_path / name, None, Stub(), [], record=WindowResult) as (writer, _):
+            writer.write(WindowResult("gone.mp4", "error", problem=Problem("not_found", "gone")))
+    (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert (row["start_s"], row["end_s"], row["error.code"]) == ("", "", "not_found")
+    assert (tmp_path / "out.txt").read_text().splitlines()[1].split() == ["gone.mp4", "error", "(not_found)"]
+
+
+@pytest.mark.parametrize("record", [ClipResult, WindowResult])
+def test_what_replaces_an_output_replaces_its_ledger(record: type[ClipResult], tmp_path: Path) -> None:
+    output, kind = tmp_path / "out.jsonl", "csv" if record is ClipResult else "jsonl"
+    with destination(output, None, Stub(), ["a"]) as (writer, _):
+        writer.write(Stub().answer("a"))
+    ledger = tmp_path / "out.jsonl.ledger"
+    before = ledger.read_bytes()
+    output.rename(tmp_path / "moved.jsonl")
+    with pytest.raises(OutputError, match="ledger exists"), destination(output, kind, Stub(), [], record=record):
+        pass
+    assert (output.exists(), ledger.read_bytes()) == (False, before)
+    with destination(output, kind, Stub(), [], force=True, record=record):
+        pass
+    assert (output.exists(), ledger.exists()) == (True, False)
+    with pytest.raises(OutputError, match="no ledger"), destination(output, "jsonl", Stub(), ["a"], resume=True):
+        pass
 
 
 @pytest.mark.parametrize("name", ["out.json", "out.csv"])

@@ -10,7 +10,7 @@ import pytest
 import toys
 from fervid import models
 from fervid.classify import ClipClassifier
-from fervid.errors import ModelIncompatible
+from fervid.errors import ModelIncompatible, UsageError
 from fervid.records import ClipFeatures
 
 FEATURES = ClipFeatures(
@@ -23,9 +23,11 @@ FEATURES = ClipFeatures(
 )
 
 
-def classifier(folder: Path, weights: list[list[float]], **card: object) -> ClipClassifier:
+def classifier(
+    folder: Path, weights: list[list[float]], only: list[str] | None = None, **card: object
+) -> ClipClassifier:
     model = models.load(str(toys.classifier(folder / "toy.onnx", weights, **card)), "classifier")
-    return ClipClassifier(model.session, model.card)
+    return ClipClassifier(model.session, model.card, only)
 
 
 def chooses(column: int, of: int) -> list[list[float]]:
@@ -71,3 +73,27 @@ def test_a_missing_statistic_is_named_beside_those_that_are_there(tmp_path: Path
 def test_labels_that_do_not_match_the_outputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelIncompatible, match="for the labels"):
         classifier(tmp_path, [[0, 0, 0], [0, 0, 0]], labels=["only", "two"])(FEATURES)
+
+
+@pytest.mark.parametrize(
+    "only", [["first", "second", "third"], ["third", "first"], ["second", "third"], ["second"]], ids=" ".join
+)
+def test_of_some_labels_the_probabilities_add_up_to_one_in_the_order_asked_for(tmp_path: Path, only: list[str]) -> None:
+    weights = [[0, 1, 2], [0, 0, 0]]
+    every = classifier(tmp_path, weights)(FEATURES).probabilities
+    some = classifier(tmp_path, weights, only)(FEATURES)
+    whole = sum(every[label] for label in only)
+    assert list(some.probabilities) == only
+    assert some.probabilities == pytest.approx({label: every[label] / whole for label in only})
+    assert sum(some.probabilities.values()) == pytest.approx(1)
+    assert some.label == max(only, key=every.__getitem__)
+
+
+def test_labels_of_which_the_classifier_thinks_nothing_are_equally_likely(tmp_path: Path) -> None:
+    answer = classifier(tmp_path, [[0, 0, 200], [0, 0, 0]], ["first", "second"])(FEATURES)
+    assert answer.probabilities == {"first": 0.5, "second": 0.5}
+
+
+def test_labels_that_are_not_in_the_card_are_refused_all_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="toy-classifier has no label calm, bored; it has first, second, third"):
+        classifier(tmp_path, [[0, 0, 0], [0, 0, 0]], ["calm", "first", "bored"])

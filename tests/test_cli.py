@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import clips
+import toys
 from fervid import cli, models
 from fervid.schema import schema
 
@@ -131,6 +132,11 @@ def test_nothing_to_work_on_is_status_3(tmp_path: Path) -> None:
         ["--face", "none"],
         ["--min-face", "7"],
         ["--fps", "2", "--every-frame"],
+        ["--labels", ""],
+        ["--labels", "happiness"],
+        ["--labels", "happiness,happiness"],
+        ["--labels", "happiness,calm"],
+        ["--adaptive", "--every-frame"],
         ["--resume", "--force", "-o", "answers.jsonl"],
         ["--jobs", "0"],
         ["--format", "xml"],
@@ -268,6 +274,51 @@ def test_resuming_with_other_options_answers_anew(scenery: Path, tmp_path: Path)
         assert classify(scenery, "-o", output, *flags).exit_code == 0
         (record,) = [json.loads(line) for line in output.read_bytes().splitlines()]
         assert record["frames_sampled"] == frames
+
+
+def test_only_the_labels_that_are_asked_for_are_answered(smile: Path) -> None:
+    (every,) = records(classify(smile))
+    (seven,) = records(classify(smile, "--labels", "7"))
+    (two,) = records(classify(smile, env={"FERVID_LABELS": "sadness , neutral"}))
+    assert set(every["probabilities"]) - set(seven["probabilities"]) == {"contempt"}
+    assert list(two["probabilities"]) == ["sadness", "neutral"]
+    for record in (every, seven, two):
+        assert sum(record["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+        assert record["people"][0]["probabilities"] == record["probabilities"]
+    header, _ = classify(smile, "--labels", "sadness,neutral", "--format", "csv").stdout.splitlines()
+    assert [name for name in header.split(",") if name.startswith("prob")] == [
+        "probabilities.sadness",
+        "probabilities.neutral",
+    ]
+
+
+def test_an_adaptive_rate_stops_when_the_classifier_is_sure(tmp_path: Path) -> None:
+    levels = [{"stride": stride, "confidence": 0.9} for stride in (8, 4, 2)]
+    family = toys.family(tmp_path, adaptive={"levels": levels})
+    flags = [*(f"--{role}={path}" for role, path in family.items()), f"--min-face={toys.FACE}"]
+    (tmp_path / "videos").mkdir()
+    for name, colour in (("sure", toys.SECOND), ("unsure", toys.NEITHER)):
+        clips.write(tmp_path / "videos" / f"{name}.mp4", [toys.picture(colour)] * 40, rate=5)
+    output = tmp_path / "answers.jsonl"
+    for asked, frames in (([], [40, 40]), (["--adaptive"], [5, 40]), (["--no-adaptive", "--labels=first,third"], None)):
+        result = classify(tmp_path / "videos", *flags, *asked, "-o", output, "--resume")
+        assert (result.exit_code, result.stderr) == (0, "")
+        found = [json.loads(line) for line in output.read_bytes().splitlines()]
+        if frames is None:
+            assert [list(record["probabilities"]) for record in found] == [["first", "third"]] * 2
+        else:
+            assert [record["frames_sampled"] for record in found] == frames
+            assert found[0]["label"] == "second"
+        before = output.read_bytes()
+        assert classify(tmp_path / "videos", *flags, *asked, "-o", output, "--resume").exit_code == 0
+        assert output.read_bytes() == before
+
+
+def test_a_classifier_without_thresholds_cannot_be_asked_early(tmp_path: Path, smile: Path) -> None:
+    flags = [f"--{role}={path}" for role, path in toys.family(tmp_path).items()]
+    result = classify(smile, *flags, "--adaptive")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "toy-classifier was fitted without --adaptive" in result.stderr
 
 
 def test_failing_fast_marks_the_rest_as_skipped(broken: Path, smile: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from fervid import ledger
 from fervid.errors import OutputError
+from fervid.extract import Options
 from fervid.ledger import Ledger
-from fervid.pipeline import Options
 from fervid.records import Answer, ClipResult, ModelIdentity, Problem
 
 
@@ -91,8 +91,13 @@ def test_failures_are_tried_again(inputs: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [Stub(options=Options(min_face=99)), Stub(models={"network": ModelIdentity("toy", "1" * 64)})],
-    ids=["options", "models"],
+    [
+        Stub(options=Options(min_face=99)),
+        Stub(options=Options(adaptive=True)),
+        Stub(options=Options(labels=("calm", "angry"))),
+        Stub(models={"network": ModelIdentity("toy", "1" * 64)}),
+    ],
+    ids=["size", "adaptive", "labels", "models"],
 )
 def test_other_models_or_options_answer_the_named_clips_anew(other: Stub, inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"

@@ -25,11 +25,12 @@ KINDS: tuple[models.Kind, ...] = get_args(models.Kind)
 def toy(kind: models.Kind, path: Path, **card: Any) -> Path:
     if kind == "classifier":
         return toys.classifier(path, [[0, 1, 2], [0, 0, 0]], **card)
-    return {"detector": toys.detector, "network": toys.network}[kind](path, **card)
+    return {"detector": toys.detector, "network": toys.network, "regressor": toys.regressor}[kind](path, **card)
 
 
 def card(kind: models.Kind) -> dict[str, Any]:
-    return {"detector": toys.DETECTOR, "network": toys.NETWORK, "classifier": toys.CLASSIFIER}[kind]
+    cards = {"detector": toys.DETECTOR, "network": toys.NETWORK, "classifier": toys.CLASSIFIER}
+    return (cards | {"regressor": toys.REGRESSOR})[kind]
 
 
 def entry(path: Path) -> dict[str, Any]:
@@ -396,4 +397,12 @@ def test_a_model_whose_outputs_have_other_names_is_refused(tmp_path: Path) -> No
     path = toys.classifier(tmp_path / "toy.onnx", [[1.0], [2.0], [3.0]])
     path.write_bytes(path.read_bytes().replace(b"probabilities", b"probabilitiez"))
     with pytest.raises(ModelIncompatible, match=r"toy\.onnx has no input or output named probabilities"):
+        models.load(str(path), "classifier")
+
+
+def test_a_classifier_that_calls_itself_a_regressor_is_refused(tmp_path: Path) -> None:
+    path = toys.classifier(tmp_path / "toy.onnx", [[1.0]], kind="regressor", target="valence")
+    with pytest.raises(ModelIncompatible, match=r"toy\.onnx has no input or output named value"):
+        models.load(str(path), "regressor")
+    with pytest.raises(ModelIncompatible, match="of the kind regressor and a classifier is needed"):
         models.load(str(path), "classifier")

@@ -19,8 +19,10 @@ from fervid.records import (
     FaceScores,
     Frame,
     ModelIdentity,
+    Observed,
     Person,
     Problem,
+    WindowResult,
 )
 from fervid.schema import schema
 
@@ -62,12 +64,16 @@ def scores(rows: int) -> FaceScores:
             lambda: FaceScores(points(2), points(2, 3), points(2), points(2), points(2, 5), points(2, 6)),
             r"are \(n, d\)",
         ),
+        (lambda: Observed(0, 0, [], [], scores(1)), r"unequal number: \[0, 1\]"),
+        (lambda: Observed(0, 0, [Face((0, 0, 1, 1), points(), 1.0)], [], scores(1)), r"unequal number: \[0, 1\]"),
+        (lambda: Observed(0, 0, [Face((0, 0, 1, 1), points(), 1.0)], [0.5], scores(2)), r"unequal number: \[1, 2\]"),
         (lambda: ClipFeatures({"a": points(3)}, 0), "at least one"),
         (lambda: ClipFeatures({"a": points(3), "b": points(3, 1)}, 1), "is a vector"),
         (lambda: ClipResult("a.mp4", "ok"), "answer exactly when it is ok"),
         (lambda: ClipResult("a.mp4", "no_face", Answer({"fear": 1.0})), "answer exactly when it is ok"),
         (lambda: ClipResult("a.mp4", "error"), "error needs a problem"),
         (lambda: ClipResult("a.mp4", "skipped"), "skipped needs a problem"),
+        (lambda: WindowResult("a.mp4", "ok", start_s=0, end_s=1), "answer exactly when it is ok"),
     ],
 )
 def test_a_record_that_cannot_be_is_refused_where_it_is_made(make: Callable[[], object], words: str) -> None:
@@ -87,6 +93,8 @@ def test_a_record_that_cannot_be_is_refused_where_it_is_made(make: Callable[[], 
         Problem("truncated", "a.mp4 breaks off"),
         ModelIdentity("net", "0" * 64),
         ClipResult("a.mp4", "no_face"),
+        WindowResult("a.mp4", "no_face"),
+        Observed(0.0, 0.2, [], [], scores(0)),
     ],
     ids=lambda record: type(record).__name__,
 )
@@ -187,3 +195,28 @@ def test_the_schema_is_a_schema_and_notices_what_is_wrong() -> None:
     assert not valid({**record, "confidence": 1.5})
     assert not valid({**record, "surplus": 1})
     assert not valid({name: value for name, value in record.items() if name != "error"})
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+@pytest.mark.parametrize("times", [(0.0, 4.0), (1.00004, 2.5), (None, None)])
+def test_a_window_is_the_record_of_a_clip_with_its_times_after_the_path(
+    result: ClipResult, times: tuple[float | None, float | None]
+) -> None:
+    record = WindowResult.of(result, *times).as_dict()
+    assert list(record)[:4] == ["schema_version", "path", "start_s", "end_s"]
+    assert (record.pop("start_s"), record.pop("end_s")) == tuple(time and round(time, 4) for time in times)
+    assert record == result.as_dict()
+    assert list(record) == list(result.as_dict())
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+def test_a_window_keeps_to_its_schema_in_fields_and_their_order(result: ClipResult) -> None:
+    contract = schema("timeline")
+    Draft202012Validator.check_schema(contract)
+    for record in (WindowResult.of(result, 0.0, 4.0).as_dict(), WindowResult.of(result).as_dict()):
+        Draft202012Validator(contract).validate(record)
+        assert list(record) == list(contract["properties"]) == contract["required"]
+        assert not Draft202012Validator(schema()).is_valid(record)
+    assert not Draft202012Validator(contract).is_valid(result.as_dict())
+    assert not Draft202012Validator(contract).is_valid({**record, "start_s": -1})
+    assert contract["title"] != schema()["title"]

@@ -10,6 +10,8 @@ from typing import Any
 
 import onnx
 
+from fervid.fit import sealed
+
 MANIFEST = "manifest.json"
 
 
@@ -19,10 +21,7 @@ def save_with_card(model: onnx.ModelProto, card: Mapping[str, Any], path: Path) 
     Returns:
         The SHA-256 of the file, in hexadecimal.
     """
-    del model.metadata_props[:]
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "fervid", json.dumps(card, sort_keys=True)
-    data = model.SerializeToString(deterministic=True)
+    data = sealed(model, card)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,47 +24,43 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from skl2onnx import to_onnx
-from skl2onnx.common.data_types import FloatTensorType
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import Normalizer
-from sklearn.svm import LinearSVC
 
 from fervid import models
+from fervid.adaptive import STRIDES, fitted
 from fervid.align import crop
 from fervid.classify import ClipClassifier
+from fervid.evaluate import Rows, bootstrap
+from fervid.fit import FOLDS, SEED, STATISTICS, Candidate, Examples, candidates, fit, to_onnx
+from fervid.fit import choose as choose_way
 from fervid.network import FaceNetwork
 from fervid.pool import FeaturePool
 from fervid.records import ClipFeatures, FaceScores, Floats
 from fervid.train import degrade
 from fervid.train.card import save_with_card
+from fervid.train.evaluate import recall
 from fervid.train.ferplus import CLASSES, FerPlus, read_split, stills_detector
-from fervid.train.measure import SEED, Rows, recall, report
 
 FRAMES = 24
-FOLDS = 5
-COSTS = (0.3, 1.0, 3.0, 10.0)
-STATISTICS = (
-    ("embedding.mean",),
-    ("embedding.mean", "embedding.std"),
-    ("embedding.mean", "embedding.std", "embedding.max"),
-    ("embedding.mean", "embedding.std", "embedding.min", "embedding.max"),
-)
+ERROR = 0.01  # share of the clips that an answer from few frames may get wrong
+WAYS = candidates(("mean", "mean+std", "mean+std+max", "mean+std+min+max"), ("linear",))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimulatedClips:
-    """n clips: their features, labels (n,) and the still (n,) that each was made from."""
+    """n clips: their features by stride, labels (n,) and the still (n,) that each was made from."""
 
-    features: list[ClipFeatures]
+    features: Mapping[int, list[ClipFeatures]]
     labels: NDArray[np.int64]
     stills: NDArray[np.int64]
 
-    def matrix(self, statistics: tuple[str, ...]) -> Floats:
+    def matrix(self, statistics: Sequence[str], stride: int = 1) -> Floats:
         """(n, d) the named statistics of every clip."""
-        return np.stack([features.vector(statistics) for features in self.features])
+        return np.stack([features.vector(statistics) for features in self.features[stride]])
+
+    def examples(self) -> Examples:
+        """To fit on; the clips of a still stay together."""
+        matrices = {way.statistics: self.matrix(STATISTICS[way.statistics]) for way in WAYS}
+        return Examples(matrices, self.labels, self.stills, SEED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,32 +101,26 @@ def simulate(
     split: FerPlus, stills: NDArray[np.int64], network: FaceNetwork, onset: Onset, rng: np.random.Generator
 ) -> SimulatedClips:
     """Make one clip of each still and pool it."""
-    pooled = []
+    pooled: dict[int, list[ClipFeatures]] = {stride: [] for stride in (1, *STRIDES)}
     size = network.card["input"]["size"]
     for still in stills:
         views = degrade.clip(split.images[still], split.faces[still], FRAMES, rng)
-        scores = network(np.stack([crop(image, face, size) for image, face in views]))
-        pool = FeaturePool()
-        pool.update(onset(scores, int(split.labels[still]), rng))
-        pooled.append(pool.features())
+        scores = onset(network(np.stack([crop(image, face, size) for image, face in views])), split.labels[still], rng)
+        for stride, found in pooled.items():
+            pool = FeaturePool()
+            pool.update(scores[::stride])
+            found.append(pool.features())
     return SimulatedClips(pooled, split.labels[stills], stills)
 
 
-def svm(cost: float) -> Pipeline:
-    """L2 normalisation and a linear SVM with balanced classes."""
-    return make_pipeline(Normalizer(), LinearSVC(C=cost, class_weight="balanced", random_state=SEED, max_iter=5000))
-
-
-def calibrated(cost: float, cv: Any) -> Pipeline:
-    """The same, its margins turned into probabilities by Platt's sigmoid on held-out folds."""
-    normalizer, linear = (step for _, step in svm(cost).steps)
-    return make_pipeline(normalizer, CalibratedClassifierCV(linear, cv=cv, ensemble=False))
-
-
-def folds(clips: SimulatedClips) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Splits of the clips; the clips of a still are never on both sides."""
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED)
-    return list(splitter.split(clips.labels, clips.labels, clips.stills))
+def few_frames(clips: SimulatedClips, way: Candidate) -> dict[str, Any]:
+    """Thresholds for few frames, fitted on one half of the stills and set on the other."""
+    half, other = clips.examples().folds(2)[0]
+    pipeline = fit(way, clips.examples()[half])
+    said = [pipeline.predict_proba(clips.matrix(STATISTICS[way.statistics], s)[other]) for s in (*STRIDES, 1)]
+    right = [rows.argmax(axis=1) == clips.labels[other] for rows in said]
+    counts = np.full(len(other), FRAMES)
+    return fitted([rows.max(axis=1).astype(np.float32) for rows in said], right, counts, ERROR)
 
 
 def figures(answers: Rows, clips: SimulatedClips) -> dict[str, Any]:
@@ -143,7 +133,7 @@ def figures(answers: Rows, clips: SimulatedClips) -> dict[str, Any]:
 
     each = zip(np.unique(labels), recall(answers, labels), strict=True)
     return {
-        **report(len(labels), measure, clips.stills),
+        **bootstrap(len(labels), measure, clips.stills),
         "recall": {CLASSES[c]: round(float(share), 4) for c, share in each},
     }
 
@@ -156,7 +146,6 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=600, help="training clips a class, at most")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    logging.getLogger("skl2onnx").setLevel(logging.ERROR)
 
     detector = stills_detector()
     loaded = models.load(arguments.network, "network", 2)
@@ -178,59 +167,42 @@ def main() -> None:
     fitted_on = simulate(train, stills, network, onset, rng)
     tested_on = simulate(test, choose(test, arguments.clips // 4, 3, rng), network, onset, rng)
 
-    splits = folds(fitted_on)
-    tried = {}
-    for statistics in STATISTICS:
-        x = fitted_on.matrix(statistics)
-        for cost in COSTS:
-            answers = cross_val_predict(svm(cost), x, fitted_on.labels, cv=splits)
-            tried[statistics, cost] = float(recall(answers, fitted_on.labels).mean())
-            print(f"C {cost} {' '.join(statistics)}: cross-validated UAR {tried[statistics, cost]:.4f}", flush=True)
-    (statistics, cost), validated = max(tried.items(), key=lambda item: item[1])
-
-    pipeline = calibrated(cost, splits).fit(fitted_on.matrix(statistics), fitted_on.labels)
-    x = tested_on.matrix(statistics)
-    averaged = np.stack([features.statistics["expression.mean"] for features in tested_on.features]).argmax(axis=1)
+    way, tried = choose_way(fitted_on.examples(), WAYS)
+    for one, uar in tried.items():
+        print(f"{one}: cross-validated UAR {uar:.4f}", flush=True)
+    pipeline = fit(way, fitted_on.examples())
+    x = tested_on.matrix(STATISTICS[way.statistics])
+    averaged = np.stack([features.statistics["expression.mean"] for features in tested_on.features[1]]).argmax(axis=1)
     card = {
         "name": "emotion8",
         "kind": "classifier",
         "title": "Emotion of a clip in eight classes: linear SVM on pooled embeddings",
         "labels": list(CLASSES),
-        "statistics": list(statistics),
+        "statistics": list(STATISTICS[way.statistics]),
         "face": "main",
         "network": loaded.identity.name,
         "network_sha256": loaded.card.get("quantised_from", loaded.identity.sha256),
         "data": "clips SIMULATED from FER+ stills (training split), not real video",
         "licence": "fitted on FER2013 pictures, which are for research use only",
-        "recipe": f"{len(fitted_on.labels)} clips of {FRAMES} frames; C = {cost} and the statistics chosen by"
-        f" {FOLDS}-fold cross-validation grouped by still",
+        "recipe": f"{len(fitted_on.labels)} clips of {FRAMES} frames; {way}, of {len(WAYS)} candidates by"
+        f" {FOLDS}-fold cross-validation grouped by still; all classes weigh the same",
         "seed": SEED,
         "source": "python -m fervid.train.clips",
         "figures": {
-            "cross-validated UAR, simulated clips of the training split": round(validated, 4),
+            "cross-validated UAR, simulated clips of the training split": round(tried[way], 4),
             f"{len(x)} simulated clips of PrivateTest stills": figures(pipeline.predict(x), tested_on),
             "the same clips by plain averaging of expression probabilities": figures(averaged, tested_on),
         },
         "limits": "No real video was used. It knows faces of photographs from the web, mostly posed. Contempt and"
         " disgust rest on about a hundred stills each.",
     }
-    model = _to_onnx(pipeline, x.shape[1])
-    save_with_card(model, card, arguments.output)
+    card["adaptive"] = few_frames(fitted_on, way)
+    save_with_card(to_onnx(pipeline, x.shape[1]), card, arguments.output)
     exported = models.load(str(arguments.output), "classifier")
     classifier = ClipClassifier(exported.session, exported.card)
-    ours = np.array([list(classifier(features).probabilities.values()) for features in tested_on.features])
+    ours = np.array([list(classifier(features).probabilities.values()) for features in tested_on.features[1]])
     print(f"largest difference of ONNX from scikit-learn: {np.abs(ours - pipeline.predict_proba(x)).max():.1e}")
     print(json.dumps(card["figures"], indent=2))
-
-
-def _to_onnx(pipeline: Pipeline, width: int) -> onnx.ModelProto:
-    model: onnx.ModelProto = to_onnx(
-        pipeline,
-        initial_types=[("features", FloatTensorType([None, width]))],
-        options={id(pipeline): {"zipmap": False}},
-        target_opset=17,
-    )
-    return model
 
 
 def _expression_weight(path: Path) -> Floats:

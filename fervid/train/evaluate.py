@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from fervid import models
 from fervid.align import MARGIN, crop
+from fervid.evaluate import Rows, bootstrap
 from fervid.network import BATCH, FaceNetwork, scaled
 from fervid.records import Face, FaceScores, Floats, Image
 from fervid.train import lfw, utkface
 from fervid.train.faces import Sources, cut_all
 from fervid.train.ferplus import CLASSES, FerPlus, first_labels, locate, read_split, stills_detector
-from fervid.train.measure import Rows, recall, report
 from fervid.train.network import FIRST_CLASSES
 from fervid.train.utkface import Portrait
 
@@ -135,7 +135,7 @@ def on_votes(expression: Floats, split: FerPlus) -> dict[str, Any]:
         }
 
     return {
-        **report(len(labels), measure),
+        **bootstrap(len(labels), measure),
         "recall": _named(recall(answers, labels), [CLASSES[c] for c in np.unique(labels)]),
         "images": len(labels),
         "faces_found": round(float(split.found.mean()), 4),
@@ -160,10 +160,15 @@ def on_first_labels(scores: Floats, first: Rows) -> dict[str, Any]:
         }
 
     return {
-        **report(len(labels), measure),
+        **bootstrap(len(labels), measure),
         "recall": _named(recall(answers, labels), [CLASSES[c] for c in np.unique(labels)]),
         "images": len(labels),
     }
+
+
+def recall(answers: Rows, labels: Rows) -> NDArray[np.float64]:
+    """Share of each class that was answered rightly, in the order of the labels that occur."""
+    return np.array([(answers[labels == c] == c).mean() for c in np.unique(labels)])
 
 
 def on_utkface(scores: FaceScores, portraits: list[Portrait], male_from: float) -> dict[str, Any]:
@@ -171,7 +176,7 @@ def on_utkface(scores: FaceScores, portraits: list[Portrait], male_from: float) 
     error = np.abs(scores.age - np.array([p.age for p in portraits], np.float32))
     gender = (scores.gender >= male_from) == np.array([p.gender == 0 for p in portraits])
     ethnicity = scores.ethnicity.argmax(axis=1) == np.array([p.race for p in portraits])
-    figures = report(
+    figures = bootstrap(
         len(portraits),
         lambda rows: {
             "age_mae": error[rows].mean(),
@@ -193,7 +198,7 @@ def on_lfw(identity: Floats, names: list[str], pairs: list[lfw.Pair]) -> dict[st
     unit = dict(zip(names, identity / np.linalg.norm(identity, axis=1, keepdims=True), strict=True))
     likeness = np.array([unit[pair.first] @ unit[pair.second] for pair in pairs])
     right = lfw.accuracy(likeness, pairs)
-    return {**report(len(pairs), lambda rows: {"accuracy": right[rows].mean()}), "pairs": len(pairs)}
+    return {**bootstrap(len(pairs), lambda rows: {"accuracy": right[rows].mean()}), "pairs": len(pairs)}
 
 
 def _lfw_crops(folder: Path, names: list[str], size: int) -> tuple[Image, float]:

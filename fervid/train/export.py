@@ -23,10 +23,9 @@ from fervid.records import Floats
 from fervid.train import augment, faces, fit
 from fervid.train.batches import FIRST_INDEX, RAREST
 from fervid.train.card import save_with_card
-from fervid.train.evaluate import Tests
+from fervid.train.evaluate import Tests, recall
 from fervid.train.faces import Sources
 from fervid.train.ferplus import CLASSES
-from fervid.train.measure import recall
 from fervid.train.network import ETHNICITIES, FIRST_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
 from fervid.train.predict import predict
 from fervid.train.trace import traced

@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import miniature
-from fervid import cli, models
-from fervid.train import export, faces, fit, measure, network, predict
+from fervid import cli, evaluate, models
+from fervid.train import export, faces, fit, network, predict
 from fervid.train.faces import Sources
 from fervid.train.mobilenet import BLOCKS
 
@@ -29,7 +29,7 @@ def patched() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "STARTING_SIZE", 32)
         patch.setattr(export, "CALIBRATION", 8)
-        patch.setattr(measure, "RESAMPLES", 20)
+        patch.setattr(evaluate, "RESAMPLES", 20)
         yield
 
 

@@ -6,17 +6,18 @@ import itertools
 
 import cv2
 import numpy as np
-import onnxruntime
 import pytest
 
 import clips
+from fervid.adaptive import STRIDES, levels
 from fervid.align import crop
 from fervid.detect import Detector
-from fervid.records import Face, FaceScores
+from fervid.fit import STATISTICS
+from fervid.records import ClipFeatures, Face, FaceScores
 from fervid.train import clips as simulated
 from fervid.train import degrade, ferplus
+from fervid.train.evaluate import recall
 from fervid.train.faces import Sources
-from fervid.train.measure import recall, report
 
 FACE = Face((4, 6, 44, 46), np.array([[14, 20], [34, 20], [24, 30]], np.float32), 0.9)
 
@@ -68,31 +69,21 @@ def test_recall_and_intervals_on_hand_made_answers() -> None:
     labels = np.array([0, 0, 1, 1, 1, 1])
     answers = np.array([0, 1, 1, 1, 1, 0])
     np.testing.assert_allclose(recall(answers, labels), [0.5, 0.75])
-    figures = simulated.figures(answers, simulated.SimulatedClips([], labels, np.arange(6)))
+    figures = simulated.figures(answers, simulated.SimulatedClips({}, labels, np.arange(6)))
     assert figures["accuracy"]["value"] == pytest.approx(0.6667, abs=1e-4)
     assert figures["recall"] == {"anger": 0.5, "contempt": 0.75}
     low, high = figures["uar"]["interval"]
     assert low < figures["uar"]["value"] < high
 
 
-def test_rows_of_a_group_are_drawn_together() -> None:
-    values, groups = np.repeat([0.0, 1.0], 50), np.repeat([0, 1], 50)
-
-    def width(groups: np.ndarray | None) -> float:
-        low, high = report(100, lambda rows: {"mean": values[rows].mean()}, groups)["mean"]["interval"]
-        return high - low
-
-    assert width(groups) == 1.0
-    assert width(None) < 0.25
-    assert width(None) == width(None)
-
-
-def test_the_classifier_that_is_exported_answers_as_scikit_learn() -> None:
+def test_few_frames_are_told_in_a_way_that_the_classifier_can_use() -> None:
     chance = np.random.default_rng(0)
-    labels = np.repeat(np.arange(3), 30)
-    x = (np.eye(3)[labels] + chance.normal(0, 0.2, (90, 3))).astype(np.float32)
-    data = simulated.SimulatedClips([], labels, np.arange(90))
-    pipeline = simulated.calibrated(1.0, simulated.folds(data)).fit(x, labels)
-    model = simulated._to_onnx(pipeline, 3)
-    (answers,) = onnxruntime.InferenceSession(model.SerializeToString()).run(["probabilities"], {"features": x})
-    np.testing.assert_allclose(answers, pipeline.predict_proba(x), atol=1e-5)
+    labels = np.repeat(np.arange(3), 20)
+    rows = (np.eye(3)[labels] + chance.normal(0, 0.1, (60, 3))).astype(np.float32)
+    names = sorted({name for way in simulated.WAYS for name in STATISTICS[way.statistics]})
+    features = [ClipFeatures(dict.fromkeys(names, row), 24) for row in rows]
+    data = simulated.SimulatedClips(dict.fromkeys((1, *STRIDES), features), labels, np.arange(60))
+    found = simulated.few_frames(data, simulated.WAYS[0])
+    assert [level.stride for level in levels({"adaptive": found})] == list(STRIDES)
+    assert found["share of frames"] == pytest.approx(3 / 24)
+    assert found["accuracy"] == found["accuracy of all frames"] == 1

@@ -1,0 +1,89 @@
+"""Accuracy against the share of frames that are looked at: KERC 2020, three classes of valence.
+
+    python benchmarks/adaptive.py --kerc DATA --cache CACHE --json adaptive.json --plot adaptive.png
+
+A linear SVM on mean, deviation and maximum of the embedding is fitted on the training part, its thresholds for few
+frames are set there too, on people whom that fit has not seen, for several shares of clips that an early answer may get
+wrong; both are then used on the validation part. Beside it: every second, fourth and eighth frame of each clip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from network import show
+
+from fervid import dataset, models
+from fervid.adaptive import STRIDES
+from fervid.extract import load_extractor
+from fervid.features import extract
+from fervid.fit import candidates
+from fervid.study import Study, about, looked_at, measured, said_by, study, train
+
+ERRORS = (0.0, 0.02, 0.05, 0.1, 0.2)
+WAYS = candidates(("mean+std+max",), ("linear",))
+
+
+def fitted(known: Study, error: float, folder: Path) -> models.Model:
+    """A classifier with thresholds for that share of errors."""
+    data, _ = train(known, WAYS, "few", error=error)
+    path = folder / f"few-{error}.onnx"
+    path.write_bytes(data)
+    return models.load(str(path), "classifier")
+
+
+def row(name: str, share: float, accuracy: float) -> dict[str, Any]:
+    """One point of the curve."""
+    return {"frames": name, "share of frames": round(share, 3), "accuracy": round(accuracy, 3)}
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the two curves."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for kind in ("adaptive", "fixed"):
+        points = [(r["share of frames"], r["accuracy"]) for r in rows if r["frames"].startswith(kind)]
+        axes.plot(*zip(*sorted(points), strict=True), "o-", label=kind)
+    axes.set(xlabel="share of the frames that are looked at", ylabel="accuracy on KERC 2020, validation part")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kerc", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="needs matplotlib")
+    arguments = parser.parse_args()
+    found = dataset.read(f"kerc2020:{arguments.kerc}")
+    extractor = load_extractor(threads=1)
+    rows = extract(found.samples, extractor, arguments.cache, joblib.cpu_count(), STRIDES)
+    known = study(found, *looked_at(rows, about(extractor)))
+    held, truth = known.part(("val",)), known.part(("val",)).truth
+    points = []
+    with tempfile.TemporaryDirectory() as folder:
+        for error in ERRORS:
+            model = fitted(known, error, Path(folder))
+            few = measured(known, model, adaptive=True)["adaptive"]
+            points.append(row(f"adaptive, {100 * error:g} % may be wrong", few["share of frames"], few["accuracy"]))
+    for stride in (*reversed(STRIDES), 1):
+        said = said_by(held, model, stride=stride)
+        right = np.isfinite(said).all(axis=1) & (np.nan_to_num(said).argmax(axis=1) == truth)
+        frames = np.ceil(held.table.counts / stride).sum() / held.table.counts.sum()
+        points.append(row(f"fixed, one of {stride}", float(frames), float(right.mean())))
+    show(points, arguments.json)
+    if arguments.plot:
+        plot(points, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

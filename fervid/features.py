@@ -1,0 +1,312 @@
+"""Clips -> their pooled statistics, each worked out once.
+
+What was pooled is kept in a cache folder, a file a clip, under a name that changes with the clip's bytes, the models
+and the options; so a run that was cut off goes on where it stopped, and a clip that was moved is not looked at again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fervid import __version__
+from fervid.dataset import Sample, frames
+from fervid.errors import DatasetError, InputError, InputUnreadable, NoFaces, UsageError
+from fervid.extract import Extractor
+from fervid.gather import gather
+from fervid.output import replacing, writing
+from fervid.pool import STATISTICS
+from fervid.records import ClipFeatures, Floats, Observed
+from fervid.video import read_pictures
+from fervid.workers import ordered
+
+IDENTITY = "identity.mean"
+ABOUT = frozenset({"face", "network", "network_sha256", "detector"})
+DAMAGED = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError),
+    *(ValueError, zipfile.BadZipFile, zlib.error),
+)
+"""What reading an .npz file raises that is none, or not ours."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """The features of one clip, or why it has none.
+
+    Attributes:
+        sample: The clip.
+        features: Of all sampled frames.
+        coarse: Of every so-many-th of them, where asked for; None where they show no face.
+        problem: Why there are no features.
+    """
+
+    sample: Sample
+    features: ClipFeatures | None
+    coarse: Mapping[int, ClipFeatures | None] = field(default_factory=dict)
+    problem: InputError | None = None
+
+
+def extract(
+    samples: Iterable[Sample],
+    extractor: Extractor,
+    cache: Path | None = None,
+    jobs: int = 1,
+    strides: Sequence[int] = (),
+) -> Iterator[Row]:
+    """Features of every clip, in their order.
+
+    Args:
+        samples: The clips.
+        extractor: What looks at them; its models and options are part of a cached file's name.
+        cache: Folder to keep them in; None keeps none.
+        jobs: Clips at the same time.
+        strides: Of how many frames one is looked at, for the coarse features.
+
+    Raises:
+        OutputError: The cache cannot be written.
+    """
+
+    def work(sample: Sample) -> Row:
+        try:
+            found = _kept(sample.path, extractor, cache, (1, *strides))
+        except InputError as error:
+            return Row(sample, None, problem=error)
+        if found[1] is None:
+            return Row(sample, None, problem=NoFaces(f"{sample.path} shows no face"))
+        return Row(sample, found[1], {stride: found[stride] for stride in strides})
+
+    yield from ordered(work, samples, jobs)
+
+
+def pooled(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int, ClipFeatures | None]:
+    """Stride to the features of a video, or of pictures that are its frames; None where no face is seen.
+
+    Raises:
+        InputError: No frame could be read.
+    """
+    files = frames(path)
+    observed: list[Observed] = []
+    problem = None
+    whole = files in ([], [path])
+    with closing(extractor.watch(path) if whole else extractor.observe(read_pictures(files))) as stream:
+        try:
+            observed.extend(stream)
+        except InputError as error:
+            problem = error
+    if problem is not None and not any(one.faces for one in observed):
+        raise problem
+    found = {}
+    for stride in strides:
+        pool = gather(observed[::stride], extractor.rule).pool(extractor.options.face)
+        found[stride] = _lean(pool.features(), extractor.options.face) if pool else None
+    return found
+
+
+def _lean(features: ClipFeatures, face: str) -> ClipFeatures:
+    """What a classifier may be fitted on, and the identity to group people by."""
+    plain = [f"{name}.{kind}" for name in ("embedding", "expression") for kind in STATISTICS]
+    spread = [f"{name}.spread.{kind}" for name in ("embedding", "expression") for kind in STATISTICS]
+    names = (*plain, *(spread if face == "all" else ()), IDENTITY)
+    return ClipFeatures({name: features.statistics[name] for name in names}, features.count)
+
+
+def _kept(
+    path: Path, extractor: Extractor, cache: Path | None, strides: Sequence[int]
+) -> dict[int, ClipFeatures | None]:
+    files = frames(path)
+    if cache is None or not files:
+        return pooled(path, extractor, strides)
+    kept = cache / f"{_key(files, extractor, strides)}.npz"
+    with suppress(*DAMAGED), kept.open("rb") as old, np.load(old) as stored:
+        return {stride: _unpacked(stored, f"{stride}/") for stride in strides}
+    found = pooled(path, extractor, strides)
+    columns: dict[str, Floats] = {}
+    for stride, features in found.items():
+        if features is not None:
+            columns[f"{stride}/count"] = np.array([features.count], np.float32)
+            columns |= {f"{stride}/{name}": value for name, value in features.statistics.items()}
+    with writing(kept):
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache, suffix=".partial", delete=False) as file:
+            np.savez(file, **columns)  # type: ignore[arg-type]
+        os.replace(file.name, kept)
+    return found
+
+
+def _unpacked(stored: Mapping[str, Floats], prefix: str) -> ClipFeatures | None:
+    columns = {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
+    return ClipFeatures(columns, int(columns.pop("count")[0])) if columns else None
+
+
+def _key(files: Sequence[Path], extractor: Extractor, strides: Sequence[int]) -> str:
+    """Of the bytes of a clip, the models, the options and this version."""
+    key = hashlib.sha256()
+    shas = (extractor.detector.identity.sha256, extractor.network.identity.sha256)
+    key.update(repr((__version__, *shas, extractor.options, *strides)).encode())
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                key.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise InputUnreadable(f"{file} cannot be read ({error.strerror})") from error
+    return key.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """The features of n clips that show a face, a row each.
+
+    Attributes:
+        samples: The clips.
+        statistics: Name to (n, d).
+        counts: (n,) frames that went into each row.
+        about: Which network, detector and options they come from.
+        coarse: Stride to statistics as above, in which clips that show no face then have rows of NaN.
+    """
+
+    samples: tuple[Sample, ...]
+    statistics: Mapping[str, Floats]
+    counts: NDArray[np.int64]
+    about: Mapping[str, Any]
+    coarse: Mapping[int, Mapping[str, Floats]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], about: Mapping[str, Any]) -> Table:
+        """The rows that have features.
+
+        Raises:
+            DatasetError: None has.
+        """
+        known = [(row, row.features) for row in rows if row.features is not None]
+        if not known:
+            raise DatasetError("no clip shows a face, so nothing is left to learn from or to write; see --min-face")
+        columns = _stacked([features for _, features in known], known[0][1])
+        coarse = {
+            stride: _stacked([row.coarse[stride] for row, _ in known], known[0][1]) for stride in known[0][0].coarse
+        }
+        counts = np.array([features.count for _, features in known])
+        return cls(tuple(row.sample for row, _ in known), columns, counts, about, coarse)
+
+    def __getitem__(self, rows: NDArray[Any]) -> Table:
+        """The rows of some clips, by number or by a mask."""
+        numbers = np.arange(len(self.samples))[rows]
+        coarse = {stride: _rows(statistics, numbers) for stride, statistics in self.coarse.items()}
+        samples = tuple(self.samples[i] for i in numbers)
+        return Table(samples, _rows(self.statistics, numbers), self.counts[numbers], self.about, coarse)
+
+    def matrix(self, names: Sequence[str], stride: int = 1) -> Floats:
+        """(n, d1 + d2 + ...) the named statistics side by side."""
+        statistics = self.statistics if stride == 1 else self.coarse[stride]
+        return np.concatenate([statistics[name] for name in names], axis=1)
+
+    def save(self, path: Path, *, force: bool = False) -> None:
+        """Write `.npz` (a matrix for each statistic) or `.parquet` (a list column for each), without the identities.
+
+        Raises:
+            UsageError: Another suffix, or pyarrow is not installed.
+            OutputError: The file exists or cannot be written.
+        """
+        write = writer(path)
+        with replacing(path, force=force) as file:
+            write(self, file)
+
+    @classmethod
+    def load(cls, path: Path) -> Table:
+        """What `save` wrote to an `.npz` file.
+
+        Raises:
+            DatasetError: It is no such file.
+        """
+        try:
+            with path.open("rb") as file, np.load(file) as stored:
+                about = json.loads(str(stored["about"]))
+                rows = json.loads(str(stored["samples"]))
+                samples = tuple(Sample(**{**row, "path": Path(row["path"])}) for row in rows)
+                statistics = {name: np.asarray(stored[name], np.float32) for name in about.pop("statistics")}
+                counts = np.asarray(stored["count"], np.int64)
+                if lacking := ABOUT - about.keys():
+                    raise ValueError(f"they lack their {', '.join(sorted(lacking))}")
+        except DAMAGED as error:
+            raise DatasetError(
+                f"{path} holds no features ({error}); `fervid features ... -o {path.name}` writes them"
+            ) from error
+        shapes = [counts.shape, *(matrix.shape[:1] for matrix in statistics.values() if matrix.ndim == 2)]
+        if shapes != [(len(samples),)] * (1 + len(statistics)):
+            raise DatasetError(f"{path} is damaged: not every statistic has a row for each clip; write it again")
+        if not all(np.isfinite(matrix).all() for matrix in statistics.values()):
+            raise DatasetError(f"{path} is damaged: a value is not finite; write it again")
+        return cls(samples, statistics, counts, about)
+
+
+def _stacked(rows: Sequence[ClipFeatures | None], like: ClipFeatures) -> dict[str, Floats]:
+    """Rows as matrices; of NaN where there is none."""
+    lacking = {name: np.full_like(value, np.nan) for name, value in like.statistics.items()}
+    return {name: np.stack([row.statistics[name] if row else lacking[name] for row in rows]) for name in lacking}
+
+
+def _rows(statistics: Mapping[str, Floats], numbers: NDArray[np.int64]) -> dict[str, Floats]:
+    return {name: matrix[numbers] for name, matrix in statistics.items()}
+
+
+def _npz(table: Table, file: BinaryIO) -> None:
+    statistics = {name: matrix for name, matrix in table.statistics.items() if name != IDENTITY}
+    about = json.dumps({**table.about, "statistics": list(statistics)})
+    columns = {"about": np.array(about), "samples": np.array(json.dumps([_plain(sample) for sample in table.samples]))}
+    np.savez(file, count=table.counts, **columns, **statistics)  # type: ignore[arg-type]
+
+
+def _parquet(table: Table, file: BinaryIO) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    plain = [_plain(sample) for sample in table.samples]
+    columns = {name: [_text(row[name]) for row in plain] for name in ("path", "label", "person", "split")}
+    names = sorted({name for row in plain for name in row["ratings"]})
+    ratings = {name: [row["ratings"].get(name) for row in plain] for name in names}
+    lists = {
+        name: pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(matrix.ravel()), matrix.shape[1])
+        for name, matrix in table.statistics.items()
+        if name != IDENTITY
+    }
+    rows = pyarrow.table({**columns, **ratings, "frames": table.counts, **lists})
+    parquet.write_table(rows.replace_schema_metadata({"fervid": json.dumps(table.about)}), file)
+
+
+def _text(value: str | None) -> str | None:
+    """In UTF-8, which the name of a file need not be."""
+    return value and value.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(sample: Sample) -> dict[str, Any]:
+    plain = {name: getattr(sample, name) for name in ("label", "person", "split", "where")}
+    return {"path": str(sample.path), **plain, "ratings": dict(sample.ratings)}
+
+
+WRITERS: Mapping[str, Callable[[Table, BinaryIO], None]] = {".npz": _npz, ".parquet": _parquet}
+
+
+def writer(path: Path) -> Callable[[Table, BinaryIO], None]:
+    """What writes a file of that suffix.
+
+    Raises:
+        UsageError: Nothing does, or pyarrow is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in WRITERS:
+        raise UsageError(f"features are written to {' or '.join(WRITERS)}, not to {path.name}")
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise UsageError("parquet needs pyarrow; pip install 'fervid[parquet]', or write .npz")
+    return WRITERS[suffix]

@@ -1,0 +1,375 @@
+"""The commands that need labelled clips: look at them, fit a classifier on them, measure one by them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from fervid.errors import UsageError
+from fervid.options import (
+    DetectorName,
+    EveryFrame,
+    Force,
+    Fps,
+    Jobs,
+    Labels,
+    MinFace,
+    NetworkName,
+    Recursive,
+    Show,
+    WhichFace,
+    labels_of,
+    options_of,
+    setting,
+    workers,
+)
+
+if TYPE_CHECKING:
+    from fervid.dataset import Dataset
+    from fervid.extract import Extractor, Options
+    from fervid.features import Row
+    from fervid.layouts import Sample
+    from fervid.models import Model
+    from fervid.progress import Progress
+    from fervid.study import Study
+
+_Name = TypeVar("_Name", bound=str)
+LISTS = (".csv", ".jsonl", ".ndjson")
+
+labelled_app = typer.Typer()
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """How labelled clips are looked at, as the flags say."""
+
+    options: Options
+    network: str
+    detector: str
+    cache: Path | None
+    jobs: int | None
+    progress: Progress
+
+
+Labelled = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        help="A folder for each class, a CSV or JSON Lines list (path,label[,person][,split]), features as .npz, or a"
+        " known set as NAME:FOLDER (afew, ck+, crema-d, kerc2020, ravdess, vgaf).",
+    ),
+]
+Cache = Annotated[Path | None, setting("--cache", "Where to keep features. Default: the user's cache folder.")]
+Target = Annotated[str | None, typer.Option("--target", help="Fit on this rating instead of the labels: valence ...")]
+Group = Annotated[
+    Literal["auto", "none"],
+    typer.Option("--group", help="Keep the clips of a person together: by name, else by face; or not at all."),
+]
+Kinds = Annotated[
+    str | None, typer.Option("--kind", help="Of linear, rbf (SVMs), mlp and logistic, with commas between.")
+]
+Statistics = Annotated[
+    str | None,
+    typer.Option(
+        "--statistics",
+        help="Of mean, mean+std, mean+std+max, mean+std+min+max of the embedding, expression and expression+std+max"
+        " of the probabilities, and group (with --face all), with commas between.",
+    ),
+]
+Folds = Annotated[int, typer.Option("--folds", help="Of cross-validation.", min=3)]
+Seed = Annotated[int, typer.Option("--seed", help="Of folds and classifiers.", min=0, max=2**32 - 1)]
+Form = Annotated[Literal["table", "json"], typer.Option("--format", help="Of what is printed.")]
+
+
+@labelled_app.command(
+    epilog="Examples: `fervid features videos/ -o features.npz`, `fervid features ravdess:/data/RAVDESS -o r.parquet`"
+)
+def features(
+    sources: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Clips, or one labelled data set.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="An .npz or .parquet file.")],
+    recursive: Recursive = False,
+    force: Force = False,
+    fps: Fps = None,
+    every_frame: EveryFrame = False,
+    face: WhichFace = "main",
+    min_face: MinFace = None,
+    network: NetworkName = "mobilenetv1",
+    detector: DetectorName = "blazeface-back",
+    cache: Cache = None,
+    jobs: Jobs = None,
+    progress: Show = "auto",
+) -> None:
+    """Write the pooled statistics of each clip, to train on or to look at; those without a face are named."""
+    from fervid.features import Table, writer
+    from fervid.output import refuse_existing
+    from fervid.study import about
+
+    refuse_existing(output, force=force)
+    writer(output)
+    found = _clips(sources, recursive=recursive)
+    options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
+    extractor, rows = _rows(found, Looking(options, network, detector, cache, jobs, progress))
+    for row in rows:
+        if row.problem:
+            typer.echo(f"left out: {row.problem.message}", err=True)
+    Table.of(rows, about(extractor)).save(output, force=force)
+    raise typer.Exit(1 if any(row.problem and row.problem.code != "no_face" for row in rows) else 0)
+
+
+@labelled_app.command(
+    epilog="Examples: `fervid train videos/ -o mine.onnx`, `fervid train kerc2020:kerc/ --target valence -o v.onnx`"
+)
+def train(
+    dataset: Labelled,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The classifier, an .onnx file.")],
+    labels: Labels = None,
+    target: Target = None,
+    group: Group = "auto",
+    kinds: Kinds = None,
+    statistics: Statistics = None,
+    folds: Folds = 5,
+    seed: Seed = 2021,
+    adaptive: Annotated[
+        float | None,
+        typer.Option(
+            "--adaptive", help="Share of clips that an answer from few frames may get wrong, as 0.02.", min=0, max=1
+        ),
+    ] = None,
+    force: Force = False,
+    format: Form = "table",
+    fps: Fps = None,
+    every_frame: EveryFrame = False,
+    face: WhichFace = "main",
+    min_face: MinFace = None,
+    network: NetworkName = "mobilenetv1",
+    detector: DetectorName = "blazeface-back",
+    cache: Cache = None,
+    jobs: Jobs = None,
+    progress: Show = "auto",
+) -> None:
+    """Fit a clip classifier on labelled clips, chosen and measured by cross-validation that keeps people together."""
+    from fervid.adaptive import STRIDES
+    from fervid.fit import COSTS, STATISTICS, candidates
+    from fervid.output import refuse_existing, replacing
+    from fervid.study import train as fitted
+
+    refuse_existing(output, force=force)
+    if adaptive is not None and target:
+        raise UsageError("--adaptive asks how sure a classifier is; a regression on --target cannot say")
+    options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
+    usual = ("group",) if face == "all" else ("mean+std", "mean+std+max", "mean+std+min+max")
+    ways = candidates(_among(statistics, STATISTICS) or usual, _among(kinds, COSTS) or ("linear", "logistic"))
+    known = _study(
+        dataset,
+        Looking(options, network, detector, cache, jobs, progress),
+        labels=labels_of(labels),
+        target=target,
+        group=group,
+        seed=seed,
+        strides=() if adaptive is None else STRIDES,
+    )
+    data, card = fitted(known, ways, output.stem, folds, adaptive)
+    with replacing(output, force=force) as file:
+        file.write(data)
+    _show(card, format)
+
+
+@labelled_app.command(
+    epilog="Examples: `fervid evaluate videos/ --classifier mine.onnx`, `fervid evaluate afew:AFEW/`, the paper's table"
+)
+def evaluate(
+    dataset: Labelled,
+    classifier: Annotated[
+        str | None, setting("--classifier", "What to measure; without it, each way to fit one on these clips.")
+    ] = None,
+    against: Annotated[str | None, typer.Option("--against", help="Another classifier, for a paired test.")] = None,
+    split: Annotated[
+        Literal["train", "val", "test", "all"] | None,
+        typer.Option("--split", help="Which part to measure on. Default: what is not for training, else all."),
+    ] = None,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate", help="Without a classifier: by person on all clips, not by the split.")
+    ] = False,
+    labels: Labels = None,
+    target: Target = None,
+    group: Group = "auto",
+    kinds: Kinds = None,
+    statistics: Statistics = None,
+    folds: Folds = 5,
+    seed: Seed = 2021,
+    adaptive: Annotated[bool, typer.Option("--adaptive", help="Answers from few frames too, and how few.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the confusion matrix: .png, .svg or .pdf.")] = None,
+    force: Force = False,
+    format: Form = "table",
+    fps: Fps = None,
+    every_frame: EveryFrame = False,
+    face: WhichFace = "main",
+    min_face: MinFace = None,
+    network: NetworkName = "mobilenetv1",
+    detector: DetectorName = "blazeface-back",
+    cache: Cache = None,
+    jobs: Jobs = None,
+    progress: Show = "auto",
+) -> None:
+    """Measure a clip classifier on labelled clips, or compare the ways to fit one."""
+    from fervid.adaptive import levels
+    from fervid.fit import COSTS, STATISTICS
+    from fervid.output import refuse_existing
+    from fervid.study import measured, methods
+    from fervid.view.evaluation import confusion_picture, picture_format
+
+    options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
+    wanted, ways = _among(statistics, STATISTICS), _among(kinds, COSTS) or ["linear"]
+    model, other = (_classifier(name) for name in (classifier, against))
+    card = model.card if model else {}
+    if model is None and (against or plot or adaptive or split):
+        raise UsageError("--against, --plot, --adaptive and --split need a --classifier to measure")
+    if model and (kinds or statistics or cross_validate or target not in (None, card.get("target"))):
+        raise UsageError("--kind, --statistics, --cross-validate and --target say what to fit, not what to measure")
+    if model and "target" in card and (against or plot or adaptive):
+        raise UsageError(f"--against, --plot and --adaptive need classes; {model.identity.name} says {card['target']}")
+    if plot:
+        picture_format(plot)
+        refuse_existing(plot, force=force)
+    known = _study(
+        dataset,
+        Looking(options, network, detector, cache, jobs, progress),
+        labels=labels_of(labels),
+        target=card.get("target", target),
+        group=group,
+        seed=seed,
+        strides=[level.stride for level in levels(card)] if adaptive else (),
+        judged=[one for one in (model, other) if one],
+    )
+    if model is None:
+        able = [name for name, parts in STATISTICS.items() if set(parts) <= known.table.statistics.keys()]
+        _show({"methods": methods(known, wanted or able, ways, folds, cross=cross_validate)}, format)
+        return
+    report = measured(known, model, other, labels_of(labels), split, adaptive=adaptive)
+    if plot:
+        confusion_picture(report, plot, force=force)
+    _show(report, format)
+
+
+def _classifier(name: str | None) -> Model | None:
+    """A classifier or a regressor by its name or path."""
+    from fervid.errors import ModelIncompatible
+    from fervid.models import load
+
+    if name is None:
+        return None
+    try:
+        return load(name, "classifier")
+    except ModelIncompatible:
+        with suppress(ModelIncompatible):
+            return load(name, "regressor")
+        raise
+
+
+def _among(text: str | None, known: Mapping[_Name, Any]) -> list[_Name]:
+    """Names with commas between, all of which are known."""
+    names = {str(name): name for name in known}
+    asked = [name.strip() for name in text.split(",")] if text else []
+    if unknown := [name for name in asked if name not in names]:
+        raise UsageError(f"there is no {', '.join(unknown)}; there are {', '.join(names)}")
+    return [names[name] for name in asked]
+
+
+def _clips(sources: Sequence[str], *, recursive: bool) -> Dataset:
+    """Labelled clips, if that is what one source names; else files, folders and globs without labels."""
+    from fervid import inputs
+    from fervid.dataset import Dataset, Sample, read
+    from fervid.layouts import KNOWN
+
+    (first, *more) = sources
+    name, colon, _ = first.partition(":")
+    if not more and ((colon and name.lower() in KNOWN) or first.lower().endswith(LISTS) or _classes(Path(first))):
+        return read(first)
+    return Dataset("clips", tuple(Sample(Path(path), None) for path in inputs.expand(sources, recursive=recursive)))
+
+
+def _classes(folder: Path) -> bool:
+    """Whether a folder holds folders and no videos, as one with a folder for each class does."""
+    from fervid.video import SUFFIXES
+
+    inside = list(folder.iterdir()) if folder.is_dir() else []
+    return any(path.is_dir() for path in inside) and not any(path.suffix.lower() in SUFFIXES for path in inside)
+
+
+def _rows(
+    found: Dataset,
+    looking: Looking,
+    strides: Sequence[int] = (),
+    judged: Sequence[Model] = (),
+) -> tuple[Extractor, list[Row]]:
+    """Look at every clip, unless what is to be judged by them was fitted on another network."""
+    import platformdirs
+
+    from fervid.extract import load_extractor
+    from fervid.features import extract
+    from fervid.progress import shown
+    from fervid.study import about, belongs
+
+    jobs, threads = workers(len(found.samples), looking.jobs, None)
+    extractor = load_extractor(
+        network=looking.network, detector=looking.detector, options=looking.options, threads=threads
+    )
+    for model in judged:
+        belongs(model, about(extractor))
+    kept = looking.cache or platformdirs.user_cache_path("fervid") / "features"
+    rows = extract(found.samples, extractor, kept, jobs, strides)
+    return extractor, list(shown(rows, len(found.samples), looking.progress, lambda row: row.problem is not None))
+
+
+def _study(
+    source: str,
+    looking: Looking,
+    *,
+    labels: Sequence[str] | None,
+    target: str | None,
+    group: Literal["auto", "none"],
+    seed: int,
+    strides: Sequence[int] = (),
+    judged: Sequence[Model] = (),
+) -> Study:
+    """Labelled clips with their features, from the clips or from a file of features."""
+    import numpy as np
+
+    from fervid.dataset import Dataset, only, read
+    from fervid.features import Table
+    from fervid.study import about, check, looked_at, study
+
+    pooled = source.lower().endswith(".npz")
+    if pooled and strides:
+        raise UsageError("--adaptive has to look at the clips again; give the data set, not its features")
+    table = Table.load(Path(source)) if pooled else None
+    found = Dataset(Path(source).stem, table.samples) if table else read(source)
+    if labels:
+        found = only(found, labels)
+    check(found, target=target, group=group, answerable=judged[0].card.get("labels") if judged else None)
+    faceless: tuple[Sample, ...] = ()
+    if table is None:
+        extractor, rows = _rows(found, looking, strides, judged)
+        table, faceless = looked_at(rows, about(extractor))
+    elif labels:
+        table = table[np.array([sample.label in labels for sample in table.samples])]
+    return study(found, table, faceless, target=target, group=group, seed=seed)
+
+
+def _show(report: Mapping[str, Any], format: str) -> None:
+    """Print a card or a report."""
+    if format == "json":
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from fervid.view.evaluation import shown
+
+    for table in shown(report):
+        Console().print(table)

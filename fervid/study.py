@@ -1,0 +1,468 @@
+"""Labelled clips that were looked at: what a classifier is fitted on, and what it is measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from fervid.adaptive import STRIDES, fitted, levels, stops
+from fervid.dataset import Dataset, lacking_people
+from fervid.errors import DatasetError, ModelIncompatible, NoFaces, UsageError
+from fervid.evaluate import Predictions, compare, evaluate, evaluate_regression
+from fervid.extract import Extractor, fitting
+from fervid.features import IDENTITY, Row, Table
+from fervid.fit import (
+    FOLDS,
+    SEED,
+    STATISTICS,
+    Candidate,
+    Examples,
+    Groups,
+    Kind,
+    Truth,
+    answers,
+    candidates,
+    choose,
+    fit,
+    nested,
+    people,
+    sealed,
+    to_onnx,
+)
+from fervid.layouts import Sample
+from fervid.models import Model
+from fervid.records import Floats
+
+MEASURED = ("val", "test")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Study:
+    """Clips whose truth is known.
+
+    Attributes:
+        name: Of the data set.
+        table: Features of the n clips that show a face.
+        faceless: The m that do not.
+        labels: The classes; none if a rating is the truth.
+        target: Name of the rating.
+        groups: (n,) who is in each clip; None if each stands alone.
+        seed: Of folds and classifiers.
+    """
+
+    name: str
+    table: Table
+    faceless: tuple[Sample, ...]
+    labels: tuple[str, ...]
+    target: str | None = None
+    groups: Groups = None
+    seed: int = SEED
+
+    @property
+    def truth(self) -> Truth:
+        """(n,) class numbers, or ratings."""
+        return self._truth(self.table.samples)
+
+    def examples(self, statistics: Iterable[str]) -> Examples:
+        """To fit on, with the named rows of `fit.STATISTICS`.
+
+        Raises:
+            DatasetError: No clip of a class shows a face.
+            UsageError: The clips were not looked at for that.
+        """
+        truth, matrices = self.truth, {}
+        if lacking := [label for i, label in enumerate(self.labels) if i not in truth]:
+            raise DatasetError(
+                f"no clip of {', '.join(lacking)} in {self.name} that is to learn from shows a face; add some,"
+                " or leave these out with --labels"
+            )
+        for name in statistics:
+            if lacking := [part for part in STATISTICS[name] if part not in self.table.statistics]:
+                raise UsageError(
+                    f"the statistics {name} need {lacking[0]}; look at everybody in a clip with --face all"
+                )
+            matrices[name] = self.table.matrix(STATISTICS[name])
+        return Examples(matrices, truth, self.groups, self.seed)
+
+    def part(self, splits: Sequence[str]) -> Study:
+        """The clips of some splits.
+
+        Raises:
+            DatasetError: None of them shows a face.
+        """
+        chosen = np.array([sample.split in splits for sample in self.table.samples], bool)
+        if not chosen.any():
+            raise DatasetError(
+                f"no clip of {self.name} in the part {'/'.join(splits)} shows a face; see --split and --min-face"
+            )
+        faceless = tuple(sample for sample in self.faceless if sample.split in splits)
+        groups = None if self.groups is None else self.groups[chosen]
+        return replace(self, table=self.table[chosen], faceless=faceless, groups=groups)
+
+    @property
+    def parted(self) -> bool:
+        """Whether the set says what is for training and what for measuring."""
+        splits = {sample.split for sample in (*self.table.samples, *self.faceless)}
+        return "train" in splits and not splits.isdisjoint(MEASURED)
+
+    def held_out(self) -> tuple[Study, Study] | None:
+        """What is for training and what for measuring; None if the set does not say.
+
+        Raises:
+            DatasetError: No clip of one of them shows a face.
+        """
+        return (self.part(("train",)), self.part(MEASURED)) if self.parted else None
+
+    def report(self, said: Floats, labels: Sequence[str] | None = None) -> dict[str, Any]:
+        """Figures of what was said of the n clips, with the faceless ones as clips without an answer.
+
+        Args:
+            said: (n, c) probabilities, or (n,) ratings.
+            labels: The classes that were answered, if there are more than of the clips.
+        """
+        if self.target is None:
+            return evaluate(self.predictions(said, labels))
+        nothing = np.full(len(self.faceless), np.nan)
+        return evaluate_regression(
+            np.concatenate([self.truth, [sample.ratings[self.target] for sample in self.faceless]]),
+            np.concatenate([said, nothing]).astype(np.float64),
+            self._everyone(),
+        )
+
+    def predictions(self, said: Floats, labels: Sequence[str] | None = None) -> Predictions:
+        """What was said of the n clips, and of the faceless ones nothing."""
+        nothing = np.full((len(self.faceless), said.shape[1]), np.nan, np.float32)
+        truth = np.asarray(self._truth((*self.table.samples, *self.faceless), labels), np.int64)
+        return Predictions(labels or self.labels, truth, np.concatenate([said, nothing]), self._everyone())
+
+    def _truth(self, samples: Sequence[Sample], labels: Sequence[str] | None = None) -> Truth:
+        if self.target:
+            return np.array([sample.ratings[self.target] for sample in samples], np.float64)
+        number = {label: i for i, label in enumerate(labels or self.labels)}
+        return np.array([number[str(sample.label)] for sample in samples], np.int64)
+
+    def _everyone(self) -> Groups:
+        """(n + m,) the faceless clips stand alone."""
+        if self.groups is None:
+            return None
+        return np.concatenate([self.groups, self.groups.max(initial=-1) + 1 + np.arange(len(self.faceless))])
+
+
+def looked_at(rows: Iterable[Row], about: Mapping[str, Any]) -> tuple[Table, tuple[Sample, ...]]:
+    """The features of the clips that show a face, and the clips that do not.
+
+    Raises:
+        DatasetError: Clips cannot be read, or none shows a face.
+    """
+    rows = list(rows)
+    damaged = [row for row in rows if row.problem is not None and not isinstance(row.problem, NoFaces)]
+    if damaged:
+        named = "; ".join(str(row.problem) for row in damaged[:3])
+        raise DatasetError(f"{len(damaged)} clips cannot be read, the first: {named}; mend them or take them out")
+    return Table.of(rows, about), tuple(row.sample for row in rows if row.features is None)
+
+
+def about(extractor: Extractor) -> dict[str, Any]:
+    """What a card says of the models and options that features come from.
+
+    `same_person` is the cosine from which two faces are one person.
+    """
+    network = extractor.network
+    return {
+        "face": extractor.options.face,
+        "network": network.identity.name,
+        "network_sha256": network.card.get("quantised_from", network.identity.sha256),
+        "detector": extractor.detector.identity.name,
+        "same_person": extractor.rule.same_person,
+    }
+
+
+def check(
+    found: Dataset,
+    *,
+    target: str | None = None,
+    group: Literal["auto", "none"] = "auto",
+    answerable: Sequence[str] | None = None,
+) -> None:
+    """Whether labelled clips will do, before they are looked at.
+
+    Args:
+        found: The clips.
+        target: The rating to fit on, or that a regressor answers.
+        group: As in `study`.
+        answerable: Labels of the classifier that is measured; None if one is to be fitted.
+
+    Raises:
+        DatasetError: A label or a rating is missing or unknown, or a class to fit on has too few people.
+    """
+    if target:
+        found.target(target)
+        return
+    if unlabelled := [sample for sample in found.samples if sample.label is None]:
+        where = f" ({unlabelled[0].where})" if unlabelled[0].where else ""
+        raise DatasetError(f"{unlabelled[0].path}{where} has no label; give it one, or name a --target")
+    if answerable is not None:
+        if unknown := [label for label in found.labels if label not in answerable]:
+            known = [label for label in found.labels if label in answerable]
+            hint = f"leave those clips out with --labels {','.join(known)}" if known else "measure another"
+            raise DatasetError(
+                f"the classifier does not know {', '.join(unknown)}, but {', '.join(answerable)}; {hint}"
+            )
+    elif len(found.labels) < 2:
+        raise DatasetError(f"{found.name} has only the class {found.labels[0]}; it takes two or more to tell apart")
+    elif group == "auto" and (alone := lacking_people(found)):
+        raise DatasetError(
+            f"{', '.join(alone)}: a class with fewer than two people cannot be measured by person;"
+            " add people, or let every clip stand alone with --group none"
+        )
+
+
+def study(
+    found: Dataset,
+    table: Table,
+    faceless: tuple[Sample, ...] = (),
+    *,
+    target: str | None = None,
+    group: Literal["auto", "none"] = "auto",
+    seed: int = SEED,
+) -> Study:
+    """Labelled clips with their features.
+
+    Args:
+        found: The clips, with which `check` finds no fault.
+        table: Features of those that show a face; `same_person` of its `about` is the cosine from which two faces are
+            one person.
+        faceless: Those that do not.
+        target: The rating to fit on instead of the classes.
+        group: `auto` keeps the clips of a person together: by the names of the set, else by how alike the faces are.
+        seed: Of folds and classifiers.
+
+    Raises:
+        UsageError: It is not known who is who.
+    """
+    return Study(
+        found.name, table, faceless, () if target else found.labels, target or None, _groups(table, group), seed
+    )
+
+
+def _groups(table: Table, group: str) -> Groups:
+    if group == "none":
+        return None
+    named = [sample.person for sample in table.samples]
+    if None not in named:
+        return np.asarray(np.unique(np.array(named, np.str_), return_inverse=True)[1], np.int64)
+    if IDENTITY not in table.statistics:
+        raise UsageError(
+            "these features do not say who is who; give the clips themselves, name the people, or add --group none"
+        )
+    return people(table.statistics[IDENTITY], float(table.about["same_person"]))
+
+
+def train(
+    known: Study, ways: Sequence[Candidate], name: str, count: int = FOLDS, error: float | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """Choose, fit and measure a classifier or regressor.
+
+    The choice is measured by nested cross-validation by person; where the set has a part for measuring, it is kept out
+    of choice and fit, and measured too.
+
+    Args:
+        known: What to fit on.
+        ways: To choose from.
+        name: Of the model.
+        count: Folds.
+        error: Share of clips that an answer from few frames may get wrong; None fits no thresholds for that.
+
+    Returns:
+        The bytes of the model file, and its card.
+
+    Raises:
+        DatasetError: As `fit.folds`.
+    """
+    parts = known.held_out()
+    fitted_on = parts[0] if parts else known
+    examples = fitted_on.examples({way.statistics for way in ways})
+    way, scores = choose(examples, ways, count)
+    said, chosen = nested(examples, ways, count)
+    pipeline = fit(way, examples, count)
+    alone = "clip" if known.groups is None else "person"
+    figures = {f"cross-validated by {alone} on {known.name}": fitted_on.report(said)}
+    if parts:
+        held = parts[1].table.matrix(STATISTICS[way.statistics])
+        splits = "/".join(sorted({str(sample.split) for sample in parts[1].table.samples}))
+        figures[f"held-out {splits} of {known.name}"] = parts[1].report(answers(pipeline, held, examples.truth))
+    card = {
+        "name": name,
+        "kind": "regressor" if known.target else "classifier",
+        **({"target": known.target} if known.target else {"labels": list(known.labels)}),
+        "statistics": list(STATISTICS[way.statistics]),
+        **{key: known.table.about[key] for key in ("face", "network", "network_sha256", "detector")},
+        "data": _summary(fitted_on),
+        "licence": "as that of the clips it was fitted on",
+        "recipe": f"{way}, of {len(ways)} candidates by {count}-fold cross-validation;"
+        f" the outer folds chose {', '.join(sorted({str(one) for one in chosen}))}",
+        "candidates": {str(one): round(value, 4) for one, value in scores.items()},
+        "seed": known.seed,
+        "figures": figures,
+    }
+    if error is not None:
+        card["adaptive"] = _levels(fitted_on, way, count, error)
+    return sealed(to_onnx(pipeline, examples.matrices[way.statistics].shape[1]), card), card
+
+
+def _summary(known: Study) -> dict[str, Any]:
+    samples = known.table.samples
+    people_ = None if known.groups is None else len(np.unique(known.groups))
+    clips = {label: sum(sample.label == label for sample in samples) for label in known.labels}
+    return {"name": known.name, "clips": clips or len(samples), "people": people_, "faceless": len(known.faceless)}
+
+
+def _levels(known: Study, way: Candidate, count: int, error: float) -> dict[str, Any]:
+    """Thresholds for few frames: fitted on one half of the people, set on the other (Savchenko, ICML 2023)."""
+    examples = known.examples((way.statistics,))
+    half, other = examples.folds(2)[0]
+    pipeline = fit(way, examples[half], count)
+    truth, names = known.truth[other], STATISTICS[way.statistics]
+    confidences, right = [], []
+    for stride in (*STRIDES, 1):
+        x = known.table.matrix(names, stride)[other]
+        seen = np.isfinite(x).all(axis=1)
+        said = np.zeros((len(x), len(known.labels)), np.float32)
+        if seen.any():
+            said[seen] = answers(pipeline, x[seen], truth)
+        confidences.append(np.where(seen, said.max(axis=1), -np.inf).astype(np.float32))
+        right.append(seen & (said.argmax(axis=1) == truth))
+    return fitted(confidences, right, known.table.counts[other], error)
+
+
+def belongs(model: Model, about: Mapping[str, Any]) -> None:
+    """Refuse a classifier or regressor that was fitted on another network than clips are looked at with.
+
+    Raises:
+        ModelIncompatible: It was.
+    """
+    if model.card["network_sha256"] != about["network_sha256"]:
+        raise ModelIncompatible(
+            f"{model.identity.name} was fitted on another network than {about['network']}; name its --network"
+        )
+
+
+def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, stride: int = 1) -> Floats:
+    """What a model file says of the n clips: (n, c) probabilities, or (n,) ratings; NaN where no face is seen.
+
+    Args:
+        known: The clips.
+        model: A classifier or regressor.
+        labels: Which of its labels may be answered; None for all.
+        stride: Of how many frames one was looked at.
+
+    Raises:
+        ModelIncompatible: It was fitted on another network or other statistics than the clips were looked at with, or
+            does not answer what is asked.
+    """
+    card = model.card
+    belongs(model, known.table.about)
+    if lacking := [name for name in card["statistics"] if name not in known.table.statistics]:
+        raise ModelIncompatible(f"{model.identity.name} needs {lacking[0]}; give --face as it was fitted with")
+    if unknown := [label for label in labels or () if label not in card.get("labels", ())]:
+        raise ModelIncompatible(f"{model.identity.name} does not know {', '.join(unknown)}; see --labels")
+    x = known.table.matrix(card["statistics"], stride)
+    output = "value" if known.target else "probabilities"
+    with fitting(model):
+        said = np.array(model.session.run([output], {"features": np.nan_to_num(x)})[0], np.float32)
+        if known.target:
+            said = said[:, 0]
+        else:
+            said = said[:, [card["labels"].index(label) for label in labels or card["labels"]]]
+            whole = said.sum(axis=1, keepdims=True)
+            said = np.divide(said, whole, np.full_like(said, 1 / said.shape[1]), where=whole > 0)
+    said[~np.isfinite(x).all(axis=1)] = np.nan
+    return said
+
+
+def measured(
+    known: Study,
+    model: Model,
+    other: Model | None = None,
+    labels: Sequence[str] | None = None,
+    split: str | None = None,
+    *,
+    adaptive: bool = False,
+) -> dict[str, Any]:
+    """The report of a model file on labelled clips.
+
+    Args:
+        known: The clips.
+        model: A classifier or regressor.
+        other: Another classifier, for a paired test.
+        labels: Which labels may be answered; None for all of the classifier's.
+        split: The part to measure on, `all` for all; None for what is not for training, if the set says so.
+        adaptive: Whether to tell how it does on few frames.
+
+    Returns:
+        As of `evaluate.evaluate` or `evaluate.evaluate_regression`, with `against` and `adaptive` if asked for.
+
+    Raises:
+        DatasetError: No clip is in that part.
+        ModelIncompatible: As `said_by`.
+        UsageError: The classifier has no thresholds for few frames.
+    """
+    if split is None and known.parted:
+        known = known.part(MEASURED)
+    elif split not in (None, "all"):
+        known = known.part((split,))
+    answered = None if known.target else labels or tuple(model.card["labels"])
+    said = said_by(known, model, answered)
+    report = known.report(said, answered)
+    if other is not None:
+        theirs = known.predictions(said_by(known, other, answered), answered)
+        report["against"] = {"name": other.identity.name, **compare(known.predictions(said, answered), theirs)}
+    if adaptive:
+        report["adaptive"] = _few_frames(known, model, answered or ())
+    return report
+
+
+def _few_frames(known: Study, model: Model, labels: Sequence[str]) -> dict[str, Any]:
+    rates = levels(model.card)
+    said = np.stack([said_by(known, model, labels, stride) for stride in (*(rate.stride for rate in rates), 1)])
+    sure = np.nan_to_num(said.max(axis=2), nan=-np.inf)
+    level = stops(list(sure[:-1]), [rate.confidence for rate in rates])
+    right = said[level, np.arange(len(level))].argmax(axis=1) == known.predictions(said[-1], labels).truth[: len(level)]
+    strides = np.array([*(rate.stride for rate in rates), 1])
+    frames = np.ceil(known.table.counts / strides[level])
+    return {
+        "share of frames": round(float(frames.sum() / known.table.counts.sum()), 4),
+        "accuracy": round(float(right.mean()), 4),
+    }
+
+
+def methods(
+    known: Study, statistics: Sequence[str], kinds: Sequence[Kind], count: int = FOLDS, *, cross: bool = False
+) -> dict[str, dict[str, Any]]:
+    """What each kind of classifier makes of each choice of statistics: the tables of the papers.
+
+    Where the set has a part for measuring, each is chosen and fitted on the other part and measured on that; else, or
+    if `cross` is set, by nested cross-validation by person on all clips.
+
+    Returns:
+        Name of the method to its report, as of `evaluate.evaluate` or `evaluate.evaluate_regression`.
+    """
+    parts = None if cross else known.held_out()
+    found = {}
+    for name in statistics:
+        for kind in kinds:
+            ways = candidates([name], [kind])
+            if parts is None:
+                said, _ = nested(known.examples([name]), ways, count)
+                found[f"{name}, {kind}"] = known.report(said)
+                continue
+            examples = parts[0].examples([name])
+            way, _ = choose(examples, ways, count)
+            held = parts[1].table.matrix(STATISTICS[name])
+            found[f"{name}, {way.kind} ({way.cost:g})"] = parts[1].report(
+                answers(fit(way, examples, count), held, examples.truth)
+            )
+    return found

@@ -1,0 +1,102 @@
+"""Builds labelled clips in which the toy models see faces, and tables of features without any clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+import toys
+from fervid import models
+from fervid.dataset import Sample
+from fervid.extract import Extractor, Options
+from fervid.features import IDENTITY, Table
+from fervid.pool import STATISTICS
+
+YELLOW, CYAN, MAGENTA = (255, 255, 0), (0, 255, 255), (255, 0, 255)
+"""Faces of three people, as unlike as `same_person` of the toy network asks."""
+
+ABOUT = {
+    "face": "main",
+    "network": "toy-network",
+    "network_sha256": "0" * 64,
+    "detector": "toy-detector",
+    "same_person": 0.62,
+}
+
+
+def picture(*colours: Sequence[float]) -> np.ndarray:
+    """(256, 256, 3) black, with a face of 16 pixels for each colour, one below the other."""
+    image = np.zeros((256, 256, 3), np.uint8)
+    for i, colour in enumerate(colours):
+        image[32 + 32 * i : 48 + 32 * i, 80:96] = colour
+    return image
+
+
+def frames(folder: Path, colours: Sequence[Sequence[float] | None], name: str = "{}.png") -> Path:
+    """A folder with a picture for each colour, without a face for None."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, colour in enumerate(colours):
+        image = picture() if colour is None else picture(colour)
+        assert cv2.imwrite(str(folder / name.format(i)), image[..., ::-1])
+    return folder
+
+
+def detector(place: Path, **card: Any) -> Path:
+    """Sees the faces of `picture`."""
+    return toys.detector(place / "detector.onnx", **{"open_score": 0.5, "smallest_face": 0.04, **card})
+
+
+def network(place: Path, **card: Any) -> Path:
+    """Its embedding and identity are the mean colour, 0 to 1."""
+    scaled = {"size": 8, "colour": "RGB", "mean": [0.0] * 3, "scale": [1 / 255] * 3}
+    return toys.network(place / "network.onnx", **{"input": scaled, **card})
+
+
+def extractor(place: Path, options: Options | None = None, **card: Any) -> Extractor:
+    """The two together; `card` is of the network."""
+    found = models.load(str(detector(place)), "detector")
+    return Extractor(found, models.load(str(network(place, **card)), "network"), options or Options())
+
+
+def samples(
+    labels: Sequence[str | None],
+    people: Sequence[str | None] | None = None,
+    splits: Sequence[str | None] | None = None,
+    ratings: Sequence[Mapping[str, float]] | None = None,
+) -> tuple[Sample, ...]:
+    """Clips that are not there."""
+    n = len(labels)
+    columns = (labels, people or [None] * n, splits or [None] * n, ratings or [{}] * n)
+    return tuple(Sample(Path(f"{i}.mp4"), *row, where=f"list:{i}") for i, row in enumerate(zip(*columns, strict=True)))
+
+
+def table(
+    clips: Sequence[Sample], means: np.ndarray, *, noise: float = 0.1, strides: Sequence[int] = (), seed: int = 0
+) -> Table:
+    """Features of clips, three values for each statistic, which lie around those of `means` (n, 3)."""
+    rng = np.random.default_rng(seed)
+
+    def statistics() -> dict[str, np.ndarray]:
+        names = [f"{name}.{kind}" for name in ("embedding", "expression") for kind in STATISTICS]
+        columns = {name: rng.normal(1, noise, (len(clips), 3)).astype(np.float32) for name in names}
+        for matrix in columns.values():
+            matrix += means.astype(np.float32)
+        return columns
+
+    people = sorted({str(sample.person) for sample in clips})
+    identity = np.eye(len(people), dtype=np.float32)[[people.index(str(sample.person)) for sample in clips]]
+    coarse = {stride: statistics() for stride in strides}
+    return Table(tuple(clips), {**statistics(), IDENTITY: identity}, np.full(len(clips), 16), ABOUT, coarse)
+
+
+def told_apart(
+    labels: Sequence[str] = ("calm", "joy"), people: int = 6, each: int = 2, **more: Any
+) -> tuple[tuple[Sample, ...], Table]:
+    """Clips of people who each show every label `each` times; the value of that number is higher in all statistics."""
+    rows = [(label, f"p{person}") for person in range(people) for label in labels for _ in range(each)]
+    clips = samples([label for label, _ in rows], [person for _, person in rows])
+    return clips, table(clips, 3 * np.eye(3)[[labels.index(label) for label, _ in rows]], **more)

@@ -1,0 +1,327 @@
+"""Nobody is learnt from and measured by at once, and the exported file answers as scikit-learn did."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+
+from fervid import fit
+from fervid.errors import DatasetError
+from fervid.fit import (
+    COSTS,
+    STATISTICS,
+    Candidate,
+    Examples,
+    Kind,
+    answers,
+    candidates,
+    choose,
+    folds,
+    nested,
+    people,
+    sealed,
+    to_onnx,
+)
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def way(kind: Kind, cost: float | None = None) -> Candidate:
+    return Candidate("mean", kind, COSTS[kind][0] if cost is None else cost)
+
+
+def examples(
+    n: int, classes: int | None, *, apart: float = 3.0, width: int = 5, each: int = 3, seed: int = 1
+) -> Examples:
+    """Clips of people with `each` clips; their classes lie apart, or their ratings are the first value."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, width)).astype(np.float32)
+    truth = x[:, 0].astype(np.float64) + 5 if classes is None else np.arange(n) % classes
+    if classes:
+        x[np.arange(n), truth] += apart
+    return Examples({"mean": x}, truth, np.arange(n) // each)
+
+
+# Candidates
+
+
+def test_candidates_are_all_combinations() -> None:
+    found = candidates(["mean", "group"], ["mlp", "rbf"])
+    assert len(found) == len(set(found)) == 2 * (len(COSTS["mlp"]) + len(COSTS["rbf"]))
+    assert str(found[0]) == "mlp (0.001) on mean"
+    assert set(COSTS) == set(KINDS)
+
+
+def test_statistics_are_those_that_are_pooled() -> None:
+    parts = {part for names in STATISTICS.values() for part in names}
+    assert {part.split(".")[0] for part in parts} == {"embedding", "expression"}
+    assert {part.split(".")[-1] for part in parts} <= {"mean", "std", "min", "max"}
+
+
+@pytest.mark.parametrize(
+    ("truth", "said", "score"),
+    [
+        ([0, 0, 0, 1], [0, 0, 0, 0], 0.5),
+        ([0, 0, 0, 1], [0, 0, 1, 1], (2 / 3 + 1) / 2),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 1.0),
+        ([1.0, 2.0, 3.0], [2.0, 2.0, 2.0], 0.0),
+    ],
+)
+def test_the_score_is_mean_recall_or_concordance(truth: Sequence[float], said: Sequence[float], score: float) -> None:
+    assert fit.score(np.array(truth), np.array(said)) == pytest.approx(score)
+
+
+# Folds
+
+
+@pytest.mark.parametrize("classes", [2, 3, None])
+def test_folds_never_split_a_person(classes: int | None) -> None:
+    known = examples(60, classes)
+    found = known.folds(5)
+    assert sorted(np.concatenate([test for _, test in found])) == list(range(60))
+    for train, test in found:
+        assert not set(known.groups[train]) & set(known.groups[test])
+        assert len(train) + len(test) == 60
+        if classes:
+            assert np.bincount(known.truth[test], minlength=classes).min() >= 60 / classes / 5 - 2
+
+
+@pytest.mark.parametrize("classes", [2, None])
+def test_without_people_every_clip_stands_alone(classes: int | None) -> None:
+    truth = examples(20, classes).truth
+    found = folds(truth, None, 5)
+    assert sorted(np.concatenate([test for _, test in found])) == list(range(20))
+    assert all(len(test) == 4 for _, test in found)
+
+
+def test_folds_follow_the_seed() -> None:
+    known = examples(30, 2)
+    first, again, other = (folds(known.truth, known.groups, 3, seed) for seed in (1, 1, 2))
+    assert all(
+        np.array_equal(a, b) for one, same in zip(first, again, strict=True) for a, b in zip(one, same, strict=True)
+    )
+    assert not all(np.array_equal(one[1], another[1]) for one, another in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("truth", "groups", "words"),
+    [
+        ([0, 1] * 10, [0, 1] * 10, "add clips or people, or ask for fewer --folds"),
+        ([0, 1] * 2, None, "add clips or people, or ask for fewer --folds"),
+        ([0] * 20 + [1], None, "add clips or people, or ask for fewer --folds"),
+        ([0] * 20 + [1], range(21), "add clips or people, or ask for fewer --folds"),
+        ([0] * 15 + [1] * 5, [*range(15), *[15] * 5], "a class lies with too few people.*add people, or use fewer"),
+        ([1.0, 2.0], None, "add clips or people, or ask for fewer --folds"),
+        ([1.0, 2.0] * 10, [0, 1] * 10, "add clips or people, or ask for fewer --folds"),
+        ([], None, "add clips or people, or ask for fewer --folds"),
+    ],
+)
+def test_too_few_to_part_is_an_error(truth: list[float], groups: Sequence[int] | None, words: str) -> None:
+    with pytest.raises(DatasetError, match=words):
+        folds(np.array(truth), None if groups is None else np.array(groups))
+
+
+# Fitting
+
+
+@pytest.mark.parametrize("classes", [2, 3, None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exported_file_answers_as_scikit_learn_did(kind: Kind, classes: int | None) -> None:
+    known = examples(45, classes)
+    pipeline = fit.fit(way(kind), known, 3)
+    model = to_onnx(pipeline, 5)
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(sealed(model, {}))
+    clips = np.random.default_rng(7).normal(scale=2, size=(100, 5)).astype(np.float32)
+    name = "value" if classes is None else "probabilities"
+    (said,) = session.run([name], {"features": clips})
+    expected = answers(pipeline, clips, known.truth)
+    assert said.shape == (100, classes or 1)
+    assert said.reshape(expected.shape) == pytest.approx(expected, abs=1e-5)
+    if classes:
+        assert said.sum(axis=1) == pytest.approx(np.ones(100), abs=1e-5)
+
+
+@pytest.mark.parametrize("classes", [3, None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_can_be_learnt_is_learnt(kind: Kind, classes: int | None) -> None:
+    known, others = examples(120, classes), examples(60, classes, seed=2)
+    cost = COSTS[kind][0 if kind == "mlp" else -1]
+    said = answers(fit.fit(way(kind, cost), known, 3), others.matrices["mean"], known.truth)
+    if classes:
+        assert (said.argmax(axis=1) == others.truth).mean() > 0.8
+    else:
+        assert fit.score(others.truth, said) > 0.6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rare_class_weighs_as_much_as_a_common_one(kind: Kind) -> None:
+    rng = np.random.default_rng(3)
+    truth = np.r_[np.zeros(160, int), np.ones(20, int)]
+    known = Examples({"mean": rng.normal(size=(180, 3)).astype(np.float32)}, truth, np.arange(180))
+    said = answers(fit.fit(way(kind), known, 4), rng.normal(size=(200, 3)).astype(np.float32), truth)
+    assert said[:, 1].mean() == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize("classes", [2, None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_bytes(kind: Kind, classes: int | None) -> None:
+    def made(seed: int) -> bytes:
+        base = examples(45, classes)
+        known = Examples(base.matrices, base.truth, base.groups, seed)
+        return sealed(to_onnx(fit.fit(way(kind, 0.5), known, 3), 5), {"seed": 5, "name": "a"})
+
+    assert made(1) == made(1)
+    if classes and kind != "logistic":
+        assert made(1) != made(2)
+
+
+def test_the_card_is_sealed_in_alone() -> None:
+    model = to_onnx(fit.fit(way("logistic"), examples(30, 2), 3), 5)
+    model.metadata_props.add(key="fervid", value="old")
+    data = sealed(model, {"name": "ä", "b": [1]})
+    assert {prop.key: prop.value for prop in onnx.load_from_string(data).metadata_props} == {
+        "fervid": '{"b": [1], "name": "\\u00e4"}'
+    }
+    assert sealed(model, {"b": [1], "name": "ä"}) == data
+
+
+@pytest.mark.parametrize("truth", [np.arange(9) % 3, np.arange(9) / 2])
+def test_too_few_clips_for_a_network_are_an_error(truth: np.ndarray) -> None:
+    known = Examples({"mean": np.eye(9, dtype=np.float32)}, truth, None)
+    with pytest.raises(DatasetError, match=r"mlp \(0\.001\) on mean cannot be fitted on 9 clips .*another --kind"):
+        fit.fit(way("mlp"), known, 3)
+
+
+def test_a_mistake_is_not_blamed_on_the_clips() -> None:
+    known = Examples({"mean": np.full((12, 2), np.nan, np.float32)}, np.arange(12) % 2)
+    with pytest.raises(ValueError, match="NaN"):
+        fit.fit(way("logistic"), known, 3)
+
+
+def test_a_candidate_that_does_not_converge_is_no_warning() -> None:
+    known = examples(30, 2)
+    slow = Examples({"mean": known.matrices["mean"] * [1e-4, 1, 1e4, 1, 1]}, known.truth, known.groups)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        choose(slow, [way("mlp"), way("linear", 1e6)], 3)
+        fit.fit(way("mlp"), slow, 3)
+    assert not [one for one in caught if issubclass(one.category, ConvergenceWarning)]
+
+
+# Cross-validation
+
+
+class Mimic(ClassifierMixin, BaseEstimator):
+    """Knows what it has seen and nothing else: of other rows it says that they are of class 0."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Mimic:
+        self.classes_ = np.unique(y)
+        self.seen_ = {tuple(row): label for row, label in zip(np.round(x, 4).tolist(), y.tolist(), strict=True)}
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.array([self.seen_.get(tuple(row), 0) for row in np.round(x, 4).tolist()])
+
+    def predict_proba(self, x: np.ndarray) -> np.ndarray:
+        return np.eye(len(self.classes_))[self.predict(x)]
+
+    def decision_function(self, x: np.ndarray) -> np.ndarray:
+        return np.array([self.seen_.get(tuple(row), 0.5) for row in np.round(x, 4).tolist()]) - 0.5
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Examples:
+    """Every person has one class, and three clips that are the same; what remembers them stands in for two kinds."""
+    for kind in ("logistic", "linear"):
+        monkeypatch.setitem(fit.CLASSIFIERS, kind, lambda *_: Mimic())
+    rows = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32).repeat(3, axis=0)
+    return Examples({"mean": rows}, np.arange(72) // 3 % 2, np.arange(72) // 3)
+
+
+def test_people_are_measured_by_what_has_not_seen_them(memory: Examples) -> None:
+    ways = [way("logistic", 1.0), way("logistic", 2.0)]
+    chosen, scores = choose(memory, ways, 3)
+    assert list(scores.values()) == [0.5, 0.5]
+    assert chosen == ways[0]
+    said, winners = nested(memory, ways, 4)
+    assert said.argmax(axis=1).tolist() == [0] * 72
+    assert winners == [ways[0]] * 4
+    seen = answers(fit.fit(way("logistic"), memory), memory.matrices["mean"], memory.truth)
+    assert seen.argmax(axis=1).tolist() == memory.truth.tolist()
+
+
+def test_clips_that_stand_alone_are_recognised_by_their_likes(memory: Examples) -> None:
+    alone = Examples(memory.matrices, memory.truth, None)
+    said, _ = nested(alone, [way("logistic")], 4)
+    assert (said.argmax(axis=1) == memory.truth).mean() > 0.9
+
+
+def test_margins_become_probabilities_on_people_whom_the_machine_has_not_seen(memory: Examples) -> None:
+    said = answers(fit.fit(way("linear"), memory, 4), memory.matrices["mean"], memory.truth)
+    assert said == pytest.approx(np.full((72, 2), 0.5), abs=0.01)
+
+
+@pytest.mark.parametrize("classes", [3, None])
+def test_the_better_candidate_is_chosen_inside_and_out(classes: int | None) -> None:
+    known = examples(60, classes)
+    noise = np.random.default_rng(9).normal(size=(60, 5)).astype(np.float32)
+    known = Examples({"mean": noise, "mean+std": known.matrices["mean"]}, known.truth, known.groups)
+    ways = [Candidate(name, "logistic", 3.0) for name in ("mean", "mean+std")]
+    chosen, scores = choose(known, ways, 3)
+    assert chosen.statistics == "mean+std"
+    assert scores[chosen] == max(scores.values())
+    assert list(scores) == ways
+    said, winners = nested(known, ways, 3)
+    assert said.shape == ((60, 3) if classes else (60,))
+    assert np.isfinite(said).all()
+    assert {one.statistics for one in winners} == {"mean+std"}
+
+
+def test_the_first_of_equals_is_chosen() -> None:
+    known = examples(30, 2, apart=20)
+    ways = candidates(["mean"], ["logistic"])
+    assert choose(known, ways, 3)[0] == ways[0]
+
+
+def test_some_examples() -> None:
+    known = examples(12, 2)
+    part = known[np.arange(12) < 5]
+    assert (len(part.truth), part.matrices["mean"].shape, part.groups.tolist()) == (5, (5, 5), [0, 0, 0, 1, 1])
+    assert Examples(known.matrices, known.truth)[np.array([3])].groups is None
+
+
+# People
+
+
+def turned(*degrees: float) -> np.ndarray:
+    return np.stack([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("identity", "alike", "groups"),
+    [
+        (np.zeros((0, 2), np.float32), 0.6, []),
+        (turned(10), 0.6, [{0}]),
+        (turned(0, 5, 90, 95), 0.6, [{0, 1}, {2, 3}]),
+        (turned(0, 5, 90, 95) * [[1], [9], [0.1], [4]], 0.6, [{0, 1}, {2, 3}]),
+        (turned(0, 60), 0.6, [{0}, {1}]),
+        (turned(0, 50), 0.6, [{0, 1}]),
+        (turned(0, 38, 80), 0.6, [{0, 1}, {2}]),
+        (turned(0, 5, 90, 95), -1, [{0, 1, 2, 3}]),
+    ],
+)
+def test_clips_with_faces_that_are_alike_are_of_one_person(
+    identity: np.ndarray, alike: float, groups: list[set[int]]
+) -> None:
+    numbers = people(identity, alike)
+    found = [set(np.flatnonzero(numbers == number).tolist()) for number in np.unique(numbers)]
+    assert sorted(found, key=min) == groups
