@@ -358,6 +358,7 @@ def test_a_name_that_is_no_text_still_gives_valid_json(smile: Path, tmp_path: Pa
 def test_models_are_listed_shown_found_and_verified() -> None:
     listed = run("models", "list").stdout.splitlines()
     assert [line.split()[0] for line in listed] == [
+        "affect3",
         "blazeface-back",
         "emotion8",
         "fervid-detector",
@@ -368,7 +369,7 @@ def test_models_are_listed_shown_found_and_verified() -> None:
     assert card["labels"] == sorted(card["labels"])
     assert Path(run("models", "path", "emotion8").stdout.strip()).is_file()
     result = run("models", "verify")
-    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 5)
+    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 6)
     for command in ("info", "path", "verify"):
         assert run("models", command, "no-such-model").exit_code == 4
 

@@ -41,6 +41,7 @@ from fervid.train.evaluate import recall
 from fervid.train.ferplus import CLASSES, FerPlus, read_split, stills_detector
 
 FRAMES = 24
+STILLS = 0.2  # share of the training clips that are one frame long, because pictures are classified too
 ERROR = 0.01  # share of the clips that an answer from few frames may get wrong
 WAYS = candidates(("mean", "mean+std", "mean+std+max", "mean+std+min+max"), ("linear",))
 
@@ -98,14 +99,22 @@ def choose(split: FerPlus, cap: int, repeat: int, rng: np.random.Generator) -> N
 
 
 def simulate(
-    split: FerPlus, stills: NDArray[np.int64], network: FaceNetwork, onset: Onset, rng: np.random.Generator
+    split: FerPlus,
+    stills: NDArray[np.int64],
+    network: FaceNetwork,
+    onset: Onset,
+    rng: np.random.Generator,
+    one_frame: float = 0.0,
 ) -> SimulatedClips:
-    """Make one clip of each still and pool it."""
+    """Make one clip of each still and pool it; a share `one_frame` of them is one frame long, without an onset."""
     pooled: dict[int, list[ClipFeatures]] = {stride: [] for stride in (1, *STRIDES)}
     size = network.card["input"]["size"]
     for still in stills:
-        views = degrade.clip(split.images[still], split.faces[still], FRAMES, rng)
-        scores = onset(network(np.stack([crop(image, face, size) for image, face in views])), split.labels[still], rng)
+        moving = rng.random() >= one_frame
+        views = degrade.clip(split.images[still], split.faces[still], FRAMES if moving else 1, rng)
+        scores = network(np.stack([crop(image, face, size) for image, face in views]))
+        if moving:
+            scores = onset(scores, int(split.labels[still]), rng)
         for stride, found in pooled.items():
             pool = FeaturePool()
             pool.update(scores[::stride])
@@ -119,7 +128,7 @@ def few_frames(clips: SimulatedClips, way: Candidate) -> dict[str, Any]:
     pipeline = fit(way, clips.examples()[half])
     said = [pipeline.predict_proba(clips.matrix(STATISTICS[way.statistics], s)[other]) for s in (*STRIDES, 1)]
     right = [rows.argmax(axis=1) == clips.labels[other] for rows in said]
-    counts = np.full(len(other), FRAMES)
+    counts = np.array([features.count for features in clips.features[1]])[other]
     return fitted([rows.max(axis=1).astype(np.float32) for rows in said], right, counts, ERROR)
 
 
@@ -164,7 +173,7 @@ def main() -> None:
         ]
     )
     onset = Onset(means, _expression_weight(loaded.path))
-    fitted_on = simulate(train, stills, network, onset, rng)
+    fitted_on = simulate(train, stills, network, onset, rng, STILLS)
     tested_on = simulate(test, choose(test, arguments.clips // 4, 3, rng), network, onset, rng)
 
     way, tried = choose_way(fitted_on.examples(), WAYS)
@@ -184,8 +193,8 @@ def main() -> None:
         "network_sha256": loaded.card.get("quantised_from", loaded.identity.sha256),
         "data": "clips SIMULATED from FER+ stills (training split), not real video",
         "licence": "fitted on FER2013 pictures, which are for research use only",
-        "recipe": f"{len(fitted_on.labels)} clips of {FRAMES} frames; {way}, of {len(WAYS)} candidates by"
-        f" {FOLDS}-fold cross-validation grouped by still; all classes weigh the same",
+        "recipe": f"{len(fitted_on.labels)} clips of {FRAMES} frames, {STILLS:.0%} of them one frame; {way}, of"
+        f" {len(WAYS)} candidates by {FOLDS}-fold cross-validation grouped by still; all classes weigh the same",
         "seed": SEED,
         "source": "python -m fervid.train.clips",
         "figures": {
