@@ -25,7 +25,8 @@ from fervid import dataset, models
 from fervid.extract import Options, load_extractor
 from fervid.features import extract
 from fervid.fit import Kind
-from fervid.study import Study, about, looked_at, methods, study
+from fervid.records import Floats
+from fervid.study import Study, about, looked_at, methods, said_by, study
 from fervid.train import export, mobilenet
 from fervid.train.network import build
 
@@ -37,6 +38,7 @@ WAYS: Sequence[tuple[str, Sequence[Kind]]] = (
     ("mean+std+max", ("linear", "rbf", "logistic", "mlp")),
     ("mean+std+min+max", ("linear",)),
 )
+VALENCE = {"happiness": "positive", "neutral": "neutral", "surprise": "neutral"}
 FROZEN: Sequence[tuple[str, Sequence[Kind]]] = (("mean", ("linear",)), ("mean+std+max", ("linear", "rbf")))
 RATED: Sequence[tuple[str, Sequence[Kind]]] = (("expression", ("rbf",)), ("mean+std+max", ("linear", "rbf")))
 
@@ -72,6 +74,23 @@ def rows(known: Study, name: str, ways: Sequence[tuple[str, Sequence[Kind]]]) ->
             yield row
 
 
+def unfitted(known: Study, name: str) -> Iterator[dict[str, Any]]:
+    """What needs no clips of films: emotions as valence, of the shipped classifier and of averaged probabilities."""
+    model = models.load("emotion8", "classifier")
+    labels = tuple(model.card["labels"])
+    to_valence = np.array([[VALENCE.get(label, "negative") == wanted for wanted in known.labels] for label in labels])
+    for title, said in (("emotion8", lambda part: said_by(part, model)), ("averaged", _averaged)):
+        row: dict[str, Any] = {"network": name, "statistics": f"{title}, as valence", "kind": "not fitted"}
+        for protocol, part in (("val", known.part(("val",))), ("cross-validated", known)):
+            report = part.report(said(part) @ to_valence.astype(np.float32))
+            row |= {f"{key}, {protocol}": value for key, value in _figures(report).items()}
+        yield row
+
+
+def _averaged(part: Study) -> Floats:
+    return part.table.statistics["expression.mean"]
+
+
 def _figures(report: dict[str, Any]) -> dict[str, str]:
     if "ccc" in report:
         return {"CCC": _text(report["ccc"], 1, 3), "MAE": _text(report["mae"], 1, 2)}
@@ -99,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     ours = models.DEFAULTS["network"]
     known = studied(arguments.kerc, ours, arguments.cache)
-    found = list(rows(known, ours, WAYS))
+    found = [*unfitted(known, ours), *rows(known, ours, WAYS)]
     with tempfile.TemporaryDirectory() as folder:
         published = str(frozen(arguments.weights, Path(folder)))
         other = studied(arguments.kerc, published, arguments.cache)

@@ -519,6 +519,37 @@ def test_kerc2020(place: Path, fervid: Callable[..., Result], tmp_path: Path) ->
     assert card["figures"]["held-out val of kerc2020"]["ccc"]["value"] > 0.2
 
 
+def test_the_table_of_the_paper_on_afew(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    for split, numbers in (("Train_AFEW", range(6)), ("Val_AFEW", range(6, 9))):
+        for emotion, share in (("Happy", 0.8), ("Sad", 0.2)):
+            (tmp_path / split / emotion).mkdir(parents=True)
+            for number in numbers:
+                image = scenes.picture(colour(share + 0.01 * number))
+                clips.write(tmp_path / split / emotion / f"{number:09}.avi", [image] * 2, rate=5)
+    asked = ("--statistics", "mean,mean+std+max", "--folds", "3", "--group", "none", "--format", "json")
+    methods = parsed(fervid("evaluate", f"afew:{tmp_path}", *asked))["methods"]
+    assert [name.partition(",")[0] for name in methods] == ["mean", "mean+std+max"]
+    for report in methods.values():
+        assert (report["clips"], report["labels"]) == (6, ["happiness", "sadness"])
+        assert report["all"]["accuracy"]["value"] == report["answered"]["accuracy"]["value"] == 1
+
+
+def test_the_table_of_the_paper_on_vgaf(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    for split, numbers in (("Train", range(1, 5)), ("Val", range(5, 7))):
+        (tmp_path / split).mkdir()
+        lines = ["Vid_name Label"]
+        for number in numbers:
+            for label, share in ((1, 0.9), (2, 0.5), (3, 0.1)):
+                name = f"{number}_{label}"
+                clips.write(tmp_path / split / f"{name}.mp4", [scenes.picture(colour(share))] * 2, rate=5)
+                lines.append(f"{name} {label}")
+        (tmp_path / f"{split}_labels.txt").write_text("\n".join(lines))
+    asked = ("--face", "all", "--statistics", "group", "--folds", "3", "--group", "none", "--format", "json")
+    (report,) = parsed(fervid("evaluate", f"vgaf:{tmp_path}", *asked))["methods"].values()
+    assert (report["clips"], report["labels"]) == (6, ["negative", "neutral", "positive"])
+    assert report["answered"]["accuracy"]["value"] > 0.6
+
+
 def test_real_faces_end_to_end(tmp_path: Path) -> None:
     """The astronaut in light and in the dark, on the shipped models."""
 
