@@ -226,11 +226,25 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(
     assert "Not a directory" in result.stderr or "File exists" in result.stderr
 
 
+WITHOUT_TORCH = """
+import sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+sys.meta_path.insert(0, Finder())
+from fervid.cli import main
+
+main()
+"""
+
+
 @pytest.mark.parametrize("command", ["train", "export", "evaluate"])
 def test_without_torch_it_is_said_what_to_install(command: str, sources: Sources, published: Path) -> None:
     arguments = commands(sources.root, published, Path("run"), Path("model"), Path("output"))[command]
-    code = "import sys; sys.modules['torch'] = None; from fervid.cli import main; main()"
-    called = [sys.executable, "-c", code, "network", *map(str, arguments)]
+    called = [sys.executable, "-c", WITHOUT_TORCH, "network", *map(str, arguments)]
     done = subprocess.run(called, capture_output=True, text=True, check=False, timeout=60, env=os.environ)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "fervid: torch is not installed; pip install 'fervid[train]'\n"
