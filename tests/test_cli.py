@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -420,9 +421,10 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_a_closed_pipe_ends_quietly_and_at_once(jobs: int, smile: Path, endless: Path) -> None:
+def test_a_closed_pipe_ends_quietly(jobs: int, smile: Path, tmp_path: Path) -> None:
+    copies = [shutil.copy(smile, tmp_path / f"{name}.mp4") for name in "abcde"]
     process = subprocess.Popen(
-        command(smile, endless, endless.parent / "missing.mp4", "--every-frame", "--jobs", jobs, "--progress", "none"),
+        command(*copies, tmp_path / "missing.mp4", "--every-frame", "--jobs", jobs, "--progress", "none"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
