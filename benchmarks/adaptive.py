@@ -23,7 +23,8 @@ from fervid.adaptive import STRIDES
 from fervid.extract import load_extractor
 from fervid.features import extract
 from fervid.fit import candidates
-from fervid.study import Study, about, looked_at, measured, said_by, study, train
+from fervid.measure import measured, said_by
+from fervid.study import Study, about, looked_at, study, train
 
 ERRORS = (0.0, 0.02, 0.05, 0.1, 0.2)
 WAYS = candidates(("mean+std+max",), ("linear",))

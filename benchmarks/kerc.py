@@ -25,8 +25,9 @@ from fervid import dataset, models
 from fervid.extract import Options, load_extractor
 from fervid.features import extract
 from fervid.fit import Kind
+from fervid.measure import methods, said_by
 from fervid.records import Floats
-from fervid.study import Study, about, looked_at, methods, said_by, study
+from fervid.study import Study, about, looked_at, study
 from fervid.train import export, mobilenet
 from fervid.train.network import build
 

@@ -41,6 +41,7 @@ from fervid.records import Floats
 SEED = 2021
 FOLDS = 5
 Kind = Literal["linear", "rbf", "mlp", "logistic"]
+Scaling = Literal["l2", "standard"]
 Truth = NDArray[np.int64] | NDArray[np.float64]
 Groups = NDArray[np.int64] | None
 Folds = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
@@ -48,6 +49,7 @@ Folds = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 STATISTICS: Mapping[str, tuple[str, ...]] = {
     "expression": ("expression.mean",),
     "expression+std+max": ("expression.mean", "expression.std", "expression.max"),
+    "expression+std+min+max": ("expression.mean", "expression.std", "expression.min", "expression.max"),
     "mean": ("embedding.mean",),
     "mean+std": ("embedding.mean", "embedding.std"),
     "mean+std+max": ("embedding.mean", "embedding.std", "embedding.max"),
@@ -89,28 +91,37 @@ class Candidate:
 
     Attributes:
         statistics: Name in `STATISTICS`.
-        kind: Of classifier; SVMs and logistic regression take clips of unit length as in the paper, the MLP values of
-            mean 0 and deviation 1.
+        kind: Of classifier.
         cost: C, or the weight decay of the MLP.
+        scaling: Clips of unit length (`l2`), or values of mean 0 and deviation 1 (`standard`); None for what suits the
+            kind: unit length as in the paper, but for the MLP values.
     """
 
     statistics: str
     kind: Kind
     cost: float
+    scaling: Scaling | None = None
 
     def __str__(self) -> str:
-        return f"{self.kind} ({self.cost:g}) on {self.statistics}"
+        return f"{self.kind} ({self.cost:g}) on {self.statistics}{f', {self.scaling}' if self.scaling else ''}"
 
     def estimator(self, truth: Truth, seed: int) -> tuple[BaseEstimator, BaseEstimator]:
         """Scaler and classifier, or regressor if `truth` is ratings."""
-        scaler = StandardScaler() if self.kind == "mlp" else Normalizer()
+        scaling = self.scaling or ("standard" if self.kind == "mlp" else "l2")
+        scaler = StandardScaler() if scaling == "standard" else Normalizer()
         makers = REGRESSORS if rated(truth) else CLASSIFIERS
         return scaler, makers[self.kind](self.cost, seed)
 
 
-def candidates(statistics: Sequence[str], kinds: Sequence[Kind]) -> list[Candidate]:
-    """All combinations of statistics, kinds and costs."""
-    return [Candidate(name, kind, cost) for name, kind in itertools.product(statistics, kinds) for cost in COSTS[kind]]
+def candidates(
+    statistics: Sequence[str], kinds: Sequence[Kind], scalings: Sequence[Scaling] | None = None
+) -> list[Candidate]:
+    """All combinations of statistics, kinds, scalings and costs."""
+    return [
+        Candidate(name, kind, cost, scaling)
+        for name, kind, scaling in itertools.product(statistics, kinds, scalings or (None,))
+        for cost in COSTS[kind]
+    ]
 
 
 def rated(truth: Truth) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
@@ -78,8 +78,8 @@ Statistics = Annotated[
     str | None,
     typer.Option(
         "--statistics",
-        help="Of mean, mean+std, mean+std+max, mean+std+min+max of the embedding, expression and expression+std+max"
-        " of the probabilities, and group (with --face all), with commas between.",
+        help="Of mean, mean+std, mean+std+max, mean+std+min+max of the embedding, expression, expression+std+max and"
+        " expression+std+min+max of the probabilities, and group (with --face all), with commas between.",
     ),
 ]
 Folds = Annotated[int, typer.Option("--folds", help="Of cross-validation.", min=3)]
@@ -133,6 +133,10 @@ def train(
     group: Group = "auto",
     kinds: Kinds = None,
     statistics: Statistics = None,
+    scalings: Annotated[
+        str | None,
+        typer.Option("--scaling", help="Of l2 and standard, with commas between. Default: as suits the kind."),
+    ] = None,
     folds: Folds = 5,
     seed: Seed = 2021,
     adaptive: Annotated[
@@ -155,7 +159,7 @@ def train(
 ) -> None:
     """Fit a clip classifier on labelled clips, chosen and measured by cross-validation that keeps people together."""
     from fervid.adaptive import STRIDES
-    from fervid.fit import COSTS, STATISTICS, candidates
+    from fervid.fit import COSTS, STATISTICS, Scaling, candidates
     from fervid.output import refuse_existing, replacing
     from fervid.study import train as fitted
 
@@ -164,7 +168,11 @@ def train(
         raise UsageError("--adaptive asks how sure a classifier is; a regression on --target cannot say")
     options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
     usual = ("group",) if face == "all" else ("mean+std", "mean+std+max", "mean+std+min+max")
-    ways = candidates(_among(statistics, STATISTICS) or usual, _among(kinds, COSTS) or ("linear", "logistic"))
+    ways = candidates(
+        _among(statistics, STATISTICS) or usual,
+        _among(kinds, COSTS) or ("linear", "logistic"),
+        _among(scalings, dict.fromkeys(get_args(Scaling))),
+    )
     known = _study(
         dataset,
         Looking(options, network, detector, cache, jobs, progress),
@@ -220,8 +228,8 @@ def evaluate(
     """Measure a clip classifier on labelled clips, or compare the ways to fit one."""
     from fervid.adaptive import levels
     from fervid.fit import COSTS, STATISTICS
+    from fervid.measure import measured, methods
     from fervid.output import refuse_existing
-    from fervid.study import measured, methods
     from fervid.view.evaluation import confusion_picture, picture_format
 
     options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
@@ -313,8 +321,9 @@ def _rows(
 
     from fervid.extract import load_extractor
     from fervid.features import extract
+    from fervid.measure import belongs
     from fervid.progress import shown
-    from fervid.study import about, belongs
+    from fervid.study import about
 
     jobs, threads = workers(len(found.samples), looking.jobs, None)
     extractor = load_extractor(

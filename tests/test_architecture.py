@@ -18,7 +18,7 @@ TREES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 STAGES = ("video", "detect", "track", "align", "network", "pool", "classify")
-KNOW_MODELS = {"extract", "pipeline", "cli", "doctor", "study", "labelled"}
+KNOW_MODELS = {"extract", "pipeline", "cli", "doctor", "measure", "labelled"}
 
 
 def imported(tree: ast.AST) -> set[str]:

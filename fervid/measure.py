@@ -1,0 +1,147 @@
+"""A model file, or the ways to fit one -> its report on labelled clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fervid.adaptive import levels, stops
+from fervid.errors import ModelIncompatible
+from fervid.evaluate import compare
+from fervid.extract import fitting
+from fervid.fit import FOLDS, STATISTICS, Kind, answers, candidates, choose, fit, nested
+from fervid.models import Model
+from fervid.records import Floats
+from fervid.study import MEASURED, Study
+
+
+def belongs(model: Model, about: Mapping[str, Any]) -> None:
+    """Refuse a classifier or regressor that was fitted on another network than clips are looked at with.
+
+    Raises:
+        ModelIncompatible: It was.
+    """
+    if model.card["network_sha256"] != about["network_sha256"]:
+        raise ModelIncompatible(
+            f"{model.identity.name} was fitted on another network than {about['network']}; name its --network"
+        )
+
+
+def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, stride: int = 1) -> Floats:
+    """What a model file says of the n clips: (n, c) probabilities, or (n,) ratings; NaN where no face is seen.
+
+    Args:
+        known: The clips.
+        model: A classifier or regressor.
+        labels: Which of its labels may be answered; None for all.
+        stride: Of how many frames one was looked at.
+
+    Raises:
+        ModelIncompatible: It was fitted on another network or other statistics than the clips were looked at with, or
+            does not answer what is asked.
+    """
+    card = model.card
+    belongs(model, known.table.about)
+    if lacking := [name for name in card["statistics"] if name not in known.table.statistics]:
+        raise ModelIncompatible(f"{model.identity.name} needs {lacking[0]}; give --face as it was fitted with")
+    if unknown := [label for label in labels or () if label not in card.get("labels", ())]:
+        raise ModelIncompatible(f"{model.identity.name} does not know {', '.join(unknown)}; see --labels")
+    x = known.table.matrix(card["statistics"], stride)
+    output = "value" if known.target else "probabilities"
+    with fitting(model):
+        said = np.array(model.session.run([output], {"features": np.nan_to_num(x)})[0], np.float32)
+        if known.target:
+            said = said[:, 0]
+        else:
+            said = said[:, [card["labels"].index(label) for label in labels or card["labels"]]]
+            whole = said.sum(axis=1, keepdims=True)
+            said = np.divide(said, whole, np.full_like(said, 1 / said.shape[1]), where=whole > 0)
+    said[~np.isfinite(x).all(axis=1)] = np.nan
+    return said
+
+
+def measured(
+    known: Study,
+    model: Model,
+    other: Model | None = None,
+    labels: Sequence[str] | None = None,
+    split: str | None = None,
+    *,
+    adaptive: bool = False,
+) -> dict[str, Any]:
+    """The report of a model file on labelled clips.
+
+    Args:
+        known: The clips.
+        model: A classifier or regressor.
+        other: Another classifier, for a paired test.
+        labels: Which labels may be answered; None for all of the classifier's.
+        split: The part to measure on, `all` for all; None for what is not for training, if the set says so.
+        adaptive: Whether to tell how it does on few frames.
+
+    Returns:
+        As of `evaluate.evaluate` or `evaluate.evaluate_regression`, with `against` and `adaptive` if asked for.
+
+    Raises:
+        DatasetError: No clip is in that part.
+        ModelIncompatible: As `said_by`.
+        UsageError: The classifier has no thresholds for few frames.
+    """
+    if split is None and known.parted:
+        known = known.part(MEASURED)
+    elif split not in (None, "all"):
+        known = known.part((split,))
+    answered = None if known.target else labels or tuple(model.card["labels"])
+    said = said_by(known, model, answered)
+    report = known.report(said, answered)
+    if other is not None:
+        theirs = known.predictions(said_by(known, other, answered), answered)
+        report["against"] = {"name": other.identity.name, **compare(known.predictions(said, answered), theirs)}
+    if adaptive:
+        report["adaptive"] = _few_frames(known, model, answered or ())
+    return report
+
+
+def _few_frames(known: Study, model: Model, labels: Sequence[str]) -> dict[str, Any]:
+    rates = levels(model.card)
+    said = np.stack([said_by(known, model, labels, stride) for stride in (*(rate.stride for rate in rates), 1)])
+    sure = np.nan_to_num(said.max(axis=2), nan=-np.inf)
+    level = stops(list(sure[:-1]), [rate.confidence for rate in rates])
+    right = said[level, np.arange(len(level))].argmax(axis=1) == known.predictions(said[-1], labels).truth[: len(level)]
+    strides = np.array([*(rate.stride for rate in rates), 1])
+    frames = np.ceil(known.table.counts / strides[level])
+    return {
+        "share of frames": round(float(frames.sum() / known.table.counts.sum()), 4),
+        "accuracy": round(float(right.mean()), 4),
+    }
+
+
+def methods(
+    known: Study, statistics: Sequence[str], kinds: Sequence[Kind], count: int = FOLDS, *, cross: bool = False
+) -> dict[str, dict[str, Any]]:
+    """What each kind of classifier makes of each choice of statistics: the tables of the papers.
+
+    Where the set has a part for measuring, each is chosen and fitted on the other part and measured on that; else, or
+    if `cross` is set, by nested cross-validation by person on all clips.
+
+    Returns:
+        Name of the method to its report, as of `evaluate.evaluate` or `evaluate.evaluate_regression`.
+    """
+    parts = None if cross else known.held_out()
+    found = {}
+    for name in statistics:
+        for kind in kinds:
+            ways = candidates([name], [kind])
+            if parts is None:
+                said, _ = nested(known.examples([name]), ways, count)
+                found[f"{name}, {kind}"] = known.report(said)
+                continue
+            examples = parts[0].examples([name])
+            way, _ = choose(examples, ways, count)
+            held = parts[1].table.matrix(STATISTICS[name])
+            found[f"{name}, {way.kind} ({way.cost:g})"] = parts[1].report(
+                answers(fit(way, examples, count), held, examples.truth)
+            )
+    return found
