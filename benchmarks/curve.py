@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from network import milliseconds, show
 
-from fervid.models import load
+from fervid import models
 from fervid.train import augment, export, fit, mobilenet
 from fervid.train.batches import Data
 from fervid.train.faces import Sources
 from fervid.train.losses import Weights
+from fervid.train.predict import load
 from fervid.train.recipe import Recipe
 
 SHORT = Recipe(steps=200, head_steps=20, warmup=30, average=0.98)
@@ -70,7 +71,7 @@ def load_imagenet(backbone: torch.nn.Module, path: Path) -> None:
 
 def row(name: str, run: fit.Fit, path: Path) -> dict[str, Any]:
     """Figures and times of a finished run, in float32 and in int8."""
-    recipe, network, _ = fit.load(path)
+    recipe, network, _ = load(path)
     faces = run.data.expressions
     chosen = np.random.default_rng(0).choice(len(faces), 64, replace=False)
     crops = np.stack([augment.frame(crop, recipe.size) for crop in faces.crops[chosen]])
@@ -79,7 +80,7 @@ def row(name: str, run: fit.Fit, path: Path) -> dict[str, Any]:
         full, small = Path(folder) / "full.onnx", Path(folder) / "small.onnx"
         export.save(network, about, full, crops)
         export.save_quantised(full, about, small, crops)
-        times = milliseconds([load(str(file), "network", 2) for file in (full, small)], repeat=30)
+        times = milliseconds([models.load(str(file), "network", 2) for file in (full, small)], repeat=30)
         megabytes = small.stat().st_size / 1e6
     found = run.watch()
     return {

@@ -7,11 +7,13 @@ random choice of step t comes from the seed and t alone.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fervid.records import Floats
@@ -20,7 +22,7 @@ from fervid.train.faces import Faces, Sources
 from fervid.train.ferplus import CLASSES
 from fervid.train.losses import Targets
 from fervid.train.network import FIRST_CLASSES, pixels
-from fervid.train.predict import starting
+from fervid.train.predict import starting, taught
 from fervid.train.recipe import Recipe
 
 RAREST = 1e-6  # share that a class without any example is taken to have
@@ -38,6 +40,7 @@ class Data:
         starting: (len(attributes) + len(people), d) unit embeddings by the starting weights.
         valid_expressions: Faces with votes, to watch.
         valid_attributes: Faces with age, gender and ethnicity, to watch.
+        taught: (len(expressions), 8 + 7) logits of expression and first labels by earlier runs, if any teach.
     """
 
     expressions: Faces
@@ -46,36 +49,44 @@ class Data:
     starting: Floats
     valid_expressions: Faces
     valid_attributes: Faces
+    taught: Floats | None = None
 
     @classmethod
-    def read(cls, sources: Sources, cache: Path, weights: mobilenet.Weights) -> Data:
+    def read(cls, sources: Sources, cache: Path, weights: mobilenet.Weights, teachers: Sequence[Path] = ()) -> Data:
         """Read all data sets; what was cut and embedded is kept in the folder `cache`.
 
         Args:
             sources: Where they lie.
             cache: Folder for crops and embeddings.
             weights: The starting weights, whose embedding is to be kept.
+            teachers: Finished runs whose answers for the expressions to learn beside the votes.
 
         Raises:
             FileNotFoundError: Pictures are missing.
-            ValueError: Pictures are damaged.
+            ValueError: Pictures are damaged, or a teacher is no finished run.
         """
+        expressions = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
         attributes = faces.read_utkface(sources.utkface, 2, cache)
         people = faces.read_celeba(sources.celeba, cache)
         return cls(
-            faces.read_ferplus(sources.ferplus, sources.first, "Training", cache),
+            expressions,
             attributes,
             people,
             starting(Faces.union([attributes, people]), weights, cache),
             faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache),
             faces.read_utkface(sources.utkface, 1, cache),
+            taught(expressions, teachers, cache) if teachers else None,
         )
 
     def digests(self) -> dict[str, str]:
         """Name of each part to the SHA-256 of its pixels and labels, and that of the starting embeddings."""
         parts = ("expressions", "attributes", "people")
-        starting = hashlib.sha256(np.ascontiguousarray(self.starting).data).hexdigest()
-        return {**{name: getattr(self, name).digest() for name in parts}, "starting": starting}
+        given = {"starting": self.starting, "taught": self.taught}
+        return {name: getattr(self, name).digest() for name in parts} | {
+            name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+            for name, values in given.items()
+            if values is not None
+        }
 
 
 class Batches:
@@ -95,6 +106,8 @@ class Batches:
         chance = self.votes @ prior**-recipe.balance
         self.chance = chance / chance.sum()
         self.prior, self.first_prior = self.chance @ self.votes, self.chance @ self.first
+        if data.taught is not None:
+            self._blend(data.taught, has)
 
     def adjustments(self) -> tuple[Tensor, Tensor]:
         """(8,) and (7,) what is added to the logits while training."""
@@ -102,6 +115,15 @@ class Batches:
         logs = (np.log(np.maximum(share, RAREST)) for share in shares)
         expression, first = (torch.from_numpy(self.recipe.adjustment * log).float() for log in logs)
         return expression, first
+
+    def _blend(self, logits: Floats, has: NDArray[np.intp]) -> None:
+        """Let votes and first labels, where there are any, give way to what teachers answer."""
+        expression, first = self.adjustments()
+        own, share = torch.from_numpy(logits), self.recipe.taught
+        answers = (own[:, : len(CLASSES)] + expression).softmax(1).numpy()
+        self.votes += share * (answers - self.votes)
+        answers = (own[:, len(CLASSES) :] + first).softmax(1).numpy()
+        self.first[has] += share * (answers - self.first)[has]
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:
         """The batch of one step, whatever came before."""

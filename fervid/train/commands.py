@@ -52,6 +52,9 @@ def network_train(
     weights: Weights,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="JSON with settings that differ from ours.")] = None,
     earlier: Annotated[Path | None, typer.Option("--from", help="A run whose weights to begin with.")] = None,
+    teachers: Annotated[
+        list[Path] | None, typer.Option("--teacher", help="A finished run whose answers to learn beside the votes.")
+    ] = None,
     cache: Kept = None,
 ) -> None:
     """Fit the network on all tasks; one line of JSON every few hundred steps says how it stands."""
@@ -63,7 +66,7 @@ def network_train(
 
         settings = Recipe.read(recipe) if recipe else Recipe()
         starting = mobilenet.read_tensorflowjs(weights)
-        sets = Data.read(Sources(data), cache or data / "cache", starting)
+        sets = Data.read(Sources(data), cache or data / "cache", starting, teachers or ())
         run = fit.begin(settings, starting, sets, earlier)
         if output.exists():
             run.resume(output)

@@ -20,14 +20,14 @@ from fervid import models
 from fervid.align import MARGIN
 from fervid.network import BATCH, scaled
 from fervid.records import Floats
-from fervid.train import augment, faces, fit
+from fervid.train import augment, faces
 from fervid.train.batches import FIRST_INDEX, RAREST
 from fervid.train.card import save_with_card
 from fervid.train.evaluate import Tests, recall
 from fervid.train.faces import Sources
 from fervid.train.ferplus import CLASSES
 from fervid.train.network import ETHNICITIES, FIRST_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
-from fervid.train.predict import predict
+from fervid.train.predict import load, predict
 from fervid.train.trace import traced
 
 OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity", "identity")
@@ -196,7 +196,7 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
     Raises:
         ValueError: The run is not finished, or a file differs from torch.
     """
-    recipe, network, origin = fit.load(run)
+    recipe, network, origin = load(run)
     voted = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
     pictured = faces.read_utkface(sources.utkface, 2, cache)
     rng = np.random.default_rng(recipe.seed)

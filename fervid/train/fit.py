@@ -217,21 +217,3 @@ def begin(recipe: Recipe, weights: mobilenet.Weights, data: Data, earlier: Path 
         raise ValueError(f"{earlier} is a run of {backbone}, not of {recipe.backbone}; begin anew or change the recipe")
     network.load_state_dict(state.below(tensors, "average"))
     return Fit(recipe, network, data, {**about, "step": step})
-
-
-def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, Any]]:
-    """What a finished run gave: its recipe, its averaged weights, and all that decided them.
-
-    Raises:
-        ValueError: The file is no run, or the run has not come to its last step.
-    """
-    about, step, tensors = state.read(path)
-    recipe = Recipe.of(about["recipe"])
-    if step < recipe.steps:
-        raise ValueError(f"{path} has done {step} of {recipe.steps} steps; run `fervid network train` to its end")
-    network = build(recipe.backbone)
-    network.autocast = recipe.bfloat16
-    network.load_state_dict(state.below(tensors, "average"))
-    if isinstance(network.backbone, mobilenet.MobileNetV1):
-        network.backbone = mobilenet.folded(network.backbone)
-    return recipe, network.eval(), about

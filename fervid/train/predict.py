@@ -1,28 +1,35 @@
-"""What a network says of faces, as inference would cut them."""
+"""What a network, or finished runs, say of faces, as inference would cut them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fervid.records import Floats
-from fervid.train import augment, mobilenet
+from fervid.train import augment, mobilenet, state
 from fervid.train.faces import Faces
 from fervid.train.network import FaceNetwork, Heads, build, pixels
+from fervid.train.recipe import Recipe
 
 STARTING_SIZE = 224
 
 
-def predict(network: FaceNetwork, faces: Faces, size: int, batch: int = 64) -> dict[str, NDArray[np.float32]]:
+def predict(
+    network: FaceNetwork, faces: Faces, size: int, batch: int = 64, *, mirrored: bool = False
+) -> dict[str, NDArray[np.float32]]:
     """Heads by name, (n, ...) each, of the faces as inference would cut them."""
     parts = []
     for start in range(0, len(faces), batch):
         crops = np.stack([augment.frame(crop, size) for crop in faces.crops[start : start + batch]])
+        if mirrored:
+            crops = np.ascontiguousarray(crops[:, :, ::-1])
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=network.autocast):
             embedding = network.backbone(pixels(crops))
         with torch.no_grad():
@@ -36,11 +43,64 @@ def starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
     key = hashlib.sha256(known.digest().encode())
     for name in sorted(weights):
         key.update(np.ascontiguousarray(weights[name]).data)
-    path = cache / f"starting-{key.hexdigest()[:16]}.npy"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+
+    def embedded() -> Floats:
         embedding = predict(build("mobilenetv1", weights).eval(), known, STARTING_SIZE)["embedding"]
+        return embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+
+    return _kept(cache / f"starting-{key.hexdigest()[:16]}.npy", embedded)
+
+
+def taught(known: Faces, teachers: Sequence[Path], cache: Path) -> Floats:
+    """What finished runs answer on average for faces and their mirror images, as targets for a pupil.
+
+    Their answers are smoother than votes and first labels (born-again networks, Furlanello et al., arXiv 1805.04770).
+
+    Returns:
+        (n, 8 + 7) logits of expression and of the first labels, free of the class prior.
+
+    Raises:
+        ValueError: A file is no run, or the run has not come to its last step.
+    """
+    key = hashlib.sha256(known.digest().encode())
+    for teacher in teachers:
+        key.update(teacher.read_bytes())
+
+    def answered() -> Floats:
+        sums = np.zeros(())
+        for teacher in teachers:
+            recipe, network, _ = load(teacher)
+            for mirrored in (False, True):
+                heads = predict(network, known, recipe.size, mirrored=mirrored)
+                sums = sums + np.hstack([heads["expression"], heads["first"]])
+        return (sums / (2 * len(teachers))).astype(np.float32)
+
+    return _kept(cache / f"taught-{key.hexdigest()[:16]}.npy", answered)
+
+
+def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, Any]]:
+    """What a finished run gave: its recipe, its averaged weights, and all that decided them.
+
+    Raises:
+        ValueError: The file is no run, or the run has not come to its last step.
+    """
+    about, step, tensors = state.read(path)
+    recipe = Recipe.of(about["recipe"])
+    if step < recipe.steps:
+        raise ValueError(f"{path} has done {step} of {recipe.steps} steps; run `fervid network train` to its end")
+    network = build(recipe.backbone)
+    network.autocast = recipe.bfloat16
+    network.load_state_dict(state.below(tensors, "average"))
+    if isinstance(network.backbone, mobilenet.MobileNetV1):
+        network.backbone = mobilenet.folded(network.backbone)
+    return recipe, network.eval(), about
+
+
+def _kept(path: Path, make: Callable[[], Floats]) -> Floats:
+    """What a file of the cache holds; it is made if there is none yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".partial.npy")
-        np.save(unfinished, embedding / np.linalg.norm(embedding, axis=1, keepdims=True))
+        np.save(unfinished, make())
         os.replace(unfinished, path)
     return np.asarray(np.load(path))

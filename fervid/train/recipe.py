@@ -36,6 +36,7 @@ class Recipe:
         mixup: Parameter of the Beta distribution that mixes two faces with votes; 0 leaves it out.
         degraded: Factor of the chances of low resolution, blur, compression and occlusion.
         first_share: How much of the shares the first label takes from the votes.
+        taught: How much of the shares the answers of teachers take, if there are any.
         balance: Votes are sampled by the prior of their class to the power of minus this.
         adjustment: How much of the logarithm of the prior the logits are freed from.
         bfloat16: Whether the backbone is trained in bfloat16: faster, but far slower where widths are odd, as rexnet's.
@@ -62,6 +63,7 @@ class Recipe:
     mixup: float = 0.0
     degraded: float = 0.5
     first_share: float = 0.1
+    taught: float = 0.5
     balance: float = 0.3
     adjustment: float = 0.5
     bfloat16: bool = True

@@ -205,7 +205,7 @@ def test_a_file_that_is_no_run_cannot_be_exported(sources: Sources, tmp_path: Pa
 def test_a_run_that_is_not_finished_cannot_be_exported(
     trained: tuple[Path, Result], sources: Sources, tmp_path: Path
 ) -> None:
-    recipe = fit.load(trained[0])[0]
+    recipe = predict.load(trained[0])[0]
     path = tmp_path / "early.safetensors"
     data = miniature.data(fit.mobilenet.EMBEDDING)
     fit.Fit(recipe, network.build("mobilenetv1"), data).save(path)

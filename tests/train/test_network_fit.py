@@ -22,7 +22,7 @@ from fervid.train.faces import Sources
 from fervid.train.fit import Fit
 from fervid.train.losses import Targets
 from fervid.train.network import PIXEL_MEAN, FaceNetwork, pixels
-from fervid.train.predict import predict
+from fervid.train.predict import load, predict
 from fervid.train.recipe import Recipe
 
 
@@ -333,20 +333,20 @@ def test_a_file_that_is_no_state_is_refused(content: bytes | None, data: Data, t
     with pytest.raises(ValueError, match=r"other\.safetensors is no state of a run"):
         begun(data).resume(path)
     with pytest.raises(ValueError, match=r"other\.safetensors is no state of a run"):
-        fit.load(path)
+        load(path)
 
 
 def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: None
 ) -> None:
-    monkeypatch.setattr(fit, "build", lambda name: miniature.network(seed=9))
+    monkeypatch.setattr(predicting, "build", lambda name: miniature.network(seed=9))
     path, run = tmp_path / "run.safetensors", begun(data)
     steps = run.run(path)
     next(steps)
     with pytest.raises(ValueError, match=r"has done 2 of 6 steps; run `fervid network train` to its end"):
-        fit.load(path)
+        load(path)
     assert [figures["step"] for figures in steps] == [4, 6]
-    recipe, network, about = fit.load(path)
+    recipe, network, about = load(path)
     assert (recipe, about) == (run.recipe, run.about)
     assert about["data"] == data.digests()
     assert not network.training
@@ -469,7 +469,7 @@ def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_wit
     run.advance(*run.batches(1))
     assert not torch.equal(backbone.stem.norm.running_var, buffers["stem.norm.running_var"])
     run.save(tmp_path / "run.safetensors")
-    _, network, _ = fit.load(tmp_path / "run.safetensors")
+    _, network, _ = load(tmp_path / "run.safetensors")
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules())
 
 
@@ -486,3 +486,36 @@ def test_data_is_read_with_the_starting_embeddings_and_both_are_kept(
     again = Data.read(sources, cache, weights)
     np.testing.assert_array_equal(again.starting, data.starting)
     assert again.digests() == data.digests()
+
+
+def test_teachers_answer_faces_and_their_mirror_images_once(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "build", lambda name: miniature.network(seed=9))
+    runs = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+    wanted = np.zeros((16, 15))
+    some, mirrored = data.expressions, copy.copy(data.expressions)
+    object.__setattr__(mirrored, "crops", np.ascontiguousarray(some.crops[:, :, ::-1]))
+    for seed, path in enumerate(runs):
+        run = Fit(miniature.recipe(steps=1, seed=seed), miniature.network(seed=seed), data)
+        list(run.run(path))
+        for faces in (some, mirrored):
+            heads = predict(load(path)[1], faces, 16)
+            wanted += np.hstack([heads["expression"], heads["first"]]) / 4
+    found = predicting.taught(some, runs, tmp_path)
+    np.testing.assert_allclose(found, wanted, atol=0.05)
+    monkeypatch.setattr(predicting, "predict", lambda *_: pytest.fail("asked again"))
+    np.testing.assert_array_equal(predicting.taught(some, runs, tmp_path), found)
+
+
+def test_what_teachers_answer_takes_its_share_of_votes_and_first_labels(data: Data) -> None:
+    sure = np.full((16, 15), -40, np.float32)
+    sure[:, [3, 8 + 2]] = 40
+    plain = Batches(miniature.recipe(), data)
+    pupil = Batches(miniature.recipe(taught=0.25), replace(data, taught=sure))
+    np.testing.assert_allclose(pupil.votes, 0.75 * plain.votes + 0.25 * np.eye(8)[3], atol=1e-6)
+    has = data.expressions.first >= 0
+    np.testing.assert_allclose(pupil.first[has], 0.75 * plain.first[has] + 0.25 * np.eye(7)[2], atol=1e-6)
+    assert not pupil.first[~has].any()
+    np.testing.assert_array_equal(pupil.chance, plain.chance)
+    assert pupil.data.digests().keys() - plain.data.digests().keys() == {"taught"}
