@@ -9,26 +9,30 @@ differs between detectors stays inside their graphs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import floor, log2
 from typing import Any
 
 import cv2
 import numpy as np
 import onnxruntime
 
-from fervid.records import Face, Floats, Image
+from fervid.halve import halved
+from fervid.records import Box, Face, Floats, Image
 
 OVERLAP = 0.3  # faces that share more than this (intersection over union) are one face
 CONTAINED = 0.7  # and so are those of which one holds this much of the other
 BORDER = 0.25  # of the frame's longer side, put around it to find a face that fills it
 FILLING = 0.4  # of the shorter side: the smallest face that is looked for there
 FEW = 256  # pixels are enough of a frame that is filled by a face; in more a detector of small faces sees its parts
+AROUND = 4  # sides of a box: the square that is looked at when a face was lost
 
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A face detector: call it with a frame.
+    """A face detector: call it with a frame to find every face, or let it `glance` to see the large ones.
 
     Attributes:
         session: The ONNX network.
@@ -52,13 +56,32 @@ class Detector:
             Faces of that size at least, the largest first; empty if there are none.
         """
         height, width = image.shape[:2]
-        usual = max(12, round(max(height, width) / 40))
-        least = self.min_face or usual
-        scale = np.inf
+        return self._find(image, self._windows(height, width, self._least(image)), filling=True)
+
+    def glance(self, image: Image) -> list[Face]:
+        """Look at the whole frame only: several times faster, but small faces are overlooked."""
+        return self._find(image, [(0, 0, max(image.shape[:2]), 0.0)], filling=False)
+
+    def near(self, image: Image, box: Box) -> list[Face]:
+        """Look around a place where a face of that size was."""
+        height, width = image.shape[:2]
+        side = min(round(AROUND * max(box[2] - box[0], box[3] - box[1])), max(height, width))
+        x, y = (
+            max(0, min(round((low + high - side) / 2), length - side))
+            for low, high, length in ((box[0], box[2], width), (box[1], box[3], height))
+        )
+        return self._find(image, [(x, y, side, 0.0)], filling=False)
+
+    def _least(self, image: Image) -> int:
+        return _usual(image) if self.min_face is None else self.min_face
+
+    def _find(self, image: Image, windows: Sequence[tuple[int, int, int, float]], *, filling: bool) -> list[Face]:
+        least, scale = self._least(image), np.inf
         if "multiple" in self.card["input"]:
-            scale = self.card["smallest_face"] * self.card["input"]["size"] / min(least, usual)
-        looks = [self._look(image, *window, scale) for window in self._windows(height, width, least)]
-        if max(scores.max(initial=0) for *_, scores in looks) < self.card["open_score"]:
+            scale = self.card["smallest_face"] * self.card["input"]["size"] / min(least, _usual(image))
+        at = cache(lambda times: halved(image, times))
+        looks = [self._look(at, *window, scale) for window in windows]
+        if filling and max(scores.max(initial=0) for *_, scores in looks) < self.card["open_score"]:
             looks.append(self._filling(image, scale))
         faces = merge(*(np.concatenate(column) for column in zip(*looks, strict=True)))
         return sorted((face for face in faces if face.size >= least), key=lambda face: -face.area)
@@ -68,7 +91,8 @@ class Detector:
         border = round(BORDER * max(image.shape[:2]))
         padded = np.asarray(cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE), np.uint8)
         side, least = max(padded.shape), FILLING * min(image.shape[:2])
-        boxes, landmarks, scores = self._look(padded, 0, 0, side, least, min(scale, FEW / side))
+        at = cache(lambda times: halved(padded, times))
+        boxes, landmarks, scores = self._look(at, 0, 0, side, least, min(scale, FEW / side))
         return boxes - border, landmarks - border, scores
 
     def _windows(self, height: int, width: int, min_face: int) -> list[tuple[int, int, int, float]]:
@@ -86,32 +110,41 @@ class Detector:
         return [*windows, (0, 0, longer, least)]
 
     def _look(
-        self, image: Image, x: int, y: int, side: int, least: float, scale: float
+        self, at: Callable[[int], Image], x: int, y: int, side: int, least: float, scale: float
     ) -> tuple[Floats, Floats, Floats]:
         """Candidates in one square: boxes (n, 4) and landmarks (n, k, 2) in pixels of the frame, and scores (n,).
 
         One square at a time is faster than a batch of them, because it stays in the processor's cache. Enlarging it
-        by more than `scale` would show nothing that counts.
+        by more than `scale` would show nothing that counts. `at` gives the frame, halved so many times.
         """
         size = self.card["input"]["size"]
         multiple = self.card["input"].get("multiple", size)
-        part = image[y : y + side, x : x + side]
         scale = min(size / side, scale)
-        height, width = (max(1, min(size, round(length * scale))) for length in part.shape[:2])
+        times = max(0, floor(-log2(scale)))
+        x, y = ((start >> times) << times for start in (x, y))
+        part = at(times)[y >> times : (y + side) >> times, x >> times : (x + side) >> times]
+        left = scale * 2**times
+        height, width = (max(1, min(size, round(length * left))) for length in part.shape[:2])
         picture = np.zeros((1, -(-height // multiple) * multiple, -(-width // multiple) * multiple, 3), np.uint8)
         picture[0, :height, :width] = cv2.resize(
-            part, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            part, (width, height), interpolation=cv2.INTER_AREA if left < 1 else cv2.INTER_LINEAR
         )
         found = self.session.run(["boxes", "landmarks", "scores"], {"images": picture})
         boxes, landmarks, scores = (column[0][found[2][0] >= self.card["threshold"]] for column in found)
 
-        start, frame = np.array([x, y], np.float32), np.array(image.shape[1::-1], np.float32)
+        start, frame = np.array([x, y], np.float32), np.array(at(0).shape[1::-1], np.float32)
         boxes, landmarks = boxes / scale + np.tile(start, 2), landmarks / scale + start
         extent = np.max(boxes[:, 2:] - boxes[:, :2], axis=1)
         cut = ((boxes[:, :2] <= start) & (start > 0)) | ((boxes[:, 2:] >= start + side) & (start + side < frame))
         fits = (extent >= least) & ((extent < side / 2) | (side >= frame.max()))
         counts = fits & ~np.any(cut, axis=1)
         return boxes[counts], landmarks[counts], scores[counts]
+
+
+def _usual(image: Image) -> int:
+    """The smallest face that is looked for, as a rule."""
+    longer: int = max(image.shape[:2])
+    return max(12, round(longer / 40))
 
 
 def tiles(height: int, width: int, side: int) -> list[tuple[int, int, int]]:

@@ -16,6 +16,7 @@ from fervid import models, video
 from fervid.align import MARGIN, crop
 from fervid.detect import Detector
 from fervid.errors import InputError, ModelIncompatible
+from fervid.follow import Follower
 from fervid.gather import Followed, Seen, gather
 from fervid.models import ONNX_ERRORS
 from fervid.network import BATCH, FaceNetwork
@@ -36,6 +37,8 @@ class Options:
         attributes: Whether to estimate age, gender and ethnicity of each person.
         labels: Which of the classifier's labels may be answered; None for all.
         adaptive: Whether to look at few frames first and stop when the classifier is sure.
+        detect_every: Seconds from one glance of the face detector to the next while all faces can be followed; 0 makes
+            it search every sampled frame.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -44,6 +47,7 @@ class Options:
     attributes: bool = False
     labels: tuple[str, ...] | None = None
     adaptive: bool = False
+    detect_every: float = 1.0
 
     def __post_init__(self) -> None:
         if self.face not in ("main", "all"):
@@ -54,6 +58,8 @@ class Options:
             raise ValueError(f"labels are two or more different ones, not {', '.join(self.labels) or 'none'}")
         if self.adaptive and self.sampling.fps is None:
             raise ValueError("an adaptive frame rate begins below --fps, so it cannot look at every frame")
+        if not self.detect_every >= 0:
+            raise ValueError(f"the detector looks every 0 s or more, not {self.detect_every} s")
 
 
 class Extractor:
@@ -142,10 +148,10 @@ class Extractor:
         Raises:
             InputError: What `frames` raised, after everything that came before it.
         """
-        stream = iter(frames)
+        stream, find = iter(frames), Follower(self._detect, self.options.detect_every)
         problem: InputError | None = None
         while problem is None:
-            batch, problem = self._detected(stream)
+            batch, problem = self._found(stream, find)
             if not batch:
                 break
             crops = [crop(frame.image, face, self._crop_size) for frame, faces in batch for face in faces]
@@ -158,13 +164,15 @@ class Extractor:
         if problem is not None:
             raise problem
 
-    def _detected(self, stream: Iterator[Frame]) -> tuple[list[tuple[Frame, list[Face]]], InputError | None]:
+    def _found(
+        self, stream: Iterator[Frame], find: Follower
+    ) -> tuple[list[tuple[Frame, list[Face]]], InputError | None]:
         """The next frames with their faces, enough for one pass of the network; and why there are no more."""
         batch: list[tuple[Frame, list[Face]]] = []
         found = 0
         try:
             for frame in islice(stream, BATCH):
-                faces = self._detect(frame.image)
+                faces = find(frame)
                 batch.append((frame, faces))
                 found += len(faces)
                 if found >= BATCH:

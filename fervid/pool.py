@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,28 +78,31 @@ class FeaturePool:
     standard deviation over them under `embedding.spread.mean` and so on.
     """
 
-    __slots__ = ("_pools",)
+    __slots__ = ("_plain", "_spread", "_widths")
 
     def __init__(self) -> None:
         """Start empty."""
-        self._pools: dict[str, Pool] = {}
+        self._widths: Mapping[str, int] = {}
+        self._plain, self._spread = Pool(0), Pool(0)  # of all columns side by side, because few large sums are fast
 
     @property
     def count(self) -> int:
         """Rows taken in: faces of a person, or frames of a group."""
-        return max((pool.count for pool in self._pools.values()), default=0)
+        return self._plain.count
 
     def update(self, scores: FaceScores) -> None:
         """Take in faces of one person, a row each."""
-        for name, rows in _columns(scores).items():
-            self._pool(name, rows.shape[1]).update(rows)
+        self._begin(scores)
+        self._plain.update(_side_by_side(scores))
 
     def update_group(self, scores: FaceScores) -> None:
         """Take in all faces of one frame; a frame without faces changes nothing."""
         if len(scores):
-            for name, rows in _columns(scores).items():
-                self._pool(name, rows.shape[1]).update(rows.mean(axis=0, keepdims=True))
-                self._pool(f"{name}.spread", rows.shape[1]).update(rows.std(axis=0, keepdims=True))
+            self._begin(scores)
+            rows = _side_by_side(scores)
+            alone = len(rows) == 1
+            self._plain.update(rows if alone else rows.mean(axis=0, keepdims=True))
+            self._spread.update(np.zeros_like(rows) if alone else rows.std(axis=0, keepdims=True))
 
     def features(self) -> ClipFeatures:
         """Every statistic of every column.
@@ -107,28 +110,36 @@ class FeaturePool:
         Raises:
             ValueError: Nothing was taken in.
         """
-        return ClipFeatures(
-            {
-                f"{name}.{kind}": value
-                for name, pool in self._pools.items()
-                for kind, value in pool.statistics().items()
-            },
-            self.count,
-        )
+        statistics = {}
+        ends = np.cumsum(list(self._widths.values()))[:-1]
+        for suffix, pool in (("", self._plain), (".spread", self._spread)):
+            if pool.count:
+                for kind, values in pool.statistics().items():
+                    for name, part in zip(self._widths, np.split(values, ends), strict=True):
+                        statistics[f"{name}{suffix}.{kind}"] = part
+        return ClipFeatures(statistics, self.count)
 
-    def _pool(self, name: str, width: int) -> Pool:
-        return self._pools.setdefault(name, Pool(width))
+    def _begin(self, scores: FaceScores) -> None:
+        if not self._widths:
+            self._widths = {name: column.shape[1] if column.ndim == 2 else 1 for name, column in _columns(scores)}
+            self._plain, self._spread = (Pool(sum(self._widths.values())) for _ in range(2))
 
     @classmethod
     def union(cls, parts: Iterable[FeaturePool]) -> FeaturePool:
         """What all the parts have seen, as one."""
         whole = cls()
         for part in parts:
-            for name, pool in part._pools.items():
-                whole._pool(name, len(pool._mean)).merge(pool)
+            if not whole._widths and part._widths:
+                whole._widths = part._widths
+                whole._plain, whole._spread = (Pool(sum(part._widths.values())) for _ in range(2))
+            whole._plain.merge(part._plain)
+            whole._spread.merge(part._spread)
         return whole
 
 
-def _columns(scores: FaceScores) -> Mapping[str, Floats]:
-    columns: dict[str, Floats] = {name: getattr(scores, name) for name in COLUMNS}
-    return {name: rows if rows.ndim == 2 else rows[:, None] for name, rows in columns.items()}
+def _columns(scores: FaceScores) -> Iterator[tuple[str, Floats]]:
+    return ((name, getattr(scores, name)) for name in COLUMNS)
+
+
+def _side_by_side(scores: FaceScores) -> Floats:
+    return np.column_stack([column for _, column in _columns(scores)])

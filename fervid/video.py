@@ -12,11 +12,13 @@ import queue
 import re
 import stat
 import threading
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias, cast
 
 import av
 import cv2
@@ -43,7 +45,11 @@ SUFFIXES = frozenset(
 
 _PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP", re.DOTALL)
 _AHEAD = 4  # frames decoded before they are asked for
+_REORDERED = 32  # packets; those of frames that are shown one after another are no further apart
+_LAST = 4  # frames of a clip are decoded in any case
 _JITTER = 1e-3  # seconds; Matroska and FLV round times to the millisecond, so a frame can seem to come before its turn
+
+_Packet: TypeAlias = "av.Packet[av.VideoStream]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,12 @@ class Sampling:
             raise ValueError(f"the end ({self.end} s) must come after the start ({self.start} s)")
         if self.rotate not in (None, 0, 90, 180, 270):
             raise ValueError(f"rotation is 0, 90, 180 or 270, not {self.rotate}")
+
+    def turn(self, time: float) -> float:
+        """Which look it is time for, counted from 0; negative before the start. The first frame of a turn is taken."""
+        if self.fps is None:
+            return math.inf if time >= self.start else -1
+        return math.floor((time - self.start + _JITTER) * self.fps)
 
 
 def read_pictures(paths: Iterable[str | os.PathLike[str]], rate: float = 5.0) -> Generator[Frame]:
@@ -181,7 +193,7 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
         aspect = float(stream.sample_aspect_ratio or 1)
         start = end = 0.0
         held: _Decoded | None = None
-        for frame in account.frames():
+        for frame in account.frames(sampling):
             start = max(start, end if frame.time is None else round(frame.time - account.origin, 6))
             if held is not None:
                 yield replace(held, end=start)
@@ -208,8 +220,28 @@ class _Account:
         self._media_end = 0.0
         self._stopped = ""
 
-    def frames(self) -> Iterator[av.VideoFrame]:
-        """Decode what can be decoded; packets that cannot are counted."""
+    def frames(self, sampling: Sampling) -> Iterator[av.VideoFrame]:
+        """Decode what can be decoded; packets that cannot are counted.
+
+        Frames that are not asked for and that no other is made from, as most B-frames, are not decoded at all.
+        """
+        context = self._stream.codec_context
+        for packet, asked in _asked(self._pictures(), sampling, self.origin):
+            if context is not None:
+                context.skip_frame = "DEFAULT" if asked else "NONREF"
+            self._packets += packet.size > 0
+            self._broken += packet.is_corrupt
+            try:
+                frames = self._stream.decode(packet)
+            except av.FFmpegError:
+                self._broken += not packet.is_corrupt
+                continue
+            self._given += len(frames)
+            self._broken += sum(frame.is_corrupt for frame in frames)
+            yield from frames
+
+    def _pictures(self) -> Iterator[_Packet]:
+        """The packets of the video stream; of all others only the time counts."""
         demuxer = self._container.demux()
         while True:
             try:
@@ -222,18 +254,8 @@ class _Account:
             stamp = packet.dts if packet.pts is None else packet.pts
             if stamp is not None and packet.time_base:
                 self._media_end = max(self._media_end, float((stamp + (packet.duration or 0)) * packet.time_base))
-            if packet.stream is not self._stream:
-                continue
-            self._packets += packet.size > 0
-            self._broken += packet.is_corrupt
-            try:
-                frames = self._stream.decode(packet)
-            except av.FFmpegError:
-                self._broken += not packet.is_corrupt
-                continue
-            self._given += len(frames)
-            self._broken += sum(frame.is_corrupt for frame in frames)
-            yield from frames
+            if packet.stream is self._stream:
+                yield cast(_Packet, packet)
 
     def settle(self, end: float) -> None:
         """Raise what is missing, now that the last frame, which ends at `end` seconds, was given.
@@ -259,22 +281,52 @@ class _Account:
             raise Damaged(f"{self._path} has {self._broken} damaged packets or frames; what surrounds them was used")
 
 
+def _asked(packets: Iterator[_Packet], sampling: Sampling, origin: float) -> Iterator[tuple[_Packet, bool]]:
+    """Every packet, with whether its frame may be asked for, as far as can be told from the times of those around it.
+
+    A frame is the first of its turn unless one that is shown shortly before it is of the same. The last ones tell how
+    long the clip is, even if it breaks off.
+    """
+    waiting: deque[tuple[_Packet, float | None]] = deque()
+    times: list[float] = []  # of the packets around the next one, in order
+
+    def leave(late: float = math.inf) -> tuple[_Packet, bool]:
+        packet, time = waiting.popleft()
+        if time is None:
+            return packet, True
+        turn, before = sampling.turn(time), bisect_left(times, time)
+        first = sampling.fps is None or turn < 0 or before == 0 or sampling.turn(times[before - 1]) < turn
+        return packet, first or time >= late
+
+    for packet in packets:
+        time = None
+        if packet.pts is not None and packet.time_base:
+            time = round(float(packet.pts * packet.time_base) - origin, 6)
+            insort(times, time)
+            del times[: -3 * _REORDERED]
+        waiting.append((packet, time))
+        if len(waiting) > _REORDERED:
+            yield leave()
+    while waiting:
+        yield leave(*times[-_LAST:][:1])
+
+
 def _sample(decoded: Iterator[_Decoded], sampling: Sampling) -> Generator[Frame]:
     """The frames that were asked for, converted; each once the next is known, because only then is its duration."""
     held: _Decoded | None = None
-    due = sampling.start
+    due: float = 0
     end = 0.0
     try:
         for one in decoded:
             end = one.end if sampling.end is None else min(one.end, sampling.end)
-            if one.start < due and not (held is None and one.end > due):
+            turn = sampling.turn(one.start)
+            if turn < due and not (held is None and one.end > sampling.start):
                 continue
             if held is not None:
                 yield _convert(held, one.start, sampling)
             held = one
             if sampling.fps is not None:
-                taken = max(one.start, sampling.start) - sampling.start
-                due = sampling.start + (math.floor((taken + _JITTER) * sampling.fps) + 1) / sampling.fps - _JITTER
+                due = max(turn, 0) + 1
     except InputError:
         if held is not None:
             yield _convert(held, end, sampling)

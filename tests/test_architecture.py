@@ -17,7 +17,7 @@ TREES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_bytes())
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-STAGES = ("video", "detect", "track", "align", "network", "pool", "classify")
+STAGES = ("video", "detect", "follow", "track", "align", "network", "pool", "classify")
 KNOW_MODELS = {"extract", "pipeline", "cli", "doctor", "measure", "labelled"}
 
 
@@ -42,7 +42,8 @@ OURS = {
     ("module", "may"),
     [
         *((module, set()) for module in ("errors", "records", "workers")),
-        *((stage, {"errors", "records"}) for stage in (*STAGES, "adaptive")),
+        ("halve", {"records"}),
+        *((stage, {"errors", "records", "halve"}) for stage in (*STAGES, "adaptive")),
         ("gather", {"errors", "records", "pool", "track"}),
     ],
 )

@@ -257,6 +257,31 @@ def test_unless_told_faces_count_from_a_fortieth_of_the_longer_side_and_from_12_
     assert len(Detector(SimpleNamespace(run=brightness), card)(frame)) == found
 
 
+def test_a_glance_shows_large_faces_and_overlooks_what_is_only_seen_in_tiles() -> None:
+    canvas = np.full((1080, 1920, 3), 128, np.uint8)
+    large, small = paste(canvas, 300, 500, 500), paste(canvas, 40, 1500, 300)
+    found = detector(24)(canvas)
+    assert [iou(face.box, box) > 0.5 for face, box in zip(found, (large, small), strict=True)] == [True, True]
+    [glanced] = detector(24).glance(canvas)
+    assert iou(glanced.box, large) > 0.5
+
+
+@pytest.mark.parametrize(("x", "y"), [(1500, 300), (80, 80), (1840, 1000)])
+@pytest.mark.parametrize("off", [-30, 0, 30])
+def test_a_face_is_seen_near_the_place_where_one_was(x: float, y: float, off: float) -> None:
+    canvas = np.full((1080, 1920, 3), 128, np.uint8)
+    box = paste(canvas, 60, x, y)
+    x1, y1, x2, y2 = box + off
+    [face] = detector(24).near(canvas, (x1, y1, x2, y2))
+    assert iou(face.box, box) > 0.5
+
+
+def test_nobody_is_seen_near_a_place_where_nobody_is() -> None:
+    canvas = np.full((480, 640, 3), 128, np.uint8)
+    paste(canvas, 60, 500, 300)
+    assert detector(24).near(canvas, (100.0, 100.0, 160.0, 160.0)) == []
+
+
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 7, 20, 64])
 def test_tiles_cover_every_pixel_and_overlap_by_a_quarter(side: int) -> None:
     lengths = {1, side - 1, side, side + 1, side * 7 // 4, side * 7 // 4 + 1, 3 * side, 10 * side + 3} - {0}

@@ -27,7 +27,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def extractor(family: dict[str, str], **options: object) -> Extractor:
-    wanted = Options(**{"min_face": toys.FACE, **options})
+    wanted = Options(**{"min_face": toys.FACE, "detect_every": 0.0, **options})
     return load_extractor(network=family["network"], detector=family["detector"], options=wanted, threads=1)
 
 
@@ -65,6 +65,8 @@ def same(a: Sequence[Observed], b: Sequence[Observed]) -> None:
         ({"labels": ("calm", "calm")}, "not calm, calm"),
         ({"labels": ("calm", "angry", "calm")}, "not calm, angry, calm"),
         ({"adaptive": True, "sampling": Sampling(None)}, "cannot look at every frame"),
+        ({"detect_every": -1.0}, "looks every 0 s or more, not -1.0 s"),
+        ({"detect_every": float("nan")}, "looks every 0 s or more, not nan s"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(change: dict[str, object], said: str) -> None:
@@ -212,7 +214,7 @@ def test_what_breaks_off_is_refined_as_far_as_it_goes(family: dict[str, str], tm
 def test_models_are_loaded_by_name_or_path(family: dict[str, str]) -> None:
     ready = extractor(family)
     assert (ready.detector.identity.name, ready.network.identity.name) == ("toy-detector", "toy-network")
-    assert ready.options == Options(min_face=toys.FACE)
+    assert ready.options == Options(min_face=toys.FACE, detect_every=0.0)
     assert load_extractor(threads=1).options == Options()
     with pytest.raises(ModelNotFound, match="no-such-model"):
         load_extractor(network="no-such-model")

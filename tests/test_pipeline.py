@@ -170,7 +170,8 @@ def test_a_classifier_fits_the_network_that_its_own_was_quantised_to(
             fitted_on("f" * 64)
 
 
-def test_a_frame_of_no_duration_does_not_make_its_person_the_main_one(classifier: fervid.Classifier) -> None:
+def test_a_frame_of_no_duration_does_not_make_its_person_the_main_one() -> None:
+    classifier = fervid.load(options=fervid.Options(detect_every=0.0))
     large, small = clips.portrait(320, 300, 1.8), clips.portrait(320, 300, 0.9)[:, ::-1]
     nobody = np.full((300, 320, 3), 128, np.uint8)
     frames = [fervid.Frame(np.concatenate([small, nobody], axis=1), i / 5, 0.2) for i in range(6)]

@@ -95,6 +95,49 @@ def test_every_format_gives_each_frame_once_at_its_time(whole: Path) -> None:
     assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(1), Sampling(7, 0.3), Sampling(12.5, 0.31, 1.44), Sampling(24.9), Sampling(40), EVERY],
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("b.mp4", "libx264", {"bf": "3", "g": "30"}),
+        ("pyramid.mkv", "libx264", {"bf": "8", "x264-params": "b-pyramid=normal:ref=5:b-adapt=0", "g": "48"}),
+        ("b.mpg", "mpeg2video", {"bf": "2", "g": "12"}),
+        ("b.avi", "mpeg4", {"bf": "2"}),
+        ("b.ts", "libx265", {}),
+    ],
+)
+def test_what_is_not_decoded_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, codec: str, options: dict[str, str], sampling: Sampling
+) -> None:
+    path = clips.write(tmp_path / name, clips.smiling(60, 64, 48, 0.4), codec=codec, options=options)
+    frames, error = drain(path, sampling)
+    monkeypatch.setattr(video, "_asked", lambda packets, *_: ((packet, True) for packet in packets))
+    wanted, same_error = drain(path, sampling)
+    assert (type(error), len(frames)) == (type(same_error), len(wanted))
+    for one, other in zip(frames, wanted, strict=True):
+        assert (one.time, one.duration) == (other.time, pytest.approx(other.duration))
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+def test_many_frames_that_nobody_asks_for_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clips.write(tmp_path / "b.mp4", clips.smiling(100, 64, 48, 0.4), options={"x264-params": "b-pyramid=none"})
+    decoded = []
+    plain = video._Account.frames
+
+    def counted(account: video._Account, sampling: Sampling) -> Iterator[object]:
+        for frame in plain(account, sampling):
+            decoded.append(frame)
+            yield frame
+
+    monkeypatch.setattr(video._Account, "frames", counted)
+    assert len(drain(path, Sampling(5))[0]) == 20
+    assert 20 <= len(decoded) < 70
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff", ".txt"])
 @pytest.mark.parametrize("sampling", [Sampling(), EVERY, Sampling(start=3, end=4)], ids=["5fps", "every", "later"])
 def test_a_still_image_is_one_frame_without_duration(

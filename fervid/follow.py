@@ -1,0 +1,252 @@
+"""The faces of a frame -> the same faces in the next one, without looking for them anew.
+
+Points on each face are followed by pyramidal Lucas-Kanade (Bouguet, Intel 2000), forwards and back again (Kalal et al.,
+ICPR 2010); the similarity that carries most of them over moves box and landmarks, and what lies there must still look
+like what the detector saw. A face that is lost sends for the detector at once, and it looks regularly for new ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import floor, log2
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fervid.halve import halved
+from fervid.records import Box, Face, Floats, Frame, Image
+
+SEARCH = 4  # times longer than from glance to glance it may take until small faces are searched for
+NOBODY = 0.2  # seconds between glances while there is nobody to follow
+_SIDE = 24  # pixels: frames are halved while the smallest face keeps as many
+_GRID = 5  # points along each side of a face
+_INNER = 0.8  # of the box: what surrounds it moves otherwise
+_BACK = 0.5  # pixels by which a point may miss its beginning on the way back
+_KEPT = 0.5  # of the points must come back
+_ALIKE = 0.6  # correlation with what the detector saw
+_RESIZED = 1.3  # factor by which a face may grow or shrink from one frame to the next
+_SHARED = 0.5  # of the smaller box: what glances and what is followed are one face
+_CLOSER = 3  # small faces that are looked at one by one; for more, a search is as fast
+_COARSE = (32, 18)  # pixels of the picture in which a cut shows
+_SAME_SCENE = 0.7  # correlation of two of them
+_SOON = 1e-6  # seconds; sums of times are not exact
+_FLOW: Any = {"winSize": (9, 9), "maxLevel": 2, "criteria": (3, 10, 0.03)}
+
+_Points = NDArray[np.complex128]  # x + iy, so that a similarity is a product and a sum
+
+
+class Eyes(Protocol):
+    """A detector: called it searches a frame (h, w, 3) uint8 RGB for every face."""
+
+    def __call__(self, image: Image, /) -> list[Face]:
+        """Every face of a frame, the largest first."""
+
+    def glance(self, image: Image, /) -> list[Face]:
+        """Those that can be seen at once."""
+
+    def near(self, image: Image, box: Box, /) -> list[Face]:
+        """Those around a place."""
+
+
+class Follower:
+    """Finds the faces of one clip, frame by frame; the detector is asked only when it has to be.
+
+    It glances now and then, for new faces and to correct what has drifted, and searches for small ones more seldom. A
+    face that cannot be followed is looked for where it was. After a cut, and when nobody is left, all of the frame is
+    searched.
+    """
+
+    def __init__(self, eyes: Eyes, every: float) -> None:
+        """Begin a clip.
+
+        Args:
+            eyes: The detector.
+            every: Seconds from glance to glance; 0 lets the detector search every frame.
+        """
+        self._eyes, self._every = eyes, every
+        self._glanced = self._searched = np.inf
+        self._shape: tuple[int, ...] = ()
+        self._gray: Image = np.zeros((0, 0), np.uint8)
+        self._held: list[_Held] = []
+
+    def __call__(self, frame: Frame) -> list[Face]:
+        """The faces of the next frame, the largest first."""
+        patience = self._every * (SEARCH if self._held else 1)
+        if not 0 <= frame.time - self._searched < patience - _SOON or frame.image.shape != self._shape:
+            return self._search(frame)
+        since = frame.time - self._glanced
+        if not self._held:
+            return self._search(frame) if since >= NOBODY - _SOON and self._appeared(frame) else []
+        gray = _reduced(frame.image, self._held[0].halvings)
+        moved = _moved(self._held, self._gray, gray)
+        lost = [held for held, there in zip(self._held, moved, strict=True) if there is None]
+        held = [there for there in moved if there is not None]
+        if lost and _cut(self._gray, gray):
+            return self._search(frame)
+        if since >= self._every - _SOON:
+            return self._glance(frame, held, lost)
+        if lost:
+            held += [one.replaced(face, gray) for one in lost if (face := self._near(frame, one.face)) is not None]
+        if not held:
+            return self._search(frame)
+        self._gray, self._held = gray, sorted(held, key=lambda one: -one.face.area)
+        return [held.face for held in self._held]
+
+    def _near(self, frame: Frame, face: Face) -> Face | None:
+        """A face where one was lost."""
+        found = [new for new in self._eyes.near(frame.image, face.box) if _shared(new, face) > 0]
+        return max(found, key=lambda new: _shared(new, face), default=None)
+
+    def _search(self, frame: Frame) -> list[Face]:
+        self._searched = self._glanced = frame.time
+        return self._hold(frame, [(face, False) for face in self._eyes(frame.image)])
+
+    def _appeared(self, frame: Frame) -> bool:
+        self._glanced = frame.time
+        return bool(self._eyes.glance(frame.image))
+
+    def _glance(self, frame: Frame, moved: list[_Held], lost: list[_Held]) -> list[Face]:
+        """What is seen now replaces what was followed; what was never seen at a glance is too small: look closer."""
+        self._glanced = frame.time
+        found = self._eyes.glance(frame.image)
+
+        def unseen(held: _Held) -> bool:
+            return not any(_shared(held.face, face) > _SHARED for face in found)
+
+        if any(unseen(held) for held in (*lost, *(held for held in moved if held.glanced))):
+            return self._search(frame)
+        small = [held.face for held in moved if unseen(held)]
+        if len(small) > _CLOSER:
+            return self._search(frame)
+        faces = [(face, True) for face in found]
+        faces += [(self._near(frame, face) or face, False) for face in small]
+        return self._hold(frame, sorted(faces, key=lambda one: -one[0].area))
+
+    def _hold(self, frame: Frame, faces: list[tuple[Face, bool]]) -> list[Face]:
+        """Follow these faces from here on, each with whether it was seen at a glance."""
+        smallest = min((face.size for face, _ in faces), default=0)
+        halvings = max(0, floor(log2(max(smallest, 1) / _SIDE)))
+        self._shape, self._gray = frame.image.shape, _reduced(frame.image, halvings)
+        self._held = [_Held(face, _seen(self._gray, face, halvings), halvings, glanced) for face, glanced in faces]
+        return [face for face, _ in faces]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """A face that is followed.
+
+    Attributes:
+        face: Where it is.
+        seen: How it looked to the detector.
+        halvings: Of the reduced frames.
+        glanced: Whether the detector sees it at a glance.
+    """
+
+    face: Face
+    seen: Floats
+    halvings: int
+    glanced: bool
+
+    @property
+    def points(self) -> _Points:
+        """What is followed of it, in pixels of the reduced frames."""
+        x1, y1, x2, y2 = (side * 0.5**self.halvings for side in self.face.box)
+        steps = np.linspace(-_INNER / 2, _INNER / 2, _GRID)
+        across = complex((x1 + x2) / 2, (y1 + y2) / 2) + (x2 - x1) * steps
+        return np.asarray((across + 1j * (y2 - y1) * steps[:, None]).ravel())
+
+    def moved(self, turn: complex, shift: complex) -> _Held:
+        """The face after z -> turn z + shift, in pixels of the reduced frames; its box stays upright."""
+        shift *= 2**self.halvings
+        x1, y1, x2, y2 = self.face.box
+        centre = turn * complex((x1 + x2) / 2, (y1 + y2) / 2) + shift
+        half = abs(turn) * complex(x2 - x1, y2 - y1) / 2
+        low, high = centre - half, centre + half
+        landmarks = turn * (self.face.landmarks[:, 0] + 1j * self.face.landmarks[:, 1]) + shift
+        face = Face((low.real, low.imag, high.real, high.imag), _columns(landmarks), self.face.score)
+        return replace(self, face=face)
+
+    def replaced(self, face: Face, gray: Image) -> _Held:
+        """What was found where this face was lost."""
+        return replace(self, face=face, seen=_seen(gray, face, self.halvings))
+
+
+def _moved(held: list[_Held], before: Image, now: Image) -> list[_Held | None]:
+    """Each face in the next reduced frame; None for one that is lost."""
+    points = [one.points for one in held]
+    start = _columns(np.concatenate(points))
+    there, found = _flow(before, now, start)
+    back, returned = _flow(now, before, there)
+    kept = found & returned & (np.abs(back - start).max(axis=1) <= _BACK)
+    ends = there[:, 0].astype(np.float64) + 1j * there[:, 1]
+    moved, each = [], _GRID * _GRID
+    for i, one in enumerate(held):
+        rows = np.flatnonzero(kept[i * each : (i + 1) * each])
+        new = None
+        if len(rows) >= _KEPT * each:
+            turn, shift = _similarity(points[i][rows], ends[i * each + rows])
+            if 1 / _RESIZED <= abs(turn) <= _RESIZED:
+                new = one.moved(turn, shift)
+        moved.append(new if new and np.vdot(one.seen, _seen(now, new.face, one.halvings)) >= _ALIKE else None)
+    return moved
+
+
+def _flow(before: Image, now: Image, points: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Where points (n, 2) went, and which of them were found there."""
+    there, found, _ = cv2.calcOpticalFlowPyrLK(before, now, points, np.zeros_like(points), **_FLOW)
+    return np.asarray(there, np.float32), np.asarray(found).ravel().astype(bool)
+
+
+def _cut(before: Image, now: Image) -> bool:
+    """Whether another scene begins: little of the coarse picture is as it was."""
+    rows = [
+        cv2.resize(gray, _COARSE, interpolation=cv2.INTER_AREA).ravel().astype(np.float32) for gray in (before, now)
+    ]
+    apart = [row - row.mean() for row in rows]
+    return float(np.vdot(*apart)) < _SAME_SCENE * float(np.prod([np.linalg.norm(row) for row in apart]))
+
+
+def _similarity(begins: _Points, ends: _Points) -> tuple[complex, complex]:
+    """The turn and shift that bring most points nearest to where they went; the worse half of them does not count."""
+    turn, shift = _least_squares(begins, ends)
+    missed = np.abs(turn * begins + shift - ends)
+    good = missed <= np.median(missed)
+    return _least_squares(begins[good], ends[good])
+
+
+def _least_squares(begins: _Points, ends: _Points) -> tuple[complex, complex]:
+    middle = begins.mean()
+    apart = begins - middle
+    turn = complex(np.vdot(apart, ends) / max(np.vdot(apart, apart).real, 1e-9))
+    return turn, complex(ends.mean() - turn * middle)
+
+
+def _seen(gray: Image, face: Face, halvings: int) -> Floats:
+    """A small picture (s, s) of the face in a reduced frame, upright, free of brightness and contrast."""
+    x1, y1, x2, y2 = (side * 0.5**halvings for side in face.box)
+    (right_x, right_y), (left_x, left_y) = face.landmarks[:2]
+    turn = np.exp(1j * np.arctan2(left_y - right_y, left_x - right_x)) * max(x2 - x1, y2 - y1) / _SIDE
+    shift = complex((x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2) - turn * complex(_SIDE - 1, _SIDE - 1) / 2
+    to_frame = np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    small = cv2.warpAffine(gray, to_frame, (_SIDE, _SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    values = small.astype(np.float32)
+    values -= values.mean()
+    return np.asarray(values / max(float(np.linalg.norm(values)), 1e-6), np.float32)
+
+
+def _shared(a: Face, b: Face) -> float:
+    """How much of the smaller box lies in the other."""
+    width, height = (min(a.box[i + 2], b.box[i + 2]) - max(a.box[i], b.box[i]) for i in (0, 1))
+    return max(width, 0) * max(height, 0) / min(a.area, b.area)
+
+
+def _reduced(image: Image, halvings: int) -> Image:
+    """Brightness of a frame, halved so many times."""
+    return np.asarray(cv2.cvtColor(halved(image, halvings), cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _columns(points: _Points) -> Floats:
+    return np.stack([points.real, points.imag], axis=1).astype(np.float32)
