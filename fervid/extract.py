@@ -6,13 +6,13 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Literal
 
 import joblib
 import numpy as np
 
 from fervid import models, video
+from fervid.ahead import ahead
 from fervid.align import MARGIN, crop
 from fervid.detect import Detector
 from fervid.errors import InputError, ModelIncompatible
@@ -20,9 +20,11 @@ from fervid.follow import Follower
 from fervid.gather import Followed, Seen, gather
 from fervid.models import ONNX_ERRORS
 from fervid.network import BATCH, FaceNetwork
-from fervid.records import Face, Frame, Observed
+from fervid.records import Face, Frame, Image, Observed
 from fervid.track import TrackingRule
 from fervid.video import Sampling
+
+_Found = tuple[float, float, list[Face], list[float]]  # time, duration, faces and shares of a frame, as in `Observed`
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,38 +150,31 @@ class Extractor:
         Raises:
             InputError: What `frames` raised, after everything that came before it.
         """
-        stream, find = iter(frames), Follower(self._detect, self.options.detect_every)
-        problem: InputError | None = None
-        while problem is None:
-            batch, problem = self._found(stream, find)
-            if not batch:
-                break
-            crops = [crop(frame.image, face, self._crop_size) for frame, faces in batch for face in faces]
-            scores = self._embed(np.array(crops, np.uint8))
-            start = 0
-            for frame, faces in batch:
-                shares = [face.area / frame.image[..., 0].size for face in faces]
-                yield Observed(frame.time, frame.duration, faces, shares, scores[start : start + len(faces)])
-                start += len(faces)
-        if problem is not None:
-            raise problem
+        batches = self._batches(frames)
+        with closing(ahead(batches, 1) if self._threads > 1 else batches) as ready:
+            for batch, crops in ready:
+                scores, start = self._embed(crops), 0
+                for time, duration, faces, shares in batch:
+                    yield Observed(time, duration, faces, shares, scores[start : (start := start + len(faces))])
 
-    def _found(
-        self, stream: Iterator[Frame], find: Follower
-    ) -> tuple[list[tuple[Frame, list[Face]]], InputError | None]:
-        """The next frames with their faces, enough for one pass of the network; and why there are no more."""
-        batch: list[tuple[Frame, list[Face]]] = []
-        found = 0
+    def _batches(self, frames: Iterable[Frame]) -> Generator[tuple[list[_Found], Image]]:
+        """What was found in the next frames, and the crops (n, s, s, 3) for one pass of the network."""
+        find = Follower(self._detect, self.options.detect_every)
+        batch: list[_Found] = []
+        crops: list[Image] = []
         try:
-            for frame in islice(stream, BATCH):
+            for frame in frames:
                 faces = find(frame)
-                batch.append((frame, faces))
-                found += len(faces)
-                if found >= BATCH:
-                    break
-        except InputError as error:
-            return batch, error
-        return batch, None
+                shares = [face.area / frame.image[..., 0].size for face in faces]
+                batch.append((frame.time, frame.duration, faces, shares))
+                crops += [crop(frame.image, face, self._crop_size) for face in faces]
+                if max(len(batch), len(crops)) >= BATCH:
+                    yield batch, np.array(crops, np.uint8)
+                    batch, crops = [], []
+        except InputError:
+            yield batch, np.array(crops, np.uint8)
+            raise
+        yield batch, np.array(crops, np.uint8)
 
 
 def load_extractor(

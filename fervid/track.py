@@ -7,12 +7,11 @@ are put together by identity embedding, never two that were seen in the same fra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from fervid.records import Box, Face, Floats
 
@@ -75,8 +74,7 @@ class Tracker:
             overlap = iou([face.box for face in faces], [self._tracks[t].box for t in self._live])
             alike = unit @ _unit(np.stack([self._tracks[t].total for t in self._live])).T
             possible = (overlap >= rule.overlap) & (alike >= rule.same_face)
-            rows, columns = linear_sum_assignment(np.where(possible, overlap + alike, 0), maximize=True)
-            for row, column in zip(rows, columns, strict=True):
+            for row, column in _assigned(np.where(possible, overlap + alike, 0)):
                 if possible[row, column]:
                     assigned[row] = self._live[column]
         for i, face in enumerate(faces):
@@ -118,6 +116,16 @@ class Tracker:
             groups.append([number])
             totals = np.concatenate([totals.reshape(-1, len(track.total)), track.total[None]])
         return groups
+
+
+def _assigned(gain: NDArray[np.float64]) -> Iterable[tuple[int, int]]:
+    """The pairs of rows and columns whose gains (n, m) have the largest sum."""
+    if min(gain.shape) == 1:
+        best = int(gain.argmax())
+        return [(best // gain.shape[1], best % gain.shape[1])]
+    from scipy.optimize import linear_sum_assignment  # takes longer to import than a clip of one person to answer
+
+    return zip(*linear_sum_assignment(gain, maximize=True), strict=True)
 
 
 def iou(a: Sequence[Box], b: Sequence[Box]) -> Floats:

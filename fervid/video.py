@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 import os
-import queue
 import re
 import stat
-import threading
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
@@ -24,6 +22,7 @@ import av
 import cv2
 import numpy as np
 
+from fervid.ahead import ahead
 from fervid.errors import (
     Damaged,
     EmptyInput,
@@ -121,7 +120,7 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads
         if picture is not None:
             yield picture
         else:
-            yield from _ahead(_sample(_decode(path, file, sampling, threads), sampling), _AHEAD)
+            yield from ahead(_sample(_decode(path, file, sampling, threads), sampling), _AHEAD)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -366,38 +365,3 @@ def _refusal(path: Path, file: BinaryIO) -> InputError:
     if file.read(8)[4:] == b"ftyp":
         return Truncated(f"{path} breaks off before its index, so nothing can be decoded; copy or download it again")
     return NotAVideo(f"{path} is no video or image that can be read; check it with a player, or convert it to mp4")
-
-
-def _ahead(frames: Generator[Frame], depth: int) -> Generator[Frame]:
-    """Run a generator in a thread, at most `depth` items ahead; the thread is joined on every path."""
-    ready: queue.Queue[Frame | BaseException | None] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def offer(item: Frame | BaseException | None) -> None:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for frame in frames:
-                offer(frame)
-                if stop.is_set():
-                    break
-            offer(None)
-        except BaseException as error:  # noqa: BLE001  handed over whole and raised where the frames are asked for
-            offer(error)
-        finally:
-            frames.close()
-
-    thread = threading.Thread(target=work, name="fervid-decode", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()

@@ -41,9 +41,9 @@ OURS = {
 @pytest.mark.parametrize(
     ("module", "may"),
     [
-        *((module, set()) for module in ("errors", "records", "workers")),
+        *((module, set()) for module in ("errors", "records", "ahead", "workers")),
         ("halve", {"records"}),
-        *((stage, {"errors", "records", "halve"}) for stage in (*STAGES, "adaptive")),
+        *((stage, {"errors", "records", "ahead", "halve"}) for stage in (*STAGES, "adaptive")),
         ("gather", {"errors", "records", "pool", "track"}),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_clip_that_is_left_early_is_closed(family: dict[str, str], long: Path)
     stream = extractor(family).watch(long)
     next(stream)
     stream.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "fervid-decode"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "fervid-ahead"]
 
 
 def test_what_a_clip_shows_is_gathered_with_its_problem(family: dict[str, str], long: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_window_is_there_before_the_next_is_looked_at_and_a_clip_left_early_is
     assert next(parts).label == "first"
     assert len(crops) <= 16
     parts.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "fervid-decode"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "fervid-ahead"]
 
 
 def test_only_the_labels_that_are_asked_for_are_answered(family: dict[str, str], moods: Path) -> None:

@@ -624,7 +624,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[io.BufferedReader]:
 
 
 def decoding() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "fervid-decode"]
+    return [thread for thread in threading.enumerate() if thread.name == "fervid-ahead"]
 
 
 def leave(frames: Iterator[Frame]) -> None:
