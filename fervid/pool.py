@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +22,22 @@ class Pool:
 
     __slots__ = ("_deviation", "_max", "_mean", "_min", "count")
 
-    def __init__(self, width: int) -> None:
-        """Start empty, for vectors of `width` values."""
+    def __init__(self) -> None:
+        """Start empty, for vectors of any width."""
         self.count = 0
-        self._mean: NDArray[np.float64] = np.zeros(width)
-        self._deviation: NDArray[np.float64] = np.zeros(width)
-        self._min: NDArray[np.float64] = np.full(width, np.inf)
-        self._max: NDArray[np.float64] = np.full(width, -np.inf)
+        self._mean: NDArray[np.floating] = np.zeros(0)
+        self._deviation = self._min = self._max = self._mean
 
     def update(self, rows: Floats) -> None:
         """Take in rows (n, width); n = 0 changes nothing."""
         if len(rows):
             mean = rows.mean(axis=0, dtype=np.float64)
-            deviation = np.square(rows - mean).sum(axis=0)
-            self._join(len(rows), mean, deviation, rows.min(axis=0), rows.max(axis=0))
+            self._join(len(rows), mean, np.square(rows - mean).sum(axis=0), rows.min(axis=0), rows.max(axis=0))
+
+    def repeat(self, row: Floats, times: int) -> None:
+        """Take in the same row (width,) so many times."""
+        if times:
+            self._join(times, row.astype(np.float64), np.zeros(len(row)), row, row)
 
     def merge(self, other: Pool) -> None:
         """Take in everything that another pool has seen."""
@@ -45,15 +47,19 @@ class Pool:
     def _join(
         self,
         count: int,
-        mean: NDArray[np.float64],
-        deviation: NDArray[np.float64],
+        mean: NDArray[np.floating],
+        deviation: NDArray[np.floating],
         minimum: NDArray[np.floating],
         maximum: NDArray[np.floating],
     ) -> None:
+        if not self.count:
+            self._mean, self._deviation, self._min, self._max = mean, deviation, minimum, maximum
+            self.count = count
+            return
         total = self.count + count
         step = mean - self._mean
-        self._deviation += deviation + np.square(step) * (self.count * count / total)
-        self._mean += step * (count / total)
+        self._deviation = self._deviation + deviation + np.square(step) * (self.count * count / total)
+        self._mean = self._mean + step * (count / total)
         self._min = np.minimum(self._min, minimum)
         self._max = np.maximum(self._max, maximum)
         self.count = total
@@ -78,12 +84,13 @@ class FeaturePool:
     standard deviation over them under `embedding.spread.mean` and so on.
     """
 
-    __slots__ = ("_plain", "_spread", "_widths")
+    __slots__ = ("_alone", "_plain", "_spread", "_widths")
 
     def __init__(self) -> None:
         """Start empty."""
         self._widths: Mapping[str, int] = {}
-        self._plain, self._spread = Pool(0), Pool(0)  # of all columns side by side, because few large sums are fast
+        self._plain, self._spread = Pool(), Pool()  # of all columns side by side, because few large sums are fast
+        self._alone = 0  # frames of one face: their spread is zero, and is taken in at the end
 
     @property
     def count(self) -> int:
@@ -92,17 +99,17 @@ class FeaturePool:
 
     def update(self, scores: FaceScores) -> None:
         """Take in faces of one person, a row each."""
-        self._begin(scores)
-        self._plain.update(_side_by_side(scores))
+        self._plain.update(self._side_by_side(scores))
 
     def update_group(self, scores: FaceScores) -> None:
         """Take in all faces of one frame; a frame without faces changes nothing."""
-        if len(scores):
-            self._begin(scores)
-            rows = _side_by_side(scores)
-            alone = len(rows) == 1
-            self._plain.update(rows if alone else rows.mean(axis=0, keepdims=True))
-            self._spread.update(np.zeros_like(rows) if alone else rows.std(axis=0, keepdims=True))
+        rows = self._side_by_side(scores)
+        if len(rows) > 1:
+            self._plain.update(rows.mean(axis=0, keepdims=True))
+            self._spread.update(rows.std(axis=0, keepdims=True))
+        else:
+            self._plain.update(rows)
+            self._alone += len(rows)
 
     def features(self) -> ClipFeatures:
         """Every statistic of every column.
@@ -110,36 +117,31 @@ class FeaturePool:
         Raises:
             ValueError: Nothing was taken in.
         """
-        statistics = {}
+        spread = Pool()
+        spread.merge(self._spread)
+        spread.repeat(np.zeros(sum(self._widths.values()), np.float32), self._alone)
         ends = np.cumsum(list(self._widths.values()))[:-1]
-        for suffix, pool in (("", self._plain), (".spread", self._spread)):
-            if pool.count:
-                for kind, values in pool.statistics().items():
-                    for name, part in zip(self._widths, np.split(values, ends), strict=True):
-                        statistics[f"{name}{suffix}.{kind}"] = part
+        statistics = {
+            f"{name}{suffix}.{kind}": part
+            for suffix, pool in (("", self._plain), (".spread", spread))
+            if pool.count
+            for kind, values in pool.statistics().items()
+            for name, part in zip(self._widths, np.split(values, ends), strict=True)
+        }
         return ClipFeatures(statistics, self.count)
-
-    def _begin(self, scores: FaceScores) -> None:
-        if not self._widths:
-            self._widths = {name: column.shape[1] if column.ndim == 2 else 1 for name, column in _columns(scores)}
-            self._plain, self._spread = (Pool(sum(self._widths.values())) for _ in range(2))
 
     @classmethod
     def union(cls, parts: Iterable[FeaturePool]) -> FeaturePool:
         """What all the parts have seen, as one."""
         whole = cls()
         for part in parts:
-            if not whole._widths and part._widths:
-                whole._widths = part._widths
-                whole._plain, whole._spread = (Pool(sum(part._widths.values())) for _ in range(2))
+            whole._widths = whole._widths or part._widths
             whole._plain.merge(part._plain)
             whole._spread.merge(part._spread)
+            whole._alone += part._alone
         return whole
 
-
-def _columns(scores: FaceScores) -> Iterator[tuple[str, Floats]]:
-    return ((name, getattr(scores, name)) for name in COLUMNS)
-
-
-def _side_by_side(scores: FaceScores) -> Floats:
-    return np.column_stack([column for _, column in _columns(scores)])
+    def _side_by_side(self, scores: FaceScores) -> Floats:
+        columns = [(name, getattr(scores, name)) for name in COLUMNS]
+        self._widths = self._widths or {name: column[0].size for name, column in columns if len(column)}
+        return np.column_stack([column for _, column in columns])

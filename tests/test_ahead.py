@@ -56,8 +56,7 @@ def test_no_more_is_made_than_was_allowed(depth: int) -> None:
 def test_what_is_raised_comes_after_what_came_before(error: BaseException) -> None:
     source, seen = Source(3, error), []
     with pytest.raises(type(error)):
-        for item in ahead(source.items, 1):
-            seen.append(item)
+        seen.extend(ahead(source.items, 1))
     assert (seen, source.closed, threads()) == ([None, 1, 2], True, [])
 
 

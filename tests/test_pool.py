@@ -24,8 +24,8 @@ def chunks(rows: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray
         start += size
 
 
-def pooled(*parts: np.ndarray, width: int = 4) -> Pool:
-    pool = Pool(width)
+def pooled(*parts: np.ndarray) -> Pool:
+    pool = Pool()
     for part in parts:
         pool.update(part)
     return pool
@@ -63,7 +63,7 @@ def test_pools_merged_in_any_order_give_the_statistics_of_the_whole(seed: int) -
     random = np.random.default_rng(seed)
     rows = random.normal(-2, 5, (300, 4)).astype(np.float32)
     parts = [pooled(part) for part in chunks(rows, random)]
-    whole = Pool(4)
+    whole = Pool()
     for i in random.permutation(len(parts)):
         whole.merge(parts[i])
     assert whole.count == 300
@@ -72,7 +72,7 @@ def test_pools_merged_in_any_order_give_the_statistics_of_the_whole(seed: int) -
 
 def test_merging_leaves_the_other_pool_as_it_was() -> None:
     rows = table(7)
-    part, whole = pooled(rows, width=6), Pool(6)
+    part, whole = pooled(rows), Pool()
     whole.merge(part)
     whole.update(table(9, seed=1))
     assert part.count == 7
@@ -103,8 +103,8 @@ def test_equal_rows_have_no_deviation(value: float) -> None:
 
 def test_no_rows_change_nothing() -> None:
     rows = table(3)
-    pool = pooled(np.zeros((0, 6), np.float32), rows, np.zeros((0, 6), np.float32), width=6)
-    pool.merge(Pool(6))
+    pool = pooled(np.zeros((0, 6), np.float32), rows, np.zeros((0, 6), np.float32))
+    pool.merge(Pool())
     assert pool.count == 3
     same(pool.statistics(), expected(rows))
 
