@@ -25,8 +25,8 @@ class Pool:
     def __init__(self) -> None:
         """Start empty, for vectors of any width."""
         self.count = 0
-        self._mean: NDArray[np.floating] = np.zeros(0)
-        self._deviation = self._min = self._max = self._mean
+        none: NDArray[np.floating] = np.zeros(0)
+        self._mean, self._deviation, self._min, self._max = none, none, none, none
 
     def update(self, rows: Floats) -> None:
         """Take in rows (n, width); n = 0 changes nothing."""
