@@ -12,6 +12,7 @@ from fervid.pool import FeaturePool
 from fervid.records import Observed
 from fervid.track import Tracker, TrackingRule
 
+_MANY = 100  # tracks before those of one person are put together
 _JITTER = 1e-6  # seconds; sums of times are not exact
 
 
@@ -85,6 +86,11 @@ class Seen:
         self.frames_with_face += bool(known)
         self.seconds += one.duration
 
+    def join(self, groups: Iterable[Sequence[int]]) -> None:
+        """Let the tracks of each group go on as one, under the first number."""
+        for first, *others in groups:
+            self.tracks[first] = Followed.union(first, (self.tracks[first], *map(self.tracks.pop, others)))
+
     def settle(self, groups: Iterable[Sequence[int]]) -> None:
         """Put the tracks of each person together, as far as they occur here."""
         present = ((min(group), [self.tracks[track] for track in group if track in self.tracks]) for group in groups)
@@ -115,11 +121,14 @@ class Seen:
 
 
 def gather(observed: Iterable[Observed], rule: TrackingRule) -> Seen:
-    """Follow the faces of a clip and pool each person; memory does not grow with the number of frames."""
-    tracker, seen = Tracker(rule), Seen()
+    """Follow the faces of a clip and pool each person; memory grows with neither frames nor cuts, only with people."""
+    tracker, seen, many = Tracker(rule), Seen(), _MANY
     try:
         for one in observed:
             seen.add(one, tracker.update(one.time, one.faces, one.scores.identity))
+            if len(tracker) >= many:
+                seen.join(tracker.join())
+                many = 2 * len(tracker) + _MANY
     except InputError as error:
         seen.problem = error
     seen.settle(tracker.people())

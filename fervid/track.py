@@ -48,13 +48,18 @@ class _Track:
 
 
 class Tracker:
-    """Links the faces of successive frames. Its memory is one embedding a track."""
+    """Links the faces of successive frames. Its memory is one embedding a track; `join` makes it one a person."""
 
     def __init__(self, rule: TrackingRule) -> None:
         """Start without tracks."""
         self._rule = rule
-        self._tracks: list[_Track] = []
+        self._tracks: dict[int, _Track] = {}
+        self._begun = 0
         self._live: list[int] = []
+
+    def __len__(self) -> int:
+        """How many tracks are kept apart."""
+        return len(self._tracks)
 
     def update(self, time: float, faces: Sequence[Face], embeddings: Floats) -> list[int | None]:
         """Assign the faces of the next frame.
@@ -79,9 +84,10 @@ class Tracker:
                     assigned[row] = self._live[column]
         for i, face in enumerate(faces):
             if assigned[i] is None and face.score >= rule.open_score:
-                assigned[i] = len(self._tracks)
-                self._live.append(len(self._tracks))
-                self._tracks.append(_Track(embeddings.shape[1]))
+                assigned[i] = self._begun
+                self._live.append(self._begun)
+                self._tracks[self._begun] = _Track(embeddings.shape[1])
+                self._begun += 1
             if (number := assigned[i]) is not None:
                 track = self._tracks[number]
                 track.box, track.time = face.box, time
@@ -103,7 +109,7 @@ class Tracker:
         """
         groups: list[list[int]] = []
         totals: NDArray[np.float64] = np.zeros((0, 0))
-        for number in sorted(range(len(self._tracks)), key=lambda t: -self._tracks[t].count):
+        for number in sorted(self._tracks, key=lambda t: -self._tracks[t].count):
             track = self._tracks[number]
             if groups:
                 alike = _unit(totals) @ _unit(track.total[None])[0]
@@ -115,6 +121,25 @@ class Tracker:
                     continue
             groups.append([number])
             totals = np.concatenate([totals.reshape(-1, len(track.total)), track.total[None]])
+        return groups
+
+    def join(self) -> list[list[int]]:
+        """Put tracks of the same person that are over together for good: memory then grows with people, not with cuts.
+
+        Returns:
+            Groups of track numbers; each goes on as one track under the smallest of them.
+        """
+        over = (sorted(set(group) - set(self._live)) for group in self.people())
+        groups = [group for group in over if len(group) > 1]
+        kept = {number: group[0] for group in groups for number in group}
+        for first, *others in groups:
+            track = self._tracks[first]
+            for other in map(self._tracks.pop, others):
+                track.total += other.total
+                track.count += other.count
+                track.beside |= other.beside
+        for track in self._tracks.values():
+            track.beside = {kept.get(number, number) for number in track.beside}
         return groups
 
 

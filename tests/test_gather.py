@@ -362,3 +362,23 @@ def test_a_clip_that_breaks_off_before_its_first_frame_raises() -> None:
         cut(broken([]), 2, 1)
     with pytest.raises(ZeroDivisionError):
         cut(broken([see(0, ANNA)], ZeroDivisionError()), 2, 1)
+
+
+@pytest.mark.parametrize("cuts", [99, 100, 101, 350])
+def test_memory_grows_with_people_and_not_with_cuts(cuts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def frames() -> Iterator[Observed]:
+        return (see(10.0 * i + j / 5, (ANNA, BEN)[i % 2]) for i in range(cuts) for j in range(2))
+
+    most = []
+    plain = Seen.add
+
+    def counted(seen: Seen, *what: object) -> None:
+        plain(seen, *what)
+        most.append(len(seen.tracks))
+
+    monkeypatch.setattr(Seen, "add", counted)
+    seen = gather(frames(), RULE)
+    assert max(most) <= 110
+    monkeypatch.setattr("fervid.gather._MANY", 10**9)
+    same(seen, gather(frames(), RULE))
+    assert [person.number for person in seen.people] == [0, 1]

@@ -238,3 +238,35 @@ def test_iou_has_a_row_and_a_column_for_each_box(rows: int, columns: int) -> Non
     found = iou(a, b)
     assert found.shape == (rows, columns)
     assert all(found[i, j] == pytest.approx(iou([a[i]], [b[j]])[0, 0]) for i in range(rows) for j in range(columns))
+
+
+def test_tracks_of_a_person_that_are_over_are_joined_for_good_and_nothing_else_changes() -> None:
+    # Anna four times, Ben beside her the second time; her last track goes on
+    frames = [
+        *[(i / 5, [(0, ANNA)]) for i in range(3)],
+        *[(10 + i / 5, [(0, ANNA), (100, BEN)]) for i in range(4)],
+        *[(20 + i / 5, [(0, BEN)]) for i in range(2)],
+        *[(30 + i / 5, [(0, ANNA)]) for i in range(5)],
+        *[(40 + i / 5, [(0, ANNA)]) for i in range(1)],
+    ]
+    tracker, _ = follow(*frames)
+    before = [set(group) for group in tracker.people()]
+    assert (before, len(tracker)) == ([{0, 1, 4, 5}, {2, 3}], 6)
+    assert tracker.join() == [[0, 1, 4], [2, 3]]
+    assert [set(group) for group in tracker.people()] == [{0, 5}, {2}]
+    assert tracker.join() == []
+    assert tracker.update(40.2, [face(0)], look(ANNA)) == [5]
+    assert tracker.update(60.0, [face(0)], look(CARL)) == [6]
+    assert [set(group) for group in tracker.people()] == [{0, 5}, {2}, {6}]
+    assert tracker.join() == [[0, 5]]
+
+
+def test_people_who_were_seen_side_by_side_stay_apart_after_joining() -> None:
+    like = at(20)
+    tracker, _ = follow(*((10.0 * i, [(0, ANNA)]) for i in range(3)))
+    tracker.update(40.0, [face(0), face(100)], np.concatenate([look(ANNA), like]))
+    tracker.update(60.0, [face(0)], like)
+    tracker.join()
+    groups = [set(group) for group in tracker.people()]
+    assert len(groups) == 2
+    assert not any({0, 4} <= group for group in groups)
