@@ -10,6 +10,8 @@ import pytest
 
 import clips
 import fervid
+from fervid import evaluate
+from fervid.fit import COSTS
 from fervid.network import FaceNetwork
 from fervid.records import FaceScores
 
@@ -28,6 +30,14 @@ def crops(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
     monkeypatch.setattr(FaceNetwork, "__call__", watched)
     return seen
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few resamples, and few costs of each kind of classifier."""
+    monkeypatch.setattr(evaluate, "RESAMPLES", 20)
+    for kind, costs in COSTS.items():
+        monkeypatch.setitem(COSTS, kind, costs[:2])
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""Builds labelled clips in which the toy models see faces, and tables of features without any clip."""
+"""Builds labelled clips in which the toy models see faces, and tables of features and studies without any clip."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 
 import toys
 from fervid import models
-from fervid.dataset import Sample
+from fervid.dataset import Dataset, Sample
 from fervid.extract import Extractor, Options
 from fervid.features import IDENTITY, Table
 from fervid.pool import STATISTICS
+from fervid.study import Study, study
 
 YELLOW, CYAN, MAGENTA = (255, 255, 0), (0, 255, 255), (255, 0, 255)
 """Faces of three people, as unlike as `same_person` of the toy network asks."""
@@ -100,3 +102,28 @@ def told_apart(
     rows = [(label, f"p{person}") for person in range(people) for label in labels for _ in range(each)]
     clips = samples([label for label, _ in rows], [person for _, person in rows])
     return clips, table(clips, 3 * np.eye(3)[[labels.index(label) for label, _ in rows]], **more)
+
+
+def known(
+    labels: Sequence[str] = ("calm", "joy"), faceless: Sequence[Sample] = (), target: str | None = None, **more: Any
+) -> Study:
+    """Those clips with their truth."""
+    clips, features = told_apart(labels, **more)
+    return study(Dataset("set", (*clips, *faceless)), features, tuple(faceless), target=target)
+
+
+def parted(faceless: Sequence[Sample] = (), held: Sequence[str] = ("val",), **more: Any) -> Study:
+    """The same of eight people, the last two of whom are for measuring."""
+    clips, features = told_apart(people=8, **more)
+    splits = {"p6": held[0], "p7": held[-1]}
+    clips = tuple(replace(clip, split=splits.get(clip.person, "train")) for clip in clips)
+    return study(Dataset("set", (*clips, *faceless)), replace(features, samples=clips), tuple(faceless))
+
+
+def rated(count: int = 30, faceless: Sequence[Sample] = (), **more: Any) -> Study:
+    """Clips of ten people that are the more pleasant, the higher the first value."""
+    values = np.linspace(1, 9, count)
+    people = [f"p{i % 10}" for i in range(count)]
+    clips = samples([None] * count, people, ratings=[{"valence": value} for value in values])
+    features = table(clips, (values - 5)[:, None] * [1, 0, 0], **more)
+    return study(Dataset("set", (*clips, *faceless)), features, tuple(faceless), target="valence")
