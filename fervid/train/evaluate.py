@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fervid import models
 from fervid.align import MARGIN, crop
-from fervid.evaluate import Rows, bootstrap
+from fervid.evaluate import Rows, bootstrap, confusion, scores, summary
 from fervid.network import BATCH, FaceNetwork, scaled
 from fervid.records import Face, FaceScores, Floats, Image
 from fervid.train import lfw, utkface
@@ -131,12 +130,12 @@ def on_votes(expression: Floats, split: FerPlus) -> dict[str, Any]:
         return {
             "accuracy_all": right.mean(),
             "accuracy_majority": right[clear].mean() if clear.any() else 0.0,
-            "mean_recall": recall(answers[rows], labels[rows]).mean(),
+            "mean_recall": summary(confusion(labels[rows], answers[rows], len(CLASSES)))["uar"],
         }
 
     return {
         **bootstrap(len(labels), measure),
-        "recall": _named(recall(answers, labels), [CLASSES[c] for c in np.unique(labels)]),
+        "recall": _recall(labels, answers),
         "images": len(labels),
         "faces_found": round(float(split.found.mean()), 4),
     }
@@ -154,21 +153,10 @@ def on_first_labels(scores: Floats, first: Rows) -> dict[str, Any]:
     labels = first[known]
 
     def measure(rows: Rows) -> dict[str, float]:
-        return {
-            "accuracy": (answers[rows] == labels[rows]).mean(),
-            "mean_recall": recall(answers[rows], labels[rows]).mean(),
-        }
+        told = summary(confusion(labels[rows], answers[rows], len(CLASSES)))
+        return {"accuracy": told["accuracy"], "mean_recall": told["uar"]}
 
-    return {
-        **bootstrap(len(labels), measure),
-        "recall": _named(recall(answers, labels), [CLASSES[c] for c in np.unique(labels)]),
-        "images": len(labels),
-    }
-
-
-def recall(answers: Rows, labels: Rows) -> NDArray[np.float64]:
-    """Share of each class that was answered rightly, in the order of the labels that occur."""
-    return np.array([(answers[labels == c] == c).mean() for c in np.unique(labels)])
+    return {**bootstrap(len(labels), measure), "recall": _recall(labels, answers), "images": len(labels)}
 
 
 def on_utkface(scores: FaceScores, portraits: list[Portrait], male_from: float) -> dict[str, Any]:
@@ -238,5 +226,7 @@ def _typical(image: Image) -> Face:
     return Face((0.31 * width, 0.31 * height, 0.69 * width, 0.69 * height), eyes.astype(np.float32), 0.0)
 
 
-def _named(values: NDArray[np.float64], names: list[str]) -> dict[str, float]:
-    return {name: round(float(value), 4) for name, value in zip(names, values, strict=True)}
+def _recall(labels: Rows, answers: Rows) -> dict[str, float]:
+    """Of the classes that occur."""
+    each = scores(confusion(labels, answers, len(CLASSES)))["recall"]
+    return {CLASSES[c]: round(float(each[c]), 4) for c in np.unique(labels)}

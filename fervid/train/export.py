@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from fervid import models
 from fervid.align import MARGIN
+from fervid.evaluate import confusion, summary
 from fervid.network import BATCH, scaled
 from fervid.records import Floats
 from fervid.train import augment, faces
 from fervid.train.batches import FIRST_INDEX, RAREST
 from fervid.train.card import save_with_card
-from fervid.train.evaluate import Tests, recall
+from fervid.train.evaluate import Tests
 from fervid.train.faces import Sources
 from fervid.train.ferplus import CLASSES
 from fervid.train.network import ETHNICITIES, FIRST_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
@@ -255,7 +256,8 @@ def shift(layer: nn.Linear, logits: Floats, labels: NDArray[np.int64], prior: Fl
 
     def worth(factor: float) -> float:
         answers = (logits + factor * direction).argmax(axis=1)
-        return float(2 * (answers == labels).mean() + recall(answers, labels).mean())
+        told = summary(confusion(labels, answers, len(prior)))
+        return 2 * told["accuracy"] + told["uar"]
 
     best = max(SHIFTS, key=lambda factor: (worth(factor), -abs(factor)))
     with torch.no_grad():

@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fervid.evaluate import confusion, summary
 from fervid.records import Floats
 from fervid.train import losses, mobilenet, state
 from fervid.train.batches import FIRST_INDEX, Batches, Data
 from fervid.train.faces import Faces
+from fervid.train.ferplus import CLASSES
 from fervid.train.losses import Targets
 from fervid.train.network import IDENTITY, FaceNetwork, build
 from fervid.train.predict import predict
@@ -142,13 +144,14 @@ class Fit:
         answers, labels = heads["expression"].argmax(axis=1), faces.votes.argmax(axis=1)
         majority, known = faces.votes.max(axis=1) > 0.5, faces.first >= 0
         right, first = answers == labels, FIRST_INDEX[faces.first]
+        told = summary(confusion(labels, answers, len(CLASSES)))
         attributes = self.data.valid_attributes
         found = predict(self.average, attributes, self.recipe.size)
         years = losses.expected_years(torch.from_numpy(found["age"])).numpy()
         return {
-            "accuracy_all": right.mean(),
+            "accuracy_all": told["accuracy"],
             "accuracy_majority": right[majority].mean(),
-            "mean_recall": np.mean([right[labels == c].mean() for c in np.unique(labels)]),
+            "mean_recall": told["uar"],
             "first": (heads["first"].argmax(axis=1) == first)[known].mean(),
             "age_mae": np.abs(years - attributes.age).mean(),
             "gender": ((found["gender"] > 0) == (attributes.gender == 0)).mean(),

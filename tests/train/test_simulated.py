@@ -16,7 +16,6 @@ from fervid.fit import STATISTICS
 from fervid.records import ClipFeatures, Face, FaceScores
 from fervid.train import clips as simulated
 from fervid.train import degrade, ferplus
-from fervid.train.evaluate import recall
 from fervid.train.faces import Sources
 
 FACE = Face((4, 6, 44, 46), np.array([[14, 20], [34, 20], [24, 30]], np.float32), 0.9)
@@ -67,11 +66,11 @@ def test_an_onset_starts_near_neutral_and_ends_at_the_expression() -> None:
 
 def test_recall_and_intervals_on_hand_made_answers() -> None:
     labels = np.array([0, 0, 1, 1, 1, 1])
-    answers = np.array([0, 1, 1, 1, 1, 0])
-    np.testing.assert_allclose(recall(answers, labels), [0.5, 0.75])
-    figures = simulated.figures(answers, simulated.SimulatedClips({}, labels, np.arange(6)))
+    said = np.eye(8, dtype=np.float32)[[0, 1, 1, 1, 1, 0]]
+    figures = simulated.figures(said, simulated.SimulatedClips({}, labels, np.arange(6)))
+    assert list(figures) == ["accuracy", "uar", "recall"]
     assert figures["accuracy"]["value"] == pytest.approx(0.6667, abs=1e-4)
-    assert figures["recall"] == {"anger": 0.5, "contempt": 0.75}
+    assert figures["recall"] == {**dict.fromkeys(ferplus.CLASSES), "anger": 0.5, "contempt": 0.75}
     low, high = figures["uar"]["interval"]
     assert low < figures["uar"]["value"] < high
 
