@@ -14,17 +14,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 from network import show
 
-from fervid import dataset, models
+from fervid import models
 from fervid.adaptive import STRIDES
-from fervid.extract import load_extractor
-from fervid.features import extract
 from fervid.fit import candidates
 from fervid.measure import measured, said_by
-from fervid.study import Study, about, looked_at, study, train
+from fervid.study import Study, train
+from fervid.train import films
 
 ERRORS = (0.0, 0.02, 0.05, 0.1, 0.2)
 WAYS = candidates(("mean+std+max",), ("linear",))
@@ -65,10 +63,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="needs matplotlib")
     arguments = parser.parse_args()
-    found = dataset.read(f"kerc2020:{arguments.kerc}")
-    extractor = load_extractor(threads=1)
-    rows = extract(found.samples, extractor, arguments.cache, joblib.cpu_count(), STRIDES)
-    known = study(found, *looked_at(rows, about(extractor)))
+    known = films.read(arguments.kerc, arguments.cache, strides=STRIDES)
     held, truth = known.part(("val",)), known.part(("val",)).truth
     points = []
     with tempfile.TemporaryDirectory() as folder:

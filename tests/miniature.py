@@ -94,6 +94,22 @@ def data_sets(root: Path) -> Path:
     return root
 
 
+def films(root: Path) -> Path:
+    """KERC 2020: a clip of each valence in either part, two frames each, and one that shows no face."""
+    parts = (("train", "frame_img/v{}-face_{}.jpg"), ("val", "new_Test_img/{}_{}.jpg"))
+    for number, (split, name) in enumerate(parts):
+        lines = ["video_name,Valence,Arousal,Stress"]
+        for clip, valence in enumerate((2, 5, 8), 1 + 4 * number):
+            lines.append(f"{split.title()}/{clip:04}.mp4,{valence},5,5")
+            for frame in range(2):
+                _picture(root / name.format(clip, frame), _lit(160, 160, 1.1, clip + frame))
+        (root / f"{split}_mean.csv").write_text("\n".join(lines))
+    with (root / "val_mean.csv").open("a") as table:
+        table.write("\nVal/0009.mp4,8,5,5")
+    _picture(root / "new_Test_img" / "9_0.jpg", clips.scenery(1, 160, 160)[0])
+    return root
+
+
 def portrait_name(split: int, age: int, gender: int, ethnicity: int) -> str:
     """A file name of UTKFace that belongs to that split."""
     names = (f"{age}_{gender}_{ethnicity}_2017{number:013}.jpg.chip.jpg" for number in range(1000))

@@ -13,15 +13,12 @@ import argparse
 import json
 from pathlib import Path
 
-import joblib
 import onnx
 
-from fervid import dataset
 from fervid.adaptive import STRIDES
-from fervid.extract import load_extractor
-from fervid.features import extract
 from fervid.fit import candidates
-from fervid.study import about, looked_at, study, train
+from fervid.study import train
+from fervid.train import films
 from fervid.train.card import save_with_card
 
 ERROR = 0.02  # share of the clips that an answer from few frames may get wrong
@@ -42,10 +39,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    found = dataset.read(f"kerc2020:{arguments.kerc}")
-    extractor = load_extractor(threads=1)
-    rows = extract(found.samples, extractor, arguments.cache, joblib.cpu_count(), STRIDES)
-    known = study(found, *looked_at(rows, about(extractor)))
+    known = films.read(arguments.kerc, arguments.cache, strides=STRIDES)
     data, card = train(known, WAYS, arguments.output.stem, error=ERROR)
     save_with_card(onnx.load_model_from_string(data), {**card, **CARD}, arguments.output)
     print(json.dumps(card["figures"], indent=2))
