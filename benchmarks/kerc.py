@@ -3,7 +3,7 @@
     python benchmarks/kerc.py --kerc DATA --weights faceres.json --cache CACHE --json kerc.json
 
 Three classes of valence, by this network and by the frozen embedding of its starting weights, with each choice of
-statistics and each kind of classifier: trained on the training part and measured on the validation part, and
+statistics, kind of classifier and scaling: trained on the training part and measured on the validation part, and
 cross-validated on all clips by person, as clustered by face. Hyper-parameters are chosen inside (nested). The same
 actors occur in both parts, so the second column is the one to believe. Valence and arousal as ratings follow.
 """
@@ -17,31 +17,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 from network import show
 
-from fervid import dataset, models
-from fervid.extract import Options, load_extractor
-from fervid.features import extract
-from fervid.fit import Kind
+from fervid import models
+from fervid.fit import Kind, Scaling
 from fervid.measure import methods, said_by
 from fervid.records import Floats
-from fervid.study import Study, about, looked_at, study
-from fervid.train import export, mobilenet
+from fervid.study import Study
+from fervid.train import export, films, mobilenet
 from fervid.train.network import build
 
-WAYS: Sequence[tuple[str, Sequence[Kind]]] = (
-    ("expression", ("linear", "rbf")),
-    ("expression+std+max", ("linear", "rbf")),
-    ("mean", ("linear",)),
-    ("mean+std", ("linear",)),
-    ("mean+std+max", ("linear", "rbf", "logistic", "mlp")),
-    ("mean+std+min+max", ("linear",)),
+Way = tuple[str, Kind, Scaling]
+WAYS: Sequence[Way] = (
+    ("expression", "linear", "l2"),
+    ("expression", "rbf", "l2"),
+    ("expression+std+max", "linear", "l2"),
+    ("expression+std+max", "rbf", "l2"),
+    ("expression+std+min+max", "linear", "l2"),
+    ("expression+std+min+max", "rbf", "l2"),
+    ("mean", "linear", "l2"),
+    ("mean+std", "linear", "l2"),
+    ("mean+std", "linear", "standard"),
+    ("mean+std+max", "linear", "l2"),
+    ("mean+std+max", "linear", "standard"),
+    ("mean+std+max", "rbf", "l2"),
+    ("mean+std+max", "logistic", "l2"),
+    ("mean+std+max", "mlp", "standard"),
+    ("mean+std+min+max", "linear", "l2"),
 )
-VALENCE = {"happiness": "positive", "neutral": "neutral", "surprise": "neutral"}
-FROZEN: Sequence[tuple[str, Sequence[Kind]]] = (("mean", ("linear",)), ("mean+std+max", ("linear", "rbf")))
-RATED: Sequence[tuple[str, Sequence[Kind]]] = (("expression", ("rbf",)), ("mean+std+max", ("linear", "rbf")))
+FROZEN: Sequence[Way] = (("mean", "linear", "l2"), ("mean+std+max", "linear", "l2"), ("mean+std+max", "rbf", "l2"))
+RATED: Sequence[Way] = (("expression", "rbf", "l2"), ("mean+std+max", "linear", "l2"), ("mean+std+max", "rbf", "l2"))
 
 
 def frozen(weights: Path, folder: Path) -> Path:
@@ -56,34 +62,23 @@ def frozen(weights: Path, folder: Path) -> Path:
     return path
 
 
-def studied(kerc: Path, network: str, cache: Path, target: str | None = None) -> Study:
-    """The clips as that network sees them."""
-    found = dataset.read(f"kerc2020:{kerc}")
-    extractor = load_extractor(network=network, options=Options(), threads=1)
-    rows = extract(found.samples, extractor, cache, joblib.cpu_count())
-    return study(found, *looked_at(rows, about(extractor)), target=target)
-
-
-def rows(known: Study, name: str, ways: Sequence[tuple[str, Sequence[Kind]]]) -> Iterator[dict[str, Any]]:
+def rows(known: Study, name: str, ways: Sequence[Way]) -> Iterator[dict[str, Any]]:
     """A row for each way: of both protocols the figures with intervals."""
-    for statistics, kinds in ways:
-        for kind in kinds:
-            row: dict[str, Any] = {"network": name, "statistics": statistics, "kind": kind}
-            for protocol, cross in (("val", False), ("cross-validated", True)):
-                (report,) = methods(known, [statistics], [kind], cross=cross).values()
-                row |= {f"{key}, {protocol}": value for key, value in _figures(report).items()}
-            yield row
+    for statistics, kind, scaling in ways:
+        row: dict[str, Any] = {"network": name, "statistics": statistics, "kind": kind, "scaling": scaling}
+        for protocol, cross in (("val", False), ("cross-validated", True)):
+            (report,) = methods(known, [statistics], [kind], scalings=[scaling], cross=cross).values()
+            row |= {f"{key}, {protocol}": value for key, value in _figures(report).items()}
+        yield row
 
 
 def unfitted(known: Study, name: str) -> Iterator[dict[str, Any]]:
     """What needs no clips of films: emotions as valence, of the shipped classifier and of averaged probabilities."""
     model = models.load("emotion8", "classifier")
-    labels = tuple(model.card["labels"])
-    to_valence = np.array([[VALENCE.get(label, "negative") == wanted for wanted in known.labels] for label in labels])
     for title, said in (("emotion8", lambda part: said_by(part, model)), ("averaged", _averaged)):
-        row: dict[str, Any] = {"network": name, "statistics": f"{title}, as valence", "kind": "not fitted"}
+        row = {"network": name, "statistics": f"{title}, as valence", "kind": "not fitted", "scaling": ""}
         for protocol, part in (("val", known.part(("val",))), ("cross-validated", known)):
-            report = part.report(said(part) @ to_valence.astype(np.float32))
+            report = films.as_valence(part, said(part), model.card["labels"])
             row |= {f"{key}, {protocol}": value for key, value in _figures(report).items()}
         yield row
 
@@ -118,17 +113,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     ours = models.DEFAULTS["network"]
-    known = studied(arguments.kerc, ours, arguments.cache)
+    known = films.read(arguments.kerc, arguments.cache, ours)
     found = [*unfitted(known, ours), *rows(known, ours, WAYS)]
     with tempfile.TemporaryDirectory() as folder:
         published = str(frozen(arguments.weights, Path(folder)))
-        other = studied(arguments.kerc, published, arguments.cache)
+        other = films.read(arguments.kerc, arguments.cache, published)
         found += rows(
             replace(other, groups=known.groups), "starting weights", FROZEN
         )  # the same detector, so the same rows
     show(found, arguments.json)
     for target in ("valence", "arousal"):
-        rated = list(rows(studied(arguments.kerc, ours, arguments.cache, target), f"{ours}, {target}", RATED))
+        rated = list(rows(films.read(arguments.kerc, arguments.cache, ours, target=target), f"{ours}, {target}", RATED))
         show(rated, arguments.json and arguments.json.with_name(f"{arguments.json.stem}-{target}.json"))
 
 

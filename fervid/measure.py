@@ -11,7 +11,7 @@ from fervid.adaptive import levels, stops
 from fervid.errors import ModelIncompatible
 from fervid.evaluate import compare
 from fervid.extract import fitting
-from fervid.fit import FOLDS, STATISTICS, Kind, answers, candidates, choose, fit, nested
+from fervid.fit import FOLDS, STATISTICS, Kind, Scaling, answers, candidates, choose, fit, nested
 from fervid.models import Model
 from fervid.records import Floats
 from fervid.study import MEASURED, Study
@@ -119,7 +119,13 @@ def _few_frames(known: Study, model: Model, labels: Sequence[str]) -> dict[str, 
 
 
 def methods(
-    known: Study, statistics: Sequence[str], kinds: Sequence[Kind], count: int = FOLDS, *, cross: bool = False
+    known: Study,
+    statistics: Sequence[str],
+    kinds: Sequence[Kind],
+    count: int = FOLDS,
+    *,
+    scalings: Sequence[Scaling] | None = None,
+    cross: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """What each kind of classifier makes of each choice of statistics: the tables of the papers.
 
@@ -133,7 +139,7 @@ def methods(
     found = {}
     for name in statistics:
         for kind in kinds:
-            ways = candidates([name], [kind])
+            ways = candidates([name], [kind], scalings)
             if parts is None:
                 said, _ = nested(known.examples([name]), ways, count)
                 found[f"{name}, {kind}"] = known.report(said)

@@ -154,6 +154,15 @@ def test_a_part_that_shows_no_face_is_not_measured_by_another() -> None:
         methods(replace(learnt, faceless=scenes.samples(["joy"], splits=["val"])), ["mean"], ["linear"])
 
 
+def test_methods_with_another_scaling() -> None:
+    one = known()
+    one.table.statistics["embedding.mean"][:, 0] *= 1e-4
+    one.table.statistics["embedding.mean"][:, 1:] = 1
+    usual, other = (methods(one, ["mean"], ["linear"], 3, scalings=scalings) for scalings in (None, ["standard"]))
+    assert list(usual) == list(other) == ["mean, linear"]
+    assert other["mean, linear"]["answered"]["uar"]["value"] == 1 > usual["mean, linear"]["answered"]["uar"]["value"]
+
+
 def test_methods_for_ratings() -> None:
     (report,) = methods(rated(), ["mean"], ["rbf"], 3).values()
     assert report["ccc"]["value"] > 0.8
