@@ -186,7 +186,9 @@ def _card(session: onnxruntime.InferenceSession, path: Path, kind: Kind) -> Mapp
         raise ModelIncompatible(f"{path} has no fervid card in its metadata; {_choice(kind)}") from None
     if not isinstance(card, dict) or card.get("kind") != kind:
         found = card.get("kind", "unknown") if isinstance(card, dict) else "unknown"
-        raise ModelIncompatible(f"{path} is a model of the kind {found} and a {kind} is needed; {_choice(kind)}")
+        rates = (found, kind) == ("regressor", "classifier")
+        hint = " (`fervid evaluate` measures it; to classify, train one without --target)" if rates else ""
+        raise ModelIncompatible(f"{path} is a model of the kind {found} and a {kind} is needed{hint}; {_choice(kind)}")
     if missing := sorted(REQUIRED[kind] - card.keys()):
         raise ModelIncompatible(f"the card of {path} lacks {', '.join(missing)}; export the model again")
     tensors = {tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())}
