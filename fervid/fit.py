@@ -34,8 +34,9 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
 from sklearn.utils.class_weight import compute_sample_weight
 
-from fervid.errors import DatasetError
+from fervid.errors import DatasetError, UsageError
 from fervid.evaluate import concordance
+from fervid.pool import STATISTICS
 from fervid.records import Floats
 
 SEED = 2021
@@ -46,16 +47,13 @@ Truth = NDArray[np.int64] | NDArray[np.float64]
 Groups = NDArray[np.int64] | None
 Folds = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
-STATISTICS: Mapping[str, tuple[str, ...]] = {
-    "expression": ("expression.mean",),
-    "expression+std+max": ("expression.mean", "expression.std", "expression.max"),
-    "expression+std+min+max": ("expression.mean", "expression.std", "expression.min", "expression.max"),
-    "mean": ("embedding.mean",),
-    "mean+std": ("embedding.mean", "embedding.std"),
-    "mean+std+max": ("embedding.mean", "embedding.std", "embedding.max"),
-    "mean+std+min+max": ("embedding.mean", "embedding.std", "embedding.min", "embedding.max"),
-    "group": ("embedding.mean", "embedding.std", "embedding.spread.mean", "embedding.spread.std"),
-}
+COMPARED = (
+    *("expression", "expression+std+max", "expression+std+min+max"),
+    *("mean", "mean+std", "mean+std+max", "mean+std+min+max", "group"),
+)
+"""What is tried where nobody says which."""
+VECTORS = ("embedding", "expression", "embedding.spread", "expression.spread")
+GROUP = ("embedding.mean", "embedding.std", "embedding.spread.mean", "embedding.spread.std")
 COSTS: Mapping[Kind, tuple[float, ...]] = {
     "linear": (0.1, 0.3, 1.0, 3.0),
     "rbf": (0.3, 1.0, 3.0, 10.0),
@@ -90,7 +88,7 @@ class Candidate:
     """One way to classify.
 
     Attributes:
-        statistics: Name in `STATISTICS`.
+        statistics: As `statistics_of` reads them.
         kind: Of classifier.
         cost: C, or the weight decay of the MLP.
         scaling: Clips of unit length (`l2`), or values of mean 0 and deviation 1 (`standard`); None for what suits the
@@ -111,6 +109,28 @@ class Candidate:
         scaler = StandardScaler() if scaling == "standard" else Normalizer()
         makers = REGRESSORS if rated(truth) else CLASSIFIERS
         return scaler, makers[self.kind](self.cost, seed)
+
+
+def statistics_of(name: str) -> tuple[str, ...]:
+    """`mean+std+expression+max` -> the names under which those statistics are pooled.
+
+    Each is of the vector that was named last, at first of the embedding: that maximum is of the probabilities, as in
+    `expression.max`. A vector alone stands for its mean, and `group` for the statistics of the method for VGAF.
+
+    Raises:
+        UsageError: There is no such statistic.
+    """
+    found, vector = [], "embedding"
+    for part in itertools.chain.from_iterable(GROUP if part == "group" else (part,) for part in name.split("+")):
+        named, _, kind = (f"{part}.mean" if part in VECTORS else part).rpartition(".")
+        vector = named or vector
+        if vector not in VECTORS or kind not in STATISTICS:
+            raise UsageError(
+                f"there is no statistic {part!r}; join {', '.join(STATISTICS)} of {', '.join(VECTORS)} by +,"
+                " as in mean+std+expression.max, or name group"
+            )
+        found.append(f"{vector}.{kind}")
+    return tuple(dict.fromkeys(found))
 
 
 def candidates(

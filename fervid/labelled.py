@@ -78,8 +78,8 @@ Statistics = Annotated[
     str | None,
     typer.Option(
         "--statistics",
-        help="Of mean, mean+std, mean+std+max, mean+std+min+max of the embedding, expression, expression+std+max and"
-        " expression+std+min+max of the probabilities, and group (with --face all), with commas between.",
+        help="Such as mean+std,mean+std+expression+max, with commas between: mean, std, min and max are of the"
+        " embedding, and those after expression, itself a mean, of the probabilities. Also group (with --face all).",
     ),
 ]
 Folds = Annotated[int, typer.Option("--folds", help="Of cross-validation.", min=3)]
@@ -159,7 +159,7 @@ def train(
 ) -> None:
     """Fit a clip classifier on labelled clips, chosen and measured by cross-validation that keeps people together."""
     from fervid.adaptive import STRIDES
-    from fervid.fit import COSTS, STATISTICS, Scaling, candidates
+    from fervid.fit import COSTS, Scaling, candidates
     from fervid.output import refuse_existing, replacing
     from fervid.study import train as fitted
 
@@ -169,7 +169,7 @@ def train(
     options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
     usual = ("group",) if face == "all" else ("mean+std", "mean+std+max", "mean+std+min+max")
     ways = candidates(
-        _among(statistics, STATISTICS) or usual,
+        _combined(statistics) or usual,
         _among(kinds, COSTS) or ("linear", "logistic"),
         _among(scalings, dict.fromkeys(get_args(Scaling))),
     )
@@ -227,13 +227,13 @@ def evaluate(
 ) -> None:
     """Measure a clip classifier on labelled clips, or compare the ways to fit one."""
     from fervid.adaptive import levels
-    from fervid.fit import COSTS, STATISTICS
+    from fervid.fit import COMPARED, COSTS, statistics_of
     from fervid.measure import measured, methods
     from fervid.output import refuse_existing
     from fervid.view.evaluation import confusion_picture, picture_format
 
     options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
-    wanted, ways = _among(statistics, STATISTICS), _among(kinds, COSTS) or ["linear"]
+    wanted, ways = _combined(statistics), _among(kinds, COSTS) or ["linear"]
     model, other = (_classifier(name) for name in (classifier, against))
     card = model.card if model else {}
     if model is None and (against or plot or adaptive or split):
@@ -256,7 +256,7 @@ def evaluate(
         judged=[one for one in (model, other) if one],
     )
     if model is None:
-        able = [name for name, parts in STATISTICS.items() if set(parts) <= known.table.statistics.keys()]
+        able = [name for name in COMPARED if set(statistics_of(name)) <= known.table.statistics.keys()]
         _show({"methods": methods(known, wanted or able, ways, folds, cross=cross_validate)}, format)
         return
     report = measured(known, model, other, labels_of(labels), split, adaptive=adaptive)
@@ -280,10 +280,25 @@ def _classifier(name: str | None) -> Model | None:
         raise
 
 
+def _parted(text: str | None) -> list[str]:
+    """What lies between commas."""
+    return [name.strip() for name in text.split(",")] if text else []
+
+
+def _combined(text: str | None) -> list[str]:
+    """Statistics with commas between, all of which can be read."""
+    from fervid.fit import statistics_of
+
+    names = _parted(text)
+    for name in names:
+        statistics_of(name)
+    return names
+
+
 def _among(text: str | None, known: Mapping[_Name, Any]) -> list[_Name]:
     """Names with commas between, all of which are known."""
     names = {str(name): name for name in known}
-    asked = [name.strip() for name in text.split(",")] if text else []
+    asked = _parted(text)
     if unknown := [name for name in asked if name not in names]:
         raise UsageError(f"there is no {', '.join(unknown)}; there are {', '.join(names)}")
     return [names[name] for name in asked]

@@ -11,7 +11,7 @@ from fervid.adaptive import levels, stops
 from fervid.errors import ModelIncompatible
 from fervid.evaluate import compare
 from fervid.extract import fitting
-from fervid.fit import FOLDS, STATISTICS, Kind, Scaling, answers, candidates, choose, fit, nested
+from fervid.fit import FOLDS, Kind, Scaling, answers, candidates, choose, fit, nested, statistics_of
 from fervid.models import Model
 from fervid.records import Floats
 from fervid.study import MEASURED, Study
@@ -146,7 +146,7 @@ def methods(
                 continue
             examples = parts[0].examples([name])
             way, _ = choose(examples, ways, count)
-            held = parts[1].table.matrix(STATISTICS[name])
+            held = parts[1].table.matrix(statistics_of(name))
             found[f"{name}, {way.kind} ({way.cost:g})"] = parts[1].report(
                 answers(fit(way, examples, count), held, examples.truth)
             )

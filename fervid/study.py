@@ -17,7 +17,6 @@ from fervid.features import IDENTITY, Row, Table
 from fervid.fit import (
     FOLDS,
     SEED,
-    STATISTICS,
     Candidate,
     Examples,
     Groups,
@@ -28,6 +27,7 @@ from fervid.fit import (
     nested,
     people,
     sealed,
+    statistics_of,
     to_onnx,
 )
 from fervid.layouts import Sample
@@ -64,11 +64,11 @@ class Study:
         return self._truth(self.table.samples)
 
     def examples(self, statistics: Iterable[str]) -> Examples:
-        """To fit on, with the named rows of `fit.STATISTICS`.
+        """To fit on, with statistics as `fit.statistics_of` reads them.
 
         Raises:
             DatasetError: No clip of a class shows a face.
-            UsageError: The clips were not looked at for that.
+            UsageError: There are no such statistics, or the clips were not looked at for them.
         """
         truth, matrices = self.truth, {}
         if lacking := [label for i, label in enumerate(self.labels) if i not in truth]:
@@ -77,11 +77,12 @@ class Study:
                 " or leave these out with --labels"
             )
         for name in statistics:
-            if lacking := [part for part in STATISTICS[name] if part not in self.table.statistics]:
+            parts = statistics_of(name)
+            if lacking := [part for part in parts if part not in self.table.statistics]:
                 raise UsageError(
                     f"the statistics {name} need {lacking[0]}; look at everybody in a clip with --face all"
                 )
-            matrices[name] = self.table.matrix(STATISTICS[name])
+            matrices[name] = self.table.matrix(parts)
         return Examples(matrices, truth, self.groups, self.seed)
 
     def part(self, splits: Sequence[str]) -> Study:
@@ -290,14 +291,14 @@ def train(
     alone = "clip" if known.groups is None else "person"
     figures = {f"cross-validated by {alone} on {known.name}": fitted_on.report(said)}
     if parts:
-        held = parts[1].table.matrix(STATISTICS[way.statistics])
+        held = parts[1].table.matrix(statistics_of(way.statistics))
         splits = "/".join(sorted({str(sample.split) for sample in parts[1].table.samples}))
         figures[f"held-out {splits} of {known.name}"] = parts[1].report(answers(pipeline, held, examples.truth))
     card = {
         "name": name,
         "kind": "regressor" if known.target else "classifier",
         **({"target": known.target} if known.target else {"labels": list(known.labels)}),
-        "statistics": list(STATISTICS[way.statistics]),
+        "statistics": list(statistics_of(way.statistics)),
         **{key: known.table.about[key] for key in ("face", "network", "network_sha256", "detector")},
         "data": _summary(fitted_on),
         "licence": "as that of the clips it was fitted on",
@@ -324,7 +325,7 @@ def _levels(known: Study, way: Candidate, count: int, error: float) -> dict[str,
     examples = known.examples((way.statistics,))
     half, other = examples.folds(2)[0]
     pipeline = fit(way, examples[half], count)
-    truth, names = known.truth[other], STATISTICS[way.statistics]
+    truth, names = known.truth[other], statistics_of(way.statistics)
     confidences, right = [], []
     for stride in (*STRIDES, 1):
         x = known.table.matrix(names, stride)[other]

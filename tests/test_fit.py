@@ -14,10 +14,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from fervid import fit
-from fervid.errors import DatasetError
+from fervid.errors import DatasetError, UsageError
 from fervid.fit import (
+    COMPARED,
     COSTS,
-    STATISTICS,
     Candidate,
     Examples,
     Kind,
@@ -28,8 +28,11 @@ from fervid.fit import (
     nested,
     people,
     sealed,
+    statistics_of,
     to_onnx,
 )
+from fervid.pool import FeaturePool
+from fervid.records import FaceScores
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -60,10 +63,44 @@ def test_candidates_are_all_combinations() -> None:
     assert set(COSTS) == set(KINDS)
 
 
-def test_statistics_are_those_that_are_pooled() -> None:
-    parts = {part for names in STATISTICS.values() for part in names}
-    assert {part.split(".")[0] for part in parts} == {"embedding", "expression"}
-    assert {part.split(".")[-1] for part in parts} <= {"mean", "std", "min", "max"}
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("mean", "embedding.mean"),
+        ("mean+std", "embedding.mean embedding.std"),
+        ("mean+std+max", "embedding.mean embedding.std embedding.max"),
+        ("mean+std+min+max", "embedding.mean embedding.std embedding.min embedding.max"),
+        ("expression", "expression.mean"),
+        ("expression+std+max", "expression.mean expression.std expression.max"),
+        ("expression+std+min+max", "expression.mean expression.std expression.min expression.max"),
+        ("group", "embedding.mean embedding.std embedding.spread.mean embedding.spread.std"),
+        ("max+min", "embedding.max embedding.min"),
+        ("mean+std+expression.mean", "embedding.mean embedding.std expression.mean"),
+        ("mean+std+expression", "embedding.mean embedding.std expression.mean"),
+        ("std+expression+std", "embedding.std expression.mean expression.std"),
+        ("expression.max+std", "expression.max expression.std"),
+        ("expression.std+embedding+std", "expression.std embedding.mean embedding.std"),
+        ("expression.spread.std+max", "expression.spread.std expression.spread.max"),
+        ("embedding.spread", "embedding.spread.mean"),
+        ("expression+group", "expression.mean embedding.mean embedding.std embedding.spread.mean embedding.spread.std"),
+        ("expression+mean+mean", "expression.mean"),
+    ],
+)
+def test_statistics_are_combined_freely(name: str, parts: str) -> None:
+    assert statistics_of(name) == tuple(parts.split())
+
+
+def test_the_statistics_of_the_papers_are_pooled() -> None:
+    rows, values = np.ones((2, 3), np.float32), np.ones(2, np.float32)
+    pool = FeaturePool()
+    pool.update_group(FaceScores(rows, rows, values, values, rows, rows))
+    assert {part for name in COMPARED for part in statistics_of(name)} <= pool.features().statistics.keys()
+
+
+@pytest.mark.parametrize("name", ["median", "", "mean+", "mean++std", "age.mean", "spread", "expression.median", "a b"])
+def test_a_statistic_that_there_is_not_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match=r"^there is no statistic '.*'; join mean, std, min, max of emb.*group$"):
+        statistics_of(name)
 
 
 @pytest.mark.parametrize(

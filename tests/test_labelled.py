@@ -60,7 +60,7 @@ def fervid(place: Path) -> Callable[..., Result]:
 
     def run(command: str, *arguments: object, stdin: bytes | None = None) -> Result:
         common = ["--progress", "none", "--network", place / "network.onnx", "--detector", place / "detector.onnx"]
-        cache = [] if command == "classify" else ["--cache", place / "cache"]
+        cache = [] if command in ("classify", "timeline") else ["--cache", place / "cache"]
         return CliRunner().invoke(cli.app, [command, *map(str, [*arguments, *common, *cache])], input=stdin)
 
     return run
@@ -232,6 +232,20 @@ def test_what_is_trained_on(place: Path, fervid: Callable[..., Result], tmp_path
     assert (tmp_path / "a" / "mine.onnx").read_bytes() == (tmp_path / "b" / "mine.onnx").read_bytes()
 
 
+def test_statistics_are_combined_freely(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    asked = ("--kind", "logistic", "--folds", "3", "--format", "json")
+    one = ("train", place / "list.csv", "-o", tmp_path / "one.onnx", "--statistics", "min+expression.max", *asked)
+    card = parsed(fervid(*one))
+    assert card["statistics"] == ["embedding.min", "expression.max"]
+    assert all(name.endswith(" on min+expression.max") for name in card["candidates"])
+    record = json.loads(fervid("classify", place / "clips/1/0.png", "--classifier", tmp_path / "one.onnx").stdout)
+    assert (record["status"], record["label"]) == ("ok", "joy")
+    several = fervid("evaluate", place / "list.csv", "--statistics", "std+max, expression+min,mean+expression", *asked)
+    assert list(parsed(several)["methods"]) == [
+        *("std+max, logistic", "expression+min, logistic", "mean+expression, logistic")
+    ]
+
+
 def test_some_labels(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "clips").symlink_to(place / "clips")
     (tmp_path / "three.csv").write_text((place / "list.csv").read_text() + "\nclips/0/0.png,fear,p9,2\n")
@@ -266,7 +280,11 @@ def test_a_regressor_is_trained_and_measured(place: Path, pleasure: Path, fervid
     assert "concordance (CCC)" in text
     text = said(fervid("evaluate", place / "list.csv", *SIMPLE, "--target", "valence"))
     assert "correlation mean, linear " in text
-    refused(fervid("classify", place / "clips/0/0.png", "--classifier", pleasure), 4, "of the kind regressor")
+    for command in ("classify", "timeline"):
+        rates = (
+            r"pleasure\.onnx is a model of the kind regressor and a classifier is needed \(`fervid evaluate` measures"
+        )
+        refused(fervid(command, place / "clips/0/0.png", "--classifier", pleasure), 4, rates)
     for more in (["--plot", "x.png"], ["--against", pleasure], ["--adaptive"]):
         refused(fervid("evaluate", place / "list.csv", "--classifier", pleasure, *more), 2, "pleasure says valence")
 
@@ -382,7 +400,7 @@ def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], 
         ("features ravdess:{folder}/nothing -o {new}.npz", "is no folder"),
         ("train {list} -o {old}", "exists; --force"),
         ("train {list} -o {new} --kind linear,boosting", "no boosting; there are linear, rbf, mlp, logistic"),
-        ("train {list} -o {new} --statistics median", "no median; there are expression"),
+        ("train {list} -o {new} --statistics median", "no statistic 'median'; join mean, std, min, max of"),
         ("train {list} -o {new} --folds 2", "--folds"),
         ("train {list} -o {new} --seed -1", "--seed"),
         ("train {list} -o {new} --adaptive 1.5", "--adaptive"),
@@ -401,7 +419,7 @@ def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], 
         ("evaluate {list} --against {mine}", "need a --classifier"),
         ("evaluate {list} --adaptive", "need a --classifier"),
         ("evaluate {list} --kind boosting", "no boosting"),
-        ("evaluate {list} --statistics median", "no median"),
+        ("evaluate {list} --statistics mean,mean+median", "no statistic 'median'"),
         ("evaluate {list} --classifier {mine} --kind rbf", "not what to measure"),
         ("evaluate {list} --classifier {mine} --statistics mean", "not what to measure"),
         ("evaluate {list} --classifier {mine} --cross-validate", "not what to measure"),

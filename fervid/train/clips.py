@@ -31,7 +31,7 @@ from fervid.adaptive import STRIDES, fitted
 from fervid.align import crop
 from fervid.classify import ClipClassifier
 from fervid.evaluate import Predictions, evaluate
-from fervid.fit import FOLDS, SEED, STATISTICS, Candidate, Examples, answers, candidates, fit, to_onnx
+from fervid.fit import FOLDS, SEED, Candidate, Examples, answers, candidates, fit, statistics_of, to_onnx
 from fervid.fit import choose as choose_way
 from fervid.network import FaceNetwork
 from fervid.pool import FeaturePool
@@ -61,7 +61,7 @@ class SimulatedClips:
 
     def examples(self) -> Examples:
         """To fit on; the clips of a still stay together."""
-        matrices = {way.statistics: self.matrix(STATISTICS[way.statistics]) for way in WAYS}
+        matrices = {way.statistics: self.matrix(statistics_of(way.statistics)) for way in WAYS}
         return Examples(matrices, self.labels, self.stills, SEED)
 
 
@@ -127,7 +127,7 @@ def few_frames(clips: SimulatedClips, way: Candidate) -> dict[str, Any]:
     """Thresholds for few frames, fitted on one half of the stills and set on the other."""
     half, other = clips.examples().folds(2)[0]
     pipeline = fit(way, clips.examples()[half])
-    said = [pipeline.predict_proba(clips.matrix(STATISTICS[way.statistics], s)[other]) for s in (*STRIDES, 1)]
+    said = [pipeline.predict_proba(clips.matrix(statistics_of(way.statistics), s)[other]) for s in (*STRIDES, 1)]
     right = [rows.argmax(axis=1) == clips.labels[other] for rows in said]
     counts = np.array([features.count for features in clips.features[1]])[other]
     return fitted([rows.max(axis=1).astype(np.float32) for rows in said], right, counts, ERROR)
@@ -189,13 +189,13 @@ def main() -> None:
     for one, uar in tried.items():
         print(f"{one}: cross-validated UAR {uar:.4f}", flush=True)
     pipeline = fit(way, fitted_on.examples())
-    x = tested_on.matrix(STATISTICS[way.statistics])
+    x = tested_on.matrix(statistics_of(way.statistics))
     card: dict[str, Any] = {
         "name": "emotion8",
         "kind": "classifier",
         "title": "Emotion of a clip in eight classes: linear SVM on pooled embeddings",
         "labels": list(CLASSES),
-        "statistics": list(STATISTICS[way.statistics]),
+        "statistics": list(statistics_of(way.statistics)),
         "face": "main",
         "network": loaded.identity.name,
         "network_sha256": loaded.card.get("quantised_from", loaded.identity.sha256),
@@ -211,7 +211,7 @@ def main() -> None:
             "the same clips by plain averaging of expression probabilities": figures(
                 tested_on.matrix(["expression.mean"]), tested_on
             ),
-            **(on_films(pipeline, STATISTICS[way.statistics], real) if real else {}),
+            **(on_films(pipeline, statistics_of(way.statistics), real) if real else {}),
         },
         "limits": "It was fitted on no real video. It knows faces of photographs from the web, mostly posed. Contempt"
         " and disgust rest on about a hundred stills each.",

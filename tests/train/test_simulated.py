@@ -13,7 +13,7 @@ import scenes
 from fervid.adaptive import STRIDES, levels
 from fervid.align import crop
 from fervid.detect import Detector
-from fervid.fit import STATISTICS, Candidate, Examples, fit
+from fervid.fit import Candidate, Examples, fit, statistics_of
 from fervid.records import ClipFeatures, Face, FaceScores
 from fervid.train import clips as simulated
 from fervid.train import degrade, ferplus
@@ -98,7 +98,7 @@ def test_few_frames_are_told_in_a_way_that_the_classifier_can_use() -> None:
     chance = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 20)
     rows = (np.eye(3)[labels] + chance.normal(0, 0.1, (60, 3))).astype(np.float32)
-    names = sorted({name for way in simulated.WAYS for name in STATISTICS[way.statistics]})
+    names = sorted({name for way in simulated.WAYS for name in statistics_of(way.statistics)})
     features = [ClipFeatures(dict.fromkeys(names, row), 24) for row in rows]
     data = simulated.SimulatedClips(dict.fromkeys((1, *STRIDES), features), labels, np.arange(60))
     found = simulated.few_frames(data, simulated.WAYS[0])
