@@ -41,7 +41,8 @@ OURS = {
 @pytest.mark.parametrize(
     ("module", "may"),
     [
-        *((module, set()) for module in ("errors", "records", "ahead", "workers")),
+        *((module, set()) for module in ("errors", "records", "ahead")),
+        ("workers", {"errors"}),
         ("halve", {"records"}),
         *((stage, {"errors", "records", "ahead", "halve"}) for stage in (*STAGES, "adaptive")),
         ("gather", {"errors", "records", "pool", "track"}),
