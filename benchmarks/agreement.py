@@ -1,0 +1,249 @@
+"""How far the default way agrees with the slow one, in which the detector looks at every sampled frame.
+
+python benchmarks/agreement.py [CLIP...] [--kerc DATA] [--ferplus DATA [--simulated 400] [--background CLIP]]
+    [--every SECONDS] [--json FILE]
+
+Clips are those of KERC 2020 (folders of frames), films that are simulated from FER+ stills, and the files given. Of
+each the two labels are compared, and the pooled embeddings. A clip that only one of the two ways answers is one on
+which they do not agree; one that neither answers does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import joblib
+import numpy as np
+from network import show
+from scipy.stats import binomtest
+from timing import rounded, save
+
+from fervid import dataset, models, video
+from fervid.classify import ClipClassifier
+from fervid.extract import Extractor, Options, load_extractor
+from fervid.gather import gather
+from fervid.records import ClipFeatures, Face, Floats, Frame, Image, Observed
+from fervid.train import degrade, ferplus
+from fervid.workers import ordered
+
+STATISTICS = ("embedding.mean", "embedding.std", "embedding.max")
+WIDTH, HEIGHT, RATE, SECONDS = 640, 360, 5, 3  # of simulated films
+SIDES = 60, 200  # pixels of a face in them
+SEED = 2021
+STILL = Face((0, 0, 48, 48), np.array([[14, 20], [34, 20]], np.float32), 1.0)  # as the pictures of FER+ are cut
+
+Clip = Callable[[Extractor], Iterator[Observed]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What one way says of a clip.
+
+    Attributes:
+        label: None without a face.
+        features: Likewise.
+        frames: How many were looked at.
+        with_face: In how many of them somebody was followed.
+    """
+
+    label: str | None
+    features: ClipFeatures | None
+    frames: int
+    with_face: int
+
+
+def look(clip: Clip, extractor: Extractor, classify: ClipClassifier) -> Look:
+    """Answer a clip."""
+    seen = gather(clip(extractor), extractor.rule)
+    pool = seen.pool(extractor.options.face)
+    features = pool.features() if pool else None
+    return Look(features and classify(features).label, features, seen.frames, seen.frames_with_face)
+
+
+def compare(pairs: Sequence[tuple[Look, Look]]) -> dict[str, Any]:
+    """How far two ways agree, of each clip the one that is judged and the slow one.
+
+    Returns:
+        `clips`, of which `faces` show one to either way; the share of these with the same label, `agreement`, and its
+        95 % interval (Wilson, JASA 22, 1927); by statistic the median and the 99th percentile of the `cosine` distance
+        and of the difference relative to the length of the slow way's vector; and the share of all frames in which
+        each way follows somebody.
+    """
+    answered = [(one, other) for one, other in pairs if one.features or other.features]
+    same = sum(one.label == other.label for one, other in answered)
+    both = [(one.features, other.features) for one, other in answered if one.features and other.features]
+    found: dict[str, Any] = {"clips": len(pairs), "faces": len(answered)}
+    if answered:
+        interval = binomtest(same, len(answered)).proportion_ci(method="wilson")
+        found |= {"agreement": same / len(answered), "interval": [float(interval.low), float(interval.high)]}
+    for name in STATISTICS if both else ():
+        rows = [(one.statistics[name], other.statistics[name]) for one, other in both]
+        distances = {"cosine": [cosine(*row) for row in rows], "relative": [relative(*row) for row in rows]}
+        found[name] = {kind: np.percentile(values, [50, 99]).tolist() for kind, values in distances.items()}
+    ways = zip(*pairs, strict=True)
+    shares = [sum(one.with_face for one in way) / max(1, sum(one.frames for one in way)) for way in ways]
+    return {**found, "frames with a face": shares}
+
+
+def cosine(one: Floats, other: Floats) -> float:
+    """1 less the cosine of two vectors; 0 if they are equal, 1 if only one of them is 0."""
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    alike = float(one @ other) / lengths if lengths else float(np.array_equal(one, other))
+    return max(0.0, 1 - alike)
+
+
+def relative(one: Floats, other: Floats) -> float:
+    """Length of the difference of two vectors over that of the second; 0 if they are equal."""
+    apart = float(np.linalg.norm(one - other))
+    return apart / max(float(np.linalg.norm(other)), 1e-12)
+
+
+def film(stills: Sequence[Image], backdrop: Sequence[Image], rng: np.random.Generator) -> Iterator[Frame]:
+    """One or two people who move before a background, each in a half of the picture; some come later.
+
+    Args:
+        stills: Closely cut faces (h, w, 3), one a person.
+        backdrop: Pictures of the size of the film; begun again when they end.
+        rng: Source of all randomness.
+    """
+    count = RATE * SECONDS
+    room = WIDTH / len(stills)
+    people = [list(_person(still, count, room * (i + 0.5), room, rng)) for i, still in enumerate(stills)]
+    for t, picture in enumerate(islice(cycle(backdrop), count)):
+        image = picture.copy()
+        for person in people:
+            if person[t] is not None:
+                image = _pasted(image, *person[t])
+        yield Frame(image, t / RATE, 1 / RATE)
+
+
+def _person(
+    still: Image, count: int, middle: float, room: float, rng: np.random.Generator
+) -> Iterator[tuple[Image, Floats] | None]:
+    """Of each frame the view of a face, and the matrix (2, 3) that puts it there; None until the person comes."""
+    views = degrade.clip(still, STILL, count, rng)
+    side = float(np.exp(rng.uniform(*np.log(SIDES))))
+    ranges = {"x": (-0.5, 0.5), "y": (-0.5, 0.5), "roll": (-0.2, 0.2), "size": (-0.1, 0.1)}
+    paths = {name: degrade.curve(count, *ends, rng) for name, ends in ranges.items()}
+    x = middle + rng.uniform(-0.5, 0.5) * max(0, room - 2 * side)
+    y = HEIGHT / 2 + rng.uniform(-0.5, 0.5) * max(0, HEIGHT - 2 * side)
+    comes = int(rng.integers(0, count // 2)) if rng.random() < 0.3 else 0
+    for t, (view, _) in enumerate(views):
+        at = {name: float(path[t]) for name, path in paths.items()}
+        scale = side * np.exp(at["size"]) / view.shape[0]
+        cos, sin = scale * np.cos(at["roll"]), scale * np.sin(at["roll"])
+        half = view.shape[0] / 2
+        right, down = x + side * at["x"], y + side * at["y"]
+        matrix = np.array([[cos, -sin, right - half * (cos - sin)], [sin, cos, down - half * (sin + cos)]], np.float32)
+        yield (view, matrix) if t >= comes else None
+
+
+def _pasted(image: Image, view: Image, matrix: Floats) -> Image:
+    """The view of a face over a picture, in which it fades out around its border."""
+    side = view.shape[0]
+    border = side // 4  # the stills are cut so close that a detector needs more around them
+    padded = cv2.copyMakeBorder(view, *[border] * 4, cv2.BORDER_REPLICATE)
+    mask = np.zeros(padded.shape[:2], np.float32)
+    mask[border // 2 : -border // 2, border // 2 : -border // 2] = 1
+    mask = cv2.GaussianBlur(mask, (0, 0), border / 4)
+    matrix = np.column_stack([matrix[:, :2], matrix[:, 2] - matrix[:, :2].sum(axis=1) * border])
+    cover = cv2.warpAffine(mask, matrix, (WIDTH, HEIGHT))[..., None]
+    moved = cv2.warpAffine(padded, matrix, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(image * (1 - cover) + moved * cover, np.uint8)
+
+
+def noise(rng: np.random.Generator) -> list[Image]:
+    """Coloured clouds under the noise of a camera."""
+    clouds = cv2.resize(rng.uniform(80, 160, (6, 10, 3)), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    noisy = (clouds + rng.normal(0, 4, clouds.shape) for _ in range(RATE * SECONDS))
+    return [np.clip(picture, 0, 255).astype(np.uint8) for picture in noisy]
+
+
+def simulated(folder: Path, count: int, background: Path | None) -> list[Clip]:
+    """Films of FER+ stills of the test split, of which the detector is sure and one class has the majority."""
+    detector = ferplus.stills_detector()
+    split = ferplus.read_split(folder, "PrivateTest", detector)
+    rng = np.random.default_rng(SEED)
+    sure = [face.score >= detector.card["open_score"] for face in split.faces]
+    stills = np.flatnonzero(split.majority & sure)
+    shown = [rng.choice(stills, 2 if rng.random() < 0.3 else 1, replace=False) for _ in range(count)]
+    frames = video.read(background, video.Sampling(fps=RATE)) if background else ()
+    scenery = [np.asarray(cv2.resize(frame.image, (WIDTH, HEIGHT)), np.uint8) for frame in frames]
+
+    def clip(number: int, extractor: Extractor) -> Iterator[Observed]:
+        own = np.random.default_rng((SEED, number))
+        start = int(own.integers(len(scenery))) if scenery else 0
+        backdrop = [*scenery[start:], *scenery[:start]] or noise(own)
+        return extractor.observe(film(split.images[shown[number]], backdrop, own))
+
+    return [partial(clip, number) for number in range(count)]
+
+
+def pictures(path: Path, extractor: Extractor) -> Iterator[Observed]:
+    """A folder or pattern of frames as a clip."""
+    return extractor.observe(video.read_pictures(dataset.frames(path)))
+
+
+def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found as a row of text."""
+    share = found.get("agreement")
+    low, high = found.get("interval", (0, 0))
+    distances = {
+        f"{statistic}, {kind}": " / ".join(f"{rounded(value):g}" for value in values)
+        for statistic in STATISTICS
+        for kind, values in found.get(statistic, {}).items()
+    }
+    return {
+        "set": name,
+        "clips": found["clips"],
+        "with a face": found["faces"],
+        "same label": None if share is None else f"{share:.1%} ({low:.1%} to {high:.1%})",
+        **distances,
+        "frames with a face": " / ".join(f"{value:.1%}" for value in found["frames with a face"]),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", nargs="*", type=Path)
+    parser.add_argument("--kerc", type=Path)
+    parser.add_argument("--ferplus", type=Path)
+    parser.add_argument("--simulated", type=int, default=400, help="films of FER+ stills")
+    parser.add_argument("--background", type=Path, help="film without faces to put them in; otherwise coloured noise")
+    parser.add_argument("--every", type=float, help="seconds between looks of the detector, instead of the default")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    sets: dict[str, list[Clip]] = {}
+    if arguments.clips:
+        sets["files"] = [lambda extractor, path=path: extractor.watch(path) for path in arguments.clips]
+    if arguments.kerc:
+        samples = dataset.read(f"kerc2020:{arguments.kerc}").samples
+        sets["KERC 2020"] = [partial(pictures, sample.path) for sample in samples]
+    if arguments.ferplus:
+        sets["simulated"] = simulated(arguments.ferplus, arguments.simulated, arguments.background)
+    if not sets:
+        parser.error("name clips, --kerc or --ferplus")
+    usual = Options() if arguments.every is None else Options(detect_every=arguments.every)
+    ways = [load_extractor(options=options, threads=1) for options in (usual, replace(usual, detect_every=0))]
+    model = models.load(models.DEFAULTS["classifier"], "classifier")
+    classify = ClipClassifier(model.session, model.card)
+
+    def both(clip: Clip) -> tuple[Look, Look]:
+        first, second = (look(clip, extractor, classify) for extractor in ways)
+        return first, second
+
+    found = {name: compare(list(ordered(both, clips, joblib.cpu_count()))) for name, clips in sets.items()}
+    show([row(name, figures) for name, figures in found.items()], None)
+    save({"detect_every": usual.detect_every, "sets": found}, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

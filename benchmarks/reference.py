@@ -1,0 +1,113 @@
+"""Times fervid on every frame against the loop that people write today, in pairs within one run.
+
+python benchmarks/reference.py CLIP... [--seconds 4] [--repeat 3] [--json FILE]    (needs the extras train, backbones)
+
+The loop reads with OpenCV, finds faces in every frame with the shipped detector that looks longest (blazeface-back, at
+the whole frame and its tiles), and gives every face, 224 pixels, alone to an EfficientNet-B0 in float32, by
+onnxruntime. Its weights are random, for they do not change the time. The probabilities are averaged over the clip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import joblib
+import numpy as np
+import onnxruntime
+from network import show
+from timing import medians, paired, ratios, rounded, save
+
+import fervid
+from fervid import models
+from fervid.detect import Detector
+from fervid.records import Face, Floats, Image
+
+DETECTOR, BACKBONE, SIDE, CLASSES = "blazeface-back", "efficientnet_b0", 224, 8
+MEAN, DEVIATION = (np.array(values, np.float32) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+
+def exported(folder: Path) -> Path:
+    """The network with random weights, as ONNX."""
+    import timm
+    import torch
+
+    from fervid.train.trace import traced
+
+    path = folder / f"{BACKBONE}.onnx"
+    network = timm.create_model(BACKBONE, num_classes=CLASSES)
+    path.write_bytes(traced(network, torch.zeros(1, 3, SIDE, SIDE), "images", ["logits"], {}).SerializeToString())
+    return path
+
+
+def frames(path: Path, seconds: float) -> Iterator[Image]:
+    """Pictures (h, w, 3) RGB of the first seconds of a clip."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        while capture.isOpened():
+            well, picture = capture.read()
+            if not well or capture.get(cv2.CAP_PROP_POS_MSEC) >= 1000 * seconds:
+                return
+            yield np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    finally:
+        capture.release()
+
+
+def cropped(image: Image, face: Face) -> Floats:
+    """A face (1, 3, s, s) as the network takes it."""
+    left, top, right, bottom = (max(0, round(value)) for value in face.box)
+    scaled = cv2.resize(image[top:bottom, left:right], (SIDE, SIDE))
+    return ((scaled / np.float32(255) - MEAN) / DEVIATION).transpose(2, 0, 1)[None]
+
+
+def answer(path: Path, seconds: float, detect: Detector, session: onnxruntime.InferenceSession) -> Floats | None:
+    """Mean probabilities (c,) over the faces of all frames; None if there are none."""
+    said = []
+    for image in frames(path, seconds):
+        for face in detect(image):
+            (logits,) = session.run(None, {"images": cropped(image, face)})
+            odds = np.exp(logits[0] - logits[0].max())
+            said.append(odds / odds.sum())
+    return np.mean(said, axis=0) if said else None
+
+
+def measure(path: Path, seconds: float, network: Path, repeat: int) -> dict[str, Any]:
+    """The row of one clip."""
+    found = models.load(DETECTOR, "detector", joblib.cpu_count())
+    detect, session = Detector(found.session, found.card), onnxruntime.InferenceSession(network)
+    ours = fervid.load(options=fervid.Options(fervid.Sampling(fps=None, end=seconds)))
+    result = ours.answer(path)
+    rows = paired(
+        {"reference": lambda: answer(path, seconds, detect, session), "every frame": lambda: ours.answer(path)}, repeat
+    )
+    return {
+        "clip": path.name,
+        "frames": sum(1 for _ in frames(path, seconds)),
+        "frames of fervid": result.frames_sampled,
+        "people": len(result.people),
+        **{f"{name}, s": rounded(spent) for name, spent in medians(rows).items()},
+        "times every frame": rounded(ratios(rows, "every frame")["reference"]),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", nargs="+", type=Path)
+    parser.add_argument("--seconds", type=float, default=4, help="how much of each clip, because the loop is slow")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        network = exported(Path(folder))
+        rows = [measure(path, arguments.seconds, network, arguments.repeat) for path in arguments.clips]
+    show(rows, None)
+    save({"repeat": arguments.repeat, "seconds": arguments.seconds, "clips": rows}, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

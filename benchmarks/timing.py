@@ -1,0 +1,153 @@
+"""What the benchmarks measure with: pairs, medians, processes of their own, and the machine they ran on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import av
+
+import fervid
+
+PACKAGES = ("av", "numpy", "onnxruntime", "opencv-python-headless")
+COMMAND = (sys.executable, "-c", "from fervid.cli import main; main()")
+
+Work = Callable[[], object]
+Seconds = Mapping[str, float]  # of each way, in one repetition or of all of them
+
+
+def decode(path: Path, threads: int = 0) -> int:
+    """Decode every frame and convert none; how many there were.
+
+    Args:
+        path: The clip.
+        threads: 0 for as many as the decoder likes.
+    """
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        return sum(1 for _ in container.decode(stream))
+
+
+WAYS: Mapping[str, Callable[[], Callable[[Path], Any]]] = {
+    "decode": lambda: decode,
+    "default": lambda: fervid.load().answer,
+    "every frame": lambda: fervid.load(options=fervid.Options(fervid.Sampling(fps=None))).answer,
+}
+"""Each gives, once whatever it needs is loaded, what takes a clip."""
+
+
+def timed(work: Work) -> float:
+    """Seconds that a call takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def paired(ways: Mapping[str, Work], repeat: int) -> list[Seconds]:
+    """Seconds of each way, in turn, in every repetition: machines drift, so only neighbours can be compared."""
+    return [{name: timed(work) for name, work in ways.items()} for _ in range(repeat)]
+
+
+def medians(rows: Sequence[Seconds]) -> dict[str, float]:
+    """The median of each way."""
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+
+
+def ratios(rows: Sequence[Seconds], base: str) -> dict[str, float]:
+    """The median of each way's ratio to the base in the same repetition."""
+    return {name: statistics.median(row[name] / row[base] for row in rows) for name in rows[0]}
+
+
+def figures(rows: Sequence[Seconds], base: str) -> dict[str, dict[str, float]]:
+    """Of each way its median, and how many times the base it takes."""
+    ratio = ratios(rows, base)
+    return {
+        name: {"s": rounded(seconds), "times decode": rounded(ratio[name])} for name, seconds in medians(rows).items()
+    }
+
+
+def faster(rows: Sequence[Seconds], names: Iterable[str]) -> str:
+    """That of some ways with the smallest median."""
+    found = medians(rows)
+    return min(names, key=found.__getitem__)
+
+
+def rounded(value: float) -> float:
+    """Three figures, which are more than a clock is worth."""
+    return float(f"{value:.3g}")
+
+
+def once(way: str, path: Path) -> dict[str, float]:
+    """One pass in a process of its own, by `once.py`: `CPU s` and `peak MB`."""
+    command = [sys.executable, str(Path(__file__).with_name("once.py")), way, str(path)]
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    return {name: rounded(value) for name, value in json.loads(said).items()}
+
+
+def command(*arguments: str) -> tuple[float, float]:
+    """Run `fervid`; seconds to its first line of output, and to its end.
+
+    Raises:
+        CalledProcessError: It fails, or prints nothing.
+    """
+    started = time.perf_counter()
+    with subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE) as process:
+        line = process.stdout.readline() if process.stdout else b""
+        first = time.perf_counter() - started
+        process.communicate()
+    if process.returncode or not line:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return first, time.perf_counter() - started
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what this was measured."""
+    import joblib
+
+    return {
+        "cpu": _cpu(),
+        "cpus": joblib.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "fervid": fervid.__version__,
+        **{package: version(package) for package in PACKAGES},
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def save(report: Mapping[str, Any], path: Path | None) -> None:
+    """A report as JSON, with the machine before it, if a file is given."""
+    if path:
+        path.write_text(json.dumps({"machine": machine(), **report}, indent=2) + "\n")
+
+
+def _cpu() -> str:
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str | None:
+    """Of the code that is measured, with a plus if it was changed since; None outside a checkout."""
+    git = ["git", "-C", str(Path(fervid.__file__).parent)]
+    try:
+        head = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], stderr=subprocess.DEVNULL, text=True)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "."], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + "+" * bool(changed)

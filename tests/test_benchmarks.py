@@ -1,0 +1,289 @@
+"""What the benchmarks make of seconds and answers, worked out by hand, and each of them once on a short clip."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from threading import Thread
+
+import agreement
+import av
+import batch
+import numpy as np
+import pytest
+import reference
+import speed
+import timing
+from agreement import Look
+from stages import POINTS, Stopwatch, stages
+
+import clips
+import fervid
+from fervid import models, video
+from fervid.classify import ClipClassifier
+from fervid.detect import Detector
+from fervid.records import ClipFeatures, Frame
+
+ROWS = [{"base": 1.0, "way": 4.0}, {"base": 10.0, "way": 20.0}, {"base": 2.0, "way": 6.0}]
+
+
+def test_medians_are_of_each_way_and_ratios_of_neighbours() -> None:
+    assert timing.medians(ROWS) == {"base": 2.0, "way": 6.0}
+    assert timing.ratios(ROWS, "base") == {"base": 1.0, "way": 3.0}
+    assert timing.ratios([*ROWS, {"base": 1.0, "way": 2.0}], "base")["way"] == 2.5, "between the middle two"
+    assert timing.ratios(ROWS[:1], "way") == {"base": 0.25, "way": 1.0}
+    assert timing.figures(ROWS, "base")["way"] == {"s": 6.0, "times decode": 3.0}
+    assert timing.faster(ROWS, ("way", "base")) == "base"
+    assert timing.faster(ROWS, ("way",)) == "way"
+
+
+@pytest.mark.parametrize(("value", "figure"), [(0.0, 0.0), (1234.0, 1230.0), (0.0123456, 0.0123), (2.0, 2.0)])
+def test_three_figures_are_kept(value: float, figure: float) -> None:
+    assert timing.rounded(value) == figure
+
+
+def test_ways_take_turns_and_are_timed() -> None:
+    called: list[str] = []
+    rows = timing.paired({"a": lambda: called.append("a"), "b": lambda: (called.append("b"), time.sleep(0.02))}, 3)
+    assert called == ["a", "b"] * 3
+    assert [list(row) for row in rows] == [["a", "b"]] * 3
+    assert all(row["b"] >= 0.02 > row["a"] >= 0 for row in rows)
+
+
+def test_decoding_counts_frames(smile: Path) -> None:
+    assert timing.decode(smile) == timing.decode(smile, threads=1) == 30
+
+
+def test_a_process_of_its_own_does_not_inherit_memory(smile: Path) -> None:
+    ballast = np.ones(300_000_000, np.uint8)
+    spent = timing.once("decode", smile)
+    assert 10 < spent["peak MB"] < 200 < ballast.nbytes / 1e6
+    assert 0 <= spent["CPU s"] < 10
+
+
+def test_a_command_is_timed_to_its_first_line_and_to_its_end(capfd: pytest.CaptureFixture[str]) -> None:
+    first, whole = timing.command("--version")
+    assert 0 < first <= whole
+    with pytest.raises(subprocess.CalledProcessError):
+        timing.command("classify", "nowhere.mp4")
+    assert capfd.readouterr().out == ""
+
+
+def test_the_machine_is_told_as_json(tmp_path: Path) -> None:
+    timing.save({"clips": []}, tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["clips"] == []
+    assert report["machine"]["fervid"] == fervid.__version__
+    assert report["machine"]["cpus"] >= 1
+    timing.save({}, None)
+
+
+def test_a_stopwatch_counts_nobody_twice() -> None:
+    now = 0.0
+
+    def spend(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    stopwatch = Stopwatch(lambda: now)
+    inner = stopwatch.watched("inner", spend)
+    outer = stopwatch.watched("outer", lambda: (spend(1), inner(2), spend(4), inner(8)))
+    outer()
+    inner(16)
+    assert stopwatch.seconds == {"inner": 26, "outer": 5}
+    failing = stopwatch.watched("outer", lambda: (inner(32), spend(64), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert stopwatch.seconds == {"inner": 58, "outer": 69}
+
+
+def test_a_stopwatch_adds_threads_up() -> None:
+    stopwatch = Stopwatch()
+    work = stopwatch.watched("work", lambda: sum(range(100_000)))
+    threads = [Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = stopwatch.seconds["work"]
+    work()
+    assert 0 < alone < stopwatch.seconds["work"]
+
+
+def test_stages_are_watched_from_outside_and_let_go(smile: Path, scenery: Path) -> None:
+    before = [getattr(owner, function) for _, owner, function in POINTS]
+    found = stages(smile, fervid.Sampling())
+    assert found.pop("frames") == 6
+    assert next(iter(found)) == "decode, convert"
+    assert {"detect", "crop", "embed", "track, pool", "classify"} < set(found)
+    assert all(found[name] > 0 for name in list(found)[:-1])
+    assert [getattr(owner, function) for _, owner, function in POINTS] == before
+    nobody = stages(scenery, fervid.Sampling(fps=None))
+    assert nobody["embed"] < nobody["detect"] / 10
+
+
+def test_speed_measures_a_clip(smile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "command", lambda *arguments: (0.5, 0.75))
+    monkeypatch.setattr(speed, "once", lambda way, path: {"CPU s": 1.0, "peak MB": 90.0})
+    ways = {name: load() for name, load in timing.WAYS.items()}
+    found = speed.measure(smile, ways, 1)
+    assert (found["clip"], found["frames"], found["seconds"]) == ("smile.mp4", 30, 1.2)
+    assert found["ways"]["decode"]["times decode"] == 1
+    assert found["first record s"] == 0.5
+    rows = speed.tables([found], "ways")
+    assert [row["way"] for row in rows] == ["decode", "default", "every frame"]
+    assert all(
+        row["peak MB"] == 90 and row["times real time"] == pytest.approx(row["frames/s"] / 25, rel=0.01) for row in rows
+    )
+    speed.plot([found], tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").stat().st_size > 1000
+    json.dumps(found)
+
+
+def test_what_is_no_clip_is_not_timed(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(SystemExit, match="is empty; copy"):
+        speed.measure(tmp_path / "empty.mp4", {"default": fervid.load().answer}, 1)
+
+
+def test_a_clip_is_cut(smile: Path, tmp_path: Path) -> None:
+    batch.cut(smile, 0.4, 0.6, tmp_path / "piece.mp4")
+    frames = list(video.read(tmp_path / "piece.mp4", fervid.Sampling(fps=None)))
+    assert len(frames) == 15
+    original = list(video.read(smile, fervid.Sampling(fps=None)))[10].image
+    assert np.abs(frames[0].image.astype(int) - original).mean() < 3
+
+
+def test_pieces_come_from_every_clip_and_are_the_same_again(smile: Path, scenery: Path, tmp_path: Path) -> None:
+    found = batch.pieces([smile, scenery], 3, tmp_path, np.random.default_rng(0))
+    assert [path.name for path in found] == ["0000.mp4", "0001.mp4", "0002.mp4"]
+    assert [batch.duration(path) for path in found] == [1.2, 0.8, 1.2], "a clip that is too short is taken whole"
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [(1.2, 1), (1.21, 2), (4, 4)])
+def test_a_clip_is_repeated_without_a_gap(smile: Path, tmp_path: Path, seconds: float, turns: int) -> None:
+    target = tmp_path / "long.mp4"
+    batch.repeated(smile, seconds, target)
+    times = [frame.time for frame in video.read(target, fervid.Sampling(fps=None))]
+    assert len(times) == 30 * turns
+    assert all(later - sooner == pytest.approx(0.04, abs=1e-4) for sooner, later in pairwise(times))
+    with av.open(str(target)) as container:
+        assert container.streams.video[0].average_rate == Fraction(25)
+
+
+def test_a_folder_and_a_long_file_are_timed(smile: Path, tmp_path: Path) -> None:
+    rows = batch.folder(batch.pieces([smile], 3, tmp_path, np.random.default_rng(0)), 1)
+    assert [row["way"] for row in rows] == [*batch.DECODERS, "default", "the command"]
+    assert {row["files"] for row in rows} == {"3 short clips, 90 frames"}
+    assert min(row["times decode"] for row in rows[:2]) == 1
+    long = batch.long(smile, "smile", 1)
+    assert [(row["files"], row["way"]) for row in long] == [("smile", "decode"), ("smile", "default")]
+    assert all(row["peak MB"] > 10 for row in long)
+
+
+class Even:
+    """A network that says the same of every face, and counts them."""
+
+    faces = 0
+
+    def run(self, names: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        assert feed["images"].shape == (1, 3, 224, 224)
+        assert feed["images"].dtype == np.float32
+        self.faces += 1
+        return [np.zeros((1, 8), np.float32)]
+
+
+def test_the_reference_looks_at_every_frame_and_averages(smile: Path, scenery: Path) -> None:
+    found = models.load(reference.DETECTOR, "detector")
+    detect, network = Detector(found.session, found.card), Even()
+    assert reference.answer(smile, 0.4, detect, network) == pytest.approx(np.full(8, 1 / 8))
+    assert network.faces == 10
+    assert reference.answer(scenery, 0.2, detect, network) is None
+    assert len(list(reference.frames(smile, 60))) == 30
+    image = next(reference.frames(smile, 60))
+    assert np.abs(image.astype(int) - next(video.read(smile)).image).mean() < 4, "RGB as ours"
+
+
+def features(mean: list[float]) -> ClipFeatures:
+    """All three statistics the same."""
+    return ClipFeatures({name: np.array(mean, np.float32) for name in agreement.STATISTICS}, 1)
+
+
+NOBODY = Look(None, None, 10, 0)
+GLAD = Look("happiness", features([3, 4]), 10, 10)
+TURNED = Look("happiness", features([4, 3]), 10, 5)
+SAD = Look("sadness", features([3, 4]), 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "faces", "share"),
+    [
+        ([(GLAD, GLAD)], 1, 1.0),
+        ([(GLAD, GLAD), (NOBODY, NOBODY)], 1, 1.0),
+        ([(GLAD, NOBODY), (NOBODY, GLAD)], 2, 0.0),
+        ([(GLAD, TURNED), (GLAD, SAD), (SAD, SAD), (GLAD, GLAD)], 4, 0.75),
+    ],
+)
+def test_labels_agree_where_somebody_is_seen(pairs: list[tuple[Look, Look]], faces: int, share: float) -> None:
+    found = agreement.compare(pairs)
+    assert (found["clips"], found["faces"], found["agreement"]) == (len(pairs), faces, share)
+    low, high = found["interval"]
+    assert 0 <= low <= share <= high <= 1
+    assert high - low > 0.1, "few clips say little"
+    assert agreement.row("these", found)["same label"].startswith(f"{share:.1%} (")
+
+
+def test_what_nobody_answers_has_no_agreement() -> None:
+    assert agreement.compare([]) == {"clips": 0, "faces": 0, "frames with a face": []}
+    found = agreement.compare([(NOBODY, NOBODY)])
+    assert found == {"clips": 1, "faces": 0, "frames with a face": [0, 0]}
+    assert agreement.row("these", found)["same label"] is None
+
+
+def test_distances_are_those_of_clips_that_both_ways_answer() -> None:
+    found = agreement.compare([(GLAD, GLAD), (GLAD, TURNED), (TURNED, GLAD), (GLAD, NOBODY)])
+    assert found["embedding.std"]["cosine"] == pytest.approx([0.04, 0.04], abs=1e-6)
+    assert found["embedding.max"]["relative"] == pytest.approx([np.sqrt(2) / 5] * 2, rel=1e-6)
+    assert found["frames with a face"] == [35 / 40, 25 / 40]
+
+
+def test_distances_of_vectors_without_length() -> None:
+    none, some = np.zeros(2, np.float32), np.array([0, 2], np.float32)
+    assert (agreement.cosine(none, none), agreement.cosine(some, none), agreement.cosine(some, some)) == (0, 1, 0)
+    assert agreement.relative(none, none) == agreement.relative(some, some) == 0
+    assert agreement.relative(none, some) == 1
+    assert agreement.cosine(some, -some) == 2
+
+
+def test_a_film_is_the_same_again_and_people_move_in_it() -> None:
+    still = clips.portrait(48, 48, 0.32, 222, 118)
+
+    def film(seed: int, people: int = 1) -> list[Frame]:
+        rng = np.random.default_rng(seed)
+        return list(agreement.film([still] * people, agreement.noise(rng), rng))
+
+    first = film(1)
+    assert [frame.time for frame in first] == pytest.approx(np.arange(15) / 5)
+    assert {frame.image.shape for frame in first} == {(360, 640, 3)}
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(first, film(1), strict=True))
+    assert not np.array_equal(first[0].image, film(2)[0].image)
+    assert len(film(3, 2)) == 15
+
+
+def test_a_face_in_a_film_is_found_and_followed() -> None:
+    extractor = fervid.load().extractor
+    model = models.load(models.DEFAULTS["classifier"], "classifier")
+    still = clips.portrait(48, 48, 0.4, 222, 118)
+    rng = np.random.default_rng(1)
+    frames = list(agreement.film([still], agreement.noise(rng), rng))
+    found = agreement.look(lambda one: one.observe(frames), extractor, ClipClassifier(model.session, model.card))
+    assert found.frames == 15
+    assert found.with_face > 7
+    assert found.label in model.card["labels"]
+    nobody = [Frame(picture) for picture in agreement.noise(rng)]
+    found = agreement.look(lambda one: one.observe(nobody), extractor, ClipClassifier(model.session, model.card))
+    assert (found.label, found.features, found.with_face) == (None, None, 0)
