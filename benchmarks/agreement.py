@@ -71,15 +71,16 @@ def compare(pairs: Sequence[tuple[Look, Look]]) -> dict[str, Any]:
     """How far two ways agree, of each clip the one that is judged and the slow one.
 
     Returns:
-        `clips`, of which `faces` show one to either way; the share of these with the same label, `agreement`, and its
-        95 % interval (Wilson, JASA 22, 1927); by statistic the median and the 99th percentile of the `cosine` distance
-        and of the difference relative to the length of the slow way's vector; and the share of all frames in which
-        each way follows somebody.
+        `clips`, of which `faces` show one to either way; how many only each of the two answers, `alone`; the share of
+        `faces` with the same label, `agreement`, and its 95 % interval (Wilson, JASA 22, 1927); by statistic the median
+        and the 99th percentile of the `cosine` distance and of the difference `relative` to the length of the slow
+        way's vector; and the share of all frames in which each way follows somebody.
     """
     answered = [(one, other) for one, other in pairs if one.features or other.features]
     same = sum(one.label == other.label for one, other in answered)
     both = [(one.features, other.features) for one, other in answered if one.features and other.features]
-    found: dict[str, Any] = {"clips": len(pairs), "faces": len(answered)}
+    alone = [sum(not other.features for _, other in answered), sum(not one.features for one, _ in answered)]
+    found: dict[str, Any] = {"clips": len(pairs), "faces": len(answered), "alone": alone}
     if answered:
         interval = binomtest(same, len(answered)).proportion_ci(method="wilson")
         found |= {"agreement": same / len(answered), "interval": [float(interval.low), float(interval.high)]}
@@ -204,6 +205,7 @@ def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "set": name,
         "clips": found["clips"],
         "with a face": found["faces"],
+        "only one answers": " / ".join(map(str, found["alone"])),
         "same label": None if share is None else f"{share:.1%} ({low:.1%} to {high:.1%})",
         **distances,
         "frames with a face": " / ".join(f"{value:.1%}" for value in found["frames with a face"]),

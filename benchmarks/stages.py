@@ -23,13 +23,17 @@ import fervid
 from fervid import extract, video
 from fervid.classify import ClipClassifier
 from fervid.detect import Detector
+from fervid.follow import Follower
 from fervid.gather import Seen
 from fervid.network import FaceNetwork
 from fervid.track import Tracker
 
 FRAMES = 100  # are looked at, and held in memory
 POINTS = (
-    ("detect", Detector, "__call__"),
+    ("search", Detector, "__call__"),
+    ("glance", Detector, "glance"),
+    ("glance", Detector, "near"),
+    ("follow", Follower, "__call__"),
     ("crop", extract, "crop"),
     ("embed", FaceNetwork, "__call__"),
     ("track, pool", Tracker, "update"),
