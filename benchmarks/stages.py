@@ -38,7 +38,9 @@ POINTS = (
     ("embed", FaceNetwork, "__call__"),
     ("track, pool", Tracker, "update"),
     ("track, pool", Tracker, "people"),
+    ("track, pool", Tracker, "join"),
     ("track, pool", Seen, "add"),
+    ("track, pool", Seen, "join"),
     ("track, pool", Seen, "settle"),
     ("classify", ClipClassifier, "__call__"),
 )
