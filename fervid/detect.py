@@ -58,6 +58,11 @@ class Detector:
         height, width = image.shape[:2]
         return self._find(image, self._windows(height, width, self._least(image)), filling=True)
 
+    @property
+    def sure(self) -> float:
+        """Score from which a face is one."""
+        return float(self.card["open_score"])
+
     def glance(self, image: Image) -> list[Face]:
         """Look at the whole frame only: several times faster, but small faces are overlooked."""
         return self._find(image, [(0, 0, max(image.shape[:2]), 0.0)], filling=False)

@@ -8,7 +8,7 @@ like what the detector saw. A face that is lost sends for the detector at once, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import floor, log2
+from math import floor, inf, log2
 from typing import Any, Protocol
 
 import cv2
@@ -28,6 +28,8 @@ _KEPT = 0.5  # of the points must come back
 _ALIKE = 0.6  # correlation with what the detector saw
 _RESIZED = 1.3  # factor by which a face may grow or shrink from one frame to the next
 _SHARED = 0.5  # of the smaller box: what glances and what is followed are one face
+_AREA = 3  # times as large another face is, at least
+_DOUBT = 1.0  # seconds for which a face that the detector is not sure of is looked at closer
 _CLOSER = 3  # small faces that are looked at one by one; for more, a search is as fast
 _COARSE = (32, 18)  # pixels of the picture in which a cut shows
 _SAME_SCENE = 0.7  # correlation of two of them
@@ -39,6 +41,10 @@ _Points = NDArray[np.complex128]  # x + iy, so that a similarity is a product an
 
 class Eyes(Protocol):
     """A detector: called it searches a frame (h, w, 3) uint8 RGB for every face."""
+
+    @property
+    def sure(self) -> float:
+        """Score from which a face is one."""
 
     def __call__(self, image: Image, /) -> list[Face]:
         """Every face of a frame, the largest first."""
@@ -54,8 +60,8 @@ class Follower:
     """Finds the faces of one clip, frame by frame; the detector is asked only when it has to be.
 
     It glances now and then, for new faces and to correct what has drifted, and searches for small ones more seldom. A
-    face that cannot be followed is looked for where it was. After a cut, and when nobody is left, all of the frame is
-    searched.
+    face that cannot be followed is looked for where it was, and one that the detector is not sure of is looked at
+    closer for a while. After a cut, and when nobody is left, all of the frame is searched.
     """
 
     def __init__(self, eyes: Eyes, every: float) -> None:
@@ -66,7 +72,7 @@ class Follower:
             every: Seconds from glance to glance; 0 lets the detector search every frame.
         """
         self._eyes, self._every = eyes, every
-        self._glanced = self._searched = np.inf
+        self._glanced = self._searched = self._closer = inf
         self._shape: tuple[int, ...] = ()
         self._gray: Image = np.zeros((0, 0), np.uint8)
         self._held: list[_Held] = []
@@ -91,13 +97,22 @@ class Follower:
             held += [one.replaced(face, gray) for one in lost if (face := self._near(frame, one.face)) is not None]
         if not held:
             return self._search(frame)
+        if frame.time - self._closer >= NOBODY - _SOON:
+            held = self._surer(frame, gray, held)
         self._gray, self._held = gray, sorted(held, key=lambda one: -one.face.area)
         return [held.face for held in self._held]
 
     def _near(self, frame: Frame, face: Face) -> Face | None:
         """A face where one was lost."""
-        found = [new for new in self._eyes.near(frame.image, face.box) if _shared(new, face) > 0]
+        found = [new for new in self._eyes.near(frame.image, face.box) if _shared(new, face) > 0 and _sized(new, face)]
         return max(found, key=lambda new: _shared(new, face), default=None)
+
+    def _surer(self, frame: Frame, gray: Image, held: list[_Held]) -> list[_Held]:
+        """The faces, with those that are doubtful looked at closer."""
+        self._closer = frame.time
+        doubts = (one.face.score < self._eyes.sure and frame.time < one.doubtful for one in held)
+        near = [self._near(frame, one.face) if doubt else None for one, doubt in zip(held, doubts, strict=True)]
+        return [one.replaced(face, gray) if face else one for one, face in zip(held, near, strict=True)]
 
     def _search(self, frame: Frame) -> list[Face]:
         self._searched = self._glanced = frame.time
@@ -110,7 +125,7 @@ class Follower:
     def _glance(self, frame: Frame, moved: list[_Held], lost: list[_Held]) -> list[Face]:
         """What is seen now replaces what was followed; what was never seen at a glance is too small: look closer."""
         self._glanced = frame.time
-        found = self._eyes.glance(frame.image)
+        found = [face for face in self._eyes.glance(frame.image) if not any(_part(face, held.face) for held in moved)]
 
         def unseen(held: _Held) -> bool:
             return not any(_shared(held.face, face) > _SHARED for face in found)
@@ -129,7 +144,11 @@ class Follower:
         smallest = min((face.size for face, _ in faces), default=0)
         halvings = max(0, floor(log2(max(smallest, 1) / _SIDE)))
         self._shape, self._gray = frame.image.shape, _reduced(frame.image, halvings)
-        self._held = [_Held(face, _seen(self._gray, face, halvings), halvings, glanced) for face, glanced in faces]
+        before, self._held, self._closer = self._held, [], frame.time
+        for face, glanced in faces:
+            known = (held.doubtful for held in before if _shared(held.face, face) > _SHARED)
+            doubtful = -inf if face.score >= self._eyes.sure else next(known, frame.time + _DOUBT)
+            self._held.append(_Held(face, _seen(self._gray, face, halvings), halvings, glanced, doubtful))
         return [face for face, _ in faces]
 
 
@@ -142,12 +161,14 @@ class _Held:
         seen: How it looked to the detector.
         halvings: Of the reduced frames.
         glanced: Whether the detector sees it at a glance.
+        doubtful: Until when the detector is asked again whether it is one, in seconds.
     """
 
     face: Face
     seen: Floats
     halvings: int
     glanced: bool
+    doubtful: float
 
     @property
     def points(self) -> _Points:
@@ -171,6 +192,16 @@ class _Held:
     def replaced(self, face: Face, gray: Image) -> _Held:
         """What was found where this face was lost."""
         return replace(self, face=face, seen=_seen(gray, face, self.halvings))
+
+
+def _part(small: Face, face: Face) -> bool:
+    """Whether what was found is only a part of a face that is seen better."""
+    return small.score < face.score and _shared(small, face) > _SHARED and not _sized(small, face)
+
+
+def _sized(a: Face, b: Face) -> bool:
+    """Whether two faces are about as large."""
+    return max(a.area, b.area) < _AREA * min(a.area, b.area)
 
 
 def _moved(held: list[_Held], before: Image, now: Image) -> list[_Held | None]:

@@ -38,6 +38,8 @@ def scene(*places: tuple[float, float], background: Image = NOISE, zoom: float =
 class Eyes:
     """A detector that is told what it sees, and keeps count of how it was asked."""
 
+    sure = 0.8
+
     def __init__(self, *faces: Face) -> None:
         """See these faces, however it is asked."""
         self.all = self.large = self.around = list(faces)
@@ -192,6 +194,44 @@ def test_faces_too_small_for_a_glance_are_looked_at_closer_or_searched_for_if_th
     find(Frame(picture, 0.0))
     assert len(find(Frame(picture, 0.2))) == count
     assert eyes.asked == ["search", "glance", *(["near"] * 3 if count == 3 else ["search"])]
+
+
+@pytest.mark.parametrize("rate", [5, 30])
+def test_a_doubtful_face_is_looked_at_closer_for_a_second(rate: int) -> None:
+    eyes = Eyes(face(100, 100, score=0.7), face(300, 100))
+    find = Follower(eyes, 10.0)
+    for i in range(3 * rate):
+        find(Frame(scene((100, 100), (300, 100)), i / rate))
+    assert eyes.asked == ["search", *["near"] * 4]
+
+
+def test_a_doubtful_face_that_turns_out_to_be_one_says_so() -> None:
+    eyes = Eyes(face(100, 100, score=0.7))
+    find = Follower(eyes, 10.0)
+    find(Frame(scene((100, 100)), 0.0))
+    eyes.around = [face(100, 100, 300, score=0.95), face(101, 100, score=0.9)]
+    for i in range(1, 4):
+        [found] = find(Frame(scene((100, 100)), i / 5))
+        assert found.score == 0.9
+    assert eyes.asked == ["search", "near"]
+
+
+def test_a_doubt_that_was_settled_does_not_begin_again_at_every_glance() -> None:
+    eyes = Eyes(face(100, 100, score=0.7))
+    find = Follower(eyes, 1.0)
+    for i in range(16):
+        find(Frame(scene((100, 100)), i / 5))
+    assert eyes.asked == ["search", *["near"] * 4, "glance", "glance", "glance"]
+
+
+def test_a_part_of_a_face_does_not_replace_it() -> None:
+    eyes = Eyes(face(200, 120, 160, score=0.95))
+    eyes.large = eyes.around = [face(210, 130, 60, score=0.82)]
+    find = Follower(eyes, 0.2)
+    picture = scene((200, 120), zoom=0.8)
+    find(Frame(picture, 0.0))
+    assert [one.size for one in find(Frame(picture, 0.2))] == [pytest.approx(160, rel=0.02)]
+    assert eyes.asked == ["search", "glance", "near"]
 
 
 @pytest.mark.parametrize(("time", "image"), [(0.0, NOISE), (0.6, NOISE[:200]), (0.6, NOISE[:, :300])])
