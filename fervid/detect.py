@@ -70,7 +70,9 @@ class Detector:
     def near(self, image: Image, box: Box) -> list[Face]:
         """Look around a place where a face of that size was."""
         height, width = image.shape[:2]
-        side = min(round(AROUND * max(box[2] - box[0], box[3] - box[1])), max(height, width))
+        side = round(AROUND * max(box[2] - box[0], box[3] - box[1]))
+        if side >= max(height, width):
+            return self._find(image, [(0, 0, max(height, width), 0.0)], filling=True)
         x, y = (
             max(0, min(round((low + high - side) / 2), length - side))
             for low, high, length in ((box[0], box[2], width), (box[1], box[3], height))

@@ -19,7 +19,8 @@ from fervid.halve import halved
 from fervid.records import Box, Face, Floats, Frame, Image
 
 SEARCH = 4  # times longer than from glance to glance it may take until small faces are searched for
-NOBODY = 0.2  # seconds between glances while there is nobody to follow
+NOBODY = 0.2  # seconds between looks while there is nobody to follow
+PATIENCE = 2.0  # seconds for which every one of those is a search; then there are glances in between
 _SIDE = 24  # pixels: frames are halved while the smallest face keeps as many
 _GRID = 5  # points along each side of a face
 _INNER = 0.8  # of the box: what surrounds it moves otherwise
@@ -72,19 +73,23 @@ class Follower:
             every: Seconds from glance to glance; 0 lets the detector search every frame.
         """
         self._eyes, self._every = eyes, every
-        self._glanced = self._searched = self._closer = inf
+        self._glanced = self._searched = self._closer = self._seen = inf
         self._shape: tuple[int, ...] = ()
         self._gray: Image = np.zeros((0, 0), np.uint8)
         self._held: list[_Held] = []
 
     def __call__(self, frame: Frame) -> list[Face]:
         """The faces of the next frame, the largest first."""
-        patience = self._every * (SEARCH if self._held else 1)
-        if not 0 <= frame.time - self._searched < patience - _SOON or frame.image.shape != self._shape:
+        seldom = self._every * (SEARCH if self._held else 1)
+        if not 0 <= frame.time - self._searched < seldom - _SOON or frame.image.shape != self._shape:
             return self._search(frame)
         since = frame.time - self._glanced
         if not self._held:
-            return self._search(frame) if since >= NOBODY - _SOON and self._appeared(frame) else []
+            if since < NOBODY - _SOON:
+                return []
+            patient = frame.time - self._seen < PATIENCE - _SOON
+            return self._search(frame) if patient or self._appeared(frame) else []
+        self._seen = frame.time
         gray = _reduced(frame.image, self._held[0].halvings)
         moved = _moved(self._held, self._gray, gray)
         lost = [held for held, there in zip(self._held, moved, strict=True) if there is None]
@@ -116,6 +121,7 @@ class Follower:
 
     def _search(self, frame: Frame) -> list[Face]:
         self._searched = self._glanced = frame.time
+        self._seen = min(self._seen, frame.time)
         return self._hold(frame, [(face, False) for face in self._eyes(frame.image)])
 
     def _appeared(self, frame: Frame) -> bool:

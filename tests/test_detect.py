@@ -276,6 +276,13 @@ def test_a_face_is_seen_near_the_place_where_one_was(x: float, y: float, off: fl
     assert iou(face.box, box) > 0.5
 
 
+def test_a_face_that_fills_the_frame_is_seen_near_the_place_where_it_was() -> None:
+    canvas = clips.portrait(200, 200, 1.9, 225, 126)
+    [found] = detector(24)(canvas)
+    [near] = detector(24).near(canvas, found.box)
+    assert near.box == found.box
+
+
 def test_nobody_is_seen_near_a_place_where_nobody_is() -> None:
     canvas = np.full((480, 640, 3), 128, np.uint8)
     paste(canvas, 60, 500, 300)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import clips
-from fervid.follow import NOBODY, SEARCH, Follower, _least_squares
+from fervid.follow import NOBODY, PATIENCE, SEARCH, Follower, _least_squares
 from fervid.records import Box, Face, Frame, Image
 
 SIDE = 80
@@ -146,21 +146,38 @@ def test_after_a_cut_everything_is_searched() -> None:
     assert eyes.asked == ["search", "search"]
 
 
-def test_while_there_is_nobody_glances_come_often_and_not_more_often_than_that() -> None:
+@pytest.mark.parametrize("rate", [5, 30])
+def test_while_there_is_nobody_searches_give_way_to_glances_after_a_while(rate: int) -> None:
     eyes = Eyes()
     find = Follower(eyes, 1.0)
-    assert not any(find(Frame(NOISE, i / 30)) for i in range(60))
-    glances = round(1 / NOBODY) - 1
-    assert eyes.asked == ["search", *["glance"] * glances] * 2
+    assert not any(find(Frame(NOISE, i / rate)) for i in range(19 * rate // 5))
+    often = round(1 / NOBODY)
+    searches, glances = round(PATIENCE * often), often - 1
+    assert eyes.asked == ["search"] * (searches - 1) + ["search", *["glance"] * glances] * 2
+
+
+def test_patience_begins_again_when_somebody_was_there() -> None:
+    eyes = Eyes()
+    find = Follower(eyes, 1.0)
+    for i in range(12):
+        find(Frame(NOISE, i / 5))
+    eyes.all = eyes.large = [face(100, 100)]
+    find(Frame(scene((100, 100)), 2.4))
+    eyes.all = eyes.large = eyes.around = []
+    eyes.asked = []
+    for i in range(13, 18):
+        find(Frame(NOISE, i / 5))
+    assert set(eyes.asked) == {"near", "search"}
 
 
 def test_when_somebody_appears_everything_is_searched() -> None:
     eyes = Eyes()
     find = Follower(eyes, 1.0)
-    find(Frame(NOISE, 0.0))
-    eyes.all, eyes.large = [face(100, 100), face(300, 100, 20)], [face(100, 100)]
-    assert find(Frame(scene((100, 100)), 0.2)) == eyes.all
-    assert eyes.asked == ["search", "glance", "search"]
+    for i in range(12):
+        find(Frame(NOISE, i / 5))
+    eyes.asked, eyes.all, eyes.large = [], [face(100, 100), face(300, 100, 20)], [face(100, 100)]
+    assert find(Frame(scene((100, 100)), 2.4)) == eyes.all
+    assert eyes.asked == ["glance", "search"]
 
 
 def test_a_glance_shows_new_faces_and_corrects_the_others() -> None:
