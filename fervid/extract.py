@@ -208,7 +208,7 @@ def load_extractor(
         UsageError: The device cannot be used.
     """
     threads = threads or joblib.cpu_count()
-    found = models.load(detector, "detector", threads, device)
+    found = models.load(detector, "detector", 1, device)  # too small a network to gain from more
     face = models.load(network, "network", threads, device)
     return Extractor(found, face, options or Options(), threads)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fervid.halve import halved
 from fervid.records import Box, Face, Floats, Frame, Image
 
-SEARCH = 4  # times longer than from glance to glance it may take until small faces are searched for
+SEARCH = 8  # times longer than from glance to glance it may take until small faces are searched for
 NOBODY = 0.2  # seconds between looks while there is nobody to follow
 PATIENCE = 2.0  # seconds for which every one of those is a search; then there are glances in between
 _SIDE = 24  # pixels: frames are halved while the smallest face keeps as many

@@ -1,7 +1,7 @@
 """A video file -> upright RGB frames with their presentation time.
 
 `read` is a generator that owns its file: it closes on the last frame, on an error and on an early `break`. Decoding
-runs ahead in a thread of its own, by a few frames and no more, so memory does not depend on the length of a clip.
+runs ahead in a thread of its own, by some megabytes of frames and no more, so memory does not depend on the length of a clip.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SUFFIXES = frozenset(
 """What counts as a video when a folder is searched. A file that is named is opened whatever its suffix."""
 
 _PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP", re.DOTALL)
-_AHEAD = 4  # frames decoded before they are asked for
+_AHEAD = 24_000_000  # bytes of frames that are decoded before they are asked for
 _REORDERED = 32  # packets; those of frames that are shown one after another are no further apart
 _LAST = 4  # frames of a clip are decoded in any case
 _JITTER = 1e-3  # seconds; Matroska and FLV round times to the millisecond, so a frame can seem to come before its turn
@@ -120,7 +120,8 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads
         if picture is not None:
             yield picture
         else:
-            yield from ahead(_sample(_decode(path, file, sampling, threads), sampling), _AHEAD)
+            frames = _sample(_decode(path, file, sampling, threads), sampling)
+            yield from ahead(frames, _AHEAD, lambda frame: frame.image.nbytes)
 
 
 def _open(path: Path) -> BinaryIO:

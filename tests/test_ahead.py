@@ -42,13 +42,13 @@ def test_all_items_come_in_order(count: int) -> None:
     assert (source.closed, threads()) == (True, [])
 
 
-@pytest.mark.parametrize("depth", [1, 4])
-def test_no_more_is_made_than_was_allowed(depth: int) -> None:
+@pytest.mark.parametrize(("room", "size", "most"), [(1, 1, 1), (4, 1, 4), (8, 3, 3), (9, 3, 3), (1, 5, 1)])
+def test_no_more_is_made_than_there_is_room_for(room: int, size: int, most: int) -> None:
     source = Source(1000)
-    with closing(ahead(source.items, depth)) as items:
+    with closing(ahead(source.items, room, lambda item: size)) as items:
         next(items)
         time.sleep(0.3)
-        assert source.given <= depth + 2  # taken, waiting, and in hand
+        assert source.given == most + 1  # waiting, and taken
     assert (source.closed, threads()) == (True, [])
 
 
