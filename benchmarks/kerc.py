@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from network import show
 
 from fervid import models
@@ -52,6 +53,7 @@ RATED: Sequence[Way] = (("expression", "rbf", "l2"), ("mean+std+max", "linear", 
 
 def frozen(weights: Path, folder: Path) -> Path:
     """The network as it was published, as a file of ours; only its embedding is meant to be used."""
+    torch.manual_seed(0)  # the heads are of chance, and faces are followed by one of them
     network = build("mobilenetv1", mobilenet.read_tensorflowjs(weights)).eval()
     shipped = models.load(models.DEFAULTS["network"], "network")
     size = int(shipped.card["input"]["size"])
