@@ -1,7 +1,7 @@
 """A video file -> upright RGB frames with their presentation time.
 
 `read` is a generator that owns its file: it closes on the last frame, on an error and on an early `break`. Decoding
-runs ahead in a thread of its own, by some megabytes of frames and no more, so memory does not depend on the length of a clip.
+runs ahead in a thread of its own, by some megabytes and no more, so memory does not depend on the length of a clip.
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ def _sample(decoded: Iterator[_Decoded], sampling: Sampling) -> Generator[Frame]
 def _convert(decoded: _Decoded, until: float, sampling: Sampling) -> Frame:
     frame = decoded.frame
     width = round(frame.width * decoded.aspect) if 0.25 <= decoded.aspect <= 4 else frame.width
-    image = np.asarray(frame.to_ndarray(format="rgb24", width=width, height=frame.height), np.uint8)
+    image = np.asarray(frame.to_ndarray(format="rgb24", width=width, height=frame.height, threads=1), np.uint8)
     degrees = sampling.rotate if sampling.rotate is not None else -round(frame.rotation / 90) * 90
     return Frame(_turned(image, degrees), decoded.start, max(0.0, until - max(decoded.start, sampling.start)))
 
