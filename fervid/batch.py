@@ -8,13 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fervid.errors import UsageError
 from fervid.gather import Windows
 from fervid.ledger import ANSWERED, Ledger, companion
 from fervid.output import Format, Writer, format_of, refuse_existing, replacing, writer, writing
+from fervid.parts import Parts
 from fervid.pipeline import Classifier
 from fervid.records import ClipResult, Problem, Status, WindowResult
+from fervid.remote import is_url
 from fervid.workers import ordered
 
 
@@ -47,14 +50,19 @@ def answer_all(classifier: Classifier, paths: Iterable[str], policy: Policy) -> 
 
     def work(path: str) -> ClipResult:
         if policy.fail_fast and failures:
-            reason = f"not tried, because {failures[0]} failed and --fail-fast was given"
-            return ClipResult(path, "skipped", models=classifier.models, problem=Problem("skipped", reason))
+            return skipped(classifier, path, failures[0])
         return classifier.answer(path)
 
     for result in ordered(work, paths, policy.jobs):
         if policy.failed(result.status):
             failures.append(result.path)
         yield result
+
+
+def skipped(classifier: Classifier, path: str, failed: str) -> ClipResult:
+    """The record of a clip that is not tried any more, because of one that failed."""
+    reason = f"not tried, because {failed} failed and --fail-fast was given"
+    return ClipResult(path, "skipped", models=classifier.models, problem=Problem("skipped", reason))
 
 
 def timelines(
@@ -66,8 +74,8 @@ def timelines(
 
 @contextmanager
 def destination(
-    output: Path | None,
-    format: Format | None,
+    output: str | Path | None,
+    format: Format | Literal["parquet"] | None,
     classifier: Classifier,
     clips: Sequence[str],
     *,
@@ -78,11 +86,12 @@ def destination(
     """Open where the records go, and close it whole on every path.
 
     Args:
-        output: A file; None for standard output.
+        output: A file; a folder or URL for parquet; None for standard output.
         format: None for what the suffix says, and on standard output a table for a terminal and JSON Lines for a pipe.
+            A URL is always parquet.
         classifier: Whose answers they are.
         clips: The inputs, none of which the output may overwrite.
-        resume: Whether to continue a JSON Lines file.
+        resume: Whether to continue JSON Lines or parquet.
         force: Whether an existing file may be replaced.
         record: What is written; only `ClipResult`, of which a clip has one, can be continued.
 
@@ -93,11 +102,18 @@ def destination(
         UsageError: The suffix says nothing, the output is of a kind that cannot be continued, or is an input.
         OutputError: The file exists or cannot be written.
     """
-    format = format or (format_of(output) if output else "table" if sys.stdout.isatty() else "jsonl")
-    if resume and (output is None or format != "jsonl"):
-        raise UsageError("--resume continues a JSON Lines file; name it with -o results.jsonl")
     if resume and force:
         raise UsageError("--resume continues the output and --force replaces it; give one of them")
+    if format == "parquet" or (output is not None and is_url(str(output))):
+        if output is None or format not in (None, "parquet"):
+            raise UsageError("a URL is written as parquet, and parquet to a folder or URL; name it with -o results/")
+        with Parts(str(output), classifier, clips, resume=resume, force=force) as parts:
+            yield parts, parts.answered
+        return
+    output = Path(output) if output else None
+    format = format or (format_of(output) if output else "table" if sys.stdout.isatty() else "jsonl")
+    if resume and (output is None or format != "jsonl"):
+        raise UsageError("--resume continues JSON Lines or parquet; name it with -o results.jsonl")
     if output is None:
         plain = writer(format, sys.stdout.buffer, classifier.labels, record)
         with writing(Path("standard output")), _finished(plain):
