@@ -23,6 +23,7 @@ from fervid.options import (
     Attributes,
     ClassifierName,
     DetectorName,
+    Device,
     End,
     EveryFrame,
     ExitZero,
@@ -165,6 +166,7 @@ def classify(
     classifier: ClassifierName = "emotion8",
     network: NetworkName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
     jobs: Jobs = None,
     threads: Threads = None,
     progress: Show = "auto",
@@ -191,7 +193,9 @@ def classify(
     )
     clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
     jobs, threads = workers(len(clips), jobs, threads)
-    loaded = load(classifier=classifier, network=network, detector=detector, options=options, threads=threads)
+    loaded = load(
+        classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
+    )
     with destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered):
         failures = _run(loaded, clips, Policy(jobs, fail_fast, strict), writer, answered, progress)
     raise typer.Exit(FAILED if failures and not exit_zero else OK)
@@ -224,6 +228,7 @@ def timeline(
     classifier: ClassifierName = "emotion8",
     network: NetworkName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
     jobs: Jobs = None,
     threads: Threads = None,
     progress: Show = "auto",
@@ -253,7 +258,9 @@ def timeline(
     )
     clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
     jobs, threads = workers(len(clips), jobs, threads)
-    loaded = load(classifier=classifier, network=network, detector=detector, options=options, threads=threads)
+    loaded = load(
+        classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
+    )
     policy, failures = Policy(jobs, strict=strict), 0
     with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _):
         for parts in shown(timelines(loaded, clips, cut, jobs), len(clips), progress, policy.any_failed):

@@ -13,6 +13,7 @@
     │   ├── Truncated             truncated
     │   ├── Damaged               damaged
     │   ├── NothingSampled        nothing_sampled
+    │   ├── Crashed               crashed
     │   └── NoFaces               no_face
     ├── UsageError            usage: options that do not fit together
     │   └── DatasetError          dataset: labelled clips that cannot be meant so
@@ -102,6 +103,12 @@ class NothingSampled(InputError):
     """The clip was read and none of its frames lies in the time that was asked for."""
 
     code = "nothing_sampled"
+
+
+class Crashed(InputError):
+    """The process that worked on the file died of it."""
+
+    code = "crashed"
 
 
 class NoFaces(InputError):

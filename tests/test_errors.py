@@ -40,6 +40,7 @@ CODES = {
     "Truncated": "truncated",
     "Damaged": "damaged",
     "NothingSampled": "nothing_sampled",
+    "Crashed": "crashed",
     "NoFaces": "no_face",
     "UsageError": "usage",
     "DatasetError": "dataset",
