@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +20,7 @@ from fervid.parts import Parts
 from fervid.pipeline import Classifier
 from fervid.records import ClipResult, Problem, Status, WindowResult
 from fervid.remote import is_url
-from fervid.workers import ordered
+from fervid.workers import crash, ordered
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,12 @@ class Policy:
     """How a run goes on when clips fail.
 
     Attributes:
-        jobs: Clips that are worked on at the same time.
+        jobs: Processes that work on a clip each; 0 to work in this one, in which a clip that crashes ends all.
         fail_fast: Whether to stop at the first failure and mark the rest as skipped.
         strict: Whether a clip without a face is a failure.
     """
 
-    jobs: int = 1
+    jobs: int = 0
     fail_fast: bool = False
     strict: bool = False
 
@@ -45,31 +47,46 @@ class Policy:
 
 
 def answer_all(classifier: Classifier, paths: Iterable[str], policy: Policy) -> Iterator[ClipResult]:
-    """One record per clip, in the order of the input."""
-    failures: list[str] = []
-
-    def work(path: str) -> ClipResult:
-        if policy.fail_fast and failures:
-            return skipped(classifier, path, failures[0])
-        return classifier.answer(path)
-
-    for result in ordered(work, paths, policy.jobs):
-        if policy.failed(result.status):
-            failures.append(result.path)
-        yield result
+    """One record per clip, in the order of the input; with `fail_fast` what follows a failure is skipped."""
+    given, paths = tee(paths)
+    results = ordered(classifier.answer, given, policy.jobs, partial(_lost, classifier))
+    yield from until_failure(classifier, paths, results, policy)
 
 
-def skipped(classifier: Classifier, path: str, failed: str) -> ClipResult:
-    """The record of a clip that is not tried any more, because of one that failed."""
-    reason = f"not tried, because {failed} failed and --fail-fast was given"
-    return ClipResult(path, "skipped", models=classifier.models, problem=Problem("skipped", reason))
+def until_failure(
+    classifier: Classifier, paths: Iterable[str], results: Generator[ClipResult], policy: Policy
+) -> Iterator[ClipResult]:
+    """The results, one per path; with `fail_fast` they end at the first failure, and the rest is skipped."""
+    left, failed = iter(paths), ""
+    with closing(results):
+        for result, path in zip(results, left, strict=False):
+            yield result
+            if policy.fail_fast and policy.failed(result.status):
+                failed = path
+                break
+    for path in left:
+        reason = f"not answered, because {failed} failed and --fail-fast was given"
+        yield ClipResult(path, "skipped", models=classifier.models, problem=Problem("skipped", reason))
 
 
 def timelines(
-    classifier: Classifier, paths: Iterable[str], cut: Windows, jobs: int = 1
+    classifier: Classifier, paths: Iterable[str], cut: Windows, jobs: int = 0
 ) -> Iterator[Sequence[WindowResult]]:
     """The windows of each clip, in the order of the input."""
-    yield from ordered(lambda path: list(classifier.timeline(path, cut)), paths, jobs)
+
+    def lost(path: str, how: str) -> list[WindowResult]:
+        return [WindowResult.of(_lost(classifier, path, how))]
+
+    return ordered(partial(_windows, classifier, cut), paths, jobs, lost)
+
+
+def _windows(classifier: Classifier, cut: Windows, path: str) -> list[WindowResult]:
+    return list(classifier.timeline(path, cut))
+
+
+def _lost(classifier: Classifier, path: str, how: str) -> ClipResult:
+    error = crash(path, how)
+    return ClipResult(path, "error", models=classifier.models, problem=Problem(error.code, error.message))
 
 
 @contextmanager

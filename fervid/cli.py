@@ -25,6 +25,7 @@ from fervid.options import (
     ClassifierName,
     ClipForm,
     DetectorName,
+    Device,
     End,
     Engine,
     EveryFrame,
@@ -169,6 +170,7 @@ def classify(
     classifier: ClassifierName = "emotion8",
     network: NetworkName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
     jobs: Jobs = None,
     threads: Threads = None,
     engine: Engine = "local",
@@ -197,13 +199,21 @@ def classify(
     )
     if address and engine != "ray":
         raise UsageError("--address names a Ray cluster; add --engine ray")
-    clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=engine == "ray")
-    if not address:
+    cluster = engine == "ray"
+    clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
+    if not cluster:
         jobs, threads = workers(len(clips), jobs, threads)
-    loaded = load(classifier=classifier, network=network, detector=detector, options=options, threads=threads)
-    policy = Policy(jobs or 1, fail_fast, strict)
+    loaded = load(
+        classifier=classifier,
+        network=network,
+        detector=detector,
+        options=options,
+        threads=threads,
+        device="cpu" if cluster else device,
+    )
+    policy = Policy(jobs or 0, fail_fast, strict)
     with (
-        _engine(engine, loaded, policy, address, jobs, threads) as answer,
+        _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=device) as answer,
         destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered),
     ):
         failures = _run(answer, clips, policy, writer, answered, progress)
@@ -237,6 +247,7 @@ def timeline(
     classifier: ClassifierName = "emotion8",
     network: NetworkName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
     jobs: Jobs = None,
     threads: Threads = None,
     progress: Show = "auto",
@@ -266,7 +277,9 @@ def timeline(
     )
     clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
     jobs, threads = workers(len(clips), jobs, threads)
-    loaded = load(classifier=classifier, network=network, detector=detector, options=options, threads=threads)
+    loaded = load(
+        classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
+    )
     policy, failures = Policy(jobs, strict=strict), 0
     with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _):
         for parts in shown(timelines(loaded, clips, cut, jobs), len(clips), progress, policy.any_failed):
@@ -277,13 +290,13 @@ def timeline(
 
 
 def _engine(
-    name: str, loaded: Classifier, policy: Policy, address: str | None, jobs: int | None, threads: int | None
+    name: str, loaded: Classifier, policy: Policy, **cluster: Any
 ) -> AbstractContextManager[Callable[[list[str]], Iterable[ClipResult]]]:
     """What gives one record per clip, as long as the block lasts."""
     if name == "ray":
         from fervid.ray_engine import answering
 
-        return answering(loaded, policy, address=address, jobs=jobs, threads=threads)
+        return answering(loaded, policy, **cluster)
     from fervid.batch import answer_all
 
     return nullcontext(lambda clips: answer_all(loaded, clips, policy))

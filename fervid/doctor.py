@@ -15,7 +15,7 @@ import onnxruntime
 from fervid import models
 from fervid.errors import ModelError
 
-PACKAGES = ("fervid", "av", "opencv-python-headless", "onnxruntime", "numpy", "scikit-learn", "typer", "rich", "tqdm")
+PACKAGES = ("fervid", "av", "opencv-python-headless", "numpy", "scikit-learn", "typer", "rich", "tqdm")
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "cinepak", "gif")
 
 
@@ -41,6 +41,7 @@ def checks() -> Iterator[Check]:
         "decoders", not missing, f"missing: {', '.join(missing)}; reinstall av" if missing else ", ".join(DECODERS)
     )
     yield Check("cpus", True, f"{joblib.cpu_count()} usable of {os.cpu_count()}")
+    yield Check("onnxruntime", True, onnxruntime.__version__)  # which of its packages is installed does not matter
     yield Check("providers", True, ", ".join(onnxruntime.get_available_providers()))
     try:
         names = list(models.manifest())

@@ -7,8 +7,9 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
+import cv2
 import joblib
 import numpy as np
 
@@ -57,7 +58,10 @@ class Options:
 
 
 class Extractor:
-    """The stages up to the pooled statistics, loaded and ready; may be used from several threads at once."""
+    """The stages up to the pooled statistics, loaded and ready; may be used from several threads at once.
+
+    Sent to another process it is put together there again.
+    """
 
     def __init__(self, detector: models.Model, network: models.Model, options: Options, threads: int = 0) -> None:
         """Fit the two models together, and let each answer once on a black picture.
@@ -66,7 +70,7 @@ class Extractor:
             detector: A model of that kind.
             network: A model of that kind.
             options: What to look at in a clip.
-            threads: How many threads to decode with; 0 leaves it to the decoder.
+            threads: How many threads to decode and to scale pictures with; 0 leaves it to the libraries.
 
         Raises:
             ModelIncompatible: The network was trained on another crop, or a model does not do what its card says.
@@ -79,6 +83,8 @@ class Extractor:
         self.options = options
         self.detector, self.network = detector, network
         self._threads = threads
+        if threads:
+            cv2.setNumThreads(threads)
         with fitting(detector):
             self._detect = Detector(detector.session, detector.card, options.min_face)
             self._detect(np.zeros((64, 64, 3), np.uint8))
@@ -88,6 +94,9 @@ class Extractor:
             self.rule = TrackingRule(float(detector.card["open_score"]), **network.card["same_person"])
             self.tried = Followed()
             self.tried.pool.update_group(self._embed(np.zeros((1, self._crop_size, self._crop_size, 3), np.uint8)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Extractor, (self.detector, self.network, self.options, self._threads)
 
     def look(self, path: str | os.PathLike[str]) -> Seen:
         """What a clip shows; its problem, if it has one, is told in the result."""
@@ -180,6 +189,7 @@ def load_extractor(
     detector: str = models.DEFAULTS["detector"],
     options: Options | None = None,
     threads: int | None = None,
+    device: models.Device = "cpu",
 ) -> Extractor:
     """Load detector and network alone, to pool clips without classifying them.
 
@@ -188,12 +198,15 @@ def load_extractor(
         detector: Name or path of the face detector.
         options: What to look at in a clip.
         threads: Threads a model may use; by default the CPUs that this process may use (affinity and cgroup).
+        device: `cuda`, or `auto` for it if it can be used; by default `cpu`.
 
     Raises:
         ModelError: A model is missing, unverifiable, or does not fit the other.
+        UsageError: The device cannot be used.
     """
     threads = threads or joblib.cpu_count()
-    found, face = models.load(detector, "detector", threads), models.load(network, "network", threads)
+    found = models.load(detector, "detector", threads, device)
+    face = models.load(network, "network", threads, device)
     return Extractor(found, face, options or Options(), threads)
 
 

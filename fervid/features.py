@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,7 +32,7 @@ from fervid.output import replacing, writing
 from fervid.pool import STATISTICS
 from fervid.records import ClipFeatures, Floats, Observed
 from fervid.video import read_pictures
-from fervid.workers import ordered
+from fervid.workers import crash, ordered
 
 IDENTITY = "identity.mean"
 ABOUT = frozenset({"face", "network", "network_sha256", "detector"})
@@ -63,7 +64,7 @@ def extract(
     samples: Iterable[Sample],
     extractor: Extractor,
     cache: Path | None = None,
-    jobs: int = 1,
+    jobs: int = 0,
     strides: Sequence[int] = (),
 ) -> Iterator[Row]:
     """Features of every clip, in their order.
@@ -72,23 +73,27 @@ def extract(
         samples: The clips.
         extractor: What looks at them; its models and options are part of a cached file's name.
         cache: Folder to keep them in; None keeps none.
-        jobs: Clips at the same time.
+        jobs: Processes that work on a clip each; 0 to work in this one.
         strides: Of how many frames one is looked at, for the coarse features.
 
     Raises:
         OutputError: The cache cannot be written.
     """
 
-    def work(sample: Sample) -> Row:
-        try:
-            found = _kept(sample.path, extractor, cache, (1, *strides))
-        except InputError as error:
-            return Row(sample, None, problem=error)
-        if found[1] is None:
-            return Row(sample, None, problem=NoFaces(f"{sample.path} shows no face"))
-        return Row(sample, found[1], {stride: found[stride] for stride in strides})
+    def lost(sample: Sample, how: str) -> Row:
+        return Row(sample, None, problem=crash(sample.path, how))
 
-    yield from ordered(work, samples, jobs)
+    return ordered(partial(_row, extractor, cache, strides), samples, jobs, lost)
+
+
+def _row(extractor: Extractor, cache: Path | None, strides: Sequence[int], sample: Sample) -> Row:
+    try:
+        found = _kept(sample.path, extractor, cache, (1, *strides))
+    except InputError as error:
+        return Row(sample, None, problem=error)
+    if found[1] is None:
+        return Row(sample, None, problem=NoFaces(f"{sample.path} shows no face"))
+    return Row(sample, found[1], {stride: found[stride] for stride in strides})
 
 
 def pooled(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int, ClipFeatures | None]:

@@ -14,6 +14,7 @@ import typer
 from fervid.errors import UsageError
 from fervid.options import (
     DetectorName,
+    Device,
     EveryFrame,
     Force,
     Fps,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from fervid.extract import Extractor, Options
     from fervid.features import Row
     from fervid.layouts import Sample
+    from fervid.models import Device as Where
     from fervid.models import Model
     from fervid.progress import Progress
     from fervid.study import Study
@@ -52,6 +54,7 @@ class Looking:
     options: Options
     network: str
     detector: str
+    device: Where
     cache: Path | None
     jobs: int | None
     progress: Progress
@@ -101,6 +104,7 @@ def features(
     min_face: MinFace = None,
     network: NetworkName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
     cache: Cache = None,
     jobs: Jobs = None,
     progress: Show = "auto",
@@ -114,7 +118,7 @@ def features(
     writer(output)
     found = _clips(sources, recursive=recursive)
     options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
-    extractor, rows = _rows(found, Looking(options, network, detector, cache, jobs, progress))
+    extractor, rows = _rows(found, Looking(options, network, detector, device, cache, jobs, progress))
     for row in rows:
         if row.problem:
             typer.echo(f"left out: {row.problem.message}", err=True)
@@ -153,6 +157,7 @@ def train(
     min_face: MinFace = None,
     network: NetworkName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
     cache: Cache = None,
     jobs: Jobs = None,
     progress: Show = "auto",
@@ -175,7 +180,7 @@ def train(
     )
     known = _study(
         dataset,
-        Looking(options, network, detector, cache, jobs, progress),
+        Looking(options, network, detector, device, cache, jobs, progress),
         labels=labels_of(labels),
         target=target,
         group=group,
@@ -221,6 +226,7 @@ def evaluate(
     min_face: MinFace = None,
     network: NetworkName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
     cache: Cache = None,
     jobs: Jobs = None,
     progress: Show = "auto",
@@ -247,7 +253,7 @@ def evaluate(
         refuse_existing(plot, force=force)
     known = _study(
         dataset,
-        Looking(options, network, detector, cache, jobs, progress),
+        Looking(options, network, detector, device, cache, jobs, progress),
         labels=labels_of(labels),
         target=card.get("target", target),
         group=group,
@@ -327,7 +333,11 @@ def _rows(
 
     jobs, threads = workers(len(found.samples), looking.jobs, None)
     extractor = load_extractor(
-        network=looking.network, detector=looking.detector, options=looking.options, threads=threads
+        network=looking.network,
+        detector=looking.detector,
+        options=looking.options,
+        threads=threads,
+        device=looking.device,
     )
     for model in judged:
         belongs(model, about(extractor))

@@ -14,15 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
-from fervid.errors import ModelIncompatible, ModelNotFound, ModelUnverified
+from fervid.errors import ModelIncompatible, ModelNotFound, ModelUnverified, UsageError
 from fervid.records import ModelIdentity
 
 Kind = Literal["detector", "network", "classifier", "regressor"]
+Device = Literal["cpu", "cuda", "auto"]
 
 DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "network": "mobilenetv1", "classifier": "emotion8"}
 REQUIRED: Mapping[Kind, frozenset[str]] = {
@@ -49,6 +50,7 @@ TENSORS: Mapping[Kind, frozenset[str]] = {
     "classifier": frozenset({"features", "probabilities"}),
     "regressor": frozenset({"features", "value"}),
 }
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 ONNX_ERRORS = (
     onnx_errors.Fail,
     onnx_errors.InvalidArgument,
@@ -62,19 +64,26 @@ ONNX_ERRORS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A model file that has been verified.
+    """A model file that has been verified; what is sent to another process is its name, and loaded there again.
 
     Attributes:
         identity: Name and SHA-256.
         path: Where it lies.
         card: What the file says of itself: kind, labels, preprocessing, data, licence, figures.
         session: Ready to run.
+        threads: Threads it may use.
+        device: Where it was asked to run.
     """
 
     identity: ModelIdentity
     path: Path
     card: Mapping[str, Any]
     session: onnxruntime.InferenceSession
+    threads: int = 1
+    device: Device = "cpu"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.identity, self.path.absolute(), self.card["kind"], self.threads, self.device)
 
 
 def folder() -> Path:
@@ -107,19 +116,23 @@ def manifest() -> Mapping[str, Mapping[str, Any]]:
     raise ModelUnverified(f"{path} is damaged; install fervid again")
 
 
-def load(name: str, kind: Kind, threads: int = 1) -> Model:
+def load(name: str, kind: Kind, threads: int = 1, device: Device = "cpu") -> Model:
     """Find a model by its name in the manifest or by the path of a file, verify it and open it.
 
     Args:
         name: Manifest name, or the path of an ONNX file with a card.
         kind: What the model is needed for.
         threads: How many threads one call of the session may use.
+        device: Where to run; `auto` is a GPU if one can be used, and the CPU otherwise.
 
     Raises:
+        UsageError: There is no such device, or it cannot be used.
         ModelNotFound: Neither a known name nor a file.
         ModelUnverified: The file of a shipped model is not the one that the manifest names.
         ModelIncompatible: No ONNX model, no card, or the card of another kind.
     """
+    if device not in get_args(Device):
+        raise UsageError(f"a device is {', '.join(get_args(Device))}, not {device!r}")
     entry = manifest().get(name)
     path = folder() / entry["file"] if entry else Path(name)
     try:
@@ -134,9 +147,21 @@ def load(name: str, kind: Kind, threads: int = 1) -> Model:
             f"{path} is not the file that was shipped: its SHA-256 is {sha256}, not {entry['sha256']};"
             " install fervid again"
         )
-    session = _session(data, path, kind, threads)
+    session = _session(data, path, kind, threads, device)
     card = _card(session, path, kind)
-    return Model(ModelIdentity(str(card.get("name", path.stem)), sha256), path, card, session)
+    return Model(ModelIdentity(str(card.get("name", path.stem)), sha256), path, card, session, threads, device)
+
+
+def _again(identity: ModelIdentity, path: Path, kind: Kind, threads: int, device: Device) -> Model:
+    """The same model in another process.
+
+    Raises:
+        ModelUnverified: The file is another one by now.
+    """
+    model = load(str(path), kind, threads, device)
+    if model.identity != identity:
+        raise ModelUnverified(f"{path} was replaced while it was in use; start again")
+    return model
 
 
 def verify(name: str) -> Model:
@@ -163,7 +188,37 @@ def _choice(kind: Kind) -> str:
     return f"known names: {known or 'none'}; or give the path of an ONNX file that fervid made"
 
 
-def _session(data: bytes, path: Path, kind: Kind, threads: int) -> onnxruntime.InferenceSession:
+def _session(data: bytes, path: Path, kind: Kind, threads: int, device: Device) -> onnxruntime.InferenceSession:
+    """Where the device says; a graph that does not run on the CPU is the model's fault, and not the device's."""
+    session, reason = (None, "") if device == "cpu" else _on_cuda(data, threads)
+    if session is not None:
+        return session
+    try:
+        session = _open(data, threads, CPU)
+    except ONNX_ERRORS as error:
+        reason = str(error).splitlines()[0]
+        raise ModelIncompatible(f"{path} is no ONNX model that can be run ({reason}); {_choice(kind)}") from error
+    if device == "cuda":
+        raise UsageError(f"the device cuda cannot be used: {reason}, or use cpu or auto")
+    return session
+
+
+def _on_cuda(data: bytes, threads: int) -> tuple[onnxruntime.InferenceSession | None, str]:
+    """A session there, or why there is none."""
+    if CUDA not in onnxruntime.get_available_providers():
+        return None, "this onnxruntime knows none; pip uninstall onnxruntime and pip install onnxruntime-gpu"
+    try:
+        session = _open(data, threads, CUDA, CPU)
+    except (RuntimeError, *ONNX_ERRORS) as error:
+        reason = str(error).partition("\n")[0]
+    else:
+        if CUDA in session.get_providers():  # a provider that cannot be loaded is left out without a word
+            return session, ""
+        reason = "its libraries are missing"
+    return None, f"it does not start ({reason}); `nvidia-smi` must show a GPU, and CUDA and cuDNN be installed"
+
+
+def _open(data: bytes, threads: int, *providers: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -171,12 +226,8 @@ def _session(data: bytes, path: Path, kind: Kind, threads: int) -> onnxruntime.I
     options.log_severity_level = 4
     # Tensors in other files are looked for below this path, not in the current folder, and it can hold none.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    try:
-        # The fallback would print to standard output and try the same again.
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except ONNX_ERRORS as error:
-        reason = str(error).splitlines()[0]
-        raise ModelIncompatible(f"{path} is no ONNX model that can be run ({reason}); {_choice(kind)}") from error
+    # The fallback would print to standard output and try the same again.
+    return onnxruntime.InferenceSession(data, options, providers=list(providers), enable_fallback=0)
 
 
 def _card(session: onnxruntime.InferenceSession, path: Path, kind: Kind) -> Mapping[str, Any]:

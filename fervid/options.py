@@ -74,14 +74,24 @@ Attributes = Annotated[
 ClassifierName = Annotated[str, setting("--classifier", "Clip classifier: a name or an ONNX file.")]
 NetworkName = Annotated[str, setting("--network", "Face network: a name or an ONNX file.")]
 DetectorName = Annotated[str, setting("--detector", "Face detector: a name or an ONNX file.")]
-Jobs = Annotated[int | None, setting("--jobs", "Clips at the same time. Default: the CPUs that may be used.", min=1)]
-Threads = Annotated[int | None, setting("--threads", "Threads of the models, for each clip.", min=1)]
+Jobs = Annotated[
+    int | None,
+    setting("--jobs", "Clips at the same time, a process for each. Default: the CPUs that may be used.", min=1),
+]
+Threads = Annotated[int | None, setting("--threads", "Threads of decoder and models, for each clip.", min=1)]
 Engine = Annotated[
     Literal["local", "ray"], setting("--engine", "Work on this machine, or on a Ray cluster, which reads URLs too.")
 ]
 Address = Annotated[
     str | None,
     typer.Option("--address", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT. Default: one started here."),
+]
+Device = Annotated[
+    Literal["cpu", "cuda", "auto"],
+    setting(
+        "--device",
+        "Where detector and network run; auto is cuda where it works. With cuda take --network mobilenetv1-fp32.",
+    ),
 ]
 Show = Annotated[Literal["auto", "bar", "none", "json"], setting("--progress", "How to tell, on standard error.")]
 FailFast = Annotated[
@@ -129,9 +139,12 @@ def options_of(
 
 
 def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
-    """Clips at a time and threads for each, so that together they use the CPUs that this process may use."""
+    """Worker processes and threads for each, so that together they use the CPUs that this process may use.
+
+    A single clip needs no other process: 0.
+    """
     import joblib
 
     cpus = joblib.cpu_count()
-    jobs = jobs or max(1, min(cpus, clips))
-    return jobs, threads or max(1, cpus // jobs)
+    jobs = min(jobs or cpus, clips) if clips > 1 else 0
+    return jobs, threads or max(1, cpus // max(1, jobs))

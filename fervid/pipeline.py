@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 from fervid import models
 from fervid.adaptive import levels
@@ -17,7 +18,10 @@ from fervid.records import ClipResult, Frame, Observed, Person, Problem, WindowR
 
 
 class Classifier:
-    """The whole pipeline, loaded and ready. Its methods may be called from several threads at once."""
+    """The whole pipeline, loaded and ready. Its methods may be called from several threads at once.
+
+    Sent to another process it loads the same files there again.
+    """
 
     def __init__(self, extractor: Extractor, classifier: models.Model) -> None:
         """Put a clip classifier behind the stages that it was fitted on.
@@ -37,6 +41,7 @@ class Classifier:
                 f" not on {network.identity.name} ({network.identity.sha256[:12]}); fit it again, or name its network"
             )
         self.extractor, self.options = extractor, extractor.options
+        self._classifier = classifier
         self.models = {
             "detector": extractor.detector.identity,
             "network": network.identity,
@@ -51,6 +56,9 @@ class Classifier:
             self._classify = ClipClassifier(classifier.session, classifier.card, self.options.labels)
             self._levels = levels(classifier.card) if self.options.adaptive else ()
             self._person(0, extractor.tried)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Classifier, (self.extractor, self._classifier)
 
     def classify(self, path: str | os.PathLike[str]) -> ClipResult:
         """The answer for one clip.
@@ -167,6 +175,7 @@ def load(
     detector: str = models.DEFAULTS["detector"],
     options: Options | None = None,
     threads: int | None = None,
+    device: models.Device = "cpu",
 ) -> Classifier:
     """Load the models and put the pipeline together.
 
@@ -176,11 +185,13 @@ def load(
         detector: Name or path of the face detector.
         options: What to look at in a clip.
         threads: Threads a model may use; by default the CPUs that this process may use (affinity and cgroup).
+        device: Where detector and network run: `cuda`, or `auto` for it if it can be used; by default `cpu`.
 
     Raises:
         ModelError: A model is missing, unverifiable, or does not fit the others.
+        UsageError: The device cannot be used.
     """
-    extractor = load_extractor(network=network, detector=detector, options=options, threads=threads)
+    extractor = load_extractor(network=network, detector=detector, options=options, threads=threads, device=device)
     return Classifier(extractor, models.load(classifier, "classifier", 1))
 
 

@@ -8,17 +8,17 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import joblib
 
 from fervid import __version__
-from fervid.batch import Policy, skipped
+from fervid.batch import Policy, until_failure
 from fervid.errors import Crashed, InputError, UsageError
 from fervid.extract import Options
 from fervid.ledger import run_digest
@@ -38,6 +38,7 @@ class Setup:
         files: The models as they were verified here: of each role the name of the file and its bytes.
         options: What to look at in a clip.
         threads: Threads of the models.
+        device: Where the models run.
         folder: Where relative paths begin.
         run: The digest of all that an answer depends on beside the clip.
     """
@@ -45,6 +46,7 @@ class Setup:
     files: Mapping[str, tuple[str, bytes]]
     options: Options
     threads: int
+    device: Literal["cpu", "cuda"]
     folder: str
     run: str
 
@@ -57,6 +59,7 @@ def answering(
     address: str | None = None,
     jobs: int | None = None,
     threads: int | None = None,
+    device: Literal["cpu", "cuda", "auto"] = "cpu",
 ) -> Iterator[Callable[[Sequence[str]], Iterator[ClipResult]]]:
     """Connect to a cluster, or start one on this machine for as long as the block lasts.
 
@@ -64,8 +67,9 @@ def answering(
         classifier: Whose models and options the workers use.
         policy: How a run goes on when clips fail.
         address: `auto`, `host:port` or `ray://host:port` of a cluster; None to start one here.
-        jobs: Workers; by default as many as the CPUs suffice for.
+        jobs: Workers; by default as many as the CPUs suffice for, or one a GPU. On GPUs more of them share each.
         threads: CPUs and threads of a worker; by default 1.
+        device: `cuda` to work on the GPUs of the cluster, `auto` to do so if it has any.
 
     Yields:
         What gives one record per clip, in the order of the input, whatever happens to a worker.
@@ -75,15 +79,21 @@ def answering(
     """
     ray, threads = _import(), threads or 1
     with _connected(ray, address, jobs * threads if jobs else joblib.cpu_count()):
-        workers = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+        there = ray.cluster_resources()
+        gpus = there.get("GPU", 0) if device != "cpu" else 0
+        if device == "cuda" and not gpus:
+            raise UsageError("the Ray cluster has no GPU; take --device cpu")
         setup = Setup(
             {role: (path.name, path.read_bytes()) for role, path in classifier.files.items()},
             classifier.options,
             threads,
+            "cuda" if gpus else "cpu",
             os.getcwd(),
             run_digest(classifier),
         )
-        yield lambda clips: _answers(ray, setup, clips, workers, classifier, policy)
+        workers = jobs or max(1, int(gpus or there.get("CPU", 1) // threads))
+        share = {"num_cpus": threads, "num_gpus": min(1.0, gpus / workers)}
+        yield lambda clips: until_failure(classifier, clips, _answers(ray, setup, clips, workers, share), policy)
 
 
 def _import() -> Any:
@@ -119,8 +129,9 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
 
 
 def _answers(
-    ray: Any, setup: Setup, clips: Sequence[str], workers: int, classifier: Classifier, policy: Policy
-) -> Iterator[ClipResult]:
+    ray: Any, setup: Setup, clips: Sequence[str], workers: int, share: Mapping[str, float]
+) -> Generator[ClipResult]:
+    """One record per clip; `share` is what a worker takes of the cluster."""
     if not clips:
         return
     size = min(BLOCK, max(1, len(clips) // (BLOCK * workers)))
@@ -134,17 +145,13 @@ def _answers(
         Worker,
         compute=ray.data.ActorPoolStrategy(size=min(workers, blocks), max_tasks_in_flight_per_actor=2),
         fn_constructor_args=(ray.put(setup), tries),
-        num_cpus=setup.threads,
+        **share,
     )
     # Ray prints there what happens to its workers, and standard output carries data only.
     with redirect_stdout(sys.stderr), closing(iter(records.iter_rows())) as rows:
         try:
-            for number, (_, row) in enumerate(zip(clips, rows, strict=True), start=1):
-                result: ClipResult = row["result"]
-                yield result
-                if policy.fail_fast and policy.failed(result.status):
-                    yield from (skipped(classifier, clip, result.path) for clip in clips[number:])
-                    return
+            for _, row in zip(clips, rows, strict=True):
+                yield row["result"]
         except ray.exceptions.ActorDiedError as error:
             raise UsageError(
                 f"the workers cannot start ({_last_line(error)}); install this version of fervid on every machine"
@@ -194,7 +201,9 @@ class Worker:
                 path.parent.mkdir()
                 path.write_bytes(data)
                 paths[role] = str(path)
-            self._classifier = load(**paths, options=self._setup.options, threads=self._setup.threads)
+            self._classifier = load(
+                **paths, options=self._setup.options, threads=self._setup.threads, device=self._setup.device
+            )
         if run_digest(self._classifier) != self._setup.run:
             raise UsageError(f"fervid {__version__} of the worker would answer otherwise than the one that asks")
 

@@ -231,7 +231,7 @@ class ClipResult:
 
     Attributes:
         path: The input as it was named.
-        status: `ok`, `no_face`, `error`, or `skipped` (never tried, because the run stopped early).
+        status: `ok`, `no_face`, `error`, or `skipped` (because the run stopped early).
         answer: The clip's label and probabilities; set exactly when the status is `ok`.
         people: The main person first.
         duration_s: Seconds of presentation time that were looked at, None if nothing could be read.

@@ -5,15 +5,28 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 
 import clips
 import fervid
+from fervid import cli, labelled, options
 from fervid.network import FaceNetwork
 from fervid.records import FaceScores
 
 collect_ignore = [] if find_spec("torch") else ["train"]  # `make test-train` installs it
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands start no workers, which takes a second each, unless a test says `--jobs`."""
+
+    def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
+        return options.workers(clips, jobs, threads) if jobs else (0, threads or joblib.cpu_count())
+
+    for commands in (cli, labelled):
+        monkeypatch.setattr(commands, "workers", workers)
 
 
 @pytest.fixture

@@ -41,7 +41,8 @@ OURS = {
 @pytest.mark.parametrize(
     ("module", "may"),
     [
-        *((module, set()) for module in ("errors", "records", "workers")),
+        *((module, set()) for module in ("errors", "records")),
+        ("workers", {"errors"}),
         *((stage, {"errors", "records"}) for stage in (*STAGES, "adaptive")),
         ("gather", {"errors", "records", "pool", "track"}),
         ("remote", {"errors"}),

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import csv
 import json
-import threading
+import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from fervid.batch import Policy, answer_all, destination, timelines
 from fervid.errors import OutputError, UsageError
 from fervid.extract import Options
 from fervid.gather import Windows
-from fervid.records import Answer, ClipResult, Problem, WindowResult
+from fervid.records import Answer, ClipResult, ModelIdentity, Problem, WindowResult
+from fervid.schema import schema
 
 
 @dataclass
 class Stub:
-    """Answers at once, but for names that start with `slow`; fails for names that start with `bad`."""
+    """Fails for names that start with `bad`, takes its time for `slow`, and dies for `deadly`."""
 
     models: dict = field(default_factory=dict)
     options: Options = field(default_factory=Options)
     labels: tuple[str, ...] = ("calm", "angry")
     asked: list[str] = field(default_factory=list)
-    at_once: int = 0
-    busy: int = 0
 
     def answer(self, path: str) -> ClipResult:
         self.asked.append(path)
-        self.busy += 1
-        self.at_once = max(self.at_once, self.busy)
         time.sleep(0.05 if path.startswith("slow") else 0.001)
-        self.busy -= 1
+        if path.startswith("deadly"):
+            os.kill(os.getpid(), signal.SIGKILL)
         if path.startswith("bad"):
             return ClipResult(path, "error", problem=Problem("not_found", "gone"))
         return ClipResult(path, "ok", Answer({"calm": 0.9, "angry": 0.1}))
@@ -46,17 +46,13 @@ class Stub:
             yield WindowResult.of(result, number * cut.step, number * cut.step + cut.length)
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 5])
-@pytest.mark.parametrize("count", [0, 1, 2, 9])
+@pytest.mark.parametrize(("jobs", "count"), [(0, 0), (0, 1), (0, 9), (2, 9)])
 def test_records_come_in_order_whoever_is_done_first(jobs: int, count: int) -> None:
     names = [("slow" if i % 4 == 0 else "fast") + str(i) for i in range(count)]
-    stub = Stub()
-    assert [r.path for r in answer_all(stub, names, Policy(jobs))] == names
-    assert stub.at_once <= jobs
+    assert [r.path for r in answer_all(Stub(), names, Policy(jobs))] == names
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_a_long_list_is_not_read_far_ahead(jobs: int) -> None:
+def test_in_one_process_a_list_is_not_read_ahead() -> None:
     read = 0
 
     def endless() -> Iterator[str]:
@@ -65,31 +61,48 @@ def test_a_long_list_is_not_read_far_ahead(jobs: int) -> None:
             read += 1
             yield f"clip {read}"
 
-    results = answer_all(Stub(), endless(), Policy(jobs))
-    for _ in range(50):
+    results = answer_all(Stub(), endless(), Policy())
+    for number in range(1, 50):
         next(results)
-    assert read <= 50 + 2 * jobs
+        assert read == number
     results.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("fervid"):
-            thread.join(10)
-            assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("jobs", [0, 2])
 def test_failing_fast_asks_for_no_more_and_skips_the_rest(jobs: int) -> None:
     stub = Stub()
-    names = ["a", "bad", *(f"slow {i}" for i in range(20))]
+    names = ["a", "bad", *(f"slow {i}" for i in range(200))]
     results = list(answer_all(stub, names, Policy(jobs, fail_fast=True)))
     assert [r.path for r in results] == names
-    assert results[-1].status == "skipped"
-    assert "bad failed" in results[-1].problem.message
-    assert len(stub.asked) <= 2 + 2 * jobs
+    assert [r.status for r in results] == ["ok", "error", *["skipped"] * 200]
+    assert all("bad failed" in r.problem.message for r in results[2:])
+    assert jobs or stub.asked == ["a", "bad"]
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["a", "bad"]])
+def test_failing_fast_has_nothing_to_skip_behind_the_last(names: list[str]) -> None:
+    results = list(answer_all(Stub(), names, Policy(fail_fast=True)))
+    assert [r.status for r in results] == ["ok", "error"][: len(names)]
 
 
 def test_failures_do_not_stop_the_others() -> None:
-    results = list(answer_all(Stub(), ["bad 1", "a", "bad 2", "b"], Policy(2)))
+    results = list(answer_all(Stub(), ["bad 1", "a", "bad 2", "b"], Policy()))
     assert [r.status for r in results] == ["error", "ok", "error", "ok"]
+
+
+def test_a_clip_that_brings_down_its_worker_costs_one_record() -> None:
+    names = ["a", "deadly 1", "slow b", "bad", "deadly 2", "c"]
+    stub = Stub({"network": ModelIdentity("toy", "0" * 64)})
+    results = list(answer_all(stub, names, Policy(1)))
+    assert [r.path for r in results] == names
+    assert [r.problem and r.problem.code for r in results] == [None, "crashed", None, "not_found", "crashed", None]
+    assert (results[1].status, results[1].models) == ("error", stub.models)
+    assert results[1].problem.message.startswith("deadly 1 ended its process (SIGKILL)")
+    (parts, lost) = timelines(stub, ["a", "deadly"], Windows(2, 1), 1)
+    assert [part.start_s for part in parts] == [0, 1, 2]
+    assert [(part.status, part.problem.code, part.start_s) for part in lost] == [("error", "crashed", None)]
+    for record, command in ((results[1], "classify"), (lost[0], "timeline")):
+        jsonschema.validate(record.as_dict(), schema(command))
 
 
 @pytest.mark.parametrize(
@@ -122,8 +135,7 @@ def test_a_clip_failed_if_one_of_its_windows_did(statuses: list[str], strict: bo
     assert Policy(strict=strict).any_failed(results) is failed
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize(("jobs", "count"), [(0, 0), (0, 1), (0, 7), (2, 7)])
 def test_the_windows_of_each_clip_come_together_and_in_order(jobs: int, count: int) -> None:
     names = [("slow", "bad", "fast")[i % 3] + str(i) for i in range(count)]
     found = list(timelines(Stub(), names, Windows(2, 1), jobs))

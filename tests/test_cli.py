@@ -13,13 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import jsonschema
 import pytest
 from typer.testing import CliRunner, Result
 
 import clips
+import processes
 import toys
-from fervid import cli, models
+from fervid import cli, models, options
 from fervid.schema import schema
 
 
@@ -140,6 +142,7 @@ def test_nothing_to_work_on_is_status_3(tmp_path: Path) -> None:
         ["--adaptive", "--every-frame"],
         ["--resume", "--force", "-o", "answers.jsonl"],
         ["--jobs", "0"],
+        ["--device", "gpu"],
         ["--format", "xml"],
         ["--resume"],
         ["-o", "answers.xyz"],
@@ -402,16 +405,94 @@ def test_an_interrupt_leaves_whole_records_and_status_130(tmp_path: Path) -> Non
     names = "\n".join(str(clips.write(tmp_path / f"{i}.mp4", clips.smiling(30))) for i in range(60))
     (tmp_path / "list").write_text(names)
     arguments = command("--from-file", tmp_path / "list", "-o", output)
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, preexec_fn=heeding_interrupts)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, preexec_fn=heeding_interrupts, start_new_session=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (output.exists() and output.stat().st_size):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _, said = process.communicate(timeout=60)
     assert (process.returncode, b"interrupted" in said) == (130, True)
+    assert processes.gone(process.pid)
     found = [json.loads(line) for line in output.read_bytes().splitlines()]
     assert 0 < len(found) < 60
     assert b"Traceback" not in said
+
+
+def test_an_interrupt_while_workers_start_is_no_traceback(smile: Path, scenery: Path) -> None:
+    process = subprocess.Popen(
+        command(smile, scenery, "--jobs", 2),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=heeding_interrupts,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(processes.alive(process.pid)) < 4:  # two workers, and their tracker
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.count(b"\n")) == (130, 1)
+    assert processes.gone(process.pid)
+
+
+def test_the_installed_command_starts_workers(smile: Path, scenery: Path, tmp_path: Path) -> None:
+    script = tmp_path / "fervid"
+    script.write_text("import sys\nfrom fervid.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n")
+    done = subprocess.run(
+        [sys.executable, script, "classify", smile, scenery, "--jobs", "2"], capture_output=True, timeout=60, check=True
+    )
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ok", "no_face"]
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("clips", "jobs", "threads", "expected"),
+    [
+        (1, None, None, (0, 8)),
+        (1, 4, None, (0, 8)),
+        (1, None, 3, (0, 3)),
+        (2, None, None, (2, 4)),
+        (2, 1, None, (1, 8)),
+        (3, None, None, (3, 2)),
+        (100, None, None, (8, 1)),
+        (100, 3, None, (3, 2)),
+        (100, 20, None, (20, 1)),
+        (100, 3, 8, (3, 8)),
+    ],
+)
+def test_workers_and_their_threads_share_the_cpus(
+    clips: int,
+    jobs: int | None,
+    threads: int | None,
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    assert options.workers(clips, jobs, threads) == expected
+
+
+@pytest.mark.parametrize("source", ["flag", "variable"])
+def test_a_device_that_is_not_there_is_status_2_and_says_what_to_install(source: str, smile: Path) -> None:
+    flags, variables = (["--device", "cuda"], {}) if source == "flag" else ([], {"FERVID_DEVICE": "cuda"})
+    result = classify(smile, *flags, env=variables)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "onnxruntime-gpu" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["timeline", "features", "train", "evaluate"])
+def test_every_command_that_looks_at_clips_takes_a_device(command: str, smile: Path, tmp_path: Path) -> None:
+    for name in ("calm/a", "calm/b", "calm/c", "joy/a", "joy/b", "joy/c"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(smile, tmp_path / "set" / f"{name}.mp4")
+    output = {"features": ["-o", tmp_path / "f.npz"], "train": ["-o", tmp_path / "m.onnx"]}.get(command, [])
+    source = smile if command == "timeline" else tmp_path / "set"
+    result = run(command, source, *output, "--device", "cuda", "--progress", "none")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "onnxruntime-gpu" in result.stderr
+
+
+def test_any_device_falls_back_to_the_cpu(smile: Path) -> None:
+    assert [record["label"] for record in records(classify(smile, "--device", "auto"))] == ["happiness"]
 
 
 @pytest.fixture(scope="module")
@@ -427,6 +508,7 @@ def test_a_closed_pipe_ends_quietly(jobs: int, smile: Path, tmp_path: Path) -> N
         command(*copies, tmp_path / "missing.mp4", "--every-frame", "--jobs", jobs, "--progress", "none"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     if jobs == 1:
         process.stdout.close()
@@ -436,6 +518,7 @@ def test_a_closed_pipe_ends_quietly(jobs: int, smile: Path, tmp_path: Path) -> N
     said = process.stderr.read()
     process.stderr.close()
     assert (process.wait(30), said) == (0, b"")
+    assert processes.gone(process.pid)
 
 
 def test_an_interrupt_does_not_wait_for_a_long_clip(smile: Path, endless: Path, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import joblib
 import numpy as np
 import pytest
 
@@ -247,3 +249,13 @@ def test_a_fault_of_a_model_is_told_in_one_line_and_other_errors_are_left_alone(
         raise ValueError("first\nsecond")
     with pytest.raises(InputError), fitting(model):
         raise InputError("a clip")
+
+
+def test_pictures_are_scaled_with_no_more_threads_than_were_allowed(family: dict[str, str]) -> None:
+    before = cv2.getNumThreads()
+    try:
+        for threads in (1, 2, None):
+            load_extractor(network=family["network"], detector=family["detector"], threads=threads)
+            assert cv2.getNumThreads() == (threads or joblib.cpu_count())
+    finally:
+        cv2.setNumThreads(before)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ from fervid.dataset import Sample
 from fervid.errors import DatasetError, OutputError, Truncated, UsageError
 from fervid.extract import Extractor, Options
 from fervid.features import IDENTITY, Row, Table, extract, pooled
-from fervid.records import ClipFeatures
+from fervid.records import ClipFeatures, Frame, Observed
 from fervid.video import Sampling, read_pictures
 from scenes import CYAN, MAGENTA, YELLOW
 
@@ -282,13 +284,39 @@ def test_a_clip_that_breaks_off_counts_if_it_showed_a_face(
     assert (row.features is not None) == answered
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("jobs", [0, 1, 3])
 def test_rows_come_in_the_order_of_the_clips(
     jobs: int, four: list[Sample], extractor: Extractor, tmp_path: Path
 ) -> None:
     rows = list(extract(iter(four * 3), extractor, tmp_path / "cache", jobs))
     assert [row.sample for row in rows] == four * 3
     assert [row.features is None for row in rows] == [False, False, False, True] * 3
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+class Fragile(Extractor):
+    """Brings its process down at a face on the left."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Fragile, super().__reduce__()[1]
+
+    def observe(self, stream: Iterator[Frame]) -> Generator[Observed]:
+        for one in super().observe(stream):
+            if one.shares and one.faces[0].box[0] < 64:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield one
+
+
+def test_a_clip_that_brings_down_a_worker_is_told_in_its_row(four: list[Sample], tmp_path: Path) -> None:
+    plain = scenes.extractor(tmp_path)
+    image = np.roll(scenes.picture(YELLOW), -32, axis=1)
+    (tmp_path / "deadly").mkdir()
+    assert cv2.imwrite(str(tmp_path / "deadly" / "0.png"), image)
+    given = [four[0], sample(tmp_path / "deadly"), four[1]]
+    rows = list(extract(given, Fragile(plain.detector, plain.network, plain.options), tmp_path / "cache", 1))
+    assert [row.sample for row in rows] == given
+    assert [row.problem and row.problem.code for row in rows] == [None, "crashed", None]
+    assert str(tmp_path / "deadly") in rows[1].problem.message
 
 
 # Tables

@@ -13,11 +13,13 @@ from typing import Any, get_args
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
 import toys
 from fervid import models
-from fervid.errors import ModelError, ModelIncompatible, ModelNotFound, ModelUnverified
+from fervid.errors import ModelError, ModelIncompatible, ModelNotFound, ModelUnverified, UsageError
 
 KINDS: tuple[models.Kind, ...] = get_args(models.Kind)
 
@@ -406,3 +408,125 @@ def test_a_classifier_that_calls_itself_a_regressor_is_refused(tmp_path: Path) -
         models.load(str(path), "regressor")
     with pytest.raises(ModelIncompatible, match="of the kind regressor and a classifier is needed"):
         models.load(str(path), "classifier")
+
+
+# In another process
+
+
+def again(model: models.Model) -> models.Model:
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_is_sent_is_opened_again(kind: models.Kind, tmp_path: Path) -> None:
+    model = models.load(str(toy(kind, tmp_path / "toy.onnx")), kind, 3, "auto")
+    other = again(model)
+    assert (other.identity, other.path, other.card) == (model.identity, model.path, model.card)
+    assert (other.threads, other.device) == (3, "auto")
+    assert other.session.get_session_options().intra_op_num_threads == 3
+
+
+@pytest.mark.usefixtures("shipped")
+def test_what_is_sent_is_the_file_and_not_the_name(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shipped.parent)
+    toy("network", Path("toy-network"), name="another")
+    for name, identity in (("toy-network", "toy-network"), ("./toy-network", "another")):
+        sent = pickle.dumps(models.load(name, "network"))
+        with monkeypatch.context() as moved:
+            moved.chdir("/")
+            assert pickle.loads(sent).identity.name == identity
+
+
+def test_a_model_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+    model = models.load(str(toy("network", tmp_path / "toy.onnx")), "network")
+    toy("network", tmp_path / "toy.onnx", first_age=7)
+    with pytest.raises(ModelUnverified, match=r"toy\.onnx was replaced while it was in use"):
+        again(model)
+
+
+# Devices
+
+
+class Session:
+    """A session that has the providers which the machine is said to have, or fails as CUDA does without a driver."""
+
+    def __init__(self, real: onnxruntime.InferenceSession, providers: list[str]) -> None:
+        """Put other providers before a session."""
+        self._real, self._providers = real, providers
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+    def get_providers(self) -> list[str]:
+        return self._providers
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes a machine whose onnxruntime lists CUDA, which starts, is left out, or raises."""
+
+    def make(starts: bool = True, error: Exception | None = None) -> None:
+        def session(data: bytes, options: Any, providers: list[str], **more: Any) -> Session:
+            real = open_session(data, options, providers=[models.CPU], **more)
+            if models.CUDA in providers and error:
+                raise error
+            return Session(real, providers if starts else [models.CPU])
+
+        open_session = onnxruntime.InferenceSession
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [models.CUDA, models.CPU])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+
+    return make
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(toy("network", tmp_path / "toy.onnx"))
+
+
+@pytest.mark.parametrize(("device", "first"), [("cpu", models.CPU), ("cuda", models.CUDA), ("auto", models.CUDA)])
+def test_a_device_that_starts_is_used_if_it_was_asked_for(
+    device: models.Device, first: str, cuda: Callable[..., None], path: str
+) -> None:
+    cuda()
+    model = models.load(path, "network", device=device)
+    assert (model.session.get_providers()[0], model.device) == (first, device)
+
+
+def test_a_device_that_onnxruntime_does_not_know_says_what_to_install(path: str) -> None:
+    with pytest.raises(UsageError, match=r"cuda cannot be used.*pip install onnxruntime-gpu.*or use cpu"):
+        models.load(path, "network", device="cuda")
+    assert models.load(path, "network", device="auto").session.get_providers() == [models.CPU]
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ({"starts": False}, "its libraries are missing"),
+        ({"error": RuntimeError("CUDA failure 35: driver\nat line 7")}, r"\(CUDA failure 35: driver\)"),
+        ({"error": onnx_errors.Fail("no device")}, r"\(no device\)"),
+    ],
+    ids=["left out", "raises", "fails"],
+)
+def test_a_device_that_does_not_start_is_told_or_replaced(
+    failure: dict[str, Any], reason: str, cuda: Callable[..., None], path: str
+) -> None:
+    cuda(**failure)
+    with pytest.raises(UsageError, match=rf"{reason}.*nvidia-smi.*or use cpu"):
+        models.load(path, "network", device="cuda")
+    assert models.load(path, "network", device="auto").session.get_providers() == [models.CPU]
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_a_damaged_model_is_not_the_fault_of_the_device(
+    device: models.Device, cuda: Callable[..., None], tmp_path: Path
+) -> None:
+    cuda()
+    (tmp_path / "damaged.onnx").write_bytes(b"damaged")
+    with pytest.raises(ModelIncompatible, match=r"damaged\.onnx is no ONNX model"):
+        models.load(str(tmp_path / "damaged.onnx"), "network", device=device)
+
+
+def test_there_are_no_other_devices(path: str) -> None:
+    with pytest.raises(UsageError, match="cpu, cuda, auto, not 'tpu'"):
+        models.load(path, "network", device="tpu")

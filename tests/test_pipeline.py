@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
@@ -377,3 +378,26 @@ def test_real_clips_show_as_many_people_as_are_there(
     result = classifier.answer(SHARED / name)
     assert (result.status, result.problem) == (status, None)
     assert len(result.people) in people
+
+
+def test_a_classifier_that_is_sent_answers_the_same(tmp_path: Path, smile: Path) -> None:
+    options = fervid.Options(fervid.Sampling(2.5), attributes=True, labels=("happiness", "sadness"))
+    here = fervid.load(options=options, threads=1)
+    there = pickle.loads(pickle.dumps(here.answer))
+    assert there.__self__.models == here.models
+    assert there.__self__.options == options
+    plain = [{**answer(smile).as_dict(), "elapsed_s": 0} for answer in (here.answer, there)]
+    assert plain[0] == plain[1]
+
+
+def test_the_device_is_that_of_detector_and_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, str] = {}
+
+    def load(name: str, kind: models.Kind, threads: int = 1, device: models.Device = "cpu") -> models.Model:
+        asked[kind] = device
+        return known(name, kind, threads)
+
+    known = models.load
+    monkeypatch.setattr(models, "load", load)
+    fervid.load(threads=1, device="auto")
+    assert asked == {"detector": "auto", "network": "auto", "classifier": "cpu"}

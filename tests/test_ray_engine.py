@@ -186,7 +186,7 @@ def worker(classifier: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.Mo
     """A worker in this process."""
     monkeypatch.setattr(ray_engine, "_import", lambda: SimpleNamespace(get=lambda value: value))
     files = {role: (path.name, path.read_bytes()) for role, path in classifier.files.items()}
-    return Worker(Setup(files, classifier.options, 1, str(tmp_path), run_digest(classifier)), Here(Tries()))
+    return Worker(Setup(files, classifier.options, 1, "cpu", str(tmp_path), run_digest(classifier)), Here(Tries()))
 
 
 def test_a_worker_answers_as_this_process_would(
@@ -232,7 +232,7 @@ class Unconnected:
         self.asked.append((address, options))
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 7.0}
+        return {"CPU": 7.0, "GPU": 2.0}
 
     def shutdown(self) -> None:
         sys.stdout.write("Ray is chatty")
@@ -253,16 +253,46 @@ def test_a_cluster_is_started_here_unless_one_is_named_and_left_on_every_path(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("jobs", "threads", "workers"), [(None, None, 7), (None, 2, 3), (None, 8, 1), (9, None, 9)])
-def test_there_are_as_many_workers_as_the_cluster_has_room_for_unless_their_number_is_given(
-    jobs: int | None, threads: int | None, workers: int, classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
+@pytest.mark.parametrize(
+    ("asked", "workers", "share", "device"),
+    [
+        ({}, 7, {"num_cpus": 1, "num_gpus": 0}, "cpu"),
+        ({"threads": 2}, 3, {"num_cpus": 2, "num_gpus": 0}, "cpu"),
+        ({"threads": 8}, 1, {"num_cpus": 8, "num_gpus": 0}, "cpu"),
+        ({"jobs": 9}, 9, {"num_cpus": 1, "num_gpus": 0}, "cpu"),
+        ({"device": "cuda"}, 2, {"num_cpus": 1, "num_gpus": 1}, "cuda"),
+        ({"device": "auto", "jobs": 4}, 4, {"num_cpus": 1, "num_gpus": 0.5}, "cuda"),
+        ({"device": "cuda", "jobs": 1}, 1, {"num_cpus": 1, "num_gpus": 1}, "cuda"),
+    ],
+)
+def test_the_workers_fill_the_cluster_unless_their_number_is_given(
+    asked: dict, workers: int, share: dict, device: str,
+    classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    given = []
+
+    def answers(ray: object, setup: Setup, clips: list[str], *more: object) -> Iterator[fervid.ClipResult]:
+        given.append((setup.threads, setup.device, *more))
+        yield from map(classifier.answer, clips)
+
     monkeypatch.setattr(ray_engine, "_import", Unconnected)
-    monkeypatch.setattr(ray_engine, "_answers", lambda ray, setup, clips, *more: asked.append((setup.threads, *more)))
-    with answering(classifier, Policy(), address="auto", jobs=jobs, threads=threads) as answer:
-        answer(["a.mp4"])
-    assert asked == [(threads or 1, workers, classifier, Policy())]
+    monkeypatch.setattr(ray_engine, "_answers", answers)
+    with answering(classifier, Policy(), address="auto", **asked) as answer:
+        assert [result.path for result in answer(["a.mp4"])] == ["a.mp4"]
+    assert given == [(asked.get("threads", 1), device, workers, share)]
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_a_cluster_without_gpus_has_no_cuda(
+    device: str, classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_import", Unconnected)
+    monkeypatch.setattr(Unconnected, "cluster_resources", lambda _: {"CPU": 1.0})
+    if device == "auto":
+        with answering(classifier, Policy(), address="auto", device=device):
+            return
+    with pytest.raises(UsageError, match="no GPU"), answering(classifier, Policy(), address="auto", device=device):
+        pass
 
 
 @pytest.mark.parametrize(

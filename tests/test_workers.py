@@ -1,102 +1,288 @@
-"""Answers in the order of the items, a bounded number of them ahead, and no thread left behind."""
+"""Answers in the order of the items, a bounded number of them ahead, and no process left behind."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from fervid.workers import ordered
+import processes
+from fervid.errors import ModelUnverified, OutputError, UsageError
+from fervid.workers import AHEAD, _serve, crash, ordered
+
+# What workers do
 
 
-def settled() -> bool:
-    """Whether every worker ends."""
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("fervid")]
-    for thread in threads:
-        thread.join(10)
-    return not any(thread.is_alive() for thread in threads)
+def square(item: int) -> int:
+    time.sleep(0.01 if item % 3 == 0 else 0)
+    return item * item
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 3])
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 6, 7, 20])
-def test_answers_come_in_the_order_of_the_items_whoever_is_done_first(jobs: int, count: int) -> None:
-    def work(item: int) -> int:
-        time.sleep(0.01 if item % 3 == 0 else 0)
-        return item * item
-
-    assert list(ordered(work, range(count), jobs)) == [item * item for item in range(count)]
-    assert settled()
+def seen(path: Path, count: int) -> bool:
+    """Whether that many files are in a folder within ten seconds."""
+    deadline = time.monotonic() + 10
+    while len(os.listdir(path)) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(os.listdir(path)) >= count
 
 
-@pytest.mark.parametrize("jobs", [2, 4])
-def test_as_many_are_worked_on_at_a_time_as_there_are_jobs(jobs: int) -> None:
-    together = threading.Barrier(jobs)
-    assert list(ordered(lambda _: together.wait(10) >= 0, range(3 * jobs), jobs)) == [True] * 3 * jobs
+def meet(folder: Path, count: int, _: int) -> bool:
+    (folder / str(os.getpid())).touch()
+    return seen(folder, count)
 
 
-def test_one_job_works_in_this_thread_and_only_when_asked() -> None:
+def wait_for_the_others(folder: Path, count: int, item: int) -> bool:
+    if item == 0:
+        return seen(folder, count)
+    (folder / str(item)).touch()
+    return True
+
+
+def die(of: dict[int, int], item: int) -> int:
+    """Of a signal, if the number is one, else with the negative of it as the status."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if of.get(item, 0) > 0:
+        os.kill(os.getpid(), of[item])
+    if item in of:
+        os._exit(-of[item])
+    return item
+
+
+def exhaust(item: int) -> int:
+    if item == 1:
+        raise MemoryError
+    return item
+
+
+def fail(item: int) -> int:
+    if item == 2:
+        raise OutputError("the disk is full")
+    return item
+
+
+def sleep(folder: Path, item: int) -> int:
+    (folder / str(item)).touch()
+    time.sleep(0 if item == 0 else 60)
+    return item
+
+
+def lost(item: int, how: str) -> str:
+    return f"{item}: {how}"
+
+
+def never(item: object, how: str) -> object:
+    raise AssertionError(f"{item} was lost: {how}")
+
+
+class Loading:
+    """Calls a function where it arrives."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call it with these arguments."""
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.call
+
+    def __call__(self, item: int) -> int:
+        return item
+
+
+def refuse(*_: object) -> None:
+    raise ModelUnverified("the model was replaced")
+
+
+# In this process
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_without_workers_everything_is_done_in_this_process_and_only_when_asked(count: int) -> None:
     done: list[int] = []
-    answers = ordered(lambda item: (done.append(item), threading.current_thread())[1], range(5), 1)
+    answers = ordered(lambda item: (done.append(item), os.getpid())[1], range(count), 0, never)
     assert done == []
-    assert next(answers) is threading.main_thread()
-    assert done == [0]
+    for number in range(count):
+        assert next(answers) == os.getpid()
+        assert done == list(range(number + 1))
+    assert list(answers) == []
+
+
+def test_without_workers_what_work_and_items_raise_is_raised() -> None:
+    answers = ordered(fail, range(9), 0, never)
+    assert [next(answers), next(answers)] == [0, 1]
+    with pytest.raises(OutputError, match="full"):
+        next(answers)
+    with pytest.raises(LookupError, match="broke off"):
+        list(ordered(square, breaking_off(), 0, never))
+
+
+def breaking_off() -> Iterator[int]:
+    yield 1
+    raise LookupError("the list broke off")
+
+
+# In workers
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    assert multiprocessing.active_children() == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fervid")]
+
+
+@pytest.mark.parametrize(("jobs", "count"), [(1, 0), (1, 5), (2, 1), (3, 50)])
+def test_answers_come_in_the_order_of_the_items_whoever_is_done_first(jobs: int, count: int) -> None:
+    assert list(ordered(square, range(count), jobs, never)) == [item * item for item in range(count)]
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_endless_items_are_not_read_far_ahead(jobs: int) -> None:
+def test_as_many_are_worked_on_at_a_time_as_there_are_jobs(jobs: int, tmp_path: Path) -> None:
+    assert all(ordered(partial(meet, tmp_path, jobs), range(3 * jobs), jobs, never))
+    assert len(os.listdir(tmp_path)) == jobs
+    assert os.getpid() not in map(int, os.listdir(tmp_path))
+
+
+def test_a_slow_one_does_not_hold_back_the_others(tmp_path: Path) -> None:
+    answers = ordered(partial(wait_for_the_others, tmp_path, AHEAD), range(3 * AHEAD), 2, never)
+    assert list(answers) == [True] * 3 * AHEAD
+
+
+def test_thousands_of_items_are_not_read_far_ahead() -> None:
     read = 0
 
-    def endless() -> Iterator[int]:
+    def items() -> Iterator[int]:
         nonlocal read
-        while True:
+        while read < 5000:
             read += 1
             yield read
 
-    answers = ordered(lambda item: item, endless(), jobs)
-    assert [next(answers) for _ in range(30)] == list(range(1, 31))
-    assert read <= 30 + 2 * jobs
-    answers.close()
-    assert settled()
+    for given, answer in enumerate(ordered(abs, items(), 2, never), start=1):
+        assert answer == given
+        assert read <= given + 2 * AHEAD
+    assert given == read == 5000
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_what_work_raises_comes_in_its_turn_and_ends_the_rest(jobs: int) -> None:
-    asked: list[int] = []
+def test_a_worker_that_dies_costs_what_it_had_in_hand_and_nothing_else() -> None:
+    deaths = {0: signal.SIGSEGV, 7: signal.SIGKILL, 8: -3, 9: signal.SIGABRT, 19: signal.SIGBUS}
+    names = {item: number.name if number > 0 else f"status {-number}" for item, number in deaths.items()}
+    answers = list(ordered(partial(die, deaths), range(20), 2, lost))
+    assert answers == [f"{item}: {names[item]}" if item in names else item for item in range(20)]
 
-    def work(item: int) -> int:
-        asked.append(item)
-        if item == 2:
-            raise KeyError(item)
-        return item
 
-    answers = ordered(work, range(100), jobs)
+def test_what_needs_more_memory_than_there_is_costs_itself_alone() -> None:
+    assert list(ordered(exhaust, range(3), 1, lost)) == [0, "1: MemoryError", 2]
+
+
+def test_what_work_raises_comes_in_its_turn_with_where_it_was_raised() -> None:
+    answers = ordered(fail, range(100), 2, never)
     assert [next(answers), next(answers)] == [0, 1]
-    with pytest.raises(KeyError, match="2"):
+    with pytest.raises(OutputError, match="full") as raised:
         next(answers)
-    assert settled()
-    assert len(asked) <= 3 + 2 * jobs
+    assert "in fail" in raised.value.__notes__[0]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_what_the_items_raise_is_raised(jobs: int) -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        raise LookupError("the list broke off")
-
+def test_what_the_items_raise_is_raised() -> None:
     with pytest.raises(LookupError, match="broke off"):
-        list(ordered(lambda item: item, items(), jobs))
-    assert settled()
+        list(ordered(square, breaking_off(), 1, never))
 
 
-def test_leaving_early_does_not_wait_for_what_is_being_worked_on_and_begins_nothing_more() -> None:
-    go, asked = threading.Event(), []
-    answers = ordered(lambda item: asked.append(item) or item == 0 or go.wait(10), range(10), 2)
-    assert next(answers) is True
+def test_what_cannot_be_loaded_is_told() -> None:
+    with pytest.raises(ModelUnverified, match="replaced"):
+        list(ordered(Loading(refuse), range(9), 2, never))
+
+
+def test_workers_that_die_before_they_can_work_end_it_all() -> None:
+    with pytest.raises(UsageError, match=r"before its first clip \(status 5\).*--jobs"):
+        list(ordered(Loading(os._exit, 5), range(9), 2, never))
+
+
+def test_leaving_early_does_not_wait_for_what_is_being_worked_on_and_begins_nothing_more(tmp_path: Path) -> None:
+    answers = ordered(partial(sleep, tmp_path), range(10), 2, never)
+    assert next(answers) == 0
+    assert seen(tmp_path, 3)
     started = time.monotonic()
     answers.close()
-    assert time.monotonic() - started < 5
-    go.set()
-    assert settled()
-    assert max(asked) == 2
+    assert time.monotonic() - started < 10
+    assert sorted(os.listdir(tmp_path)) == ["0", "1", "2"]
+
+
+def test_leaving_at_once_leaves_nothing_behind(tmp_path: Path) -> None:
+    answers = ordered(square, range(3), 3, never)
+    assert next(answers) == 0
+    answers.close()
+    ordered(square, range(3), 3, never).close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_process_that_started_them(number: int, tmp_path: Path) -> None:
+    code = (
+        "from functools import partial; from pathlib import Path; from test_workers import *;"
+        f"list(ordered(partial(sleep, Path({str(tmp_path)!r})), range(3), 2, never))"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, start_new_session=True, stderr=subprocess.PIPE
+    )
+    assert seen(tmp_path, 3)
+    assert len(processes.alive(run.pid)) >= 3
+    run.send_signal(number)
+    assert processes.gone(run.pid)
+    assert run.communicate(timeout=10)[1] == b""
+
+
+def test_a_worker_loads_its_work_and_answers_until_the_pipe_is_closed() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ended: list[type[BaseException]] = []
+
+    def serve() -> None:
+        try:
+            _serve(theirs)
+        except EOFError as error:
+            ended.append(type(error))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    ours.send(fail)
+    assert ours.recv() is None
+    for item in (1, 2, 3):
+        ours.send(item)
+    assert ours.recv() == (1, None)
+    answer, problem = ours.recv()
+    assert (answer, type(problem)) == (None, OutputError)
+    assert ours.recv() == (3, None)
+    ours.close()
+    thread.join(10)
+    theirs.close()
+    assert ended == [EOFError]
+
+
+def test_a_worker_that_cannot_load_its_work_says_why_and_ends() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs:
+        ours.send(Loading(refuse))
+        _serve(theirs)
+        assert isinstance(ours.recv(), ModelUnverified)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("SIGSEGV", r"crashed on a\.mp4 \(SIGSEGV\); convert it"),
+        ("status 1", r"\(status 1\)"),
+        ("SIGKILL", r"a\.mp4 ended its process \(SIGKILL\).*memory.*--jobs"),
+        ("MemoryError", "memory"),
+    ],
+)
+def test_a_crash_is_an_error_of_its_file(how: str, said: str) -> None:
+    with pytest.raises(Exception, match=said) as raised:
+        raise crash("a.mp4", how)
+    assert raised.value.code == "crashed"
