@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import tee
 from pathlib import Path
+from typing import Literal
 
 from fervid.errors import UsageError
 from fervid.gather import Windows
 from fervid.ledger import ANSWERED, Ledger, companion
 from fervid.output import Format, Writer, format_of, refuse_existing, replacing, writer, writing
+from fervid.parts import Parts
 from fervid.pipeline import Classifier
 from fervid.records import ClipResult, Problem, Status, WindowResult
+from fervid.remote import is_url
 from fervid.workers import crash, ordered
 
 
@@ -45,10 +48,18 @@ class Policy:
 
 def answer_all(classifier: Classifier, paths: Iterable[str], policy: Policy) -> Iterator[ClipResult]:
     """One record per clip, in the order of the input; with `fail_fast` what follows a failure is skipped."""
-    given, left = tee(paths)
-    failed = ""
-    with closing(ordered(classifier.answer, given, policy.jobs, partial(_lost, classifier))) as results:
-        for path, result in zip(left, results, strict=False):
+    given, paths = tee(paths)
+    results = ordered(classifier.answer, given, policy.jobs, partial(_lost, classifier))
+    yield from until_failure(classifier, paths, results, policy)
+
+
+def until_failure(
+    classifier: Classifier, paths: Iterable[str], results: Generator[ClipResult], policy: Policy
+) -> Iterator[ClipResult]:
+    """The results, one per path; with `fail_fast` they end at the first failure, and the rest is skipped."""
+    left, failed = iter(paths), ""
+    with closing(results):
+        for result, path in zip(results, left, strict=False):
             yield result
             if policy.fail_fast and policy.failed(result.status):
                 failed = path
@@ -80,8 +91,8 @@ def _lost(classifier: Classifier, path: str, how: str) -> ClipResult:
 
 @contextmanager
 def destination(
-    output: Path | None,
-    format: Format | None,
+    output: str | Path | None,
+    format: Format | Literal["parquet"] | None,
     classifier: Classifier,
     clips: Sequence[str],
     *,
@@ -92,11 +103,12 @@ def destination(
     """Open where the records go, and close it whole on every path.
 
     Args:
-        output: A file; None for standard output.
+        output: A file; a folder or URL for parquet; None for standard output.
         format: None for what the suffix says, and on standard output a table for a terminal and JSON Lines for a pipe.
+            A URL is always parquet.
         classifier: Whose answers they are.
         clips: The inputs, none of which the output may overwrite.
-        resume: Whether to continue a JSON Lines file.
+        resume: Whether to continue JSON Lines or parquet.
         force: Whether an existing file may be replaced.
         record: What is written; only `ClipResult`, of which a clip has one, can be continued.
 
@@ -107,11 +119,18 @@ def destination(
         UsageError: The suffix says nothing, the output is of a kind that cannot be continued, or is an input.
         OutputError: The file exists or cannot be written.
     """
-    format = format or (format_of(output) if output else "table" if sys.stdout.isatty() else "jsonl")
-    if resume and (output is None or format != "jsonl"):
-        raise UsageError("--resume continues a JSON Lines file; name it with -o results.jsonl")
     if resume and force:
         raise UsageError("--resume continues the output and --force replaces it; give one of them")
+    if format == "parquet" or (output is not None and is_url(str(output))):
+        if output is None or format not in (None, "parquet"):
+            raise UsageError("a URL is written as parquet, and parquet to a folder or URL; name it with -o results/")
+        with Parts(str(output), classifier, clips, resume=resume, force=force) as parts:
+            yield parts, parts.answered
+        return
+    output = Path(output) if output else None
+    format = format or (format_of(output) if output else "table" if sys.stdout.isatty() else "jsonl")
+    if resume and (output is None or format != "jsonl"):
+        raise UsageError("--resume continues JSON Lines or parquet; name it with -o results.jsonl")
     if output is None:
         plain = writer(format, sys.stdout.buffer, classifier.labels, record)
         with writing(Path("standard output")), _finished(plain):

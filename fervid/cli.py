@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -20,11 +20,14 @@ from fervid.errors import FervidError, InputError, ModelError, NothingMatched, U
 from fervid.labelled import labelled_app
 from fervid.options import (
     Adaptive,
+    Address,
     Attributes,
     ClassifierName,
+    ClipForm,
     DetectorName,
     Device,
     End,
+    Engine,
     EveryFrame,
     ExitZero,
     FailFast,
@@ -45,6 +48,7 @@ from fervid.options import (
     Show,
     Start,
     Strict,
+    Target,
     Threads,
     WhichFace,
     labels_of,
@@ -59,7 +63,7 @@ if TYPE_CHECKING:
     from fervid.output import Writer
     from fervid.pipeline import Classifier
     from fervid.progress import Progress
-    from fervid.records import Status
+    from fervid.records import ClipResult, Status
 
 OK, FAILED, USAGE, NOTHING, MODEL, INTERRUPTED = 0, 1, 2, 3, 4, 130
 STATUS = {NothingMatched: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
@@ -149,8 +153,8 @@ def classify(
     recursive: Recursive = False,
     from_file: FromFile = None,
     nul: Null = False,
-    output: Output = None,
-    format: Form = None,
+    output: Target = None,
+    format: ClipForm = None,
     force: Force = False,
     resume: Resume = False,
     fps: Fps = None,
@@ -169,6 +173,8 @@ def classify(
     device: Device = "cpu",
     jobs: Jobs = None,
     threads: Threads = None,
+    engine: Engine = "local",
+    address: Address = None,
     progress: Show = "auto",
     fail_fast: FailFast = False,
     exit_zero: ExitZero = False,
@@ -191,13 +197,26 @@ def classify(
         labels=labels_of(labels),
         adaptive=adaptive,
     )
-    clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
-    jobs, threads = workers(len(clips), jobs, threads)
+    if address and engine != "ray":
+        raise UsageError("--address names a Ray cluster; add --engine ray")
+    cluster = engine == "ray"
+    clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
+    if not cluster:
+        jobs, threads = workers(len(clips), jobs, threads)
     loaded = load(
-        classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
+        classifier=classifier,
+        network=network,
+        detector=detector,
+        options=options,
+        threads=threads,
+        device="cpu" if cluster else device,
     )
-    with destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered):
-        failures = _run(loaded, clips, Policy(jobs, fail_fast, strict), writer, answered, progress)
+    policy = Policy(jobs or 0, fail_fast, strict)
+    with (
+        _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=device) as answer,
+        destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered),
+    ):
+        failures = _run(answer, clips, policy, writer, answered, progress)
     raise typer.Exit(FAILED if failures and not exit_zero else OK)
 
 
@@ -270,16 +289,33 @@ def timeline(
     raise typer.Exit(FAILED if failures and not exit_zero else OK)
 
 
+def _engine(
+    name: str, loaded: Classifier, policy: Policy, **cluster: Any
+) -> AbstractContextManager[Callable[[list[str]], Iterable[ClipResult]]]:
+    """What gives one record per clip, as long as the block lasts."""
+    if name == "ray":
+        from fervid.ray_engine import answering
+
+        return answering(loaded, policy, **cluster)
+    from fervid.batch import answer_all
+
+    return nullcontext(lambda clips: answer_all(loaded, clips, policy))
+
+
 def _run(
-    loaded: Classifier, clips: list[str], policy: Policy, writer: Writer, answered: Mapping[str, Status], show: Progress
+    answer: Callable[[list[str]], Iterable[ClipResult]],
+    clips: list[str],
+    policy: Policy,
+    writer: Writer,
+    answered: Mapping[str, Status],
+    show: Progress,
 ) -> int:
     """Answer what is not answered yet; how many of all clips failed."""
-    from fervid.batch import answer_all
     from fervid.progress import shown
 
     left = [clip for clip in clips if clip not in answered]
     failures = sum(policy.failed(answered[clip]) for clip in clips if clip in answered)
-    for result in shown(answer_all(loaded, left, policy), len(left), show, lambda result: policy.failed(result.status)):
+    for result in shown(answer(left), len(left), show, lambda result: policy.failed(result.status)):
         writer.write(result)
         failures += policy.failed(result.status)
     return failures

@@ -1,4 +1,4 @@
-"""What the user names -> the clips that are meant: files, folders, globs and lists."""
+"""What the user names -> the clips that are meant: files, folders, globs, lists, and URLs of all of these."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from fervid import remote
 from fervid.errors import NothingMatched, UsageError
 from fervid.video import SUFFIXES
 
 
-def expand(named: Iterable[str], *, recursive: bool = False) -> list[str]:
+def expand(named: Iterable[str], *, recursive: bool = False, urls: bool = False) -> list[str]:
     """Every clip that is meant, once, in the order in which it was named; what a folder or glob holds is sorted.
 
     A folder stands for its videos, by suffix; a file for itself, whatever its suffix and whether it exists or not; a
@@ -22,11 +23,14 @@ def expand(named: Iterable[str], *, recursive: bool = False) -> list[str]:
     Args:
         named: Files, folders and globs.
         recursive: Whether to search the folders within folders.
+        urls: Whether names like s3://bucket/folder/ mean files on other file systems. One with the suffix of a video
+            stands for itself without asking, because a list of them may be long.
 
     Raises:
+        UsageError: A file system cannot be reached.
         NothingMatched: Nothing was named, or nothing was found there.
     """
-    found = {name: _meant(name, recursive) for name in named}
+    found = {name: _meant(name, recursive, urls) for name in named}
     if not any(found.values()):
         if not found:
             raise NothingMatched("no input was named; give files, folders or globs, or a list with --from-file")
@@ -34,7 +38,7 @@ def expand(named: Iterable[str], *, recursive: bool = False) -> list[str]:
         raise NothingMatched(f"no video was found in {', '.join(found)}{hint}")
     clips: dict[str, str] = {}
     for name, paths in found.items():
-        for path in paths or ([] if os.path.isdir(name) else [name]):
+        for path in paths or ([name] if _is_glob(name) else []):
             clips.setdefault(os.path.realpath(path), path)
     return list(clips.values())
 
@@ -52,12 +56,24 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
     return [os.fsdecode(name) for name in names if name]
 
 
-def _meant(name: str, recursive: bool) -> list[str]:
+def _meant(name: str, recursive: bool, urls: bool) -> list[str]:
     if os.path.isdir(name):
         return sorted(_videos(name, recursive))
-    if glob.has_magic(name) and not os.path.lexists(name):
+    if urls and remote.is_url(name):
+        if remote.is_pattern(name):
+            return remote.found(name)
+        if remote.suffix(name) in SUFFIXES or (found := remote.found(name, recursive=recursive)) == [name]:
+            return [name]
+        return [path for path in found if remote.suffix(path) in SUFFIXES]
+    if _is_glob(name):
         return sorted(path for path in glob.glob(name, recursive=True) if not os.path.isdir(path))
     return [name]
+
+
+def _is_glob(name: str) -> bool:
+    if remote.is_url(name):
+        return remote.is_pattern(name)
+    return glob.has_magic(name) and not os.path.lexists(name)
 
 
 def _videos(folder: str, recursive: bool) -> Iterator[str]:

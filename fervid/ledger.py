@@ -9,26 +9,37 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fervid import __version__
+from fervid import __version__, remote
 from fervid.errors import OutputError
 from fervid.output import encode, refuse_existing, replacing, writing
 from fervid.pipeline import Classifier
 from fervid.records import SCHEMA_VERSION, ClipResult, Status
 
 ANSWERED = ("ok", "no_face")
-_GONE = (-1, -1)  # the stamp of a file that is not there
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A line of the ledger: which file, as it was, got the record of that digest in which run."""
+class Entry:
+    """Which file, as it was, got the record of that digest in which run: a line of the ledger, or columns of a part."""
 
     path: str
     size: int
     mtime_ns: int
     run: str
     status: Status
-    record: str
+    record: str = ""
+
+    def stands(self, run: str, stamp: tuple[int, int] | None) -> bool:
+        """Whether a record stays, because its clip is not in this run, is gone, or is as it was.
+
+        Args:
+            run: The digest of this run.
+            stamp: Of the clip as it is now; None if it is not in this run.
+        """
+        if stamp is None:
+            return True
+        current = stamp == remote.GONE or (self.run == run and stamp == (self.size, self.mtime_ns))
+        return current and self.status in ANSWERED
 
 
 class Ledger:
@@ -57,11 +68,12 @@ class Ledger:
         """
         self._output, self._path = output, companion(output)
         self._run = run_digest(classifier)
-        self._stamps = {clip: _stamp(clip) for clip in clips}  # before they are read: a change meanwhile shows later
-        kept: dict[str, _Entry] = {}
+        self._stamps = {clip: stamp(clip) for clip in clips}  # before they are read: a change meanwhile shows later
+        kept: dict[str, Entry] = {}
         with writing(output):
             if resume and output.exists():
-                kept = {e.record: e for e in _recorded(output, self._path) if self._stands(e)}
+                entries = _recorded(output, self._path)
+                kept = {e.record: e for e in entries if e.stands(self._run, self._stamps.get(e.path))}
             else:
                 refuse_existing(output, force=force)
                 refuse_existing(self._path, force=force)
@@ -83,7 +95,7 @@ class Ledger:
             OutputError: The disk is full or the file is gone.
         """
         line = encode(result.as_dict()) + b"\n"
-        entry = _Entry(result.path, *self._stamps[result.path], self._run, result.status, _digest(line))
+        entry = Entry(result.path, *self._stamps[result.path], self._run, result.status, _digest(line))
         with writing(self._output):
             self._records.write(line)
             os.fsync(self._records.fileno())
@@ -92,15 +104,7 @@ class Ledger:
     def finish(self) -> None:
         """Every record is written already."""
 
-    def _stands(self, entry: _Entry) -> bool:
-        """Whether a record stays, because its clip is not in this run, is gone, or is as it was."""
-        stamp = self._stamps.get(entry.path)
-        if stamp is None:
-            return True
-        current = stamp == _GONE or (entry.run == self._run and stamp == (entry.size, entry.mtime_ns))
-        return current and entry.status in ANSWERED
-
-    def _rewrite(self, kept: dict[str, _Entry]) -> None:
+    def _rewrite(self, kept: dict[str, Entry]) -> None:
         """Leave only these records. Between the two renames the ledger names more than there is, which is harmless."""
         with replacing(self._output, force=True) as file:
             if kept:
@@ -122,7 +126,7 @@ def run_digest(classifier: Classifier) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _recorded(output: Path, ledger: Path) -> Iterator[_Entry]:
+def _recorded(output: Path, ledger: Path) -> Iterator[Entry]:
     """The entries whose records are in the output; what is torn at the end of either file is left out.
 
     Raises:
@@ -133,7 +137,7 @@ def _recorded(output: Path, ledger: Path) -> Iterator[_Entry]:
     entries = {}
     for line in ledger.read_bytes().splitlines(keepends=True):
         try:
-            entry = _Entry(**json.loads(line))
+            entry = Entry(**json.loads(line))
         except (ValueError, TypeError):
             break
         entries[entry.record] = entry
@@ -155,9 +159,10 @@ def _digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()[:32]
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def stamp(path: str) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds of a clip; `remote.GONE` of one that is not there."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return _GONE
+        return remote.stamp(path) if remote.is_url(path) else remote.GONE
     return status.st_size, status.st_mtime_ns

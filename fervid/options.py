@@ -44,8 +44,16 @@ Form = Annotated[
     Literal["table", "jsonl", "json", "csv"] | None,
     setting("--format", "Without it a table on a terminal, else JSON Lines."),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option("-o", "--output", help="Write here; the suffix chooses the format, and a URL is a folder of parquet."),
+]
+ClipForm = Annotated[
+    Literal["table", "jsonl", "json", "csv", "parquet"] | None,
+    setting("--format", "Without it a table on a terminal, else JSON Lines. Parquet is a folder of parts."),
+]
 Force = Annotated[bool, setting("--force/--no-force", "Replace an output that exists.")]
-Resume = Annotated[bool, setting("--resume/--no-resume", "Continue a JSON Lines output: skip what it already answers.")]
+Resume = Annotated[bool, setting("--resume/--no-resume", "Continue JSON Lines or parquet: skip what is answered.")]
 Fps = Annotated[float | None, setting("--fps", "Frames to look at, a second of presentation time.", show_default="5.0")]
 EveryFrame = Annotated[bool, setting("--every-frame/--no-every-frame", "Look at every frame.")]
 Start = Annotated[float, setting("--start", "Begin here: 12.5, 12.5s or 00:01:12.5.", parser=_seconds, metavar="TIME")]
@@ -71,6 +79,13 @@ Jobs = Annotated[
     setting("--jobs", "Clips at the same time, a process for each. Default: the CPUs that may be used.", min=1),
 ]
 Threads = Annotated[int | None, setting("--threads", "Threads of decoder and models, for each clip.", min=1)]
+Engine = Annotated[
+    Literal["local", "ray"], setting("--engine", "Work on this machine, or on a Ray cluster, which reads URLs too.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT. Default: one started here."),
+]
 Device = Annotated[
     Literal["cpu", "cuda", "auto"],
     setting(

@@ -47,6 +47,7 @@ class Classifier:
             "network": network.identity,
             "classifier": classifier.identity,
         }
+        self.files = {"detector": extractor.detector.path, "network": network.path, "classifier": classifier.path}
         with fitting(network):
             self._genders = sorted(network.card["genders"].items(), key=lambda entry: -entry[1])
             self._ethnicities: tuple[str, ...] = tuple(network.card["ethnicities"])

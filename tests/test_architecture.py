@@ -46,6 +46,7 @@ OURS = {
         ("halve", {"records"}),
         *((stage, {"errors", "records", "ahead", "halve"}) for stage in (*STAGES, "adaptive")),
         ("gather", {"errors", "records", "pool", "track"}),
+        ("remote", {"errors"}),
     ],
 )
 def test_records_import_nothing_and_stages_only_records_and_errors(module: str, may: set[str]) -> None:
@@ -71,6 +72,14 @@ def test_only_the_command_line_imports_the_training() -> None:
 
 def test_imports_are_written_with_the_full_name() -> None:
     assert [module for module, tree in TREES.items() if any(name.startswith(".") for name in imported(tree))] == []
+
+
+@pytest.mark.parametrize("module", ["inputs", "parts", "ray_engine", "remote"])
+def test_extras_are_imported_when_they_are_needed(module: str) -> None:
+    top = imported(
+        ast.Module([node for node in TREES[module].body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    )
+    assert not {name.partition(".")[0] for name in top} & {"fsspec", "pyarrow", "ray"}
 
 
 PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}

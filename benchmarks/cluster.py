@@ -1,0 +1,171 @@
+"""Times the Ray engine with 1 and more workers beside the local engine, and computes what many clips and machines cost.
+
+python benchmarks/cluster.py CLIP... [--clips 64] [--workers 1 2] [--records 10000] [--repeat 3] [--json FILE]
+
+Every run begins with nothing loaded and ends with its last record on disk. What lies before the first record is the
+start, what lies between it and the last is the clips (the ones given, linked under as many names). The ways take turns,
+and medians count. Files that do not exist, answered by the most workers, give what a record costs whatever is in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import joblib
+import onnxruntime
+import ray
+from rich.console import Console
+from rich.table import Table
+
+import fervid
+from fervid.batch import Policy, answer_all, destination
+from fervid.ray_engine import answering
+
+MODEL = "seconds(n, m) = start + n * max(clip / (m * workers), record)"
+MEANING = {
+    "n": "clips",
+    "m": "machines like this one",
+    "workers": "workers on each, one CPU each",
+    "start": "until the workers have loaded the models",
+    "clip": "of one worker a clip, while all CPUs are busy",
+    "record": "at most, of the machine that collects the records, a record",
+}
+ASSUMED = "clips as long as these, read as fast as here; nothing for listing them; machines that are there already"
+CLIPS, MACHINES = tuple(10**power for power in range(8)), (1, 10, 100)
+
+
+@contextmanager
+def ways(engine: str, workers: int) -> Iterator[Any]:
+    """What answers clips in that way, from loading on."""
+    classifier, policy = fervid.load(threads=1), Policy(workers)
+    if engine == "local":
+        yield classifier, partial(answer_all, classifier, policy=policy)
+    else:
+        with answering(classifier, policy, jobs=workers, threads=1) as answer:
+            yield classifier, answer
+
+
+def timed(engine: str, workers: int, names: Sequence[str], folder: Path) -> tuple[float, float]:
+    """Seconds from nothing to work, and for each record from the first to the last on disk."""
+    times = [time.perf_counter()]
+    with (
+        ways(engine, workers) as (classifier, answer),
+        destination(folder / "records.jsonl", None, classifier, names, force=True) as (writer, _),
+    ):
+        for result in answer(names):
+            writer.write(result)
+            times.append(time.perf_counter())
+    begun, first, *_, last = times
+    each = (last - first) / (len(names) - 1)
+    return first - begun - workers * each, each
+
+
+def predicted(clips: int, machines: int, *, start: float, clip: float, record: float, workers: int) -> float:
+    """Seconds by `MODEL`."""
+    return start + clips * max(clip / (machines * workers), record)
+
+
+def measured(clips: Sequence[Path], arguments: argparse.Namespace) -> dict[str, Any]:
+    """All figures, and what follows from them."""
+    known = [(engine, workers) for engine in ("local", "ray") for workers in sorted(arguments.workers)]
+    runs: dict[Any, list[tuple[float, float]]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        names = [str(folder / f"{number:07}{clips[number % len(clips)].suffix}") for number in range(arguments.clips)]
+        for number, name in enumerate(names):
+            Path(name).symlink_to(clips[number % len(clips)].resolve())
+        missing = [str(folder / f"missing-{number:07}.mp4") for number in range(arguments.records)]
+        for _ in range(arguments.repeat):
+            for engine, workers in known:
+                runs.setdefault((engine, workers), []).append(timed(engine, workers, names, folder))
+            runs.setdefault("records", []).append(timed("ray", workers, missing, folder))
+    rows = []
+    for engine, workers in known:
+        start, each = map(statistics.median, zip(*runs[engine, workers], strict=True))
+        rows.append({"engine": engine, "workers": workers, "start_s": start, "s_a_clip": each, "clips_a_s": 1 / each})
+    model = {
+        "start": start,
+        "clip": workers * each,
+        "record": statistics.median(each for _, each in runs["records"]),
+        "workers": workers,
+    }
+    computed = [
+        {"clips": n, "machines": m, "seconds": seconds, "machine_hours": m * seconds / 3600}
+        for n in CLIPS
+        for m in MACHINES
+        for seconds in [predicted(n, m, **model)]
+    ]
+    return {
+        "cpus": joblib.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "ray": ray.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "av": av.__version__,
+        "named": [clip.name for clip in clips],
+        "clips": arguments.clips,
+        "records": arguments.records,
+        "repeat": arguments.repeat,
+        "measured": rows,
+        "model": {"formula": MODEL, "where": MEANING, "assumed": ASSUMED, **model},
+        "computed": computed,
+    }
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print both tables, with the formula between them."""
+    console = Console()
+    table = Table("engine", "workers", "start s", "s a clip", "clips a s", title="measured")
+    for row in report["measured"]:
+        figures = (f"{row['start_s']:.1f}", f"{row['s_a_clip']:.3f}", f"{row['clips_a_s']:.2f}")
+        table.add_row(row["engine"], str(row["workers"]), *figures)
+    console.print(table)
+    model = report["model"]
+    console.print(model["formula"], *(f"{name}: {meaning}" for name, meaning in model["where"].items()), sep="\n  ")
+    console.print(", ".join(f"{name} = {model[name]:.4g}" for name in ("start", "clip", "record", "workers")))
+    console.print(f"assumed: {model['assumed']}")
+    heads = [f"{machines} machine{'s' * (machines > 1)}" for machines in MACHINES]
+    table = Table("clips", *heads, title="computed: time, and hours of all machines together")
+    for clips in CLIPS:
+        cells = [row for row in report["computed"] if row["clips"] == clips]
+        table.add_row(f"{clips:,}", *(f"{duration(cell['seconds'])}, {cell['machine_hours']:.3g} h" for cell in cells))
+    console.print(table)
+
+
+def duration(seconds: float) -> str:
+    """In the unit that people would use."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def main() -> None:
+    """Measure, compute and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("named", nargs="+", type=Path, metavar="CLIP")
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--workers", nargs="+", type=int, default=(1, 2))
+    parser.add_argument("--records", type=int, default=10000)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    report = measured(arguments.named, arguments)
+    show(report)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
