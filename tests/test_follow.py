@@ -214,12 +214,12 @@ def test_faces_too_small_for_a_glance_are_looked_at_closer_or_searched_for_if_th
 
 
 @pytest.mark.parametrize("rate", [5, 30])
-def test_a_doubtful_face_is_looked_at_closer_for_a_second(rate: int) -> None:
+def test_a_doubtful_face_is_looked_at_closer_for_a_while(rate: int) -> None:
     eyes = Eyes(face(100, 100, score=0.7), face(300, 100))
     find = Follower(eyes, 10.0)
     for i in range(3 * rate):
         find(Frame(scene((100, 100), (300, 100)), i / rate))
-    assert eyes.asked == ["search", *["near"] * 4]
+    assert eyes.asked == ["search", *["near"] * 9]
 
 
 def test_a_doubtful_face_that_turns_out_to_be_one_says_so() -> None:
@@ -238,7 +238,7 @@ def test_a_doubt_that_was_settled_does_not_begin_again_at_every_glance() -> None
     find = Follower(eyes, 1.0)
     for i in range(16):
         find(Frame(scene((100, 100)), i / 5))
-    assert eyes.asked == ["search", *["near"] * 4, "glance", "glance", "glance"]
+    assert eyes.asked == ["search", *["near"] * 4, "glance", *["near"] * 4, "glance", "glance"]
 
 
 def test_a_part_of_a_face_does_not_replace_it() -> None:
