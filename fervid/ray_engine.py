@@ -8,8 +8,8 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,7 +83,12 @@ def answering(
             os.getcwd(),
             run_digest(classifier),
         )
-        yield lambda clips: _answers(ray, setup, clips, workers, classifier, policy)
+
+        def answer(clips: Sequence[str]) -> Iterator[ClipResult]:
+            return running.enter_context(closing(_answers(ray, setup, clips, workers, classifier, policy)))
+
+        with ExitStack() as running:  # Ray must have nothing to do any more when it is shut down
+            yield answer
 
 
 def _import() -> Any:
@@ -120,16 +125,17 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
 
 def _answers(
     ray: Any, setup: Setup, clips: Sequence[str], workers: int, classifier: Classifier, policy: Policy
-) -> Iterator[ClipResult]:
+) -> Generator[ClipResult]:
     if not clips:
         return
     size = min(BLOCK, max(1, len(clips) // (BLOCK * workers)))
     blocks = -(-len(clips) // size)
     tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries).remote()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_no_progress_timeout_s = -1  # a film may take longer than any limit
     inputs = ray.data.from_items([os.fsencode(clip) for clip in clips], override_num_blocks=blocks)
-    inputs.context.enable_progress_bars = False
-    inputs.context.execution_options.preserve_order = True
-    inputs.context.execution_no_progress_timeout_s = -1  # a film may take longer than any limit
     records = inputs.map(
         Worker,
         compute=ray.data.ActorPoolStrategy(size=min(workers, blocks), max_tasks_in_flight_per_actor=2),

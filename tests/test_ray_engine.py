@@ -258,10 +258,15 @@ def test_there_are_as_many_workers_as_the_cluster_has_room_for_unless_their_numb
     jobs: int | None, threads: int | None, workers: int, classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
+
+    def answers(ray: object, setup: Setup, clips: list[str], *more: object) -> Iterator[fervid.ClipResult]:
+        asked.append((setup.threads, *more))
+        yield from map(classifier.answer, clips)
+
     monkeypatch.setattr(ray_engine, "_import", Unconnected)
-    monkeypatch.setattr(ray_engine, "_answers", lambda ray, setup, clips, *more: asked.append((setup.threads, *more)))
+    monkeypatch.setattr(ray_engine, "_answers", answers)
     with answering(classifier, Policy(), address="auto", jobs=jobs, threads=threads) as answer:
-        answer(["a.mp4"])
+        assert [result.path for result in answer(["a.mp4"])] == ["a.mp4"]
     assert asked == [(threads or 1, workers, classifier, Policy())]
 
 
