@@ -55,7 +55,7 @@ def answer_all(classifier: Classifier, paths: Iterable[str], policy: Policy) -> 
 
 def until_failure(
     classifier: Classifier, paths: Iterable[str], results: Generator[ClipResult], policy: Policy
-) -> Iterator[ClipResult]:
+) -> Generator[ClipResult]:
     """The results, one per path; with `fail_fast` they end at the first failure, and the rest is skipped."""
     left, failed = iter(paths), ""
     with closing(results):

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -93,7 +93,13 @@ def answering(
         )
         workers = jobs or max(1, int(gpus or there.get("CPU", 1) // threads))
         share = {"num_cpus": threads, "num_gpus": min(1.0, gpus / workers)}
-        yield lambda clips: until_failure(classifier, clips, _answers(ray, setup, clips, workers, share), policy)
+
+        def answer(clips: Sequence[str]) -> Iterator[ClipResult]:
+            records = until_failure(classifier, clips, _answers(ray, setup, clips, workers, share), policy)
+            return running.enter_context(closing(records))
+
+        with ExitStack() as running:  # Ray must have nothing to do any more when it is shut down
+            yield answer
 
 
 def _import() -> Any:
@@ -137,10 +143,11 @@ def _answers(
     size = min(BLOCK, max(1, len(clips) // (BLOCK * workers)))
     blocks = -(-len(clips) // size)
     tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries).remote()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_no_progress_timeout_s = -1  # a film may take longer than any limit
     inputs = ray.data.from_items([os.fsencode(clip) for clip in clips], override_num_blocks=blocks)
-    inputs.context.enable_progress_bars = False
-    inputs.context.execution_options.preserve_order = True
-    inputs.context.execution_no_progress_timeout_s = -1  # a film may take longer than any limit
     records = inputs.map(
         Worker,
         compute=ray.data.ActorPoolStrategy(size=min(workers, blocks), max_tasks_in_flight_per_actor=2),
