@@ -78,7 +78,7 @@ class Extractor:
             detector: A model of that kind.
             network: A model of that kind.
             options: What to look at in a clip.
-            threads: How many threads to decode and to scale pictures with; 0 leaves it to the libraries.
+            threads: How many threads to decode with; 0 leaves it to the decoder.
 
         Raises:
             ModelIncompatible: The network was trained on another crop, or a model does not do what its card says.
@@ -91,8 +91,9 @@ class Extractor:
         self.options = options
         self.detector, self.network = detector, network
         self._threads = threads
-        if threads:
-            cv2.setNumThreads(threads)
+        cv2.setNumThreads(
+            1
+        )  # of the whole process: for pictures as small as faces its threads only wait for each other
         with fitting(detector):
             self._detect = Detector(detector.session, detector.card, options.min_face)
             self._detect(np.zeros((64, 64, 3), np.uint8))
@@ -209,7 +210,7 @@ def load_extractor(
     """
     threads = threads or joblib.cpu_count()
     found = models.load(detector, "detector", 1, device)  # too small a network to gain from more
-    face = models.load(network, "network", threads, device)
+    face = models.load(network, "network", max(1, threads // 2), device)  # the other half decodes and follows
     return Extractor(found, face, options or Options(), threads)
 
 

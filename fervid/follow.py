@@ -24,7 +24,7 @@ PATIENCE = 2.0  # seconds for which every one of those is a search; then there a
 _SIDE = 24  # pixels: frames are halved while the smallest face keeps as many
 _GRID = 5  # points along each side of a face
 _INNER = 0.8  # of the box: what surrounds it moves otherwise
-_BACK = 0.5  # pixels by which a point may miss its beginning on the way back
+_BACK = 1.0  # pixels by which a point may miss its beginning on the way back
 _KEPT = 0.5  # of the points must come back
 _ALIKE = 0.6  # correlation with what the detector saw
 _RESIZED = 1.3  # factor by which a face may grow or shrink from one frame to the next
@@ -35,7 +35,7 @@ _CLOSER = 3  # small faces that are looked at one by one; for more, a search is 
 _COARSE = (32, 18)  # pixels of the picture in which a cut shows
 _SAME_SCENE = 0.7  # correlation of two of them
 _SOON = 1e-6  # seconds; sums of times are not exact
-_FLOW: Any = {"winSize": (9, 9), "maxLevel": 2, "criteria": (3, 10, 0.03)}
+_FLOW: Any = {"winSize": (9, 9), "maxLevel": 3, "criteria": (3, 10, 0.03)}
 
 _Points = NDArray[np.complex128]  # x + iy, so that a similarity is a product and a sum
 
