@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import joblib
 import numpy as np
 import pytest
 
@@ -253,11 +252,12 @@ def test_a_fault_of_a_model_is_told_in_one_line_and_other_errors_are_left_alone(
         raise InputError("a clip")
 
 
-def test_pictures_are_scaled_with_no_more_threads_than_were_allowed(family: dict[str, str]) -> None:
+def test_pictures_are_scaled_in_one_thread_and_the_network_gets_half_of_them(family: dict[str, str]) -> None:
     before = cv2.getNumThreads()
     try:
-        for threads in (1, 2, None):
-            load_extractor(network=family["network"], detector=family["detector"], threads=threads)
-            assert cv2.getNumThreads() == (threads or joblib.cpu_count())
+        for threads, half in ((1, 1), (2, 1), (3, 1), (4, 2)):
+            cv2.setNumThreads(2)
+            ready = load_extractor(network=family["network"], detector=family["detector"], threads=threads)
+            assert (cv2.getNumThreads(), ready.network.threads) == (1, half)
     finally:
         cv2.setNumThreads(before)
