@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,14 @@ def fitted(crops: np.ndarray) -> torch.nn.Module:
 
 def about(network: torch.nn.Module, name: str, **more: object) -> dict:
     return {**export.CARD, **export.card(name, network, SIZE), **more}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_convolution_in_float() -> Iterator[None]:
+    """Of the two that the small network has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "FLOAT_FIRST", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
