@@ -98,8 +98,10 @@ class Follower:
             return self._search(frame)
         if since >= self._every - _SOON:
             return self._glance(frame, held, lost)
-        if lost:
-            held += [one.replaced(face, gray) for one in lost if (face := self._near(frame, one.face)) is not None]
+        for one in lost:
+            face = self._near(frame, one.face)
+            if face and not any(_shared(face, other.face) > _SHARED for other in held):
+                held.append(one.replaced(face, gray))
         if not held:
             return self._search(frame)
         if frame.time - self._closer >= NOBODY - _SOON:

@@ -129,6 +129,16 @@ def test_a_face_that_is_gone_is_dropped_and_the_others_stay() -> None:
     assert eyes.asked == ["search", "near"]
 
 
+def test_who_is_followed_already_is_not_taken_for_a_neighbour_who_was_lost() -> None:
+    eyes = Eyes(face(100, 100), face(160, 100))
+    find = Follower(eyes, 10.0)
+    find(Frame(scene((100, 100), (160, 100)), 0.0))
+    eyes.around = [face(160, 100)]
+    found = find(Frame(scene((160, 100)), 0.2))
+    assert [middle(one) for one in found] == [pytest.approx((160, 100), abs=1)]
+    assert "near" in eyes.asked
+
+
 def test_when_the_last_face_is_gone_everything_is_searched() -> None:
     eyes = Eyes(face(100, 100))
     find = Follower(eyes, 10.0)
