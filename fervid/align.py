@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import ceil, cos, floor, log2, sin
+
 import cv2
 import numpy as np
 
+from fervid.halve import halved
 from fervid.records import Face, Image
 
 MARGIN = 0.1
@@ -20,7 +23,8 @@ def roll(face: Face) -> float:
 def crop(image: Image, face: Face, size: int, margin: float = MARGIN) -> Image:
     """Cut a face out upright: a square around the box, turned so that the eyes are level.
 
-    What lies beyond the frame repeats its border pixels. Large faces are averaged down, so that no detail aliases.
+    What lies beyond the frame repeats its border pixels. Large faces are averaged down, first two by two pixels, which
+    is faster, so that no detail aliases.
 
     Args:
         image: (h, w, 3) uint8 RGB.
@@ -32,15 +36,28 @@ def crop(image: Image, face: Face, size: int, margin: float = MARGIN) -> Image:
         (size, size, 3) uint8 RGB.
     """
     x1, y1, x2, y2 = face.box
-    side = max(x2 - x1, y2 - y1) * (1 + 2 * margin)
+    side, angle = max(x2 - x1, y2 - y1) * (1 + 2 * margin), roll(face)
+    x, y = (x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2  # of pixel centres
+    for _ in range(floor(log2(max(side / size, 1)))):
+        image, (left, top) = _around(image, x, y, side * (abs(cos(angle)) + abs(sin(angle))) / 2)
+        image, x, y, side = halved(image, 1), (x - left - 0.5) / 2, (y - top - 0.5) / 2, side / 2
     oversampling = max(1, round(side / size))
-    scale = size * oversampling / side
-    angle = roll(face)
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    x, y, middle = (x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2, (size * oversampling - 1) / 2  # of pixel centres
-    to_crop = np.array([[cos, sin, middle - cos * x - sin * y], [-sin, cos, middle + sin * x - cos * y]])
+    scale, middle = size * oversampling / side, (size * oversampling - 1) / 2
+    along, across = scale * cos(angle), scale * sin(angle)
+    to_crop = np.array(
+        [[along, across, middle - along * x - across * y], [-across, along, middle + across * x - along * y]]
+    )
     fine = cv2.warpAffine(
         image, to_crop, (size * oversampling,) * 2, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     shrunk = fine if oversampling == 1 else cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA)
     return np.asarray(shrunk, np.uint8)
+
+
+def _around(image: Image, x: float, y: float, reach: float) -> tuple[Image, tuple[int, int]]:
+    """The part of a picture that lies within `reach` pixels of a place, one pixel at least, and where it begins."""
+    rows, columns = (
+        (min(max(0, floor(middle - reach)), length - 1), min(max(1, ceil(middle + reach) + 1), length))
+        for middle, length in ((y, image.shape[0]), (x, image.shape[1]))
+    )
+    return image[slice(*rows), slice(*columns)], (columns[0], rows[0])
