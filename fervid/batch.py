@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import tee
 from pathlib import Path
@@ -20,7 +20,7 @@ from fervid.parts import Parts
 from fervid.pipeline import Classifier
 from fervid.records import ClipResult, Problem, Status, WindowResult
 from fervid.remote import is_url
-from fervid.workers import crash, ordered
+from fervid.workers import Died, Limits, ordered
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,13 @@ class Policy:
         jobs: Processes that work on a clip each; 0 to work in this one, in which a clip that crashes ends all.
         fail_fast: Whether to stop at the first failure and mark the rest as skipped.
         strict: Whether a clip without a face is a failure.
+        limits: What a clip may cost in a process of its own. Answers do not depend on it.
     """
 
     jobs: int = 0
     fail_fast: bool = False
     strict: bool = False
+    limits: Limits = field(default_factory=Limits)
 
     def failed(self, status: Status) -> bool:
         """Whether a clip with that status counts as failed."""
@@ -49,7 +51,7 @@ class Policy:
 def answer_all(classifier: Classifier, paths: Iterable[str], policy: Policy) -> Iterator[ClipResult]:
     """One record per clip, in the order of the input; with `fail_fast` what follows a failure is skipped."""
     given, paths = tee(paths)
-    results = ordered(classifier.answer, given, policy.jobs, partial(_lost, classifier))
+    results = ordered(classifier.answer, given, policy.jobs, partial(_lost, classifier), policy.limits)
     yield from until_failure(classifier, paths, results, policy)
 
 
@@ -70,22 +72,22 @@ def until_failure(
 
 
 def timelines(
-    classifier: Classifier, paths: Iterable[str], cut: Windows, jobs: int = 0
+    classifier: Classifier, paths: Iterable[str], cut: Windows, policy: Policy
 ) -> Iterator[Sequence[WindowResult]]:
     """The windows of each clip, in the order of the input."""
 
-    def lost(path: str, how: str) -> list[WindowResult]:
-        return [WindowResult.of(_lost(classifier, path, how))]
+    def lost(path: str, death: Died) -> list[WindowResult]:
+        return [WindowResult.of(_lost(classifier, path, death))]
 
-    return ordered(partial(_windows, classifier, cut), paths, jobs, lost)
+    return ordered(partial(_windows, classifier, cut), paths, policy.jobs, lost, policy.limits)
 
 
 def _windows(classifier: Classifier, cut: Windows, path: str) -> list[WindowResult]:
     return list(classifier.timeline(path, cut))
 
 
-def _lost(classifier: Classifier, path: str, how: str) -> ClipResult:
-    error = crash(path, how)
+def _lost(classifier: Classifier, path: str, death: Died) -> ClipResult:
+    error = death.problem(path)
     return ClipResult(path, "error", models=classifier.models, problem=Problem(error.code, error.message))
 
 

@@ -38,6 +38,7 @@ from fervid.options import (
     Inputs,
     Jobs,
     Labels,
+    Memory,
     MinFace,
     NetworkName,
     Null,
@@ -50,8 +51,10 @@ from fervid.options import (
     Strict,
     Target,
     Threads,
+    Timeout,
     WhichFace,
     labels_of,
+    limits_of,
     options_of,
     setting,
     workers,
@@ -173,6 +176,8 @@ def classify(
     device: Device = "cpu",
     jobs: Jobs = None,
     threads: Threads = None,
+    timeout: Timeout = None,
+    memory: Memory = None,
     engine: Engine = "local",
     address: Address = None,
     progress: Show = "auto",
@@ -181,6 +186,9 @@ def classify(
     strict: Strict = False,
 ) -> None:
     """Say which emotion each clip shows: one record per clip, whatever happens to it."""
+    cluster = engine == "ray"
+    if not cluster:
+        _prepare()
     from fervid import inputs as named
     from fervid.batch import Policy, destination
     from fervid.pipeline import load
@@ -197,9 +205,10 @@ def classify(
         labels=labels_of(labels),
         adaptive=adaptive,
     )
-    if address and engine != "ray":
+    if address and not cluster:
         raise UsageError("--address names a Ray cluster; add --engine ray")
-    cluster = engine == "ray"
+    if cluster and (timeout, memory) != (None, None):
+        raise UsageError("--timeout and --memory limit the processes of --engine local; Ray has limits of its own")
     clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
     if not cluster:
         jobs, threads = workers(len(clips), jobs, threads)
@@ -211,7 +220,7 @@ def classify(
         threads=threads,
         device="cpu" if cluster else device,
     )
-    policy = Policy(jobs or 0, fail_fast, strict)
+    policy = Policy(jobs or 0, fail_fast, strict, limits_of(timeout, memory))
     with (
         _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=device) as answer,
         destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered),
@@ -250,11 +259,14 @@ def timeline(
     device: Device = "cpu",
     jobs: Jobs = None,
     threads: Threads = None,
+    timeout: Timeout = None,
+    memory: Memory = None,
     progress: Show = "auto",
     exit_zero: ExitZero = False,
     strict: Strict = False,
 ) -> None:
     """Say which emotion each window of a clip shows: one record per window, in order."""
+    _prepare()
     from fervid import inputs as named
     from fervid.batch import Policy, destination, timelines
     from fervid.gather import Windows
@@ -280,13 +292,20 @@ def timeline(
     loaded = load(
         classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
     )
-    policy, failures = Policy(jobs, strict=strict), 0
+    policy, failures = Policy(jobs, strict=strict, limits=limits_of(timeout, memory)), 0
     with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _):
-        for parts in shown(timelines(loaded, clips, cut, jobs), len(clips), progress, policy.any_failed):
+        for parts in shown(timelines(loaded, clips, cut, policy), len(clips), progress, policy.any_failed):
             failures += policy.any_failed(parts)
             for part in parts:
                 writer.write(part)
     raise typer.Exit(FAILED if failures and not exit_zero else OK)
+
+
+def _prepare() -> None:
+    """Let a worker import what it needs while this process does the same."""
+    from fervid.workers import prepare
+
+    prepare("fervid.pipeline")
 
 
 def _engine(

@@ -13,7 +13,11 @@
     │   ├── Truncated             truncated
     │   ├── Damaged               damaged
     │   ├── NothingSampled        nothing_sampled
+    │   ├── TooLarge              too_large
+    │   ├── TooLong               too_long
     │   ├── Crashed               crashed
+    │   ├── TimedOut              timeout
+    │   ├── OutOfMemory           memory
     │   └── NoFaces               no_face
     ├── UsageError            usage: options that do not fit together
     │   └── DatasetError          dataset: labelled clips that cannot be meant so
@@ -105,10 +109,34 @@ class NothingSampled(InputError):
     code = "nothing_sampled"
 
 
+class TooLarge(InputError):
+    """The pictures have more pixels than are decoded."""
+
+    code = "too_large"
+
+
+class TooLong(InputError):
+    """The clip goes on for longer than is looked at; what came before was given."""
+
+    code = "too_long"
+
+
 class Crashed(InputError):
     """The process that worked on the file died of it."""
 
     code = "crashed"
+
+
+class TimedOut(InputError):
+    """The file took longer than it may."""
+
+    code = "timeout"
+
+
+class OutOfMemory(InputError):
+    """The file took more memory than it may, or than there is."""
+
+    code = "memory"
 
 
 class NoFaces(InputError):

@@ -32,7 +32,7 @@ from fervid.output import replacing, writing
 from fervid.pool import STATISTICS
 from fervid.records import ClipFeatures, Floats, Observed
 from fervid.video import read_pictures
-from fervid.workers import crash, ordered
+from fervid.workers import Died, Limits, ordered
 
 IDENTITY = "identity.mean"
 ABOUT = frozenset({"face", "network", "network_sha256", "detector"})
@@ -66,6 +66,7 @@ def extract(
     cache: Path | None = None,
     jobs: int = 0,
     strides: Sequence[int] = (),
+    limits: Limits = Limits(),  # noqa: B008  frozen
 ) -> Iterator[Row]:
     """Features of every clip, in their order.
 
@@ -75,15 +76,16 @@ def extract(
         cache: Folder to keep them in; None keeps none.
         jobs: Processes that work on a clip each; 0 to work in this one.
         strides: Of how many frames one is looked at, for the coarse features.
+        limits: What a clip may cost in a process of its own.
 
     Raises:
         OutputError: The cache cannot be written.
     """
 
-    def lost(sample: Sample, how: str) -> Row:
-        return Row(sample, None, problem=crash(sample.path, how))
+    def lost(sample: Sample, death: Died) -> Row:
+        return Row(sample, None, problem=death.problem(sample.path))
 
-    return ordered(partial(_row, extractor, cache, strides), samples, jobs, lost)
+    return ordered(partial(_row, extractor, cache, strides), samples, jobs, lost, limits)
 
 
 def _row(extractor: Extractor, cache: Path | None, strides: Sequence[int], sample: Sample) -> Row:

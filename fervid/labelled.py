@@ -20,12 +20,15 @@ from fervid.options import (
     Fps,
     Jobs,
     Labels,
+    Memory,
     MinFace,
     NetworkName,
     Recursive,
     Show,
+    Timeout,
     WhichFace,
     labels_of,
+    limits_of,
     options_of,
     setting,
     workers,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from fervid.models import Model
     from fervid.progress import Progress
     from fervid.study import Study
+    from fervid.workers import Limits
 
 _Name = TypeVar("_Name", bound=str)
 LISTS = (".csv", ".jsonl", ".ndjson")
@@ -57,6 +61,7 @@ class Looking:
     device: Where
     cache: Path | None
     jobs: int | None
+    limits: Limits
     progress: Progress
 
 
@@ -107,6 +112,8 @@ def features(
     device: Device = "cpu",
     cache: Cache = None,
     jobs: Jobs = None,
+    timeout: Timeout = None,
+    memory: Memory = None,
     progress: Show = "auto",
 ) -> None:
     """Write the pooled statistics of each clip, to train on or to look at; those without a face are named."""
@@ -118,7 +125,9 @@ def features(
     writer(output)
     found = _clips(sources, recursive=recursive)
     options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
-    extractor, rows = _rows(found, Looking(options, network, detector, device, cache, jobs, progress))
+    extractor, rows = _rows(
+        found, Looking(options, network, detector, device, cache, jobs, limits_of(timeout, memory), progress)
+    )
     for row in rows:
         if row.problem:
             typer.echo(f"left out: {row.problem.message}", err=True)
@@ -160,6 +169,8 @@ def train(
     device: Device = "cpu",
     cache: Cache = None,
     jobs: Jobs = None,
+    timeout: Timeout = None,
+    memory: Memory = None,
     progress: Show = "auto",
 ) -> None:
     """Fit a clip classifier on labelled clips, chosen and measured by cross-validation that keeps people together."""
@@ -180,7 +191,7 @@ def train(
     )
     known = _study(
         dataset,
-        Looking(options, network, detector, device, cache, jobs, progress),
+        Looking(options, network, detector, device, cache, jobs, limits_of(timeout, memory), progress),
         labels=labels_of(labels),
         target=target,
         group=group,
@@ -229,6 +240,8 @@ def evaluate(
     device: Device = "cpu",
     cache: Cache = None,
     jobs: Jobs = None,
+    timeout: Timeout = None,
+    memory: Memory = None,
     progress: Show = "auto",
 ) -> None:
     """Measure a clip classifier on labelled clips, or compare the ways to fit one."""
@@ -253,7 +266,7 @@ def evaluate(
         refuse_existing(plot, force=force)
     known = _study(
         dataset,
-        Looking(options, network, detector, device, cache, jobs, progress),
+        Looking(options, network, detector, device, cache, jobs, limits_of(timeout, memory), progress),
         labels=labels_of(labels),
         target=card.get("target", target),
         group=group,
@@ -357,7 +370,7 @@ def _rows(
     for model in judged:
         belongs(model, about(extractor))
     kept = looking.cache or platformdirs.user_cache_path("fervid") / "features"
-    rows = extract(found.samples, extractor, kept, jobs, strides)
+    rows = extract(found.samples, extractor, kept, jobs, strides, looking.limits)
     return extractor, list(shown(rows, len(found.samples), looking.progress, lambda row: row.problem is not None))
 
 

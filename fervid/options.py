@@ -11,6 +11,7 @@ from fervid.errors import UsageError, usage
 
 if TYPE_CHECKING:
     from fervid.extract import Options
+    from fervid.workers import Limits
 
 SEVEN = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 
@@ -79,6 +80,20 @@ Jobs = Annotated[
     setting("--jobs", "Clips at the same time, a process for each. Default: the CPUs that may be used.", min=1),
 ]
 Threads = Annotated[int | None, setting("--threads", "Threads of decoder and models, for each clip.", min=1)]
+Timeout = Annotated[
+    float | None,
+    setting(
+        "--timeout",
+        "Give a clip up after this long: 90, 90s or 00:01:30; 0 never.",
+        parser=_seconds,
+        metavar="TIME",
+        show_default="3600",
+    ),
+]
+Memory = Annotated[
+    int | None,
+    setting("--memory", "Give a clip up that takes more MB of memory; 0 never. On Linux.", min=0, show_default="4096"),
+]
 Engine = Annotated[
     Literal["local", "ray"], setting("--engine", "Work on this machine, or on a Ray cluster, which reads URLs too.")
 ]
@@ -138,13 +153,21 @@ def options_of(
         return Options(Sampling(None if every_frame else 5.0 if fps is None else fps, start, end, turn), **more)
 
 
+def limits_of(timeout: float | None, memory: int | None) -> Limits:
+    """What a clip may cost, from the flags that say so."""
+    from fervid.workers import Limits
+
+    seconds, megabytes = 3600.0 if timeout is None else timeout, 4096 if memory is None else memory
+    return Limits(seconds or None, megabytes * 1_000_000 or None)
+
+
 def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
     """Worker processes and threads for each, so that together they use the CPUs that this process may use.
 
-    A single clip needs no other process: 0.
+    A single clip has a process of its own too, which it may bring down.
     """
     import joblib
 
     cpus = joblib.cpu_count()
-    jobs = min(jobs or cpus, clips) if clips > 1 else 0
-    return jobs, threads or max(1, cpus // max(1, jobs))
+    jobs = min(jobs or cpus, max(1, clips))
+    return jobs, threads or max(1, cpus // jobs)

@@ -28,6 +28,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for commands in (cli, labelled):
         monkeypatch.setattr(commands, "workers", workers)
+    monkeypatch.setattr(cli, "_prepare", lambda: None)
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_a_clip_that_brings_down_its_worker_costs_one_record() -> None:
     assert [r.problem and r.problem.code for r in results] == [None, "crashed", None, "not_found", "crashed", None]
     assert (results[1].status, results[1].models) == ("error", stub.models)
     assert results[1].problem.message.startswith("deadly 1 ended its process (SIGKILL)")
-    (parts, lost) = timelines(stub, ["a", "deadly"], Windows(2, 1), 1)
+    (parts, lost) = timelines(stub, ["a", "deadly"], Windows(2, 1), Policy(1))
     assert [part.start_s for part in parts] == [0, 1, 2]
     assert [(part.status, part.problem.code, part.start_s) for part in lost] == [("error", "crashed", None)]
     for record, command in ((results[1], "classify"), (lost[0], "timeline")):
@@ -138,7 +138,7 @@ def test_a_clip_failed_if_one_of_its_windows_did(statuses: list[str], strict: bo
 @pytest.mark.parametrize(("jobs", "count"), [(0, 0), (0, 1), (0, 7), (2, 7)])
 def test_the_windows_of_each_clip_come_together_and_in_order(jobs: int, count: int) -> None:
     names = [("slow", "bad", "fast")[i % 3] + str(i) for i in range(count)]
-    found = list(timelines(Stub(), names, Windows(2, 1), jobs))
+    found = list(timelines(Stub(), names, Windows(2, 1), Policy(jobs)))
     assert [{part.path for part in parts} for parts in found] == [{name} for name in names]
     times = [[(part.start_s, part.end_s) for part in parts] for parts in found]
     assert times == [[(0, 2)] if name.startswith("bad") else [(0, 2), (1, 3), (2, 4)] for name in names]

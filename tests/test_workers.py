@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,8 +18,9 @@ from pathlib import Path
 import pytest
 
 import processes
-from fervid.errors import ModelUnverified, OutputError, UsageError
-from fervid.workers import AHEAD, _serve, crash, ordered
+from fervid import workers
+from fervid.errors import ModelUnverified, OutOfMemory, OutputError, TimedOut, UsageError
+from fervid.workers import AHEAD, Died, Limits, _serve, ordered, prepare
 
 # What workers do
 
@@ -76,12 +78,45 @@ def sleep(folder: Path, item: int) -> int:
     return item
 
 
-def lost(item: int, how: str) -> str:
-    return f"{item}: {how}"
+def hang(how: str, item: int) -> int:
+    """In Python, or in a C library that neither gives the interpreter back nor heeds a signal."""
+    if item == 1:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.Signals)
+        if how == "sleep":
+            time.sleep(600)
+        re.fullmatch("(a|aa)+b", "a" * 60)
+    return item
 
 
-def never(item: object, how: str) -> object:
-    raise AssertionError(f"{item} was lost: {how}")
+def devour(item: int) -> int:
+    """2 GB, which take a while; 20 MB are harmless."""
+    hoard = [bytearray(b"x" * 10_000_000) for _ in range(200 if item == 1 else 2)]
+    time.sleep(30 if item == 1 else 0.3)
+    return item * len(hoard[0]) // 10_000_000
+
+
+def blunder(item: int) -> int:
+    return 1 // (item - 1)
+
+
+def lost(item: int, death: Died) -> str:
+    return f"{item}: {death}"
+
+
+def told(item: int, death: Died) -> str:
+    return f"{death.problem(item).code}: {death}"
+
+
+def never(item: object, death: Died) -> object:
+    raise AssertionError(f"{item} was lost: {death}")
+
+
+def imported(module: str) -> tuple[int, bool]:
+    return os.getpid(), module in sys.modules
+
+
+def heeds_interrupts(_: int) -> bool:
+    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 class Loading:
@@ -183,6 +218,57 @@ def test_what_needs_more_memory_than_there_is_costs_itself_alone() -> None:
     assert list(ordered(exhaust, range(3), 1, lost)) == [0, "1: MemoryError", 2]
 
 
+@pytest.mark.parametrize("how", ["sleep", "in C"])
+def test_what_hangs_is_given_up_and_the_next_is_answered(how: str) -> None:
+    answers = list(ordered(partial(hang, how), range(3), 1, told, Limits(seconds=0.5)))
+    assert answers == [0, "timeout: 0.5 s", 2]
+
+
+def test_the_time_of_an_item_begins_when_a_worker_has_it() -> None:
+    assert list(ordered(square, [3] * 99, 1, never, Limits(seconds=0.5))) == [9] * 99
+
+
+def test_what_eats_memory_is_given_up_and_the_next_is_answered() -> None:
+    answers = list(ordered(devour, range(3), 1, told, Limits(memory=300_000_000)))
+    assert answers == [0, "memory: more than 300 MB", 2]
+
+
+def test_where_nobody_tells_memory_is_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "Path", lambda _: Path("there is no such system"))
+    assert list(ordered(devour, [0], 1, never, Limits(memory=1))) == [0]
+
+
+def test_what_nobody_expected_costs_itself_alone_and_says_where_it_was() -> None:
+    one, two, three = ordered(blunder, range(3), 1, told)
+    assert (one, three) == (-1, 1)
+    assert two.startswith("crashed: ZeroDivisionError: integer division or modulo by zero, test_workers.py line ")
+
+
+def test_a_worker_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_BEGINNING", 0.5)
+    with pytest.raises(UsageError, match=r"ended before its first clip \(0.5 s\)"):
+        list(ordered(Loading(time.sleep, 60), range(2), 1, never))
+
+
+def test_a_process_that_is_prepared_is_the_first_worker(tmp_path: Path) -> None:
+    prepare("colorsys")
+    (process,) = multiprocessing.active_children()
+    assert list(ordered(imported, ["colorsys", "tabnanny"], 1, never)) == [(process.pid, True), (process.pid, False)]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_process_that_nobody_needed_is_not_left_behind(jobs: int) -> None:
+    prepare("colorsys")
+    assert list(ordered(square, [], jobs, never)) == []
+
+
+def test_a_process_is_prepared_with_interrupts_left_to_its_parent() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    prepare("colorsys")
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert list(ordered(heeds_interrupts, [0], 1, never)) == [False]
+
+
 def test_what_work_raises_comes_in_its_turn_with_where_it_was_raised() -> None:
     answers = ordered(fail, range(100), 2, never)
     assert [next(answers), next(answers)] == [0, 1]
@@ -274,15 +360,16 @@ def test_a_worker_that_cannot_load_its_work_says_why_and_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("death", "code", "said"),
     [
-        ("SIGSEGV", r"crashed on a\.mp4 \(SIGSEGV\); convert it"),
-        ("status 1", r"\(status 1\)"),
-        ("SIGKILL", r"a\.mp4 ended its process \(SIGKILL\).*memory.*--jobs"),
-        ("MemoryError", "memory"),
+        (Died("SIGSEGV"), "crashed", r"crashed on a\.mp4 \(SIGSEGV\); convert it"),
+        (Died("status 1"), "crashed", r"\(status 1\)"),
+        (Died("SIGKILL"), "crashed", r"a\.mp4 ended its process \(SIGKILL\).*memory.*--jobs"),
+        (Died("60 s", TimedOut), "timeout", r"a\.mp4 was not answered within 60 s.*--timeout.*--end"),
+        (Died("MemoryError", OutOfMemory), "memory", r"a\.mp4 took too much memory \(MemoryError\).*--memory.*--jobs"),
     ],
 )
-def test_a_crash_is_an_error_of_its_file(how: str, said: str) -> None:
-    with pytest.raises(Exception, match=said) as raised:
-        raise crash("a.mp4", how)
-    assert raised.value.code == "crashed"
+def test_a_death_is_an_error_of_its_file(death: Died, code: str, said: str) -> None:
+    problem = death.problem("a.mp4")
+    assert problem.code == code
+    assert re.search(said, problem.message)
