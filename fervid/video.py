@@ -2,6 +2,9 @@
 
 `read` is a generator that owns its file: it closes on the last frame, on an error and on an early `break`. Decoding
 runs ahead in a thread of its own, by some megabytes and no more, so memory does not depend on the length of a clip.
+
+Clips come from strangers. So no other file is opened, whatever a clip names: only formats are read that hold their
+pictures themselves, and no protocol is left to reach others by. Neither size nor length is believed beyond a limit.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import stat
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
@@ -31,10 +34,13 @@ from fervid.errors import (
     InputUnreadable,
     NotAVideo,
     NoVideoStream,
+    TooLarge,
+    TooLong,
     Truncated,
     Undecodable,
 )
 from fervid.records import Frame, Image
+from fervid.stills import size
 
 SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov"}
@@ -42,6 +48,19 @@ SUFFIXES = frozenset(
 )
 """What counts as a video when a folder is searched. A file that is named is opened whatever its suffix."""
 
+PIXELS = 8192 * 8192
+"""Most pixels of a frame."""
+LONGEST = 24 * 3600.0
+"""Most seconds of a clip that are looked at."""
+
+_FORMATS = (
+    "asf av1 avi cavsvideo dirac dv flv gif gxf h261 h263 h264 hevc ivf m4v matroska mjpeg mov mpeg mpegts mpegvideo"
+    " mxf nsv nut obu ogg rm swf vc1 vvc wtv yuv4mpegpipe"
+    " aac ac3 aiff amr ape au caf dts eac3 flac mp3 mpc tta w64 wav wv"  # in order to say that they are sound
+    " ico j2k_pipe jpegls_pipe jpegxl_anim jpegxl_pipe pam_pipe pbm_pipe pgm_pipe ppm_pipe qoi_pipe tiff_pipe"
+)
+_ALONE = {"protocol_whitelist": "", "format_whitelist": _FORMATS.replace(" ", ",")}
+_BINARY = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
 _PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP", re.DOTALL)
 _AHEAD = 24_000_000  # bytes of frames that are decoded before they are asked for
 _REORDERED = 32  # packets; those of frames that are shown one after another are no further apart
@@ -77,6 +96,12 @@ class Sampling:
         if self.rotate not in (None, 0, 90, 180, 270):
             raise ValueError(f"rotation is 0, 90, 180 or 270, not {self.rotate}")
 
+    @property
+    def stop(self) -> float:
+        """Seconds from the start of the clip behind which nothing is looked at."""
+        longest = self.start + LONGEST
+        return longest if self.end is None else min(self.end, longest)
+
     def turn(self, time: float) -> float:
         """Which look it is time for, counted from 0; negative before the start. The first frame of a turn is taken."""
         if self.fps is None:
@@ -108,6 +133,8 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads
     Raises:
         InputNotFound, InputUnreadable, EmptyInput: The file cannot be opened.
         NotAVideo, NoVideoStream, Undecodable: It holds no picture.
+        TooLarge: A frame has more than `PIXELS`.
+        TooLong: Raised after what was looked at, if the clip goes on for longer than `LONGEST`.
         Truncated, Damaged: Raised after the last frame that could be decoded, if some are missing.
     """
     sampling = sampling or Sampling()
@@ -157,13 +184,22 @@ def _is_picture(file: BinaryIO) -> bool:
 
 def _read_picture(path: Path, file: BinaryIO, sampling: Sampling) -> Frame:
     obey = 0 if sampling.rotate is None else cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR_RGB | obey)
-    except cv2.error:
-        image = None
+    data = file.read(8 * PIXELS)  # which is enough for the largest in 16 bits without compression
+    image = None
+    if shape := size(data):
+        _check(path, *shape)
+        with suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | obey)
     if image is None:
         raise Undecodable(f"{path} starts as an image and cannot be decoded; copy or download it again")
     return Frame(_turned(np.asarray(image, np.uint8), sampling.rotate or 0))
+
+
+def _check(path: Path, width: int, height: int) -> None:
+    if width * height > PIXELS:
+        raise TooLarge(
+            f"{path} has pictures of {width} x {height} pixels, and more than {PIXELS} are not decoded; scale it down"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +215,7 @@ class _Decoded:
 def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Generator[_Decoded]:
     """Every frame up to `sampling.end`, each once the next tells how long it lasted; then raises what was wrong."""
     try:
-        container = av.open(file, "r", options={"protocol_whitelist": ""}, metadata_errors="ignore")
+        container = av.open(file, "r", options=_ALONE, metadata_errors="ignore")
     except av.FFmpegError as error:
         raise _refusal(path, file) from error
     except OSError as error:
@@ -187,10 +223,12 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
     with container:
         stream = _pictures(path, file, container)
         stream.thread_type = "AUTO"
-        if stream.codec_context is not None:  # None for a codec that nobody knows
-            stream.codec_context.thread_count = threads
-        account = _Account(path, container, stream)
         aspect = float(stream.sample_aspect_ratio or 1)
+        if stream.codec_context is not None:  # None for a codec that nobody knows
+            _check(path, _stretched(stream.codec_context.width, aspect), stream.codec_context.height)
+            stream.codec_context.thread_count = threads
+            stream.codec_context.options = {"max_pixels": str(2 * PIXELS)}  # of those that turn out larger, with edges
+        account = _Account(path, container, stream)
         start = end = 0.0
         held: _Decoded | None = None
         for frame in account.frames(sampling):
@@ -198,8 +236,14 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
             if held is not None:
                 yield replace(held, end=start)
                 held = None
-            if sampling.end is not None and start >= sampling.end:
-                return
+            if start >= sampling.stop:
+                if sampling.stop == sampling.end:
+                    return
+                raise TooLong(
+                    f"{path} goes on for longer than {LONGEST / 3600:g} hours, which were looked at; take another part"
+                    " with --start and --end"
+                )
+            _check(path, _stretched(frame.width, aspect), frame.height)
             end = start + (float(frame.duration * (frame.time_base or 0)) or account.step)
             held = _Decoded(frame, aspect, start, end)
         if held is not None:
@@ -318,7 +362,7 @@ def _sample(decoded: Iterator[_Decoded], sampling: Sampling) -> Generator[Frame]
     end = 0.0
     try:
         for one in decoded:
-            end = one.end if sampling.end is None else min(one.end, sampling.end)
+            end = min(one.end, sampling.stop)
             turn = sampling.turn(one.start)
             if turn < due and not (held is None and one.end > sampling.start):
                 continue
@@ -337,10 +381,15 @@ def _sample(decoded: Iterator[_Decoded], sampling: Sampling) -> Generator[Frame]
 
 def _convert(decoded: _Decoded, until: float, sampling: Sampling) -> Frame:
     frame = decoded.frame
-    width = round(frame.width * decoded.aspect) if 0.25 <= decoded.aspect <= 4 else frame.width
+    width = _stretched(frame.width, decoded.aspect)
     image = np.asarray(frame.to_ndarray(format="rgb24", width=width, height=frame.height, threads=1), np.uint8)
     degrees = sampling.rotate if sampling.rotate is not None else -round(frame.rotation / 90) * 90
     return Frame(_turned(image, degrees), decoded.start, max(0.0, until - max(decoded.start, sampling.start)))
+
+
+def _stretched(width: int, aspect: float) -> int:
+    """The width of a frame in square pixels, unless what the file says of them is absurd."""
+    return round(width * aspect) if 0.25 <= aspect <= 4 else width
 
 
 def _turned(image: Image, clockwise: int) -> Image:
@@ -363,6 +412,12 @@ def _pictures(path: Path, file: BinaryIO, container: av.container.InputContainer
 
 def _refusal(path: Path, file: BinaryIO) -> InputError:
     file.seek(0)
-    if file.read(8)[4:] == b"ftyp":
+    head = file.read(4096)
+    if head[4:8] == b"ftyp":
         return Truncated(f"{path} breaks off before its index, so nothing can be decoded; copy or download it again")
+    if not _BINARY.search(head):
+        return NotAVideo(
+            f"{path} is no video or image but text, and if that is a playlist, no file that it names is opened; name"
+            " the videos themselves"
+        )
     return NotAVideo(f"{path} is no video or image that can be read; check it with a player, or convert it to mp4")

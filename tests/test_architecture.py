@@ -41,10 +41,10 @@ OURS = {
 @pytest.mark.parametrize(
     ("module", "may"),
     [
-        *((module, set()) for module in ("errors", "records", "ahead")),
+        *((module, set()) for module in ("errors", "records", "ahead", "stills")),
         ("workers", {"errors"}),
         ("halve", {"records"}),
-        *((stage, {"errors", "records", "ahead", "halve"}) for stage in (*STAGES, "adaptive")),
+        *((stage, {"errors", "records", "ahead", "halve", "stills"}) for stage in (*STAGES, "adaptive")),
         ("gather", {"errors", "records", "pool", "track"}),
         ("remote", {"errors"}),
     ],

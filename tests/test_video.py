@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
+import socket
 import struct
 import threading
 import time
@@ -479,13 +481,6 @@ def test_a_video_of_which_no_frame_decodes_is_undecodable(tmp_path: Path, spoil:
     assert str(path) in str(error)
 
 
-def test_an_image_too_large_to_hold_is_undecodable(tmp_path: Path) -> None:
-    path = tmp_path / "huge.bmp"
-    path.write_bytes(struct.pack("<2sI4xI3I2H24x", b"BM", 54, 54, 40, 40_000, 40_000, 1, 24))
-    frames, error = drain(path)
-    assert (frames, type(error)) == ([], errors.Undecodable)
-
-
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_an_image_that_breaks_off_is_undecodable(tmp_path: Path, portrait: np.ndarray, suffix: str) -> None:
     data = cv2.imencode(suffix, portrait)[1].tobytes()
@@ -494,6 +489,251 @@ def test_an_image_that_breaks_off_is_undecodable(tmp_path: Path, portrait: np.nd
     frames, error = drain(path)
     assert (frames, type(error)) == ([], errors.Undecodable)
     assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff", ".mp4", ".webm", ".avi"])
+@pytest.mark.parametrize(("allowed", "expected"), [(160 * 128, type(None)), (160 * 128 - 1, errors.TooLarge)])
+def test_more_pixels_than_are_allowed_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, allowed: int, expected: type
+) -> None:
+    path = tmp_path / f"large{suffix}"
+    (image,) = steps(1, 160, 128)
+    if suffix in video.SUFFIXES:
+        clips.write(path, [image], codec={".webm": "libvpx", ".avi": "mjpeg"}.get(suffix, "libx264"))
+    else:
+        path.write_bytes(cv2.imencode(suffix, image)[1].tobytes())
+    monkeypatch.setattr(video, "PIXELS", allowed)
+    frames, error = drain(path)
+    assert (len(frames), type(error)) == (int(error is None), expected)
+    assert error is None or f"{path} has pictures of 160 x 128 pixels, and more than 20479 are not" in error.message
+
+
+def test_an_image_that_would_fill_the_memory_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "huge.bmp"
+    path.write_bytes(struct.pack("<2sI4xI3I2H24x", b"BM", 54, 54, 40, 40_000, 40_000, 1, 24))
+    monkeypatch.setattr(cv2, "imdecode", None)
+    frames, error = drain(path)
+    assert (frames, type(error)) == ([], errors.TooLarge)
+
+
+def test_what_pixels_that_are_not_square_are_stretched_to_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clips.write(tmp_path / "wide.mp4", steps(2), options={"aspect": "4/1"})
+    for allowed, count in ((256 * 48, 2), (256 * 48 - 1, 0)):
+        monkeypatch.setattr(video, "PIXELS", allowed)
+        assert len(drain(path)[0]) == count
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [(7000, errors.TooLarge), (5000, errors.Damaged)])
+def test_pictures_that_grow_too_large_end_the_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, expected: type[InputError]
+) -> None:
+    """Those that are far too large are refused by the decoder."""
+    small = clips.write(tmp_path / "small.ts", clips.scenery(12, 64, 48))
+    large = clips.write(tmp_path / "large.ts", clips.scenery(12, 128, 96))
+    path = tmp_path / "grows.ts"
+    path.write_bytes(small.read_bytes() + large.read_bytes())
+    assert {frame.image.shape for frame in drain(path)[0]} == {(48, 64, 3), (96, 128, 3)}
+    monkeypatch.setattr(video, "PIXELS", allowed)
+    frames, error = drain(path)
+    assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
+    assert 8 < len(frames) <= 12
+    assert type(error) is expected
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("times", "sampling", "expected", "too_long"),
+    [
+        ([0, 1, DAY - 1], EVERY, [1, DAY - 2, 0.04], False),
+        ([0, 1, DAY + 0.5], EVERY, [1, DAY - 1], True),
+        ([0, 1, DAY + 0.5], Sampling(None, end=1.5), [1, 0.5], False),
+        ([0, 1, DAY + 0.5], Sampling(None, end=DAY), [1, DAY - 1], False),
+        ([0, 1, DAY + 0.5], Sampling(None, end=DAY + 9), [1, DAY - 1], True),
+        ([0, 1, DAY + 0.5], Sampling(None, start=1), [DAY - 0.5, 0.04], False),
+        ([0, 1, 2 * DAY], Sampling(5, start=0.5), [0.5, DAY - 0.5], True),
+    ],
+)
+def test_no_more_than_a_day_of_a_clip_is_looked_at(
+    tmp_path: Path, times: list[float], sampling: Sampling, expected: list[float], too_long: bool
+) -> None:
+    path = clips.write(tmp_path / "long.mkv", steps(3), times=times)
+    frames, error = drain(path, sampling)
+    assert [frame.duration for frame in frames] == pytest.approx(expected, abs=0.05)
+    assert type(error) is (errors.TooLong if too_long else type(None))
+    assert error is None or f"{path} goes on for longer than 24 hours" in error.message
+
+
+# What names other files
+
+
+class Watch:
+    """Tells whether a file was opened, whoever did it."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin."""
+        libc = ctypes.CDLL(None)
+        self._events = libc.inotify_init1(os.O_NONBLOCK)
+        assert libc.inotify_add_watch(self._events, os.fsencode(path), 0x20) >= 0
+
+    def noticed(self) -> bool:
+        """Whether it was opened since one last asked."""
+        try:
+            return bool(os.read(self._events, 65536))
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        os.close(self._events)
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Iterator[tuple[Path, Watch]]:
+    """A clip that nobody may open."""
+    path = clips.write(tmp_path / "canary.ts", clips.scenery(12, 160, 128))
+    watch = Watch(path)
+    yield path, watch
+    watch.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A server to which nobody may come."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        yield server
+
+
+def came(server: socket.socket) -> bool:
+    try:
+        server.accept()[0].close()
+    except BlockingIOError:
+        return False
+    return True
+
+
+PLAYLISTS = {
+    "m3u8": "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\n{0}\n#EXT-X-ENDLIST\n",
+    "m3u8 with a key": '#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-KEY:METHOD=AES-128,URI="{0}"\n#EXTINF:1,\n{0}\n',
+    "m3u8 of streams": "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{0}\n",
+    "ffconcat": "ffconcat version 1.0\nfile '{0}'\nduration 1\n",
+    "mpd": '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet'
+    ' mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>{0}</BaseURL></Representation></AdaptationSet>'
+    "</Period></MPD>\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\na=control:{0}\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\n",
+    "asx": '<asx version="3.0"><entry><ref href="{0}"/></entry></asx>\n',
+    "pls": "[playlist]\nFile1={0}\nNumberOfEntries=1\n",
+    "smil": '<smil><body><video src="{0}"/></body></smil>\n',
+    "rtsp": "RTSPtextRTSP://{0}\n",
+    "qtl": '<?xml version="1.0"?>\n<?quicktime type="application/x-quicktime-media-link"?>\n<embed src="{0}"/>\n',
+    "srt": "1\n00:00:00,000 --> 00:00:01,000\n{0}\n\n",
+    "tedcaptions": '{{"captions":[{{"duration":1,"content":"{0}","startOfParagraph":true,"startTime":0}}]}}\n',
+    "ffmetadata": ";FFMETADATA1\ntitle={0}\n",
+}
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "as its own"])
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_what_a_playlist_names_is_not_opened(
+    tmp_path: Path, canary: tuple[Path, Watch], listener: socket.socket, kind: str, suffix: str
+) -> None:
+    secret, watch = canary
+    path = tmp_path / f"list.{kind.split()[0] if suffix == 'as its own' else suffix}"
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/a.ts"
+    for name in (secret, secret.name, secret.as_uri(), f"concat:{secret}", address):
+        path.write_text(PLAYLISTS[kind].format(name))
+        frames, error = drain(path)
+        assert (frames, type(error)) == ([], errors.NotAVideo)
+        assert "is no video or image but text" in error.message
+        assert "no file that it names is opened; name the videos themselves" in error.message
+        assert (watch.noticed(), came(listener)) == (False, False)
+
+
+@pytest.mark.parametrize("kind", ["m3u8", "ffconcat"])
+def test_the_playlists_would_be_followed_if_they_were_not_refused(
+    tmp_path: Path, canary: tuple[Path, Watch], kind: str
+) -> None:
+    secret, watch = canary
+    path = tmp_path / f"list.{kind}"
+    path.write_text(PLAYLISTS[kind].format(secret.name))
+    with av.open(str(path)) as container:
+        assert len(list(container.decode(video=0))) == 12
+    assert watch.noticed()
+
+
+def within(data: bytes, name: bytes, box: bytes) -> bytes:
+    """A QuickTime file with another data reference of its video; everything that holds it grows with it."""
+    at = data.index(b"dref") - 4
+    old = int.from_bytes(data[at + 12 + 4 : at + 12 + 8], "big")
+    new = bytearray(data[: at + 16] + struct.pack(">I4sI", 12 + len(box), name, 0) + box + data[at + 16 + old :])
+    for holder in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        start = data.index(holder) - 4
+        length = int.from_bytes(data[start : start + 4], "big") + 12 + len(box) - old
+        new[start : start + 4] = length.to_bytes(4, "big")
+    return bytes(new)
+
+
+def alias(path: Path) -> bytes:
+    """What the Macintosh called the place of a file."""
+    name = os.fsencode(path)
+    name += bytes(len(name) % 2)
+    return struct.pack(">10xB27s12xB63s16xHH16xHH", 0, b"", 0, b"", 1, 1, 2, len(name)) + name + b"\xff\xff\0\0"
+
+
+def test_other_files_that_a_movie_says_its_pictures_are_in_are_not_opened(
+    tmp_path: Path, canary: tuple[Path, Watch], listener: socket.socket
+) -> None:
+    secret, watch = canary
+    movie = clips.write(tmp_path / "plain.mov", steps(3), codec="mpeg4").read_bytes()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/a.mov\0".encode()
+    path = tmp_path / "refers.mov"
+    for name, box in (
+        (b"alis", alias(secret)),
+        (b"url ", address),
+        (b"url ", secret.as_uri().encode() + b"\0"),
+        (b"urn ", b"a\0" + address),
+    ):
+        path.write_bytes(within(movie, name, box))
+        drain(path)
+        assert (watch.noticed(), came(listener)) == (False, False)
+    path.write_bytes(within(movie, b"alis", alias(secret)))
+    with av.open(str(path), options={"enable_drefs": "1", "use_absolute_path": "1"}):
+        assert watch.noticed()  # so it is what it pretends to be
+
+
+def test_a_matroska_file_that_goes_on_in_another_is_read_alone(tmp_path: Path, canary: tuple[Path, Watch]) -> None:
+    secret, watch = canary
+    path = clips.write(tmp_path / "first.mkv", steps(3))
+    data = path.read_bytes()
+    at = data.index(b"\xec", data.index(b"\x11\x4d\x9b\x74"))  # room that was left empty
+    width = 9 - data[at + 1].bit_length()
+    room = 1 + width + (int.from_bytes(data[at + 1 : at + 1 + width], "big") & (1 << 7 * width) - 1)
+    linked = b"\x3e\x83\xbb" + bytes([0x80 | len(secret.name)]) + secret.name.encode()
+    info = b"\x15\x49\xa9\x66" + bytes([0x80 | len(linked)]) + linked
+    info += b"\xec" + bytes([0x80 | room - len(info) - 2]) + bytes(room - len(info) - 2)
+    path.write_bytes(data[:at] + info + data[at + room :])
+    frames, error = drain(path)
+    assert (len(frames), error) == (3, None)
+    assert not watch.noticed()
+
+
+@pytest.mark.parametrize("name", ["shot%d.dpx", "shot*.dpx", "concat:shot1.dpx", "http:shot.dpx"])
+def test_a_name_that_is_a_pattern_or_a_url_is_the_name_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, canary: tuple[Path, Watch], name: str
+) -> None:
+    secret, watch = canary
+    secret.rename(tmp_path / "shot1.dpx")
+    (tmp_path / name).write_bytes(b"SDPX" + bytes(4096))
+    monkeypatch.chdir(tmp_path)
+    assert type(drain(Path(name))[1]) is errors.NotAVideo
+    assert not watch.noticed()
+    video_of_that_name = clips.write(tmp_path / "a.mp4", steps(3)).rename(name.replace(".dpx", ".mp4"))
+    assert len(drain(video_of_that_name)[0]) == 3
+    assert not watch.noticed()
 
 
 def write_album(path: Path) -> Path:

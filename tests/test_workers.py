@@ -31,8 +31,8 @@ def square(item: int) -> int:
 
 
 def seen(path: Path, count: int) -> bool:
-    """Whether that many files are in a folder within ten seconds."""
-    deadline = time.monotonic() + 10
+    """Whether that many files are in a folder within a minute."""
+    deadline = time.monotonic() + 60
     while len(os.listdir(path)) < count and time.monotonic() < deadline:
         time.sleep(0.01)
     return len(os.listdir(path)) >= count
@@ -220,12 +220,12 @@ def test_what_needs_more_memory_than_there_is_costs_itself_alone() -> None:
 
 @pytest.mark.parametrize("how", ["sleep", "in C"])
 def test_what_hangs_is_given_up_and_the_next_is_answered(how: str) -> None:
-    answers = list(ordered(partial(hang, how), range(3), 1, told, Limits(seconds=0.5)))
-    assert answers == [0, "timeout: 0.5 s", 2]
+    answers = list(ordered(partial(hang, how), range(3), 1, told, Limits(seconds=1.5)))
+    assert answers == [0, "timeout: 1.5 s", 2]
 
 
 def test_the_time_of_an_item_begins_when_a_worker_has_it() -> None:
-    assert list(ordered(square, [3] * 99, 1, never, Limits(seconds=0.5))) == [9] * 99
+    assert list(ordered(square, [3] * 200, 1, never, Limits(seconds=1.5))) == [9] * 200
 
 
 def test_what_eats_memory_is_given_up_and_the_next_is_answered() -> None:
@@ -250,10 +250,10 @@ def test_a_worker_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch)
         list(ordered(Loading(time.sleep, 60), range(2), 1, never))
 
 
-def test_a_process_that_is_prepared_is_the_first_worker(tmp_path: Path) -> None:
+def test_a_process_that_is_prepared_is_the_first_worker() -> None:
     prepare("colorsys")
-    (process,) = multiprocessing.active_children()
-    assert list(ordered(imported, ["colorsys", "tabnanny"], 1, never)) == [(process.pid, True), (process.pid, False)]
+    (first,) = [process.pid for process in multiprocessing.active_children()]
+    assert list(ordered(imported, ["colorsys", "tabnanny"], 1, never)) == [(first, True), (first, False)]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

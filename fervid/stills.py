@@ -1,0 +1,66 @@
+"""How large a still image is, as its header says, before a decoder makes room for it."""
+
+from __future__ import annotations
+
+import struct
+from struct import unpack_from
+
+
+def size(data: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels of a JPEG, PNG, BMP, TIFF or WebP image; None if its header does not tell."""
+    try:
+        return next(read(data) for magic, read in _KINDS.items() if data.startswith(magic))
+    except (struct.error, ValueError, LookupError, StopIteration):
+        return None
+
+
+def _jpeg(data: bytes) -> tuple[int, int]:
+    """From the first start of a frame, which may come after any other segments."""
+    at = 2
+    while True:
+        at = data.index(b"\xff", at)
+        marker, length = unpack_from(">BH", data, at + 1)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = unpack_from(">HH", data, at + 5)
+            return width, height
+        alone = marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8  # without a segment
+        at += 1 if alone else 2 + length
+
+
+def _png(data: bytes) -> tuple[int, int]:
+    width, height = unpack_from(">II", data, 16)
+    return width, height
+
+
+def _bmp(data: bytes) -> tuple[int, int]:
+    """A height below zero says that the rows come from the top; the oldest kind has 16 bits for each."""
+    (header,) = unpack_from("<I", data, 14)
+    width, height = unpack_from("<HH" if header == 12 else "<ii", data, 18)
+    return abs(width), abs(height)
+
+
+def _webp(data: bytes) -> tuple[int, int]:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        wide, high = unpack_from("3s3s", data, 24)
+        return 1 + int.from_bytes(wide, "little"), 1 + int.from_bytes(high, "little")
+    if kind == b"VP8L":
+        (bits,) = unpack_from("<I", data, 21)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _tiff(data: bytes) -> tuple[int, int]:
+    """From the tags 256 and 257 of the first directory, of 16 or 32 bits each."""
+    order = "<" if data[:2] == b"II" else ">"
+    (at,) = unpack_from(f"{order}I", data, 4)
+    (count,) = unpack_from(f"{order}H", data, at)
+    found = {}
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind = unpack_from(f"{order}HH", data, entry)
+        (found[tag],) = unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, entry + 8)
+    return found[256], found[257]
+
+
+_KINDS = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp, b"RIFF": _webp, b"II": _tiff, b"MM": _tiff}
