@@ -20,7 +20,8 @@ from fervid.records import ClipResult, Frame, Observed, Person, Problem, WindowR
 class Classifier:
     """The whole pipeline, loaded and ready. Its methods may be called from several threads at once.
 
-    Sent to another process it loads the same files there again.
+    They work in this process, which a file that crashes, hangs or exhausts the decoder then does too; a process for
+    each clip is what `batch.answer_all` has. Sent to another process it loads the same files there again.
     """
 
     def __init__(self, extractor: Extractor, classifier: models.Model) -> None:

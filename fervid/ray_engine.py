@@ -186,7 +186,8 @@ class Worker:
     """Answers one clip after the other, in a process of a cluster.
 
     A worker that dies is started again by Ray and given again what it had in hand, without end. So every clip is
-    reported to `Tries` before it is begun, and one that has ended `TRIES` workers is not begun any more.
+    reported to `Tries` before it is begun, and one that has ended `TRIES` workers is not begun any more. How long a
+    clip takes is not limited, and its memory by Ray alone.
     """
 
     def __init__(self, setup: Any, tries: Any) -> None:

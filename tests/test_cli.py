@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import joblib
@@ -142,6 +143,11 @@ def test_nothing_to_work_on_is_status_3(tmp_path: Path) -> None:
         ["--adaptive", "--every-frame"],
         ["--resume", "--force", "-o", "answers.jsonl"],
         ["--jobs", "0"],
+        ["--timeout", "-1"],
+        ["--timeout", "soon"],
+        ["--memory", "-1"],
+        ["--engine", "ray", "--timeout", "9"],
+        ["--engine", "ray", "--memory", "0"],
         ["--device", "gpu"],
         ["--format", "xml"],
         ["--resume"],
@@ -395,6 +401,83 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-c", "from fervid.cli import main; main()", "classify", *map(str, arguments)]
 
 
+HARM = """
+import os, resource, signal, time
+from pathlib import Path
+from fervid import video
+
+plain = video.read
+
+def read(path, *more):
+    kind = Path(path).stem
+    if kind == "kills":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if kind == "hangs":
+        time.sleep(600)
+    if kind == "eats":
+        hoard = [bytearray(b"x" * 10_000_000) for _ in range(300)]
+        time.sleep(600)
+    if kind == "blunders":
+        1 / 0
+    return plain(path, *more)
+
+video.read = read
+"""
+HARMS = {"kills": "crashed", "hangs": "timeout", "eats": "memory", "blunders": "crashed"}
+
+
+@pytest.fixture
+def harmful(tmp_path: Path, smile: Path) -> dict[str, str]:
+    """Clips that harm the process that reads them, in a folder of their own, and the environment in which they do."""
+    (tmp_path / "clips").mkdir()
+    for name in (*HARMS, "a", "z"):
+        shutil.copy(smile, tmp_path / "clips" / f"{name}.mp4")
+    (tmp_path / "sitecustomize.py").write_text(HARM)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+
+
+def harmed(environment: dict[str, str], *arguments: object) -> tuple[int, dict[str, str | None]]:
+    """The exit status, and the code that each clip has got."""
+    done = subprocess.run(command(*arguments), env=environment, capture_output=True, timeout=120, check=False)
+    assert done.stderr == b""
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.returncode, {Path(r["path"]).stem: r["error"] and r["error"]["code"] for r in found}
+
+
+def test_clips_that_crash_hang_or_eat_memory_cost_one_record_each_and_are_tried_again(
+    harmful: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    arguments = (tmp_path / "clips", "--jobs", 1, "--memory", 900, "--timeout", "5s", "-o", output)
+    assert harmed(harmful, *arguments) == (1, {})
+    before = [json.loads(line) for line in output.read_bytes().splitlines()]
+    codes = {Path(record["path"]).stem: record["error"] and record["error"]["code"] for record in before}
+    assert codes == {"a": None, **HARMS, "z": None}
+    assert [record["status"] for record in before] == ["ok", *["error"] * 4, "ok"]
+    assert classify(tmp_path / "clips", "-o", output, "--resume", "--jobs", 2).exit_code == 0
+    after = [json.loads(line) for line in output.read_bytes().splitlines()]
+    assert after[:2] == [before[0], before[-1]]  # another limit is no reason to answer again
+    assert [record["label"] for record in after] == ["happiness"] * 6
+
+
+@pytest.mark.parametrize("kind", HARMS)
+def test_one_clip_alone_does_no_more_harm(kind: str, harmful: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "clips" / f"{kind}.mp4"
+    assert harmed(harmful, path, "--memory", 900, "--timeout", 2) == (1, {kind: HARMS[kind]})
+
+
+@pytest.mark.parametrize(
+    ("timeout", "memory", "limits"),
+    [(None, None, (3600, 4_096_000_000)), (0.5, 1, (0.5, 1_000_000)), (0.0, 0, (None, None))],
+)
+def test_limits_are_ample_unless_told_otherwise(
+    timeout: float | None, memory: int | None, limits: tuple[float | None, int | None]
+) -> None:
+    found = options.limits_of(timeout, memory)
+    assert (found.seconds, found.memory) == limits
+
+
 def heeding_interrupts() -> None:
     """What runs in the background of a shell inherits that interrupts are ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -418,16 +501,17 @@ def test_an_interrupt_leaves_whole_records_and_status_130(tmp_path: Path) -> Non
     assert b"Traceback" not in said
 
 
-def test_an_interrupt_while_workers_start_is_no_traceback(smile: Path, scenery: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupt_while_workers_start_is_no_traceback(jobs: int, smile: Path, scenery: Path) -> None:
     process = subprocess.Popen(
-        command(smile, scenery, "--jobs", 2),
+        command(*[smile, scenery][:jobs], "--jobs", jobs),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         preexec_fn=heeding_interrupts,
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(processes.alive(process.pid)) < 4:  # two workers, and their tracker
+    while time.monotonic() < deadline and len(processes.alive(process.pid)) < jobs + 2:  # and their tracker
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -448,9 +532,10 @@ def test_the_installed_command_starts_workers(smile: Path, scenery: Path, tmp_pa
 @pytest.mark.parametrize(
     ("clips", "jobs", "threads", "expected"),
     [
-        (1, None, None, (0, 8)),
-        (1, 4, None, (0, 8)),
-        (1, None, 3, (0, 3)),
+        (0, None, None, (1, 8)),
+        (1, None, None, (1, 8)),
+        (1, 4, None, (1, 8)),
+        (1, None, 3, (1, 3)),
         (2, None, None, (2, 4)),
         (2, 1, None, (1, 8)),
         (3, None, None, (3, 2)),
@@ -519,6 +604,28 @@ def test_a_closed_pipe_ends_quietly(jobs: int, smile: Path, tmp_path: Path) -> N
     process.stderr.close()
     assert (process.wait(30), said) == (0, b"")
     assert processes.gone(process.pid)
+
+
+def test_an_interrupt_does_not_wait_for_a_clip_that_is_alone(endless: Path) -> None:
+    process = subprocess.Popen(
+        command(endless, "--every-frame"), stderr=subprocess.PIPE, preexec_fn=heeding_interrupts, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(works_on(endless, pid) for pid in processes.alive(process.pid)):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    started = time.monotonic()
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.count(b"\n")) == (130, 1)
+    assert time.monotonic() - started < 10
+    assert processes.gone(process.pid)
+
+
+def works_on(clip: Path, process_id: int) -> bool:
+    """Whether a process has a file open."""
+    with suppress(OSError):
+        return any(link.resolve() == clip for link in Path(f"/proc/{process_id}/fd").iterdir())
+    return False
 
 
 def test_an_interrupt_does_not_wait_for_a_long_clip(smile: Path, endless: Path, tmp_path: Path) -> None:

@@ -567,6 +567,22 @@ def test_no_more_than_a_day_of_a_clip_is_looked_at(
     assert error is None or f"{path} goes on for longer than 24 hours" in error.message
 
 
+@pytest.mark.parametrize(("sampling", "count"), [(EVERY, 12), (Sampling(), 1)])
+def test_time_that_stands_still_gives_frames_without_duration(tmp_path: Path, sampling: Sampling, count: int) -> None:
+    path = tmp_path / "still.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for image in steps(COUNT):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                packet.pts = packet.dts = packet.duration = 0
+                container.mux(packet)
+    frames, error = drain(path, sampling)
+    assert (len(frames), error) == (count, None)
+    assert {frame.time for frame in frames} == {0}
+    assert sum(frame.duration for frame in frames) < 0.1
+
+
 # What names other files
 
 
