@@ -19,6 +19,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO, TypeAlias, cast
 
 import av
@@ -214,8 +215,9 @@ class _Decoded:
 
 def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Generator[_Decoded]:
     """Every frame up to `sampling.end`, each once the next tells how long it lasted; then raises what was wrong."""
+    nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)  # a name can be taken for a pattern
     try:
-        container = av.open(file, "r", options=_ALONE, metadata_errors="ignore")
+        container = av.open(nameless, "r", options=_ALONE, metadata_errors="ignore")
     except av.FFmpegError as error:
         raise _refusal(path, file) from error
     except OSError as error:

@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -325,7 +327,9 @@ def test_workers_end_with_the_process_that_started_them(number: int, tmp_path: P
     assert run.communicate(timeout=10)[1] == b""
 
 
-def test_a_worker_loads_its_work_and_answers_until_the_pipe_is_closed() -> None:
+@contextmanager
+def serving(work: Callable[[int], int]) -> Iterator[Connection]:
+    """A worker in this process, which has its work."""
     ours, theirs = multiprocessing.Pipe()
     ended: list[type[BaseException]] = []
 
@@ -337,18 +341,37 @@ def test_a_worker_loads_its_work_and_answers_until_the_pipe_is_closed() -> None:
 
     thread = threading.Thread(target=serve)
     thread.start()
-    ours.send(fail)
-    assert ours.recv() is None
-    for item in (1, 2, 3):
-        ours.send(item)
-    assert ours.recv() == (1, None)
-    answer, problem = ours.recv()
-    assert (answer, type(problem)) == (None, OutputError)
-    assert ours.recv() == (3, None)
-    ours.close()
-    thread.join(10)
-    theirs.close()
+    with theirs:
+        with ours:
+            ours.send(work)
+            assert ours.recv() is None
+            yield ours
+        thread.join(10)
     assert ended == [EOFError]
+
+
+def test_a_worker_loads_its_work_and_answers_until_the_pipe_is_closed() -> None:
+    with serving(fail) as pipe:
+        for item in (1, 2, 3):
+            pipe.send(item)
+        assert pipe.recv() == (1, None)
+        answer, problem = pipe.recv()
+        assert (answer, type(problem)) == (None, OutputError)
+        assert pipe.recv() == (3, None)
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "said"),
+    [(exhaust, "memory", "MemoryError"), (blunder, "crashed", "ZeroDivisionError: .*, test_workers.py line")],
+)
+def test_a_worker_tells_what_an_item_did_to_it_and_goes_on(work: Callable[[int], int], code: str, said: str) -> None:
+    with serving(work) as pipe:
+        pipe.send(1)
+        pipe.send(0)
+        answer, death = pipe.recv()
+        assert (answer, death.problem("a.mp4").code) == (None, code)
+        assert re.match(said, str(death))
+        assert pipe.recv()[1] is None
 
 
 def test_a_worker_that_cannot_load_its_work_says_why_and_ends() -> None:
