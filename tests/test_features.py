@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -26,6 +27,7 @@ from fervid.extract import Extractor, Options
 from fervid.features import IDENTITY, Row, Table, extract, pooled
 from fervid.records import ClipFeatures, Frame, Observed
 from fervid.video import Sampling, read_pictures
+from fervid.workers import Limits
 from scenes import CYAN, MAGENTA, YELLOW
 
 
@@ -296,7 +298,7 @@ def test_rows_come_in_the_order_of_the_clips(
 
 
 class Fragile(Extractor):
-    """Brings its process down at a face on the left."""
+    """Brings its process down at a face on the left, and hangs at one on the right."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return Fragile, super().__reduce__()[1]
@@ -305,19 +307,22 @@ class Fragile(Extractor):
         for one in super().observe(stream):
             if one.shares and one.faces[0].box[0] < 64:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if one.shares and one.faces[0].box[0] > 128:
+                time.sleep(600)
             yield one
 
 
-def test_a_clip_that_brings_down_a_worker_is_told_in_its_row(four: list[Sample], tmp_path: Path) -> None:
+def test_a_clip_that_brings_down_a_worker_or_hangs_is_told_in_its_row(four: list[Sample], tmp_path: Path) -> None:
     plain = scenes.extractor(tmp_path)
-    image = np.roll(scenes.picture(YELLOW), -32, axis=1)
-    (tmp_path / "deadly").mkdir()
-    assert cv2.imwrite(str(tmp_path / "deadly" / "0.png"), image)
-    given = [four[0], sample(tmp_path / "deadly"), four[1]]
-    rows = list(extract(given, Fragile(plain.detector, plain.network, plain.options), tmp_path / "cache", 1))
+    for name, aside in (("deadly", -32), ("endless", 96)):
+        (tmp_path / name).mkdir()
+        assert cv2.imwrite(str(tmp_path / name / "0.png"), np.roll(scenes.picture(YELLOW), aside, axis=1))
+    given = [four[0], sample(tmp_path / "deadly"), sample(tmp_path / "endless"), four[1]]
+    extractor = Fragile(plain.detector, plain.network, plain.options)
+    rows = list(extract(given, extractor, tmp_path / "cache", 1, limits=Limits(seconds=2)))
     assert [row.sample for row in rows] == given
-    assert [row.problem and row.problem.code for row in rows] == [None, "crashed", None]
-    assert str(tmp_path / "deadly") in rows[1].problem.message
+    assert [row.problem and row.problem.code for row in rows] == [None, "crashed", "timeout", None]
+    assert all(str(row.sample.path) in row.problem.message for row in rows[1:3])
 
 
 # Tables

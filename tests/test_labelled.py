@@ -18,6 +18,7 @@ import clips
 import scenes
 import toys
 from fervid import cli, evaluate, fit, models
+from fervid.errors import UsageError
 from fervid.features import IDENTITY, Table
 from scenes import CYAN, MAGENTA, YELLOW
 
@@ -90,6 +91,19 @@ def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a clip was looked at")
 
     monkeypatch.setattr("fervid.features.pooled", looked)
+
+
+@pytest.mark.parametrize("command", ["features", "train", "evaluate"])
+def test_every_command_that_looks_at_clips_takes_limits(
+    command: str, place: Path, fervid: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*arguments: object) -> Iterator[object]:
+        raise UsageError(f"with {arguments[-1]}")
+
+    monkeypatch.setattr("fervid.features.extract", refusing)
+    output = {"features": ["-o", tmp_path / "f.npz"], "train": ["-o", tmp_path / "m.onnx"]}.get(command, [])
+    result = fervid(command, place / "list.csv", *output, "--timeout", "1:30", "--memory", "500")
+    refused(result, 2, r"with Limits\(seconds=90.0, memory=500000000\)")
 
 
 def parsed(result: Result) -> Any:
