@@ -1,4 +1,4 @@
-"""Frame and face -> the square crop that every network sees: one preprocessing for training, export and inference."""
+"""Frame and face -> the square crop that a network sees: one preprocessing for training, export and inference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fervid.halve import halved
 from fervid.records import Face, Image
 
 MARGIN = 0.1
-"""Share of the box's longer side that is added on each side. The network's card repeats it; the loader compares."""
+"""Share of the box's longer side that is added on each side, of the networks that are trained here."""
 
 
 def roll(face: Face) -> float:

@@ -6,7 +6,7 @@ The file takes `features` (n, d) float32, the statistics that its card names in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,20 @@ import onnxruntime
 
 from fervid.errors import ModelIncompatible, UsageError
 from fervid.records import Answer, ClipFeatures
+
+
+def belongs(card: Mapping[str, Any], sha256s: Iterable[str], expressions: Sequence[str]) -> bool:
+    """Whether a clip classifier goes with a network.
+
+    Args:
+        card: The classifier's. It names the network that it was fitted on by SHA-256; one that was fitted on none, and
+            takes only what the network says of each face, names the classes of that: `network_expressions`.
+        sha256s: Of the network, and of what that was quantised from.
+        expressions: The classes of the network.
+    """
+    if "network_expressions" in card:
+        return list(card["network_expressions"]) == list(expressions)
+    return card["network_sha256"] in sha256s
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ def classify(
     attributes: Attributes = False,
     adaptive: Adaptive = False,
     labels: Labels = None,
-    classifier: ClassifierName = "emotion8",
+    classifier: ClassifierName = None,
     network: NetworkName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
     device: Device = "cpu",
@@ -253,7 +253,7 @@ def timeline(
     min_face: MinFace = None,
     attributes: Attributes = False,
     labels: Labels = None,
-    classifier: ClassifierName = "emotion8",
+    classifier: ClassifierName = None,
     network: NetworkName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
     device: Device = "cpu",
@@ -354,34 +354,43 @@ def _listed(source: Path | None, nul: bool) -> list[str]:
 
 @models_app.command("list")
 def models_list() -> None:
-    """Every shipped model, what it is for, its size and licence."""
-    from fervid.models import manifest
+    """Every model, what it is for, its size and licence; those that others publish can be pulled."""
+    from fervid.models import manifest, place
 
-    for name, entry in manifest().items():
-        print(f"{name:16} {entry['kind']:11} {entry['bytes'] / 1e6:6.1f} MB  {entry['licence']}")
+    for name, entry in [*manifest().items(), *manifest("optional").items()]:
+        file = place(entry)
+        size = f"{file.stat().st_size / 1e6:6.1f} MB" if file.is_file() else "not pulled"
+        print(f"{name:16} {entry['kind']:11} {size:>10}  {entry['licence']}")
 
 
 @models_app.command("info")
 def models_info(name: Annotated[str, typer.Argument(help="A name from `fervid models list`.")]) -> None:
     """The card of a model: data, licence, recipe, figures, limits."""
-    print(json.dumps(dict(_entry(name)), indent=2, ensure_ascii=False))
+    from fervid.models import entry_of, place, verify
+
+    entry = dict(entry_of(name))
+    if "sha256" not in entry and place(entry).is_file():
+        entry["sha256"] = verify(name).identity.sha256
+    print(json.dumps(entry, indent=2, ensure_ascii=False))
 
 
 @models_app.command("path")
 def models_path(name: Annotated[str, typer.Argument(help="A name from `fervid models list`.")]) -> None:
-    """Where the file of a model lies."""
-    from fervid.models import folder
+    """Where the file of a model lies, or will lie when it is pulled."""
+    from fervid.models import entry_of, place
 
-    print(folder() / _entry(name)["file"])
+    print(place(entry_of(name)))
 
 
 @models_app.command("verify")
-def models_verify(names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None) -> None:
-    """Compare files and cards with the manifest, by SHA-256."""
-    from fervid.models import manifest, verify
+def models_verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
+) -> None:
+    """Compare files and cards with the manifest, by SHA-256 or, where their authors give none, by the id in git."""
+    from fervid.models import here, verify
 
     failures = 0
-    for name in names or list(manifest()):
+    for name in names or here():
         try:
             print(f"ok      {name:16} {verify(name).identity.sha256}")
         except ModelError as error:
@@ -390,13 +399,24 @@ def models_verify(names: Annotated[list[str] | None, typer.Argument(help="Defaul
     raise typer.Exit(MODEL if failures else OK)
 
 
-def _entry(name: str) -> Mapping[str, Any]:
-    from fervid.errors import ModelNotFound
-    from fervid.models import manifest
+@models_app.command(
+    "pull", epilog="Example: `fervid models pull yunet hsemotion-b0`, then `fervid classify --network hsemotion-b0 ...`"
+)
+def models_pull(
+    names: Annotated[list[str], typer.Argument(help="Optional models from `fervid models list`.")],
+    progress: Show = "auto",
+) -> None:
+    """Fetch models that others publish into the user's data folder: verified, and continued where it broke off.
 
-    if name not in manifest():
-        raise ModelNotFound(f"no shipped model is named {name!r}; there are {', '.join(manifest())}")
-    return manifest()[name]
+    No other command reaches the network. HTTPS_PROXY names a proxy.
+    """
+    from fervid.models import entry_of, place
+    from fervid.pull import pull
+
+    for name in names:
+        fetched = pull(name, progress)
+        print(f"{name} is here now" if fetched else f"{name} was here already", file=sys.stderr)
+        print(place(entry_of(name)))
 
 
 @app.command()

@@ -44,7 +44,7 @@ def checks() -> Iterator[Check]:
     yield Check("onnxruntime", True, onnxruntime.__version__)  # which of its packages is installed does not matter
     yield Check("providers", True, ", ".join(onnxruntime.get_available_providers()))
     try:
-        names = list(models.manifest())
+        names = models.here()
     except ModelError as error:
         yield Check("models", False, error.message)
         return

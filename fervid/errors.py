@@ -26,6 +26,7 @@
     └── ModelError            the models: nothing can be answered
         ├── ModelNotFound         model_not_found
         ├── ModelUnverified       model_unverified
+        ├── DownloadFailed        download_failed
         └── ModelIncompatible     model_incompatible
 
 A message says what is wrong, with which file, and what to try.
@@ -185,6 +186,12 @@ class ModelUnverified(ModelError):
     """The file is not the one that the manifest names: its SHA-256 differs."""
 
     code = "model_unverified"
+
+
+class DownloadFailed(ModelError):
+    """A model cannot be fetched, or not be written; what has arrived is kept."""
+
+    code = "download_failed"
 
 
 class ModelIncompatible(ModelError):

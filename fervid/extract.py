@@ -14,17 +14,18 @@ import numpy as np
 
 from fervid import models, video
 from fervid.ahead import ahead
-from fervid.align import MARGIN, crop
+from fervid.align import crop
 from fervid.detect import Detector
 from fervid.errors import InputError, ModelIncompatible
 from fervid.follow import Follower
 from fervid.gather import Followed, Seen, gather
 from fervid.models import ONNX_ERRORS
-from fervid.network import BATCH, FaceNetwork
+from fervid.network import BATCH, FaceNetwork, empty
 from fervid.records import Face, Frame, Image, Observed
 from fervid.track import TrackingRule
 from fervid.video import Sampling
 
+_BY_OVERLAP = {"same_face": -1.0, "same_person": 2.0}  # cosines that every face has, and none
 _Found = tuple[float, float, list[Face], list[float]]  # time, duration, faces and shares of a frame, as in `Observed`
 
 
@@ -81,13 +82,8 @@ class Extractor:
             threads: How many threads to decode with; 0 leaves it to the decoder.
 
         Raises:
-            ModelIncompatible: The network was trained on another crop, or a model does not do what its card says.
+            ModelIncompatible: A model does not do what its card says.
         """
-        if network.card["margin"] != MARGIN:
-            raise ModelIncompatible(
-                f"{network.identity.name} was trained on crops with a margin of {network.card['margin']},"
-                f" this version cuts {MARGIN}; export it again"
-            )
         self.options = options
         self.detector, self.network = detector, network
         self._threads = threads
@@ -100,9 +96,16 @@ class Extractor:
         with fitting(network):
             self._embed = FaceNetwork(network.session, network.card)
             self._crop_size = int(network.card["input"]["size"])
-            self.rule = TrackingRule(float(detector.card["open_score"]), **network.card["same_person"])
+            self._margin = float(network.card["margin"])
+            if not 0 <= self._margin <= 1:
+                raise ValueError(f"a margin of {self._margin}")
+            same = network.card.get("same_person", _BY_OVERLAP)
+            self.rule = TrackingRule(float(detector.card["open_score"]), **same)
+            black = self._embed(np.zeros((1, self._crop_size, self._crop_size, 3), np.uint8))
+            if black.widths != (said := empty(network.card).widths):
+                raise ValueError(f"outputs as wide as {black.widths}, not {said}")
             self.tried = Followed()
-            self.tried.pool.update_group(self._embed(np.zeros((1, self._crop_size, self._crop_size, 3), np.uint8)))
+            self.tried.pool.update_group(black)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Extractor, (self.detector, self.network, self.options, self._threads)
@@ -177,7 +180,7 @@ class Extractor:
                 faces = find(frame)
                 shares = [face.area / frame.image[..., 0].size for face in faces]
                 batch.append((frame.time, frame.duration, faces, shares))
-                crops += [crop(frame.image, face, self._crop_size) for face in faces]
+                crops += [crop(frame.image, face, self._crop_size, self._margin) for face in faces]
                 if max(len(batch), len(crops)) >= BATCH:
                     yield batch, np.array(crops, np.uint8)
                     batch, crops = [], []

@@ -123,10 +123,11 @@ def pooled(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int
 
 
 def _lean(features: ClipFeatures, face: str) -> ClipFeatures:
-    """What a classifier may be fitted on, and the identity to group people by."""
+    """What a classifier may be fitted on, and the identity to group people by, if the network knows it."""
     plain = [f"{name}.{kind}" for name in ("embedding", "expression") for kind in STATISTICS]
     spread = [f"{name}.spread.{kind}" for name in ("embedding", "expression") for kind in STATISTICS]
-    names = (*plain, *(spread if face == "all" else ()), IDENTITY)
+    known = (IDENTITY,) if IDENTITY in features.statistics else ()
+    names = (*plain, *(spread if face == "all" else ()), *known)
     return ClipFeatures({name: features.statistics[name] for name in names}, features.count)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fervid import classify
 from fervid.adaptive import levels, stops
 from fervid.errors import ModelIncompatible
 from fervid.evaluate import compare
@@ -23,7 +24,7 @@ def belongs(model: Model, about: Mapping[str, Any]) -> None:
     Raises:
         ModelIncompatible: It was.
     """
-    if model.card["network_sha256"] != about["network_sha256"]:
+    if not classify.belongs(model.card, (about["network_sha256"],), about.get("expressions", ())):
         raise ModelIncompatible(
             f"{model.identity.name} was fitted on another network than {about['network']}; name its --network"
         )

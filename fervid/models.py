@@ -1,8 +1,13 @@
 """Name or path -> a verified ONNX file, its card and an onnxruntime session.
 
 The shipped models lie in the top-level folder `models/` (in a wheel: `fervid/_models/`) beside `manifest.json`, which
-gives the SHA-256 of each. A file is read once, hashed, and handed to onnxruntime from memory, so what was verified is
+gives the SHA-256 of each. It names optional models too, which others have published and `fervid models pull` fetches
+into the user's data folder. A file is read once, hashed, and handed to onnxruntime from memory, so what was verified is
 what runs, and a model cannot pull in other files.
+
+An optional model whose authors give no SHA-256 is pinned by the id of its blob in their git repository, `git_blob`: the
+SHA-1 of its length and content. To find another file with the SHA-1 of one that exists is beyond anybody; only someone
+who made both could have two, and that is who published it.
 """
 
 from __future__ import annotations
@@ -10,13 +15,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import onnxruntime
+import platformdirs
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
 from fervid.errors import ModelIncompatible, ModelNotFound, ModelUnverified, UsageError
@@ -34,22 +41,28 @@ REQUIRED: Mapping[Kind, frozenset[str]] = {
             "margin",
             "embedding",
             "expressions",
-            "ethnicities",
-            "genders",
-            "first_age",
-            "identity",
-            "same_person",
         }
     ),
-    "classifier": frozenset({"labels", "statistics", "network_sha256"}),
+    "classifier": frozenset({"labels", "statistics"}),
     "regressor": frozenset({"target", "statistics", "network_sha256"}),
 }
 TENSORS: Mapping[Kind, frozenset[str]] = {
     "detector": frozenset({"images", "boxes", "landmarks", "scores"}),
-    "network": frozenset({"crops", "embedding", "expression", "age", "gender", "ethnicity", "identity"}),
+    "network": frozenset({"crops", "embedding", "expression"}),
     "classifier": frozenset({"features", "probabilities"}),
     "regressor": frozenset({"features", "value"}),
 }
+HEADS: Mapping[str, frozenset[str]] = {
+    "age": frozenset({"first_age"}),
+    "gender": frozenset({"genders"}),
+    "ethnicity": frozenset({"ethnicities"}),
+    "identity": frozenset({"identity", "same_person"}),
+}
+"""Outputs that a network may lack, and what its card says of those that it has."""
+PINS = frozenset({"file", "url", "bytes", "limit", "sha256", "git_blob"})
+"""What an entry of the manifest says of the file; the rest is the card."""
+LARGEST = 2**29  # bytes of a model file
+LARGEST_INPUT = 2048  # pixels of a side
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 ONNX_ERRORS = (
     onnx_errors.Fail,
@@ -100,56 +113,150 @@ def folder() -> Path:
 
 
 @cache
-def manifest() -> Mapping[str, Mapping[str, Any]]:
-    """Name -> entry (file, bytes, sha256 and the card) of every shipped model.
+def manifest(section: Literal["models", "optional"] = "models") -> Mapping[str, Mapping[str, Any]]:
+    """Name -> entry (file, bytes, digest and the card) of every shipped model, or of those that can be pulled.
 
     Raises:
         ModelUnverified: The manifest is damaged.
     """
     path = folder() / "manifest.json"
     try:
-        models: Mapping[str, Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["models"]
-        if all({"file", "sha256", "kind"} <= entry.keys() for entry in models.values()):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        models: Mapping[str, Mapping[str, Any]] = content["models"] if section == "models" else content.get(section, {})
+        if all(_whole(entry, section) for entry in models.values()):
             return models
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise ModelUnverified(f"{path} is damaged; install fervid again")
 
 
+def _whole(entry: Mapping[str, Any], section: str) -> bool:
+    if section == "models":
+        return {"file", "sha256", "kind"} <= entry.keys()
+    named = {"file", "url", "kind", "name", "published"} <= entry.keys()
+    return named and not entry.keys().isdisjoint({"bytes", "limit"}) and not entry.keys().isdisjoint(_DIGESTS)
+
+
+def entry_of(name: str) -> Mapping[str, Any]:
+    """What the manifest says of a shipped or an optional model.
+
+    Raises:
+        ModelNotFound: No model has that name.
+    """
+    for models in (manifest(), manifest("optional")):
+        if name in models:
+            return models[name]
+    raise ModelNotFound(f"no model is named {name!r}; there are {', '.join((*manifest(), *manifest('optional')))}")
+
+
+def place(entry: Mapping[str, Any]) -> Path:
+    """Where the file of a model lies, or of an optional one will lie."""
+    if "url" in entry:
+        return platformdirs.user_data_path("fervid") / "models" / str(entry["file"])
+    return folder() / str(entry["file"])
+
+
+def here() -> list[str]:
+    """Names of the shipped models, and of the optional ones that were pulled."""
+    return [*manifest(), *(name for name, entry in manifest("optional").items() if place(entry).is_file())]
+
+
+def differs(data: bytes, entry: Mapping[str, Any]) -> str:
+    """How the digest of a file differs from that of its entry in the manifest; nothing if it does not."""
+    for name, digest in _DIGESTS.items():
+        if name in entry and (found := digest(data)) != entry[name]:
+            return f"its {_SPOKEN[name]} is {found}, not {entry[name]}"
+    return ""
+
+
+def _git_blob(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+_DIGESTS: Mapping[str, Callable[[bytes], str]] = {
+    "sha256": lambda data: hashlib.sha256(data).hexdigest(),
+    "git_blob": _git_blob,
+}
+_SPOKEN = {"sha256": "SHA-256", "git_blob": "git blob id"}
+
+
 def load(name: str, kind: Kind, threads: int = 1, device: Device = "cpu") -> Model:
     """Find a model by its name in the manifest or by the path of a file, verify it and open it.
 
     Args:
-        name: Manifest name, or the path of an ONNX file with a card.
+        name: Manifest name, or the path of an ONNX file with a card or of one that is an optional model.
         kind: What the model is needed for.
         threads: How many threads one call of the session may use.
         device: Where to run; `auto` is a GPU if one can be used, and the CPU otherwise.
 
     Raises:
         UsageError: There is no such device, or it cannot be used.
-        ModelNotFound: Neither a known name nor a file.
-        ModelUnverified: The file of a shipped model is not the one that the manifest names.
-        ModelIncompatible: No ONNX model, no card, or the card of another kind.
+        ModelNotFound: Neither a known name nor a file, or an optional model that was not pulled.
+        ModelUnverified: The file of a known model is not the one that the manifest names.
+        ModelIncompatible: No ONNX model, no card, the card of another kind, or more than a model may ask for.
     """
     if device not in get_args(Device):
         raise UsageError(f"a device is {', '.join(get_args(Device))}, not {device!r}")
-    entry = manifest().get(name)
-    path = folder() / entry["file"] if entry else Path(name)
+    entry = manifest().get(name) or manifest("optional").get(name)
+    optional = entry is not None and "url" in entry
+    path = place(entry) if entry else Path(name)
+    advice = f"`fervid models pull {name}` fetches it" if optional else "install fervid again"
     try:
-        data = path.read_bytes()
+        data = _read(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        advice = "install fervid again" if entry else _choice(kind)
-        raise ModelNotFound(f"{kind} {str(path) if entry else name!r} cannot be read ({reason}); {advice}") from error
-    sha256 = hashlib.sha256(data).hexdigest()
-    if entry and sha256 != entry["sha256"]:
-        raise ModelUnverified(
-            f"{path} is not the file that was shipped: its SHA-256 is {sha256}, not {entry['sha256']};"
-            " install fervid again"
-        )
-    session = _session(data, path, kind, threads, device)
+        if optional and isinstance(error, FileNotFoundError):
+            raise ModelNotFound(f"the optional {kind} {name} is not here yet; {advice}") from error
+        raise ModelNotFound(
+            f"{kind} {str(path) if entry else name!r} cannot be read ({reason}); {advice if entry else _choice(kind)}"
+        ) from error
+    if entry and (difference := differs(data, entry)):
+        theirs = "published" if optional else "shipped"
+        raise ModelUnverified(f"{path} is not the file that was {theirs}: {difference}; {advice}")
+    try:
+        content = data if entry and not optional else _understood(data)
+    except ValueError as error:
+        raise _unfit(path, kind, error) from error
+    session = _session(content, path, kind, threads, device)
     card = _card(session, path, kind)
-    return Model(ModelIdentity(str(card.get("name", path.stem)), sha256), path, card, session, threads, device)
+    identity = ModelIdentity(str(card.get("name", path.stem)), hashlib.sha256(data).hexdigest())
+    return Model(identity, path, card, session, threads, device)
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of an ordinary file that is not too large.
+
+    Raises:
+        ModelIncompatible: It is too large.
+        OSError: It cannot be read, or is none.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no file")
+    if found.st_size > LARGEST:
+        raise ModelIncompatible(f"{path} has {found.st_size:,} bytes, and a model {LARGEST:,} at most; name another")
+    with path.open("rb") as file:
+        return file.read(LARGEST)
+
+
+def _understood(data: bytes) -> bytes:
+    """A file as onnxruntime may have it: optional models, wherever they lie, are made to fit, others are looked at.
+
+    Raises:
+        ValueError: It is not built as it should be.
+    """
+    from fervid import adapt, guard  # which import onnx, and shipped models do without
+
+    for entry in manifest("optional").values():
+        if not differs(data, entry):
+            return adapt.adapted(data, {key: value for key, value in entry.items() if key not in PINS})
+    guard.check(data)
+    return data
+
+
+def _unfit(path: Path, kind: Kind, error: Exception) -> ModelIncompatible:
+    reason = (str(error).splitlines() or ["empty"])[0]
+    return ModelIncompatible(f"{path} is no ONNX model that can be run ({reason}); {_choice(kind)}")
 
 
 def _again(identity: ModelIdentity, path: Path, kind: Kind, threads: int, device: Device) -> Model:
@@ -165,16 +272,14 @@ def _again(identity: ModelIdentity, path: Path, kind: Kind, threads: int, device
 
 
 def verify(name: str) -> Model:
-    """Load a shipped model and compare its card with the manifest.
+    """Load a shipped or optional model and compare its card with the manifest.
 
     Raises:
         ModelError: As `load`; and `ModelUnverified` if the two cards differ.
     """
-    entry = manifest().get(name)
-    if entry is None:
-        raise ModelNotFound(f"no shipped model is named {name!r}; `fervid models list` shows them")
+    entry = entry_of(name)
     model = load(name, entry["kind"])
-    card = {key: value for key, value in entry.items() if key not in ("file", "bytes", "sha256")}
+    card = {key: value for key, value in entry.items() if key not in PINS}
     differing = sorted(key for key in card.keys() | model.card.keys() if card.get(key) != model.card.get(key))
     if differing:
         raise ModelUnverified(
@@ -196,8 +301,7 @@ def _session(data: bytes, path: Path, kind: Kind, threads: int, device: Device) 
     try:
         session = _open(data, threads, CPU)
     except ONNX_ERRORS as error:
-        reason = str(error).splitlines()[0]
-        raise ModelIncompatible(f"{path} is no ONNX model that can be run ({reason}); {_choice(kind)}") from error
+        raise _unfit(path, kind, error) from error
     if device == "cuda":
         raise UsageError(f"the device cuda cannot be used: {reason}, or use cpu or auto")
     return session
@@ -240,9 +344,26 @@ def _card(session: onnxruntime.InferenceSession, path: Path, kind: Kind) -> Mapp
         rates = (found, kind) == ("regressor", "classifier")
         hint = " (`fervid evaluate` measures it; to classify, train one without --target)" if rates else ""
         raise ModelIncompatible(f"{path} is a model of the kind {found} and a {kind} is needed{hint}; {_choice(kind)}")
-    if missing := sorted(REQUIRED[kind] - card.keys()):
-        raise ModelIncompatible(f"the card of {path} lacks {', '.join(missing)}; export the model again")
     tensors = {tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())}
-    if missing := sorted(TENSORS[kind] - tensors):
+    needed, said = set(TENSORS[kind]), set(REQUIRED[kind])
+    for output, keys in HEADS.items() if kind == "network" else ():
+        if output in tensors or not keys.isdisjoint(card):
+            needed.add(output)
+            said |= keys
+    if kind == "classifier" and "network_expressions" not in card:  # it goes with one network, or with those classes
+        said.add("network_sha256")
+    if missing := sorted(said - card.keys()):
+        raise ModelIncompatible(f"the card of {path} lacks {', '.join(missing)}; export the model again")
+    if missing := sorted(needed - tensors):
         raise ModelIncompatible(f"{path} has no input or output named {', '.join(missing)}; export the model again")
+    if "input" in said and not _sane(card["input"]):
+        raise ModelIncompatible(
+            f"the card of {path} must say input.size, of 1 to {LARGEST_INPUT} pixels; export the model again"
+        )
     return card
+
+
+def _sane(spec: Any) -> bool:
+    """Whether pictures of that size fit into memory."""
+    size = spec.get("size") if isinstance(spec, dict) else None
+    return isinstance(size, int) and 1 <= size <= LARGEST_INPUT

@@ -2,12 +2,12 @@
 
 The file takes `crops` (n, 3, s, s) float32, scaled as its card says, and gives `embedding` (n, d), `expression`
 (n, c) probabilities, `age` (n, years) probabilities, `gender` (n,), `ethnicity` (n, e) probabilities and `identity`
-(n, i). Labels, size, colour order, mean and scale are the card's: nothing here knows them.
+(n, i); it may lack the last four. Labels, size, colour order, mean and scale are the card's: nothing here knows them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import onnxruntime
 from fervid.records import FaceScores, Floats, Image
 
 BATCH = 8
-_OUTPUTS = ["embedding", "expression", "age", "gender", "ethnicity", "identity"]
+OUTPUTS = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,12 @@ class FaceNetwork:
     session: onnxruntime.InferenceSession
     card: Mapping[str, Any]
 
+    @property
+    def outputs(self) -> list[str]:
+        """What it estimates."""
+        given = {tensor.name for tensor in self.session.get_outputs()}
+        return [name for name in OUTPUTS if name in given]
+
     def __call__(self, crops: Image) -> FaceScores:
         """Score crops, `BATCH` at a time.
 
@@ -43,13 +49,17 @@ class FaceNetwork:
         """
         if not len(crops):
             return empty(self.card)
-        chunks = [self._score(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
-        columns = dict(zip(_OUTPUTS, map(np.concatenate, zip(*chunks, strict=True)), strict=True))
-        return FaceScores(**{**columns, "age": expected_age(columns["age"], self.card["first_age"])})
+        outputs = self.outputs
+        chunks = [self._score(outputs, crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
+        columns = dict(zip(outputs, map(np.concatenate, zip(*chunks, strict=True)), strict=True))
+        if "age" in columns:
+            columns["age"] = expected_age(columns["age"], self.card["first_age"])
+        lacking = np.zeros((len(crops), 0), np.float32)
+        return FaceScores(**{name: columns.get(name, lacking) for name in OUTPUTS})
 
-    def _score(self, crops: Image) -> list[Floats]:
-        outputs: list[Floats] = self.session.run(_OUTPUTS, {"crops": scaled(crops, self.card)})
-        return outputs
+    def _score(self, outputs: Sequence[str], crops: Image) -> list[Floats]:
+        scores: list[Floats] = self.session.run(outputs, {"crops": scaled(crops, self.card)})
+        return scores
 
 
 def scaled(crops: Image, card: Mapping[str, Any]) -> Floats:
@@ -65,9 +75,10 @@ def scaled(crops: Image, card: Mapping[str, Any]) -> Floats:
 def empty(card: Mapping[str, Any]) -> FaceScores:
     """No rows, with the widths of that network."""
     none = np.zeros(0, np.float32)
-    widths = card["embedding"], len(card["expressions"]), len(card["ethnicities"]), card["identity"]
+    widths = card["embedding"], len(card["expressions"]), len(card.get("ethnicities", ())), card.get("identity", 0)
     embedding, expression, ethnicity, identity = (none.reshape(0, width) for width in widths)
-    return FaceScores(embedding, expression, none, none, ethnicity, identity)
+    age, gender = (none if name in card else none.reshape(0, 0) for name in ("first_age", "genders"))
+    return FaceScores(embedding, expression, age, gender, ethnicity, identity)
 
 
 def expected_age(probabilities: Floats, first: int) -> Floats:

@@ -72,7 +72,10 @@ MinFace = Annotated[
 Attributes = Annotated[
     bool, setting("--attributes/--no-attributes", "Estimate age, gender and ethnicity of each person.")
 ]
-ClassifierName = Annotated[str, setting("--classifier", "Clip classifier: a name or an ONNX file.")]
+ClassifierName = Annotated[
+    str | None,
+    setting("--classifier", "Clip classifier: a name or an ONNX file.", show_default="what goes with the network"),
+]
 NetworkName = Annotated[str, setting("--network", "Face network: a name or an ONNX file.")]
 DetectorName = Annotated[str, setting("--detector", "Face detector: a name or an ONNX file.")]
 Jobs = Annotated[

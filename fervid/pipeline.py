@@ -10,11 +10,14 @@ from typing import Any
 
 from fervid import models
 from fervid.adaptive import levels
-from fervid.classify import ClipClassifier
-from fervid.errors import InputError, ModelIncompatible
+from fervid.classify import ClipClassifier, belongs
+from fervid.errors import InputError, ModelIncompatible, UsageError
 from fervid.extract import Extractor, Options, fitting, load_extractor
 from fervid.gather import Followed, Seen, Windows, gather, windows
 from fervid.records import ClipResult, Frame, Observed, Person, Problem, WindowResult
+
+ATTRIBUTES = {"age": "first_age", "gender": "genders", "ethnicity": "ethnicities"}
+"""What `Options.attributes` asks for, and what the card of a network that estimates it says of it."""
 
 
 class Classifier:
@@ -33,15 +36,24 @@ class Classifier:
 
         Raises:
             ModelIncompatible: The classifier was fitted on another network, or does not do what its card says.
-            UsageError: The options name labels that it does not have, or it cannot be asked early.
+            UsageError: The options name labels that it does not have, it cannot be asked early, or the network
+                estimates no attributes.
         """
-        network = extractor.network
-        if classifier.card["network_sha256"] not in (network.identity.sha256, network.card.get("quantised_from", "")):
+        network, options = extractor.network, extractor.options
+        known_as = (network.identity.sha256, network.card.get("quantised_from", ""))
+        if not belongs(classifier.card, known_as, network.card["expressions"]):
+            theirs = str(classifier.card.get("network_sha256", "of other expressions"))
             raise ModelIncompatible(
-                f"{classifier.identity.name} was fitted on network {classifier.card['network_sha256'][:12]},"
+                f"{classifier.identity.name} was fitted on network {theirs[:12] if len(theirs) == 64 else theirs},"
                 f" not on {network.identity.name} ({network.identity.sha256[:12]}); fit it again, or name its network"
             )
-        self.extractor, self.options = extractor, extractor.options
+        lacking = [name for name, known in ATTRIBUTES.items() if known not in network.card]
+        if options.attributes and lacking:
+            raise UsageError(
+                f"{network.identity.name} estimates no {', '.join(lacking)};"
+                f" leave out --attributes, or name --network {models.DEFAULTS['network']}"
+            )
+        self.extractor, self.options = extractor, options
         self._classifier = classifier
         self.models = {
             "detector": extractor.detector.identity,
@@ -50,8 +62,8 @@ class Classifier:
         }
         self.files = {"detector": extractor.detector.path, "network": network.path, "classifier": classifier.path}
         with fitting(network):
-            self._genders = sorted(network.card["genders"].items(), key=lambda entry: -entry[1])
-            self._ethnicities: tuple[str, ...] = tuple(network.card["ethnicities"])
+            self._genders = sorted(network.card.get("genders", {}).items(), key=lambda entry: -entry[1])
+            self._ethnicities: tuple[str, ...] = tuple(network.card.get("ethnicities", ()))
         with fitting(classifier):
             self.labels: tuple[str, ...] = self.options.labels or tuple(classifier.card["labels"])
             self._classify = ClipClassifier(classifier.session, classifier.card, self.options.labels)
@@ -171,7 +183,7 @@ class Classifier:
 
 def load(
     *,
-    classifier: str = models.DEFAULTS["classifier"],
+    classifier: str | None = None,
     network: str = models.DEFAULTS["network"],
     detector: str = models.DEFAULTS["detector"],
     options: Options | None = None,
@@ -181,7 +193,8 @@ def load(
     """Load the models and put the pipeline together.
 
     Args:
-        classifier: Name of a shipped clip classifier, or the path of an ONNX file.
+        classifier: Name of a shipped clip classifier, or the path of an ONNX file; by default what goes with the
+            network.
         network: Name or path of the face network.
         detector: Name or path of the face detector.
         options: What to look at in a clip.
@@ -193,7 +206,8 @@ def load(
         UsageError: The device cannot be used.
     """
     extractor = load_extractor(network=network, detector=detector, options=options, threads=threads, device=device)
-    return Classifier(extractor, models.load(classifier, "classifier", 1))
+    name = classifier or str(extractor.network.card.get("classifier", models.DEFAULTS["classifier"]))
+    return Classifier(extractor, models.load(name, "classifier", 1))
 
 
 def _or_raise(result: ClipResult, error: InputError | None) -> ClipResult:

@@ -112,7 +112,7 @@ class FeaturePool:
             self._alone += len(rows)
 
     def features(self) -> ClipFeatures:
-        """Every statistic of every column.
+        """Every statistic of every column that has a width.
 
         Raises:
             ValueError: Nothing was taken in.
@@ -127,6 +127,7 @@ class FeaturePool:
             if pool.count
             for kind, values in pool.statistics().items()
             for name, part in zip(self._widths, np.split(values, ends), strict=True)
+            if len(part)
         }
         return ClipFeatures(statistics, self.count)
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 Progress = Literal["auto", "bar", "none", "json"]
 _Result = TypeVar("_Result")
+_EVERY = 1.0  # seconds between two lines of JSON about bytes
 
 
 def shown(
@@ -37,3 +38,26 @@ def shown(
                 event = {"event": "progress", "done": done, "total": total, "failed": failures}
                 event["elapsed_s"] = round(time.monotonic() - started, 3)
                 print(json.dumps(event), file=sys.stderr, flush=True)
+
+
+def received(parts: Iterable[bytes], begun: int, total: int | None, kind: Progress) -> Iterator[bytes]:
+    """Pass the parts of a file on and tell how much of it has arrived.
+
+    Args:
+        parts: As they come.
+        begun: Bytes that were there already.
+        total: How many there will be, if that is known.
+        kind: `auto` is a bar if standard error is a terminal.
+    """
+    bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty())
+    done, told = begun, time.monotonic()
+    with tqdm(
+        total=total, initial=begun, unit="B", unit_scale=True, file=sys.stderr, disable=not bar, dynamic_ncols=True
+    ) as line:
+        for part in parts:
+            done += len(part)
+            yield part
+            line.update(len(part))
+            if kind == "json" and (time.monotonic() >= told + _EVERY or done == total):
+                told = time.monotonic()
+                print(json.dumps({"event": "progress", "done": done, "total": total}), file=sys.stderr, flush=True)

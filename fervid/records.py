@@ -88,6 +88,8 @@ class Face:
 class FaceScores:
     """What the network says of n face crops, one row each; n = 0 is a valid answer to an empty batch.
 
+    What a network does not estimate is a column of no width, (n, 0).
+
     Attributes:
         embedding: (n, d) penultimate activations.
         expression: (n, c) probabilities.
@@ -116,6 +118,11 @@ class FaceScores:
     def __getitem__(self, rows: slice | list[int]) -> FaceScores:
         """The rows of some faces."""
         return FaceScores(*(column[rows] for column in self._columns()))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of every column; of numbers, one a face, 1."""
+        return tuple(column.shape[1] if column.ndim == 2 else 1 for column in self._columns())
 
     def _columns(self) -> tuple[Floats, ...]:
         return (self.embedding, self.expression, self.age, self.gender, self.ethnicity, self.identity)

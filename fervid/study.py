@@ -173,6 +173,7 @@ def about(extractor: Extractor) -> dict[str, Any]:
         "face": extractor.options.face,
         "network": network.identity.name,
         "network_sha256": network.card.get("quantised_from", network.identity.sha256),
+        "expressions": list(network.card["expressions"]),
         "detector": extractor.detector.identity.name,
         "same_person": extractor.rule.same_person,
     }
@@ -256,7 +257,8 @@ def _groups(table: Table, group: str) -> Groups:
         return np.asarray(np.unique(np.array(named, np.str_), return_inverse=True)[1], np.int64)
     if IDENTITY not in table.statistics:
         raise UsageError(
-            "these features do not say who is who; give the clips themselves, name the people, or add --group none"
+            "these features do not say who is who; give the clips themselves, looked at by a network that knows"
+            " identities, name the people, or add --group none"
         )
     return people(table.statistics[IDENTITY], float(table.about["same_person"]))
 

@@ -67,7 +67,8 @@ class Tracker:
         Args:
             time: Its presentation time in seconds.
             faces: n faces of the frame.
-            embeddings: (n, d) identity vectors of the network.
+            embeddings: (n, d) identity vectors of the network; d is 0 if it knows none, and faces then are followed by
+                overlap alone.
 
         Returns:
             n track numbers, counted from 0; None for a doubtful face that continues no track.
@@ -119,8 +120,8 @@ class Tracker:
                     groups[best].append(number)
                     totals[best] += track.total
                     continue
+            totals = np.concatenate([totals.reshape(len(groups), len(track.total)), track.total[None]])
             groups.append([number])
-            totals = np.concatenate([totals.reshape(-1, len(track.total)), track.total[None]])
         return groups
 
     def join(self) -> list[list[int]]:

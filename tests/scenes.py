@@ -25,6 +25,7 @@ ABOUT = {
     "face": "main",
     "network": "toy-network",
     "network_sha256": "0" * 64,
+    "expressions": ["dark", "bright"],
     "detector": "toy-detector",
     "same_person": 0.62,
 }

@@ -18,7 +18,7 @@ TREES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 STAGES = ("video", "detect", "follow", "track", "align", "network", "pool", "classify")
-KNOW_MODELS = {"extract", "pipeline", "cli", "doctor", "measure", "labelled"}
+KNOW_MODELS = {"extract", "pipeline", "cli", "doctor", "measure", "labelled", "pull"}
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -53,6 +53,7 @@ CODES = {
     "ModelError": "model",
     "ModelNotFound": "model_not_found",
     "ModelUnverified": "model_unverified",
+    "DownloadFailed": "download_failed",
     "ModelIncompatible": "model_incompatible",
 }
 

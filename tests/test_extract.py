@@ -224,7 +224,9 @@ def test_models_are_loaded_by_name_or_path(family: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("role", "change"),
     [
-        ("network", {"margin": 0.2}),
+        ("network", {"margin": -0.1}),
+        ("network", {"embedding": 4}),
+        ("network", {"expressions": ["dark"]}),
         ("network", {"input": {"size": 9}}),
         ("network", {"input": {"size": "x"}}),
         ("network", {"same_person": {"same_face": 0.5}}),

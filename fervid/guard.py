@@ -1,0 +1,110 @@
+"""What an ONNX file from anywhere may ask for, looked at before anything of it is run.
+
+onnxruntime works out what depends on nothing but constants while it opens a file, so one of a few bytes can ask for
+terabytes before its card is read, and a loop can go on for ever. Files that fervid ships or pulls are known by their
+digest and are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import prod
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
+from onnx.shape_inference import InferenceError, infer_shapes
+
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+LARGEST = 2**28  # numbers in a value: 1 GiB of float32
+_SIDE = 640  # stands for what an input leaves open, but for the first axis, which counts pictures or clips
+_DENSEST = 8  # numbers that a byte of a file can hold at most
+_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+_SPARSE = (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
+
+
+def check(data: bytes) -> None:
+    """Refuse a file that is none of the plain graphs which networks and classifiers are.
+
+    Args:
+        data: The bytes of a file.
+
+    Raises:
+        ValueError: It is no ONNX, or wants what no model of fervid needs; the message says what.
+    """
+    try:
+        model = onnx.load_from_string(data)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    graph = model.graph
+    _require(not model.functions, "it brings functions of its own")
+    _require(not model.training_info, "it brings a way to train it")
+    _require(not graph.sparse_initializer, "it has sparse tensors")
+    for node in graph.node:
+        _require(node.domain in DOMAINS, f"its operator {node.domain}.{node.op_type} is not one of ONNX's")
+        for attribute in node.attribute:
+            _require(attribute.type not in _GRAPHS, f"its operator {node.op_type} can go on for ever")
+            _require(attribute.type not in _SPARSE, "it has sparse tensors")
+    for tensor in _tensors(graph):
+        inside = tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data
+        _require(inside, f"External data: its tensor {tensor.name!r} lies in another file")
+        size = _size(tensor.dims)
+        _require(size <= _DENSEST * len(data), f"its tensor {tensor.name!r} of {size:,} numbers is not in the file")
+    _values(model)
+
+
+def _values(model: ModelProto) -> None:
+    """Every value that can be told before a run is small enough, and so are all constants together."""
+    graph = model.graph
+    constants = {tensor.name: _size(tensor.dims) for tensor in graph.initializer}
+    for value in graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.WhichOneof("value") != "dim_value":
+                dim.dim_value = _SIDE if axis else 1
+    del graph.value_info[:]  # what the file says of them need not be true
+    for output in graph.output:
+        output.type.Clear()
+    try:
+        known = infer_shapes(model, data_prop=True).graph
+    except (RuntimeError, InferenceError) as error:
+        raise ValueError(str(error)) from error
+    sizes = dict(_known((*known.input, *known.value_info, *known.output)))
+    for node in graph.node:
+        made = {name: sizes.get(name) for name in node.output if name}
+        for name, size in made.items():
+            told = f"its operator {node.op_type} makes {size or 0:,} numbers of {name!r}"
+            _require(size is None or size <= LARGEST, told)
+        if all(name in constants for name in node.input if name):
+            _require(None not in made.values(), f"it cannot be told how much its operator {node.op_type} makes")
+            constants |= {name: size or 0 for name, size in made.items()}
+    _require(sum(constants.values()) <= LARGEST, f"its constants are {sum(constants.values()):,} numbers")
+
+
+def _known(values: Iterable[ValueInfoProto]) -> Iterator[tuple[str, int]]:
+    """Names and sizes of the values whose size is known."""
+    for value in values:
+        kind: TypeProto = value.type
+        if kind.WhichOneof("value") == "tensor_type" and kind.tensor_type.HasField("shape"):
+            dims = kind.tensor_type.shape.dim
+            if all(dim.WhichOneof("value") == "dim_value" for dim in dims):
+                yield value.name, _size(dim.dim_value for dim in dims)
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _size(dims: Iterable[int]) -> int:
+    sides = list(dims)
+    _require(min(sides, default=0) >= 0, f"a tensor cannot have {sides} numbers")
+    return prod(sides)
+
+
+def _require(held: bool, message: str) -> None:
+    if not held:
+        raise ValueError(message)
