@@ -365,21 +365,25 @@ def test_a_name_that_is_no_text_still_gives_valid_json(smile: Path, tmp_path: Pa
     assert classify(tmp_path, "--format", "table").exit_code == 0
 
 
-def test_models_are_listed_shown_found_and_verified() -> None:
+def test_models_are_listed_shown_found_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # where nothing was pulled
     listed = run("models", "list").stdout.splitlines()
     assert [line.split()[0] for line in listed] == [
         "affect3",
         "blazeface-back",
         "emotion8",
         "fervid-detector",
+        "mean8",
         "mobilenetv1",
         "mobilenetv1-fp32",
+        "hsemotion-b0",
+        "yunet",
     ]
     card = json.loads(run("models", "info", "emotion8").stdout)
     assert card["labels"] == sorted(card["labels"])
     assert Path(run("models", "path", "emotion8").stdout.strip()).is_file()
     result = run("models", "verify")
-    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 6)
+    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 7)
     for command in ("info", "path", "verify"):
         assert run("models", command, "no-such-model").exit_code == 4
 

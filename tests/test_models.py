@@ -376,7 +376,7 @@ def test_a_card_that_differs_from_its_manifest_entry_is_refused(
 
 
 def test_only_shipped_models_can_be_verified(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="no model is named .*there are affect3, .*yunet"):
+    with pytest.raises(ModelNotFound, match=r"no model is named .*there are affect3, .*yunet"):
         models.verify(str(toy("network", tmp_path / "mine.onnx")))
 
 
