@@ -7,7 +7,7 @@ digest and are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 
 import onnx
@@ -17,6 +17,7 @@ from onnx.shape_inference import InferenceError, infer_shapes
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 LARGEST = 2**28  # numbers in a value: 1 GiB of float32
+_SHAPE = 2**16  # numbers in what may be the sides of a value
 _SIDE = 640  # stands for what an input leaves open, but for the first axis, which counts pictures or clips
 _DENSEST = 8  # numbers that a byte of a file can hold at most
 _GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
@@ -56,7 +57,6 @@ def check(data: bytes) -> None:
 def _values(model: ModelProto) -> None:
     """Every value that can be told before a run is small enough, and so are all constants together."""
     graph = model.graph
-    constants = {tensor.name: _size(tensor.dims) for tensor in graph.initializer}
     for value in graph.input:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.WhichOneof("value") != "dim_value":
@@ -64,30 +64,41 @@ def _values(model: ModelProto) -> None:
     del graph.value_info[:]  # what the file says of them need not be true
     for output in graph.output:
         output.type.Clear()
+    _sized(model, _inferred(model, follow=False))
+    _sized(model, _inferred(model, follow=True))  # sides that are worked out from other sides
+
+
+def _inferred(model: ModelProto, *, follow: bool) -> dict[str, list[int]]:
+    """Names and sides of the values whose sides can be told."""
     try:
-        known = infer_shapes(model, data_prop=True).graph
-    except (RuntimeError, InferenceError) as error:
-        raise ValueError(str(error)) from error
-    sizes = dict(_known((*known.input, *known.value_info, *known.output)))
-    for node in graph.node:
-        made = {name: sizes.get(name) for name in node.output if name}
+        known = infer_shapes(model, data_prop=follow).graph
+    except (MemoryError, RuntimeError, InferenceError) as error:
+        raise ValueError(f"its sizes cannot be told: {error}") from error
+    return dict(_known((*known.input, *known.value_info, *known.output)))
+
+
+def _sized(model: ModelProto, sides: Mapping[str, list[int]]) -> None:
+    constants = {tensor.name: _size(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        made = {name: _size(sides[name]) if name in sides else None for name in node.output if name}
         for name, size in made.items():
-            told = f"its operator {node.op_type} makes {size or 0:,} numbers of {name!r}"
-            _require(size is None or size <= LARGEST, told)
+            shape = node.op_type == "Concat" and len(sides.get(name, ())) == 1  # which is followed number by number
+            fits = size is None or size <= (_SHAPE if shape else LARGEST)
+            _require(fits, f"its operator {node.op_type} makes {size or 0:,} numbers of {name!r}")
         if all(name in constants for name in node.input if name):
             _require(None not in made.values(), f"it cannot be told how much its operator {node.op_type} makes")
             constants |= {name: size or 0 for name, size in made.items()}
     _require(sum(constants.values()) <= LARGEST, f"its constants are {sum(constants.values()):,} numbers")
 
 
-def _known(values: Iterable[ValueInfoProto]) -> Iterator[tuple[str, int]]:
-    """Names and sizes of the values whose size is known."""
+def _known(values: Iterable[ValueInfoProto]) -> Iterator[tuple[str, list[int]]]:
+    """Names and sides of the values whose sides are known."""
     for value in values:
         kind: TypeProto = value.type
         if kind.WhichOneof("value") == "tensor_type" and kind.tensor_type.HasField("shape"):
             dims = kind.tensor_type.shape.dim
             if all(dim.WhichOneof("value") == "dim_value" for dim in dims):
-                yield value.name, _size(dim.dim_value for dim in dims)
+                yield value.name, [dim.dim_value for dim in dims]
 
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:

@@ -63,6 +63,7 @@ PINS = frozenset({"file", "url", "bytes", "limit", "sha256", "git_blob"})
 """What an entry of the manifest says of the file; the rest is the card."""
 LARGEST = 2**29  # bytes of a model file
 LARGEST_INPUT = 2048  # pixels of a side
+SMALLEST_FACE = (0.005, 0.25)  # of the side of an input; others make too many tiles, or none
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 ONNX_ERRORS = (
     onnx_errors.Fail,
@@ -356,14 +357,19 @@ def _card(session: onnxruntime.InferenceSession, path: Path, kind: Kind) -> Mapp
         raise ModelIncompatible(f"the card of {path} lacks {', '.join(missing)}; export the model again")
     if missing := sorted(needed - tensors):
         raise ModelIncompatible(f"{path} has no input or output named {', '.join(missing)}; export the model again")
-    if "input" in said and not _sane(card["input"]):
-        raise ModelIncompatible(
-            f"the card of {path} must say input.size, of 1 to {LARGEST_INPUT} pixels; export the model again"
-        )
+    if fault := _absurd(card) if "input" in said else "":
+        raise ModelIncompatible(f"the card of {path} {fault}; export the model again")
     return card
 
 
-def _sane(spec: Any) -> bool:
-    """Whether pictures of that size fit into memory."""
-    size = spec.get("size") if isinstance(spec, dict) else None
-    return isinstance(size, int) and 1 <= size <= LARGEST_INPUT
+def _absurd(card: Mapping[str, Any]) -> str:
+    """What a card says that would fill the memory, or take for ever."""
+    spec = card["input"] if isinstance(card["input"], dict) else {}
+    size, multiple, smallest = spec.get("size"), spec.get("multiple", 1), card.get("smallest_face", SMALLEST_FACE[1])
+    if not (isinstance(size, int) and 1 <= size <= LARGEST_INPUT):
+        return f"must say input.size, of 1 to {LARGEST_INPUT} pixels"
+    if not (isinstance(multiple, int) and 1 <= multiple <= size):
+        return f"must say an input.multiple of 1 to {size} pixels, or none"
+    if not (isinstance(smallest, float) and SMALLEST_FACE[0] <= smallest <= SMALLEST_FACE[1]):
+        return f"must say a smallest_face of {SMALLEST_FACE[0]} to {SMALLEST_FACE[1]}"
+    return ""
