@@ -143,8 +143,8 @@ def _kept(
     found = pooled(path, extractor, strides)
     columns: dict[str, Floats] = {}
     for stride, features in found.items():
+        columns[f"{stride}/count"] = np.array([features.count if features else 0], np.float32)
         if features is not None:
-            columns[f"{stride}/count"] = np.array([features.count], np.float32)
             columns |= {f"{stride}/{name}": value for name, value in features.statistics.items()}
     with writing(kept):
         cache.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,8 @@ def _kept(
 
 def _unpacked(stored: Mapping[str, Floats], prefix: str) -> ClipFeatures | None:
     columns = {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
-    return ClipFeatures(columns, int(columns.pop("count")[0])) if columns else None
+    count = int(columns.pop("count")[0])  # which stands in every file of ours, also of a clip without a face
+    return ClipFeatures(columns, count) if count else None
 
 
 def _key(files: Sequence[Path], extractor: Extractor, strides: Sequence[int]) -> str:

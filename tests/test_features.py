@@ -179,8 +179,9 @@ def test_a_clip_that_was_moved_is_not_looked_at_again(
         lambda data: data.replace(b"1/count", b"1/mount"),
         lambda data: data.replace(b"'shape': (3,)", b"'shape': (3,3"),
         lambda data: data.replace(b"<f4", b"|O8"),
+        lambda data: b"PK\5\6" + bytes(18),
     ],
-    ids=["empty", "half", "cut", "text", "names", "header", "pickle"],
+    ids=["empty", "half", "cut", "text", "names", "header", "pickle", "another archive"],
 )
 def test_a_damaged_file_of_the_cache_is_replaced(
     damage: Callable[[bytes], bytes], four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]

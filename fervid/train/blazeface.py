@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    save_with_card(convert(onnx.load(arguments.source)), CARD, arguments.output)
+    save_with_card(convert(onnx.load(arguments.source, load_external_data=False)), CARD, arguments.output)
 
 
 if __name__ == "__main__":

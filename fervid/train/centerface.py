@@ -40,7 +40,7 @@ class CenterFace:
     @classmethod
     def read(cls, path: Path, sides: Sequence[int], threads: int = 2) -> CenterFace:
         """Open the published file."""
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
         weights = {tensor.name for tensor in model.graph.initializer}
         kept = [value for value in model.graph.input if value.name not in weights]
         del model.graph.input[:]

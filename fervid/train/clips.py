@@ -227,7 +227,10 @@ def main() -> None:
 
 def _expression_weight(path: Path) -> Floats:
     """The (c, d) weight of the linear layer that gives the expression logits."""
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    tensors = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer
+    }
     (name,) = (name for name in tensors if name.endswith(("expression.weight", "expression.weight_quantized")))
     weight = tensors[name].astype(np.float32)
     if name.endswith("_quantized"):

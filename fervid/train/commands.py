@@ -108,7 +108,7 @@ def network_evaluate(
         from fervid.train.faces import Sources
 
         model = models.load(network, "network", 2)
-        figures = Tests.read(Sources(data), model.card["input"]["size"]).measure(model)
+        figures = Tests.read(Sources(data), model.card["input"]["size"], model.card["margin"]).measure(model)
     if as_json:
         print(json.dumps(figures, indent=2))
     else:

@@ -53,8 +53,8 @@ class Tests:
     found: Mapping[str, float]
 
     @classmethod
-    def read(cls, sources: Sources, size: int) -> Tests:
-        """Read the test splits and cut their faces.
+    def read(cls, sources: Sources, size: int, margin: float = MARGIN) -> Tests:
+        """Read the test splits and cut their faces, with the margin that the network is used to.
 
         Raises:
             FileNotFoundError: Pictures are missing; all are counted, the first few named.
@@ -64,10 +64,10 @@ class Tests:
         faces = zip(split.images, split.faces, strict=True)
         portraits = utkface.read_split(sources.utkface, 0)
         detector = stills_detector(utkface.MIN_FACE)
-        cut, rows = cut_all([p.path for p in portraits], lambda image: locate(image, detector), size, MARGIN)
+        cut, rows = cut_all([p.path for p in portraits], lambda image: locate(image, detector), size, margin)
         pairs = lfw.read_pairs(sources.pairs)
         names = sorted({name for pair in pairs for name in (pair.first, pair.second)})
-        people, found = _lfw_crops(sources.lfw, names, size)
+        people, found = _lfw_crops(sources.lfw, names, size, margin)
         return cls(
             size,
             split,
@@ -76,7 +76,7 @@ class Tests:
             pairs,
             names,
             {
-                "ferplus": np.stack([crop(image, face, size) for image, face in faces]),
+                "ferplus": np.stack([crop(image, face, size, margin) for image, face in faces]),
                 "utkface": np.stack(cut),
                 "lfw": people,
             },
@@ -84,22 +84,28 @@ class Tests:
         )
 
     def measure(self, model: models.Model) -> dict[str, Any]:
-        """Every figure of a network, by test set."""
+        """Every figure of what a network estimates, by test set.
+
+        Raises:
+            ValueError: Its expressions are not those of the votes.
+        """
+        if tuple(model.card["expressions"]) != CLASSES:
+            raise ValueError(f"{model.identity.name} has other expressions than FER+; measure one of its eight")
         network = FaceNetwork(model.session, model.card)
         crops = self.crops
         people = network(crops["lfw"])
-        figures = {
-            "FER+ PrivateTest": on_votes(network(crops["ferplus"]).expression, self.ferplus),
-            "UTKFace test": {
+        figures = {"FER+ PrivateTest": on_votes(network(crops["ferplus"]).expression, self.ferplus)}
+        if {"age", "gender", "ethnicity"} <= set(network.outputs):
+            figures["UTKFace test"] = {
                 **on_utkface(network(crops["utkface"]), self.portraits, model.card["genders"]["male"]),
                 "faces_found": round(self.found["utkface"], 4),
-            },
-            "LFW pairs": {
+            }
+        if "identity" in network.outputs:
+            figures["LFW pairs"] = {
                 **on_lfw(people.identity, self.names, self.pairs),
                 "faces_found": round(self.found["lfw"], 4),
-            },
-            "LFW pairs, by the embedding": on_lfw(people.embedding, self.names, self.pairs),
-        }
+            }
+        figures["LFW pairs, by the embedding"] = on_lfw(people.embedding, self.names, self.pairs)
         if any(output.name == FIRST for output in model.session.get_outputs()):
             figures["FER2013 PrivateTest, first labels"] = on_first_labels(
                 first_scores(model, crops["ferplus"]), self.first
@@ -189,7 +195,7 @@ def on_lfw(identity: Floats, names: list[str], pairs: list[lfw.Pair]) -> dict[st
     return {**bootstrap(len(pairs), lambda rows: {"accuracy": right[rows].mean()}), "pairs": len(pairs)}
 
 
-def _lfw_crops(folder: Path, names: list[str], size: int) -> tuple[Image, float]:
+def _lfw_crops(folder: Path, names: list[str], size: int, margin: float) -> tuple[Image, float]:
     """A crop of each picture, and the share in which the detector found the face."""
     paths = {path.name: path for path in folder.rglob("*.jpg")}
     if missing := [name for name in names if name not in paths]:
@@ -204,7 +210,7 @@ def _lfw_crops(folder: Path, names: list[str], size: int) -> tuple[Image, float]
         found.append(bool(faces))
         return _middle(image, faces) or _typical(image)
 
-    crops, _ = cut_all([paths[name] for name in names], middle, size, MARGIN)
+    crops, _ = cut_all([paths[name] for name in names], middle, size, margin)
     return np.stack(crops), sum(found) / len(names)
 
 

@@ -1,0 +1,139 @@
+"""Nothing that fervid is given is ever unpickled: malicious files as everything that it reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from typer.testing import CliRunner
+
+import clips
+import lookalikes
+import malice
+import toys
+from fervid import cli, models
+from fervid.dataset import Sample
+from fervid.errors import DatasetError, ModelIncompatible, ModelUnverified
+from fervid.extract import Options, load_extractor
+from fervid.features import Table, extract
+
+
+@pytest.fixture(params=malice.KINDS)
+def evil(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """The bytes of such a file; afterwards it must not have been run."""
+    mark = tmp_path / "it was run"
+    yield malice.files(mark)[request.param]
+    assert not mark.exists()
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("kind", get_args(models.Kind))
+def test_as_a_model(evil: bytes, tmp_path: Path, kind: models.Kind) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(evil)
+    with pytest.raises(ModelIncompatible, match=r"mine\.onnx is no ONNX model that can be run"):
+        models.load(str(path), kind)
+
+
+@pytest.mark.parametrize("flag", ["--classifier", "--network", "--detector"])
+def test_as_a_model_of_the_command(evil: bytes, tmp_path: Path, smile: Path, flag: str) -> None:
+    path = tmp_path / "mine.pkl"
+    path.write_bytes(evil)
+    result = run("classify", smile, flag, path)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (4, "", 1)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_as_a_model_that_was_pulled(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    shipped = lookalikes.manifest(tmp_path / "shipped", {"yunet": evil if pinned else b"", "hsemotion-b0": b""})
+    monkeypatch.setattr(models, "folder", lambda: shipped)
+    models.manifest.cache_clear()
+    path = tmp_path / "fervid" / "models" / "yunet.onnx"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(evil)
+    with pytest.raises(ModelIncompatible if pinned else ModelUnverified, match=r"yunet\.onnx is no"):
+        models.load("yunet", "detector")
+    models.manifest.cache_clear()
+
+
+def test_as_a_shipped_model_whose_entry_was_changed_too(
+    evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"file": "evil.onnx", "sha256": hashlib.sha256(evil).hexdigest(), "kind": "network"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"models": {"evil": entry}}))
+    (tmp_path / "evil.onnx").write_bytes(evil)
+    monkeypatch.setattr(models, "folder", lambda: tmp_path)
+    models.manifest.cache_clear()
+    with pytest.raises(ModelIncompatible, match=r"evil\.onnx is no ONNX model that can be run"):
+        models.load("evil", "network")
+    models.manifest.cache_clear()
+
+
+def test_as_features(evil: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "features.npz"
+    path.write_bytes(evil)
+    with pytest.raises(DatasetError, match=r"features\.npz holds no features"):
+        Table.load(path)
+    for command in (["train", path, "-o", tmp_path / "m.onnx"], ["evaluate", path]):
+        assert run(*command).exit_code == 2
+
+
+def test_as_features_in_the_cache(evil: bytes, tmp_path: Path) -> None:
+    family = toys.family(tmp_path)
+    options = Options(min_face=toys.FACE)
+    extractor = load_extractor(network=family["network"], detector=family["detector"], options=options, threads=1)
+    samples = [Sample(clips.write(tmp_path / "clip.mp4", [toys.picture(toys.FIRST)] * 2), None)]
+    (whole,) = extract(samples, extractor, tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    good = kept.read_bytes()
+    kept.write_bytes(evil)
+    (again,) = extract(samples, extractor, tmp_path / "cache")
+    assert whole.problem is again.problem is None
+    assert len(kept.read_bytes()) == len(good)  # it was looked at anew
+
+
+@pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl"])
+def test_as_a_list_of_labelled_clips(evil: bytes, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(evil)
+    assert run("evaluate", tmp_path / name).exit_code == 2
+
+
+def test_as_a_list_of_clips(evil: bytes, tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(evil)
+    assert run("classify", "--from-file", tmp_path / "list").exit_code in (1, 2, 3)
+
+
+def test_as_a_clip(evil: bytes, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(evil)
+    result = run("classify", tmp_path / "clip.mp4", "--format", "jsonl")
+    assert (result.exit_code, json.loads(result.stdout)["status"]) == (1, "error")
+
+
+@pytest.mark.parametrize("output", ["answers.jsonl", "parts"])
+def test_as_records_to_continue(evil: bytes, tmp_path: Path, smile: Path, output: str) -> None:
+    path = tmp_path / output
+    if output == "parts":
+        path.mkdir()
+        (path / "part-00000.parquet").write_bytes(evil)
+    else:
+        path.write_bytes(evil)
+    form = ["--format", "parquet"] if output == "parts" else []
+    result = run("classify", smile, "-o", path, "--resume", *form)
+    assert result.exit_code == 2, result.stderr
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_as_a_manifest(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "manifest.json").write_bytes(evil)
+    monkeypatch.setattr(models, "folder", lambda: tmp_path)
+    models.manifest.cache_clear()
+    with pytest.raises(ModelUnverified, match="is damaged"):
+        models.manifest()
+    models.manifest.cache_clear()
