@@ -36,6 +36,7 @@ OURS = {
     module: {name.split(".")[1] for name in imported(tree) if name.startswith("fervid.")} & {*TREES, "train"}
     for module, tree in TREES.items()
 }
+OURS_AND_ALL = {module: imported(tree) for module, tree in TREES.items()}
 
 
 @pytest.mark.parametrize(
@@ -82,8 +83,14 @@ def test_extras_are_imported_when_they_are_needed(module: str) -> None:
     assert not {name.partition(".")[0] for name in top} & {"fsspec", "pyarrow", "ray"}
 
 
-PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"}
-LOADERS = {"joblib.load", "joblib.dump", "torch.load", "torch.save", "torch.jit.load", "pandas.read_pickle"}
+PICKLERS = {"pickle", "pickletools", "cPickle", "_pickle", "dill", "cloudpickle", "jsonpickle", "shelve", "marshal"}
+LOADERS = {
+    *("joblib.load", "joblib.dump", "pandas.read_pickle", "yaml.load", "yaml.unsafe_load"),
+    *("torch.load", "torch.save", "torch.jit.load", "torch.package", "torch.hub"),
+    *("numpy.lib.format.read_array", "onnx.hub"),
+}
+EXECUTING = {"eval", "exec", "compile", "__import__"}
+NETWORK = {"urllib.request", "http", "socket", "ftplib", "smtplib", "ssl", "requests", "httpx", "urllib3", "aiohttp"}
 
 
 @pytest.mark.parametrize("module", TREES)
@@ -94,6 +101,27 @@ def test_no_model_or_data_is_ever_unpickled(module: str) -> None:
     assert not {name.split(".")[0] for name in names} & PICKLERS
     assert not (names | calls) & LOADERS
     assert "allow_pickle" not in options
+    called = {
+        node.func.id for node in ast.walk(TREES[module]) if isinstance(node, ast.Call) and hasattr(node.func, "id")
+    }
+    assert not called & EXECUTING
+
+
+def test_only_our_own_processes_are_sent_objects() -> None:
+    """Pipes between them pickle, and are no files: nobody else can write to them."""
+    sending = {module for module, names in OURS_AND_ALL.items() if any("multiprocessing" in name for name in names)}
+    assert sending == {"workers"}
+
+
+def test_only_pulling_a_model_reaches_the_network() -> None:
+    """But for the cluster and the URLs that a user names: `ray_engine`, and `remote` by fsspec."""
+    reaching = {
+        module
+        for module, names in OURS_AND_ALL.items()
+        if any(name == part or name.startswith(f"{part}.") for name in names for part in NETWORK)
+    }
+    assert reaching == {"pull", "ray_engine"}
+    assert {module for module, names in OURS.items() if "pull" in names} == {"cli"}
 
 
 def python(code: str) -> str:

@@ -195,7 +195,7 @@ def on_lfw(identity: Floats, names: list[str], pairs: list[lfw.Pair]) -> dict[st
     return {**bootstrap(len(pairs), lambda rows: {"accuracy": right[rows].mean()}), "pairs": len(pairs)}
 
 
-def _lfw_crops(folder: Path, names: list[str], size: int, margin: float) -> tuple[Image, float]:
+def _lfw_crops(folder: Path, names: list[str], size: int, margin: float = MARGIN) -> tuple[Image, float]:
     """A crop of each picture, and the share in which the detector found the face."""
     paths = {path.name: path for path in folder.rglob("*.jpg")}
     if missing := [name for name in names if name not in paths]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -128,3 +129,24 @@ def test_a_network_without_first_labels_is_not_asked_for_them(
     onnx.save(plain, tmp_path / "plain.onnx")
     figures = tests.measure(models.load(str(tmp_path / "plain.onnx"), "network"))
     assert list(figures) == ["FER+ PrivateTest", "UTKFace test", "LFW pairs", "LFW pairs, by the embedding"]
+
+
+def test_a_network_of_expressions_alone_is_measured_on_what_it_estimates(
+    tests: evaluate.Tests, model: Path, tmp_path: Path
+) -> None:
+    plain = onnx.load(model)
+    (entry,) = plain.metadata_props
+    about = json.loads(entry.value)
+    for key in set().union(*models.HEADS.values()):
+        del about[key]
+    entry.value = json.dumps(about)
+    kept = [output for output in plain.graph.output if output.name in ("embedding", "expression")]
+    del plain.graph.output[:]
+    plain.graph.output.extend(kept)
+    onnx.save(plain, tmp_path / "plain.onnx")
+    figures = tests.measure(models.load(str(tmp_path / "plain.onnx"), "network"))
+    assert list(figures) == ["FER+ PrivateTest", "LFW pairs, by the embedding"]
+    entry.value = json.dumps({**about, "expressions": about["expressions"][::-1]})
+    onnx.save(plain, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="has other expressions than FER"):
+        tests.measure(models.load(str(tmp_path / "other.onnx"), "network"))
