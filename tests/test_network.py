@@ -6,10 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 
 import toys
 from fervid import models
+from fervid.errors import ModelIncompatible
 from fervid.network import BATCH, FaceNetwork, empty, expected_age
 
 COLUMNS = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
@@ -136,3 +138,25 @@ def test_ages_come_one_a_row() -> None:
     assert ages.tolist() == [14, 10, 12]
     assert ages.dtype == np.float32
     assert expected_age(np.zeros((0, 5), np.float32), 10).shape == (0,)
+
+
+def test_a_network_may_estimate_expressions_alone(tmp_path: Path) -> None:
+    whole = onnx.load(toys.network(tmp_path / "whole.onnx"))
+    del whole.graph.output[2:]
+    card = {key: value for key, value in toys.NETWORK.items() if key not in set().union(*models.HEADS.values())}
+    model = models.load(str(toys.write(tmp_path / "plain.onnx", whole, card)), "network")
+    some, none = (FaceNetwork(model.session, model.card)(crops(count)) for count in (3, 0))
+    assert some.widths == none.widths == (3, 2, 0, 0, 0, 0)
+    assert (len(some), len(none), len(some[[0, 2]])) == (3, 0, 2)
+
+
+@pytest.mark.parametrize("key", ["first_age", "genders", "ethnicities", "identity", "same_person"])
+def test_what_a_card_says_the_graph_must_give(tmp_path: Path, key: str) -> None:
+    output = next(name for name, keys in models.HEADS.items() if key in keys)
+    whole = onnx.load(toys.network(tmp_path / "whole.onnx"))
+    kept = [value for value in whole.graph.output if value.name != output]
+    del whole.graph.output[:]
+    whole.graph.output.extend(kept)
+    path = toys.write(tmp_path / "plain.onnx", whole, toys.NETWORK)
+    with pytest.raises(ModelIncompatible, match=f"no input or output named {output}"):
+        models.load(str(path), "network")

@@ -191,3 +191,14 @@ def test_faces_of_nobody_change_nothing(update: str) -> None:
     pool = FeaturePool()
     getattr(pool, update)(scores())
     assert pool.count == 0
+
+
+def test_what_a_network_does_not_estimate_has_no_statistics() -> None:
+    rows, nothing = np.float32([[1, 2], [3, 4]]), np.zeros((2, 0), np.float32)
+    pool = FeaturePool()
+    pool.update_group(FaceScores(rows, rows, nothing, nothing, nothing, nothing))
+    pool.update(FaceScores(*[np.zeros((0, width), np.float32) for width in (2, 2, 0, 0, 0, 0)]))
+    found = pool.features().statistics
+    assert {name.partition(".")[0] for name in found} == {"embedding", "expression"}
+    assert found["embedding.mean"].tolist() == [2, 3]
+    assert found["expression.spread.mean"].tolist() == [1, 1]

@@ -270,3 +270,27 @@ def test_people_who_were_seen_side_by_side_stay_apart_after_joining() -> None:
     groups = [set(group) for group in tracker.people()]
     assert len(groups) == 2
     assert not any({0, 4} <= group for group in groups)
+
+
+# Networks that know no identities
+
+
+def faceless(*frames: tuple[float, list[float]]) -> tuple[Tracker, list]:
+    """Frames of (time, [left edge]) without embeddings, followed as `extract` says."""
+    tracker = Tracker(TrackingRule(open_score=0.8, same_face=-1.0, same_person=2.0))
+    return tracker, [
+        tracker.update(time, [face(x) for x in xs], np.zeros((len(xs), 0), np.float32)) for time, xs in frames
+    ]
+
+
+def test_without_identities_faces_are_followed_by_overlap() -> None:
+    tracker, numbers = faceless((0, [0, 100]), (0.2, [104, 4]), (0.4, []), (0.6, [8]), (0.8, [300]))
+    assert numbers == [[0, 1], [1, 0], [], [0], [2]]
+    assert tracker.people() == [[0], [1], [2]]
+
+
+def test_without_identities_nobody_is_known_again() -> None:
+    tracker, numbers = faceless((0, [0]), (1.5, [0]), (3.0, [0]))
+    assert numbers == [[0], [1], [2]]
+    assert tracker.people() == [[0], [1], [2]]
+    assert tracker.join() == []
