@@ -99,16 +99,13 @@ def _fetch(entry: Mapping[str, Any], path: Path, show: Progress, schemes: Collec
     partial, reason = path.with_name(path.name + ".partial"), ""
     left = partial.stat().st_size if partial.exists() else 0
     for start in (left, 0) if left else (0,):
-        if start < _limit(entry):
-            reason = _receive(entry, partial, start, show, schemes)
+        reason = _receive(entry, partial, start, show, schemes) if start < _limit(entry) else ""
         if not reason and _right(partial, entry):
             os.replace(partial, path)
             _settle(path.parent)
             return
         reason = reason or models.differs(partial.read_bytes(), entry)
         partial.unlink(missing_ok=True)
-        if start:
-            reason = ""
     raise ModelUnverified(
         f"{entry['url']} gave another file than was published: {reason}; a proxy may have put its own page in its place"
     )
