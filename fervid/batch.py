@@ -146,15 +146,11 @@ def destination(
             yield ledger, ledger.answered
     else:
         stale = companion(output)  # a ledger of what was there before would seem to be that of what comes
-        for path in (output, stale):
-            refuse_existing(path, force=force)
-        with writing(output):
+        with replacing(output, force=force) as stream:
+            refuse_existing(stale, force=force)
+            with _finished(writer(format, stream, classifier.labels, record)) as plain:
+                yield plain, {}
             stale.unlink(missing_ok=True)
-        with (
-            replacing(output, force=force) as stream,
-            _finished(writer(format, stream, classifier.labels, record)) as plain,
-        ):
-            yield plain, {}
 
 
 @contextmanager

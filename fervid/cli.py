@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -68,8 +69,12 @@ if TYPE_CHECKING:
     from fervid.progress import Progress
     from fervid.records import ClipResult, Status
 
-OK, FAILED, USAGE, NOTHING, MODEL, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, FAILED, USAGE, NOTHING, MODEL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 STATUS = {NothingMatched: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what an interrupt does, with the status that a shell gives it."""
 
 
 class _Commands(TyperGroup):
@@ -78,7 +83,8 @@ class _Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             finally:
-                sys.stdout.flush()
+                if not isinstance(sys.exception(), FervidError):  # which may be that it cannot be written
+                    sys.stdout.flush()
 
 
 @contextmanager
@@ -88,10 +94,9 @@ def _translated() -> Iterator[None]:
         yield
     except FervidError as error:
         _leave(f"fervid: {error.message}", next(status for kind, status in STATUS.items() if isinstance(error, kind)))
-    except KeyboardInterrupt:
-        _leave(
-            "fervid: interrupted; what was answered is kept, in an unfinished csv or json as NAME.partial", INTERRUPTED
-        )
+    except KeyboardInterrupt as error:
+        how, status = ("terminated", TERMINATED) if isinstance(error, _Terminated) else ("interrupted", INTERRUPTED)
+        _leave(f"fervid: {how}; what was answered is kept, in an unfinished csv or json as NAME.partial", status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(OK) from None
@@ -101,9 +106,10 @@ def _translated() -> Iterator[None]:
 
 def main() -> None:
     """Run the command line and leave at once: an ordinary exit would wait for clips that nobody wants any more."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    for name, way in (("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:  # closed by the caller: data that is written there is an error, messages are not
+            setattr(sys, name, open(os.open(os.devnull, way), "w"))  # noqa: SIM115
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except SystemExit as leaving:
@@ -111,6 +117,10 @@ def main() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(leaving.code if isinstance(leaving.code, int) else FAILED)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 def _leave(message: str, status: int) -> NoReturn:
@@ -144,7 +154,7 @@ def _fervid(
     """Which emotion a video clip shows: video files in, one labelled record per clip out.
 
     Exit status: 0 every input answered, 1 some input failed, 2 wrong usage, 3 nothing matched, 4 a model cannot be
-    used, 130 interrupted.
+    used, 130 interrupted, 143 terminated.
     """
 
 

@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 from fervid import __version__, remote
 from fervid.errors import OutputError
-from fervid.output import encode, refuse_existing, replacing, writing
+from fervid.output import appear, claimed, encode, refuse_existing, replacing, unmoved, writing
 from fervid.pipeline import Classifier
 from fervid.records import SCHEMA_VERSION, ClipResult, Status
 
@@ -45,7 +48,8 @@ class Entry:
 class Ledger:
     """A JSON Lines output that can be continued, with `NAME.ledger` beside it.
 
-    A record is on disk before the ledger names it, and counts only if the ledger does. On resuming, what was torn is
+    A record is on disk before the ledger names it, and counts only if the ledger does. The ledger itself is synced at
+    the end: what a power failure takes of it is answered again. No two runs write one output. On resuming, what was torn is
     cut off, and the records of those clips of the new run are dropped that failed, have changed since, or were answered
     by other models or options, because they are answered again; all others stay. New records follow the old ones.
     """
@@ -63,30 +67,33 @@ class Ledger:
             force: Whether an existing file may be replaced.
 
         Raises:
-            OutputError: It exists and neither `resume` nor `force` is given, its ledger does not fit it, or it cannot
-                be written.
+            OutputError: It exists and neither `resume` nor `force` is given, its ledger does not fit it, another run
+                writes it, or it cannot be written.
         """
         self._output, self._path = output, companion(output)
         self._run = run_digest(classifier)
         self._stamps = {clip: stamp(clip) for clip in clips}  # before they are read: a change meanwhile shows later
         kept: dict[str, Entry] = {}
-        with writing(output):
+        with writing(output), ExitStack() as opened:
+            claim = opened.enter_context(claimed(output))
             if resume and output.exists():
                 entries = _recorded(output, self._path)
                 kept = {e.record: e for e in entries if e.stands(self._run, self._stamps.get(e.path))}
             else:
                 refuse_existing(output, force=force)
                 refuse_existing(self._path, force=force)
-            self._rewrite(kept)
-            self._records, self._entries = output.open("ab", buffering=0), self._path.open("ab", buffering=0)
+            self._rewrite(claim, kept)
+            self._records = opened.enter_context(output.open("ab", buffering=0))
+            self._entries = opened.enter_context(self._path.open("ab", buffering=0))
+            self._opened = opened.pop_all()
         self.answered: dict[str, Status] = {entry.path: entry.status for entry in kept.values()}
 
     def __enter__(self) -> Ledger:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._records.close()
-        self._entries.close()
+        with self._opened, writing(self._path):
+            os.fsync(self._entries.fileno())
 
     def write(self, result: ClipResult) -> None:
         """Append one record.
@@ -97,19 +104,22 @@ class Ledger:
         line = encode(result.as_dict()) + b"\n"
         entry = Entry(result.path, *self._stamps[result.path], self._run, result.status, _digest(line))
         with writing(self._output):
-            self._records.write(line)
+            _append(self._records, line)
             os.fsync(self._records.fileno())
-            self._entries.write(encode(asdict(entry)) + b"\n")
+            _append(self._entries, encode(asdict(entry)) + b"\n")
+            unmoved(self._records, self._output)
+            unmoved(self._entries, self._path)
 
     def finish(self) -> None:
         """Every record is written already."""
 
-    def _rewrite(self, kept: dict[str, Entry]) -> None:
+    def _rewrite(self, claim: BinaryIO, kept: dict[str, Entry]) -> None:
         """Leave only these records. Between the two renames the ledger names more than there is, which is harmless."""
-        with replacing(self._output, force=True) as file:
-            if kept:
-                with self._output.open("rb") as records:
-                    file.writelines(line for line in records if _digest(line) in kept)
+        claim.truncate(0)
+        if kept:
+            with self._output.open("rb") as records:
+                claim.writelines(line for line in records if _digest(line) in kept)
+        appear(claim, self._output)
         with replacing(self._path, force=True) as file:
             file.writelines(encode(asdict(entry)) + b"\n" for entry in kept.values())
 
@@ -133,14 +143,16 @@ def _recorded(output: Path, ledger: Path) -> Iterator[Entry]:
         OutputError: A record that the ledger does not name stands before one that it does: somebody edited the file.
     """
     if not ledger.exists():
+        if not output.stat().st_size:  # killed between the first two renames
+            return
         raise OutputError(f"{output} has no ledger beside it, so it cannot be resumed; --force writes it anew")
     entries = {}
     for line in ledger.read_bytes().splitlines(keepends=True):
         try:
             entry = Entry(**json.loads(line))
-        except (ValueError, TypeError):
+            entries[entry.record] = entry
+        except (ValueError, TypeError, RecursionError):
             break
-        entries[entry.record] = entry
     unknown = False
     with output.open("rb") as records:
         for line in records:
@@ -153,6 +165,18 @@ def _recorded(output: Path, ledger: Path) -> Iterator[Entry]:
                 )
             else:
                 yield known
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """Write a line whole or not at all: a full disk takes a part of it before it refuses the rest."""
+    end = os.fstat(file.fileno()).st_size
+    left = memoryview(line)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError:
+        os.truncate(file.fileno(), end)
+        raise
 
 
 def _digest(line: bytes) -> str:

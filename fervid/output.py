@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import os
@@ -20,6 +22,7 @@ from fervid.records import ClipResult, WindowResult
 
 Format = Literal["table", "jsonl", "json", "csv"]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # would end a row, or command the terminal
+_UNABLE = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that lack it
 SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".txt": "table"}
 
 
@@ -169,24 +172,114 @@ class TableWriter:
 def replacing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """A file that appears whole or not at all: written as `NAME.partial` beside and renamed at the end.
 
-    When the block is left early what was written stays under the partial name. A symbolic link is followed.
+    When the block is left early what was written stays under the partial name. A symbolic link is followed. No other
+    run can write the same file meanwhile.
 
     Args:
         path: Where it shall appear.
         force: Whether an existing file may be replaced.
 
     Raises:
-        OutputError: The file exists, or cannot be written.
+        OutputError: The file exists, is written by another run, or cannot be written.
     """
-    refuse_existing(path, force=force)
-    path = path.resolve()
-    partial = path.with_name(path.name + ".partial")
-    refuse_existing(partial, force=force)
-    with writing(path), partial.open("wb") as file:
+    with writing(path), claimed(path) as file:
+        refuse_existing(path, force=force)
+        if os.fstat(file.fileno()).st_size:
+            refuse_existing(partial(path), force=force)
+        file.truncate(0)
         yield file
-        file.flush()
-        os.fsync(file.fileno())
-        partial.replace(path)
+        if path.exists() and not force:
+            raise OutputError(f"{path} has come into being meanwhile; what was to be written there is in {file.name}")
+        appear(file, path)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[BinaryIO]:
+    """`NAME.partial`, opened as it is, by the one run that may write NAME; if it is empty at the end it goes.
+
+    What is locked (flock) is the file itself: the kernel frees it when the process ends, however it ends, and by
+    `appear` the lock passes on to NAME. It is advisory, so it stops fervid only; over NFS, Linux passes it on to the
+    server; a file system without locks goes without.
+
+    Raises:
+        OutputError: Another run writes NAME, or one of both is no regular file.
+    """
+    unfinished = partial(path)
+    for place in (path, unfinished):
+        refuse_existing(place, force=True)
+    with open(unfinished, "wb", opener=_keeping) as file:
+        lock(file.fileno(), path)
+        try:
+            if not same(file, unfinished):  # renamed between opening and locking it
+                raise OutputError(f"{path} was being written by another run until now; look at what it holds")
+            if path.exists():
+                with path.open("rb") as there:
+                    lock(there.fileno(), path, fcntl.LOCK_SH)
+            yield file
+        finally:
+            if same(file, unfinished) and not os.fstat(file.fileno()).st_size:
+                unfinished.unlink()
+
+
+def appear(file: BinaryIO, path: Path) -> None:
+    """Give what was claimed its name, so that it lasts even if the power fails.
+
+    Raises:
+        OutputError: The partial file is not there any more.
+    """
+    file.flush()
+    os.fsync(file.fileno())
+    unmoved(file, partial(path))
+    partial(path).replace(path.resolve())
+    settle(path.resolve().parent)
+
+
+def partial(path: Path) -> Path:
+    """Where a file lies that is not finished."""
+    path = path.resolve()
+    return path.with_name(path.name + ".partial")
+
+
+def lock(descriptor: int, path: Path | str, how: int = fcntl.LOCK_EX) -> None:
+    """Lock an open file or folder until it is closed; raise `OutputError` if another run holds it."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(f"{path} is being written by another run; wait until it ends, or choose another name") from None
+    except OSError as error:
+        if error.errno not in _UNABLE:
+            raise
+
+
+def same(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is what lies at that path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def unmoved(file: BinaryIO, path: Path) -> None:
+    """Raise `OutputError` if an open file is not at its path any more, so that what is written to it is lost."""
+    if not same(file, path):
+        raise OutputError(f"{path} was moved, removed or replaced while it was written; leave it there until the end")
+
+
+def settle(folder: Path) -> None:
+    """Make what was created, renamed and removed in a folder last, where the file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (*_UNABLE, errno.EACCES):
+            raise
+
+
+def _keeping(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from fervid.errors import OutputError, UsageError
 from fervid.ledger import Entry, run_digest, stamp
+from fervid.output import lock, replacing, settle
 from fervid.pipeline import Classifier
 from fervid.records import ClipResult, Status
-from fervid.remote import opened, reaching
+from fervid.remote import is_local, opened, reaching
 
 ROWS = 1000  # records of a part
 SECONDS = 60.0  # that a record waits for others at most
@@ -20,6 +24,8 @@ _PART = re.compile(r"part-(\d{5,})\.parquet")
 
 class Parts:
     """A folder of `part-00000.parquet` and so on, each of which is there whole or not at all.
+
+    On a disk a part lasts even if the power fails, and no two runs write one folder: it is locked, as `output.lock` does.
 
     Behind the record a row says what the clip was like, `size` and `mtime_ns`, and what answered it, `run`.
     On resuming, parts with records that are answered again are first written without them; all other records stay.
@@ -37,7 +43,8 @@ class Parts:
 
         Raises:
             UsageError: The file system cannot be opened, or a package is missing.
-            OutputError: There are parts and neither `resume` nor `force` is given, or the folder cannot be written.
+            OutputError: There are parts and neither `resume` nor `force` is given, another run writes the folder, or
+                it cannot be written.
         """
         try:
             import pyarrow.parquet
@@ -45,14 +52,18 @@ class Parts:
             raise UsageError("parquet needs pyarrow, which is not installed; pip install 'fervid[ray]'") from None
         self._arrow, self._output = pyarrow, output
         self._files, self._folder = opened(output)
+        self._local = is_local(self._files)
         self._schema = _schema(pyarrow, classifier.labels)
         self._run = run_digest(classifier)
         self._stamps = {_text(clip): (clip, stamp(clip)) for clip in clips}
         self._rows: list[dict[str, Any]] = []
         self._since = 0.0
         self.answered: dict[str, Status] = {}
-        with reaching(output, OutputError):
+        with reaching(output, OutputError), ExitStack() as held:
             self._files.makedirs(self._folder, exist_ok=True)
+            if self._local:
+                held.callback(os.close, folder := os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY))
+                lock(folder, output)
             found = {int(match[1]): name for name in self._names() if (match := _PART.fullmatch(name))}
             if found and not (resume or force):
                 raise OutputError(
@@ -63,14 +74,18 @@ class Parts:
                     self._continue(name)
                 else:
                     self._files.rm_file(self._path(name))
+            if self._local:
+                settle(Path(self._folder))
+            self._held = held.pop_all()
         self._next = max(found) + 1 if found and resume else 0
 
     def __enter__(self) -> Parts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None or not issubclass(kind, OutputError):
-            self.finish()
+        with self._held:
+            if kind is None or not issubclass(kind, OutputError):
+                self.finish()
 
     def write(self, result: ClipResult) -> None:
         """Keep one record, and write a part if it is time.
@@ -124,6 +139,10 @@ class Parts:
         with self._arrow.BufferOutputStream() as stream:
             self._arrow.parquet.write_table(table, stream)
             data = stream.getvalue().to_pybytes()
+        if self._local:
+            with replacing(Path(self._path(name)), force=True) as file:
+                file.write(data)
+            return
         partial = self._path(f"{name}.partial")
         self._files.pipe_file(partial, data)
         self._files.mv(partial, self._path(name))

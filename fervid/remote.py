@@ -49,6 +49,13 @@ def opened(url: str) -> tuple[Any, str]:
         return files, path
 
 
+def is_local(files: Any) -> bool:
+    """Whether a file system that was opened is that of this machine."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    return isinstance(files, LocalFileSystem)
+
+
 def found(url: str, *, recursive: bool = False) -> list[str]:
     """The files that a glob matches or a folder holds, as URLs in order; of a file its own.
 

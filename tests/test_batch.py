@@ -187,8 +187,8 @@ def test_what_replaces_an_output_replaces_its_ledger(record: type[ClipResult], t
     with pytest.raises(OutputError, match="ledger exists"), destination(output, kind, Stub(), [], record=record):
         pass
     assert (output.exists(), ledger.read_bytes()) == (False, before)
-    with destination(output, kind, Stub(), [], force=True, record=record):
-        pass
+    with destination(output, kind, Stub(), [], force=True, record=record) as (writer, _):
+        writer.write(next(Stub().timeline("a", Windows(2, 1))) if record is WindowResult else Stub().answer("a"))
     assert (output.exists(), ledger.exists()) == (True, False)
     with pytest.raises(OutputError, match="no ledger"), destination(output, "jsonl", Stub(), ["a"], resume=True):
         pass

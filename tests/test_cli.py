@@ -660,10 +660,19 @@ def test_a_full_standard_output_is_told(arguments: list[str], scenery: Path) -> 
     assert b"Traceback" not in done.stderr
 
 
-def test_a_closed_standard_output_is_no_crash(scenery: Path) -> None:
-    line = f'exec "{sys.executable}" -c "from fervid.cli import main; main()" classify "{scenery}" >&-'
+@pytest.mark.parametrize("named", [False, True])
+def test_a_closed_standard_output_is_told_unless_nothing_goes_there(
+    named: bool, scenery: Path, tmp_path: Path
+) -> None:
+    output = f'-o "{tmp_path}/answers.jsonl"' if named else ""
+    line = f'exec "{sys.executable}" -c "from fervid.cli import main; main()" classify "{scenery}" {output} >&-'
     done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (0, b"")
+    if named:
+        assert (done.returncode, done.stderr) == (0, b"")
+    else:
+        assert done.returncode == 2
+        assert done.stderr.startswith(b"fervid: standard output cannot be written (Bad file descriptor)")
+        assert done.stderr.count(b"\n") == 1
 
 
 def test_an_environment_switch_can_be_taken_back(scenery: Path) -> None:

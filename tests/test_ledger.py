@@ -128,10 +128,16 @@ def test_a_full_disk_is_told(inputs: list[str], tmp_path: Path, monkeypatch: pyt
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with Ledger(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book:
-        monkeypatch.setattr(ledger.os, "fsync", full)
-        with pytest.raises(OutputError, match="No space left"):
-            book.write(answer(inputs[0]))
+    with (
+        pytest.raises(OutputError, match="No space left"),
+        Ledger(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book,
+    ):
+        with monkeypatch.context() as during:
+            during.setattr(ledger.os, "fsync", full)
+            with pytest.raises(OutputError, match="No space left"):
+                book.write(answer(inputs[0]))
+        book.write(answer(inputs[1]))
+        monkeypatch.setattr(ledger.os, "fsync", full)  # at the end the ledger is synced
 
 
 def test_answers_to_clips_that_are_not_in_this_run_or_are_gone_stay(inputs: list[str], tmp_path: Path) -> None:
