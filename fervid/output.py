@@ -245,7 +245,9 @@ def lock(descriptor: int, path: Path | str, how: int = fcntl.LOCK_EX) -> None:
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OutputError(f"{path} is being written by another run; wait until it ends, or choose another name") from None
+        raise OutputError(
+            f"{path} is being written by another run; wait until it ends, or choose another name"
+        ) from None
     except OSError as error:
         if error.errno not in _UNABLE:
             raise

@@ -661,9 +661,7 @@ def test_a_full_standard_output_is_told(arguments: list[str], scenery: Path) -> 
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_closed_standard_output_is_told_unless_nothing_goes_there(
-    named: bool, scenery: Path, tmp_path: Path
-) -> None:
+def test_a_closed_standard_output_is_told_unless_nothing_goes_there(named: bool, scenery: Path, tmp_path: Path) -> None:
     output = f'-o "{tmp_path}/answers.jsonl"' if named else ""
     line = f'exec "{sys.executable}" -c "from fervid.cli import main; main()" classify "{scenery}" {output} >&-'
     done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, check=False, timeout=60)

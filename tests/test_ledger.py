@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from dataclasses import dataclass, field
@@ -171,3 +172,89 @@ def test_a_clip_that_changes_while_it_is_answered_is_answered_again(inputs: list
         for path in inputs:
             book.write(answer(path))
     assert write(output, inputs, resume=True) == [inputs[0]]
+
+
+def test_a_disk_that_takes_a_part_of_a_record_keeps_none_of_it(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.jsonl"
+
+    class Filling(io.FileIO):
+        """Takes ten bytes of what comes after the first record, and then nothing more."""
+
+        def write(self, data: bytes) -> int:
+            if not output.stat().st_size:
+                return super().write(data)
+            if self.tell() == before:
+                return super().write(data[:10])
+            raise OSError(28, "No space left on device")
+
+    with Ledger(output, Stub(), inputs, resume=False, force=False) as book:
+        book.write(answer(inputs[0]))
+        before = output.stat().st_size
+        with Filling(output, "ab") as file, monkeypatch.context() as during:
+            during.setattr(book, "_records", file)
+            with pytest.raises(OutputError, match="No space left"):
+                book.write(answer(inputs[1]))
+        assert output.stat().st_size == before
+        for path in inputs[1:]:
+            book.write(answer(path))
+    assert paths_of(output) == inputs
+    assert write(output, inputs, resume=True) == []
+
+
+@pytest.mark.parametrize("which", ["out.jsonl", "out.jsonl.ledger"])
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_file_that_is_taken_away_while_it_is_written_is_told(
+    which: str, how: str, inputs: list[str], tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(OutputError, match=f"{which} was moved, removed or replaced"),
+        Ledger(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book,
+    ):
+        book.write(answer(inputs[0]))
+        if how == "replaced":
+            (tmp_path / "new").write_text("mine")
+            (tmp_path / "new").replace(tmp_path / which)
+        elif how == "moved":
+            (tmp_path / which).rename(tmp_path / "elsewhere")
+        else:
+            (tmp_path / which).unlink()
+        book.write(answer(inputs[1]))
+    if how == "replaced":
+        assert (tmp_path / which).read_text() == "mine"
+
+
+@pytest.mark.parametrize("options", [{}, {"force": True}, {"resume": True}], ids=str)
+def test_a_second_run_on_the_same_output_is_refused(options: dict, inputs: list[str], tmp_path: Path) -> None:
+    output, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(output)
+    with Ledger(output, Stub(), inputs, resume=False, force=False) as book:
+        book.write(answer(inputs[0]))
+        for name in (output, link):
+            with pytest.raises(OutputError, match="is being written by another run"):
+                write(name, inputs, **options)
+        book.write(answer(inputs[1]))
+    assert paths_of(output) == inputs[:2]
+    assert sorted(path.name for path in tmp_path.iterdir() if "clip" not in path.name) == [
+        "link.jsonl",
+        "out.jsonl",
+        "out.jsonl.ledger",
+    ]
+    assert write(output, inputs, resume=True) == inputs[2:]
+
+
+def test_a_run_that_was_killed_before_it_had_a_ledger_is_continued(inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    output.touch()
+    assert write(output, inputs, resume=True) == inputs
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"path": 1}', "[" * 100_000, '{"path": {}, "record": []}', "\0" * 99])
+def test_a_ledger_that_says_nonsense_counts_up_to_there(line: str, inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    write(output, inputs[:2])
+    book = ledger.companion(output)
+    first, second = book.read_text().splitlines(keepends=True)
+    book.write_text(f"{first}{line}\n{second}")
+    assert write(output, inputs, resume=True) == inputs[1:]

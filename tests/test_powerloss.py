@@ -1,0 +1,134 @@
+"""Whatever a power failure takes of what was not synced, a run that is resumed comes to the same records."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from fervid import parts
+from fervid.batch import destination
+from fervid.extract import Options
+from fervid.output import encode
+from fervid.records import Answer, ClipResult, ModelIdentity, Problem
+from powerloss import Disk, lay, losses
+
+
+@dataclass
+class Stub:
+    """As much of a classifier as the writers look at."""
+
+    models: dict = field(default_factory=lambda: {"network": ModelIdentity("toy", "0" * 64)})
+    options: Options = field(default_factory=Options)
+    labels: tuple[str, ...] = ("calm", "angry")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / f"clip {i}.mp4" for i in range(6)]
+    for path in paths:
+        path.write_bytes(b"x" * 10)
+    return [str(path) for path in paths]
+
+
+def answer(path: str) -> ClipResult:
+    return ClipResult(path, "ok", Answer({"calm": 0.75, "angry": 0.25}))
+
+
+def line(path: str) -> bytes:
+    return encode(answer(path).as_dict())
+
+
+def run(output: Path, paths: Iterable[str], disk: Disk | None = None, bad: Iterable[str] = (), **options: bool) -> None:
+    """Answer what is not answered yet; to a disk that watches, JSON Lines promise to be there from then on."""
+    format = None if output.suffix else "parquet"
+    with destination(output, format, Stub(), list(paths), **options) as (writer, answered):
+        for path in paths:
+            if path in answered:
+                continue
+            problem = Problem("truncated", "cut")
+            writer.write(ClipResult(path, "error", problem=problem) if path in bad else answer(path))
+            if disk and output.suffix == ".jsonl":
+                disk.promised += (line(path),)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "disk").mkdir()
+    return tmp_path / "disk"
+
+
+@pytest.mark.parametrize("before", ["nothing", "half", "failures", "torn", "replaced"])
+def test_json_lines(
+    before: str, clips: list[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = place / "out.jsonl"
+    if before != "nothing":
+        run(output, clips[:4], bad=clips[:4:2] if before == "failures" else ())
+    if before == "torn":
+        with output.open("ab") as file:
+            file.write(b'{"torn')
+    whole = sorted(map(line, clips))
+    with monkeypatch.context() as patch:
+        disk = Disk(place, patch)
+        if before not in ("nothing", "replaced"):
+            disk.promised = tuple(found for found in output.read_bytes().splitlines() if found in whole)
+        run(output, clips, disk, **{"force" if before == "replaced" else "resume": True})
+        disk.close()
+    for state in disk.moments[-1].states(random.Random(0)):  # once the run has ended, it lasts, with its ledger
+        assert state == {path.name: path.read_bytes() for path in place.iterdir()}
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    tried = 0
+    for tried, (state, promised) in enumerate(losses(disk), start=1):
+        again = lay(tmp_path / f"after {tried}", state) / "out.jsonl"
+        assert not set(promised) - set(state.get("out.jsonl", b"").split(b"\n"))
+        run(again, clips, resume=True)
+        assert sorted(again.read_bytes().splitlines()) == whole
+    assert tried > 100
+
+
+@pytest.mark.parametrize("before", ["nothing", "failures"])
+def test_parquet(before: str, clips: list[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "ROWS", 2)
+    if before == "failures":
+        run(place, clips[:4], bad=[clips[0], *clips[2:4]])
+    with monkeypatch.context() as patch:
+        disk = Disk(place, patch)
+        run(place, clips, disk, resume=True)
+        disk.close()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    tried = 0
+    for tried, (state, _) in enumerate(losses(disk, draws=1), start=1):
+        again = lay(tmp_path / f"after {tried}", state)
+        run(again, clips, resume=True)
+        tables = [pyarrow.parquet.read_table(path) for path in again.glob("*.parquet")]
+        rows = [(row["path"], row["status"]) for table in tables for row in table.to_pylist()]
+        assert sorted(rows) == [(path, "ok") for path in clips]
+    assert tried > 20
+
+
+@pytest.mark.parametrize("before", [b"", b"old\n"])
+def test_what_appears_at_the_end_is_whole_or_what_was_there_before(
+    before: bytes, clips: list[str], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = place / "out.csv"
+    if before:
+        output.write_bytes(before)
+    disk = Disk(place, monkeypatch)
+    run(output, clips, force=True)
+    disk.close()
+    found = set()
+    for state, _ in losses(disk):
+        content = state.get("out.csv", b"")
+        if content != before:
+            assert [row["path"] for row in csv.DictReader(content.decode().splitlines())] == clips
+        found.add(content)
+    assert len(found) == 2
+    for state in disk.moments[-1].states(random.Random(0)):  # once the run has ended, it lasts
+        assert state == {"out.csv": output.read_bytes()}
