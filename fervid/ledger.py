@@ -49,9 +49,11 @@ class Ledger:
     """A JSON Lines output that can be continued, with `NAME.ledger` beside it.
 
     A record is on disk before the ledger names it, and counts only if the ledger does. The ledger itself is synced at
-    the end: what a power failure takes of it is answered again. No two runs write one output. On resuming, what was torn is
-    cut off, and the records of those clips of the new run are dropped that failed, have changed since, or were answered
-    by other models or options, because they are answered again; all others stay. New records follow the old ones.
+    the end: what a power failure takes of it is answered again. No two runs write one output.
+
+    On resuming, what was torn is cut off, and the records of those clips of the new run are dropped that failed, have
+    changed since, or were answered by other models or options, because they are answered again; all others stay. New
+    records follow the old ones.
     """
 
     def __init__(

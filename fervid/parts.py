@@ -25,7 +25,7 @@ _PART = re.compile(r"part-(\d{5,})\.parquet")
 class Parts:
     """A folder of `part-00000.parquet` and so on, each of which is there whole or not at all.
 
-    On a disk a part lasts even if the power fails, and no two runs write one folder: it is locked, as `output.lock` does.
+    On this machine's disks a part lasts even if the power fails, and no two runs write one folder, which is locked.
 
     Behind the record a row says what the clip was like, `size` and `mtime_ns`, and what answered it, `run`.
     On resuming, parts with records that are answered again are first written without them; all other records stay.

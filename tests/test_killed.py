@@ -1,0 +1,26 @@
+"""Runs that are killed at any moment and resumed come to the records of one that nobody disturbed."""
+
+from __future__ import annotations
+
+import pytest
+
+from killed import Counts, Format, killed_runs
+
+
+def unharmed(counts: Counts, kills: int, inputs: int) -> bool:
+    assert (counts.kills, counts.records) == (kills, counts.batches * inputs)
+    assert counts.batches > 0
+    return counts.harmed == 0
+
+
+def test_a_few_kills_harm_nothing() -> None:
+    counts = killed_runs(3, inputs=20)
+    assert unharmed(counts, 3, 20), counts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("format", "kills"), [("jsonl", 100), ("parquet", 30)])
+def test_many_kills_harm_nothing(format: Format, kills: int) -> None:
+    counts = killed_runs(kills, inputs=200, format=format)
+    assert unharmed(counts, kills, 200), counts
