@@ -78,20 +78,21 @@ def killed_runs(kills: int, *, inputs: int = 200, format: Format = "jsonl", seed
         counts.refused += run.wait() > 1
         expected, torn = batch.records(output)
         counts.torn += torn
-        while counts.kills < kills or batch.unfinished:
-            if not batch.unfinished:
-                output = batch.output(counts.batches + 1)
+        left = True
+        while counts.kills < kills or batch.begun:
+            output = batch.output(counts.batches + 1)
             run = batch.start(output)
-            if counts.kills < kills and batch.reach(run, output, chance.choice(PHASES), start, chance):
+            if left and counts.kills < kills and batch.reach(run, output, chance.choice(PHASES), start, chance):
                 os.killpg(run.pid, signal.SIGKILL) if chance.random() < 0.5 else run.kill()
                 run.wait()
                 counts.kills += 1
                 counts.unfinished += batch.rewriting(output)
                 counts.orphans += not processes.gone(run.pid)
+                left = batch.left(output)
                 continue
             counts.refused += run.wait() > 1
             counts.batches += 1
-            batch.unfinished = False
+            left, batch.begun = True, False
             found, torn = batch.records(output)
             counts.torn += torn
             counts.records += sum(map(len, found.values()))
@@ -108,7 +109,7 @@ class _Batch:
 
     def __init__(self, folder: Path, inputs: int, format: Format) -> None:
         self._folder, self._format = folder, format
-        self.unfinished = False
+        self.begun = False
         (folder / "clips").mkdir()
         self.clips = [str(_clip(folder / "clips", number)) for number in range(inputs)]
         (folder / "list").write_text("\n".join(self.clips))
@@ -131,7 +132,7 @@ class _Batch:
         self, run: subprocess.Popen[bytes], output: Path, phase: str, start: float, chance: random.Random
     ) -> bool:
         """Wait for a moment in that phase; whether the run was still there then."""
-        self.unfinished = True
+        self.begun = True
         if phase == "start":
             time.sleep(chance.uniform(0, start))
         elif phase == "rewrite":
@@ -141,6 +142,11 @@ class _Batch:
             self.seconds_until(run, lambda: (self._folder / "told").stat().st_size > 0)
             time.sleep(chance.uniform(0, 0.3))
         return run.poll() is None
+
+    def left(self, output: Path) -> bool:
+        """Whether there is more to do than to try again what can never be answered."""
+        found, _ = self.records(output)
+        return any(clip not in found and Path(clip).stat().st_size for clip in self.clips)
 
     def rewriting(self, output: Path) -> bool:
         """Whether a file lies there that is to replace another."""
@@ -179,7 +185,7 @@ def _clip(folder: Path, number: int) -> Path:
 
 
 def _lines(output: Path, torn: Counter[str]) -> Iterator[dict[str, Any]]:
-    for line in output.read_bytes().splitlines(keepends=True):
+    for line in output.read_bytes().splitlines(keepends=True) if output.exists() else ():
         try:
             yield json.loads(line if line.endswith(b"\n") else b"torn")
         except ValueError:
