@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TOOLS := $(VENV)/tools/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUTF8 := 1
 
-.PHONY: demo test check test-train bench examples models clean
+.PHONY: demo test test-slow test-lowest check audit test-train bench examples models lock locked release clean
 
 demo: $(VENV)/user  ## classify the clips of examples/ with the shipped models
 	$(BIN)/fervid classify examples --format table --progress none
@@ -13,11 +14,24 @@ demo: $(VENV)/user  ## classify the clips of examples/ with the shipped models
 test: $(VENV)/dev  ## run the tests
 	$(BIN)/python -m pytest --cov --cov-report=
 
-check: $(VENV)/dev  ## lint, formatting, types, and the coverage of the last `make test`
+test-slow: $(VENV)/dev  ## run what is left out of `test`: thousands of hostile files, hundreds of kills
+	$(BIN)/python -m pytest -m slow
+
+# The lower bounds of pyproject.toml are promises: each names a release, and this installs just those.
+test-lowest:  ## run the tests with the lowest versions of all direct dependencies
+	$(PYTHON) -m venv $(VENV)/lowest
+	sed -n 's/^    "\([A-Za-z0-9._-]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\)".*/\1==\3/p' pyproject.toml | sort -u > $(VENV)/lowest.txt
+	$(VENV)/lowest/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/lowest.txt -e '.[dev]'
+	$(VENV)/lowest/bin/python -m pytest
+
+check: $(VENV)/dev audit  ## lint, formatting, types, the coverage of the last `make test`, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/coverage report
+
+audit: $(VENV)/dev $(TOOLS)/pip-audit  ## ask whether vulnerabilities are known; says so where no service can be reached
+	PIPAPI_PYTHON_LOCATION=$(abspath $(BIN)/python) $(TOOLS)/python .ci/audit.py
 
 test-train: $(VENV)/train  ## run the tests of fervid.train, which need torch
 	$(BIN)/python -m pytest tests/train
@@ -30,6 +44,25 @@ examples: $(VENV)/dev  ## make the clips of examples/ anew
 
 models:  ## how each shipped model is made
 	@sed -n '/^## How they are made/,$$p' models/README.md
+
+lock: $(TOOLS)/pip-audit  ## renew requirements-dev.lock
+	$(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
+		--custom-compile-command 'make lock' --upgrade --output-file requirements-dev.lock pyproject.toml
+
+locked: $(VENV)/python  ## the environment of the tests from requirements-dev.lock, checked by hash: `make locked test`
+	$(PIP) --require-hashes -r requirements-dev.lock
+	$(PIP) --no-deps -e .
+	@touch $(VENV)/dev $(VENV)/user
+
+release: $(VENV)/dev $(TOOLS)/pip-audit  ## sdist and wheel, checked, with their SBOM and SHA-256, in dist/
+	rm -rf dist $(VENV)/release
+	$(BIN)/python -m build --no-isolation
+	$(TOOLS)/twine check --strict dist/*
+	$(BIN)/python -m pytest tests/test_package.py
+	$(PYTHON) -m venv --without-pip $(VENV)/release
+	$(BIN)/python -m pip --python $(VENV)/release install --quiet --disable-pip-version-check dist/*.whl
+	$(TOOLS)/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json $(VENV)/release/bin/python
+	cd dist && sha256sum * > SHA256SUMS
 
 $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +80,12 @@ $(VENV)/dev: $(VENV)/python pyproject.toml
 $(VENV)/train: $(VENV)/dev
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[train,dev]'
+	@touch $@
+
+# Apart from what is tested: they bring dependencies of their own.
+$(TOOLS)/pip-audit: $(VENV)/python
+	$(PYTHON) -m venv $(VENV)/tools
+	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7' 'pip-audit>=2.10' 'twine>=6' 'uv>=0.9'
 	@touch $@
 
 clean:
