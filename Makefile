@@ -61,6 +61,7 @@ release: $(VENV)/dev $(TOOLS)/pip-audit  ## sdist and wheel, checked, with their
 	$(BIN)/python -m pytest tests/test_package.py
 	$(PYTHON) -m venv --without-pip $(VENV)/release
 	$(BIN)/python -m pip --python $(VENV)/release install --quiet --disable-pip-version-check dist/*.whl
+	rm $(VENV)/release/lib/python3*/site-packages/fervid-*.dist-info/direct_url.json  # where the wheel lay on this machine
 	$(TOOLS)/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json $(VENV)/release/bin/python
 	cd dist && sha256sum * > SHA256SUMS
 

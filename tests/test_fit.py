@@ -151,7 +151,7 @@ def test_folds_follow_the_seed() -> None:
 @pytest.mark.parametrize(
     ("truth", "groups", "words"),
     [
-        ([0, 1] * 10, [0, 1] * 10, "add clips or people, or ask for fewer --folds"),
+        ([0, 1] * 10, [0, 1] * 10, "fewer --folds"),
         ([0, 1] * 2, None, "add clips or people, or ask for fewer --folds"),
         ([0] * 20 + [1], None, "add clips or people, or ask for fewer --folds"),
         ([0] * 20 + [1], range(21), "add clips or people, or ask for fewer --folds"),
