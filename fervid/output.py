@@ -217,6 +217,7 @@ def claimed(path: Path) -> Iterator[BinaryIO]:
                     lock(there.fileno(), path, fcntl.LOCK_SH)
             yield file
         finally:
+            file.flush()
             if same(file, unfinished) and not os.fstat(file.fileno()).st_size:
                 unfinished.unlink()
 
