@@ -24,7 +24,7 @@ from fervid.records import Box, Face, Floats, Image
 
 OVERLAP = 0.3  # faces that share more than this (intersection over union) are one face
 CONTAINED = 0.7  # and so are those of which one holds this much of the other
-BORDER = 0.25  # of the frame's longer side, put around it to find a face that fills it
+BORDER = 0.25  # of the frame's longer side, put around it to find a face that fills it; its shorter side at most
 FILLING = 0.4  # of the shorter side: the smallest face that is looked for there
 FEW = 256  # pixels are enough of a frame that is filled by a face; in more a detector of small faces sees its parts
 AROUND = 4  # sides of a box: the square that is looked at when a face was lost
@@ -95,7 +95,7 @@ class Detector:
 
     def _filling(self, image: Image, scale: float) -> tuple[Floats, Floats, Floats]:
         """Candidates that fill the frame, as in clips of cut faces: the network knows a face by what is around it."""
-        border = round(BORDER * max(image.shape[:2]))
+        border = min(round(BORDER * max(image.shape[:2])), *image.shape[:2])
         padded = np.asarray(cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE), np.uint8)
         side, least = max(padded.shape), FILLING * min(image.shape[:2])
         at = cache(lambda times: halved(padded, times))

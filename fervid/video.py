@@ -9,6 +9,7 @@ pictures themselves, and no protocol is left to reach others by. Neither size no
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -221,6 +222,8 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
     except av.FFmpegError as error:
         raise _refusal(path, file) from error
     except OSError as error:
+        if error.errno == errno.EINVAL:  # the clip says that it goes on where no file can
+            raise _refusal(path, file) from error
         raise _unreadable(path, error) from error
     with container:
         stream = _pictures(path, file, container)

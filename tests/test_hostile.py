@@ -1,0 +1,241 @@
+"""Damaged and hostile files: each costs one record that says what it is, in bounded time and memory, and no other."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+import fervid
+import hostile
+import trials
+from fervid.batch import Policy
+from fervid.errors import InputError
+from fervid.records import Answer, ClipResult, Problem
+from fervid.schema import schema
+from fervid.video import Sampling, read
+
+FEW, MANY, AT_ONCE = 260, 2600, 200
+TURNS = range(0, MANY, AT_ONCE)
+
+
+@pytest.fixture(scope="module")
+def single() -> fervid.Classifier:
+    """The shipped models with one thread each."""
+    return fervid.load(threads=1)
+
+
+def attempt(cases: list[hostile.Case], classifier: fervid.Classifier, folder: Path) -> None:
+    """Answer them in two workers, which may need so much memory and no more."""
+    peaks = trials.Peaks()
+    found = trials.attempt(cases, classifier, folder, Policy(2), peaks)
+    assert found == trials.Tally(len(cases))
+    assert len(peaks.of) == 2, "no worker was started anew"
+    assert max(peaks.of.values()) < trials.ROOM
+
+
+def test_hostile_files_cost_a_record_each_and_harm_nobody(single: fervid.Classifier, tmp_path: Path) -> None:
+    cases = hostile.cases(FEW)
+    assert len(cases) >= 200
+    attempt(cases, single, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", TURNS)
+def test_thousands_of_hostile_files_cost_a_record_each_and_harm_nobody(
+    start: int, single: fervid.Classifier, tmp_path: Path
+) -> None:
+    cases = hostile.cases(MANY)
+    assert len(cases) == len(TURNS) * AT_ONCE >= 2000
+    attempt(cases[start : start + AT_ONCE], single, tmp_path)
+
+
+# Frames and windows
+
+
+def look(case: hostile.Case, path: Path, sampling: Sampling) -> None:
+    """Read a file, and hold its frames to what `read` promises."""
+    given, last, problem = 0, 0.0, None
+    try:
+        for frame in read(path, sampling, 2):
+            assert last <= frame.time < math.inf, case.name
+            assert 0 <= frame.duration < math.inf, case.name
+            given, last = given + 1, frame.time
+    except InputError as error:
+        problem = error
+    assert given or problem, f"{case.name} gives neither a frame nor a reason"
+    assert case.allowed.permits("ok" if given else "error", problem and problem.code), f"{case.name}: {problem}"
+    if problem:
+        assert problem.message.startswith(str(path))
+        assert "\n" not in problem.message.removeprefix(str(path))
+
+
+def looked_at(cases: list[hostile.Case], folder: Path) -> None:
+    """Sampled and with every frame, without leaving a file open or a thread behind."""
+    for case in cases:
+        path, before = case.write(folder), (len(os.listdir("/proc/self/fd")), threading.active_count())
+        for sampling in (Sampling(), Sampling(None)):
+            look(case, path, sampling)
+        assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before, case.name
+        path.unlink()
+
+
+def test_frames_of_hostile_files_are_in_order_or_refused(tmp_path: Path) -> None:
+    looked_at(hostile.cases(FEW), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", TURNS)
+def test_frames_of_thousands_of_hostile_files_are_in_order_or_refused(start: int, tmp_path: Path) -> None:
+    looked_at(hostile.cases(MANY)[start : start + AT_ONCE], tmp_path)
+
+
+def test_windows_of_hostile_files_are_few(single: fervid.Classifier, tmp_path: Path) -> None:
+    validator = jsonschema.Draft202012Validator(schema("timeline"))
+    for name in hostile.BUILT:
+        if name.startswith(("fps", "steps", "times", "scale", "step", "lasts", "grows", "no_frame")):
+            case = hostile.built(f"built/{name}")
+            found = list(single.timeline(case.write(tmp_path)))
+            assert 1 <= len(found) < 60, case.name
+            for window in found:
+                validator.validate(window.as_dict())
+
+
+# The generator
+
+
+def test_names_are_those_of_different_cases_and_one_makes_the_same_file_again(tmp_path: Path) -> None:
+    cases = hostile.cases(MANY)
+    assert len({case.name for case in cases}) == len(cases)
+    assert all(hostile.case(case.name).name == case.name for case in cases)
+    made = {hashlib.sha256(case.make()).digest() for case in cases}
+    assert len(made) > 2000, "damages do something"
+    for name in ("mp4-h264/flip_bits/3", "mkv-h264/twice/0", "gif/size/1", "built/grows.ts", "built/named_emoji"):
+        (other := tmp_path / name.replace("/", "_")).mkdir()
+        subprocess.run([sys.executable, hostile.__file__, name, str(other)], check=True)
+        (found,) = (path for path in other.rglob("*") if path.is_file())
+        assert found.read_bytes() == hostile.case(name).make(), name
+
+
+@pytest.mark.parametrize("name", hostile.SEEDS)
+def test_seeds_are_whole_and_show_a_face(name: str, single: fervid.Classifier, tmp_path: Path) -> None:
+    path = tmp_path / f"seed{hostile.SEEDS[name][0]}"
+    path.write_bytes(hostile.seed(name))
+    result = single.answer(path)
+    assert (result.status, result.problem) == ("ok", None)
+    assert len(list(read(path, Sampling(None)))) == (12 if result.duration_s else 1)
+
+
+def test_parts_of_a_file_are_found() -> None:
+    kinds = {name: {part.kind for part in hostile.parts(hostile.seed(name))} for name in hostile.SEEDS}
+    assert {b"moov", b"mdat", b"stsz", b"stco", b"elst"} <= kinds["mp4-h264"]
+    assert b"moof" in kinds["mp4-parts"]
+    assert {bytes.fromhex("1c53bb6b"), bytes.fromhex("a3"), bytes.fromhex("2ad7b1")} <= kinds["mkv-h264"]
+    assert {b"idx1", b"avih", b"strh", b"00dc"} <= kinds["avi-mpeg4"]
+    assert {b"IHDR", b"IEND"} <= kinds["png"]
+    for name in hostile.SEEDS:
+        data = hostile.seed(name)
+        assert len(hostile.parts(data)) > 1
+        assert all(0 <= part.start <= part.body <= part.stop <= len(data) for part in hostile.parts(data))
+
+
+@pytest.mark.parametrize("data", [b"\0", b"RIFF", b"\x1a\x45\xdf\xa3", bytes(300), b"\0\0\0\x08ftyp"])
+@pytest.mark.parametrize("name", hostile.DAMAGES)
+def test_damages_take_any_file(name: str, data: bytes) -> None:
+    assert isinstance(hostile.DAMAGES[name][0](data, np.random.default_rng(0)), bytes)
+
+
+# The verdict
+
+OK = ClipResult("a", "ok", Answer({"calm": 1.0}))
+
+
+def failed(code: str, message: str = "it is so") -> ClipResult:
+    return ClipResult("a", "error", problem=Problem(code, message))
+
+
+@pytest.mark.parametrize(
+    ("result", "verdict"),
+    [
+        (OK, ""),
+        (replace(OK, problem=Problem("truncated", "cut")), ""),
+        (replace(OK, problem=Problem("not_a_video", "how")), "wrong"),
+        (replace(OK, duration_s=math.inf), "wrong"),
+        (replace(OK, path="b"), "wrong"),
+        (replace(OK, elapsed_s=31.0), "hangs"),
+        (failed("not_a_video"), ""),
+        (failed("not_a_video", ""), "wrong"),
+        (failed("not_found"), "wrong"),
+        (failed("timeout"), "hangs"),
+        (failed("crashed"), "crashes"),
+        (failed("memory"), "crashes"),
+        (ClipResult("a", "skipped", problem=Problem("skipped", "why")), "wrong"),
+        (None, "lost"),
+    ],
+    ids=repr,
+)
+def test_records_are_judged(result: ClipResult | None, verdict: str) -> None:
+    found = trials.judge([hostile.case("gif/noise/0")], ["a"], [result] if result else [])
+    assert found.cases == 1
+    assert [name for name in ("hangs", "crashes", "lost", "wrong") if getattr(found, name)] == [verdict][: len(verdict)]
+    assert len(found.failures) == bool(verdict)
+    assert found.failures == () or found.failures[0].startswith("gif/noise/0")
+
+
+def test_a_whole_file_may_not_be_called_damaged() -> None:
+    whole, never = hostile.case("built/one_frame.gif"), hostile.case("built/sound.mp4")
+    assert trials.judge([whole], ["a"], [OK]).failures == ()
+    assert trials.judge([whole], ["a"], [replace(OK, problem=Problem("damaged", "bad"))]).wrong
+    assert trials.judge([never], ["a"], [OK]).wrong
+    assert trials.judge([never], ["a"], [failed("no_video_stream")]).failures == ()
+
+
+def test_a_clip_that_is_harmed_by_the_one_before_it_is_noticed(tmp_path: Path) -> None:
+    class Forgetful:
+        """Says another thing of what comes behind a gif."""
+
+        def answer(self, path: str) -> ClipResult:
+            label = "fear" if getattr(self, "last", "").endswith(".gif") else "calm"
+            self.last = path
+            return ClipResult(path, "ok", Answer({label: 1.0}))
+
+    cases = [hostile.case(name) for name in ("gif/flip_bit/0", "png/flip_bit/0")]
+    found = trials.attempt(cases, Forgetful(), tmp_path, Policy())
+    assert found == trials.Tally(2, wrong=("gif/flip_bit/0: the next clip was harmed",))
+    assert found + found == trials.Tally(4, wrong=2 * found.wrong)
+
+
+# What was found with them
+
+
+@pytest.mark.parametrize("far", [2**45, 2**62])
+def test_a_clip_that_goes_on_where_no_file_can_is_no_failing_disk(far: int, tmp_path: Path) -> None:
+    data = hostile.seed("mp4-parts")
+    last = [part for part in hostile.parts(data) if part.kind == b"traf"][-1]
+    place = last.body + 16  # of the base of its offsets, in its first box
+    path = tmp_path / "astray.mp4"
+    path.write_bytes(data[:place] + far.to_bytes(8) + data[place + 8 :])
+    with pytest.raises(InputError) as raised:
+        list(read(path))
+    assert raised.value.code == "truncated"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_picture_that_is_nearly_a_line_needs_little_memory(turned: bool, single: fervid.Classifier) -> None:
+    line = np.zeros((2, 16_384, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        assert single.extractor._detect(line.swapaxes(0, 1).copy() if turned else line) == []
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,115 @@
+"""Gives hostile files to fervid, a good clip after each, and counts what went wrong."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import clips
+import hostile
+from fervid.batch import Policy, answer_all
+from fervid.output import encode
+from fervid.pipeline import Classifier
+from fervid.records import ClipResult
+
+SLOW = 30.0  # seconds after which a file of a few kilobytes counts as hanging
+ROOM = 1200  # MB that a worker may need at most; without a clip in hand it needs a quarter of that
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How a number of trials ended; what went wrong, by name.
+
+    Attributes:
+        cases: How many were tried.
+        hangs: Those that took too long.
+        crashes: Those at which a process died, or something was raised that is no answer.
+        lost: Those without a record of their own.
+        wrong: Those of which something is said that is not right.
+    """
+
+    cases: int = 0
+    hangs: tuple[str, ...] = ()
+    crashes: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, column.name) + getattr(other, column.name) for column in fields(Tally)))
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Everything that went wrong."""
+        return self.hangs + self.crashes + self.lost + self.wrong
+
+
+@dataclass(slots=True)
+class Peaks:
+    """The most memory that each worker had, in MB."""
+
+    of: dict[int, float] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """Look at the workers that are there now."""
+        for process in multiprocessing.active_children():
+            try:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+            except OSError:
+                continue
+            if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+                self.of[process.pid] = int(found[1]) / 1e3
+
+
+def judge(cases: Sequence[hostile.Case], paths: Sequence[str], results: Sequence[ClipResult]) -> Tally:
+    """What the records of some cases are worth, given in the order of the cases."""
+    hangs: list[str] = []
+    crashes: list[str] = []
+    wrong: list[str] = []
+    for case, path, result in zip(cases, paths, results, strict=False):
+        code = result.problem and result.problem.code
+        if code in ("crashed", "memory"):
+            crashes.append(f"{case.name}: {result.problem.message}")
+        elif code == "timeout" or result.elapsed_s > SLOW:
+            hangs.append(f"{case.name}: {result.elapsed_s:.1f} s")
+        elif not case.allowed.permits(result.status, code) or result.path != path:
+            wrong.append(f"{case.name}: {result.status} {result.problem}")
+        else:
+            wrong += [f"{case.name}: {problem}" for problem in _unwritable(result)]
+    lost = (case.name for case in cases[len(results) :])
+    return Tally(len(cases), tuple(hangs), tuple(crashes), tuple(lost), tuple(wrong))
+
+
+def _unwritable(result: ClipResult) -> Iterator[str]:
+    try:
+        encode(result.as_dict())
+    except (ValueError, TypeError) as error:
+        yield f"its record cannot be written ({error})"
+    if result.problem is not None and not result.problem.message:
+        yield "its problem says nothing"
+
+
+def same(result: ClipResult, alone: ClipResult) -> bool:
+    """Whether two records say the same, whatever time they took."""
+    return replace(result, elapsed_s=0) == replace(alone, elapsed_s=0)
+
+
+def attempt(
+    cases: Sequence[hostile.Case], classifier: Classifier, folder: Path, policy: Policy, peaks: Peaks | None = None
+) -> Tally:
+    """Answer cases as a run does, with a good clip after each, whose record must be as if it were alone."""
+    good = str(clips.write(folder / "good.mkv", clips.smiling(2, hostile.WIDTH, hostile.HEIGHT, 0.5), codec="ffv1"))
+    alone = classifier.answer(good)
+    assert alone.status == "ok"
+    paths = [str(case.write(folder)) for case in cases]
+    results = []
+    for result in answer_all(classifier, (path for one in paths for path in (one, good)), policy):
+        results.append(result)
+        if peaks:
+            peaks.look()
+    after = zip(cases, results[1::2], strict=False)
+    harmed = tuple(f"{case.name}: the next clip was harmed" for case, result in after if not same(result, alone))
+    found = judge(cases, paths, results[::2])
+    return replace(found, wrong=found.wrong + harmed)
