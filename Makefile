@@ -6,7 +6,7 @@ TOOLS := $(VENV)/tools/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUTF8 := 1
 
-.PHONY: demo test test-slow test-lowest check audit test-train bench examples models lock locked release clean
+.PHONY: demo test test-slow test-lowest check audit test-train fuzz bench examples models lock locked release clean
 
 demo: $(VENV)/user  ## classify the clips of examples/ with the shipped models
 	$(BIN)/fervid classify examples --format table --progress none
@@ -32,6 +32,12 @@ check: $(VENV)/dev audit  ## lint, formatting, types, the coverage of the last `
 
 audit: $(VENV)/dev $(TOOLS)/pip-audit  ## ask whether vulnerabilities are known; says so where no service can be reached
 	PIPAPI_PYTHON_LOCATION=$(abspath $(BIN)/python) $(TOOLS)/python .ci/audit.py
+
+fuzz: $(VENV)/dev  ## fuzz what is parsed beside videos, SECONDS for each parser; needs atheris
+	$(BIN)/python -c "import atheris" || $(PIP) atheris
+	for target in $$(PYTHONPATH=tests $(BIN)/python -c "import parsers; print(*parsers.TARGETS)"); do \
+		PYTHONPATH=tests $(BIN)/python -W error tests/fuzz.py $$target -max_total_time=$(or $(SECONDS),60) || exit 1; \
+	done
 
 test-train: $(VENV)/train  ## run the tests of fervid.train, which need torch
 	$(BIN)/python -m pytest tests/train

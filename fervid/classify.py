@@ -46,6 +46,8 @@ class ClipClassifier:
     only: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        if not all(isinstance(label, str) for label in self.card["labels"]):
+            raise ValueError(f"labels that are no names: {self.card['labels']}")
         if unknown := [label for label in self.only or () if label not in self.card["labels"]]:
             raise UsageError(
                 f"{self.card.get('name')} has no label {', '.join(unknown)}; it has {', '.join(self.card['labels'])}"

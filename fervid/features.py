@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -243,11 +244,13 @@ class Table:
             with path.open("rb") as file, np.load(file) as stored:
                 about = json.loads(str(stored["about"]))
                 rows = json.loads(str(stored["samples"]))
-                samples = tuple(Sample(**{**row, "path": Path(row["path"])}) for row in rows)
+                samples = tuple(map(_sample, rows))
                 statistics = {name: np.asarray(stored[name], np.float32) for name in about.pop("statistics")}
                 counts = np.asarray(stored["count"], np.int64)
                 if lacking := ABOUT - about.keys():
                     raise ValueError(f"they lack their {', '.join(sorted(lacking))}")
+                if not all(isinstance(about[name], str) for name in ABOUT):
+                    raise ValueError("what they say of themselves is no text")
         except DAMAGED as error:
             raise DatasetError(
                 f"{path} holds no features ({error}); `fervid features ... -o {path.name}` writes them"
@@ -297,6 +300,21 @@ def _parquet(table: Table, file: BinaryIO) -> None:
 def _text(value: str | None) -> str | None:
     """In UTF-8, which the name of a file need not be."""
     return value and value.encode("utf-8", "backslashreplace").decode()
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    """What `_plain` wrote.
+
+    Raises:
+        TypeError, ValueError: It did not write that.
+    """
+    sample = Sample(**{**row, "path": Path(row["path"])})
+    texts = (sample.label, sample.person, sample.split)
+    if not isinstance(sample.where, str) or not all(isinstance(text, str | None) for text in texts):
+        raise ValueError(f"what is said of {sample.path} is no text")
+    if not all(type(rating) in (int, float) and math.isfinite(rating) for rating in sample.ratings.values()):
+        raise ValueError(f"the ratings of {sample.path} are no numbers")
+    return sample
 
 
 def _plain(sample: Sample) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fervid.video import SUFFIXES
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_LONG = 1000  # characters that no name and no pattern for names has; to match more could take minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def frames(path: Path) -> list[Path]:
         return _pictures(path, "*")
     if os.path.isfile(path):
         return [path]
-    return _pictures(path.parent, path.name) if os.path.isdir(path.parent) else []
+    return _pictures(path.parent, path.name) if len(path.name) < _LONG and os.path.isdir(path.parent) else []
 
 
 def read_text(path: Path, hint: str) -> str:

@@ -7,10 +7,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
 from fervid import __version__, remote
 from fervid.errors import OutputError
@@ -31,6 +31,11 @@ class Entry:
     run: str
     status: Status
     record: str = ""
+
+    def __post_init__(self) -> None:
+        kinds = (str, int, int, str, str, str)
+        if tuple(type(value) for value in astuple(self)) != kinds or self.status not in get_args(Status):
+            raise ValueError(f"this is no entry: {self}")
 
     def stands(self, run: str, stamp: tuple[int, int] | None) -> bool:
         """Whether a record stays, because its clip is not in this run, is gone, or is as it was.

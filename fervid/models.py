@@ -133,7 +133,7 @@ def manifest(section: Literal["models", "optional"] = "models") -> Mapping[str, 
 
 def _whole(entry: Mapping[str, Any], section: str) -> bool:
     if section == "models":
-        return {"file", "sha256", "kind"} <= entry.keys()
+        return isinstance(entry["file"], str) and isinstance(entry["sha256"], str) and entry["kind"] in REQUIRED
     named = {"file", "url", "kind", "name", "published"} <= entry.keys()
     return named and not entry.keys().isdisjoint({"bytes", "limit"}) and not entry.keys().isdisjoint(_DIGESTS)
 
@@ -214,13 +214,14 @@ def load(name: str, kind: Kind, threads: int = 1, device: Device = "cpu") -> Mod
     if entry and (difference := differs(data, entry)):
         theirs = "published" if optional else "shipped"
         raise ModelUnverified(f"{path} is not the file that was {theirs}: {difference}; {advice}")
+    sha256 = hashlib.sha256(data).hexdigest()
     try:
-        content = data if entry and not optional else _understood(data)
+        content = data if sha256 in {shipped["sha256"] for shipped in manifest().values()} else _understood(data)
     except ValueError as error:
         raise _unfit(path, kind, error) from error
     session = _session(content, path, kind, threads, device)
     card = _card(session, path, kind)
-    identity = ModelIdentity(str(card.get("name", path.stem)), hashlib.sha256(data).hexdigest())
+    identity = ModelIdentity(str(card.get("name", path.stem)), sha256)
     return Model(identity, path, card, session, threads, device)
 
 

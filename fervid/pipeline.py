@@ -63,7 +63,7 @@ class Classifier:
         self.files = {"detector": extractor.detector.path, "network": network.path, "classifier": classifier.path}
         with fitting(network):
             self._genders = sorted(network.card.get("genders", {}).items(), key=lambda entry: -entry[1])
-            self._ethnicities: tuple[str, ...] = tuple(network.card.get("ethnicities", ()))
+            self._ethnicities: tuple[str, ...] = tuple(map(str, network.card.get("ethnicities", ())))
         with fitting(classifier):
             self.labels: tuple[str, ...] = self.options.labels or tuple(classifier.card["labels"])
             self._classify = ClipClassifier(classifier.session, classifier.card, self.options.labels)
