@@ -50,7 +50,7 @@ class Detector:
     def __post_init__(self) -> None:
         size, smallest = self.card["input"]["size"], self.card["smallest_face"]
         multiple = self.card["input"].get("multiple", size)
-        if not (0 < size <= LARGEST and 0 < multiple <= size and size * smallest >= 1 and smallest <= 1):
+        if not (0 < size <= LARGEST and 0 < multiple <= size and 0 < smallest <= 1):
             raise ValueError(f"inputs of {size} pixels, multiples of {multiple}, with faces from {smallest} of that")
         if not all(0 < self.card[name] <= 1 for name in ("threshold", "open_score")):
             raise ValueError(f"scores from {self.card['threshold']} and {self.card['open_score']}")

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -345,6 +346,12 @@ _VALUES = (
     *(None, True, "", "x", "\ud800", "a" * 999, -1, 0, 1, 1.5, 2, 63, 1e308, float("inf"), float("nan")),
     *(10**30, -(10**30), 2**31, 2**63, [], {}, [[]], [None], {"": None}, ["a", "a"], [1, 2, 3], [0.0] * 3, "calm"),
 )
+
+
+def case(name: str, number: int, examples: Sequence[bytes]) -> bytes:
+    """One of the examples of a target, mutated by chance that the name and the number decide."""
+    rng = random.Random(zlib.crc32(f"{name}/{number}".encode()))
+    return mutated(rng.choice(examples), rng)
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:

@@ -16,6 +16,7 @@ import batch
 import numpy as np
 import pytest
 import reference
+import reliability
 import speed
 import timing
 from agreement import Look
@@ -23,6 +24,9 @@ from stages import POINTS, Stopwatch, stages
 
 import clips
 import fervid
+import hostile
+import parsers
+import trials
 from fervid import models, video
 from fervid.classify import ClipClassifier
 from fervid.detect import Detector
@@ -288,3 +292,32 @@ def test_a_face_in_a_film_is_found_and_followed() -> None:
     nobody = [Frame(picture) for picture in agreement.noise(rng)]
     found = agreement.look(lambda one: one.observe(nobody), extractor, ClipClassifier(model.session, model.card))
     assert (found.label, found.features, found.with_face) == (None, None, 0)
+
+
+def test_trials_are_added_up() -> None:
+    rows = [("files", trials.Tally(3, hangs=("a",))), ("soak", trials.Tally(2, wrong=("b", "c")))]
+    found = reliability.table(rows)
+    assert [row["what"] for row in found] == ["files", "soak", "all"]
+    assert found[-1] == {"what": "all", "cases": 5, "hangs": 1, "crashes": 0, "lost": 0, "wrong": 2}
+    assert reliability.table([])[0]["cases"] == 0
+
+
+def test_a_parser_is_tried() -> None:
+    def fail(data: bytes) -> None:
+        raise KeyError(data)
+
+    assert reliability.once("a", lambda data: False, b"") == trials.Tally(1)
+    assert reliability.once("a/3", fail, b"x") == trials.Tally(1, crashes=("a/3: KeyError(b'x')",))
+
+
+def test_reliability_tries_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsers, "TARGETS", {name: parsers.TARGETS[name] for name in ("csv", "list")})
+    monkeypatch.setattr(
+        reliability.hostile, "cases", lambda count: [hostile.case("gif/noise/0"), hostile.case("built/empty")]
+    )
+    rows = {name: list(suite(5)) for name, suite in reliability.SUITES.items()}
+    assert rows["files"] == [("files: built", trials.Tally(1)), ("files: gif", trials.Tally(1))]
+    assert [title for title, _ in rows["parsers"]] == ["parser: csv", "parser: list"]
+    assert [tally for _, tally in rows["parsers"]] == [trials.Tally(3)] * 2
+    assert [title[:12] for title, _ in rows["soak"]] == ["one process:"]
+    assert all(tally.failures == () for _, tally in rows["parsers"])

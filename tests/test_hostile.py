@@ -215,6 +215,37 @@ def test_a_clip_that_is_harmed_by_the_one_before_it_is_noticed(tmp_path: Path) -
     assert found + found == trials.Tally(4, wrong=2 * found.wrong)
 
 
+# One process for all
+
+HELD = trials.Held(200.0, 9, 12)
+
+
+@pytest.mark.parametrize(
+    ("last", "found"),
+    [
+        (HELD, ""),
+        (replace(HELD, memory=209.9), ""),
+        (replace(HELD, memory=150.0), ""),
+        (replace(HELD, memory=210.1), "memory grew from 200 MB to 210 MB"),
+        (replace(HELD, handles=10), "handles went from 9 to 10"),
+        (replace(HELD, threads=11), "threads went from 12 to 11"),
+    ],
+)
+def test_what_grows_is_told(last: trials.Held, found: str) -> None:
+    assert trials.leaks(HELD, last) == ((found,) if found else ())
+
+
+def test_a_process_keeps_nothing_of_the_clips_that_it_has_answered(single: fervid.Classifier, tmp_path: Path) -> None:
+    first, last = trials.soak(single, tmp_path, 60, 30)
+    assert trials.leaks(first, last, 0.3) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_process_keeps_nothing_of_thousands_of_clips(classifier: fervid.Classifier, tmp_path: Path) -> None:
+    assert trials.leaks(*trials.soak(classifier, tmp_path, 2000)) == ()
+
+
 # What was found with them
 
 

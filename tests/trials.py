@@ -1,8 +1,9 @@
-"""Gives hostile files to fervid, a good clip after each, and counts what went wrong."""
+"""Puts fervid to trial: hostile files with a good clip after each, and one process for thousands of clips."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -113,3 +114,51 @@ def attempt(
     harmed = tuple(f"{case.name}: the next clip was harmed" for case, result in after if not same(result, alone))
     found = judge(cases, paths, results[::2])
     return replace(found, wrong=found.wrong + harmed)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a process holds at a time.
+
+    Attributes:
+        memory: MB that are resident.
+        handles: Files that are open.
+        threads: That are alive.
+    """
+
+    memory: float
+    handles: int
+    threads: int
+
+    @classmethod
+    def now(cls) -> Held:
+        """What this process holds."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        threads = len(os.listdir("/proc/self/task"))
+        return cls(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, len(os.listdir("/proc/self/fd")), threads)
+
+
+SOAKED = ("mp4-h264", "webm-vp8", "avi-mpeg4", "gif", "jpg", "mpg-mpeg1")
+SPOILT = ("mp4-h264/cut_part/0", "mkv-h264/flip_bits/1", "webm-vp9/noise/0", "mp4-parts/sides/0", "png/zeros/0")
+
+
+def soak(classifier: Classifier, folder: Path, clips: int, warm: int = 100) -> tuple[Held, Held]:
+    """Answer so many clips in this process, whole ones and broken ones in turn; what it held then, and early on."""
+    paths = [folder / f"{name}{hostile.SEEDS[name][0]}" for name in SOAKED]
+    for name, path in zip(SOAKED, paths, strict=True):
+        path.write_bytes(hostile.seed(name))
+    paths += [hostile.case(name).write(folder) for name in SPOILT]
+    first = Held.now()
+    for number in range(clips):
+        classifier.answer(paths[number % len(paths)])
+        if number + 1 == warm:
+            first = Held.now()
+    return first, Held.now()
+
+
+def leaks(first: Held, last: Held, most: float = 0.05) -> tuple[str, ...]:
+    """What has grown from one time to the other; memory by more than that share."""
+    grown = last.memory > (1 + most) * first.memory
+    found = [f"memory grew from {first.memory:.0f} MB to {last.memory:.0f} MB"] if grown else []
+    pairs = [(name, getattr(first, name), getattr(last, name)) for name in ("handles", "threads")]
+    return (*found, *(f"{name} went from {before} to {after}" for name, before, after in pairs if before != after))
