@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from struct import unpack_from
+
+_MARKER = re.compile(rb"\xff[^\0\xff]")  # of JPEG
+_HEAD = 2**24  # bytes in which the frame of a JPEG begins
 
 
 def size(data: bytes) -> tuple[int, int] | None:
@@ -15,16 +19,18 @@ def size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
-    """From the first start of a frame, which may come after any other segments."""
+    """From the first start of a frame, which may come after any other segments, a thousand at most."""
     at = 2
-    while True:
-        at = data.index(b"\xff", at)
-        marker, length = unpack_from(">BH", data, at + 1)
+    for _ in range(1000):
+        if (found := _MARKER.search(data, at, _HEAD)) is None:
+            break
+        marker, at = found[0][1], found.end()
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = unpack_from(">HH", data, at + 5)
+            height, width = unpack_from(">HH", data, at + 3)
             return width, height
-        alone = marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8  # without a segment
-        at += 1 if alone else 2 + length
+        if marker != 0x01 and not 0xD0 <= marker <= 0xD8:  # those have no segment
+            at += unpack_from(">H", data, at)[0]
+    raise ValueError("no frame begins")
 
 
 def _png(data: bytes) -> tuple[int, int]:

@@ -17,13 +17,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import typer
 
 import scenes
 import toys
-from fervid import dataset, features, inputs, layouts, models, options, pipeline
+from fervid import dataset, features, inputs, layouts, models, options, pipeline, stills
 from fervid.errors import FervidError
 from fervid.extract import Extractor, Options
 from fervid.fit import statistics_of
@@ -314,6 +315,11 @@ def _flags(data: bytes, _: Path) -> None:
     statistics_of(statistics)
 
 
+def _pictures() -> list[bytes]:
+    picture = np.zeros((9, 16, 3), np.uint8)
+    return [cv2.imencode(suffix, picture)[1].tobytes() for suffix in (".jpg", ".png", ".webp", ".bmp", ".tiff")]
+
+
 TARGETS: Mapping[str, Target] = {
     "csv": Target(partial(_list, ".csv"), _csv),
     "jsonl": Target(partial(_list, ".jsonl"), _jsonl),
@@ -328,6 +334,7 @@ TARGETS: Mapping[str, Target] = {
     **{f"{kind}-card": Target(partial(_card, kind), partial(_cards, kind)) for kind in models.REQUIRED},
     "onnx": Target(_onnx, lambda: [Path(_family()[1]["classifier"]).read_bytes()]),
     "list": Target(_names, lambda: [b"a.mp4\nb.mp4\r\n\n", b"a\nb\0c\0", "ä.mp4\n".encode("latin-1")]),
+    "still": Target(lambda data, _: stills.size(data), _pictures),
     "flags": Target(
         _flags,
         lambda: [b"00:01:12.5|a,b|mean+std", b"12.5s|7|group", b"1e3|a,b|expression+max"],

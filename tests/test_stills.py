@@ -60,8 +60,15 @@ def test_a_header_that_breaks_off_tells_nothing(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"GIF89a", b"\xff\xd8\xff" * 999, b"\xff\xd8\xff\xe0" + bytes(999), struct.pack("<2sHIH", b"II", 42, 8, 0)],
-    ids=["nothing", "another format", "filling", "zeros", "no tags"],
+    [
+        b"",
+        b"GIF89a",
+        b"\xff\xd8\xff" * 999,
+        b"\xff\xd8" + b"\xff" * 9_000_000,
+        b"\xff\xd8\xff\xe0" + bytes(999),
+        struct.pack("<2sHIH", b"II", 42, 8, 0),
+    ],
+    ids=["nothing", "another format", "many beginnings", "filling", "zeros", "no tags"],
 )
 def test_what_tells_no_size_is_no_error(data: bytes) -> None:
     assert size(data) is None
