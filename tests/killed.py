@@ -75,6 +75,8 @@ def killed_runs(kills: int, *, inputs: int = 200, format: Format = "jsonl", seed
         output = batch.output(0)
         run = batch.start(output)
         start = batch.seconds_until(run, lambda: output.exists())
+        batch.seconds_until(run, batch.told)
+        work = batch.seconds_until(run, lambda: False)
         counts.refused += run.wait() > 1
         expected, torn = batch.records(output)
         counts.torn += torn
@@ -82,7 +84,7 @@ def killed_runs(kills: int, *, inputs: int = 200, format: Format = "jsonl", seed
         while counts.kills < kills or batch.begun:
             output = batch.output(counts.batches + 1)
             run = batch.start(output)
-            if left and counts.kills < kills and batch.reach(run, output, chance.choice(PHASES), start, chance):
+            if left and counts.kills < kills and batch.reach(run, output, chance.choice(PHASES), start, work, chance):
                 os.killpg(run.pid, signal.SIGKILL) if chance.random() < 0.5 else run.kill()
                 run.wait()
                 counts.kills += 1
@@ -129,7 +131,7 @@ class _Batch:
             )
 
     def reach(
-        self, run: subprocess.Popen[bytes], output: Path, phase: str, start: float, chance: random.Random
+        self, run: subprocess.Popen[bytes], output: Path, phase: str, start: float, work: float, chance: random.Random
     ) -> bool:
         """Wait for a moment in that phase; whether the run was still there then."""
         self.begun = True
@@ -139,14 +141,18 @@ class _Batch:
             self.seconds_until(run, lambda: self.rewriting(output))
             time.sleep(chance.uniform(0, 0.003))
         else:
-            self.seconds_until(run, lambda: (self._folder / "told").stat().st_size > 0)
-            time.sleep(chance.uniform(0, 0.3))
+            self.seconds_until(run, self.told)
+            time.sleep(chance.uniform(0, work / 4))
         return run.poll() is None
 
     def left(self, output: Path) -> bool:
         """Whether there is more to do than to try again what can never be answered."""
         found, _ = self.records(output)
         return any(clip not in found and Path(clip).stat().st_size for clip in self.clips)
+
+    def told(self) -> bool:
+        """Whether the run has told that a record is written."""
+        return (self._folder / "told").stat().st_size > 0
 
     def rewriting(self, output: Path) -> bool:
         """Whether a file lies there that is to replace another."""
