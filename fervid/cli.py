@@ -73,8 +73,8 @@ OK, FAILED, USAGE, NOTHING, MODEL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130,
 STATUS = {NothingMatched: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: what an interrupt does, with the status that a shell gives it."""
+class _Terminated(SystemExit):
+    """SIGTERM: everything is closed as after an interrupt."""
 
 
 class _Commands(TyperGroup):
@@ -94,7 +94,7 @@ def _translated() -> Iterator[None]:
         yield
     except FervidError as error:
         _leave(f"fervid: {error.message}", next(status for kind, status in STATUS.items() if isinstance(error, kind)))
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, _Terminated) as error:
         how, status = ("terminated", TERMINATED) if isinstance(error, _Terminated) else ("interrupted", INTERRUPTED)
         _leave(f"fervid: {how}; what was answered is kept, in an unfinished csv or json as NAME.partial", status)
     except BrokenPipeError:
@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
+    raise _Terminated(TERMINATED)
 
 
 def _leave(message: str, status: int) -> NoReturn:
