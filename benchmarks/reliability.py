@@ -1,10 +1,10 @@
-"""Tries to break fervid, and counts how often that succeeds: hostile files, fuzzed parsers, thousands of clips.
+"""Tries to break fervid, and counts how often that succeeds: hostile files, kills, fuzzed parsers, thousands of clips.
 
-PYTHONPATH=tests python benchmarks/reliability.py [--cases 2000] [--suites files soak parsers] [--json FILE]
+PYTHONPATH=tests python benchmarks/reliability.py [--cases 2000] [--suites files kills soak parsers] [--json FILE]
 
 A case counts as a hang if it takes longer than half a minute, as a crash if a process dies or something is raised that
 is no answer, as lost if an input has no record, and as wrong if it is not true what is said of it, or of the good clip
-after it. A case is made again by its name, as tests/hostile.py says.
+after it. There is a kill for every twenty cases. A case is made again by its name, as tests/hostile.py says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from network import show
 from timing import save
@@ -25,9 +25,11 @@ import hostile
 import parsers
 import trials
 from fervid.batch import Policy
+from killed import Counts, Format, killed_runs
 from trials import Tally
 
 JOBS = 2
+KILLS = 20  # cases for one of them
 COLUMNS = ("hangs", "crashes", "lost", "wrong")
 
 Rows = Iterator[tuple[str, Tally]]
@@ -69,7 +71,21 @@ def soaked(cases: int) -> Rows:
     yield title, Tally(cases, wrong=trials.leaks(first, last))
 
 
-SUITES: Mapping[str, Callable[[int], Rows]] = {"files": files, "soak": soaked, "parsers": parsed}
+def killed(cases: int) -> Rows:
+    """Batches that are killed and resumed, until a twentieth as many kills are done."""
+    for form in get_args(Format):
+        counts = killed_runs(-(-cases // KILLS), format=form)
+
+        def named(*names: str, form: str = form, counts: Counts = counts) -> tuple[str, ...]:
+            return tuple(f"killed {form}: {name}" for name in names for _ in range(getattr(counts, name)))
+
+        yield (
+            f"killed and resumed: {form}, {counts.records:,} records",
+            Tally(counts.kills, (), named("orphans", "refused"), named("lost"), named("twice", "torn", "wrong")),
+        )
+
+
+SUITES: Mapping[str, Callable[[int], Rows]] = {"files": files, "kills": killed, "soak": soaked, "parsers": parsed}
 """Each takes how many cases to try, and gives rows of the table."""
 
 

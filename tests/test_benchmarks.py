@@ -31,6 +31,7 @@ from fervid import models, video
 from fervid.classify import ClipClassifier
 from fervid.detect import Detector
 from fervid.records import ClipFeatures, Frame
+from killed import Counts
 
 ROWS = [{"base": 1.0, "way": 4.0}, {"base": 10.0, "way": 20.0}, {"base": 2.0, "way": 6.0}]
 
@@ -315,7 +316,12 @@ def test_reliability_tries_everything(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         reliability.hostile, "cases", lambda count: [hostile.case("gif/noise/0"), hostile.case("built/empty")]
     )
+    monkeypatch.setattr(reliability, "killed_runs", lambda kills, format: Counts(kills, records=400, torn=2, refused=1))
     rows = {name: list(suite(5)) for name, suite in reliability.SUITES.items()}
+    assert [title for title, _ in rows["kills"]] == [
+        f"killed and resumed: {f}, 400 records" for f in ("jsonl", "parquet")
+    ]
+    assert rows["kills"][0][1] == trials.Tally(1, crashes=("killed jsonl: refused",), wrong=("killed jsonl: torn",) * 2)
     assert rows["files"] == [("files: built", trials.Tally(1)), ("files: gif", trials.Tally(1))]
     assert [title for title, _ in rows["parsers"]] == ["parser: csv", "parser: list"]
     assert [tally for _, tally in rows["parsers"]] == [trials.Tally(3)] * 2
