@@ -12,7 +12,7 @@ demo: $(VENV)/user  ## classify the clips of examples/ with the shipped models
 	$(BIN)/fervid classify examples --format table --progress none
 
 test: $(VENV)/dev  ## run the tests
-	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
 test-slow: $(VENV)/dev  ## run what is left out of `test`: thousands of hostile files, hundreds of kills
 	$(BIN)/python -m pytest -m slow
