@@ -26,6 +26,8 @@ from fervid.track import TrackingRule
 from fervid.video import Sampling
 
 _BY_OVERLAP = {"same_face": -1.0, "same_person": 2.0}  # cosines that every face has, and none
+_WAITING = 4  # batches that are cut out before the network asks for them
+
 _Found = tuple[float, float, list[Face], list[float]]  # time, duration, faces and shares of a frame, as in `Observed`
 
 
@@ -167,7 +169,7 @@ class Extractor:
             InputError: What `frames` raised, after everything that came before it.
         """
         batches = self._batches(frames)
-        with closing(ahead(batches, 1) if self._threads > 1 else batches) as ready:
+        with closing(ahead(batches, _WAITING) if self._threads > 1 else batches) as ready:
             for batch, crops in ready:
                 scores, start = self._embed(crops), 0
                 for time, duration, faces, shares in batch:
