@@ -144,7 +144,7 @@ def run_digest(classifier: Classifier) -> str:
 
 
 def _recorded(output: Path, ledger: Path) -> Iterator[Entry]:
-    """The entries whose records are in the output; what is torn at the end of either file is left out.
+    """The entries whose records are in the output; what is torn in the ledger, or at the end of the output, is left out.
 
     Raises:
         OutputError: A record that the ledger does not name stands before one that it does: somebody edited the file.
@@ -159,7 +159,7 @@ def _recorded(output: Path, ledger: Path) -> Iterator[Entry]:
             entry = Entry(**json.loads(line))
             entries[entry.record] = entry
         except (ValueError, TypeError, RecursionError):
-            break
+            continue
     unknown = False
     with output.open("rb") as records:
         for line in records:

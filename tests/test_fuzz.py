@@ -96,11 +96,11 @@ def with_(name: str, **values: Any) -> bytes:
     [{"path": 1}, {"path": {}}, {"record": [0.0]}, {"size": "1"}, {"path": float("nan")}, {"status": "$k"}],
     ids=repr,
 )
-def test_an_entry_of_a_ledger_that_is_none_ends_it(values: dict[str, Any]) -> None:
-    assert TARGETS["ledger"](with_("ledger", **values))
+def test_an_entry_of_a_ledger_that_is_none_names_no_record(values: dict[str, Any]) -> None:
+    assert not TARGETS["ledger"](with_("ledger", **values)), "so the output is refused: it seems edited"
 
 
-def test_an_entry_of_a_ledger_that_is_too_deep_ends_it() -> None:
+def test_an_entry_of_a_ledger_that_is_too_deep_counts_for_nothing() -> None:
     assert TARGETS["ledger"](TARGETS["ledger"].examples()[0] + b"[" * 100_000 + b"\n")
 
 

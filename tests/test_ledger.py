@@ -251,10 +251,10 @@ def test_a_run_that_was_killed_before_it_had_a_ledger_is_continued(inputs: list[
 
 
 @pytest.mark.parametrize("line", ["[1]", '{"path": 1}', "[" * 100_000, '{"path": {}, "record": []}', "\0" * 99])
-def test_a_ledger_that_says_nonsense_counts_up_to_there(line: str, inputs: list[str], tmp_path: Path) -> None:
+def test_a_line_of_nonsense_in_a_ledger_counts_for_nothing(line: str, inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs[:2])
     book = ledger.companion(output)
     first, second = book.read_text().splitlines(keepends=True)
     book.write_text(f"{first}{line}\n{second}")
-    assert write(output, inputs, resume=True) == inputs[1:]
+    assert write(output, inputs, resume=True) == inputs[2:]
