@@ -144,7 +144,7 @@ def run_digest(classifier: Classifier) -> str:
 
 
 def _recorded(output: Path, ledger: Path) -> Iterator[Entry]:
-    """The entries whose records are in the output; what is torn in the ledger, or at the end of the output, is left out.
+    """The entries whose records are in the output; what is torn in the ledger or at the end of it is left out.
 
     Raises:
         OutputError: A record that the ledger does not name stands before one that it does: somebody edited the file.
