@@ -185,7 +185,7 @@ def test_what_the_network_does_not_estimate_cannot_be_asked_for(smile: Path, com
 
 @pytest.mark.usefixtures("pulled")
 def test_a_classifier_of_another_network_is_refused() -> None:
-    with pytest.raises(ModelIncompatible, match="emotion8 was fitted on network [0-9a-f]{12}, not on hsemotion-b0"):
+    with pytest.raises(ModelIncompatible, match=r"emotion8 was fitted on network [0-9a-f]{12}, not on hsemotion-b0"):
         fervid.load(network="hsemotion-b0", classifier="emotion8")
 
 
