@@ -22,7 +22,7 @@ test-lowest:  ## run the tests with the lowest versions of all direct dependenci
 	$(PYTHON) -m venv $(VENV)/lowest
 	sed -n 's/^    "\([A-Za-z0-9._-]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\)".*/\1==\3/p' pyproject.toml | sort -u > $(VENV)/lowest.txt
 	$(VENV)/lowest/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/lowest.txt -e '.[dev]'
-	$(VENV)/lowest/bin/python -m pytest
+	$(VENV)/lowest/bin/python -m pytest -n auto
 
 check: $(VENV)/dev audit  ## lint, formatting, types, the coverage of the last `make test`, known vulnerabilities
 	$(BIN)/ruff check .
