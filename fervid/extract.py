@@ -92,9 +92,8 @@ class Extractor:
         cv2.setNumThreads(
             1
         )  # of the whole process: for pictures as small as faces its threads only wait for each other
-        cv2.utils.logging.setLogLevel(
-            cv2.utils.logging.LOG_LEVEL_SILENT
-        )  # of a damaged picture the record says what there is to say
+        silence = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # in OpenCV 4 and 5
+        silence(0)  # of a damaged picture the record says what there is to say
         with fitting(detector):
             self._detect = Detector(detector.session, detector.card, options.min_face)
             self._detect(np.zeros((64, 64, 3), np.uint8))

@@ -36,14 +36,15 @@ def yunet(path: Path, faces: Sequence[tuple[float, float, float, float]] = (), n
     for stride in STRIDES:
         kernels = random.normal(size=(8, 3, stride, stride)) / (stride * stride * 300)
         constants[f"stem_{stride}"] = kernels.astype(np.float32)
-        nodes.append(helper.make_node("Conv", ["input", f"stem_{stride}"], [f"seen_{stride}"], strides=[stride] * 2))
+        sides = {"kernel_shape": [stride] * 2, "strides": [stride] * 2}  # the first of which OpenCV 4 asks for
+        nodes.append(helper.make_node("Conv", ["input", f"stem_{stride}"], [f"seen_{stride}"], **sides))
         for part, width in WIDTHS.items():
             name, last = f"{part}_{stride}", part in ("bbox", "kps")
             constants[f"w_{name}"] = (noise * random.normal(size=(width, 8, 1, 1))).astype(np.float32)
             constants[f"at_{name}"] = _placed(part, stride, faces)
             constants[f"shape_{name}"] = np.array([1, -1, width])
             nodes += [
-                helper.make_node("Conv", [f"seen_{stride}", f"w_{name}"], [f"a_{name}"]),
+                helper.make_node("Conv", [f"seen_{stride}", f"w_{name}"], [f"a_{name}"], kernel_shape=[1, 1]),
                 helper.make_node("Transpose", [f"a_{name}"], [f"b_{name}"], perm=[0, 2, 3, 1]),
                 helper.make_node("Reshape", [f"b_{name}", f"shape_{name}"], [f"c_{name}"]),
                 helper.make_node("Add", [f"c_{name}", f"at_{name}"], [name if last else f"d_{name}"]),
