@@ -119,6 +119,7 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         yield
         return
     own = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    leaving = False
     try:
         try:
             if address and address != "auto":  # Ray would try for ten minutes
@@ -129,9 +130,13 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         except (OSError, ImportError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster at {address or 'this machine'} ({_last_line(error)})") from error
         yield
+    except (KeyboardInterrupt, SystemExit):
+        leaving = True  # a Ray that is shut down at its work takes this process along, with another exit status
+        raise
     finally:
-        with redirect_stdout(sys.stderr):
-            ray.shutdown()
+        if not leaving:  # and otherwise its processes end with this one
+            with redirect_stdout(sys.stderr):
+                ray.shutdown()
 
 
 def _answers(

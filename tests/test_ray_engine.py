@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ def ray() -> Iterator[object]:
     ray = ray_engine._import()
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
+    time.sleep(2)  # what fails while Ray is shut down would take this process along
     ray.shutdown()
 
 
