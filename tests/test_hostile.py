@@ -227,8 +227,9 @@ HELD = trials.Held(200.0, 9, 12)
         (replace(HELD, memory=209.9), ""),
         (replace(HELD, memory=150.0), ""),
         (replace(HELD, memory=210.1), "memory grew from 200 MB to 210 MB"),
-        (replace(HELD, handles=10), "handles went from 9 to 10"),
-        (replace(HELD, threads=11), "threads went from 12 to 11"),
+        (replace(HELD, handles=10), "handles grew from 9 to 10"),
+        (replace(HELD, threads=13), "threads grew from 12 to 13"),
+        (replace(HELD, threads=11), ""),  # one of before had not ended yet
     ],
 )
 def test_what_grows_is_told(last: trials.Held, found: str) -> None:

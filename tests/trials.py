@@ -161,4 +161,4 @@ def leaks(first: Held, last: Held, most: float = 0.05) -> tuple[str, ...]:
     grown = last.memory > (1 + most) * first.memory
     found = [f"memory grew from {first.memory:.0f} MB to {last.memory:.0f} MB"] if grown else []
     pairs = [(name, getattr(first, name), getattr(last, name)) for name in ("handles", "threads")]
-    return (*found, *(f"{name} went from {before} to {after}" for name, before, after in pairs if before != after))
+    return (*found, *(f"{name} grew from {before} to {after}" for name, before, after in pairs if before < after))
