@@ -27,7 +27,6 @@ CONTAINED = 0.7  # and so are those of which one holds this much of the other
 BORDER = 0.25  # of the frame's longer side, put around it to find a face that fills it; its shorter side at most
 FILLING = 0.4  # of the shorter side: the smallest face that is looked for there
 FEW = 256  # pixels are enough of a frame that is filled by a face; in more a detector of small faces sees its parts
-LARGEST = 4096  # pixels of a side of an input, which a card cannot mean to exceed
 AROUND = 4  # sides of a box: the square that is looked at when a face was lost
 
 
@@ -48,10 +47,6 @@ class Detector:
     min_face: int | None = None
 
     def __post_init__(self) -> None:
-        size, smallest = self.card["input"]["size"], self.card["smallest_face"]
-        multiple = self.card["input"].get("multiple", size)
-        if not (0 < size <= LARGEST and 0 < multiple <= size and 0 < smallest <= 1):
-            raise ValueError(f"inputs of {size} pixels, multiples of {multiple}, with faces from {smallest} of that")
         if not all(0 < self.card[name] <= 1 for name in ("threshold", "open_score")):
             raise ValueError(f"scores from {self.card['threshold']} and {self.card['open_score']}")
 

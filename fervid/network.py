@@ -17,7 +17,7 @@ import onnxruntime
 from fervid.records import FaceScores, Floats, Image
 
 BATCH = 8
-LARGEST, OLDEST = 1024, 150  # pixels and years, which a card cannot mean to exceed
+BRIGHTEST, OLDEST = 1024, 150  # values of pixels and years, which a card cannot mean to exceed
 OUTPUTS = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
 
 
@@ -35,9 +35,9 @@ class FaceNetwork:
 
     def __post_init__(self) -> None:
         spec, first = self.card["input"], self.card.get("first_age", 0)
-        if not (0 < spec["size"] <= LARGEST and 0 <= first <= OLDEST):
-            raise ValueError(f"crops of {spec['size']} pixels, ages from {first}")
-        if not all(np.all(np.abs(spec[name]) < LARGEST) for name in ("mean", "scale")):
+        if not 0 <= first <= OLDEST:
+            raise ValueError(f"ages from {first}")
+        if not all(np.all(np.abs(spec[name]) < BRIGHTEST) for name in ("mean", "scale")):
             raise ValueError(f"pixels less {spec['mean']}, times {spec['scale']}")
 
     @property

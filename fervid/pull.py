@@ -7,7 +7,6 @@ when a connection breaks is kept beside it and continued by the next pull.
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import os
 import time
@@ -22,7 +21,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from fervid import __version__, models
-from fervid.errors import DownloadFailed, ModelNotFound, ModelUnverified
+from fervid.errors import DownloadFailed, ModelNotFound, ModelUnverified, OutputError
+from fervid.output import lock, settle
 from fervid.progress import Progress, received
 
 PATIENCE = 30.0  # seconds from one `LEAST` bytes to the next, and to an answer at all
@@ -72,10 +72,10 @@ def pull(name: str, show: Progress = "auto", schemes: Collection[str] = ("https"
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep other pulls out of a folder for as long as the block lasts."""
-    with (folder / ".lock").open("wb") as lock:
+    with (folder / ".lock").open("wb") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            lock(file.fileno(), folder)
+        except OutputError as error:
             raise DownloadFailed(f"another pull writes to {folder}; wait until it is done") from error
         yield
 
@@ -102,22 +102,13 @@ def _fetch(entry: Mapping[str, Any], path: Path, show: Progress, schemes: Collec
         reason = _receive(entry, partial, start, show, schemes) if start < _limit(entry) else ""
         if not reason and _right(partial, entry):
             os.replace(partial, path)
-            _settle(path.parent)
+            settle(path.parent)
             return
         reason = reason or models.differs(partial.read_bytes(), entry)
         partial.unlink(missing_ok=True)
     raise ModelUnverified(
         f"{entry['url']} gave another file than was published: {reason}; a proxy may have put its own page in its place"
     )
-
-
-def _settle(folder: Path) -> None:
-    """Let a name in a folder outlast a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _receive(entry: Mapping[str, Any], partial: Path, start: int, show: Progress, schemes: Collection[str]) -> str:
