@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import random
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,27 +13,13 @@ from fervid import ledger
 from fervid.errors import OutputError
 from fervid.extract import Options
 from fervid.ledger import Ledger
-from fervid.records import Answer, ClipResult, ModelIdentity, Problem
-
-
-@dataclass
-class Stub:
-    """As much of a classifier as a ledger looks at."""
-
-    models: dict = field(default_factory=lambda: {"network": ModelIdentity("toy", "0" * 64)})
-    options: Options = field(default_factory=Options)
+from fervid.records import ClipResult, ModelIdentity, Problem
+from stubs import Stub, answer, files
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> list[str]:
-    paths = [tmp_path / f"clip {i}.mp4" for i in range(6)]
-    for path in paths:
-        path.write_bytes(b"x" * 10)
-    return [str(path) for path in paths]
-
-
-def answer(path: str) -> ClipResult:
-    return ClipResult(path, "ok", Answer({"calm": 0.75, "angry": 0.25}))
+    return files(tmp_path, 6)
 
 
 def write(output: Path, paths: list[str], **options: bool) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import fsspec
@@ -16,26 +15,13 @@ from fervid.batch import destination
 from fervid.errors import OutputError, UsageError
 from fervid.extract import Options
 from fervid.parts import Parts
-from fervid.records import Answer, ClipResult, ModelIdentity, Person, Problem
-
-MODELS = {role: ModelIdentity("toy", "0" * 64) for role in ("detector", "network", "classifier")}
-
-
-@dataclass
-class Stub:
-    """As much of a classifier as the writers look at."""
-
-    models: dict = field(default_factory=lambda: MODELS)
-    options: Options = field(default_factory=Options)
-    labels: tuple[str, ...] = ("calm", "angry")
+from fervid.records import Answer, ClipResult, Person, Problem
+from stubs import MODELS, Stub, files
 
 
 @pytest.fixture
 def clips(tmp_path: Path) -> list[str]:
-    paths = [tmp_path / f"clip {i}.mp4" for i in range(5)]
-    for path in paths:
-        path.write_bytes(b"x" * 10)
-    return [str(path) for path in paths]
+    return files(tmp_path, 5)
 
 
 @pytest.fixture(params=["folder", "url", "memory"])

@@ -6,7 +6,6 @@ import csv
 import os
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet
@@ -14,31 +13,15 @@ import pytest
 
 from fervid import parts
 from fervid.batch import destination
-from fervid.extract import Options
 from fervid.output import encode
-from fervid.records import Answer, ClipResult, ModelIdentity, Problem
+from fervid.records import ClipResult, Problem
 from powerloss import Disk, lay, losses
-
-
-@dataclass
-class Stub:
-    """As much of a classifier as the writers look at."""
-
-    models: dict = field(default_factory=lambda: {"network": ModelIdentity("toy", "0" * 64)})
-    options: Options = field(default_factory=Options)
-    labels: tuple[str, ...] = ("calm", "angry")
+from stubs import Stub, answer, files
 
 
 @pytest.fixture
 def clips(tmp_path: Path) -> list[str]:
-    paths = [tmp_path / f"clip {i}.mp4" for i in range(6)]
-    for path in paths:
-        path.write_bytes(b"x" * 10)
-    return [str(path) for path in paths]
-
-
-def answer(path: str) -> ClipResult:
-    return ClipResult(path, "ok", Answer({"calm": 0.75, "angry": 0.25}))
+    return files(tmp_path, 6)
 
 
 def line(path: str) -> bytes:
