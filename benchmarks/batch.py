@@ -26,7 +26,7 @@ from timing import WAYS, command, decode, faster, figures, once, paired, save
 
 import fervid
 from fervid.batch import Policy, answer_all
-from fervid.options import workers
+from fervid.commands.options import workers
 
 SHORTEST, LONGEST = 2.0, 4.0  # seconds of a piece
 DECODERS = ("decode, threads", "decode, processes")

@@ -11,7 +11,8 @@ import pytest
 
 import clips
 import fervid
-from fervid import cli, evaluate, labelled, options
+import fervid.cli
+from fervid import commands, evaluate
 from fervid.fit import COSTS
 from fervid.network import FaceNetwork
 from fervid.records import FaceScores
@@ -22,13 +23,14 @@ collect_ignore = [] if find_spec("torch") else ["train"]  # `make test-train` in
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands start no workers, which takes a second each, unless a test says `--jobs`."""
+    sized = commands.options.workers
 
     def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
-        return options.workers(clips, jobs, threads) if jobs else (0, threads or joblib.cpu_count())
+        return sized(clips, jobs, threads) if jobs else (0, threads or joblib.cpu_count())
 
-    for commands in (cli, labelled):
-        monkeypatch.setattr(commands, "workers", workers)
-    monkeypatch.setattr(cli, "_prepare", lambda: None)
+    for part in (commands.clips, commands.labelled):
+        monkeypatch.setattr(part, "workers", workers)
+    monkeypatch.setattr(commands.clips, "_prepare", lambda: None)
 
 
 @pytest.fixture

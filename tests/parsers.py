@@ -24,7 +24,8 @@ import typer
 
 import scenes
 import toys
-from fervid import dataset, features, inputs, layouts, models, options, pipeline, stills
+from fervid import dataset, features, inputs, layouts, models, pipeline, stills
+from fervid.commands import options
 from fervid.errors import FervidError
 from fervid.extract import Extractor, Options
 from fervid.fit import statistics_of

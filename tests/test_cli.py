@@ -22,7 +22,8 @@ from typer.testing import CliRunner, Result
 import clips
 import processes
 import toys
-from fervid import cli, models, options
+from fervid import cli, models
+from fervid.commands import options
 from fervid.schema import schema
 
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
-from fervid.errors import UsageError
-from fervid.options import (
+from fervid.commands.options import (
     DetectorName,
     Device,
     EveryFrame,
@@ -33,6 +32,7 @@ from fervid.options import (
     setting,
     workers,
 )
+from fervid.errors import UsageError
 
 if TYPE_CHECKING:
     from fervid.dataset import Dataset

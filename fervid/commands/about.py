@@ -1,0 +1,109 @@
+"""The commands that tell what is here: models, what works, how a record looks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from fervid.commands import MODEL, OK
+from fervid.commands.options import Show
+from fervid.errors import ModelError
+
+about_app = typer.Typer()
+models_app = typer.Typer(
+    no_args_is_help=True, help="The models: which there are, what they are, whether they are intact."
+)
+about_app.add_typer(models_app, name="models")
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """Every model, what it is for, its size and licence; those that others publish can be pulled."""
+    from fervid.models import manifest, place
+
+    for name, entry in [*manifest().items(), *manifest("optional").items()]:
+        file = place(entry)
+        size = f"{file.stat().st_size / 1e6:6.1f} MB" if file.is_file() else "not pulled"
+        print(f"{name:16} {entry['kind']:11} {size:>10}  {entry['licence']}")
+
+
+@models_app.command("info")
+def models_info(name: Annotated[str, typer.Argument(help="A name from `fervid models list`.")]) -> None:
+    """The card of a model: data, licence, recipe, figures, limits."""
+    from fervid.models import entry_of, place, verify
+
+    entry = dict(entry_of(name))
+    if "sha256" not in entry and place(entry).is_file():
+        entry["sha256"] = verify(name).identity.sha256
+    print(json.dumps(entry, indent=2, ensure_ascii=False))
+
+
+@models_app.command("path")
+def models_path(name: Annotated[str, typer.Argument(help="A name from `fervid models list`.")]) -> None:
+    """Where the file of a model lies, or will lie when it is pulled."""
+    from fervid.models import entry_of, place
+
+    print(place(entry_of(name)))
+
+
+@models_app.command("verify")
+def models_verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
+) -> None:
+    """Compare files and cards with the manifest, by SHA-256 or, where their authors give none, by the id in git."""
+    from fervid.models import here, verify
+
+    failures = 0
+    for name in names or here():
+        try:
+            print(f"ok      {name:16} {verify(name).identity.sha256}")
+        except ModelError as error:
+            failures += 1
+            print(f"failed  {name:16} {error.message}")
+    raise typer.Exit(MODEL if failures else OK)
+
+
+@models_app.command(
+    "pull", epilog="Example: `fervid models pull yunet hsemotion-b0`, then `fervid classify --network hsemotion-b0 ...`"
+)
+def models_pull(
+    names: Annotated[list[str], typer.Argument(help="Optional models from `fervid models list`.")],
+    progress: Show = "auto",
+) -> None:
+    """Fetch models that others publish into the user's data folder: verified, and continued where it broke off.
+
+    No other command reaches the network. HTTPS_PROXY names a proxy.
+    """
+    from fervid.models import entry_of, place
+    from fervid.pull import pull
+
+    for name in names:
+        fetched = pull(name, progress)
+        print(f"{name} is here now" if fetched else f"{name} was here already", file=sys.stderr)
+        print(place(entry_of(name)))
+
+
+@about_app.command()
+def doctor() -> None:
+    """Versions, codecs, CPUs, providers and models: what works here."""
+    from fervid.doctor import checks
+
+    found = list(checks())
+    for check in found:
+        print(f"{'ok' if check.well else 'WRONG':5} {check.name:24} {check.finding}")
+    raise typer.Exit(OK if all(check.well for check in found) else MODEL)
+
+
+@about_app.command()
+def schema(
+    command: Annotated[
+        Literal["classify", "timeline"], typer.Argument(help="Which command writes the record.")
+    ] = "classify",
+) -> None:
+    """The JSON Schema of a record."""
+    from fervid.schema import schema
+
+    print(json.dumps(schema(command), indent=2))

@@ -1,0 +1,268 @@
+"""The commands that look at clips: one answer for each, or one for each of its windows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fervid.commands import FAILED, OK
+from fervid.commands.options import (
+    Adaptive,
+    Address,
+    Attributes,
+    ClassifierName,
+    ClipForm,
+    DetectorName,
+    Device,
+    End,
+    Engine,
+    EveryFrame,
+    ExitZero,
+    FailFast,
+    Force,
+    Form,
+    Fps,
+    FromFile,
+    Inputs,
+    Jobs,
+    Labels,
+    Memory,
+    MinFace,
+    NetworkName,
+    Null,
+    Output,
+    Recursive,
+    Resume,
+    Rotate,
+    Show,
+    Start,
+    Strict,
+    Target,
+    Threads,
+    Timeout,
+    WhichFace,
+    labels_of,
+    limits_of,
+    options_of,
+    setting,
+    workers,
+)
+from fervid.errors import UsageError, usage
+
+if TYPE_CHECKING:
+    from fervid.batch import Policy
+    from fervid.output import Writer
+    from fervid.pipeline import Classifier
+    from fervid.progress import Progress
+    from fervid.records import ClipResult, Status
+
+clips_app = typer.Typer()
+
+
+@clips_app.command(
+    epilog="Examples: `fervid classify clip.mp4`, `fervid classify videos/ --recursive -o results.jsonl --resume`"
+)
+def classify(
+    inputs: Inputs = None,
+    recursive: Recursive = False,
+    from_file: FromFile = None,
+    nul: Null = False,
+    output: Target = None,
+    format: ClipForm = None,
+    force: Force = False,
+    resume: Resume = False,
+    fps: Fps = None,
+    every_frame: EveryFrame = False,
+    start: Start = 0.0,
+    end: End = None,
+    rotate: Rotate = "auto",
+    face: WhichFace = "main",
+    min_face: MinFace = None,
+    attributes: Attributes = False,
+    adaptive: Adaptive = False,
+    labels: Labels = None,
+    classifier: ClassifierName = None,
+    network: NetworkName = "mobilenetv1",
+    detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    timeout: Timeout = None,
+    memory: Memory = None,
+    engine: Engine = "local",
+    address: Address = None,
+    progress: Show = "auto",
+    fail_fast: FailFast = False,
+    exit_zero: ExitZero = False,
+    strict: Strict = False,
+) -> None:
+    """Say which emotion each clip shows: one record per clip, whatever happens to it."""
+    cluster = engine == "ray"
+    if not cluster:
+        _prepare()
+    from fervid import inputs as named
+    from fervid.batch import Policy, destination
+    from fervid.pipeline import load
+
+    options = options_of(
+        fps=fps,
+        every_frame=every_frame,
+        start=start,
+        end=end,
+        rotate=rotate,
+        face=face,
+        min_face=min_face,
+        attributes=attributes,
+        labels=labels_of(labels),
+        adaptive=adaptive,
+    )
+    if address and not cluster:
+        raise UsageError("--address names a Ray cluster; add --engine ray")
+    if cluster and (timeout, memory) != (None, None):
+        raise UsageError("--timeout and --memory limit the processes of --engine local; Ray has limits of its own")
+    clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
+    if not cluster:
+        jobs, threads = workers(len(clips), jobs, threads)
+    loaded = load(
+        classifier=classifier,
+        network=network,
+        detector=detector,
+        options=options,
+        threads=threads,
+        device="cpu" if cluster else device,
+    )
+    policy = Policy(jobs or 0, fail_fast, strict, limits_of(timeout, memory))
+    with (
+        _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=device) as answer,
+        destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered),
+    ):
+        failures = _run(answer, clips, policy, writer, answered, progress)
+    raise typer.Exit(FAILED if failures and not exit_zero else OK)
+
+
+@clips_app.command(
+    epilog="Examples: `fervid timeline clip.mp4`, `fervid timeline videos/ --window 2 --step 0.5 -o windows.csv`"
+)
+def timeline(
+    inputs: Inputs = None,
+    window: Annotated[float, setting("--window", "Seconds that a window lasts.")] = 4.0,
+    step: Annotated[
+        float | None, setting("--step", "Seconds from the start of a window to that of the next. Default: 1 at most.")
+    ] = None,
+    recursive: Recursive = False,
+    from_file: FromFile = None,
+    nul: Null = False,
+    output: Output = None,
+    format: Form = None,
+    force: Force = False,
+    fps: Fps = None,
+    every_frame: EveryFrame = False,
+    start: Start = 0.0,
+    end: End = None,
+    rotate: Rotate = "auto",
+    face: WhichFace = "main",
+    min_face: MinFace = None,
+    attributes: Attributes = False,
+    labels: Labels = None,
+    classifier: ClassifierName = None,
+    network: NetworkName = "mobilenetv1",
+    detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    timeout: Timeout = None,
+    memory: Memory = None,
+    progress: Show = "auto",
+    exit_zero: ExitZero = False,
+    strict: Strict = False,
+) -> None:
+    """Say which emotion each window of a clip shows: one record per window, in order."""
+    _prepare()
+    from fervid import inputs as named
+    from fervid.batch import Policy, destination, timelines
+    from fervid.gather import Windows
+    from fervid.pipeline import load
+    from fervid.progress import shown
+    from fervid.records import WindowResult
+
+    with usage():
+        cut = Windows(window, min(1.0, window) if step is None else step)
+    options = options_of(
+        fps=fps,
+        every_frame=every_frame,
+        start=start,
+        end=end,
+        rotate=rotate,
+        face=face,
+        min_face=min_face,
+        attributes=attributes,
+        labels=labels_of(labels),
+    )
+    clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
+    jobs, threads = workers(len(clips), jobs, threads)
+    loaded = load(
+        classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
+    )
+    policy, failures = Policy(jobs, strict=strict, limits=limits_of(timeout, memory)), 0
+    with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _):
+        for parts in shown(timelines(loaded, clips, cut, policy), len(clips), progress, policy.any_failed):
+            failures += policy.any_failed(parts)
+            for part in parts:
+                writer.write(part)
+    raise typer.Exit(FAILED if failures and not exit_zero else OK)
+
+
+def _prepare() -> None:
+    """Let a worker import what it needs while this process does the same."""
+    from fervid.workers import prepare
+
+    prepare("fervid.pipeline")
+
+
+def _engine(
+    name: str, loaded: Classifier, policy: Policy, **cluster: Any
+) -> AbstractContextManager[Callable[[list[str]], Iterable[ClipResult]]]:
+    """What gives one record per clip, as long as the block lasts."""
+    if name == "ray":
+        from fervid.ray_engine import answering
+
+        return answering(loaded, policy, **cluster)
+    from fervid.batch import answer_all
+
+    return nullcontext(lambda clips: answer_all(loaded, clips, policy))
+
+
+def _run(
+    answer: Callable[[list[str]], Iterable[ClipResult]],
+    clips: list[str],
+    policy: Policy,
+    writer: Writer,
+    answered: Mapping[str, Status],
+    show: Progress,
+) -> int:
+    """Answer what is not answered yet; how many of all clips failed."""
+    from fervid.progress import shown
+
+    left = [clip for clip in clips if clip not in answered]
+    failures = sum(policy.failed(answered[clip]) for clip in clips if clip in answered)
+    for result in shown(answer(left), len(left), show, lambda result: policy.failed(result.status)):
+        writer.write(result)
+        failures += policy.failed(result.status)
+    return failures
+
+
+def _listed(source: Path | None, nul: bool) -> list[str]:
+    if source is None:
+        return []
+    from fervid.inputs import read_list
+
+    try:
+        data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the list {source} cannot be read ({error.strerror})") from error
+    return read_list(data, nul=nul)
