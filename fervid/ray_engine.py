@@ -23,8 +23,10 @@ from fervid.errors import Crashed, InputError, UsageError
 from fervid.extract import Options
 from fervid.ledger import run_digest
 from fervid.pipeline import Classifier, load
-from fervid.records import ClipResult, Problem
+from fervid.records import ClipResult, ModelIdentity, Problem
 from fervid.remote import copied, is_url
+from fervid.workers import Died, Limits
+from fervid.workers import Worker as Process
 
 TRIES = 3
 BLOCK = 64  # most clips that are handed to a worker at once
@@ -36,7 +38,9 @@ class Setup:
 
     Attributes:
         files: The models as they were verified here: of each role the name of the file and its bytes.
+        models: What records say of them.
         options: What to look at in a clip.
+        limits: What a clip may cost.
         threads: Threads of the models.
         device: Where the models run.
         folder: Where relative paths begin.
@@ -44,7 +48,9 @@ class Setup:
     """
 
     files: Mapping[str, tuple[str, bytes]]
+    models: Mapping[str, ModelIdentity]
     options: Options
+    limits: Limits
     threads: int
     device: Literal["cpu", "cuda"]
     folder: str
@@ -85,7 +91,9 @@ def answering(
             raise UsageError("the Ray cluster has no GPU; take --device cpu")
         setup = Setup(
             {role: (path.name, path.read_bytes()) for role, path in classifier.files.items()},
+            classifier.models,
             classifier.options,
+            policy.limits,
             threads,
             "cuda" if gpus else "cpu",
             os.getcwd(),
@@ -187,38 +195,57 @@ class Tries:
         del self._begun[clip]
 
 
-class Worker:
-    """Answers one clip after the other, in a process of a cluster.
+class Answering:
+    """A `Setup` that becomes, in the process that it is sent to, what answers a clip there."""
 
-    A worker that dies is started again by Ray and given again what it had in hand, without end. So every clip is
-    reported to `Tries` before it is begun, and one that has ended `TRIES` workers is not begun any more. How long a
-    clip takes is not limited, and its memory by Ray alone.
+    def __init__(self, setup: Setup) -> None:
+        """Keep it until then."""
+        self._setup = setup
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded, (self._setup,)
+
+
+def _loaded(setup: Setup) -> Callable[[Path], ClipResult]:
+    """Load the models.
+
+    Raises:
+        UsageError: Another version of this package is installed here.
+    """
+    with TemporaryDirectory(prefix="fervid-") as folder:
+        paths = {}
+        for role, (name, data) in setup.files.items():
+            path = Path(folder, role, name)
+            path.parent.mkdir()
+            path.write_bytes(data)
+            paths[role] = str(path)
+        classifier = load(**paths, options=setup.options, threads=setup.threads, device=setup.device)
+    if run_digest(classifier) != setup.run:
+        raise UsageError(f"fervid {__version__} of the worker would answer otherwise than the one that asks")
+    return classifier.answer
+
+
+class Worker:
+    """Answers one clip after the other on a machine of a cluster, in a process that a clip may end.
+
+    A worker that is itself ended is started again by Ray and given again what it had in hand, without end. So every
+    clip is reported to `Tries` before it is begun, and one that has ended `TRIES` workers is not begun any more.
     """
 
     def __init__(self, setup: Any, tries: Any) -> None:
-        """Load the models.
+        """Let a process load the models.
 
         Args:
             setup: Refers to a `Setup`.
             tries: The actor `Tries`.
 
         Raises:
-            UsageError: Another version of this package is installed here, or a model was replaced meanwhile.
+            UsageError: Another version of this package is installed here, or the process cannot start.
         """
         self._ray, self._tries = _import(), tries
         self._setup: Setup = self._ray.get(setup)
-        with TemporaryDirectory(prefix="fervid-") as folder:
-            paths = {}
-            for role, (name, data) in self._setup.files.items():
-                path = Path(folder, role, name)
-                path.parent.mkdir()
-                path.write_bytes(data)
-                paths[role] = str(path)
-            self._classifier = load(
-                **paths, options=self._setup.options, threads=self._setup.threads, device=self._setup.device
-            )
-        if run_digest(self._classifier) != self._setup.run:
-            raise UsageError(f"fervid {__version__} of the worker would answer otherwise than the one that asks")
+        self._process = Process(Answering(self._setup), self._setup.limits)
+        self._process.start()
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The record of the clip of a row, in a row."""
@@ -232,18 +259,24 @@ class Worker:
         """The record of a clip, which may be anywhere."""
         if not is_url(clip):
             path = Path(self._setup.folder, clip)
-            return replace(_named(self._classifier.answer(path), path, str(Path(clip))), path=clip)
+            return replace(_named(self._look(path), path, str(Path(clip))), path=clip)
         started = time.perf_counter()
         try:
             with copied(clip) as path:
-                result = _named(self._classifier.answer(path), path, clip)
+                result = _named(self._look(path), path, clip)
         except InputError as error:
             result = self._failed(clip, error)
         return replace(result, elapsed_s=time.perf_counter() - started)
 
+    def _look(self, path: Path) -> ClipResult:
+        try:
+            result: ClipResult = self._process.ask(path)
+            return result
+        except Died as death:
+            return self._failed(str(path), death.problem(path))
+
     def _failed(self, clip: str, error: InputError) -> ClipResult:
-        problem = Problem(error.code, error.message)
-        return ClipResult(clip, "error", models=self._classifier.models, problem=problem)
+        return ClipResult(clip, "error", models=self._setup.models, problem=Problem(error.code, error.message))
 
 
 def _named(result: ClipResult, path: Path, clip: str) -> ClipResult:

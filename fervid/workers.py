@@ -120,8 +120,8 @@ def ordered(
     if not jobs:
         yield from map(work, items)
         return
-    workers = [_Worker(work, limits) for _ in range(jobs)]
-    idle: LifoQueue[_Worker] = LifoQueue()
+    workers = [Worker(work, limits) for _ in range(jobs)]
+    idle: LifoQueue[Worker] = LifoQueue()
     for worker in workers:
         idle.put(worker)
 
@@ -160,10 +160,16 @@ def prepare(module: str) -> None:
         _ready.append(_born(module))
 
 
-class _Worker:
+class Worker:
     """A process that is started when it is first asked, and anew when it has died; asked from one thread at a time."""
 
-    def __init__(self, work: Callable[[Any], Any], limits: Limits) -> None:
+    def __init__(self, work: object, limits: Limits) -> None:
+        """Start nothing yet.
+
+        Args:
+            work: Sent to the process, which calls what arrives there with each item.
+            limits: What an item may cost.
+        """
         self._work, self._limits = work, limits
         self._process: SpawnProcess | None = None
         self._pipe: Connection
@@ -177,7 +183,7 @@ class _Worker:
             UsageError: The process died before it was ready.
         """
         if self._process is None:
-            self._start()
+            self.start()
         answer, error = self._exchange(item, self._limits)
         if error is not None:
             raise error
@@ -204,7 +210,13 @@ class _Worker:
             self._pipe.close()
         return _NAMES.get(code or 0, f"status {code}")
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Begin now, not when it is first asked.
+
+        Raises:
+            Died: It was stopped for good.
+            UsageError: The process died before it was ready; or whatever `work` raises when it arrives.
+        """
         with _births:
             if not self._wanted:
                 raise Died("stopped")

@@ -25,7 +25,8 @@ from fervid import cli, ray_engine
 from fervid.batch import Policy
 from fervid.errors import UsageError
 from fervid.ledger import run_digest
-from fervid.ray_engine import Setup, Tries, Worker, answering
+from fervid.ray_engine import Answering, Setup, Tries, Worker, answering
+from fervid.workers import Limits
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # of its own settings
@@ -161,6 +162,20 @@ def test_a_file_that_kills_every_worker_is_told_apart_from_those_beside_it(
     assert poisoned.models == classifier.models
 
 
+@pytest.mark.parametrize(
+    ("limits", "code"), [(Limits(seconds=0.001), "timeout"), (Limits(memory=1), "memory")], ids=["time", "memory"]
+)
+def test_a_clip_that_costs_too_much_is_told_and_the_next_is_answered(
+    limits: Limits, code: str, ray: object, classifier: fervid.Classifier, tmp_path: Path
+) -> None:
+    long = str(clips.write(tmp_path / "long.mp4", clips.smiling(20) * 20))
+    gone = str(tmp_path / "gone.mp4")
+    with answering(classifier, Policy(limits=limits), jobs=1) as answer:
+        result, other = answer([long, gone])
+    assert (result.path, result.status, result.problem.code) == (long, "error", code)
+    assert (result.models, other.path) == (classifier.models, gone)
+
+
 def test_workers_with_another_version_do_not_answer(ray: object, smile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "run_digest", lambda _: "another")
     result = run(smile, "--engine", "ray")
@@ -184,11 +199,22 @@ class Here:
 
 
 @pytest.fixture
-def worker(classifier: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
-    """A worker in this process."""
+def setup(classifier: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    """What a worker is told, where Ray would be needed for nothing."""
     monkeypatch.setattr(ray_engine, "_import", lambda: SimpleNamespace(get=lambda value: value))
     files = {role: (path.name, path.read_bytes()) for role, path in classifier.files.items()}
-    return Worker(Setup(files, classifier.options, 1, "cpu", str(tmp_path), run_digest(classifier)), Here(Tries()))
+    return Setup(
+        files, classifier.models, classifier.options, Limits(), 1, "cpu", str(tmp_path), run_digest(classifier)
+    )
+
+
+@pytest.fixture
+def worker(setup: Setup) -> Iterator[Worker]:
+    """A worker in this process, which has one of its own."""
+    worker = Worker(setup, Here(Tries()))
+    yield worker
+    worker._process.kill()
+    worker._process.bury()
 
 
 def test_a_worker_answers_as_this_process_would(
@@ -212,9 +238,16 @@ def test_a_clip_is_given_up_after_the_last_try_and_forgotten_when_it_is_answered
     assert [worker(row)["result"].problem.code for _ in range(2)] == ["crashed", "not_found"]
 
 
-def test_a_worker_that_would_answer_otherwise_does_not_start(worker: Worker) -> None:
+def test_a_worker_that_would_answer_otherwise_does_not_start(setup: Setup) -> None:
     with pytest.raises(UsageError, match="would answer otherwise"):
-        Worker(replace(worker._setup, run="another"), None)
+        Worker(replace(setup, run="another"), None)
+
+
+def test_what_a_worker_sends_to_its_process_is_the_classifier(
+    setup: Setup, classifier: fervid.Classifier, smile: Path
+) -> None:
+    loaded, arguments = Answering(setup).__reduce__()
+    assert plain([loaded(*arguments)(smile)]) == plain([classifier.answer(smile)])
 
 
 class Unconnected:

@@ -123,8 +123,6 @@ def classify(
     )
     if address and not cluster:
         raise UsageError("--address names a Ray cluster; add --engine ray")
-    if cluster and (timeout, memory) != (None, None):
-        raise UsageError("--timeout and --memory limit the processes of --engine local; Ray has limits of its own")
     clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
     if not cluster:
         jobs, threads = workers(len(clips), jobs, threads)
