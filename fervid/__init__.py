@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fervid.columns import to_arrow as to_arrow
+    from fervid.columns import to_pandas as to_pandas
     from fervid.errors import FervidError as FervidError
     from fervid.errors import InputError as InputError
     from fervid.errors import ModelError as ModelError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from fervid.records import ClipResult as ClipResult
     from fervid.records import Frame as Frame
     from fervid.records import Person as Person
+    from fervid.records import WindowResult as WindowResult
     from fervid.video import Sampling as Sampling
 
 __version__ = "0.1.0"
@@ -39,7 +42,10 @@ _HOMES = {
     "Options": "extract",
     "Person": "records",
     "Sampling": "video",
+    "WindowResult": "records",
     "load": "pipeline",
+    "to_arrow": "columns",
+    "to_pandas": "columns",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal, Protocol
 from rich.console import Console
 from rich.table import Table
 
+from fervid.columns import flat, names
 from fervid.errors import OutputError, UsageError
 from fervid.records import ClipResult, WindowResult
 
@@ -113,19 +114,15 @@ class CsvWriter:
     def __init__(self, stream: BinaryIO, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> None:
         """Write the header to that stream."""
         self._stream = stream
-        nested = {
-            "probabilities": labels,
-            "model": [f"{role}.{key}" for role in ("detector", "network", "classifier") for key in ("name", "sha256")],
-            "error": ("code", "message"),
-        }
-        fields = record(path="", status="no_face").as_dict()
-        self._columns = [f"{field}.{name}" if name else field for field in fields for name in nested.get(field, ("",))]
+        self._columns = names(labels, record)
         self._row(self._columns)
 
     def write(self, result: ClipResult) -> None:
         """Write one row."""
-        flat = dict(_flat(result.as_dict()))
-        self._row([flat.get(column) for column in self._columns])
+        found = {
+            name: json.dumps(value) if isinstance(value, list) else value for name, value in flat(result.as_dict())
+        }
+        self._row([found.get(column) for column in self._columns])
 
     def finish(self) -> None:
         """Nothing is left to write."""
@@ -310,11 +307,3 @@ def writing(path: Path) -> Iterator[None]:
 
 def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, json.dumps(value) if isinstance(value, list) else value

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from fervid.columns import schema, storable, text
 from fervid.errors import OutputError, UsageError
 from fervid.ledger import Entry, run_digest, stamp
 from fervid.output import lock, replacing, settle
@@ -53,9 +54,9 @@ class Parts:
         self._arrow, self._output = pyarrow, output
         self._files, self._folder = opened(output)
         self._local = is_local(self._files)
-        self._schema = _schema(pyarrow, classifier.labels)
+        self._schema = _stamped(pyarrow, classifier.labels)
         self._run = run_digest(classifier)
-        self._stamps = {_text(clip): (clip, stamp(clip)) for clip in clips}
+        self._stamps = {text(clip): (clip, stamp(clip)) for clip in clips}
         self._rows: list[dict[str, Any]] = []
         self._since = 0.0
         self.answered: dict[str, Status] = {}
@@ -95,12 +96,8 @@ class Parts:
         """
         if not self._rows:
             self._since = time.monotonic()
-        record = result.as_dict()
-        size, mtime_ns = self._stamps[_text(result.path)][1]
-        record["path"] = _text(result.path)
-        if record["error"]:
-            record["error"]["message"] = _text(record["error"]["message"])
-        self._rows.append({**record, "size": size, "mtime_ns": mtime_ns, "run": self._run})
+        size, mtime_ns = self._stamps[text(result.path)][1]
+        self._rows.append({**storable(result), "size": size, "mtime_ns": mtime_ns, "run": self._run})
         if len(self._rows) >= ROWS or time.monotonic() - self._since > SECONDS:
             self.finish()
 
@@ -158,35 +155,7 @@ class Parts:
         return f"{self._folder.rstrip('/')}/{name}"
 
 
-def _text(name: str) -> str:
-    """A name that may be no valid UTF-8, as parquet can hold it."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _schema(arrow: Any, labels: Sequence[str]) -> Any:
-    """The columns: the record as `ClipResult.as_dict` gives it, with nested fields as structures."""
-    text, count, real = arrow.string(), arrow.int64(), arrow.float64()
-    probabilities = arrow.struct([(label, real) for label in labels])
-    model = arrow.struct([("name", text), ("sha256", text)])
-    person = {"id": count, "seconds": real, "label": text, "probabilities": probabilities}
-    person |= {"age": real, "gender": text, "ethnicity": text}
-    return arrow.schema(
-        {
-            "schema_version": count,
-            "path": text,
-            "status": text,
-            "label": text,
-            "confidence": real,
-            "probabilities": probabilities,
-            "people": arrow.list_(arrow.struct(person.items())),
-            "duration_s": real,
-            "frames_sampled": count,
-            "frames_with_face": count,
-            "model": arrow.struct([(role, model) for role in ("detector", "network", "classifier")]),
-            "error": arrow.struct([("code", text), ("message", text)]),
-            "elapsed_s": real,
-            "size": count,
-            "mtime_ns": count,
-            "run": text,
-        }
-    )
+def _stamped(arrow: Any, labels: Sequence[str]) -> Any:
+    """The columns of a record, and those by which a run knows what is answered."""
+    stamps = {"size": arrow.int64(), "mtime_ns": arrow.int64(), "run": arrow.string()}
+    return arrow.schema([*schema(arrow, labels), *map(arrow.field, stamps, stamps.values())])

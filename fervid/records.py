@@ -194,6 +194,12 @@ class Answer:
         """Probability of the label."""
         return self.probabilities[self.label]
 
+    def _repr_html_(self) -> str:
+        """The answer as notebooks show it."""
+        from fervid.view.card import answer_card
+
+        return answer_card(self.probabilities)
+
 
 @dataclass(frozen=True, slots=True)
 class Person:
@@ -214,6 +220,24 @@ class Person:
     age: float | None = None
     gender: str | None = None
     ethnicity: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The person as plain JSON types."""
+        return {
+            "id": self.id,
+            "seconds": _rounded(self.seconds),
+            "label": self.answer.label,
+            "probabilities": _plain(self.answer.probabilities),
+            "age": _rounded(self.age, 1),
+            "gender": self.gender,
+            "ethnicity": self.ethnicity,
+        }
+
+    def _repr_html_(self) -> str:
+        """The person as notebooks show it."""
+        from fervid.view.card import person_card
+
+        return person_card(self.as_dict())
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,18 +312,7 @@ class ClipResult:
             "label": self.label,
             "confidence": _rounded(self.confidence),
             "probabilities": _plain(self.probabilities),
-            "people": [
-                {
-                    "id": person.id,
-                    "seconds": _rounded(person.seconds),
-                    "label": person.answer.label,
-                    "probabilities": _plain(person.answer.probabilities),
-                    "age": _rounded(person.age, 1),
-                    "gender": person.gender,
-                    "ethnicity": person.ethnicity,
-                }
-                for person in self.people
-            ],
+            "people": [person.as_dict() for person in self.people],
             "duration_s": _rounded(self.duration_s),
             "frames_sampled": self.frames_sampled,
             "frames_with_face": self.frames_with_face,
@@ -307,6 +320,12 @@ class ClipResult:
             "error": {"code": self.problem.code, "message": self.problem.message} if self.problem else None,
             "elapsed_s": _rounded(self.elapsed_s),
         }
+
+    def _repr_html_(self) -> str:
+        """The record as notebooks show it."""
+        from fervid.view.card import clip_card
+
+        return clip_card(self.as_dict())
 
 
 @dataclass(frozen=True, slots=True)

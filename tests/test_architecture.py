@@ -43,12 +43,13 @@ OURS_AND_ALL = {module: imported(tree) for module, tree in TREES.items()}
 @pytest.mark.parametrize(
     ("module", "may"),
     [
-        *((module, set()) for module in ("errors", "records", "ahead", "stills")),
+        *((module, set()) for module in ("errors", "records", "ahead", "stills", "view.card")),
         ("workers", {"errors"}),
         ("halve", {"records"}),
         *((stage, {"errors", "records", "ahead", "halve", "stills"}) for stage in (*STAGES, "adaptive")),
         ("gather", {"errors", "records", "pool", "track"}),
         ("remote", {"errors"}),
+        ("columns", {"errors", "records"}),
     ],
 )
 def test_records_import_nothing_and_stages_only_records_and_errors(module: str, may: set[str]) -> None:
@@ -76,12 +77,12 @@ def test_imports_are_written_with_the_full_name() -> None:
     assert [module for module, tree in TREES.items() if any(name.startswith(".") for name in imported(tree))] == []
 
 
-@pytest.mark.parametrize("module", ["inputs", "parts", "ray_engine", "remote"])
+@pytest.mark.parametrize("module", ["columns", "inputs", "parts", "ray_engine", "remote"])
 def test_extras_are_imported_when_they_are_needed(module: str) -> None:
     top = imported(
         ast.Module([node for node in TREES[module].body if isinstance(node, ast.Import | ast.ImportFrom)], [])
     )
-    assert not {name.partition(".")[0] for name in top} & {"fsspec", "pyarrow", "ray"}
+    assert not {name.partition(".")[0] for name in top} & {"fsspec", "pandas", "pyarrow", "ray"}
 
 
 PICKLERS = {"pickle", "pickletools", "cPickle", "_pickle", "dill", "cloudpickle", "jsonpickle", "shelve", "marshal"}
@@ -148,7 +149,10 @@ PUBLIC = [
     "Options",
     "Person",
     "Sampling",
+    "WindowResult",
     "load",
+    "to_arrow",
+    "to_pandas",
     "__version__",
 ]
 

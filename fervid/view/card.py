@@ -1,0 +1,119 @@
+"""Records -> small cards of HTML for notebooks: no script, no style sheet, the colours of the page around them.
+
+It imports nothing of ours, so that `records` may ask for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+_FRAME = "color:inherit;border:1px solid;border-radius:6px;padding:.6em 1em;max-width:32em;display:inline-block"
+_TABLE = "margin:.3em 0;border-collapse:collapse;color:inherit"
+_ROW = "background:none"
+_CELL = "padding:.1em .8em .1em 0;text-align:left;font-weight:normal"
+_NUMBER = "padding:.1em .8em .1em 0;text-align:right;font-variant-numeric:tabular-nums"
+_LINE = "margin:.2em 0"
+
+
+def clip_card(record: Mapping[str, Any]) -> str:
+    """The card of a clip or of a window, as `ClipResult.as_dict` and `WindowResult.as_dict` give it."""
+    answer = f"{record['label']}, {_percent(record['confidence'])}" if record["label"] else record["status"]
+    seen = f"{record['frames_with_face']} of {record['frames_sampled']} frames with a face"
+    error = record["error"]
+    return _card(
+        record["path"],
+        _line(f"from {_seconds(record['start_s'])} to {_seconds(record['end_s'])}") if record.get("end_s") else "",
+        _line(answer, "strong"),
+        _line(f"{error['code']}: {error['message']}") if error else "",
+        _bars(record["probabilities"]),
+        _people(record["people"]),
+        _line(", ".join([*([_seconds(record["duration_s"])] if record["duration_s"] else []), seen])),
+    )
+
+
+def person_card(person: Mapping[str, Any]) -> str:
+    """The card of one person of a clip, as `Person.as_dict` gives it."""
+    guessed = [_age(person["age"]), person["gender"], person["ethnicity"]]
+    return _card(
+        f"person {person['id']}, seen for {_seconds(person['seconds'])}",
+        _line(f"{person['label']}, {_percent(person['probabilities'][person['label']])}", "strong"),
+        _line(", ".join(guess for guess in guessed if guess)) if any(guessed) else "",
+        _bars(person["probabilities"]),
+    )
+
+
+def answer_card(probabilities: Mapping[str, float]) -> str:
+    """The card of an answer alone."""
+    label = max(probabilities, key=probabilities.__getitem__)
+    return _card(f"{label}, {_percent(probabilities[label])}", _bars(probabilities))
+
+
+def _card(title: str, *parts: str) -> str:
+    heading = f'<p style="{_LINE};overflow-wrap:anywhere">{_text(title)}</p>'
+    return f'<section aria-label="{_text(title)}" style="{_FRAME}">{heading}{"".join(parts)}</section>'
+
+
+def _line(text: str, tag: str = "span") -> str:
+    return f'<p style="{_LINE};overflow-wrap:anywhere"><{tag}>{_text(text)}</{tag}></p>'
+
+
+def _bars(probabilities: Mapping[str, float] | None) -> str:
+    """The classes, the most probable first; the bars repeat the figures for the eye."""
+    if not probabilities:
+        return ""
+    rows = []
+    for label, share in sorted(probabilities.items(), key=lambda entry: -entry[1]):
+        bar = f'<div style="width:{100 * share:.1f}%;height:.7em;background:currentColor;opacity:.6"></div>'
+        rows.append(
+            f'<tr style="{_ROW}"><th scope="row" style="{_CELL}">{_text(label)}</th>'
+            f'<td style="{_NUMBER}">{_percent(share)}</td>'
+            f'<td aria-hidden="true" style="width:10em;padding:0">{bar}</td></tr>'
+        )
+    return _table("Probabilities", "".join(rows))
+
+
+def _people(people: Sequence[Mapping[str, Any]]) -> str:
+    """Who was followed, with the columns of which somebody has a value."""
+    if not people:
+        return ""
+    columns = {
+        "person": [str(person["id"]) for person in people],
+        "seen for": [_seconds(person["seconds"]) for person in people],
+        "label": [f"{person['label']}, {_percent(person['probabilities'][person['label']])}" for person in people],
+        "age": [_age(person["age"]) for person in people],
+        "gender": [person["gender"] or "" for person in people],
+        "ethnicity": [person["ethnicity"] or "" for person in people],
+    }
+    columns = {title: cells for title, cells in columns.items() if any(cells)}
+    head = _row(f'<th scope="col" style="{_CELL}">{title}</th>' for title in columns)
+    rows = zip(*columns.values(), strict=True)
+    body = "".join(_row(f'<td style="{_CELL}">{_text(cell)}</td>' for cell in cells) for cells in rows)
+    return _table("People", head + body)
+
+
+def _table(caption: str, rows: str) -> str:
+    title = f'<caption style="text-align:left;padding:0;color:inherit">{caption}</caption>'
+    return f'<table style="{_TABLE}">{title}{rows}</table>'
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f'<tr style="{_ROW}">{"".join(cells)}</tr>'
+
+
+def _text(text: object) -> str:
+    """Escaped; a name that is no valid UTF-8 is shown with backslashes."""
+    return escape(str(text).encode("utf-8", "backslashreplace").decode())
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s"
+
+
+def _age(years: float | None) -> str:
+    return "" if years is None else f"{years:.0f} years"
