@@ -6,7 +6,7 @@ TOOLS := $(VENV)/tools/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUTF8 := 1
 
-.PHONY: demo test test-slow test-lowest check audit test-train fuzz bench examples models lock locked release clean
+.PHONY: demo test test-slow test-lowest check audit test-train fuzz bench examples models lock locked release docs clean
 
 demo: $(VENV)/user  ## classify the clips of examples/ with the shipped models
 	$(BIN)/fervid classify examples --format table --progress none
@@ -51,6 +51,9 @@ examples: $(VENV)/dev  ## make the clips of examples/ anew
 models:  ## how each shipped model is made
 	@sed -n '/^## How they are made/,$$p' models/README.md
 
+docs: $(VENV)/docs  ## build the site into site/; its command blocks are run by `make test`
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lock: $(TOOLS)/pip-audit  ## renew requirements-dev.lock
 	$(TOOLS)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
 		--custom-compile-command 'make lock' --upgrade --output-file requirements-dev.lock pyproject.toml
@@ -83,6 +86,10 @@ $(VENV)/dev: $(VENV)/python pyproject.toml
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/user
 
+$(VENV)/docs: $(VENV)/python pyproject.toml
+	$(PIP) -e '.[docs]'
+	@touch $@ $(VENV)/user
+
 # The one torch that is tested; on Linux its CPU build is enough.
 $(VENV)/train: $(VENV)/dev
 	$(PIP) torch==2.13.0
@@ -96,4 +103,4 @@ $(TOOLS)/pip-audit: $(VENV)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .coverage .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf $(VENV) .coverage .mypy_cache .pytest_cache .ruff_cache dist site

@@ -95,7 +95,7 @@ def _people(people: Sequence[Mapping[str, Any]]) -> str:
 
 def _table(caption: str, rows: str) -> str:
     title = f'<caption style="text-align:left;padding:0;color:inherit">{caption}</caption>'
-    return f'<table style="{_TABLE}">{title}{rows}</table>'
+    return f'<table class="fervid" style="{_TABLE}">{title}{rows}</table>'
 
 
 def _row(cells: Iterable[str]) -> str:

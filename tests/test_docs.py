@@ -1,0 +1,361 @@
+"""The pages: what they show runs, every command line in them parses, and the generated ones say what the code says.
+
+Blocks of bash and Python are run in the order of their page, in a folder with clips of an astronaut who plays six
+people. A comment before a block says why it is left out: `<!-- not run: why -->`, `<!-- needs: jq -->` where that may
+lack, and `<!-- not yet: why -->` where its command does not exist. A block with a title is written to that file.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import html.parser
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import pytest
+import typer
+
+import clips
+import fervid
+from fervid import cli, commands, errors
+from fervid.schema import schema
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
+SHORTHAND = ("network", "train", "|")  # in README.md stands for three commands
+PEOPLE = ("anna", "ben", "cara", "dan", "eve", "finn")
+
+_spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+generate = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(generate)
+
+
+COMMANDS = typer.main.get_command(cli.app).commands
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code: its language, its file if it is one, why it may be left out, its text and where it stands."""
+
+    language: str
+    title: str
+    mark: str
+    reason: str
+    text: str
+    where: str
+
+
+_FENCE = re.compile(
+    r"(?:^[ ]*<!-- (?P<mark>not run|not yet|needs): (?P<reason>.+?) -->\n\s*?)?"
+    r"^(?P<indent>[ ]*)```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?[^\n]*\n(?P<text>.*?)\n(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def blocks(path: Path) -> list[Block]:
+    text = path.read_text()
+    return [
+        Block(
+            found["language"],
+            found["title"] or "",
+            found["mark"] or "",
+            found["reason"] or "",
+            re.sub(rf"^{found['indent']}", "", found["text"], flags=re.MULTILINE),
+            f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, found.start('language')) + 1}",
+        )
+        for found in _FENCE.finditer(text)
+    ]
+
+
+def lacking(block: Block) -> list[str]:
+    """What a block needs and is not here: a program or a package."""
+    names = block.reason.split(", ") if block.mark == "needs" else []
+    return [name for name in names if not (shutil.which(name) or importlib.util.find_spec(name))]
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages are about: `examples/`, and `videos/` with a folder for each class and a clip for each person."""
+    place = tmp_path_factory.mktemp("docs")
+    shutil.copytree(ROOT / "examples", place / "examples", ignore=shutil.ignore_patterns("*.py", "*.ipynb"))
+    for number, name in enumerate(PEOPLE):
+        happy = clips.smiling(4, 240, 180, 1.2 + 0.05 * number)
+        low = [cv2.resize(image, (240, 130)) for image in happy]
+        sad = [cv2.copyMakeBorder(image, 25, 25, 0, 0, cv2.BORDER_REPLICATE) for image in low]
+        for label, frames in (("happiness", happy), ("sadness", sad)):
+            (place / "videos" / label).mkdir(parents=True, exist_ok=True)
+            clips.write(place / "videos" / label / f"{name}.mp4", frames, rate=5)
+    return place
+
+
+@pytest.fixture
+def shell(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which a page is followed, with `fervid` on the path."""
+    place, programs = tmp_path / "work", tmp_path / "bin"
+    shutil.copytree(material, place)
+    programs.mkdir()
+    (programs / "fervid").write_text(
+        f"#!{sys.executable}\nfrom fervid.cli import main\nif __name__ == '__main__':\n    main()\n"
+    )
+    (programs / "fervid").chmod(0o755)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("FERVID_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return place
+
+
+def follow(blocks: list[Block]) -> None:
+    """Do what a page says."""
+    names: dict[str, object] = {"__name__": "docs"}
+    for block in blocks:
+        if block.title:
+            Path(block.title).parent.mkdir(parents=True, exist_ok=True)
+            Path(block.title).write_text(block.text + "\n")
+        elif block.mark in ("not run", "not yet") or lacking(block):
+            continue
+        elif block.language == "bash":
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", block.text], capture_output=True, text=True, check=False, timeout=120
+            )
+            assert done.returncode == 0, f"{block.where}: {done.stderr[-2000:]}"
+        elif block.language == "python":
+            exec(compile(block.text, block.where, "exec"), names)
+
+
+RUN = [page for page in PAGES if any(block.language in ("bash", "python") for block in blocks(page))]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(DOCS)))
+def test_what_a_page_shows_runs(page: Path, shell: Path) -> None:
+    follow(blocks(page))
+
+
+def test_the_notebook_runs(shell: Path) -> None:
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in cells)
+    os.chdir(shell / "examples")
+    follow([Block("python", "", "", "", "".join(cell["source"]), f"cell {n}") for n, cell in enumerate(cells)])
+
+
+def test_whatever_is_left_out_says_why() -> None:
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in ("bash", "python", "console", "text", "json", "docker", "snakemake"), block.where
+            assert not block.mark or len(block.reason) > 1, block.where
+
+
+# command lines
+
+
+def command_lines(text: str) -> Iterator[list[str]]:
+    """Every call of fervid in a script: its arguments, up to what redirects or joins it."""
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        with contextlib.suppress(ValueError):  # a quote that goes on in the next line is none of ours
+            words = list(lexer)
+            for start in (i for i, word in enumerate(words) if word == "fervid"):
+                rest = words[start + 1 :]
+                called = start == 0 or words[start - 1] in ("|", "do", "then", "||", "&&")
+                if not (called or set(rest[:1]) & set(COMMANDS)):  # a name of something else, as an image
+                    continue
+                end = next((i for i, word in enumerate(rest) if re.fullmatch(r"[|;&<>()]+", word)), len(rest))
+                if tuple(rest[:3]) != SHORTHAND:
+                    yield rest[:end]
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse as the command line does, without running; a wrong option raises."""
+    command, name = typer.main.get_command(cli.app), "fervid"
+    while arguments and arguments[0] in getattr(command, "commands", ()):
+        name = f"{name} {arguments[0]}"
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    with contextlib.suppress(typer.Exit):
+        command.make_context(name, list(arguments))
+    assert not hasattr(command, "commands") or not arguments or arguments[0].startswith("-"), f"{name} {arguments}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_every_command_line_parses(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("FERVID_")]:
+        monkeypatch.delenv(name)
+    for block in blocks(page):
+        quoted = re.findall(r"[\"'](fervid .*?)[\"']", block.text) if block.title else []
+        shown = [block.text] if block.language in ("bash", "console", "sh") else []
+        for text in [*quoted, *shown] if block.mark != "not yet" else []:
+            for arguments in command_lines(re.sub(r"[{]\w+[}]", "2", text) if block.title else text):
+                try:
+                    parse(arguments)
+                except Exception as error:
+                    raise AssertionError(f"{block.where}: fervid {shlex.join(arguments)}: {error}") from error
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("ls | fervid classify --from-file - -0 | jq .path", [["classify", "--from-file", "-", "-0"]]),
+        ("fervid classify a.mp4  # all of it\nfervid doctor > x", [["classify", "a.mp4"], ["doctor"]]),
+        ("$ fervid classify \\\n  a.mp4", [["classify", "a.mp4"]]),
+        ("docker run --rm fervid classify 'a b.mp4'", [["classify", "a b.mp4"]]),
+        ("for x in *; do fervid clasify $x; done", [["clasify", "$x"]]),
+        ("docker build -t fervid . && pip install fervid", []),
+        ("cd fervid/", []),
+    ],
+)
+def test_command_lines_are_found(line: str, found: list[list[str]]) -> None:
+    assert list(command_lines(line)) == found
+
+
+@pytest.mark.parametrize("wrong", ["classify --frames 5", "clasify a.mp4", "train videos/", "classify --start noon x"])
+def test_a_command_line_that_is_wrong_is_caught(wrong: str) -> None:
+    with pytest.raises((AssertionError, Exception), match=r"frames|clasify|output|noon"):
+        parse(wrong.split())
+
+
+# links and generated pages
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    generated = {DOCS / name for name in generate.pages()}
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", page.read_text()):
+        path = Path(os.path.normpath(page.parent / target))
+        assert path.exists() or path in generated, target
+
+
+def test_the_reference_names_every_command_and_every_option() -> None:
+    text = generate.command_line()
+    found = dict(generate.listed(typer.main.get_command(cli.app)))
+    assert {"fervid classify", "fervid timeline", "fervid models pull", "fervid network train"} <= set(found)
+    for name, command in found.items():
+        section = text.partition(f"## `{name}`\n")[2].partition("\n## ")[0]
+        for parameter in command.params:
+            named = max(parameter.opts, key=len)
+            shown = named if named.startswith("-") else parameter.metavar or parameter.name.upper()
+            assert parameter.name == "help" or shown in section, f"{name} {shown}"
+
+
+def test_the_reference_names_every_error_with_its_status() -> None:
+    text = generate.failures()
+    for kind, status in (
+        ("NotAVideo", 1),
+        ("NoFaces", 0),
+        ("DatasetError", 2),
+        ("NothingMatched", 3),
+        ("ModelNotFound", 4),
+    ):
+        assert f"| `{getattr(errors, kind).code}` | `{kind}` | {status} | " in text
+    codes = {
+        kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FervidError)
+    }
+    assert codes - {"error"} == set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
+    assert {name for name in vars(commands) if name.isupper()} == set(generate.STATUSES)
+
+
+def test_the_reference_has_every_field_and_every_public_name() -> None:
+    text = generate.record()
+    for command in ("classify", "timeline"):
+        assert all(f"| `{field}` |" in text for field in schema(command)["properties"])
+    assert generate.api().count("\n::: fervid.") == len(fervid.__all__) - 1
+
+
+def test_every_model_has_its_licence() -> None:
+    text = generate.licences()
+    for name in ("emotion8", "mobilenetv1", "yunet"):
+        assert f"| `{name}` |" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "written", "linked"),
+    [
+        ("meaning.md", "[x](../models/README.md)", "[x](models/index.md)"),
+        ("how-to/train.md", "[x](../../models/README.md#emotion8)", "[x](../models/index.md#emotion8)"),
+        ("security.md", "[x](models/README.md)", "[x](models/index.md)"),
+        ("how-to/train.md", "[x](batch.md) [y](https://a.md)", "[x](batch.md) [y](https://a.md)"),
+    ],
+)
+def test_links_to_pages_that_lie_elsewhere_work_on_the_site(path: str, written: str, linked: str) -> None:
+    assert generate.relinked(written, path) == linked
+
+
+class _Assets(html.parser.HTMLParser):
+    """What a page fetches by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        for name, value in attributes:
+            if name in ("src", "srcset") or (tag == "link" and name == "href"):
+                self.fetched.append(value or "")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="the extra docs is not installed")
+def test_the_site_builds_strictly_and_fetches_nothing_from_elsewhere(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "-f",
+        ROOT / "mkdocs.yml",
+        "-d",
+        tmp_path,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > len(PAGES)
+    for page in pages:
+        assets = _Assets()
+        assets.feed(page.read_text())
+        assert assets.fetched
+        assert not [asset for asset in assets.fetched if re.match(r"(\w+:)?//", asset)], page
+    for style in tmp_path.rglob("*.css"):
+        assert not re.search(r"url\(\"?(https?:)?//", style.read_text()), style
+    assert not list(tmp_path.rglob("*.py"))
+
+
+# the image
+
+
+def test_the_image_takes_in_what_the_wheel_needs_and_nothing_private() -> None:
+    kept = {"fervid", "models", "pyproject.toml", "README.md", "LICENSE", "requirements-dev.lock"}
+    lines = (ROOT / ".dockerignore").read_text().split()
+    assert lines[0] == "*"
+    assert {line[1:] for line in lines[1:] if line.startswith("!")} == kept
+    assert all((ROOT / name).exists() for name in kept)
+    sources = " ".join(re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    assert set(sources.split()) <= kept | {"./"}
+
+
+def test_the_image_is_run_by_nobody_in_particular() -> None:
+    stage = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    assert re.search(r"^USER (\d+)(:\d+)?$", stage, re.MULTILINE)[1] != "0"
+    assert re.search(r'^ENTRYPOINT \["fervid"\]$', stage, re.MULTILINE)
+    assert "apt-get" not in stage
+
+
+def test_python_shown_in_files_is_python() -> None:
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "python" and block.title != "Snakefile":
+                ast.parse(block.text)
