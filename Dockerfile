@@ -14,8 +14,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
 COPY README.md LICENSE ./
 COPY models models
 COPY fervid fervid
-RUN /opt/fervid/bin/pip install --no-deps . \
-    && /opt/fervid/bin/python -m compileall -q /opt/fervid/lib
+RUN /opt/fervid/bin/pip install --no-deps .
 
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/fervid /opt/fervid

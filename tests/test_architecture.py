@@ -137,6 +137,15 @@ def test_importing_fervid_loads_nothing_heavy() -> None:
     assert python(f"import sys, fervid; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 
+def test_onnxruntime_keeps_no_identity_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its wheels hold telemetry, which begins with a number for the device in the user's cache."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert python("import fervid; print(fervid.load(threads=1).labels[0])") == "anger"
+    assert list(tmp_path.iterdir()) == []
+
+
 PUBLIC = [
     "Answer",
     "Classifier",
