@@ -95,8 +95,8 @@ def command_line() -> str:
     parts = [
         "# Command line",
         (
-            "Generated from the commands themselves. Every setting that names an environment variable can be set by it;"
-            " a flag wins."
+            "Generated from the commands themselves. A setting that names an environment variable can be set by it too;"
+            " the flag wins."
         ),
     ]
     for name, command in listed(typer.main.get_command(cli.app)):
@@ -128,13 +128,14 @@ def _parameters(command: Any, context: typer.Context) -> Iterator[str]:
             arguments.append((f"`{parameter.metavar or parameter.name.upper()}`", _prose(parameter.help)))
             continue
         default = re.search(r"default: \(?(.*?)\)?(;|\]|$)", described)
-        variable = f"`{parameter.envvar}`" if parameter.envvar else ""
-        needed = "required" if parameter.required else f"`{default[1]}`" if default else ""
-        options.append((f"`{named}`".replace("|", "\\|"), _prose(parameter.help), needed, variable))
+        value = "required" if parameter.required else f"`{default[1]}`" if default else ""
+        variable = f" (`{parameter.envvar}`)" if parameter.envvar else ""
+        flags = ", ".join(f"`{flag}`" for flag in named.split(" / "))
+        options.append((flags, _prose(parameter.help) + variable, "off" if value.startswith("`no-") else value))
     if arguments:
         yield _table(("argument", "meaning"), arguments)
     if options:
-        yield _table(("option", "meaning", "default", "variable"), options)
+        yield _table(("option", "meaning", "default"), options)
 
 
 def api() -> str:

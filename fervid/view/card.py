@@ -12,8 +12,10 @@ from typing import Any
 _FRAME = "color:inherit;border:1px solid;border-radius:6px;padding:.6em 1em;max-width:32em;display:inline-block"
 _TABLE = "margin:.3em 0;border-collapse:collapse;color:inherit"
 _ROW = "background:none"
-_CELL = "padding:.1em .8em .1em 0;text-align:left;font-weight:normal"
-_NUMBER = "padding:.1em .8em .1em 0;text-align:right;font-variant-numeric:tabular-nums"
+_CELL = "padding:.1em .8em .1em 0;text-align:left;vertical-align:middle;font-weight:normal"
+_NUMBER = "padding:.1em .8em .1em 0;text-align:right;vertical-align:middle;font-variant-numeric:tabular-nums"
+_BAR = "padding:0;width:10em;vertical-align:middle"
+_TITLE = "padding:.3em 0;text-align:left;color:inherit;font-style:italic"
 _LINE = "margin:.2em 0"
 
 
@@ -69,7 +71,7 @@ def _bars(probabilities: Mapping[str, float] | None) -> str:
         rows.append(
             f'<tr style="{_ROW}"><th scope="row" style="{_CELL}">{_text(label)}</th>'
             f'<td style="{_NUMBER}">{_percent(share)}</td>'
-            f'<td aria-hidden="true" style="width:10em;padding:0">{bar}</td></tr>'
+            f'<td aria-hidden="true" style="{_BAR}">{bar}</td></tr>'
         )
     return _table("Probabilities", "".join(rows))
 
@@ -94,7 +96,7 @@ def _people(people: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(caption: str, rows: str) -> str:
-    title = f'<caption style="text-align:left;padding:0;color:inherit">{caption}</caption>'
+    title = f'<caption style="{_TITLE}">{caption}</caption>'
     return f'<table class="fervid" style="{_TABLE}">{title}{rows}</table>'
 
 
