@@ -25,6 +25,7 @@ from pathlib import Path
 import cv2
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import clips
 import fervid
@@ -157,6 +158,20 @@ def test_whatever_is_left_out_says_why() -> None:
         for block in blocks(page):
             assert block.language in ("bash", "python", "console", "text", "json", "docker", "snakemake"), block.where
             assert not block.mark or len(block.reason) > 1, block.where
+
+
+@pytest.mark.parametrize(
+    "page", [DOCS / "index.md", DOCS / "tutorial.md", ROOT / "README.md"], ids=lambda page: page.stem
+)
+def test_the_table_that_is_shown_is_the_one_that_is_printed(page: Path, shell: Path) -> None:
+    """But for its figures, which differ a little from CPU to CPU."""
+    printed = CliRunner().invoke(cli.app, ["classify", "examples", "--format", "table", "--progress", "none"]).stdout
+    [shown] = [block.text for block in blocks(page) if "coffee.mp4  " in block.text]
+    assert _without_figures(shown.partition("$ fervid classify examples/\n")[2] or shown) == _without_figures(printed)
+
+
+def _without_figures(table: str) -> str:
+    return re.sub(r"\d", "0", "\n".join(line.rstrip() for line in table.strip().splitlines()))
 
 
 # command lines
