@@ -205,7 +205,11 @@ def parse(arguments: list[str]) -> None:
     assert not hasattr(command, "commands") or not arguments or arguments[0].startswith("-"), f"{name} {arguments}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "README.md", *(ROOT / name for name in generate.ELSEWHERE)],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_every_command_line_parses(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("FERVID_")]:
         monkeypatch.delenv(name)
