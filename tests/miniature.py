@@ -75,19 +75,19 @@ def data_sets(root: Path) -> Path:
     _ferplus(root / "ferplus")
     for name, folder in FIRST.items():
         copy = cv2.resize(still(int(name[3:10])), (96, 96), interpolation=cv2.INTER_CUBIC)
-        _picture(root / "faceexp" / "data" / folder / f"im{name[3:10]}.jpg", copy)
+        picture(root / "faceexp" / "data" / folder / f"im{name[3:10]}.jpg", copy)
     for i, (split, age, gender, ethnicity) in enumerate(PORTRAITS):
         name = portrait_name(split, age, gender, ethnicity)
-        _picture(root / "utkface" / "data" / "UTKFace" / "unlabeled" / name, _lit(200, 200, 0.9, i))
+        picture(root / "utkface" / "data" / "UTKFace" / "unlabeled" / name, _lit(200, 200, 0.9, i))
     listed = {**PEOPLE, "000099.jpg": 31, "000020.jpg": 5}  # the first is not there, the second shows no face
     (root / "celeba").mkdir()
     (root / "celeba" / "identity_CelebA.txt").write_text("".join(f"{k} {v}\n" for k, v in listed.items()))
     for i, name in enumerate([*PEOPLE, "100000.jpg"]):  # the last is not listed
-        _picture(root / "celeba" / "images" / name, _lit(178, 218, 0.9, i))
-    _picture(root / "celeba" / "images" / "000020.jpg", clips.scenery(1, 178, 218)[0])
+        picture(root / "celeba" / "images" / name, _lit(178, 218, 0.9, i))
+    picture(root / "celeba" / "images" / "000020.jpg", clips.scenery(1, 178, 218)[0])
     for i, name in enumerate(("Ann_Lee/Ann_Lee_0001", "Ann_Lee/Ann_Lee_0003", "Bo/Bo_0001")):
-        _picture(root / "lfw" / "data" / f"{name}.jpg", _lit(250, 250, 0.8, i))
-    _picture(root / "lfw" / "data" / "Bo" / "Bo_0002.jpg", clips.scenery(1, 250, 250)[0])
+        picture(root / "lfw" / "data" / f"{name}.jpg", _lit(250, 250, 0.8, i))
+    picture(root / "lfw" / "data" / "Bo" / "Bo_0002.jpg", clips.scenery(1, 250, 250)[0])
     pairs = root / "lfwpairs" / "data" / "pairs.txt"
     pairs.parent.mkdir(parents=True)
     pairs.write_text("2\t1\nAnn_Lee\t1\t3\nAnn_Lee\t1\tBo\t1\nBo\t1\t2\nAnn_Lee\t3\tBo\t2\n")
@@ -102,11 +102,11 @@ def films(root: Path) -> Path:
         for clip, valence in enumerate((2, 5, 8), 1 + 4 * number):
             lines.append(f"{split.title()}/{clip:04}.mp4,{valence},5,5")
             for frame in range(2):
-                _picture(root / name.format(clip, frame), _lit(160, 160, 1.1, clip + frame))
+                picture(root / name.format(clip, frame), _lit(160, 160, 1.1, clip + frame))
         (root / f"{split}_mean.csv").write_text("\n".join(lines))
     with (root / "val_mean.csv").open("a") as table:
         table.write("\nVal/0009.mp4,8,5,5")
-    _picture(root / "new_Test_img" / "9_0.jpg", clips.scenery(1, 160, 160)[0])
+    picture(root / "new_Test_img" / "9_0.jpg", clips.scenery(1, 160, 160)[0])
     return root
 
 
@@ -123,7 +123,7 @@ def _ferplus(folder: Path) -> None:
         writer.writeheader()
         for name, (usage, votes) in VOTES.items():
             writer.writerow({"Usage": usage, "Image name": name, **votes})
-            _picture(folder / "data" / ferplus.SPLITS[usage] / name, still(int(name[3:10])))
+            picture(folder / "data" / ferplus.SPLITS[usage] / name, still(int(name[3:10])))
 
 
 def _lit(width: int, height: int, zoom: float, number: int) -> np.ndarray:
@@ -131,7 +131,8 @@ def _lit(width: int, height: int, zoom: float, number: int) -> np.ndarray:
     return np.uint8(view * (1 - 0.06 * number))
 
 
-def _picture(path: Path, image: np.ndarray) -> None:
+def picture(path: Path, image: np.ndarray) -> None:
+    """Write an RGB or grey picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
 

@@ -60,6 +60,10 @@ class Faces:
     def __len__(self) -> int:
         return len(self.crops)
 
+    def __getitem__(self, rows: slice) -> Faces:
+        """Some of them."""
+        return Faces(*(getattr(self, field.name)[rows] for field in fields(self)))
+
     @classmethod
     def of(cls, crops: Sequence[Image], **labels: NDArray[np.generic]) -> Faces:
         """Faces of which only the named labels are known."""

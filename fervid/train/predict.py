@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from fervid.records import Floats
-from fervid.train import augment, mobilenet, state
-from fervid.train.faces import Faces
+from fervid.train import augment, losses, mobilenet, state
+from fervid.train.faces import UNKNOWN, Faces
 from fervid.train.network import FaceNetwork, Heads, build, pixels
 from fervid.train.recipe import Recipe
 
@@ -76,6 +77,33 @@ def taught(known: Faces, teachers: Sequence[Path], cache: Path) -> Floats:
         return (sums / (2 * len(teachers))).astype(np.float32)
 
     return _kept(cache / f"taught-{key.hexdigest()[:16]}.npy", answered)
+
+
+def filled(known: Faces, run: Path) -> Faces:
+    """Faces with every label of the four tasks: those that they lack are what a finished run answers (`joint4`).
+
+    Args:
+        known: Faces; what is known of one stays.
+        run: A finished run; its expressions become shares, its age the expected year, the others the likelier class.
+
+    Raises:
+        ValueError: The file is no run, or the run has not come to its last step.
+    """
+    recipe, network, _ = load(run)
+    heads = predict(network, known, recipe.size)
+    own = {name: torch.from_numpy(heads[name]) for name in ("expression", "age", "ethnicity")}
+    answers = {
+        "votes": own["expression"].softmax(1).numpy(),
+        "age": losses.expected_years(own["age"]).round().long().numpy(),
+        "gender": (heads["gender"] <= 0).astype(np.int64),
+        "ethnicity": own["ethnicity"].argmax(1).numpy(),
+    }
+    lacking = {
+        "votes": ~known.votes.any(axis=1, keepdims=True),
+        **{name: getattr(known, name) == UNKNOWN for name in ("age", "gender", "ethnicity")},
+    }
+    labels = {name: np.where(lacking[name], answers[name], getattr(known, name)) for name in answers}
+    return replace(known, **labels)
 
 
 def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, Any]]:
