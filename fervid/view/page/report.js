@@ -1,0 +1,140 @@
+"use strict";
+
+// The theme: that of the system unless somebody chooses; kept where the browser lets a page keep something.
+const theme = document.getElementById("theme");
+const kept = {
+  read() { try { return localStorage.getItem("fervid-theme"); } catch { return null; } },
+  write(value) { try { localStorage.setItem("fervid-theme", value); } catch { /* it holds for this visit */ } },
+};
+function paint(value) {
+  if (value === "light" || value === "dark") document.documentElement.dataset.theme = value;
+  else delete document.documentElement.dataset.theme;
+}
+for (const choice of theme.querySelectorAll("input")) {
+  if (choice.value === kept.read()) { choice.checked = true; paint(choice.value); }
+  choice.addEventListener("change", () => { paint(choice.value); kept.write(choice.value); });
+}
+theme.hidden = false;
+
+// What the mark under the pointer shows; tables say the same to those who have none.
+const tip = document.getElementById("tip");
+function told(event) {
+  const mark = event.target.closest?.("figure svg [role='graphics-symbol'][aria-label]");
+  const part = mark?.getAttribute("aria-roledescription");
+  return part === "axis" || part === "legend" ? null : mark;
+}
+function move(event) {
+  const box = tip.getBoundingClientRect();
+  tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - box.width - 4))}px`;
+  tip.style.top = `${event.clientY + 18 + box.height > innerHeight ? event.clientY - box.height - 10 : event.clientY + 18}px`;
+}
+document.addEventListener("pointerover", (event) => {
+  const mark = told(event);
+  tip.hidden = !mark;
+  if (mark) { tip.textContent = mark.getAttribute("aria-label"); move(event); }
+});
+document.addEventListener("pointermove", (event) => { if (!tip.hidden) move(event); });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
+
+// On paper nothing can be unfolded.
+let folded = [];
+addEventListener("beforeprint", () => {
+  folded = [...document.querySelectorAll("details:not([open])")];
+  for (const part of folded) part.open = true;
+});
+addEventListener("afterprint", () => { for (const part of folded) part.open = false; });
+
+// The table of clips: only one page of rows is ever in the document, so ten thousand are as quick as fifty.
+const data = document.getElementById("rows");
+if (data) {
+  const { rows, size } = JSON.parse(data.textContent);
+  const table = document.getElementById("clips");
+  const body = table.tBodies[0];
+  const heads = [...table.tHead.rows[0].cells];
+  const [search, status, original, previous, next, where] = ["search", "status", "original", "previous", "next", "where"]
+    .map((id) => document.getElementById(id));
+  const numeric = heads.map((head) => head.classList.contains("number"));
+  const text = rows.map((row) => row.filter((cell) => typeof cell === "string").join("\n").toLowerCase());
+  const order = new Intl.Collator("en", { numeric: true });
+  let sorted = { column: -1, down: false };
+  let found = [];
+  let page = 0;
+
+  const shown = [
+    (value) => value, (value) => value, (value) => value, (value) => `${(100 * value).toFixed(1)} %`,
+    (value) => value, (value) => value || "", (value) => value.toFixed(1), (value) => value,
+  ];
+
+  function draw() {
+    const last = Math.max(0, Math.ceil(found.length / size) - 1);
+    page = Math.min(page, last);
+    const from = page * size;
+    body.replaceChildren(...found.slice(from, from + size).map((number) => {
+      const line = document.createElement("tr");
+      rows[number].forEach((value, column) => {
+        const cell = document.createElement(column ? "td" : "th");
+        if (!column) { cell.scope = "row"; cell.className = "clip"; }
+        if (numeric[column]) cell.className = "number";
+        const place = column === 0 || column === 7 ? cell.appendChild(document.createElement("bdi")) : cell;
+        if (column === 4) cell.className = "words";
+        if (column === 7) cell.className = "long";
+        place.textContent = value === null ? "" : shown[column](value);
+        line.append(cell);
+      });
+      return line;
+    }));
+    const count = (number) => number.toLocaleString("en");
+    const of = found.length === rows.length ? "" : ` found among ${count(rows.length)}`;
+    where.textContent = found.length
+      ? `Rows ${count(from + 1)} to ${count(Math.min(from + size, found.length))} of ${count(found.length)}${of}`
+      : `Nothing found among ${count(rows.length)} clips`;
+    previous.disabled = page === 0;
+    next.disabled = page === last;
+  }
+
+  function find() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    found = [];
+    for (let i = 0; i < rows.length; i++) {
+      if (status.value && rows[i][1] !== status.value) continue;
+      if (words.every((word) => text[i].includes(word))) found.push(i);
+    }
+    const { column, down } = sorted;
+    if (column >= 0) {
+      const way = down ? -1 : 1;
+      found.sort((a, b) => {
+        const [one, other] = [rows[a][column], rows[b][column]];
+        if (one === null || other === null) return (one === null) - (other === null) || a - b;
+        return way * (numeric[column] ? one - other : order.compare(one, other)) || a - b;
+      });
+    }
+    page = 0;
+    draw();
+  }
+
+  function sort(column, down) {
+    sorted = { column, down };
+    heads.forEach((head, i) => {
+      if (i === column) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    });
+    find();
+  }
+
+  heads.forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = head.textContent;
+    button.addEventListener("click", () => sort(column, sorted.column === column && !sorted.down));
+    head.replaceChildren(button);
+  });
+  search.addEventListener("input", find);
+  status.addEventListener("change", find);
+  original.addEventListener("click", () => sort(-1, false));
+  previous.addEventListener("click", () => { page -= 1; draw(); });
+  next.addEventListener("click", () => { page += 1; draw(); });
+  document.getElementById("tools").addEventListener("submit", (event) => event.preventDefault());
+  document.getElementById("tools").hidden = false;
+  document.getElementById("pages").hidden = false;
+  find();
+}
