@@ -65,8 +65,8 @@ def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = 
     ]
     if intervals:
         ends = {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}
-        for colour, width in (("var(--page)", 5), ("var(--ink)", 2)):
-            layers.append({"mark": {"type": "rule", "aria": False, "color": colour, "size": width}, "encoding": ends})
+        for colour, size in (("var(--card)", 5), ("var(--ink)", 2)):
+            layers.append({"mark": {"type": "rule", "aria": False, "color": colour, "size": size}, "encoding": ends})
     return _drawn({"width": width, "height": {"step": 28}, "data": _data(values), "layer": layers})
 
 

@@ -209,7 +209,7 @@ def _person(
             said = ", ".join(f"{visible(label)} {100 * share:.0f} %" for label, share in best)
             bands.append(
                 {"from": first, "to": last}
-                | {"label": visible(person["label"]), "said": f"{begin:g} to {end:g} s: {said}"}
+                | {"label": visible(person["label"]), "said": f"{round(begin, 2):g} to {round(end, 2):g} s: {said}"}
             )
     some = list(seen.values())
     counted = Counter(person["label"] for person in some)
