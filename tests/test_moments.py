@@ -135,7 +135,10 @@ def test_models_are_those_that_answered(said: list[Record], family: dict[str, st
     named = said[0]["model"]
     assert isinstance(load(named, family, OPTIONS), Looker)
     with pytest.raises(ModelNotFound, match=r"toy-classifier, is not known here by that name; .* --classifier"):
-        load(named, {**family, "classifier": "toy-classifier"}, OPTIONS)
+        load(named, {role: path for role, path in family.items() if role != "classifier"}, OPTIONS)
+    path = {**named, "classifier": {"name": family["classifier"], "sha256": named["classifier"]["sha256"]}}
+    with pytest.raises(ModelNotFound, match=r"not known here by that name"):
+        load(path, {role: path for role, path in family.items() if role != "classifier"}, OPTIONS)
     other = toys.family(tmp_path, note="another")
     with pytest.raises(ModelIncompatible, match=r"is not the classifier that answered .* --classifier"):
         load(named, {**family, "classifier": other["classifier"]}, OPTIONS)

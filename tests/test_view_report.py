@@ -185,7 +185,7 @@ def test_the_page_allows_its_own_script_and_style_and_no_network() -> None:
         assert (len(parsed.styles), len(script)) == (1, 1)
         assert not parsed.values("style")
         assert not [value for name in ("src", "action") for value in parsed.values(name)]
-        assert set(parsed.values("href")) == {"#content"}
+        assert all(link.startswith("#") for link in parsed.values("href"))
         assert not re.findall(r"url\(|@import|innerHTML|eval\(", parsed.text)
 
 
@@ -215,10 +215,22 @@ def test_a_timeline_has_a_chart_for_each_person_with_gaps() -> None:
     parsed = made(Timelines({"a.mp4": records}))
     assert "seconds 4.0 windows 3 of them answered 2 people 2 calm 50 % of answers" in parsed.said
     assert "Person 0, seen in 2 of 3 windows" in parsed.said
-    assert "Person 3, seen in 1 of 3 windows, about 31 years old, female, x" in parsed.said
+    assert "Person 3, seen in 1 of 3 windows, estimated 31 years, female, x" in parsed.said
     assert "0 to 2 s: calm 75 %, joy 25 %" in parsed.values("aria-label")
     assert "1 to 3 s no face" in parsed.said
     assert parsed.said.count("0: joy") == 1
+
+
+def test_several_clips_have_a_table_that_leads_to_them() -> None:
+    from fervid.records import WindowResult
+
+    lost = WindowResult.of(clip("b", "error")).as_dict()
+    found = Timelines({**timelines(a=[0.75, 0.25, 0.75]).clips, "b": [lost]})
+    parsed = made(found)
+    assert "a 4.0 3 3 calm" in parsed.said
+    assert "b 0.0 1 0 b does not exist" in parsed.said
+    assert {"#clip-1", "#clip-2"} <= set(parsed.values("href"))
+    assert {"clip-1", "clip-2"} <= set(parsed.values("id"))
 
 
 def test_many_people_are_folded_up_and_none_is_left_out() -> None:

@@ -128,6 +128,7 @@ WRONG: dict[str, tuple[object, str]] = {
     "no answer": (json.dumps(RECORD | {"label": None}), "exactly when it is ok"),
     "unknown label": (json.dumps(RECORD | {"label": "x"}), "none of those that have a probability"),
     "no reason": (json.dumps(clip("a", "no_face").as_dict() | {"status": "error"}), "says error and not why"),
+    "timeless": (json.dumps(WINDOW | {"start_s": None}), "an answered window has no time"),
     "backwards": (json.dumps(WINDOW | {"start_s": 3}), "ends before it begins"),
     "no figures": ('{"methods": {}}', "holds no figures"),
     "not of the labels": (json.dumps(pages.report() | {"labels": ["calm", "x"]}), "recall is not of the labels"),

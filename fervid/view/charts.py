@@ -33,7 +33,7 @@ _CONFIG = {
     "view": {"stroke": None},
     "axis": _INK
     | {"gridColor": "var(--line)", "domainColor": "var(--faint)", "tickColor": "var(--faint)"}
-    | {"titleFontWeight": "normal"},
+    | {"titleFontWeight": "normal", "labelFlush": False, "labelOverlap": "greedy"},
     "legend": _INK | {"orient": "top", "columns": 8, "symbolStrokeWidth": 3},
     "text": {"limit": 0},
 }
@@ -58,7 +58,7 @@ def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = 
     elif all(row["value"] >= 0 for row in values):
         x |= {"axis": _PERCENT, "scale": {"domain": [0, 1]}}
     else:
-        x |= {"axis": {"format": ".0%", "tickCount": 6}}
+        x |= {"axis": {"format": "+.0%", "tickCount": 4}}
     y = {"field": "label", **_NOMINAL, "title": None}
     layers: list[dict[str, Any]] = [
         {"mark": {"type": "bar", "color": "var(--accent)"}, "encoding": {"x": x, "y": y, **_SAID}}

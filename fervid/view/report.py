@@ -30,7 +30,7 @@ BINS = 20
 ROWS = 50
 """Of a page of the table of clips."""
 OPEN = 4
-"""People of a clip, and clips, that are shown at once; the others are folded up."""
+"""People of a clip that are shown at once; the others are folded up."""
 _FIRST = ("error", "skipped", "no_face", "ok")  # the order in which somebody should look at them
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _FIGURES = {"accuracy": "accuracy", "uar": "unweighted average recall", "f1": "macro F1"}
@@ -215,7 +215,7 @@ def _person(
     counted = Counter(person["label"] for person in some)
     most = ", ".join(f"{visible(label)} in {count}" for label, count in counted.most_common())
     ages = [person["age"] for person in some if person["age"] is not None]
-    about = [f"about {sum(ages) / len(ages):.0f} years old"] if ages else []
+    about = [f"{sum(ages) / len(ages):.0f} years"] if ages else []
     about += [
         Counter(known).most_common(1)[0][0]
         for name in ("gender", "ethnicity")
@@ -225,7 +225,7 @@ def _person(
         "id": number,
         "seen": len(some),
         "of": len(windows),
-        "about": ", ".join(about),
+        "about": f", estimated {', '.join(about)}" if about else "",
         "chart": _figure(
             charts.timeline(values, bands, [visible(label) for label in labels], length or step),
             f"Line chart: probability of each label over time for person {number}. Of {len(some)} windows {most}."
@@ -288,7 +288,6 @@ def _evaluation(reports: Mapping[str, Record]) -> dict[str, Any]:
             | {"figures": [(title, report[key]) for key, title in _RATED.items()]}
             for name, report in rated.items()
         ],
-        "open": OPEN,
         "models": [],
     }
 

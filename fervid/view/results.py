@@ -249,6 +249,8 @@ def _wrong(row: dict[str, Any]) -> str | None:
         return "the label is none of those that have a probability"
     if row["status"] in ("error", "skipped") and row["error"] is None:
         return f"it says {row['status']} and not why"
+    if window and row["status"] == "ok" and None in (row["start_s"], row["end_s"]):
+        return "an answered window has no time"
     if window and None not in (row["start_s"], row["end_s"]) and row["end_s"] < row["start_s"]:
         return "the window ends before it begins"
     return None
