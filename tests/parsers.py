@@ -20,18 +20,21 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import pytest
 import typer
 
+import pages
 import scenes
 import toys
-from fervid import dataset, features, inputs, layouts, models, pipeline, stills
+from fervid import dataset, evaluate, features, inputs, layouts, models, pipeline, stills
 from fervid.commands import options
 from fervid.errors import FervidError
 from fervid.extract import Extractor, Options
 from fervid.fit import statistics_of
 from fervid.ledger import Ledger, companion
-from fervid.output import encode
+from fervid.output import encode, writer
 from fervid.records import Answer, ClipResult, Frame
+from fervid.view import report, results
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +324,36 @@ def _pictures() -> list[bytes]:
     return [cv2.imencode(suffix, picture)[1].tobytes() for suffix in (".jpg", ".png", ".webp", ".bmp", ".tiff")]
 
 
+# Files of results, and pages of them
+
+
+def _page(data: bytes, folder: Path) -> None:
+    (folder / "results").write_bytes(data)
+    found = results.read(folder / "results")
+    assert report.page(found, "results").startswith(b"<!DOCTYPE html>")
+
+
+def _results() -> list[bytes]:
+    clips = [pages.clip("a.mp4"), pages.clip("b.mp4", "error"), pages.clip("c.mp4", "no_face")]
+    windows = pages.windows("a.mp4", [0.75, None, 0.25])
+    texts = [io.BytesIO() for _ in range(3)]
+    for text, form in zip(texts, ("jsonl", "json", "csv"), strict=True):
+        records = windows if form == "jsonl" else clips
+        out = writer(form, text, ("calm", "joy"), type(records[0]))
+        for record in records:
+            out.write(record)
+        out.finish()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "RESAMPLES", 20)
+        measured = pages.report()
+    difference = {name: measured["all"][name] for name in ("accuracy", "uar", "f1")}
+    measured["against"] = {"name": "b", "difference": difference, "only_ours": 1, "only_theirs": 2, "p": 0.5}
+    measured["adaptive"] = {"share of frames": 0.25}
+    rated = {name: {"value": 0.5, "interval": None} for name in ("ccc", "mae", "pearson")}
+    methods = {"methods": {"a": measured, "b": measured, "c": {"clips": 3, "unanswered": 1, **rated}}}
+    return [*(text.getvalue() for text in texts), *(json.dumps(one).encode() for one in (measured, methods))]
+
+
 TARGETS: Mapping[str, Target] = {
     "csv": Target(partial(_list, ".csv"), _csv),
     "jsonl": Target(partial(_list, ".jsonl"), _jsonl),
@@ -334,6 +367,7 @@ TARGETS: Mapping[str, Target] = {
     "manifest": Target(_manifest, _manifests),
     **{f"{kind}-card": Target(partial(_card, kind), partial(_cards, kind)) for kind in models.REQUIRED},
     "onnx": Target(_onnx, lambda: [Path(_family()[1]["classifier"]).read_bytes()]),
+    "results": Target(_page, _results),
     "list": Target(_names, lambda: [b"a.mp4\nb.mp4\r\n\n", b"a\nb\0c\0", "ä.mp4\n".encode("latin-1")]),
     "still": Target(lambda data, _: stills.size(data), _pictures),
     "flags": Target(

@@ -14,7 +14,7 @@ from fervid.errors import FervidError
 from parsers import TARGETS
 
 FEW, MANY = 150, 5_000
-COUNTS = {"network-card": 40, "detector-card": 40, "classifier-card": 60, "manifest": 60, "onnx": 500}
+COUNTS = {"network-card": 40, "detector-card": 40, "classifier-card": 60, "manifest": 60, "onnx": 500, "results": 60}
 """Some take longer than the others, or are seldom accepted."""
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ def test_the_wheel_alone_classifies_a_clip(smile: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", ROOT, cwd=tmp_path)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert wheel.stat().st_size < 20e6
+    page = {"report.html", "report.css", "report.js", "run.html", "timelines.html", "evaluation.html"}
+    assert {f"fervid/view/page/{name}" for name in page} <= set(zipfile.ZipFile(wheel).namelist())
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, cwd=tmp_path)

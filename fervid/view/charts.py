@@ -58,7 +58,7 @@ def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = 
     elif all(row["value"] >= 0 for row in values):
         x |= {"axis": _PERCENT, "scale": {"domain": [0, 1]}}
     else:
-        x |= {"axis": {"format": "+.0%", "tickCount": 4}}
+        x |= {"axis": {"format": ".0%", "tickCount": 4}}
     y = {"field": "label", **_NOMINAL, "title": None}
     layers: list[dict[str, Any]] = [
         {"mark": {"type": "bar", "color": "var(--accent)"}, "encoding": {"x": x, "y": y, **_SAID}}

@@ -330,7 +330,9 @@ def _classes(name: str, report: Record) -> dict[str, Any]:
         | {"said": f"{100 * one['confidence']:.0f} % sure, {100 * one['accuracy']:.0f} % right: {_clips(one['count'])}"}
         for one in bins
     ]
-    recalls = [_interval(row["label"], row["recall"], row["recall_interval"]) for row in each if row["clips"]]
+    recalls = [
+        _interval(row["label"], row["recall"], row["recall_interval"]) for row in each if row["recall"] is not None
+    ]
     return {
         "name": name,
         "clips": report["clips"],
@@ -376,7 +378,7 @@ def _wilson(right: int, count: int) -> tuple[float, float]:
 
     if not count:
         return 0.0, 1.0
-    interval = binomtest(min(right, count), count).proportion_ci(method="wilson")
+    interval = binomtest(int(min(right, count)), int(count)).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 

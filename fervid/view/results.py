@@ -256,6 +256,7 @@ def _wrong(row: dict[str, Any]) -> str | None:
     return None
 
 
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _SHARES = {"type": "object", "additionalProperties": {"type": ["number", "null"], "minimum": 0, "maximum": 1}}
 _FIGURE = {
     "type": "object",
@@ -279,7 +280,20 @@ _SCORED = {
 _BIN = {
     "type": "object",
     "required": ["confidence", "accuracy", "count"],
-    "properties": {"confidence": {"type": "number"}, "accuracy": {"type": "number"}, "count": _COUNT},
+    "properties": {"confidence": _SHARE, "accuracy": _SHARE, "count": _COUNT},
+}
+_AGAINST = {
+    "type": "object",
+    "required": ["name", "difference", "only_ours", "only_theirs", "p"],
+    "properties": {
+        "name": {"type": "string"},
+        "difference": {
+            "type": "object",
+            "required": ["accuracy", "uar"],
+            "properties": {"accuracy": _FIGURE, "uar": _FIGURE},
+        },
+        "p": {"type": "number"},
+    },
 }
 _CLASSES = {
     "type": "object",
@@ -294,6 +308,8 @@ _CLASSES = {
             "required": ["error", "bins"],
             "properties": {"error": {"type": "number"}, "bins": {"type": "array", "items": _BIN}},
         },
+        "against": _AGAINST,
+        "adaptive": {"type": "object", "additionalProperties": _SHARE},
     },
 }
 _RATINGS = {
