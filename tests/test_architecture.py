@@ -77,12 +77,17 @@ def test_imports_are_written_with_the_full_name() -> None:
     assert [module for module, tree in TREES.items() if any(name.startswith(".") for name in imported(tree))] == []
 
 
-@pytest.mark.parametrize("module", ["columns", "inputs", "parts", "ray_engine", "remote"])
+EXTRAS = {"fastjsonschema", "fsspec", "jinja2", "markupsafe", "pandas", "pyarrow", "ray", "vl_convert"}
+
+
+@pytest.mark.parametrize(
+    "module", ["columns", "inputs", "parts", "ray_engine", "remote", "view.charts", "view.report", "view.results"]
+)
 def test_extras_are_imported_when_they_are_needed(module: str) -> None:
     top = imported(
         ast.Module([node for node in TREES[module].body if isinstance(node, ast.Import | ast.ImportFrom)], [])
     )
-    assert not {name.partition(".")[0] for name in top} & {"fsspec", "pandas", "pyarrow", "ray"}
+    assert not {name.partition(".")[0] for name in top} & EXTRAS
 
 
 PICKLERS = {"pickle", "pickletools", "cPickle", "_pickle", "dill", "cloudpickle", "jsonpickle", "shelve", "marshal"}

@@ -134,6 +134,14 @@ def test_every_kind_of_file_that_is_fitted_can_be_explained(kind: fit.Kind, scal
     assert all(np.isfinite(list(told.shares.values())))
 
 
+def test_a_scaler_of_another_width_says_nothing() -> None:
+    known = scenes.known(people=10, each=3).examples(["mean"])
+    pipeline = fit.fit(fit.Candidate("mean", "logistic", 1.0, "standard"), known, 3)
+    data = fit.sealed(fit.to_onnx(pipeline, 3), {})
+    assert untold(data, 3).any()
+    assert untold(data, 4).tolist() == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("name", ["emotion8", "affect3", "mean8"])
 def test_shipped_classifiers_say_something_when_told_nothing(name: str) -> None:
     model = models.load(name, "classifier")
