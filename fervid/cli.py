@@ -20,7 +20,7 @@ from fervid.commands.about import about_app
 from fervid.commands.clips import clips_app
 from fervid.commands.labelled import labelled_app
 from fervid.commands.report import report_app
-from fervid.errors import FervidError, InputError, ModelError, NothingMatched
+from fervid.errors import FervidError, InputError, ModelError, NothingMatched, printable
 from fervid.train.commands import network_app
 
 STATUS = {NothingMatched: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
@@ -77,7 +77,7 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _leave(message: str, status: int) -> NoReturn:
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
     raise typer.Exit(status) from None
 
 

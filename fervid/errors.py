@@ -207,3 +207,8 @@ def usage() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def printable(text: str) -> str:
+    """A text that a terminal can be given: what would end a line, command it or turn its direction is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

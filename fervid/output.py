@@ -8,22 +8,26 @@ import fcntl
 import io
 import json
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from fervid.columns import flat, names
-from fervid.errors import OutputError, UsageError
+from fervid.errors import OutputError, UsageError, printable
 from fervid.records import ClipResult, WindowResult
 
 Format = Literal["table", "jsonl", "json", "csv"]
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # would end a row, or command the terminal
 _UNABLE = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that lack it
+_NAME, _SHORT = 16, 10  # cells that the name of a clip has at least beside people and seconds, and beside the others
+_UNMEASURED = 40  # cells for it where rows are written as they come, and no terminal limits them
+_LABEL = len("error (no_video_stream)")
+_STYLES = {"ok": "", "no_face": "dim", "skipped": "dim", "error": "red"}
 SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".txt": "table"}
 
 
@@ -49,7 +53,14 @@ def format_of(path: Path) -> Format:
         raise UsageError(f"{path}: no format for this suffix; use one of {' '.join(SUFFIXES)} or --format") from None
 
 
-def writer(format: Format, stream: BinaryIO, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> Writer:
+def writer(
+    format: Format,
+    stream: BinaryIO,
+    labels: Sequence[str],
+    record: type[ClipResult] = ClipResult,
+    *,
+    endless: bool = False,
+) -> Writer:
     """The writer of a format.
 
     Args:
@@ -57,12 +68,13 @@ def writer(format: Format, stream: BinaryIO, labels: Sequence[str], record: type
         stream: Binary; every record reaches it in one write.
         labels: The classifier's labels, which are columns in CSV.
         record: Of which kind the records are.
+        endless: Whether nobody waits for the last record, so that the rows of a table are written as they come.
     """
     if format == "csv":
         return CsvWriter(stream, labels, record)
     if format == "json":
         return JsonWriter(stream)
-    return TableWriter(stream, record) if format == "table" else JsonLinesWriter(stream)
+    return TableWriter(stream, record, endless=endless) if format == "table" else JsonLinesWriter(stream)
 
 
 def encode(value: Any) -> bytes:
@@ -135,34 +147,107 @@ class CsvWriter:
 
 
 class TableWriter:
-    """A table for people, drawn when all records are there."""
+    """A table for people: a row a record, what is wrong with which clip, and how many there are of each status.
 
-    def __init__(self, stream: BinaryIO, record: type[ClipResult] = ClipResult) -> None:
-        """Draw to that stream."""
+    On a terminal every row is one line: of a long name the middle is left out, and on a narrow one the last columns.
+    Elsewhere nothing is left out.
+    """
+
+    def __init__(self, stream: BinaryIO, record: type[ClipResult] = ClipResult, *, endless: bool = False) -> None:
+        """Draw to that stream, when all records are there, or each at once if they are endless."""
         self._stream = io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True)
-        self._console = Console(file=self._stream, markup=False, emoji=False, highlight=False)
-        self._table = Table(box=None, pad_edge=False, header_style="bold")
-        times = ("from",) if issubclass(record, WindowResult) else ()
-        for title in ("clip", *times, "label", "confidence", "people", "seconds"):
-            self._table.add_column(title, overflow="fold", justify="left" if title in ("clip", "label") else "right")
+        terminal = self._stream.isatty()
+        self._console = Console(file=self._stream, width=None if terminal else 2**16)
+        self._limit = self._console.width if terminal else None
+        self._endless, self._what = endless, "window" if issubclass(record, WindowResult) else "clip"
+        times = ("from",) if self._what == "window" else ()
+        self._titles = ["clip", *times, "label", "confidence", "people", "seconds"]
+        self._rows: list[tuple[list[str], str]] = []
+        self._problems: list[str] = []
+        self._widths: list[int] = []
+        self._counts: Counter[str] = Counter()
 
     def write(self, result: ClipResult) -> None:
-        """Keep one row."""
-        label = result.label or result.status
-        problem = f" ({result.problem.code})" if result.problem else ""
-        self._table.add_row(
-            _CONTROL.sub(lambda found: ascii(found[0])[1:-1], result.path),
+        """Keep one row, or write it."""
+        label = printable(result.label or result.status)
+        row = [
+            printable(result.path),
             *([_seconds(result.start_s)] if isinstance(result, WindowResult) else []),
-            f"{label}{problem}",
+            f"{label} ({result.problem.code})" if result.problem else label,
             "" if result.confidence is None else f"{result.confidence:.2f}",
             str(len(result.people) or ""),
             _seconds(result.duration_s),
-        )
+        ]
+        self._counts[result.status] += 1
+        self._rows.append((row, _STYLES[result.status]))
+        if result.problem:
+            self._problems.append(printable(result.problem.message))
+        if self._endless:
+            self._draw([_UNMEASURED, *(max(len(title), 7) for title in self._titles[1:])])
 
     def finish(self) -> None:
-        """Draw the table."""
-        self._console.print(self._table)
+        """Draw what is left of the table."""
+        if not self._endless:
+            rows = [self._titles, *(row for row, _ in self._rows)]
+            self._draw([max(map(cell_len, column)) for column in zip(*rows, strict=True)])
+        if self._counts.total() > 1:
+            counts = ", ".join(f"{count} {status}" for status, count in self._counts.items())
+            self._print(Text(f"{self._counts.total()} {self._what}s: {counts}", "bold"))
         self._stream.detach()
+
+    def _draw(self, widths: list[int]) -> None:
+        """Write the rows that are kept, below the titles if these are the first, and then what was wrong."""
+        if not self._widths:
+            label = self._titles.index("label")
+            widths[label] = max(widths[label], _LABEL if self._endless else 0)
+            self._widths = list(_fitting(widths, self._limit))
+            self._print(self._line(self._titles, "bold"))
+        for row, style in self._rows:
+            self._print(self._line(row, style))
+        for problem in self._problems:
+            self._print(Text(f"  {problem}" if self._endless else problem, "red"))
+        self._rows, self._problems = [], []
+
+    def _line(self, row: Sequence[str], style: str) -> Text:
+        name, *cells = row[: len(self._widths)]
+        room, *widths = self._widths
+        name = name if self._limit is None else _shortened(name, room)
+        parts = [name + " " * (room - cell_len(name))]
+        for title, cell, width in zip(self._titles[1:], cells, widths, strict=False):
+            parts.append(cell + " " * (width - cell_len(cell)) if title == "label" else cell.rjust(width))
+        return Text("  ".join(parts).rstrip(), style)
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=self._limit is None, crop=False)
+
+
+def _fitting(widths: Sequence[int], limit: int | None) -> Iterator[int]:
+    """Widths of columns, two cells apart, in a limit: the first gives way, then the last are left out."""
+    if limit is None:
+        yield from widths
+        return
+    least = [min(widths[0], _SHORT if end < len(widths) - 1 else _NAME) for end in range(2, len(widths) + 1)]
+    taken = [sum(width + 2 for width in widths[1:end]) for end in range(2, len(widths) + 1)]
+    count = sum(name + rest <= limit for name, rest in zip(least, taken, strict=True)) or 1
+    yield max(1, min(widths[0], limit - taken[count - 1]))
+    yield from widths[1 : count + 1]
+
+
+def _shortened(text: str, room: int) -> str:
+    """A text that fits into so many cells of a terminal; of a longer one the middle is left out, less of its end."""
+    if cell_len(text) <= room:
+        return text
+    tail = _beginning(reversed(text), (room - 1) * 2 // 3)[::-1]
+    return f"{_beginning(text, room - 1 - cell_len(tail))}…{tail}"
+
+
+def _beginning(text: Iterable[str], room: int) -> str:
+    taken = ""
+    for character in text:
+        if cell_len(taken + character) > room:
+            break
+        taken += character
+    return taken
 
 
 @contextmanager

@@ -5,33 +5,40 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Literal, TypeVar
 
 from tqdm import tqdm
 
 Progress = Literal["auto", "bar", "none", "json"]
 _Result = TypeVar("_Result")
+_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"
 _EVERY = 1.0  # seconds between two lines of JSON about bytes
 
 
 def shown(
-    results: Iterable[_Result], total: int, kind: Progress, failed: Callable[[_Result], bool]
-) -> Iterator[_Result]:
+    results: Iterable[_Result], total: int | None, kind: Progress, failed: Callable[[_Result], bool]
+) -> Generator[_Result]:
     """Pass the results on and tell how many are done and how many failed.
+
+    While a result is worked on outside, there is no bar: what is written to the same terminal stands in its place.
 
     Args:
         results: One per clip.
-        total: How many there will be.
+        total: How many there will be; None if nobody knows.
         kind: `auto` is a bar if standard error is a terminal and there is more than one clip.
         failed: Whether one counts as a failure.
     """
     started, failures = time.monotonic(), 0
-    bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty() and total > 1)
-    with tqdm(total=total, unit="clip", file=sys.stderr, disable=not bar, dynamic_ncols=True) as line:
+    bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty() and total != 1)
+    form = _BAR if total else None
+    with tqdm(total=total, unit="clip", file=sys.stderr, disable=not bar, dynamic_ncols=True, bar_format=form) as line:
+        line.set_postfix(failed=failures)
         for done, result in enumerate(results, start=1):
             failures += failed(result)
-            yield result
+            with line.external_write_mode(sys.stdout) if bar and sys.stdout.isatty() else nullcontext():
+                yield result
             line.set_postfix(failed=failures, refresh=False)
             line.update()
             if kind == "json":

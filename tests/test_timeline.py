@@ -254,7 +254,7 @@ def test_every_format_says_the_same(run: Run, moods: Path, monkeypatch: pytest.M
     assert list(rows[0])[:6] == ["schema_version", "path", "start_s", "end_s", "status", "label"]
     table = run(*flags, "--format", "table").stdout.splitlines()
     assert table[0].split() == ["clip", "from", "label", "confidence", "people", "seconds"]
-    assert [row.split()[:3] for row in table[1:]] == [
+    assert [row.split()[:3] for row in table[1:-1]] == [
         ["moods.mp4", "0.0", "first"],
         ["moods.mp4", "2.0", "second"],
         ["moods.mp4", "4.0", "third"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -207,8 +207,9 @@ def timeline(
         classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
     )
     policy, failures = Policy(jobs, strict=strict, limits=limits_of(timeout, memory)), 0
-    with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _):
-        for parts in shown(timelines(loaded, clips, cut, policy), len(clips), progress, policy.any_failed):
+    results = shown(timelines(loaded, clips, cut, policy), len(clips), progress, policy.any_failed)
+    with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _), closing(results):
+        for parts in results:
             failures += policy.any_failed(parts)
             for part in parts:
                 writer.write(part)
@@ -248,9 +249,10 @@ def _run(
 
     left = [clip for clip in clips if clip not in answered]
     failures = sum(policy.failed(answered[clip]) for clip in clips if clip in answered)
-    for result in shown(answer(left), len(left), show, lambda result: policy.failed(result.status)):
-        writer.write(result)
-        failures += policy.failed(result.status)
+    with closing(shown(answer(left), len(left), show, lambda result: policy.failed(result.status))) as results:
+        for result in results:
+            writer.write(result)
+            failures += policy.failed(result.status)
     return failures
 
 

@@ -32,7 +32,7 @@ from fervid.commands.options import (
     setting,
     workers,
 )
-from fervid.errors import UsageError
+from fervid.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from fervid.dataset import Dataset
@@ -130,7 +130,7 @@ def features(
     )
     for row in rows:
         if row.problem:
-            typer.echo(f"left out: {row.problem.message}", err=True)
+            typer.echo(f"left out: {printable(row.problem.message)}", err=True)
     Table.of(rows, about(extractor)).save(output, force=force)
     raise typer.Exit(1 if any(row.problem and row.problem.code != "no_face" for row in rows) else 0)
 

@@ -1,0 +1,159 @@
+"""The table for people and the bar beside it, on terminals of all widths."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from fervid.errors import printable
+from fervid.output import TableWriter
+from fervid.records import Answer, ClipResult, Problem, WindowResult
+
+LONG = "videos/" + "a folder with a long name/" * 12 + "interview_0042_camera_left.mp4"
+NAMES = [
+    LONG,
+    "short.mp4",
+    "映画の感情クリップ日本語の長い名前で終わらない.mp4",
+    "\x1b[31mred\n\u202egpj.mp4",
+    "c\udce9.mp4",
+]
+
+
+class Terminal(io.BytesIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def record(path: str, number: int = 0) -> ClipResult:
+    kinds = (
+        ClipResult(path, "ok", Answer({"surprise": 0.75, "fear": 0.25}), duration_s=7261.5),
+        ClipResult(path, "no_face", duration_s=1),
+        ClipResult(path, "error", problem=Problem("no_video_stream", f"{path} has no video stream; name another")),
+        ClipResult(path, "skipped", problem=Problem("skipped", "not answered")),
+    )
+    return kinds[number % len(kinds)]
+
+
+def drawn(stream: io.BytesIO, *records: ClipResult, endless: bool = False) -> list[str]:
+    table = TableWriter(stream, type(records[0]) if records else ClipResult, endless=endless)
+    for one in records:
+        table.write(one)
+    table.finish()
+    return stream.getvalue().decode().splitlines()
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("LINES", "25")
+
+
+@pytest.mark.parametrize("endless", [False, True])
+@pytest.mark.parametrize("columns", [200, 80, 60, 40, 1])
+@pytest.mark.parametrize("kind", [ClipResult, WindowResult])
+@pytest.mark.usefixtures("narrow")
+def test_every_record_is_one_line_of_a_terminal(
+    kind: type[ClipResult], columns: int, endless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    records = [record(name, i) for i, name in enumerate(NAMES)]
+    if kind is WindowResult:
+        records = [WindowResult.of(one, 3599.5, 3603.5) for one in records]
+    lines = drawn(Terminal(), *records, endless=endless)
+    assert all(printable(line) == line for line in lines)
+    if columns == 1:
+        return
+    assert max(map(cell_len, lines)) <= columns
+    assert re.search("confidence *people *seconds$" if columns >= 80 else "(label|confidence)$|from", lines[0])
+    if columns >= 60:
+        assert "confidence" in lines[0]
+        rows = [line for line in lines[1:] if re.search(r"surprise|no_face( |$)|\((no_v|skip)", line)]
+        assert len(rows) == len(NAMES)
+        assert any("…" in line and "left.mp4" in line for line in rows)
+        assert lines[-1].startswith("5 ")
+
+
+@pytest.mark.usefixtures("narrow")
+def test_elsewhere_nothing_is_left_out() -> None:
+    lines = drawn(io.BytesIO(), *(record(name, i) for i, name in enumerate(NAMES)))
+    assert lines[1].startswith(f"{LONG}  surprise")
+    assert lines[4].startswith(r"\x1b[31mred\n\u202egpj.mp4")
+    assert lines[5].startswith(r"c\udce9.mp4")
+    assert lines[6:-1] == [
+        "映画の感情クリップ日本語の長い名前で終わらない.mp4 has no video stream; name another",
+        "not answered",
+    ]
+    what = f"{len(NAMES)} clips: 2 ok, 1 no_face, 1 error, 1 skipped"
+    assert lines[-1] == what
+    assert drawn(io.BytesIO(), record("a"))[1:] == ["a     surprise        0.75           7261.5"]
+
+
+def test_rows_that_nobody_waits_for_come_at_once_with_what_is_wrong(narrow: None) -> None:
+    stream = io.BytesIO()
+    table = TableWriter(stream, endless=True)
+    for number, lines in ((0, 2), (1, 3), (2, 5)):
+        table.write(record("a.mp4", number))
+        assert stream.getvalue().count(b"\n") == lines
+    assert stream.getvalue().splitlines()[-1] == b"  a.mp4 has no video stream; name another"
+    table.finish()
+    assert stream.getvalue().splitlines()[-1] == b"3 clips: 1 ok, 1 no_face, 1 error"
+
+
+def test_an_empty_table_is_its_titles(narrow: None) -> None:
+    assert drawn(io.BytesIO()) == ["clip  label  confidence  people  seconds"]
+    assert drawn(io.BytesIO(), endless=True) == []
+
+
+def seen(*arguments: object, columns: int = 80, **variables: str) -> bytes:
+    """What a terminal gets to see of a command."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (25, columns))
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
+    }
+    environment |= {"TERM": "xterm-256color", "LANG": "C.UTF-8", **variables}
+    code = "from fervid.cli import main\nif __name__ == '__main__': main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the other side is closed
+        while select.select([ours], [], [], 60)[0]:
+            if not (part := os.read(ours, 65536)):
+                break
+            shown += part
+    os.close(ours)
+    process.wait(60)
+    return shown
+
+
+def test_the_bar_and_what_is_written_keep_out_of_each_others_way(smile: Path, scenery: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    table = seen("classify", smile, scenery, tmp_path / "empty.mp4", "--jobs", 1)
+    assert b"\x1b[31m" in table
+    assert re.search(rb"3/3 \[.*left, .*clip/s, failed=1\]", table)
+    lines = table.decode().split("\r\n")
+    assert "failed=1" in lines[0].rsplit("\r")[-1]
+    assert lines[-2].endswith("3 clips: 1 ok, 1 no_face, 1 error\x1b[0m")
+    records = seen("classify", smile, scenery, "--jobs", 1, "--format", "jsonl", NO_COLOR="1").decode()
+    lines = [line.rsplit("\r")[-1] for line in records.split("\r\n")]
+    assert [json.loads(line)["status"] for line in lines if line.startswith("{")] == ["ok", "no_face"]
+    assert "\x1b[3" not in records
