@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,12 +15,13 @@ from typing import Literal
 from fervid.errors import UsageError
 from fervid.gather import Windows
 from fervid.ledger import ANSWERED, Ledger, companion
-from fervid.output import Format, Writer, format_of, refuse_existing, replacing, writer, writing
+from fervid.output import Format, Writer, format_of, growing, refuse_existing, replacing, writer, writing
 from fervid.parts import Parts
 from fervid.pipeline import Classifier
 from fervid.records import ClipResult, Problem, Status, WindowResult
 from fervid.remote import is_url
-from fervid.workers import Died, Limits, ordered
+from fervid.watch import Folder
+from fervid.workers import Died, Limits, as_ready, ordered
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,24 @@ def until_failure(
         yield ClipResult(path, "skipped", models=classifier.models, problem=Problem("skipped", reason))
 
 
+def answer_folder(
+    classifier: Classifier, folder: Folder, answered: Iterable[str], policy: Policy
+) -> Generator[ClipResult]:
+    """One record for each clip that lies in a folder or comes into it, as soon as it is answered; without end.
+
+    Args:
+        classifier: Who answers.
+        folder: Where they come.
+        answered: Those that were there at the start and have an answer already.
+        policy: How many at a time, and what each may cost.
+    """
+    clips = folder.clips(answered)
+    with closing(as_ready(classifier.answer, clips, policy.jobs, partial(_lost, classifier), policy.limits)) as results:
+        for result in results:
+            yield result
+            folder.settle(result.path)
+
+
 def timelines(
     classifier: Classifier, paths: Iterable[str], cut: Windows, policy: Policy
 ) -> Iterator[Sequence[WindowResult]]:
@@ -96,11 +115,12 @@ def destination(
     output: str | Path | None,
     format: Format | Literal["parquet"] | None,
     classifier: Classifier,
-    clips: Sequence[str],
+    clips: Collection[str],
     *,
     resume: bool = False,
     force: bool = False,
     record: type[ClipResult] = ClipResult,
+    endless: bool = False,
 ) -> Iterator[tuple[Writer, Mapping[str, Status]]]:
     """Open where the records go, and close it whole on every path.
 
@@ -109,10 +129,11 @@ def destination(
         format: None for what the suffix says, and on standard output a table for a terminal and JSON Lines for a pipe.
             A URL is always parquet.
         classifier: Whose answers they are.
-        clips: The inputs, none of which the output may overwrite.
+        clips: The inputs, none of which the output may overwrite; as a mapping with their stamps, as for `Ledger`.
         resume: Whether to continue JSON Lines or parquet.
         force: Whether an existing file may be replaced.
         record: What is written; only `ClipResult`, of which a clip has one, can be continued.
+        endless: Whether records come until somebody ends it. Then only what is whole after each of them is written.
 
     Yields:
         The writer, and the inputs that the file answers already with their status.
@@ -123,6 +144,10 @@ def destination(
     """
     if resume and force:
         raise UsageError("--resume continues the output and --force replaces it; give one of them")
+    if endless and (format in ("json", "parquet") or (output and (format or format_of(Path(output))) != "jsonl")):
+        raise UsageError(
+            "what has no end is written as JSON Lines; name it with -o results.jsonl, or take --format csv"
+        )
     if format == "parquet" or (output is not None and is_url(str(output))):
         if output is None or format not in (None, "parquet"):
             raise UsageError("a URL is written as parquet, and parquet to a folder or URL; name it with -o results/")
@@ -134,7 +159,7 @@ def destination(
     if resume and (output is None or format != "jsonl"):
         raise UsageError("--resume continues JSON Lines or parquet; name it with -o results.jsonl")
     if output is None:
-        plain = writer(format, sys.stdout.buffer, classifier.labels, record)
+        plain = writer(format, sys.stdout.buffer, classifier.labels, record, endless=endless)
         with writing(Path("standard output")), _finished(plain):
             yield plain, {}
         return
@@ -144,6 +169,9 @@ def destination(
     if format == "jsonl" and record is ClipResult:
         with Ledger(output, classifier, clips, resume=resume, force=force) as ledger:
             yield ledger, ledger.answered
+    elif endless:
+        with growing(output, force=force) as stream:
+            yield writer(format, stream, classifier.labels, record), {}
     else:
         stale = companion(output)  # a ledger of what was there before would seem to be that of what comes
         with replacing(output, force=force) as stream:

@@ -19,6 +19,7 @@ from fervid.commands import FAILED, INTERRUPTED, MODEL, NOTHING, OK, TERMINATED,
 from fervid.commands.about import about_app
 from fervid.commands.clips import clips_app
 from fervid.commands.labelled import labelled_app
+from fervid.commands.live import live_app
 from fervid.commands.report import report_app
 from fervid.errors import FervidError, InputError, ModelError, NothingMatched, printable
 from fervid.train.commands import network_app
@@ -83,6 +84,7 @@ def _leave(message: str, status: int) -> NoReturn:
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 app.add_typer(clips_app)
+app.add_typer(live_app)
 app.add_typer(labelled_app)
 app.add_typer(report_app)
 app.add_typer(about_app)

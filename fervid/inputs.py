@@ -6,7 +6,6 @@ import codecs
 import glob
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from fervid import remote
 from fervid.errors import NothingMatched, UsageError
@@ -58,7 +57,7 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
 
 def _meant(name: str, recursive: bool, urls: bool) -> list[str]:
     if os.path.isdir(name):
-        return sorted(_videos(name, recursive))
+        return sorted(videos(name, recursive=recursive))
     if urls and remote.is_url(name):
         if remote.is_pattern(name):
             return remote.found(name)
@@ -76,7 +75,13 @@ def _is_glob(name: str) -> bool:
     return glob.has_magic(name) and not os.path.lexists(name)
 
 
-def _videos(folder: str, recursive: bool) -> Iterator[str]:
+def videos(folder: str, *, recursive: bool) -> Iterator[str]:
+    """The videos in a folder, by suffix; of folders that cannot be read none.
+
+    Args:
+        folder: Where to look.
+        recursive: Whether to search the folders within, too.
+    """
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -86,4 +91,4 @@ def _videos(folder: str, recursive: bool) -> Iterator[str]:
         seen.add(real)
         if not recursive:
             folders.clear()
-        yield from (os.path.join(place, file) for file in files if Path(file).suffix.lower() in SUFFIXES)
+        yield from (os.path.join(place, file) for file in files if os.path.splitext(file)[1].lower() in SUFFIXES)

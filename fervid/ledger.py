@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, astuple, dataclass
-from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, get_args
 
 from fervid import __version__, remote
 from fervid.errors import OutputError
-from fervid.output import appear, claimed, encode, refuse_existing, replacing, unmoved, writing
+from fervid.output import Appended, appear, claimed, encode, refuse_existing, replacing, unmoved, writing
 from fervid.pipeline import Classifier
 from fervid.records import SCHEMA_VERSION, ClipResult, Status
 
@@ -62,14 +61,20 @@ class Ledger:
     """
 
     def __init__(
-        self, output: Path, classifier: Classifier, clips: Iterable[str], *, resume: bool, force: bool
+        self,
+        output: Path,
+        classifier: Classifier,
+        clips: Iterable[str],
+        *,
+        resume: bool,
+        force: bool,
     ) -> None:
         """Open or create the output.
 
         Args:
             output: The JSON Lines file.
             classifier: Whose answers they are.
-            clips: The inputs of this run.
+            clips: The inputs of this run; as a mapping to the stamps of what is read, which may change as more come.
             resume: Whether to continue the file.
             force: Whether an existing file may be replaced.
 
@@ -79,7 +84,10 @@ class Ledger:
         """
         self._output, self._path = output, companion(output)
         self._run = run_digest(classifier)
-        self._stamps = {clip: stamp(clip) for clip in clips}  # before they are read: a change meanwhile shows later
+        # Before they are read: a change meanwhile shows later.
+        self._stamps: Mapping[str, tuple[int, int]] = (
+            clips if isinstance(clips, Mapping) else {clip: stamp(clip) for clip in clips}
+        )
         kept: dict[str, Entry] = {}
         with writing(output), ExitStack() as opened:
             claim = opened.enter_context(claimed(output))
@@ -90,8 +98,8 @@ class Ledger:
                 refuse_existing(output, force=force)
                 refuse_existing(self._path, force=force)
             self._rewrite(claim, kept)
-            self._records = opened.enter_context(output.open("ab", buffering=0))
-            self._entries = opened.enter_context(self._path.open("ab", buffering=0))
+            self._records = opened.enter_context(Appended(output, "ab"))
+            self._entries = opened.enter_context(Appended(self._path, "ab"))
             self._opened = opened.pop_all()
         self.answered: dict[str, Status] = {entry.path: entry.status for entry in kept.values()}
 
@@ -111,9 +119,9 @@ class Ledger:
         line = encode(result.as_dict()) + b"\n"
         entry = Entry(result.path, *self._stamps[result.path], self._run, result.status, _digest(line))
         with writing(self._output):
-            _append(self._records, line)
+            self._records.write(line)
             os.fsync(self._records.fileno())
-            _append(self._entries, encode(asdict(entry)) + b"\n")
+            self._entries.write(encode(asdict(entry)) + b"\n")
             unmoved(self._records, self._output)
             unmoved(self._entries, self._path)
 
@@ -172,18 +180,6 @@ def _recorded(output: Path, ledger: Path) -> Iterator[Entry]:
                 )
             else:
                 yield known
-
-
-def _append(file: FileIO, line: bytes) -> None:
-    """Write a line whole or not at all: a full disk takes a part of it before it refuses the rest."""
-    end = os.fstat(file.fileno()).st_size
-    left = memoryview(line)
-    try:
-        while left:
-            left = left[file.write(left) :]
-    except OSError:
-        os.truncate(file.fileno(), end)
-        raise
 
 
 def _digest(line: bytes) -> str:

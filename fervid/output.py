@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol, cast
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -273,6 +273,47 @@ def replacing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
         if path.exists() and not force:
             raise OutputError(f"{path} has come into being meanwhile; what was to be written there is in {file.name}")
         appear(file, path)
+
+
+class Appended(io.FileIO):
+    """A file that takes what it is given whole or not at all: a full disk takes a part before it refuses the rest."""
+
+    def write(self, data: Any) -> int:
+        """Write all of it.
+
+        Raises:
+            OSError: It cannot be written, and the file is as it was.
+        """
+        end = os.fstat(self.fileno()).st_size
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[super().write(left) or 0 :]
+        except OSError:
+            os.truncate(self.fileno(), end)
+            raise
+        return len(data)
+
+
+@contextmanager
+def growing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file that is there from the start and grows record by record, for what somebody reads meanwhile.
+
+    Args:
+        path: Where it shall be.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        OutputError: As `replacing`.
+    """
+    with writing(path), claimed(path) as claim:
+        refuse_existing(path, force=force)
+        if os.fstat(claim.fileno()).st_size:
+            refuse_existing(partial(path), force=force)
+        claim.truncate(0)
+        appear(claim, path)
+        with Appended(path, "ab") as file:
+            yield cast(BinaryIO, file)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Literal, TypeVar
 
 from tqdm import tqdm
 
+from fervid.errors import printable
+
 Progress = Literal["auto", "bar", "none", "json"]
 _Result = TypeVar("_Result")
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"
@@ -45,6 +47,11 @@ def shown(
                 event = {"event": "progress", "done": done, "total": total, "failed": failures}
                 event["elapsed_s"] = round(time.monotonic() - started, 3)
                 print(json.dumps(event), file=sys.stderr, flush=True)
+
+
+def tell(message: str) -> None:
+    """Write a line above the bar, if there is one."""
+    tqdm.write(f"fervid: {printable(message)}", file=sys.stderr)
 
 
 def received(parts: Iterable[bytes], begun: int, total: int | None, kind: Progress) -> Iterator[bytes]:

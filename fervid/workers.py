@@ -14,9 +14,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context, parent_process, resource_tracker
@@ -120,6 +120,54 @@ def ordered(
     if not jobs:
         yield from map(work, items)
         return
+    with _crew(work, jobs, lost, limits) as ask:
+        waiting: deque[Future[_Answer]] = deque()
+        for item in items:
+            waiting.append(ask(item))
+            while waiting and (waiting[0].done() or len(waiting) >= AHEAD * jobs):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def as_ready(
+    work: Callable[[_Item], _Answer],
+    items: Iterable[_Item | None],
+    jobs: int,
+    lost: Callable[[_Item, Died], _Answer],
+    limits: Limits = Limits(),
+) -> Generator[_Answer]:
+    """What `work` makes of each item, as soon as it is made; of items that may come for ever.
+
+    Args:
+        work: As for `ordered`, and so are all but the next.
+        items: What to work on; None in between, whenever what is ready should be given.
+        jobs: Processes.
+        lost: What to answer for an item at which a worker died.
+        limits: What an item may cost.
+
+    Raises:
+        UsageError: As `ordered`.
+    """
+    if not jobs:
+        yield from (work(item) for item in items if item is not None)
+        return
+    with _crew(work, jobs, lost, limits) as ask:
+        working: set[Future[_Answer]] = set()
+        for item in items:
+            if item is not None:
+                working.add(ask(item))
+            full = len(working) >= AHEAD * jobs
+            ready, working = wait(working, None if full else 0, FIRST_COMPLETED)
+            yield from (future.result() for future in ready)
+        yield from (future.result() for future in as_completed(working))
+
+
+@contextmanager
+def _crew(
+    work: Callable[[_Item], _Answer], jobs: int, lost: Callable[[_Item, Died], _Answer], limits: Limits
+) -> Iterator[Callable[[_Item], Future[_Answer]]]:
+    """Processes, as long as the block lasts; what it is given asks the next idle one."""
     workers = [Worker(work, limits) for _ in range(jobs)]
     idle: LifoQueue[Worker] = LifoQueue()
     for worker in workers:
@@ -135,15 +183,9 @@ def ordered(
         finally:
             idle.put(worker)
 
-    waiting: deque[Future[_Answer]] = deque()
     threads = ThreadPoolExecutor(jobs, thread_name_prefix="fervid")  # each waits for the worker that it has asked
     try:
-        for item in items:
-            waiting.append(threads.submit(ask, item))
-            while waiting and (waiting[0].done() or len(waiting) >= AHEAD * jobs):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield lambda item: threads.submit(ask, item)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
         for worker in workers:

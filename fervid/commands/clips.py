@@ -49,6 +49,7 @@ from fervid.commands.options import (
     labels_of,
     limits_of,
     options_of,
+    prepare,
     setting,
     workers,
 )
@@ -104,7 +105,7 @@ def classify(
     """Say which emotion each clip shows: one record per clip, whatever happens to it."""
     cluster = engine == "ray"
     if not cluster:
-        _prepare()
+        prepare()
     from fervid import inputs as named
     from fervid.batch import Policy, destination
     from fervid.pipeline import load
@@ -180,7 +181,7 @@ def timeline(
     strict: Strict = False,
 ) -> None:
     """Say which emotion each window of a clip shows: one record per window, in order."""
-    _prepare()
+    prepare()
     from fervid import inputs as named
     from fervid.batch import Policy, destination, timelines
     from fervid.gather import Windows
@@ -214,13 +215,6 @@ def timeline(
             for part in parts:
                 writer.write(part)
     raise typer.Exit(FAILED if failures and not exit_zero else OK)
-
-
-def _prepare() -> None:
-    """Let a worker import what it needs while this process does the same."""
-    from fervid.workers import prepare
-
-    prepare("fervid.pipeline")
 
 
 def _engine(

@@ -125,6 +125,13 @@ Labels = Annotated[
 ]
 
 
+def prepare() -> None:
+    """Let a worker import what it needs while this process does the same."""
+    from fervid.workers import prepare
+
+    prepare("fervid.pipeline")
+
+
 def labels_of(text: str | None) -> tuple[str, ...] | None:
     """`a,b` or `7` -> labels."""
     if text is None:

@@ -1,0 +1,121 @@
+"""The commands that go on until somebody ends them: a folder is watched, a stream or a camera followed."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fervid.commands.options import (
+    Adaptive,
+    Attributes,
+    ClassifierName,
+    DetectorName,
+    Device,
+    End,
+    EveryFrame,
+    Force,
+    Fps,
+    Jobs,
+    Labels,
+    Memory,
+    MinFace,
+    NetworkName,
+    Recursive,
+    Resume,
+    Rotate,
+    Show,
+    Start,
+    Strict,
+    Threads,
+    Timeout,
+    WhichFace,
+    labels_of,
+    limits_of,
+    options_of,
+    prepare,
+    setting,
+    workers,
+)
+
+live_app = typer.Typer()
+
+MANY = 1_000  # clips: as many may come at a time
+
+
+@live_app.command(
+    epilog="Examples: `fervid watch inbox/ -o results.jsonl --resume`, `fervid watch inbox/ --recursive | jq .label`"
+)
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where clips are put.")],
+    recursive: Recursive = False,
+    quiet: Annotated[
+        float, setting("--quiet", "Seconds for which a clip must not have changed, so that it is whole.", min=0.1)
+    ] = 5.0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write here, as JSON Lines.")] = None,
+    format: Annotated[
+        Literal["table", "jsonl", "csv"] | None,
+        setting("--format", "Without it a table on a terminal, else JSON Lines."),
+    ] = None,
+    force: Force = False,
+    resume: Resume = False,
+    fps: Fps = None,
+    every_frame: EveryFrame = False,
+    start: Start = 0.0,
+    end: End = None,
+    rotate: Rotate = "auto",
+    face: WhichFace = "main",
+    min_face: MinFace = None,
+    attributes: Attributes = False,
+    adaptive: Adaptive = False,
+    labels: Labels = None,
+    classifier: ClassifierName = None,
+    network: NetworkName = "mobilenetv1",
+    detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    timeout: Timeout = None,
+    memory: Memory = None,
+    progress: Show = "auto",
+    strict: Strict = False,
+) -> None:
+    """Say which emotion each clip shows that lies in a folder or comes into it, until Ctrl-C or SIGTERM.
+
+    A clip that is still being written is waited for, and each is answered once: with -o and --resume also when the
+    command is started again, which then tries those again that failed. One that is replaced is answered anew.
+
+    Exit status: 130 interrupted, 143 terminated; what was answered is kept, what was in hand is answered by the next
+    run.
+    """
+    prepare()
+    from fervid.batch import Policy, answer_folder, destination
+    from fervid.pipeline import load
+    from fervid.progress import shown, tell
+    from fervid.watch import Folder
+
+    options = options_of(
+        fps=fps,
+        every_frame=every_frame,
+        start=start,
+        end=end,
+        rotate=rotate,
+        face=face,
+        min_face=min_face,
+        attributes=attributes,
+        labels=labels_of(labels),
+        adaptive=adaptive,
+    )
+    inbox = Folder(folder, recursive=recursive, quiet=quiet, tell=tell)
+    jobs, threads = workers(MANY, jobs, threads)
+    loaded = load(
+        classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
+    )
+    policy = Policy(jobs, strict=strict, limits=limits_of(timeout, memory))
+    with destination(output, format, loaded, inbox.stamps, resume=resume, force=force, endless=True) as (to, answered):
+        results = answer_folder(loaded, inbox, answered, policy)
+        with closing(shown(results, None, progress, lambda result: policy.failed(result.status))) as results:
+            for result in results:
+                to.write(result)
