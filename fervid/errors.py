@@ -13,6 +13,7 @@
     │   ├── Truncated             truncated
     │   ├── Damaged               damaged
     │   ├── NothingSampled        nothing_sampled
+    │   ├── FramesDropped         dropped
     │   ├── TooLarge              too_large
     │   ├── TooLong               too_long
     │   ├── Crashed               crashed
@@ -108,6 +109,12 @@ class NothingSampled(InputError):
     """The clip was read and none of its frames lies in the time that was asked for."""
 
     code = "nothing_sampled"
+
+
+class FramesDropped(InputError):
+    """Frames of a stream came faster than they could be looked at; the others were."""
+
+    code = "dropped"
 
 
 class TooLarge(InputError):

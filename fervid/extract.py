@@ -161,20 +161,24 @@ class Extractor:
         if problem is not None:
             raise problem
 
-    def observe(self, frames: Iterable[Frame]) -> Generator[Observed]:
+    def observe(self, frames: Iterable[Frame], *, live: bool = False) -> Generator[Observed]:
         """What each frame shows, looked at in batches of the network.
+
+        Args:
+            frames: In order of time.
+            live: Whether to look at each alone and at once, and to take the next only then.
 
         Raises:
             InputError: What `frames` raised, after everything that came before it.
         """
-        batches = self._batches(frames)
-        with closing(ahead(batches, _WAITING) if self._threads > 1 else batches) as ready:
+        batches = self._batches(frames, 1 if live else BATCH)
+        with closing(ahead(batches, _WAITING) if self._threads > 1 and not live else batches) as ready:
             for batch, crops in ready:
                 scores, start = self._embed(crops), 0
                 for time, duration, faces, shares in batch:
                     yield Observed(time, duration, faces, shares, scores[start : (start := start + len(faces))])
 
-    def _batches(self, frames: Iterable[Frame]) -> Generator[tuple[list[_Found], Image]]:
+    def _batches(self, frames: Iterable[Frame], size: int) -> Generator[tuple[list[_Found], Image]]:
         """What was found in the next frames, and the crops (n, s, s, 3) for one pass of the network."""
         find = Follower(self._detect, self.options.detect_every)
         batch: list[_Found] = []
@@ -185,7 +189,7 @@ class Extractor:
                 shares = [face.area / frame.image[..., 0].size for face in faces]
                 batch.append((frame.time, frame.duration, faces, shares))
                 crops += [crop(frame.image, face, self._crop_size, self._margin) for face in faces]
-                if max(len(batch), len(crops)) >= BATCH:
+                if max(len(batch), len(crops)) >= size:
                     yield batch, np.array(crops, np.uint8)
                     batch, crops = [], []
         except InputError:

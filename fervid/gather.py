@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from fervid.errors import InputError, NoFaces, NothingSampled
@@ -158,7 +159,9 @@ class Window:
     seen: Seen
 
 
-def windows(observed: Iterable[Observed], rule: TrackingRule, cut: Windows, origin: float = 0.0) -> Iterator[Window]:
+def windows(
+    observed: Iterable[Observed], rule: TrackingRule, cut: Windows, origin: float = 0.0, memory: float = inf
+) -> Iterator[Window]:
     """The windows of a clip, each as soon as it is over; of the frames only those of one window are kept.
 
     A window in which no frame lies is left out, and the last one ends with the clip. Tracks are put together to people
@@ -169,6 +172,7 @@ def windows(observed: Iterable[Observed], rule: TrackingRule, cut: Windows, orig
         rule: When two faces are one person.
         cut: Length and step.
         origin: Where the first window begins, in seconds.
+        memory: Seconds before a window after which a person who was not seen is forgotten.
 
     Raises:
         InputError: The frames broke off before the first of them; later, the last window carries it.
@@ -181,6 +185,7 @@ def windows(observed: Iterable[Observed], rule: TrackingRule, cut: Windows, orig
         seen = Seen(problem=problem)
         for one, tracks in kept:
             seen.add(one, tracks)
+        tracker.forget(origin + number * cut.step - memory)
         seen.settle(tracker.people())
         return Window(origin + number * cut.step, limit, seen)
 

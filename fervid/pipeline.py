@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from fervid import models
 from fervid.adaptive import levels
 from fervid.classify import ClipClassifier, belongs
-from fervid.errors import InputError, ModelIncompatible, UsageError
+from fervid.errors import FramesDropped, InputError, ModelIncompatible, UsageError
 from fervid.extract import Extractor, Options, fitting, load_extractor
 from fervid.gather import Followed, Seen, Windows, gather, windows
+from fervid.live import Live
 from fervid.records import ClipResult, Frame, Observed, Person, Problem, WindowResult
 
 ATTRIBUTES = {"age": "first_age", "gender": "genders", "ethnicity": "ethnicities"}
 """What `Options.attributes` asks for, and what the card of a network that estimates it says of it."""
+
+
+FORGOTTEN = 600.0
+"""Seconds after which a person who left is not known again in what goes on without end."""
 
 
 class Classifier:
@@ -116,19 +123,42 @@ class Classifier:
             path: A video or image file.
             cut: Length and step of the windows.
         """
-        name, started = os.fspath(path), time.perf_counter()
-        answered = False
         with closing(self.extractor.watch(path)) as observed:
-            parts = windows(observed, self.extractor.rule, cut or Windows(), self.options.sampling.start)
-            try:
-                for part in parts:
-                    numbers = [person.number for person in part.seen.people]
-                    result, _ = self._summarise(name, part.seen, started, numbers)
-                    yield WindowResult.of(result, part.start, part.end)
-                    answered, started = True, time.perf_counter()
-            except InputError as error:
-                answered = True
-                yield WindowResult.of(self._summarise(name, Seen(problem=error), started)[0])
+            yield from self._cut(os.fspath(path), observed, cut, self.options.sampling.start)
+
+    def live(self, source: Live, cut: Windows | None = None) -> Iterator[WindowResult]:
+        """One record for each window of what does not wait, as soon as it is over.
+
+        A frame is looked at when it comes. Those that come meanwhile are dropped, but for the newest, and the record
+        says how many. Its `elapsed_s` is the time since the frame came that ended the window.
+
+        Args:
+            source: A stream or camera.
+            cut: Length and step of the windows.
+        """
+        with closing(self.extractor.observe(source.frames(), live=True)) as observed:
+            for result in self._cut(source.name, observed, cut, 0.0, FORGOTTEN):
+                missed = source.missed(result.start_s or 0.0, result.end_s or 0.0)
+                told = FramesDropped(
+                    f"{missed} of {missed + result.frames_sampled} frames were dropped, because this machine does not"
+                    " keep up; lower --fps, or leave more of it to this"
+                )
+                problem = Problem(told.code, told.message) if missed and not result.problem else result.problem
+                yield replace(result, problem=problem, elapsed_s=source.since())
+
+    def _cut(
+        self, name: str, observed: Generator[Observed], cut: Windows | None, origin: float, memory: float = math.inf
+    ) -> Iterator[WindowResult]:
+        started, answered = time.perf_counter(), False
+        try:
+            for part in windows(observed, self.extractor.rule, cut or Windows(), origin, memory):
+                numbers = [person.number for person in part.seen.people]
+                result, _ = self._summarise(name, part.seen, started, numbers)
+                yield WindowResult.of(result, part.start, part.end)
+                answered, started = True, time.perf_counter()
+        except InputError as error:
+            answered = True
+            yield WindowResult.of(self._summarise(name, Seen(problem=error), started)[0])
         if not answered:
             yield WindowResult.of(self._summarise(name, Seen(), started)[0])
 

@@ -99,6 +99,14 @@ class Tracker:
             self._tracks[number].beside |= present - {number}
         return assigned
 
+    def forget(self, before: float) -> None:
+        """Let go of tracks that ended before that time; who comes back later is somebody else."""
+        gone = {number for number, track in self._tracks.items() if track.time < before}
+        self._live = [number for number in self._live if number not in gone]
+        self._tracks = {number: track for number, track in self._tracks.items() if number not in gone}
+        for track in self._tracks.values():
+            track.beside -= gone
+
     def people(self) -> list[list[int]]:
         """Tracks of the same person, put together.
 

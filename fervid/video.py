@@ -14,11 +14,13 @@ import math
 import os
 import re
 import stat
+import time
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
 from typing import BinaryIO, TypeAlias, cast
@@ -62,6 +64,13 @@ _FORMATS = (
     " ico j2k_pipe jpegls_pipe jpegxl_anim jpegxl_pipe pam_pipe pbm_pipe pgm_pipe ppm_pipe qoi_pipe tiff_pipe"
 )
 _ALONE = {"protocol_whitelist": "", "format_whitelist": _FORMATS.replace(" ", ",")}
+_AT_ONCE = {
+    "fflags": "nobuffer",
+    "analyzeduration": "500000",
+    "fpsprobesize": "0",
+}  # microseconds; a stream may not wait
+_HEAD = 4096  # bytes that tell what a file is
+_BACK = 1.0  # seconds by which times of a stream may go back before it counts as one that begins anew
 _BINARY = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
 _PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP", re.DOTALL)
 _AHEAD = 24_000_000  # bytes of frames that are decoded before they are asked for
@@ -153,6 +162,123 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads
             yield from ahead(frames, _AHEAD, lambda frame: frame.image.nbytes)
 
 
+def stream(file: BinaryIO, name: str, sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:
+    """Frames of a stream, each as soon as it has come; how long one lasts is not known by then, and is what is due.
+
+    Args:
+        file: Gives what has come by now, and can be read forwards only: a pipe without a buffer.
+        name: What messages call it.
+        sampling: Which frames to give; 5 a second if None. Its start and end mean nothing here.
+        threads: As for `read`.
+
+    Raises:
+        EmptyInput, NotAVideo, NoVideoStream, Undecodable: It holds no picture.
+        TooLarge: A frame has more than `PIXELS`.
+        Truncated: Raised after the last frame, if it broke off.
+    """
+    sampling, pipe, due = sampling or Sampling(), _Pipe(file), -1.0
+    try:
+        container = av.open(SimpleNamespace(read=pipe.read), "r", options=_ALONE | _AT_ONCE, metadata_errors="ignore")
+    except (av.FFmpegError, OSError) as error:
+        raise _unfollowable(name, pipe.head) from error
+    with container:
+        pictures = _pictures(name, container, pipe.head)
+        pictures.thread_type = "SLICE"  # frames that are decoded in several threads come later
+        for one in _arriving(name, container, pictures, threads, pipe.head):
+            if (turn := sampling.turn(one.start)) >= due:
+                due = turn + 1
+                yield _convert(one, one.start + (1 / sampling.fps if sampling.fps else one.end - one.start), sampling)
+
+
+def camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:
+    """Frames of a camera of this machine, each as soon as it has come.
+
+    Args:
+        number: Counted from 0, as the system does.
+        sampling: As for `stream`; the pictures are turned only if it says so.
+
+    Raises:
+        InputNotFound: There is no such camera, or it cannot be opened.
+        Truncated: It gives no more pictures.
+    """
+    sampling, device, due = sampling or Sampling(), cv2.VideoCapture(number), -1.0
+    begun, last = time.monotonic(), 0.0
+    try:
+        if not device.isOpened():
+            raise InputNotFound(
+                f"camera {number} cannot be opened (there are {' '.join(sorted(glob('/dev/video*'))) or 'none'}); check that"
+                " it is plugged in, that you may read it (on Linux the group video), and that nobody else uses it"
+            )
+        device.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        while device.grab():
+            now = time.monotonic() - begun
+            if (turn := sampling.turn(now)) >= due:
+                due, length, last = turn + 1, 1 / sampling.fps if sampling.fps else now - last, now
+                image = np.asarray(cv2.cvtColor(device.retrieve()[1], cv2.COLOR_BGR2RGB), np.uint8)
+                yield Frame(_turned(image, sampling.rotate or 0), now, length)
+        raise Truncated(f"camera {number} gives no more pictures; check that it is still plugged in")
+    finally:
+        device.release()
+
+
+class _Pipe:
+    """Remembers how it began."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.head = file, b""
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self.head += data[: _HEAD - len(self.head)]
+        return data
+
+
+def _unfollowable(name: str, head: bytes) -> InputError:
+    if not head:
+        return EmptyInput(f"{name} is empty; what should have written to it ended before, and may say why")
+    if _is_mp4(head):
+        return NotAVideo(
+            f"{name} is mp4 with its index behind the pictures, so it cannot be read as it comes; send Matroska (ffmpeg"
+            " -f matroska) or mp4 in fragments (-movflags frag_keyframe+empty_moov)"
+        )
+    return _refusal(name, head)
+
+
+def _arriving(
+    name: str, container: av.container.InputContainer, pictures: av.VideoStream, threads: int, head: bytes
+) -> Generator[_Decoded]:
+    """Every frame of a stream. Times go on where a source begins anew; damaged packets are what a network loses."""
+    aspect, step = float(pictures.sample_aspect_ratio or 1), 1 / float(pictures.average_rate or 25)
+    if pictures.codec_context is not None:
+        _check(name, _stretched(pictures.codec_context.width, aspect), pictures.codec_context.height)
+        pictures.codec_context.thread_count = threads
+        pictures.codec_context.options = {"max_pixels": str(2 * PIXELS)}
+    origin, now, stopped = math.nan, -step, ""
+    packets = container.demux(pictures)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError) as error:
+            stopped = str(error.strerror or error)
+            break
+        if packet is None:
+            break
+        frames: list[av.VideoFrame] = []
+        with suppress(av.FFmpegError):
+            frames = pictures.decode(packet)
+        for frame in frames:
+            _check(name, _stretched(frame.width, aspect), frame.height)
+            if frame.time is not None and not frame.time - origin >= now - _BACK:
+                origin = frame.time - now - step
+            now = max(now, now + step if frame.time is None else round(frame.time - origin, 6))
+            yield _Decoded(frame, aspect, now, now + step)
+    if now < 0:
+        none = Undecodable(f"{name} has a video stream of which no frame can be decoded; send H.264")
+        raise _unfollowable(name, head) if _is_mp4(head) else none
+    if stopped:
+        raise Truncated(f"{name} broke off after {now:.2f} s ({stopped}); start what sends it again")
+
+
 def _open(path: Path) -> BinaryIO:
     try:
         kind = path.stat().st_mode
@@ -160,7 +286,8 @@ def _open(path: Path) -> BinaryIO:
             raise InputUnreadable(f"{path} is a folder; name the files in it, or give the folder to `fervid classify`")
         if not stat.S_ISREG(kind):
             raise InputUnreadable(
-                f"{path} is a pipe or a device, and a video is read back and forth; save it to a file"
+                f"{path} is a pipe or a device, and a video is read back and forth; save it to a file, or follow it as"
+                " it comes, with `fervid classify -`"
             )
         file = path.open("rb")
     except FileNotFoundError:
@@ -197,7 +324,7 @@ def _read_picture(path: Path, file: BinaryIO, sampling: Sampling) -> Frame:
     return Frame(_turned(np.asarray(image, np.uint8), sampling.rotate or 0))
 
 
-def _check(path: Path, width: int, height: int) -> None:
+def _check(path: Path | str, width: int, height: int) -> None:
     if width * height > PIXELS:
         raise TooLarge(
             f"{path} has pictures of {width} x {height} pixels, and more than {PIXELS} are not decoded; scale it down"
@@ -220,13 +347,13 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
     try:
         container = av.open(nameless, "r", options=_ALONE, metadata_errors="ignore")
     except av.FFmpegError as error:
-        raise _refusal(path, file) from error
+        raise _refusal(path, _head(file)) from error
     except OSError as error:
         if error.errno == errno.EINVAL:  # the clip says that it goes on where no file can
-            raise _refusal(path, file) from error
+            raise _refusal(path, _head(file)) from error
         raise _unreadable(path, error) from error
     with container:
-        stream = _pictures(path, file, container)
+        stream = _pictures(path, container, _head(file))
         stream.thread_type = "AUTO"
         aspect = float(stream.sample_aspect_ratio or 1)
         if stream.codec_context is not None:  # None for a codec that nobody knows
@@ -402,23 +529,34 @@ def _turned(image: Image, clockwise: int) -> Image:
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
 
-def _pictures(path: Path, file: BinaryIO, container: av.container.InputContainer) -> av.VideoStream:
+def _pictures(path: Path | str, container: av.container.InputContainer, head: bytes) -> av.VideoStream:
     """The video stream; the cover of an album is none, and an index that breaks off may promise nothing at all."""
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
     kinds = {stream.type for stream in container.streams} - {"video"}
     if not kinds - {"data"}:
-        raise _refusal(path, file)
+        raise _refusal(path, head)
     raise NoVideoStream(
         f"{path} has no video stream, only {' and '.join(sorted(kinds))}; fervid reads faces, not sound"
     )
 
 
-def _refusal(path: Path, file: BinaryIO) -> InputError:
+def _head(file: BinaryIO) -> bytes:
+    """How a file begins; its position stays."""
+    place = file.tell()
     file.seek(0)
-    head = file.read(4096)
-    if head[4:8] == b"ftyp":
+    head = file.read(_HEAD)
+    file.seek(place)
+    return head
+
+
+def _is_mp4(head: bytes) -> bool:
+    return head[4:8] == b"ftyp"
+
+
+def _refusal(path: Path | str, head: bytes) -> InputError:
+    if _is_mp4(head):
         return Truncated(f"{path} breaks off before its index, so nothing can be decoded; copy or download it again")
     if not _BINARY.search(head):
         return NotAVideo(

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fervid.commands import FAILED, OK
+from fervid.commands.live import follow, is_live
 from fervid.commands.options import (
     Adaptive,
     Address,
     Attributes,
+    Camera,
     ClassifierName,
     ClipForm,
     DetectorName,
@@ -70,6 +72,7 @@ clips_app = typer.Typer()
 )
 def classify(
     inputs: Inputs = None,
+    camera: Camera = None,
     recursive: Recursive = False,
     from_file: FromFile = None,
     nul: Null = False,
@@ -104,10 +107,13 @@ def classify(
 ) -> None:
     """Say which emotion each clip shows: one record per clip, whatever happens to it."""
     cluster = engine == "ray"
-    if not cluster:
+    unfit = {"--from-file": from_file, "--resume": resume, "--start": start, "--end": end, "--adaptive": adaptive}
+    live = is_live(inputs, camera, {**unfit, "--engine ray": cluster})
+    if not cluster and not live:
         prepare()
     from fervid import inputs as named
     from fervid.batch import Policy, destination
+    from fervid.gather import Windows
     from fervid.pipeline import load
 
     options = options_of(
@@ -122,6 +128,23 @@ def classify(
         labels=labels_of(labels),
         adaptive=adaptive,
     )
+    if live:
+        failed = follow(
+            camera,
+            Windows(),
+            options,
+            output=output,
+            format=format,
+            force=force,
+            threads=threads,
+            progress=progress,
+            strict=strict,
+            classifier=classifier,
+            network=network,
+            detector=detector,
+            device=device,
+        )
+        raise typer.Exit(FAILED if failed and not exit_zero else OK)
     if address and not cluster:
         raise UsageError("--address names a Ray cluster; add --engine ray")
     clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
@@ -149,6 +172,7 @@ def classify(
 )
 def timeline(
     inputs: Inputs = None,
+    camera: Camera = None,
     window: Annotated[float, setting("--window", "Seconds that a window lasts.")] = 4.0,
     step: Annotated[
         float | None, setting("--step", "Seconds from the start of a window to that of the next. Default: 1 at most.")
@@ -181,7 +205,9 @@ def timeline(
     strict: Strict = False,
 ) -> None:
     """Say which emotion each window of a clip shows: one record per window, in order."""
-    prepare()
+    live = is_live(inputs, camera, {"--from-file": from_file, "--start": start, "--end": end})
+    if not live:
+        prepare()
     from fervid import inputs as named
     from fervid.batch import Policy, destination, timelines
     from fervid.gather import Windows
@@ -202,6 +228,23 @@ def timeline(
         attributes=attributes,
         labels=labels_of(labels),
     )
+    if live:
+        failed = follow(
+            camera,
+            cut,
+            options,
+            output=output,
+            format=format,
+            force=force,
+            threads=threads,
+            progress=progress,
+            strict=strict,
+            classifier=classifier,
+            network=network,
+            detector=detector,
+            device=device,
+        )
+        raise typer.Exit(FAILED if failed and not exit_zero else OK)
     clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
     jobs, threads = workers(len(clips), jobs, threads)
     loaded = load(

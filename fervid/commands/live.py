@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,6 +41,12 @@ from fervid.commands.options import (
     setting,
     workers,
 )
+from fervid.errors import UsageError
+
+if TYPE_CHECKING:
+    from fervid.extract import Options
+    from fervid.gather import Windows
+    from fervid.progress import Progress
 
 live_app = typer.Typer()
 
@@ -119,3 +127,73 @@ def watch(
         with closing(shown(results, None, progress, lambda result: policy.failed(result.status))) as results:
             for result in results:
                 to.write(result)
+
+
+def is_live(inputs: Sequence[str] | None, camera: int | None, unfit: Mapping[str, object]) -> bool:
+    """Whether one stream or camera is to be followed, and not clips.
+
+    Args:
+        inputs: What was named.
+        camera: Its number.
+        unfit: Flags that mean nothing then, with what was given for them.
+
+    Raises:
+        UsageError: Other inputs, or one of those flags, were given too.
+    """
+    if camera is None and "-" not in (inputs or ()):
+        return False
+    if (camera is not None and inputs) or (inputs and len(inputs) > 1):
+        raise UsageError(
+            "one stream or camera is followed at a time, and nothing beside it; leave the other inputs out"
+        )
+    if given := [flag for flag, value in unfit.items() if value]:
+        raise UsageError(
+            f"{', '.join(given)} cannot be had of what goes on without end; save it to a file, or leave it out"
+        )
+    return True
+
+
+def follow(
+    camera: int | None,
+    cut: Windows,
+    options: Options,
+    *,
+    output: str | Path | None,
+    format: Any,
+    force: bool,
+    threads: int | None,
+    progress: Progress,
+    strict: bool,
+    **models: Any,
+) -> bool:
+    """Write a record for each window of standard input, or of a camera, until it ends; whether one of them failed."""
+    import scipy.optimize  # noqa: F401  needed when people are many first, and then frames would have to wait for it
+
+    from fervid import video
+    from fervid.batch import Policy, destination
+    from fervid.live import Live
+    from fervid.pipeline import load
+    from fervid.progress import shown
+    from fervid.records import WindowResult
+
+    if camera is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise UsageError(
+            "- is a stream on standard input, and there is none; as in `ffmpeg ... -f matroska - | fervid ...`"
+        )
+    _, threads = workers(1, None, threads)
+    loaded = load(options=options, threads=threads, **models)
+    if camera is None:
+        pipe = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+        source = Live("-", video.stream(pipe, "standard input", options.sampling, threads))
+    else:
+        source = Live(f"camera:{camera}", video.camera(camera, options.sampling))
+    policy, failures = Policy(strict=strict), 0
+    kind: Progress = "none" if progress == "auto" else progress  # what comes shows how far it is
+    with (
+        destination(output, format, loaded, (), force=force, record=WindowResult, endless=True) as (writer, _),
+        closing(shown(loaded.live(source, cut), None, kind, lambda result: policy.failed(result.status))) as results,
+    ):
+        for result in results:
+            writer.write(result)
+            failures += policy.failed(result.status)
+    return bool(failures)

@@ -34,7 +34,10 @@ def setting(flag: str, help: str, **more: Any) -> Any:
     return typer.Option(flag, envvar=variable, help=help, **more)
 
 
-Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders or globs.")]
+Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders or globs; - is a stream.")]
+Camera = Annotated[
+    int | None, typer.Option("--camera", help="Follow a camera of this machine instead: 0, 1 ...", min=0)
+]
 Recursive = Annotated[bool, setting("--recursive/--no-recursive", "Search the folders within folders.")]
 FromFile = Annotated[
     Path | None, typer.Option("--from-file", help="A list of inputs, one a line; - is standard input.")
