@@ -64,11 +64,7 @@ _FORMATS = (
     " ico j2k_pipe jpegls_pipe jpegxl_anim jpegxl_pipe pam_pipe pbm_pipe pgm_pipe ppm_pipe qoi_pipe tiff_pipe"
 )
 _ALONE = {"protocol_whitelist": "", "format_whitelist": _FORMATS.replace(" ", ",")}
-_AT_ONCE = {
-    "fflags": "nobuffer",
-    "analyzeduration": "500000",
-    "fpsprobesize": "0",
-}  # microseconds; a stream may not wait
+_AT_ONCE = {"analyzeduration": "500000", "fpsprobesize": "0"}  # microseconds and frames for which a stream may wait
 _HEAD = 4096  # bytes that tell what a file is
 _BACK = 1.0  # seconds by which times of a stream may go back before it counts as one that begins anew
 _BINARY = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
@@ -205,9 +201,10 @@ def camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:
     begun, last = time.monotonic(), 0.0
     try:
         if not device.isOpened():
+            there = " ".join(sorted(glob("/dev/video*"))) or "none"
             raise InputNotFound(
-                f"camera {number} cannot be opened (there are {' '.join(sorted(glob('/dev/video*'))) or 'none'}); check that"
-                " it is plugged in, that you may read it (on Linux the group video), and that nobody else uses it"
+                f"camera {number} cannot be opened (there are: {there}); check that it is plugged in, that you may"
+                " read it (on Linux the group video), and that nobody else uses it"
             )
         device.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         while device.grab():
