@@ -267,7 +267,8 @@ def _arriving(
             _check(name, _stretched(frame.width, aspect), frame.height)
             if frame.time is not None and not frame.time - origin >= now - _BACK:
                 origin = frame.time - now - step
-            now = max(now, now + step if frame.time is None else round(frame.time - origin, 6))
+            before, now = now, max(now, now + step if frame.time is None else round(frame.time - origin, 6))
+            step = now - before if 0 < now - before < _BACK else step
             yield _Decoded(frame, aspect, now, now + step)
     if now < 0:
         none = Undecodable(f"{name} has a video stream of which no frame can be decoded; send H.264")

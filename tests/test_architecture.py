@@ -45,7 +45,7 @@ OURS_AND_ALL = {module: imported(tree) for module, tree in TREES.items()}
     [
         *((module, set()) for module in ("errors", "records", "ahead", "stills", "view.card")),
         ("workers", {"errors"}),
-        ("halve", {"records"}),
+        *((module, {"records"}) for module in ("halve", "live")),
         *((stage, {"errors", "records", "ahead", "halve", "stills"}) for stage in (*STAGES, "adaptive")),
         ("gather", {"errors", "records", "pool", "track"}),
         ("remote", {"errors"}),

@@ -154,7 +154,8 @@ def test_windows_are_written_in_every_format_with_their_times(name: str, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == [name]
     text = output.read_text()
     if name.endswith("txt"):
-        title, *rows = text.splitlines()
+        title, *rows, counts = text.splitlines()
+        assert counts == "3 windows: 3 ok"
         assert title.split() == ["clip", "from", "label", "confidence", "people", "seconds"]
         assert [row.split()[:3] for row in rows] == [["a", f"{start}.0", "calm"] for start in range(3)]
         return

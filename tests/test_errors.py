@@ -40,6 +40,7 @@ CODES = {
     "Truncated": "truncated",
     "Damaged": "damaged",
     "NothingSampled": "nothing_sampled",
+    "FramesDropped": "dropped",
     "TooLarge": "too_large",
     "TooLong": "too_long",
     "Crashed": "crashed",

@@ -13,6 +13,7 @@ from fervid import ledger
 from fervid.errors import OutputError
 from fervid.extract import Options
 from fervid.ledger import Ledger
+from fervid.output import Appended
 from fervid.records import ClipResult, ModelIdentity, Problem
 from stubs import Stub, answer, files
 
@@ -174,10 +175,13 @@ def test_a_disk_that_takes_a_part_of_a_record_keeps_none_of_it(
                 return super().write(data[:10])
             raise OSError(28, "No space left on device")
 
+    class Records(Appended, Filling):
+        """What the ledger writes to, on that disk."""
+
     with Ledger(output, Stub(), inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
         before = output.stat().st_size
-        with Filling(output, "ab") as file, monkeypatch.context() as during:
+        with Records(output, "ab") as file, monkeypatch.context() as during:
             during.setattr(book, "_records", file)
             with pytest.raises(OutputError, match="No space left"):
                 book.write(answer(inputs[1]))

@@ -12,7 +12,7 @@ import pytest
 
 from fervid import output
 from fervid.errors import OutputError
-from fervid.output import replacing
+from fervid.output import growing, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -108,3 +108,21 @@ def test_a_file_system_that_cannot_goes_without_and_one_that_fails_is_told(
     else:
         with pytest.raises(OutputError, match="Input/output error"), replacing(tmp_path / "out", force=False) as file:
             file.write(b"whole")
+
+
+def test_a_file_that_grows_is_there_from_the_start_and_for_one_run(tmp_path: Path) -> None:
+    with growing(tmp_path / "out", force=False) as file:
+        assert names(tmp_path) == ["out"]
+        file.write(b"one\n")
+        assert (tmp_path / "out").read_bytes() == b"one\n"
+        with pytest.raises(OutputError, match="another run"), growing(tmp_path / "out", force=True):
+            pass
+    with pytest.raises(OutputError, match="exists"), growing(tmp_path / "out", force=False):
+        pass
+    (tmp_path / "out.partial").write_bytes(b"left")
+    (tmp_path / "out").unlink()
+    with pytest.raises(OutputError, match=r"out\.partial exists"), growing(tmp_path / "out", force=False):
+        pass
+    with growing(tmp_path / "out", force=True) as file:
+        file.write(b"two\n")
+    assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"two\n")

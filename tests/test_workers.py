@@ -22,7 +22,7 @@ import pytest
 import processes
 from fervid import workers
 from fervid.errors import ModelUnverified, OutOfMemory, OutputError, TimedOut, UsageError
-from fervid.workers import AHEAD, Died, Limits, _serve, ordered, prepare
+from fervid.workers import AHEAD, Died, Limits, _serve, as_ready, ordered, prepare
 
 # What workers do
 
@@ -396,3 +396,41 @@ def test_a_death_is_an_error_of_its_file(death: Died, code: str, said: str) -> N
     problem = death.problem("a.mp4")
     assert problem.code == code
     assert re.search(said, problem.message)
+
+
+def last_or_first(number: int) -> int:
+    if not number:
+        time.sleep(0.5)
+    if number == 3:
+        os.kill(os.getpid(), 9)
+    return number
+
+
+def test_answers_come_when_they_are_ready_and_not_in_turn() -> None:
+    def items() -> Iterator[int | None]:
+        yield from (None, 0, 1, None, 2, 3)
+        deadline = time.monotonic() + 20
+        while len(found) < 4 and time.monotonic() < deadline:
+            yield None
+            time.sleep(0.01)
+        yield 4
+
+    found: list[int] = []
+    for answer in as_ready(last_or_first, items(), 2, lambda number, death: -number):
+        found.append(answer)  # noqa: PERF402  items look at it
+    assert (sorted(found), found[-1]) == ([-3, 0, 1, 2, 4], 4)
+    assert found[0] != 0
+
+
+def test_no_more_than_some_wait_for_an_answer_even_if_nobody_pauses() -> None:
+    begun: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(AHEAD + 20):
+            begun.append(number)
+            yield number
+
+    answers = as_ready(abs, items(), 1, never)
+    first = next(answers)
+    assert len(begun) <= AHEAD
+    assert sorted([first, *answers]) == list(range(AHEAD + 20))
