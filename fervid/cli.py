@@ -82,7 +82,17 @@ def _leave(message: str, status: int) -> NoReturn:
     raise typer.Exit(status) from None
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+HELP = """Exit status:
+  0  every input was answered
+  1  some input failed, and the others were answered
+  2  wrong usage, or an output that cannot be written
+  3  nothing matched
+  4  a model cannot be used
+  130, 143  interrupted (Ctrl-C), terminated (SIGTERM); answers are kept
+
+Every option that shows an env var can be set by it. `fervid COMMAND --help` has examples."""
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, epilog=HELP)
 app.add_typer(clips_app)
 app.add_typer(live_app)
 app.add_typer(labelled_app)
@@ -105,8 +115,4 @@ def _fervid(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Which emotion a video clip shows: video files in, one labelled record per clip out.
-
-    Exit status: 0 every input answered, 1 some input failed, 2 wrong usage, 3 nothing matched, 4 a model cannot be
-    used, 130 interrupted, 143 terminated.
-    """
+    """Which emotion a video clip shows: video files in, one labelled record per clip out."""

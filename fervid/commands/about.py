@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from fervid.commands import MODEL, OK
-from fervid.commands.options import Show
+from fervid.commands import MODEL, OK, examples
+from fervid.commands.options import Show, models_of
 from fervid.errors import ModelError
 
 about_app = typer.Typer()
@@ -19,7 +19,7 @@ models_app = typer.Typer(
 about_app.add_typer(models_app, name="models")
 
 
-@models_app.command("list")
+@models_app.command("list", epilog=examples("fervid models list", "fervid models list | grep network"))
 def models_list() -> None:
     """Every model, what it is for, its size and licence; those that others publish can be pulled."""
     from fervid.models import manifest, place
@@ -30,8 +30,12 @@ def models_list() -> None:
         print(f"{name:16} {entry['kind']:11} {size:>10}  {entry['licence']}")
 
 
-@models_app.command("info")
-def models_info(name: Annotated[str, typer.Argument(help="A name from `fervid models list`.")]) -> None:
+@models_app.command(
+    "info", epilog=examples("fervid models info mobilenetv1", "fervid models info emotion8 | jq .labels")
+)
+def models_info(
+    name: Annotated[str, typer.Argument(help="A name from `fervid models list`.", autocompletion=models_of())],
+) -> None:
     """The card of a model: data, licence, recipe, figures, limits."""
     from fervid.models import entry_of, place, verify
 
@@ -41,17 +45,21 @@ def models_info(name: Annotated[str, typer.Argument(help="A name from `fervid mo
     print(json.dumps(entry, indent=2, ensure_ascii=False))
 
 
-@models_app.command("path")
-def models_path(name: Annotated[str, typer.Argument(help="A name from `fervid models list`.")]) -> None:
+@models_app.command("path", epilog=examples("fervid models path emotion8", "fervid models path hsemotion-b0"))
+def models_path(
+    name: Annotated[str, typer.Argument(help="A name from `fervid models list`.", autocompletion=models_of())],
+) -> None:
     """Where the file of a model lies, or will lie when it is pulled."""
     from fervid.models import entry_of, place
 
     print(place(entry_of(name)))
 
 
-@models_app.command("verify")
+@models_app.command("verify", epilog=examples("fervid models verify", "fervid models verify mobilenetv1 emotion8"))
 def models_verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Default: all that are here.", autocompletion=models_of())
+    ] = None,
 ) -> None:
     """Compare files and cards with the manifest, by SHA-256 or, where their authors give none, by the id in git."""
     from fervid.models import here, verify
@@ -67,10 +75,13 @@ def models_verify(
 
 
 @models_app.command(
-    "pull", epilog="Example: `fervid models pull yunet hsemotion-b0`, then `fervid classify --network hsemotion-b0 ...`"
+    "pull", epilog=examples("fervid models pull hsemotion-b0", "fervid models pull yunet --progress json")
 )
 def models_pull(
-    names: Annotated[list[str], typer.Argument(help="Optional models from `fervid models list`.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Optional models from `fervid models list`.", autocompletion=models_of(shipped=False)),
+    ],
     progress: Show = "auto",
 ) -> None:
     """Fetch models that others publish into the user's data folder: verified, and continued where it broke off.
@@ -86,7 +97,7 @@ def models_pull(
         print(place(entry_of(name)))
 
 
-@about_app.command()
+@about_app.command(epilog=examples("fervid doctor", "fervid doctor | grep -v ^ok"))
 def doctor() -> None:
     """Versions, codecs, CPUs, providers and models: what works here."""
     from fervid.doctor import checks
@@ -97,7 +108,7 @@ def doctor() -> None:
     raise typer.Exit(OK if all(check.well for check in found) else MODEL)
 
 
-@about_app.command()
+@about_app.command(epilog=examples("fervid schema > record.schema.json", "fervid schema timeline"))
 def schema(
     command: Annotated[
         Literal["classify", "timeline"], typer.Argument(help="Which command writes the record.")

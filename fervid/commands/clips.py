@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fervid.commands import FAILED, OK
+from fervid.commands import FAILED, OK, examples
 from fervid.commands.live import follow, is_live
 from fervid.commands.options import (
     Adaptive,
@@ -68,7 +68,11 @@ clips_app = typer.Typer()
 
 
 @clips_app.command(
-    epilog="Examples: `fervid classify clip.mp4`, `fervid classify videos/ --recursive -o results.jsonl --resume`"
+    epilog=examples(
+        "fervid classify clip.mp4",
+        "fervid classify videos/ --recursive -o results.jsonl --resume",
+        "ffmpeg -i rtsp://camera/1 -c copy -f mpegts - | fervid classify -",
+    )
 )
 def classify(
     inputs: Inputs = None,
@@ -105,7 +109,10 @@ def classify(
     exit_zero: ExitZero = False,
     strict: Strict = False,
 ) -> None:
-    """Say which emotion each clip shows: one record per clip, whatever happens to it."""
+    """Say which emotion each clip shows: one record per clip, whatever happens to it.
+
+    A stream on standard input (-) or a camera has a record for each window as it happens, as with `fervid timeline`.
+    """
     cluster = engine == "ray"
     unfit = {"--from-file": from_file, "--resume": resume, "--start": start, "--end": end, "--adaptive": adaptive}
     live = is_live(inputs, camera, {**unfit, "--engine ray": cluster})
@@ -168,7 +175,11 @@ def classify(
 
 
 @clips_app.command(
-    epilog="Examples: `fervid timeline clip.mp4`, `fervid timeline videos/ --window 2 --step 0.5 -o windows.csv`"
+    epilog=examples(
+        "fervid timeline clip.mp4",
+        "fervid timeline videos/ --window 2 --step 0.5 -o windows.csv",
+        "fervid timeline --camera 0 --window 2",
+    )
 )
 def timeline(
     inputs: Inputs = None,
@@ -204,7 +215,10 @@ def timeline(
     exit_zero: ExitZero = False,
     strict: Strict = False,
 ) -> None:
-    """Say which emotion each window of a clip shows: one record per window, in order."""
+    """Say which emotion each window of a clip shows: one record per window, in order.
+
+    A stream on standard input (-) or a camera is followed until it ends: one record per window as it happens.
+    """
     live = is_live(inputs, camera, {"--from-file": from_file, "--start": start, "--end": end})
     if not live:
         prepare()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
+from fervid.commands import examples
 from fervid.commands.options import (
     DetectorName,
     Device,
@@ -28,6 +29,7 @@ from fervid.commands.options import (
     WhichFace,
     labels_of,
     limits_of,
+    models_of,
     options_of,
     setting,
     workers,
@@ -96,7 +98,7 @@ Form = Annotated[Literal["table", "json"], typer.Option("--format", help="Of wha
 
 
 @labelled_app.command(
-    epilog="Examples: `fervid features videos/ -o features.npz`, `fervid features ravdess:/data/RAVDESS -o r.parquet`"
+    epilog=examples("fervid features videos/ -o features.npz", "fervid features ravdess:/data/RAVDESS -o r.parquet")
 )
 def features(
     sources: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Clips, or one labelled data set.")],
@@ -136,7 +138,7 @@ def features(
 
 
 @labelled_app.command(
-    epilog="Examples: `fervid train videos/ -o mine.onnx`, `fervid train kerc2020:kerc/ --target valence -o v.onnx`"
+    epilog=examples("fervid train videos/ -o mine.onnx", "fervid train kerc2020:kerc/ --target valence -o v.onnx")
 )
 def train(
     dataset: Labelled,
@@ -205,14 +207,24 @@ def train(
 
 
 @labelled_app.command(
-    epilog="Examples: `fervid evaluate videos/ --classifier mine.onnx`, `fervid evaluate afew:AFEW/`, the paper's table"
+    epilog=examples("fervid evaluate videos/ --classifier mine.onnx", "fervid evaluate afew:AFEW/ --format json")
 )
 def evaluate(
     dataset: Labelled,
     classifier: Annotated[
-        str | None, setting("--classifier", "What to measure; without it, each way to fit one on these clips.")
+        str | None,
+        setting(
+            "--classifier",
+            "What to measure; without it, each way to fit one on these clips.",
+            autocompletion=models_of("classifier", "regressor"),
+        ),
     ] = None,
-    against: Annotated[str | None, typer.Option("--against", help="Another classifier, for a paired test.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", help="Another classifier, for a paired test.", autocompletion=models_of("classifier")
+        ),
+    ] = None,
     split: Annotated[
         Literal["train", "val", "test", "all"] | None,
         typer.Option("--split", help="Which part to measure on. Default: what is not for training, else all."),

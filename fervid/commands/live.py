@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fervid.commands import examples
 from fervid.commands.options import (
     Adaptive,
     Attributes,
@@ -54,7 +55,7 @@ MANY = 1_000  # clips: as many may come at a time
 
 
 @live_app.command(
-    epilog="Examples: `fervid watch inbox/ -o results.jsonl --resume`, `fervid watch inbox/ --recursive | jq .label`"
+    epilog=examples("fervid watch inbox/ -o results.jsonl --resume", "fervid watch inbox/ --recursive | jq .label")
 )
 def watch(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where clips are put.")],

@@ -28,6 +28,24 @@ def _seconds(text: str | float) -> float:
     return sum(value * 60.0**power for power, value in enumerate(reversed(values)))
 
 
+def models_of(*kinds: str, shipped: bool = True) -> Any:
+    """What a shell completes the name of a model to.
+
+    Args:
+        kinds: Only those; without any, all.
+        shipped: Those that are shipped too, not only those that can be pulled.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        from fervid.models import manifest
+
+        entries = {**(manifest() if shipped else {}), **manifest("optional")}
+        known = (name for name, entry in entries.items() if not kinds or entry["kind"] in kinds)
+        return [name for name in known if name.startswith(incomplete)]
+
+    return complete
+
+
 def setting(flag: str, help: str, **more: Any) -> Any:
     """An option that can be set by its environment variable too: --min-face by FERVID_MIN_FACE."""
     variable = "FERVID" + flag.split("/")[0].removeprefix("-").replace("-", "_").upper()
@@ -77,10 +95,19 @@ Attributes = Annotated[
 ]
 ClassifierName = Annotated[
     str | None,
-    setting("--classifier", "Clip classifier: a name or an ONNX file.", show_default="what goes with the network"),
+    setting(
+        "--classifier",
+        "Clip classifier: a name or an ONNX file.",
+        show_default="what goes with the network",
+        autocompletion=models_of("classifier"),
+    ),
 ]
-NetworkName = Annotated[str, setting("--network", "Face network: a name or an ONNX file.")]
-DetectorName = Annotated[str, setting("--detector", "Face detector: a name or an ONNX file.")]
+NetworkName = Annotated[
+    str, setting("--network", "Face network: a name or an ONNX file.", autocompletion=models_of("network"))
+]
+DetectorName = Annotated[
+    str, setting("--detector", "Face detector: a name or an ONNX file.", autocompletion=models_of("detector"))
+]
 Jobs = Annotated[
     int | None,
     setting("--jobs", "Clips at the same time, a process for each. Default: the CPUs that may be used.", min=1),

@@ -44,7 +44,10 @@ def _training(output: Path | None = None) -> Iterator[None]:
 
 
 @network_app.command(
-    "train", epilog="Example: `fervid network train --data sets/ --weights faceres.json -o run.safetensors`"
+    "train",
+    epilog="Examples:"
+    "\n  `fervid network train --data sets/ --weights faceres.json -o run.safetensors`"
+    "\n  `fervid network train --data sets/ --weights faceres.json -o other.safetensors --recipe mine.json`",
 )
 def network_train(
     data: Sets,
@@ -76,7 +79,9 @@ def network_train(
 
 @network_app.command(
     "export",
-    epilog="Example: `fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx`",
+    epilog="Examples:"
+    "\n  `fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx`"
+    "\n  `fervid network export run.safetensors --data sets/ -o mine.onnx --cache faces/`",
 )
 def network_export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="What `fervid network train` wrote.")],
@@ -95,7 +100,12 @@ def network_export(
             _figures(name, figures)
 
 
-@network_app.command("evaluate", epilog="Example: `fervid network evaluate mobilenetv1 --data sets/ --json`")
+@network_app.command(
+    "evaluate",
+    epilog="Examples:"
+    "\n  `fervid network evaluate mobilenetv1 --data sets/`"
+    "\n  `fervid network evaluate mine.onnx --data sets/ --json`",
+)
 def network_evaluate(
     network: Annotated[str, typer.Argument(help="A name from `fervid models list` or an ONNX file.")],
     data: Sets,

@@ -1,0 +1,132 @@
+"""Help has examples that can be run, says with which status a command ends, and shells complete names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from fervid import cli
+
+ROOT: Any = typer.main.get_command(cli.app)
+
+
+def commands(group: Any = ROOT, *before: str) -> Iterator[tuple[str, Any]]:
+    """Every command that can be called, with its words."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *before, name)
+        else:
+            yield " ".join((*before, name)), command
+
+
+COMMANDS = dict(commands())
+
+
+def calls(text: str) -> list[list[str]]:
+    """The words behind `fervid` of each example."""
+    lines = re.findall(r"`([^`]*)`", text)
+    parts = (part.strip() for line in lines for part in re.split(r"[|><]", line))
+    return [shlex.split(part)[1:] for part in parts if part.startswith("fervid ")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_two_examples_that_parse(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [variable for variable in os.environ if variable.startswith("FERVID_")]:
+        monkeypatch.delenv(variable)
+    assert COMMANDS[name].epilog.startswith("Example")
+    found = calls(COMMANDS[name].epilog)
+    assert len(set(re.findall(r"`([^`]*fervid [^`]*)`", COMMANDS[name].epilog))) >= 2
+    for words in found:
+        assert " ".join(words).startswith(name)
+        rest = words[len(name.split()) :]
+        with COMMANDS[name].make_context(name, rest) as context:
+            assert not context.args
+
+
+@pytest.mark.parametrize("name", ["", "models", "network", *COMMANDS])
+def test_help_fits_a_terminal(name: str) -> None:
+    result = CliRunner().invoke(cli.app, [*name.split(), "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert name in ("models", "network") or ("Example" in result.stdout) == bool(name)
+
+
+def test_help_tells_the_exit_statuses() -> None:
+    told = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "100", "NO_COLOR": "1"}).stdout
+    for status in (cli.OK, cli.FAILED, cli.USAGE, cli.NOTHING, cli.MODEL):
+        assert re.search(rf"^ +{status}  \w", told, re.MULTILINE)
+    assert f"{cli.INTERRUPTED}, {cli.TERMINATED}  interrupted" in told
+
+
+def python(**variables: str) -> list[str]:
+    """What a shell gets to hear that asks for completions, line by line."""
+    code = "import sys; sys.argv = ['fervid']; from fervid.cli import main; main()"
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    return re.findall(r"[\w-]+(?=[\"\s]|$)", done.stdout.replace("_arguments '*: :((", ""))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("fervid classify --network m", {"mobilenetv1", "mobilenetv1-fp32"}),
+        ("fervid classify --network ", {"mobilenetv1", "mobilenetv1-fp32", "hsemotion-b0"}),
+        ("fervid watch in/ --detector ", {"blazeface-back", "fervid-detector", "yunet"}),
+        ("fervid timeline --classifier e", {"emotion8"}),
+        ("fervid evaluate set/ --against m", {"mean8"}),
+        ("fervid models pull ", {"hsemotion-b0", "yunet"}),
+        ("fervid models verify mo", {"mobilenetv1", "mobilenetv1-fp32"}),
+        ("fervid classify --face ", {"main", "all"}),
+        ("fervid wat", {"watch"}),
+    ],
+)
+def test_bash_completes_names(line: str, expected: set[str]) -> None:
+    words = shlex.split(line)
+    number = len(words) - (not line.endswith(" "))
+    assert set(python(_FERVID_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(number))) == expected
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_complete_names(shell: str) -> None:
+    asked = {"_TYPER_COMPLETE_ARGS": "fervid classify --network m", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    assert set(python(_FERVID_COMPLETE=f"complete_{shell}", **asked)) == {"mobilenetv1", "mobilenetv1-fp32"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_a_shell_is_shown(shell: str) -> None:
+    code = "import sys; sys.argv = ['fervid', '--show-completion', sys.argv[1]]; from fervid.cli import main; main()"
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    script = subprocess.check_output([sys.executable, "-c", code, shell], text=True, env=environment)
+    assert f"_FERVID_COMPLETE=complete_{shell}" in script
+    if place := shutil.which(shell):
+        check = "\ncomplete -p fervid\n" if shell == "bash" else ""
+        told = subprocess.run([place, "-c", script + check], capture_output=True, text=True, check=False, timeout=20)
+        assert shell != "bash" or "_fervid_completion" in told.stdout
+
+
+def test_help_imports_nothing_heavy_and_comes_at_once() -> None:
+    heavy = {"numpy", "onnxruntime", "cv2", "av", "scipy", "sklearn", "torch", "tqdm"}
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from fervid import cli
+for name in [[], ["classify"], ["watch"], ["models"]]:
+    assert CliRunner().invoke(cli.app, [*name, "--help"]).exit_code == 0
+print(sorted({heavy} & set(sys.modules)))
+"""
+    started = time.monotonic()
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    assert time.monotonic() - started < 10
