@@ -1,55 +1,191 @@
-"""What works here: versions, codecs, threads, providers and models."""
+"""What works here, and what mends what does not: packages, codecs, CPUs, providers, folders, settings and models."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from pathlib import Path
+from typing import Literal
 
-import av
-import joblib
-import onnxruntime
+import platformdirs
+from packaging.requirements import Requirement
 
-from fervid import models
+from fervid import __version__
 from fervid.errors import ModelError
 
-PACKAGES = ("fervid", "av", "opencv-python-headless", "numpy", "scikit-learn", "typer", "rich", "tqdm")
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "cinepak", "gif")
+MODULES = ("av", "cv2", "joblib", "onnx", "onnxruntime", "scipy", "skl2onnx", "sklearn")
+"""Most have libraries in C, which can be there and not be loaded."""
+ALONE = {"cv2": "opencv-python-headless", "onnxruntime": "onnxruntime"}
+"""Modules that several packages bring, which write over one another, and which of them to install."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding: what was looked at, whether it is well, and what was seen or what to do."""
+    """One finding.
+
+    Attributes:
+        name: What was looked at.
+        state: `note` is for what is well, and may surprise.
+        finding: What was seen; what to do, if it is wrong.
+    """
 
     name: str
-    well: bool
+    state: Literal["ok", "note", "WRONG"]
     finding: str
 
 
 def checks() -> Iterator[Check]:
     """Look at everything that a classification needs."""
-    yield Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for package in PACKAGES:
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Check("fervid", "ok", __version__)
+    yield from _packages()
+    broken = list(_broken())
+    yield from broken
+    unusable = {check.name for check in broken}
+    if "import joblib" not in unusable:
+        yield from _machine()
+    yield from _folders()
+    yield from _settings()
+    if "import av" not in unusable:
+        yield _decoders()
+    if "import onnxruntime" not in unusable:
+        yield _providers()
+        yield from _models()
+
+
+def _packages() -> Iterator[Check]:
+    """Those that are needed, and then those of the extras."""
+    brought = packages_distributions()
+    lacking: dict[str, list[str]] = {}
+    for need in map(Requirement, _requirements()):
+        extra = re.search(r"""extra == ['"](\w+)['"]""", str(need.marker))
+        if extra is None and (need.marker is None or need.marker.evaluate()):
+            yield _package(need, brought)
+        elif extra and extra[1] != "dev":
+            lacking.setdefault(extra[1], []).extend([need.name] * (not _fits(need)))
+    for module, wanted in ALONE.items():
+        if len(several := sorted(set(brought.get(module, ())))) > 1:
+            yield Check(
+                f"import {module}",
+                "WRONG",
+                f"{' and '.join(several)} write over one another; pip uninstall -y {' '.join(several)}, then"
+                f" pip install {wanted}",
+            )
+    for extra_name, names in lacking.items():
+        missing = f"not installed (lacks {', '.join(names)}); if you need it: pip install 'fervid[{extra_name}]'"
+        yield Check(f"extra {extra_name}", "note" if names else "ok", missing if names else "installed")
+
+
+def _requirements() -> Sequence[str]:
+    try:
+        return requires("fervid") or ()
+    except PackageNotFoundError:  # run where it lies
+        return ()
+
+
+def _package(need: Requirement, brought: Mapping[str, list[str]]) -> Check:
+    others = next((brought.get(module, []) for module, package in ALONE.items() if package == need.name), [])
+    name = need.name if need.name in others or not others else others[0]
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Check(need.name, "WRONG", f"not installed; pip install '{need.name}{need.specifier}'")
+    if not need.specifier.contains(found, prereleases=True):
+        return Check(
+            need.name, "WRONG", f"{found} does not do, {need.specifier} does; pip install '{name}{need.specifier}'"
+        )
+    return Check(need.name, "ok", found if name == need.name else f"{found}, as {name}")
+
+
+def _fits(need: Requirement) -> bool:
+    try:
+        return need.specifier.contains(version(need.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
+
+
+def _broken() -> Iterator[Check]:
+    for module in MODULES:
         try:
-            yield Check(package, True, version(package))
-        except PackageNotFoundError:
-            yield Check(package, False, f"not installed; pip install {package}")
+            import_module(module)
+        except (ImportError, OSError) as error:
+            said = " ".join(str(error).split())
+            package = next(iter(packages_distributions().get(module, [])), ALONE.get(module, module))
+            yield Check(
+                f"import {module}", "WRONG", f"cannot be loaded ({said}); pip install --force-reinstall {package}"
+            )
+
+
+def _machine() -> Iterator[Check]:
+    import joblib
+
+    usable, there = joblib.cpu_count(), os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    reason = "the affinity of this process (taskset)" if bound <= usable else "a cgroup (as by docker --cpus)"
+    limited = f"{usable} usable of {there}, limited by {reason}; --jobs and --threads go by that"
+    yield Check("cpus", "note" if usable < there else "ok", limited if usable < there else f"{usable}")
+
+
+def _folders() -> Iterator[Check]:
+    for what, folder, use in (
+        ("cache", platformdirs.user_cache_path("fervid"), "features, train and evaluate need another: --cache FOLDER"),
+        ("data", platformdirs.user_data_path("fervid"), "models pull needs another: set XDG_DATA_HOME"),
+    ):
+        there = next((place for place in (folder, *folder.parents) if place.exists()), Path("/"))
+        well = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+        mend = f"cannot be written; {use}, or chown {os.getuid()} {there}"
+        yield Check(f"{what} folder", "ok" if well else "WRONG", f"{folder}{'' if well else f' {mend}'}")
+
+
+def _settings() -> Iterator[Check]:
+    for name in sorted(os.environ):
+        if name.startswith("FERVID_"):
+            yield Check(name, "note", f"is set to {os.environ[name]!r}: an option that is not given takes that")
+    if os.environ.get("NO_COLOR"):
+        yield Check("NO_COLOR", "note", "is set: no colours")
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    if encoding not in ("utf-8", "utf8"):
+        yield Check("encoding", "note", f"of the terminal is {encoding}: names may look odd; export PYTHONUTF8=1")
+
+
+def _decoders() -> Check:
+    import av
+
     missing = [name for name in DECODERS if name not in av.codecs_available]
-    yield Check(
-        "decoders", not missing, f"missing: {', '.join(missing)}; reinstall av" if missing else ", ".join(DECODERS)
-    )
-    yield Check("cpus", True, f"{joblib.cpu_count()} usable of {os.cpu_count()}")
-    yield Check("onnxruntime", True, onnxruntime.__version__)  # which of its packages is installed does not matter
-    yield Check("providers", True, ", ".join(onnxruntime.get_available_providers()))
+    told = f"missing: {', '.join(missing)}; pip install --force-reinstall --only-binary av av"
+    return Check("decoders", "WRONG" if missing else "ok", told if missing else ", ".join(DECODERS))
+
+
+def _providers() -> Check:
+    import onnxruntime
+
+    found = onnxruntime.get_available_providers()
+    gpu = "" if "CUDAExecutionProvider" in found else "; for --device cuda: pip install onnxruntime-gpu instead"
+    return Check("providers", "ok", f"{', '.join(found)}{gpu}")
+
+
+def _models() -> Iterator[Check]:
+    from fervid import models
+
+    again = "pip install --force-reinstall --no-deps fervid"
     try:
         names = models.here()
     except ModelError as error:
-        yield Check("models", False, error.message)
+        yield Check("models", "WRONG", f"{error.message}: {again}")
         return
     for name in names:
         try:
-            yield Check(f"model {name}", True, f"verified, SHA-256 {models.verify(name).identity.sha256[:12]}")
+            yield Check(f"model {name}", "ok", f"verified, SHA-256 {models.verify(name).identity.sha256[:12]}")
         except ModelError as error:
-            yield Check(f"model {name}", False, error.message)
+            shipped = name in models.manifest()
+            mend = again if shipped else f"rm {models.place(models.entry_of(name))}, then fervid models pull {name}"
+            yield Check(f"model {name}", "WRONG", f"{error.message}: {mend}")
+    for name in (name for name in models.manifest("optional") if name not in names):
+        yield Check(f"model {name}", "note", f"not pulled; if you need it: fervid models pull {name}")

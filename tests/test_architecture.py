@@ -18,7 +18,17 @@ TREES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 STAGES = ("video", "detect", "follow", "track", "align", "network", "pool", "classify")
-KNOW_MODELS = {"extract", "pipeline", "doctor", "measure", "moments", "pull", "commands.about", "commands.labelled"}
+KNOW_MODELS = {
+    "extract",
+    "pipeline",
+    "doctor",
+    "measure",
+    "moments",
+    "pull",
+    "commands.about",
+    "commands.labelled",
+    "commands.options",
+}
 
 
 def imported(tree: ast.AST) -> set[str]:

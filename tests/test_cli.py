@@ -388,13 +388,6 @@ def test_models_are_listed_shown_found_and_verified(tmp_path: Path, monkeypatch:
         assert run("models", command, "no-such-model").exit_code == 4
 
 
-def test_the_doctor_finds_all_well() -> None:
-    result = run("doctor")
-    assert result.exit_code == 0
-    assert "WRONG" not in result.stdout
-    assert "h264" in result.stdout
-
-
 def test_the_schema_is_valid_and_the_version_is_told() -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(run("schema").stdout))
     assert run("--version").stdout.startswith("fervid 0.")

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from fervid.commands import MODEL, OK, examples
+from fervid.commands import MODEL, OK, USAGE, examples
 from fervid.commands.options import Show, models_of
-from fervid.errors import ModelError
+from fervid.errors import ModelError, printable
 
 about_app = typer.Typer()
 models_app = typer.Typer(
@@ -99,13 +99,17 @@ def models_pull(
 
 @about_app.command(epilog=examples("fervid doctor", "fervid doctor | grep -v ^ok"))
 def doctor() -> None:
-    """Versions, codecs, CPUs, providers and models: what works here."""
+    """What works here, and what is wrong with the command that mends it: packages, codecs, CPUs, folders and models.
+
+    Exit status: 0 all is well, 2 something is wrong, 4 a model is. Lines with `note` are no faults.
+    """
     from fervid.doctor import checks
 
-    found = list(checks())
-    for check in found:
-        print(f"{'ok' if check.well else 'WRONG':5} {check.name:24} {check.finding}")
-    raise typer.Exit(OK if all(check.well for check in found) else MODEL)
+    wrong = []
+    for check in checks():
+        print(f"{check.state:5} {check.name:24} {printable(check.finding)}", flush=True)
+        wrong += [check.name] * (check.state == "WRONG")
+    raise typer.Exit(MODEL if any(name.startswith("model") for name in wrong) else USAGE if wrong else OK)
 
 
 @about_app.command(epilog=examples("fervid schema > record.schema.json", "fervid schema timeline"))

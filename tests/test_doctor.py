@@ -1,0 +1,242 @@
+"""The doctor finds what is wrong, and names the command that mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import ModuleType
+
+import joblib
+import pytest
+from typer.testing import CliRunner
+
+from fervid import cli, doctor, models
+from fervid.doctor import Check, checks
+
+NEEDS = [
+    "av>=18.1",
+    "numpy>=2.0",
+    "onnxruntime>=1.25",
+    "opencv-python-headless>=4.11",
+    "tomli>=2; python_version < '3'",
+    "torch>=2.9; extra == 'train'",
+    "safetensors>=0.5; extra == 'train'",
+    "matplotlib>=3.10; extra == 'plot'",
+    "ruff>=0.14; extra == 'dev'",
+]
+VERSIONS = {
+    "av": "18.1.0",
+    "numpy": "2.4.6",
+    "onnxruntime": "1.31.1",
+    "opencv-python-headless": "5.0.0.93",
+    "matplotlib": "3.10.7",
+}
+BROUGHT = {"cv2": ["opencv-python-headless"], "onnxruntime": ["onnxruntime"], "av": ["av"]}
+
+
+@pytest.fixture(autouse=True)
+def healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine on which all is well, but for two extras, whatever this one is like."""
+    for variable in [variable for variable in os.environ if variable.startswith(("FERVID_", "NO_COLOR"))]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(joblib, "cpu_count", lambda: os.cpu_count())
+    monkeypatch.setattr(doctor, "requires", lambda name: NEEDS)
+    installed(monkeypatch, {})
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str | None], **brought: list[str]) -> None:
+    """Let other packages be there."""
+
+    def version(name: str) -> str:
+        if found := {**VERSIONS, **versions}.get(name):
+            return found
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(doctor, "packages_distributions", lambda: {**BROUGHT, **brought})
+
+
+def wrong() -> list[Check]:
+    return [check for check in checks() if check.state == "WRONG"]
+
+
+def status() -> int:
+    return CliRunner().invoke(cli.app, ["doctor"]).exit_code
+
+
+def test_all_is_well_and_says_so() -> None:
+    found = {check.name: check for check in checks()}
+    assert {name for name, check in found.items() if check.state == "note"} == {
+        "extra train",
+        "model hsemotion-b0",
+        "model yunet",
+    }
+    assert wrong() == []
+    assert found["extra plot"] == Check("extra plot", "ok", "installed")
+    assert found["extra train"].finding.endswith(
+        "(lacks torch, safetensors); if you need it: pip install 'fervid[train]'"
+    )
+    assert "h264" in found["decoders"].finding
+    result = CliRunner().invoke(cli.app, ["doctor"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert {line.split()[0] for line in result.stdout.splitlines()} == {"ok", "note"}
+
+
+@pytest.mark.parametrize(
+    ("versions", "brought", "name", "finding"),
+    [
+        ({"av": None}, {}, "av", "not installed; pip install 'av>=18.1'"),
+        ({"numpy": "1.26.4"}, {}, "numpy", "1.26.4 does not do, >=2.0 does; pip install 'numpy>=2.0'"),
+        (
+            {"opencv-python": "4.12"},
+            {"cv2": ["opencv-python-headless", "opencv-python"]},
+            "import cv2",
+            (
+                "opencv-python and opencv-python-headless write over one another; pip uninstall -y opencv-python"
+                " opencv-python-headless, then pip install opencv-python-headless"
+            ),
+        ),
+        (
+            {"onnxruntime-gpu": "1.31"},
+            {"onnxruntime": ["onnxruntime", "onnxruntime-gpu"]},
+            "import onnxruntime",
+            (
+                "onnxruntime and onnxruntime-gpu write over one another; pip uninstall -y onnxruntime onnxruntime-gpu, then"
+                " pip install onnxruntime"
+            ),
+        ),
+    ],
+)
+def test_packages_that_are_missing_too_old_or_too_many_are_wrong(
+    versions: dict[str, str | None],
+    brought: dict[str, list[str]],
+    name: str,
+    finding: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed(monkeypatch, versions, **brought)
+    assert wrong() == [Check(name, "WRONG", finding)]
+    assert status() == 2
+
+
+def test_another_package_may_bring_the_same_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(
+        monkeypatch,
+        {"onnxruntime": None, "onnxruntime-gpu": "1.30", "opencv-python-headless": None, "opencv-python": "4.12"},
+        onnxruntime=["onnxruntime-gpu"],
+        cv2=["opencv-python"],
+    )
+    assert wrong() == []
+    found = {check.name: check.finding for check in checks()}
+    assert found["onnxruntime"] == "1.30, as onnxruntime-gpu"
+
+
+def test_fervid_that_is_run_where_it_lies_has_no_packages_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> list[str]:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "requires", none)
+    assert wrong() == []
+
+
+@pytest.mark.parametrize("broken", ["av", "cv2", "joblib", "onnxruntime"])
+def test_a_library_that_cannot_be_loaded_is_told_and_the_rest_is_looked_at(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(name: str) -> ModuleType:
+        if name == broken:
+            raise ImportError("libGL.so.1: cannot open shared object file:\nNo such file")
+        return import_module(name)
+
+    monkeypatch.setattr(doctor, "import_module", failing)
+    (check,) = wrong()
+    assert check.name == f"import {broken}"
+    assert check.finding.startswith("cannot be loaded (libGL.so.1: cannot open shared object file: No such file); pip")
+    names = {check.name for check in checks()}
+    assert {"cache folder", "python"} <= names
+    assert ("model emotion8" in names) == (broken != "onnxruntime")
+    assert ("decoders" in names) == (broken != "av")
+    assert status() == 2
+
+
+def test_missing_decoders_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "DECODERS", ("h264", "no-such-codec"))
+    (check,) = wrong()
+    assert check.finding.startswith("missing: no-such-codec; pip install")
+
+
+@pytest.mark.parametrize(("affinity", "reason"), [({0}, "affinity"), ({0, 1, 2}, "cgroup")])
+def test_cpus_that_may_not_be_used_are_noted(affinity: set[int], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: affinity, raising=False)
+    (check,) = (check for check in checks() if check.name == "cpus")
+    assert check.state == "note"
+    assert check.finding.startswith("1 usable of 4, limited by ")
+    assert reason in check.finding
+
+
+def test_folders_that_cannot_be_written_are_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    plain = os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path and plain(place, mode))
+    cache, data = wrong()
+    assert (cache.name, data.name) == ("cache folder", "data folder")
+    assert "--cache FOLDER" in cache.finding
+    assert "XDG_DATA_HOME" in data.finding
+    assert status() == 2
+
+
+def test_settings_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("FERVID_FPS", "2\x1b[31m")
+    found = {check.name: check.state for check in checks()}
+    assert (found["NO_COLOR"], found["FERVID_FPS"]) == ("note", "note")
+    assert r"2\x1b[31m" in CliRunner().invoke(cli.app, ["doctor"], env={"PYTHONIOENCODING": "latin-1"}).stdout
+    monkeypatch.setattr(doctor.sys, "stdout", type("Ascii", (), {"encoding": "ascii"})())
+    assert "encoding" in {check.name for check in doctor._settings()}
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The shipped models, in a folder where they may be spoilt."""
+    place = tmp_path / "models"
+    shutil.copytree(models.folder(), place, ignore=shutil.ignore_patterns("*.md"))
+    monkeypatch.setattr(models, "folder", lambda: place)
+    models.manifest.cache_clear()
+    yield place
+    models.manifest.cache_clear()
+
+
+def test_a_model_that_is_missing_or_damaged_is_wrong(copied: Path) -> None:
+    (copied / models.manifest()["emotion8"]["file"]).unlink()
+    with (copied / models.manifest()["mean8"]["file"]).open("ab") as file:
+        file.write(b"more")
+    found = wrong()
+    assert [check.name for check in found] == ["model emotion8", "model mean8"]
+    assert all(check.finding.endswith("pip install --force-reinstall --no-deps fervid") for check in found)
+    assert status() == 4
+
+
+def test_a_damaged_manifest_is_wrong(copied: Path) -> None:
+    (copied / "manifest.json").write_text("{")
+    models.manifest.cache_clear()
+    (check,) = wrong()
+    assert check.name == "models"
+    assert status() == 4
+
+
+def test_a_pulled_model_that_is_damaged_is_pulled_again(tmp_path: Path) -> None:
+    file = models.place(models.entry_of("yunet"))
+    file.parent.mkdir(parents=True)
+    file.write_bytes(json.dumps({}).encode())
+    (check,) = wrong()
+    assert check.name == "model yunet"
+    assert check.finding.endswith(f"rm {file}, then fervid models pull yunet")
