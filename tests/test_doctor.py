@@ -108,8 +108,8 @@ def test_all_is_well_and_says_so() -> None:
             {"onnxruntime": ["onnxruntime", "onnxruntime-gpu"]},
             "import onnxruntime",
             (
-                "onnxruntime and onnxruntime-gpu write over one another; pip uninstall -y onnxruntime onnxruntime-gpu, then"
-                " pip install onnxruntime"
+                "onnxruntime and onnxruntime-gpu write over one another; pip uninstall -y onnxruntime onnxruntime-gpu,"
+                " then pip install onnxruntime"
             ),
         ),
     ],
