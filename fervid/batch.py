@@ -20,6 +20,7 @@ from fervid.parts import Parts
 from fervid.pipeline import Classifier
 from fervid.records import ClipResult, Problem, Status, WindowResult
 from fervid.remote import is_url
+from fervid.story import Story
 from fervid.watch import Folder
 from fervid.workers import Died, Limits, as_ready, ordered
 
@@ -99,6 +100,24 @@ def timelines(
         return [WindowResult.of(_lost(classifier, path, death))]
 
     return ordered(partial(_windows, classifier, cut), paths, policy.jobs, lost, policy.limits)
+
+
+def follow(classifier: Classifier, path: str, cut: Windows, policy: Policy) -> Story:
+    """Where everybody is in a clip, and what they show; looked at in a process of its own, as the policy says.
+
+    Raises:
+        InputError: The file could not be read, or brought the process down.
+    """
+
+    def lost(path: str, death: Died) -> Story:
+        raise death.problem(path)
+
+    (story,) = ordered(partial(_story, classifier, cut), [path], policy.jobs, lost, policy.limits)
+    return story
+
+
+def _story(classifier: Classifier, cut: Windows, path: str) -> Story:
+    return classifier.follow(path, cut)
 
 
 def _windows(classifier: Classifier, cut: Windows, path: str) -> list[WindowResult]:

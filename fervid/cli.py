@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from fervid.commands import FAILED, INTERRUPTED, MODEL, NOTHING, OK, TERMINATED, USAGE
 from fervid.commands.about import about_app
+from fervid.commands.annotate import annotate_app
 from fervid.commands.clips import clips_app
 from fervid.commands.labelled import labelled_app
 from fervid.commands.live import live_app
@@ -94,6 +95,7 @@ Every option that shows an env var can be set by it. `fervid COMMAND --help` has
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, epilog=HELP)
 app.add_typer(clips_app)
+app.add_typer(annotate_app)
 app.add_typer(live_app)
 app.add_typer(labelled_app)
 app.add_typer(report_app)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from fervid.errors import InputError, NoFaces, NothingSampled
 from fervid.pool import FeaturePool
-from fervid.records import Observed
+from fervid.records import Box, Observed
 from fervid.track import Tracker, TrackingRule
 
 _MANY = 100  # tracks before those of one person are put together
@@ -108,9 +108,7 @@ class Seen:
         """What is wrong with the clip, and why it has no answer: the same, unless it shows no face."""
         problem = self.problem
         if not self.frames:
-            problem = problem or NothingSampled(
-                f"{path} has no frame in the time that was asked for; check --start and --end"
-            )
+            problem = problem or nothing(path)
         if self.people or not self.frames:
             return problem, problem
         error = NoFaces(
@@ -119,6 +117,11 @@ class Seen:
         )
         error.__cause__ = problem
         return problem, error
+
+
+def nothing(path: str) -> NothingSampled:
+    """What is wrong with a clip of which there was no frame to look at."""
+    return NothingSampled(f"{path} has no frame in the time that was asked for; check --start and --end")
 
 
 def gather(observed: Iterable[Observed], rule: TrackingRule) -> Seen:
@@ -150,13 +153,42 @@ class Windows:
             raise ValueError(f"the step must be above 0 s and at most the window ({self.length} s), not {self.step} s")
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Where a face was in one frame.
+
+    Attributes:
+        time: Of the frame, in seconds of presentation time.
+        duration: Seconds of the clip that the frame stands for.
+        track: Number of the track that the face belongs to.
+        box: x1, y1, x2, y2 in pixels of the frame.
+        share: Of the picture that it fills.
+    """
+
+    time: float
+    duration: float
+    track: int
+    box: Box
+    share: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """What was seen from `start` to `end`, in seconds of presentation time; people keep their number over windows."""
+    """What was seen from `start` to `end`, in seconds of presentation time; people keep their number over windows.
+
+    Attributes:
+        start: Where it begins.
+        end: Where it ends.
+        seen: Everything in between, put together.
+        looks: Where each face was, in those of its frames that lie in no window before.
+        people: All tracks up to the end, those of one person together, as far as can be told by then.
+    """
 
     start: float
     end: float
     seen: Seen
+    looks: Sequence[Look] = ()
+    people: Sequence[Sequence[int]] = ()
 
 
 def windows(
@@ -179,15 +211,24 @@ def windows(
     """
     tracker = Tracker(rule)
     kept: deque[tuple[Observed, Sequence[int | None]]] = deque()
-    number, problem = 0, None
+    looks: list[Look] = []
+    joined: dict[int, list[int]] = {}  # tracks that go on under the number of another
+    number, problem, many = 0, None, _MANY
 
     def window(limit: float) -> Window:
         seen = Seen(problem=problem)
         for one, tracks in kept:
             seen.add(one, tracks)
         tracker.forget(origin + number * cut.step - memory)
-        seen.settle(tracker.people())
-        return Window(origin + number * cut.step, limit, seen)
+        people = [[one for track in group for one in (track, *joined.get(track, ()))] for group in tracker.people()]
+        new = tuple(looks)
+        seen.settle(people)
+        looks.clear()
+        if memory < inf:  # then not even the numbers of tracks that are over may add up
+            shown = {track for _, tracks in kept for track in tracks}
+            for first in list(joined):
+                joined[first] = [other for other in joined[first] if other in shown]
+        return Window(origin + number * cut.step, limit, seen, new, people)
 
     try:
         for one in observed:
@@ -197,7 +238,18 @@ def windows(
                 number += 1 if kept else max(1, int((one.time - limit) // cut.step))
                 while kept and kept[0][0].time < origin + number * cut.step - _JITTER:
                     kept.popleft()
-            kept.append((one, tracker.update(one.time, one.faces, one.scores.identity)))
+            tracks = tracker.update(one.time, one.faces, one.scores.identity)
+            if len(tracker) >= many:
+                for first, *others in tracker.join():
+                    for other in others:
+                        joined.setdefault(first, []).extend((other, *joined.pop(other, ())))
+                many = 2 * len(tracker) + _MANY
+            kept.append((one, tracks))
+            looks += [
+                Look(one.time, one.duration, track, face.box, share)
+                for track, face, share in zip(tracks, one.faces, one.shares, strict=True)
+                if track is not None
+            ]
     except InputError as error:
         if not kept:
             raise

@@ -15,9 +15,10 @@ from fervid.adaptive import levels
 from fervid.classify import ClipClassifier, belongs
 from fervid.errors import FramesDropped, InputError, ModelIncompatible, UsageError
 from fervid.extract import Extractor, Options, fitting, load_extractor
-from fervid.gather import Followed, Seen, Windows, gather, windows
+from fervid.gather import Followed, Seen, Window, Windows, gather, nothing, windows
 from fervid.live import Live
 from fervid.records import ClipResult, Frame, Observed, Person, Problem, WindowResult
+from fervid.story import Story, tell
 
 ATTRIBUTES = {"age": "first_age", "gender": "genders", "ethnicity": "ethnicities"}
 """What `Options.attributes` asks for, and what the card of a network that estimates it says of it."""
@@ -124,7 +125,23 @@ class Classifier:
             cut: Length and step of the windows.
         """
         with closing(self.extractor.watch(path)) as observed:
-            yield from self._cut(os.fspath(path), observed, cut, self.options.sampling.start)
+            yield from self._told(os.fspath(path), observed, cut, self.options.sampling.start)
+
+    def follow(self, path: str | os.PathLike[str], cut: Windows | None = None) -> Story:
+        """Where everybody is in a clip, and what they show as it goes on: what `fervid annotate` draws.
+
+        A clip that breaks off is told as far as it goes, and the story says so.
+
+        Args:
+            path: A video or image file.
+            cut: Length and step of the windows that are answered, as of `timeline`.
+
+        Raises:
+            InputError: The file could not be read, or none of it lies in the time that was asked for.
+        """
+        with closing(self.extractor.watch(path)) as observed:
+            answered = self._windows(os.fspath(path), observed, cut, self.options.sampling.start)
+            return tell(((part, result.people) for result, part in answered), self.labels, self.extractor.rule)
 
     def live(self, source: Live, cut: Windows | None = None) -> Iterator[WindowResult]:
         """One record for each window of what does not wait, as soon as it is over.
@@ -137,7 +154,7 @@ class Classifier:
             cut: Length and step of the windows.
         """
         with closing(self.extractor.observe(source.frames(), live=True)) as observed:
-            for result in self._cut(source.name, observed, cut, 0.0, FORGOTTEN):
+            for result in self._told(source.name, observed, cut, 0.0, FORGOTTEN):
                 missed = source.missed(result.start_s or 0.0, result.end_s or 0.0)
                 told = FramesDropped(
                     f"{missed} of {missed + result.frames_sampled} frames were dropped, because this machine does not"
@@ -146,21 +163,33 @@ class Classifier:
                 problem = Problem(told.code, told.message) if missed and not result.problem else result.problem
                 yield replace(result, problem=problem, elapsed_s=source.since())
 
-    def _cut(
+    def _told(
         self, name: str, observed: Generator[Observed], cut: Windows | None, origin: float, memory: float = math.inf
     ) -> Iterator[WindowResult]:
-        started, answered = time.perf_counter(), False
+        """A record for each window, or one that says why there is none."""
+        started = time.perf_counter()
         try:
-            for part in windows(observed, self.extractor.rule, cut or Windows(), origin, memory):
-                numbers = [person.number for person in part.seen.people]
-                result, _ = self._summarise(name, part.seen, started, numbers)
+            for result, part in self._windows(name, observed, cut, origin, memory):
                 yield WindowResult.of(result, part.start, part.end)
-                answered, started = True, time.perf_counter()
+                started = time.perf_counter()
         except InputError as error:
-            answered = True
             yield WindowResult.of(self._summarise(name, Seen(problem=error), started)[0])
-        if not answered:
-            yield WindowResult.of(self._summarise(name, Seen(), started)[0])
+
+    def _windows(
+        self, name: str, observed: Generator[Observed], cut: Windows | None, origin: float, memory: float = math.inf
+    ) -> Iterator[tuple[ClipResult, Window]]:
+        """Each window with its answer.
+
+        Raises:
+            InputError: The frames broke off before the first window, or there is none.
+        """
+        started, part = time.perf_counter(), None
+        for part in windows(observed, self.extractor.rule, cut or Windows(), origin, memory):
+            numbers = [person.number for person in part.seen.people]
+            yield self._summarise(name, part.seen, started, numbers)[0], part
+            started = time.perf_counter()
+        if part is None:
+            raise nothing(name)
 
     def _answer(self, path: str | os.PathLike[str]) -> tuple[ClipResult, InputError | None]:
         started = time.perf_counter()

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Literal, TypeVar
 
 from tqdm import tqdm
@@ -16,7 +16,7 @@ from fervid.errors import printable
 Progress = Literal["auto", "bar", "none", "json"]
 _Result = TypeVar("_Result")
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"
-_EVERY = 1.0  # seconds between two lines of JSON about bytes
+_EVERY = 1.0  # seconds between two lines of JSON about bytes, or about a film
 
 
 def shown(
@@ -52,6 +52,28 @@ def shown(
 def tell(message: str) -> None:
     """Write a line above the bar, if there is one."""
     tqdm.write(f"fervid: {printable(message)}", file=sys.stderr)
+
+
+@contextmanager
+def filmed(total: float, kind: Progress) -> Iterator[Callable[[float], None]]:
+    """What is to be told how many seconds of a film are done.
+
+    Args:
+        total: Seconds that it lasts.
+        kind: `auto` is a bar if standard error is a terminal.
+    """
+    bar, told = kind == "bar" or (kind == "auto" and sys.stderr.isatty()), time.monotonic()
+    with tqdm(total=round(total, 1), unit="s", file=sys.stderr, disable=not bar, dynamic_ncols=True) as line:
+
+        def tell(done: float) -> None:
+            nonlocal told
+            line.update(min(done, total) - line.n)
+            if kind == "json" and time.monotonic() >= told + _EVERY:
+                told = time.monotonic()
+                event = {"event": "progress", "done": round(done, 3), "total": round(total, 3)}
+                print(json.dumps(event), file=sys.stderr, flush=True)
+
+        yield tell
 
 
 def received(parts: Iterable[bytes], begun: int, total: int | None, kind: Progress) -> Iterator[bytes]:

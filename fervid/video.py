@@ -18,7 +18,7 @@ import time
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
@@ -277,6 +277,23 @@ def _arriving(
         raise Truncated(f"{name} broke off after {now:.2f} s ({stopped}); start what sends it again")
 
 
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """A video as the demuxer knows it, and the stream of its pictures: for what goes beside them, such as sound.
+
+    Raises:
+        InputNotFound, InputUnreadable, EmptyInput: The file cannot be opened.
+        NotAVideo: It is a still image, or holds no video.
+        NoVideoStream: It holds no pictures.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        if _is_picture(file):
+            raise NotAVideo(f"{path} is a still image, which has no frames that follow each other; name a video")
+        with _container(path, file) as container:
+            yield container, _pictures(path, container, _head(file))
+
+
 def _open(path: Path) -> BinaryIO:
     try:
         kind = path.stat().st_mode
@@ -339,18 +356,21 @@ class _Decoded:
     end: float
 
 
-def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Generator[_Decoded]:
-    """Every frame up to `sampling.end`, each once the next tells how long it lasted; then raises what was wrong."""
+def _container(path: Path, file: BinaryIO) -> av.container.InputContainer:
     nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)  # a name can be taken for a pattern
     try:
-        container = av.open(nameless, "r", options=_ALONE, metadata_errors="ignore")
+        return av.open(nameless, "r", options=_ALONE, metadata_errors="ignore")
     except av.FFmpegError as error:
         raise _refusal(path, _head(file)) from error
     except OSError as error:
         if error.errno == errno.EINVAL:  # the clip says that it goes on where no file can
             raise _refusal(path, _head(file)) from error
         raise _unreadable(path, error) from error
-    with container:
+
+
+def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Generator[_Decoded]:
+    """Every frame up to `sampling.end`, each once the next tells how long it lasted; then raises what was wrong."""
+    with _container(path, file) as container:
         stream = _pictures(path, container, _head(file))
         stream.thread_type = "AUTO"
         aspect = float(stream.sample_aspect_ratio or 1)

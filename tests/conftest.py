@@ -28,7 +28,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
         return sized(clips, jobs, threads) if jobs else (0, threads or joblib.cpu_count())
 
-    for part in (commands.clips, commands.labelled, commands.live, commands.report):
+    for part in (commands.annotate, commands.clips, commands.labelled, commands.live, commands.report):
         monkeypatch.setattr(part, "workers", workers)
     for part in (commands.clips, commands.live):
         monkeypatch.setattr(part, "prepare", lambda: None)

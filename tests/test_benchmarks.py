@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 
 import agreement
+import annotate
 import av
 import batch
 import numpy as np
@@ -146,6 +147,18 @@ def test_speed_measures_a_clip(smile: Path, tmp_path: Path, monkeypatch: pytest.
     )
     speed.plot([found], tmp_path / "speed.png")
     assert (tmp_path / "speed.png").stat().st_size > 1000
+    json.dumps(found)
+
+
+def test_annotating_is_compared_with_decoding_and_encoding(smile: Path, tmp_path: Path) -> None:
+    annotate.encode(smile, tmp_path / "again.mp4")
+    assert timing.decode(tmp_path / "again.mp4") == 30
+    found = annotate.measure(smile, fervid.load(), 1)
+    assert (found["clip"], found["frames"], found["people"], found["seconds"]) == ("smile.mp4", 30, 1, 1.2)
+    assert found["ways"][annotate.BASE]["times decode and encode"] == 1
+    rows = annotate.table([found])
+    assert [row["way"] for row in rows] == ["decode and encode", "look", "draw", "annotate"]
+    assert all(row["s"] > 0 and row["frames/s"] == pytest.approx(30 / row["s"], rel=0.01) for row in rows)
     json.dumps(found)
 
 

@@ -147,7 +147,6 @@ def test_nothing_to_work_on_is_status_3(tmp_path: Path) -> None:
         ["--timeout", "-1"],
         ["--timeout", "soon"],
         ["--memory", "-1"],
-        ["--engine", "ray", "--memory", "0"],
         ["--device", "gpu"],
         ["--format", "xml"],
         ["--resume"],

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import pytest
 
+import fervid.gather as gather_module
 from fervid.errors import InputError, NoFaces, NothingSampled, Truncated
 from fervid.gather import Followed, Seen, Window, Windows, gather, windows
 from fervid.pool import FeaturePool
@@ -332,6 +333,25 @@ def test_a_window_is_given_as_soon_as_it_is_over() -> None:
         assert next(parts).end == limit
         assert asked[-1] == limit
     parts.close()
+
+
+def test_windows_of_a_film_with_many_cuts_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [
+        one
+        for shot in range(140)
+        for one in at([3 * shot, 3 * shot + 0.2], *((ANNA,), (BEN,), (ANNA, BEN), (BEN, ANNA))[shot % 4])
+    ]
+    found = cut(frames, 4, 2)
+    monkeypatch.setattr(gather_module, "_MANY", 10_000)
+    apart = cut(frames, 4, 2)
+    assert len(found) == len(apart)
+    for one, other in zip(found, apart, strict=True):
+        same(one.seen, other.seen)
+        assert [person.number for person in one.seen.people] == [person.number for person in other.seen.people]
+        assert one.looks == other.looks
+        assert sorted(map(sorted, one.people)) == sorted(map(sorted, other.people))
+    assert len(found[-1].people) == 2
+    assert sum(map(len, found[-1].people)) > 200
 
 
 def test_only_the_frames_of_one_window_are_kept() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from fervid.output import Writer
     from fervid.pipeline import Classifier
     from fervid.progress import Progress
-    from fervid.records import ClipResult, Status
+    from fervid.records import ClipResult, Status, WindowResult
 
 clips_app = typer.Typer()
 
@@ -214,12 +214,16 @@ def timeline(
     progress: Show = "auto",
     exit_zero: ExitZero = False,
     strict: Strict = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the windows of one clip too: a .png, .svg or .pdf.")
+    ] = None,
 ) -> None:
     """Say which emotion each window of a clip shows: one record per window, in order.
 
     A stream on standard input (-) or a camera is followed until it ends: one record per window as it happens.
     """
-    live = is_live(inputs, camera, {"--from-file": from_file, "--start": start, "--end": end})
+    unfit = {"--from-file": from_file, "--start": start, "--end": end, "--plot": plot}
+    live = is_live(inputs, camera, unfit)
     if not live:
         prepare()
     from fervid import inputs as named
@@ -260,6 +264,7 @@ def timeline(
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
     clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
+    draw = _drawing(plot, clips, force)
     jobs, threads = workers(len(clips), jobs, threads)
     loaded = load(
         classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
@@ -271,6 +276,7 @@ def timeline(
             failures += policy.any_failed(parts)
             for part in parts:
                 writer.write(part)
+            draw(parts)
     raise typer.Exit(FAILED if failures and not exit_zero else OK)
 
 
@@ -305,6 +311,23 @@ def _run(
             writer.write(result)
             failures += policy.failed(result.status)
     return failures
+
+
+def _drawing(plot: Path | None, clips: list[str], force: bool) -> Callable[[Sequence[WindowResult]], None]:
+    """What draws the windows of the one clip, if a picture is asked for; what stands against it is said at once."""
+    if plot is None:
+        return lambda parts: None
+    from fervid.output import refuse_existing
+    from fervid.view.evaluation import picture_format
+    from fervid.view.timeline import timeline_picture
+
+    if len(clips) != 1:
+        raise UsageError(f"--plot draws one clip, and {len(clips)} were named; call `fervid timeline` for each")
+    picture_format(plot)
+    if plot.resolve() == Path(clips[0]).resolve():
+        raise UsageError(f"the picture {plot} would overwrite the input; choose another name")
+    refuse_existing(plot, force=force)
+    return lambda parts: timeline_picture(parts, plot, force=force)
 
 
 def _listed(source: Path | None, nul: bool) -> list[str]:
