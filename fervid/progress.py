@@ -16,6 +16,7 @@ from fervid.errors import printable
 Progress = Literal["auto", "bar", "none", "json"]
 _Result = TypeVar("_Result")
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"
+_COUNT = "{n_fmt} clips [{elapsed}{postfix}]"  # of what has no end
 _EVERY = 1.0  # seconds between two lines of JSON about bytes, or about a film
 
 
@@ -33,8 +34,8 @@ def shown(
         failed: Whether one counts as a failure.
     """
     started, failures = time.monotonic(), 0
-    bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty() and total != 1)
-    form = _BAR if total else None
+    bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty() and (total is None or total > 1))
+    form = _COUNT if total is None else _BAR
     with tqdm(total=total, unit="clip", file=sys.stderr, disable=not bar, dynamic_ncols=True, bar_format=form) as line:
         line.set_postfix(failed=failures)
         for done, result in enumerate(results, start=1):

@@ -19,6 +19,7 @@ from rich.cells import cell_len
 
 from fervid.errors import printable
 from fervid.output import TableWriter
+from fervid.progress import shown, tell
 from fervid.records import Answer, ClipResult, Problem, WindowResult
 
 LONG = "videos/" + "a folder with a long name/" * 12 + "interview_0042_camera_left.mp4"
@@ -157,3 +158,22 @@ def test_the_bar_and_what_is_written_keep_out_of_each_others_way(smile: Path, sc
     lines = [line.rsplit("\r")[-1] for line in records.split("\r\n")]
     assert [json.loads(line)["status"] for line in lines if line.startswith("{")] == ["ok", "no_face"]
     assert "\x1b[3" not in records
+
+
+def test_what_has_no_end_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    for result in shown(iter([False, True]), None, "bar", bool):
+        tell(f"a line above it\x1b, after {result}")
+    said = capsys.readouterr().err
+    assert re.search(r"2 clips \[\d\d:\d\d, failed=1\]", said)
+    assert r"fervid: a line above it\x1b, after False" in said
+
+
+@pytest.mark.parametrize(("total", "bar"), [(None, True), (0, False), (1, False), (2, True)])
+def test_a_bar_is_for_a_terminal_and_more_than_one_clip(
+    total: int | None, bar: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(shown(range(2), total, "auto", bool)) == [0, 1]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(shown(range(2), total, "auto", bool)) == [0, 1]
+    assert bool(capsys.readouterr().err) == bar
