@@ -54,7 +54,7 @@ class Folder:
         self._waiting: dict[str, tuple[Stamp, float]] = {}
         self._given: set[str] = set()
         self._settled: set[str] = set()
-        self._away = False
+        self._away, self._took = False, 0.0
         try:
             self.stamps: dict[str, Stamp] = self._list()
         except OSError as error:
@@ -73,10 +73,8 @@ class Folder:
         self._settled |= self.stamps.keys() & set(answered)
         pause = min(1.0, self._quiet / 2)
         while True:
-            began = time.monotonic()
             yield from self._whole()
-            took = time.monotonic() - began
-            until = began + max(pause, took / _SHARE)
+            until = time.monotonic() + max(pause, self._took / _SHARE)
             while (left := until - time.monotonic()) > 0:
                 yield None
                 time.sleep(min(_GLANCE, left))
@@ -119,6 +117,7 @@ class Folder:
             self._settled.discard(path)
 
     def _list(self) -> dict[str, Stamp]:
+        began = time.monotonic()
         with os.scandir(self._path):  # raises what `videos` would pass over
             pass
         found = {}
@@ -128,4 +127,5 @@ class Folder:
             except OSError:  # gone by now, or a link to nowhere
                 continue
             found[path] = status.st_size, status.st_mtime_ns
+        self._took = time.monotonic() - began
         return found

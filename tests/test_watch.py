@@ -161,16 +161,25 @@ def test_listing_a_large_folder_takes_a_small_share_of_the_time(
     inbox: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed: list[float] = []
-    plain = Folder._list
 
-    def slow(folder: Folder) -> dict[str, watch.Stamp]:
+    def slow(folder: str, *, recursive: bool) -> list[str]:
         listed.append(clock.now)
         clock.now += 3
-        return plain(folder)
+        return []
 
-    monkeypatch.setattr(Folder, "_list", slow)
+    monkeypatch.setattr(watch, "videos", slow)
     given(Folder(inbox, quiet=1).clips(), clock, 200)
     assert len(listed) == 5
+
+
+def test_work_that_takes_long_puts_off_no_look_at_the_folder(inbox: Path, clock: Clock) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        put(inbox / name)
+    clips = Folder(inbox, quiet=1).clips()
+    assert next(path for path in clips if path) == str(inbox / "a.mp4")
+    clock.now += 5000  # until somebody asks for the next
+    put(inbox / "c.mp4")
+    assert list(given(clips, clock, 5010)) == ["b.mp4", "c.mp4"]
 
 
 def test_what_is_answered_already_is_not_given_unless_it_has_changed(inbox: Path, clock: Clock) -> None:
