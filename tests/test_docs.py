@@ -156,7 +156,7 @@ def test_the_notebook_runs(shell: Path) -> None:
 def test_whatever_is_left_out_says_why() -> None:
     for page in PAGES:
         for block in blocks(page):
-            assert block.language in ("bash", "python", "console", "text", "json", "docker", "snakemake"), block.where
+            assert block.language in ("bash", "python", "console", "text", "json", "ini", "docker", "snakemake"), block.where
             assert not block.mark or len(block.reason) > 1, block.where
 
 
