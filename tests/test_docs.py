@@ -2,7 +2,7 @@
 
 Blocks of bash and Python are run in the order of their page, in a folder with clips of an astronaut who plays six
 people. A comment before a block says why it is left out: `<!-- not run: why -->`, `<!-- needs: jq -->` where that may
-lack, and `<!-- not yet: why -->` where its command does not exist. A block with a title is written to that file.
+lack. A block with a title is written to that file.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Block:
 
 
 _FENCE = re.compile(
-    r"(?:^[ ]*<!-- (?P<mark>not run|not yet|needs): (?P<reason>.+?) -->\n\s*?)?"
+    r"(?:^[ ]*<!-- (?P<mark>not run|needs): (?P<reason>.+?) -->\n\s*?)?"
     r"^(?P<indent>[ ]*)```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?[^\n]*\n(?P<text>.*?)\n(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
@@ -127,7 +127,7 @@ def follow(blocks: list[Block]) -> None:
         if block.title:
             Path(block.title).parent.mkdir(parents=True, exist_ok=True)
             Path(block.title).write_text(block.text + "\n")
-        elif block.mark in ("not run", "not yet") or lacking(block):
+        elif block.mark == "not run" or lacking(block):
             continue
         elif block.language == "bash":
             done = subprocess.run(
@@ -156,7 +156,9 @@ def test_the_notebook_runs(shell: Path) -> None:
 def test_whatever_is_left_out_says_why() -> None:
     for page in PAGES:
         for block in blocks(page):
-            assert block.language in ("bash", "python", "console", "text", "json", "ini", "docker", "snakemake"), block.where
+            assert block.language in ("bash", "python", "console", "text", "json", "ini", "docker", "snakemake"), (
+                block.where
+            )
             assert not block.mark or len(block.reason) > 1, block.where
 
 
@@ -216,7 +218,7 @@ def test_every_command_line_parses(page: Path, monkeypatch: pytest.MonkeyPatch) 
     for block in blocks(page):
         quoted = re.findall(r"[\"'](fervid .*?)[\"']", block.text) if block.title else []
         shown = [block.text] if block.language in ("bash", "console", "sh") else []
-        for text in [*quoted, *shown] if block.mark != "not yet" else []:
+        for text in [*quoted, *shown]:
             for arguments in command_lines(re.sub(r"[{]\w+[}]", "2", text) if block.title else text):
                 try:
                     parse(arguments)
