@@ -1,4 +1,4 @@
-"""One colour for each label, the same in films, plots and pages.
+"""One colour for each label, the same in films and plots; pages have theirs, for two themes, in `page/report.css`.
 
 The eight were searched for so that any two differ by 15 (CIEDE2000) at least, also as seen without red, green or blue
 cones (Machado et al., IEEE TVCG 15(6), 2009), and stand out by 2.2 to 1 from white and 3 to 1 from the dark ground of
