@@ -153,11 +153,16 @@ class Tracker:
 
 
 def _assigned(gain: NDArray[np.float64]) -> Iterable[tuple[int, int]]:
-    """The pairs of rows and columns whose gains (n, m) have the largest sum."""
-    if min(gain.shape) == 1:
-        best = int(gain.argmax())
-        return [(best // gain.shape[1], best % gain.shape[1])]
-    from scipy.optimize import linear_sum_assignment  # takes longer to import than a clip of one person to answer
+    """The pairs of rows and columns whose gains (n, m) have the largest sum; a gain of 0 is no pair."""
+    pairs = np.argwhere(gain)
+    in_row, in_column = (np.count_nonzero(gain, axis=axis) for axis in (1, 0))
+    if ((in_row[pairs[:, 0]] == 1) | (in_column[pairs[:, 1]] == 1)).all():  # who competes does so for one place alone
+        found: dict[int, int] = {}
+        for row, column in sorted(pairs.tolist(), key=lambda pair: -gain[tuple(pair)]):
+            if row not in found and column not in found.values():
+                found[row] = column
+        return found.items()
+    from scipy.optimize import linear_sum_assignment  # takes as long to import as a clip to answer
 
     return zip(*linear_sum_assignment(gain, maximize=True), strict=True)
 

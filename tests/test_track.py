@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
+from fervid import track
 from fervid.records import Box, Face
 from fervid.track import Tracker, TrackingRule, iou
 
@@ -294,3 +296,13 @@ def test_without_identities_nobody_is_known_again() -> None:
     assert numbers == [[0], [1], [2]]
     assert tracker.people() == [[0], [1], [2]]
     assert tracker.join() == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_sum_of_what_pairs_gain_is_the_largest_whoever_competes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gain = rng.uniform(0.3, 2, rng.integers(1, 7, 2))
+    gain[rng.random(gain.shape) < rng.choice([0.3, 0.8])] = 0
+    pairs = list(track._assigned(gain))
+    assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
+    assert sum(gain[pair] for pair in pairs) == pytest.approx(gain[linear_sum_assignment(gain, maximize=True)].sum())
