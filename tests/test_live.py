@@ -409,7 +409,7 @@ def test_a_terminal_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(fervid.errors.UsageError, match="ffmpeg"):
             command.follow(
                 *(None, Windows(), fervid.Options()),
-                **dict.fromkeys(("output", "format", "force", "threads", "progress", "strict")),
+                **dict.fromkeys(("output", "format", "force", "threads", "progress", "strict", "named")),
             )
         monkeypatch.undo()
 

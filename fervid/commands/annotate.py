@@ -10,24 +10,20 @@ import typer
 
 from fervid.commands.options import (
     Attributes,
-    ClassifierName,
-    DetectorName,
-    Device,
     End,
     EveryFrame,
     Force,
     Fps,
     Labels,
-    Memory,
+    Limited,
     MinFace,
-    NetworkName,
+    Named,
     Rotate,
     Show,
     Start,
     Threads,
-    Timeout,
+    grouped,
     labels_of,
-    limits_of,
     options_of,
     setting,
     workers,
@@ -40,6 +36,7 @@ annotate_app = typer.Typer()
 @annotate_app.command(
     epilog="Examples: `fervid annotate clip.mp4 -o out.mp4`, `fervid annotate clip.mov -o out.mp4 --every-frame`"
 )
+@grouped
 def annotate(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A video.", show_default=False)],
     output: Annotated[
@@ -58,19 +55,15 @@ def annotate(
     min_face: MinFace = None,
     attributes: Attributes = False,
     labels: Labels = None,
-    classifier: ClassifierName = None,
-    network: NetworkName = "mobilenetv1",
-    detector: DetectorName = "blazeface-back",
-    device: Device = "cpu",
     threads: Threads = None,
-    timeout: Timeout = None,
-    memory: Memory = None,
     progress: Show = "auto",
+    *,
+    named: Named,
+    limited: Limited,
 ) -> None:
     """Draw what everybody shows into a film: a box, the label and a chart that runs along; sound and times stay."""
     from fervid.batch import Policy, follow
     from fervid.gather import Windows
-    from fervid.pipeline import load
     from fervid.progress import filmed
     from fervid.view import film
 
@@ -88,10 +81,8 @@ def annotate(
         labels=labels_of(labels),
     )
     jobs, threads = workers(1, None, threads)
-    loaded = load(
-        classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
-    )
-    story = follow(loaded, str(source), cut, Policy(jobs, limits=limits_of(timeout, memory)))
+    loaded = named.load(options, threads)
+    story = follow(loaded, str(source), cut, Policy(jobs, limits=limited.limits))
     with filmed(story.end - story.start, progress) as passed:
         notes = film.annotate(source, output, story, options.sampling, threads=threads, force=force, passed=passed)
     for note in notes:

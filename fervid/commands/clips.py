@@ -17,40 +17,28 @@ from fervid.commands.options import (
     Address,
     Attributes,
     Camera,
-    ClassifierName,
     ClipForm,
-    DetectorName,
-    Device,
-    End,
     Engine,
-    EveryFrame,
     ExitZero,
     FailFast,
     Force,
     Form,
-    Fps,
     FromFile,
     Inputs,
     Jobs,
     Labels,
-    Memory,
-    MinFace,
-    NetworkName,
+    Limited,
+    Look,
+    Named,
     Null,
     Output,
     Recursive,
     Resume,
-    Rotate,
     Show,
-    Start,
     Strict,
     Target,
     Threads,
-    Timeout,
-    WhichFace,
-    labels_of,
-    limits_of,
-    options_of,
+    grouped,
     prepare,
     setting,
     workers,
@@ -74,6 +62,7 @@ clips_app = typer.Typer()
         "ffmpeg -i rtsp://camera/1 -c copy -f mpegts - | fervid classify -",
     )
 )
+@grouped
 def classify(
     inputs: Inputs = None,
     camera: Camera = None,
@@ -84,57 +73,42 @@ def classify(
     format: ClipForm = None,
     force: Force = False,
     resume: Resume = False,
-    fps: Fps = None,
-    every_frame: EveryFrame = False,
-    start: Start = 0.0,
-    end: End = None,
-    rotate: Rotate = "auto",
-    face: WhichFace = "main",
-    min_face: MinFace = None,
     attributes: Attributes = False,
     adaptive: Adaptive = False,
     labels: Labels = None,
-    classifier: ClassifierName = None,
-    network: NetworkName = "mobilenetv1",
-    detector: DetectorName = "blazeface-back",
-    device: Device = "cpu",
     jobs: Jobs = None,
     threads: Threads = None,
-    timeout: Timeout = None,
-    memory: Memory = None,
     engine: Engine = "local",
     address: Address = None,
     progress: Show = "auto",
     fail_fast: FailFast = False,
     exit_zero: ExitZero = False,
     strict: Strict = False,
+    *,
+    look: Look,
+    named: Named,
+    limited: Limited,
 ) -> None:
     """Say which emotion each clip shows: one record per clip, whatever happens to it.
 
     A stream on standard input (-) or a camera has a record for each window as it happens, as with `fervid timeline`.
     """
     cluster = engine == "ray"
-    unfit = {"--from-file": from_file, "--resume": resume, "--start": start, "--end": end, "--adaptive": adaptive}
+    unfit = {
+        "--from-file": from_file,
+        "--resume": resume,
+        "--start": look.start,
+        "--end": look.end,
+        "--adaptive": adaptive,
+    }
     live = is_live(inputs, camera, {**unfit, "--engine ray": cluster})
     if not cluster and not live:
         prepare()
-    from fervid import inputs as named
     from fervid.batch import Policy, destination
     from fervid.gather import Windows
-    from fervid.pipeline import load
+    from fervid.inputs import expand
 
-    options = options_of(
-        fps=fps,
-        every_frame=every_frame,
-        start=start,
-        end=end,
-        rotate=rotate,
-        face=face,
-        min_face=min_face,
-        attributes=attributes,
-        labels=labels_of(labels),
-        adaptive=adaptive,
-    )
+    options = look.options(attributes=attributes, labels=labels, adaptive=adaptive)
     if live:
         failed = follow(
             camera,
@@ -146,28 +120,18 @@ def classify(
             threads=threads,
             progress=progress,
             strict=strict,
-            classifier=classifier,
-            network=network,
-            detector=detector,
-            device=device,
+            named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
     if address and not cluster:
         raise UsageError("--address names a Ray cluster; add --engine ray")
-    clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
+    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
     if not cluster:
         jobs, threads = workers(len(clips), jobs, threads)
-    loaded = load(
-        classifier=classifier,
-        network=network,
-        detector=detector,
-        options=options,
-        threads=threads,
-        device="cpu" if cluster else device,
-    )
-    policy = Policy(jobs or 0, fail_fast, strict, limits_of(timeout, memory))
+    loaded = named.load(options, threads, device="cpu" if cluster else None)
+    policy = Policy(jobs or 0, fail_fast, strict, limited.limits)
     with (
-        _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=device) as answer,
+        _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=named.device) as answer,
         destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered),
     ):
         failures = _run(answer, clips, policy, writer, answered, progress)
@@ -181,6 +145,7 @@ def classify(
         "fervid timeline --camera 0 --window 2",
     )
 )
+@grouped
 def timeline(
     inputs: Inputs = None,
     camera: Camera = None,
@@ -194,58 +159,38 @@ def timeline(
     output: Output = None,
     format: Form = None,
     force: Force = False,
-    fps: Fps = None,
-    every_frame: EveryFrame = False,
-    start: Start = 0.0,
-    end: End = None,
-    rotate: Rotate = "auto",
-    face: WhichFace = "main",
-    min_face: MinFace = None,
     attributes: Attributes = False,
     labels: Labels = None,
-    classifier: ClassifierName = None,
-    network: NetworkName = "mobilenetv1",
-    detector: DetectorName = "blazeface-back",
-    device: Device = "cpu",
     jobs: Jobs = None,
     threads: Threads = None,
-    timeout: Timeout = None,
-    memory: Memory = None,
     progress: Show = "auto",
     exit_zero: ExitZero = False,
     strict: Strict = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the windows of one clip too: a .png, .svg or .pdf.")
     ] = None,
+    *,
+    look: Look,
+    named: Named,
+    limited: Limited,
 ) -> None:
     """Say which emotion each window of a clip shows: one record per window, in order.
 
     A stream on standard input (-) or a camera is followed until it ends: one record per window as it happens.
     """
-    unfit = {"--from-file": from_file, "--start": start, "--end": end, "--plot": plot}
+    unfit = {"--from-file": from_file, "--start": look.start, "--end": look.end, "--plot": plot}
     live = is_live(inputs, camera, unfit)
     if not live:
         prepare()
-    from fervid import inputs as named
     from fervid.batch import Policy, destination, timelines
     from fervid.gather import Windows
-    from fervid.pipeline import load
+    from fervid.inputs import expand
     from fervid.progress import shown
     from fervid.records import WindowResult
 
     with usage():
         cut = Windows(window, min(1.0, window) if step is None else step)
-    options = options_of(
-        fps=fps,
-        every_frame=every_frame,
-        start=start,
-        end=end,
-        rotate=rotate,
-        face=face,
-        min_face=min_face,
-        attributes=attributes,
-        labels=labels_of(labels),
-    )
+    options = look.options(attributes=attributes, labels=labels)
     if live:
         failed = follow(
             camera,
@@ -257,19 +202,14 @@ def timeline(
             threads=threads,
             progress=progress,
             strict=strict,
-            classifier=classifier,
-            network=network,
-            detector=detector,
-            device=device,
+            named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
-    clips = named.expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
+    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
     draw = _drawing(plot, clips, force)
     jobs, threads = workers(len(clips), jobs, threads)
-    loaded = load(
-        classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
-    )
-    policy, failures = Policy(jobs, strict=strict, limits=limits_of(timeout, memory)), 0
+    loaded = named.load(options, threads)
+    policy, failures = Policy(jobs, strict=strict, limits=limited.limits), 0
     results = shown(timelines(loaded, clips, cut, policy), len(clips), progress, policy.any_failed)
     with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _), closing(results):
         for parts in results:

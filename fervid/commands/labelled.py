@@ -27,6 +27,7 @@ from fervid.commands.options import (
     Show,
     Timeout,
     WhichFace,
+    grouped,
     labels_of,
     limits_of,
     models_of,
@@ -41,30 +42,13 @@ if TYPE_CHECKING:
     from fervid.extract import Extractor, Options
     from fervid.features import Row
     from fervid.layouts import Sample
-    from fervid.models import Device as Where
     from fervid.models import Model
-    from fervid.progress import Progress
     from fervid.study import Study
-    from fervid.workers import Limits
 
 _Name = TypeVar("_Name", bound=str)
 LISTS = (".csv", ".jsonl", ".ndjson")
 
 labelled_app = typer.Typer()
-
-
-@dataclass(frozen=True, slots=True)
-class Looking:
-    """How labelled clips are looked at, as the flags say."""
-
-    options: Options
-    network: str
-    detector: str
-    device: Where
-    cache: Path | None
-    jobs: int | None
-    limits: Limits
-    progress: Progress
 
 
 Labelled = Annotated[
@@ -76,6 +60,35 @@ Labelled = Annotated[
     ),
 ]
 Cache = Annotated[Path | None, setting("--cache", "Where to keep features. Default: the user's cache folder.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looking:
+    """How labelled clips are looked at."""
+
+    fps: Fps = None
+    every_frame: EveryFrame = False
+    face: WhichFace = "main"
+    min_face: MinFace = None
+    network: NetworkName = "mobilenetv1"
+    detector: DetectorName = "blazeface-back"
+    device: Device = "cpu"
+    cache: Cache = None
+    jobs: Jobs = None
+    timeout: Timeout = None
+    memory: Memory = None
+    progress: Show = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself before anything is read."""
+        _ = self.options
+
+    @property
+    def options(self) -> Options:
+        """What to look at in a clip."""
+        return options_of(fps=self.fps, every_frame=self.every_frame, face=self.face, min_face=self.min_face)
+
+
 Target = Annotated[str | None, typer.Option("--target", help="Fit on this rating instead of the labels: valence ...")]
 Group = Annotated[
     Literal["auto", "none"],
@@ -100,23 +113,14 @@ Form = Annotated[Literal["table", "json"], typer.Option("--format", help="Of wha
 @labelled_app.command(
     epilog=examples("fervid features videos/ -o features.npz", "fervid features ravdess:/data/RAVDESS -o r.parquet")
 )
+@grouped
 def features(
     sources: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Clips, or one labelled data set.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="An .npz or .parquet file.")],
     recursive: Recursive = False,
     force: Force = False,
-    fps: Fps = None,
-    every_frame: EveryFrame = False,
-    face: WhichFace = "main",
-    min_face: MinFace = None,
-    network: NetworkName = "mobilenetv1",
-    detector: DetectorName = "blazeface-back",
-    device: Device = "cpu",
-    cache: Cache = None,
-    jobs: Jobs = None,
-    timeout: Timeout = None,
-    memory: Memory = None,
-    progress: Show = "auto",
+    *,
+    looking: Looking,
 ) -> None:
     """Write the pooled statistics of each clip, to train on or to look at; those without a face are named."""
     from fervid.features import Table, writer
@@ -126,10 +130,7 @@ def features(
     refuse_existing(output, force=force)
     writer(output)
     found = _clips(sources, recursive=recursive)
-    options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
-    extractor, rows = _rows(
-        found, Looking(options, network, detector, device, cache, jobs, limits_of(timeout, memory), progress)
-    )
+    extractor, rows = _rows(found, looking)
     for row in rows:
         if row.problem:
             typer.echo(f"left out: {printable(row.problem.message)}", err=True)
@@ -140,6 +141,7 @@ def features(
 @labelled_app.command(
     epilog=examples("fervid train videos/ -o mine.onnx", "fervid train kerc2020:kerc/ --target valence -o v.onnx")
 )
+@grouped
 def train(
     dataset: Labelled,
     output: Annotated[Path, typer.Option("-o", "--output", help="The classifier, an .onnx file.")],
@@ -162,18 +164,8 @@ def train(
     ] = None,
     force: Force = False,
     format: Form = "table",
-    fps: Fps = None,
-    every_frame: EveryFrame = False,
-    face: WhichFace = "main",
-    min_face: MinFace = None,
-    network: NetworkName = "mobilenetv1",
-    detector: DetectorName = "blazeface-back",
-    device: Device = "cpu",
-    cache: Cache = None,
-    jobs: Jobs = None,
-    timeout: Timeout = None,
-    memory: Memory = None,
-    progress: Show = "auto",
+    *,
+    looking: Looking,
 ) -> None:
     """Fit a clip classifier on labelled clips, chosen and measured by cross-validation that keeps people together."""
     from fervid.adaptive import STRIDES
@@ -184,8 +176,7 @@ def train(
     refuse_existing(output, force=force)
     if adaptive is not None and target:
         raise UsageError("--adaptive asks how sure a classifier is; a regression on --target cannot say")
-    options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
-    usual = ("group",) if face == "all" else ("mean+std", "mean+std+max", "mean+std+min+max")
+    usual = ("group",) if looking.face == "all" else ("mean+std", "mean+std+max", "mean+std+min+max")
     ways = candidates(
         _combined(statistics) or usual,
         _among(kinds, COSTS) or ("linear", "logistic"),
@@ -193,7 +184,7 @@ def train(
     )
     known = _study(
         dataset,
-        Looking(options, network, detector, device, cache, jobs, limits_of(timeout, memory), progress),
+        looking,
         labels=labels_of(labels),
         target=target,
         group=group,
@@ -209,6 +200,7 @@ def train(
 @labelled_app.command(
     epilog=examples("fervid evaluate videos/ --classifier mine.onnx", "fervid evaluate afew:AFEW/ --format json")
 )
+@grouped
 def evaluate(
     dataset: Labelled,
     classifier: Annotated[
@@ -243,18 +235,8 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the confusion matrix: .png, .svg or .pdf.")] = None,
     force: Force = False,
     format: Form = "table",
-    fps: Fps = None,
-    every_frame: EveryFrame = False,
-    face: WhichFace = "main",
-    min_face: MinFace = None,
-    network: NetworkName = "mobilenetv1",
-    detector: DetectorName = "blazeface-back",
-    device: Device = "cpu",
-    cache: Cache = None,
-    jobs: Jobs = None,
-    timeout: Timeout = None,
-    memory: Memory = None,
-    progress: Show = "auto",
+    *,
+    looking: Looking,
 ) -> None:
     """Measure a clip classifier on labelled clips, or compare the ways to fit one."""
     from fervid.adaptive import levels
@@ -263,7 +245,6 @@ def evaluate(
     from fervid.output import refuse_existing
     from fervid.view.evaluation import confusion_picture, picture_format
 
-    options = options_of(fps=fps, every_frame=every_frame, face=face, min_face=min_face)
     wanted, ways = _combined(statistics), _among(kinds, COSTS) or ["linear"]
     model, other = (_classifier(name) for name in (classifier, against))
     card = model.card if model else {}
@@ -278,7 +259,7 @@ def evaluate(
         refuse_existing(plot, force=force)
     known = _study(
         dataset,
-        Looking(options, network, detector, device, cache, jobs, limits_of(timeout, memory), progress),
+        looking,
         labels=labels_of(labels),
         target=card.get("target", target),
         group=group,
@@ -382,7 +363,7 @@ def _rows(
     for model in judged:
         belongs(model, about(extractor))
     kept = looking.cache or platformdirs.user_cache_path("fervid") / "features"
-    rows = extract(found.samples, extractor, kept, jobs, strides, looking.limits)
+    rows = extract(found.samples, extractor, kept, jobs, strides, limits_of(looking.timeout, looking.memory))
     return extractor, list(shown(rows, len(found.samples), looking.progress, lambda row: row.problem is not None))
 
 

@@ -14,30 +14,18 @@ from fervid.commands import examples
 from fervid.commands.options import (
     Adaptive,
     Attributes,
-    ClassifierName,
-    DetectorName,
-    Device,
-    End,
-    EveryFrame,
     Force,
-    Fps,
     Jobs,
     Labels,
-    Memory,
-    MinFace,
-    NetworkName,
+    Limited,
+    Look,
+    Named,
     Recursive,
     Resume,
-    Rotate,
     Show,
-    Start,
     Strict,
     Threads,
-    Timeout,
-    WhichFace,
-    labels_of,
-    limits_of,
-    options_of,
+    grouped,
     prepare,
     setting,
     workers,
@@ -57,6 +45,7 @@ MANY = 1_000  # clips: as many may come at a time
 @live_app.command(
     epilog=examples("fervid watch inbox/ -o results.jsonl --resume", "fervid watch inbox/ --recursive | jq .label")
 )
+@grouped
 def watch(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where clips are put.")],
     recursive: Recursive = False,
@@ -70,26 +59,17 @@ def watch(
     ] = None,
     force: Force = False,
     resume: Resume = False,
-    fps: Fps = None,
-    every_frame: EveryFrame = False,
-    start: Start = 0.0,
-    end: End = None,
-    rotate: Rotate = "auto",
-    face: WhichFace = "main",
-    min_face: MinFace = None,
     attributes: Attributes = False,
     adaptive: Adaptive = False,
     labels: Labels = None,
-    classifier: ClassifierName = None,
-    network: NetworkName = "mobilenetv1",
-    detector: DetectorName = "blazeface-back",
-    device: Device = "cpu",
     jobs: Jobs = None,
     threads: Threads = None,
-    timeout: Timeout = None,
-    memory: Memory = None,
     progress: Show = "auto",
     strict: Strict = False,
+    *,
+    look: Look,
+    named: Named,
+    limited: Limited,
 ) -> None:
     """Say which emotion each clip shows that lies in a folder or comes into it, until Ctrl-C or SIGTERM.
 
@@ -101,28 +81,14 @@ def watch(
     """
     prepare()
     from fervid.batch import Policy, answer_folder, destination
-    from fervid.pipeline import load
     from fervid.progress import shown, tell
     from fervid.watch import Folder
 
-    options = options_of(
-        fps=fps,
-        every_frame=every_frame,
-        start=start,
-        end=end,
-        rotate=rotate,
-        face=face,
-        min_face=min_face,
-        attributes=attributes,
-        labels=labels_of(labels),
-        adaptive=adaptive,
-    )
+    options = look.options(attributes=attributes, labels=labels, adaptive=adaptive)
     inbox = Folder(folder, recursive=recursive, quiet=quiet, tell=tell)
     jobs, threads = workers(MANY, jobs, threads)
-    loaded = load(
-        classifier=classifier, network=network, detector=detector, options=options, threads=threads, device=device
-    )
-    policy = Policy(jobs, strict=strict, limits=limits_of(timeout, memory))
+    loaded = named.load(options, threads)
+    policy = Policy(jobs, strict=strict, limits=limited.limits)
     with destination(output, format, loaded, inbox.stamps, resume=resume, force=force, endless=True) as (to, answered):
         results = answer_folder(loaded, inbox, answered, policy)
         with closing(shown(results, None, progress, lambda result: policy.failed(result.status))) as results:
@@ -165,7 +131,7 @@ def follow(
     threads: int | None,
     progress: Progress,
     strict: bool,
-    **models: Any,
+    named: Named,
 ) -> bool:
     """Write a record for each window of standard input, or of a camera, until it ends; whether one of them failed."""
     import scipy.optimize  # noqa: F401  needed when people are many first, and then frames would have to wait for it
@@ -173,7 +139,6 @@ def follow(
     from fervid import video
     from fervid.batch import Policy, destination
     from fervid.live import Live
-    from fervid.pipeline import load
     from fervid.progress import shown
     from fervid.records import WindowResult
 
@@ -182,7 +147,7 @@ def follow(
             "- is a stream on standard input, and there is none; as in `ffmpeg ... -f matroska - | fervid ...`"
         )
     _, threads = workers(1, None, threads)
-    loaded = load(options=options, threads=threads, **models)
+    loaded = named.load(options, threads)
     if camera is None:
         pipe = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
         source = Live("-", video.stream(pipe, "standard input", options.sampling, threads))

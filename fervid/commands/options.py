@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -11,6 +15,7 @@ from fervid.errors import UsageError, usage
 
 if TYPE_CHECKING:
     from fervid.extract import Options
+    from fervid.pipeline import Classifier
     from fervid.workers import Limits
 
 SEVEN = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
@@ -199,6 +204,108 @@ def limits_of(timeout: float | None, memory: int | None) -> Limits:
 
     seconds, megabytes = 3600.0 if timeout is None else timeout, 4096 if memory is None else memory
     return Limits(seconds or None, megabytes * 1_000_000 or None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """Which frames and faces of a clip are looked at."""
+
+    fps: Fps = None
+    every_frame: EveryFrame = False
+    start: Start = 0.0
+    end: End = None
+    rotate: Rotate = "auto"
+    face: WhichFace = "main"
+    min_face: MinFace = None
+
+    def options(self, *, attributes: bool = False, labels: str | None = None, adaptive: bool = False) -> Options:
+        """What to look at in a clip, and what to say of it.
+
+        Raises:
+            UsageError: The flags contradict each other, or one has a value that cannot be.
+        """
+        return options_of(
+            fps=self.fps,
+            every_frame=self.every_frame,
+            start=self.start,
+            end=self.end,
+            rotate=self.rotate,
+            face=self.face,
+            min_face=self.min_face,
+            attributes=attributes,
+            labels=labels_of(labels),
+            adaptive=adaptive,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """The models of the pipeline."""
+
+    classifier: ClassifierName = None
+    network: NetworkName = "mobilenetv1"
+    detector: DetectorName = "blazeface-back"
+    device: Device = "cpu"
+
+    def load(self, options: Options, threads: int | None, device: Device | None = None) -> Classifier:
+        """The pipeline, put together and ready.
+
+        Args:
+            options: What to look at in a clip.
+            threads: Of each model.
+            device: Another than the flag says.
+        """
+        from fervid.pipeline import load
+
+        return load(
+            classifier=self.classifier,
+            network=self.network,
+            detector=self.detector,
+            options=options,
+            threads=threads,
+            device=device or self.device,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limited:
+    """What a clip may cost."""
+
+    timeout: Timeout = None
+    memory: Memory = None
+
+    @property
+    def limits(self) -> Limits:
+        """In seconds and bytes."""
+        return limits_of(self.timeout, self.memory)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of each of its parameters that is a record of options, such as `Look`."""
+    hints = get_type_hints(command, include_extras=True)
+    records: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    plain = [one for one in inspect.signature(command).parameters.values() if one.name not in records]
+    options = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]
+        )
+        for record in records.values()
+        for types in [get_type_hints(record, include_extras=True)]
+        for field in fields(record)
+    ]
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        made = {
+            name: record(**{field.name: given.pop(field.name) for field in fields(record)})
+            for name, record in records.items()
+        }
+        command(**given, **made)
+
+    parameters = [*(one.replace(annotation=hints[one.name]) for one in plain), *options]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {one.name: one.annotation for one in parameters}
+    return call
 
 
 def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
