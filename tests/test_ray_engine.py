@@ -370,7 +370,11 @@ def test_the_command_starts_a_cluster_prints_only_records_and_can_be_interrupted
     clips.write(place / "00.mp4", clips.smiling(50))
     for i in range(1, 60):
         shutil.copy(place / "00.mp4", place / f"{i:02}.mp4")
-    command = [sys.executable, "-c", "from fervid.cli import main; main()", "classify", "--engine", "ray"]
+    # What a shell starts in the background ignores the signal, and so does all that it starts.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom fervid.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "classify", "--engine", "ray"]
     running = subprocess.Popen(
         [*command, "--progress", "json", str(place)],
         stdout=subprocess.PIPE,
