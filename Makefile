@@ -6,7 +6,7 @@ TOOLS := $(VENV)/tools/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUTF8 := 1
 
-.PHONY: demo test test-slow test-lowest check audit test-train fuzz bench examples models lock locked release docs clean
+.PHONY: demo test test-slow test-browser test-lowest check audit test-train fuzz bench examples models lock locked release docs clean
 
 demo: $(VENV)/user  ## classify the clips of examples/ with the shipped models
 	$(BIN)/fervid classify examples --format table --progress none
@@ -15,7 +15,10 @@ test: $(VENV)/dev  ## run the tests
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
 test-slow: $(VENV)/dev  ## run what is left out of `test`: thousands of hostile files, hundreds of kills
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=0
+
+test-browser: $(VENV)/dev  ## look at the pages of reports in a headless Chromium, which must be installed
+	$(BIN)/python -m pytest -m browser
 
 # The lower bounds of pyproject.toml are promises: each names a release, and this installs just those.
 test-lowest:  ## run the tests with the lowest versions of all direct dependencies

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +21,16 @@ from fervid.network import FaceNetwork
 from fervid.records import FaceScores
 
 collect_ignore = [] if find_spec("torch") else ["train"]  # `make test-train` installs it
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """End the process when cleaning up hangs: once a test failed, no other limit of time holds."""
+    faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)

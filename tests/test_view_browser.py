@@ -21,7 +21,7 @@ from pages import EVIL, clip, windows
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pages are looked at with playwright; pip install it")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; on Debian: apt install chromium")
+pytestmark = pytest.mark.browser
 
 COUNT = 10_000
 LABELS = ("anger", "calm")
@@ -67,6 +67,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    assert CHROMIUM, "no Chromium is installed; on Debian: apt install chromium"
     with playwright.sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.getuid() == 0 else [])
         yield chromium
