@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -271,7 +272,8 @@ def started(inbox: Path, tmp_path: Path) -> Iterator[Callable[[], SimpleNamespac
 
     yield start
     for process in running:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the workers too, or they would hold the pipe
         process.communicate()
 
 
