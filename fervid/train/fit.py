@@ -87,7 +87,7 @@ class Fit:
                 batch = coming.result()
                 coming = ahead.submit(self.batches, self.step + 1)
                 losses_.append(self.advance(*batch))
-                if self.step == self.recipe.steps:
+                if self.step == self.recipe.steps and self.recipe.weights.distillation:
                     known = Faces.union([self.data.attributes, self.data.people])
                     fit_identity(self.average, known, self.data.starting, self.recipe.size)
                 if self.step % CHECK_EVERY == 0 or self.step == self.recipe.steps:
