@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from network import milliseconds, show
 
 from fervid import models
-from fervid.train import augment, export, fit, mobilenet
+from fervid.train import augment, export, fit, imagenet, mobilenet
 from fervid.train.batches import Data
 from fervid.train.faces import Sources
 from fervid.train.losses import Weights
@@ -49,24 +48,14 @@ def trained(name: str, recipe: Recipe, data: Data, weights: mobilenet.Weights, a
     """The finished run of a variant, and its file."""
     path: Path = arguments.runs / f"{name.replace(' ', '-').replace(',', '')}.safetensors"
     run = fit.begin(recipe, weights, data)
-    if recipe.backbone.startswith("efficientnet_lite0") and arguments.imagenet:
-        load_imagenet(run.network.backbone, arguments.imagenet)
+    if recipe.backbone == "efficientnet_lite0" and arguments.imagenet:
+        imagenet.load(run.network.backbone, recipe.backbone, arguments.imagenet)
         run.average.load_state_dict(run.network.state_dict())
     if path.exists():
         run.resume(path)
     for _ in run.run(path):
         pass
     return run, path
-
-
-def load_imagenet(backbone: torch.nn.Module, path: Path) -> None:
-    """Copy weights that were published for the same layers under other names; the inputs differ in order and scale."""
-    published = torch.load(path, weights_only=True)
-    own = backbone.state_dict()
-    values = dict(zip(own, published.values(), strict=False))
-    first = next(iter(own))
-    values[first] = values[first].flip(1) / 127.5
-    backbone.load_state_dict(values)
 
 
 def row(name: str, run: fit.Fit, path: Path) -> dict[str, Any]:

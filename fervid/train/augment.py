@@ -6,11 +6,63 @@ in video are often smaller than the network's input, and the stream was compress
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from fervid.records import Image
+from fervid.records import Floats, Image
 from fervid.train.faces import INNER
+
+MIRRORED = [1, 0, 2, 3, 5, 4]
+"""Which of eyes, nose, mouth and ears each of them is in a mirror."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a detector that erred would have cut a face.
+
+    Attributes:
+        roll: Degrees.
+        zoom: Above 1 the face fills more of the view.
+        right: Shift in shares of the view.
+        down: Likewise.
+        mirrored: Left and right are exchanged, last of all.
+    """
+
+    roll: float = 0.0
+    zoom: float = 1.0
+    right: float = 0.0
+    down: float = 0.0
+    mirrored: bool = False
+
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> Placement:
+        """One that is likely."""
+        roll, zoom = rng.uniform(-15, 15), np.exp(rng.uniform(-0.15, 0.15))
+        right, down = rng.uniform(-0.05, 0.05, 2)
+        return cls(float(roll), float(zoom), float(right), float(down), bool(rng.random() < 0.5))
+
+    def matrix(self, side: int, size: int) -> NDArray[np.float64]:
+        """What takes pixels of a cached crop of that side to those of the view, before the mirror: (2, 3)."""
+        scale = size / (side * INNER) * self.zoom
+        angle = np.deg2rad(self.roll)
+        cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+        centre, middle = (side - 1) / 2, (size - 1) / 2
+        right, down = self.right * size + middle, self.down * size + middle
+        return np.array([[cos, sin, right - (cos + sin) * centre], [-sin, cos, down - (cos - sin) * centre]])
+
+    def landmarks(self, places: Floats, side: int, size: int) -> Floats:
+        """Eyes, nose, mouth and ears (6, 2) in pixels of a cached crop, in those of the view."""
+        matrix = self.matrix(side, size)
+        seen = places @ matrix[:, :2].T + matrix[:, 2]
+        if self.mirrored:
+            seen = np.array([size - 1, 0]) + seen[MIRRORED] * np.array([-1, 1])
+        return np.asarray(seen, np.float32)
+
+
+EXACT = Placement()
 
 
 def view(crop: Image, size: int, rng: np.random.Generator, often: float = 1.0) -> Image:
@@ -22,9 +74,11 @@ def view(crop: Image, size: int, rng: np.random.Generator, often: float = 1.0) -
         rng: Source of all randomness.
         often: Factor of the chances of low resolution, blur, compression and occlusion.
     """
-    image = frame(crop, size, rng.uniform(-15, 15), np.exp(rng.uniform(-0.15, 0.15)), rng.uniform(-0.05, 0.05, 2))
-    if rng.random() < 0.5:
-        image = image[:, ::-1]
+    return spoiled(frame(crop, size, Placement.random(rng)), rng, often)
+
+
+def spoiled(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
+    """The light, resolution, blur, compression and occlusion of some video."""
     image = light(image, rng)
     if rng.random() < 0.3 * often:
         image = _resolution(image, rng)
@@ -43,31 +97,11 @@ def stream(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
     return image
 
 
-def frame(
-    crop: Image, size: int, roll: float = 0.0, zoom: float = 1.0, shift: tuple[float, float] | np.ndarray = (0.0, 0.0)
-) -> Image:
-    """What inference would see of a cached crop, if its detector erred by that much.
-
-    Args:
-        crop: (s, s, 3) uint8.
-        size: Side of the view.
-        roll: Degrees.
-        zoom: Above 1 the face fills more of the view.
-        shift: Right and down, in shares of the view.
-
-    Returns:
-        (size, size, 3) uint8.
-    """
-    side = crop.shape[0]
-    scale = size / (side * INNER) * zoom
-    angle = np.deg2rad(roll)
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    centre, (right, down) = (side - 1) / 2, np.asarray(shift) * size + (size - 1) / 2
-    matrix = np.array(
-        [[cos, sin, right - (cos + sin) * centre], [-sin, cos, down - (cos - sin) * centre]], dtype=np.float64
-    )
+def frame(crop: Image, size: int, placement: Placement = EXACT) -> Image:
+    """What inference would see of a cached crop (s, s, 3), if its detector erred by that much: (size, size, 3)."""
+    matrix = placement.matrix(crop.shape[0], size)
     seen = cv2.warpAffine(crop, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(seen, np.uint8)
+    return np.asarray(np.ascontiguousarray(seen[:, ::-1]) if placement.mirrored else seen, np.uint8)
 
 
 def light(image: Image, rng: np.random.Generator) -> Image:

@@ -125,6 +125,23 @@ def network_evaluate(
         _figures(network, figures)
 
 
+@network_app.command(
+    "ensemble",
+    epilog="Examples:"
+    "\n  `fervid network ensemble one.onnx two.onnx three.onnx -o ensemble3.onnx`"
+    "\n  `fervid classify clips/ --network ensemble3.onnx --classifier mine.onnx`",
+)
+def network_ensemble(
+    networks: Annotated[list[Path], typer.Argument(metavar="NETWORK...", help="ONNX files, two at least.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file that averages them.")],
+) -> None:
+    """Write networks as one that averages their probabilities."""
+    with _training(output):
+        from fervid.train import ensemble
+
+        ensemble.fuse(networks, output)
+
+
 def _figures(title: str, figures: Mapping[str, Any]) -> None:
     """Figures by data set as a table, with their intervals."""
     from rich.console import Console

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,7 @@ class Recipe:
         Raises:
             ValueError: It is no JSON object, names settings that there are not, or gives one a value of another type.
         """
-        try:
-            settings = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} holds no JSON object of settings ({error})") from error
-        if not isinstance(settings, dict):
-            raise ValueError(f"{path} holds no JSON object of settings")
-        return cls.of(settings)
+        return cls.of(_settings(path))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Recipe:
@@ -91,16 +85,8 @@ class Recipe:
         weights = settings.get("weights", {})
         if not isinstance(weights, Mapping):
             raise ValueError(f"weights has the tasks by name, not {weights!r}")
-        names, tasks = {field.name for field in fields(cls)}, {field.name for field in fields(losses.Weights)}
-        if unknown := [*(settings.keys() - names), *(weights.keys() - tasks)]:
-            raise ValueError(
-                f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(sorted(names | tasks))}"
-            )
-        standard = {**asdict(losses.Weights()), **asdict(cls())}
-        for name, value in {**settings, **weights}.items():
-            wanted = (int, float) if isinstance(standard[name], float) else type(standard[name])
-            if not isinstance(value, wanted):
-                raise ValueError(f"{name} cannot be {value!r}; by default it is {standard[name]!r}")
+        _check(settings, asdict(cls()), tasks := asdict(losses.Weights()))
+        _check(weights, tasks, {})
         return cls(**{**settings, "weights": losses.Weights(**weights)})
 
     def side(self, step: int) -> int:
@@ -114,3 +100,39 @@ class Recipe:
         falling = (1 + math.cos(math.pi * step / self.steps)) / 2
         rising = min(max(step - self.head_steps, 0) / max(self.warmup, 1), 1.0)
         return self.rate * falling * rising, self.head_rate * falling
+
+
+def checked(path: Path, standard: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from a JSON object, for a recipe with other names than `Recipe`.
+
+    Args:
+        path: The file.
+        standard: Every setting there is.
+
+    Raises:
+        ValueError: It is no JSON object, names settings that there are not, or gives one a value of another type.
+    """
+    settings = _settings(path)
+    _check(settings, standard, {})
+    return settings
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} holds no JSON object of settings ({error})") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no JSON object of settings")
+    return settings
+
+
+def _check(settings: Mapping[str, Any], standard: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+    """Whether all are there and of the type that they are by default; the error tells of `others` too."""
+    if unknown := sorted(settings.keys() - standard.keys()):
+        known = sorted({**standard, **others})
+        raise ValueError(f"there is no setting {', '.join(unknown)}; there are {', '.join(known)}")
+    for name, value in settings.items():
+        wanted = (int, float) if isinstance(standard[name], float) else type(standard[name])
+        if not isinstance(value, wanted):
+            raise ValueError(f"{name} cannot be {value!r}; by default it is {standard[name]!r}")

@@ -18,6 +18,7 @@ from fervid.detect import Detector
 from fervid.network import scaled
 from fervid.records import Face
 from fervid.train import augment, celeba, faces, ferplus, lfw, utkface
+from fervid.train.augment import Placement
 from fervid.train.export import card
 from fervid.train.faces import Faces, Sources
 from fervid.train.ferplus import CLASSES
@@ -249,18 +250,18 @@ def test_a_frame_without_errors_is_what_inference_cuts(face: Face, size: int) ->
     kept = crop(clips.astronaut(), face, faces.SIDE, faces.MARGIN)
     expected = crop(clips.astronaut(), face, size).astype(float)
     assert np.abs(augment.frame(kept, size) - expected).mean() < 3
-    assert np.abs(augment.frame(kept, size, shift=(0.02, 0)) - expected).mean() > 5
-    assert np.abs(augment.frame(kept, size, zoom=1.05) - expected).mean() > 5
+    assert np.abs(augment.frame(kept, size, Placement(right=0.02)) - expected).mean() > 5
+    assert np.abs(augment.frame(kept, size, Placement(zoom=1.05)) - expected).mean() > 5
 
 
 def test_a_frame_shows_the_errors_of_the_detector() -> None:
     kept = crop(clips.astronaut(), ASTRONAUT, faces.SIDE, faces.MARGIN)
     plain = augment.frame(kept, 100).astype(float)
-    moved = augment.frame(kept, 100, shift=(0.1, -0.05)).astype(float)
+    moved = augment.frame(kept, 100, Placement(right=0.1, down=-0.05)).astype(float)
     assert np.abs(moved[:90, 15:] - plain[5:95, 5:90]).mean() < 1
-    half = augment.frame(kept, 100, zoom=2.0)[::2, ::2].astype(float)
+    half = augment.frame(kept, 100, Placement(zoom=2.0))[::2, ::2].astype(float)
     assert np.abs(half - cv2.resize(plain[25:75, 25:75], (50, 50))).mean() < 6
-    upright = augment.frame(kept, 100, roll=30.0)
+    upright = augment.frame(kept, 100, Placement(roll=30.0))
     turn = cv2.getRotationMatrix2D((49.5, 49.5), 30.0, 1)
     again = cv2.warpAffine(np.uint8(plain), turn, (100, 100)).astype(float)
     assert np.abs(upright[30:70, 30:70] - again[30:70, 30:70]).mean() < 2

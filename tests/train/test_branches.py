@@ -1,0 +1,268 @@
+"""The network with two branches: what is mixed, what each branch learns, resuming, export, and several as one file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+import torch
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+import miniature
+from fervid import cli, models
+from fervid.network import FaceNetwork
+from fervid.train import branches, ensemble, export, imagenet, synthesis
+from fervid.train.branches import Recipe, TwoBranch
+from fervid.train.faces import SIDE, Sources
+from fervid.train.network import build, pixels
+from fervid.train.synthesis import EXPRESSIONS, Synthetic
+
+RECIPE = Recipe(size=24, each=2, steps=3, batch=6, warmup=1)
+
+
+@pytest.fixture(scope="module")
+def made() -> Synthetic:
+    chance = np.random.default_rng(0)
+    count = 12
+    return Synthetic(
+        chance.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8),
+        np.arange(count) % 6,
+        chance.uniform(40, 100, (count, 6, 2)).astype(np.float32),
+        chance.uniform(1, 90, count).astype(np.float32),
+        np.arange(count) % 2,
+        np.arange(count) % 5,
+    )
+
+
+def network(seed: int = 0) -> TwoBranch:
+    torch.manual_seed(seed)
+    return TwoBranch(miniature.Backbone(), miniature.WIDTH)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(branches, "build", lambda name, weights=None: miniature.network())
+    monkeypatch.setattr(export, "CALIBRATION", 8)
+
+
+def test_a_recipe_is_read_and_what_is_wrong_with_it_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"steps": 7, "mixing": "none"}))
+    assert Recipe.read(path) == replace(Recipe(), steps=7, mixing="none")
+    for settings, said in (
+        ({"step": 7}, "there is no setting step; there are appearance, average"),
+        ({"steps": "7"}, "steps cannot be '7'; by default it is 400"),
+        ({"mixing": "cutmix"}, "mixing is none, mixup or mixaugment, not 'cutmix'"),
+        ([1], "holds no JSON object of settings"),
+    ):
+        path.write_text(json.dumps(settings))
+        with pytest.raises(ValueError, match=said):
+            Recipe.read(path)
+
+
+@pytest.mark.parametrize(("mixing", "mixed"), [("none", 0), ("mixaugment", 3), ("mixup", 6)])
+def test_so_many_faces_of_a_batch_are_mixed(mixing: str, mixed: int, made: Synthetic) -> None:
+    recipe = Recipe.read(synthetic.TWO_BRANCH)
+    recipe = replace(recipe, size=24, batch=6, mixing=mixing)  # type: ignore[arg-type]
+    batch, plain = (branches.batch(one, made, 4) for one in (recipe, replace(recipe, mixing="none")))
+    assert (batch.share[mixed:] == 1).all()
+    assert torch.equal(batch.pictures[mixed:], plain.pictures[mixed:])
+    assert torch.equal(batch.one.expression, plain.one.expression)
+    for i in range(mixed):
+        one, share = plain.pictures[i], batch.share[i]
+        others = [
+            j for j in range(6) if torch.allclose(batch.pictures[i], share * one + (1 - share) * plain.pictures[j])
+        ]
+        assert batch.other.expression[i] in plain.one.expression[others]
+
+
+def test_targets_are_those_of_the_view(made: Synthetic) -> None:
+    batch = branches.batch(replace(RECIPE, mixing="none"), made, 0)
+    assert batch.one.landmarks.shape == (6, 12)
+    assert batch.one.landmarks.abs().max() < 2
+    seen = (batch.one.landmarks.reshape(6, 6, 2).numpy() + 1) * 23 / 2
+    assert np.allclose(batch.one.pose.numpy(), synthesis.pose(seen), atol=1e-3)
+    assert set(batch.one.gender.tolist()) <= {0.0, 1.0}
+    assert batch.one.age.max() < 1
+
+
+def test_a_loss_counts_both_faces_by_their_shares(made: Synthetic) -> None:
+    batch = branches.batch(replace(RECIPE, mixing="mixup"), made, 0)
+    with torch.no_grad():
+        found = network()(batch.pictures)
+        first, second = (
+            branches.loss(found, replace(batch, share=torch.full((6,), share)), 0.5) for share in (1.0, 0.0)
+        )
+        half = branches.loss(found, replace(batch, share=torch.full((6,), 0.5)), 0.5)
+        alone = branches.loss(found, batch, 0.0)
+    assert torch.isclose(half, (first + second) / 2)
+    assert alone < branches.loss(found, batch, 0.5)
+
+
+def slopes(appearance: float, made: Synthetic) -> dict[str, bool]:
+    """Which parts learn from a batch."""
+    own = network()
+    batch = branches.batch(RECIPE, made, 0)
+    branches.loss(own(batch.pictures), batch, appearance).backward()
+    parts = ("backbone.convolution", "emotion", "expression", "appearance", "rest")
+    return {part: own.get_submodule(part).weight.grad is not None for part in parts}
+
+
+def test_without_weight_the_second_branch_learns_nothing(made: Synthetic) -> None:
+    assert all(slopes(0.5, made).values())
+    assert [part for part, learns in slopes(0.0, made).items() if not learns] == ["appearance", "rest"]
+
+
+def test_a_killed_run_goes_on_to_the_same_result(
+    made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None
+) -> None:
+    monkeypatch.setattr(branches, "SAVE_EVERY", 1)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert [told["step"] for told in branches.fit(RECIPE, made, network(), whole)] == [1, 2, 3]
+    next(branches.fit(RECIPE, made, network(), cut))
+    with pytest.raises(ValueError, match="has done 1 of 3 steps"):
+        branches.load(cut)
+    assert len(list(branches.fit(RECIPE, made, network(5), cut))) == 2
+    first, second = (branches.load(path)[1].state_dict() for path in (whole, cut))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(ValueError, match="rate"):
+        list(branches.fit(replace(RECIPE, rate=0.1), made, network(), cut))
+
+
+def exported(made: Synthetic, path: Path, seed: int = 0, **settings: object) -> Path:
+    branches.save(network(seed).eval(), replace(RECIPE, **settings), made, {}, path)  # type: ignore[arg-type]
+    return path
+
+
+def crops(count: int = 5) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 256, (count, 24, 24, 3), np.uint8)
+
+
+def test_the_file_answers_as_torch_does(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+    model = models.load(str(exported(made, tmp_path / "mine.onnx")), "network")
+    assert model.card["expressions"] == list(EXPRESSIONS)
+    scores = FaceNetwork(model.session, model.card)(crops())
+    with torch.no_grad():
+        expected = network().eval()(pixels(crops()))
+    assert np.abs(scores.expression - expected.expression.softmax(1).numpy()).max() < 0.05
+    assert scores.embedding.shape == (5, branches.WIDTH)
+    assert scores.age.shape == (5, 0)
+
+
+def test_several_are_one_file_that_averages_them(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+    paths = [exported(made, tmp_path / f"{i}.onnx", seed=i) for i in range(3)]
+    fused = tmp_path / "three.onnx"
+    done = CliRunner().invoke(cli.app, ["network", "ensemble", *map(str, paths), "-o", str(fused)])
+    assert done.exit_code == 0, done.output
+    alone = [
+        FaceNetwork(model.session, model.card)(crops(11)) for model in (models.load(str(p), "network") for p in paths)
+    ]
+    model = models.load(str(fused), "network")
+    together = FaceNetwork(model.session, model.card)(crops(11))
+    assert np.allclose(together.expression, np.mean([one.expression for one in alone], axis=0), atol=1e-6)
+    assert np.allclose(together.embedding, np.hstack([one.embedding for one in alone]), atol=1e-5)
+    assert model.card["embedding"] == 3 * branches.WIDTH
+    assert [member["name"] for member in model.card["members"]] == ["0", "1", "2"]
+
+
+def test_whole_networks_can_be_averaged_too(tmp_path: Path) -> None:
+    """With age, gender, ethnicity and identity."""
+    fused = tmp_path / "two.onnx"
+    ensemble.fuse([models.folder() / f"{name}.onnx" for name in ("mobilenetv1", "mobilenetv1-fp32")], fused)
+    model = models.load(str(fused), "network")
+    shown = np.random.default_rng(2).integers(0, 256, (2, 128, 128, 3), np.uint8)
+    scores = FaceNetwork(model.session, model.card)(shown)
+    one = models.load("mobilenetv1", "network")
+    single = FaceNetwork(one.session, one.card)(shown)
+    assert scores.identity.shape == (2, 2 * single.identity.shape[1])
+    assert np.allclose(scores.age, single.age, atol=3)
+
+
+def test_networks_that_see_other_crops_are_refused(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+    one, other = exported(made, tmp_path / "one.onnx"), exported(made, tmp_path / "other.onnx", size=32)
+    with pytest.raises(ValueError, match=r"differs from .*one\.onnx in input; they cannot be averaged"):
+        ensemble.fuse([one, other], tmp_path / "both.onnx")
+    with pytest.raises(ValueError, match="two networks at least"):
+        ensemble.fuse([one], tmp_path / "both.onnx")
+    done = CliRunner().invoke(
+        cli.app, ["network", "ensemble", str(one), str(tmp_path / "no"), "-o", str(tmp_path / "b")]
+    )
+    assert done.exit_code in (2, 4)
+    assert not (tmp_path / "both.onnx").exists()
+
+
+def test_weights_of_imagenet_are_copied_for_the_network_that_they_are_of(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    backbone = build("efficientnet_lite0").backbone
+    published = {f"layer {i}": torch.full_like(value, 2) for i, value in enumerate(backbone.state_dict().values())}
+    torch.save(published, tmp_path / "weights.pth")
+    imagenet.load(backbone, "efficientnet_lite0", tmp_path / "weights.pth")
+    values = list(backbone.state_dict().values())
+    assert torch.allclose(values[0], torch.tensor(2 / 127.5))
+    assert (values[1] == 2).all()
+    with pytest.raises(ValueError, match="not for rexnet_100"):
+        imagenet.load(backbone, "rexnet_100", tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="another shape"):
+        imagenet.load(build("mobilenetv2_100").backbone, "mobilenetv2_100", tmp_path / "weights.pth")
+
+
+def test_the_whole_way_from_data_sets_to_a_file(
+    sources: Sources,
+    cache: Path,
+    published: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(export, "CALIBRATION", 8)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"size": 32, "each": 1, "steps": 1, "batch": 2, "warmup": 1}))
+    options = {"--data": sources.root, "--weights": published, "--recipe": recipe, "--cache": cache}
+    output = tmp_path / "made.onnx"
+    words = [str(word) for option in options.items() for word in option]
+    monkeypatch.setattr(sys, "argv", ["branches", *words, "--run", str(tmp_path / "run"), "-o", str(output)])
+    branches.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["step"] == 1
+    assert models.load(str(output), "network").card["recipe"]["steps"] == 1
+
+
+def test_the_comparison_differs_in_nothing_but_what_it_says() -> None:
+    recipes = synthetic.recipes()
+    two = Recipe.read(synthetic.TWO_BRANCH)
+    assert recipes["mobilenetv1", "two", two.mixing] == two
+    for (backbone, way, mixing), recipe in recipes.items():
+        assert (recipe.backbone, recipe.appearance > 0, recipe.mixing) == (backbone, way == "two", mixing)
+        assert replace(recipe, backbone=two.backbone, appearance=two.appearance, mixing=two.mixing) == two
+
+
+def test_figures_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fervid import evaluate
+
+    monkeypatch.setattr(evaluate, "RESAMPLES", 20)
+    labels = np.arange(60) % 6
+    right = np.eye(6, dtype=np.float32)[labels]
+    assert synthetic.macro_f1(labels, labels) == 1
+    assert synthetic.macro_f1(labels, np.zeros(60, int)) == pytest.approx(2 / 7 / 6)
+    wrong = np.roll(right, 1, axis=1)
+    found = dict.fromkeys(synthetic.recipes(), wrong)
+    rows = synthetic.table(found, right, labels)
+    assert rows[0]["macro F1, %"].startswith("0.0 ")
+    assert rows[-1]["what"] == "the shipped network"
+    assert rows[-1]["above the best of one branch"].startswith("100.0 ")
+    blends = {row["what"]: row["macro F1, %"].split()[0] for row in rows if "of it" in row["what"]}
+    assert blends == {"0.3 of it, 0.7 of the shipped network": "100.0", "0.7 of it, 0.3 of the shipped network": "0.0"}
+
+
+def test_only_faces_with_a_majority_for_one_of_the_six_are_tested() -> None:
+    votes = miniature.faces(8, 0, "votes")
+    kept, labels = synthetic.tested(votes)
+    assert len(kept) == len(labels) == 6
+    assert [branches.EXPRESSIONS[i] for i in labels] == [
+        synthesis.CLASSES[i] for i in votes.votes.argmax(axis=1) if synthesis.CLASSES[i] in EXPRESSIONS
+    ]
