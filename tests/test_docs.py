@@ -259,6 +259,13 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
         assert path.exists() or path in generated, target
 
 
+@pytest.mark.parametrize("page", sorted((DOCS / "papers").glob("*.md")), ids=lambda page: page.stem)
+def test_figures_beside_those_of_a_paper_stand_where_their_command_does(page: Path) -> None:
+    known = "".join((ROOT / name).read_text() for name in ("models/README.md", "benchmarks/README.md"))
+    for figure in re.findall(r"-?[\d.]+(?: \S+)? \(-?[\d.]+ to -?[\d.]+\)", page.read_text()):
+        assert figure in known
+
+
 def test_the_reference_names_every_command_and_every_option() -> None:
     text = generate.command_line()
     found = dict(generate.listed(typer.main.get_command(cli.app)))
