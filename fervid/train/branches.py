@@ -238,6 +238,7 @@ def begin(recipe: Recipe, made: Synthetic, weights: mobilenet.Weights | None, pr
 def fit(recipe: Recipe, made: Synthetic, network: TwoBranch, path: Path) -> Iterator[dict[str, float]]:
     """Train to the last step, continuing what `path` holds; tells every `SAVE_EVERY` steps how it stands."""
     cv2.setNumThreads(1)
+    half = isinstance(network.backbone, mobilenet.MobileNetV1)  # inverted residuals are slower in bfloat16
     average = copy.deepcopy(network).eval().requires_grad_(False)
     modules = {"network": network, "average": average}
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.decay, fused=True)
@@ -251,7 +252,7 @@ def fit(recipe: Recipe, made: Synthetic, network: TwoBranch, path: Path) -> Iter
             coming = ahead.submit(batch, recipe, made, step + 1)
             optimiser.param_groups[0]["lr"] = recipe.learning_rate(step)
             network.train()
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 features = network.backbone(shown.pictures)
             value = loss(network.branches(features.float()), shown, recipe.appearance)
             value.backward()
