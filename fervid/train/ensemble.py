@@ -14,7 +14,7 @@ from fervid.train.card import save_with_card
 
 AVERAGED = ("expression", "fer2013", "age", "gender", "ethnicity")
 JOINED = ("embedding", "identity")
-SHARED = ("input", "margin", "aligned", "expressions", "fer2013", "genders", "ethnicities", "first_age")
+SHARED = ("input", "margin", "aligned", "expressions", "fer2013", "genders", "ethnicities", "first_age", "classifier")
 """Of the cards: what must not differ, where networks have it."""
 
 

@@ -4,38 +4,46 @@ It is fitted on nothing, so it goes with every network of these classes, and is 
 that has no classifier of its own.
 
     python -m fervid.train.mean -o models/mean8.onnx
+    python -m fervid.train.mean --classes 6 -o models/mean6.onnx
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
 
 from fervid.train.card import save_with_card
 from fervid.train.ferplus import CLASSES
+from fervid.train.synthesis import EXPRESSIONS
 
-CARD = {
-    "name": "mean8",
-    "kind": "classifier",
-    "title": "Mean of the expression probabilities over the frames",
-    "labels": list(CLASSES),
-    "statistics": ["expression.mean"],
-    "network_expressions": list(CLASSES),
-    "data": "none",
-    "licence": "Apache-2.0",
-    "source": "python -m fervid.train.mean",
-    "limits": "As sure as the network is of single faces.",
-}
+KNOWN = {8: CLASSES, 6: EXPRESSIONS}
 
 
-def model() -> onnx.ModelProto:
-    """`features`, the mean probabilities, are the `probabilities` (n, c)."""
+def card(classes: Sequence[str]) -> dict[str, Any]:
+    """What the file says of itself."""
+    return {
+        "name": f"mean{len(classes)}",
+        "kind": "classifier",
+        "title": "Mean of the expression probabilities over the frames",
+        "labels": list(classes),
+        "statistics": ["expression.mean"],
+        "network_expressions": list(classes),
+        "data": "none",
+        "licence": "Apache-2.0",
+        "source": "python -m fervid.train.mean",
+        "limits": "As sure as the network is of single faces.",
+    }
+
+
+def model(count: int) -> onnx.ModelProto:
+    """`features`, the mean probabilities, are the `probabilities` (n, count)."""
     features, probabilities = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", len(CLASSES)])
-        for name in ("features", "probabilities")
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", count]) for name in ("features", "probabilities")
     )
     node = helper.make_node("Identity", ["features"], ["probabilities"])
     graph = helper.make_graph([node], "mean", [features], [probabilities])
@@ -45,8 +53,10 @@ def model() -> onnx.ModelProto:
 def main() -> None:
     """Write the file and its entry in the manifest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", type=int, choices=KNOWN, default=8, help="those of FER+, or six without neutral")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    save_with_card(model(), CARD, parser.parse_args().output)
+    arguments = parser.parse_args()
+    save_with_card(model(arguments.classes), card(KNOWN[arguments.classes]), arguments.output)
 
 
 if __name__ == "__main__":

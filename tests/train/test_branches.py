@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import imagenet
 import numpy as np
 import pytest
 import synthetic
@@ -17,10 +18,10 @@ from typer.testing import CliRunner
 import miniature
 from fervid import cli, models
 from fervid.network import FaceNetwork
-from fervid.train import branches, ensemble, export, imagenet, synthesis
+from fervid.train import branches, ensemble, export, synthesis
 from fervid.train.branches import Recipe, TwoBranch
 from fervid.train.faces import SIDE, Sources
-from fervid.train.network import build, pixels
+from fervid.train.network import pixels
 from fervid.train.synthesis import EXPRESSIONS, Synthetic
 
 RECIPE = Recipe(size=24, each=2, steps=3, batch=6, warmup=1)
@@ -197,19 +198,25 @@ def test_networks_that_see_other_crops_are_refused(made: Synthetic, tmp_path: Pa
     assert not (tmp_path / "both.onnx").exists()
 
 
-def test_weights_of_imagenet_are_copied_for_the_network_that_they_are_of(tmp_path: Path) -> None:
-    pytest.importorskip("timm")
-    backbone = build("efficientnet_lite0").backbone
-    published = {f"layer {i}": torch.full_like(value, 2) for i, value in enumerate(backbone.state_dict().values())}
-    torch.save(published, tmp_path / "weights.pth")
-    imagenet.load(backbone, "efficientnet_lite0", tmp_path / "weights.pth")
-    values = list(backbone.state_dict().values())
-    assert torch.allclose(values[0], torch.tensor(2 / 127.5))
-    assert (values[1] == 2).all()
-    with pytest.raises(ValueError, match="not for rexnet_100"):
-        imagenet.load(backbone, "rexnet_100", tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="another shape"):
-        imagenet.load(build("mobilenetv2_100").backbone, "mobilenetv2_100", tmp_path / "weights.pth")
+def test_weights_of_imagenet_are_converted_for_the_network_that_they_are_of(
+    made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None
+) -> None:
+    monkeypatch.setattr(imagenet, "build", lambda name: miniature.network())
+    published, output = tmp_path / "weights.pth", tmp_path / "lite0.safetensors"
+    values = miniature.Backbone().state_dict().values()
+    torch.save({f"layer {i}": torch.full_like(value, 2) for i, value in enumerate(values)}, published)
+    monkeypatch.setattr(sys, "argv", ["imagenet", "efficientnet_lite0", str(published), "-o", str(output)])
+    imagenet.main()
+    recipe = replace(RECIPE, backbone="efficientnet_lite0")
+    own = list(branches.begin(recipe, made, None, output).backbone.state_dict().values())
+    assert torch.allclose(own[0], torch.tensor(2 / 127.5))
+    assert (own[1] == 2).all()
+    for other in (published, miniature.published(tmp_path)):
+        with pytest.raises(ValueError, match="holds no weights of efficientnet_lite0"):
+            branches.begin(recipe, made, None, other)
+    torch.save({"layer": torch.zeros(3, 3)}, published)
+    with pytest.raises(ValueError, match=r"is not for mobilenetv2_100: convolution\.weight has another shape"):
+        imagenet.converted("mobilenetv2_100", published)
 
 
 def test_the_whole_way_from_data_sets_to_a_file(
