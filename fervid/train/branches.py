@@ -31,11 +31,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fervid.align import MARGIN
 from fervid.train import augment, export, faces, mobilenet, state, synthesis
 from fervid.train.augment import Placement
 from fervid.train.faces import SIDE, Sources
-from fervid.train.network import ETHNICITIES, PIXEL_MEAN, build, pixels
+from fervid.train.network import ETHNICITIES, build, pixels
 from fervid.train.recipe import checked
 from fervid.train.synthesis import EXPRESSIONS, Synthetic
 from fervid.train.trace import traced
@@ -322,7 +321,7 @@ def save(network: TwoBranch, recipe: Recipe, made: Synthetic, about: Mapping[str
     """
     rows = np.random.default_rng(recipe.seed).choice(len(made), min(export.CALIBRATION, len(made)), replace=False)
     crops = np.stack([augment.frame(made.crops[i], recipe.size) for i in rows])
-    described = {**CARD, **card(path.stem, recipe.size), **about, "recipe": asdict(recipe)}
+    described = {**CARD, **export.shape(path.stem, recipe.size), **about, "recipe": asdict(recipe)}
     example = torch.zeros(2, 3, recipe.size, recipe.size)
     with tempfile.TemporaryDirectory() as folder:
         full = Path(folder) / "full.onnx"
@@ -330,32 +329,14 @@ def save(network: TwoBranch, recipe: Recipe, made: Synthetic, about: Mapping[str
         export.save_quantised(full, described, path, crops)
 
 
-def card(name: str, size: int) -> dict[str, Any]:
-    """What every file says of its tensors."""
-    return {
-        "name": name,
-        "kind": "network",
-        "input": {
-            "size": size,
-            "colour": "BGR",
-            "mean": list(PIXEL_MEAN),
-            "scale": [1.0, 1.0, 1.0],
-            "layout": "NCHW",
-            "dtype": "float32",
-        },
-        "margin": MARGIN,
-        "aligned": "eyes level",
-        "embedding": WIDTH,
-        "expressions": list(EXPRESSIONS),
-        "classifier": "mean6",
-    }
-
-
 CARD: Mapping[str, Any] = {
     "title": "Six expressions, learned from synthetic faces alone",
     "data": {"expression": "faces made by fervid.train.synthesis from training faces of FER+ and UTKFace"},
     "licence": "made from FER2013 and UTKFace, which are for non-commercial research only",
     "source": "python -m fervid.train.branches",
+    "embedding": WIDTH,
+    "expressions": list(EXPRESSIONS),
+    "classifier": "mean6",
 }
 
 

@@ -50,8 +50,8 @@ CARD: Mapping[str, Any] = {
 }
 
 
-def card(name: str, network: FaceNetwork, size: int) -> dict[str, Any]:
-    """What every file of the network says of its tensors."""
+def shape(name: str, size: int) -> dict[str, Any]:
+    """What every network that is trained here says of the crops that it takes."""
     return {
         "name": name,
         "kind": "network",
@@ -65,6 +65,13 @@ def card(name: str, network: FaceNetwork, size: int) -> dict[str, Any]:
         },
         "margin": MARGIN,
         "aligned": "eyes level",
+    }
+
+
+def card(name: str, network: FaceNetwork, size: int) -> dict[str, Any]:
+    """What every file of the multi-task network says of its tensors."""
+    return {
+        **shape(name, size),
         "embedding": network.width,
         "expressions": list(CLASSES),
         "fer2013": list(FIRST_CLASSES),
