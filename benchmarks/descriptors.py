@@ -28,7 +28,7 @@ from fervid.evaluate import compare
 from fervid.extract import Extractor, load_extractor
 from fervid.fit import Candidate, Examples, Kind, candidates, nested
 from fervid.gather import Seen
-from fervid.records import Floats
+from fervid.records import Face, FaceScores, Floats, Frame
 from fervid.study import Study
 from fervid.track import Tracker
 from fervid.train import films
@@ -53,24 +53,33 @@ class Film:
     expression: Floats
 
 
-def film(path: Path, extractor: Extractor) -> Film:
-    """What the main person of a clip shows over time; no frames if nobody is seen."""
+def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceScores]]:
+    """The faces of the main person of a clip, each with its frame and what the network says of it."""
+    pictures = list(read_pictures(frames(path)))
     tracker, seen, faces = Tracker(extractor.rule), Seen(), []
-    for one in extractor.observe(read_pictures(frames(path))):
+    for picture, one in zip(pictures, extractor.observe(pictures), strict=True):
         numbers = tracker.update(one.time, one.faces, one.scores.identity)
         seen.add(one, numbers)
-        faces += [(one.time, number, one.scores[[i]]) for i, number in enumerate(numbers) if number is not None]
+        faces += [
+            (number, picture, face, one.scores[[i]])
+            for i, (number, face) in enumerate(zip(numbers, one.faces, strict=True))
+        ]
     groups = tracker.people()
     seen.settle(groups)
     main = next((group for group in groups if seen.people and min(group) == seen.people[0].number), ())
-    shown = [(time, scores) for time, number, scores in faces if number in main]
+    return [(picture, face, scores) for number, picture, face, scores in faces if number in main]
+
+
+def film(path: Path, extractor: Extractor) -> Film:
+    """What the main person of a clip shows over time; no frames if nobody is seen."""
+    shown = main_person(path, extractor)
     if not shown:
         return Film(*(np.zeros((0, width), np.float32) for width in (1, 1, 8)))
-    time = np.array([time for time, _ in shown], np.float32)
+    time = np.array([picture.time for picture, _, _ in shown], np.float32)
     return Film(
         (time - time[0]) / max(float(np.ptp(time)), 1e-6),
-        np.concatenate([scores.embedding for _, scores in shown]),
-        np.concatenate([scores.expression for _, scores in shown]),
+        np.concatenate([scores.embedding for _, _, scores in shown]),
+        np.concatenate([scores.expression for _, _, scores in shown]),
     )
 
 

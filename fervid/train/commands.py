@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,13 +48,17 @@ def _training(output: Path | None = None) -> Iterator[None]:
     "train",
     epilog="Examples:"
     "\n  `fervid network train --data sets/ --weights faceres.json -o run.safetensors`"
-    "\n  `fervid network train --data sets/ --weights faceres.json -o other.safetensors --recipe mine.json`",
+    "\n  `fervid network train --data sets/ --weights faceres.json -o other.safetensors --recipe mine.json`"
+    "\n  `fervid network train --data sets/ --weights faceres.json -o b0.safetensors --backbone efficientnet_b0`",
 )
 def network_train(
     data: Sets,
     output: Annotated[Path, typer.Option("-o", "--output", help="The state of the run; continued if it exists.")],
     weights: Weights,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="JSON with settings that differ from ours.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="mobilenetv1, or a name of timm, in place of the recipe's.")
+    ] = None,
     earlier: Annotated[Path | None, typer.Option("--from", help="A run whose weights to begin with.")] = None,
     teachers: Annotated[
         list[Path] | None, typer.Option("--teacher", help="A finished run whose answers to learn beside the votes.")
@@ -62,12 +67,14 @@ def network_train(
 ) -> None:
     """Fit the network on all tasks; one line of JSON every few hundred steps says how it stands."""
     with _training(output):
-        from fervid.train import fit, mobilenet
+        from fervid.train import fit, mobilenet, network
         from fervid.train.batches import Data
         from fervid.train.faces import Sources
         from fervid.train.recipe import Recipe
 
         settings = Recipe.read(recipe) if recipe else Recipe()
+        settings = replace(settings, backbone=backbone or settings.backbone)
+        network.build(settings.backbone)  # a name that there is not is told now, not when all data are read
         starting = mobilenet.read_tensorflowjs(weights)
         sets = Data.read(Sources(data), cache or data / "cache", starting, teachers or ())
         run = fit.begin(settings, starting, sets, earlier)

@@ -185,7 +185,9 @@ def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: ND
     return save_with_card(model, about, path)
 
 
-def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, dict[str, Any]]:
+def export(
+    run: Path, sources: Sources, cache: Path, output: Path, tests: Tests | None = None
+) -> dict[str, dict[str, Any]]:
     """Write a fitted network as `output` in int8 and beside it as NAME-fp32 in float32, both measured.
 
     Args:
@@ -193,6 +195,7 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
         sources: Data to calibrate on, to choose the adjustment on and to measure on.
         cache: Folder of the cut faces.
         output: Where the int8 file goes.
+        tests: The test splits, cut for networks of that size, if they were read already.
 
     The logits of expression and of the first labels are shifted (`shift`) on the way.
 
@@ -216,7 +219,7 @@ def export(run: Path, sources: Sources, cache: Path, output: Path) -> dict[str, 
     prior = np.bincount(counted, minlength=len(FIRST_CLASSES)) / max(len(counted), 1)
     moved_first = shift(network.first, heads["first"][known], labels, prior.astype(np.float32))
 
-    tests = Tests.read(sources, recipe.size)
+    tests = tests or Tests.read(sources, recipe.size)
     full = output.with_name(f"{output.stem}-fp32.onnx")
     about = {
         **CARD,

@@ -1,0 +1,206 @@
+"""The backbones of Savchenko's table by one recipe: what they know of faces and of clips, their time and their size.
+
+python benchmarks/backbones.py --data SETS --weights faceres.json --runs FOLDER --kerc DATA [--teacher RUN...]
+    [--cache FOLDER] [--features CACHE] [--only NAME...] [--json FILE]
+
+After Savchenko (arXiv 2103.17107). Each is what these two commands give, which this one goes through for all of them:
+
+    fervid network train --recipe models/recipes/backbones.json --backbone NAME --data SETS --weights faceres.json
+        --teacher RUN... -o FOLDER/NAME.safetensors
+    fervid network export FOLDER/NAME.safetensors --data SETS -o FOLDER/NAME.onnx
+
+A run that is in the folder is continued, and one that has its file is not begun again. `mobilenetv1` starts from faces;
+the others are timm's and start from chance, `mobilenetv1_100` too, which is the same network. Accuracy is that of the
+files on the test splits. Clips of films are those of KERC 2020: mean, standard deviation and maximum of the embedding
+over the faces of the main person, who is followed by the shipped network, so that all see the same faces, and a linear
+classifier cross-validated by person. A face is timed at the size of the recipe and at that which the backbone was made
+for, of which only the time is told: it does not depend on the weights. All intervals are of 95 %, by bootstrap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from descriptors import PAPER, main_person
+from network import THREADS, milliseconds, show
+
+from fervid import dataset, models
+from fervid.align import MARGIN, crop
+from fervid.extract import Extractor, load_extractor
+from fervid.fit import Examples, candidates, nested
+from fervid.network import FaceNetwork
+from fervid.records import Floats, Image
+from fervid.study import Study
+from fervid.train import export, films, fit, mobilenet
+from fervid.train.batches import Data
+from fervid.train.evaluate import Tests
+from fervid.train.faces import Sources
+from fervid.train.network import build
+from fervid.train.recipe import Recipe
+
+RECIPE = Path(__file__).parent.parent / "models/recipes/backbones.json"
+BACKBONES: Mapping[str, int] = {  # and the side of the pictures that each was made for
+    "mobilenetv1": 224,
+    "mobilenetv1_100": 224,
+    "efficientnet_b0": 224,
+    "rexnet_150": 224,
+    "efficientnet_b2": 260,
+}
+FIGURES = {
+    "FER+ all, %": ("FER+ PrivateTest", "accuracy_all"),
+    "FER+ majority, %": ("FER+ PrivateTest", "accuracy_majority"),
+    "mean recall, %": ("FER+ PrivateTest", "mean_recall"),
+    "age, years": ("UTKFace test", "age_mae"),
+    "gender, %": ("UTKFace test", "gender_accuracy"),
+    "ethnicity, %": ("UTKFace test", "ethnicity_accuracy"),
+    "LFW, %": ("LFW pairs, by the embedding", "accuracy"),
+}
+
+
+def both(path: Path) -> tuple[Path, Path]:
+    """The float32 file that is beside an int8 one, and that."""
+    return path.with_name(f"{path.stem}-fp32.onnx"), path
+
+
+def trained(recipe: Recipe, data: Data, weights: mobilenet.Weights, path: Path) -> None:
+    """Bring a run to its end."""
+    run = fit.begin(recipe, weights, data)
+    if path.exists():
+        run.resume(path)
+    for figures in run.run(path):
+        print(path.stem, {name: round(float(value), 4) for name, value in figures.items()}, flush=True)
+
+
+def written(names: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Train and export the backbones whose file is not there yet."""
+    lacking = [name for name in names if not (arguments.runs / f"{name}.onnx").exists()]
+    if not lacking:
+        return
+    recipe, weights = Recipe.read(RECIPE), mobilenet.read_tensorflowjs(arguments.weights)
+    sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
+    data = Data.read(sources, cache, weights, arguments.teacher)
+    tests = Tests.read(sources, recipe.size)
+    for name in lacking:
+        run = arguments.runs / f"{name}.safetensors"
+        trained(replace(recipe, backbone=name), data, weights, run)
+        with tempfile.TemporaryDirectory(dir=arguments.runs) as folder:  # a file that is there is a whole one
+            made = Path(folder) / f"{name}.onnx"
+            export.export(run, sources, cache, made, tests)
+            for file in both(made):
+                file.replace(arguments.runs / file.name)
+
+
+def of_size(name: str, size: int, folder: Path) -> list[models.Model]:
+    """A backbone of chance for pictures of another size, in float32 and int8, to be timed."""
+    torch.manual_seed(0)
+    network = build(name).eval()
+    crops = np.random.default_rng(0).integers(0, 256, (9, size, size, 3), np.uint8)
+    files = both(folder / f"{name}-{size}.onnx")
+    about = {**export.CARD, **export.card(name, network, size)}
+    export.save(network, about, files[0], crops)
+    export.save_quantised(files[0], about, files[1], crops)
+    return [models.load(str(file), "network", THREADS) for file in files]
+
+
+def clip(path: Path, extractor: Extractor, size: int) -> Image:
+    """(n, size, size, 3) the faces of the main person of a clip; n is 0 if nobody is seen."""
+    cut = [crop(picture.image, face, size, MARGIN) for picture, face, _ in main_person(path, extractor)]
+    return np.array(cut, np.uint8).reshape(-1, size, size, 3)
+
+
+def descriptor(embedding: Floats) -> Floats:
+    """(n, d) embeddings of the faces of a clip -> (3 d,) mean, standard deviation and maximum."""
+    return np.concatenate([getattr(embedding, name)(axis=0) for name in PAPER])
+
+
+def on_clips(model: models.Model, clips: Sequence[Image], known: Study) -> Mapping[str, Any]:
+    """Mean recall over the classes of the clips, with its interval, of people whom the classifier has not seen.
+
+    Args:
+        model: A network.
+        clips: The faces of each, one or more.
+        known: The same clips, their truth and who is in them.
+    """
+    network = FaceNetwork(model.session, model.card)
+    name = "+".join(PAPER)
+    matrix = np.stack([descriptor(network(faces).embedding) for faces in clips])
+    examples = Examples({name: matrix}, known.truth, known.groups, known.seed)
+    found: Mapping[str, Any] = known.report(nested(examples, candidates([name], ["linear"]))[0])["answered"]["uar"]
+    return found
+
+
+def read_clips(kerc: Path, features: Path | None, size: int) -> tuple[list[Image], Study]:
+    """The faces of every clip that shows one to the shipped network, and what is known of those clips."""
+    known, extractor = films.read(kerc, features), load_extractor()
+    shown = {sample.path: clip(sample.path, extractor, size) for sample in dataset.read(f"kerc2020:{kerc}").samples}
+    kept = np.array([len(shown[sample.path]) > 0 for sample in known.table.samples])
+    groups = None if known.groups is None else known.groups[kept]
+    known = replace(known, table=known.table[kept], groups=groups)
+    return [shown[sample.path] for sample in known.table.samples], known
+
+
+def text(name: str, figure: Mapping[str, Any]) -> str:
+    """A figure and its interval; shares in per cent, years as they are."""
+    scale, digits = (1, 2) if "years" in name else (100, 1)
+    value, low, high = (f"{scale * one:.{digits}f}" for one in (figure["value"], *figure["interval"]))
+    return f"{value} ({low} to {high})"
+
+
+def row(name: str, model: models.Model, uar: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file knows; times are added later."""
+    card = model.card
+    return {
+        "backbone": name,
+        "from": "faces" if name == "mobilenetv1" else "chance",
+        "steps": card["recipe"]["steps"],
+        "size": card["input"]["size"],
+        "type": "int8" if "quantised_from" in card else "fp32",
+        **{title: text(title, card["figures"][test][figure]) for title, (test, figure) in FIGURES.items()},
+        "KERC UAR, %": text("", uar),
+        "MB": round(model.path.stat().st_size / 1e6, 1),
+    }
+
+
+def table(names: Sequence[str], runs: Path, clips: Sequence[Image], known: Study, repeat: int) -> list[dict[str, Any]]:
+    """Two rows a backbone, float32 and int8."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows, trained_, made = [], [], []
+        for name in names:
+            files = [models.load(str(file), "network", THREADS) for file in both(runs / f"{name}.onnx")]
+            rows += [row(name, model, on_clips(model, clips, known)) for model in files]
+            trained_ += files
+            made += of_size(name, BACKBONES[name], Path(folder))
+        times = milliseconds([*trained_, *made], repeat)
+    sizes = [model.card["input"]["size"] for model in made]
+    spent = zip(rows, times[: len(rows)], times[len(rows) :], sizes, strict=True)
+    return [{**one, "ms": short, "ms, made for": f"{long} at {size}"} for one, short, long, size in spent]
+
+
+def main() -> None:
+    """Train, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--kerc", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, nargs="*", default=[], help="finished runs that all learn from")
+    parser.add_argument("--cache", type=Path, help="by default cache/ in the folder of the data")
+    parser.add_argument("--features", type=Path, help="the cache of features of fervid")
+    parser.add_argument("--only", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    parser.add_argument("--repeat", type=int, default=30)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    written(arguments.only, arguments)
+    clips, known = read_clips(arguments.kerc, arguments.features, Recipe.read(RECIPE).size)
+    show(table(arguments.only, arguments.runs, clips, known, arguments.repeat), arguments.json)
+
+
+if __name__ == "__main__":
+    main()
