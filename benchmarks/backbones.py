@@ -40,6 +40,7 @@ from fervid.records import Floats, Image
 from fervid.study import Study
 from fervid.train import export, films, fit, mobilenet
 from fervid.train.batches import Data
+from fervid.train.card import save_with_card
 from fervid.train.evaluate import Tests
 from fervid.train.faces import Sources
 from fervid.train.network import build
@@ -104,7 +105,7 @@ def of_size(name: str, size: int, folder: Path) -> list[models.Model]:
     crops = np.random.default_rng(0).integers(0, 256, (9, size, size, 3), np.uint8)
     files = both(folder / f"{name}-{size}.onnx")
     about = {**export.CARD, **export.card(name, network, size)}
-    export.save(network, about, files[0], crops)
+    save_with_card(export.to_onnx(network, size), about, files[0])
     export.save_quantised(files[0], about, files[1], crops)
     return [models.load(str(file), "network", THREADS) for file in files]
 

@@ -8,7 +8,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import pytest
@@ -17,6 +20,7 @@ from typer.testing import CliRunner, Result
 import miniature
 from fervid import cli, evaluate, models
 from fervid.train import export, faces, fit, network, predict
+from fervid.train.batches import Data
 from fervid.train.faces import Sources
 from fervid.train.mobilenet import BLOCKS
 
@@ -93,6 +97,44 @@ def test_training_prints_a_line_of_figures_and_a_finished_run_is_left_alone(
     refused = run("train", "--data", sources.root, *options, "--recipe", other)
     assert (refused.exit_code, path.read_bytes()) == (2, before)
     assert "rate differ" in refused.stderr
+
+
+def test_another_backbone_takes_the_place_of_that_of_the_recipe(
+    trained: tuple[Path, Result],
+    sources: Sources,
+    cache: Path,
+    published: Path,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def create_model(name: str, **_: Any) -> miniature.Backbone:
+        backbone = miniature.Backbone()
+        backbone.num_features = miniature.WIDTH
+        return backbone
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"], create_model=create_model))
+    path = tmp_path / "tiny.safetensors"
+    options = ("--weights", published, "--recipe", recipe, "--cache", cache, "-o", path)
+    result = run("train", "--data", sources.root, *options, "--backbone", "tiny")
+    assert (result.exit_code, result.stderr) == (0, "")
+    settings, made, _ = predict.load(path)
+    assert (settings.backbone, made.width) == ("tiny", miniature.WIDTH)
+    assert settings == replace(predict.load(trained[0])[0], backbone="tiny")
+    refused = run("train", "--data", sources.root, *options)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "backbone differ" in refused.stderr
+
+
+def test_a_backbone_that_there_is_not_is_told_before_anything_is_read(
+    sources: Sources, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"]))
+    monkeypatch.setattr(Data, "read", None)
+    options = ("--weights", published, "-o", tmp_path / "run", "--backbone", "tinny")
+    result = run("train", "--data", sources.root, *options)
+    assert (result.exit_code, result.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert "no backbone is named 'tinny'; give mobilenetv1 or a name of timm.list_models()" in result.stderr
 
 
 def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
