@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from fervid.fit import Examples, candidates, nested
 from fervid.network import FaceNetwork
 from fervid.records import Floats, Image
 from fervid.study import Study
-from fervid.train import export, films, fit, mobilenet
+from fervid.train import export, films, fit, mobilenet, state
 from fervid.train.batches import Data
 from fervid.train.card import save_with_card
 from fervid.train.evaluate import Tests
@@ -70,30 +70,41 @@ def both(path: Path) -> tuple[Path, Path]:
     return path.with_name(f"{path.stem}-fp32.onnx"), path
 
 
-def trained(recipe: Recipe, data: Data, weights: mobilenet.Weights, path: Path) -> None:
-    """Bring a run to its end."""
-    run = fit.begin(recipe, weights, data)
-    if path.exists():
-        run.resume(path)
-    for figures in run.run(path):
-        print(path.stem, {name: round(float(value), 4) for name, value in figures.items()}, flush=True)
+def finished(run: Path, recipe: Recipe) -> bool:
+    """Whether a run of that recipe has come to its end."""
+    if not run.exists():
+        return False
+    about, step, _ = state.read(run)
+    return bool(about["recipe"] == asdict(recipe) and step >= recipe.steps)
 
 
-def written(names: Sequence[str], arguments: argparse.Namespace) -> None:
-    """Train and export the backbones whose file is not there yet."""
+def train(names: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Bring the runs of some backbones to their end."""
+    recipes = {arguments.runs / f"{name}.safetensors": replace(Recipe.read(RECIPE), backbone=name) for name in names}
+    lacking = {path: recipe for path, recipe in recipes.items() if not finished(path, recipe)}
+    if not lacking:
+        return
+    weights, cache = mobilenet.read_tensorflowjs(arguments.weights), arguments.cache or arguments.data / "cache"
+    data = Data.read(Sources(arguments.data), cache, weights, arguments.teacher)
+    for path, recipe in lacking.items():
+        run = fit.begin(recipe, weights, data)
+        if path.exists():
+            run.resume(path)
+        for figures in run.run(path):
+            print(path.stem, {name: round(float(value), 4) for name, value in figures.items()}, flush=True)
+
+
+def write(names: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Export the runs of some backbones that have no file yet."""
     lacking = [name for name in names if not (arguments.runs / f"{name}.onnx").exists()]
     if not lacking:
         return
-    recipe, weights = Recipe.read(RECIPE), mobilenet.read_tensorflowjs(arguments.weights)
     sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
-    data = Data.read(sources, cache, weights, arguments.teacher)
-    tests = Tests.read(sources, recipe.size)
+    tests = Tests.read(sources, Recipe.read(RECIPE).size)
     for name in lacking:
-        run = arguments.runs / f"{name}.safetensors"
-        trained(replace(recipe, backbone=name), data, weights, run)
         with tempfile.TemporaryDirectory(dir=arguments.runs) as folder:  # a file that is there is a whole one
             made = Path(folder) / f"{name}.onnx"
-            export.export(run, sources, cache, made, tests)
+            export.export(arguments.runs / f"{name}.safetensors", sources, cache, made, tests)
             for file in both(made):
                 file.replace(arguments.runs / file.name)
 
@@ -198,7 +209,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=30)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    written(arguments.only, arguments)
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    train(arguments.only, arguments)
+    write(arguments.only, arguments)
     clips, known = read_clips(arguments.kerc, arguments.features, Recipe.read(RECIPE).size)
     show(table(arguments.only, arguments.runs, clips, known, arguments.repeat), arguments.json)
 

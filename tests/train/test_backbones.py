@@ -65,15 +65,18 @@ def test_the_recipe_suits_every_backbone() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbones.train(["tiny"], arguments)
     with monkeypatch.context() as patch:
         patch.setattr(export, "save_quantised", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            backbones.written(["tiny"], arguments)
+            backbones.write(["tiny"], arguments)
     assert [file.name for file in arguments.runs.iterdir()] == ["tiny.safetensors"], "no file is left half made"
-    backbones.written(["tiny"], arguments)
+    backbones.write(["tiny"], arguments)
     assert {file.name for file in arguments.runs.iterdir()} == {"tiny.safetensors", "tiny-fp32.onnx", "tiny.onnx"}
-    monkeypatch.setattr(backbones.Data, "read", None)
-    backbones.written(["tiny"], arguments)
+    for kind in (backbones.Data, backbones.Tests):
+        monkeypatch.setattr(kind, "read", None)
+    backbones.train(["tiny"], arguments)
+    backbones.write(["tiny"], arguments)
     clips, known = study_of_colours()
     full, small = backbones.table(["tiny"], arguments.runs, clips, known, repeat=1)
     assert (full["type"], small["type"]) == ("fp32", "int8")
