@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ import scenes
 from fervid import evaluate, models
 from fervid.train import export, predict
 from fervid.train.faces import Sources
+from fervid.train.fit import Fit
+from fervid.train.network import build
 from fervid.train.recipe import Recipe
 
 SIDE = 32
@@ -88,6 +91,19 @@ def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatc
     figures = models.load(str(arguments.runs / "tiny.onnx"), "network").card["figures"]
     mean = figures["UTKFace test"]["age_mae"]
     assert small["age, years"] == "{:.2f} ({:.2f} to {:.2f})".format(mean["value"], *mean["interval"])
+
+
+@pytest.mark.usefixtures("tiny")
+def test_only_a_run_of_the_same_recipe_that_has_come_to_its_end_is_left_alone(tmp_path: Path) -> None:
+    recipe = replace(Recipe.read(backbones.RECIPE), backbone="tiny")
+    run = Fit(recipe, build("tiny"), miniature.data())
+    path = tmp_path / "tiny.safetensors"
+    assert not backbones.finished(path, recipe)
+    run.save(path)
+    assert not backbones.finished(path, recipe)
+    list(run.run(path))
+    assert backbones.finished(path, recipe)
+    assert not backbones.finished(path, replace(recipe, rate=1e-5)), "it is begun, and then refused by its file"
 
 
 @pytest.mark.usefixtures("quick")
