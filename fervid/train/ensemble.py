@@ -37,7 +37,8 @@ def fuse(paths: Sequence[Path], output: Path) -> None:
         if differing := [name for name in SHARED if name in cards[0] and name in card and card[name] != cards[0][name]]:
             raise ValueError(f"{path} differs from {paths[0]} in {', '.join(differing)}; they cannot be averaged")
     parts = [onnx.load(path) for path in paths]
-    if len({(o.domain, o.version) for part in parts for o in part.opset_import}) > len(parts[0].opset_import):
+    imports = {(one.domain, one.version) for part in parts for one in part.opset_import}
+    if len(imports) > len(dict(imports)):
         raise ValueError("the files are of different versions of ONNX; export them anew")
     given = [{tensor.name for tensor in model.session.get_outputs()} for model in loaded]
     common = [name for name in (*JOINED, *AVERAGED) if all(name in names for names in given)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import imagenet
 import numpy as np
+import onnx
 import pytest
 import synthetic
 import torch
@@ -192,10 +193,24 @@ def test_networks_that_see_other_crops_are_refused(made: Synthetic, tmp_path: Pa
     with pytest.raises(ValueError, match="two networks at least"):
         ensemble.fuse([one], tmp_path / "both.onnx")
     done = CliRunner().invoke(
-        cli.app, ["network", "ensemble", str(one), str(tmp_path / "no"), "-o", str(tmp_path / "b")]
+        cli.app, ["network", "ensemble", str(one), str(tmp_path / "no"), "-o", str(tmp_path / "both.onnx")]
     )
-    assert done.exit_code in (2, 4)
+    assert done.exit_code == 4
+    older = onnx.load(one)
+    older.opset_import[0].version -= 1
+    onnx.save(older, tmp_path / "older.onnx")
+    with pytest.raises(ValueError, match="of different versions of ONNX; export them anew"):
+        ensemble.fuse([one, tmp_path / "older.onnx"], tmp_path / "both.onnx")
     assert not (tmp_path / "both.onnx").exists()
+
+
+def test_operators_that_only_one_of_them_names_do_no_harm(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+    one, other = exported(made, tmp_path / "one.onnx"), exported(made, tmp_path / "other.onnx", seed=1)
+    model = onnx.load(one)
+    assert model.opset_import.pop().domain == "org.pytorch.aten"
+    onnx.save(model, one)
+    ensemble.fuse([one, other], tmp_path / "both.onnx")
+    assert models.load(str(tmp_path / "both.onnx"), "network").card["embedding"] == 2 * branches.WIDTH
 
 
 def test_weights_of_imagenet_are_converted_for_the_network_that_they_are_of(
