@@ -6,7 +6,7 @@ TOOLS := $(VENV)/tools/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUTF8 := 1
 
-.PHONY: demo test test-slow test-browser test-lowest check audit test-train fuzz bench examples models lock locked release docs clean
+.PHONY: demo test test-slow test-browser test-lowest test-newest check audit test-train fuzz bench examples models lock locked release docs clean
 
 demo: $(VENV)/user  ## classify the clips of examples/ with the shipped models
 	$(BIN)/fervid classify examples --format table --progress none
@@ -26,6 +26,10 @@ test-lowest:  ## run the tests with the lowest versions of all direct dependenci
 	sed -n 's/^    "\([A-Za-z0-9._-]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\)".*/\1==\3/p' pyproject.toml | sort -u > $(VENV)/lowest.txt
 	$(VENV)/lowest/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/lowest.txt -e '.[dev]'
 	$(VENV)/lowest/bin/python -m pytest -n auto
+
+# What is newest depends on the Python: PyAV 19, for one, leaves out 3.11.
+test-newest:  ## run the tests with the newest Python that is declared, and what is newest for it
+	$(MAKE) test VENV=$(VENV)/newest PYTHON=python$$(sed -n 's/.*Python :: \(3\.[0-9]*\)".*/\1/p' pyproject.toml | sort -V | tail -1)
 
 check: $(VENV)/dev audit  ## lint, formatting, types, the coverage of the last `make test`, known vulnerabilities
 	$(BIN)/ruff check .

@@ -78,11 +78,11 @@ def repeated(path: Path, seconds: float, target: Path) -> None:
             with av.open(str(path)) as source:
                 pictures = source.streams.video[0]
                 stream = stream or container.add_stream_from_template(pictures)
-                packets = [packet for packet in source.demux(pictures) if packet.size]
-            shift = round(lasted / pictures.time_base) - min(packet.pts for packet in packets)
+                packets, base = [packet for packet in source.demux(pictures) if packet.size], pictures.time_base
+            shift = round(lasted / base) - min(packet.pts for packet in packets)
             for packet in packets:
                 packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
-            lasted = float(max(packet.pts + packet.duration for packet in packets) * pictures.time_base)
+            lasted = float(max(packet.pts + packet.duration for packet in packets) * base)
             container.mux(packets)
 
 

@@ -189,7 +189,7 @@ def summary(table: Rows) -> dict[str, float]:
     each, present = scores(table), table.sum(axis=1) > 0
     classes = max(int(present.sum()), 1)
     return {
-        "accuracy": float(np.diagonal(table).sum() / max(table.sum(), 1)),
+        "accuracy": float(np.diagonal(table).sum()) / max(float(table.sum()), 1.0),
         "uar": float(each["recall"][present].sum() / classes),
         "f1": float(each["f1_each"][present].sum() / classes),
     }

@@ -258,7 +258,7 @@ def _similarity(begins: _Points, ends: _Points) -> tuple[complex, complex]:
 def _least_squares(begins: _Points, ends: _Points) -> tuple[complex, complex]:
     middle = begins.mean()
     apart = begins - middle
-    turn = complex(np.vdot(apart, ends) / max(np.vdot(apart, apart).real, 1e-9))
+    turn = complex(np.vdot(apart, ends) / max(float(np.vdot(apart, apart).real), 1e-9))
     return turn, complex(ends.mean() - turn * middle)
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import av
 import cv2
@@ -64,6 +64,8 @@ _FORMATS = (
     " ico j2k_pipe jpegls_pipe jpegxl_anim jpegxl_pipe pam_pipe pbm_pipe pgm_pipe ppm_pipe qoi_pipe tiff_pipe"
 )
 _ALONE = {"protocol_whitelist": "", "format_whitelist": _FORMATS.replace(" ", ",")}
+_TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+"""So that text in no known encoding does not matter, which it never does from PyAV 19 on."""
 _AT_ONCE = {"analyzeduration": "500000", "fpsprobesize": "0"}  # microseconds and frames for which a stream may wait
 _HEAD = 4096  # bytes that tell what a file is
 _BACK = 1.0  # seconds by which times of a stream may go back before it counts as one that begins anew
@@ -174,7 +176,7 @@ def stream(file: BinaryIO, name: str, sampling: Sampling | None = None, threads:
     """
     sampling, pipe, due = sampling or Sampling(), _Pipe(file), -1.0
     try:
-        container = av.open(SimpleNamespace(read=pipe.read), "r", options=_ALONE | _AT_ONCE, metadata_errors="ignore")
+        container = av.open(SimpleNamespace(read=pipe.read), "r", options=_ALONE | _AT_ONCE, **_TAGS)
     except (av.FFmpegError, OSError) as error:
         raise _unfollowable(name, pipe.head) from error
     with container:
@@ -359,7 +361,8 @@ class _Decoded:
 def _container(path: Path, file: BinaryIO) -> av.container.InputContainer:
     nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)  # a name can be taken for a pattern
     try:
-        return av.open(nameless, "r", options=_ALONE, metadata_errors="ignore")
+        container: av.container.InputContainer = av.open(nameless, "r", options=_ALONE, **_TAGS)
+        return container
     except av.FFmpegError as error:
         raise _refusal(path, _head(file)) from error
     except OSError as error:

@@ -95,7 +95,8 @@ def annotate(
     with opened(source) as (container, pictures), replacing(target, force=force) as file:
         try:
             options = {"movflags": "faststart"}
-            base = pictures.time_base or Fraction(1, 90000)
+            tick = pictures.time_base
+            base = Fraction(tick.numerator, tick.denominator) if tick else Fraction(1, 90000)
             if base.denominator < _TIMESCALE:
                 options["video_track_timescale"] = str(base.denominator)
             with av.open(file.name, "w", format="mp4", options=options) as written:
