@@ -1,16 +1,17 @@
 """The backbones of Savchenko's table by one recipe: what they know of faces and of clips, their time and their size.
 
-python benchmarks/backbones.py --data SETS --weights faceres.json --runs FOLDER --kerc DATA [--teacher RUN...]
-    [--cache FOLDER] [--features CACHE] [--only NAME...] [--json FILE]
+python benchmarks/backbones.py --data SETS --weights faceres.json --runs FOLDER --kerc DATA [--teacher NETWORK...]
+    [--pretrained FOLDER] [--cache FOLDER] [--features CACHE] [--only NAME...] [--json FILE]
 
 After Savchenko (arXiv 2103.17107). Each is what these two commands give, which this one goes through for all of them:
 
     fervid network train --recipe models/recipes/backbones.json --backbone NAME --data SETS --weights faceres.json
-        --teacher RUN... -o FOLDER/NAME.safetensors
+        --teacher NETWORK... -o FOLDER/NAME.safetensors
     fervid network export FOLDER/NAME.safetensors --data SETS -o FOLDER/NAME.onnx
 
 A run that is in the folder is continued, and one that has its file is not begun again. `mobilenetv1` starts from faces;
-the others are timm's and start from chance, `mobilenetv1_100` too, which is the same network. Accuracy is that of the
+the others are timm's and start from NAME.safetensors in the folder of `--pretrained`, which imagenet.py writes, or else
+from chance, as `mobilenetv1_100` does, which is the same network. Accuracy is that of the
 files on the test splits. Clips of films are those of KERC 2020: mean, standard deviation and maximum of the embedding
 over the faces of the main person, who is followed by the shipped network, so that all see the same faces, and a linear
 classifier cross-validated by person. A face is timed at the size of the recipe and at that which the backbone was made
@@ -70,6 +71,12 @@ def both(path: Path) -> tuple[Path, Path]:
     return path.with_name(f"{path.stem}-fp32.onnx"), path
 
 
+def pretrained(name: str, folder: Path | None) -> Path | None:
+    """What a backbone starts from, if it is there."""
+    path = folder / f"{name}.safetensors" if folder else None
+    return path if path and path.exists() else None
+
+
 def finished(run: Path, recipe: Recipe) -> bool:
     """Whether a run of that recipe has come to its end."""
     if not run.exists():
@@ -87,7 +94,7 @@ def train(names: Sequence[str], arguments: argparse.Namespace) -> None:
     weights, cache = mobilenet.read_tensorflowjs(arguments.weights), arguments.cache or arguments.data / "cache"
     data = Data.read(Sources(arguments.data), cache, weights, arguments.teacher)
     for path, recipe in lacking.items():
-        run = fit.begin(recipe, weights, data)
+        run = fit.begin(recipe, weights, data, pretrained=pretrained(recipe.backbone, arguments.pretrained))
         if path.exists():
             run.resume(path)
         for figures in run.run(path):
@@ -170,7 +177,7 @@ def row(name: str, model: models.Model, uar: Mapping[str, Any]) -> dict[str, Any
     card = model.card
     return {
         "backbone": name,
-        "from": "faces" if name == "mobilenetv1" else "chance",
+        "from": "faces" if name == "mobilenetv1" else "ImageNet" if card["earlier"] else "chance",
         "steps": card["recipe"]["steps"],
         "size": card["input"]["size"],
         "type": "int8" if "quantised_from" in card else "fp32",
@@ -202,7 +209,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--kerc", type=Path, required=True)
-    parser.add_argument("--teacher", type=Path, nargs="*", default=[], help="finished runs that all learn from")
+    parser.add_argument("--teacher", nargs="*", default=[], help="runs or networks that all learn from")
+    parser.add_argument("--pretrained", type=Path, help="folder of what imagenet.py wrote")
     parser.add_argument("--cache", type=Path, help="by default cache/ in the folder of the data")
     parser.add_argument("--features", type=Path, help="the cache of features of fervid")
     parser.add_argument("--only", nargs="+", choices=BACKBONES, default=list(BACKBONES))

@@ -40,7 +40,7 @@ class Data:
         starting: (len(attributes) + len(people), d) unit embeddings by the starting weights.
         valid_expressions: Faces with votes, to watch.
         valid_attributes: Faces with age, gender and ethnicity, to watch.
-        taught: (len(expressions), 8 + 7) logits of expression and first labels by earlier runs, if any teach.
+        taught: (len(expressions), 8 + 7) logits of expression and first labels by teachers, if there are any.
     """
 
     expressions: Faces
@@ -52,14 +52,14 @@ class Data:
     taught: Floats | None = None
 
     @classmethod
-    def read(cls, sources: Sources, cache: Path, weights: mobilenet.Weights, teachers: Sequence[Path] = ()) -> Data:
+    def read(cls, sources: Sources, cache: Path, weights: mobilenet.Weights, teachers: Sequence[str] = ()) -> Data:
         """Read all data sets; what was cut and embedded is kept in the folder `cache`.
 
         Args:
             sources: Where they lie.
             cache: Folder for crops and embeddings.
             weights: The starting weights, whose embedding is to be kept.
-            teachers: Finished runs whose answers for the expressions to learn beside the votes.
+            teachers: Finished runs and exported networks whose answers for the expressions to learn beside the votes.
 
         Raises:
             FileNotFoundError: Pictures are missing.

@@ -24,8 +24,6 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 import onnx
-import safetensors
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -34,7 +32,7 @@ from torch.nn import functional
 from fervid.train import augment, export, faces, mobilenet, state, synthesis
 from fervid.train.augment import Placement
 from fervid.train.faces import SIDE, Sources
-from fervid.train.network import ETHNICITIES, build, pixels
+from fervid.train.network import ETHNICITIES, build, load_pretrained, pixels
 from fervid.train.recipe import checked
 from fervid.train.synthesis import EXPRESSIONS, Synthetic
 from fervid.train.trace import traced
@@ -238,10 +236,7 @@ def begin(recipe: Recipe, made: Synthetic, weights: mobilenet.Weights | None, pr
     if isinstance(backbone, mobilenet.MobileNetV1):
         mobilenet.normalise(backbone, batch(recipe, made, 0).pictures)
     elif pretrained is not None:
-        try:
-            backbone.load_state_dict(safetensors.torch.load_file(pretrained))
-        except (safetensors.SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{pretrained} holds no weights of {recipe.backbone} ({error})") from error
+        load_pretrained(backbone, pretrained)
     return TwoBranch(backbone, start.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

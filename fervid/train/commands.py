@@ -60,8 +60,13 @@ def network_train(
         str | None, typer.Option("--backbone", help="mobilenetv1, or a name of timm, in place of the recipe's.")
     ] = None,
     earlier: Annotated[Path | None, typer.Option("--from", help="A run whose weights to begin with.")] = None,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option("--pretrained", help="safetensors to begin another backbone than mobilenetv1 with."),
+    ] = None,
     teachers: Annotated[
-        list[Path] | None, typer.Option("--teacher", help="A finished run whose answers to learn beside the votes.")
+        list[str] | None,
+        typer.Option("--teacher", help="A finished run or exported network whose answers to learn beside the votes."),
     ] = None,
     cache: Kept = None,
 ) -> None:
@@ -77,7 +82,7 @@ def network_train(
         network.build(settings.backbone)  # a name that there is not is told now, not when all data are read
         starting = mobilenet.read_tensorflowjs(weights)
         sets = Data.read(Sources(data), cache or data / "cache", starting, teachers or ())
-        run = fit.begin(settings, starting, sets, earlier)
+        run = fit.begin(settings, starting, sets, earlier, pretrained)
         if output.exists():
             run.resume(output)
         for figures in run.run(output):

@@ -7,6 +7,7 @@ weights. The batch of step t comes from the seed and t alone, so a run that was 
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from fervid.train.batches import FIRST_INDEX, Batches, Data
 from fervid.train.faces import Faces
 from fervid.train.ferplus import CLASSES
 from fervid.train.losses import Targets
-from fervid.train.network import IDENTITY, FaceNetwork, build
+from fervid.train.network import IDENTITY, FaceNetwork, build, load_pretrained
 from fervid.train.predict import predict
 from fervid.train.recipe import Recipe
 
@@ -46,7 +47,7 @@ class Fit:
             recipe: What decides the result.
             network: Starting weights.
             data: To learn from.
-            earlier: What `about` said of the run that gave those weights, if one did.
+            earlier: What gave those weights: `about` of a run, or the SHA-256 of a file.
         """
         torch.manual_seed(recipe.seed)
         network.autocast = recipe.bfloat16
@@ -196,7 +197,13 @@ def fit_identity(network: FaceNetwork, known: Faces, starting: Floats, size: int
             layer.zero_()[: len(value)] = torch.from_numpy(value)
 
 
-def begin(recipe: Recipe, weights: mobilenet.Weights, data: Data, earlier: Path | None = None) -> Fit:
+def begin(
+    recipe: Recipe,
+    weights: mobilenet.Weights,
+    data: Data,
+    earlier: Path | None = None,
+    pretrained: Path | None = None,
+) -> Fit:
     """A run at step 0.
 
     Args:
@@ -204,12 +211,18 @@ def begin(recipe: Recipe, weights: mobilenet.Weights, data: Data, earlier: Path 
         weights: The published weights of `mobilenetv1`; other backbones start from chance.
         data: To learn from.
         earlier: The state of a run whose averaged weights to start from instead, finished or not.
+        pretrained: Or weights of another backbone as safetensors, by the names that timm gives.
 
     Raises:
-        ValueError: No backbone of that name, weights that are not those of `mobilenetv1`, or a run of another backbone.
+        ValueError: No backbone of that name, weights that are not for it, or a run of another backbone.
     """
+    if pretrained and (earlier or recipe.backbone == "mobilenetv1"):
+        raise ValueError(f"{pretrained} can begin neither mobilenetv1 nor a run that begins with another; leave it out")
     torch.manual_seed(recipe.seed)
     network = build(recipe.backbone, weights if recipe.backbone == "mobilenetv1" else None)
+    if pretrained:
+        load_pretrained(network.backbone, pretrained)
+        return Fit(recipe, network, data, {"pretrained": hashlib.sha256(pretrained.read_bytes()).hexdigest()})
     if earlier is None:
         if isinstance(network.backbone, mobilenet.MobileNetV1):
             pictures, _ = Batches(recipe, data)(0)

@@ -8,9 +8,12 @@ stands beside the one for the votes, because the two sets of annotators often di
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -103,6 +106,18 @@ def build(backbone: str, weights: mobilenet.Weights | None = None) -> FaceNetwor
                 f"these are not the published weights of mobilenetv1 ({said}); fetch them again"
             ) from error
     return network
+
+
+def load_pretrained(backbone: nn.Module, path: Path) -> None:
+    """Give a backbone of timm weights of safetensors, by the names that timm gives.
+
+    Raises:
+        ValueError: They are not for it.
+    """
+    try:
+        backbone.load_state_dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} holds no weights of this backbone ({error})") from error
 
 
 def _load(network: FaceNetwork, layers: mobilenet.MobileNetV1, weights: mobilenet.Weights) -> None:

@@ -1,10 +1,10 @@
-"""What a network, or finished runs, say of faces, as inference would cut them."""
+"""What networks, finished runs and exported files say of faces, as inference would cut them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fervid.records import Floats
+from fervid import models
+from fervid.network import BATCH, scaled
+from fervid.records import Floats, Image
 from fervid.train import augment, losses, mobilenet, state
 from fervid.train.faces import UNKNOWN, Faces
-from fervid.train.network import FaceNetwork, Heads, build, pixels
+from fervid.train.ferplus import CLASSES
+from fervid.train.network import FIRST_CLASSES, FaceNetwork, Heads, build, pixels
 from fervid.train.recipe import Recipe
 
 STARTING_SIZE = 224
+SUFFIX = ".onnx"
+THREADS = 2
+LEAST = 1e-6  # probability that no logarithm is taken below
 
 
 def predict(
@@ -27,10 +33,7 @@ def predict(
 ) -> dict[str, NDArray[np.float32]]:
     """Heads by name, (n, ...) each, of the faces as inference would cut them."""
     parts = []
-    for start in range(0, len(faces), batch):
-        crops = np.stack([augment.frame(crop, size) for crop in faces.crops[start : start + batch]])
-        if mirrored:
-            crops = np.ascontiguousarray(crops[:, :, ::-1])
+    for crops in _batches(faces, size, batch, mirrored):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=network.autocast):
             embedding = network.backbone(pixels(crops))
         with torch.no_grad():
@@ -52,31 +55,66 @@ def starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
     return _kept(cache / f"starting-{key.hexdigest()[:16]}.npy", embedded)
 
 
-def taught(known: Faces, teachers: Sequence[Path], cache: Path) -> Floats:
-    """What finished runs answer on average for faces and their mirror images, as targets for a pupil.
+def taught(known: Faces, teachers: Sequence[str], cache: Path) -> Floats:
+    """What teachers answer on average for faces and their mirror images, as targets for a pupil.
 
     Their answers are smoother than votes and first labels (born-again networks, Furlanello et al., arXiv 1805.04770).
 
+    Args:
+        known: n faces.
+        teachers: Finished runs, and exported networks by name or file, which must know the first labels too.
+        cache: Folder for what they answer.
+
     Returns:
-        (n, 8 + 7) logits of expression and of the first labels, free of the class prior.
+        (n, 8 + 7) logits of expression and of the first labels: a run's are free of the class prior, those of an
+        exported network have been given back as much of it as `fervid.train.export.shift` chose.
 
     Raises:
-        ValueError: A file is no run, or the run has not come to its last step.
+        ValueError: A file is no run, the run has not come to its last step, or a network answers other classes.
+        FervidError: An exported network cannot be used.
     """
+    asked = [_teacher(teacher) for teacher in teachers]
     key = hashlib.sha256(known.digest().encode())
-    for teacher in teachers:
-        key.update(teacher.read_bytes())
+    for content, _ in asked:
+        key.update(content)
 
     def answered() -> Floats:
-        sums = np.zeros(())
-        for teacher in teachers:
-            recipe, network, _ = load(teacher)
-            for mirrored in (False, True):
-                heads = predict(network, known, recipe.size, mirrored=mirrored)
-                sums = sums + np.hstack([heads["expression"], heads["first"]])
-        return (sums / (2 * len(teachers))).astype(np.float32)
+        sums = sum(answers(known, mirrored) for _, answers in asked for mirrored in (False, True))
+        return np.asarray(sums / (2 * len(asked)), np.float32)
 
     return _kept(cache / f"taught-{key.hexdigest()[:16]}.npy", answered)
+
+
+def _teacher(name: str) -> tuple[bytes, Callable[[Faces, bool], Floats]]:
+    """What distinguishes a teacher from others, and what it answers for faces or their mirror images."""
+    if name not in models.manifest() and not name.endswith(SUFFIX):
+        recipe, network, _ = load(Path(name))
+
+        def by_run(known: Faces, mirrored: bool) -> Floats:
+            heads = predict(network, known, recipe.size, mirrored=mirrored)
+            return np.hstack([heads["expression"], heads["first"]])
+
+        return Path(name).read_bytes(), by_run
+
+    model = models.load(name, "network", THREADS)
+    if [model.card["expressions"], model.card.get("fer2013")] != [list(CLASSES), list(FIRST_CLASSES)]:
+        raise ValueError(f"{name} answers other classes than those of FER+ and FER2013 and cannot teach them")
+
+    def by_file(known: Faces, mirrored: bool) -> Floats:
+        parts = []
+        for crops in _batches(known, model.card["input"]["size"], BATCH, mirrored):
+            shares = model.session.run(["expression", "fer2013"], {"crops": scaled(crops, model.card)})
+            parts.append(np.log(np.maximum(np.hstack(shares), LEAST)))
+        return np.concatenate(parts)
+
+    return model.identity.sha256.encode(), by_file
+
+
+def _batches(faces: Faces, size: int, batch: int, mirrored: bool) -> Iterator[Image]:
+    """Faces as inference would cut them, some at a time."""
+    for start in range(0, len(faces), batch):
+        crops = np.stack([augment.frame(crop, size) for crop in faces.crops[start : start + batch]])
+        yield np.ascontiguousarray(crops[:, :, ::-1]) if mirrored else crops
 
 
 def filled(known: Faces, run: Path) -> Faces:

@@ -11,6 +11,7 @@ import imagenet
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
 import synthetic
 import torch
 from numpy.typing import NDArray
@@ -227,11 +228,58 @@ def test_weights_of_imagenet_are_converted_for_the_network_that_they_are_of(
     assert torch.allclose(own[0], torch.tensor(2 / 127.5))
     assert (own[1] == 2).all()
     for other in (published, miniature.published(tmp_path)):
-        with pytest.raises(ValueError, match="holds no weights of efficientnet_lite0"):
+        with pytest.raises(ValueError, match="holds no weights of this backbone"):
             branches.begin(recipe, made, None, other)
     torch.save({"layer": torch.zeros(3, 3)}, published)
     with pytest.raises(ValueError, match=r"is not for mobilenetv2_100: convolution\.weight has another shape"):
         imagenet.converted("mobilenetv2_100", published)
+
+
+class Residual(torch.nn.Module):
+    """A layer, and a block of an EfficientNet around others: added to what comes in, with or without excitation."""
+
+    def __init__(self, width: int, blocks: int, *, excited: bool) -> None:
+        """Weights of chance."""
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, width, 3, bias=False)
+        self.blocks = torch.nn.ModuleList(torch.nn.ModuleDict(self._block(width, excited)) for _ in range(blocks))
+
+    @staticmethod
+    def _block(width: int, excited: bool) -> dict[str, torch.nn.Module]:
+        layers = {"conv_pwl": torch.nn.Conv2d(width, width, 1, bias=False), "bn3": torch.nn.BatchNorm2d(width)}
+        excitation = torch.nn.ModuleDict({"conv_expand": torch.nn.Conv2d(width, width, 1)})
+        return {**layers, "se": excitation} if excited else layers
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            inside = x * block["se"]["conv_expand"](x).sigmoid() if "se" in block else x
+            x = x + block["bn3"](block["conv_pwl"](inside))
+        return x
+
+
+def test_a_network_that_is_grown_from_another_does_at_first_what_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagenet, "OPEN", 30.0)
+    torch.manual_seed(0)
+    small, large = Residual(4, 1, excited=False).eval(), Residual(6, 3, excited=True).eval()
+    small.blocks[0]["bn3"].running_mean.uniform_()
+    large.load_state_dict(imagenet.grown(small.state_dict(), large.state_dict()))
+    pictures = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(large(pictures)[:, :4], small(pictures))
+    assert large(pictures)[:, 4:].abs().min() > 0, "what is added can be learned with"
+
+
+def test_what_is_grown_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
+    asked: list[str] = []
+    output = tmp_path / "b2.safetensors"
+    monkeypatch.setattr(imagenet, "converted", lambda name, path: asked.append(name) or {})
+    monkeypatch.setattr(imagenet, "build", lambda name: asked.append(name) or miniature.network())
+    monkeypatch.setattr(
+        sys, "argv", ["imagenet", "efficientnet_b2", "lite0.pth", "-o", str(tmp_path / "b2.safetensors")]
+    )
+    imagenet.main()
+    assert asked == ["efficientnet_lite0", "efficientnet_b2"]
+    miniature.Backbone().load_state_dict(safetensors.torch.load_file(output))
 
 
 def test_the_whole_way_from_data_sets_to_a_file(

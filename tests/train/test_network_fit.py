@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from dataclasses import asdict, replace
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from scipy.special import log_softmax
 from torch import Tensor
 
 import miniature
-from fervid.train import augment, fit, losses, mobilenet
+from fervid.errors import ModelIncompatible
+from fervid.train import augment, export, fit, losses, mobilenet
 from fervid.train import predict as predicting
 from fervid.train.batches import FIRST_INDEX, Batches, Data
+from fervid.train.card import save_with_card
 from fervid.train.faces import Sources
 from fervid.train.fit import Fit
 from fervid.train.losses import Targets
@@ -369,6 +373,21 @@ def test_a_run_begins_with_the_weights_of_another_and_says_so(
         fit.begin(miniature.recipe(backbone="other"), {}, data, path)
 
 
+def test_a_run_of_another_backbone_begins_with_weights_for_it_and_tells_their_digest(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "build", lambda *_: miniature.network(seed=9))
+    path, published = tmp_path / "pretrained.safetensors", miniature.network(seed=1).backbone.state_dict()
+    safetensors.torch.save_file(published, path)
+    run = fit.begin(miniature.recipe(backbone="other"), {}, data, pretrained=path)
+    assert equal(run.network.backbone.state_dict(), published) == list(published)
+    assert run.about["earlier"] == {"pretrained": hashlib.sha256(path.read_bytes()).hexdigest()}
+    with pytest.raises(ValueError, match=r"pretrained\.safetensors can begin neither mobilenetv1 nor"):
+        fit.begin(miniature.recipe(), {}, data, pretrained=path)
+    with pytest.raises(ValueError, match="can begin neither"):
+        fit.begin(miniature.recipe(backbone="other"), {}, data, path, path)
+
+
 def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> None:
     network, some = miniature.network().eval(), miniature.faces(40, 1)
     embedding = predict(network, some, 16)["embedding"]
@@ -502,10 +521,31 @@ def test_teachers_answer_faces_and_their_mirror_images_once(
         for faces in (some, mirrored):
             heads = predict(load(path)[1], faces, 16)
             wanted += np.hstack([heads["expression"], heads["first"]]) / 4
-    found = predicting.taught(some, runs, tmp_path)
+    found = predicting.taught(some, [str(run) for run in runs], tmp_path)
     np.testing.assert_allclose(found, wanted, atol=0.05)
     monkeypatch.setattr(predicting, "predict", lambda *_: pytest.fail("asked again"))
-    np.testing.assert_array_equal(predicting.taught(some, runs, tmp_path), found)
+    np.testing.assert_array_equal(predicting.taught(some, [str(run) for run in runs], tmp_path), found)
+
+
+def test_an_exported_network_teaches_what_its_run_would(data: Data, tmp_path: Path) -> None:
+    network = miniature.network(seed=3).eval()
+    file = tmp_path / "teacher.onnx"
+    save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
+    found = predicting.taught(data.expressions, [str(file)], tmp_path)
+    sides = [predict(network, data.expressions, 16, mirrored=mirrored) for mirrored in (False, True)]
+    wanted = sum(np.hstack([log_softmax(heads[name], axis=1) for name in ("expression", "first")]) for heads in sides)
+    np.testing.assert_allclose(found, wanted / 2, atol=0.02)
+    with pytest.raises(ModelIncompatible, match="blazeface-back"):
+        predicting.taught(data.expressions, ["blazeface-back"], tmp_path)
+
+
+def test_a_network_of_other_classes_teaches_nothing(data: Data, tmp_path: Path) -> None:
+    network = miniature.network()
+    file = tmp_path / "six.onnx"
+    about = {**export.CARD, **export.card("six", network, 16), "expressions": ["joy"] * 8}
+    save_with_card(export.to_onnx(network, 16), about, file)
+    with pytest.raises(ValueError, match=r"six\.onnx answers other classes than those of FER\+"):
+        predicting.taught(data.expressions, [str(file)], tmp_path)
 
 
 def test_what_teachers_answer_takes_its_share_of_votes_and_first_labels(data: Data) -> None:
