@@ -151,13 +151,13 @@ def test_speed_measures_a_clip(smile: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_annotating_is_compared_with_decoding_and_encoding(smile: Path, tmp_path: Path) -> None:
-    annotate.encode(smile, tmp_path / "again.mp4")
+    annotate.encode(smile, tmp_path / "again.mp4", {})
     assert timing.decode(tmp_path / "again.mp4") == 30
     found = annotate.measure(smile, fervid.load(), 1)
     assert (found["clip"], found["frames"], found["people"], found["seconds"]) == ("smile.mp4", 30, 1, 1.2)
     assert found["ways"][annotate.BASE]["times decode and encode"] == 1
     rows = annotate.table([found])
-    assert [row["way"] for row in rows] == ["decode and encode", "look", "draw", "annotate"]
+    assert [row["way"] for row in rows] == ["decode and encode", "the same, as fervid does", "look", "draw", "annotate"]
     assert all(row["s"] > 0 and row["frames/s"] == pytest.approx(30 / row["s"], rel=0.01) for row in rows)
     json.dumps(found)
 
