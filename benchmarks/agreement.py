@@ -32,6 +32,7 @@ from fervid.classify import ClipClassifier
 from fervid.extract import Extractor, Options, load_extractor
 from fervid.gather import gather
 from fervid.records import ClipFeatures, Face, Floats, Frame, Image, Observed
+from fervid.sampling import Sampling
 from fervid.train import degrade, ferplus
 
 STATISTICS = ("embedding.mean", "embedding.std", "embedding.max")
@@ -184,7 +185,7 @@ def simulated(folder: Path, count: int, background: Path | None) -> list[Clip]:
     sure = [face.score >= detector.card["open_score"] for face in split.faces]
     stills = np.flatnonzero(split.majority & sure)
     shown = [rng.choice(stills, 2 if rng.random() < 0.3 else 1, replace=False) for _ in range(count)]
-    frames = video.read(background, video.Sampling(fps=RATE)) if background else ()
+    frames = video.read(background, Sampling(fps=RATE)) if background else ()
     scenery = [np.asarray(cv2.resize(frame.image, (WIDTH, HEIGHT)), np.uint8) for frame in frames]
 
     def clip(number: int, extractor: Extractor) -> Iterator[Observed]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fervid.records import Frame as Frame
     from fervid.records import Person as Person
     from fervid.records import WindowResult as WindowResult
-    from fervid.video import Sampling as Sampling
+    from fervid.sampling import Sampling as Sampling
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _HOMES = {
     "NoFaces": "errors",
     "Options": "extract",
     "Person": "records",
-    "Sampling": "video",
+    "Sampling": "sampling",
     "WindowResult": "records",
     "load": "pipeline",
     "to_arrow": "columns",

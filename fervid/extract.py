@@ -22,8 +22,8 @@ from fervid.gather import Followed, Seen, gather
 from fervid.models import ONNX_ERRORS
 from fervid.network import BATCH, FaceNetwork, empty
 from fervid.records import Face, Frame, Image, Observed
+from fervid.sampling import Sampling
 from fervid.track import TrackingRule
-from fervid.video import Sampling
 
 _BY_OVERLAP = {"same_face": -1.0, "same_person": 2.0}  # cosines that every face has, and none
 _WAITING = 4  # batches that are cut out before the network asks for them

@@ -17,7 +17,8 @@ TREES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_bytes())
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-STAGES = ("video", "detect", "follow", "track", "align", "network", "pool", "classify")
+READING = ("container", "streams", "video")
+STAGES = ("detect", "follow", "track", "align", "network", "pool", "classify")
 KNOW_MODELS = {
     "extract",
     "pipeline",
@@ -56,7 +57,9 @@ OURS_AND_ALL = {module: imported(tree) for module, tree in TREES.items()}
         *((module, set()) for module in ("errors", "records", "ahead", "stills", "view.card")),
         ("workers", {"errors"}),
         *((module, {"records"}) for module in ("halve", "live")),
-        *((stage, {"errors", "records", "ahead", "halve", "stills"}) for stage in (*STAGES, "adaptive")),
+        ("sampling", {"records"}),
+        *((module, {"errors", "records", "ahead", "stills", "sampling", "container"}) for module in READING),
+        *((stage, {"errors", "records", "halve"}) for stage in (*STAGES, "adaptive")),
         ("gather", {"errors", "records", "pool", "track"}),
         ("story", {"records", "gather", "track"}),
         ("view.palette", set()),

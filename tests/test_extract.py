@@ -19,7 +19,7 @@ from fervid.extract import Extractor, Options, fitting, load_extractor
 from fervid.gather import gather
 from fervid.network import BATCH
 from fervid.records import Frame, Observed
-from fervid.video import Sampling
+from fervid.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,8 @@ from fervid.errors import DatasetError, OutputError, Truncated, UsageError
 from fervid.extract import Extractor, Options
 from fervid.features import IDENTITY, Row, Table, extract, pooled
 from fervid.records import ClipFeatures, Frame, Observed
-from fervid.video import Sampling, read_pictures
+from fervid.sampling import Sampling
+from fervid.video import read_pictures
 from fervid.workers import Limits
 from scenes import CYAN, MAGENTA, YELLOW
 

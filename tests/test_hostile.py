@@ -22,8 +22,9 @@ import trials
 from fervid.batch import Policy
 from fervid.errors import InputError
 from fervid.records import Answer, ClipResult, Problem
+from fervid.sampling import Sampling
 from fervid.schema import schema
-from fervid.video import Sampling, read
+from fervid.video import read
 
 FEW, MANY, AT_ONCE = 260, 2600, 200
 TURNS = range(0, MANY, AT_ONCE)

@@ -26,7 +26,7 @@ from typer.testing import CliRunner, Result
 import clips
 import fervid
 import toys
-from fervid import cli, video
+from fervid import cli, container, streams, video
 from fervid.errors import (
     EmptyInput,
     FramesDropped,
@@ -41,9 +41,9 @@ from fervid.errors import (
 from fervid.gather import Windows
 from fervid.live import LATE, Live
 from fervid.records import Frame
+from fervid.sampling import Sampling
 from fervid.schema import schema
 from fervid.track import Tracker, TrackingRule
-from fervid.video import Sampling
 
 FORMS = list(benchmark.MUXERS)
 EVERY = Sampling(fps=None)
@@ -81,7 +81,7 @@ def toy(family: dict[str, str]) -> fervid.Classifier:
 def test_a_stream_gives_the_frames_of_the_file(form: str, sent: dict[str, bytes], moods: Path) -> None:
     for sampling in (EVERY, Sampling(fps=2.5), Sampling(fps=1, rotate=90)):
         there = list(video.read(moods, sampling))
-        found = list(video.stream(io.BytesIO(sent[form]), "-", sampling))
+        found = list(streams.stream(io.BytesIO(sent[form]), "-", sampling))
         assert [frame.time for frame in found] == pytest.approx([frame.time for frame in there], abs=2e-3)
         assert all(np.array_equal(a.image, b.image) for a, b in zip(found, there, strict=True))
         assert {round(frame.duration, 3) for frame in found[1:]} == {0.2 if sampling.fps is None else 1 / sampling.fps}
@@ -102,13 +102,13 @@ class Arriving(io.RawIOBase):
 
 def test_a_frame_comes_before_what_follows_it_is_sent(sent: dict[str, bytes]) -> None:
     pipe = Arriving(sent["mpegts"])
-    given = [pipe.given for _ in video.stream(pipe, "-", EVERY)]
+    given = [pipe.given for _ in streams.stream(pipe, "-", EVERY)]
     assert len(given) == 30
     assert given[-8] < len(sent["mpegts"])
 
 
 def test_times_go_on_where_a_source_begins_anew(sent: dict[str, bytes]) -> None:
-    found = [frame.time for frame in video.stream(io.BytesIO(2 * sent["mpegts"]), "-", EVERY)]
+    found = [frame.time for frame in streams.stream(io.BytesIO(2 * sent["mpegts"]), "-", EVERY)]
     assert len(found) > 50
     assert all(0 < later - earlier < 0.5 for earlier, later in pairwise(found))
 
@@ -125,32 +125,32 @@ def test_times_go_on_where_a_source_begins_anew(sent: dict[str, bytes]) -> None:
 )
 def test_what_is_no_stream_is_told(data: bytes, error: type[InputError], words: str) -> None:
     with pytest.raises(error, match=f"standard input.*{words}"):
-        list(video.stream(io.BytesIO(data), "standard input"))
+        list(streams.stream(io.BytesIO(data), "standard input"))
 
 
 def test_a_stream_without_pictures_is_told(tmp_path: Path) -> None:
     clips.write_sound(tmp_path / "sound.ts")
     with pytest.raises(NoVideoStream, match="only audio"):
-        list(video.stream(io.BytesIO((tmp_path / "sound.ts").read_bytes()), "-"))
+        list(streams.stream(io.BytesIO((tmp_path / "sound.ts").read_bytes()), "-"))
     noise = np.random.default_rng(1).integers(0, 256, (8, 240, 320, 3), np.uint8)
     clips.write(tmp_path / "long.mp4", list(noise))
     with pytest.raises(NotAVideo, match="frag_keyframe"):
-        list(video.stream(io.BytesIO((tmp_path / "long.mp4").read_bytes()), "-"))
+        list(streams.stream(io.BytesIO((tmp_path / "long.mp4").read_bytes()), "-"))
 
 
 def test_pictures_that_cannot_be_decoded_or_are_too_large_are_told(
     sent: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "PIXELS", 100)
+    monkeypatch.setattr(container, "PIXELS", 100)
     with pytest.raises(TooLarge):
-        list(video.stream(io.BytesIO(sent["matroska"]), "-"))
+        list(streams.stream(io.BytesIO(sent["matroska"]), "-"))
     monkeypatch.undo()
     head = sent["matroska"].index(b"\x1f\x43\xb6\x75")  # the first cluster
     with pytest.raises(NotAVideo):
-        list(video.stream(io.BytesIO(sent["matroska"][:head]), "-"))
+        list(streams.stream(io.BytesIO(sent["matroska"][:head]), "-"))
     headers, middle = 3 * 188, len(sent["mpegts"]) // 188 // 2 * 188  # without the keyframe that the rest refers to
     with pytest.raises(Undecodable):
-        list(video.stream(io.BytesIO(sent["mpegts"][:headers] + sent["mpegts"][middle:]), "-"))
+        list(streams.stream(io.BytesIO(sent["mpegts"][:headers] + sent["mpegts"][middle:]), "-"))
 
 
 def test_a_stream_that_breaks_off_gives_what_came_before(sent: dict[str, bytes]) -> None:
@@ -162,7 +162,7 @@ def test_a_stream_that_breaks_off_gives_what_came_before(sent: dict[str, bytes])
 
     found: list[Frame] = []
     with pytest.raises(Truncated, match="broke off after"):
-        found.extend(video.stream(Breaking(sent["mpegts"]), "-", EVERY))
+        found.extend(streams.stream(Breaking(sent["mpegts"]), "-", EVERY))
     assert len(found) > 15
 
 
@@ -202,7 +202,7 @@ def test_a_camera_gives_upright_pictures_in_time(monkeypatch: pytest.MonkeyPatch
         Device.left = 40
         found: list[Frame] = []
         with pytest.raises(Truncated, match="gives no more pictures"):
-            found.extend(video.camera(0, sampling))
+            found.extend(streams.camera(0, sampling))
         assert least <= len(found) <= most
         assert found[0].image.shape == shape
         assert found[0].image[0, 0].tolist() == [0, 0, 255]
@@ -212,7 +212,7 @@ def test_a_camera_gives_upright_pictures_in_time(monkeypatch: pytest.MonkeyPatch
 
 def test_a_camera_that_is_not_there_is_told() -> None:
     with pytest.raises(InputNotFound, match=r"camera 97 cannot be opened.*plugged in"):
-        list(video.camera(97))
+        list(streams.camera(97))
 
 
 BLACK = np.zeros((8, 8, 3), np.uint8)
@@ -289,7 +289,7 @@ def test_what_the_source_raises_comes_after_its_frames_and_it_is_closed() -> Non
 
 def test_each_window_of_a_stream_has_its_answer(toy: fervid.Classifier, sent: dict[str, bytes]) -> None:
     for form in FORMS:
-        source = Live("-", video.stream(io.BytesIO(sent[form]), "-"))
+        source = Live("-", streams.stream(io.BytesIO(sent[form]), "-"))
         parts = list(toy.live(source, Windows(2, 2)))
         assert [(part.start_s, part.label) for part in parts] == [(0, "first"), (2, "second"), (4, "third")]
         assert [part.end_s for part in parts] == pytest.approx([2, 4, 6], abs=2e-3)

@@ -24,7 +24,7 @@ from fervid.errors import ModelIncompatible, ModelNotFound
 from fervid.extract import Options
 from fervid.gather import Windows
 from fervid.moments import Looker, again, load, strongest
-from fervid.video import Sampling
+from fervid.sampling import Sampling
 from fervid.workers import Limits
 
 Record = Mapping[str, Any]

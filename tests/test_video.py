@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 import clips
-from fervid import errors, video
+from fervid import container, errors, video
 from fervid.errors import InputError
 from fervid.records import Frame
-from fervid.video import Sampling, read
+from fervid.sampling import Sampling
+from fervid.video import read
 
 EVERY = Sampling(fps=None)
 COUNT = 12
@@ -502,7 +503,7 @@ def test_more_pixels_than_are_allowed_are_not_decoded(
         clips.write(path, [image], codec={".webm": "libvpx", ".avi": "mjpeg"}.get(suffix, "libx264"))
     else:
         path.write_bytes(cv2.imencode(suffix, image)[1].tobytes())
-    monkeypatch.setattr(video, "PIXELS", allowed)
+    monkeypatch.setattr(container, "PIXELS", allowed)
     frames, error = drain(path)
     assert (len(frames), type(error)) == (int(error is None), expected)
     assert error is None or f"{path} has pictures of 160 x 128 pixels, and more than 20479 are not" in error.message
@@ -521,7 +522,7 @@ def test_what_pixels_that_are_not_square_are_stretched_to_counts(
 ) -> None:
     path = clips.write(tmp_path / "wide.mp4", steps(2), options={"aspect": "4/1"})
     for allowed, count in ((256 * 48, 2), (256 * 48 - 1, 0)):
-        monkeypatch.setattr(video, "PIXELS", allowed)
+        monkeypatch.setattr(container, "PIXELS", allowed)
         assert len(drain(path)[0]) == count
 
 
@@ -535,7 +536,7 @@ def test_pictures_that_grow_too_large_end_the_clip(
     path = tmp_path / "grows.ts"
     path.write_bytes(small.read_bytes() + large.read_bytes())
     assert {frame.image.shape for frame in drain(path)[0]} == {(48, 64, 3), (96, 128, 3)}
-    monkeypatch.setattr(video, "PIXELS", allowed)
+    monkeypatch.setattr(container, "PIXELS", allowed)
     frames, error = drain(path)
     assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
     assert 8 < len(frames) <= 12
@@ -944,7 +945,7 @@ def test_an_unexpected_error_while_decoding_reaches_the_caller(
     def explode(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(video, "_convert", explode)
+    monkeypatch.setattr(video, "convert", explode)
     with pytest.raises(MemoryError):
         next(read(second))
     assert decoding() == []
@@ -954,13 +955,13 @@ def test_an_unexpected_error_while_decoding_reaches_the_caller(
 def test_a_slow_consumer_holds_back_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.write(tmp_path / "long.mp4", clips.scenery(100, 64, 48))
     converted: list[float] = []
-    original = video._convert
+    original = video.convert
 
     def count(decoded: Any, until: float, sampling: Sampling) -> Frame:
         converted.append(until)
         return original(decoded, until, sampling)
 
-    monkeypatch.setattr(video, "_convert", count)
+    monkeypatch.setattr(video, "convert", count)
     monkeypatch.setattr(video, "_AHEAD", 3 * 64 * 48 * 3)
     frames = read(path, EVERY)
     for taken in range(1, 4):

@@ -19,7 +19,7 @@ import fervid
 import toys
 from fervid import errors
 from fervid.gather import Windows
-from fervid.video import Sampling
+from fervid.sampling import Sampling
 from fervid.view import film
 
 CUT = Windows(1, 0.5)

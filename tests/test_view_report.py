@@ -25,7 +25,7 @@ from fervid import cli, evaluate
 from fervid.evaluate import compare, evaluate_regression
 from fervid.extract import Options
 from fervid.gather import Windows
-from fervid.video import Sampling
+from fervid.sampling import Sampling
 from fervid.view import charts
 from fervid.view.report import ROWS, page, visible
 from fervid.view.results import Measured, Run, Timelines, read

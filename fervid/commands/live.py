@@ -136,7 +136,7 @@ def follow(
     """Write a record for each window of standard input, or of a camera, until it ends; whether one of them failed."""
     import scipy.optimize  # noqa: F401  needed when people are many first, and then frames would have to wait for it
 
-    from fervid import video
+    from fervid import streams
     from fervid.batch import Policy, destination
     from fervid.live import Live
     from fervid.progress import shown
@@ -150,9 +150,9 @@ def follow(
     loaded = named.load(options, threads)
     if camera is None:
         pipe = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
-        source = Live("-", video.stream(pipe, "standard input", options.sampling, threads))
+        source = Live("-", streams.stream(pipe, "standard input", options.sampling, threads))
     else:
-        source = Live(f"camera:{camera}", video.camera(camera, options.sampling))
+        source = Live(f"camera:{camera}", streams.camera(camera, options.sampling))
     policy, failures = Policy(strict=strict), 0
     kind: Progress = "none" if progress == "auto" else progress  # what comes shows how far it is
     with (

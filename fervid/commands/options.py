@@ -189,7 +189,7 @@ def options_of(
         UsageError: They contradict each other, or one has a value that cannot be.
     """
     from fervid.extract import Options
-    from fervid.video import Sampling
+    from fervid.sampling import Sampling
 
     with usage():
         if every_frame and fps is not None:

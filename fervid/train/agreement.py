@@ -19,13 +19,14 @@ import numpy as np
 from fervid import models, video
 from fervid.detect import Detector
 from fervid.records import Face, Image
+from fervid.sampling import Sampling
 from fervid.train import celeba
 from fervid.train.centerface import CenterFace
 from fervid.train.photographs import SURE
 
 SIDE = 640  # longer side at which the teacher is the measure
 SMALLEST = 16  # faces of fewer pixels at that size do not count
-FRAMES = video.Sampling(fps=2)
+FRAMES = Sampling(fps=2)
 
 
 def agreement(

@@ -21,9 +21,9 @@ from fervid import video
 from fervid.detect import Detector
 from fervid.errors import InputError
 from fervid.records import Face, Floats, Image
+from fervid.sampling import Sampling
 from fervid.train import augment
 from fervid.train.centerface import CenterFace
-from fervid.video import Sampling
 
 SIDE = 448  # longer side of a kept photograph
 SURE = 0.5  # teacher's scores from which a face counts; below, it is neither face nor background

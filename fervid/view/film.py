@@ -23,8 +23,9 @@ from fervid.ahead import ahead
 from fervid.errors import InputError, OutputError, TooLarge, UsageError
 from fervid.output import partial, refuse_existing, replacing
 from fervid.records import Frame
+from fervid.sampling import Sampling
 from fervid.story import Story
-from fervid.video import Sampling, opened, read
+from fervid.video import opened, read
 from fervid.view.draw import Layout, Painter
 from fervid.view.sound import Part, Sound
 

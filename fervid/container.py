@@ -1,0 +1,184 @@
+"""A file or a stream -> its container, and the stream of its pictures.
+
+Clips come from strangers. So no other file is opened, whatever a clip names: only formats are read that hold their
+pictures themselves, and no protocol is left to reach others by. The size of a picture is not believed beyond a limit.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+import av
+
+from fervid.errors import (
+    EmptyInput,
+    InputError,
+    InputNotFound,
+    InputUnreadable,
+    NotAVideo,
+    NoVideoStream,
+    TooLarge,
+    Truncated,
+)
+from fervid.sampling import stretched
+
+PIXELS = 8192 * 8192
+"""Most pixels of a frame."""
+_FORMATS = (
+    "asf av1 avi cavsvideo dirac dv flv gif gxf h261 h263 h264 hevc ivf m4v matroska mjpeg mov mpeg mpegts mpegvideo"
+    " mxf nsv nut obu ogg rm swf vc1 vvc wtv yuv4mpegpipe"
+    " aac ac3 aiff amr ape au caf dts eac3 flac mp3 mpc tta w64 wav wv"  # in order to say that they are sound
+    " ico j2k_pipe jpegls_pipe jpegxl_anim jpegxl_pipe pam_pipe pbm_pipe pgm_pipe ppm_pipe qoi_pipe tiff_pipe"
+)
+_ALONE = {"protocol_whitelist": "", "format_whitelist": _FORMATS.replace(" ", ",")}
+_TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+"""So that text in no known encoding does not matter, which it never does from PyAV 19 on."""
+HEAD = 4096
+"""Bytes that tell what a file is."""
+_BINARY = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
+_PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP", re.DOTALL)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file that can be read back and forth.
+
+    Raises:
+        InputNotFound, InputUnreadable, EmptyInput: It cannot be opened.
+    """
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise InputUnreadable(f"{path} is a folder; name the files in it, or give the folder to `fervid classify`")
+        if not stat.S_ISREG(kind):
+            raise InputUnreadable(
+                f"{path} is a pipe or a device, and a video is read back and forth; save it to a file, or follow it as"
+                " it comes, with `fervid classify -`"
+            )
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise InputNotFound(f"{path} does not exist; check the spelling and the current folder") from None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    if not os.fstat(file.fileno()).st_size:
+        file.close()
+        raise EmptyInput(f"{path} is empty; copy or download it again")
+    return file
+
+
+def unreadable(path: Path, error: OSError | ValueError) -> InputUnreadable:
+    """What to say of a file that the system does not give."""
+    reason = getattr(error, "strerror", None) or error
+    return InputUnreadable(f"{path} cannot be read ({reason}); check its permissions and its disk")
+
+
+def is_picture(file: BinaryIO) -> bool:
+    """Whether a file, at its beginning, is a still image."""
+    head = file.read(12)
+    file.seek(0)
+    return _PICTURES.match(head) is not None
+
+
+def contained(path: Path, file: BinaryIO) -> av.container.InputContainer:
+    """What a file holds.
+
+    Raises:
+        NotAVideo, Truncated: It cannot be told.
+        InputUnreadable: The disk fails.
+    """
+    nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)  # a name can be taken for a pattern
+    try:
+        return open_alone(nameless)
+    except av.FFmpegError as error:
+        raise refusal(path, head_of(file)) from error
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # the clip says that it goes on where no file can
+            raise refusal(path, head_of(file)) from error
+        raise unreadable(path, error) from error
+
+
+def open_alone(source: object, **options: str) -> av.container.InputContainer:
+    """What can be read holds, and what no other file has to be opened for.
+
+    Args:
+        source: Has `read`, and `seek` and `tell` if it goes back and forth.
+        options: Of the demuxer, besides.
+
+    Raises:
+        av.FFmpegError, OSError: It cannot be told.
+    """
+    container: av.container.InputContainer = av.open(source, "r", options=_ALONE | options, **_TAGS)
+    return container
+
+
+def pictures_of(path: Path | str, container: av.container.InputContainer, head: bytes) -> av.VideoStream:
+    """The video stream; the cover of an album is none, and an index that breaks off may promise nothing at all."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    kinds = {stream.type for stream in container.streams} - {"video"}
+    if not kinds - {"data"}:
+        raise refusal(path, head)
+    raise NoVideoStream(
+        f"{path} has no video stream, only {' and '.join(sorted(kinds))}; fervid reads faces, not sound"
+    )
+
+
+def limit(path: Path | str, pictures: av.VideoStream, threads: int) -> float:
+    """Say how a stream may be decoded: with so many threads, and no picture above `PIXELS`, edges aside.
+
+    Returns:
+        The width of a pixel over its height.
+
+    Raises:
+        TooLarge: The stream says that they are larger.
+    """
+    aspect = float(pictures.sample_aspect_ratio or 1)
+    if (context := pictures.codec_context) is not None:  # None for a codec that nobody knows
+        check(path, stretched(context.width, aspect), context.height)
+        context.thread_count = threads
+        context.options = {"max_pixels": str(2 * PIXELS)}
+    return aspect
+
+
+def check(path: Path | str, width: int, height: int) -> None:
+    """Refuse a picture of more than `PIXELS`.
+
+    Raises:
+        TooLarge: It is.
+    """
+    if width * height > PIXELS:
+        raise TooLarge(
+            f"{path} has pictures of {width} x {height} pixels, and more than {PIXELS} are not decoded; scale it down"
+        )
+
+
+def head_of(file: BinaryIO) -> bytes:
+    """How a file begins; its position stays."""
+    place = file.tell()
+    file.seek(0)
+    head = file.read(HEAD)
+    file.seek(place)
+    return head
+
+
+def is_mp4(head: bytes) -> bool:
+    """Whether that is how mp4 begins."""
+    return head[4:8] == b"ftyp"
+
+
+def refusal(path: Path | str, head: bytes) -> InputError:
+    """What to say of something that begins like that and cannot be read."""
+    if is_mp4(head):
+        return Truncated(f"{path} breaks off before its index, so nothing can be decoded; copy or download it again")
+    if not _BINARY.search(head):
+        return NotAVideo(
+            f"{path} is no video or image but text, and if that is a playlist, no file that it names is opened; name"
+            " the videos themselves"
+        )
+    return NotAVideo(f"{path} is no video or image that can be read; check it with a player, or convert it to mp4")

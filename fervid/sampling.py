@@ -1,0 +1,85 @@
+"""Which frames of a clip are looked at, and what a decoded one becomes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import av
+import numpy as np
+
+from fervid.records import Frame, Image
+
+LONGEST = 24 * 3600.0
+"""Most seconds of a clip that are looked at."""
+
+_JITTER = 1e-3  # seconds; Matroska and FLV round times to the millisecond, so a frame can seem to come before its turn
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames of a clip to look at.
+
+    Attributes:
+        fps: Frames a second of presentation time; None for every frame.
+        start: Seconds from the start of the clip before which nothing is looked at.
+        end: Seconds from the start of the clip at which to stop; None for the end.
+        rotate: Degrees clockwise to turn the decoded pictures; None to obey the file.
+    """
+
+    fps: float | None = 5.0
+    start: float = 0.0
+    end: float | None = None
+    rotate: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"frames a second must be a number above 0, not {self.fps}")
+        if not 0 <= self.start < math.inf:
+            raise ValueError(f"the start must be 0 s or later, not {self.start} s")
+        if self.end is not None and not self.end > self.start:
+            raise ValueError(f"the end ({self.end} s) must come after the start ({self.start} s)")
+        if self.rotate not in (None, 0, 90, 180, 270):
+            raise ValueError(f"rotation is 0, 90, 180 or 270, not {self.rotate}")
+
+    @property
+    def stop(self) -> float:
+        """Seconds from the start of the clip behind which nothing is looked at."""
+        longest = self.start + LONGEST
+        return longest if self.end is None else min(self.end, longest)
+
+    def turn(self, time: float) -> float:
+        """Which look it is time for, counted from 0; negative before the start. The first frame of a turn is taken."""
+        if self.fps is None:
+            return math.inf if time >= self.start else -1
+        return math.floor((time - self.start + _JITTER) * self.fps)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded frame that has not been converted yet, for most never are."""
+
+    frame: av.VideoFrame
+    aspect: float  # width of a pixel over its height
+    start: float
+    end: float
+
+
+def convert(decoded: Decoded, until: float, sampling: Sampling) -> Frame:
+    """A decoded frame that is shown until then: RGB, upright, in square pixels."""
+    frame = decoded.frame
+    width = stretched(frame.width, decoded.aspect)
+    image = np.asarray(frame.to_ndarray(format="rgb24", width=width, height=frame.height, threads=1), np.uint8)
+    degrees = sampling.rotate if sampling.rotate is not None else -round(frame.rotation / 90) * 90
+    return Frame(turned(image, degrees), decoded.start, max(0.0, until - max(decoded.start, sampling.start)))
+
+
+def stretched(width: int, aspect: float) -> int:
+    """The width of a frame in square pixels, unless what the file says of them is absurd."""
+    return round(width * aspect) if 0.25 <= aspect <= 4 else width
+
+
+def turned(image: Image, clockwise: int) -> Image:
+    """A picture, turned by degrees that are a multiple of 90."""
+    quarters = -clockwise // 90 % 4
+    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
