@@ -11,17 +11,14 @@ MixAugment (Psaroudakis and Kollias, arXiv 2205.04442), where half of a batch is
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 import onnx
 import torch
@@ -29,9 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fervid.train import augment, export, faces, mobilenet, state, synthesis
+from fervid.train import augment, export, faces, loop, mobilenet, state, synthesis
 from fervid.train.augment import Placement
 from fervid.train.faces import SIDE, Sources
+from fervid.train.loop import Schedule
 from fervid.train.network import ETHNICITIES, build, load_pretrained, pixels
 from fervid.train.recipe import checked
 from fervid.train.synthesis import EXPRESSIONS, Synthetic
@@ -44,7 +42,7 @@ OUTPUTS = ("embedding", "expression")
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Schedule):
     """Everything that decides the result beside the faces and the starting weights.
 
     Attributes:
@@ -91,11 +89,6 @@ class Recipe:
             ValueError: It is no JSON object, names settings that there are not, or gives one a value of another type.
         """
         return cls(**checked(path, asdict(cls())))
-
-    def learning_rate(self, step: int) -> float:
-        """Warm-up and cosine."""
-        falling = (1 + np.cos(np.pi * step / self.steps)) / 2
-        return float(self.rate * min(1.0, (step + 1) / self.warmup) * falling)
 
 
 class Branches(NamedTuple):
@@ -242,34 +235,15 @@ def begin(recipe: Recipe, made: Synthetic, weights: mobilenet.Weights | None, pr
 
 def fit(recipe: Recipe, made: Synthetic, network: TwoBranch, path: Path) -> Iterator[dict[str, float]]:
     """Train to the last step, continuing what `path` holds; tells every `SAVE_EVERY` steps how it stands."""
-    cv2.setNumThreads(1)
     half = isinstance(network.backbone, mobilenet.MobileNetV1)  # inverted residuals are slower in bfloat16
-    average = copy.deepcopy(network).eval().requires_grad_(False)
-    modules = {"network": network, "average": average}
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.decay, fused=True)
     about = {"recipe": asdict(recipe), "faces": made.digest()}
-    step = state.restore(path, about, modules, optimiser) if path.exists() else 0
-    losses, began = [], time.monotonic()
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(batch, recipe, made, step)
-        while step < recipe.steps:
-            shown = coming.result()
-            coming = ahead.submit(batch, recipe, made, step + 1)
-            optimiser.param_groups[0]["lr"] = recipe.learning_rate(step)
-            network.train()
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                features = network.backbone(shown.pictures)
-            value = loss(network.branches(features.float()), shown, recipe.appearance)
-            value.backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            step += 1
-            state.follow(average, network, recipe.average, step)
-            losses.append(float(value.detach()))
-            if step % SAVE_EVERY == 0 or step == recipe.steps:
-                state.save(path, about, step, modules, optimiser)
-                yield {"step": step, "loss": float(np.mean(losses)), "seconds": time.monotonic() - began}
-                losses = []
+
+    def missed(shown: Batch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            features = network.backbone(shown.pictures)
+        return loss(network.branches(features.float()), shown, recipe.appearance)
+
+    return loop.fit(network, path, about, recipe, partial(batch, recipe, made), missed, every=SAVE_EVERY)
 
 
 def load(path: Path) -> tuple[Recipe, TwoBranch, dict[str, Any]]:

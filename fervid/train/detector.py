@@ -11,30 +11,29 @@ best-placed of neighbouring cells wins.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fervid.train import agreement, celeba, state
+from fervid.train import agreement, celeba, loop, state
 from fervid.train.card import save_with_card
 from fervid.train.centerface import CenterFace
+from fervid.train.loop import Schedule
 from fervid.train.photographs import LANDMARKS, Photographs, mosaic
 from fervid.train.trace import traced
 
 STRIDES = (8, 16, 32)
 SAVE_EVERY = 500  # steps
+STEEPEST = 10.0  # length that gradients are cut to
 SCENES = 4  # times that a frame of a film is likelier to be drawn than a photograph
 LABEL_SIDES = (256, 448)  # at which the teacher looks at the photographs
 OPERATION = {"threshold": 0.4, "open_score": 0.7, "smallest_face": 0.025}
@@ -187,7 +186,7 @@ def _overlap(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Schedule):
     """Everything that decides the result beside the photographs.
 
     Attributes:
@@ -210,11 +209,6 @@ class Recipe:
     average: float = 0.999
     seed: int = 2021
 
-    def learning_rate(self, step: int) -> float:
-        """Warm-up and cosine."""
-        falling = (1 + np.cos(np.pi * step / self.steps)) / 2
-        return float(self.rate * min(1.0, (step + 1) / self.warmup) * falling)
-
 
 def batch(recipe: Recipe, photographs: Photographs, step: int) -> tuple[Tensor, Wanted]:
     """The pictures (n, 3, s, s) uint8 and targets of one step, whatever came before."""
@@ -231,35 +225,17 @@ def batch(recipe: Recipe, photographs: Photographs, step: int) -> tuple[Tensor, 
 def fit(recipe: Recipe, photographs: Photographs, path: Path) -> Iterator[dict[str, float]]:
     """Train to the last step, continuing what `path` holds; tells every `SAVE_EVERY` steps how it stands."""
     torch.manual_seed(recipe.seed)
-    cv2.setNumThreads(1)
     network = FaceDetector().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(network).requires_grad_(False)
-    modules = {"network": network, "average": average}
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.decay, fused=True)
     about = {**asdict(recipe), "photographs": photographs.digest()}
-    step = state.restore(path, about, modules, optimiser) if path.exists() else 0
-    losses, began = [], time.monotonic()
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(batch, recipe, photographs, step)
-        while step < recipe.steps:
-            pictures, target = coming.result()
-            coming = ahead.submit(batch, recipe, photographs, step + 1)
-            optimiser.param_groups[0]["lr"] = recipe.learning_rate(step)
-            network.train()
-            with torch.autocast("cpu", torch.bfloat16):
-                found = network(pictures)
-            value = loss(found, target)
-            value.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-            optimiser.step()
-            optimiser.zero_grad()
-            step += 1
-            state.follow(average, network, recipe.average, step)
-            losses.append(float(value.detach()))
-            if step % SAVE_EVERY == 0 or step == recipe.steps:
-                state.save(path, about, step, modules, optimiser)
-                yield {"step": step, "loss": float(np.mean(losses)), "seconds": time.monotonic() - began}
-                losses = []
+
+    def missed(shown: tuple[Tensor, Wanted]) -> Tensor:
+        pictures, target = shown
+        with torch.autocast("cpu", torch.bfloat16):
+            found = network(pictures)
+        return loss(found, target)
+
+    make = partial(batch, recipe, photographs)
+    return loop.fit(network, path, about, recipe, make, missed, every=SAVE_EVERY, steepest=STEEPEST)
 
 
 CARD: Mapping[str, Any] = {

@@ -10,19 +10,17 @@ import copy
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fervid.evaluate import confusion, summary
 from fervid.records import Floats
-from fervid.train import losses, mobilenet, state
+from fervid.train import loop, losses, mobilenet, state
 from fervid.train.batches import FIRST_INDEX, Batches, Data
 from fervid.train.faces import Faces
 from fervid.train.ferplus import CLASSES
@@ -80,22 +78,17 @@ class Fit:
 
     def run(self, path: Path) -> Iterator[dict[str, Any]]:
         """Train to the last step, keep the state in `path`, and tell every `CHECK_EVERY` steps how it stands."""
-        cv2.setNumThreads(1)
         losses_, began = [], time.monotonic()
-        with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(self.batches, self.step)
-            while self.step < self.recipe.steps:
-                batch = coming.result()
-                coming = ahead.submit(self.batches, self.step + 1)
-                losses_.append(self.advance(*batch))
-                if self.step == self.recipe.steps and self.recipe.weights.distillation:
-                    known = Faces.union([self.data.attributes, self.data.people])
-                    fit_identity(self.average, known, self.data.starting, self.recipe.size)
-                if self.step % CHECK_EVERY == 0 or self.step == self.recipe.steps:
-                    self.save(path)
-                    elapsed = time.monotonic() - began
-                    yield {"step": self.step, "loss": float(np.mean(losses_)), "seconds": elapsed, **self.watch()}
-                    losses_ = []
+        for batch in loop.batches(self.batches, self.step, self.recipe.steps):
+            losses_.append(self.advance(*batch))
+            if self.step == self.recipe.steps and self.recipe.weights.distillation:
+                known = Faces.union([self.data.attributes, self.data.people])
+                fit_identity(self.average, known, self.data.starting, self.recipe.size)
+            if self.step % CHECK_EVERY == 0 or self.step == self.recipe.steps:
+                self.save(path)
+                elapsed = time.monotonic() - began
+                yield {"step": self.step, "loss": float(np.mean(losses_)), "seconds": elapsed, **self.watch()}
+                losses_ = []
 
     def advance(self, pictures: Tensor, targets: Targets) -> float:
         """One step; the loss."""
