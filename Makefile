@@ -1,6 +1,7 @@
-# Every target works from a clean clone. PYTHON chooses the interpreter, VENV the place of the virtual environment.
+# Every target works from a clean clone. PYTHON and NEWEST choose interpreters, VENV the place of the virtual environment.
 PYTHON ?= python3
 VENV ?= .venv
+NEWEST ?= python$(shell sed -n 's/.*Python :: \(3\.[0-9]*\)".*/\1/p' pyproject.toml | sort -V | tail -1)
 BIN := $(VENV)/bin
 TOOLS := $(VENV)/tools/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -29,7 +30,7 @@ test-lowest:  ## run the tests with the lowest versions of all direct dependenci
 
 # What is newest depends on the Python: PyAV 19, for one, leaves out 3.11.
 test-newest:  ## run the tests with the newest Python that is declared, and what is newest for it
-	$(MAKE) test VENV=$(VENV)/newest PYTHON=python$$(sed -n 's/.*Python :: \(3\.[0-9]*\)".*/\1/p' pyproject.toml | sort -V | tail -1)
+	$(MAKE) test VENV=$(VENV)/newest PYTHON=$(NEWEST)
 
 check: $(VENV)/dev audit  ## lint, formatting, types, the coverage of the last `make test`, known vulnerabilities
 	$(BIN)/ruff check .
