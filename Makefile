@@ -30,7 +30,9 @@ test-lowest:  ## run the tests with the lowest versions of all direct dependenci
 
 # What is newest depends on the Python: PyAV 19, for one, leaves out 3.11.
 test-newest:  ## run the tests with the newest Python that is declared, and what is newest for it
-	$(MAKE) test VENV=$(VENV)/newest PYTHON=$(NEWEST)
+	$(NEWEST) -m venv $(VENV)/newest
+	$(VENV)/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[dev]'
+	$(VENV)/newest/bin/python -m pytest -n auto
 
 check: $(VENV)/dev audit  ## lint, formatting, types, the coverage of the last `make test`, known vulnerabilities
 	$(BIN)/ruff check .

@@ -45,6 +45,7 @@ from fervid.train.card import save_with_card
 from fervid.train.evaluate import Tests
 from fervid.train.faces import Sources
 from fervid.train.network import build
+from fervid.train.predict import teacher
 from fervid.train.recipe import Recipe
 
 RECIPE = Path(__file__).parent.parent / "models/recipes/backbones.json"
@@ -77,28 +78,38 @@ def pretrained(name: str, folder: Path | None) -> Path | None:
     return path if path and path.exists() else None
 
 
-def finished(run: Path, recipe: Recipe) -> bool:
-    """Whether a run of that recipe has come to its end."""
+def finished(run: Path, recipe: Recipe, weights: Path | None) -> bool:
+    """Whether a run of that recipe, begun with those weights, has come to its end."""
     if not run.exists():
         return False
     about, step, _ = state.read(run)
-    return bool(about["recipe"] == asdict(recipe) and step >= recipe.steps)
+    earlier = {"pretrained": fit.digest(weights)} if weights else None
+    return bool(about["recipe"] == asdict(recipe) and about["earlier"] == earlier and step >= recipe.steps)
 
 
 def train(names: Sequence[str], arguments: argparse.Namespace) -> None:
     """Bring the runs of some backbones to their end."""
-    recipes = {arguments.runs / f"{name}.safetensors": replace(Recipe.read(RECIPE), backbone=name) for name in names}
-    lacking = {path: recipe for path, recipe in recipes.items() if not finished(path, recipe)}
+    paths = {name: arguments.runs / f"{name}.safetensors" for name in names}
+    recipes = {name: replace(Recipe.read(RECIPE), backbone=name) for name in names}
+    given = {name: pretrained(name, arguments.pretrained) for name in names}
+    lacking = [name for name in names if not finished(paths[name], recipes[name], given[name])]
     if not lacking:
         return
     weights, cache = mobilenet.read_tensorflowjs(arguments.weights), arguments.cache or arguments.data / "cache"
-    data = Data.read(Sources(arguments.data), cache, weights, arguments.teacher)
-    for path, recipe in lacking.items():
-        run = fit.begin(recipe, weights, data, pretrained=pretrained(recipe.backbone, arguments.pretrained))
-        if path.exists():
-            run.resume(path)
-        for figures in run.run(path):
-            print(path.stem, {name: round(float(value), 4) for name, value in figures.items()}, flush=True)
+    starts = {name: fit.start(recipes[name], weights, pretrained=given[name]) for name in lacking}
+    data = Data.read(Sources(arguments.data), cache, weights, [teacher(name) for name in arguments.teacher])
+    for name in lacking:
+        print(f"{name} starts from {origin(name, starts[name].earlier)}", flush=True)
+        run = fit.begin(recipes[name], starts.pop(name), data)
+        if paths[name].exists():
+            run.resume(paths[name])
+        for figures in run.run(paths[name]):
+            print(name, {figure: round(float(value), 4) for figure, value in figures.items()}, flush=True)
+
+
+def origin(name: str, earlier: Mapping[str, Any] | None) -> str:
+    """Whose weights a backbone began with, by what its card or its run says of them."""
+    return "faces" if name == "mobilenetv1" else "ImageNet" if earlier else "chance"
 
 
 def write(names: Sequence[str], arguments: argparse.Namespace) -> None:
@@ -177,7 +188,7 @@ def row(name: str, model: models.Model, uar: Mapping[str, Any]) -> dict[str, Any
     card = model.card
     return {
         "backbone": name,
-        "from": "faces" if name == "mobilenetv1" else "ImageNet" if card["earlier"] else "chance",
+        "from": origin(name, card["earlier"]),
         "steps": card["recipe"]["steps"],
         "size": card["input"]["size"],
         "type": "int8" if "quantised_from" in card else "fp32",

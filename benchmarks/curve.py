@@ -48,7 +48,7 @@ FIGURES = ("accuracy_all", "accuracy_majority", "mean_recall", "first", "age_mae
 def trained(name: str, recipe: Recipe, data: Data, weights: mobilenet.Weights, arguments: Any) -> tuple[fit.Fit, Path]:
     """The finished run of a variant, and its file."""
     path: Path = arguments.runs / f"{name.replace(' ', '-').replace(',', '')}.safetensors"
-    run = fit.begin(recipe, weights, data)
+    run = fit.begin(recipe, fit.start(recipe, weights), data)
     if recipe.backbone == "efficientnet_lite0" and arguments.imagenet:
         run.network.backbone.load_state_dict(imagenet.converted(recipe.backbone, arguments.imagenet))
         run.average.load_state_dict(run.network.state_dict())

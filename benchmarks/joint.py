@@ -68,7 +68,8 @@ def trained(name: str, seed: int, data: Data, weights: mobilenet.Weights, runs: 
         masked = runs / f"masked-{seed}.safetensors"
         whole = {part: filled(getattr(data, part), masked) for part in ("expressions", "attributes")}
         data = replace(data, **whole)
-    run = fit.begin(replace(recipes()[name], seed=seed), weights, data)
+    recipe = replace(recipes()[name], seed=seed)
+    run = fit.begin(recipe, fit.start(recipe, weights), data)
     if path.exists():
         run.resume(path)
     for _ in run.run(path):

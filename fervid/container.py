@@ -142,7 +142,7 @@ def limit(path: Path | str, pictures: av.VideoStream, threads: int) -> float:
     if (context := pictures.codec_context) is not None:  # None for a codec that nobody knows
         check(path, stretched(context.width, aspect), context.height)
         context.thread_count = threads
-        context.options = {"max_pixels": str(2 * PIXELS)}
+        context.options = {"max_pixels": str(2 * PIXELS)}  # of those that turn out larger, with edges
     return aspect
 
 

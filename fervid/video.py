@@ -167,7 +167,8 @@ class _Account:
         self._path, self._container, self._stream = path, container, stream
         self._clip_start = (container.start_time or 0) / av.time_base
         started = stream.start_time
-        self.origin = self._clip_start if started is None else float(started * (stream.time_base or 0))
+        base = stream.time_base
+        self.origin = float(started * base) if started is not None and base else self._clip_start
         self.step = 1 / float(stream.average_rate or 25)  # seconds from one frame to the next, as a rule
         self._given = self._packets = self._broken = 0
         self._media_end = 0.0

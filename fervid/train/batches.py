@@ -22,7 +22,7 @@ from fervid.train.faces import Faces, Sources
 from fervid.train.ferplus import CLASSES
 from fervid.train.losses import Targets
 from fervid.train.network import FIRST_CLASSES, pixels
-from fervid.train.predict import starting, taught
+from fervid.train.predict import Teacher, starting, taught
 from fervid.train.recipe import Recipe
 
 RAREST = 1e-6  # share that a class without any example is taken to have
@@ -52,18 +52,18 @@ class Data:
     taught: Floats | None = None
 
     @classmethod
-    def read(cls, sources: Sources, cache: Path, weights: mobilenet.Weights, teachers: Sequence[str] = ()) -> Data:
+    def read(cls, sources: Sources, cache: Path, weights: mobilenet.Weights, teachers: Sequence[Teacher] = ()) -> Data:
         """Read all data sets; what was cut and embedded is kept in the folder `cache`.
 
         Args:
             sources: Where they lie.
             cache: Folder for crops and embeddings.
             weights: The starting weights, whose embedding is to be kept.
-            teachers: Finished runs and exported networks whose answers for the expressions to learn beside the votes.
+            teachers: Whose answers for the expressions to learn beside the votes.
 
         Raises:
             FileNotFoundError: Pictures are missing.
-            ValueError: Pictures are damaged, or a teacher is no finished run.
+            ValueError: Pictures are damaged.
         """
         expressions = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
         attributes = faces.read_utkface(sources.utkface, 2, cache)

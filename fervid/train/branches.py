@@ -229,7 +229,7 @@ def begin(recipe: Recipe, made: Synthetic, weights: mobilenet.Weights | None, pr
     if isinstance(backbone, mobilenet.MobileNetV1):
         mobilenet.normalise(backbone, batch(recipe, made, 0).pictures)
     elif pretrained is not None:
-        load_pretrained(backbone, pretrained)
+        load_pretrained(recipe.backbone, backbone, pretrained)
     return TwoBranch(backbone, start.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

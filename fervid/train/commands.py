@@ -49,7 +49,8 @@ def _training(output: Path | None = None) -> Iterator[None]:
     epilog="Examples:"
     "\n  `fervid network train --data sets/ --weights faceres.json -o run.safetensors`"
     "\n  `fervid network train --data sets/ --weights faceres.json -o other.safetensors --recipe mine.json`"
-    "\n  `fervid network train --data sets/ --weights faceres.json -o b0.safetensors --backbone efficientnet_b0`",
+    "\n  `fervid network train --data sets/ --weights faceres.json -o b0.safetensors --backbone efficientnet_b0`"
+    "\n  `fervid network train --data sets/ --weights faceres.json -o pupil.safetensors --teacher mobilenetv1-fp32`",
 )
 def network_train(
     data: Sets,
@@ -62,27 +63,28 @@ def network_train(
     earlier: Annotated[Path | None, typer.Option("--from", help="A run whose weights to begin with.")] = None,
     pretrained: Annotated[
         Path | None,
-        typer.Option("--pretrained", help="safetensors to begin another backbone than mobilenetv1 with."),
+        typer.Option("--pretrained", help="safetensors by timm's names, to begin another backbone than mobilenetv1."),
     ] = None,
     teachers: Annotated[
         list[str] | None,
-        typer.Option("--teacher", help="A finished run or exported network whose answers to learn beside the votes."),
+        typer.Option("--teacher", help="Finished run, ONNX file or name of a model, whose answers to learn too."),
     ] = None,
     cache: Kept = None,
 ) -> None:
     """Fit the network on all tasks; one line of JSON every few hundred steps says how it stands."""
     with _training(output):
-        from fervid.train import fit, mobilenet, network
+        from fervid.train import fit, mobilenet
         from fervid.train.batches import Data
         from fervid.train.faces import Sources
+        from fervid.train.predict import teacher
         from fervid.train.recipe import Recipe
 
         settings = Recipe.read(recipe) if recipe else Recipe()
         settings = replace(settings, backbone=backbone or settings.backbone)
-        network.build(settings.backbone)  # a name that there is not is told now, not when all data are read
         starting = mobilenet.read_tensorflowjs(weights)
-        sets = Data.read(Sources(data), cache or data / "cache", starting, teachers or ())
-        run = fit.begin(settings, starting, sets, earlier, pretrained)
+        start = fit.start(settings, starting, earlier, pretrained)  # what is wrong is told before all data are read
+        asked = [teacher(name) for name in teachers or ()]
+        run = fit.begin(settings, start, Data.read(Sources(data), cache or data / "cache", starting, asked))
         if output.exists():
             run.resume(output)
         for figures in run.run(output):

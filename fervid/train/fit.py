@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class Fit:
             recipe: What decides the result.
             network: Starting weights.
             data: To learn from.
-            earlier: What gave those weights: `about` of a run, or the SHA-256 of a file.
+            earlier: What gave those weights, as in `Start`.
         """
         torch.manual_seed(recipe.seed)
         network.autocast = recipe.bfloat16
@@ -190,21 +190,23 @@ def fit_identity(network: FaceNetwork, known: Faces, starting: Floats, size: int
             layer.zero_()[: len(value)] = torch.from_numpy(value)
 
 
-def begin(
-    recipe: Recipe,
-    weights: mobilenet.Weights,
-    data: Data,
-    earlier: Path | None = None,
-    pretrained: Path | None = None,
-) -> Fit:
-    """A run at step 0.
+class Start(NamedTuple):
+    """What a run begins with."""
+
+    network: FaceNetwork
+    earlier: Mapping[str, Any] | None  # what gave its weights: `about` of a run, or the SHA-256 of a file
+
+
+def start(
+    recipe: Recipe, weights: mobilenet.Weights, earlier: Path | None = None, pretrained: Path | None = None
+) -> Start:
+    """The network that a run begins with.
 
     Args:
-        recipe: What decides the result.
-        weights: The published weights of `mobilenetv1`; other backbones start from chance.
-        data: To learn from.
+        recipe: Its backbone and seed.
+        weights: The published ones of `mobilenetv1`; other backbones start from chance, unless they are given some.
         earlier: The state of a run whose averaged weights to start from instead, finished or not.
-        pretrained: Or weights of another backbone as safetensors, by the names that timm gives.
+        pretrained: Weights of another backbone as safetensors, by the names that timm gives.
 
     Raises:
         ValueError: No backbone of that name, weights that are not for it, or a run of another backbone.
@@ -214,15 +216,25 @@ def begin(
     torch.manual_seed(recipe.seed)
     network = build(recipe.backbone, weights if recipe.backbone == "mobilenetv1" else None)
     if pretrained:
-        load_pretrained(network.backbone, pretrained)
-        return Fit(recipe, network, data, {"pretrained": hashlib.sha256(pretrained.read_bytes()).hexdigest()})
+        load_pretrained(recipe.backbone, network.backbone, pretrained)
+        return Start(network, {"pretrained": digest(pretrained)})
     if earlier is None:
-        if isinstance(network.backbone, mobilenet.MobileNetV1):
-            pictures, _ = Batches(recipe, data)(0)
-            mobilenet.normalise(network.backbone, pictures)
-        return Fit(recipe, network, data)
+        return Start(network, None)
     about, step, tensors = state.read(earlier)
     if (backbone := about["recipe"]["backbone"]) != recipe.backbone:
         raise ValueError(f"{earlier} is a run of {backbone}, not of {recipe.backbone}; begin anew or change the recipe")
     network.load_state_dict(state.below(tensors, "average"))
-    return Fit(recipe, network, data, {**about, "step": step})
+    return Start(network, {**about, "step": step})
+
+
+def digest(pretrained: Path) -> str:
+    """The SHA-256 of starting weights."""
+    return hashlib.sha256(pretrained.read_bytes()).hexdigest()
+
+
+def begin(recipe: Recipe, start: Start, data: Data) -> Fit:
+    """A run at step 0; the published weights, which are not the run of anything, are normalised on its first batch."""
+    if start.earlier is None and isinstance(start.network.backbone, mobilenet.MobileNetV1):
+        pictures, _ = Batches(recipe, data)(0)
+        mobilenet.normalise(start.network.backbone, pictures)
+    return Fit(recipe, start.network, data, start.earlier)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,13 +50,14 @@ class Schedule:
 
 
 def batches(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
-    """The batches of those steps; while one is learned from, a thread makes the next."""
+    """The batches of those steps; while one is learned from, a thread makes the next. What `make` raises is raised."""
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(make, start)
-        for step in range(start, stop):
-            ready = coming.result()
-            coming = ahead.submit(make, step + 1)
+        steps = iter(range(start, stop))
+        coming = [ahead.submit(make, step) for step in islice(steps, 1)]
+        while coming:
+            ready = coming.pop().result()
+            coming += [ahead.submit(make, step) for step in islice(steps, 1)]
             yield ready
 
 
@@ -93,9 +95,9 @@ def fit(
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.decay, fused=True)
     step = state.restore(path, about, modules, optimiser) if path.exists() else 0
     losses, began = [], time.monotonic()
-    network.train()
     for batch in batches(make, step, schedule.steps):
         optimiser.param_groups[0]["lr"] = schedule.learning_rate(step)
+        network.train()  # whoever looks at a run between steps may have left it in another mode
         value = loss(batch)
         value.backward()
         if steepest < math.inf:

@@ -108,8 +108,8 @@ def build(backbone: str, weights: mobilenet.Weights | None = None) -> FaceNetwor
     return network
 
 
-def load_pretrained(backbone: nn.Module, path: Path) -> None:
-    """Give a backbone of timm weights of safetensors, by the names that timm gives.
+def load_pretrained(name: str, backbone: nn.Module, path: Path) -> None:
+    """Give the backbone of that name weights of safetensors, by the names that timm gives.
 
     Raises:
         ValueError: They are not for it.
@@ -117,7 +117,7 @@ def load_pretrained(backbone: nn.Module, path: Path) -> None:
     try:
         backbone.load_state_dict(safetensors.torch.load_file(path))
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} holds no weights of this backbone ({error})") from error
+        raise ValueError(f"{path} holds no weights of {name} ({error})") from error
 
 
 def _load(network: FaceNetwork, layers: mobilenet.MobileNetV1, weights: mobilenet.Weights) -> None:

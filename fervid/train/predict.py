@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fervid import models
+from fervid.align import MARGIN
 from fervid.network import BATCH, scaled
 from fervid.records import Floats, Image
 from fervid.train import augment, losses, mobilenet, state
@@ -23,7 +24,7 @@ from fervid.train.network import FIRST_CLASSES, FaceNetwork, Heads, build, pixel
 from fervid.train.recipe import Recipe
 
 STARTING_SIZE = 224
-SUFFIX = ".onnx"
+EXPORTED = ".onnx"
 THREADS = 2
 LEAST = 1e-6  # probability that no logarithm is taken below
 
@@ -55,50 +56,64 @@ def starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
     return _kept(cache / f"starting-{key.hexdigest()[:16]}.npy", embedded)
 
 
-def taught(known: Faces, teachers: Sequence[str], cache: Path) -> Floats:
+class Teacher(NamedTuple):
+    """A network whose answers others learn."""
+
+    identity: bytes  # what distinguishes it from others
+    answers: Callable[[Faces, bool], Floats]  # n faces or, if so, their mirror images -> (n, 8 + 7) logits
+
+
+def taught(known: Faces, teachers: Sequence[Teacher], cache: Path) -> Floats:
     """What teachers answer on average for faces and their mirror images, as targets for a pupil.
 
     Their answers are smoother than votes and first labels (born-again networks, Furlanello et al., arXiv 1805.04770).
 
     Args:
         known: n faces.
-        teachers: Finished runs, and exported networks by name or file, which must know the first labels too.
+        teachers: One or more.
         cache: Folder for what they answer.
 
     Returns:
-        (n, 8 + 7) logits of expression and of the first labels: a run's are free of the class prior, those of an
-        exported network have been given back as much of it as `fervid.train.export.shift` chose.
-
-    Raises:
-        ValueError: A file is no run, the run has not come to its last step, or a network answers other classes.
-        FervidError: An exported network cannot be used.
+        (n, 8 + 7) logits of expression and of the first labels.
     """
-    asked = [_teacher(teacher) for teacher in teachers]
     key = hashlib.sha256(known.digest().encode())
-    for content, _ in asked:
-        key.update(content)
+    for one in teachers:
+        key.update(one.identity)
 
     def answered() -> Floats:
-        sums = sum(answers(known, mirrored) for _, answers in asked for mirrored in (False, True))
-        return np.asarray(sums / (2 * len(asked)), np.float32)
+        sums = sum(
+            (one.answers(known, mirrored).astype(np.float64) for one in teachers for mirrored in (False, True)),
+            np.zeros(()),
+        )
+        return np.asarray(sums / (2 * len(teachers)), np.float32)
 
     return _kept(cache / f"taught-{key.hexdigest()[:16]}.npy", answered)
 
 
-def _teacher(name: str) -> tuple[bytes, Callable[[Faces, bool], Floats]]:
-    """What distinguishes a teacher from others, and what it answers for faces or their mirror images."""
-    if name not in models.manifest() and not name.endswith(SUFFIX):
+def teacher(name: str) -> Teacher:
+    """A finished run by its file, or an exported network by name or file, which must know the first labels too.
+
+    A run's logits are free of the class prior; those of an exported network have been given back as much of it as
+    `fervid.train.export.shift` chose.
+
+    Raises:
+        ValueError: The run has not come to its last step, or a network answers other classes or other crops.
+        FervidError: There is no such network, or it cannot be used.
+    """
+    if Path(name).is_file() and not name.endswith(EXPORTED):
         recipe, network, _ = load(Path(name))
 
         def by_run(known: Faces, mirrored: bool) -> Floats:
             heads = predict(network, known, recipe.size, mirrored=mirrored)
             return np.hstack([heads["expression"], heads["first"]])
 
-        return Path(name).read_bytes(), by_run
+        return Teacher(Path(name).read_bytes(), by_run)
 
     model = models.load(name, "network", THREADS)
     if [model.card["expressions"], model.card.get("fer2013")] != [list(CLASSES), list(FIRST_CLASSES)]:
         raise ValueError(f"{name} answers other classes than those of FER+ and FER2013 and cannot teach them")
+    if model.card["margin"] != MARGIN:
+        raise ValueError(f"{name} wants faces with a margin of {model.card['margin']}, but they are cut with {MARGIN}")
 
     def by_file(known: Faces, mirrored: bool) -> Floats:
         parts = []
@@ -107,7 +122,7 @@ def _teacher(name: str) -> tuple[bytes, Callable[[Faces, bool], Floats]]:
             parts.append(np.log(np.maximum(np.hstack(shares), LEAST)))
         return np.concatenate(parts)
 
-    return model.identity.sha256.encode(), by_file
+    return Teacher(model.identity.sha256.encode(), by_file)
 
 
 def _batches(faces: Faces, size: int, batch: int, mirrored: bool) -> Iterator[Image]:

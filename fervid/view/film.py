@@ -123,7 +123,7 @@ def _part(container: av.container.InputContainer, pictures: av.VideoStream, samp
     """What is taken of a film, and when its pictures begin in what is written, less the time of its first frame."""
     begin = (container.start_time or 0) / av.time_base
     started, base = pictures.start_time, pictures.time_base
-    origin = begin if started is None or base is None else float(started * base)
+    origin = float(started * base) if started is not None and base else begin
     end = math.inf if sampling.end is None else origin + sampling.end
     if sampling.start:
         return Part(origin + sampling.start, end, whole=False), -sampling.start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from argparse import Namespace
 from dataclasses import replace
@@ -95,14 +96,29 @@ def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatc
 @pytest.mark.usefixtures("tiny")
 def test_only_a_run_of_the_same_recipe_that_has_come_to_its_end_is_left_alone(tmp_path: Path) -> None:
     recipe = replace(Recipe.read(backbones.RECIPE), backbone="tiny")
-    run = Fit(recipe, build("tiny"), miniature.data())
-    path = tmp_path / "tiny.safetensors"
-    assert not backbones.finished(path, recipe)
-    run.save(path)
-    assert not backbones.finished(path, recipe)
-    list(run.run(path))
-    assert backbones.finished(path, recipe)
-    assert not backbones.finished(path, replace(recipe, rate=1e-5)), "it is begun, and then refused by its file"
+    path, given = tmp_path / "tiny.safetensors", tmp_path / "given"
+    for weights in (None, given):
+        earlier = {"pretrained": hashlib.sha256(b"weights").hexdigest()} if weights else None
+        run = Fit(recipe, build("tiny"), miniature.data(), earlier)
+        given.write_bytes(b"weights")
+        path.unlink(missing_ok=True)
+        assert not backbones.finished(path, recipe, weights)
+        run.save(path)
+        assert not backbones.finished(path, recipe, weights)
+        list(run.run(path))
+        assert backbones.finished(path, recipe, weights)
+        given.write_bytes(b"others")
+        for different in ((replace(recipe, rate=1e-5), weights), (recipe, given)):
+            assert not backbones.finished(path, *different), "it is begun, and then refused by its file"
+
+
+def test_a_backbone_starts_from_weights_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "tiny.safetensors").write_bytes(b"")
+    assert backbones.pretrained("tiny", tmp_path) == tmp_path / "tiny.safetensors"
+    assert backbones.pretrained("other", tmp_path) is backbones.pretrained("tiny", None) is None
+    assert backbones.origin("mobilenetv1", None) == "faces"
+    assert backbones.origin("tiny", {"pretrained": "0"}) == "ImageNet"
+    assert backbones.origin("tiny", None) == "chance"
 
 
 @pytest.mark.usefixtures("quick")

@@ -228,7 +228,7 @@ def test_weights_of_imagenet_are_converted_for_the_network_that_they_are_of(
     assert torch.allclose(own[0], torch.tensor(2 / 127.5))
     assert (own[1] == 2).all()
     for other in (published, miniature.published(tmp_path)):
-        with pytest.raises(ValueError, match="holds no weights of this backbone"):
+        with pytest.raises(ValueError, match="holds no weights of efficientnet_lite0"):
             branches.begin(recipe, made, None, other)
     torch.save({"layer": torch.zeros(3, 3)}, published)
     with pytest.raises(ValueError, match=r"is not for mobilenetv2_100: convolution\.weight has another shape"):
@@ -267,6 +267,14 @@ def test_a_network_that_is_grown_from_another_does_at_first_what_that_does(monke
     pictures = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(large(pictures)[:, :4], small(pictures))
     assert large(pictures)[:, 4:].abs().min() > 0, "what is added can be learned with"
+
+
+def test_a_block_that_is_added_lets_nothing_through_whichever_its_last_normalisation_is() -> None:
+    chance = torch.full((4,), 0.5)
+    for key in ("blocks.2.3.bn3.weight", "blocks.0.1.bn2.weight"):
+        assert not imagenet.grown({}, {key: chance})[key].any()
+    for key in ("blocks.2.3.bn2.weight", "blocks.0.1.bn1.weight"):
+        assert imagenet.grown({}, {key: chance})[key].equal(chance)
 
 
 def test_what_is_grown_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:

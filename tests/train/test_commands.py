@@ -257,6 +257,25 @@ def test_a_run_that_is_not_finished_cannot_be_exported(
     assert not (tmp_path / "toy.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--pretrained", "gone"], 2, "gone can begin neither mobilenetv1 nor"),
+        (["--backbone", "wat"], 2, "no backbone is named 'wat'"),
+        (["--teacher", "wat"], 4, "network 'wat' cannot be read"),
+        (["--teacher", "runs/gone.safetensors"], 4, "runs/gone.safetensors"),
+    ],
+)
+def test_what_a_run_cannot_begin_with_is_told_before_data_are_read(
+    options: list[str], status: int, said: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"]))
+    monkeypatch.setattr(Data, "read", lambda *_: pytest.fail("data are read"))
+    result = run("train", "--data", tmp_path, "--weights", published, "-o", tmp_path / "run", *options)
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert said in result.stderr
+
+
 @pytest.mark.parametrize("command", ["train", "export"])
 def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(
     command: str, sources: Sources, published: Path, tmp_path: Path

@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 import miniature
-from fervid.errors import ModelIncompatible
+from fervid.errors import FervidError
 from fervid.train import augment, export, fit, losses, mobilenet
 from fervid.train import predict as predicting
 from fervid.train.batches import FIRST_INDEX, Batches, Data
@@ -365,12 +366,13 @@ def test_a_run_begins_with_the_weights_of_another_and_says_so(
     first, path = begun(data), tmp_path / "first.safetensors"
     first.advance(*first.batches(0))
     first.save(path)
-    second = fit.begin(miniature.recipe(rate=1e-5), {}, data, path)
+    recipe = miniature.recipe(rate=1e-5)
+    second = fit.begin(recipe, fit.start(recipe, {}, path), data)
     assert equal(second.network.state_dict(), first.average.state_dict()) == list(first.average.state_dict())
     assert second.about["earlier"] == {**first.about, "step": 1}
     assert second.step == 0
     with pytest.raises(ValueError, match=r"first\.safetensors is a run of mobilenetv1, not of other"):
-        fit.begin(miniature.recipe(backbone="other"), {}, data, path)
+        fit.start(miniature.recipe(backbone="other"), {}, path)
 
 
 def test_a_run_of_another_backbone_begins_with_weights_for_it_and_tells_their_digest(
@@ -379,13 +381,14 @@ def test_a_run_of_another_backbone_begins_with_weights_for_it_and_tells_their_di
     monkeypatch.setattr(fit, "build", lambda *_: miniature.network(seed=9))
     path, published = tmp_path / "pretrained.safetensors", miniature.network(seed=1).backbone.state_dict()
     safetensors.torch.save_file(published, path)
-    run = fit.begin(miniature.recipe(backbone="other"), {}, data, pretrained=path)
+    recipe = miniature.recipe(backbone="other")
+    run = fit.begin(recipe, fit.start(recipe, {}, pretrained=path), data)
     assert equal(run.network.backbone.state_dict(), published) == list(published)
     assert run.about["earlier"] == {"pretrained": hashlib.sha256(path.read_bytes()).hexdigest()}
     with pytest.raises(ValueError, match=r"pretrained\.safetensors can begin neither mobilenetv1 nor"):
-        fit.begin(miniature.recipe(), {}, data, pretrained=path)
+        fit.start(miniature.recipe(), {}, pretrained=path)
     with pytest.raises(ValueError, match="can begin neither"):
-        fit.begin(miniature.recipe(backbone="other"), {}, data, path, path)
+        fit.start(recipe, {}, path, path)
 
 
 def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> None:
@@ -477,7 +480,7 @@ def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_wit
 ) -> None:
     wide = replace(data, starting=np.eye(9, mobilenet.EMBEDDING, dtype=np.float32))
     recipe = miniature.recipe(steps=2, head_steps=1, size=32, small=32)
-    run = fit.begin(recipe, weights, wide)
+    run = fit.begin(recipe, fit.start(recipe, weights), wide)
     backbone = run.network.backbone
     assert isinstance(backbone, mobilenet.MobileNetV1)
     plain = fit.build("mobilenetv1", weights).backbone
@@ -521,31 +524,44 @@ def test_teachers_answer_faces_and_their_mirror_images_once(
         for faces in (some, mirrored):
             heads = predict(load(path)[1], faces, 16)
             wanted += np.hstack([heads["expression"], heads["first"]]) / 4
-    found = predicting.taught(some, [str(run) for run in runs], tmp_path)
+    teachers = [predicting.teacher(str(run)) for run in runs]
+    found = predicting.taught(some, teachers, tmp_path)
     np.testing.assert_allclose(found, wanted, atol=0.05)
     monkeypatch.setattr(predicting, "predict", lambda *_: pytest.fail("asked again"))
-    np.testing.assert_array_equal(predicting.taught(some, [str(run) for run in runs], tmp_path), found)
+    np.testing.assert_array_equal(predicting.taught(some, teachers, tmp_path), found)
 
 
 def test_an_exported_network_teaches_what_its_run_would(data: Data, tmp_path: Path) -> None:
     network = miniature.network(seed=3).eval()
     file = tmp_path / "teacher.onnx"
     save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
-    found = predicting.taught(data.expressions, [str(file)], tmp_path)
+    found = predicting.taught(data.expressions, [predicting.teacher(str(file))], tmp_path)
     sides = [predict(network, data.expressions, 16, mirrored=mirrored) for mirrored in (False, True)]
     wanted = sum(np.hstack([log_softmax(heads[name], axis=1) for name in ("expression", "first")]) for heads in sides)
     np.testing.assert_allclose(found, wanted / 2, atol=0.02)
-    with pytest.raises(ModelIncompatible, match="blazeface-back"):
-        predicting.taught(data.expressions, ["blazeface-back"], tmp_path)
 
 
-def test_a_network_of_other_classes_teaches_nothing(data: Data, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("differs", "said"),
+    [
+        ({"expressions": ["joy"] * 8}, r"other\.onnx answers other classes than those of FER\+"),
+        ({"margin": 0.5}, r"other\.onnx wants faces with a margin of 0\.5, but they are cut with"),
+    ],
+)
+def test_a_network_of_other_classes_or_other_crops_teaches_nothing(
+    differs: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     network = miniature.network()
-    file = tmp_path / "six.onnx"
-    about = {**export.CARD, **export.card("six", network, 16), "expressions": ["joy"] * 8}
-    save_with_card(export.to_onnx(network, 16), about, file)
-    with pytest.raises(ValueError, match=r"six\.onnx answers other classes than those of FER\+"):
-        predicting.taught(data.expressions, [str(file)], tmp_path)
+    file = tmp_path / "other.onnx"
+    save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("other", network, 16), **differs}, file)
+    with pytest.raises(ValueError, match=said):
+        predicting.teacher(str(file))
+
+
+@pytest.mark.parametrize("name", ["blazeface-back", "gone.onnx", "gone.safetensors", "wat"])
+def test_what_is_no_network_cannot_teach(name: str) -> None:
+    with pytest.raises(FervidError, match=name.replace(".", r"\.")):
+        predicting.teacher(name)
 
 
 def test_what_teachers_answer_takes_its_share_of_votes_and_first_labels(data: Data) -> None:
