@@ -49,7 +49,7 @@ def checks() -> Iterator[Check]:
     broken = list(_broken())
     yield from broken
     unusable = {check.name for check in broken}
-    if "import joblib" not in unusable:
+    if "import cv2" not in unusable:
         yield from _machine()
     yield from _folders()
     yield from _settings()
@@ -124,9 +124,9 @@ def _broken() -> Iterator[Check]:
 
 
 def _machine() -> Iterator[Check]:
-    import joblib
+    import cv2
 
-    usable, there = joblib.cpu_count(), os.cpu_count() or 1
+    usable, there = cv2.getNumberOfCPUs(), os.cpu_count() or 1
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     reason = "the affinity of this process (taskset)" if bound <= usable else "a cgroup (as by docker --cpus)"
     limited = f"{usable} usable of {there}, limited by {reason}; --jobs and --threads go by that"

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import cv2
-import joblib
 import numpy as np
 
-from fervid import models, video
+from fervid import models
 from fervid.ahead import ahead
 from fervid.align import crop
 from fervid.detect import Detector
@@ -125,7 +124,7 @@ class Extractor:
         Raises:
             InputError: As `video.read`, after the last frame that could be read.
         """
-        with closing(video.read(path, self.options.sampling, self._threads)) as frames:
+        with closing(self._read(path, self.options.sampling)) as frames:
             yield from self.observe(frames)
 
     def refine(self, path: str | os.PathLike[str], stride: int, known: dict[float, Observed]) -> Iterator[Observed]:
@@ -144,7 +143,7 @@ class Extractor:
         durations: dict[float, float] = {}
 
         def unknown() -> Iterator[Frame]:
-            with closing(video.read(path, sampling, self._threads)) as frames:
+            with closing(self._read(path, sampling)) as frames:
                 for frame in frames:
                     durations[frame.time] = frame.duration
                     if frame.time not in known:
@@ -160,6 +159,11 @@ class Extractor:
             yield replace(known[time], duration=duration)
         if problem is not None:
             raise problem
+
+    def _read(self, path: str | os.PathLike[str], sampling: Sampling) -> Generator[Frame]:
+        from fervid import video  # and the decoder with it, which who gives the clips to other processes has no use for
+
+        return video.read(path, sampling, self._threads)
 
     def observe(self, frames: Iterable[Frame], *, live: bool = False) -> Generator[Observed]:
         """What each frame shows, looked at in batches of the network.
@@ -219,7 +223,7 @@ def load_extractor(
         ModelError: A model is missing, unverifiable, or does not fit the other.
         UsageError: The device cannot be used.
     """
-    threads = threads or joblib.cpu_count()
+    threads = threads or cv2.getNumberOfCPUs()
     found = models.load(detector, "detector", 1, device)  # too small a network to gain from more
     face = models.load(network, "network", max(1, threads // 2), device)  # the other half decodes and follows
     return Extractor(found, face, options or Options(), threads)

@@ -9,7 +9,12 @@ from collections.abc import Iterable, Iterator
 
 from fervid import remote
 from fervid.errors import NothingMatched, UsageError
-from fervid.video import SUFFIXES
+
+SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov"}
+    | {".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+)
+"""What counts as a video when a folder is searched. A file that is named is opened whatever its suffix."""
 
 
 def expand(named: Iterable[str], *, recursive: bool = False, urls: bool = False) -> list[str]:

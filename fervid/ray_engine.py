@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import joblib
+import cv2
 
 from fervid import __version__
 from fervid.batch import Policy, until_failure
@@ -84,7 +84,7 @@ def answering(
         UsageError: Ray is not installed, the cluster cannot be reached, or its workers cannot start.
     """
     ray, threads = _import(), threads or 1
-    with _connected(ray, address, jobs * threads if jobs else joblib.cpu_count()):
+    with _connected(ray, address, jobs * threads if jobs else cv2.getNumberOfCPUs()):
         there = ray.cluster_resources()
         gpus = there.get("GPU", 0) if device != "cpu" else 0
         if device == "cuda" and not gpus:

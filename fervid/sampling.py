@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 
 from fervid.records import Frame, Image
+
+if TYPE_CHECKING:
+    import av
 
 LONGEST = 24 * 3600.0
 """Most seconds of a clip that are looked at."""

@@ -46,12 +46,6 @@ from fervid.records import Frame
 from fervid.sampling import LONGEST, Decoded, Sampling, convert, stretched, turned
 from fervid.stills import size
 
-SUFFIXES = frozenset(
-    {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov"}
-    | {".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
-)
-"""What counts as a video when a folder is searched. A file that is named is opened whatever its suffix."""
-
 _AHEAD = 24_000_000  # bytes of frames that are decoded before they are asked for
 _REORDERED = 32  # packets; those of frames that are shown one after another are no further apart
 _LAST = 4  # frames of a clip are decoded in any case

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -196,10 +196,10 @@ def _crew(
         _dismiss()
 
 
-def prepare(module: str) -> None:
-    """Start a process that imports a module, for the first worker of `ordered`, which then has not to wait for that."""
+def prepare(*modules: str) -> None:
+    """Start a process that imports modules, for the first worker of `ordered`, which then has not to wait for that."""
     with _births:
-        _ready.append(_born(module))
+        _ready.append(_born(*modules))
 
 
 class Worker:
@@ -298,13 +298,13 @@ class Worker:
         raise Died(how, kind)
 
 
-def _born(module: str = "") -> tuple[SpawnProcess, Connection]:
+def _born(*modules: str) -> tuple[SpawnProcess, Connection]:
     resource_tracker.ensure_running()  # to start it later would take the mask off again
     ours, theirs = _SPAWN.Pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: to stop workers is our business
     try:
         with theirs:
-            process = _SPAWN.Process(target=_main, args=(theirs, module), name="fervid-worker", daemon=True)
+            process = _SPAWN.Process(target=_main, args=(theirs, modules), name="fervid-worker", daemon=True)
             process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -330,10 +330,10 @@ def _held(process: SpawnProcess) -> int:
         return 0
 
 
-def _main(pipe: Connection, module: str) -> None:
+def _main(pipe: Connection, modules: Sequence[str]) -> None:
     """Where a worker begins."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    if module:
+    for module in modules:
         import_module(module)
     with suppress(EOFError, OSError):
         _serve(pipe)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import joblib
+import cv2
 import numpy as np
 import pytest
 
@@ -39,7 +39,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     sized = commands.options.workers
 
     def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
-        return sized(clips, jobs, threads) if jobs else (0, threads or joblib.cpu_count())
+        return sized(clips, jobs, threads) if jobs else (0, threads or cv2.getNumberOfCPUs())
 
     for part in (commands.annotate, commands.clips, commands.labelled, commands.live, commands.report):
         monkeypatch.setattr(part, "workers", workers)

@@ -158,6 +158,13 @@ def test_importing_fervid_loads_nothing_heavy() -> None:
     assert python(f"import sys, fervid; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 
+def test_giving_clips_to_other_processes_loads_no_decoder_and_nothing_that_only_training_needs() -> None:
+    """The first answer of a run waits for it."""
+    heavy = {"av", "scipy", "sklearn", "joblib", "onnx"}
+    code = f"import sys, fervid.batch, fervid.inputs; fervid.load(threads=1); print(sorted({heavy} & set(sys.modules)))"
+    assert python(code) == "[]"
+
+
 def test_onnxruntime_keeps_no_identity_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its wheels hold telemetry, which begins with a number for the device in the user's cache."""
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import joblib
+import cv2
 import jsonschema
 import pytest
 from typer.testing import CliRunner, Result
@@ -550,7 +550,7 @@ def test_workers_and_their_threads_share_the_cpus(
     expected: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    monkeypatch.setattr(cv2, "getNumberOfCPUs", lambda: 8)
     assert options.workers(clips, jobs, threads) == expected
 
 

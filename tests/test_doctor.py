@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import ModuleType
 
-import joblib
+import cv2
 import pytest
 from typer.testing import CliRunner
 
@@ -46,7 +46,7 @@ def healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(joblib, "cpu_count", lambda: os.cpu_count())
+    monkeypatch.setattr(cv2, "getNumberOfCPUs", lambda: os.cpu_count())
     monkeypatch.setattr(doctor, "requires", lambda name: NEEDS)
     installed(monkeypatch, {})
 
@@ -174,7 +174,7 @@ def test_missing_decoders_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("affinity", "reason"), [({0}, "affinity"), ({0, 1, 2}, "cgroup")])
 def test_cpus_that_may_not_be_used_are_noted(affinity: set[int], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr(cv2, "getNumberOfCPUs", lambda: 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: affinity, raising=False)
     (check,) = (check for check in checks() if check.name == "cpus")

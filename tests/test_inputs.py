@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from fervid.errors import NothingMatched, UsageError
-from fervid.inputs import expand, read_list
-from fervid.video import SUFFIXES
+from fervid.inputs import SUFFIXES, expand, read_list
 
 
 @pytest.fixture

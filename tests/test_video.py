@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import clips
-from fervid import container, errors, video
+from fervid import container, errors, inputs, video
 from fervid.errors import InputError
 from fervid.records import Frame
 from fervid.sampling import Sampling
@@ -499,7 +499,7 @@ def test_more_pixels_than_are_allowed_are_not_decoded(
 ) -> None:
     path = tmp_path / f"large{suffix}"
     (image,) = steps(1, 160, 128)
-    if suffix in video.SUFFIXES:
+    if suffix in inputs.SUFFIXES:
         clips.write(path, [image], codec={".webm": "libvpx", ".avi": "mjpeg"}.get(suffix, "libx264"))
     else:
         path.write_bytes(cv2.imencode(suffix, image)[1].tobytes())

@@ -331,7 +331,7 @@ def _clips(sources: Sequence[str], *, recursive: bool) -> Dataset:
 
 def _classes(folder: Path) -> bool:
     """Whether a folder holds folders and no videos, as one with a folder for each class does."""
-    from fervid.video import SUFFIXES
+    from fervid.inputs import SUFFIXES
 
     inside = list(folder.iterdir()) if folder.is_dir() else []
     return any(path.is_dir() for path in inside) and not any(path.suffix.lower() in SUFFIXES for path in inside)

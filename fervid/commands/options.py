@@ -164,7 +164,7 @@ def prepare() -> None:
     """Let a worker import what it needs while this process does the same."""
     from fervid.workers import prepare
 
-    prepare("fervid.pipeline")
+    prepare("fervid.pipeline", "fervid.video")
 
 
 def labels_of(text: str | None) -> tuple[str, ...] | None:
@@ -313,8 +313,8 @@ def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int
 
     A single clip has a process of its own too, which it may bring down.
     """
-    import joblib
+    import cv2
 
-    cpus = joblib.cpu_count()
+    cpus = cv2.getNumberOfCPUs()
     jobs = min(jobs or cpus, max(1, clips))
     return jobs, threads or max(1, cpus // jobs)

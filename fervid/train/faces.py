@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import cv2
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -207,7 +206,7 @@ def cut_all(
         face = locate(image)
         return True, None if face is None else align.crop(image, face, side, margin)
 
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+    with ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
         found = list(pool.map(cut, paths))
     damaged = [str(path) for path, (whole, _) in zip(paths, found, strict=True) if not whole]
     rows = [i for i, (_, crop) in enumerate(found) if crop is not None]

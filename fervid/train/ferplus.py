@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -122,7 +121,7 @@ def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
             kept.append(votes[split][name])
             names.append(name)
 
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+    with ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
         found = list(pool.map(lambda image: locate(image, detector), images))
     typical = _median([face for face in found if face is not None])
     return FerPlus(

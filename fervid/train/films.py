@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
+import cv2
 import numpy as np
 
 from fervid import dataset, models
@@ -39,7 +39,7 @@ def read(
     """
     found = dataset.read(f"kerc2020:{kerc}")
     extractor = load_extractor(network=network, threads=1)
-    rows = extract(found.samples, extractor, cache, joblib.cpu_count(), strides)
+    rows = extract(found.samples, extractor, cache, cv2.getNumberOfCPUs(), strides)
     return study(found, *looked_at(rows, about(extractor)), target=target)
 
 
