@@ -7,9 +7,10 @@ like what the detector saw. A face that is lost sends for the detector at once, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import floor, inf, log2
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ NOBODY = 0.2  # seconds between looks while there is nobody to follow
 PATIENCE = 2.0  # seconds for which every one of those is a search; then there are glances in between
 _SIDE = 24  # pixels: frames are halved while the smallest face keeps as many
 _GRID = 5  # points along each side of a face
+_ROOM = 64  # pixels of the halved frame around the faces, in which they can move; and the grid of what is cut out
 _INNER = 0.8  # of the box: what surrounds it moves otherwise
 _BACK = 1.0  # pixels by which a point may miss its beginning on the way back
 _KEPT = 0.5  # of the points must come back
@@ -74,14 +76,14 @@ class Follower:
         """
         self._eyes, self._every = eyes, every
         self._glanced = self._searched = self._closer = self._seen = inf
-        self._shape: tuple[int, ...] = ()
-        self._gray: Image = np.zeros((0, 0), np.uint8)
+        self._image: Image = np.zeros((0, 0, 3), np.uint8)
         self._held: list[_Held] = []
+        self._patch: _Patch | None = None
 
     def __call__(self, frame: Frame) -> list[Face]:
         """The faces of the next frame, the largest first."""
         seldom = self._every * (SEARCH if self._held else 1)
-        if not 0 <= frame.time - self._searched < seldom - _SOON or frame.image.shape != self._shape:
+        if not 0 <= frame.time - self._searched < seldom - _SOON or frame.image.shape != self._image.shape:
             return self._search(frame)
         since = frame.time - self._glanced
         if not self._held:
@@ -90,23 +92,25 @@ class Follower:
             patient = frame.time - self._seen < PATIENCE - _SOON
             return self._search(frame) if patient or self._appeared(frame) else []
         self._seen = frame.time
-        gray = _reduced(frame.image, self._held[0].halvings)
-        moved = _moved(self._held, self._gray, gray)
+        region = _region((one.face for one in self._held), self._held[0].halvings, frame.image)
+        before = self._patch if self._patch and self._patch.region == region else _halved(self._image, region)
+        now = _halved(frame.image, region)
+        moved = _moved(self._held, before, now)
         lost = [held for held, there in zip(self._held, moved, strict=True) if there is None]
         held = [there for there in moved if there is not None]
-        if lost and _cut(self._gray, gray):
+        if lost and _cut(self._image, frame.image):
             return self._search(frame)
         if since >= self._every - _SOON:
             return self._glance(frame, held, lost)
         for one in lost:
             face = self._near(frame, one.face)
             if face and not any(_shared(face, other.face) > _SHARED for other in held):
-                held.append(one.replaced(face, gray))
+                held.append(one.replaced(face, frame.image))
         if not held:
             return self._search(frame)
         if frame.time - self._closer >= NOBODY - _SOON:
-            held = self._surer(frame, gray, held)
-        self._gray, self._held = gray, sorted(held, key=lambda one: -one.face.area)
+            held = self._surer(frame, held)
+        self._image, self._patch, self._held = frame.image, now, sorted(held, key=lambda one: -one.face.area)
         return [held.face for held in self._held]
 
     def _near(self, frame: Frame, face: Face) -> Face | None:
@@ -114,12 +118,12 @@ class Follower:
         found = [new for new in self._eyes.near(frame.image, face.box) if _shared(new, face) > 0 and _sized(new, face)]
         return max(found, key=lambda new: _shared(new, face), default=None)
 
-    def _surer(self, frame: Frame, gray: Image, held: list[_Held]) -> list[_Held]:
+    def _surer(self, frame: Frame, held: list[_Held]) -> list[_Held]:
         """The faces, with those that are doubtful looked at closer."""
         self._closer = frame.time
         doubts = (one.face.score < self._eyes.sure and frame.time < one.doubtful for one in held)
         near = [self._near(frame, one.face) if doubt else None for one, doubt in zip(held, doubts, strict=True)]
-        return [one.replaced(face, gray) if face else one for one, face in zip(held, near, strict=True)]
+        return [one.replaced(face, frame.image) if face else one for one, face in zip(held, near, strict=True)]
 
     def _search(self, frame: Frame) -> list[Face]:
         self._searched = self._glanced = frame.time
@@ -149,15 +153,33 @@ class Follower:
 
     def _hold(self, frame: Frame, faces: list[tuple[Face, bool]]) -> list[Face]:
         """Follow these faces from here on, each with whether it was seen at a glance."""
-        smallest = min((face.size for face, _ in faces), default=0)
-        halvings = max(0, floor(log2(max(smallest, 1) / _SIDE)))
-        self._shape, self._gray = frame.image.shape, _reduced(frame.image, halvings)
-        before, self._held, self._closer = self._held, [], frame.time
+        self._image, before, self._held, self._closer = frame.image, self._held, [], frame.time
+        if not faces:
+            return []
+        halvings = max(0, floor(log2(max(min(face.size for face, _ in faces), 1) / _SIDE)))
+        patch = self._patch = _halved(frame.image, _region((face for face, _ in faces), halvings, frame.image))
         for face, glanced in faces:
             known = (held.doubtful for held in before if _shared(held.face, face) > _SHARED)
             doubtful = -inf if face.score >= self._eyes.sure else next(known, frame.time + _DOUBT)
-            self._held.append(_Held(face, _seen(self._gray, face, halvings), halvings, glanced, doubtful))
+            self._held.append(_Held(face, _seen(patch, face), halvings, glanced, doubtful))
         return [face for face, _ in faces]
+
+
+class _Region(NamedTuple):
+    """A part of a frame that was halved some times, in its pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    halvings: int
+
+
+class _Patch(NamedTuple):
+    """What is to be seen there."""
+
+    gray: Image  # (bottom - top, right - left)
+    region: _Region
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,9 +219,9 @@ class _Held:
         face = Face((low.real, low.imag, high.real, high.imag), _columns(landmarks), self.face.score)
         return replace(self, face=face)
 
-    def replaced(self, face: Face, gray: Image) -> _Held:
+    def replaced(self, face: Face, image: Image) -> _Held:
         """What was found where this face was lost."""
-        return replace(self, face=face, seen=_seen(gray, face, self.halvings))
+        return replace(self, face=face, seen=_seen(_halved(image, _region([face], self.halvings, image)), face))
 
 
 def _part(small: Face, face: Face) -> bool:
@@ -212,14 +234,15 @@ def _sized(a: Face, b: Face) -> bool:
     return max(a.area, b.area) < _AREA * min(a.area, b.area)
 
 
-def _moved(held: list[_Held], before: Image, now: Image) -> list[_Held | None]:
-    """Each face in the next reduced frame; None for one that is lost."""
+def _moved(held: list[_Held], before: _Patch, now: _Patch) -> list[_Held | None]:
+    """Each face in the same part of the next frame; None for one that is lost."""
     points = [one.points for one in held]
-    start = _columns(np.concatenate(points))
-    there, found = _flow(before, now, start)
-    back, returned = _flow(now, before, there)
+    corner = complex(now.region.left, now.region.top)
+    start = _columns(np.concatenate(points) - corner)
+    there, found = _flow(before.gray, now.gray, start)
+    back, returned = _flow(now.gray, before.gray, there)
     kept = found & returned & (np.abs(back - start).max(axis=1) <= _BACK)
-    ends = there[:, 0].astype(np.float64) + 1j * there[:, 1]
+    ends = there[:, 0].astype(np.float64) + 1j * there[:, 1] + corner
     moved, each = [], _GRID * _GRID
     for i, one in enumerate(held):
         rows = np.flatnonzero(kept[i * each : (i + 1) * each])
@@ -228,7 +251,7 @@ def _moved(held: list[_Held], before: Image, now: Image) -> list[_Held | None]:
             turn, shift = _similarity(points[i][rows], ends[i * each + rows])
             if 1 / _RESIZED <= abs(turn) <= _RESIZED:
                 new = one.moved(turn, shift)
-        moved.append(new if new and np.vdot(one.seen, _seen(now, new.face, one.halvings)) >= _ALIKE else None)
+        moved.append(new if new and np.vdot(one.seen, _seen(now, new.face)) >= _ALIKE else None)
     return moved
 
 
@@ -240,9 +263,9 @@ def _flow(before: Image, now: Image, points: Floats) -> tuple[Floats, NDArray[np
 
 def _cut(before: Image, now: Image) -> bool:
     """Whether another scene begins: little of the coarse picture is as it was."""
-    rows = [
-        cv2.resize(gray, _COARSE, interpolation=cv2.INTER_AREA).ravel().astype(np.float32) for gray in (before, now)
-    ]
+    step = max(1, min(now.shape[:2]) // (5 * _COARSE[1]))  # five by five pixels are enough for the mean of a coarse one
+    coarse = (cv2.resize(image[::step, ::step], _COARSE, interpolation=cv2.INTER_AREA) for image in (before, now))
+    rows = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).ravel().astype(np.float32) for image in coarse]
     apart = [row - row.mean() for row in rows]
     return float(np.vdot(*apart)) < _SAME_SCENE * float(np.prod([np.linalg.norm(row) for row in apart]))
 
@@ -262,15 +285,16 @@ def _least_squares(begins: _Points, ends: _Points) -> tuple[complex, complex]:
     return turn, complex(ends.mean() - turn * middle)
 
 
-def _seen(gray: Image, face: Face, halvings: int) -> Floats:
-    """A small picture (s, s) of the face in a reduced frame, upright, free of brightness and contrast."""
+def _seen(patch: _Patch, face: Face) -> Floats:
+    """A small picture (s, s) of the face, upright, free of brightness and contrast."""
+    left, top, *_, halvings = patch.region
     x1, y1, x2, y2 = (side * 0.5**halvings for side in face.box)
     (right_x, right_y), (left_x, left_y) = face.landmarks[:2]
     turn = np.exp(1j * np.arctan2(left_y - right_y, left_x - right_x)) * max(x2 - x1, y2 - y1) / _SIDE
-    shift = complex((x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2) - turn * complex(_SIDE - 1, _SIDE - 1) / 2
+    shift = complex((x1 + x2 - 1) / 2 - left, (y1 + y2 - 1) / 2 - top) - turn * complex(_SIDE - 1, _SIDE - 1) / 2
     to_frame = np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    small = cv2.warpAffine(gray, to_frame, (_SIDE, _SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    small = cv2.warpAffine(patch.gray, to_frame, (_SIDE, _SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     values = small.astype(np.float32)
     values -= values.mean()
     return np.asarray(values / max(float(np.linalg.norm(values)), 1e-6), np.float32)
@@ -282,9 +306,23 @@ def _shared(a: Face, b: Face) -> float:
     return max(width, 0) * max(height, 0) / min(a.area, b.area)
 
 
-def _reduced(image: Image, halvings: int) -> Image:
-    """Brightness of a frame, halved so many times."""
-    return np.asarray(cv2.cvtColor(halved(image, halvings), cv2.COLOR_RGB2GRAY), np.uint8)
+def _region(faces: Iterable[Face], halvings: int, image: Image) -> _Region:
+    """Where faces are, and could be in the next frame."""
+    boxes = np.array([face.box for face in faces]).reshape(-1, 2, 2) / 2**halvings
+    size = np.array([max(1, side >> halvings) for side in image.shape[1::-1]])
+    low, high = np.floor(boxes[:, 0].min(axis=0) / _ROOM) - 1, np.ceil(boxes[:, 1].max(axis=0) / _ROOM) + 1
+    low = np.clip(low * _ROOM, 0, np.maximum(size - _ROOM, 0)).astype(int)
+    high = np.clip(high * _ROOM, np.minimum(low + _ROOM, size), size).astype(int)
+    return _Region(int(low[0]), int(low[1]), int(high[0]), int(high[1]), halvings)
+
+
+def _halved(image: Image, region: _Region) -> _Patch:
+    """The brightness of a part of a frame."""
+    left, top, right, bottom = (side << region.halvings for side in region[:4])
+    return _Patch(
+        np.asarray(cv2.cvtColor(halved(image[top:bottom, left:right], region.halvings), cv2.COLOR_RGB2GRAY), np.uint8),
+        region,
+    )
 
 
 def _columns(points: _Points) -> Floats:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import clips
-from fervid.follow import NOBODY, PATIENCE, SEARCH, Follower, _least_squares
+from fervid.follow import _ROOM, NOBODY, PATIENCE, SEARCH, Follower, _halved, _least_squares, _region, _Region
+from fervid.halve import halved
 from fervid.records import Box, Face, Frame, Image
 
 SIDE = 80
@@ -268,6 +269,32 @@ def test_another_clip_begins_with_a_search(time: float, image: Image) -> None:
     find(Frame(NOISE, 0.5))
     find(Frame(image, time))
     assert eyes.asked == ["search", "search"]
+
+
+@pytest.mark.parametrize("halvings", [0, 1, 2])
+@pytest.mark.parametrize("places", [[(300, 200)], [(300, 200), (1150, 620)], [(-500, 90)], [(1290, 715)]])
+def test_what_is_looked_at_lies_around_the_faces_and_is_what_the_whole_frame_shows(
+    places: list[tuple[float, float]], halvings: int
+) -> None:
+    image = cv2.resize(NOISE, (1283, 721))
+    size = np.array([1283, 721]) >> halvings
+    left, top, right, bottom, _ = region = _region((face(x, y) for x, y in places), halvings, image)
+    for x, y in places:
+        corners = np.array([[x - SIDE / 2, y - SIDE / 2], [x + SIDE / 2, y + SIDE / 2]]) / 2**halvings
+        near, far = np.clip(corners + [[-_ROOM], [_ROOM]], 0, size)
+        assert (np.minimum(near, size - _ROOM) >= (left, top)).all()
+        assert (far <= (right, bottom)).all()
+    assert 0 <= left <= right - _ROOM
+    assert 0 <= top <= bottom - _ROOM
+    assert _region([face(*places[0])], halvings, image) == _region(
+        [face(places[0][0] + 1, places[0][1])], halvings, image
+    )
+    whole = cv2.cvtColor(halved(image, halvings), cv2.COLOR_RGB2GRAY)
+    np.testing.assert_array_equal(_halved(image, region).gray, whole[top:bottom, left:right])
+
+
+def test_a_frame_that_is_smaller_than_that_is_looked_at_whole() -> None:
+    assert _region([face(20, 10)], 1, NOISE[:40, :70]) == _Region(0, 0, 35, 20, 1)
 
 
 def test_a_similarity_is_found_exactly() -> None:
