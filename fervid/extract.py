@@ -25,6 +25,9 @@ from fervid.sampling import Sampling
 from fervid.track import TrackingRule
 
 _BY_OVERLAP = {"same_face": -1.0, "same_person": 2.0}  # cosines that every face has, and none
+_LARGEST = 31 << 20
+"""Bytes that are freed once, so that glibc keeps what is freed later (mallopt(3), dynamic threshold). It would give the
+memory of frames back to the system instead, which clears it anew, page by page, for the next ones."""
 _WAITING = 4  # batches that are cut out before the network asks for them
 
 _Found = tuple[float, float, list[Face], list[float]]  # time, duration, faces and shares of a frame, as in `Observed`
@@ -88,9 +91,8 @@ class Extractor:
         self.options = options
         self.detector, self.network = detector, network
         self._threads = threads
-        cv2.setNumThreads(
-            1
-        )  # of the whole process: for pictures as small as faces its threads only wait for each other
+        cv2.setNumThreads(1)  # of the whole process: for pictures as small as faces its threads only wait
+        np.empty(_LARGEST, np.uint8)  # freed at once, and kept from then on; likewise
         silence = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # in OpenCV 4 and 5
         silence(0)  # of a damaged picture the record says what there is to say
         with fitting(detector):

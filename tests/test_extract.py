@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -263,3 +267,23 @@ def test_pictures_are_scaled_in_one_thread_and_the_network_gets_half_of_them(fam
             assert (cv2.getNumThreads(), ready.network.threads) == (1, half)
     finally:
         cv2.setNumThreads(before)
+
+
+AGAIN = """
+import resource, sys
+import fervid
+
+classifier = fervid.load(options=fervid.Options(sampling=fervid.Sampling(fps=None)), threads=2)
+for path in sys.argv[1:]:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    classifier.answer(path)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep what they like")
+def test_the_memory_of_frames_is_used_again(tmp_path: Path) -> None:
+    path = str(clips.write(tmp_path / "wide.mp4", clips.smiling(40, 1280, 720)))
+    done = subprocess.run([sys.executable, "-c", AGAIN, path, path], capture_output=True, text=True, check=True)
+    pages = 1280 * 720 * 3 / resource.getpagesize()
+    assert int(done.stdout.split()[-1]) < 40 * pages / 4
