@@ -165,7 +165,7 @@ def destination(
         raise UsageError("--resume continues the output and --force replaces it; give one of them")
     if endless and (format in ("json", "parquet") or (output and (format or format_of(Path(output))) != "jsonl")):
         raise UsageError(
-            "what has no end is written as JSON Lines; name it with -o results.jsonl, or take --format csv"
+            "a file of what has no end is JSON Lines; name it with -o results.jsonl, or leave -o out for --format csv"
         )
     if format == "parquet" or (output is not None and is_url(str(output))):
         if output is None or format not in (None, "parquet"):

@@ -15,7 +15,7 @@ from collections.abc import Generator
 from fervid.records import Frame
 
 LATE = 0.5
-"""Seconds that a frame may wait, measured against the one that came earliest for its time."""
+"""Seconds that a frame of a stream may wait, measured against the one that came earliest for its time."""
 
 
 class Live:
@@ -25,19 +25,21 @@ class Live:
         name: What records call it.
     """
 
-    def __init__(self, name: str, source: Generator[Frame]) -> None:
+    def __init__(self, name: str, source: Generator[Frame], patience: float = LATE) -> None:
         """Begin with nothing; the source is read from the first frame that is asked for.
 
         Args:
             name: What records call it.
             source: Frames in order of time, each as soon as it has come.
+            patience: Seconds that a frame may wait; 0 for what is never ahead of time, as a camera.
         """
         self.name = name
-        self._source = source
+        self._source, self._patience = source, patience
         self._changed = threading.Condition()
         self._waiting: list[tuple[Frame, float]] = []  # one at most, with the time at which it came
         self._earliest = math.inf
         self._dropped: deque[float] = deque()
+        self._told = 0.0
         self._came = time.monotonic()
         self._ended: list[BaseException | None] = []
         self._stop = False
@@ -66,15 +68,16 @@ class Live:
                 self._changed.notify()
 
     def missed(self, start: float, end: float) -> int:
-        """How many frames between two times were dropped; windows are asked for in order.
+        """How many frames of a window were dropped, and before it, if no window that was asked for reached so far.
 
         Args:
-            start: Seconds; what was before is forgotten.
+            start: Seconds; windows are asked for in order, and what was before one of them is forgotten.
             end: Seconds.
         """
         with self._changed:
-            while self._dropped and self._dropped[0] < start:
+            while self._dropped and self._dropped[0] < min(start, self._told):
                 self._dropped.popleft()
+            self._told = end
             return sum(moment < end for moment in self._dropped)
 
     def since(self) -> float:
@@ -100,7 +103,7 @@ class Live:
         now = time.monotonic()
         with self._changed:
             self._earliest = min(self._earliest, now - frame.time)
-            in_time = self._earliest + frame.time + LATE - now
+            in_time = self._earliest + frame.time + self._patience - now
             self._changed.wait_for(lambda: not self._waiting or self._stop, max(0.0, in_time))
             self._dropped.extend(old.time for old, _ in self._waiting)
             self._waiting = [(frame, now)]

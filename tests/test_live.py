@@ -250,6 +250,27 @@ def test_of_a_source_that_is_not_kept_up_with_only_the_newest_frame_is_given() -
     assert source.missed(6, 9) == 0
 
 
+@pytest.mark.parametrize(("work", "dropped"), [(0.0, 0), (0.11, 20)])
+def test_a_camera_does_not_wait_and_what_it_shows_meanwhile_is_counted(work: float, dropped: int) -> None:
+    source = Live("camera:0", frames(30, 0.03), patience=0.0)
+    found = []
+    for frame in source.frames():
+        time.sleep(work)
+        found.append(frame.time)
+    assert source.missed(0, 99) + len(found) == 30
+    assert 30 - len(found) >= dropped / 2
+    assert work or len(found) >= 25
+
+
+def test_what_is_dropped_while_no_window_is_told_of_counts_for_the_next() -> None:
+    source = Live("-", iter_of())
+    source._dropped.extend([0.5, 1.5, 2.5, 3.5, 4.5])
+    assert source.missed(0, 1) == 1
+    assert source.missed(3, 4) == 3
+    assert source.missed(3.5, 4.5) == 1, "as far as windows overlap, what is dropped is in both"
+    assert source.missed(4, 5) == 1
+
+
 def test_a_frame_waits_no_longer_than_it_may() -> None:
     source = Live("-", iter_of(Frame(BLACK, 0.0), Frame(BLACK, 0.0), Frame(BLACK, 0.1), Frame(BLACK, 0.2)))
     given = source.frames()

@@ -152,7 +152,7 @@ def follow(
         pipe = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
         source = Live("-", streams.stream(pipe, "standard input", options.sampling, threads))
     else:
-        source = Live(f"camera:{camera}", streams.camera(camera, options.sampling))
+        source = Live(f"camera:{camera}", streams.camera(camera, options.sampling), patience=0.0)
     policy, failures = Policy(strict=strict), 0
     kind: Progress = "none" if progress == "auto" else progress  # what comes shows how far it is
     with (
