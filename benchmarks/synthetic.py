@@ -1,7 +1,7 @@
 """Learning from synthetic faces alone: one branch and two, with and without mixing, ensembles, and a blend.
 
 python benchmarks/synthetic.py --data SETS --weights faceres.json --lite0 lite0.safetensors
-    --mobilenetv2 mobilenetv2.safetensors --runs FOLDER [--json FILE]
+    --mobilenetv2 mobilenetv2.safetensors --runs FOLDER [--steps N] [--mixing none mixup mixaugment] [--json FILE]
 
 After Jeong et al. (arXiv 2207.10025): `fervid.train.branches` on the faces that `fervid.train.synthesis` makes, tested
 on real ones, those of FER+ PrivateTest on which more than half of the votes are for one of the six expressions. The
@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -34,16 +34,16 @@ from fervid.train.synthesis import EXPRESSIONS, INDEX, Synthetic
 
 TWO_BRANCH = Path(__file__).parent.parent / "models/recipes/two-branch.json"
 BACKBONES = ("mobilenetv1", "efficientnet_lite0", "mobilenetv2_100")
-MIXING = ("none", "mixaugment", "mixup")
+Mixing: TypeAlias = Literal["none", "mixaugment", "mixup"]
+MIXING: tuple[Mixing, ...] = get_args(Mixing)
 GENERAL = 0.7  # share of the shipped network in a blend
 
 
-def recipes() -> dict[tuple[str, str, str], Recipe]:
+def recipes(two: Recipe, ways_of_mixing: Sequence[Mixing] = MIXING) -> dict[tuple[str, str, str], Recipe]:
     """Backbone, branches and mixing to the recipe of the variant."""
-    two = Recipe.read(TWO_BRANCH)
     return {
         (backbone, way, mixing): replace(two, backbone=backbone, appearance=weight, mixing=mixing)
-        for mixing in MIXING
+        for mixing in ways_of_mixing
         for way, weight in (("one", 0.0), ("two", two.appearance))
         for backbone in BACKBONES
     }
@@ -117,7 +117,7 @@ def table(
         row(f"{backbone}, {way}, {mixing}", found[backbone, way, mixing], labels, best)
         for backbone, way, mixing in found
     ]
-    for mixing in MIXING:
+    for mixing in dict.fromkeys(mixing for *_, mixing in found):
         for way in ("one", "two"):
             together = average([found[backbone, way, mixing] for backbone in BACKBONES])
             rows.append(row(f"ensemble of three, {way}, {mixing}", together, labels, best))
@@ -141,17 +141,21 @@ def main() -> None:
     parser.add_argument("--mobilenetv2", type=Path, required=True, help="likewise")
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="by default cache/ in the folder of the data")
+    parser.add_argument("--steps", type=int, help="by default those of the recipe")
+    parser.add_argument("--mixing", nargs="+", choices=MIXING, default=MIXING)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
     weights = mobilenet.read_tensorflowjs(arguments.weights)
     pretrained = {"efficientnet_lite0": arguments.lite0, "mobilenetv2_100": arguments.mobilenetv2}
-    made = branches.faces_to_learn_from(sources, cache, Recipe.read(TWO_BRANCH))
+    two = Recipe.read(TWO_BRANCH)
+    made = branches.faces_to_learn_from(sources, cache, two)
     real, labels = tested(faces.read_ferplus(sources.ferplus, sources.first, "PrivateTest", cache))
-    runs = {key: arguments.runs / f"{'-'.join(key)}.safetensors" for key in recipes()}
+    variants = recipes(replace(two, steps=arguments.steps or two.steps), arguments.mixing)
+    runs = {key: arguments.runs / f"{'-'.join(key)}.safetensors" for key in variants}
     found = {
         key: probabilities(trained(runs[key], recipe, made, weights, pretrained), real)
-        for key, recipe in recipes().items()
+        for key, recipe in variants.items()
     }
     show(table(found, general(real), labels), arguments.json)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import clips
-from fervid.follow import _ROOM, NOBODY, PATIENCE, SEARCH, Follower, _halved, _least_squares, _region, _Region
+from fervid.follow import _ROOM, NOBODY, PATIENCE, SEARCH, Follower, _halved, _least_squares, _Region, _region
 from fervid.halve import halved
 from fervid.records import Box, Face, Frame, Image
 
@@ -281,7 +281,7 @@ def test_what_is_looked_at_lies_around_the_faces_and_is_what_the_whole_frame_sho
     left, top, right, bottom, _ = region = _region((face(x, y) for x, y in places), halvings, image)
     for x, y in places:
         corners = np.array([[x - SIDE / 2, y - SIDE / 2], [x + SIDE / 2, y + SIDE / 2]]) / 2**halvings
-        near, far = np.clip(corners + [[-_ROOM], [_ROOM]], 0, size)
+        near, far = np.clip(corners + np.array([[-_ROOM], [_ROOM]]), 0, size)
         assert (np.minimum(near, size - _ROOM) >= (left, top)).all()
         assert (far <= (right, bottom)).all()
     assert 0 <= left <= right - _ROOM

@@ -311,8 +311,9 @@ def test_the_whole_way_from_data_sets_to_a_file(
 
 
 def test_the_comparison_differs_in_nothing_but_what_it_says() -> None:
-    recipes = synthetic.recipes()
     two = Recipe.read(synthetic.TWO_BRANCH)
+    recipes = synthetic.recipes(two)
+    assert list(synthetic.recipes(two, ["mixup"])) == [key for key in recipes if key[2] == "mixup"]
     assert recipes["mobilenetv1", "two", two.mixing] == two
     for (backbone, way, mixing), recipe in recipes.items():
         assert (recipe.backbone, recipe.appearance > 0, recipe.mixing) == (backbone, way == "two", mixing)
@@ -328,7 +329,7 @@ def test_figures_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     assert synthetic.macro_f1(labels, labels) == 1
     assert synthetic.macro_f1(labels, np.zeros(60, int)) == pytest.approx(2 / 7 / 6)
     wrong = np.roll(right, 1, axis=1)
-    found = dict.fromkeys(synthetic.recipes(), wrong)
+    found = dict.fromkeys(synthetic.recipes(Recipe()), wrong)
     rows = synthetic.table(found, right, labels)
     assert rows[0]["macro F1, %"].startswith("0.0 ")
     assert rows[-1]["what"] == "the shipped network"
