@@ -1,22 +1,22 @@
 """Times fervid on every frame against the loop that people write today, in pairs within one run.
 
-python benchmarks/reference.py CLIP... [--seconds 4] [--repeat 3] [--json FILE]    (needs the extras train, backbones)
+python benchmarks/reference.py CLIP... [--detector blazeface-back | mtcnn] [--seconds 4] [--repeat 3] [--json FILE]
 
-The loop reads with OpenCV, finds faces in every frame with the shipped detector that looks longest (blazeface-back, at
-the whole frame and its tiles), and gives every face, 224 pixels, alone to an EfficientNet-B0 in float32, by
-onnxruntime. Its weights are random, for they do not change the time. The probabilities are averaged over the clip.
+It needs the extras train and backbones, for mtcnn facenet-pytorch as well. The loop reads with OpenCV, finds faces in
+every frame, either with the shipped detector that looks longest (blazeface-back, at the whole frame and its tiles) or
+with the MTCNN of facenet-pytorch as it comes, and gives every face, 224 pixels, alone to an EfficientNet-B0 in float32,
+by onnxruntime. Its weights are random, for they do not change the time. The probabilities are averaged over the clip.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
-import joblib
 import numpy as np
 import onnxruntime
 from network import show
@@ -25,9 +25,11 @@ from timing import medians, paired, ratios, rounded, save
 import fervid
 from fervid import models
 from fervid.detect import Detector
-from fervid.records import Face, Floats, Image
+from fervid.records import Box, Floats, Image
 
-DETECTOR, BACKBONE, SIDE, CLASSES = "blazeface-back", "efficientnet_b0", 224, 8
+Finder = Callable[[Image], list[Box]]  # (h, w, 3) RGB to the boxes of faces
+BACKBONE, SIDE, CLASSES = "efficientnet_b0", 224, 8
+SURE = 0.9  # probability from which MTCNN has found a face, as in the tutorials
 MEAN, DEVIATION = (np.array(values, np.float32) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -57,33 +59,55 @@ def frames(path: Path, seconds: float) -> Iterator[Image]:
         capture.release()
 
 
-def cropped(image: Image, face: Face) -> Floats:
+def blazeface() -> Finder:
+    """The detector that fervid searches whole frames with."""
+    found = models.load("blazeface-back", "detector", cv2.getNumberOfCPUs())
+    detect = Detector(found.session, found.card)
+    return lambda image: [face.box for face in detect(image)]
+
+
+def mtcnn() -> Finder:
+    """MTCNN (Zhang et al., arXiv 1604.02878), which most loops use, with the settings that it comes with."""
+    from facenet_pytorch import MTCNN
+
+    detect = MTCNN(device="cpu").detect
+
+    def find(image: Image) -> list[Box]:
+        boxes, sure = detect(image)
+        return [] if boxes is None else [tuple(box) for box, one in zip(boxes, sure, strict=True) if one >= SURE]
+
+    return find
+
+
+FINDERS: dict[str, Callable[[], Finder]] = {"blazeface-back": blazeface, "mtcnn": mtcnn}
+
+
+def cropped(image: Image, box: Box) -> Floats:
     """A face (1, 3, s, s) as the network takes it."""
-    left, top, right, bottom = (max(0, round(value)) for value in face.box)
+    left, top, right, bottom = (max(0, round(value)) for value in box)
     scaled = cv2.resize(image[top:bottom, left:right], (SIDE, SIDE))
     return ((scaled / np.float32(255) - MEAN) / DEVIATION).transpose(2, 0, 1)[None]
 
 
-def answer(path: Path, seconds: float, detect: Detector, session: onnxruntime.InferenceSession) -> Floats | None:
+def answer(path: Path, seconds: float, find: Finder, session: onnxruntime.InferenceSession) -> Floats | None:
     """Mean probabilities (c,) over the faces of all frames; None if there are none."""
     said = []
     for image in frames(path, seconds):
-        for face in detect(image):
-            (logits,) = session.run(None, {"images": cropped(image, face)})
+        for box in find(image):
+            (logits,) = session.run(None, {"images": cropped(image, box)})
             odds = np.exp(logits[0] - logits[0].max())
             said.append(odds / odds.sum())
     return np.mean(said, axis=0) if said else None
 
 
-def measure(path: Path, seconds: float, network: Path, repeat: int) -> dict[str, Any]:
+def measure(path: Path, seconds: float, find: Finder, network: Path, repeat: int) -> dict[str, Any]:
     """The row of one clip."""
-    found = models.load(DETECTOR, "detector", joblib.cpu_count())
-    detect, session = Detector(found.session, found.card), onnxruntime.InferenceSession(network)
+    session = onnxruntime.InferenceSession(network)
     ours = fervid.load(options=fervid.Options(fervid.Sampling(fps=None, end=seconds)))
-    answer(path, min(seconds, 0.2), detect, session)  # what was never run is slow
+    answer(path, min(seconds, 0.2), find, session)  # what was never run is slow
     result = ours.answer(path)
     rows = paired(
-        {"reference": lambda: answer(path, seconds, detect, session), "every frame": lambda: ours.answer(path)}, repeat
+        {"reference": lambda: answer(path, seconds, find, session), "every frame": lambda: ours.answer(path)}, repeat
     )
     return {
         "clip": path.name,
@@ -99,15 +123,18 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="+", type=Path)
+    parser.add_argument("--detector", choices=FINDERS, default="blazeface-back", help="of the loop")
     parser.add_argument("--seconds", type=float, default=4, help="how much of each clip, because the loop is slow")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         network = exported(Path(folder))
-        rows = [measure(path, arguments.seconds, network, arguments.repeat) for path in arguments.clips]
+        find = FINDERS[arguments.detector]()
+        rows = [measure(path, arguments.seconds, find, network, arguments.repeat) for path in arguments.clips]
     show(rows, None)
-    save({"repeat": arguments.repeat, "seconds": arguments.seconds, "clips": rows}, arguments.json)
+    about = {"detector": arguments.detector, "repeat": arguments.repeat, "seconds": arguments.seconds}
+    save({**about, "clips": rows}, arguments.json)
 
 
 if __name__ == "__main__":

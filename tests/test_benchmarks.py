@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import agreement
 import annotate
@@ -219,14 +221,22 @@ class Even:
 
 
 def test_the_reference_looks_at_every_frame_and_averages(smile: Path, scenery: Path) -> None:
-    found = models.load(reference.DETECTOR, "detector")
-    detect, network = Detector(found.session, found.card), Even()
-    assert reference.answer(smile, 0.4, detect, network) == pytest.approx(np.full(8, 1 / 8))
+    find, network = reference.FINDERS["blazeface-back"](), Even()
+    assert reference.answer(smile, 0.4, find, network) == pytest.approx(np.full(8, 1 / 8))
     assert network.faces == 10
-    assert reference.answer(scenery, 0.2, detect, network) is None
+    assert reference.answer(scenery, 0.2, find, network) is None
     assert len(list(reference.frames(smile, 60))) == 30
     image = next(reference.frames(smile, 60))
     assert np.abs(image.astype(int) - next(video.read(smile)).image).mean() < 4, "RGB as ours"
+
+
+def test_what_mtcnn_is_sure_of_are_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter([(np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]]), np.array([0.99, 0.8])), (None, [None])])
+    made = SimpleNamespace(MTCNN=lambda device: SimpleNamespace(detect=lambda image: next(said)))
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", made)
+    find = reference.FINDERS["mtcnn"]()
+    picture = np.zeros((9, 9, 3), np.uint8)
+    assert [find(picture), find(picture)] == [[(1, 2, 3, 4)], []]
 
 
 def features(mean: list[float]) -> ClipFeatures:
