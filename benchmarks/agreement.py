@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import joblib
 import numpy as np
 from network import show
 from scipy.stats import binomtest
@@ -255,7 +254,7 @@ def main() -> None:
 
     found = {}
     for name, clips in sets.items():
-        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        with ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
             looks = list(pool.map(all_ways, clips))
         found[name] = compare([(one, slowly) for one, slowly, _ in looks])
         found[f"{name}, moved by a pixel"] = compare([(moved, slowly) for _, slowly, moved in looks])

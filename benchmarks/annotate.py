@@ -27,7 +27,7 @@ import fervid
 from fervid.gather import Windows
 from fervid.view import film
 
-BASE, QUICK = "decode and encode", "the same, as fervid does"
+BASE, QUICK = "decode and encode", "with fervid's settings"
 CUT = Windows(2.0, 0.5)
 
 

@@ -79,7 +79,7 @@ def pretrained(name: str, folder: Path | None) -> Path | None:
 
 
 def finished(run: Path, recipe: Recipe, weights: Path | None) -> bool:
-    """Whether a run of that recipe, begun with those weights, has come to its end."""
+    """Whether a run of that recipe, begun with those weights, has come to its end; it may have learned other data."""
     if not run.exists():
         return False
     about, step, _ = state.read(run)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import av
-import joblib
+import cv2
 import numpy as np
 from network import show
 from timing import WAYS, command, decode, faster, figures, once, paired, save
@@ -92,7 +92,7 @@ def folder(paths: Sequence[Path], repeat: int) -> list[dict[str, Any]]:
     classifier = fervid.load(threads=threads)
     names = [str(path) for path in paths]
     spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(joblib.cpu_count(), mp_context=spawning) as pool:
+    with ProcessPoolExecutor(cv2.getNumberOfCPUs(), mp_context=spawning) as pool:
         alone = partial(decode, threads=1)
         frames = sum(pool.map(alone, paths, chunksize=4))  # also starts the processes
         rows = paired(

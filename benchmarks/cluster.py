@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import av
-import joblib
+import cv2
 import onnxruntime
 import ray
 from rich.console import Console
@@ -107,7 +107,7 @@ def measured(clips: Sequence[Path], arguments: argparse.Namespace) -> dict[str, 
         for seconds in [predicted(n, m, **model)]
     ]
     return {
-        "cpus": joblib.cpu_count(),
+        "cpus": cv2.getNumberOfCPUs(),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "ray": ray.__version__,

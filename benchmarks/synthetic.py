@@ -7,7 +7,8 @@ After Jeong et al. (arXiv 2207.10025): `fervid.train.branches` on the faces that
 on real ones, those of FER+ PrivateTest on which more than half of the votes are for one of the six expressions. The
 figure is macro F1 with 95 % intervals by bootstrap over pictures; differences are paired by picture. An ensemble is
 the average of three backbones' probabilities; a blend is the weighted average with those of the shipped network, which
-learned from real faces, for the same six expressions. A run that is in the folder already is continued.
+learned from real faces, for the same six expressions. A run that is in the folder already is continued; other
+`--steps` need another folder.
 """
 
 from __future__ import annotations

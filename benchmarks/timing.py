@@ -114,11 +114,11 @@ def command(*arguments: str) -> tuple[float, float]:
 
 def machine() -> dict[str, Any]:
     """Where and with what this was measured."""
-    import joblib
+    import cv2
 
     return {
         "cpu": _cpu(),
-        "cpus": joblib.cpu_count(),
+        "cpus": cv2.getNumberOfCPUs(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "fervid": fervid.__version__,

@@ -25,9 +25,9 @@ from fervid.sampling import Sampling
 from fervid.track import TrackingRule
 
 _BY_OVERLAP = {"same_face": -1.0, "same_person": 2.0}  # cosines that every face has, and none
-_LARGEST = 31 << 20
-"""Bytes that are freed once, so that glibc keeps what is freed later (mallopt(3), dynamic threshold). It would give the
-memory of frames back to the system instead, which clears it anew, page by page, for the next ones."""
+_KEPT = 31 << 20
+"""Bytes. Once as many were freed, glibc keeps what is freed later (mallopt(3), dynamic threshold, 32 MiB at most): the
+memory of frames, for the next ones. It would go back to the system otherwise, which clears it anew, page by page."""
 _WAITING = 4  # batches that are cut out before the network asks for them
 
 _Found = tuple[float, float, list[Face], list[float]]  # time, duration, faces and shares of a frame, as in `Observed`
@@ -92,7 +92,7 @@ class Extractor:
         self.detector, self.network = detector, network
         self._threads = threads
         cv2.setNumThreads(1)  # of the whole process: for pictures as small as faces its threads only wait
-        np.empty(_LARGEST, np.uint8)  # freed at once, and kept from then on; likewise
+        np.empty(_KEPT, np.uint8)  # freed at once, which is of the whole process too
         silence = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # in OpenCV 4 and 5
         silence(0)  # of a damaged picture the record says what there is to say
         with fitting(detector):
@@ -113,7 +113,7 @@ class Extractor:
             self.tried.pool.update_group(black)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Extractor, (self.detector, self.network, self.options, self._threads)
+        return _elsewhere, (self.detector, self.network, self.options, self._threads)
 
     def look(self, path: str | os.PathLike[str]) -> Seen:
         """What a clip shows; its problem, if it has one, is told in the result."""
@@ -163,7 +163,7 @@ class Extractor:
             raise problem
 
     def _read(self, path: str | os.PathLike[str], sampling: Sampling) -> Generator[Frame]:
-        from fervid import video  # and the decoder with it, which who gives the clips to other processes has no use for
+        from fervid import video  # and the decoder with it, for which whoever gives clips to other processes has no use
 
         return video.read(path, sampling, self._threads)
 
@@ -202,6 +202,13 @@ class Extractor:
             yield batch, np.array(crops, np.uint8)
             raise
         yield batch, np.array(crops, np.uint8)
+
+
+def _elsewhere(*parts: Any) -> Extractor:
+    """An extractor in another process, where it will read: what that needs is loaded with it."""
+    import fervid.video  # noqa: F401
+
+    return Extractor(*parts)
 
 
 def load_extractor(

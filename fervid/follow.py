@@ -81,7 +81,7 @@ class Follower:
         self._patch: _Patch | None = None
 
     def __call__(self, frame: Frame) -> list[Face]:
-        """The faces of the next frame, the largest first."""
+        """The faces of the next frame, the largest first; its picture is kept until the one after it, not copied."""
         seldom = self._every * (SEARCH if self._held else 1)
         if not 0 <= frame.time - self._searched < seldom - _SOON or frame.image.shape != self._image.shape:
             return self._search(frame)
@@ -93,8 +93,8 @@ class Follower:
             return self._search(frame) if patient or self._appeared(frame) else []
         self._seen = frame.time
         region = _region((one.face for one in self._held), self._held[0].halvings, frame.image)
-        before = self._patch if self._patch and self._patch.region == region else _halved(self._image, region)
-        now = _halved(frame.image, region)
+        before = self._patch if self._patch and self._patch.region == region else _cut_out(self._image, region)
+        now = _cut_out(frame.image, region)
         moved = _moved(self._held, before, now)
         lost = [held for held, there in zip(self._held, moved, strict=True) if there is None]
         held = [there for there in moved if there is not None]
@@ -157,7 +157,7 @@ class Follower:
         if not faces:
             return []
         halvings = max(0, floor(log2(max(min(face.size for face, _ in faces), 1) / _SIDE)))
-        patch = self._patch = _halved(frame.image, _region((face for face, _ in faces), halvings, frame.image))
+        patch = self._patch = _cut_out(frame.image, _region((face for face, _ in faces), halvings, frame.image))
         for face, glanced in faces:
             known = (held.doubtful for held in before if _shared(held.face, face) > _SHARED)
             doubtful = -inf if face.score >= self._eyes.sure else next(known, frame.time + _DOUBT)
@@ -221,7 +221,7 @@ class _Held:
 
     def replaced(self, face: Face, image: Image) -> _Held:
         """What was found where this face was lost."""
-        return replace(self, face=face, seen=_seen(_halved(image, _region([face], self.halvings, image)), face))
+        return replace(self, face=face, seen=_seen(_cut_out(image, _region([face], self.halvings, image)), face))
 
 
 def _part(small: Face, face: Face) -> bool:
@@ -263,7 +263,8 @@ def _flow(before: Image, now: Image, points: Floats) -> tuple[Floats, NDArray[np
 
 def _cut(before: Image, now: Image) -> bool:
     """Whether another scene begins: little of the coarse picture is as it was."""
-    step = max(1, min(now.shape[:2]) // (5 * _COARSE[1]))  # five by five pixels are enough for the mean of a coarse one
+    across, down = (side // (5 * coarse) for side, coarse in zip(now.shape[1::-1], _COARSE, strict=True))
+    step = max(1, min(across, down))  # five by five pixels are enough for the mean of a coarse one
     coarse = (cv2.resize(image[::step, ::step], _COARSE, interpolation=cv2.INTER_AREA) for image in (before, now))
     rows = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).ravel().astype(np.float32) for image in coarse]
     apart = [row - row.mean() for row in rows]
@@ -316,7 +317,7 @@ def _region(faces: Iterable[Face], halvings: int, image: Image) -> _Region:
     return _Region(int(low[0]), int(low[1]), int(high[0]), int(high[1]), halvings)
 
 
-def _halved(image: Image, region: _Region) -> _Patch:
+def _cut_out(image: Image, region: _Region) -> _Patch:
     """The brightness of a part of a frame."""
     left, top, right, bottom = (side << region.halvings for side in region[:4])
     return _Patch(

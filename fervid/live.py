@@ -39,7 +39,7 @@ class Live:
         self._waiting: list[tuple[Frame, float]] = []  # one at most, with the time at which it came
         self._earliest = math.inf
         self._dropped: deque[float] = deque()
-        self._told = 0.0
+        self._reached = 0.0
         self._came = time.monotonic()
         self._ended: list[BaseException | None] = []
         self._stop = False
@@ -68,16 +68,16 @@ class Live:
                 self._changed.notify()
 
     def missed(self, start: float, end: float) -> int:
-        """How many frames of a window were dropped, and before it, if no window that was asked for reached so far.
+        """How many frames of a window were dropped, those between the last window and this one included.
 
         Args:
-            start: Seconds; windows are asked for in order, and what was before one of them is forgotten.
+            start: Seconds; windows are asked for in order.
             end: Seconds.
         """
         with self._changed:
-            while self._dropped and self._dropped[0] < min(start, self._told):
+            while self._dropped and self._dropped[0] < min(start, self._reached):
                 self._dropped.popleft()
-            self._told = end
+            self._reached = end
             return sum(moment < end for moment in self._dropped)
 
     def since(self) -> float:

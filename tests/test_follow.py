@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import clips
-from fervid.follow import _ROOM, NOBODY, PATIENCE, SEARCH, Follower, _halved, _least_squares, _Region, _region
+from fervid.follow import _ROOM, NOBODY, PATIENCE, SEARCH, Follower, _cut_out, _least_squares, _Region, _region
 from fervid.halve import halved
 from fervid.records import Box, Face, Frame, Image
 
@@ -290,7 +290,20 @@ def test_what_is_looked_at_lies_around_the_faces_and_is_what_the_whole_frame_sho
         [face(places[0][0] + 1, places[0][1])], halvings, image
     )
     whole = cv2.cvtColor(halved(image, halvings), cv2.COLOR_RGB2GRAY)
-    np.testing.assert_array_equal(_halved(image, region).gray, whole[top:bottom, left:right])
+    np.testing.assert_array_equal(_cut_out(image, region).gray, whole[top:bottom, left:right])
+
+
+@pytest.mark.parametrize(("side", "zoom"), [(SIDE, 0.4), (SIDE / 2, 0.2)])
+def test_a_face_is_followed_from_part_to_part_of_a_large_frame(side: float, zoom: float) -> None:
+    eyes, background = Eyes(face(900, 500, side)), cv2.resize(NOISE, (1280, 720))
+    find = Follower(eyes, 100.0)
+    for i in range(40):
+        x, y = 900 - 10 * i, 500 - 5 * i
+        (found,) = find(Frame(scene((x, y), background=background, zoom=zoom), i / 25))
+        middle = np.reshape(found.box, (2, 2)).mean(axis=0)
+        np.testing.assert_allclose(middle, (x, y), atol=2)
+        np.testing.assert_allclose(found.landmarks.mean(axis=0), (x, y - side / 8), atol=2)
+    assert eyes.asked == ["search"]
 
 
 def test_a_frame_that_is_smaller_than_that_is_looked_at_whole() -> None:

@@ -227,14 +227,14 @@ def start(
     return Start(network, {**about, "step": step})
 
 
-def digest(pretrained: Path) -> str:
+def digest(path: Path) -> str:
     """The SHA-256 of starting weights."""
-    return hashlib.sha256(pretrained.read_bytes()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def begin(recipe: Recipe, start: Start, data: Data) -> Fit:
-    """A run at step 0; the published weights, which are not the run of anything, are normalised on its first batch."""
-    if start.earlier is None and isinstance(start.network.backbone, mobilenet.MobileNetV1):
+def begin(recipe: Recipe, first: Start, data: Data) -> Fit:
+    """A run at step 0, which uses up what it begins with; the published weights are normalised on its first batch."""
+    if first.earlier is None and isinstance(first.network.backbone, mobilenet.MobileNetV1):
         pictures, _ = Batches(recipe, data)(0)
-        mobilenet.normalise(start.network.backbone, pictures)
-    return Fit(recipe, start.network, data, start.earlier)
+        mobilenet.normalise(first.network.backbone, pictures)
+    return Fit(recipe, first.network, data, first.earlier)

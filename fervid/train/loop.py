@@ -50,7 +50,11 @@ class Schedule:
 
 
 def batches(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
-    """The batches of those steps; while one is learned from, a thread makes the next. What `make` raises is raised."""
+    """The batches of those steps; while one is learned from, a thread makes the next.
+
+    Raises:
+        Exception: What `make` raises.
+    """
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(1) as ahead:
         steps = iter(range(start, stop))
