@@ -216,6 +216,7 @@ def windows(
     number, problem, many = 0, None, _MANY
 
     def window(limit: float) -> Window:
+        nonlocal joined
         seen = Seen(problem=problem)
         for one, tracks in kept:
             seen.add(one, tracks)
@@ -226,8 +227,8 @@ def windows(
         looks.clear()
         if memory < inf:  # then not even the numbers of tracks that are over may add up
             shown = {track for _, tracks in kept for track in tracks}
-            for first in list(joined):
-                joined[first] = [other for other in joined[first] if other in shown]
+            left = {first: [other for other in others if other in shown] for first, others in joined.items()}
+            joined = {first: others for first, others in left.items() if others}
         return Window(origin + number * cut.step, limit, seen, new, people)
 
     try:
@@ -246,7 +247,7 @@ def windows(
                 many = 2 * len(tracker) + _MANY
             kept.append((one, tracks))
             looks += [
-                Look(one.time, one.duration, track, face.box, share)
+                Look(max(one.time, origin), one.duration, track, face.box, share)
                 for track, face, share in zip(tracks, one.faces, one.shares, strict=True)
                 if track is not None
             ]
@@ -256,4 +257,5 @@ def windows(
         problem = error
     if kept:
         last = kept[-1][0]
-        yield window(min(last.time + last.duration, origin + number * cut.step + cut.length))
+        end = max(last.time, origin) + last.duration  # a frame may have begun before
+        yield window(min(end, origin + number * cut.step + cut.length))

@@ -100,8 +100,9 @@ class Tracker:
         return assigned
 
     def forget(self, before: float) -> None:
-        """Let go of tracks that ended before that time; who comes back later is somebody else."""
-        gone = {number for number, track in self._tracks.items() if track.time < before}
+        """Let go of people who were last seen before that time; who of them comes back is somebody else."""
+        over = {number for number, track in self._tracks.items() if track.time < before}
+        gone = {number for group in (self.people() if over else ()) if over.issuperset(group) for number in group}
         self._live = [number for number in self._live if number not in gone]
         self._tracks = {number: track for number, track in self._tracks.items() if number not in gone}
         for track in self._tracks.values():
@@ -146,6 +147,7 @@ class Tracker:
             for other in map(self._tracks.pop, others):
                 track.total += other.total
                 track.count += other.count
+                track.time = max(track.time, other.time)
                 track.beside |= other.beside
         for track in self._tracks.values():
             track.beside = {kept.get(number, number) for number in track.beside}

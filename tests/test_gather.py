@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -402,3 +402,28 @@ def test_memory_grows_with_people_and_not_with_cuts(cuts: int, monkeypatch: pyte
     monkeypatch.setattr("fervid.gather._MANY", 10**9)
     same(seen, gather(frames(), RULE))
     assert [person.number for person in seen.people] == [0, 1]
+
+
+def test_who_comes_back_again_and_again_is_not_forgotten() -> None:
+    frames = (see(0.5 * i, *(() if i % 12 > 3 else (ANNA,)), duration=0.5) for i in range(1200))
+    found = list(windows(frames, RULE, Windows(4, 1), memory=60))
+    assert {person.number for window in found for person in window.seen.people} == {0}
+    assert all(window.seen.people or not window.seen.group.count for window in found)
+
+
+def test_of_people_who_are_forgotten_not_even_the_numbers_of_their_tracks_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fervid.gather._MANY", 5)
+    who = ([ANNA] * 20 + [BEN] * 20) * 6
+    parts = windows((see(2.0 * i, person) for i, person in enumerate(who)), RULE, Windows(4, 2), memory=40)
+    assert isinstance(parts, Generator)
+    kept = [len(parts.gi_frame.f_locals["joined"]) for _ in parts]
+    assert 0 < max(kept) <= 2
+
+
+def test_what_began_before_the_first_window_lasts_from_its_start() -> None:
+    frame = see(10.0, ANNA, duration=8.0)
+    (window,) = windows([frame], RULE, Windows(20, 20), origin=12.0)
+    assert (window.start, window.end) == (12, 20)
+    assert [(look.time, look.duration) for look in window.looks] == [(12, 8)]

@@ -274,6 +274,18 @@ def test_people_who_were_seen_side_by_side_stay_apart_after_joining() -> None:
     assert not any({0, 4} <= group for group in groups)
 
 
+def test_only_people_who_were_not_seen_for_long_are_forgotten() -> None:
+    tracker, _ = follow(*((10.0 * i, [(0, ANNA if i else BEN)]) for i in range(4)))
+    tracker.forget(25.0)
+    assert [set(group) for group in tracker.people()] == [{1, 2, 3}]
+    tracker.update(40.0, [], look())
+    assert tracker.join() == [[1, 2, 3]]
+    tracker.forget(25.0)
+    assert tracker.people() == [[1]]
+    tracker.forget(31.0)
+    assert tracker.people() == []
+
+
 # Networks that know no identities
 
 
