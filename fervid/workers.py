@@ -224,6 +224,10 @@ class Worker:
             Died: There will be no answer.
             UsageError: The process died before it was ready.
         """
+        with _births:
+            ended = self._process is not None and not self._process.is_alive()
+        if ended:  # while it had nothing to do, which no item is to blame for
+            self.bury()
         if self._process is None:
             self.start()
         answer, error = self._exchange(item, self._limits)

@@ -22,7 +22,7 @@ import pytest
 import processes
 from fervid import workers
 from fervid.errors import ModelUnverified, OutOfMemory, OutputError, TimedOut, UsageError
-from fervid.workers import AHEAD, Died, Limits, _serve, as_ready, ordered, prepare
+from fervid.workers import AHEAD, Died, Limits, Worker, _serve, as_ready, ordered, prepare
 
 # What workers do
 
@@ -214,6 +214,17 @@ def test_a_worker_that_dies_costs_what_it_had_in_hand_and_nothing_else() -> None
     names = {item: number.name if number > 0 else f"status {-number}" for item, number in deaths.items()}
     answers = list(ordered(partial(die, deaths), range(20), 2, lost))
     assert answers == [f"{item}: {names[item]}" if item in names else item for item in range(20)]
+
+
+def test_a_worker_that_dies_with_nothing_in_hand_costs_nothing() -> None:
+    worker = Worker(square, Limits())
+    assert worker.ask(2) == 4
+    assert worker._process is not None
+    worker._process.kill()
+    worker._process.join()
+    assert worker.ask(3) == 9
+    worker.kill()
+    worker.bury()
 
 
 def test_what_needs_more_memory_than_there_is_costs_itself_alone() -> None:
