@@ -77,9 +77,12 @@ def camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:
         device.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         while device.grab():
             now = time.monotonic() - begun
-            if (turn := sampling.turn(now)) >= due:
+            if (turn := sampling.turn(now)) < due:
+                continue
+            whole, picture = device.retrieve()
+            if whole:  # a damaged one is left out, the next is as good
                 due, length, last = turn + 1, 1 / sampling.fps if sampling.fps else now - last, now
-                image = np.asarray(cv2.cvtColor(device.retrieve()[1], cv2.COLOR_BGR2RGB), np.uint8)
+                image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
                 yield Frame(turned(image, sampling.rotate or 0), now, length)
         raise Truncated(f"camera {number} gives no more pictures; check that it is still plugged in")
     finally:

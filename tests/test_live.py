@@ -186,7 +186,9 @@ class Device:
         time.sleep(0.01)
         return Device.left >= 0
 
-    def retrieve(self) -> tuple[bool, np.ndarray]:
+    def retrieve(self) -> tuple[bool, np.ndarray | None]:
+        if Device.left == 20:
+            return False, None
         return True, np.full((20, 30, 3), (255, 0, 0), np.uint8)
 
     def release(self) -> None:
@@ -196,7 +198,7 @@ class Device:
 def test_a_camera_gives_upright_pictures_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", Device)
     for sampling, least, most, shape in (
-        (EVERY, 40, 40, (20, 30, 3)),
+        (EVERY, 39, 39, (20, 30, 3)),  # one is damaged
         (Sampling(fps=20, rotate=90), 5, 13, (30, 20, 3)),
     ):
         Device.left = 40
@@ -409,6 +411,7 @@ def test_a_camera_that_is_not_there_is_a_record_and_status_1(flags: list[str]) -
         ["classify", "-", "--from-file", "-"],
         ["classify", "-", "--adaptive"],
         ["classify", "-", "--engine", "ray"],
+        ["classify", "-", "--address", "auto"],
         ["classify", "-", "-o", "a.csv"],
         ["classify", "-", "--format", "parquet"],
         ["timeline", "-", "--format", "json"],

@@ -94,6 +94,8 @@ def classify(
     A stream on standard input (-) or a camera has a record for each window as it happens, as with `fervid timeline`.
     """
     cluster = engine == "ray"
+    if address and not cluster:
+        raise UsageError("--address names a Ray cluster; add --engine ray")
     unfit = {
         "--from-file": from_file,
         "--resume": resume,
@@ -123,8 +125,6 @@ def classify(
             named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
-    if address and not cluster:
-        raise UsageError("--address names a Ray cluster; add --engine ray")
     clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
     if not cluster:
         jobs, threads = workers(len(clips), jobs, threads)

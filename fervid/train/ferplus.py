@@ -123,6 +123,8 @@ def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
 
     with ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
         found = list(pool.map(lambda image: locate(image, detector), images))
+    if not any(found):
+        raise ValueError(f"no face was found in the {len(found)} pictures of {split}; copy them again")
     typical = _median([face for face in found if face is not None])
     return FerPlus(
         np.stack(images),

@@ -46,7 +46,7 @@ class Schedule:
     def learning_rate(self, step: int) -> float:
         """Warm-up and cosine."""
         falling = (1 + math.cos(math.pi * step / self.steps)) / 2
-        return self.rate * min(1.0, (step + 1) / self.warmup) * falling
+        return self.rate * min(1.0, (step + 1) / max(self.warmup, 1)) * falling
 
 
 def batches(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:

@@ -176,6 +176,14 @@ def test_a_still_is_cut_where_the_detector_sees_the_face(sources: Sources, cache
         assert np.abs(seen - crop(image, face, 96)).mean() < 2
 
 
+def test_a_split_in_which_no_face_is_found_is_refused(
+    sources: Sources, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ferplus, "locate", lambda *_: None)
+    with pytest.raises(ValueError, match=r"no face was found in the \d+ pictures of PublicTest"):
+        ferplus.read_split(sources.ferplus, "PublicTest", detector)
+
+
 def test_what_was_cut_is_kept_until_a_picture_changes(copied: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = copied.root / "kept"
     first = faces.read_utkface(copied.utkface, 1, cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def test_the_rate_rises_and_falls_to_nothing() -> None:
     assert max(rates) == rates[3] < 0.1
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[-1] == pytest.approx(0)
+    assert replace(SCHEDULE, warmup=0).learning_rate(0) == 0.1
 
 
 @pytest.mark.parametrize(("steepest", "longest"), [(math.inf, 1000.0), (0.5, 0.5)])
