@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 from fervid.errors import ModelIncompatible, UsageError
-from fervid.records import Answer, ClipFeatures
+from fervid.records import Answer, ClipFeatures, Floats
 
 
 def belongs(card: Mapping[str, Any], sha256s: Iterable[str], expressions: Sequence[str]) -> bool:
@@ -29,6 +29,36 @@ def belongs(card: Mapping[str, Any], sha256s: Iterable[str], expressions: Sequen
     if "network_expressions" in card:
         return list(card["network_expressions"]) == list(expressions)
     return card["network_sha256"] in sha256s
+
+
+def said(
+    session: onnxruntime.InferenceSession, card: Mapping[str, Any], rows: Floats, only: Sequence[str] | None = None
+) -> Floats:
+    """What a clip classifier says of n clips.
+
+    Args:
+        session: The ONNX classifier.
+        card: Its `labels`.
+        rows: (n, d) features, the statistics that the card names in that order.
+        only: Which of its labels may be answered, their probabilities then adding up to 1; None for all.
+
+    Returns:
+        (n, c) probabilities of those labels.
+
+    Raises:
+        ModelIncompatible: The classifier gives something else than a probability for each of its labels.
+    """
+    labels = list(card["labels"])
+    found = np.asarray(session.run(["probabilities"], {"features": rows})[0], np.float32)
+    if found.shape[1:] != (len(set(labels)),) or not np.isfinite(found).all():
+        raise ModelIncompatible(
+            f"{card.get('name')} gives {found[0].tolist()} for the labels {labels}; export it again"
+        )
+    if only is None:
+        return found
+    some = found[:, [labels.index(label) for label in only]]
+    whole = some.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(some, whole, np.full_like(some, 1 / len(only)), where=whole > 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +87,8 @@ class ClipClassifier:
         """Probabilities of the card's labels.
 
         Raises:
-            ModelIncompatible: The classifier gives something else than a probability for each label.
+            ModelIncompatible: As `said`.
         """
         row = features.vector(self.card["statistics"])[None]
-        (probabilities,) = self.session.run(["probabilities"], {"features": row})
-        if len(set(self.card["labels"])) != probabilities.shape[1] or not np.isfinite(probabilities).all():
-            raise ModelIncompatible(
-                f"{self.card.get('name')} gives {probabilities[0].tolist()} for the labels {self.card['labels']};"
-                " export it again"
-            )
-        answers = dict(zip(self.card["labels"], (float(p) for p in probabilities[0]), strict=True))
-        if self.only is None:
-            return Answer(answers)
-        whole = sum(answers[label] for label in self.only)
-        return Answer({label: answers[label] / whole if whole else 1 / len(self.only) for label in self.only})
+        (shares,) = said(self.session, self.card, row, self.only)
+        return Answer(dict(zip(self.only or self.card["labels"], map(float, shares), strict=True)))

@@ -50,15 +50,12 @@ def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, str
     if unknown := [label for label in labels or () if label not in card.get("labels", ())]:
         raise ModelIncompatible(f"{model.identity.name} does not know {', '.join(unknown)}; see --labels")
     x = known.table.matrix(card["statistics"], stride)
-    output = "value" if known.target else "probabilities"
+    rows = np.nan_to_num(x, nan=1)  # where no face is seen, of which nothing will have been said
     with fitting(model):
-        said = np.array(model.session.run([output], {"features": np.nan_to_num(x)})[0], np.float32)
         if known.target:
-            said = said[:, 0]
+            said = np.array(model.session.run(["value"], {"features": rows})[0], np.float32)[:, 0]
         else:
-            said = said[:, [card["labels"].index(label) for label in labels or card["labels"]]]
-            whole = said.sum(axis=1, keepdims=True)
-            said = np.divide(said, whole, np.full_like(said, 1 / said.shape[1]), where=whole > 0)
+            said = classify.said(model.session, card, rows, labels or card["labels"])
     said[~np.isfinite(x).all(axis=1)] = np.nan
     return said
 

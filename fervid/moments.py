@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from fervid import models, video
-from fervid.classify import belongs
+from fervid.classify import belongs, said
 from fervid.errors import InputError, ModelError, ModelIncompatible, ModelNotFound
 from fervid.explain import Explanation, explain, groups, untold
 from fervid.extract import Extractor, Options, fitting
@@ -187,18 +187,15 @@ class Looker:
 
     def _say(self, rows: Floats, labels: Sequence[str]) -> Floats:
         """(n, c) probabilities of those labels, which may be some of the classifier's."""
-        said = np.asarray(self.classifier.session.run(["probabilities"], {"features": rows})[0], np.float32)
-        said = said[:, [self.classifier.card["labels"].index(label) for label in labels]]
-        whole = said.sum(axis=1, keepdims=True)
-        return np.asarray(np.divide(said, whole, np.full_like(said, 1 / len(labels)), where=whole > 0), np.float32)
+        return said(self.classifier.session, self.classifier.card, rows, labels)
 
     def _surest(self, observed: Sequence[Observed], extractor: Extractor, label: str, labels: Sequence[str]) -> float:
         """When the frame was shown from which alone the classifier would say the label most surely."""
         names = self.classifier.card["statistics"]
         pools = ((one, gather([one], extractor.rule).pool(self.options.face)) for one in observed)
         found = [(one.time, pool.features().vector(names)) for one, pool in pools if pool is not None]
-        said = self._say(np.array([row for _, row in found]), labels)[:, list(labels).index(label)]
-        return found[int(said.argmax())][0]
+        sure = self._say(np.array([row for _, row in found]), labels)[:, list(labels).index(label)]
+        return found[int(sure.argmax())][0]
 
 
 def load(

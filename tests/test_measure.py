@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,13 +56,19 @@ def test_only_some_labels_may_be_answered(tmp_path: Path) -> None:
         ({"network_sha256": "1" * 64}, "toy-classifier was fitted on another network than toy-network.*--network"),
         ({"statistics": ["embedding.spread.mean"]}, r"needs embedding\.spread\.mean; give --face"),
         ({"labels": ["calm"]}, "does not know joy; see --labels"),
-        ({"labels": ["calm", "fear", "joy"]}, "does not do what its card says"),
+        ({"labels": ["calm", "fear", "joy"]}, r"gives \[.*for the labels .* export it again"),
         ({"statistics": ["embedding.mean", "embedding.std"]}, "does not do what its card says"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(card: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ModelIncompatible, match=words):
         said_by(known(), toy(tmp_path, **card), ["calm", "joy"])
+
+
+@pytest.mark.parametrize("weights", [[[math.nan, 0], [0, 1], [0, 0]], [[0, 0, 9], [0, 9, 0], [0, 0, 0]]])
+def test_a_file_that_gives_no_probability_for_each_label_is_refused(weights: list, tmp_path: Path) -> None:
+    with pytest.raises(ModelIncompatible, match=r"gives \[.*for the labels .* export it again"):
+        said_by(known(), toy(tmp_path, weights, labels=["calm", "joy"]))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
