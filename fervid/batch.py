@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from fervid.errors import UsageError
+from fervid.files import growing, refuse_existing, replacing, writing
 from fervid.gather import Windows
 from fervid.ledger import ANSWERED, Ledger, companion
-from fervid.output import Format, Writer, format_of, growing, refuse_existing, replacing, writer, writing
+from fervid.output import Format, Writer, format_of, writer
 from fervid.parts import Parts
 from fervid.pipeline import Classifier
 from fervid.records import ClipResult, Problem, Status, WindowResult

@@ -9,10 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -25,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid import __version__
+from fervid.cache import DAMAGED, save
 from fervid.dataset import Sample, frames
 from fervid.errors import DatasetError, InputError, InputUnreadable, NoFaces, UsageError
 from fervid.extract import Extractor
+from fervid.files import replacing
 from fervid.gather import gather
-from fervid.output import replacing, writing
 from fervid.pool import STATISTICS
 from fervid.records import ClipFeatures, Floats, Observed
 from fervid.video import read_pictures
@@ -37,11 +34,6 @@ from fervid.workers import Died, Limits, ordered
 
 IDENTITY = "identity.mean"
 ABOUT = frozenset({"face", "network", "network_sha256", "detector"})
-DAMAGED = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError),
-    *(ValueError, zipfile.BadZipFile, zlib.error),
-)
-"""What reading an .npz file raises that is none, or not ours."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,8 +130,8 @@ def _kept(
     files = frames(path)
     if cache is None or not files:
         return pooled(path, extractor, strides)
-    kept = cache / f"{_key(files, extractor, strides)}.npz"
-    with suppress(*DAMAGED), kept.open("rb") as old, np.load(old) as stored:
+    place = cache / f"{_key(files, extractor, strides)}.npz"
+    with suppress(*DAMAGED), place.open("rb") as old, np.load(old) as stored:
         return {stride: _unpacked(stored, f"{stride}/") for stride in strides}
     found = pooled(path, extractor, strides)
     columns: dict[str, Floats] = {}
@@ -147,11 +139,7 @@ def _kept(
         columns[f"{stride}/count"] = np.array([features.count if features else 0], np.float32)
         if features is not None:
             columns |= {f"{stride}/{name}": value for name, value in features.statistics.items()}
-    with writing(kept):
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, suffix=".partial", delete=False) as file:
-            np.savez(file, **columns)  # type: ignore[arg-type]
-        os.replace(file.name, kept)
+    save(place, columns)
     return found
 
 

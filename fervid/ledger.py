@@ -13,7 +13,8 @@ from typing import BinaryIO, get_args
 
 from fervid import __version__, remote
 from fervid.errors import OutputError
-from fervid.output import Appended, appear, claimed, encode, refuse_existing, replacing, unmoved, writing
+from fervid.files import Appended, appear, claimed, refuse_existing, replacing, unmoved, writing
+from fervid.output import encode
 from fervid.pipeline import Classifier
 from fervid.records import SCHEMA_VERSION, ClipResult, Status
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from fervid.columns import schema, storable, text
 from fervid.errors import OutputError, UsageError
+from fervid.files import lock, replacing, settle
 from fervid.ledger import Entry, run_digest, stamp
-from fervid.output import lock, replacing, settle
 from fervid.pipeline import Classifier
 from fervid.records import ClipResult, Status
 from fervid.remote import is_local, opened, reaching

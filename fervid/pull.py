@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from fervid import __version__, models
 from fervid.errors import DownloadFailed, ModelNotFound, ModelUnverified, OutputError
-from fervid.output import lock, settle
+from fervid.files import lock, settle
 from fervid.progress import Progress, received
 
 PATIENCE = 30.0  # seconds from one `LEAST` bytes to the next, and to an answer at all

@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 import processes
 import toys
-from fervid import cli, output
+from fervid import cli, files
 from fervid.batch import destination
 from fervid.pipeline import Classifier, load
 from fervid.records import ClipResult
@@ -119,14 +119,14 @@ def test_a_folder_that_is_read_only_is_told_and_what_lies_there_stays(
     assert told(classify(place, tmp_path / "file" / name), "cannot be")
     target = tmp_path / name
     with monkeypatch.context() as patch:
-        patch.setattr(output, "_keeping", refusing)
+        patch.setattr(files, "_keeping", refusing)
         assert told(classify(place, target), "Read-only file system")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "file"]
     assert classify(place, target).exit_code == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     if target.suffix == ".jsonl":
         with monkeypatch.context() as patch:
-            patch.setattr(output, "_keeping", refusing)
+            patch.setattr(files, "_keeping", refusing)
             assert told(classify(place, target, "--resume"), "Read-only file system")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

@@ -12,8 +12,8 @@ import pytest
 from fervid import ledger
 from fervid.errors import OutputError
 from fervid.extract import Options
+from fervid.files import Appended
 from fervid.ledger import Ledger
-from fervid.output import Appended
 from fervid.records import ClipResult, ModelIdentity, Problem
 from stubs import Stub, answer, files
 

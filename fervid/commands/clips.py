@@ -257,7 +257,7 @@ def _drawing(plot: Path | None, clips: list[str], force: bool) -> Callable[[Sequ
     """What draws the windows of the one clip, if a picture is asked for; what stands against it is said at once."""
     if plot is None:
         return lambda parts: None
-    from fervid.output import refuse_existing
+    from fervid.files import refuse_existing
     from fervid.view.evaluation import picture_format
     from fervid.view.timeline import timeline_picture
 

@@ -124,7 +124,7 @@ def features(
 ) -> None:
     """Write the pooled statistics of each clip, to train on or to look at; those without a face are named."""
     from fervid.features import Table, writer
-    from fervid.output import refuse_existing
+    from fervid.files import refuse_existing
     from fervid.study import about
 
     refuse_existing(output, force=force)
@@ -169,8 +169,8 @@ def train(
 ) -> None:
     """Fit a clip classifier on labelled clips, chosen and measured by cross-validation that keeps people together."""
     from fervid.adaptive import STRIDES
+    from fervid.files import refuse_existing, replacing
     from fervid.fit import COSTS, Scaling, candidates
-    from fervid.output import refuse_existing, replacing
     from fervid.study import train as fitted
 
     refuse_existing(output, force=force)
@@ -240,9 +240,9 @@ def evaluate(
 ) -> None:
     """Measure a clip classifier on labelled clips, or compare the ways to fit one."""
     from fervid.adaptive import levels
+    from fervid.files import refuse_existing
     from fervid.fit import COMPARED, COSTS, statistics_of
     from fervid.measure import measured, methods
-    from fervid.output import refuse_existing
     from fervid.view.evaluation import confusion_picture, picture_format
 
     wanted, ways = _combined(statistics), _among(kinds, COSTS) or ["linear"]

@@ -72,7 +72,7 @@ def report(
     To tell what spoke for a label, clips of a timeline are read again: give --fps, --face and the like as they were.
     """
     from fervid import __version__
-    from fervid.output import refuse_existing, replacing
+    from fervid.files import refuse_existing, replacing
     from fervid.view.report import page, ready
     from fervid.view.results import Timelines, read
 

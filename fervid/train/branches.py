@@ -250,17 +250,13 @@ def load(path: Path) -> tuple[Recipe, TwoBranch, dict[str, Any]]:
     """What a finished run gave: its recipe, its averaged weights, and all that decided them.
 
     Raises:
-        ValueError: The file is no such run, or the run has not come to its last step.
+        ValueError: As `state.finished`.
     """
-    about, step, tensors = state.read(path)
-    if "faces" not in about:
-        raise ValueError(f"{path} is no run of fervid.train.branches")
+    about, weights = state.finished(path, "faces")
     recipe = Recipe(**about["recipe"])
-    if step < recipe.steps:
-        raise ValueError(f"{path} has done {step} of {recipe.steps} steps; train it to its end")
     start = build(recipe.backbone)
     network = TwoBranch(start.backbone, start.width)
-    network.load_state_dict(state.below(tensors, "average"))
+    network.load_state_dict(weights)
     if isinstance(network.backbone, mobilenet.MobileNetV1):
         network.backbone = mobilenet.folded(network.backbone)
     return recipe, network.eval(), about

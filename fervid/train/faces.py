@@ -8,7 +8,6 @@ cache folder under a name that changes with the pictures, the detector and the c
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid import align, models
+from fervid.cache import columns, digest, kept
 from fervid.detect import Detector
 from fervid.records import Face, Floats, Image
 from fervid.train import celeba, ferplus, utkface
@@ -81,10 +81,7 @@ class Faces:
 
     def digest(self) -> str:
         """SHA-256 of pixels and labels."""
-        found = hashlib.sha256()
-        for field in fields(self):
-            found.update(np.ascontiguousarray(getattr(self, field.name)).data)
-        return found.hexdigest()
+        return digest(columns(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,13 +238,4 @@ def _listed(folder: Path) -> list[tuple[str, int]]:
 def _kept(cache: Path, name: str, files: Sequence[tuple[str, int]], cut: Callable[[], Faces]) -> Faces:
     detector = models.manifest()[models.DEFAULTS["detector"]]["sha256"]
     key = hashlib.sha256(repr((files, detector, SIDE, MARGIN)).encode()).hexdigest()[:16]
-    path = cache / f"{name}-{key}.npz"
-    if path.exists():
-        with np.load(path) as stored:
-            return Faces(**stored)
-    faces = cut()
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".partial.npz")
-    np.savez(unfinished, **{field.name: getattr(faces, field.name) for field in fields(faces)})
-    os.replace(unfinished, path)
-    return faces
+    return Faces(**kept(cache / f"{name}-{key}.npz", lambda: columns(cut())))

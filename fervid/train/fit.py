@@ -209,7 +209,7 @@ def start(
         pretrained: Weights of another backbone as safetensors, by the names that timm gives.
 
     Raises:
-        ValueError: No backbone of that name, weights that are not for it, or a run of another backbone.
+        ValueError: No backbone of that name, weights that are not for it, or a run of another backbone or kind.
     """
     if pretrained and (earlier or recipe.backbone == "mobilenetv1"):
         raise ValueError(f"{pretrained} can begin neither mobilenetv1 nor a run that begins with another; leave it out")
@@ -220,7 +220,7 @@ def start(
         return Start(network, {"pretrained": digest(pretrained)})
     if earlier is None:
         return Start(network, None)
-    about, step, tensors = state.read(earlier)
+    about, step, tensors = state.read(earlier, "data")
     if (backbone := about["recipe"]["backbone"]) != recipe.backbone:
         raise ValueError(f"{earlier} is a run of {backbone}, not of {recipe.backbone}; begin anew or change the recipe")
     network.load_state_dict(state.below(tensors, "average"))

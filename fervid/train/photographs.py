@@ -7,7 +7,6 @@ teacher's box and landmarks, fitted on faces that both find.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid import video
+from fervid.cache import Arrays, columns, kept
 from fervid.detect import Detector
 from fervid.errors import InputError
 from fervid.records import Face, Floats, Image
@@ -139,13 +139,10 @@ class Photographs:
         """
         listed = repr([(path.name, path.stat().st_size) for path in paths]), tuple(teacher.sides), SIDE, FRAMES
         path = cache / f"photographs-{hashlib.sha256(repr(listed).encode()).hexdigest()[:16]}.npz"
-        if not path.exists():
-            cls._find(paths, teacher, known)._save(path)
-        with np.load(path) as stored:
-            starts, bytes_ = np.cumsum(stored["lengths"])[:-1], stored["bytes"]
-            ends = np.cumsum(stored["counts"])[:-1]
-            columns = (np.split(stored[name], ends) for name in ("boxes", "landmarks", "sure"))
-            return cls(np.split(bytes_, starts), [Seen(*row) for row in zip(*columns, strict=True)])
+        stored = kept(path, lambda: cls._find(paths, teacher, known)._columns())
+        starts, ends = (np.cumsum(stored[name])[:-1] for name in ("lengths", "counts"))
+        seen = (np.split(stored[name], ends) for name in ("boxes", "landmarks", "sure"))
+        return cls(np.split(stored["bytes"], starts), [Seen(*row) for row in zip(*seen, strict=True)])
 
     @classmethod
     def _find(cls, paths: Sequence[Path], teacher: CenterFace, known: Detector) -> Photographs:
@@ -170,20 +167,13 @@ class Photographs:
         weight = np.linalg.lstsq(_described(_seen([teachers for teachers, _ in both])), _relative(both), rcond=None)[0]
         return cls(pictures, [_converted(seen, weight) for seen in found])
 
-    def _save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".partial.npz")
-        seen = Seen.union(self.seen)
-        np.savez(
-            unfinished,
-            bytes=np.concatenate(self.pictures),
-            lengths=[len(picture) for picture in self.pictures],
-            counts=[len(faces.sure) for faces in self.seen],
-            boxes=seen.boxes,
-            landmarks=seen.landmarks,
-            sure=seen.sure,
-        )
-        os.replace(unfinished, path)
+    def _columns(self) -> Arrays:
+        return {
+            "bytes": np.concatenate(self.pictures),
+            "lengths": np.array([len(picture) for picture in self.pictures]),
+            "counts": np.array([len(faces.sure) for faces in self.seen]),
+            **columns(Seen.union(self.seen)),
+        }
 
 
 def mosaic(photographs: Photographs, side: int, rng: np.random.Generator) -> tuple[Image, Seen]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from fervid import models
 from fervid.align import MARGIN
+from fervid.cache import Arrays, kept
 from fervid.network import BATCH, scaled
 from fervid.records import Floats, Image
 from fervid.train import augment, losses, mobilenet, state
@@ -49,11 +49,11 @@ def starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
     for name in sorted(weights):
         key.update(np.ascontiguousarray(weights[name]).data)
 
-    def embedded() -> Floats:
+    def embedded() -> Arrays:
         embedding = predict(build("mobilenetv1", weights).eval(), known, STARTING_SIZE)["embedding"]
-        return embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+        return {"embedding": embedding / np.linalg.norm(embedding, axis=1, keepdims=True)}
 
-    return _kept(cache / f"starting-{key.hexdigest()[:16]}.npy", embedded)
+    return kept(cache / f"starting-{key.hexdigest()[:16]}.npz", embedded)["embedding"]
 
 
 class Teacher(NamedTuple):
@@ -80,14 +80,14 @@ def taught(known: Faces, teachers: Sequence[Teacher], cache: Path) -> Floats:
     for one in teachers:
         key.update(one.identity)
 
-    def answered() -> Floats:
+    def answered() -> Arrays:
         sums = sum(
             (one.answers(known, mirrored).astype(np.float64) for one in teachers for mirrored in (False, True)),
             np.zeros(()),
         )
-        return np.asarray(sums / (2 * len(teachers)), np.float32)
+        return {"logits": np.asarray(sums / (2 * len(teachers)), np.float32)}
 
-    return _kept(cache / f"taught-{key.hexdigest()[:16]}.npy", answered)
+    return kept(cache / f"taught-{key.hexdigest()[:16]}.npz", answered)["logits"]
 
 
 def teacher(name: str) -> Teacher:
@@ -163,25 +163,13 @@ def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, Any]]:
     """What a finished run gave: its recipe, its averaged weights, and all that decided them.
 
     Raises:
-        ValueError: The file is no run, or the run has not come to its last step.
+        ValueError: As `state.finished`.
     """
-    about, step, tensors = state.read(path)
+    about, weights = state.finished(path, "data")
     recipe = Recipe.of(about["recipe"])
-    if step < recipe.steps:
-        raise ValueError(f"{path} has done {step} of {recipe.steps} steps; run `fervid network train` to its end")
     network = build(recipe.backbone)
     network.autocast = recipe.bfloat16
-    network.load_state_dict(state.below(tensors, "average"))
+    network.load_state_dict(weights)
     if isinstance(network.backbone, mobilenet.MobileNetV1):
         network.backbone = mobilenet.folded(network.backbone)
     return recipe, network.eval(), about
-
-
-def _kept(path: Path, make: Callable[[], Floats]) -> Floats:
-    """What a file of the cache holds; it is made if there is none yet."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".partial.npy")
-        np.save(unfinished, make())
-        os.replace(unfinished, path)
-    return np.asarray(np.load(path))

@@ -84,19 +84,42 @@ def _differing(stored: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]
     return names
 
 
-def read(path: Path) -> tuple[dict[str, Any], int, dict[str, Tensor]]:
+def read(path: Path, data: str | None = None) -> tuple[dict[str, Any], int, dict[str, Tensor]]:
     """What decided the result, the steps done, and the tensors.
 
+    Args:
+        path: The file.
+        data: The name under which runs of that kind, and no others, keep the hash of their data; None for any kind.
+
     Raises:
-        ValueError: The file is no state of a run.
+        ValueError: The file is no state of a run, or of another kind of run.
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return json.loads(metadata["about"]), int(metadata["step"]), tensors
+        about, step = json.loads(metadata["about"]), int(metadata["step"])
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no state of a run ({error}); give another output or remove it") from error
+    if data is not None and data not in about:
+        raise ValueError(f"{path} is a run of another kind; give one of this command")
+    return about, step, tensors
+
+
+def finished(path: Path, data: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What decided the result of a run that came to its last step, and its averaged weights.
+
+    Args:
+        path: The file.
+        data: As of `read`.
+
+    Raises:
+        ValueError: As `read`, or the run has not come to its last step.
+    """
+    about, step, tensors = read(path, data)
+    if step < (steps := about["recipe"]["steps"]):
+        raise ValueError(f"{path} has done {step} of {steps} steps; train it to its end")
+    return about, below(tensors, "average")
 
 
 def below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -14,8 +14,7 @@ ethnicity the people of FER+ are, the shipped network tells.
 from __future__ import annotations
 
 import hashlib
-import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid import models
+from fervid.cache import columns, digest, kept
 from fervid.network import FaceNetwork
 from fervid.records import FaceScores, Floats, Image
 from fervid.train import augment
@@ -71,10 +71,7 @@ class Synthetic:
 
     def digest(self) -> str:
         """SHA-256 of pixels and labels."""
-        content = hashlib.sha256()
-        for field in fields(self):
-            content.update(np.ascontiguousarray(getattr(self, field.name)).data)
-        return content.hexdigest()
+        return digest(columns(self))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,14 +112,7 @@ def read(expressions: Faces, attributes: Faces, each: int, seed: int, cache: Pat
     """
     given = (expressions.digest(), attributes.digest(), models.manifest()[TEACHER]["sha256"], each, seed)
     path = cache / f"synthetic-{hashlib.sha256(repr(given).encode()).hexdigest()[:16]}.npz"
-    if not path.exists():
-        made = make(expressions, attributes, each, np.random.default_rng(seed))
-        cache.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".partial.npz")
-        np.savez(unfinished, **{field.name: getattr(made, field.name) for field in fields(made)})
-        os.replace(unfinished, path)
-    with np.load(path) as stored:
-        return Synthetic(**stored)
+    return Synthetic(**kept(path, lambda: columns(make(expressions, attributes, each, np.random.default_rng(seed)))))
 
 
 def make(expressions: Faces, attributes: Faces, each: int, rng: np.random.Generator) -> Synthetic:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fervid.errors import UsageError
-from fervid.output import replacing
+from fervid.files import replacing
 
 FIGURES = {"accuracy": "accuracy", "uar": "unweighted average recall", "f1": "macro F1"}
 PICTURES = (".png", ".svg", ".pdf")

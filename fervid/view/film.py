@@ -21,7 +21,7 @@ import numpy as np
 
 from fervid.ahead import ahead
 from fervid.errors import InputError, OutputError, TooLarge, UsageError
-from fervid.output import partial, refuse_existing, replacing
+from fervid.files import partial, refuse_existing, replacing
 from fervid.records import Frame
 from fervid.sampling import Sampling
 from fervid.story import Story

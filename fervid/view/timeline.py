@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fervid.output import replacing
+from fervid.files import replacing
 from fervid.records import Answer, WindowResult
 from fervid.view.evaluation import picture_format
 from fervid.view.palette import colours

@@ -341,6 +341,16 @@ def test_a_file_that_is_no_state_is_refused(content: bytes | None, data: Data, t
         load(path)
 
 
+def test_a_run_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, steps = tmp_path / "other.safetensors", {"recipe": {"steps": 0}, "photographs": "0"}
+    safetensors.torch.save_file({"average/x": torch.zeros(1)}, path, {"about": json.dumps(steps), "step": "0"})
+    with pytest.raises(ValueError, match=r"other\.safetensors is a run of another kind"):
+        load(path)
+    monkeypatch.setattr(fit, "build", lambda *_: miniature.network(seed=9))
+    with pytest.raises(ValueError, match=r"other\.safetensors is a run of another kind"):
+        fit.start(miniature.recipe(), {}, path)
+
+
 def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: None
 ) -> None:
@@ -348,7 +358,7 @@ def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
     path, run = tmp_path / "run.safetensors", begun(data)
     steps = run.run(path)
     next(steps)
-    with pytest.raises(ValueError, match=r"has done 2 of 6 steps; run `fervid network train` to its end"):
+    with pytest.raises(ValueError, match="has done 2 of 6 steps; train it to its end"):
         load(path)
     assert [figures["step"] for figures in steps] == [4, 6]
     recipe, network, about = load(path)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 
 import malice
-import miniature
 from fervid.train import mobilenet, state
 from fervid.train.centerface import CenterFace
-from fervid.train.faces import _kept as kept_faces
-from fervid.train.photographs import Photographs
-from fervid.train.predict import _kept as kept_answers
 from fervid.train.predict import load
 
 
@@ -48,29 +42,3 @@ def test_as_the_teacher_of_the_detector(evil: bytes, tmp_path: Path) -> None:
     path.write_bytes(evil)
     with pytest.raises((DecodeError, ValueError, LookupError)):
         CenterFace.read(path, (64,))
-
-
-def test_as_faces_in_the_cache(evil: bytes, tmp_path: Path) -> None:
-    kept_faces(tmp_path, "some", [("a.png", 1)], lambda: miniature.faces(2, 0, "votes"))
-    (path,) = tmp_path.glob("*.npz")
-    path.write_bytes(evil)
-    with pytest.raises((ValueError, TypeError, EOFError, OSError)):
-        kept_faces(tmp_path, "some", [("a.png", 1)], lambda: miniature.faces(2, 0, "votes"))
-
-
-def test_as_answers_in_the_cache(evil: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "taught.npy"
-    path.write_bytes(evil)
-    try:
-        found = kept_answers(path, lambda: np.zeros(1, np.float32))
-    except (ValueError, EOFError, OSError):
-        return
-    assert found.dtype.kind in "OSU"  # an archive that was opened, and nothing in it read
-
-
-def test_as_photographs_in_the_cache(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = SimpleNamespace(sides=(64,))
-    written = SimpleNamespace(_save=lambda path: path.write_bytes(evil))
-    monkeypatch.setattr(Photographs, "_find", lambda *_: written)
-    with pytest.raises((ValueError, TypeError, LookupError, EOFError, OSError)):
-        Photographs.read([], teacher, None, tmp_path)  # type: ignore[arg-type]

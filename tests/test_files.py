@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fervid import output
+from fervid import files
 from fervid.errors import OutputError
-from fervid.output import growing, replacing
+from fervid.files import growing, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -81,7 +81,7 @@ def test_a_run_that_ends_while_another_begins_keeps_its_output(tmp_path: Path, m
         (tmp_path / "out.partial").replace(tmp_path / "out")
 
     (tmp_path / "out.partial").write_bytes(b"first")
-    monkeypatch.setattr(output, "lock", late)
+    monkeypatch.setattr(files, "lock", late)
     with pytest.raises(OutputError, match="until now"), replacing(tmp_path / "out", force=True):
         pass
     assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"first")
