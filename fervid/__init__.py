@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fervid.errors import ModelError as ModelError
     from fervid.errors import NoFaces as NoFaces
     from fervid.extract import Options as Options
+    from fervid.gather import Windows as Windows
     from fervid.pipeline import Classifier as Classifier
     from fervid.pipeline import load as load
     from fervid.records import Answer as Answer
@@ -46,6 +47,7 @@ _HOMES = {
     "Person": "records",
     "Sampling": "sampling",
     "WindowResult": "records",
+    "Windows": "gather",
     "load": "pipeline",
     "to_arrow": "columns",
     "to_pandas": "columns",

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -64,9 +65,12 @@ def main() -> None:
     for name, way in (("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:  # closed by the caller: data that is written there is an error, messages are not
             setattr(sys, name, open(os.open(os.devnull, way), "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):  # what its encoding lacks is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()
+        with _translated():
+            app()
     except SystemExit as leaving:
         with suppress(OSError):
             sys.stdout.flush()

@@ -49,7 +49,7 @@ def schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = ClipRes
         record: Of which kind the records are.
     """
     text, count, real = arrow.string(), arrow.int64(), arrow.float64()
-    probabilities = arrow.struct([(label, real) for label in labels])
+    probabilities = arrow.struct([(label, real) for label in labels]) if labels else arrow.null()
     model = arrow.struct([("name", text), ("sha256", text)])
     person = {"id": count, "seconds": real, "label": text, "probabilities": probabilities}
     person |= {"age": real, "gender": text, "ethnicity": text}
@@ -83,6 +83,8 @@ def storable(result: ClipResult) -> dict[str, Any]:
     """A record as plain types that arrow and pandas can hold."""
     record = result.as_dict()
     record["path"] = text(record["path"])
+    for model in (record["model"] or {}).values():
+        model["name"] = text(model["name"])
     if record["error"]:
         record["error"]["message"] = text(record["error"]["message"])
     return record

@@ -219,3 +219,8 @@ def usage() -> Iterator[None]:
 def printable(text: str) -> str:
     """A text that a terminal can be given: what would end a line, command it or turn its direction is escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def storable(text: str) -> bool:
+    """Whether a text can be written in UTF-8, which the name of a file need not be."""
+    return text.encode("utf-8", "ignore").decode() == text

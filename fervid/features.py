@@ -1,7 +1,8 @@
 """Clips -> their pooled statistics, each worked out once.
 
-What was pooled is kept in a cache folder, a file a clip, under a name that changes with the clip's bytes, the models
-and the options; so a run that was cut off goes on where it stopped, and a clip that was moved is not looked at again.
+What was pooled is kept in a cache folder, a file a clip, under a name that changes with the clip's bytes, the models,
+the options and the code of the stages; so a run that was cut off goes on where it stopped, and a clip that was moved is
+not looked at again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid import __version__
 from fervid.cache import DAMAGED, save
 from fervid.dataset import Sample, frames
 from fervid.errors import DatasetError, InputError, InputUnreadable, NoFaces, UsageError
@@ -33,6 +33,12 @@ from fervid.video import read_pictures
 from fervid.workers import Died, Limits, ordered
 
 IDENTITY = "identity.mean"
+STAGES = (
+    *("container", "sampling", "video", "halve", "detect", "follow", "align", "network", "extract"),
+    *("track", "pool", "gather", "features"),
+)
+"""What decides what is pooled of a clip."""
+_CODE = [hashlib.sha256((Path(__file__).parent / f"{stage}.py").read_bytes()).hexdigest() for stage in STAGES]
 ABOUT = frozenset({"face", "network", "network_sha256", "detector"})
 
 
@@ -150,10 +156,10 @@ def _unpacked(stored: Mapping[str, Floats], prefix: str) -> ClipFeatures | None:
 
 
 def _key(files: Sequence[Path], extractor: Extractor, strides: Sequence[int]) -> str:
-    """Of the bytes of a clip, the models, the options and this version."""
+    """Of the bytes of a clip, the models, the options, and the code that comes between."""
     key = hashlib.sha256()
     shas = (extractor.detector.identity.sha256, extractor.network.identity.sha256)
-    key.update(repr((__version__, *shas, extractor.options, *strides)).encode())
+    key.update(repr((_CODE, *shas, extractor.options, *strides)).encode())
     for file in files:
         try:
             with file.open("rb") as stream:

@@ -183,7 +183,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} is no regular file, so it cannot be written; name a file, or use standard output")
     if path.exists() and not force:
         raise OutputError(
-            f"{path} exists; --force replaces it, --resume (JSON Lines) continues it, or choose another name"
+            f"{path} exists; --force replaces it, --resume continues the JSON Lines of classify, or choose another name"
         )
 
 

@@ -81,7 +81,7 @@ def _is_glob(name: str) -> bool:
 
 
 def videos(folder: str, *, recursive: bool) -> Iterator[str]:
-    """The videos in a folder, by suffix; of folders that cannot be read none.
+    """The videos in a folder, by suffix; of folders that cannot be read none, and nothing that is hidden (`._a.mp4`).
 
     Args:
         folder: Where to look.
@@ -94,6 +94,6 @@ def videos(folder: str, *, recursive: bool) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
-        if not recursive:
-            folders.clear()
-        yield from (os.path.join(place, file) for file in files if os.path.splitext(file)[1].lower() in SUFFIXES)
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        shown = (file for file in files if not file.startswith("."))
+        yield from (os.path.join(place, file) for file in shown if os.path.splitext(file)[1].lower() in SUFFIXES)

@@ -14,6 +14,7 @@ from fervid.inputs import SUFFIXES
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_DEEP = 3  # folders within folders in which clips may have been put by mistake
 _LONG = 1000  # characters that no name and no pattern for names has; to match more could take minutes
 
 
@@ -130,10 +131,34 @@ def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _classes(root: Path) -> Iterator[Sample]:
+    """A folder for each class, or for each split with one for each class in it; what is neither is not passed over."""
     for top in _folders(root):
         split = SPLITS.get(top.name.lower())
+        if split:
+            _nothing_beside(top)
         for folder in _folders(top) if split else [top]:
-            yield from (Sample(path, folder.name, split=split, where=str(folder)) for path in _clips(folder))
+            clips = _clips(folder)
+            if not clips and (deeper := next(filter(_clips, _below(folder, _DEEP)), None)):
+                raise DatasetError(
+                    f"{folder} holds no clips, but {deeper} does; the clips of a class lie in its folder itself, so"
+                    " move them up, or the folder away"
+                )
+            yield from (Sample(path, folder.name, split=split, where=str(folder)) for path in clips)
+    _nothing_beside(root)
+
+
+def _nothing_beside(folder: Path) -> None:
+    """Refuse videos where the folders of the classes are, if there are any.
+
+    Raises:
+        DatasetError: There are.
+    """
+    stray = [path for path in _clips(folder) if not os.path.isdir(path)]
+    if stray and _folders(folder):
+        raise DatasetError(
+            f"{stray[0]} lies beside the folders of the classes, not in one; move it there, or take it out"
+            f"{f' ({len(stray)} such clips)' if len(stray) > 1 else ''}"
+        )
 
 
 def _afew(root: Path) -> Iterator[Sample]:

@@ -119,6 +119,7 @@ class Parts:
         try:
             table = parquet.read_table(self._arrow.BufferReader(self._files.cat_file(self._path(name))))
             columns = table.select(["path", "size", "mtime_ns", "run", "status"]).to_pylist()
+            same = table.schema.field("probabilities").equals(self._schema.field("probabilities"))
         except (self._arrow.ArrowException, KeyError) as error:
             raise OutputError(f"{name} in {self._output} was not written by fervid; choose another folder") from error
         kept = []
@@ -127,6 +128,11 @@ class Parts:
             kept.append(Entry(**column).stands(self._run, now))
             if kept[-1]:
                 self.answered[clip] = column["status"]
+        if any(kept) and not same:
+            raise OutputError(
+                f"{self._output} holds answers with other labels ({name}), and tables of both cannot be read together;"
+                " choose another folder"
+            )
         if not any(kept):
             self._files.rm_file(self._path(name))
         elif not all(kept):

@@ -44,8 +44,8 @@ class Classifier:
 
         Raises:
             ModelIncompatible: The classifier was fitted on another network, or does not do what its card says.
-            UsageError: The options name labels that it does not have, it cannot be asked early, or the network
-                estimates no attributes.
+            UsageError: The options name labels that it does not have, it needs everybody in a clip and is to be asked
+                for one, it cannot be asked early, or the network estimates no attributes.
         """
         network, options = extractor.network, extractor.options
         known_as = (network.identity.sha256, network.card.get("quantised_from", ""))
@@ -73,6 +73,10 @@ class Classifier:
             self._genders = sorted(network.card.get("genders", {}).items(), key=lambda entry: -entry[1])
             self._ethnicities: tuple[str, ...] = tuple(map(str, network.card.get("ethnicities", ())))
         with fitting(classifier):
+            if options.face != "all" and classifier.card.get("face") == "all":
+                raise UsageError(
+                    f"{classifier.identity.name} was fitted on everybody in a clip together; add --face all"
+                )
             self.labels: tuple[str, ...] = self.options.labels or tuple(classifier.card["labels"])
             self._classify = ClipClassifier(classifier.session, classifier.card, self.options.labels)
             self._levels = levels(classifier.card) if self.options.adaptive else ()

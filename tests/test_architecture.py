@@ -187,6 +187,7 @@ PUBLIC = [
     "Person",
     "Sampling",
     "WindowResult",
+    "Windows",
     "load",
     "to_arrow",
     "to_pandas",

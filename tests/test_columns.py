@@ -6,14 +6,16 @@ import csv
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from pyarrow import parquet
 
 import fervid
 from fervid.columns import names, schema
 from fervid.errors import UsageError
 from fervid.output import CsvWriter
-from fervid.records import Answer, ClipResult, Person, Problem, WindowResult
+from fervid.records import Answer, ClipResult, ModelIdentity, Person, Problem, WindowResult
 from stubs import MODELS
 
 CALM = Answer({"calm": 0.75, "angry": 0.25})
@@ -73,6 +75,15 @@ def test_nothing_answered_is_a_table_too(convert: Callable, results: list[ClipRe
     table = convert(results)
     assert len(table) == len(results)
     assert "status" in (table.schema.names if convert is fervid.to_arrow else table.columns)
+    if convert is fervid.to_arrow:
+        parquet.write_table(table, io.BytesIO())
+
+
+def test_names_that_are_no_utf8_are_escaped() -> None:
+    models = {**MODELS, "classifier": ModelIdentity("wei\udcff", "0" * 64)}
+    table = fervid.to_arrow([replace(ANSWERED, path="caf\udce9.mp4", models=models)])
+    assert table.to_pylist()[0]["path"] == r"caf\udce9.mp4"
+    assert table.to_pylist()[0]["model"]["classifier"]["name"] == r"wei\udcff"
 
 
 def test_the_labels_of_several_classifiers_stand_beside_one_another() -> None:

@@ -63,12 +63,38 @@ def test_a_folder_is_the_label_of_its_videos_and_of_its_folders_of_pictures(root
 
 
 def test_folders_named_like_parts_of_a_split_may_lie_above_the_classes(root: Path) -> None:
-    plant(root, "Train/joy/a.mp4", "validation/joy/b.mp4", "test/fear/c.mp4", "train/stray.mp4")
+    plant(root, "Train/joy/a.mp4", "validation/joy/b.mp4", "test/fear/c.mp4")
     found = read(".")
     assert found.name == root.name
     assert [(s.path.name, s.split) for s in found.samples] == [("a.mp4", "train"), ("c.mp4", "test"), ("b.mp4", "val")]
     assert [sample.path.name for sample in found.part("val").samples] == ["b.mp4"]
     assert found.part("unheard of").samples == ()
+
+
+@pytest.mark.parametrize(
+    ("stray", "said"),
+    [
+        ("set/stray.mp4", r"set/stray\.mp4 lies beside the folders of the classes"),
+        ("set/fear/anna/a.mp4", r"set/fear holds no clips, but set/fear/anna does"),
+        ("set/fear/films/anna/1/a.mp4", r"set/fear holds no clips, but set/fear/films/anna/1 does"),
+    ],
+)
+def test_clips_that_lie_in_no_class_are_not_passed_over(stray: str, said: str, root: Path) -> None:
+    plant(root, "set/joy/a.mp4", "set/calm/a.mp4", stray)
+    with pytest.raises(DatasetError, match=said):
+        read("set")
+
+
+def test_clips_beside_the_classes_of_a_part_are_not_passed_over(root: Path) -> None:
+    plant(root, "train/joy/a.mp4", "train/stray.mp4", "train/other.mp4")
+    with pytest.raises(DatasetError, match=r"train/other\.mp4 lies beside .*2 such clips"):
+        read(".")
+
+
+def test_labels_that_are_no_text_are_refused(root: Path) -> None:
+    plant(root, "set/jo\udcffy/a.mp4", "set/calm/a.mp4")
+    with pytest.raises(DatasetError, match=r"labels that are no text in UTF-8.*rename the folder"):
+        read("set")
 
 
 def test_one_class_is_a_data_set_too(root: Path) -> None:

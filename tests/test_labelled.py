@@ -176,7 +176,8 @@ def test_what_features_are_of(fervid: Callable[..., Result], tmp_path: Path, mon
     assert labels("more/*/*.mp4") == [("more/deep/b.mp4", None)]
     assert labels("afew", "more", "--recursive") == [("afew/b.mp4", None), ("more/deep/b.mp4", None)]
     clips.write(Path("more") / "c.mp4", [scenes.picture(CYAN)] * 2)
-    assert labels("more") == [("more/c.mp4", None)]
+    refused(fervid("features", "more", "-o", "g.npz"), 2, "more/c.mp4 lies beside the folders of the classes")
+    assert labels("more/*.mp4") == [("more/c.mp4", None)]
     Path("empty").mkdir()
     refused(fervid("features", "empty", "-o", "g.npz"), 3, "no video was found in empty")
 
@@ -199,6 +200,9 @@ def test_everybody_in_a_clip(place: Path, fervid: Callable[..., Result], tmp_pat
         4,
         r"g needs embedding\.spread",
     )
+    clip = tmp_path / "groups" / "mixed" / "1" / "0.png"
+    refused(fervid("classify", clip, "--classifier", tmp_path / "g.onnx"), 2, "g was fitted on everybody.*--face all")
+    assert fervid("classify", clip, "--classifier", tmp_path / "g.onnx", "--face", "all").exit_code == 0
 
 
 # train

@@ -127,6 +127,15 @@ def test_other_options_answer_everything_again(output: str, clips: list[str]) ->
     assert rows(output) == []
 
 
+def test_parts_with_other_labels_are_not_continued(output: str, clips: list[str]) -> None:
+    write(output, clips[:2])
+    other = Stub(labels=("positive", "negative"))
+    before = rows(output)
+    with pytest.raises(OutputError, match=r"holds answers with other labels \(part-00000"):
+        Parts(output, other, clips[1:], resume=True, force=False)
+    assert rows(output) == before
+
+
 def test_parts_are_replaced_only_by_force_and_nothing_else_is_touched(output: str, clips: list[str]) -> None:
     write(output, clips)
     files, folder = fsspec.core.url_to_fs(output)

@@ -275,6 +275,8 @@ def _listed(source: Path | None, nul: bool) -> list[str]:
         return []
     from fervid.inputs import read_list
 
+    if str(source) == "-" and sys.stdin is None:
+        raise UsageError("there is no standard input to read a list from; name a file with --from-file")
     try:
         data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
     except OSError as error:

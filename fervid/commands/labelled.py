@@ -330,11 +330,12 @@ def _clips(sources: Sequence[str], *, recursive: bool) -> Dataset:
 
 
 def _classes(folder: Path) -> bool:
-    """Whether a folder holds folders and no videos, as one with a folder for each class does."""
-    from fervid.inputs import SUFFIXES
+    """Whether a folder holds folders, and no videos but those in them, as one with a folder for each class does."""
+    from fervid.inputs import videos
 
-    inside = list(folder.iterdir()) if folder.is_dir() else []
-    return any(path.is_dir() for path in inside) and not any(path.suffix.lower() in SUFFIXES for path in inside)
+    inside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    flat = any(videos(str(folder), recursive=False))
+    return bool(inside) and (not flat or any(any(videos(str(path), recursive=False)) for path in inside))
 
 
 def _rows(

@@ -42,7 +42,7 @@ report_app = typer.Typer()
 )
 def report(
     results: Annotated[
-        Path, typer.Argument(help="What classify -o, timeline -o or evaluate --format json wrote, in any format.")
+        Path, typer.Argument(help="What classify -o, timeline -o or evaluate --format json wrote, but no table.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")],
     force: Force = False,
