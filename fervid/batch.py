@@ -183,7 +183,7 @@ def destination(
         with writing(Path("standard output")), _finished(plain):
             yield plain, {}
         return
-    touched = {os.path.realpath(f"{output}{suffix}") for suffix in ("", ".partial", ".ledger")}
+    touched = {f"{os.path.realpath(output)}{suffix}" for suffix in ("", ".partial", ".ledger")}
     if mine := next((clip for clip in clips if os.path.realpath(clip) in touched), None):
         raise UsageError(f"the output {output} would overwrite the input {mine}; choose another name")
     if format == "jsonl" and record is ClipResult:

@@ -71,11 +71,12 @@ def main() -> None:
     try:
         with _translated():
             app()
-    except SystemExit as leaving:
+    except (SystemExit, typer.Exit) as leaving:
+        status = leaving.code if isinstance(leaving, SystemExit) else leaving.exit_code
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(leaving.code if isinstance(leaving.code, int) else FAILED)
+        os._exit(status if isinstance(status, int) else FAILED)
 
 
 def _terminate(*_: object) -> NoReturn:

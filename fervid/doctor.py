@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, req
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
 from packaging.requirements import Requirement
 
 from fervid import __version__
-from fervid.errors import ModelError
+from fervid.errors import ModelError, UsageError
+from fervid.files import of_user
 
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "cinepak", "gif")
 MODULES = ("av", "cv2", "joblib", "onnx", "onnxruntime", "scipy", "skl2onnx", "sklearn")
@@ -134,10 +134,16 @@ def _machine() -> Iterator[Check]:
 
 
 def _folders() -> Iterator[Check]:
-    for what, folder, use in (
-        ("cache", platformdirs.user_cache_path("fervid"), "features, train and evaluate need another: --cache FOLDER"),
-        ("data", platformdirs.user_data_path("fervid"), "models pull needs another: set XDG_DATA_HOME"),
-    ):
+    uses: Mapping[Literal["cache", "data"], str] = {
+        "cache": "features, train and evaluate need another: --cache FOLDER",
+        "data": "models pull needs another: set XDG_DATA_HOME",
+    }
+    for what, use in uses.items():
+        try:
+            folder = of_user(what)
+        except UsageError as error:
+            yield Check(f"{what} folder", "WRONG", error.message)
+            continue
         there = next((place for place in (folder, *folder.parents) if place.exists()), Path("/"))
         well = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
         mend = f"cannot be written; {use}, or chown {os.getuid()} {there}"

@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
-from fervid.errors import OutputError
+import platformdirs
+
+from fervid.errors import OutputError, UsageError
 
 _UNABLE = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that lack it
 
@@ -197,4 +199,18 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written ({error.strerror}); check the folder, its permissions and the disk"
+        ) from error
+
+
+def of_user(what: Literal["cache", "data"]) -> Path:
+    """The user's folder for what fervid keeps; it need not exist.
+
+    Raises:
+        UsageError: This user has no home, as in a container that runs under any number.
+    """
+    try:
+        return platformdirs.user_cache_path("fervid") if what == "cache" else platformdirs.user_data_path("fervid")
+    except RuntimeError as error:
+        raise UsageError(
+            f"this user has no home folder to keep {what} in; set HOME, or XDG_{what.upper()}_HOME to another folder"
         ) from error

@@ -177,7 +177,8 @@ def folds(truth: Truth, groups: Groups, count: int = FOLDS, seed: int = SEED) ->
         ) from error
     if not rated(truth) and any(len(np.unique(truth[train])) < len(np.unique(truth)) for train, _ in found):
         raise DatasetError(
-            f"a class lies with too few people to be in every one of {count} folds; add people, or use fewer --folds"
+            f"a class lies with too few people to be in every one of {count} folds; add people, or use fewer --folds,"
+            " or --group none where it does not matter who is in a clip"
         )
     return found
 

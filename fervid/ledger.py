@@ -141,7 +141,8 @@ class Ledger:
 
 
 def companion(output: Path) -> Path:
-    """Where the ledger of an output lies."""
+    """Where the ledger of an output lies: beside the file itself, if that is a link."""
+    output = output.resolve()
     return output.with_name(output.name + ".ledger")
 
 

@@ -17,16 +17,17 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import onnxruntime
-import platformdirs
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
 from fervid.errors import ModelIncompatible, ModelNotFound, ModelUnverified, UsageError
+from fervid.files import of_user
 from fervid.records import ModelIdentity
 
 Kind = Literal["detector", "network", "classifier", "regressor"]
@@ -153,13 +154,15 @@ def entry_of(name: str) -> Mapping[str, Any]:
 def place(entry: Mapping[str, Any]) -> Path:
     """Where the file of a model lies, or of an optional one will lie."""
     if "url" in entry:
-        return platformdirs.user_data_path("fervid") / "models" / str(entry["file"])
+        return of_user("data") / "models" / str(entry["file"])
     return folder() / str(entry["file"])
 
 
 def here() -> list[str]:
     """Names of the shipped models, and of the optional ones that were pulled."""
-    return [*manifest(), *(name for name, entry in manifest("optional").items() if place(entry).is_file())]
+    with suppress(UsageError):  # who has no home has pulled none
+        return [*manifest(), *(name for name, entry in manifest("optional").items() if place(entry).is_file())]
+    return [*manifest()]
 
 
 def differs(data: bytes, entry: Mapping[str, Any]) -> str:

@@ -223,11 +223,14 @@ def load(
         if role not in named:
             raise ModelNotFound(f"the record names no {role}, so what it rests on cannot be told")
         name, sha256 = named[role]["name"], named[role]["sha256"]
-        if role not in files and name not in models.here():  # a record comes from anywhere, so it names no files
+        places = [name] if name in models.here() else []  # a record comes from anywhere, so it names no files
+        places += [files[role]] if role in files else []
+        if not places:
             raise ModelNotFound(
                 f"the {role} that answered, {name}, is not known here by that name; give its file with --{role}"
             )
-        model = models.load(files.get(role, name), role, 1)
+        loaded = [models.load(place, role, 1) for place in places]
+        model = next((one for one in loaded if one.identity.sha256 == sha256), loaded[-1])
         if model.identity.sha256 != sha256:
             raise ModelIncompatible(
                 f"{model.path} is not the {role} that answered (its SHA-256 begins with {model.identity.sha256[:12]},"

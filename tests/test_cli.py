@@ -643,7 +643,7 @@ def test_an_interrupt_does_not_wait_for_a_long_clip(smile: Path, endless: Path, 
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-@pytest.mark.parametrize("arguments", [["classify"], ["models", "list"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["classify"], ["models", "list"], ["--version"], ["--help"]], ids=" ".join)
 def test_a_full_standard_output_is_told(arguments: list[str], scenery: Path) -> None:
     inputs = [str(scenery), "--progress", "none"] if arguments == ["classify"] else []
     code = [sys.executable, "-c", "from fervid.cli import main; main()", *arguments, *inputs]
@@ -652,6 +652,20 @@ def test_a_full_standard_output_is_told(arguments: list[str], scenery: Path) -> 
     assert done.returncode == 2
     assert b"No space left" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_without_standard_input_there_is_no_list(scenery: Path) -> None:
+    line = f'exec "{sys.executable}" -c "from fervid.cli import main; main()" classify --from-file - <&-'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"there is no standard input" in done.stderr
+
+
+def test_what_an_encoding_lacks_is_escaped() -> None:
+    code = "import sys; from fervid import cli; cli.app = lambda: print('w\u00fctend'); cli.main()"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=60)
+    assert done.stdout == b"w\\xfctend\n"
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -665,6 +679,24 @@ def test_a_closed_standard_output_is_told_unless_nothing_goes_there(named: bool,
         assert done.returncode == 2
         assert done.stderr.startswith(b"fervid: standard output cannot be written (Bad file descriptor)")
         assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags"),
+    [
+        ({"FERVID_FPS": "10"}, ["--every-frame"]),
+        ({"FERVID_EVERY_FRAME": "1"}, ["--fps", "5"]),
+        ({"FERVID_FORCE": "1"}, ["--resume"]),
+        ({"FERVID_FORMAT": "csv"}, []),
+        ({"FERVID_FORMAT": "parquet"}, []),
+    ],
+)
+def test_what_the_environment_says_against_a_flag_does_not_count(
+    environment: dict[str, str], flags: list[str], smile: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "results.jsonl"
+    assert classify(smile, "-o", output, *flags, env=environment).exit_code == 0
+    assert [json.loads(line)["status"] for line in output.read_text().splitlines()] == ["ok"]
 
 
 def test_an_environment_switch_can_be_taken_back(scenery: Path) -> None:

@@ -15,8 +15,9 @@ import cv2
 import pytest
 from typer.testing import CliRunner
 
-from fervid import cli, doctor, models
+from fervid import cli, doctor, files, models
 from fervid.doctor import Check, checks
+from fervid.errors import UsageError
 
 NEEDS = [
     "av>=18.1",
@@ -191,6 +192,20 @@ def test_folders_that_cannot_be_written_are_wrong(monkeypatch: pytest.MonkeyPatc
     assert (cache.name, data.name) == ("cache folder", "data folder")
     assert "--cache FOLDER" in cache.finding
     assert "XDG_DATA_HOME" in data.finding
+
+
+def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(name: str) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for what in ("cache", "data"):
+        monkeypatch.setattr(f"platformdirs.user_{what}_path", homeless)
+    found = {check.name: check for check in doctor._folders()}
+    assert {check.state for check in found.values()} == {"WRONG"}
+    assert "set HOME, or XDG_DATA_HOME" in found["data folder"].finding
+    assert models.here() == list(models.manifest())
+    with pytest.raises(UsageError, match="no home folder to keep cache in; set HOME, or XDG_CACHE_HOME"):
+        files.of_user("cache")
     assert status() == 2
 
 

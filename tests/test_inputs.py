@@ -100,6 +100,14 @@ def test_a_folder_is_searched_by_suffix_and_a_folder_with_a_suffix_is_no_clip(tr
     assert expand(["kinds"]) == sorted(f"kinds/clip{suffix}" for suffix in SUFFIXES)
 
 
+def test_what_is_hidden_is_no_clip_unless_it_is_named(tree: Path) -> None:
+    for name in ("shown/a.mp4", "shown/._a.mp4", "shown/.Trash/b.mp4"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    assert expand([str(tree / "shown")], recursive=True) == [str(tree / "shown/a.mp4")]
+    assert expand([str(tree / "shown/._a.mp4")]) == [str(tree / "shown/._a.mp4")]
+
+
 def test_a_file_whose_name_looks_like_a_glob_is_itself(tree: Path) -> None:
     (tree / "b[1].mp4").touch()
     (tree / "b1.mp4").touch()

@@ -230,7 +230,8 @@ def test_a_second_run_on_the_same_output_is_refused(options: dict, inputs: list[
         "out.jsonl",
         "out.jsonl.ledger",
     ]
-    assert write(output, inputs, resume=True) == inputs[2:]
+    assert write(link, inputs, resume=True) == inputs[2:]
+    assert write(output, inputs, resume=True) == []
 
 
 def test_a_run_that_was_killed_before_it_had_a_ledger_is_continued(inputs: list[str], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import clips
 import fervid
 import pages
 import toys
-from fervid import moments
+from fervid import models, moments
 from fervid.errors import ModelIncompatible, ModelNotFound
 from fervid.extract import Options
 from fervid.gather import Windows
@@ -142,6 +142,10 @@ def test_models_are_those_that_answered(said: list[Record], family: dict[str, st
     other = toys.family(tmp_path, note="another")
     with pytest.raises(ModelIncompatible, match=r"is not the classifier that answered .* --classifier"):
         load(named, {**family, "classifier": other["classifier"]}, OPTIONS)
+    roles: tuple[models.Kind, ...] = ("detector", "network", "classifier")
+    shipped = {role: models.load(models.DEFAULTS[role], role).identity for role in roles}
+    answered = {role: {"name": one.name, "sha256": one.sha256} for role, one in shipped.items()}
+    assert load(answered, family, OPTIONS).classifier.identity == shipped["classifier"]
     with pytest.raises(ModelNotFound, match="names no network"):
         load({"detector": named["detector"]}, family, OPTIONS)
     stray = toys.classifier(tmp_path / "stray.onnx", 25 * np.eye(3))

@@ -206,7 +206,7 @@ def timeline(
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
     clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
-    draw = _drawing(plot, clips, force)
+    draw = _drawing(plot, clips, output, force)
     jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads)
     policy, failures = Policy(jobs, strict=strict, limits=limited.limits), 0
@@ -253,7 +253,9 @@ def _run(
     return failures
 
 
-def _drawing(plot: Path | None, clips: list[str], force: bool) -> Callable[[Sequence[WindowResult]], None]:
+def _drawing(
+    plot: Path | None, clips: list[str], output: Path | None, force: bool
+) -> Callable[[Sequence[WindowResult]], None]:
     """What draws the windows of the one clip, if a picture is asked for; what stands against it is said at once."""
     if plot is None:
         return lambda parts: None
@@ -266,6 +268,8 @@ def _drawing(plot: Path | None, clips: list[str], force: bool) -> Callable[[Sequ
     picture_format(plot)
     if plot.resolve() == Path(clips[0]).resolve():
         raise UsageError(f"the picture {plot} would overwrite the input; choose another name")
+    if output is not None and plot.resolve() == output.resolve():
+        raise UsageError(f"the picture and the records would both be {plot}; choose another name for one of them")
     refuse_existing(plot, force=force)
     return lambda parts: timeline_picture(parts, plot, force=force)
 

@@ -345,10 +345,9 @@ def _rows(
     judged: Sequence[Model] = (),
 ) -> tuple[Extractor, list[Row]]:
     """Look at every clip, unless what is to be judged by them was fitted on another network."""
-    import platformdirs
-
     from fervid.extract import load_extractor
     from fervid.features import extract
+    from fervid.files import of_user
     from fervid.measure import belongs
     from fervid.progress import shown
     from fervid.study import about
@@ -363,7 +362,7 @@ def _rows(
     )
     for model in judged:
         belongs(model, about(extractor))
-    kept = looking.cache or platformdirs.user_cache_path("fervid") / "features"
+    kept = looking.cache or of_user("cache") / "features"
     rows = extract(found.samples, extractor, kept, jobs, strides, limits_of(looking.timeout, looking.memory))
     return extractor, list(shown(rows, len(found.samples), looking.progress, lambda row: row.problem is not None))
 

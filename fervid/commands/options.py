@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -281,7 +281,10 @@ class Limited:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of each of its parameters that is a record of options, such as `Look`."""
+    """A command with the options of each of its parameters that is a record of options, such as `Look`.
+
+    What the environment says against a flag of the command line does not count.
+    """
     hints = get_type_hints(command, include_extras=True)
     records: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     plain = [one for one in inspect.signature(command).parameters.values() if one.name not in records]
@@ -294,18 +297,38 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         for field in fields(record)
     ]
 
+    defaults = {one.name: one.default for one in (*plain, *options)}
+
     @functools.wraps(command)
-    def call(**given: Any) -> None:
+    def call(context: typer.Context, **given: Any) -> None:
+        given |= {name: defaults[name] for name in _overruled(context, given)}
         made = {
             name: record(**{field.name: given.pop(field.name) for field in fields(record)})
             for name, record in records.items()
         }
         command(**given, **made)
 
-    parameters = [*(one.replace(annotation=hints[one.name]) for one in plain), *options]
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [first, *(one.replace(annotation=hints[one.name]) for one in plain), *options]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {one.name: one.annotation for one in parameters}
     return call
+
+
+def _overruled(context: typer.Context, given: Mapping[str, Any]) -> list[str]:
+    """Options that the environment sets against what the command line says."""
+
+    def comes(name: str, source: str) -> bool:
+        found = context.get_parameter_source(name)
+        return name in given and found is not None and found.name == source
+
+    rivals = [("every_frame", "fps"), ("fps", "every_frame"), ("resume", "force"), ("force", "resume")]
+    found = [other for flag, other in rivals if comes(flag, "COMMANDLINE") and comes(other, "ENVIRONMENT")]
+    if given.get("output") and comes("format", "ENVIRONMENT"):
+        from fervid.output import SUFFIXES
+
+        found += ["format"] * (Path(given["output"]).suffix.lower() in SUFFIXES)
+    return found
 
 
 def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
