@@ -19,6 +19,7 @@ from fervid.records import Floats
 
 SEED = 2021
 RESAMPLES = 1000
+FLIPS = 9999
 BINS = 10
 TOLERANCE = 0.01  # of a sum of probabilities, which may have been rounded on their way
 
@@ -101,8 +102,10 @@ def compare(ours: Predictions, theirs: Predictions) -> dict[str, Any]:
 
     Returns:
         `clips`; `difference` of accuracy, UAR and macro F1 (ours minus theirs) as `{"value", "interval"}` by paired
-        bootstrap; `only_ours` and `only_theirs`, how many clips only one of them answers rightly, and `p` of the exact
-        McNemar test on those, two-sided (McNemar, Psychometrika 12, 1947), 1 if there are none.
+        bootstrap; `only_ours` and `only_theirs`, how many clips only one of them answers rightly, and `p` of a
+        two-sided `test` on those, 1 if there are none: the exact one of McNemar (Psychometrika 12, 1947), or where a
+        group has several clips, which are no independent witnesses, one that turns round the gains of whole groups
+        at random (Good, Permutation Tests, 2000).
 
     Raises:
         ValueError: They are not about the same clips and labels, or there are no clips.
@@ -118,14 +121,26 @@ def compare(ours: Predictions, theirs: Predictions) -> dict[str, Any]:
     difference = bootstrap(len(truth), gaps, ours.groups)
     right, other = (answers == truth for answers in both)
     only_ours, only_theirs = int((right & ~other).sum()), int((other & ~right).sum())
-    p = binomtest(only_ours, only_ours + only_theirs).pvalue if only_ours + only_theirs else 1.0
+    test, p = "exact McNemar test", 1.0
+    if ours.groups is not None and len(np.unique(ours.groups)) < len(truth):
+        test, p = "sign-flip test over people", _flipped(right.astype(np.int64) - other, ours.groups)
+    elif only_ours + only_theirs:
+        p = binomtest(only_ours, only_ours + only_theirs).pvalue
     return {
         "clips": len(truth),
         "difference": difference,
         "only_ours": only_ours,
         "only_theirs": only_theirs,
+        "test": test,
         "p": float(f"{p:.3g}"),
     }
+
+
+def _flipped(gains: NDArray[np.int64], groups: NDArray[np.generic]) -> float:
+    """How often gains (n,) add up to as much, either way, if each group had gained or lost by chance."""
+    sums = np.bincount(np.unique(groups, return_inverse=True)[1], gains)
+    signs = np.random.default_rng(SEED).choice((-1, 1), (FLIPS, len(sums)))
+    return float((1 + np.count_nonzero(np.abs(signs @ sums) >= abs(sums.sum()))) / (1 + FLIPS))
 
 
 def evaluate_regression(truth: Values, said: Values, groups: NDArray[np.generic] | None = None) -> dict[str, Any]:

@@ -21,15 +21,17 @@ import joblib
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import AgglomerativeClustering
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
 from sklearn.utils.class_weight import compute_sample_weight
@@ -229,7 +231,7 @@ def choose(known: Examples, ways: Sequence[Candidate], count: int = FOLDS) -> tu
     return ways[int(np.argmax(scores))], dict(zip(ways, scores, strict=True))
 
 
-def fit(way: Candidate, known: Examples, count: int = FOLDS) -> Pipeline:
+def fit(way: Candidate, known: Examples, count: int = FOLDS) -> BaseEstimator:
     """A candidate fitted on all examples; margins of SVMs become probabilities by Platt's sigmoid on held-out folds.
 
     All classes weigh the same, whatever their share of the clips, in the fit and in the probabilities.
@@ -244,12 +246,14 @@ def fit(way: Candidate, known: Examples, count: int = FOLDS) -> Pipeline:
         return _fitted(way, (scaler, classifier), known.matrices[way.statistics], known.truth)
 
 
-def _fitted(way: Candidate, steps: tuple[BaseEstimator, BaseEstimator], x: Floats, truth: Truth) -> Pipeline:
+def _fitted(way: Candidate, steps: tuple[BaseEstimator, BaseEstimator], x: Floats, truth: Truth) -> BaseEstimator:
     scaler, last = steps
     name = f"{type(last).__name__.lower()}__sample_weight"
-    weights = {} if rated(truth) else {name: compute_sample_weight("balanced", truth)}
+    pipeline = make_pipeline(scaler, last)
     try:
-        return make_pipeline(scaler, last).fit(x, truth, **weights)
+        if rated(truth):  # where zero lies and how wide the scale is must not matter
+            return TransformedTargetRegressor(pipeline, transformer=StandardScaler()).fit(x, truth)
+        return pipeline.fit(x, truth, **{name: compute_sample_weight("balanced", truth)})
     except ValueError as error:
         if way.kind != "mlp":  # which parts some off, to know when to stop
             raise
@@ -259,7 +263,7 @@ def _fitted(way: Candidate, steps: tuple[BaseEstimator, BaseEstimator], x: Float
         ) from error
 
 
-def answers(pipeline: Pipeline, x: Floats, truth: Truth) -> Floats:
+def answers(pipeline: BaseEstimator, x: Floats, truth: Truth) -> Floats:
     """(n, c) probabilities of n clips, or (n,) ratings if `truth` is ratings."""
     return np.asarray(pipeline.predict(x) if rated(truth) else pipeline.predict_proba(x), np.float32)
 
@@ -300,24 +304,32 @@ def people(identity: Floats, alike: float) -> NDArray[np.int64]:
     return np.asarray(clusters.fit_predict(identity), np.int64)
 
 
-def to_onnx(pipeline: Pipeline, width: int) -> onnx.ModelProto:
+def to_onnx(pipeline: BaseEstimator, width: int) -> onnx.ModelProto:
     """`features` (n, width) to `probabilities` (n, c), or to `value` (n, 1) for a regression."""
     from skl2onnx import to_onnx as converted
     from skl2onnx.common.data_types import FloatTensorType
 
     logging.getLogger("skl2onnx").setLevel(logging.ERROR)
-    classifies = hasattr(pipeline, "classes_")
-    options = {id(pipeline): {"zipmap": False}} if classifies else None
+    rating = isinstance(pipeline, TransformedTargetRegressor)
+    steps = pipeline.regressor_ if rating else pipeline
+    options = None if rating else {id(steps): {"zipmap": False}}
     types = [("features", FloatTensorType([None, width]))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # skl2onnx asks SVC for what scikit-learn 1.9 deprecates
-        model: onnx.ModelProto = converted(pipeline, initial_types=types, options=options, target_opset=17)
-    if not classifies:
-        (output,) = model.graph.output
-        for node in model.graph.node:
-            node.output[:] = ["value" if name == output.name else name for name in node.output]
-        output.name = "value"
+        model: onnx.ModelProto = converted(steps, initial_types=types, options=options, target_opset=17)
+    if rating:
+        _rescaled(model.graph, pipeline.transformer_)
     return model
+
+
+def _rescaled(graph: onnx.GraphProto, scaler: StandardScaler) -> None:
+    """Let the one output be `value`, on the scale of the ratings that were fitted."""
+    (output,) = graph.output
+    for name, number in (("scale", scaler.scale_[0]), ("shift", scaler.mean_[0])):
+        graph.initializer.append(numpy_helper.from_array(np.array([number], np.float32), name))
+    graph.node.append(helper.make_node("Mul", [output.name, "scale"], ["scaled"]))
+    graph.node.append(helper.make_node("Add", ["scaled", "shift"], ["value"]))
+    output.name = "value"
 
 
 def sealed(model: onnx.ModelProto, card: Mapping[str, Any]) -> bytes:

@@ -289,6 +289,16 @@ def test_a_comparison_turned_round_changes_its_sign() -> None:
         assert figure["interval"] == pytest.approx([-high, -low], abs=1e-4)
 
 
+def test_clips_of_a_person_are_not_independent_witnesses() -> None:
+    truth, groups = [0] * 60, np.repeat(np.arange(3), 20)
+    ours, theirs = predictions(truth, [0] * 60), predictions(truth, [1] * 60)
+    found = compare(Predictions(ours.labels, ours.truth, ours.probabilities, groups), theirs)
+    assert (found["test"], found["only_ours"]) == ("sign-flip test over people", 60)
+    assert found["p"] == pytest.approx(2 / 2**3, abs=0.02)
+    alone = compare(Predictions(ours.labels, ours.truth, ours.probabilities, np.arange(60)), theirs)
+    assert (alone["test"], alone["p"]) == ("exact McNemar test", pytest.approx(2 * 0.5**60, rel=1e-2))
+
+
 def test_a_classifier_is_no_better_than_itself() -> None:
     found = compare(drawn(20), drawn(20))
     assert found["p"] == 1

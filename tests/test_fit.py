@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -197,6 +198,14 @@ def test_what_can_be_learnt_is_learnt(kind: Kind, classes: int | None) -> None:
         assert (said.argmax(axis=1) == others.truth).mean() > 0.8
     else:
         assert fit.score(others.truth, said) > 0.6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_scale_of_ratings_does_not_matter(kind: Kind) -> None:
+    known, others = examples(60, None), examples(30, None, seed=2).matrices["mean"]
+    wide = replace(known, truth=10 * known.truth + 500)
+    plain, scaled = (answers(fit.fit(way(kind), one, 3), others, one.truth) for one in (known, wide))
+    assert (scaled - 500) / 10 == pytest.approx(plain, abs=2e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

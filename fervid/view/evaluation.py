@@ -94,7 +94,7 @@ def comparison(report: Mapping[str, Any]) -> Table:
         table.add_row(title, _figure(report["difference"][name], unit=" points", digits="+z.1f"))
     table.add_row("clips only ours answers rightly", f"{report['only_ours']:,}")
     table.add_row("clips only theirs answers rightly", f"{report['only_theirs']:,}")
-    table.add_row("p (exact McNemar test)", f"{report['p']:.3f}" if report["p"] >= 0.001 else "< 0.001")
+    table.add_row(f"p ({report['test']})", f"{report['p']:.3f}" if report["p"] >= 0.001 else "< 0.001")
     return table
 
 

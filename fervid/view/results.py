@@ -284,7 +284,7 @@ _BIN = {
 }
 _AGAINST = {
     "type": "object",
-    "required": ["name", "difference", "only_ours", "only_theirs", "p"],
+    "required": ["name", "difference", "only_ours", "only_theirs", "test", "p"],
     "properties": {
         "name": {"type": "string"},
         "difference": {
@@ -292,6 +292,7 @@ _AGAINST = {
             "required": ["accuracy", "uar"],
             "properties": {"accuracy": _FIGURE, "uar": _FIGURE},
         },
+        "test": {"type": "string"},
         "p": {"type": "number"},
     },
 }
