@@ -179,6 +179,7 @@ class Table:
         counts: (n,) frames that went into each row.
         about: Which network, detector and options they come from.
         coarse: Stride to statistics as above, in which clips that show no face then have rows of NaN.
+        faceless: Further clips, which show no face at all.
     """
 
     samples: tuple[Sample, ...]
@@ -186,15 +187,18 @@ class Table:
     counts: NDArray[np.int64]
     about: Mapping[str, Any]
     coarse: Mapping[int, Mapping[str, Floats]] = field(default_factory=dict)
+    faceless: tuple[Sample, ...] = ()
 
     @classmethod
     def of(cls, rows: Iterable[Row], about: Mapping[str, Any]) -> Table:
-        """The rows that have features.
+        """The rows that have features, and beside them the clips that show no face.
 
         Raises:
             DatasetError: None has.
         """
+        rows = list(rows)
         known = [(row, row.features) for row in rows if row.features is not None]
+        faceless = tuple(row.sample for row in rows if isinstance(row.problem, NoFaces))
         if not known:
             raise DatasetError("no clip shows a face, so nothing is left to learn from or to write; see --min-face")
         columns = _stacked([features for _, features in known], known[0][1])
@@ -202,14 +206,15 @@ class Table:
             stride: _stacked([row.coarse[stride] for row, _ in known], known[0][1]) for stride in known[0][0].coarse
         }
         counts = np.array([features.count for _, features in known])
-        return cls(tuple(row.sample for row, _ in known), columns, counts, about, coarse)
+        return cls(tuple(row.sample for row, _ in known), columns, counts, about, coarse, faceless)
 
     def __getitem__(self, rows: NDArray[Any]) -> Table:
-        """The rows of some clips, by number or by a mask."""
+        """The rows of some clips, by number or by a mask; the faceless ones stay beside them."""
         numbers = np.arange(len(self.samples))[rows]
         coarse = {stride: _rows(statistics, numbers) for stride, statistics in self.coarse.items()}
         samples = tuple(self.samples[i] for i in numbers)
-        return Table(samples, _rows(self.statistics, numbers), self.counts[numbers], self.about, coarse)
+        statistics = _rows(self.statistics, numbers)
+        return Table(samples, statistics, self.counts[numbers], self.about, coarse, self.faceless)
 
     def matrix(self, names: Sequence[str], stride: int = 1) -> Floats:
         """(n, d1 + d2 + ...) the named statistics side by side."""
@@ -239,6 +244,7 @@ class Table:
                 about = json.loads(str(stored["about"]))
                 rows = json.loads(str(stored["samples"]))
                 samples = tuple(map(_sample, rows))
+                faceless = tuple(map(_sample, json.loads(str(stored["faceless"]))))
                 statistics = {name: np.asarray(stored[name], np.float32) for name in about.pop("statistics")}
                 counts = np.asarray(stored["count"], np.int64)
                 if lacking := ABOUT - about.keys():
@@ -254,7 +260,7 @@ class Table:
             raise DatasetError(f"{path} is damaged: not every statistic has a row for each clip; write it again")
         if not all(np.isfinite(matrix).all() for matrix in statistics.values()):
             raise DatasetError(f"{path} is damaged: a value is not finite; write it again")
-        return cls(samples, statistics, counts, about)
+        return cls(samples, statistics, counts, about, faceless=faceless)
 
 
 def _stacked(rows: Sequence[ClipFeatures | None], like: ClipFeatures) -> dict[str, Floats]:
@@ -269,8 +275,12 @@ def _rows(statistics: Mapping[str, Floats], numbers: NDArray[np.int64]) -> dict[
 
 def _npz(table: Table, file: BinaryIO) -> None:
     statistics = {name: matrix for name, matrix in table.statistics.items() if name != IDENTITY}
-    about = json.dumps({**table.about, "statistics": list(statistics)})
-    columns = {"about": np.array(about), "samples": np.array(json.dumps([_plain(sample) for sample in table.samples]))}
+    texts = {
+        "about": {**table.about, "statistics": list(statistics)},
+        "samples": [_plain(sample) for sample in table.samples],
+        "faceless": [_plain(sample) for sample in table.faceless],
+    }
+    columns = {name: np.array(json.dumps(value)) for name, value in texts.items()}
     np.savez(file, count=table.counts, **columns, **statistics)  # type: ignore[arg-type]
 
 

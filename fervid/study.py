@@ -42,8 +42,7 @@ class Study:
 
     Attributes:
         name: Of the data set.
-        table: Features of the n clips that show a face.
-        faceless: The m that do not.
+        table: Features of the n clips that show a face, and the m that do not.
         labels: The classes; none if a rating is the truth.
         target: Name of the rating.
         groups: (n,) who is in each clip; None if each stands alone.
@@ -52,7 +51,6 @@ class Study:
 
     name: str
     table: Table
-    faceless: tuple[Sample, ...]
     labels: tuple[str, ...]
     target: str | None = None
     groups: Groups = None
@@ -98,7 +96,12 @@ class Study:
             )
         faceless = tuple(sample for sample in self.faceless if sample.split in splits)
         groups = None if self.groups is None else self.groups[chosen]
-        return replace(self, table=self.table[chosen], faceless=faceless, groups=groups)
+        return replace(self, table=replace(self.table[chosen], faceless=faceless), groups=groups)
+
+    @property
+    def faceless(self) -> tuple[Sample, ...]:
+        """The m clips that show no face."""
+        return self.table.faceless
 
     @property
     def parted(self) -> bool:
@@ -149,8 +152,8 @@ class Study:
         return np.concatenate([self.groups, self.groups.max(initial=-1) + 1 + np.arange(len(self.faceless))])
 
 
-def looked_at(rows: Iterable[Row], about: Mapping[str, Any]) -> tuple[Table, tuple[Sample, ...]]:
-    """The features of the clips that show a face, and the clips that do not.
+def looked_at(rows: Iterable[Row], about: Mapping[str, Any]) -> Table:
+    """The features of clips, all of which can be read.
 
     Raises:
         DatasetError: Clips cannot be read, or none shows a face.
@@ -160,7 +163,7 @@ def looked_at(rows: Iterable[Row], about: Mapping[str, Any]) -> tuple[Table, tup
     if damaged:
         named = "; ".join(str(row.problem) for row in damaged[:3])
         raise DatasetError(f"{len(damaged)} clips cannot be read, the first: {named}; mend them or take them out")
-    return Table.of(rows, about), tuple(row.sample for row in rows if row.features is None)
+    return Table.of(rows, about)
 
 
 def about(extractor: Extractor) -> dict[str, Any]:
@@ -224,7 +227,6 @@ def check(
 def study(
     found: Dataset,
     table: Table,
-    faceless: tuple[Sample, ...] = (),
     *,
     target: str | None = None,
     group: Literal["auto", "none"] = "auto",
@@ -234,9 +236,8 @@ def study(
 
     Args:
         found: The clips, with which `check` finds no fault.
-        table: Features of those that show a face; `same_person` of its `about` is the cosine from which two faces are
+        table: Their features; `same_person` of its `about` is the cosine from which two faces are
             one person.
-        faceless: Those that do not.
         target: The rating to fit on instead of the classes.
         group: `auto` keeps the clips of a person together: by the names of the set, else by how alike the faces are.
         seed: Of folds and classifiers.
@@ -244,9 +245,7 @@ def study(
     Raises:
         UsageError: It is not known who is who.
     """
-    return Study(
-        found.name, table, faceless, () if target else found.labels, target or None, _groups(table, group), seed
-    )
+    return Study(found.name, table, () if target else found.labels, target or None, _groups(table, group), seed)
 
 
 def _groups(table: Table, group: str) -> Groups:

@@ -347,7 +347,14 @@ def _results() -> list[bytes]:
         patch.setattr(evaluate, "RESAMPLES", 20)
         measured = pages.report()
     difference = {name: measured["all"][name] for name in ("accuracy", "uar", "f1")}
-    measured["against"] = {"name": "b", "difference": difference, "only_ours": 1, "only_theirs": 2, "p": 0.5}
+    measured["against"] = {
+        "name": "b",
+        "difference": difference,
+        "only_ours": 1,
+        "only_theirs": 2,
+        "test": "of signs",
+        "p": 0.5,
+    }
     measured["adaptive"] = {"share of frames": 0.25}
     rated = {name: {"value": 0.5, "interval": None} for name in ("ccc", "mae", "pearson")}
     methods = {"methods": {"a": measured, "b": measured, "c": {"clips": 3, "unanswered": 1, **rated}}}

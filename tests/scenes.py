@@ -110,7 +110,7 @@ def known(
 ) -> Study:
     """Those clips with their truth."""
     clips, features = told_apart(labels, **more)
-    return study(Dataset("set", (*clips, *faceless)), features, tuple(faceless), target=target)
+    return study(Dataset("set", (*clips, *faceless)), replace(features, faceless=tuple(faceless)), target=target)
 
 
 def parted(faceless: Sequence[Sample] = (), held: Sequence[str] = ("val",), **more: Any) -> Study:
@@ -118,7 +118,7 @@ def parted(faceless: Sequence[Sample] = (), held: Sequence[str] = ("val",), **mo
     clips, features = told_apart(people=8, **more)
     splits = {"p6": held[0], "p7": held[-1]}
     clips = tuple(replace(clip, split=splits.get(clip.person, "train")) for clip in clips)
-    return study(Dataset("set", (*clips, *faceless)), replace(features, samples=clips), tuple(faceless))
+    return study(Dataset("set", (*clips, *faceless)), replace(features, samples=clips, faceless=tuple(faceless)))
 
 
 def rated(count: int = 30, faceless: Sequence[Sample] = (), **more: Any) -> Study:
@@ -127,4 +127,4 @@ def rated(count: int = 30, faceless: Sequence[Sample] = (), **more: Any) -> Stud
     people = [f"p{i % 10}" for i in range(count)]
     clips = samples([None] * count, people, ratings=[{"valence": value} for value in values])
     features = table(clips, (values - 5)[:, None] * [1, 0, 0], **more)
-    return study(Dataset("set", (*clips, *faceless)), features, tuple(faceless), target="valence")
+    return study(Dataset("set", (*clips, *faceless)), replace(features, faceless=tuple(faceless)), target="valence")

@@ -421,7 +421,8 @@ def stored(table: Table, **changes: object) -> dict[str, object]:
     """The columns of an `.npz` file, some of them changed, those that are None left out."""
     about = json.dumps({**table.about, "statistics": ["embedding.mean"]})
     samples = json.dumps([{"path": "a", "label": "joy"}, {"path": "b", "label": "joy"}])
-    columns = {"about": about, "samples": samples, "count": [1, 1], "embedding.mean": np.ones((2, 3))}
+    texts = {"about": about, "samples": samples, "faceless": "[]"}
+    columns = {**texts, "count": [1, 1], "embedding.mean": np.ones((2, 3))}
     return {name: value for name, value in {**columns, **changes}.items() if value is not None}
 
 
@@ -430,6 +431,8 @@ def stored(table: Table, **changes: object) -> dict[str, object]:
     [
         {"about": None},
         {"samples": None},
+        {"faceless": None},
+        {"faceless": '[{"path": 5}]'},
         {"count": None},
         {"embedding.mean": None},
         {"about": "no json"},

@@ -318,6 +318,10 @@ def test_a_clip_that_cannot_be_read_stops_the_training_and_a_faceless_one_does_n
     card = parsed(fervid("train", tmp_path / "list.csv", "-o", tmp_path / "a.onnx", *SIMPLE, "--format", "json"))
     (report,) = card["figures"].values()
     assert (report["answered"]["count"], report["all"]["count"], card["data"]["faceless"]) == (24, 25, 1)
+    assert fervid("features", tmp_path / "list.csv", "-o", tmp_path / "f.npz").exit_code == 0
+    pooled = parsed(fervid("train", tmp_path / "f.npz", "-o", tmp_path / "p.onnx", *SIMPLE, "--format", "json"))
+    assert list(pooled["figures"].values()) == [report]
+    assert pooled["data"] == card["data"] | {"name": "f"}
     (tmp_path / "list.csv").write_text(text + "empty.mp4,joy,p8,\n")
     refused(
         fervid("train", tmp_path / "list.csv", "-o", tmp_path / "b.onnx"), 2, r"cannot be read.*empty\.mp4 is empty"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from fervid.dataset import Dataset
     from fervid.extract import Extractor, Options
     from fervid.features import Row
-    from fervid.layouts import Sample
     from fervid.models import Model
     from fervid.study import Study
 
@@ -389,17 +388,17 @@ def _study(
     if pooled and strides:
         raise UsageError("--adaptive has to look at the clips again; give the data set, not its features")
     table = Table.load(Path(source)) if pooled else None
-    found = Dataset(Path(source).stem, table.samples) if table else read(source)
+    found = Dataset(Path(source).stem, (*table.samples, *table.faceless)) if table else read(source)
     if labels:
         found = only(found, labels)
     check(found, target=target, group=group, answerable=judged[0].card.get("labels") if judged else None)
-    faceless: tuple[Sample, ...] = ()
     if table is None:
         extractor, rows = _rows(found, looking, strides, judged)
-        table, faceless = looked_at(rows, about(extractor))
+        table = looked_at(rows, about(extractor))
     elif labels:
-        table = table[np.array([sample.label in labels for sample in table.samples])]
-    return study(found, table, faceless, target=target, group=group, seed=seed)
+        faceless = tuple(sample for sample in table.faceless if sample.label in labels)
+        table = replace(table[np.array([sample.label in labels for sample in table.samples])], faceless=faceless)
+    return study(found, table, target=target, group=group, seed=seed)
 
 
 def _show(report: Mapping[str, Any], format: str) -> None:

@@ -40,7 +40,7 @@ def read(
     found = dataset.read(f"kerc2020:{kerc}")
     extractor = load_extractor(network=network, threads=1)
     rows = extract(found.samples, extractor, cache, cv2.getNumberOfCPUs(), strides)
-    return study(found, *looked_at(rows, about(extractor)), target=target)
+    return study(found, looked_at(rows, about(extractor)), target=target)
 
 
 def as_valence(known: Study, said: Floats, emotions: Sequence[str]) -> dict[str, Any]:
