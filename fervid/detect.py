@@ -189,7 +189,7 @@ def merge(boxes: Floats, landmarks: Floats, scores: Floats) -> list[Face]:
     order = np.argsort(-scores, kind="stable")
     boxes, landmarks, scores = boxes[order], landmarks[order], scores[order]
     area = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
-    left = np.all(boxes[:, 2:] > boxes[:, :2], axis=1, keepdims=False)
+    left = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
     faces = []
     for best in range(len(boxes)):
         if not left[best]:

@@ -101,7 +101,7 @@ def pooled(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int
     """Stride to the features of a video, or of pictures that are its frames; None where no face is seen.
 
     Raises:
-        InputError: No frame could be read.
+        InputError: The clip broke off before a face was seen.
     """
     files = frames(path)
     observed: list[Observed] = []

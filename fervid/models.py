@@ -36,14 +36,7 @@ Device = Literal["cpu", "cuda", "auto"]
 DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "network": "mobilenetv1", "classifier": "emotion8"}
 REQUIRED: Mapping[Kind, frozenset[str]] = {
     "detector": frozenset({"input", "threshold", "open_score", "smallest_face"}),
-    "network": frozenset(
-        {
-            "input",
-            "margin",
-            "embedding",
-            "expressions",
-        }
-    ),
+    "network": frozenset({"input", "margin", "embedding", "expressions"}),
     "classifier": frozenset({"labels", "statistics"}),
     "regressor": frozenset({"target", "statistics", "network_sha256"}),
 }

@@ -40,7 +40,7 @@ def format_of(path: Path) -> Format:
     """The format that a file's suffix stands for.
 
     Raises:
-        UsageError: None.
+        UsageError: It stands for none.
     """
     try:
         return SUFFIXES[path.suffix.lower()]

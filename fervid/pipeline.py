@@ -106,6 +106,7 @@ class Classifier:
 
         Raises:
             NoFaces: No face was found.
+            InputError: There are no frames, or what they raised.
         """
         started = time.perf_counter()
         observed = self.extractor.observe(frames)

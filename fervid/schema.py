@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from fervid.records import SCHEMA_VERSION
+from fervid.records import SCHEMA_VERSION, Status
 
 
 def schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, Any]:
@@ -29,7 +29,7 @@ def schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, A
             schema_version={"const": SCHEMA_VERSION},
             path={"type": "string", "description": "the input as it was named"},
             **(times if window else {}),
-            status={"enum": ["ok", "no_face", "error", "skipped"]},
+            status={"enum": list(get_args(Status))},
             label=_nullable({"type": "string", "description": "the most probable class; null unless ok"}),
             confidence=_nullable(share),
             probabilities=_nullable(probabilities),

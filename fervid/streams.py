@@ -32,7 +32,7 @@ def stream(file: BinaryIO, name: str, sampling: Sampling | None = None, threads:
     Args:
         file: Gives what has come by now, and can be read forwards only: a pipe without a buffer.
         name: What messages call it.
-        sampling: Which frames to give; 5 a second if None. Its start and end mean nothing here.
+        sampling: Which frames to give; 5 a second if None. A stream is followed from its first frame to its last.
         threads: As for `read`.
 
     Raises:

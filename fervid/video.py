@@ -53,15 +53,15 @@ _LAST = 4  # frames of a clip are decoded in any case
 _Packet: TypeAlias = "av.Packet[av.VideoStream]"
 
 
-def read_pictures(paths: Iterable[str | os.PathLike[str]], rate: float = 5.0) -> Generator[Frame]:
-    """Pictures as the frames of a clip, `rate` of them a second.
+def read_pictures(paths: Iterable[str | os.PathLike[str]]) -> Generator[Frame]:
+    """Pictures as the frames of a clip, five of them a second.
 
     Raises:
         InputError: As `read`, for the first picture that cannot be read.
     """
     for number, path in enumerate(paths):
         with closing(read(path)) as frames:
-            yield replace(next(frames), time=number / rate, duration=1 / rate)
+            yield replace(next(frames), time=number / 5, duration=1 / 5)
 
 
 def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:

@@ -142,7 +142,7 @@ def as_ready(
     Args:
         work: As for `ordered`, and so are all but the next.
         items: What to work on; None in between, whenever what is ready should be given.
-        jobs: Processes.
+        jobs: Processes; 0 works in this one.
         lost: What to answer for an item at which a worker died.
         limits: What an item may cost.
 

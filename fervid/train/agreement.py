@@ -20,6 +20,7 @@ from fervid import models, video
 from fervid.detect import Detector
 from fervid.records import Face, Image
 from fervid.sampling import Sampling
+from fervid.track import iou
 from fervid.train import celeba
 from fervid.train.centerface import CenterFace
 from fervid.train.photographs import SURE
@@ -49,9 +50,9 @@ def agreement(
     for image in images:
         suspected, ours = teacher(image), detect(image)
         scale = max(teacher.sides) / max(image.shape[:2])
-        overlap = _ious(suspected, ours)
+        overlap = iou([face.box for face in suspected], [face.box for face in ours])
         for row, face in zip(overlap, suspected, strict=True):
-            if face.score < SURE or face.size * scale < 16:
+            if face.score < SURE or face.size * scale < SMALLEST:
                 continue
             faces += 1
             if len(ours) and row.max() >= 0.5:
@@ -67,15 +68,6 @@ def agreement(
         "pictures": len(images),
         "landmarks": round(float(np.median(off)), 4) if off else None,
     }
-
-
-def _ious(first: Sequence[Face], second: Sequence[Face]) -> np.ndarray:
-    """(n, m) intersection over union."""
-    a, b = (np.array([face.box for face in faces]).reshape(-1, 4) for faces in (first, second))
-    inner = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
-    shared = np.prod(np.clip(inner, 0, None), axis=2)
-    areas = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b))
-    return np.asarray(shared / np.maximum(np.add.outer(*areas) - shared, 1e-9))
 
 
 def held_out(photo: celeba.Photo) -> bool:

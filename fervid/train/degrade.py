@@ -21,13 +21,6 @@ _RANGES = {
 }
 
 
-def still(image: Image, face: Face, rng: np.random.Generator) -> tuple[Image, Face]:
-    """One degraded, perhaps mirrored view of a closely cut face."""
-    if rng.random() < 0.5:
-        image, face = _mirrored(image, face)
-    return next(clip(image, face, 1, rng))
-
-
 def clip(image: Image, face: Face, frames: int, rng: np.random.Generator) -> Iterator[tuple[Image, Face]]:
     """A still as a clip: every quantity follows a smooth random curve, the resolution and compression stay.
 
@@ -74,11 +67,3 @@ def _moved(face: Face, at: dict[str, float], factor: float) -> Face:
     landmarks = (face.landmarks * factor - centre) @ turn + centre
     left, top, right, bottom = (float(v) for v in (*(centre - half), *(centre + half)))
     return Face((left, top, right, bottom), landmarks.astype(np.float32), face.score)
-
-
-def _mirrored(image: Image, face: Face) -> tuple[Image, Face]:
-    x1, y1, x2, y2 = face.box
-    width = image.shape[1]
-    landmarks = face.landmarks * np.array([-1, 1], np.float32) + np.array([width, 0], np.float32)
-    landmarks[[0, 1]] = landmarks[[1, 0]]
-    return np.ascontiguousarray(image[:, ::-1]), Face((width - x2, y1, width - x1, y2), landmarks, face.score)

@@ -119,7 +119,7 @@ def picture_format(path: Path) -> str:
     """What kind of picture a file of that suffix is.
 
     Raises:
-        UsageError: None, or matplotlib is not installed.
+        UsageError: It stands for none, or matplotlib is not installed.
     """
     if path.suffix.lower() not in PICTURES:
         raise UsageError(f"{path}: no picture has this suffix; use one of {' '.join(PICTURES)}")
