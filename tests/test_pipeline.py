@@ -107,7 +107,7 @@ def test_an_error_in_the_middle_keeps_what_came_before(classifier: fervid.Classi
 
 
 def test_memory_does_not_grow_with_the_clip() -> None:
-    classifier = fervid.load(options=fervid.Options(min_face=60), threads=2)
+    classifier = fervid.load(options=fervid.Options(min_face=60), threads=1)  # more work ahead, as far as there is time
 
     def peak(count: int) -> int:
         image = clips.portrait(160, 120, 0.8)
