@@ -131,6 +131,7 @@ def test_memory_does_not_grow_with_the_clip() -> None:
         ("classifier", {"labels": ["calm"]}),
         ("classifier", {"labels": ["calm"] * 8}),
         ("classifier", {"labels": 5}),
+        ("classifier", {"labels": ["calm\ud800", *"abcdefg"]}),
         ("network", {"input": {"size": 9}}),
         ("network", {"input": 5}),
         ("network", {"same_person": {"x": 1}}),
