@@ -1,12 +1,14 @@
 """Times fervid on every frame against the loop that people write today, in pairs within one run.
 
-python benchmarks/reference.py CLIP... [--detector blazeface-back | mtcnn] [--seconds 4] [--repeat 3] [--json FILE]
+python benchmarks/reference.py CLIP... [--detector blazeface-back | mtcnn] [--no-spinning] [--seconds 4] [--repeat 3]
+    [--json FILE]
 
 It needs the extras train and backbones, for mtcnn facenet-pytorch as well. The loop reads with OpenCV, finds faces in
 every frame, either with the shipped detector that looks longest (blazeface-back, at the whole frame and its tiles) or
 with the MTCNN of facenet-pytorch (its settings, and faces that it is 90 % sure of), and gives every face, 224 pixels,
 alone to an EfficientNet-B0 in float32, by onnxruntime. Its weights are random, for they do not change the time. The
-probabilities are averaged over the clip.
+probabilities are averaged over the clip. As they come, the threads of torch, which finds, and of onnxruntime, which
+classifies, wait for each other; `--no-spinning` keeps those of onnxruntime from it.
 """
 
 from __future__ import annotations
@@ -103,9 +105,18 @@ def answer(path: Path, seconds: float, find: Finder, session: onnxruntime.Infere
     return np.mean(said, axis=0) if said else None
 
 
-def measure(path: Path, seconds: float, detector: str, network: Path, repeat: int) -> dict[str, Any]:
+def opened(network: Path, *, spinning: bool) -> onnxruntime.InferenceSession:
+    """The network, whose threads may wait for work by turning round, as they do unless told otherwise."""
+    settings = onnxruntime.SessionOptions()
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    return onnxruntime.InferenceSession(network, settings)
+
+
+def measure(
+    path: Path, seconds: float, detector: str, session: onnxruntime.InferenceSession, repeat: int
+) -> dict[str, Any]:
     """The row of one clip."""
-    find, session = FINDERS[detector](), onnxruntime.InferenceSession(network)
+    find = FINDERS[detector]()
     ours = fervid.load(options=fervid.Options(fervid.Sampling(fps=None, end=seconds)))
     answer(path, min(seconds, 0.2), find, session)  # what was never run is slow
     result = ours.answer(path)
@@ -128,14 +139,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--detector", choices=FINDERS, default="blazeface-back", help="of the loop")
+    parser.add_argument("--no-spinning", action="store_true")
     parser.add_argument("--seconds", type=float, default=4, help="how much of each clip, because the loop is slow")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        network = exported(Path(folder))
+        session = opened(exported(Path(folder)), spinning=not arguments.no_spinning)
         rows = [
-            measure(path, arguments.seconds, arguments.detector, network, arguments.repeat) for path in arguments.clips
+            measure(path, arguments.seconds, arguments.detector, session, arguments.repeat) for path in arguments.clips
         ]
     show(rows, None)
     save({"repeat": arguments.repeat, "seconds": arguments.seconds, "clips": rows}, arguments.json)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from fervid.errors import ModelIncompatible, UsageError, storable
+from fervid.errors import ModelIncompatible, UsageError, is_utf8
 from fervid.records import Answer, ClipFeatures, Floats
 
 
@@ -76,7 +76,7 @@ class ClipClassifier:
     only: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if not all(isinstance(label, str) and storable(label) for label in self.card["labels"]):
+        if not all(isinstance(label, str) and is_utf8(label) for label in self.card["labels"]):
             raise ValueError(f"labels that are no names: {self.card['labels']}")
         if unknown := [label for label in self.only or () if label not in self.card["labels"]]:
             raise UsageError(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.errors import DatasetError, storable
+from fervid.errors import DatasetError, is_utf8
 from fervid.layouts import CLASSES, KNOWN, SPLITS, Layout, Sample, frames, read_text
 
 __all__ = ["Dataset", "Sample", "counts", "frames", "lacking_people", "read"]
@@ -124,7 +124,7 @@ def _laid_out(folder: str, layout: Layout) -> tuple[Sample, ...]:
 
 def _check(found: Dataset, labels: Sequence[str] | None) -> None:
     samples = found.samples
-    odd = [(s, f", {s.label!r}") for s in samples if s.label is not None and not storable(s.label)]
+    odd = [(s, f", {s.label!r}") for s in samples if s.label is not None and not is_utf8(s.label)]
     _refuse("labels that are no text in UTF-8", odd, "rename the folder, or correct the list")
     if labels is not None:
         _refuse(

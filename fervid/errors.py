@@ -221,6 +221,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def storable(text: str) -> bool:
-    """Whether a text can be written in UTF-8, which the name of a file need not be."""
+def is_utf8(text: str) -> bool:
+    """Whether a text is one in UTF-8, which the name of a file need not be."""
     return text.encode("utf-8", "ignore").decode() == text

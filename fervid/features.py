@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid.cache import DAMAGED, save
+from fervid.columns import text
 from fervid.dataset import Sample, frames
 from fervid.errors import DatasetError, InputError, InputUnreadable, NoFaces, UsageError
 from fervid.extract import Extractor
@@ -289,7 +290,7 @@ def _parquet(table: Table, file: BinaryIO) -> None:
     from pyarrow import parquet
 
     plain = [_plain(sample) for sample in table.samples]
-    columns = {name: [_text(row[name]) for row in plain] for name in ("path", "label", "person", "split")}
+    columns = {name: [row[name] and text(row[name]) for row in plain] for name in ("path", "label", "person", "split")}
     names = sorted({name for row in plain for name in row["ratings"]})
     ratings = {name: [row["ratings"].get(name) for row in plain] for name in names}
     lists = {
@@ -299,11 +300,6 @@ def _parquet(table: Table, file: BinaryIO) -> None:
     }
     rows = pyarrow.table({**columns, **ratings, "frames": table.counts, **lists})
     parquet.write_table(rows.replace_schema_metadata({"fervid": json.dumps(table.about)}), file)
-
-
-def _text(value: str | None) -> str | None:
-    """In UTF-8, which the name of a file need not be."""
-    return value and value.encode("utf-8", "backslashreplace").decode()
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
