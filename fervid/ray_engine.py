@@ -136,7 +136,8 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
             with redirect_stdout(sys.stderr):
                 ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         except (OSError, ImportError, RuntimeError, ValueError) as error:
-            raise UsageError(f"no Ray cluster at {address or 'this machine'} ({_last_line(error)})") from error
+            hint = "; if it asks for a token, set RAY_AUTH_MODE=token" if address else ""
+            raise UsageError(f"no Ray cluster at {address or 'this machine'} ({_last_line(error)}){hint}") from error
         yield
     except (KeyboardInterrupt, SystemExit):
         leaving = True  # a Ray that is shut down at its work takes this process along, with another exit status

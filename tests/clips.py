@@ -22,19 +22,45 @@ def astronaut() -> np.ndarray:
     return skimage.data.astronaut()
 
 
-def portrait(width: int = 320, height: int = 240, zoom: float = 1.6, x: float = 222, y: float = 130) -> np.ndarray:
-    """A (height, width, 3) view of the astronaut, `zoom` picture pixels for one of the photograph's."""
+FEATURES = ((203, 101), (248, 103), (224, 128), (223, 149), (179, 110), (272, 113))  # eyes, nose, mouth, ears
+MOVED = (  # by how many pixels, of each person
+    ((0, 0),) * 6,
+    ((13, -14), (8, -9), (12, 14), (-12, 13), (-13, 2), (12, -1)),
+    ((-10, -5), (10, -9), (4, 10), (-13, -8), (-7, 14), (5, 11)),
+    ((13, 11), (-8, 14), (-14, -14), (-2, -14), (-9, 14), (-2, 5)),
+    ((5, -14), (-8, -11), (1, -8), (0, 14), (-14, 2), (14, 7)),
+    ((13, -10), (0, 2), (14, 14), (14, -14), (14, 3), (-14, -14)),
+    ((16, 6), (-16, 6), (-14, 16), (16, 16), (-15, -3), (-1, 13)),
+    ((11, -16), (16, -8), (-13, -11), (4, -13), (9, -14), (10, -5)),
+)
+
+
+@cache
+def sitter(person: int) -> np.ndarray:
+    """The astronaut, or with another number from 1 to 7 her face bent so far that it is somebody else's."""
+    y, x = np.mgrid[:512, :512].astype(np.float32)
+    from_x, from_y = x.copy(), y.copy()
+    for (at_x, at_y), (by_x, by_y) in zip(FEATURES, MOVED[person], strict=True):
+        near = np.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / 450)
+        from_x, from_y = from_x - by_x * near, from_y - by_y * near
+    return cv2.remap(astronaut(), from_x, from_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def portrait(
+    width: int = 320, height: int = 240, zoom: float = 1.6, x: float = 222, y: float = 130, person: int = 0
+) -> np.ndarray:
+    """A (height, width, 3) view of the photograph of `sitter`, `zoom` picture pixels for one of its own."""
     matrix = np.array([[zoom, 0, width / 2 - zoom * x], [0, zoom, height / 2 - zoom * y]])
-    return cv2.warpAffine(astronaut(), matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(sitter(person), matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
 
 
-def smiling(frames: int, width: int = 320, height: int = 240, zoom: float = 1.6) -> list[np.ndarray]:
+def smiling(frames: int, width: int = 320, height: int = 240, zoom: float = 1.6, person: int = 0) -> list[np.ndarray]:
     """A camera that drifts around the face."""
-    turns = np.linspace(0, 2 * np.pi, frames, endpoint=False)
-    return [
-        portrait(width, height, zoom * (1 + 0.05 * np.sin(turn)), 222 + 8 * np.cos(turn), 130 + 5 * np.sin(turn))
-        for turn in turns
-    ]
+    views = (
+        (zoom * (1 + 0.05 * np.sin(turn)), 222 + 8 * np.cos(turn), 130 + 5 * np.sin(turn))
+        for turn in np.linspace(0, 2 * np.pi, frames, endpoint=False)
+    )
+    return [portrait(width, height, *view, person) for view in views]
 
 
 def scenery(frames: int, width: int = 320, height: int = 240) -> list[np.ndarray]:

@@ -132,11 +132,15 @@ def manifest(folder: Path, files: dict[str, bytes], **more: Any) -> Path:
         (folder / path.name).symlink_to(path)
     content = json.loads((shipped / "manifest.json").read_text())
     for name, data in files.items():
-        entry = content["optional"][name]
-        entry |= more
-        if "git_blob" in entry:
-            entry["git_blob"] = git_blob(data)
-        else:
-            entry |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        stand_in(content["optional"][name], data, **more)
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder
+
+
+def stand_in(entry: dict[str, Any], data: bytes, **more: Any) -> None:
+    """Change the entry of an optional model to one of that content."""
+    entry |= more
+    if "git_blob" in entry:
+        entry["git_blob"] = git_blob(data)
+    else:
+        entry |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
