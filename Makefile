@@ -7,7 +7,7 @@ TOOLS := $(VENV)/tools/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUTF8 := 1
 
-.PHONY: demo test test-slow test-browser test-lowest test-newest check audit test-train fuzz bench examples models lock locked release docs clean
+.PHONY: demo test test-slow test-browser test-lowest test-newest test-docs check audit test-train fuzz bench examples models lock locked release docs clean
 
 demo: $(VENV)/user  ## classify the clips of examples/ with the shipped models
 	$(BIN)/fervid classify examples --format table --progress none
@@ -33,6 +33,14 @@ test-newest:  ## run the tests with the newest Python that is declared, and what
 	$(NEWEST) -m venv $(VENV)/newest
 	$(VENV)/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[dev]'
 	$(VENV)/newest/bin/python -m pytest -n auto
+
+# In an environment of its own, for it brings much: timm without torchvision, of which PyPI has no build for CPUs.
+test-docs:  ## follow the pages of docs/ with whatever of theirs PyPI has, from the installation on
+	$(PYTHON) -m venv $(VENV)/pages
+	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev,pages]'
+	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check --no-deps huggingface-hub timm
+	INSTALL=1 $(VENV)/pages/bin/python -m pytest tests/test_docs.py --timeout=1200 -rs
 
 check: $(VENV)/dev audit  ## lint, formatting, types, the coverage of the last `make test`, known vulnerabilities
 	$(BIN)/ruff check .

@@ -90,6 +90,11 @@ class Model:
     threads: int = 1
     device: Device = "cpu"
 
+    @property
+    def sha256s(self) -> tuple[str, ...]:
+        """By which others may know it: its own, and that of the file that it was quantised from."""
+        return self.identity.sha256, str(self.card.get("quantised_from", ""))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (self.identity, self.path.absolute(), self.card["kind"], self.threads, self.device)
 

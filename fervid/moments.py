@@ -238,8 +238,7 @@ def load(
             )
         found[role] = model
     network = found["network"]
-    known_as = (network.identity.sha256, network.card.get("quantised_from", ""))
-    if not belongs(found["classifier"].card, known_as, network.card["expressions"]):
+    if not belongs(found["classifier"].card, network.sha256s, network.card["expressions"]):
         raise ModelIncompatible(
             f"{found['classifier'].identity.name} was fitted on another network than the record names"
         )

@@ -48,8 +48,7 @@ class Classifier:
                 for one, it cannot be asked early, or the network estimates no attributes.
         """
         network, options = extractor.network, extractor.options
-        known_as = (network.identity.sha256, network.card.get("quantised_from", ""))
-        if not belongs(classifier.card, known_as, network.card["expressions"]):
+        if not belongs(classifier.card, network.sha256s, network.card["expressions"]):
             theirs = str(classifier.card.get("network_sha256", "of other expressions"))
             raise ModelIncompatible(
                 f"{classifier.identity.name} was fitted on network {theirs[:12] if len(theirs) == 64 else theirs},"
@@ -117,7 +116,13 @@ class Classifier:
         return self._answer(path)[0]
 
     def classify_many(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[ClipResult]:
-        """One record per clip, in the order of the input; one bad file does not stop the rest."""
+        """One record per clip, in the order of the input; one bad file does not stop the rest.
+
+        Raises:
+            UsageError: It is a single path.
+        """
+        if isinstance(paths, str | bytes | os.PathLike):
+            raise UsageError(f"{paths!r} is one path; call classify, or give a list of them")
         return map(self.answer, paths)
 
     def timeline(self, path: str | os.PathLike[str], cut: Windows | None = None) -> Iterator[WindowResult]:

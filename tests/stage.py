@@ -25,7 +25,8 @@ import lookalikes
 from loopback import serving
 
 ROOT = Path(__file__).parents[1]
-CLONED = ("fervid", "models", "benchmarks", "examples")
+FOLDERS = ("fervid", "models", "benchmarks", "examples")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "Dockerfile", ".dockerignore", "requirements-dev.lock")
 PEOPLE = ("anna", "ben", "cara", "dan", "eve", "finn")
 
 FFMPEG = """#!{python}
@@ -55,11 +56,10 @@ for value in jq.compile(program).input_text(text):
 def clone(place: Path) -> Path:
     """A clone of the repository, as far as the pages use it."""
     place.mkdir(parents=True)
-    unwanted = shutil.ignore_patterns("__pycache__", "*.ipynb", "make.py")
-    for name in CLONED:
-        shutil.copytree(ROOT / name, place / name, ignore=unwanted)
-    for path in (path for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".cov")):
-        shutil.copy(path, place)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__", "*.ipynb", "make.py"))
+    for name in FILES:
+        shutil.copy(ROOT / name, place)
     return place
 
 
@@ -107,12 +107,16 @@ def videos(place: Path) -> None:
             clip(place / "videos" / folder / f"{name}.mp4", number, label)
 
 
-@contextmanager
-def published(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
-    """Data sets as their authors publish them, with few people in them; and few classifiers to try on them."""
+def few_classifiers(place: Path) -> None:
+    """Of each kind of classifier one cost is tried, in three folds, and intervals are rough."""
     costs = ("(0.1, 0.3, 1.0, 3.0)", "(1.0,)", "(0.3, 1.0, 3.0, 10.0)", "(1.0,)", "(1e-3, 1e-1)", "(1e-2,)")
-    change(place / "fervid" / "fit.py", *costs)
-    sets = place / "sets"
+    change(place / "fervid" / "fit.py", "FOLDS = 5", "FOLDS = 3", *costs)
+    change(place / "fervid" / "commands" / "labelled.py", "folds: Folds = 5", "folds: Folds = 3")
+    change(place / "fervid" / "evaluate.py", "RESAMPLES = 1000", "RESAMPLES = 20")
+
+
+def published(sets: Path) -> None:
+    """Data sets of clips as their authors publish them, with few people in them."""
     for person in range(len(PEOPLE) + 2):
         part = "Train" if person < len(PEOPLE) else "Val"
         for label, name in enumerate(("Angry", "Happy", "Neutral")):
@@ -127,6 +131,13 @@ def published(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
             clip(sets / "RAVDESS" / f"Actor_{person + 1:02}" / name, person, label)
         for label, name in enumerate(("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")):
             clip(sets / "CREMA-D" / "VideoFlash" / f"{1001 + person}_DFA_{name}_XX.flv", person, label, codec="flv1")
+
+
+@contextmanager
+def trained(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
+    """What classifiers are trained on: published sets, a list of ratings, and few ways to try."""
+    few_classifiers(place)
+    published(place / "sets")
     with (place / "ratings.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "person", "valence"])

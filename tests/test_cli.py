@@ -388,6 +388,11 @@ def test_models_are_listed_shown_found_and_verified(tmp_path: Path, monkeypatch:
         assert run("models", command, "no-such-model").exit_code == 4
 
 
+def test_the_package_can_be_run() -> None:
+    done = subprocess.run([sys.executable, "-m", "fervid", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == run("--version").stdout
+
+
 def test_the_schema_is_valid_and_the_version_is_told() -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(run("schema").stdout))
     assert run("--version").stdout.startswith("fervid 0.")

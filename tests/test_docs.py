@@ -60,8 +60,9 @@ def shell(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(material, place)
     programs = stage.programs(tmp_path / "bin", place / "examples" / "astronaut.mp4")
     monkeypatch.chdir(place)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(place))
+    for folder in (Path(sys.executable).parent, programs):
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(place), prepend=os.pathsep)
     monkeypatch.setenv("FERVID_CACHE", str(tmp_path / "cache"))
     for name in ("CACHE", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / "xdg"))
@@ -74,9 +75,13 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
     shutil.copy(place / "examples" / "phone.mp4", place / "clip.mp4")
     shutil.copytree(place / "examples", place / "inbox")
     if page == "tutorial.md" and "INSTALL" in os.environ:
-        environment.setenv("PATH", f"{place / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        environment.setenv("PATH", str(place / ".venv" / "bin"), prepend=os.pathsep)
         environment.delenv("PYTHONPATH")
-    around = {"how-to/models.md": stage.others, "how-to/ray.md": stage.cluster, "how-to/train.md": stage.published}
+    around = {"how-to/models.md": stage.others, "how-to/ray.md": stage.cluster, "how-to/train.md": stage.trained}
+    if page.startswith("papers/") and importlib.util.find_spec("torch"):
+        import studies
+
+        around[page] = studies.studied
     with around[page](place, environment) if page in around else nullcontext():
         yield
 

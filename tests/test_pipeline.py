@@ -81,6 +81,12 @@ def test_what_cannot_be_answered_is_raised_by_classify_and_told_by_answer(
     assert found[1].problem.code == "not_found"
 
 
+@pytest.mark.parametrize("one", ["a.mp4", b"a.mp4", Path("a.mp4")], ids=repr)
+def test_one_path_is_not_taken_for_many_of_a_letter(classifier: fervid.Classifier, one: str | bytes | Path) -> None:
+    with pytest.raises(UsageError, match=r"a\.mp4'.* is one path; call classify"):
+        classifier.classify_many(one)
+
+
 def test_a_file_that_may_not_be_read_is_told(classifier: fervid.Classifier) -> None:
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
