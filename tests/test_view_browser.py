@@ -149,6 +149,30 @@ def test_rows_are_sorted_as_the_heads_say_and_back(opened: Any) -> None:
     assert names(tab) == first
 
 
+def test_what_changes_is_announced_once_nobody_types_any_more(opened: Any) -> None:
+    tab = opened("run")
+    said, order = tab.locator("#said"), tab.locator("#order")
+    first = order.text_content()
+    tab.clock.install(time=0)
+    tab.clock.pause_at(1000)
+    search = tab.locator("#search")
+    for part in ("CLIP", " 1235", " ok"):
+        search.press_sequentially(part)
+        tab.clock.run_for(600)
+        assert said.text_content() == ""
+    tab.clock.run_for(100)
+    assert said.text_content() == "Rows 1 to 1 of 1 found among 10,000"
+    tab.get_by_role("button", name="confidence", exact=True).click()
+    tab.clock.run_for(700)
+    assert said.text_content() == "Sorted by confidence, ascending. Rows 1 to 1 of 1 found among 10,000"
+    assert order.text_content() == "Sorted by confidence, ascending."
+    search.fill("")
+    tab.locator("#original").click()
+    tab.clock.run_for(700)
+    assert said.text_content() == "Original order. Rows 1 to 50 of 10,000"
+    assert order.text_content() == first
+
+
 def test_rows_are_filtered_by_status_and_by_all_words(opened: Any) -> None:
     tab = opened("run")
     tab.locator("#status").select_option("error")
@@ -176,6 +200,23 @@ def test_pages_are_turned_by_keyboard(opened: Any) -> None:
     assert tab.locator("#where").text_content() == "Rows 1 to 50 of 10,000"
 
 
+def test_who_turns_pages_is_not_lost_at_the_ends(opened: Any) -> None:
+    tab = opened("run")
+    tab.clock.install(time=0)
+    tab.clock.pause_at(1000)
+    tab.locator("#search").fill("not_found 99")
+    table, turn = tab.locator("#clips"), tab.locator("#next")
+    turn.focus()
+    for _ in range(3):
+        tab.keyboard.press("Enter")
+    assert turn.is_disabled()
+    assert turn.evaluate("button => button === document.activeElement")
+    tab.clock.run_for(700)
+    assert tab.locator("#said").text_content() == "Rows 101 to 127 of 127 found among 10,000"
+    assert table.get_attribute("aria-rowcount") == "128"
+    assert table.locator("tbody tr").first.get_attribute("aria-rowindex") == "102"
+
+
 def test_whoever_has_only_a_keyboard_reaches_everything_and_sees_where_they_are(opened: Any) -> None:
     tab = opened("run")
     reached = []
@@ -191,8 +232,26 @@ def test_whoever_has_only_a_keyboard_reaches_everything_and_sees_where_they_are(
             break
     seen = [name for name, _, _ in reached]
     assert seen[:2] == ["skip", "theme"]
-    assert {"search", "status", "original", "scroll", "confidence", "next"} <= set(seen)
+    assert {"search", "status", "original", "confidence", "next"} <= set(seen)
     assert all(outline != "none" for _, outline, _ in reached)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_only_what_scrolls_is_a_stop_of_the_keyboard(name: str, opened: Any) -> None:
+    tab = opened(name)
+    for width in (1280, 360):
+        tab.set_viewport_size({"width": width, "height": 800})
+        for unfolded in (False, True):
+            tab.evaluate(
+                "open => document.querySelectorAll('details').forEach(part => { part.open = open; })", unfolded
+            )
+            tab.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+            stops = tab.evaluate(
+                "() => [...document.querySelectorAll('.scroll')].filter(part => part.checkVisibility()).map("
+                "part => [part.hasAttribute('tabindex'), part.scrollWidth > part.clientWidth])"
+            )
+            assert all(stop == scrolls for stop, scrolls in stops)
+            assert any(stop for stop, _ in stops) or width > 360
 
 
 @pytest.mark.parametrize(
@@ -303,6 +362,7 @@ def test_without_javascript_the_page_still_says_most(browser: Any, written: dict
     assert len(names(tab)) == 50
     assert not tab.locator("#tools").is_visible()
     assert not tab.locator("#theme").is_visible()
+    assert tab.locator(".scroll:not([tabindex])").count() == 0
     context.close()
 
 

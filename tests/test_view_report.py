@@ -70,6 +70,11 @@ class Page(HTMLParser):
         return [value for _, attributes in self.tags if (value := attributes.get(attribute))]
 
     @property
+    def spoken(self) -> list[str]:
+        """What the charts say they show."""
+        return [tag["aria-label"] or "" for _, tag in self.tags if tag.get("role") == "img"]
+
+    @property
     def rows(self) -> list[list[Any]]:
         ((_, data),) = [script for script in self.scripts if script[0] == "application/json"]
         return json.loads(data)["rows"]
@@ -108,8 +113,9 @@ def test_a_run_says_how_many_and_why() -> None:
     assert "not_found error 1 lost.mp4 does not exist" in said
     assert "Labels as a table label clips share calm 2 66.7 % joy 1 33.3 %" in said
     assert "55 % to 60 % 1" in said
+    assert "most often 55 to 60 %: 1 clip; unfold Confidences as a table" in made(run(*MANY)).spoken[1]
     assert "95 % to 100 % 1" in said
-    assert "network toy-network" in said
+    assert f"network toy-network {'0' * 64}" in said
     assert "Made by fervid 1.2.3" in said
 
 
@@ -139,6 +145,8 @@ def test_only_one_page_of_rows_is_in_the_document_of_ten_thousand() -> None:
     assert len(found.rows) == 10_000
     assert sum(tag == "tr" for tag, _ in found.tags) < ROWS + 50
     assert len(found.text) < 2e6
+    assert found.values("aria-rowcount") == ["10001"]
+    assert found.values("aria-rowindex") == [str(i) for i in range(1, ROWS + 2)]
 
 
 def test_nothing_that_a_name_says_becomes_part_of_the_page() -> None:
@@ -196,9 +204,17 @@ def test_every_chart_says_what_it_shows_and_ids_are_used_once() -> None:
         Measured({"x": pages.report(), "y": pages.report()}),
     ):
         parsed = made(found)
-        svgs = [tag for name, tag in parsed.tags if name == "svg"]
-        assert svgs
-        assert all(tag["role"] == "img" and tag["aria-label"] for tag in svgs)
+        charts = [i for i, (name, _) in enumerate(parsed.tags) if name == "svg"]
+        assert charts
+        for i in charts:
+            (heading, _), (_, around), (_, svg) = parsed.tags[i - 2 : i + 1]
+            assert re.fullmatch("h[345]", heading)
+            assert (around["role"], svg["aria-hidden"]) == ("img", "true")
+        assert len(parsed.spoken) == len(charts)
+        assert all(parsed.spoken)
+        named = [table for said in parsed.spoken for table in re.findall("; unfold (.*)", said)]
+        assert named
+        assert all(f" {table} " in parsed.said for table in named)
         ids = parsed.values("id")
         assert len(ids) == len(set(ids))
         for name in ("aria-labelledby", "aria-describedby", "for"):
@@ -218,7 +234,12 @@ def test_a_timeline_has_a_chart_for_each_person_with_gaps() -> None:
     assert "Person 3, seen in 1 of 3 windows, estimated 31 years, female, x" in parsed.said
     assert "0 to 2 s: calm 75 %, joy 25 %" in parsed.values("aria-label")
     assert "1 to 3 s no face" in parsed.said
-    assert parsed.said.count("0: joy") == 1
+    assert parsed.said.count("person 0: joy, person 3: joy") == 1
+    assert "Person 0 as a table from label calm joy 0 s calm 75.0 % 25.0 % 2 s joy 25.0 % 75.0 %" in parsed.said
+    assert parsed.spoken[0] == (
+        "Line chart: probability of each label over time for person 0. Of 2 windows calm in 1, joy in 1;"
+        " unfold Person 0 as a table"
+    )
 
 
 def test_several_clips_have_a_table_that_leads_to_them() -> None:
@@ -275,6 +296,9 @@ def test_an_evaluation_shows_confusion_classes_and_calibration() -> None:
     assert "calm: 66.7 % (20.8 to 93.9)" in parsed.values("aria-label")
     assert not any(label.startswith("never: ") for label in parsed.values("aria-label"))
     assert "80 % sure, 75 % right: 4 clips" in parsed.values("aria-label")
+    matrix, _, calibration = parsed.spoken
+    assert "right answers: calm 2 of 3, joy 1 of 2, never 0 of 0; unfold" in matrix
+    assert "80 % sure, 75 % right: 4 clips; unfold" in calibration
 
 
 def test_an_evaluation_shows_what_else_it_holds() -> None:
@@ -290,9 +314,13 @@ def test_an_evaluation_shows_what_else_it_holds() -> None:
 
 
 def test_methods_and_ratings_lie_side_by_side() -> None:
-    said = made(Measured({"mean, rbf": pages.report(), "mean, mlp": pages.report(said=(1, 1, 1, 1))})).said
-    assert "Methods side by side" in said
-    assert re.search(r"mean, rbf 75\.0 % \(.*mean, mlp 25\.0 %", said)
+    parsed = made(Measured({"mean, rbf": pages.report(), "mean, mlp": pages.report(said=(1, 1, 1, 1))}))
+    assert "Methods side by side" in parsed.said
+    assert re.search(r"mean, rbf 75\.0 % \(.*mean, mlp 25\.0 %", parsed.said)
+    assert re.search(r"each method, mean, rbf: 83\.3 % \(.*\), mean, mlp: 50\.0 %", parsed.spoken[0])
+    names = [tag["id"] for (around, _), (name, tag) in pairwise(parsed.tags) if (around, name) == ("summary", "h2")]
+    assert names == ["figures-1", "figures-2"]
+    assert [name for name, _ in parsed.tags].count("h2") == len(["methods", *names, "about"])
     rated = evaluate_regression(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, np.nan]))
     said = made(Measured({"valence": rated})).said
     assert "valence clips 3 without an answer 1 concordance (CCC) 1.000 (1.000 to 1.000)" in said

@@ -116,7 +116,8 @@ def _run(records: Sequence[Record]) -> dict[str, Any]:
         "shares": [(row["label"], row["value"], row["value"] / len(answered)) for row in shares],
         "confidences": _figure(
             charts.histogram(ranges, "confidence"),
-            f"Histogram of the confidence of {_clips(len(answered))}; a table follows",
+            f"Histogram of the confidence of {_clips(len(answered))}, most often"
+            f" {max(ranges, key=lambda row: row['count'])['said']}; unfold Confidences as a table",
         )
         if answered
         else None,
@@ -228,13 +229,13 @@ def _person(
         "about": f", estimated {', '.join(about)}" if about else "",
         "chart": _figure(
             charts.timeline(values, bands, [visible(label) for label in labels], length or step),
-            f"Line chart: probability of each label over time for person {number}. Of {len(some)} windows {most}."
-            " Every window is in the table of windows.",
+            f"Line chart: probability of each label over time for person {number}. Of {len(some)} windows {most};"
+            f" unfold Person {number} as a table",
         ),
+        "labels": list(labels),
         "rows": [
-            (begin, person["label"], person["probabilities"][person["label"]])
+            (begin, person["label"], [person["probabilities"].get(label) for label in labels])
             for begin, person in sorted(seen.items())
-            if person["label"] in person["probabilities"]
         ],
     }
 
@@ -300,7 +301,8 @@ def _methods(reports: Mapping[str, Record]) -> dict[str, Any]:
     title = "unweighted average recall"
     return {
         "chart": _figure(
-            charts.bars(values, title, shares=True, intervals=True), "Bar chart of the methods; a table follows"
+            charts.bars(values, title, shares=True, intervals=True),
+            f"Bar chart: {title} of each method, {', '.join(row['said'] for row in values)}; unfold Methods as a table",
         ),
         "rows": [
             (name, [report[part][key] for part in ("answered", "all") for key in ("accuracy", "uar")])
@@ -318,6 +320,10 @@ def _classes(name: str, report: Record) -> dict[str, Any]:
         | {"said": f"{visible(label)}, answered {visible(column)}: {_clips(count)} of {sum(row)}"}
         for label, row in zip(labels, every["confusion"], strict=True)
         for column, count in zip(columns, row, strict=False)
+    ]
+    right = [
+        f"{visible(label)} {row[i]:,} of {sum(row):,}"
+        for i, (label, row) in enumerate(zip(labels, every["confusion"], strict=True))
     ]
     each = [_class(i, label, answered) for i, label in enumerate(labels)]
     bins = [
@@ -342,7 +348,8 @@ def _classes(name: str, report: Record) -> dict[str, Any]:
         "columns": columns,
         "rows": [(label, row[: len(columns)]) for label, row in zip(labels, every["confusion"], strict=True)],
         "matrix": _figure(
-            charts.matrix(cells, len(columns)), "Confusion matrix: truth by answer; the same as a table follows"
+            charts.matrix(cells, len(columns)),
+            f"Confusion matrix, right answers: {', '.join(right)}; unfold Confusion as a table",
         ),
         "each": each,
         "recalls": _figure(
@@ -352,7 +359,7 @@ def _classes(name: str, report: Record) -> dict[str, Any]:
         "bins": bins,
         "calibration": _figure(
             charts.calibration(points),
-            "Calibration curve: how often answers were right by how sure they were; a table follows",
+            f"Calibration curve: {'; '.join(row['said'] for row in points)}; unfold Calibration as a table",
         ),
         "against": report.get("against"),
         "adaptive": report.get("adaptive"),
@@ -405,10 +412,11 @@ def _clips(count: int) -> str:
 
 
 def _figure(svg: str, alternative: str) -> Markup:
-    """A chart that says to who cannot see it what it shows."""
+    """A chart that says to who cannot see it what it shows, and keeps its marks to itself."""
     from markupsafe import Markup
 
-    return Markup(svg.replace("<svg ", Markup('<svg role="img" aria-label="{}" ').format(alternative), 1))  # noqa: S704
+    frame = Markup('<div class="scroll" tabindex="0" role="img" aria-label="{}">{}</div>')
+    return frame.format(alternative, Markup(svg.replace("<svg ", '<svg aria-hidden="true" ', 1)))  # noqa: S704
 
 
 def _environment() -> Environment:

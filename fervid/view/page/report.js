@@ -19,7 +19,7 @@ theme.hidden = false;
 // What the mark under the pointer shows; tables say the same to those who have none.
 const tip = document.getElementById("tip");
 function told(event) {
-  const mark = event.target.closest?.("figure svg [role='graphics-symbol'][aria-label]");
+  const mark = event.target.closest?.(".chart svg [role='graphics-symbol'][aria-label]");
   const part = mark?.getAttribute("aria-roledescription");
   return part === "axis" || part === "legend" ? null : mark;
 }
@@ -36,6 +36,16 @@ document.addEventListener("pointerover", (event) => {
 document.addEventListener("pointermove", (event) => { if (!tip.hidden) move(event); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
 
+// Only what scrolls is a stop of the keyboard.
+const scrolling = new ResizeObserver((changed) => {
+  for (const { target } of changed) {
+    const part = target.closest(".scroll");
+    if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
+    else part.removeAttribute("tabindex");
+  }
+});
+for (const part of document.querySelectorAll(".scroll, .scroll > *")) scrolling.observe(part);
+
 // On paper nothing can be unfolded, and charts can do without their tables.
 let folded = [];
 addEventListener("beforeprint", () => {
@@ -51,11 +61,12 @@ if (data) {
   const table = document.getElementById("clips");
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];
-  const [search, status, original, previous, next, where] = ["search", "status", "original", "previous", "next", "where"]
-    .map((id) => document.getElementById(id));
+  const [search, status, original, previous, next, where, order, said] =
+    ["search", "status", "original", "previous", "next", "where", "order", "said"].map((id) => document.getElementById(id));
   const numeric = heads.map((head) => head.classList.contains("number"));
   const text = rows.map((row) => row.filter((cell) => typeof cell === "string").join("\n").toLowerCase());
-  const order = new Intl.Collator("en", { numeric: true });
+  const collator = new Intl.Collator("en", { numeric: true });
+  const first = order.textContent;
   let sorted = { column: -1, down: false };
   let found = [];
   let page = 0;
@@ -69,8 +80,10 @@ if (data) {
     const last = Math.max(0, Math.ceil(found.length / size) - 1);
     page = Math.min(page, last);
     const from = page * size;
-    body.replaceChildren(...found.slice(from, from + size).map((number) => {
+    table.setAttribute("aria-rowcount", found.length + 1);
+    body.replaceChildren(...found.slice(from, from + size).map((number, i) => {
       const line = document.createElement("tr");
+      line.setAttribute("aria-rowindex", from + i + 2);
       rows[number].forEach((value, column) => {
         const cell = document.createElement(column ? "td" : "th");
         if (!column) { cell.scope = "row"; cell.className = "clip"; }
@@ -88,8 +101,22 @@ if (data) {
     where.textContent = found.length
       ? `Rows ${count(from + 1)} to ${count(Math.min(from + size, found.length))} of ${count(found.length)}${of}`
       : `Nothing found among ${count(rows.length)} clips`;
-    previous.disabled = page === 0;
-    next.disabled = page === last;
+    previous.setAttribute("aria-disabled", page === 0);
+    next.setAttribute("aria-disabled", page === last);
+  }
+
+  // Once nothing has changed for a moment: screen readers drop what is replaced while somebody types.
+  let soon;
+  function say(what = "") {
+    clearTimeout(soon);
+    said.textContent = "";
+    soon = setTimeout(() => { said.textContent = what + where.textContent; }, 700);
+  }
+
+  function turn(pages) {
+    page = Math.max(0, page + pages);
+    draw();
+    say();
   }
 
   function find() {
@@ -105,7 +132,7 @@ if (data) {
       found.sort((a, b) => {
         const [one, other] = [rows[a][column], rows[b][column]];
         if (one === null || other === null) return (one === null) - (other === null) || a - b;
-        return way * (numeric[column] ? one - other : order.compare(one, other)) || a - b;
+        return way * (numeric[column] ? one - other : collator.compare(one, other)) || a - b;
       });
     }
     page = 0;
@@ -119,6 +146,9 @@ if (data) {
       else head.removeAttribute("aria-sort");
     });
     find();
+    const now = column < 0 ? "Original order" : `Sorted by ${heads[column].textContent}, ${down ? "descending" : "ascending"}`;
+    order.textContent = column < 0 ? first : `${now}.`;
+    say(`${now}. `);
   }
 
   heads.forEach((head, column) => {
@@ -128,11 +158,11 @@ if (data) {
     button.addEventListener("click", () => sort(column, sorted.column === column && !sorted.down));
     head.replaceChildren(button);
   });
-  search.addEventListener("input", find);
-  status.addEventListener("change", find);
+  search.addEventListener("input", () => { find(); say(); });
+  status.addEventListener("change", () => { find(); say(); });
   original.addEventListener("click", () => sort(-1, false));
-  previous.addEventListener("click", () => { page -= 1; draw(); });
-  next.addEventListener("click", () => { page += 1; draw(); });
+  previous.addEventListener("click", () => turn(-1));
+  next.addEventListener("click", () => turn(1));
   document.getElementById("tools").addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("tools").hidden = false;
   document.getElementById("pages").hidden = false;
