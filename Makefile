@@ -34,13 +34,13 @@ test-newest:  ## run the tests with the newest Python that is declared, and what
 	$(VENV)/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[dev]'
 	$(VENV)/newest/bin/python -m pytest -n auto
 
-# In an environment of its own, for it brings much: timm without torchvision, of which PyPI has no build for CPUs.
-test-docs:  ## follow the pages of docs/ with whatever of theirs PyPI has, from the installation on
+# timm without torchvision, of which PyPI has no build for CPUs alone.
+test-docs:  ## follow the pages of docs/ with all of theirs that PyPI has, from the installation on
 	$(PYTHON) -m venv $(VENV)/pages
 	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev,pages]'
-	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check --no-deps huggingface-hub timm
-	INSTALL=1 $(VENV)/pages/bin/python -m pytest tests/test_docs.py --timeout=1200 -rs
+	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev,docs,pages]'
+	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check --no-deps timm
+	INSTALL=1 $(VENV)/pages/bin/python -m pytest tests/test_docs.py --timeout=1800 -rs
 
 check: $(VENV)/dev audit  ## lint, formatting, types, the coverage of the last `make test`, known vulnerabilities
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
-PATIENCE = 240  # seconds for a block
+PATIENCE = 900  # seconds for a block
 STARTED = 0.1  # seconds between looks for a first record
 
 _FENCE = re.compile(
