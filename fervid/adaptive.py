@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -80,12 +80,29 @@ def fitted(
     """
     exact = [threshold(sure, true, error) for sure, true in zip(confidences[:-1], right[:-1], strict=True)]
     least = [math.ceil(confidence * 1e4) / 1e4 for confidence in exact]  # rounded down it would let others through
-    level = stops(confidences[:-1], least)
-    frames = np.ceil(counts / np.array([*STRIDES, 1])[level])
+    rates = [Level(stride, confidence) for stride, confidence in zip(STRIDES, least, strict=True)]
+    found = saved(rates, confidences, right, counts)
+    return {"levels": [asdict(rate) for rate in rates], "error": error, **found}
+
+
+def saved(
+    rates: Sequence[Level],
+    confidences: Sequence[Floats],
+    right: Sequence[NDArray[np.bool_]],
+    counts: NDArray[np.int64],
+) -> dict[str, float]:
+    """What thresholds do to clips: the share of frames that is looked at, and the accuracy with them and with all.
+
+    Args:
+        rates: The coarse ones.
+        confidences: (n,) of the answers at each of them and at the full rate.
+        right: (n,) whether each answer is true.
+        counts: (n,) frames of each clip at the full rate.
+    """
+    level = stops(confidences[:-1], [rate.confidence for rate in rates])
+    frames = np.ceil(counts / np.array([*(rate.stride for rate in rates), 1])[level])
     answered = np.stack(right)[level, np.arange(len(level))]
     return {
-        "levels": [{"stride": s, "confidence": c} for s, c in zip(STRIDES, least, strict=True)],
-        "error": error,
         "share of frames": round(float(frames.sum() / counts.sum()), 4),
         "accuracy": round(float(answered.mean()), 4),
         "accuracy of all frames": round(float(right[-1].mean()), 4),

@@ -50,7 +50,7 @@ class Parts:
         try:
             import pyarrow.parquet
         except ImportError:
-            raise UsageError("parquet needs pyarrow, which is not installed; pip install 'fervid[ray]'") from None
+            raise UsageError("parquet needs pyarrow, which is not installed; pip install 'fervid[parquet]'") from None
         self._arrow, self._output = pyarrow, output
         self._files, self._folder = opened(output)
         self._local = is_local(self._files)

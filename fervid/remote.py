@@ -43,7 +43,7 @@ def opened(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        raise UsageError(f"{url} needs fsspec, which is not installed; pip install 'fervid[ray]'") from None
+        raise UsageError(f"{url} needs fsspec, which is not installed; pip install 'fervid[parquet]'") from None
     with reaching(url, UsageError):
         files, path = url_to_fs(url)
         return files, path

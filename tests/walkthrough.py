@@ -2,7 +2,7 @@
 
 A block with a title is written to that file; those of bash and Python are run. Comments before a block say more of it:
 
-    <!-- needs: jq, /dev/video0 -->  a program, a package, a file or a variable ($INSTALL) that may be lacking
+    <!-- needs: jq, /dev/video0 -->  a program, a package, a device or a variable ($INSTALL) that may be lacking
     <!-- interrupted -->             it goes on until Ctrl-C, which it gets after its first record
 """
 
@@ -65,7 +65,7 @@ def _here(name: str) -> bool:
     if name.startswith("$"):
         return name[1:] in os.environ
     if "/" in name:
-        return os.path.exists(name)
+        return os.access(name, os.R_OK | os.W_OK)
     return bool(shutil.which(name)) or any(True for _ in distributions(name=name))
 
 

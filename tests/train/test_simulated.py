@@ -10,10 +10,10 @@ import pytest
 
 import clips
 import scenes
-from fervid.adaptive import STRIDES, levels
+from fervid.adaptive import STRIDES, fitted, levels, saved
 from fervid.align import crop
 from fervid.detect import Detector
-from fervid.fit import Candidate, Examples, fit, statistics_of
+from fervid.fit import Candidate, Examples, fit
 from fervid.records import ClipFeatures, Face, FaceScores
 from fervid.train import clips as simulated
 from fervid.train import degrade, ferplus
@@ -98,10 +98,12 @@ def test_few_frames_are_told_in_a_way_that_the_classifier_can_use() -> None:
     chance = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 20)
     rows = (np.eye(3)[labels] + chance.normal(0, 0.1, (60, 3))).astype(np.float32)
-    names = sorted({name for way in simulated.WAYS for name in statistics_of(way.statistics)})
-    features = [ClipFeatures(dict.fromkeys(names, row), 24) for row in rows]
+    features = [ClipFeatures({"embedding.mean": row}, 24) for row in rows]
     data = simulated.SimulatedClips(dict.fromkeys((1, *STRIDES), features), labels, np.arange(60))
-    found = simulated.few_frames(data, simulated.WAYS[0])
+    pipeline = fit(Candidate("mean", "linear", 1.0), Examples({"mean": rows}, labels))
+    told = simulated.by_rate(pipeline, ["embedding.mean"], data)
+    found = fitted(*told, 0.01)
     assert [level.stride for level in levels({"adaptive": found})] == list(STRIDES)
     assert found["share of frames"] == pytest.approx(3 / 24)
     assert found["accuracy"] == found["accuracy of all frames"] == 1
+    assert found.items() >= saved(levels({"adaptive": found}), *told).items()
