@@ -57,8 +57,9 @@ fuzz: $(VENV)/dev  ## fuzz what is parsed beside videos, SECONDS for each parser
 		PYTHONPATH=tests $(BIN)/python -W error tests/fuzz.py $$target -max_total_time=$(or $(SECONDS),60) || exit 1; \
 	done
 
-test-train: $(VENV)/train  ## run the tests of fervid.train, which need torch
+test-train: $(VENV)/train  ## run the tests of fervid.train, which need torch, and follow the pages that imitate papers
 	$(BIN)/python -m pytest tests/train
+	$(BIN)/python -m pytest tests/test_docs.py -k papers -rs
 
 bench: $(VENV)/dev  ## measure speed; CLIPS names the videos
 	$(BIN)/python benchmarks/speed.py $(or $(CLIPS),examples/astronaut.mp4)
