@@ -193,7 +193,7 @@ def test_a_name_that_is_no_utf8_is_kept_escaped_and_known_again(output: str, tmp
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UsageError, match=r"pip install 'fervid\[ray\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
         write(str(tmp_path), [])
 
 

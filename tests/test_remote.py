@@ -98,7 +98,7 @@ def test_what_cannot_be_opened_or_listed_is_a_usage_error_that_names_it(
 
 def test_without_fsspec_a_url_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(UsageError, match=r"pip install 'fervid\[ray\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
         remote.opened("file:///")
     assert remote.stamp("file:///") == remote.GONE
 
