@@ -77,6 +77,8 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
     if page == "tutorial.md" and "INSTALL" in os.environ:
         environment.setenv("PATH", str(place / ".venv" / "bin"), prepend=os.pathsep)
         environment.delenv("PYTHONPATH")
+    elif page == "tutorial.md":
+        stage.few_classifiers(place)
     around = {"how-to/models.md": stage.others, "how-to/ray.md": stage.cluster, "how-to/train.md": stage.trained}
     if page.startswith("papers/") and importlib.util.find_spec("torch"):
         import studies
