@@ -40,7 +40,7 @@ test-docs:  ## follow the pages of docs/ with all of theirs that PyPI has, from 
 	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev,docs,pages]'
 	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check --no-deps timm
-	INSTALL=1 $(VENV)/pages/bin/python -m pytest tests/test_docs.py --timeout=1800 -rs
+	INSTALL=1 $(VENV)/pages/bin/python -m pytest tests/test_docs.py -m "slow or not slow" --timeout=1800 -rs
 
 check: $(VENV)/dev audit  ## lint, formatting, types, the coverage of the last `make test`, known vulnerabilities
 	$(BIN)/ruff check .
@@ -57,9 +57,9 @@ fuzz: $(VENV)/dev  ## fuzz what is parsed beside videos, SECONDS for each parser
 		PYTHONPATH=tests $(BIN)/python -W error tests/fuzz.py $$target -max_total_time=$(or $(SECONDS),60) || exit 1; \
 	done
 
-test-train: $(VENV)/train  ## run the tests of fervid.train, which need torch, and follow the pages that imitate papers
+test-train: $(VENV)/train  ## run the tests of fervid.train, which need torch, and follow the pages of docs/ that take long
 	$(BIN)/python -m pytest tests/train
-	$(BIN)/python -m pytest tests/test_docs.py -k papers -rs
+	$(BIN)/python -m pytest tests/test_docs.py -m slow --timeout=900 -rs
 
 bench: $(VENV)/dev  ## measure speed; CLIPS names the videos
 	$(BIN)/python benchmarks/speed.py $(or $(CLIPS),examples/astronaut.mp4)

@@ -88,10 +88,14 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
         yield
 
 
-RUN = [page for page in PAGES if any(block.runs for block in blocks(page))]
+SLOW = ("how-to/ray.md", "how-to/train.md", "papers/")
+RUN = [
+    pytest.param(name, marks=[pytest.mark.slow] if name.startswith(SLOW) else [])
+    for name in (str(page.relative_to(DOCS)) for page in PAGES if any(block.runs for block in blocks(page)))
+]
 
 
-@pytest.mark.parametrize("page", [str(page.relative_to(DOCS)) for page in RUN])
+@pytest.mark.parametrize("page", RUN)
 def test_what_a_page_shows_runs(page: str, shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with setting(page, shell, monkeypatch):
         left_out = follow(blocks(DOCS / page))
