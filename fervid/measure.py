@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fervid import classify
-from fervid.adaptive import levels, stops
+from fervid.adaptive import levels, saved
 from fervid.errors import ModelIncompatible
 from fervid.evaluate import compare
 from fervid.extract import fitting
@@ -106,14 +106,9 @@ def _few_frames(known: Study, model: Model, labels: Sequence[str]) -> dict[str, 
     rates = levels(model.card)
     said = np.stack([said_by(known, model, labels, stride) for stride in (*(rate.stride for rate in rates), 1)])
     sure = np.nan_to_num(said.max(axis=2), nan=-np.inf)
-    level = stops(list(sure[:-1]), [rate.confidence for rate in rates])
-    right = said[level, np.arange(len(level))].argmax(axis=1) == known.predictions(said[-1], labels).truth[: len(level)]
-    strides = np.array([*(rate.stride for rate in rates), 1])
-    frames = np.ceil(known.table.counts / strides[level])
-    return {
-        "share of frames": round(float(frames.sum() / known.table.counts.sum()), 4),
-        "accuracy": round(float(right.mean()), 4),
-    }
+    truth = known.predictions(said[-1], labels).truth[: said.shape[1]]
+    found = saved(rates, list(sure), list(said.argmax(axis=2) == truth), known.table.counts)
+    return {name: found[name] for name in ("share of frames", "accuracy")}
 
 
 def methods(

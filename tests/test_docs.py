@@ -130,7 +130,8 @@ def test_a_comment_before_a_block_that_says_something_else_is_caught(said: str, 
     [
         ("", "false", "ended with 1"),
         ("<!-- interrupted -->\n", "trap 'exit 130' INT; sleep 0.1; exit 3", "ended with 3"),
-        ("<!-- interrupted -->\n", "trap 'exit 2' INT; echo x; sleep 60", "ended with 2"),
+        ("<!-- interrupted -->\n", "trap 'exit 2' INT; echo '\"ok\"'; sleep 60", "ended with 2"),
+        ("<!-- interrupted -->\n", "echo '\"error\"'; exit 130", "answered no clip"),
     ],
 )
 def test_a_block_that_fails_is_caught(

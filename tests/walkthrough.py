@@ -3,7 +3,7 @@
 A block with a title is written to that file; those of bash and Python are run. Comments before a block say more of it:
 
     <!-- needs: jq, /dev/video0 -->  a program, a package, a device or a variable ($INSTALL) that may be lacking
-    <!-- interrupted -->             it goes on until Ctrl-C, which it gets after its first record
+    <!-- interrupted -->             it goes on until Ctrl-C, which it gets after its first answer
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def _run(block: Block) -> None:
     with tempfile.NamedTemporaryFile() as said, tempfile.TemporaryFile("w+", errors="replace") as told:
         shell = subprocess.Popen(command, stdout=said, stderr=told, start_new_session=True)
         try:
-            if block.interrupted and _records(shell, [said.name, *re.findall(r" -o (\S+)", block.text)]):
+            answered = not block.interrupted or _answers(shell, [said.name, *re.findall(r" -o (\S+)", block.text)])
+            if block.interrupted and shell.poll() is None:
                 os.killpg(shell.pid, signal.SIGINT)
             status = shell.wait(PATIENCE)
         finally:
@@ -119,13 +120,14 @@ def _run(block: Block) -> None:
                 shell.wait()
         told.seek(0)
         assert status == (130 if block.interrupted else 0), f"{block.where} ended with {status}: {told.read()[-2000:]}"
+        assert answered, f"{block.where} answered no clip"
 
 
-def _records(shell: subprocess.Popen[bytes], places: Sequence[str]) -> bool:
-    """Wait for the first record; whether one came before the end."""
+def _answers(shell: subprocess.Popen[bytes], places: Sequence[str]) -> bool:
+    """Wait for the first record of a clip that could be answered; whether one came before the end."""
     end = time.monotonic() + PATIENCE
     while shell.poll() is None and time.monotonic() < end:
-        if any(os.path.exists(place) and os.path.getsize(place) for place in places):
+        if any(os.path.exists(place) and '"ok"' in Path(place).read_text() for place in places):
             return True
         time.sleep(STARTED)
     return False
