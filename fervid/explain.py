@@ -98,7 +98,7 @@ def groups(features: ClipFeatures, names: Sequence[str], expressions: Sequence[s
     for name in names:
         vector, _, kind = name.rpartition(".")
         for i in range(width := features.statistics[name].size):
-            known = vector == "expression" and width == len(expressions)
+            known = vector in ("expression", "logit") and width == len(expressions)
             spoken = f"{vector.replace('.spread', ' between people')}, {_SPOKEN[kind]}"
             fine.setdefault(f"expression of {expressions[i]}" if known else spoken, []).append(start + i)
             whole.setdefault(spoken, []).append(start + i)

@@ -34,6 +34,8 @@ from fervid.video import read_pictures
 from fervid.workers import Died, Limits, ordered
 
 IDENTITY = "identity.mean"
+FITTED = ("embedding", "expression", "logit")
+"""The pooled outputs that a classifier may be fitted on."""
 STAGES = (
     *("container", "sampling", "video", "halve", "detect", "follow", "align", "network", "extract"),
     *("track", "pool", "gather", "features"),
@@ -124,8 +126,8 @@ def pooled(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int
 
 def _lean(features: ClipFeatures, face: str) -> ClipFeatures:
     """What a classifier may be fitted on, and the identity to group people by, if the network knows it."""
-    plain = [f"{name}.{kind}" for name in ("embedding", "expression") for kind in STATISTICS]
-    spread = [f"{name}.spread.{kind}" for name in ("embedding", "expression") for kind in STATISTICS]
+    plain = [f"{name}.{kind}" for name in FITTED for kind in STATISTICS]
+    spread = [f"{name}.spread.{kind}" for name in FITTED for kind in STATISTICS]
     known = (IDENTITY,) if IDENTITY in features.statistics else ()
     names = (*plain, *(spread if face == "all" else ()), *known)
     return ClipFeatures({name: features.statistics[name] for name in names}, features.count)

@@ -54,7 +54,7 @@ COMPARED = (
     *("mean", "mean+std", "mean+std+max", "mean+std+min+max", "group"),
 )
 """What is tried where nobody says which."""
-VECTORS = ("embedding", "expression", "embedding.spread", "expression.spread")
+VECTORS = ("embedding", "expression", "logit", "embedding.spread", "expression.spread", "logit.spread")
 GROUP = ("embedding.mean", "embedding.std", "embedding.spread.mean", "embedding.spread.std")
 COSTS: Mapping[Kind, tuple[float, ...]] = {
     "linear": (0.1, 0.3, 1.0, 3.0),

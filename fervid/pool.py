@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 from fervid.records import ClipFeatures, FaceScores, Floats
 
 STATISTICS = ("mean", "std", "min", "max")
-COLUMNS = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
+COLUMNS = ("embedding", "expression", "logit", "age", "gender", "ethnicity", "identity")
+LEAST_PROBABILITY = 1e-6  # what is below it is rounding, and would decide the mean of logarithms
+
+
+def to_logits(probabilities: Floats) -> Floats:
+    """Probabilities (n, c) -> logits (n, c) whose mean over the classes is 0.
+
+    A soft-max forgets what all logits of a row have in common, so that is all that is lost.
+    """
+    logs = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
+    return np.asarray(logs - logs.mean(axis=1, keepdims=True), np.float32)
 
 
 class Pool:
@@ -77,7 +87,7 @@ class Pool:
 
 
 class FeaturePool:
-    """Pools the columns of `FaceScores`, each under its name.
+    """Pools the columns of `FaceScores`, each under its name, and the logits of the expression as `logit`.
 
     `update` takes the faces of one person; `update_group` all the faces of one frame, first over the faces, then over
     frames, as for VGAF (arXiv 2103.17107, section 4.3): the mean over the faces goes under the plain names and the
@@ -143,6 +153,8 @@ class FeaturePool:
         return whole
 
     def _side_by_side(self, scores: FaceScores) -> Floats:
-        columns = [(name, getattr(scores, name)) for name in COLUMNS]
+        columns = [
+            (name, to_logits(scores.expression) if name == "logit" else getattr(scores, name)) for name in COLUMNS
+        ]
         self._widths = self._widths or {name: column[0].size for name, column in columns if len(column)}
         return np.column_stack([column for _, column in columns])

@@ -233,7 +233,9 @@ def test_a_video_and_its_frames_give_nearly_the_same(extractor: Extractor, tmp_p
 def test_only_what_is_fitted_on_is_kept(face: str, spread: bool, tmp_path: Path) -> None:
     path = scenes.frames(tmp_path / "clip", [YELLOW] * 2)
     found = pooled(path, scenes.extractor(tmp_path, Options(face=face)), (1,))[1]
-    names = {f"{name}.{kind}" for name in ("embedding", "expression") for kind in ("mean", "std", "min", "max")}
+    names = {
+        f"{name}.{kind}" for name in ("embedding", "expression", "logit") for kind in ("mean", "std", "min", "max")
+    }
     groups = {name.replace(".", ".spread.") for name in names} if spread else set()
     assert set(found.statistics) == names | groups | {IDENTITY}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from fervid.pool import COLUMNS, STATISTICS, FeaturePool, Pool
+from fervid.pool import COLUMNS, STATISTICS, FeaturePool, Pool, to_logits
 from fervid.records import FaceScores
 
 
@@ -199,6 +199,18 @@ def test_what_a_network_does_not_estimate_has_no_statistics() -> None:
     pool.update_group(FaceScores(rows, rows, nothing, nothing, nothing, nothing))
     pool.update(FaceScores(*[np.zeros((0, width), np.float32) for width in (2, 2, 0, 0, 0, 0)]))
     found = pool.features().statistics
-    assert {name.partition(".")[0] for name in found} == {"embedding", "expression"}
+    assert {name.partition(".")[0] for name in found} == {"embedding", "expression", "logit"}
     assert found["embedding.mean"].tolist() == [2, 3]
     assert found["expression.spread.mean"].tolist() == [1, 1]
+
+
+def test_logits_are_those_of_the_network_up_to_what_a_softmax_forgets() -> None:
+    logits = np.float32([[3, 0, -1.5], [0, 0, 0], [-20, 1, 2]])
+    shifted = np.exp(logits + 5)
+    found = to_logits(np.float32(shifted / shifted.sum(axis=1, keepdims=True)))
+    expected = logits - logits.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(found[:2], expected[:2], atol=1e-5)
+    assert found[2, 0] == pytest.approx(
+        (np.log(1e-6) * 2 - np.log(1 / (1 + np.e)) - np.log(np.e / (1 + np.e))) / 3, rel=1e-3
+    )
+    np.testing.assert_allclose(found.sum(axis=1), 0, atol=1e-5)
