@@ -54,7 +54,7 @@ class Policy:
 def answer_all(classifier: Classifier, paths: Iterable[str], policy: Policy) -> Iterator[ClipResult]:
     """One record per clip, in the order of the input; with `fail_fast` what follows a failure is skipped."""
     given, paths = tee(paths)
-    results = ordered(classifier.answer, given, policy.jobs, partial(_lost, classifier), policy.limits)
+    results = ordered(classifier.answer, given, policy.jobs, partial(lost_clip, classifier), policy.limits)
     yield from until_failure(classifier, paths, results, policy)
 
 
@@ -86,7 +86,9 @@ def answer_folder(
         policy: How many at a time, and what each may cost.
     """
     clips = folder.clips(answered)
-    with closing(as_ready(classifier.answer, clips, policy.jobs, partial(_lost, classifier), policy.limits)) as results:
+    with closing(
+        as_ready(classifier.answer, clips, policy.jobs, partial(lost_clip, classifier), policy.limits)
+    ) as results:
         for result in results:
             yield result
             folder.settle(result.path)
@@ -98,7 +100,7 @@ def timelines(
     """The windows of each clip, in the order of the input."""
 
     def lost(path: str, death: Died) -> list[WindowResult]:
-        return [WindowResult.of(_lost(classifier, path, death))]
+        return [WindowResult.of(lost_clip(classifier, path, death))]
 
     return ordered(partial(_windows, classifier, cut), paths, policy.jobs, lost, policy.limits)
 
@@ -125,7 +127,8 @@ def _windows(classifier: Classifier, cut: Windows, path: str) -> list[WindowResu
     return list(classifier.timeline(path, cut))
 
 
-def _lost(classifier: Classifier, path: str, death: Died) -> ClipResult:
+def lost_clip(classifier: Classifier, path: str, death: Died) -> ClipResult:
+    """The record of a clip at which a worker died."""
     error = death.problem(path)
     return ClipResult(path, "error", models=classifier.models, problem=Problem(error.code, error.message))
 

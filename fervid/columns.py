@@ -26,6 +26,7 @@ def names(labels: Sequence[str], record: type[ClipResult] = ClipResult) -> list[
         "probabilities": labels,
         "model": [f"{role}.{key}" for role in ROLES for key in ("name", "sha256")],
         "error": ("code", "message"),
+        "baseline": ("kind", "clips"),
     }
     fields = record(path="", status="no_face").as_dict()
     return [f"{field}.{name}" if name else field for field in fields for name in nested.get(field, ("",))]
@@ -52,7 +53,7 @@ def schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = ClipRes
     probabilities = arrow.struct([(label, real) for label in labels]) if labels else arrow.null()
     model = arrow.struct([("name", text), ("sha256", text)])
     person = {"id": count, "seconds": real, "label": text, "probabilities": probabilities}
-    person |= {"age": real, "gender": text, "ethnicity": text}
+    person |= {"age": real, "gender": text, "ethnicity": text, "identity": text}
     times = {"start_s": real, "end_s": real} if issubclass(record, WindowResult) else {}
     return arrow.schema(
         {
@@ -70,6 +71,7 @@ def schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = ClipRes
             "model": arrow.struct([(role, model) for role in ROLES]),
             "error": arrow.struct([("code", text), ("message", text)]),
             "elapsed_s": real,
+            "baseline": arrow.struct([("kind", text), ("clips", count)]),
         }
     )
 

@@ -120,13 +120,17 @@ class Extractor:
         with closing(self.watch(path)) as observed:
             return gather(observed, self.rule)
 
-    def watch(self, path: str | os.PathLike[str]) -> Generator[Observed]:
+    def watch(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> Generator[Observed]:
         """What each sampled frame of a clip shows.
+
+        Args:
+            path: The clip.
+            sampling: Which frames; None for those of the options.
 
         Raises:
             InputError: As `video.read`, after the last frame that could be read.
         """
-        with closing(self._read(path, self.options.sampling)) as frames:
+        with closing(self._read(path, sampling or self.options.sampling)) as frames:
             yield from self.observe(frames)
 
     def refine(self, path: str | os.PathLike[str], stride: int, known: dict[float, Observed]) -> Iterator[Observed]:

@@ -5,27 +5,43 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fervid import models
 from fervid.adaptive import levels
+from fervid.baseline import LOGITS, BaselineReference, Kind, move_features, usual_logits
 from fervid.classify import ClipClassifier, belongs
 from fervid.errors import FramesDropped, InputError, ModelIncompatible, UsageError
 from fervid.extract import Extractor, Options, fitting, load_extractor
 from fervid.gather import Followed, Seen, Window, Windows, gather, nothing, windows
 from fervid.live import Live
-from fervid.records import ClipResult, Frame, Observed, Person, Problem, WindowResult
+from fervid.records import Baseline, ClipFeatures, ClipResult, Frame, Observed, Person, Problem, WindowResult
+from fervid.sampling import Sampling
 from fervid.story import Story, tell
 
+IDENTITY = "identity.mean"
 ATTRIBUTES = {"age": "first_age", "gender": "genders", "ethnicity": "ethnicities"}
 """What `Options.attributes` asks for, and what the card of a network that estimates it says of it."""
 
 
 FORGOTTEN = 600.0
 """Seconds after which a person who left is not known again in what goes on without end."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObservedRecord:
+    """A record, and what a baseline needs of the people in it: a few kilobytes.
+
+    Attributes:
+        result: The record, with answers that are relative to nothing.
+        people: Features of each person in it.
+    """
+
+    result: ClipResult
+    people: tuple[ClipFeatures, ...]
 
 
 class Classifier:
@@ -81,6 +97,11 @@ class Classifier:
             self._levels = levels(classifier.card) if self.options.adaptive else ()
             self._person(0, extractor.tried)
 
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Of the clip classifier."""
+        return self._classifier.card
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Classifier, (self.extractor, self._classifier)
 
@@ -95,6 +116,75 @@ class Classifier:
             InputError: The file could not be read.
         """
         return _or_raise(*self._answer(path))
+
+    def observe(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> list[ObservedRecord]:
+        """The record of one clip with the features behind it, to be moved by a baseline (`relate`).
+
+        Args:
+            path: A video or image file.
+            sampling: Which frames; None for those of the options.
+        """
+        started = time.perf_counter()
+        with closing(self.extractor.watch(path, sampling)) as observed:
+            seen = gather(observed, self.extractor.rule)
+        return [self._record(self._summarise(os.fspath(path), seen, started)[0], seen)]
+
+    def observe_windows(self, path: str | os.PathLike[str], cut: Windows | None = None) -> list[ObservedRecord]:
+        """As `observe`, a record for each window of a clip."""
+        started, name = time.perf_counter(), os.fspath(path)
+        try:
+            with closing(self.extractor.watch(path)) as observed:
+                return [
+                    self._record(WindowResult.of(result, part.start, part.end), part.seen)
+                    for result, part in self._windows(name, observed, cut, self.options.sampling.start)
+                ]
+        except InputError as error:
+            seen = Seen(problem=error)
+            return [self._record(WindowResult.of(self._summarise(name, seen, started)[0]), seen)]
+
+    def _record(self, result: ClipResult, seen: Seen) -> ObservedRecord:
+        """With the statistics that the classifier takes, and what tells people and their average."""
+        names = {*self.card["statistics"], LOGITS, IDENTITY}
+        people = tuple(
+            ClipFeatures({name: value for name, value in features.statistics.items() if name in names}, features.count)
+            for features in (person.pool.features() for person in seen.people)
+        )
+        return ObservedRecord(result, people)
+
+    def relate(
+        self,
+        record: ObservedRecord,
+        identities: Sequence[str],
+        references: Sequence[BaselineReference | None],
+        kind: Kind | None,
+    ) -> ClipResult:
+        """The record with names of people, and answers relative to their averages.
+
+        Args:
+            record: What `observe` gave.
+            identities: A name for each person in it.
+            references: What each person's answer is relative to; None leaves the answer as it is.
+            kind: Of the baseline; None if only names were asked for.
+
+        Raises:
+            UsageError: The classifier cannot be asked relative to a baseline.
+        """
+        usual = usual_logits(self.card, kind) if kind else None
+        people = []
+        for person, features, identity, reference in zip(
+            record.result.people, record.people, identities, references, strict=True
+        ):
+            answer = person.answer
+            if reference is not None and usual is not None:
+                answer = self._classify(move_features(features, reference.logits, usual))
+            people.append(replace(person, answer=answer, identity=identity))
+        main = references[0] if references else None
+        return replace(
+            record.result,
+            people=tuple(people),
+            answer=people[0].answer if main else record.result.answer,
+            baseline=Baseline(main.kind, main.clips) if main else None,
+        )
 
     def classify_frames(self, frames: Iterable[Frame], name: str = "frames") -> ClipResult:
         """The answer for frames that are already in memory, or come from elsewhere.

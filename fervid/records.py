@@ -212,6 +212,7 @@ class Person:
         age: Mean expected age in years, None unless attributes were asked for.
         gender: The network's name of the class, None unless attributes were asked for.
         ethnicity: Likewise.
+        identity: A name that is the same for one person in all clips of a run, None unless it was asked for.
     """
 
     id: int
@@ -220,6 +221,7 @@ class Person:
     age: float | None = None
     gender: str | None = None
     ethnicity: str | None = None
+    identity: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The person as plain JSON types."""
@@ -231,6 +233,7 @@ class Person:
             "age": _rounded(self.age, 1),
             "gender": self.gender,
             "ethnicity": self.ethnicity,
+            "identity": self.identity,
         }
 
     def _repr_html_(self) -> str:
@@ -257,6 +260,17 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Baseline:
+    """What an answer is relative to: the average of the main person over so many clips, or over clips at rest."""
+
+    kind: Literal["person", "rest"]
+    clips: int
+
+    def __post_init__(self) -> None:
+        _require(self.clips >= 1, f"a baseline needs a clip, not {self.clips}")
+
+
+@dataclass(frozen=True, slots=True)
 class ClipResult:
     """The one record that every input gets; `as_dict` is the contract of `fervid schema`.
 
@@ -271,6 +285,7 @@ class ClipResult:
         models: detector, network and classifier.
         problem: Set when the status is `error` or `skipped`, and beside the other two when the file is damaged.
         elapsed_s: Wall-clock seconds spent on this clip.
+        baseline: What the answer is relative to; None unless a baseline was asked for and enough clips give one.
     """
 
     path: str
@@ -283,6 +298,7 @@ class ClipResult:
     models: Mapping[str, ModelIdentity] = field(default_factory=dict)
     problem: Problem | None = None
     elapsed_s: float = 0.0
+    baseline: Baseline | None = None
 
     def __post_init__(self) -> None:
         _require((self.status == "ok") == (self.answer is not None), "a result has an answer exactly when it is ok")
@@ -319,6 +335,7 @@ class ClipResult:
             "model": {role: {"name": m.name, "sha256": m.sha256} for role, m in self.models.items()},
             "error": {"code": self.problem.code, "message": self.problem.message} if self.problem else None,
             "elapsed_s": _rounded(self.elapsed_s),
+            "baseline": {"kind": self.baseline.kind, "clips": self.baseline.clips} if self.baseline else None,
         }
 
     def _repr_html_(self) -> str:

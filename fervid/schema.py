@@ -44,6 +44,9 @@ def schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, A
                     age=_nullable({"type": "number", "description": "years; null without --attributes"}),
                     gender=_nullable({"type": "string", "description": "null without --attributes"}),
                     ethnicity=_nullable({"type": "string", "description": "null unless --attributes"}),
+                    identity=_nullable(
+                        {"type": "string", "description": "the same for one person in all clips; null unless asked for"}
+                    ),
                 ),
             },
             duration_s=_nullable({**seconds, "description": "presentation time that was looked at"}),
@@ -63,6 +66,12 @@ def schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, A
                 }
             ),
             elapsed_s=seconds,
+            baseline=_nullable(
+                {
+                    **_object(kind={"enum": ["person", "rest"]}, clips={"type": "integer", "minimum": 1}),
+                    "description": "what the answer is relative to; null for an answer that is not",
+                }
+            ),
         ),
     }
 

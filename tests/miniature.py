@@ -59,6 +59,8 @@ PORTRAITS = (  # split, age, gender, ethnicity
     *((1, 27, 0, 1), (1, 35, 1, 3)),
     *((2, 1, 0, 0), (2, 33, 1, 1), (2, 52, 0, 2), (2, 109, 1, 3)),
 )
+RAFDB = {"train": (1, 2, 3, 4, 5, 6, 7) * 4, "test": (1, 4, 7, 3)}
+"""Split -> the labels of its images, 1 to 7."""
 PEOPLE = {"000012.jpg": 2880, "000007.jpg": 31, "000031.jpg": 2880}
 
 
@@ -91,7 +93,37 @@ def data_sets(root: Path) -> Path:
     pairs = root / "lfwpairs" / "data" / "pairs.txt"
     pairs.parent.mkdir(parents=True)
     pairs.write_text("2\t1\nAnn_Lee\t1\t3\nAnn_Lee\t1\tBo\t1\nBo\t1\t2\nAnn_Lee\t3\tBo\t2\n")
+    _expression_sets(root)
     return root
+
+
+def _expression_sets(root: Path) -> None:
+    """RAF-DB, the four classes of AffectNet, contempt, SFEW, Java-SED and the frames of KERC, a few images of each."""
+    rafdb = root / "rafdb" / "Dataset"
+    for split, labels in RAFDB.items():
+        (rafdb / "aligned" / split / f"{split}_images").mkdir(parents=True)
+        rows = [(f"{split}_{number:04}_aligned.jpg", label) for number, label in enumerate(labels, 1)]
+        (rafdb / f"{split}_labels.csv").write_text("image,label\n" + "".join(f"{n},{label}\n" for n, label in rows))
+        for number, (name, _) in enumerate(rows):
+            picture(rafdb / "aligned" / split / f"{split}_images" / name, close_face(100, number % 8, number))
+    folders = ("affectnet4/fear", "affectnet4/happy", "affectnet4/neutral", "affectnet4/sad", "contempt/contempt")
+    for number, folder in enumerate(folders):
+        for image in range(6):
+            picture(root / folder / f"image{image:03}.jpg", close_face(96, image, number))
+    for number, name in enumerate(("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")):
+        still = clips.portrait(360, 288, 0.9, 222, 125, number)
+        picture(root / "sfew" / "code_v2" / "data" / "Images" / name / f"film_{number}.png", still)
+    for name, person in (("01-01-03_01", 1), ("01-01-01_01", 1), ("02-01-06_01", 2), ("06-01-06_01", 3)):
+        path = root / "javased" / "dataset-resize" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clips.write(path, clips.smiling(5, person=person), rate=5)
+    for number in range(3):
+        picture(root / "kerc" / "frame_img" / f"v1-face_{number}.jpg", clips.portrait(256, 256, 1.0, person=number))
+
+
+def close_face(side: int, person: int, number: int) -> np.ndarray:
+    """A face that fills an image; the light differs by number."""
+    return np.uint8(clips.portrait(side, side, side / 160, 222, 116, person) * (1 - 0.05 * number % 0.4))
 
 
 def films(root: Path) -> Path:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from fervid.commands.options import (
     Adaptive,
     Address,
     Attributes,
+    BaselineOption,
     Camera,
     ClipForm,
     Engine,
@@ -24,6 +25,7 @@ from fervid.commands.options import (
     Force,
     Form,
     FromFile,
+    Identify,
     Inputs,
     Jobs,
     Labels,
@@ -48,9 +50,10 @@ from fervid.errors import UsageError, usage
 if TYPE_CHECKING:
     from fervid.batch import Policy
     from fervid.output import Writer
-    from fervid.pipeline import Classifier
+    from fervid.pipeline import Classifier, ObservedRecord
     from fervid.progress import Progress
     from fervid.records import ClipResult, Status, WindowResult
+    from fervid.relative import BaselineSpec, ShowProgress
 
 clips_app = typer.Typer()
 
@@ -76,6 +79,8 @@ def classify(
     attributes: Attributes = False,
     adaptive: Adaptive = False,
     labels: Labels = None,
+    baseline: BaselineOption = None,
+    identify: Identify = False,
     jobs: Jobs = None,
     threads: Threads = None,
     engine: Engine = "local",
@@ -102,8 +107,13 @@ def classify(
         "--start": look.start,
         "--end": look.end,
         "--adaptive": adaptive,
+        "--baseline": baseline,
+        "--identify": identify,
     }
     live = is_live(inputs, camera, {**unfit, "--engine ray": cluster})
+    relative = _relative(
+        baseline, identify, {"--adaptive": adaptive, "--engine ray": cluster, "--fail-fast": fail_fast}
+    )
     if not cluster and not live:
         prepare()
     from fervid.batch import Policy, destination
@@ -130,8 +140,13 @@ def classify(
         jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads, device="cpu" if cluster else None)
     policy = Policy(jobs or 0, fail_fast, strict, limited.limits)
+    if relative is None:
+        engine_ = _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=named.device)
+    else:
+        engine_ = _relative_engine(loaded, policy, relative, progress, output, format, resume=resume)
+        progress, force, resume = "none", force or resume, False  # every answer may change with one more clip
     with (
-        _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=named.device) as answer,
+        engine_ as answer,
         destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered),
     ):
         failures = _run(answer, clips, policy, writer, answered, progress)
@@ -161,6 +176,8 @@ def timeline(
     force: Force = False,
     attributes: Attributes = False,
     labels: Labels = None,
+    baseline: BaselineOption = None,
+    identify: Identify = False,
     jobs: Jobs = None,
     threads: Threads = None,
     progress: Show = "auto",
@@ -178,10 +195,18 @@ def timeline(
 
     A stream on standard input (-) or a camera is followed until it ends: one record per window as it happens.
     """
-    unfit = {"--from-file": from_file, "--start": look.start, "--end": look.end, "--plot": plot}
+    unfit = {
+        "--from-file": from_file,
+        "--start": look.start,
+        "--end": look.end,
+        "--plot": plot,
+        "--baseline": baseline,
+        "--identify": identify,
+    }
     live = is_live(inputs, camera, unfit)
     if not live:
         prepare()
+    relative = _relative(baseline, identify, {})
     from fervid.batch import Policy, destination, timelines
     from fervid.gather import Windows
     from fervid.inputs import expand
@@ -210,7 +235,14 @@ def timeline(
     jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads)
     policy, failures = Policy(jobs, strict=strict, limits=limited.limits), 0
-    results = shown(timelines(loaded, clips, cut, policy), len(clips), progress, policy.any_failed)
+    results: Generator[Sequence[WindowResult]]
+    if relative is None:
+        results = shown(timelines(loaded, clips, cut, policy), len(clips), progress, policy.any_failed)
+    else:
+        from fervid.relative import classify_windows_relative
+
+        observing = _observing(len(clips), policy, progress)
+        results = classify_windows_relative(loaded, clips, cut, policy, relative, observing)
     with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _), closing(results):
         for parts in results:
             failures += policy.any_failed(parts)
@@ -218,6 +250,34 @@ def timeline(
                 writer.write(part)
             draw(parts)
     raise typer.Exit(FAILED if failures and not exit_zero else OK)
+
+
+def _relative(baseline: str | None, identify: bool, unfit: Mapping[str, bool]) -> BaselineSpec | None:
+    """What answers are relative to; None if they stand alone.
+
+    Raises:
+        UsageError: The baseline cannot be read, or goes with another option that does not go with it.
+    """
+    if baseline is None and not identify:
+        return None
+    if refused := [flag for flag, given in unfit.items() if given]:
+        raise UsageError(
+            f"{refused[0]} answers each clip alone, but --baseline and --identify compare the people of all clips;"
+            " leave one out"
+        )
+    from fervid.relative import BaselineSpec
+
+    return BaselineSpec.read(baseline) if baseline else BaselineSpec()
+
+
+def _observing(clips: int, policy: Policy, progress: Progress) -> ShowProgress:
+    """What tells how many clips were observed."""
+    from fervid.progress import shown
+
+    def failed(records: Sequence[ObservedRecord]) -> bool:
+        return policy.any_failed([record.result for record in records])
+
+    return lambda records: shown(records, clips, progress, failed)
 
 
 def _engine(
@@ -231,6 +291,33 @@ def _engine(
     from fervid.batch import answer_all
 
     return nullcontext(lambda clips: answer_all(loaded, clips, policy))
+
+
+@contextmanager
+def _relative_engine(
+    loaded: Classifier,
+    policy: Policy,
+    spec: BaselineSpec,
+    progress: Progress,
+    output: str | None,
+    format: str | None,
+    *,
+    resume: bool,
+) -> Iterator[Callable[[list[str]], Iterable[ClipResult]]]:
+    """What gives one record per clip relative to a baseline; what was observed is kept beside a JSON Lines output."""
+    from fervid.observations import ObservationFile
+    from fervid.output import format_of
+    from fervid.relative import check_relative, classify_relative
+
+    check_relative(loaded, spec)
+    lines = output is not None and "://" not in output and (format or format_of(Path(output))) == "jsonl"
+    if resume and not lines:
+        raise UsageError("--resume with --baseline or --identify continues JSON Lines; name it with -o results.jsonl")
+    opened = ObservationFile.open(Path(str(output)), loaded, resume=resume) if lines else nullcontext()
+    with opened as observations:
+        yield lambda clips: classify_relative(
+            loaded, clips, policy, spec, _observing(len(clips), policy, progress), observations
+        )
 
 
 def _run(

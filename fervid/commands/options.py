@@ -155,6 +155,18 @@ Strict = Annotated[bool, setting("--strict/--no-strict", "A clip without a face 
 Adaptive = Annotated[
     bool, setting("--adaptive/--no-adaptive", "Look at few frames first, and stop when the classifier is sure.")
 ]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline",
+        help="Answer relative to each person's average: person, or a CSV file with path,person to name people, or with"
+        " path or path,start,end for clips in which they are at rest.",
+        metavar="person|FILE",
+    ),
+]
+Identify = Annotated[
+    bool, setting("--identify/--no-identify", "Recognise people across clips: fills people[].identity.")
+]
 Labels = Annotated[
     str | None, setting("--labels", "Only these, with commas between; 7 stands for the emotions without contempt.")
 ]

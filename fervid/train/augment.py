@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fervid.align import MARGIN
 from fervid.records import Floats, Image
 from fervid.train.faces import INNER
 
@@ -65,7 +66,7 @@ class Placement:
 EXACT = Placement()
 
 
-def view(crop: Image, size: int, rng: np.random.Generator, often: float = 1.0) -> Image:
+def view(crop: Image, size: int, rng: np.random.Generator, often: float = 1.0, style: float = 0.0) -> Image:
     """One random view (size, size, 3) of a cached crop (s, s, 3).
 
     Args:
@@ -73,15 +74,75 @@ def view(crop: Image, size: int, rng: np.random.Generator, often: float = 1.0) -
         size: Side of the view.
         rng: Source of all randomness.
         often: Factor of the chances of low resolution, blur, compression and occlusion.
+        style: Chance that the face is shown as another data set would show it (`exchange_style`).
     """
-    return spoiled(frame(crop, size, Placement.random(rng)), rng, often)
+    image = frame(crop, size, Placement.random(rng))
+    if style and rng.random() < style:
+        image = exchange_style(image, rng)
+    return spoiled(image, rng, often)
+
+
+def exchange_style(image: Image, rng: np.random.Generator) -> Image:
+    """Show a face in the manner of another data set, so that the look of a set does not tell its classes.
+
+    Colour becomes grey, or grey is tinted; the resolution is reduced; and it is cut at the box. Each happens in two of
+    three cases.
+    """
+    exchanged = rng.random(3) < 2 / 3
+    if exchanged[0]:
+        image = _tinted(image, rng) if is_grey(image) else to_grey(image)
+    if exchanged[1]:
+        image = reduce_resolution(image, int(rng.integers(32, 73)))
+    if exchanged[2]:
+        image = cut_at_box(image, float(rng.uniform(0.9, 1.0)))
+    return image
+
+
+def as_fer2013(image: Image) -> Image:
+    """A crop (s, s, 3) as FER2013 would show that face: grey, cut at the box, 48 pixels."""
+    return reduce_resolution(cut_at_box(to_grey(image), 0.95), 48)
+
+
+def to_grey(image: Image) -> Image:
+    """The image in three equal channels."""
+    return np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+
+
+def is_grey(image: Image) -> bool:
+    """Whether the channels are equal."""
+    return bool((image[..., 0] == image[..., 2]).all())
+
+
+def reduce_resolution(image: Image, side: int) -> Image:
+    """The image (s, s, 3) averaged down to `side` pixels and scaled up again."""
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def cut_at_box(image: Image, fraction: float) -> Image:
+    """Repeat the border of the middle of a crop outwards, as where a picture ends at the face.
+
+    Args:
+        image: (s, s, 3) a face with the margin of inference around its box.
+        fraction: Of the side of the box that is kept.
+    """
+    side = image.shape[0]
+    border = round(side * (1 - fraction / (1 + 2 * MARGIN)) / 2)
+    kept = image[border : side - border, border : side - border]
+    return np.asarray(cv2.copyMakeBorder(kept, border, border, border, border, cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _tinted(image: Image, rng: np.random.Generator) -> Image:
+    """A grey image with a curve of its own for each channel."""
+    ramp = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.uniform(-0.3, 0.3, 3))
+    return np.asarray(cv2.LUT(np.ascontiguousarray(image), (ramp * 255).astype(np.uint8)[None]), np.uint8)
 
 
 def spoiled(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
     """The light, resolution, blur, compression and occlusion of some video."""
     image = light(image, rng)
     if rng.random() < 0.3 * often:
-        image = _resolution(image, rng)
+        image = reduce_resolution(image, int(rng.integers(24, 80)))
     image = stream(image, rng, often)
     if rng.random() < 0.3 * often:
         image = _occlusion(image, rng)
@@ -107,19 +168,13 @@ def frame(crop: Image, size: int, placement: Placement = EXACT) -> Image:
 def light(image: Image, rng: np.random.Generator) -> Image:
     """Contrast, brightness, gamma and white balance by one table a channel; sometimes grey."""
     if rng.random() < 0.2:
-        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    grey = bool((image[..., 0] == image[..., 2]).all())
+        image = to_grey(image)
+    grey = is_grey(image)
     ramp = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.35, 0.35))
     ramp = (ramp - 0.5) * np.exp(rng.uniform(-0.4, 0.25)) + 0.5 + rng.uniform(-0.12, 0.12)
     balance = np.ones(3) if grey else np.exp(rng.uniform(-0.12, 0.12, 3))
     table = np.clip(ramp[:, None] * balance * 255, 0, 255).astype(np.uint8)
     return np.asarray(cv2.LUT(np.ascontiguousarray(image), table[None]), np.uint8)
-
-
-def _resolution(image: Image, rng: np.random.Generator) -> Image:
-    side = int(rng.integers(24, 80))
-    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _motion(image: Image, rng: np.random.Generator) -> Image:

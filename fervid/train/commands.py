@@ -60,7 +60,10 @@ def network_train(
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="mobilenetv1, or a name of timm, in place of the recipe's.")
     ] = None,
-    earlier: Annotated[Path | None, typer.Option("--from", help="A run whose weights to begin with.")] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option("--from", help="A run, or a float32 file exported from one, whose weights to begin with."),
+    ] = None,
     pretrained: Annotated[
         Path | None,
         typer.Option("--pretrained", help="safetensors by timm's names, to begin another backbone than mobilenetv1."),
@@ -84,7 +87,7 @@ def network_train(
         starting = mobilenet.read_tensorflowjs(weights)
         start = fit.start(settings, starting, earlier, pretrained)  # what is wrong is told before all data are read
         asked = [teacher(name) for name in teachers or ()]
-        run = fit.begin(settings, start, Data.read(Sources(data), cache or data / "cache", starting, asked))
+        run = fit.begin(settings, start, Data.read(Sources(data), cache or data / "cache", starting, asked, settings))
         if output.exists():
             run.resume(output)
         for figures in run.run(output):

@@ -1,8 +1,8 @@
 """Figures of a network file, measured the way it is used: the ordinary detector, crop and inference.
 
 Test splits and protocols: FER+ PrivateTest against the most voted class; the same pictures against the labels that
-FER2013 had first, by the network's output for them; UTKFace's fixed test split; LFW's 6,000 pairs. Intervals are
-by bootstrap over pictures or pairs.
+FER2013 had first, by the network's output for them; UTKFace's fixed test split; LFW's 6,000 pairs; and the sets of
+`expression_tests`. Intervals are by bootstrap over pictures, pairs or actors.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fervid.evaluate import Rows, bootstrap, confusion, scores, summary
 from fervid.network import BATCH, FaceNetwork, scaled
 from fervid.records import Face, FaceScores, Floats, Image
 from fervid.train import lfw, utkface
+from fervid.train.expression_tests import ExpressionTests
 from fervid.train.faces import Sources, cut_all
 from fervid.train.ferplus import CLASSES, FerPlus, first_labels, locate, read_split, stills_detector
 from fervid.train.network import FIRST_CLASSES
@@ -41,6 +42,7 @@ class Tests:
         names: The pictures in them.
         crops: By set, (n, size, size, 3) each.
         found: By set, the share of pictures in which the detector found a face; `ferplus` knows its own.
+        expressions: Further sets with expressions.
     """
 
     size: int
@@ -51,6 +53,7 @@ class Tests:
     names: list[str]
     crops: Mapping[str, Image]
     found: Mapping[str, float]
+    expressions: ExpressionTests
 
     @classmethod
     def read(cls, sources: Sources, size: int, margin: float = MARGIN) -> Tests:
@@ -81,6 +84,7 @@ class Tests:
                 "lfw": people,
             },
             {"utkface": len(rows) / len(portraits), "lfw": found},
+            ExpressionTests.read(sources, size, margin),
         )
 
     def measure(self, model: models.Model) -> dict[str, Any]:
@@ -110,7 +114,7 @@ class Tests:
             figures["FER2013 PrivateTest, first labels"] = on_first_labels(
                 first_scores(model, crops["ferplus"]), self.first
             )
-        return figures
+        return {**figures, **self.expressions.measure(model)}
 
 
 def first_scores(model: models.Model, crops: Image) -> Floats:

@@ -21,7 +21,8 @@ from fervid import align, models
 from fervid.cache import columns, digest, kept
 from fervid.detect import Detector
 from fervid.records import Face, Floats, Image
-from fervid.train import celeba, ferplus, utkface
+from fervid.train import celeba, expression_sets, ferplus, utkface
+from fervid.train.duplicates import find_duplicates
 from fervid.train.ferplus import CLASSES
 
 SIDE = 144
@@ -29,6 +30,8 @@ MARGIN = 0.3  # on each side of the box, as a share of its longer side
 INNER = (1 + 2 * align.MARGIN) / (1 + 2 * MARGIN)
 """Share of a cached crop's side that inference sees of it."""
 PHOTO_SIDE = 512  # more would only cost time
+MIN_CLOSE_FACE = 30  # pixels, in images of about 100 that a face fills
+MIN_FRAME_FACE = 32  # pixels, in film frames
 UNKNOWN = -1
 
 
@@ -59,7 +62,7 @@ class Faces:
     def __len__(self) -> int:
         return len(self.crops)
 
-    def __getitem__(self, rows: slice) -> Faces:
+    def __getitem__(self, rows: slice | NDArray[np.bool_]) -> Faces:
         """Some of them."""
         return Faces(*(getattr(self, field.name)[rows] for field in fields(self)))
 
@@ -96,7 +99,8 @@ class Sources:
         Raises:
             FileNotFoundError: Some are missing; all are named.
         """
-        places = (self.ferplus, self.first, self.utkface, self.celeba, self.lfw, self.pairs)
+        places = [self.ferplus, self.first, self.utkface, self.celeba, self.lfw, self.pairs]
+        places += [self.rafdb, self.affectnet, self.contempt, self.kerc, self.sfew, self.javased]
         if missing := [str(place) for place in places if not place.exists()]:
             raise FileNotFoundError(
                 f"the data sets are not complete, these are missing: {', '.join(missing)};"
@@ -127,6 +131,36 @@ class Sources:
     def lfw(self) -> Path:
         """Labeled Faces in the Wild, to test on."""
         return self.root / "lfw"
+
+    @property
+    def rafdb(self) -> Path:
+        """RAF-DB, basic emotions."""
+        return self.root / "rafdb" / "Dataset"
+
+    @property
+    def affectnet(self) -> Path:
+        """Four classes of AffectNet."""
+        return self.root / "affectnet4"
+
+    @property
+    def contempt(self) -> Path:
+        """Faces with contempt."""
+        return self.root / "contempt"
+
+    @property
+    def kerc(self) -> Path:
+        """Film clips of KERC 2020."""
+        return self.root / "kerc"
+
+    @property
+    def sfew(self) -> Path:
+        """Film stills of SFEW, to test on."""
+        return self.root / "sfew" / "code_v2" / "data" / "Images"
+
+    @property
+    def javased(self) -> Path:
+        """Clips of Java-SED, to develop and test on."""
+        return self.root / "javased" / "dataset-resize"
 
     @property
     def pairs(self) -> Path:
@@ -174,21 +208,121 @@ def read_celeba(folder: Path, cache: Path) -> Faces:
 
     def cut() -> Faces:
         photos = celeba.read(folder)
-        loaded = models.load(models.DEFAULTS["detector"], "detector")
-        detector = Detector(loaded.session, loaded.card, min_face=PHOTO_SIDE // 10)
-        crops, rows = cut_all(
-            [photo.path for photo in photos], lambda image: max(detector(image), key=lambda f: f.area, default=None)
-        )
+        crops, rows = cut_all([photo.path for photo in photos], largest_face(PHOTO_SIDE // 10))
         numbers = np.unique([photo.person for photo in photos], return_inverse=True)[1]
         return Faces.of(crops, person=numbers[rows])
 
     return _kept(cache, "celeba", _listed(folder), cut)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpressionSet:
+    """Faces with votes from a set that has some of the eight expressions.
+
+    Attributes:
+        faces: n faces; no votes are for other classes than those of the set.
+        has: (8,) whether the set has a class.
+    """
+
+    faces: Faces
+    has: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, known: Faces) -> ExpressionSet:
+        """A set that has the classes that occur in the votes."""
+        return cls(known, np.asarray(known.votes.any(axis=0)))
+
+
+EXPRESSION_SETS = ("rafdb", "affectnet")
+"""The sets beside FER+; `affectnet` is four classes of AffectNet and contempt from a set of the same look."""
+
+
+def read_expressions(sources: Sources, name: str, split: str, cache: Path) -> ExpressionSet:
+    """One of `EXPRESSION_SETS`; images in which no face is found are left out, but for those of a test.
+
+    Args:
+        sources: Where the sets lie.
+        name: Which.
+        split: `train`, `valid` or, of `rafdb`, `test`.
+        cache: Folder for the crops.
+
+    Raises:
+        FileNotFoundError: Images are missing; all are counted, the first few named.
+        ValueError: There is no such set, images are damaged, or labels are out of range.
+    """
+    if name not in EXPRESSION_SETS:
+        raise ValueError(f"there is no set of expressions {name!r}; there are {', '.join(EXPRESSION_SETS)}")
+    folders = [sources.rafdb] if name == "rafdb" else [sources.affectnet, sources.contempt]
+
+    def cut() -> Faces:
+        if name == "rafdb":
+            paths, labels = expression_sets.list_rafdb(sources.rafdb, split)
+        else:
+            paths, labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, split)
+        detector = ferplus.stills_detector(MIN_CLOSE_FACE)
+        side = expression_sets.AFFECTNET_SIZE if name == "affectnet" else PHOTO_SIDE
+        crops, rows = cut_all(paths, lambda image: ferplus.locate(image, detector), longest=side)
+        return Faces.of(crops, votes=expression_sets.to_votes(labels[rows]))
+
+    return ExpressionSet.of(_kept(cache, f"{name}-{split}", [f for folder in folders for f in _listed(folder)], cut))
+
+
+def read_frames(sources: Sources, cache: Path) -> Faces:
+    """The largest face of each film frame of KERC 2020, training part, without its ratings."""
+
+    def cut() -> Faces:
+        crops, _ = cut_all(sorted(folder.glob("*.jpg")), largest_face(MIN_FRAME_FACE))
+        return Faces.of(crops)
+
+    folder = sources.kerc / "frame_img"
+    return _kept(cache, "kerc-frames", _listed(folder), cut)
+
+
+def read_test_crops(sources: Sources, cache: Path) -> Image:
+    """Faces (n, SIDE, SIDE, 3) of RAF-DB's test, SFEW, and what FER+ is validated and tested on."""
+    rafdb = read_expressions(sources, "rafdb", "test", cache).faces
+
+    def cut() -> Faces:
+        paths, labels = expression_sets.list_sfew(sources.sfew)
+        crops, rows = cut_all(paths, largest_face(MIN_FRAME_FACE))
+        return Faces.of(crops, votes=expression_sets.to_votes(labels[rows]))
+
+    sfew = _kept(cache, "sfew", _listed(sources.sfew), cut)
+    ferplus_sets = [
+        read_ferplus(sources.ferplus, sources.first, split, cache) for split in ("PublicTest", "PrivateTest")
+    ]
+    return np.concatenate([known.crops for known in (rafdb, sfew, *ferplus_sets)])
+
+
+def is_unseen(known: Faces, tests: Image, name: str) -> NDArray[np.bool_]:
+    """(n,) whether a face is no copy of a test face; how many are is printed."""
+    copies = find_duplicates(known.crops, tests) >= 0
+    print(f"{name}: {copies.sum()} of {len(known)} faces are copies of test faces and are left out", flush=True)
+    return np.asarray(~copies)
+
+
+def largest_face(min_face: int) -> Callable[[Image], Face | None]:
+    """A function that finds the largest face of an image, of at least that many pixels, or None."""
+    loaded = models.load(models.DEFAULTS["detector"], "detector")
+    detector = Detector(loaded.session, loaded.card, min_face)
+    return lambda image: max(detector(image), key=lambda face: face.area, default=None)
+
+
 def cut_all(
-    paths: Sequence[Path], locate: Callable[[Image], Face | None], side: int = SIDE, margin: float = MARGIN
+    paths: Sequence[Path],
+    locate: Callable[[Image], Face | None],
+    side: int = SIDE,
+    margin: float = MARGIN,
+    longest: int = PHOTO_SIDE,
 ) -> tuple[list[Image], list[int]]:
     """Crops, and the number of the picture that each is from; a picture without a face gives none.
+
+    Args:
+        paths: Image files.
+        locate: Finds the face.
+        side: Of the crops in pixels.
+        margin: Around the box, on each side, as a share of its longer side.
+        longest: Side in pixels that larger images are reduced to first.
 
     Raises:
         ValueError: Pictures are damaged; all are counted, the first few named. Or no face was found at all.
@@ -199,7 +333,7 @@ def cut_all(
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
         if picture is None:
             return False, None
-        image = _shrunk(np.asarray(picture, np.uint8))
+        image = _shrunk(np.asarray(picture, np.uint8), longest)
         face = locate(image)
         return True, None if face is None else align.crop(image, face, side, margin)
 
@@ -215,9 +349,9 @@ def cut_all(
     return crops, rows
 
 
-def _shrunk(image: Image) -> Image:
-    """The picture with a longer side of at most `PHOTO_SIDE`."""
-    scale = PHOTO_SIDE / max(image.shape[:2])
+def _shrunk(image: Image, longest: int) -> Image:
+    """The picture with a longer side of at most that many pixels."""
+    scale = longest / max(image.shape[:2])
     return (
         image if scale >= 1 else np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
         found = list(pool.map(lambda image: locate(image, detector), images))
     if not any(found):
         raise ValueError(f"no face was found in the {len(found)} pictures of {split}; copy them again")
-    typical = _median([face for face in found if face is not None])
+    typical = median_face([face for face in found if face is not None])
     return FerPlus(
         np.stack(images),
         [face or typical for face in found],
@@ -186,7 +187,8 @@ def locate(image: Image, detector: Detector) -> Face | None:
     return Face((x1, y1, x2, y2), faces[0].landmarks - border, faces[0].score)
 
 
-def _median(faces: list[Face]) -> Face:
+def median_face(faces: Sequence[Face]) -> Face:
+    """The median of boxes and landmarks."""
     x1, y1, x2, y2 = (float(v) for v in np.median([face.box for face in faces], axis=0))
     return Face((x1, y1, x2, y2), np.median([face.landmarks for face in faces], axis=0).astype(np.float32), 0.0)
 

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +25,8 @@ from fervid.train.batches import FIRST_INDEX, Batches, Data
 from fervid.train.faces import Faces
 from fervid.train.ferplus import CLASSES
 from fervid.train.losses import Targets
-from fervid.train.network import IDENTITY, FaceNetwork, build, load_pretrained
-from fervid.train.predict import predict
+from fervid.train.network import IDENTITY, FaceNetwork, build, load_exported, load_pretrained
+from fervid.train.predict import EXPORTED, predict
 from fervid.train.recipe import Recipe
 
 CHECK_EVERY = 500  # steps
@@ -68,6 +68,8 @@ class Fit:
         )
         self.batches = Batches(recipe, data)
         self.adjustments = self.batches.adjustments()
+        self.teacher = self.average if recipe.teacher == "average" else copy.deepcopy(self.average)
+        self.answers = _Prior(len(CLASSES))
         self.about = {"data": data.digests(), "earlier": earlier, "recipe": asdict(recipe)}
         self._modules = {
             "network": self.network,
@@ -75,6 +77,10 @@ class Fit:
             "people": self.people,
             "bridge": self.bridge,
         }
+        if recipe.weights.consistency:
+            self._modules["answers"] = self.answers
+            if self.teacher is not self.average:
+                self._modules["teacher"] = self.teacher
 
     def run(self, path: Path) -> Iterator[dict[str, Any]]:
         """Train to the last step, keep the state in `path`, and tell every `CHECK_EVERY` steps how it stands."""
@@ -98,6 +104,8 @@ class Fit:
         self.network.train()
         learns = self.step >= recipe.head_steps
         self.network.backbone.requires_grad_(learns).train(learns)
+        if targets.weak is not None:
+            targets = self._teach(targets.weak, targets)
         loss = self._backward(pictures, targets)
         if recipe.sharpness and self.step >= recipe.sharp_from * recipe.steps:
             moved = self._climb()
@@ -111,6 +119,20 @@ class Fit:
         self.step += 1
         state.follow(self.average, self.network, recipe.average, self.step)
         return loss
+
+    def _teach(self, weak: Tensor, targets: Targets) -> Targets:
+        """Let the teacher answer the faces without an expression.
+
+        Their classes are as unequal as those of a labelled set, so the logits of both are adjusted alike, by the prior
+        that the teacher's own answers show (Saerens, Latinne and Decaestecker, Neural Computation 14, 2002).
+        """
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.network.autocast):
+            embedding = self.teacher.backbone(weak.to(memory_format=torch.channels_last))
+        with torch.no_grad():
+            adjustment = self.recipe.adjustment * self.answers.log()
+            shares = (self.teacher.expression(embedding.float()) + adjustment).softmax(1)
+            self.answers.follow(shares)
+        return replace(targets, taught=shares, taught_adjustment=adjustment)
 
     def _backward(self, pictures: Tensor, targets: Targets) -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.network.autocast):
@@ -150,7 +172,15 @@ class Fit:
             "age_mae": np.abs(years - attributes.age).mean(),
             "gender": ((found["gender"] > 0) == (attributes.gender == 0)).mean(),
             "ethnicity": (found["ethnicity"].argmax(axis=1) == attributes.ethnicity).mean(),
+            **{key: value for name in self.data.valid_labelled for key, value in self._watch_set(name).items()},
         }
+
+    def _watch_set(self, name: str) -> dict[str, float]:
+        """Accuracy and mean recall on a further set, the answer among all classes."""
+        known = self.data.valid_labelled[name].faces
+        answers = predict(self.average, known, self.recipe.size)["expression"].argmax(axis=1)
+        scores = summary(confusion(known.votes.argmax(axis=1), answers, len(CLASSES)))
+        return {f"{name}_accuracy": scores["accuracy"], f"{name}_mean_recall": scores["uar"]}
 
     def save(self, path: Path) -> None:
         """Write the state to a file, whole or not at all."""
@@ -163,6 +193,27 @@ class Fit:
             ValueError: It is of another recipe or other data; the message names what differs.
         """
         self.step = state.restore(path, self.about, self._modules, self.optimiser)
+
+
+class _Prior(nn.Module):
+    """Mean of the answers of a teacher, kept with the state of the run."""
+
+    KEEP = 0.99
+    LEAST = 0.02
+
+    shares: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("shares", torch.full((classes,), 1 / classes))
+
+    def log(self) -> Tensor:
+        """(classes,) logarithms, of at least `LEAST`."""
+        return self.shares.clamp(min=self.LEAST).log()
+
+    def follow(self, answers: Tensor) -> None:
+        """Take in answers (n, classes)."""
+        self.shares.lerp_(answers.mean(dim=0), 1 - self.KEEP)
 
 
 def fit_identity(network: FaceNetwork, known: Faces, starting: Floats, size: int) -> None:
@@ -205,7 +256,8 @@ def start(
     Args:
         recipe: Its backbone and seed.
         weights: The published ones of `mobilenetv1`; other backbones start from chance, unless they are given some.
-        earlier: The state of a run whose averaged weights to start from instead, finished or not.
+        earlier: The state of a run whose averaged weights to start from instead, finished or not; or a float32
+            file that was exported from one.
         pretrained: Weights of another backbone as safetensors, by the names that timm gives.
 
     Raises:
@@ -220,6 +272,9 @@ def start(
         return Start(network, {"pretrained": digest(pretrained)})
     if earlier is None:
         return Start(network, None)
+    if earlier.suffix == EXPORTED:
+        load_exported(network, earlier)
+        return Start(network, {"exported": digest(earlier)})
     about, step, tensors = state.read(earlier, "data")
     if (backbone := about["recipe"]["backbone"]) != recipe.backbone:
         raise ValueError(f"{earlier} is a run of {backbone}, not of {recipe.backbone}; begin anew or change the recipe")
@@ -234,7 +289,8 @@ def digest(path: Path) -> str:
 
 def begin(recipe: Recipe, first: Start, data: Data) -> Fit:
     """A run at step 0, which uses up what it begins with; the published weights are normalised on its first batch."""
-    if first.earlier is None and isinstance(first.network.backbone, mobilenet.MobileNetV1):
+    folded = first.earlier is None or "exported" in first.earlier
+    if folded and isinstance(first.network.backbone, mobilenet.MobileNetV1):
         pictures, _ = Batches(recipe, data)(0)
         mobilenet.normalise(first.network.backbone, pictures)
     return Fit(recipe, first.network, data, first.earlier)

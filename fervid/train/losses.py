@@ -13,6 +13,8 @@ from fervid.train.network import Heads
 AGE_SPREAD = 2.0  # years by which an apparent age is uncertain
 IDENTITY_SCALE = 20.0  # cosines have to be stretched before a soft-max
 SMOOTHING = 0.05
+ABSENT = -1e4
+"""Added to the logit of a class that a set lacks, so that its soft-max is over the classes that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Weights:
     ethnicity: float = 0.4
     distillation: float = 6.0
     identity: float = 0.2
+    consistency: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +44,10 @@ class Targets:
         ethnicity: (n,) class.
         person: (n,) class.
         starting: (n, d) embedding by the starting weights, of unit length; a row of zeros asks nothing.
+        adjustment: (n, 8) what is added to the logits of expression, `ABSENT` for classes that the set of a face lacks.
+        weak: (m, 3, s, s) other views of the last m faces, which have no votes, for a teacher to answer.
+        taught: (m, 8) shares that the teacher answers.
+        taught_adjustment: (8,) what is added to the logits of these m faces.
     """
 
     votes: Tensor
@@ -50,6 +57,10 @@ class Targets:
     ethnicity: Tensor
     person: Tensor
     starting: Tensor
+    adjustment: Tensor | None = None
+    weak: Tensor | None = None
+    taught: Tensor | None = None
+    taught_adjustment: Tensor | None = None
 
 
 def total(
@@ -79,7 +90,9 @@ def total(
     male = 1 - targets.gender[sexed].float()
     likeness = functional.normalize(heads.embedding[named]) @ functional.normalize(people).T
     parts = {
-        "expression": lambda: soft(heads.expression + expression, targets.votes),
+        "expression": lambda: soft(
+            heads.expression + (expression if targets.adjustment is None else targets.adjustment), targets.votes
+        ),
         "first": lambda: soft(heads.first + first, targets.first),
         "age": lambda: soft(heads.age[aged], bell(targets.age[aged], heads.age.shape[1])),
         "years": lambda: _mean((expected_years(heads.age[aged]) - targets.age[aged]).abs()),
@@ -89,6 +102,7 @@ def total(
         "ethnicity": lambda: _mean(_hard(heads.ethnicity[placed], targets.ethnicity[placed])),
         "distillation": lambda: distance(kept, targets.starting),
         "identity": lambda: _mean(_hard(IDENTITY_SCALE * likeness, targets.person[named])),
+        "consistency": lambda: _consistency(heads.expression, targets),
     }
     counting = [weight * parts[name]() for name, weight in asdict(weights).items() if weight]
     return torch.stack(counting).sum()
@@ -97,6 +111,13 @@ def total(
 def soft(logits: Tensor, shares: Tensor) -> Tensor:
     """Cross-entropy against shares, over the rows that have any."""
     return -(shares * logits.log_softmax(1)).sum() / shares.sum().clamp(min=1)
+
+
+def _consistency(logits: Tensor, targets: Targets) -> Tensor:
+    """Cross-entropy of the last faces against what the teacher answers; 0 without a teacher."""
+    if targets.taught is None or targets.taught_adjustment is None:
+        return logits.sum() * 0
+    return soft(logits[len(logits) - len(targets.taught) :] + targets.taught_adjustment, targets.taught)
 
 
 def bell(years: Tensor, classes: int) -> Tensor:

@@ -189,10 +189,22 @@ def load_faceres(backbone: MobileNetV1, weights: Weights) -> None:
         )
 
 
+def load_exported(backbone: MobileNetV1, stored: Weights) -> None:
+    """Copy weights by the names of an exported file into `backbone`, whose normalisation then only adds offsets.
+
+    Raises:
+        KeyError: A weight is missing.
+    """
+    names = {layer: name for name, layer in backbone.named_modules()}
+    for layer in backbone.layers():
+        prefix = f"network.backbone.{names[layer]}.convolution"
+        _load_folded(layer, stored[f"{prefix}.weight"], stored[f"{prefix}.bias"])
+
+
 def _load_folded(layer: nn.Module, kernel: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
     """Copy a kernel in torch's order of axes and an offset into a convolution and its normalisation."""
     values = {
-        "convolution.weight": torch.from_numpy(np.ascontiguousarray(kernel)),
+        "convolution.weight": torch.from_numpy(np.array(kernel, order="C")),
         "norm.weight": torch.ones(len(offset)),
         "norm.bias": torch.from_numpy(offset.copy()),
         "norm.running_mean": torch.zeros(len(offset)),

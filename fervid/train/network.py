@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import safetensors
 import safetensors.torch
 import torch
+from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -106,6 +109,25 @@ def build(backbone: str, weights: mobilenet.Weights | None = None) -> FaceNetwor
                 f"these are not the published weights of mobilenetv1 ({said}); fetch them again"
             ) from error
     return network
+
+
+def load_exported(network: FaceNetwork, path: Path) -> None:
+    """Give a network of `mobilenetv1` the weights of a float32 file that was exported from one.
+
+    Raises:
+        ValueError: The file is no such export.
+    """
+    if not isinstance(network.backbone, mobilenet.MobileNetV1):
+        raise ValueError(f"{path} can begin a run of mobilenetv1 alone; leave it out, or give a run of that backbone")
+    try:
+        stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+        mobilenet.load_exported(network.backbone, stored)
+        for name, layer in network.named_children():
+            if isinstance(layer, nn.Linear):
+                mobilenet.load_layer(layer, stored[f"network.{name}.weight"], stored[f"network.{name}.bias"])
+    except (DecodeError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no float32 export of mobilenetv1 ({reason}); give one, or a run") from error
 
 
 def load_pretrained(name: str, backbone: nn.Module, path: Path) -> None:

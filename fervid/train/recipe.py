@@ -27,6 +27,8 @@ class Recipe:
         expressions: Faces with votes in a batch.
         attributes: Faces with age, gender and ethnicity in a batch.
         people: Faces of known people in a batch.
+        labelled: Faces in a batch of each further set with expressions, by its name in `faces.EXPRESSION_SETS`.
+        frames: Film frames without labels in a batch.
         rate: Highest learning rate of the backbone.
         head_rate: That of the heads.
         decay: Weight decay.
@@ -39,6 +41,10 @@ class Recipe:
         taught: How much of the shares the answers of teachers take, if there are any.
         balance: Votes are sampled by the prior of their class to the power of minus this.
         adjustment: How much of the logarithm of the prior the logits are freed from.
+        style: Chance that a colour face is shown as another set would: grey, small, cut at the box.
+        smoothing: Share of a label of the further sets that goes to the other classes of the set.
+        teacher: Who answers faces without an expression, if `weights.consistency` is not 0: `start`, the network that
+            the run begins with, which sees them as FER2013 would show them, or `average`, the moving average.
         bfloat16: Whether the backbone is trained in bfloat16: faster, but far slower where widths are odd, as rexnet's.
         weights: Of the tasks.
         seed: Of every random choice.
@@ -54,6 +60,8 @@ class Recipe:
     expressions: int = 64
     attributes: int = 22
     people: int = 10
+    labelled: Mapping[str, int] = field(default_factory=dict)
+    frames: int = 0
     rate: float = 1.5e-3
     head_rate: float = 1.5e-3
     decay: float = 0.05
@@ -66,6 +74,9 @@ class Recipe:
     taught: float = 0.5
     balance: float = 0.3
     adjustment: float = 0.5
+    style: float = 0.0
+    smoothing: float = 0.0
+    teacher: str = "average"
     bfloat16: bool = True
     weights: losses.Weights = field(default_factory=losses.Weights)
     seed: int = 2021

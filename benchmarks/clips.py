@@ -1,0 +1,148 @@
+"""How good answers on clips of real people are: the shipped classifiers, baselines, `fervid train`, and identities.
+
+    python benchmarks/clips.py --data sets/
+
+Prints every table of docs/how-good.md. Java-SED is a development set: the shipped classifier was fitted on it, and its
+rows say whether they are cross-validated.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from fervid import models
+from fervid.baseline import identify_people
+from fervid.extract import load_extractor
+from fervid.features import IDENTITY
+from fervid.network import FaceNetwork
+from fervid.records import Floats
+from fervid.train import lfw
+from fervid.train.clip_sets import DEVELOPMENT, FILMS, STILLS, ClipSet, read_clip_sets
+from fervid.train.emotion import cross_validate, move_to_usual, read_stills, to_labelled_logits
+from fervid.train.faces import Sources, cut_all
+from fervid.train.ferplus import stills_detector
+
+MIN_PHOTOS = 5  # of a person of LFW
+
+
+def classify(known: ClipSet, name: str) -> Floats:
+    """(n, 8) probabilities by a shipped classifier."""
+    model = models.load(name, "classifier", 1)
+    rows = known.table.matrix(model.card["statistics"])
+    return np.asarray(model.session.run(["probabilities"], {"features": rows})[0], np.float32)
+
+
+def measure_shipped(sets: Mapping[str, ClipSet], sources: Sources, cache: Path, network: str) -> list[list[str]]:
+    """Rows of set, way, and figures."""
+    acted, scenes, stills = sets[DEVELOPMENT], sets[FILMS], read_stills(sources, cache, network)
+    model = models.load(models.DEFAULTS["classifier"], "classifier", 1)
+    usual = np.array(model.card["usual_logits"]["person"], np.float32)
+
+    def relative(known: ClipSet) -> Floats:
+        return np.asarray(
+            model.session.run(["probabilities"], {"features": move_to_usual(known, usual)})[0], np.float32
+        )
+
+    ways = [
+        (
+            DEVELOPMENT,
+            "emotion8, cross-validated by person",
+            cross_validate(acted, [to_labelled_logits(scenes), stills]),
+        ),
+        (DEVELOPMENT, "emotion8 --baseline person", relative(acted)),
+        (FILMS, "emotion8, cross-validated by person", cross_validate(scenes, [to_labelled_logits(acted), stills])),
+        (FILMS, "emotion8 --baseline person", relative(scenes)),
+        (STILLS, "emotion8, whole film frames", classify(sets[STILLS], "emotion8")),
+        *((name, "probabilities averaged (mean8)", classify(known, "mean8")) for name, known in sets.items()),
+    ]
+    return [[name, way, *_figures(sets[name].report(answers))] for name, way, answers in ways]
+
+
+def _figures(report: Mapping[str, Any]) -> list[str]:
+    recall, error = report["mean_recall"], report["calibration_error"]
+    low, high = recall["interval"] or (np.nan, np.nan)
+    return [f"{recall['value']:.1%}", f"{low:.1%} to {high:.1%}", f"{error:.1%}", str(report["clips"])]
+
+
+def score_pairs(found: NDArray[np.int64], truth: Sequence[str]) -> tuple[float, float, float]:
+    """Precision, recall and F1 of "the same person" over all pairs."""
+    names = np.unique(np.array(truth), return_inverse=True)[1]
+    table = np.zeros((names.max() + 1, found.max() + 1))
+    np.add.at(table, (names, found), 1)
+
+    def pairs(counts: NDArray[np.float64]) -> float:
+        return float((counts * (counts - 1) / 2).sum())
+
+    right, claimed, true = pairs(table), pairs(table.sum(axis=0)), pairs(table.sum(axis=1))
+    precision, recall = right / max(claimed, 1), right / max(true, 1)
+    return precision, recall, 2 * precision * recall / max(precision + recall, 1e-9)
+
+
+def measure_identities(sets: Mapping[str, ClipSet], sources: Sources, network: str) -> list[list[str]]:
+    """Rows of set, people, clips and figures."""
+    extractor = load_extractor(network=network)
+    table = sets[DEVELOPMENT].table
+    people = [str(sample.person) for sample in table.samples]
+    names, vectors = _lfw_identities(sources.lfw, network)
+    rows = []
+    for name, truth, identities in (
+        (DEVELOPMENT, people, table.statistics[IDENTITY]),
+        ("LFW, photographs", names, vectors),
+    ):
+        found = identify_people(identities, range(len(truth)), extractor.rule.same_person)
+        figures = [f"{value:.1%}" for value in score_pairs(found, truth)]
+        rows.append([name, str(len(set(truth))), str(len(truth)), str(found.max() + 1), *figures])
+    return rows
+
+
+def _lfw_identities(folder: Path, network: str) -> tuple[list[str], Floats]:
+    photos = sorted(folder.rglob("*.jpg"))
+    folders = [path.parent.name for path in photos]
+    chosen = [path for path in photos if folders.count(path.parent.name) >= MIN_PHOTOS]
+    model = models.load(network, "network", 2)
+    detector = stills_detector(lfw.MIN_FACE)
+
+    def middle(image: NDArray[np.uint8]) -> Any:
+        height, width = image.shape[:2]
+        faces = detector(image)
+        return min(
+            faces, key=lambda f: abs(f.box[0] + f.box[2] - width) + abs(f.box[1] + f.box[3] - height), default=None
+        )
+
+    crops, rows = cut_all(chosen, middle, model.card["input"]["size"], model.card["margin"])
+    return [chosen[i].parent.name for i in rows], FaceNetwork(model.session, model.card)(np.stack(crops)).identity
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    """Read the sets and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
+    parser.add_argument("--cache", type=Path, help="where features and crops are kept; default: DATA/cache")
+    parser.add_argument("--network", default=models.DEFAULTS["network"])
+    arguments = parser.parse_args()
+    sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
+    sets = read_clip_sets(sources, cache / "features", arguments.network)
+    columns = ("set", "way", "mean recall", "95 % interval", "calibration error", "clips")
+    show("Shipped classifiers", columns, measure_shipped(sets, sources, cache, arguments.network))
+    columns = ("set", "people", "clips", "people found", "precision", "recall", "F1 of pairs")
+    show("Identity across clips", columns, measure_identities(sets, sources, arguments.network))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""People are recognised across clips, and answers are relative to what each of them shows on average or at rest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import toys
+from fervid import baseline
+from fervid.baseline import average_logits, identify_people, move_features, usual_logits
+from fervid.cli import app
+from fervid.errors import UsageError
+from fervid.records import ClipFeatures
+from fervid.relative import BaselineSpec, RestClip
+from fervid.schema import schema
+
+PINK, GREEN = (255, 210, 210), (210, 255, 210)
+"""Faces of two people; the darker a face, the lower the logit of `bright`."""
+USUAL = [-2.0, 2.0]
+
+
+def vectors(*angles: float) -> np.ndarray:
+    return np.float32([[np.cos(np.deg2rad(a)), np.sin(np.deg2rad(a))] for a in angles])
+
+
+def test_people_are_numbered_by_first_appearance() -> None:
+    assert identify_people(vectors(90, 0, 95, 5, 180), [0, 1, 2, 3, 4], 0.9).tolist() == [0, 1, 0, 1, 2]
+    assert identify_people(vectors(90), [0], 0.9).tolist() == [0]
+    assert identify_people(np.zeros((0, 2), np.float32), [], 0.9).tolist() == []
+
+
+def test_two_people_in_one_clip_are_never_the_same() -> None:
+    assert identify_people(vectors(0, 1), [7, 7], 0.5).tolist() == [0, 1]
+    assert len(set(identify_people(vectors(0, 1, 0.5), [7, 7, 8], 0.5).tolist())) == 2
+
+
+def test_many_people_are_grouped_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    angles, clips = [0, 90, 2, 180, 91, 1, 181, 270, 3], list(range(9))
+    at_once = identify_people(vectors(*angles), clips, 0.9).tolist()
+    monkeypatch.setattr(baseline, "GROUPED_AT_ONCE", 2)
+    assert identify_people(vectors(*angles), clips, 0.9).tolist() == at_once == [0, 1, 0, 2, 1, 0, 2, 3, 0]
+
+
+def test_only_people_with_enough_clips_that_differ_have_an_average() -> None:
+    logits = np.float32([[i, -i] for i in range(5)] + [[3, -3]] * 5 + [[0, 1]] * 4)
+    found = average_logits(logits, np.array([4] * 5 + [2] * 5 + [9] * 4))
+    assert list(found) == [4]
+    assert (found[4].clips, found[4].logits.tolist()) == (5, [2, -2])
+
+
+def test_a_baseline_moves_where_logits_lie_and_not_how_far_they_spread() -> None:
+    names = ("logit.mean", "logit.min", "logit.max", "logit.std", "expression.mean")
+    features = ClipFeatures({name: np.float32([1, 2]) for name in names}, 3)
+    moved = move_features(features, np.float32([1, 1]), np.float32([5, 0]))
+    assert {name: value.tolist() for name, value in moved.statistics.items()} == {
+        **dict.fromkeys(names[:3], [5, 1]),
+        **dict.fromkeys(names[3:], [1, 2]),
+    }
+    assert moved.count == 3
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"statistics": ["embedding.mean"]}, "fitted on embedding.mean"),
+        ({"statistics": ["logit.mean", "logit.spread.mean"]}, "fitted on"),
+        ({"statistics": ["logit.mean"]}, "does not say what is usual"),
+        ({"statistics": ["logit.mean"], "usual_logits": {"rest": USUAL}}, r"of that kind \(person\)"),
+    ],
+)
+def test_a_classifier_that_a_baseline_cannot_move_is_refused(card: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        usual_logits({"name": "mine", **card}, "person")
+
+
+def listed(place: Path, text: str) -> BaselineSpec:
+    path = place / "list.csv"
+    path.write_text(text)
+    return BaselineSpec.read(str(path))
+
+
+def test_a_baseline_is_read_from_a_word_or_a_list(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    assert BaselineSpec.read("person") == BaselineSpec("person")
+    named = listed(tmp_path, "\ufeffpath,person\na.mp4,Ann\n/b.mp4,Bo\n")
+    assert (named.kind, named.people) == ("person", {str(tmp_path / "a.mp4"): "Ann", "/b.mp4": "Bo"})
+    rest = listed(tmp_path, "path,start,end\na.mp4,1.5,3\n/b.mp4,,\n")
+    assert (rest.kind, rest.rest) == ("rest", (RestClip(str(tmp_path / "a.mp4"), 1.5, 3.0), RestClip("/b.mp4")))
+    assert listed(tmp_path, "path\n/b.mp4\n").rest == (RestClip("/b.mp4"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,person\na,b\n", "has the columns file, person"),
+        ("", "has the columns"),
+        ("path,start,end\na,5,2\n", "line 2 of .*start before end"),
+        ("path,start,end\na,x,2\n", "line 2 of"),
+    ],
+)
+def test_a_list_that_is_no_baseline_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        listed(tmp_path, text)
+    with pytest.raises(UsageError, match="cannot be read"):
+        BaselineSpec.read(str(tmp_path / "nowhere.csv"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags for toy models: faces of one hue are one person."""
+    place = tmp_path_factory.mktemp("models")
+    spec = {**toys.NETWORK["input"], "scale": [1 / 255] * 3}
+    network = toys.network(place / "network.onnx", input=spec, same_person={"same_face": 0.45, "same_person": 0.995})
+    classifier = toys.classifier(
+        place / "classifier.onnx",
+        np.eye(2).tolist(),
+        labels=["dark", "bright"],
+        statistics=["logit.mean"],
+        network_sha256=hashlib.sha256(network.read_bytes()).hexdigest(),
+        usual_logits={"person": USUAL, "rest": USUAL},
+    )
+    detector = toys.detector(place / "detector.onnx", threshold=0.2, open_score=0.2)
+    named = {"--network": network, "--classifier": classifier, "--detector": detector}
+    return [str(part) for flag in named.items() for part in flag] + ["--min-face", "16"]
+
+
+def write_clip(path: Path, *faces: tuple[Sequence[int], float]) -> Path:
+    """An image with a face of each colour, times a brightness."""
+    image = toys.picture(*(tuple(round(value * brightness) for value in colour) for colour, brightness in faces))
+    assert cv2.imwrite(str(path), image[..., ::-1])
+    return path
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Five clips of one person from dark to bright, two of another, and one without a face."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for i, brightness in enumerate((0.28, 0.46, 0.64, 0.82, 1.0)):
+        write_clip(folder / f"a{i}.png", (PINK, brightness))
+    for i, brightness in enumerate((0.5, 1.0)):
+        write_clip(folder / f"b{i}.png", (GREEN, brightness))
+    write_clip(folder / "c.png")
+    return folder
+
+
+def classify(models: Sequence[str], clips: Path, *flags: str, code: int = 0) -> list[dict]:
+    names = [str(path) for path in sorted(clips.glob("*.png"))]
+    result = CliRunner().invoke(app, ["classify", *names, *models, "--format", "jsonl", *flags])
+    assert result.exit_code == code, result.output
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    for record in records:
+        jsonschema.validate(record, schema())
+    return records
+
+
+def labels(records: Sequence[dict]) -> list[str | None]:
+    return [record["label"] for record in records]
+
+
+def test_answers_are_relative_to_the_average_of_a_person(models: list[str], clips: Path) -> None:
+    alone = classify(models, clips)
+    assert labels(alone) == ["bright"] * 7 + [None]
+    assert all(record["baseline"] is None for record in alone)
+    found = classify(models, clips, "--baseline", "person")
+    rows = found[:5]
+    assert all(record["baseline"] == {"kind": "person", "clips": 5} for record in rows)
+    middle = rows[2]["probabilities"]["bright"]
+    assert middle == pytest.approx(1 / (1 + np.exp(-4)), abs=0.01), "the average is as usual"
+    sure = [record["probabilities"]["bright"] for record in rows]
+    assert sure == sorted(sure)
+    assert sure != [record["probabilities"]["bright"] for record in alone[:5]]
+    others = found[5:]
+    assert [record["baseline"] for record in others] == [None] * 3, "two clips give no average"
+    assert [r["probabilities"] for r in others] == [r["probabilities"] for r in alone[5:]]
+    names = [[person["identity"] for person in record["people"]] for record in found]
+    assert names == [["person-1"]] * 5 + [["person-2"]] * 2 + [[]]
+
+
+def test_identify_names_people_and_changes_no_answer(models: list[str], clips: Path) -> None:
+    write_clip(clips / "d.png", (GREEN, 1.0), (PINK, 1.0))
+    alone, found = classify(models, clips), classify(models, clips, "--identify")
+    assert [r["probabilities"] for r in found] == [r["probabilities"] for r in alone]
+    assert [person["identity"] for person in found[-1]["people"]] == ["person-2", "person-1"]
+    assert all(person["identity"] is None for record in alone for person in record["people"])
+
+
+def test_people_may_be_named_by_a_list(models: list[str], clips: Path, tmp_path: Path) -> None:
+    rows = [f"{path},{'Ann' if path.name[0] == 'a' else 'Bo'}" for path in sorted(clips.glob("[ab]*.png"))]
+    (tmp_path / "people.csv").write_text("\n".join(["path,person", *rows]))
+    found = classify(models, clips, "--baseline", str(tmp_path / "people.csv"))
+    assert [r["people"][0]["identity"] for r in found[:7]] == ["Ann"] * 5 + ["Bo"] * 2
+
+
+def test_answers_are_relative_to_clips_at_rest(models: list[str], clips: Path, tmp_path: Path) -> None:
+    write_clip(tmp_path / "rest.png", (PINK, 1.0))
+    (tmp_path / "rest.csv").write_text("path\nrest.png\n")
+    found = classify(models, clips, "--baseline", str(tmp_path / "rest.csv"))
+    assert [record["baseline"] for record in found[4:6]] == [{"kind": "rest", "clips": 1}, None]
+    assert found[4]["probabilities"]["bright"] == pytest.approx(1 / (1 + np.exp(-4)), abs=0.001)
+    assert found[0]["probabilities"]["bright"] < found[4]["probabilities"]["bright"]
+    assert len(found) == 8, "clips at rest have no record of their own"
+
+
+def test_a_clip_at_rest_without_a_face_is_refused(models: list[str], clips: Path, tmp_path: Path) -> None:
+    write_clip(tmp_path / "rest.png")
+    (tmp_path / "rest.csv").write_text("path\nrest.png\n")
+    names = [str(path) for path in clips.glob("*.png")]
+    result = CliRunner().invoke(app, ["classify", *names, *models, "--baseline", str(tmp_path / "rest.csv")])
+    assert result.exit_code == 2
+    assert "rest.png" in result.stderr
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_worker_processes_give_the_same_answers(models: list[str], clips: Path, jobs: str) -> None:
+    here = classify(models, clips, "--baseline", "person")
+    there = classify(models, clips, "--baseline", "person", "--jobs", jobs)
+    for one in (*here, *there):
+        one["elapsed_s"] = 0
+    assert here == there
+
+
+def test_a_run_that_was_cut_off_observes_only_what_is_new(
+    models: list[str], clips: Path, tmp_path: Path, crops: list[np.ndarray]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    flags = ["--baseline", "person", "-o", str(output)]
+    last = clips / "a4.png"
+    aside = last.rename(tmp_path / "aside.png")
+    classify(models, clips, *flags)
+    assert [json.loads(line)["baseline"] for line in output.read_text().splitlines()[:4]] == [None] * 4
+    aside.rename(last)
+    with (tmp_path / "out.jsonl.observed").open("ab") as file:
+        file.write(b'{"path": "torn')
+    seen = len(crops)
+    classify(models, clips, *flags, "--resume")
+    assert len(crops) - seen == 2, "one crop of the clip, one to try the models"
+    resumed = [json.loads(line) for line in output.read_text().splitlines()]
+    whole = classify(models, clips, "--baseline", "person")
+    for record in (*resumed, *whole):
+        record["elapsed_s"] = 0
+    assert resumed == whole
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--adaptive"], "--adaptive answers each clip alone"),
+        (["--fail-fast"], "--fail-fast answers each clip alone"),
+        (["--engine", "ray"], "--engine ray answers each clip alone"),
+        (["--face", "all"], "--face all answers for everybody together"),
+        (["--resume", "-o", "out.csv"], "continues JSON Lines"),
+    ],
+)
+def test_what_does_not_go_with_a_baseline_is_refused(
+    models: list[str], clips: Path, flags: list[str], message: str
+) -> None:
+    result = CliRunner().invoke(app, ["classify", str(clips / "a0.png"), *models, "--baseline", "person", *flags])
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_windows_of_a_timeline_are_relative_too(models: list[str], clips: Path) -> None:
+    names = [str(path) for path in sorted(clips.glob("*.png"))]
+    result = CliRunner().invoke(app, ["timeline", *names, *models, "--format", "jsonl", "--baseline", "person"])
+    assert result.exit_code == 0, result.output
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    for record in found:
+        jsonschema.validate(record, schema("timeline"))
+    assert [record["baseline"] for record in found] == [{"kind": "person", "clips": 5}] * 5 + [None] * 3
