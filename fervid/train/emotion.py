@@ -41,7 +41,7 @@ from fervid.train.ferplus import CLASSES
 
 FOLDS = 5
 ERROR = 0.01  # share of the clips that an answer from few frames may get wrong
-RIDGE = 0.02  # weight of the squared offsets in the loss
+RIDGE = 0.005  # weight of the squared offsets in the loss
 
 
 @dataclass(frozen=True, slots=True, eq=False)
