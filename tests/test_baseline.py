@@ -61,8 +61,8 @@ def test_a_baseline_moves_where_logits_lie_and_not_how_far_they_spread() -> None
     features = ClipFeatures({name: np.float32([1, 2]) for name in names}, 3)
     moved = move_features(features, np.float32([1, 1]), np.float32([5, 0]))
     assert {name: value.tolist() for name, value in moved.statistics.items()} == {
-        **dict.fromkeys(names[:3], [5, 1]),
-        **dict.fromkeys(names[3:], [1, 2]),
+        **{name: [5, 1] for name in names[:3]},
+        **{name: [1, 2] for name in names[3:]},
     }
     assert moved.count == 3
 

@@ -28,7 +28,7 @@ LARGEST = 2**30
 """Bytes of a file of results."""
 _PART = re.compile(r"part-\d{5,}\.parquet")
 _OF_PARTS = ("size", "mtime_ns", "run")  # columns that parquet has behind those of the record
-_TEXTS = frozenset({"path", "status", "label", "error.code", "error.message"})
+_TEXTS = frozenset({"path", "status", "label", "error.code", "error.message", "baseline.kind"})
 _KINDS = (
     "it takes what `fervid classify -o`, `fervid timeline -o` and `fervid evaluate --format json` write"
     " (jsonl, json, csv, parquet)"
@@ -161,7 +161,8 @@ def _cells(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 def _nested(path: Path, where: str, cells: Mapping[str, str]) -> dict[str, Any]:
     """The record that a row stands for, as `output.CsvWriter` flattens it."""
-    record: dict[str, Any] = {"probabilities": {}, "error": {}, "model": {}}
+    nested = ("probabilities", "error", "baseline")
+    record: dict[str, Any] = {"model": {}, **{name: {} for name in nested}}
     for column, cell in cells.items():
         field, _, name = column.partition(".")
         value = _value(path, where, column, cell)
@@ -174,7 +175,7 @@ def _nested(path: Path, where: str, cells: Mapping[str, str]) -> dict[str, Any]:
                 record.setdefault(field, {})[name] = value
         else:
             record[field] = value
-    return record | {name: record[name] or None for name in ("probabilities", "error")}
+    return record | {name: record[name] or None for name in nested}
 
 
 def _value(path: Path, where: str, column: str, cell: str) -> Any:

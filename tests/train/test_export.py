@@ -18,7 +18,7 @@ from fervid import models
 from fervid.align import MARGIN
 from fervid.errors import ModelIncompatible
 from fervid.network import BATCH, FaceNetwork
-from fervid.train import clips, export
+from fervid.train import export
 from fervid.train.ferplus import CLASSES
 from fervid.train.network import ETHNICITIES, FIRST_CLASSES, pixels
 
@@ -164,13 +164,6 @@ def test_the_small_file_answers_nearly_as_the_float_one_for_any_number_of_faces(
         np.testing.assert_allclose(small(crops[:count]).embedding, scores.embedding[:count], atol=1e-5)
 
 
-def test_the_weight_of_the_expression_head_is_read_from_either_file(files: Path, fitted: torch.nn.Module) -> None:
-    expected = fitted.expression.weight.detach().numpy()
-    np.testing.assert_allclose(clips._expression_weight(files / "small-fp32.onnx"), expected, atol=1e-6)
-    step = np.abs(expected).max() / 127
-    np.testing.assert_allclose(clips._expression_weight(files / "small.onnx"), expected, atol=step)
-
-
 COMMON, RARE = CLASSES.index("happiness"), CLASSES.index("contempt")
 PRIOR = np.float32([0.05, 0.05, 0.04, 0.05, 0.7, 0.04, 0.04, 0.03])
 
@@ -188,7 +181,7 @@ def test_the_shift_gives_a_class_what_it_lacks_and_no_more(
     logits[:40, [COMMON, RARE]], logits[40:, [COMMON, RARE]] = of_common, of_rare
     network = miniature.network()
     before = network.expression.bias.detach().clone()
-    assert export.shift(network.expression, logits, labels, PRIOR) == factor
+    assert export.shift(network.expression, [(logits, labels)], PRIOR) == factor
     moved = (network.expression.bias.detach() - before).numpy()
     np.testing.assert_allclose(moved, factor * np.log(PRIOR), atol=1e-6)
     assert ((logits + moved).argmax(axis=1) == labels).all()

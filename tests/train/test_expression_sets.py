@@ -154,7 +154,7 @@ def test_faces_without_an_expression_are_taught(data: Data, teacher: str) -> Non
     )
     run = Fit(recipe, miniature.network(), data)
     before = {name: value.clone() for name, value in run.teacher.state_dict().items()}
-    pictures, targets = run.batches(0)
+    _, targets = run.batches(0)
     assert targets.weak.shape == (3 + 2 + 2, 3, 16, 16)
     taught = run._teach(targets.weak, targets)
     assert taught.taught.sum(1).tolist() == pytest.approx([1] * 7, rel=1e-5)
