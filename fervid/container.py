@@ -54,6 +54,7 @@ def open_file(path: Path) -> BinaryIO:
     try:
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
+            os.scandir(path).close()  # which may be refused
             raise InputUnreadable(f"{path} is a folder; name the files in it, or give the folder to `fervid classify`")
         if not stat.S_ISREG(kind):
             raise InputUnreadable(

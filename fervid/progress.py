@@ -55,6 +55,14 @@ def tell(message: str) -> None:
     tqdm.write(f"fervid: {printable(message)}", file=sys.stderr)
 
 
+def note(message: str, kind: Progress) -> None:
+    """Say something about a whole run: a line for people, an event for programs, nothing with `none`."""
+    if kind == "json":
+        print(json.dumps({"event": "note", "message": message}), file=sys.stderr, flush=True)
+    elif kind != "none":
+        tell(message)
+
+
 @contextmanager
 def filmed(total: float, kind: Progress) -> Iterator[Callable[[float], None]]:
     """What is to be told how many seconds of a film are done.

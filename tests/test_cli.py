@@ -118,6 +118,36 @@ def test_a_clip_that_breaks_off_is_answered_and_says_so(tmp_path: Path) -> None:
     assert record["error"]["code"] == "truncated"
 
 
+def test_what_a_folder_holds_besides_videos_is_told_unless_nothing_shall_be(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "clips")
+    (tmp_path / "clips" / "more").mkdir()
+    message = "1 file is no video, 1 folder was not searched; --recursive"
+    for command in ("classify", "timeline"):
+        assert run(command, tmp_path / "clips").stderr == f"fervid: {message}\n"
+        assert run(command, tmp_path / "clips", "--progress", "none").stderr == ""
+        (first, *_) = map(json.loads, run(command, tmp_path / "clips", "--progress", "json").stderr.splitlines())
+        assert first == {"event": "note", "message": message}
+
+
+def test_a_folder_that_may_not_be_listed_has_a_record(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, locked = os.scandir, tmp_path / "clips" / "locked"
+    shutil.copytree(folder, tmp_path / "clips")
+    locked.mkdir()
+
+    def refuse(path: object = ".") -> object:
+        if str(path) == str(locked):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for named, codes in (([tmp_path / "clips", "--recursive"], ["unreadable", None, None]), ([locked], ["unreadable"])):
+        result = classify(*named)
+        assert (result.exit_code, [r["error"] and r["error"]["code"] for r in records(result)]) == (1, codes)
+        assert "Permission denied" in records(result)[0]["error"]["message"]
+
+
 def test_nothing_to_work_on_is_status_3(tmp_path: Path) -> None:
     for arguments in ([tmp_path], [str(tmp_path / "*.mp4")], []):
         result = classify(*arguments)

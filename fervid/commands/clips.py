@@ -47,6 +47,7 @@ from fervid.errors import UsageError, usage
 
 if TYPE_CHECKING:
     from fervid.batch import Policy
+    from fervid.inputs import PassedOver
     from fervid.output import Writer
     from fervid.pipeline import Classifier
     from fervid.progress import Progress
@@ -108,7 +109,7 @@ def classify(
         prepare()
     from fervid.batch import Policy, destination
     from fervid.gather import Windows
-    from fervid.inputs import expand
+    from fervid.inputs import PassedOver, expand
 
     options = look.options(attributes=attributes, labels=labels, adaptive=adaptive)
     if live:
@@ -125,7 +126,10 @@ def classify(
             named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
-    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
+    passed_over = PassedOver()
+    names = [*(inputs or []), *_listed(from_file, nul)]
+    clips = expand(names, recursive=recursive, urls=cluster, passed_over=passed_over)
+    _tell_passed_over(passed_over, progress)
     if not cluster:
         jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads, device="cpu" if cluster else None)
@@ -184,7 +188,7 @@ def timeline(
         prepare()
     from fervid.batch import Policy, destination, timelines
     from fervid.gather import Windows
-    from fervid.inputs import expand
+    from fervid.inputs import PassedOver, expand
     from fervid.progress import shown
     from fervid.records import WindowResult
 
@@ -205,7 +209,9 @@ def timeline(
             named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
-    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
+    passed_over = PassedOver()
+    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, passed_over=passed_over)
+    _tell_passed_over(passed_over, progress)
     draw = _drawing(plot, clips, output, force)
     jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads)
@@ -272,6 +278,14 @@ def _drawing(
         raise UsageError(f"the picture and the records would both be {plot}; choose another name for one of them")
     refuse_existing(plot, force=force)
     return lambda parts: timeline_picture(parts, plot, force=force)
+
+
+def _tell_passed_over(passed_over: PassedOver, show: Progress) -> None:
+    """Say what folders hold that is not looked at."""
+    from fervid.progress import note
+
+    if message := str(passed_over):
+        note(message, show)
 
 
 def _listed(source: Path | None, nul: bool) -> list[str]:
