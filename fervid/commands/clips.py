@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from fervid.inputs import PassedOver
     from fervid.output import Writer
     from fervid.pipeline import Classifier
-    from fervid.progress import Progress
+    from fervid.progress import Progress, Summary
     from fervid.records import ClipResult, Status, WindowResult
 
 clips_app = typer.Typer()
@@ -110,6 +110,7 @@ def classify(
     from fervid.batch import Policy, destination
     from fervid.gather import Windows
     from fervid.inputs import PassedOver, expand
+    from fervid.progress import Summary
 
     options = look.options(attributes=attributes, labels=labels, adaptive=adaptive)
     if live:
@@ -128,6 +129,7 @@ def classify(
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
     passed_over = PassedOver()
     names = [*(inputs or []), *_listed(from_file, nul)]
+    summary = Summary("clip")
     clips = expand(names, recursive=recursive, urls=cluster, passed_over=passed_over)
     _tell_passed_over(passed_over, progress)
     if not cluster:
@@ -138,8 +140,10 @@ def classify(
         _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=named.device) as answer,
         destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered),
     ):
-        failures = _run(answer, clips, policy, writer, answered, progress)
-    raise typer.Exit(FAILED if failures and not exit_zero else OK)
+        _run(answer, clips, policy, writer, answered, progress, summary)
+    if output:
+        summary.tell(output, progress)
+    raise typer.Exit(FAILED if summary.failures and not exit_zero else OK)
 
 
 @clips_app.command(
@@ -189,7 +193,7 @@ def timeline(
     from fervid.batch import Policy, destination, timelines
     from fervid.gather import Windows
     from fervid.inputs import PassedOver, expand
-    from fervid.progress import shown
+    from fervid.progress import Summary, shown
     from fervid.records import WindowResult
 
     with usage():
@@ -209,21 +213,23 @@ def timeline(
             named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
-    passed_over = PassedOver()
+    passed_over, summary = PassedOver(), Summary("window")
     clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, passed_over=passed_over)
     _tell_passed_over(passed_over, progress)
     draw = _drawing(plot, clips, output, force)
     jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads)
-    policy, failures = Policy(jobs, strict=strict, limits=limited.limits), 0
+    policy = Policy(jobs, strict=strict, limits=limited.limits)
     results = shown(timelines(loaded, clips, cut, policy), len(clips), progress, policy.any_failed)
     with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _), closing(results):
         for parts in results:
-            failures += policy.any_failed(parts)
             for part in parts:
                 writer.write(part)
+                summary.add(part.path, part.status, failed=policy.failed(part.status))
             draw(parts)
-    raise typer.Exit(FAILED if failures and not exit_zero else OK)
+    if output:
+        summary.tell(output, progress)
+    raise typer.Exit(FAILED if summary.failures and not exit_zero else OK)
 
 
 def _engine(
@@ -246,17 +252,18 @@ def _run(
     writer: Writer,
     answered: Mapping[str, Status],
     show: Progress,
-) -> int:
-    """Answer what is not answered yet; how many of all clips failed."""
+    summary: Summary,
+) -> None:
+    """Answer what is not answered yet, and count all of it."""
     from fervid.progress import shown
 
     left = [clip for clip in clips if clip not in answered]
-    failures = sum(policy.failed(answered[clip]) for clip in clips if clip in answered)
+    for clip, status in ((clip, answered[clip]) for clip in clips if clip in answered):
+        summary.add(clip, status, failed=policy.failed(status), earlier=True)
     with closing(shown(answer(left), len(left), show, lambda result: policy.failed(result.status))) as results:
         for result in results:
             writer.write(result)
-            failures += policy.failed(result.status)
-    return failures
+            summary.add(result.path, result.status, failed=policy.failed(result.status))
 
 
 def _drawing(
