@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import stat
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ from fervid.errors import (
     NoVideoStream,
     TooLarge,
     Truncated,
+    Undecodable,
 )
 from fervid.sampling import stretched
 
@@ -42,6 +44,16 @@ _TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"met
 HEAD = 4096
 """Bytes that tell what a file is."""
 _BINARY = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
+_HTML = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
+)
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):(/.*)", re.IGNORECASE)
+"""Of a URL, what a path keeps: one slash."""
+_ENCRYPTED_FILE = re.compile(rb"Salted__|-----BEGIN PGP MESSAGE|age-encryption\.org/")
+_ENCRYPTED_MP4 = re.compile(rb"(?:encv|drmi)\0{7}\x01")
+_ENCRYPTED_ASF = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e")
+_INDEX_BYTES = 1 << 24
+_BOXES = 1000  # of an mp4, before and including its index
 _PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP", re.DOTALL)
 
 
@@ -54,21 +66,44 @@ def open_file(path: Path) -> BinaryIO:
     try:
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):
+            os.scandir(path).close()  # which may be refused
             raise InputUnreadable(f"{path} is a folder; name the files in it, or give the folder to `fervid classify`")
         if not stat.S_ISREG(kind):
-            raise InputUnreadable(
-                f"{path} is a pipe or a device, and a video is read back and forth; save it to a file, or follow it as"
-                " it comes, with `fervid classify -`"
-            )
+            raise _unseekable(path)
         file = path.open("rb")
     except FileNotFoundError:
-        raise InputNotFound(f"{path} does not exist; check the spelling and the current folder") from None
+        raise _absent(path) from None
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     if not os.fstat(file.fileno()).st_size:
         file.close()
         raise EmptyInput(f"{path} is empty; copy or download it again")
     return file
+
+
+def _unseekable(path: Path) -> InputUnreadable:
+    return InputUnreadable(
+        f"{path} is a pipe or a device, and a video is read back and forth; save it to a file, or follow it as"
+        " it comes, with `fervid classify -`"
+    )
+
+
+def _absent(path: Path) -> InputError:
+    """What to say of a name that is no file."""
+    if path.is_relative_to("/dev/fd") or path.is_relative_to("/proc/self/fd"):  # no other process has it, as of <(...)
+        return _unseekable(path)
+    if path.is_symlink():
+        target = os.readlink(path)
+        return InputNotFound(f"{path} is a link to {target}, which does not exist; restore that, or remove the link")
+    if url := _URL.match(str(path)):
+        scheme, rest = url.groups()
+        if scheme.lower() == "file":
+            return InputNotFound(f"file://{rest} is a URL; name the file by its path")
+        return InputNotFound(
+            f"{scheme}:/{rest} is a URL, and files of this machine are read; download it, pipe it (ffmpeg -i URL -c"
+            " copy -f matroska - | fervid classify -), or let --engine ray read it"
+        )
+    return InputNotFound(f"{path} does not exist; check the spelling and the current folder")
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> InputUnreadable:
@@ -89,10 +124,13 @@ def contained(path: Path, file: BinaryIO) -> av.container.InputContainer:
 
     Raises:
         NotAVideo, Truncated: It cannot be told.
+        Undecodable: It is encrypted.
         InputUnreadable: The disk fails.
     """
     nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)  # a name can be taken for a pattern
     try:
+        if _is_encrypted(file):
+            raise Undecodable(f"{path} is encrypted (DRM); ask where it comes from for one that is not")
         return open_alone(nameless)
     except av.FFmpegError as error:
         raise refusal(path, head_of(file)) from error
@@ -167,6 +205,32 @@ def head_of(file: BinaryIO) -> bytes:
     return head
 
 
+def _is_encrypted(file: BinaryIO) -> bool:
+    """Whether the pictures of an mp4 or asf are encrypted; its position is then the beginning."""
+    head, place = head_of(file), 0
+    if not is_mp4(head):
+        return _ENCRYPTED_ASF in head
+    for _ in range(_BOXES):
+        if len(box := _read_at(file, place, 16)) < 16:
+            break
+        size, kind, long_size = struct.unpack(">I4sQ", box)
+        size = long_size if size == 1 else size
+        if kind == b"moov":
+            index = _read_at(file, place, min(size, _INDEX_BYTES))
+            file.seek(0)
+            return _ENCRYPTED_MP4.search(index) is not None
+        if size < 8:
+            break
+        place += size
+    file.seek(0)
+    return False
+
+
+def _read_at(file: BinaryIO, place: int, size: int) -> bytes:
+    file.seek(place)
+    return file.read(size)
+
+
 def is_mp4(head: bytes) -> bool:
     """Whether that is how mp4 begins."""
     return head[4:8] == b"ftyp"
@@ -176,6 +240,15 @@ def refusal(path: Path | str, head: bytes) -> InputError:
     """What to say of something that begins like that and cannot be read."""
     if is_mp4(head):
         return Truncated(f"{path} breaks off before its index, so nothing can be decoded; copy or download it again")
+    if head.startswith(b"version https://git-lfs.github.com/"):
+        return NotAVideo(f"{path} is a pointer of Git LFS instead of the video itself; fetch that with `git lfs pull`")
+    if _ENCRYPTED_FILE.match(head):
+        return NotAVideo(f"{path} is encrypted; decrypt it first")
+    if _HTML.match(head):
+        return NotAVideo(
+            f"{path} is an HTML page, as a site sends instead of a video that needs a login or is gone; open it in a"
+            " browser, and download the video itself"
+        )
     if not _BINARY.search(head):
         return NotAVideo(
             f"{path} is no video or image but text, and if that is a playlist, no file that it names is opened; name"

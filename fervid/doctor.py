@@ -144,10 +144,22 @@ def _folders() -> Iterator[Check]:
         except UsageError as error:
             yield Check(f"{what} folder", "WRONG", error.message)
             continue
-        there = next((place for place in (folder, *folder.parents) if place.exists()), Path("/"))
-        well = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-        mend = f"cannot be written; {use}, or chown {os.getuid()} {there}"
-        yield Check(f"{what} folder", "ok" if well else "WRONG", f"{folder}{'' if well else f' {mend}'}")
+        there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), Path("/"))
+        well = os.path.isdir(there) and os.access(there, os.R_OK | os.W_OK | os.X_OK)
+        fault = "cannot be read and written" if there == folder else f"cannot be made in {there}"
+        mend = f"chown {os.getuid()} {there}" if _belongs_to_user(there) else "set HOME to a folder of yours"
+        yield Check(
+            f"{what} folder", "ok" if well else "WRONG", f"{folder}{'' if well else f' {fault}; {use}, or {mend}'}"
+        )
+
+
+def _belongs_to_user(place: Path) -> bool:
+    """Whether a folder lies in a home folder of this user, and so should be the user's too."""
+    home = Path(os.path.expanduser("~"))
+    try:
+        return home in place.parents and home.stat().st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def _settings() -> Iterator[Check]:

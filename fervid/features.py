@@ -119,7 +119,7 @@ def pooled(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int
         raise problem
     found = {}
     for stride in strides:
-        pool = gather(observed[::stride], extractor.rule).pool(extractor.options.face)
+        pool = gather(observed[::stride], extractor.rule, stride).pool(extractor.options.face)
         found[stride] = _lean(pool.features(), extractor.options.face) if pool else None
     return found
 

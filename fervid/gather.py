@@ -58,7 +58,7 @@ class Seen:
         seconds: How long they last together.
         tracks: Every followed face, by its number.
         group: All followed faces of each frame together.
-        people: At the end, the tracks of each person put together, the main person first.
+        people: At the end, the tracks of each person who is believed put together, the main person first.
         problem: Why the frames broke off, if they did.
     """
 
@@ -105,7 +105,7 @@ class Seen:
         return self.group if face == "all" else self.people[0].pool
 
     def problems(self, path: str) -> tuple[InputError | None, InputError | None]:
-        """What is wrong with the clip, and why it has no answer: the same, unless it shows no face."""
+        """What is wrong with the clip, and why it has no answer: the same, unless it shows no face at all."""
         problem = self.problem
         if not self.frames:
             problem = problem or nothing(path)
@@ -115,6 +115,12 @@ class Seen:
             f"{path} shows no face in {self.frames} frames;"
             " try more of them (--fps, --every-frame) or smaller faces (--min-face)"
         )
+        if self.frames_with_face:
+            error = NoFaces(
+                f"{path} shows a face in only {self.frames_with_face} of {self.frames} frames, which may be a mistake;"
+                " look at more of them (--fps, --every-frame) or at a part (--start, --end)"
+            )
+            return problem or error, error
         error.__cause__ = problem
         return problem, error
 
@@ -124,8 +130,14 @@ def nothing(path: str) -> NothingSampled:
     return NothingSampled(f"{path} has no frame in the time that was asked for; check --start and --end")
 
 
-def gather(observed: Iterable[Observed], rule: TrackingRule) -> Seen:
-    """Follow the faces of a clip and pool each person; memory grows with neither frames nor cuts, only with people."""
+def gather(observed: Iterable[Observed], rule: TrackingRule, stride: int = 1) -> Seen:
+    """Follow the faces of a clip and pool each person; memory grows with neither frames nor cuts, only with people.
+
+    Args:
+        observed: What the frames show, in order of time.
+        rule: When two faces are one person.
+        stride: Of how many frames of the clip one is among them; 0 if everybody is believed.
+    """
     tracker, seen, many = Tracker(rule), Seen(), _MANY
     try:
         for one in observed:
@@ -135,7 +147,7 @@ def gather(observed: Iterable[Observed], rule: TrackingRule) -> Seen:
                 many = 2 * len(tracker) + _MANY
     except InputError as error:
         seen.problem = error
-    seen.settle(tracker.people())
+    seen.settle(tracker.believed(stride))
     return seen
 
 
@@ -221,9 +233,12 @@ def windows(
         for one, tracks in kept:
             seen.add(one, tracks)
         tracker.forget(origin + number * cut.step - memory)
-        people = [[one for track in group for one in (track, *joined.get(track, ()))] for group in tracker.people()]
+        believed, people = (
+            [[one for track in group for one in (track, *joined.get(track, ()))] for group in groups]
+            for groups in (tracker.believed(), tracker.people())
+        )
         new = tuple(looks)
-        seen.settle(people)
+        seen.settle(believed)
         looks.clear()
         if memory < inf:  # then not even the numbers of tracks that are over may add up
             shown = {track for _, tracks in kept for track in tracks}

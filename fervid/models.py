@@ -159,7 +159,7 @@ def place(entry: Mapping[str, Any]) -> Path:
 def here() -> list[str]:
     """Names of the shipped models, and of the optional ones that were pulled."""
     with suppress(UsageError):  # who has no home has pulled none
-        return [*manifest(), *(name for name, entry in manifest("optional").items() if place(entry).is_file())]
+        return [*manifest(), *(name for name, entry in manifest("optional").items() if os.path.isfile(place(entry)))]
     return [*manifest()]
 
 

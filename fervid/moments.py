@@ -162,7 +162,7 @@ class Looker:
                 observed.extend(watched)
         except InputError as error:
             problem = error.message
-        pool = gather(observed, extractor.rule).pool(options.face)
+        pool = gather(observed, extractor.rule, 0).pool(options.face)
         if pool is None:
             return Moment(window, note=problem or "On looking again no face was seen here: the clip has changed.")
         told = self._explained(pool.features(), labels)

@@ -168,7 +168,7 @@ class TableWriter:
         row = [
             printable(result.path),
             *([_seconds(result.start_s)] if isinstance(result, WindowResult) else []),
-            f"{label} ({result.problem.code})" if result.problem else label,
+            f"{label} ({result.problem.code})" if result.problem and result.problem.code != label else label,
             "" if result.confidence is None else f"{result.confidence:.2f}",
             str(len(result.people) or ""),
             _seconds(result.duration_s),

@@ -304,7 +304,7 @@ class Classifier:
             return self.extractor.look(path)
         known: dict[float, Observed] = {}
         for level in self._levels:
-            seen = gather(self.extractor.refine(path, level.stride, known), self.extractor.rule)
+            seen = gather(self.extractor.refine(path, level.stride, known), self.extractor.rule, level.stride)
             pool = seen.pool(self.options.face)
             if not seen.frames or (pool and self._classify(pool.features()).confidence >= level.confidence):
                 return seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Literal, TypeVar
@@ -17,6 +18,7 @@ Progress = Literal["auto", "bar", "none", "json"]
 _Result = TypeVar("_Result")
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"
 _COUNT = "{n_fmt} clips [{elapsed}{postfix}]"  # of what has no end
+_NAMED_FAILURES = 5  # clips whose names a summary lists
 _EVERY = 1.0  # seconds between two lines of JSON about bytes, or about a film
 
 
@@ -53,6 +55,86 @@ def shown(
 def tell(message: str) -> None:
     """Write a line above the bar, if there is one."""
     tqdm.write(f"fervid: {printable(message)}", file=sys.stderr)
+
+
+def note(message: str, kind: Progress) -> None:
+    """Say something about a whole run: a line for people, an event for programs, nothing with `none`."""
+    if kind == "json":
+        print(json.dumps({"event": "note", "message": message}), file=sys.stderr, flush=True)
+    elif kind != "none":
+        tell(message)
+
+
+class Summary:
+    """What a run that wrote to a file has come to."""
+
+    def __init__(self, unit: Literal["clip", "window"]) -> None:
+        """Begin to count records and time.
+
+        Args:
+            unit: What a record is of.
+        """
+        self._unit, self._started = unit, time.monotonic()
+        self._statuses: Counter[str] = Counter()
+        self._failed: list[str] = []
+        self._earlier = 0
+
+    def add(self, path: str, status: str, *, failed: bool, earlier: bool = False) -> None:
+        """Count a record.
+
+        Args:
+            path: The clip.
+            status: Of the record.
+            failed: Whether it counts as a failure.
+            earlier: Whether the record was there already.
+        """
+        self._statuses[status] += 1
+        self._earlier += earlier
+        if failed and path not in self._failed[-1:]:
+            self._failed.append(path)
+
+    @property
+    def failures(self) -> int:
+        """How many clips failed."""
+        return len(self._failed)
+
+    def tell(self, output: object, kind: Progress) -> None:
+        """Say it on standard error: a line for people, an event for programs, nothing with `none`.
+
+        Args:
+            output: Where the records are.
+            kind: How to say it.
+        """
+        total, elapsed = self._statuses.total(), time.monotonic() - self._started
+        if kind == "json":
+            event = {"event": "summary", f"{self._unit}s": total, "statuses": self._statuses}
+            event |= {"answered_before": self._earlier, "failed": self.failures}
+            event |= {"elapsed_s": round(elapsed, 3), "output": str(output)}
+            print(json.dumps(event), file=sys.stderr, flush=True)
+            return
+        parts = [
+            f"{_counted(total, self._unit)} in {_spoken(elapsed)}"
+            + (f" ({self._earlier} answered before)" if self._earlier else ""),
+            ", ".join(f"{count} {status}" for status, count in self._statuses.items()),
+        ]
+        message = ": ".join(filter(None, parts))
+        if self._failed:
+            more = self.failures - _NAMED_FAILURES
+            names = ", ".join(self._failed[:_NAMED_FAILURES])
+            message += f"; failed: {names}{f' and {more} more' if more > 0 else ''}"
+        note(f"{message}; records are in {output}", kind)
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
+def _spoken(seconds: float) -> str:
+    """`3.2 s`, `2 min 3 s` or `1 h 2 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager

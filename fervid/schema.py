@@ -62,7 +62,7 @@ def schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, A
             error=_nullable(
                 {
                     **_object(code={"type": "string"}, message={"type": "string"}),
-                    "description": "why there is no answer; beside ok or no_face: what was wrong with the file",
+                    "description": "why there is no answer; beside ok or no_face: what was wrong with the clip",
                 }
             ),
             elapsed_s=seconds,

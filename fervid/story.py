@@ -148,7 +148,8 @@ def _people(
 ) -> Iterable[Appearance]:
     """Everybody, once it is known which tracks are of one person; what was two people by then is one now.
 
-    Who comes and goes in a moment is left out: it is a mistake more often than a person, and it would flash.
+    Who was never believed, or comes and goes in a moment, is left out: it is a mistake more often than a person, and
+    it would flash.
     """
     person = {track: min(group) for group in groups for track in group}
     mine: dict[int, list[Look]] = {}
@@ -157,7 +158,10 @@ def _people(
     answers: dict[int, dict[float, list[_Said]]] = {}
     for one in said:
         answers.setdefault(person[one.person.id], {}).setdefault(one.middle, []).append(one)
-    ranked = sorted(mine, key=lambda number: -sum(look.share * max(look.duration, 1e-9) for look in mine[number]))
+    ranked = sorted(
+        mine.keys() & answers.keys(),
+        key=lambda number: -sum(look.share * max(look.duration, 1e-9) for look in mine[number]),
+    )
     flash, rank = min(_FLASH, end - begin), -1
     for number in ranked:
         parts = [part for part in _unbroken(mine[number], rule) if _lasts(part, end) >= flash - _SOON]

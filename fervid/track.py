@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 
 from fervid.records import Box, Face, Floats
 
+ENOUGH_FRAMES = 3
+"""Frames in which a person has to be seen. A mistake of the detector is seldom made again."""
+SHORT_CLIP_FACTOR = 10
+"""In fewer frames than that times `ENOUGH_FRAMES`, a person has to be seen in one of so many."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrackingRule:
@@ -56,6 +61,7 @@ class Tracker:
         self._tracks: dict[int, _Track] = {}
         self._begun = 0
         self._live: list[int] = []
+        self._frames = self._frames_with_face = 0
 
     def __len__(self) -> int:
         """How many tracks are kept apart."""
@@ -97,6 +103,8 @@ class Tracker:
         present = {number for number in assigned if number is not None}
         for number in present:
             self._tracks[number].beside |= present - {number}
+        self._frames += 1
+        self._frames_with_face += bool(present)
         return assigned
 
     def forget(self, before: float) -> None:
@@ -132,6 +140,23 @@ class Tracker:
             totals = np.concatenate([totals.reshape(len(groups), len(track.total)), track.total[None]])
             groups.append([number])
         return groups
+
+    def believed(self, stride: int = 1) -> list[list[int]]:
+        """Those of `people` who were seen often enough to be no mistake of the detector.
+
+        Somebody is who was seen in `ENOUGH_FRAMES`, or in one of `SHORT_CLIP_FACTOR` frames of a clip of fewer. If
+        nobody was, because nobody is known again after a cut, everybody is believed if one of `SHORT_CLIP_FACTOR`
+        frames shows a face.
+
+        Args:
+            stride: Of how many frames of the clip one was looked at. A coarse look does not make a clip short, but half
+                of what it shows will do. With 0, everybody is believed.
+        """
+        people = self.people()
+        least = min(ENOUGH_FRAMES, self._frames * stride / SHORT_CLIP_FACTOR, self._frames / 2)
+        sure = [group for group in people if sum(self._tracks[number].count for number in group) >= least]
+        often = self._frames_with_face >= max(least, self._frames / SHORT_CLIP_FACTOR)
+        return sure or (people if often else [])
 
     def join(self) -> list[list[int]]:
         """Put tracks of the same person that are over together for good: memory then grows with people, not with cuts.

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from typer.testing import CliRunner, Result
 import clips
 import processes
 import toys
-from fervid import cli, models
+from fervid import cli, models, progress
 from fervid.commands import options
 from fervid.schema import schema
 
@@ -116,6 +117,36 @@ def test_a_clip_that_breaks_off_is_answered_and_says_so(tmp_path: Path) -> None:
     (record,) = records(result)
     assert (result.exit_code, record["status"], record["label"]) == (0, "ok", "happiness")
     assert record["error"]["code"] == "truncated"
+
+
+def test_what_a_folder_holds_besides_videos_is_told_unless_nothing_shall_be(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "clips")
+    (tmp_path / "clips" / "more").mkdir()
+    message = "1 file is no video, 1 folder was not searched; --recursive"
+    for command in ("classify", "timeline"):
+        assert run(command, tmp_path / "clips").stderr == f"fervid: {message}\n"
+        assert run(command, tmp_path / "clips", "--progress", "none").stderr == ""
+        (first, *_) = map(json.loads, run(command, tmp_path / "clips", "--progress", "json").stderr.splitlines())
+        assert first == {"event": "note", "message": message}
+
+
+def test_a_folder_that_may_not_be_listed_has_a_record(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, locked = os.scandir, tmp_path / "clips" / "locked"
+    shutil.copytree(folder, tmp_path / "clips")
+    locked.mkdir()
+
+    def refuse(path: object = ".") -> object:
+        if str(path) == str(locked):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for named, codes in (([tmp_path / "clips", "--recursive"], ["unreadable", None, None]), ([locked], ["unreadable"])):
+        result = classify(*named)
+        assert (result.exit_code, [r["error"] and r["error"]["code"] for r in records(result)]) == (1, codes)
+        assert "Permission denied" in records(result)[0]["error"]["message"]
 
 
 def test_nothing_to_work_on_is_status_3(tmp_path: Path) -> None:
@@ -258,6 +289,45 @@ def test_an_output_that_cannot_be_written_is_told(scenery: Path, tmp_path: Path)
         assert "cannot be written" in result.stderr
 
 
+def test_a_run_that_writes_a_file_says_what_it_has_come_to(folder: Path, broken: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    clean = run("classify", folder / "smile.mp4", "-o", output)
+    pattern = rf"fervid: 1 clip in [\d.]+ s: 1 ok; records are in {output}\n"
+    assert re.fullmatch(pattern, clean.stderr)
+    bad = [broken / name for name in ("cut.mp4", "empty.mp4", "list.mp4", "pipe.mp4", "text.mp4", "random.mp4")]
+    rest = run("classify", folder / "smile.mp4", folder / "scenery.mp4", *bad, "-o", output, "--resume")
+    named = ", ".join(map(str, bad[:5]))
+    assert re.fullmatch(
+        rf"fervid: 8 clips in [\d.]+ s \(1 answered before\): 1 ok, 1 no_face, 6 error; failed: {named} and 1 more;"
+        rf" records are in {output}\n",
+        rest.stderr,
+    )
+    assert run("classify", folder / "smile.mp4", "-o", tmp_path / "a.csv", "--progress", "none").stderr == ""
+    assert run("classify", folder / "smile.mp4").stderr == ""
+
+
+def test_the_end_of_a_run_is_an_event_for_programs(smile: Path, broken: Path, tmp_path: Path) -> None:
+    output = tmp_path / "windows.csv"
+    result = run("timeline", smile, broken / "text.mp4", "--window", "0.6", "-o", output, "--progress", "json")
+    summary = json.loads(result.stderr.splitlines()[-1])
+    assert summary.pop("elapsed_s") > 0
+    assert summary == {
+        "event": "summary",
+        "windows": 3,
+        "statuses": {"ok": 2, "error": 1},
+        "answered_before": 0,
+        "failed": 1,
+        "output": str(output),
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (123, "2 min 3 s"), (3725, "1 h 2 min")]
+)
+def test_durations_are_spoken(seconds: float, words: str) -> None:
+    assert progress._spoken(seconds) == words
+
+
 def test_resuming_answers_only_what_is_missing_changed_or_failed(folder: Path, tmp_path: Path) -> None:
     place, output = tmp_path / "videos", tmp_path / "answers.jsonl"
     place.mkdir()
@@ -345,7 +415,8 @@ def test_records_come_in_the_order_of_the_input(jobs: int, smile: Path, scenery:
 
 def test_progress_as_json_goes_to_standard_error(folder: Path) -> None:
     result = run("classify", folder, "--progress", "json")
-    events = [json.loads(line) for line in result.stderr.splitlines()]
+    note, *events = [json.loads(line) for line in result.stderr.splitlines()]
+    assert note == {"event": "note", "message": "1 file is no video"}
     assert [(e["event"], e["done"], e["total"], e["failed"]) for e in events] == [
         ("progress", 1, 2, 0),
         ("progress", 2, 2, 0),
@@ -441,7 +512,8 @@ def harmful(tmp_path: Path, smile: Path) -> dict[str, str]:
 
 def harmed(environment: dict[str, str], *arguments: object) -> tuple[int, dict[str, str | None]]:
     """The exit status, and the code that each clip has got."""
-    done = subprocess.run(command(*arguments), env=environment, capture_output=True, timeout=120, check=False)
+    line = command(*arguments, "--progress", "none")
+    done = subprocess.run(line, env=environment, capture_output=True, timeout=120, check=False)
     assert done.stderr == b""
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return done.returncode, {Path(r["path"]).stem: r["error"] and r["error"]["code"] for r in found}
@@ -675,7 +747,7 @@ def test_what_an_encoding_lacks_is_escaped() -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_a_closed_standard_output_is_told_unless_nothing_goes_there(named: bool, scenery: Path, tmp_path: Path) -> None:
-    output = f'-o "{tmp_path}/answers.jsonl"' if named else ""
+    output = f'-o "{tmp_path}/answers.jsonl" --progress none' if named else ""
     line = f'exec "{sys.executable}" -c "from fervid.cli import main; main()" classify "{scenery}" {output} >&-'
     done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, check=False, timeout=60)
     if named:

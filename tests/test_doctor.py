@@ -194,6 +194,50 @@ def test_folders_that_cannot_be_written_are_wrong(monkeypatch: pytest.MonkeyPatc
     assert "XDG_DATA_HOME" in data.finding
 
 
+@pytest.mark.parametrize("home", ["missing", "of another"])
+def test_nobody_is_told_to_take_over_folders_of_others(
+    home: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/nonexistent" if home == "missing" else str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    monkeypatch.setattr(os, "getuid", lambda: 65534)
+    for check in doctor._folders():
+        assert check.state == "WRONG"
+        assert "chown" not in check.finding
+        assert "set HOME to a folder of yours" in check.finding
+
+
+def test_a_folder_in_the_users_own_home_may_be_taken_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".cache").mkdir()
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    cache, _ = doctor._folders()
+    assert cache.finding.endswith(
+        f"cannot be made in {tmp_path / '.cache'}; features, train and evaluate need another:"
+        f" --cache FOLDER, or chown {os.getuid()} {tmp_path / '.cache'}"
+    )
+
+
+def test_folders_that_may_not_be_read_end_neither_doctor_nor_list(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = os.stat
+
+    def refuse(path: object, *more: object, **other: object) -> os.stat_result:
+        if str(path).startswith((str(tmp_path / "data") + "/", str(tmp_path / "cache") + "/")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path, *more, **other)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    (tmp_path / "data").mkdir()
+    listed = CliRunner().invoke(cli.app, ["models", "list"])
+    assert (listed.exit_code, "not pulled" in listed.stdout) == (0, True)
+    assert {check.name for check in checks()} >= {"cache folder", "data folder", "model yunet"}
+
+
 def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless(name: str) -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -204,6 +248,7 @@ def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) ->
     assert {check.state for check in found.values()} == {"WRONG"}
     assert "set HOME, or XDG_DATA_HOME" in found["data folder"].finding
     assert models.here() == list(models.manifest())
+    assert CliRunner().invoke(cli.app, ["models", "list"]).exit_code == 0
     with pytest.raises(UsageError, match="no home folder to keep cache in; set HOME, or XDG_CACHE_HOME"):
         files.of_user("cache")
     assert status() == 2

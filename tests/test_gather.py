@@ -427,3 +427,85 @@ def test_what_began_before_the_first_window_lasts_from_its_start() -> None:
     (window,) = windows([frame], RULE, Windows(20, 20), origin=12.0)
     assert (window.start, window.end) == (12, 20)
     assert [(look.time, look.duration) for look in window.looks] == [(12, 8)]
+
+
+# Who is believed
+
+
+@pytest.mark.parametrize(
+    ("frames", "with_face", "believed"),
+    [
+        (1, 1, True),
+        (2, 1, True),
+        (3, 1, True),
+        (10, 1, True),
+        (11, 1, False),
+        (20, 2, True),
+        (21, 2, False),
+        (30, 3, True),
+        (428, 1, False),
+        (428, 2, False),
+        (428, 3, True),
+    ],
+)
+def test_a_person_needs_evidence_in_proportion_to_the_clip(frames: int, with_face: int, believed: bool) -> None:
+    seen = gather([see(i / 5, *((ANNA,) if i < with_face else ())) for i in range(frames)], RULE)
+    assert (len(seen.people), seen.frames, seen.frames_with_face) == (believed, frames, with_face)
+    assert (seen.pool("main") is None) == (seen.pool("all") is None) == (not believed)
+    problem, error = seen.problems("clip.mp4")
+    assert (problem is error is None) == believed
+    if not believed:
+        assert isinstance(problem, NoFaces)
+        assert problem is error
+        assert f"shows a face in only {with_face} of {frames} frames" in problem.message
+
+
+def test_a_clip_without_any_face_has_no_problem_in_its_record() -> None:
+    problem, error = gather([see(i / 5) for i in range(428)], RULE).problems("clip.mp4")
+    assert (problem, type(error)) == (None, NoFaces)
+
+
+def test_a_person_who_is_not_believed_does_not_become_the_main_person() -> None:
+    frames = [see(i / 5, BEN if 10 <= i < 15 else ANNA, duration=5 if i == 99 else 0.2) for i in range(15)]
+    flash = [see(i / 5, *((ANNA,) if i == 50 else ()), duration=90 if i == 50 else 0.2) for i in range(20, 100)]
+    believed = gather(frames[10:] + flash, RULE)
+    assert [person.pool.features().statistics["gender.mean"][0] for person in believed.people] == [BEN]
+    assert len(gather(frames, RULE).people) == 2
+
+
+def test_pieces_of_a_person_are_evidence_together() -> None:
+    frames = [see(3.0 * i, *((ANNA,) if i in (20, 50, 90) else ()), duration=3) for i in range(100)]
+    assert [person.pool.count for person in gather(frames, RULE).people] == [3]
+
+
+@pytest.mark.parametrize(("every", "people"), [(10, 10), (12, 0)])
+def test_where_nobody_is_known_again_everybody_is_believed_if_a_tenth_of_the_frames_shows_a_face(
+    every: int, people: int
+) -> None:
+    unknown = TrackingRule(open_score=0.8, same_face=-1.0, same_person=2.0)
+    frames = [see(2.0 * i, *(() if i % every else (ANNA,)), duration=2) for i in range(100)]
+    assert len(gather(frames, unknown).people) == people
+
+
+@pytest.mark.parametrize(
+    ("frames", "with_face", "stride", "believed"),
+    [(5, 1, 1, True), (5, 1, 8, False), (5, 3, 8, True), (1, 1, 40, True), (2, 1, 8, True), (54, 1, 8, False)],
+)
+def test_a_coarse_look_makes_no_clip_short(frames: int, with_face: int, stride: int, believed: bool) -> None:
+    looks = [see(i * stride / 5, *((ANNA,) if i < with_face else ()), duration=stride / 5) for i in range(frames)]
+    assert bool(gather(looks, RULE, stride).people) == believed
+
+
+def test_a_person_who_is_seldom_in_a_window_and_often_in_the_clip_is_believed_there() -> None:
+    frames = [see(i / 5, *((ANNA,) if i < 16 or i == 38 else ())) for i in range(40)]
+    first, second = windows(frames, RULE, Windows(4, 4))
+    assert [[person.pool.count for person in part.seen.people] for part in (first, second)] == [[16], [1]]
+
+
+def test_a_face_in_one_frame_of_a_clip_is_believed_in_none_of_its_windows() -> None:
+    frames = [see(i / 5, *((ANNA,) if i == 200 else ())) for i in range(428)]
+    found = list(windows(frames, RULE, Windows(4, 1)))
+    assert [len(part.seen.people) for part in found] == [0] * len(found)
+    told = [part.seen.problems("clip.mp4")[0] for part in found if part.seen.frames_with_face]
+    assert len(told) == 4
+    assert all("only 1 of 20 frames" in problem.message for problem in told)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import av
 import pytest
 
-from fervid.errors import NothingMatched, UsageError
-from fervid.inputs import SUFFIXES, expand, read_list
+import clips
+from fervid.container import open_file
+from fervid.errors import InputUnreadable, NothingMatched, UsageError
+from fervid.inputs import SUFFIXES, PassedOver, expand, read_list
 
 
 @pytest.fixture
@@ -100,6 +103,107 @@ def test_a_folder_is_searched_by_suffix_and_a_folder_with_a_suffix_is_no_clip(tr
     assert expand(["kinds"]) == sorted(f"kinds/clip{suffix}" for suffix in SUFFIXES)
 
 
+SOUND_AND_STILLS = {"heic", "heif", "avif", "isma", "m4a", "m4b", "mka", "mks", "mpo", "ogg"}
+SCRIPTS = {"avs", "ism", "psp"}
+
+
+def test_every_suffix_that_the_decoder_knows_as_that_of_a_video_is_searched_for() -> None:
+    formats = ("avi", "cavsvideo", "dv", "flv", "gif", "h261", "h264", "hevc", "m4v", "matroska", "mjpeg", "mov")
+    known = {suffix for name in formats for suffix in av.ContainerFormat(name, "r").extensions}
+    assert {f".{suffix}" for suffix in known - SOUND_AND_STILLS - SCRIPTS} <= SUFFIXES
+
+
+CONTAINERS = {
+    "mp4": "libx264",
+    "mov": "libx264",
+    "mkv": "libx264",
+    "webm": "libvpx-vp9",
+    "avi": "mpeg4",
+    "asf": "msmpeg4",
+    "flv": "libx264",
+    "mpg": "mpeg2video",
+    "ts": "libx264",
+    "m2v": "mpeg2video",
+    "h264": "libx264",
+    "hevc": "libx265",
+    "ivf": "libvpx-vp9",
+    "mxf": "mpeg2video",
+    "nut": "libx264",
+    "y4m": "wrapped_avframe",
+    "gif": "gif",
+    "ogv": "libtheora",
+}
+
+
+@pytest.mark.parametrize("suffix", [name for name, codec in CONTAINERS.items() if codec in av.codecs_available])
+@pytest.mark.parametrize("name", ["clip", "clip.DAT", "2024-05-01 12.30"])
+def test_a_video_without_a_suffix_that_says_so_is_found_by_how_it_begins(
+    suffix: str, name: str, tmp_path: Path
+) -> None:
+    path = clips.write(tmp_path / f"made.{suffix}", clips.scenery(3, 64, 48), codec=CONTAINERS[suffix])
+    passed_over = PassedOver()
+    assert expand([str(path.rename(tmp_path / name))]) == expand([str(tmp_path)], passed_over=passed_over)
+    assert passed_over == PassedOver()
+
+
+def test_sound_stills_text_and_what_is_unfinished_are_no_videos_and_are_counted(tmp_path: Path) -> None:
+    video = clips.write(tmp_path / "made.mp4", clips.scenery(3, 64, 48)).read_bytes()
+    clips.write_sound(tmp_path / "sound.mp4").rename(tmp_path / "sound.m4a")
+    (tmp_path / "clip.mp4.part").write_bytes(video)
+    (tmp_path / "README").write_text("OggS is how Ogg begins")
+    (tmp_path / "photo").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "empty").touch()
+    (tmp_path / ".hidden").write_bytes(video)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    passed_over = PassedOver()
+    assert expand([str(tmp_path)], passed_over=passed_over) == [str(tmp_path / "made.mp4")]
+    assert passed_over == PassedOver(files=6, folders=1)
+    assert str(passed_over) == "6 files are no videos, 1 folder was not searched; --recursive"
+
+
+@pytest.fixture
+def locked(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that may not be listed, as root may list all: within `sub`."""
+    scan, place = os.scandir, tree / "sub" / "locked"
+    place.mkdir()
+
+    def refuse(path: str = ".") -> object:
+        if os.path.realpath(path) == str(place):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    return place
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_folder_that_may_not_be_listed_is_an_input_that_cannot_be_read() -> None:
+    assert expand(["sub"]) == ["sub/c.mp4", "sub/d.webm"]
+    assert expand(["sub"], recursive=True) == ["sub/c.mp4", "sub/d.webm", "sub/deep/e.gif", "sub/locked"]
+    assert expand(["sub/locked"]) == ["sub/locked"]
+    with pytest.raises(InputUnreadable, match=r"sub/locked cannot be read \(Permission denied\)"):
+        open_file(Path("sub/locked"))
+
+
+def test_files_of_unknown_kind_that_may_not_be_read_are_counted(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "sub" / "unknown").write_bytes(b"?")
+
+    def refuse(path: str, *mode: str) -> object:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    passed_over = PassedOver()
+    assert expand(["sub"], passed_over=passed_over) == ["sub/c.mp4", "sub/d.webm"]
+    assert str(passed_over) == "1 file cannot be read, 1 folder was not searched; --recursive"
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_url_stands_for_itself_although_it_may_look_like_a_glob() -> None:
+    assert expand(["https://host/*.mp4", "s3://bucket/[a].mp4"]) == ["https://host/*.mp4", "s3://bucket/[a].mp4"]
+
+
 def test_what_is_hidden_is_no_clip_unless_it_is_named(tree: Path) -> None:
     for name in ("shown/a.mp4", "shown/._a.mp4", "shown/.Trash/b.mp4"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -122,15 +226,22 @@ def test_a_generator_of_names_will_do(tree: Path) -> None:
     ("named", "recursive", "words"),
     [
         ([], False, "no input was named"),
-        (["*.avi"], False, r"found in \*\.avi; --recursive"),
-        (["none"], False, "found in none; --recursive"),
-        (["none"], True, "found in none$"),
-        (["none", "*.avi"], True, r"found in none, \*\.avi$"),
+        (["*.avi"], False, r"found in \*\.avi; check the spelling and the current folder$"),
+        (["none"], False, "found in none; 1 file is no video$"),
+        (["none"], True, "found in none; 1 file is no video$"),
+        (["nested"], False, "found in nested; 1 folder was not searched; --recursive$"),
+        (["nested"], True, "found in nested; 2 files are no videos$"),
+        (["none", "*.avi"], True, r"found in none, \*\.avi; 1 file is no video; check the spelling"),
     ],
-    ids=["nothing", "glob", "folder", "recursive", "both"],
+    ids=["nothing", "glob", "folder", "folder-recursive", "nested", "nested-recursive", "both"],
 )
 @pytest.mark.usefixtures("tree")
-def test_nothing_found_is_an_error_that_says_where(named: list[str], recursive: bool, words: str) -> None:
+def test_nothing_found_is_an_error_that_says_where_and_what_is_there(
+    named: list[str], recursive: bool, words: str
+) -> None:
+    Path("nested/in").mkdir(parents=True)
+    for name in ("a.txt", "b.jpg"):
+        Path("nested/in", name).touch()
     with pytest.raises(NothingMatched, match=words):
         expand(named, recursive=recursive)
 

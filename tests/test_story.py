@@ -125,6 +125,11 @@ def test_who_is_there_for_a_moment_only_does_not_flash() -> None:
     assert alone.box(0.03) == pytest.approx((10, 10, 30, 30)), "a clip that is no longer"
 
 
+def test_who_is_believed_in_no_window_is_not_drawn() -> None:
+    looks = [*still(40), see(8.0, (ANNA, (10, 10, 30, 30)), (BEN, (50, 50, 90, 90)), duration=2), *still(5, start=50)]
+    assert [person.seconds for person in story(looks).people] == pytest.approx([11.0])
+
+
 def test_the_main_person_fills_most_of_the_picture_over_time() -> None:
     small, large = (0, 0, 20, 20), (40, 40, 90, 90)
     found = story([see(STEP * i, (BEN, small), *([(ANNA, large)] if i > 3 else [])) for i in range(10)])

@@ -106,6 +106,12 @@ def test_elsewhere_nothing_is_left_out() -> None:
     assert drawn(io.BytesIO(), record("a"))[1:] == ["a     surprise        0.75           7261.5"]
 
 
+@pytest.mark.usefixtures("narrow")
+def test_a_status_that_is_its_own_reason_is_said_once() -> None:
+    found = ClipResult("a.mp4", "no_face", problem=Problem("no_face", "a.mp4 shows a face in only 1 of 428 frames"))
+    assert drawn(io.BytesIO(), found)[1:] == ["a.mp4  no_face", "a.mp4 shows a face in only 1 of 428 frames"]
+
+
 def test_rows_that_nobody_waits_for_come_at_once_with_what_is_wrong(narrow: None) -> None:
     stream = io.BytesIO()
     table = TableWriter(stream, endless=True)

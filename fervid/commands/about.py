@@ -22,11 +22,11 @@ about_app.add_typer(models_app, name="models")
 @models_app.command("list", epilog=examples("fervid models list", "fervid models list | grep network"))
 def models_list() -> None:
     """Every model, what it is for, its size and licence; those that others publish can be pulled."""
-    from fervid.models import manifest, place
+    from fervid.models import here, manifest, place
 
+    present = here()
     for name, entry in [*manifest().items(), *manifest("optional").items()]:
-        file = place(entry)
-        size = f"{file.stat().st_size / 1e6:6.1f} MB" if file.is_file() else "not pulled"
+        size = f"{place(entry).stat().st_size / 1e6:6.1f} MB" if name in present else "not pulled"
         print(f"{name:16} {entry['kind']:11} {size:>10}  {entry['licence']}")
 
 
@@ -37,10 +37,10 @@ def models_info(
     name: Annotated[str, typer.Argument(help="A name from `fervid models list`.", autocompletion=models_of())],
 ) -> None:
     """The card of a model: data, licence, recipe, figures, limits."""
-    from fervid.models import entry_of, place, verify
+    from fervid.models import entry_of, here, verify
 
     entry = dict(entry_of(name))
-    if "sha256" not in entry and place(entry).is_file():
+    if "sha256" not in entry and name in here():
         entry["sha256"] = verify(name).identity.sha256
     print(json.dumps(entry, indent=2, ensure_ascii=False))
 

@@ -49,9 +49,10 @@ from fervid.errors import UsageError, usage
 
 if TYPE_CHECKING:
     from fervid.batch import Policy
+    from fervid.inputs import PassedOver
     from fervid.output import Writer
     from fervid.pipeline import Classifier, ObservedRecord
-    from fervid.progress import Progress
+    from fervid.progress import Progress, Summary
     from fervid.records import ClipResult, Status, WindowResult
     from fervid.relative import BaselineSpec, ShowProgress
 
@@ -118,7 +119,8 @@ def classify(
         prepare()
     from fervid.batch import Policy, destination
     from fervid.gather import Windows
-    from fervid.inputs import expand
+    from fervid.inputs import PassedOver, expand
+    from fervid.progress import Summary
 
     options = look.options(attributes=attributes, labels=labels, adaptive=adaptive)
     if live:
@@ -135,22 +137,29 @@ def classify(
             named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
-    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
+    passed_over = PassedOver()
+    names = [*(inputs or []), *_listed(from_file, nul)]
+    summary = Summary("clip")
+    clips = expand(names, recursive=recursive, urls=cluster, passed_over=passed_over)
+    _tell_passed_over(passed_over, progress)
     if not cluster:
         jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads, device="cpu" if cluster else None)
     policy = Policy(jobs or 0, fail_fast, strict, limited.limits)
+    answering: Progress = progress
     if relative is None:
-        engine_ = _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=named.device)
+        classifying = _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=named.device)
     else:
-        engine_ = _relative_engine(loaded, policy, relative, progress, output, format, resume=resume)
-        progress, force, resume = "none", force or resume, False  # every answer may change with one more clip
+        classifying = _relative_engine(loaded, policy, relative, progress, output, format, resume=resume)
+        answering, force, resume = "none", force or resume, False  # every answer may change with one more clip
     with (
-        engine_ as answer,
+        classifying as answer,
         destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered),
     ):
-        failures = _run(answer, clips, policy, writer, answered, progress)
-    raise typer.Exit(FAILED if failures and not exit_zero else OK)
+        _run(answer, clips, policy, writer, answered, answering, summary)
+    if output:
+        summary.tell(output, progress)
+    raise typer.Exit(FAILED if summary.failures and not exit_zero else OK)
 
 
 @clips_app.command(
@@ -209,8 +218,8 @@ def timeline(
     relative = _relative(baseline, identify, {})
     from fervid.batch import Policy, destination, timelines
     from fervid.gather import Windows
-    from fervid.inputs import expand
-    from fervid.progress import shown
+    from fervid.inputs import PassedOver, expand
+    from fervid.progress import Summary, shown
     from fervid.records import WindowResult
 
     with usage():
@@ -230,11 +239,13 @@ def timeline(
             named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
-    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
+    passed_over, summary = PassedOver(), Summary("window")
+    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, passed_over=passed_over)
+    _tell_passed_over(passed_over, progress)
     draw = _drawing(plot, clips, output, force)
     jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads)
-    policy, failures = Policy(jobs, strict=strict, limits=limited.limits), 0
+    policy = Policy(jobs, strict=strict, limits=limited.limits)
     results: Generator[Sequence[WindowResult]]
     if relative is None:
         results = shown(timelines(loaded, clips, cut, policy), len(clips), progress, policy.any_failed)
@@ -245,11 +256,13 @@ def timeline(
         results = classify_windows_relative(loaded, clips, cut, policy, relative, observing)
     with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _), closing(results):
         for parts in results:
-            failures += policy.any_failed(parts)
             for part in parts:
                 writer.write(part)
+                summary.add(part.path, part.status, failed=policy.failed(part.status))
             draw(parts)
-    raise typer.Exit(FAILED if failures and not exit_zero else OK)
+    if output:
+        summary.tell(output, progress)
+    raise typer.Exit(FAILED if summary.failures and not exit_zero else OK)
 
 
 def _relative(baseline: str | None, identify: bool, unfit: Mapping[str, bool]) -> BaselineSpec | None:
@@ -327,17 +340,18 @@ def _run(
     writer: Writer,
     answered: Mapping[str, Status],
     show: Progress,
-) -> int:
-    """Answer what is not answered yet; how many of all clips failed."""
+    summary: Summary,
+) -> None:
+    """Answer what is not answered yet, and count all of it."""
     from fervid.progress import shown
 
     left = [clip for clip in clips if clip not in answered]
-    failures = sum(policy.failed(answered[clip]) for clip in clips if clip in answered)
+    for clip, status in ((clip, answered[clip]) for clip in clips if clip in answered):
+        summary.add(clip, status, failed=policy.failed(status), earlier=True)
     with closing(shown(answer(left), len(left), show, lambda result: policy.failed(result.status))) as results:
         for result in results:
             writer.write(result)
-            failures += policy.failed(result.status)
-    return failures
+            summary.add(result.path, result.status, failed=policy.failed(result.status))
 
 
 def _drawing(
@@ -359,6 +373,14 @@ def _drawing(
         raise UsageError(f"the picture and the records would both be {plot}; choose another name for one of them")
     refuse_existing(plot, force=force)
     return lambda parts: timeline_picture(parts, plot, force=force)
+
+
+def _tell_passed_over(passed_over: PassedOver, show: Progress) -> None:
+    """Say what folders hold that is not looked at."""
+    from fervid.progress import note
+
+    if message := str(passed_over):
+        note(message, show)
 
 
 def _listed(source: Path | None, nul: bool) -> list[str]:

@@ -139,7 +139,7 @@ def follow(
     from fervid import streams
     from fervid.batch import Policy, destination
     from fervid.live import Live
-    from fervid.progress import shown
+    from fervid.progress import Summary, shown
     from fervid.records import WindowResult
 
     if camera is None and (sys.stdin is None or sys.stdin.isatty()):
@@ -153,7 +153,7 @@ def follow(
         source = Live("-", streams.stream(pipe, "standard input", options.sampling, threads))
     else:
         source = Live(f"camera:{camera}", streams.camera(camera, options.sampling), patience=0.0)
-    policy, failures = Policy(strict=strict), 0
+    policy, summary = Policy(strict=strict), Summary("window")
     kind: Progress = "none" if progress == "auto" else progress  # what comes shows how far it is
     with (
         destination(output, format, loaded, (), force=force, record=WindowResult, endless=True) as (writer, _),
@@ -161,5 +161,7 @@ def follow(
     ):
         for result in results:
             writer.write(result)
-            failures += policy.failed(result.status)
-    return bool(failures)
+            summary.add(result.path, result.status, failed=policy.failed(result.status))
+    if output:
+        summary.tell(output, progress)
+    return bool(summary.failures)

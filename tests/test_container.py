@@ -1,0 +1,95 @@
+"""What files are that are no videos, and what is said of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import clips
+from fervid.container import open_file
+from fervid.errors import InputError, InputNotFound, InputUnreadable, NotAVideo, Undecodable
+from fervid.video import read
+
+
+def refused(path: str | Path) -> InputError:
+    with pytest.raises(InputError) as caught:
+        list(read(path))
+    assert not isinstance(path, Path) or str(path) in caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "is an HTML page"),
+        (b"\xef\xbb\xbf\n <!-- saved -->\n<html lang='en'>", "is an HTML page"),
+        (b"<HEAD><TITLE>404 Not Found</TITLE></HEAD>", "is an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
+        (b"Salted__\x01\x02\x03\x04\x05\x06\x07\x08" + bytes(range(256)), "is encrypted; decrypt it"),
+        (b"-----BEGIN PGP MESSAGE-----\n\nhQEMA\n", "is encrypted; decrypt it"),
+        (b"#EXTM3U\n#EXTINF:1,\nclip.mp4\n", "playlist"),
+        (b"just text about <html>\n", "text"),
+    ],
+)
+def test_what_only_has_the_name_of_a_video_is_told_for_what_it_is(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    error = refused(path)
+    assert isinstance(error, NotAVideo)
+    assert words in error.message
+    assert ("playlist" in error.message) == (words in ("playlist", "text"))
+
+
+@pytest.mark.parametrize("flags", ["write_colr", "faststart", "frag_keyframe+empty_moov"])
+def test_an_encrypted_video_is_told_to_be_one(flags: str, tmp_path: Path) -> None:
+    key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "0" * 31 + "1", "encryption_kid": "0" * 32}
+    path = clips.write(tmp_path / "clip.mp4", clips.scenery(5), muxer={**key, "movflags": flags})
+    error = refused(path)
+    assert isinstance(error, Undecodable)
+    assert "is encrypted (DRM)" in error.message
+    plain = clips.write(tmp_path / "plain.mp4", clips.scenery(5), muxer={"movflags": flags})
+    assert len(list(read(plain))) > 0
+
+
+def test_many_small_boxes_cost_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"\0\0\0\x08ftyp" + b"\0\0\0\x08free" * 1_000_000)
+    assert "is encrypted" not in refused(path).message
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://host/a.mp4", "https://host/a.mp4 is a URL, and files of this machine are read"),
+        ("rtsp://camera/1", "rtsp://camera/1 is a URL"),
+        ("s3://bucket/a.mp4", "--engine ray"),
+        ("file:///no/such.mp4", "file:///no/such.mp4 is a URL; name the file by its path"),
+    ],
+)
+def test_a_url_is_told_to_be_one(url: str, words: str) -> None:
+    error = refused(url)
+    assert isinstance(error, InputNotFound)
+    assert words in error.message
+
+
+@pytest.mark.parametrize("place", ["/dev/fd/987", "/proc/self/fd/987"])
+def test_a_process_substitution_is_a_pipe_that_no_other_process_has(place: str) -> None:
+    error = refused(place)
+    assert isinstance(error, InputUnreadable)
+    assert f"{place} is a pipe" in error.message
+
+
+def test_a_dangling_link_is_told_with_what_it_leads_to(tmp_path: Path) -> None:
+    link = tmp_path / "clip.mp4"
+    link.symlink_to("../annex/SHA256-1.mp4")
+    error = refused(link)
+    assert isinstance(error, InputNotFound)
+    assert "is a link to ../annex/SHA256-1.mp4, which does not exist" in error.message
+
+
+def test_a_folder_that_may_be_listed_is_told_to_be_given_as_one(tmp_path: Path) -> None:
+    with pytest.raises(InputUnreadable, match="is a folder; name the files in it"):
+        open_file(tmp_path)
+    assert os.listdir(tmp_path) == []
