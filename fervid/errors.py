@@ -12,6 +12,7 @@
     │   ├── Undecodable           undecodable
     │   ├── Truncated             truncated
     │   ├── Damaged               damaged
+    │   ├── Discontinuity         discontinuity
     │   ├── NothingSampled        nothing_sampled
     │   ├── FramesDropped         dropped
     │   ├── TooLarge              too_large
@@ -103,6 +104,12 @@ class Damaged(InputError):
     """Some packets inside the file could not be decoded; the frames around them were given."""
 
     code = "damaged"
+
+
+class Discontinuity(InputError):
+    """The timestamps of the clip start again: it was read whole, and time was taken to go on there."""
+
+    code = "discontinuity"
 
 
 class NothingSampled(InputError):

@@ -68,13 +68,13 @@ class Decoded:
     end: float
 
 
-def convert(decoded: Decoded, until: float, sampling: Sampling) -> Frame:
-    """A decoded frame that is shown until then: RGB, upright, in square pixels."""
+def convert(decoded: Decoded, duration: float, sampling: Sampling) -> Frame:
+    """A decoded frame that stands for so many seconds: RGB, upright, in square pixels."""
     frame = decoded.frame
     width = stretched(frame.width, decoded.aspect)
     image = np.asarray(frame.to_ndarray(format="rgb24", width=width, height=frame.height, threads=1), np.uint8)
     degrees = sampling.rotate if sampling.rotate is not None else -round(frame.rotation / 90) * 90
-    return Frame(turned(image, degrees), decoded.start, max(0.0, until - max(decoded.start, sampling.start)))
+    return Frame(turned(image, degrees), decoded.start, duration)
 
 
 def stretched(width: int, aspect: float) -> int:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
@@ -23,6 +25,7 @@ import cv2
 import numpy as np
 
 from fervid.ahead import ahead
+from fervid.clock import Clock
 from fervid.container import (
     PIXELS,
     check,
@@ -36,6 +39,7 @@ from fervid.container import (
 )
 from fervid.errors import (
     Damaged,
+    Discontinuity,
     InputError,
     NotAVideo,
     TooLong,
@@ -49,6 +53,9 @@ from fervid.stills import size
 _AHEAD = 24_000_000  # bytes of frames that are decoded before they are asked for
 _REORDERED = 32  # packets; those of frames that are shown one after another are no further apart
 _LAST = 4  # frames of a clip are decoded in any case
+_SEAM = 4  # packets before timestamps start again that may be taken for damaged ones because of it
+_LONGEST_STEP_S = 2.0  # a frame is shown for as long, whatever the distance of frames is as a rule
+_STEPS = 5  # and for as many times that distance; what is longer is a gap, in which nothing is seen
 
 _Packet: TypeAlias = "av.Packet[av.VideoStream]"
 
@@ -67,7 +74,8 @@ def read_pictures(paths: Iterable[str | os.PathLike[str]]) -> Generator[Frame]:
 def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:
     """Frames of a clip in order of presentation; a still image is a clip of one frame.
 
-    The frames share the clip between them: each lasts until the next one that is given, the last until the end.
+    The frames share the clip between them: each lasts until the next one that is given, the last until the end. A gap
+    in the clip belongs to none of them.
 
     Args:
         path: Video or image file, in any format of the decoder; its content counts, not its name.
@@ -80,6 +88,7 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads
         TooLarge: A frame has more than `fervid.container.PIXELS`.
         TooLong: Raised after what was looked at, if the clip goes on for longer than `LONGEST`.
         Truncated, Damaged: Raised after the last frame that could be decoded, if some are missing.
+        Discontinuity: Raised after the last frame, if the timestamps start again.
     """
     sampling = sampling or Sampling()
     path = Path(path)
@@ -137,7 +146,7 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
         for frame in account.frames(sampling):
             start = max(start, end if frame.time is None else round(frame.time - account.origin, 6))
             if held is not None:
-                yield replace(held, end=start)
+                yield replace(held, end=account.bound_end(held.start, start))
                 held = None
             if start >= sampling.stop:
                 if sampling.stop == sampling.end:
@@ -164,7 +173,9 @@ class _Account:
         base = stream.time_base
         self.origin = float(started * base) if started is not None and base else self._clip_start
         self.step = 1 / float(stream.average_rate or 25)  # seconds from one frame to the next, as a rule
-        self._given = self._packets = self._broken = 0
+        self._clock = Clock(container, stream)
+        self._near: list[tuple[float, float]] = []  # start and end of the packets around the next one, in order
+        self._given = self._packets = self._lost = 0
         self._media_end = 0.0
         self._stopped = ""
 
@@ -177,45 +188,74 @@ class _Account:
         for packet, asked in _asked(self._pictures(), sampling, self.origin):
             if context is not None:
                 context.skip_frame = "DEFAULT" if asked else "NONREF"
+            if packet.pts is not None and not packet.size:  # the picture before it, once more
+                continue
             self._packets += packet.size > 0
-            self._broken += packet.is_corrupt
             try:
                 frames = self._stream.decode(packet)
             except av.FFmpegError:
-                self._broken += not packet.is_corrupt
+                self._lost += not packet.is_corrupt  # which is counted already
                 continue
             self._given += len(frames)
-            self._broken += sum(frame.is_corrupt for frame in frames)
+            self._lost += sum(frame.is_corrupt for frame in frames)
             yield from frames
 
     def _pictures(self) -> Iterator[_Packet]:
         """The packets of the video stream; of all others only the time counts."""
-        demuxer = self._container.demux()
+        demuxer, restarts = self._container.demux(), 0
+        flagged: deque[bool] = deque()  # the newest packets, whether the container takes them to be damaged
         while True:
             try:
                 packet = next(demuxer)
             except StopIteration:
-                return
+                break
             except (av.FFmpegError, OSError) as error:
                 self._stopped = str(error.strerror or error)
-                return
+                break
+            self._clock.correct(packet)
             stamp = packet.dts if packet.pts is None else packet.pts
+            start = end = -math.inf
             if stamp is not None and packet.time_base:
-                self._media_end = max(self._media_end, float((stamp + (packet.duration or 0)) * packet.time_base))
+                start, end = (float(at * packet.time_base) for at in (stamp, stamp + (packet.duration or 0)))
+            self._media_end = max(self._media_end, end)
             if packet.stream is self._stream:
+                insort(self._near, (start, end))
+                del self._near[: -3 * _REORDERED]
+                if restarts != self._clock.restarts:  # a seam looks like damage of what comes before it
+                    restarts = self._clock.restarts
+                    flagged.clear()
+                flagged.append(packet.is_corrupt)
+                if len(flagged) > _SEAM:
+                    self._lost += flagged.popleft()
                 yield cast(_Packet, packet)
+        self._lost += sum(flagged)
+
+    def bound_end(self, start: float, end: float) -> float:
+        """When a frame ends, in seconds, whose next one is shown at `end`: sooner, if there is a gap in between."""
+        if end - start <= _LONGEST_STEP_S:
+            return end
+        distances = [later - sooner for (sooner, _), (later, _) in pairwise(self._near)]
+        distances += [last_end - last_start for last_start, last_end in self._near[-1:]]
+        usual = statistics.median_low([one for one in distances if 0 < one < math.inf] or [self.step])
+        before = bisect_left(self._near, (end + self.origin - self.step / 2,)) - 1  # it may not have been decoded
+        start = max(start, self._near[before][0] - self.origin) if before >= 0 else start
+        return min(end, start + max(_LONGEST_STEP_S, _STEPS * usual))
 
     def settle(self, end: float) -> None:
         """Raise what is missing, now that the last frame, which ends at `end` seconds, was given.
 
         A few frames less than promised are the rule with edited clips, and no sign of anything.
         """
-        declared = (self._container.duration or 0) / av.time_base
+        restarts = self._clock.restarts
+        declared = 0.0 if restarts else (self._container.duration or 0) / av.time_base  # an estimate by timestamps
+        allowed, pictures_end = max(3 * self.step, 0.02 * declared), end + self.origin - self._clip_start
+        missing_time = declared - max(self._media_end - self._clip_start, pictures_end) > allowed
         missing_packets = self._stream.frames - self._packets > 1 + 0.02 * self._stream.frames
-        media_end = max(self._media_end, end + self.origin) - self._clip_start
-        missing_time = declared - media_end > max(3 * self.step, 0.02 * declared)
-        if self._stopped or missing_packets or missing_time:
+        missing_pictures = missing_packets and self._stream.frames * self.step - end > allowed
+        cut = bool(self._stopped) and not 0 < declared <= pictures_end
+        if cut or missing_pictures or missing_time:
             reason = f" ({self._stopped})" if self._stopped else ""
+            declared = max(declared, self._stream.frames * self.step)
             promise = f"; its header promises {declared:.2f} s" if declared > end else ""
             raise Truncated(
                 f"{self._path} breaks off after {end:.2f} s{reason}{promise}; copy or download it again for the rest"
@@ -225,8 +265,13 @@ class _Account:
             raise Undecodable(
                 f"{self._path} has a video stream ({codec}) of which no frame can be decoded; convert it to H.264"
             )
-        if self._broken:
-            raise Damaged(f"{self._path} has {self._broken} damaged packets or frames; what surrounds them was used")
+        often = "once" if restarts == 1 else f"{restarts} times"
+        joined = f"its timestamps start again {often}, as in joined recordings, and time was taken to go on there"
+        if self._lost:
+            besides = f"; {joined}" if restarts else ""
+            raise Damaged(f"{self._path} has {self._lost} damaged frames; what surrounds them was used{besides}")
+        if restarts:
+            raise Discontinuity(f"{self._path} was read whole, but {joined}; split it if the parts are no one clip")
 
 
 def _asked(packets: Iterator[_Packet], sampling: Sampling, origin: float) -> Iterator[tuple[_Packet, bool]]:
@@ -263,21 +308,20 @@ def _sample(decoded: Iterator[Decoded], sampling: Sampling) -> Generator[Frame]:
     """The frames that were asked for, converted; each once the next is known, because only then is its duration."""
     held: Decoded | None = None
     due: float = 0
-    end = 0.0
+    lasts = 0.0
     try:
         for one in decoded:
-            end = min(one.end, sampling.stop)
             turn = sampling.turn(one.start)
-            if turn < due and not (held is None and one.end > sampling.start):
-                continue
-            if held is not None:
-                yield convert(held, one.start, sampling)
-            held = one
-            if sampling.fps is not None:
-                due = max(turn, 0) + 1
+            if turn >= due or (held is None and one.end > sampling.start):
+                if held is not None:
+                    yield convert(held, lasts, sampling)
+                held, lasts = one, 0.0
+                if sampling.fps is not None:
+                    due = max(turn, 0) + 1
+            lasts += max(0.0, min(one.end, sampling.stop) - max(one.start, sampling.start))
     except InputError:
         if held is not None:
-            yield convert(held, end, sampling)
+            yield convert(held, lasts, sampling)
         raise
     if held is not None:
-        yield convert(held, end, sampling)
+        yield convert(held, lasts, sampling)

@@ -39,6 +39,7 @@ CODES = {
     "Undecodable": "undecodable",
     "Truncated": "truncated",
     "Damaged": "damaged",
+    "Discontinuity": "discontinuity",
     "NothingSampled": "nothing_sampled",
     "FramesDropped": "dropped",
     "TooLarge": "too_large",

@@ -544,18 +544,19 @@ def test_pictures_that_grow_too_large_end_the_clip(
 
 
 DAY = 86_400.0
+GAP = 5.0  # seconds that a frame lasts before a gap, if the frames before are a second apart
 
 
 @pytest.mark.parametrize(
     ("times", "sampling", "expected", "too_long"),
     [
-        ([0, 1, DAY - 1], EVERY, [1, DAY - 2, 0.04], False),
-        ([0, 1, DAY + 0.5], EVERY, [1, DAY - 1], True),
+        ([0, 1, DAY - 1], EVERY, [1, GAP, 0.04], False),
+        ([0, 1, DAY + 0.5], EVERY, [1, GAP], True),
         ([0, 1, DAY + 0.5], Sampling(None, end=1.5), [1, 0.5], False),
-        ([0, 1, DAY + 0.5], Sampling(None, end=DAY), [1, DAY - 1], False),
-        ([0, 1, DAY + 0.5], Sampling(None, end=DAY + 9), [1, DAY - 1], True),
-        ([0, 1, DAY + 0.5], Sampling(None, start=1), [DAY - 0.5, 0.04], False),
-        ([0, 1, 2 * DAY], Sampling(5, start=0.5), [0.5, DAY - 0.5], True),
+        ([0, 1, DAY + 0.5], Sampling(None, end=DAY), [1, GAP], False),
+        ([0, 1, DAY + 0.5], Sampling(None, end=DAY + 9), [1, GAP], True),
+        ([0, 1, DAY + 0.5], Sampling(None, start=1), [GAP, 0.04], False),
+        ([0, 1, 2 * DAY], Sampling(5, start=0.5), [0.5, GAP], True),
     ],
 )
 def test_no_more_than_a_day_of_a_clip_is_looked_at(

@@ -103,7 +103,7 @@ def annotate(
             with av.open(file.name, "w", format="mp4", options=options) as written:
                 part, lead = _part(container, pictures, sampling)
                 stream = _stream(written, pictures, base, threads)
-                sound = Sound(container, written, part)
+                sound = Sound(container, pictures, written, part)
                 frames = _painted(source, read(source, replace(sampling, fps=None), threads), story)
                 problem = _encode(written, stream, frames, base, lead, sound, passed)
         except BaseException as error:

@@ -9,6 +9,8 @@ from typing import TypeAlias, cast
 
 import av
 
+from fervid.clock import Clock
+
 COPIED = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "mp3float", "opus"})
 """Decoders of the sound that mp4 files carry and players expect in them; other sound is encoded anew as AAC."""
 
@@ -40,11 +42,18 @@ class Sound:
         notes: What is worth saying about it.
     """
 
-    def __init__(self, source: av.container.InputContainer, target: av.container.OutputContainer, part: Part) -> None:
+    def __init__(
+        self,
+        source: av.container.InputContainer,
+        pictures: av.VideoStream,
+        target: av.container.OutputContainer,
+        part: Part,
+    ) -> None:
         """Add a stream to the target for each one of the source.
 
         Args:
             source: The film that was.
+            pictures: Its video stream, which sets the clock.
             target: The film that comes.
             part: What of it is taken.
         """
@@ -69,7 +78,7 @@ class Sound:
                 )
             else:
                 self.notes.append(f"its sound ({name}) was left out, because it cannot be decoded")
-        self._packets = self._taken(source) if self._targets else iter(())
+        self._packets = self._taken(source, pictures) if self._targets else iter(())
         self._next: tuple[float, list[_Packet]] | None = next(self._packets, None)
 
     def until(self, time: float) -> Iterator[_Packet]:
@@ -78,15 +87,18 @@ class Sound:
             yield from self._next[1]
             self._next = next(self._packets, None)
 
-    def _taken(self, source: av.container.InputContainer) -> Iterator[tuple[float, list[_Packet]]]:
+    def _taken(
+        self, source: av.container.InputContainer, pictures: av.VideoStream
+    ) -> Iterator[tuple[float, list[_Packet]]]:
         streams = [stream for stream in source.streams.audio if stream.index in self._targets]
-        packets, time = source.demux(streams), 0.0
+        packets, clock, time = source.demux([pictures, *streams]), Clock(source, pictures), 0.0
         while True:
             try:
                 packet = next(packets)
             except (StopIteration, av.FFmpegError, OSError):  # of a film that breaks off its pictures tell
                 break
-            if packet.pts is None or not packet.time_base:
+            clock.correct(packet)
+            if packet.stream is pictures or packet.pts is None or not packet.time_base:
                 continue
             time = float(packet.pts * packet.time_base) - self._part.begin
             if time >= self._part.end - self._part.begin or (time < 0 and not self._part.whole):
