@@ -195,7 +195,7 @@ def failures() -> str:
             ("code", "in Python", "status", "meaning"),
             [(f"`{kind.code}`", f"`{kind.__name__}`", str(_status(kind)), _prose(kind.__doc__)) for kind in _kinds()],
         ),
-        "`truncated`, `damaged`, `discontinuity` and `too_long` stand beside an answer too, if there was enough for one.",
+        "`truncated`, `damaged`, `discontinuity` and `too_long` stand beside an answer too, where one could be given.",
     ]
     return _page(parts)
 

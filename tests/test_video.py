@@ -23,7 +23,7 @@ import clips
 from fervid import container, errors, inputs, video
 from fervid.errors import InputError
 from fervid.records import Frame
-from fervid.sampling import Sampling
+from fervid.sampling import Sampling, orient
 from fervid.video import read
 
 EVERY = Sampling(fps=None)
@@ -288,6 +288,37 @@ def test_a_turned_clip_comes_out_upright(tmp_path: Path, portrait: np.ndarray, c
     path = clips.turn(clips.write(tmp_path / "turned.mp4", [stored] * 3), clockwise)
     frames, _ = drain(path)
     assert [differs(frame.image, portrait) < 6 for frame in frames] == [True] * 3
+
+
+@pytest.mark.parametrize(("matrix", "shown"), clips.ORIENTATIONS.values(), ids=clips.ORIENTATIONS)
+def test_a_picture_is_turned_and_mirrored_as_its_display_matrix_says(
+    tmp_path: Path, portrait: np.ndarray, matrix: tuple[float, ...], shown: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    path = clips.orient(clips.write(tmp_path / "mirrored.mp4", [portrait] * 3), *matrix)
+    frames, _ = drain(path)
+    assert [differs(frame.image, shown(portrait)) < 6 for frame in frames] == [True] * 3
+    given = next(read(path, Sampling(rotate=90)))
+    assert differs(given.image, np.rot90(portrait, -1)) < 6
+
+
+@pytest.mark.parametrize(
+    "matrix", [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1), (1, 1, 1, 1), (-1, 2, -1, 2)], ids=str
+)
+def test_a_display_matrix_that_is_no_turn_says_nothing(portrait: np.ndarray, matrix: tuple[float, ...]) -> None:
+    a, b, c, d = matrix
+    np.testing.assert_array_equal(orient(portrait, (a, b, 0, c, d, 0, 0, 0, 1)), portrait)
+
+
+def test_a_clip_with_a_display_matrix_of_zeros_is_not_turned(tmp_path: Path, portrait: np.ndarray) -> None:
+    path = clips.orient(clips.write(tmp_path / "zeros.mp4", [portrait] * 3), 0, 0, 0, 0)
+    assert differs(next(read(path)).image, portrait) < 6
+
+
+@pytest.mark.parametrize(("degrees", "clockwise"), [(10, 0), (-44, 0), (46, 90), (80, 90), (170, 180), (-100, 270)])
+def test_other_angles_count_as_the_nearest_quarter(portrait: np.ndarray, degrees: float, clockwise: int) -> None:
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    shown = orient(portrait, (cosine, sine, 0, -sine, cosine, 0, 0, 0, 1))
+    np.testing.assert_array_equal(shown, np.rot90(portrait, -clockwise // 90))
 
 
 @pytest.mark.parametrize("in_file", [0, 90])

@@ -191,6 +191,20 @@ def test_turned_films_come_out_upright(clockwise: int, annotate: Annotate, tmp_p
     assert image.shape[0] > 256
 
 
+@pytest.mark.parametrize("name", ["mirrored", "upside-down", "mirrored-and-turned-left", "mirrored-and-turned-right"])
+def test_mirrored_films_come_out_as_players_show_them(name: str, annotate: Annotate, tmp_path: Path) -> None:
+    matrix, shown = clips.ORIENTATIONS[name]
+    frames = [np.ascontiguousarray(image[:, :192]) for image in pictures(6)]
+    path = clips.orient(clips.write(tmp_path / "plain.mp4", frames, rate=10), *matrix)
+    made, _ = annotate(path)
+    assert made.rotation == 0
+    expected = shown(frames[3])
+    height, width = expected.shape[:2]
+    left = (made.images[3].shape[1] - width) // 4 * 2
+    difference = np.abs(made.images[3][:height, left : left + width].astype(int) - expected)
+    assert np.median(difference) < 4
+
+
 @pytest.mark.parametrize(("width", "height"), [(255, 253), (254, 255), (301, 200), (64, 48)])
 def test_odd_and_small_pictures_come_out_even(width: int, height: int, annotate: Annotate, tmp_path: Path) -> None:
     source = clips.write(tmp_path / "odd.mkv", pictures(4, width, height), codec="ffv1", rate=10)
