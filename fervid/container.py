@@ -7,6 +7,7 @@ pictures themselves, and no protocol is left to reach others by. The size of a p
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import stat
@@ -39,6 +40,8 @@ _FORMATS = (
 _ALONE = {"protocol_whitelist": "", "format_whitelist": _FORMATS.replace(" ", ",")}
 _TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 """So that text in no known encoding does not matter, which it never does from PyAV 19 on."""
+_DEFAULT = av.stream.Disposition.default
+_PICTURES_BESIDE = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 HEAD = 4096
 """Bytes that tell what a file is."""
 _BINARY = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
@@ -116,17 +119,48 @@ def open_alone(source: object, **options: str) -> av.container.InputContainer:
     return container
 
 
-def pictures_of(path: Path | str, container: av.container.InputContainer, head: bytes) -> av.VideoStream:
-    """The video stream; the cover of an album is none, and an index that breaks off may promise nothing at all."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
+def moving(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """The video streams; the cover of an album is none, nor are the thumbnails of chapters."""
+    return [stream for stream in container.streams.video if not stream.disposition & _PICTURES_BESIDE]
+
+
+def pictures_of(
+    path: Path | str, container: av.container.InputContainer, head: bytes, wanted: int | None = None
+) -> av.VideoStream:
+    """The video stream to look at: as ffmpeg chooses, one that is flagged as default, then the largest.
+
+    Args:
+        path: What messages call it.
+        container: What a file holds; an index that breaks off may promise nothing at all.
+        head: How it begins.
+        wanted: Number of the stream among all of the container, as ffprobe counts them; None to choose.
+
+    Raises:
+        NoVideoStream: There is none, or none of that number.
+        InputError: It cannot be told what the file holds.
+    """
+    streams = moving(container)
+    if wanted is not None and streams:
+        streams = [stream for stream in container.streams.video if stream.index == wanted]
+        if not streams:
+            numbers = ", ".join(str(stream.index) for stream in container.streams.video)
+            raise NoVideoStream(
+                f"{path} has no video stream {wanted}, only {numbers}; choose one of them with --stream"
+            )
+    if streams:
+        return max(streams, key=lambda stream: (bool(stream.disposition & _DEFAULT), math.prod(frame_size(stream))))
     kinds = {stream.type for stream in container.streams} - {"video"}
     if not kinds - {"data"}:
         raise refusal(path, head)
     raise NoVideoStream(
         f"{path} has no video stream, only {' and '.join(sorted(kinds))}; fervid reads faces, not sound"
     )
+
+
+def frame_size(stream: av.VideoStream) -> tuple[int, int]:
+    """Width and height in pixels of the pictures of a stream; 0 for a codec that nobody knows."""
+    context = stream.codec_context
+    return (context.width, context.height) if context else (0, 0)
 
 
 def limit(path: Path | str, pictures: av.VideoStream, threads: int) -> float:

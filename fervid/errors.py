@@ -13,6 +13,7 @@
     │   ├── Truncated             truncated
     │   ├── Damaged               damaged
     │   ├── Discontinuity         discontinuity
+    │   ├── SeveralStreams        several_streams
     │   ├── NothingSampled        nothing_sampled
     │   ├── FramesDropped         dropped
     │   ├── TooLarge              too_large
@@ -56,6 +57,8 @@ class InputError(FervidError):
     """One clip cannot be answered; the others can."""
 
     code = "input"
+    nothing_missing: ClassVar[bool] = False
+    """Whether all of the clip was read nevertheless, so that only something is worth knowing."""
 
 
 class InputNotFound(InputError):
@@ -110,6 +113,14 @@ class Discontinuity(InputError):
     """The timestamps of the clip start again: it was read whole, and time was taken to go on there."""
 
     code = "discontinuity"
+    nothing_missing = True
+
+
+class SeveralStreams(InputError):
+    """The clip has several video streams, and one of them was looked at."""
+
+    code = "several_streams"
+    nothing_missing = True
 
 
 class NothingSampled(InputError):

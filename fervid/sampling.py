@@ -30,12 +30,14 @@ class Sampling:
         start: Seconds from the start of the clip before which nothing is looked at.
         end: Seconds from the start of the clip at which to stop; None for the end.
         rotate: Degrees clockwise to turn the decoded pictures; None to obey the file.
+        stream: Number of the video stream, as ffprobe counts them; None for the default one, then the largest.
     """
 
     fps: float | None = 5.0
     start: float = 0.0
     end: float | None = None
     rotate: int | None = None
+    stream: int | None = None
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 0 < self.fps < math.inf:
@@ -46,6 +48,8 @@ class Sampling:
             raise ValueError(f"the end ({self.end} s) must come after the start ({self.start} s)")
         if self.rotate not in (None, 0, 90, 180, 270):
             raise ValueError(f"rotation is 0, 90, 180 or 270, not {self.rotate}")
+        if self.stream is not None and self.stream < 0:
+            raise ValueError(f"streams are counted from 0, so there is none {self.stream}")
 
     @property
     def stop(self) -> float:

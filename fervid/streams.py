@@ -47,7 +47,7 @@ def stream(file: BinaryIO, name: str, sampling: Sampling | None = None, threads:
     except (av.FFmpegError, OSError) as error:
         raise _unfollowable(name, pipe.head) from error
     with container:
-        pictures = pictures_of(name, container, pipe.head)
+        pictures = pictures_of(name, container, pipe.head, sampling.stream)
         pictures.thread_type = "SLICE"  # frames that are decoded in several threads come later
         for one in _arriving(name, container, pictures, threads, pipe.head):
             if (turn := sampling.turn(one.start)) >= due:

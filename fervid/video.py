@@ -30,9 +30,11 @@ from fervid.container import (
     PIXELS,
     check,
     contained,
+    frame_size,
     head_of,
     is_picture,
     limit,
+    moving,
     open_file,
     pictures_of,
     unreadable,
@@ -42,6 +44,7 @@ from fervid.errors import (
     Discontinuity,
     InputError,
     NotAVideo,
+    SeveralStreams,
     TooLong,
     Truncated,
     Undecodable,
@@ -89,6 +92,7 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads
         TooLong: Raised after what was looked at, if the clip goes on for longer than `LONGEST`.
         Truncated, Damaged: Raised after the last frame that could be decoded, if some are missing.
         Discontinuity: Raised after the last frame, if the timestamps start again.
+        SeveralStreams: Raised after the last frame, if there was a choice and `sampling` left it open.
     """
     sampling = sampling or Sampling()
     path = Path(path)
@@ -105,8 +109,14 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def opened(
+    path: str | os.PathLike[str], stream: int | None = None
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """A video as the demuxer knows it, and the stream of its pictures: for what goes beside them, such as sound.
+
+    Args:
+        path: A video.
+        stream: Number of the video stream, as in `Sampling`.
 
     Raises:
         InputNotFound, InputUnreadable, EmptyInput: The file cannot be opened.
@@ -118,7 +128,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[tuple[av.container.InputCon
         if is_picture(file):
             raise NotAVideo(f"{path} is a still image, which has no frames that follow each other; name a video")
         with contained(path, file) as container:
-            yield container, pictures_of(path, container, head_of(file))
+            yield container, pictures_of(path, container, head_of(file), stream)
 
 
 def _read_picture(path: Path, file: BinaryIO, sampling: Sampling) -> Frame:
@@ -137,10 +147,10 @@ def _read_picture(path: Path, file: BinaryIO, sampling: Sampling) -> Frame:
 def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Generator[Decoded]:
     """Every frame up to `sampling.end`, each once the next tells how long it lasted; then raises what was wrong."""
     with contained(path, file) as container:
-        stream = pictures_of(path, container, head_of(file))
+        stream = pictures_of(path, container, head_of(file), sampling.stream)
         stream.thread_type = "AUTO"
         aspect = limit(path, stream, threads)
-        account = _Account(path, container, stream)
+        account = _Account(path, container, stream, chosen=sampling.stream is not None)
         start = end = 0.0
         held: Decoded | None = None
         for frame in account.frames(sampling):
@@ -150,6 +160,7 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
                 held = None
             if start >= sampling.stop:
                 if sampling.stop == sampling.end:
+                    account.inform()
                     return
                 raise TooLong(
                     f"{path} goes on for longer than {LONGEST / 3600:g} hours, which were looked at; take another part"
@@ -166,7 +177,9 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
 class _Account:
     """What comes out of a file, against what its header promises."""
 
-    def __init__(self, path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+    def __init__(
+        self, path: Path, container: av.container.InputContainer, stream: av.VideoStream, *, chosen: bool
+    ) -> None:
         self._path, self._container, self._stream = path, container, stream
         self._clip_start = (container.start_time or 0) / av.time_base
         started = stream.start_time
@@ -174,6 +187,7 @@ class _Account:
         self.origin = float(started * base) if started is not None and base else self._clip_start
         self.step = 1 / float(stream.average_rate or 25)  # seconds from one frame to the next, as a rule
         self._clock = Clock(container, stream)
+        self._others = [] if chosen else [other for other in moving(container) if other.index != stream.index]
         self._near: list[tuple[float, float]] = []  # start and end of the packets around the next one, in order
         self._given = self._packets = self._lost = 0
         self._media_end = 0.0
@@ -246,8 +260,9 @@ class _Account:
 
         A few frames less than promised are the rule with edited clips, and no sign of anything.
         """
-        restarts = self._clock.restarts
-        declared = 0.0 if restarts else (self._container.duration or 0) / av.time_base  # an estimate by timestamps
+        declared = (
+            0.0 if self._clock.restarts else (self._container.duration or 0) / av.time_base
+        )  # an estimate by timestamps
         allowed, pictures_end = max(3 * self.step, 0.02 * declared), end + self.origin - self._clip_start
         missing_time = declared - max(self._media_end - self._clip_start, pictures_end) > allowed
         missing_packets = self._stream.frames - self._packets > 1 + 0.02 * self._stream.frames
@@ -265,13 +280,30 @@ class _Account:
             raise Undecodable(
                 f"{self._path} has a video stream ({codec}) of which no frame can be decoded; convert it to H.264"
             )
-        often = "once" if restarts == 1 else f"{restarts} times"
-        joined = f"its timestamps start again {often}, as in joined recordings, and time was taken to go on there"
         if self._lost:
-            besides = f"; {joined}" if restarts else ""
+            besides = f"; {self._joined}" if self._clock.restarts else ""
             raise Damaged(f"{self._path} has {self._lost} damaged frames; what surrounds them was used{besides}")
-        if restarts:
-            raise Discontinuity(f"{self._path} was read whole, but {joined}; split it if the parts are no one clip")
+        self.inform()
+
+    def inform(self) -> None:
+        """Raise what is worth knowing of a file of which all was read that was asked for."""
+        if self._clock.restarts:
+            raise Discontinuity(
+                f"{self._path} was read whole, but {self._joined}; split it if the parts are no one clip"
+            )
+        if self._others:
+            taken, *others = (
+                "{} ({} x {})".format(one.index, *frame_size(one)) for one in (self._stream, *self._others)
+            )
+            raise SeveralStreams(
+                f"{self._path} has {1 + len(others)} video streams, and {taken} was looked at, not {', '.join(others)};"
+                " choose with --stream"
+            )
+
+    @property
+    def _joined(self) -> str:
+        often = "once" if self._clock.restarts == 1 else f"{self._clock.restarts} times"
+        return f"its timestamps start again {often}, as in joined recordings, and time was taken to go on there"
 
 
 def _asked(packets: Iterator[_Packet], sampling: Sampling, origin: float) -> Iterator[tuple[_Packet, bool]]:

@@ -40,6 +40,7 @@ CODES = {
     "Truncated": "truncated",
     "Damaged": "damaged",
     "Discontinuity": "discontinuity",
+    "SeveralStreams": "several_streams",
     "NothingSampled": "nothing_sampled",
     "FramesDropped": "dropped",
     "TooLarge": "too_large",

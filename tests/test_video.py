@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fervid import container, errors, inputs, video
 from fervid.errors import InputError
 from fervid.records import Frame
 from fervid.sampling import Sampling, orient
+from fervid.streams import stream
 from fervid.video import read
 
 EVERY = Sampling(fps=None)
@@ -274,6 +275,7 @@ def test_an_end_before_the_damage_raises_nothing(broken_off: tuple[Path, Path]) 
         {"rotate": 45},
         {"rotate": -90},
         {"rotate": 360},
+        {"stream": -1},
     ],
     ids=str,
 )
@@ -319,6 +321,95 @@ def test_other_angles_count_as_the_nearest_quarter(portrait: np.ndarray, degrees
     cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     shown = orient(portrait, (cosine, sine, 0, -sine, cosine, 0, 0, 0, 1))
     np.testing.assert_array_equal(shown, np.rot90(portrait, -clockwise // 90))
+
+
+def write_streams(path: Path, sizes: Sequence[tuple[int, int]], default: Sequence[int]) -> Path:
+    """A clip of several video streams of 10 frames, whose grey tells their number; those in `default` are flagged."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for width, height in sizes:
+            stream = container.add_stream("mpeg2video" if path.suffix == ".ts" else "libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            flagged = len(streams) in default
+            stream.disposition = av.stream.Disposition.default if flagged else av.stream.Disposition(0)
+            streams.append(stream)
+        for i in range(10):
+            for index, (stream, (width, height)) in enumerate(zip(streams, sizes, strict=True)):
+                image = np.full((height, width, 3), 50 + 100 * index, np.uint8)
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.pts, frame.time_base = i, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode())
+    return path
+
+
+SMALL, LARGE = (64, 48), (128, 96)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "default", "chosen"),
+    [
+        ("two.mkv", (SMALL, LARGE), (1,), 1),
+        ("two.mkv", (SMALL, LARGE), (0,), 0),
+        ("two.mkv", (LARGE, SMALL), (1,), 1),
+        ("two.mkv", (SMALL, LARGE), (0, 1), 1),
+        ("two.mp4", (SMALL, LARGE), (0, 1), 1),
+        ("two.mp4", (SMALL, SMALL), (0, 1), 0),
+        ("two.ts", (SMALL, LARGE), (), 1),
+        ("two.ts", (LARGE, SMALL), (), 0),
+    ],
+    ids=str,
+)
+def test_of_several_video_streams_the_default_one_is_taken_then_the_largest(
+    tmp_path: Path, name: str, sizes: Sequence[tuple[int, int]], default: Sequence[int], chosen: int
+) -> None:
+    path = write_streams(tmp_path / name, sizes, default)
+    frames, error = drain(path)
+    assert len(frames) == 10
+    assert [round((float(frame.image.mean()) - 50) / 100) for frame in frames] == [chosen] * 10
+    assert frames[0].image.shape[1::-1] == sizes[chosen]
+    assert type(error) is errors.SeveralStreams
+    (width, height), (other, _) = sizes[chosen], sizes[1 - chosen]
+    assert f"has 2 video streams, and {chosen} ({width} x {height}) was looked at, not {1 - chosen} ({other}" in str(
+        error
+    )
+    assert type(drain(path, Sampling(end=0.1))[1]) is errors.SeveralStreams
+
+
+@pytest.mark.parametrize("name", ["two.mkv", "two.ts"])
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_a_video_stream_that_is_asked_for_is_taken_without_a_word(tmp_path: Path, name: str, wanted: int) -> None:
+    path = write_streams(tmp_path / name, (SMALL, LARGE), (1,))
+    frames, error = drain(path, Sampling(fps=None, stream=wanted))
+    assert (len(frames), error) == (10, None)
+    assert frames[0].image.shape[1::-1] == (SMALL, LARGE)[wanted]
+    with path.open("rb", buffering=0) as file:
+        streamed = next(stream(file, "-", Sampling(stream=wanted)))
+    np.testing.assert_array_equal(streamed.image, frames[0].image)
+
+
+def test_a_video_stream_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, second: Path) -> None:
+    for path, there in ((write_streams(tmp_path / "two.mkv", (SMALL, LARGE), (1,)), "0, 1"), (second, "0")):
+        frames, error = drain(path, Sampling(stream=7))
+        assert (frames, type(error)) == ([], errors.NoVideoStream)
+        assert f"{path} has no video stream 7, only {there}; choose one of them with --stream" in str(error)
+
+
+def test_the_cover_of_a_film_is_not_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "covered.mp4"
+    with av.open(str(path), "w") as container:
+        cover, film = container.add_stream("mjpeg", rate=1), container.add_stream("libx264", rate=25)
+        cover.width, cover.height, cover.pix_fmt = 256, 192, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(steps(1, 256, 192)[0], format="rgb24")))
+        for image in steps(10):
+            container.mux(film.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(cover.encode())
+        container.mux(film.encode())
+    frames, error = drain(path)
+    assert ([number(frame) for frame in frames], error) == (list(range(10)), None)
 
 
 @pytest.mark.parametrize("in_file", [0, 90])

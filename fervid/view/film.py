@@ -41,8 +41,14 @@ _BT601, _LIMITED = 6, 1  # what OpenCV converts to, and what is written whatever
 _TIMESCALE = 2**31  # ticks a second, more than which mp4 cannot count
 
 
-def check(source: str | os.PathLike[str], target: Path, *, force: bool = False) -> None:
+def check(source: str | os.PathLike[str], target: Path, *, stream: int | None = None, force: bool = False) -> None:
     """Refuse what cannot be written, before a film is looked at.
+
+    Args:
+        source: The film.
+        target: What to write.
+        stream: Number of its video stream, as in `Sampling`.
+        force: Whether an existing file may be replaced.
 
     Raises:
         UsageError: The name does not end in .mp4, or would overwrite the film; or there is no encoder.
@@ -56,7 +62,7 @@ def check(source: str | os.PathLike[str], target: Path, *, force: bool = False) 
     if CODEC not in av.codecs_available:
         raise UsageError(f"films are written with {CODEC}, which this PyAV lacks; pip install --force-reinstall av")
     refuse_existing(target, force=force)
-    with opened(source):
+    with opened(source, stream):
         pass
 
 
@@ -92,8 +98,8 @@ def annotate(
         InputError: It is no video, its pictures are too large for H.264, or nothing of it could be read.
         OutputError: The file exists, or cannot be written.
     """
-    check(source, target, force=force)
-    with opened(source) as (container, pictures), replacing(target, force=force) as file:
+    check(source, target, stream=sampling.stream, force=force)
+    with opened(source, sampling.stream) as (container, pictures), replacing(target, force=force) as file:
         try:
             options = {"movflags": "faststart"}
             tick = pictures.time_base
