@@ -157,6 +157,11 @@ def pictures_of(
     )
 
 
+def start_of(container: av.container.InputContainer) -> float:
+    """When a container starts, in seconds of its own clock: what players call 0."""
+    return (container.start_time or 0) / av.time_base
+
+
 def frame_size(stream: av.VideoStream) -> tuple[int, int]:
     """Width and height in pixels of the pictures of a stream; 0 for a codec that nobody knows."""
     context = stream.codec_context

@@ -27,7 +27,7 @@ class Sampling:
 
     Attributes:
         fps: Frames a second of presentation time; None for every frame.
-        start: Seconds from the start of the clip before which nothing is looked at.
+        start: Seconds from the start of the clip, as players count them, before which nothing is looked at.
         end: Seconds from the start of the clip at which to stop; None for the end.
         rotate: Degrees clockwise to turn the decoded pictures; None to obey the file.
         stream: Number of the video stream, as ffprobe counts them; None for the default one, then the largest.

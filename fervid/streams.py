@@ -5,7 +5,6 @@ How long a frame lasts is not known by then, and is what is due.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator
 from contextlib import suppress
@@ -18,7 +17,7 @@ import cv2
 import numpy as np
 
 from fervid.clock import Clock
-from fervid.container import HEAD, check, is_mp4, limit, open_alone, pictures_of, refusal
+from fervid.container import HEAD, check, is_mp4, limit, open_alone, pictures_of, refusal, start_of
 from fervid.errors import EmptyInput, InputError, InputNotFound, NotAVideo, Truncated, Undecodable
 from fervid.records import Frame
 from fervid.sampling import Decoded, Sampling, convert, stretched, turned
@@ -118,7 +117,7 @@ def _arriving(
 ) -> Generator[Decoded]:
     """Every frame of a stream. Times go on where a source begins anew; damaged packets are what a network loses."""
     aspect, step = limit(name, pictures, threads), 1 / float(pictures.average_rate or 25)
-    origin, now, stopped = math.nan, -step, ""
+    origin, now, stopped = start_of(container), -step, ""
     clock = Clock(container, pictures)
     packets = container.demux(pictures)
     while True:
@@ -137,8 +136,6 @@ def _arriving(
             frames = pictures.decode(packet)
         for frame in frames:
             check(name, stretched(frame.width, aspect), frame.height)
-            if frame.time is not None and math.isnan(origin):
-                origin = frame.time - now - step
             before, now = now, max(now, now + step if frame.time is None else round(frame.time - origin, 6))
             step = now - before if 0 < now - before < _LONGEST_STEP_S else step
             yield Decoded(frame, aspect, now, now + step)

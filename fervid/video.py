@@ -37,6 +37,7 @@ from fervid.container import (
     moving,
     open_file,
     pictures_of,
+    start_of,
     unreadable,
 )
 from fervid.errors import (
@@ -181,10 +182,9 @@ class _Account:
         self, path: Path, container: av.container.InputContainer, stream: av.VideoStream, *, chosen: bool
     ) -> None:
         self._path, self._container, self._stream = path, container, stream
-        self._clip_start = (container.start_time or 0) / av.time_base
-        started = stream.start_time
-        base = stream.time_base
-        self.origin = float(started * base) if started is not None and base else self._clip_start
+        self.origin = start_of(container)
+        started, base = stream.start_time, stream.time_base
+        self._begin = max(0.0, float(started * base) - self.origin) if started is not None and base else 0.0
         self.step = 1 / float(stream.average_rate or 25)  # seconds from one frame to the next, as a rule
         self._clock = Clock(container, stream)
         self._others = [] if chosen else [other for other in moving(container) if other.index != stream.index]
@@ -263,14 +263,14 @@ class _Account:
         declared = (
             0.0 if self._clock.restarts else (self._container.duration or 0) / av.time_base
         )  # an estimate by timestamps
-        allowed, pictures_end = max(3 * self.step, 0.02 * declared), end + self.origin - self._clip_start
-        missing_time = declared - max(self._media_end - self._clip_start, pictures_end) > allowed
+        allowed, promised = max(3 * self.step, 0.02 * declared), self._begin + self._stream.frames * self.step
+        missing_time = declared - max(self._media_end - self.origin, end) > allowed
         missing_packets = self._stream.frames - self._packets > 1 + 0.02 * self._stream.frames
-        missing_pictures = missing_packets and self._stream.frames * self.step - end > allowed
-        cut = bool(self._stopped) and not 0 < declared <= pictures_end
+        missing_pictures = missing_packets and promised - end > allowed
+        cut = bool(self._stopped) and not 0 < declared <= end
         if cut or missing_pictures or missing_time:
             reason = f" ({self._stopped})" if self._stopped else ""
-            declared = max(declared, self._stream.frames * self.step)
+            declared = max(declared, promised)
             promise = f"; its header promises {declared:.2f} s" if declared > end else ""
             raise Truncated(
                 f"{self._path} breaks off after {end:.2f} s{reason}{promise}; copy or download it again for the rest"

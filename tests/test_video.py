@@ -471,12 +471,18 @@ def write_with_sound(path: Path, frames: int, codec: str, late: float) -> Path:
     ("name", "codec"), [("s.mp4", "libx264"), ("s.mkv", "libx264"), ("s.ts", "libx264"), ("s.flv", "flv")]
 )
 @pytest.mark.parametrize("late", [0.0, 1.0])
-def test_time_starts_at_the_first_picture_even_if_sound_comes_earlier(
+def test_time_starts_with_the_clip_even_if_its_pictures_come_later(
     tmp_path: Path, name: str, codec: str, late: float
 ) -> None:
-    frames, error = drain(write_with_sound(tmp_path / name, 10, codec, late))
+    path = write_with_sound(tmp_path / name, 10, codec, late)
+    frames, error = drain(path)
     assert error is None
-    assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(10)], abs=2e-3)
+    with av.open(str(path)) as demuxed:
+        start = Fraction(demuxed.start_time or 0, av.time_base)
+        players = [float(frame.pts * frame.time_base - start) for frame in demuxed.decode(video=0)]
+    assert players == pytest.approx([late + i / 25 for i in range(10)], abs=0.03)  # an encoder of sound begins earlier
+    assert [frame.time for frame in frames] == pytest.approx(players, abs=1e-3)
+    assert sum(frame.duration for frame in frames) == pytest.approx(0.4, abs=2e-3)
 
 
 INDEX_FIRST = {"movflags": "faststart"}

@@ -154,6 +154,25 @@ def test_times_sound_and_clock_stay_as_they_were(annotate: Annotate, tmp_path: P
     assert (made.stream["codec"], made.stream["pix_fmt"], made.rotation) == ("h264", "yuv420p", 0)
 
 
+@pytest.mark.parametrize("name", ["late.mp4", "late.mkv", "late.ts"])
+def test_pictures_that_begin_after_the_sound_keep_their_times(
+    annotate: Annotate, toy: fervid.Classifier, tmp_path: Path, name: str
+) -> None:
+    source = sounding(tmp_path / name, pictures(12), times=[3 + i / 10 for i in range(12)])
+    given, (made, _) = facts(source), annotate(source)
+    same_times(given, made, 2e-3)
+    assert float(made.times[0]) == pytest.approx(3, abs=0.05)
+    story = toy.follow(source, CUT)
+    (person,) = story.people
+    assert person.starts[0] == pytest.approx(3, abs=0.16)
+    assert person.ends[-1] == pytest.approx(4.2, abs=0.1)
+    cut, _ = annotate(source, Sampling(start=3.5, end=4))
+    assert len(cut.times) in (5, 6)
+    left = (cut.images[0].shape[1] - 256) // 4 * 2
+    grey = cut.images[-1][8:24, left + 8 : left + 24].mean()
+    assert grey == pytest.approx(20 + 5 * 9, abs=6)
+
+
 def test_every_frame_is_the_one_that_was_there(annotate: Annotate, tmp_path: Path) -> None:
     source = sounding(tmp_path / "film.mp4", pictures(20))
     given, (made, _) = facts(source), annotate(source)
