@@ -260,6 +260,41 @@ def test_sound_is_copied_or_encoded_anew(name: str, codec: str, note: str, annot
     assert [part in notes[0] for part in (note, str(source))] == [True, True] if note else notes == [], notes
 
 
+def unsteady(source: Path, path: Path, change: Callable[[int], int]) -> Path:
+    """A film whose sound has other times: what `change` makes of the number of each packet, times its length."""
+    with av.open(str(source)) as container, av.open(str(path), "w") as made:
+        added = {stream.index: made.add_stream_from_template(stream) for stream in container.streams}
+        count = 0
+        for packet in container.demux():
+            if packet.dts is None:
+                continue
+            if packet.stream.type == "audio":
+                packet.pts = packet.dts = change(count) * packet.duration
+                count += 1
+            packet.stream = added[packet.stream.index]
+            made.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda i: i // 2 * 2, lambda i: i - 20 * (i >= 30), lambda i: 0, lambda i: max(0, 40 - i)],
+    ids=["repeat", "run back once", "stand still", "run backwards"],
+)
+def test_sound_whose_times_repeat_or_run_backwards_gets_a_steady_clock(
+    annotate: Annotate, tmp_path: Path, codec: str, change: Callable[[int], int]
+) -> None:
+    source = unsteady(sounding(tmp_path / "film.mkv", pictures(12), codec), tmp_path / "unsteady.nut", change)
+    made, notes = annotate(source)
+    assert len(made.images) == 12
+    times = [float(time) for time, _ in made.sounds[0]]
+    assert all(sooner < later for sooner, later in pairwise(times))
+    assert len(times) > 40
+    assert times[-1] < 2.5
+    assert "times of its sound repeat or run backwards" in notes[-1]
+
+
 def test_sound_of_another_pace_is_resampled(annotate: Annotate, tmp_path: Path) -> None:
     source = sounding(tmp_path / "film.mkv", pictures(12), "pcm_s16le", pace=37800)
     given, (made, notes) = facts(source), annotate(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeAlias, cast
 
 import av
@@ -15,6 +16,8 @@ COPIED = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "mp3float", "op
 """Decoders of the sound that mp4 files carry and players expect in them; other sound is encoded anew as AAC."""
 
 
+_LEAST_S = 1e-3  # that a part of the sound lasts
+_UNSTEADY = "times of its sound repeat or run backwards, so that one part was put behind the other there"
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # of AAC; other sound is resampled
 
 _Packet: TypeAlias = "av.Packet[av.AudioStream]"
@@ -61,6 +64,8 @@ class Sound:
         self._part = part
         self._targets: dict[int, av.AudioStream] = {}
         self._anew: set[int] = set()
+        self._last: dict[int, int] = {}  # newest time of each stream, in ticks of its packets or frames
+        self._lengths: dict[int, int] = {}  # and how long that part lasts
         for stream in source.streams.audio:
             name = stream.codec_context.name if stream.codec_context else "unknown"
             if name in COPIED:
@@ -115,6 +120,9 @@ class Sound:
         if stream.index not in self._anew:
             packet.pts = (packet.pts or 0) - shift
             packet.dts = packet.pts if packet.dts is None else packet.dts - shift
+            steady = self._steady(stream.index, packet.dts, packet.duration or 0, packet.time_base)
+            if steady != packet.dts:
+                packet.pts = packet.dts = steady
             packet.stream = target
             return [packet]
         made: list[_Packet] = []
@@ -123,7 +131,25 @@ class Sound:
         except av.FFmpegError:  # a moment of silence
             return made
         for frame in frames:
-            if frame.pts is not None:
-                frame.pts -= shift
+            if frame.pts is not None and frame.time_base:
+                length = round(frame.samples / frame.sample_rate / frame.time_base)
+                frame.pts = self._steady(stream.index, frame.pts - shift, length, frame.time_base)
             made += target.encode(frame)
         return made
+
+    def _steady(self, index: int, time: int, length: int, tick: Fraction | None) -> int:
+        """The time of the next part of a stream: where the last one ended, if it is no later than that began.
+
+        Args:
+            index: Of the stream.
+            time: What the film says, in ticks.
+            length: How long the part lasts, in ticks; 0 if nobody knows.
+            tick: Seconds that one lasts.
+        """
+        last, least = self._last.get(index), max(1, round(_LEAST_S / (tick or _LEAST_S)))
+        if last is not None and time <= last:
+            time = last + self._lengths.get(index, least)
+            if _UNSTEADY not in self.notes:
+                self.notes.append(_UNSTEADY)
+        self._last[index], self._lengths[index] = time, max(length, least)
+        return time
