@@ -28,12 +28,13 @@ from fervid.errors import (
     Truncated,
 )
 from fervid.sampling import stretched
+from fervid.stills import is_animated
 
 PIXELS = 8192 * 8192
 """Most pixels of a frame."""
 _FORMATS = (
-    "asf av1 avi cavsvideo dirac dv flv gif gxf h261 h263 h264 hevc ivf m4v matroska mjpeg mov mpeg mpegts mpegvideo"
-    " mxf nsv nut obu ogg rm swf vc1 vvc wtv yuv4mpegpipe"
+    "apng asf av1 avi cavsvideo dirac dv flv gif gxf h261 h263 h264 hevc ivf m4v matroska mjpeg mov mpeg mpegts"
+    " mpegvideo mxf nsv nut obu ogg rm swf vc1 vvc wtv yuv4mpegpipe"
     " aac ac3 aiff amr ape au caf dts eac3 flac mp3 mpc tta w64 wav wv"  # in order to say that they are sound
     " ico j2k_pipe jpegls_pipe jpegxl_anim jpegxl_pipe pam_pipe pbm_pipe pgm_pipe ppm_pipe qoi_pipe tiff_pipe"
 )
@@ -44,6 +45,7 @@ _DEFAULT = av.stream.Disposition.default
 _PICTURES_BESIDE = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 HEAD = 4096
 """Bytes that tell what a file is."""
+_IMAGE_HEADER_BYTES = 2**20  # in which an image says whether it moves
 _BINARY = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
 _PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP", re.DOTALL)
 
@@ -81,10 +83,15 @@ def unreadable(path: Path, error: OSError | ValueError) -> InputUnreadable:
 
 
 def is_picture(file: BinaryIO) -> bool:
-    """Whether a file, at its beginning, is a still image."""
-    head = file.read(12)
+    """Whether a file, at its beginning, is a still image, or a moving one that no demuxer reads."""
+    head = file.read(_IMAGE_HEADER_BYTES)
     file.seek(0)
-    return _PICTURES.match(head) is not None
+    return _PICTURES.match(head) is not None and not (is_animated(head) and not is_webp(head))
+
+
+def is_webp(head: bytes) -> bool:
+    """Whether that is how WebP begins."""
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
 
 def contained(path: Path, file: BinaryIO) -> av.container.InputContainer:
@@ -120,8 +127,9 @@ def open_alone(source: object, **options: str) -> av.container.InputContainer:
 
 
 def moving(container: av.container.InputContainer) -> list[av.VideoStream]:
-    """The video streams; the cover of an album is none, nor are the thumbnails of chapters."""
-    return [stream for stream in container.streams.video if not stream.disposition & _PICTURES_BESIDE]
+    """The video streams; the cover of an album is none, nor are thumbnails, nor is a single picture beside others."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & _PICTURES_BESIDE]
+    return [stream for stream in streams if stream.frames != 1] or streams
 
 
 def pictures_of(

@@ -37,7 +37,7 @@ IDENTITY = "identity.mean"
 FITTED = ("embedding", "expression", "logit")
 """The pooled outputs that a classifier may be fitted on."""
 STAGES = (
-    *("container", "clock", "sampling", "video", "halve", "detect", "follow", "align", "network", "extract"),
+    *("container", "stills", "clock", "sampling", "video", "halve", "detect", "follow", "align", "network", "extract"),
     *("track", "pool", "gather", "features"),
 )
 """What decides what is pooled of a clip."""

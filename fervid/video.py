@@ -50,10 +50,12 @@ from fervid.errors import (
     Truncated,
     Undecodable,
 )
-from fervid.records import Frame
+from fervid.records import Frame, Image
 from fervid.sampling import LONGEST, Decoded, Sampling, convert, stretched, turned
-from fervid.stills import size
+from fervid.stills import is_animated, size
 
+_IMAGE_BYTES = 8 * PIXELS  # enough for the largest in 16 bits without compression
+_NO_DELAY_MS, _USUAL_DELAY_MS = 10, 100  # browsers show a frame of an animation for so long that asks for no more
 _AHEAD = 24_000_000  # bytes of frames that are decoded before they are asked for
 _REORDERED = 32  # packets; those of frames that are shown one after another are no further apart
 _LAST = 4  # frames of a clip are decoded in any case
@@ -99,14 +101,14 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads
     path = Path(path)
     with open_file(path) as file:
         try:
-            picture = _read_picture(path, file, sampling) if is_picture(file) else None
+            data = file.read(_IMAGE_BYTES) if is_picture(file) else b""
         except OSError as error:
             raise unreadable(path, error) from error
-        if picture is not None:
-            yield picture
+        if data and not is_animated(data):
+            yield _read_picture(path, data, sampling)
         else:
-            frames = _sample(_decode(path, file, sampling, threads), sampling)
-            yield from ahead(frames, _AHEAD, lambda frame: frame.image.nbytes)
+            decoded = _decode_animation(path, file, data) if data else _decode(path, file, sampling, threads)
+            yield from ahead(_sample(decoded, sampling), _AHEAD, lambda frame: frame.image.nbytes)
 
 
 @contextmanager
@@ -127,14 +129,41 @@ def opened(
     path = Path(path)
     with open_file(path) as file:
         if is_picture(file):
+            if is_animated(head_of(file)):
+                raise NotAVideo(f"{path} is an animated WebP, whose frames cannot be written anew; convert it to mp4")
             raise NotAVideo(f"{path} is a still image, which has no frames that follow each other; name a video")
         with contained(path, file) as container:
             yield container, pictures_of(path, container, head_of(file), stream)
 
 
-def _read_picture(path: Path, file: BinaryIO, sampling: Sampling) -> Frame:
+def _decode_animation(path: Path, file: BinaryIO, data: bytes) -> Generator[Decoded]:
+    """Every frame of an animated WebP, some at a time, for OpenCV keeps those that it gives."""
+    shape = size(data) or (0, 0)
+    check(path, *shape)
+    at_once = max(1, _AHEAD // (4 * math.prod(shape) + 1))
+    start, count = 0.0, 0
+    while images := _animation_part(file, count, at_once):
+        for image, duration in images:
+            end = start + (duration if duration > _NO_DELAY_MS else _USUAL_DELAY_MS) / 1000
+            rgb = np.ascontiguousarray(image[..., 2::-1])
+            yield Decoded(av.VideoFrame.from_ndarray(rgb, format="rgb24"), 1.0, start, end)
+            start = end
+        count += len(images)
+    if not count:
+        raise Undecodable(f"{path} starts as an animation and cannot be decoded; copy or download it again")
+
+
+def _animation_part(file: BinaryIO, first: int, count: int) -> list[tuple[Image, int]]:
+    """Frames of an animation, (h, w, 3 or 4) in BGR, with their durations in ms; none behind the last one."""
+    with suppress(cv2.error):
+        # by its descriptor, because OpenCV cannot be given every name
+        _, animation = cv2.imreadanimation(f"/dev/fd/{file.fileno()}", start=first, count=count)
+        return [(np.asarray(image), int(ms)) for image, ms in zip(animation.frames, animation.durations, strict=True)]
+    return []
+
+
+def _read_picture(path: Path, data: bytes, sampling: Sampling) -> Frame:
     obey = 0 if sampling.rotate is None else cv2.IMREAD_IGNORE_ORIENTATION
-    data = file.read(8 * PIXELS)  # which is enough for the largest in 16 bits without compression
     image = None
     if shape := size(data):
         check(path, *shape)

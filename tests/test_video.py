@@ -448,6 +448,52 @@ def test_pixels_that_are_not_square_are_stretched(
     assert frame.image.shape == shape
 
 
+def write_animation(path: Path, durations: Sequence[int], first: int = 0) -> Path:
+    """Flat grey pictures as an animated image, each shown for so many ms."""
+    animation = cv2.Animation()
+    animation.frames = [np.ascontiguousarray(image) for image in steps(first + len(durations))[first:]]
+    animation.durations = np.array(durations, np.int32)
+    assert cv2.imwriteanimation(str(path), animation)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".avif", ".gif"])
+@pytest.mark.parametrize("ahead", [24_000_000, 1])
+def test_every_frame_of_an_animated_image_is_given_at_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, ahead: int
+) -> None:
+    monkeypatch.setattr(video, "_AHEAD", ahead)
+    path = write_animation(tmp_path / f"moves{suffix}", [100, 40, 200, 60, 500, 100])
+    frames, error = drain(path)
+    assert error is None
+    assert [number(frame) for frame in frames] == list(range(6))
+    assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.14, 0.34, 0.4, 0.9], abs=2e-3)
+    assert [frame.duration for frame in frames[:-1]] == pytest.approx([0.1, 0.04, 0.2, 0.06, 0.5], abs=2e-3)
+    few, _ = drain(path, Sampling(2, start=0.1))
+    assert [number(frame) for frame in few] == [1, 5]
+
+
+def test_an_animation_that_is_shown_without_delay_is_shown_as_browsers_do(tmp_path: Path) -> None:
+    frames, _ = drain(write_animation(tmp_path / "hasty.webp", [0, 5, 10, 0]))
+    assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("name", ["moves.webp", b"\xff.webp", "moves%d.webp", "moves.txt"], ids=repr)
+def test_an_animation_may_have_any_name(tmp_path: Path, name: str | bytes) -> None:
+    path = tmp_path / (os.fsdecode(name) if isinstance(name, bytes) else name)
+    write_animation(tmp_path / "written.webp", [100] * 3).rename(path)
+    assert len(drain(path)[0]) == 3
+
+
+def test_an_animation_that_is_damaged_or_too_large_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_animation(tmp_path / "moves.webp", [100] * 6)
+    (tmp_path / "zeros.webp").write_bytes(path.read_bytes()[:48] + bytes(400))
+    frames, error = drain(tmp_path / "zeros.webp")
+    assert (frames, type(error)) == ([], errors.Undecodable)
+    monkeypatch.setattr(container, "PIXELS", 64 * 48 - 1)
+    assert type(drain(path)[1]) is errors.TooLarge
+
+
 def write_with_sound(path: Path, frames: int, codec: str, late: float) -> Path:
     """A clip whose pictures begin `late` seconds after its sound."""
     with av.open(str(path), "w") as container:

@@ -450,10 +450,14 @@ def test_the_cover_of_an_album_is_no_film(tmp_path: Path) -> None:
 def test_what_is_no_film_is_refused(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
     story = toy.follow(source, CUT)
     cv2.imwrite(str(tmp_path / "still.png"), pictures(1)[0])
+    animation = cv2.Animation()
+    animation.frames, animation.durations = pictures(2), np.array([100, 100], np.int32)
+    cv2.imwriteanimation(str(tmp_path / "moves.webp"), animation)
     clips.write_sound(tmp_path / "sound.m4a")
     (tmp_path / "text.mp4").write_text("no film" * 99)
     for name, error in (
         ("still.png", errors.NotAVideo),
+        ("moves.webp", errors.NotAVideo),
         ("sound.m4a", errors.NoVideoStream),
         ("text.mp4", errors.NotAVideo),
         ("missing.mp4", errors.InputNotFound),
