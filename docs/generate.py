@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
+BESIDE = ("truncated", "damaged", "discontinuity", "several_streams", "too_long")
 ELSEWHERE = {
     "models/README.md": "models/index.md",
     "benchmarks/README.md": "benchmarks/index.md",
@@ -195,7 +196,7 @@ def failures() -> str:
             ("code", "in Python", "status", "meaning"),
             [(f"`{kind.code}`", f"`{kind.__name__}`", str(_status(kind)), _prose(kind.__doc__)) for kind in _kinds()],
         ),
-        "`truncated`, `damaged` and `too_long` stand beside an answer too, where what came before was enough for one.",
+        f"Beside an answer too, if there was enough for one, stand {', '.join(f'`{kind}`' for kind in BESIDE)}.",
     ]
     return _page(parts)
 

@@ -7,6 +7,7 @@ pictures themselves, and no protocol is left to reach others by. The size of a p
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import stat
@@ -29,20 +30,24 @@ from fervid.errors import (
     Undecodable,
 )
 from fervid.sampling import stretched
+from fervid.stills import is_animated
 
 PIXELS = 8192 * 8192
 """Most pixels of a frame."""
 _FORMATS = (
-    "asf av1 avi cavsvideo dirac dv flv gif gxf h261 h263 h264 hevc ivf m4v matroska mjpeg mov mpeg mpegts mpegvideo"
-    " mxf nsv nut obu ogg rm swf vc1 vvc wtv yuv4mpegpipe"
+    "apng asf av1 avi cavsvideo dirac dv flv gif gxf h261 h263 h264 hevc ivf m4v matroska mjpeg mov mpeg mpegts"
+    " mpegvideo mxf nsv nut obu ogg rm swf vc1 vvc wtv yuv4mpegpipe"
     " aac ac3 aiff amr ape au caf dts eac3 flac mp3 mpc tta w64 wav wv"  # in order to say that they are sound
     " ico j2k_pipe jpegls_pipe jpegxl_anim jpegxl_pipe pam_pipe pbm_pipe pgm_pipe ppm_pipe qoi_pipe tiff_pipe"
 )
 _ALONE = {"protocol_whitelist": "", "format_whitelist": _FORMATS.replace(" ", ",")}
 _TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 """So that text in no known encoding does not matter, which it never does from PyAV 19 on."""
+_DEFAULT = av.stream.Disposition.default
+_PICTURES_BESIDE = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 HEAD = 4096
 """Bytes that tell what a file is."""
+_IMAGE_HEADER_BYTES = 2**20  # in which an image says whether it moves
 _BINARY = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
 _HTML = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL
@@ -113,10 +118,15 @@ def unreadable(path: Path, error: OSError | ValueError) -> InputUnreadable:
 
 
 def is_picture(file: BinaryIO) -> bool:
-    """Whether a file, at its beginning, is a still image."""
-    head = file.read(12)
+    """Whether a file, at its beginning, is a still image, or a moving one that no demuxer reads."""
+    head = file.read(_IMAGE_HEADER_BYTES)
     file.seek(0)
-    return _PICTURES.match(head) is not None
+    return _PICTURES.match(head) is not None and not (is_animated(head) and not is_webp(head))
+
+
+def is_webp(head: bytes) -> bool:
+    """Whether that is how WebP begins."""
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
 
 def contained(path: Path, file: BinaryIO) -> av.container.InputContainer:
@@ -154,17 +164,54 @@ def open_alone(source: object, **options: str) -> av.container.InputContainer:
     return container
 
 
-def pictures_of(path: Path | str, container: av.container.InputContainer, head: bytes) -> av.VideoStream:
-    """The video stream; the cover of an album is none, and an index that breaks off may promise nothing at all."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
+def moving(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """The video streams; the cover of an album is none, nor are thumbnails, nor is a single picture beside others."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & _PICTURES_BESIDE]
+    return [stream for stream in streams if stream.frames != 1] or streams
+
+
+def pictures_of(
+    path: Path | str, container: av.container.InputContainer, head: bytes, wanted: int | None = None
+) -> av.VideoStream:
+    """The video stream to look at: as ffmpeg chooses, one that is flagged as default, then the largest.
+
+    Args:
+        path: What messages call it.
+        container: What a file holds; an index that breaks off may promise nothing at all.
+        head: How it begins.
+        wanted: Number of the stream among all of the container, as ffprobe counts them; None to choose.
+
+    Raises:
+        NoVideoStream: There is none, or none of that number.
+        InputError: It cannot be told what the file holds.
+    """
+    streams = moving(container)
+    if wanted is not None and streams:
+        streams = [stream for stream in container.streams.video if stream.index == wanted]
+        if not streams:
+            numbers = ", ".join(str(stream.index) for stream in container.streams.video)
+            raise NoVideoStream(
+                f"{path} has no video stream {wanted}, only {numbers}; choose one of them with --stream"
+            )
+    if streams:
+        return max(streams, key=lambda stream: (bool(stream.disposition & _DEFAULT), math.prod(frame_size(stream))))
     kinds = {stream.type for stream in container.streams} - {"video"}
     if not kinds - {"data"}:
         raise refusal(path, head)
     raise NoVideoStream(
         f"{path} has no video stream, only {' and '.join(sorted(kinds))}; fervid reads faces, not sound"
     )
+
+
+def start_of(container: av.container.InputContainer) -> float:
+    """When a container starts, in seconds of its own clock: what players call 0."""
+    return (container.start_time or 0) / av.time_base
+
+
+def frame_size(stream: av.VideoStream) -> tuple[int, int]:
+    """Width and height in pixels of the pictures of a stream; 0 for a codec that nobody knows."""
+    context = stream.codec_context
+    return (context.width, context.height) if context else (0, 0)
 
 
 def limit(path: Path | str, pictures: av.VideoStream, threads: int) -> float:

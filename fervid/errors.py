@@ -12,6 +12,8 @@
     │   ├── Undecodable           undecodable
     │   ├── Truncated             truncated
     │   ├── Damaged               damaged
+    │   ├── Discontinuity         discontinuity
+    │   ├── SeveralStreams        several_streams
     │   ├── NothingSampled        nothing_sampled
     │   ├── FramesDropped         dropped
     │   ├── TooLarge              too_large
@@ -55,6 +57,8 @@ class InputError(FervidError):
     """One clip cannot be answered; the others can."""
 
     code = "input"
+    nothing_missing: ClassVar[bool] = False
+    """Whether all of the clip was read nevertheless, so that only something is worth knowing."""
 
 
 class InputNotFound(InputError):
@@ -103,6 +107,20 @@ class Damaged(InputError):
     """Some packets inside the file could not be decoded; the frames around them were given."""
 
     code = "damaged"
+
+
+class Discontinuity(InputError):
+    """The timestamps of the clip start again: it was read whole, and time was taken to go on there."""
+
+    code = "discontinuity"
+    nothing_missing = True
+
+
+class SeveralStreams(InputError):
+    """The clip has several video streams, and one of them was looked at."""
+
+    code = "several_streams"
+    nothing_missing = True
 
 
 class NothingSampled(InputError):

@@ -37,7 +37,7 @@ IDENTITY = "identity.mean"
 FITTED = ("embedding", "expression", "logit")
 """The pooled outputs that a classifier may be fitted on."""
 STAGES = (
-    *("container", "sampling", "video", "halve", "detect", "follow", "align", "network", "extract"),
+    *("container", "stills", "clock", "sampling", "video", "halve", "detect", "follow", "align", "network", "extract"),
     *("track", "pool", "gather", "features"),
 )
 """What decides what is pooled of a clip."""
@@ -115,7 +115,7 @@ def pooled(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int
             observed.extend(stream)
         except InputError as error:
             problem = error
-    if problem is not None and not any(one.faces for one in observed):
+    if problem is not None and not problem.nothing_missing and not any(one.faces for one in observed):
         raise problem
     found = {}
     for stride in strides:

@@ -2,7 +2,7 @@
 
 Rows for what people count (`Face`, `Person`), columns for what machines multiply (`FaceScores`). Images are RGB,
 uint8, (height, width, 3); boxes and points are in pixels of the frame, x to the right and y down; times are seconds
-of presentation time from the first frame of the clip.
+of presentation time from the start of the clip.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Frame:
 
     Attributes:
         image: (h, w, 3) uint8 RGB, upright.
-        time: Presentation time in seconds from the first frame of the clip.
+        time: Presentation time in seconds from the start of the clip.
         duration: Seconds of the clip that the frame stands for, 0 for a still image.
     """
 
@@ -133,7 +133,7 @@ class Observed:
     """What one frame shows, without its picture.
 
     Attributes:
-        time: Presentation time in seconds from the first frame of the clip.
+        time: Presentation time in seconds from the start of the clip.
         duration: Seconds of the clip that the frame stands for.
         faces: n faces.
         shares: n, of each the share of the picture that it fills.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsBytes, cast
 
 import numpy as np
 
@@ -25,15 +27,17 @@ class Sampling:
 
     Attributes:
         fps: Frames a second of presentation time; None for every frame.
-        start: Seconds from the start of the clip before which nothing is looked at.
+        start: Seconds from the start of the clip, as players count them, before which nothing is looked at.
         end: Seconds from the start of the clip at which to stop; None for the end.
         rotate: Degrees clockwise to turn the decoded pictures; None to obey the file.
+        stream: Number of the video stream, as ffprobe counts them; None for the default one, then the largest.
     """
 
     fps: float | None = 5.0
     start: float = 0.0
     end: float | None = None
     rotate: int | None = None
+    stream: int | None = None
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 0 < self.fps < math.inf:
@@ -44,6 +48,8 @@ class Sampling:
             raise ValueError(f"the end ({self.end} s) must come after the start ({self.start} s)")
         if self.rotate not in (None, 0, 90, 180, 270):
             raise ValueError(f"rotation is 0, 90, 180 or 270, not {self.rotate}")
+        if self.stream is not None and self.stream < 0:
+            raise ValueError(f"streams are counted from 0, so there is none {self.stream}")
 
     @property
     def stop(self) -> float:
@@ -68,18 +74,40 @@ class Decoded:
     end: float
 
 
-def convert(decoded: Decoded, until: float, sampling: Sampling) -> Frame:
-    """A decoded frame that is shown until then: RGB, upright, in square pixels."""
+def convert(decoded: Decoded, duration: float, sampling: Sampling) -> Frame:
+    """A decoded frame that stands for so many seconds: RGB, upright, in square pixels."""
     frame = decoded.frame
     width = stretched(frame.width, decoded.aspect)
     image = np.asarray(frame.to_ndarray(format="rgb24", width=width, height=frame.height, threads=1), np.uint8)
-    degrees = sampling.rotate if sampling.rotate is not None else -round(frame.rotation / 90) * 90
-    return Frame(turned(image, degrees), decoded.start, max(0.0, until - max(decoded.start, sampling.start)))
+    if sampling.rotate is not None:
+        upright = turned(image, sampling.rotate)
+    else:
+        matrix = cast("SupportsBytes | None", frame.side_data.get("DISPLAYMATRIX"))
+        upright = image if matrix is None else orient(image, struct.unpack("=9i", bytes(matrix)))
+    return Frame(upright, decoded.start, duration)
 
 
 def stretched(width: int, aspect: float) -> int:
     """The width of a frame in square pixels, unless what the file says of them is absurd."""
     return round(width * aspect) if 0.25 <= aspect <= 4 else width
+
+
+def orient(image: Image, matrix: Sequence[float]) -> Image:
+    """A picture as a display matrix says: turned by a multiple of 90 degrees, mirrored, or both.
+
+    Args:
+        image: (h, w, 3).
+        matrix: Of nine numbers, in rows; a point (x, y) of the picture is shown at (a x + c y, b x + d y), where a and
+            b are the first two, c and d the fourth and fifth. Other angles count as the nearest of those; what is no
+            turn, as all zeros, says nothing.
+    """
+    a, b, _, c, d = matrix[:5]
+    if a * d == b * c:  # everything would be shown on a line
+        return image
+    upright = abs(a) + abs(d) >= abs(b) + abs(c)
+    to_right, down = (a, d) if upright else (c, b)
+    shown = image if upright else image.swapaxes(0, 1)
+    return np.ascontiguousarray(shown[:: -1 if down < 0 else 1, :: -1 if to_right < 0 else 1])
 
 
 def turned(image: Image, clockwise: int) -> Image:

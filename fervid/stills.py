@@ -1,4 +1,4 @@
-"""How large a still image is, as its header says, before a decoder makes room for it."""
+"""What the header of an image says: how large it is, before a decoder makes room for it, and whether it moves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import struct
 from struct import unpack_from
 
 _MARKER = re.compile(rb"\xff[^\0\xff]")  # of JPEG
+_ANIMATION = 0x02  # flag of the extended header of WebP
 _HEAD = 2**24  # bytes in which the frame of a JPEG begins
 
 
@@ -16,6 +17,19 @@ def size(data: bytes) -> tuple[int, int] | None:
         return next(read(data) for magic, read in _KINDS.items() if data.startswith(magic))
     except (struct.error, ValueError, LookupError, StopIteration):
         return None
+
+
+def is_animated(data: bytes) -> bool:
+    """Whether a PNG or WebP image has several frames, as far as the part of it that is given tells."""
+    if data.startswith(b"RIFF"):
+        return data[12:16] == b"VP8X" and bool(data[20:21]) and bool(data[20] & _ANIMATION)
+    at = 8
+    while data.startswith(b"\x89PNG") and len(data) >= at + 12:
+        length, kind = unpack_from(">I4s", data, at)
+        if kind in (b"acTL", b"IDAT"):
+            return kind == b"acTL" and int.from_bytes(data[at + 8 : at + 12], "big") > 1
+        at += 12 + length
+    return False
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:

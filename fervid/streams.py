@@ -5,7 +5,6 @@ How long a frame lasts is not known by then, and is what is due.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator
 from contextlib import suppress
@@ -17,13 +16,14 @@ import av
 import cv2
 import numpy as np
 
-from fervid.container import HEAD, check, is_mp4, limit, open_alone, pictures_of, refusal
+from fervid.clock import Clock
+from fervid.container import HEAD, check, is_mp4, limit, open_alone, pictures_of, refusal, start_of
 from fervid.errors import EmptyInput, InputError, InputNotFound, NotAVideo, Truncated, Undecodable
 from fervid.records import Frame
 from fervid.sampling import Decoded, Sampling, convert, stretched, turned
 
 _AT_ONCE = {"analyzeduration": "500000", "fpsprobesize": "0"}  # microseconds and frames for which a stream may wait
-_BACK = 1.0  # seconds by which times of a stream may go back before it counts as one that begins anew
+_LONGEST_STEP_S = 1.0  # what comes later than this after a frame does not tell how long the next one lasts
 
 
 def stream(file: BinaryIO, name: str, sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:
@@ -46,12 +46,12 @@ def stream(file: BinaryIO, name: str, sampling: Sampling | None = None, threads:
     except (av.FFmpegError, OSError) as error:
         raise _unfollowable(name, pipe.head) from error
     with container:
-        pictures = pictures_of(name, container, pipe.head)
+        pictures = pictures_of(name, container, pipe.head, sampling.stream)
         pictures.thread_type = "SLICE"  # frames that are decoded in several threads come later
         for one in _arriving(name, container, pictures, threads, pipe.head):
             if (turn := sampling.turn(one.start)) >= due:
                 due = turn + 1
-                yield convert(one, one.start + (1 / sampling.fps if sampling.fps else one.end - one.start), sampling)
+                yield convert(one, 1 / sampling.fps if sampling.fps else one.end - one.start, sampling)
 
 
 def camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:
@@ -117,7 +117,8 @@ def _arriving(
 ) -> Generator[Decoded]:
     """Every frame of a stream. Times go on where a source begins anew; damaged packets are what a network loses."""
     aspect, step = limit(name, pictures, threads), 1 / float(pictures.average_rate or 25)
-    origin, now, stopped = math.nan, -step, ""
+    origin, now, stopped = start_of(container), -step, ""
+    clock = Clock(container, pictures)
     packets = container.demux(pictures)
     while True:
         try:
@@ -127,15 +128,16 @@ def _arriving(
             break
         if packet is None:
             break
+        clock.correct(packet)
+        if packet.pts is not None and not packet.size:  # the picture before it, once more
+            continue
         frames: list[av.VideoFrame] = []
         with suppress(av.FFmpegError):
             frames = pictures.decode(packet)
         for frame in frames:
             check(name, stretched(frame.width, aspect), frame.height)
-            if frame.time is not None and not frame.time - origin >= now - _BACK:
-                origin = frame.time - now - step
             before, now = now, max(now, now + step if frame.time is None else round(frame.time - origin, 6))
-            step = now - before if 0 < now - before < _BACK else step
+            step = now - before if 0 < now - before < _LONGEST_STEP_S else step
             yield Decoded(frame, aspect, now, now + step)
     if now < 0:
         none = Undecodable(f"{name} has a video stream of which no frame can be decoded; send H.264")

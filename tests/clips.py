@@ -109,14 +109,32 @@ def write_sound(path: Path, seconds: float = 0.5) -> Path:
     return path
 
 
-def turn(path: Path, clockwise: int) -> Path:
-    """Write a display matrix into an mp4: players then turn the pictures clockwise by that many degrees."""
+def orient(path: Path, a: float, b: float, c: float, d: float) -> Path:
+    """Write a display matrix into an mp4: players then show the point (x, y) at (a x + c y, b x + d y)."""
     data = bytearray(path.read_bytes())
     header = data.index(b"tkhd")
     version = data[header + 4]
     matrix = header + 4 + (4 + 20 if version == 0 else 4 + 32) + 16
-    one = 1 << 16
-    a, b = {0: (one, 0), 90: (0, one), 180: (-one, 0), 270: (0, -one)}[clockwise]
-    struct.pack_into(">9i", data, matrix, a, b, 0, -b, a, 0, 0, 0, 1 << 30)
+    first, second, third, fourth = (round(65536 * value) for value in (a, b, c, d))
+    struct.pack_into(">9i", data, matrix, first, second, 0, third, fourth, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     return path
+
+
+def turn(path: Path, clockwise: int) -> Path:
+    """Write a display matrix into an mp4: players then turn the pictures clockwise by that many degrees."""
+    a, b = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[clockwise]
+    return orient(path, a, b, -b, a)
+
+
+ORIENTATIONS = {
+    "as-stored": ((1, 0, 0, 1), lambda image: image),
+    "turned-right": ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+    "turned-round": ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
+    "turned-left": ((0, -1, 1, 0), np.rot90),
+    "mirrored": ((-1, 0, 0, 1), np.fliplr),
+    "upside-down": ((1, 0, 0, -1), np.flipud),
+    "mirrored-and-turned-left": ((0, 1, 1, 0), lambda image: np.rot90(np.fliplr(image))),
+    "mirrored-and-turned-right": ((0, -1, -1, 0), lambda image: np.rot90(np.fliplr(image), -1)),
+}
+"""Display matrices of the eight ways to show a picture, each with what is shown of one."""

@@ -35,7 +35,7 @@ WIDTH, HEIGHT, FRAMES = 112, 80, 12
 # What may be said of a file, `ok` or `no_face` with one of the codes beside it, or an error with one of them
 
 SOUND = frozenset({None})
-WORN = frozenset({None, "truncated", "damaged", "too_long"})
+WORN = frozenset({None, "truncated", "damaged", "discontinuity", "several_streams", "too_long"})
 REFUSED = frozenset({"not_a_video", "no_video_stream", "undecodable", "truncated", "damaged", "empty_file"})
 REFUSED |= {"too_large", "too_long"}
 

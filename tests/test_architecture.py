@@ -54,11 +54,11 @@ OURS_AND_ALL = {module: imported(tree) for module, tree in TREES.items()}
 @pytest.mark.parametrize(
     ("module", "may"),
     [
-        *((module, set()) for module in ("errors", "records", "ahead", "stills", "view.card")),
+        *((module, set()) for module in ("errors", "records", "ahead", "clock", "stills", "view.card")),
         ("workers", {"errors"}),
         *((module, {"records"}) for module in ("halve", "live")),
         ("sampling", {"records"}),
-        *((module, {"errors", "records", "ahead", "stills", "sampling", "container"}) for module in READING),
+        *((module, {"errors", "records", "ahead", "clock", "stills", "sampling", "container"}) for module in READING),
         *((stage, {"errors", "records", "halve"}) for stage in (*STAGES, "adaptive")),
         ("gather", {"errors", "records", "pool", "track"}),
         ("story", {"records", "gather", "track"}),

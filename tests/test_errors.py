@@ -39,6 +39,8 @@ CODES = {
     "Undecodable": "undecodable",
     "Truncated": "truncated",
     "Damaged": "damaged",
+    "Discontinuity": "discontinuity",
+    "SeveralStreams": "several_streams",
     "NothingSampled": "nothing_sampled",
     "FramesDropped": "dropped",
     "TooLarge": "too_large",

@@ -121,6 +121,17 @@ def test_a_clip_that_is_gone_is_said_to_be_gone(said: list[Record], family: dict
     assert "gone.mp4 does not exist" in found.note
 
 
+@pytest.mark.parametrize("name", ["mirrored", "upside-down", "mirrored-and-turned-right"])
+def test_a_thumbnail_is_turned_and_mirrored_as_players_do(tmp_path: Path, name: str) -> None:
+    matrix, shown = clips.ORIENTATIONS[name]
+    image = clips.portrait(160, 128, 0.8)
+    path = clips.orient(clips.write(tmp_path / "clip.mp4", [image] * 3), *matrix)
+    url = moments._thumbnail(str(path), 0.04, OPTIONS)
+    assert url is not None
+    found = cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert np.abs(found.astype(int) - shown(image)).mean() < 8
+
+
 def test_a_thumbnail_that_cannot_be_read_any_more_is_left_out(tmp_path: Path, clip: str) -> None:
     assert moments._thumbnail(str(tmp_path / "gone.mp4"), 0.0, OPTIONS) is None
     assert moments._thumbnail(clip, 0.0, OPTIONS) is not None

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fervid.stills import size
+from fervid.stills import is_animated, size
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
@@ -18,6 +18,30 @@ def test_the_size_is_that_which_the_decoder_finds(suffix: str, shape: tuple[int,
     data = cv2.imencode(suffix, image)[1].tobytes()
     height, width = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
     assert size(data) == (width, height) == shape[::-1]
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s17x", 13, b"IHDR")
+PROFILE = struct.pack(">I4s3000x4x", 3000, b"iCCP")
+
+
+@pytest.mark.parametrize(
+    ("data", "moves"),
+    [
+        (PNG + struct.pack(">I4sII4x", 8, b"acTL", 2, 0), True),
+        (PNG + PROFILE + struct.pack(">I4sII4x", 8, b"acTL", 9, 0), True),
+        (PNG + struct.pack(">I4sII4x", 8, b"acTL", 1, 0), False),
+        (PNG + struct.pack(">I4s8x4x", 8, b"IDAT") + struct.pack(">I4sII4x", 8, b"acTL", 2, 0), False),
+        (PNG + b"\0\0", False),
+        (b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x02", True),
+        (b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x10", False),
+        (b"RIFF\0\0\0\0WEBPVP8 \x0a\0\0\0\x02", False),
+        (b"RIFF\0\0\0\0WEBPVP8X", False),
+        (b"\xff\xd8\xff\xe0", False),
+        (b"", False),
+    ],
+)
+def test_an_image_says_whether_it_moves(data: bytes, moves: bool) -> None:
+    assert is_animated(data) is moves
 
 
 SETTINGS = {

@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ import clips
 from fervid import container, errors, inputs, video
 from fervid.errors import InputError
 from fervid.records import Frame
-from fervid.sampling import Sampling
+from fervid.sampling import Sampling, orient
+from fervid.streams import stream
 from fervid.video import read
 
 EVERY = Sampling(fps=None)
@@ -274,6 +275,7 @@ def test_an_end_before_the_damage_raises_nothing(broken_off: tuple[Path, Path]) 
         {"rotate": 45},
         {"rotate": -90},
         {"rotate": 360},
+        {"stream": -1},
     ],
     ids=str,
 )
@@ -288,6 +290,126 @@ def test_a_turned_clip_comes_out_upright(tmp_path: Path, portrait: np.ndarray, c
     path = clips.turn(clips.write(tmp_path / "turned.mp4", [stored] * 3), clockwise)
     frames, _ = drain(path)
     assert [differs(frame.image, portrait) < 6 for frame in frames] == [True] * 3
+
+
+@pytest.mark.parametrize(("matrix", "shown"), clips.ORIENTATIONS.values(), ids=clips.ORIENTATIONS)
+def test_a_picture_is_turned_and_mirrored_as_its_display_matrix_says(
+    tmp_path: Path, portrait: np.ndarray, matrix: tuple[float, ...], shown: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    path = clips.orient(clips.write(tmp_path / "mirrored.mp4", [portrait] * 3), *matrix)
+    frames, _ = drain(path)
+    assert [differs(frame.image, shown(portrait)) < 6 for frame in frames] == [True] * 3
+    given = next(read(path, Sampling(rotate=90)))
+    assert differs(given.image, np.rot90(portrait, -1)) < 6
+
+
+@pytest.mark.parametrize(
+    "matrix", [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1), (1, 1, 1, 1), (-1, 2, -1, 2)], ids=str
+)
+def test_a_display_matrix_that_is_no_turn_says_nothing(portrait: np.ndarray, matrix: tuple[float, ...]) -> None:
+    a, b, c, d = matrix
+    np.testing.assert_array_equal(orient(portrait, (a, b, 0, c, d, 0, 0, 0, 1)), portrait)
+
+
+def test_a_clip_with_a_display_matrix_of_zeros_is_not_turned(tmp_path: Path, portrait: np.ndarray) -> None:
+    path = clips.orient(clips.write(tmp_path / "zeros.mp4", [portrait] * 3), 0, 0, 0, 0)
+    assert differs(next(read(path)).image, portrait) < 6
+
+
+@pytest.mark.parametrize(("degrees", "clockwise"), [(10, 0), (-44, 0), (46, 90), (80, 90), (170, 180), (-100, 270)])
+def test_other_angles_count_as_the_nearest_quarter(portrait: np.ndarray, degrees: float, clockwise: int) -> None:
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    shown = orient(portrait, (cosine, sine, 0, -sine, cosine, 0, 0, 0, 1))
+    np.testing.assert_array_equal(shown, np.rot90(portrait, -clockwise // 90))
+
+
+def write_streams(path: Path, sizes: Sequence[tuple[int, int]], default: Sequence[int]) -> Path:
+    """A clip of several video streams of 10 frames, whose grey tells their number; those in `default` are flagged."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for width, height in sizes:
+            stream = container.add_stream("mpeg2video" if path.suffix == ".ts" else "libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            flagged = len(streams) in default
+            stream.disposition = av.stream.Disposition.default if flagged else av.stream.Disposition(0)
+            streams.append(stream)
+        for i in range(10):
+            for index, (stream, (width, height)) in enumerate(zip(streams, sizes, strict=True)):
+                image = np.full((height, width, 3), 50 + 100 * index, np.uint8)
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.pts, frame.time_base = i, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode())
+    return path
+
+
+SMALL, LARGE = (64, 48), (128, 96)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "default", "chosen"),
+    [
+        ("two.mkv", (SMALL, LARGE), (1,), 1),
+        ("two.mkv", (SMALL, LARGE), (0,), 0),
+        ("two.mkv", (LARGE, SMALL), (1,), 1),
+        ("two.mkv", (SMALL, LARGE), (0, 1), 1),
+        ("two.mp4", (SMALL, LARGE), (0, 1), 1),
+        ("two.mp4", (SMALL, SMALL), (0, 1), 0),
+        ("two.ts", (SMALL, LARGE), (), 1),
+        ("two.ts", (LARGE, SMALL), (), 0),
+    ],
+    ids=str,
+)
+def test_of_several_video_streams_the_default_one_is_taken_then_the_largest(
+    tmp_path: Path, name: str, sizes: Sequence[tuple[int, int]], default: Sequence[int], chosen: int
+) -> None:
+    path = write_streams(tmp_path / name, sizes, default)
+    frames, error = drain(path)
+    assert len(frames) == 10
+    assert [round((float(frame.image.mean()) - 50) / 100) for frame in frames] == [chosen] * 10
+    assert frames[0].image.shape[1::-1] == sizes[chosen]
+    assert type(error) is errors.SeveralStreams
+    (width, height), (other, _) = sizes[chosen], sizes[1 - chosen]
+    assert f"has 2 video streams, and {chosen} ({width} x {height}) was looked at, not {1 - chosen} ({other}" in str(
+        error
+    )
+    assert type(drain(path, Sampling(end=0.1))[1]) is errors.SeveralStreams
+
+
+@pytest.mark.parametrize("name", ["two.mkv", "two.ts"])
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_a_video_stream_that_is_asked_for_is_taken_without_a_word(tmp_path: Path, name: str, wanted: int) -> None:
+    path = write_streams(tmp_path / name, (SMALL, LARGE), (1,))
+    frames, error = drain(path, Sampling(fps=None, stream=wanted))
+    assert (len(frames), error) == (10, None)
+    assert frames[0].image.shape[1::-1] == (SMALL, LARGE)[wanted]
+    with path.open("rb", buffering=0) as file:
+        streamed = next(stream(file, "-", Sampling(stream=wanted)))
+    np.testing.assert_array_equal(streamed.image, frames[0].image)
+
+
+def test_a_video_stream_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, second: Path) -> None:
+    for path, there in ((write_streams(tmp_path / "two.mkv", (SMALL, LARGE), (1,)), "0, 1"), (second, "0")):
+        frames, error = drain(path, Sampling(stream=7))
+        assert (frames, type(error)) == ([], errors.NoVideoStream)
+        assert f"{path} has no video stream 7, only {there}; choose one of them with --stream" in str(error)
+
+
+def test_the_cover_of_a_film_is_not_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "covered.mp4"
+    with av.open(str(path), "w") as container:
+        cover, film = container.add_stream("mjpeg", rate=1), container.add_stream("libx264", rate=25)
+        cover.width, cover.height, cover.pix_fmt = 256, 192, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(steps(1, 256, 192)[0], format="rgb24")))
+        for image in steps(10):
+            container.mux(film.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(cover.encode())
+        container.mux(film.encode())
+    frames, error = drain(path)
+    assert ([number(frame) for frame in frames], error) == (list(range(10)), None)
 
 
 @pytest.mark.parametrize("in_file", [0, 90])
@@ -326,6 +448,52 @@ def test_pixels_that_are_not_square_are_stretched(
     assert frame.image.shape == shape
 
 
+def write_animation(path: Path, durations: Sequence[int], first: int = 0) -> Path:
+    """Flat grey pictures as an animated image, each shown for so many ms."""
+    animation = cv2.Animation()
+    animation.frames = [np.ascontiguousarray(image) for image in steps(first + len(durations))[first:]]
+    animation.durations = np.array(durations, np.int32)
+    assert cv2.imwriteanimation(str(path), animation)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".avif", ".gif"])
+@pytest.mark.parametrize("ahead", [24_000_000, 1])
+def test_every_frame_of_an_animated_image_is_given_at_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, ahead: int
+) -> None:
+    monkeypatch.setattr(video, "_AHEAD", ahead)
+    path = write_animation(tmp_path / f"moves{suffix}", [100, 40, 200, 60, 500, 100])
+    frames, error = drain(path)
+    assert error is None
+    assert [number(frame) for frame in frames] == list(range(6))
+    assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.14, 0.34, 0.4, 0.9], abs=2e-3)
+    assert [frame.duration for frame in frames[:-1]] == pytest.approx([0.1, 0.04, 0.2, 0.06, 0.5], abs=2e-3)
+    few, _ = drain(path, Sampling(2, start=0.1))
+    assert [number(frame) for frame in few] == [1, 5]
+
+
+def test_an_animation_that_is_shown_without_delay_is_shown_as_browsers_do(tmp_path: Path) -> None:
+    frames, _ = drain(write_animation(tmp_path / "hasty.webp", [0, 5, 10, 0]))
+    assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("name", ["moves.webp", b"\xff.webp", "moves%d.webp", "moves.txt"], ids=repr)
+def test_an_animation_may_have_any_name(tmp_path: Path, name: str | bytes) -> None:
+    path = tmp_path / (os.fsdecode(name) if isinstance(name, bytes) else name)
+    write_animation(tmp_path / "written.webp", [100] * 3).rename(path)
+    assert len(drain(path)[0]) == 3
+
+
+def test_an_animation_that_is_damaged_or_too_large_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_animation(tmp_path / "moves.webp", [100] * 6)
+    (tmp_path / "zeros.webp").write_bytes(path.read_bytes()[:48] + bytes(400))
+    frames, error = drain(tmp_path / "zeros.webp")
+    assert (frames, type(error)) == ([], errors.Undecodable)
+    monkeypatch.setattr(container, "PIXELS", 64 * 48 - 1)
+    assert type(drain(path)[1]) is errors.TooLarge
+
+
 def write_with_sound(path: Path, frames: int, codec: str, late: float) -> Path:
     """A clip whose pictures begin `late` seconds after its sound."""
     with av.open(str(path), "w") as container:
@@ -349,12 +517,18 @@ def write_with_sound(path: Path, frames: int, codec: str, late: float) -> Path:
     ("name", "codec"), [("s.mp4", "libx264"), ("s.mkv", "libx264"), ("s.ts", "libx264"), ("s.flv", "flv")]
 )
 @pytest.mark.parametrize("late", [0.0, 1.0])
-def test_time_starts_at_the_first_picture_even_if_sound_comes_earlier(
+def test_time_starts_with_the_clip_even_if_its_pictures_come_later(
     tmp_path: Path, name: str, codec: str, late: float
 ) -> None:
-    frames, error = drain(write_with_sound(tmp_path / name, 10, codec, late))
+    path = write_with_sound(tmp_path / name, 10, codec, late)
+    frames, error = drain(path)
     assert error is None
-    assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(10)], abs=2e-3)
+    with av.open(str(path)) as demuxed:
+        start = Fraction(demuxed.start_time or 0, av.time_base)
+        players = [float(frame.pts * frame.time_base - start) for frame in demuxed.decode(video=0)]
+    assert players == pytest.approx([late + i / 25 for i in range(10)], abs=0.03)  # an encoder of sound begins earlier
+    assert [frame.time for frame in frames] == pytest.approx(players, abs=1e-3)
+    assert sum(frame.duration for frame in frames) == pytest.approx(0.4, abs=2e-3)
 
 
 INDEX_FIRST = {"movflags": "faststart"}
@@ -544,18 +718,19 @@ def test_pictures_that_grow_too_large_end_the_clip(
 
 
 DAY = 86_400.0
+GAP = 5.0  # seconds that a frame lasts before a gap, if the frames before are a second apart
 
 
 @pytest.mark.parametrize(
     ("times", "sampling", "expected", "too_long"),
     [
-        ([0, 1, DAY - 1], EVERY, [1, DAY - 2, 0.04], False),
-        ([0, 1, DAY + 0.5], EVERY, [1, DAY - 1], True),
+        ([0, 1, DAY - 1], EVERY, [1, GAP, 0.04], False),
+        ([0, 1, DAY + 0.5], EVERY, [1, GAP], True),
         ([0, 1, DAY + 0.5], Sampling(None, end=1.5), [1, 0.5], False),
-        ([0, 1, DAY + 0.5], Sampling(None, end=DAY), [1, DAY - 1], False),
-        ([0, 1, DAY + 0.5], Sampling(None, end=DAY + 9), [1, DAY - 1], True),
-        ([0, 1, DAY + 0.5], Sampling(None, start=1), [DAY - 0.5, 0.04], False),
-        ([0, 1, 2 * DAY], Sampling(5, start=0.5), [0.5, DAY - 0.5], True),
+        ([0, 1, DAY + 0.5], Sampling(None, end=DAY), [1, GAP], False),
+        ([0, 1, DAY + 0.5], Sampling(None, end=DAY + 9), [1, GAP], True),
+        ([0, 1, DAY + 0.5], Sampling(None, start=1), [GAP, 0.04], False),
+        ([0, 1, 2 * DAY], Sampling(5, start=0.5), [0.5, GAP], True),
     ],
 )
 def test_no_more_than_a_day_of_a_clip_is_looked_at(

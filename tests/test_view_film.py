@@ -154,6 +154,25 @@ def test_times_sound_and_clock_stay_as_they_were(annotate: Annotate, tmp_path: P
     assert (made.stream["codec"], made.stream["pix_fmt"], made.rotation) == ("h264", "yuv420p", 0)
 
 
+@pytest.mark.parametrize("name", ["late.mp4", "late.mkv", "late.ts"])
+def test_pictures_that_begin_after_the_sound_keep_their_times(
+    annotate: Annotate, toy: fervid.Classifier, tmp_path: Path, name: str
+) -> None:
+    source = sounding(tmp_path / name, pictures(12), times=[3 + i / 10 for i in range(12)])
+    given, (made, _) = facts(source), annotate(source)
+    same_times(given, made, 2e-3)
+    assert float(made.times[0]) == pytest.approx(3, abs=0.05)
+    story = toy.follow(source, CUT)
+    (person,) = story.people
+    assert person.starts[0] == pytest.approx(3, abs=0.16)
+    assert person.ends[-1] == pytest.approx(4.2, abs=0.1)
+    cut, _ = annotate(source, Sampling(start=3.5, end=4))
+    assert len(cut.times) in (5, 6)
+    left = (cut.images[0].shape[1] - 256) // 4 * 2
+    grey = cut.images[-1][8:24, left + 8 : left + 24].mean()
+    assert grey == pytest.approx(20 + 5 * 9, abs=6)
+
+
 def test_every_frame_is_the_one_that_was_there(annotate: Annotate, tmp_path: Path) -> None:
     source = sounding(tmp_path / "film.mp4", pictures(20))
     given, (made, _) = facts(source), annotate(source)
@@ -191,6 +210,20 @@ def test_turned_films_come_out_upright(clockwise: int, annotate: Annotate, tmp_p
     assert image.shape[0] > 256
 
 
+@pytest.mark.parametrize("name", ["mirrored", "upside-down", "mirrored-and-turned-left", "mirrored-and-turned-right"])
+def test_mirrored_films_come_out_as_players_show_them(name: str, annotate: Annotate, tmp_path: Path) -> None:
+    matrix, shown = clips.ORIENTATIONS[name]
+    frames = [np.ascontiguousarray(image[:, :192]) for image in pictures(6)]
+    path = clips.orient(clips.write(tmp_path / "plain.mp4", frames, rate=10), *matrix)
+    made, _ = annotate(path)
+    assert made.rotation == 0
+    expected = shown(frames[3])
+    height, width = expected.shape[:2]
+    left = (made.images[3].shape[1] - width) // 4 * 2
+    difference = np.abs(made.images[3][:height, left : left + width].astype(int) - expected)
+    assert np.median(difference) < 4
+
+
 @pytest.mark.parametrize(("width", "height"), [(255, 253), (254, 255), (301, 200), (64, 48)])
 def test_odd_and_small_pictures_come_out_even(width: int, height: int, annotate: Annotate, tmp_path: Path) -> None:
     source = clips.write(tmp_path / "odd.mkv", pictures(4, width, height), codec="ffv1", rate=10)
@@ -225,6 +258,41 @@ def test_sound_is_copied_or_encoded_anew(name: str, codec: str, note: str, annot
         assert float(after[-1][0]) == pytest.approx(float(before[-1][0]), abs=0.06)
     assert made.codecs == (["aac"] if note else given.codecs)
     assert [part in notes[0] for part in (note, str(source))] == [True, True] if note else notes == [], notes
+
+
+def unsteady(source: Path, path: Path, change: Callable[[int], int]) -> Path:
+    """A film whose sound has other times: what `change` makes of the number of each packet, times its length."""
+    with av.open(str(source)) as container, av.open(str(path), "w") as made:
+        added = {stream.index: made.add_stream_from_template(stream) for stream in container.streams}
+        count = 0
+        for packet in container.demux():
+            if packet.dts is None:
+                continue
+            if packet.stream.type == "audio":
+                packet.pts = packet.dts = change(count) * packet.duration
+                count += 1
+            packet.stream = added[packet.stream.index]
+            made.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda i: i // 2 * 2, lambda i: i - 20 * (i >= 30), lambda i: 0, lambda i: max(0, 40 - i)],
+    ids=["repeat", "run back once", "stand still", "run backwards"],
+)
+def test_sound_whose_times_repeat_or_run_backwards_gets_a_steady_clock(
+    annotate: Annotate, tmp_path: Path, codec: str, change: Callable[[int], int]
+) -> None:
+    source = unsteady(sounding(tmp_path / "film.mkv", pictures(12), codec), tmp_path / "unsteady.nut", change)
+    made, notes = annotate(source)
+    assert len(made.images) == 12
+    times = [float(time) for time, _ in made.sounds[0]]
+    assert all(sooner < later for sooner, later in pairwise(times))
+    assert len(times) > 40
+    assert times[-1] < 2.5
+    assert "times of its sound repeat or run backwards" in notes[-1]
 
 
 def test_sound_of_another_pace_is_resampled(annotate: Annotate, tmp_path: Path) -> None:
@@ -382,10 +450,14 @@ def test_the_cover_of_an_album_is_no_film(tmp_path: Path) -> None:
 def test_what_is_no_film_is_refused(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
     story = toy.follow(source, CUT)
     cv2.imwrite(str(tmp_path / "still.png"), pictures(1)[0])
+    animation = cv2.Animation()
+    animation.frames, animation.durations = pictures(2), np.array([100, 100], np.int32)
+    cv2.imwriteanimation(str(tmp_path / "moves.webp"), animation)
     clips.write_sound(tmp_path / "sound.m4a")
     (tmp_path / "text.mp4").write_text("no film" * 99)
     for name, error in (
         ("still.png", errors.NotAVideo),
+        ("moves.webp", errors.NotAVideo),
         ("sound.m4a", errors.NoVideoStream),
         ("text.mp4", errors.NotAVideo),
         ("missing.mp4", errors.InputNotFound),

@@ -21,6 +21,7 @@ from fervid.commands.options import (
     Rotate,
     Show,
     Start,
+    Stream,
     Threads,
     grouped,
     labels_of,
@@ -52,6 +53,7 @@ def annotate(
     start: Start = 0.0,
     end: End = None,
     rotate: Rotate = "auto",
+    stream: Stream = None,
     min_face: MinFace = None,
     attributes: Attributes = False,
     labels: Labels = None,
@@ -67,7 +69,7 @@ def annotate(
     from fervid.progress import filmed
     from fervid.view import film
 
-    film.check(source, output, force=force)
+    film.check(source, output, stream=stream, force=force)
     with usage():
         cut = Windows(window, min(0.5, window) if step is None else step)
     options = options_of(
@@ -76,6 +78,7 @@ def annotate(
         start=start,
         end=end,
         rotate=rotate,
+        stream=stream,
         min_face=min_face,
         attributes=attributes,
         labels=labels_of(labels),

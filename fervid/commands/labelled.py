@@ -25,6 +25,7 @@ from fervid.commands.options import (
     NetworkName,
     Recursive,
     Show,
+    Stream,
     Timeout,
     WhichFace,
     grouped,
@@ -67,6 +68,7 @@ class Looking:
 
     fps: Fps = None
     every_frame: EveryFrame = False
+    stream: Stream = None
     face: WhichFace = "main"
     min_face: MinFace = None
     network: NetworkName = "mobilenetv1"
@@ -85,7 +87,9 @@ class Looking:
     @property
     def options(self) -> Options:
         """What to look at in a clip."""
-        return options_of(fps=self.fps, every_frame=self.every_frame, face=self.face, min_face=self.min_face)
+        return options_of(
+            fps=self.fps, every_frame=self.every_frame, stream=self.stream, face=self.face, min_face=self.min_face
+        )
 
 
 Target = Annotated[str | None, typer.Option("--target", help="Fit on this rating instead of the labels: valence ...")]

@@ -88,6 +88,15 @@ End = Annotated[float | None, setting("--end", "Stop here.", parser=_seconds, me
 Rotate = Annotated[
     Literal["auto", "0", "90", "180", "270"], setting("--rotate", "Turn clockwise; auto obeys the file.")
 ]
+Stream = Annotated[
+    int | None,
+    setting(
+        "--stream",
+        "Number of the video stream, as ffprobe counts them.",
+        min=0,
+        show_default="the default one, then the largest",
+    ),
+]
 WhichFace = Annotated[Literal["main", "all"], setting("--face", "Answer for the main person, or for all together.")]
 MinFace = Annotated[
     int | None,
@@ -193,6 +202,7 @@ def options_of(
     start: float = 0.0,
     end: float | None = None,
     rotate: str = "auto",
+    stream: int | None = None,
     **more: Any,
 ) -> Options:
     """What to look at in a clip, from the flags that say so.
@@ -207,7 +217,8 @@ def options_of(
         if every_frame and fps is not None:
             raise UsageError("--every-frame and --fps contradict each other; give one, or add --no-every-frame")
         turn = None if rotate == "auto" else int(rotate)
-        return Options(Sampling(None if every_frame else 5.0 if fps is None else fps, start, end, turn), **more)
+        rate = None if every_frame else 5.0 if fps is None else fps
+        return Options(Sampling(rate, start, end, turn, stream), **more)
 
 
 def limits_of(timeout: float | None, memory: int | None) -> Limits:
@@ -227,6 +238,7 @@ class Look:
     start: Start = 0.0
     end: End = None
     rotate: Rotate = "auto"
+    stream: Stream = None
     face: WhichFace = "main"
     min_face: MinFace = None
 
@@ -242,6 +254,7 @@ class Look:
             start=self.start,
             end=self.end,
             rotate=self.rotate,
+            stream=self.stream,
             face=self.face,
             min_face=self.min_face,
             attributes=attributes,

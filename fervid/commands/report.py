@@ -17,6 +17,7 @@ from fervid.commands.options import (
     MinFace,
     Rotate,
     Show,
+    Stream,
     Timeout,
     WhichFace,
     limits_of,
@@ -56,6 +57,7 @@ def report(
     fps: Fps = None,
     every_frame: EveryFrame = False,
     rotate: Rotate = "auto",
+    stream: Stream = None,
     face: WhichFace = "main",
     min_face: MinFace = None,
     classifier: Annotated[
@@ -82,7 +84,7 @@ def report(
         raise UsageError(f"the page {output} would overwrite the results; choose another name")
     refuse_existing(output, force=force)
     ready()
-    options = options_of(fps=fps, every_frame=every_frame, rotate=rotate, face=face, min_face=min_face)
+    options = options_of(fps=fps, every_frame=every_frame, rotate=rotate, stream=stream, face=face, min_face=min_face)
     found, again = read(results), {}
     if thumbnails and not isinstance(found, Timelines):
         raise UsageError(f"--thumbnails shows moments of a timeline, and {results} holds none; leave it out")

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from fervid.ahead import ahead
+from fervid.container import start_of
 from fervid.errors import InputError, OutputError, TooLarge, UsageError
 from fervid.files import partial, refuse_existing, replacing
 from fervid.records import Frame
@@ -41,8 +42,14 @@ _BT601, _LIMITED = 6, 1  # what OpenCV converts to, and what is written whatever
 _TIMESCALE = 2**31  # ticks a second, more than which mp4 cannot count
 
 
-def check(source: str | os.PathLike[str], target: Path, *, force: bool = False) -> None:
+def check(source: str | os.PathLike[str], target: Path, *, stream: int | None = None, force: bool = False) -> None:
     """Refuse what cannot be written, before a film is looked at.
+
+    Args:
+        source: The film.
+        target: What to write.
+        stream: Number of its video stream, as in `Sampling`.
+        force: Whether an existing file may be replaced.
 
     Raises:
         UsageError: The name does not end in .mp4, or would overwrite the film; or there is no encoder.
@@ -56,7 +63,7 @@ def check(source: str | os.PathLike[str], target: Path, *, force: bool = False) 
     if CODEC not in av.codecs_available:
         raise UsageError(f"films are written with {CODEC}, which this PyAV lacks; pip install --force-reinstall av")
     refuse_existing(target, force=force)
-    with opened(source):
+    with opened(source, stream):
         pass
 
 
@@ -92,8 +99,8 @@ def annotate(
         InputError: It is no video, its pictures are too large for H.264, or nothing of it could be read.
         OutputError: The file exists, or cannot be written.
     """
-    check(source, target, force=force)
-    with opened(source) as (container, pictures), replacing(target, force=force) as file:
+    check(source, target, stream=sampling.stream, force=force)
+    with opened(source, sampling.stream) as (container, pictures), replacing(target, force=force) as file:
         try:
             options = {"movflags": "faststart"}
             tick = pictures.time_base
@@ -101,11 +108,11 @@ def annotate(
             if base.denominator < _TIMESCALE:
                 options["video_track_timescale"] = str(base.denominator)
             with av.open(file.name, "w", format="mp4", options=options) as written:
-                part, lead = _part(container, pictures, sampling)
+                part = _part(container, sampling)
                 stream = _stream(written, pictures, base, threads)
-                sound = Sound(container, written, part)
+                sound = Sound(container, pictures, written, part)
                 frames = _painted(source, read(source, replace(sampling, fps=None), threads), story)
-                problem = _encode(written, stream, frames, base, lead, sound, passed)
+                problem = _encode(written, stream, frames, base, sampling.start, sound, passed)
         except BaseException as error:
             file.truncate(0)
             if isinstance(error, av.FFmpegError):
@@ -119,15 +126,11 @@ def annotate(
     return notes
 
 
-def _part(container: av.container.InputContainer, pictures: av.VideoStream, sampling: Sampling) -> tuple[Part, float]:
-    """What is taken of a film, and when its pictures begin in what is written, less the time of its first frame."""
-    begin = (container.start_time or 0) / av.time_base
-    started, base = pictures.start_time, pictures.time_base
-    origin = float(started * base) if started is not None and base else begin
-    end = math.inf if sampling.end is None else origin + sampling.end
-    if sampling.start:
-        return Part(origin + sampling.start, end, whole=False), -sampling.start
-    return Part(begin, end), origin - begin
+def _part(container: av.container.InputContainer, sampling: Sampling) -> Part:
+    """What is taken of a film."""
+    begin = start_of(container)
+    end = math.inf if sampling.end is None else begin + sampling.end
+    return Part(begin + sampling.start, end, whole=not sampling.start)
 
 
 def _stream(
@@ -148,11 +151,11 @@ def _encode(
     stream: av.VideoStream,
     frames: Generator[tuple[Frame, av.VideoFrame]],
     base: Fraction,
-    lead: float,
+    begin: float,
     sound: Sound,
     passed: Callable[[float], None],
 ) -> str:
-    """Write all of a film; why it breaks off, if it does.
+    """Write all of a film from `begin`, in seconds, on; why it breaks off, if it does.
 
     Raises:
         InputError: There was no frame.
@@ -161,7 +164,7 @@ def _encode(
     with closing(ahead(frames, _PAINTED)) as painted:
         try:
             for frame, picture in painted:
-                time = max(0.0, frame.time + lead)
+                time = max(0.0, frame.time - begin)
                 picture.pts = round(time / base)
                 if picture.pts <= last:  # shown for no time
                     continue

@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeAlias, cast
 
 import av
+
+from fervid.clock import Clock
 
 COPIED = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "mp3float", "opus"})
 """Decoders of the sound that mp4 files carry and players expect in them; other sound is encoded anew as AAC."""
 
 
+_LEAST_S = 1e-3  # that a part of the sound lasts
+_UNSTEADY = "times of its sound repeat or run backwards, so that one part was put behind the other there"
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # of AAC; other sound is resampled
 
 _Packet: TypeAlias = "av.Packet[av.AudioStream]"
@@ -40,11 +45,18 @@ class Sound:
         notes: What is worth saying about it.
     """
 
-    def __init__(self, source: av.container.InputContainer, target: av.container.OutputContainer, part: Part) -> None:
+    def __init__(
+        self,
+        source: av.container.InputContainer,
+        pictures: av.VideoStream,
+        target: av.container.OutputContainer,
+        part: Part,
+    ) -> None:
         """Add a stream to the target for each one of the source.
 
         Args:
             source: The film that was.
+            pictures: Its video stream, which sets the clock.
             target: The film that comes.
             part: What of it is taken.
         """
@@ -52,6 +64,8 @@ class Sound:
         self._part = part
         self._targets: dict[int, av.AudioStream] = {}
         self._anew: set[int] = set()
+        self._last: dict[int, int] = {}  # newest time of each stream, in ticks of its packets or frames
+        self._lengths: dict[int, int] = {}  # and how long that part lasts
         for stream in source.streams.audio:
             name = stream.codec_context.name if stream.codec_context else "unknown"
             if name in COPIED:
@@ -69,7 +83,7 @@ class Sound:
                 )
             else:
                 self.notes.append(f"its sound ({name}) was left out, because it cannot be decoded")
-        self._packets = self._taken(source) if self._targets else iter(())
+        self._packets = self._taken(source, pictures) if self._targets else iter(())
         self._next: tuple[float, list[_Packet]] | None = next(self._packets, None)
 
     def until(self, time: float) -> Iterator[_Packet]:
@@ -78,15 +92,18 @@ class Sound:
             yield from self._next[1]
             self._next = next(self._packets, None)
 
-    def _taken(self, source: av.container.InputContainer) -> Iterator[tuple[float, list[_Packet]]]:
+    def _taken(
+        self, source: av.container.InputContainer, pictures: av.VideoStream
+    ) -> Iterator[tuple[float, list[_Packet]]]:
         streams = [stream for stream in source.streams.audio if stream.index in self._targets]
-        packets, time = source.demux(streams), 0.0
+        packets, clock, time = source.demux([pictures, *streams]), Clock(source, pictures), 0.0
         while True:
             try:
                 packet = next(packets)
             except (StopIteration, av.FFmpegError, OSError):  # of a film that breaks off its pictures tell
                 break
-            if packet.pts is None or not packet.time_base:
+            clock.correct(packet)
+            if packet.stream is pictures or packet.pts is None or not packet.time_base:
                 continue
             time = float(packet.pts * packet.time_base) - self._part.begin
             if time >= self._part.end - self._part.begin or (time < 0 and not self._part.whole):
@@ -103,6 +120,9 @@ class Sound:
         if stream.index not in self._anew:
             packet.pts = (packet.pts or 0) - shift
             packet.dts = packet.pts if packet.dts is None else packet.dts - shift
+            steady = self._steady(stream.index, packet.dts, packet.duration or 0, packet.time_base)
+            if steady != packet.dts:
+                packet.pts = packet.dts = steady
             packet.stream = target
             return [packet]
         made: list[_Packet] = []
@@ -111,7 +131,25 @@ class Sound:
         except av.FFmpegError:  # a moment of silence
             return made
         for frame in frames:
-            if frame.pts is not None:
-                frame.pts -= shift
+            if frame.pts is not None and frame.time_base:
+                length = round(frame.samples / frame.sample_rate / frame.time_base)
+                frame.pts = self._steady(stream.index, frame.pts - shift, length, frame.time_base)
             made += target.encode(frame)
         return made
+
+    def _steady(self, index: int, time: int, length: int, tick: Fraction | None) -> int:
+        """The time of the next part of a stream: where the last one ended, if it is no later than that began.
+
+        Args:
+            index: Of the stream.
+            time: What the film says, in ticks.
+            length: How long the part lasts, in ticks; 0 if nobody knows.
+            tick: Seconds that one lasts.
+        """
+        last, least = self._last.get(index), max(1, round(_LEAST_S / (tick or _LEAST_S)))
+        if last is not None and time <= last:
+            time = last + self._lengths.get(index, least)
+            if _UNSTEADY not in self.notes:
+                self.notes.append(_UNSTEADY)
+        self._last[index], self._lengths[index] = time, max(length, least)
+        return time

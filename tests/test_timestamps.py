@@ -1,0 +1,238 @@
+"""Timestamps as recorders write them: they start again, leave gaps, repeat a picture, or begin late."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+
+import clips
+import fervid
+import toys
+from fervid import errors, streams, video
+from fervid.clock import Clock
+from fervid.errors import InputError
+from fervid.records import Frame
+from fervid.sampling import Sampling
+
+EVERY = Sampling(fps=None)
+STEP = 1 / 25
+
+
+def grey(first: int, count: int) -> list[np.ndarray]:
+    """Pictures whose brightness tells their number."""
+    return [np.full((48, 64, 3), 10 + 5 * i, np.uint8) for i in range(first, first + count)]
+
+
+def number(frame: Frame) -> int:
+    return round((float(frame.image.mean()) - 10) / 5)
+
+
+def drain(path: Path, sampling: Sampling = EVERY) -> tuple[list[Frame], InputError | None]:
+    """The frames that come, and the error that ends them."""
+    frames: list[Frame] = []
+    try:
+        frames.extend(video.read(path, sampling))
+    except InputError as error:
+        return frames, error
+    return frames, None
+
+
+def join(path: Path, *parts: Path) -> Path:
+    """What `cat` makes of them."""
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
+MPEG = {"ts": "libx264", "vob": "mpeg2video", "mpg": "mpeg1video"}
+
+
+@pytest.mark.parametrize("suffix", MPEG)
+@pytest.mark.parametrize(
+    "counts", [(12, 30), (30, 12), (24, 24), (3, 2), (10, 10, 10)], ids=lambda counts: "+".join(map(str, counts))
+)
+def test_joined_recordings_are_read_whole_and_time_goes_on(tmp_path: Path, suffix: str, counts: Sequence[int]) -> None:
+    firsts = np.cumsum((0, *counts))
+    parts = [
+        clips.write(tmp_path / f"{first}.{suffix}", grey(first, count), codec=MPEG[suffix])
+        for first, count in zip(firsts[:-1].tolist(), counts, strict=True)
+    ]
+    path = join(tmp_path / f"joined.{suffix}", *parts)
+    frames, error = drain(path)
+    assert [number(frame) for frame in frames] == list(range(sum(counts)))
+    assert [frame.time for frame in frames] == pytest.approx([i * STEP for i in range(sum(counts))], abs=2e-3)
+    assert [frame.duration for frame in frames] == pytest.approx([STEP] * sum(counts), abs=2e-3)
+    assert type(error) is errors.Discontinuity
+    often = "once" if len(counts) == 2 else "2 times"
+    assert f"{path} was read whole, but its timestamps start again {often}" in error.message
+
+
+@pytest.mark.parametrize("suffix", MPEG)
+@pytest.mark.parametrize("sampling", [EVERY, Sampling(), Sampling(2)], ids=["every", "5", "2"])
+def test_joined_recordings_give_the_same_frames_from_a_file_and_a_stream(
+    tmp_path: Path, suffix: str, sampling: Sampling
+) -> None:
+    parts = [
+        clips.write(tmp_path / f"{i}.{suffix}", clips.smiling(count, 64, 48, 0.4), codec=MPEG[suffix])
+        for i, count in enumerate((40, 25))
+    ]
+    path = join(tmp_path / f"joined.{suffix}", *parts)
+    frames, _ = drain(path, sampling)
+    streamed = list(streams.stream(io.BytesIO(path.read_bytes()), "-", sampling))
+    unknown = STEP if suffix == "mpg" else 0.0  # of the second frame, before it is known that the first is no other's
+    assert [frame.time for frame in frames] == pytest.approx([frame.time for frame in streamed], abs=unknown + 1e-6)
+    assert len(frames) >= 5
+    for one, other in zip(frames, streamed, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+@pytest.mark.parametrize("offsets", [(0, 1000), (1000, 0), (80_000, 9000), (5, 30, 5)], ids=str)
+def test_recordings_whose_clocks_began_anywhere_are_read_whole(tmp_path: Path, offsets: Sequence[int]) -> None:
+    parts = [
+        clips.write(tmp_path / f"{i}.ts", grey(10 * i, 10), muxer={"output_ts_offset": f"{1_000_000 * offset}"})
+        for i, offset in enumerate(offsets)
+    ]
+    frames, error = drain(join(tmp_path / "joined.ts", *parts))
+    assert [number(frame) for frame in frames] == list(range(10 * len(offsets)))
+    assert [frame.time for frame in frames] == pytest.approx([i * STEP for i in range(len(frames))], abs=2e-3)
+    assert type(error) is errors.Discontinuity
+
+
+def test_a_clock_that_overflows_is_no_discontinuity(tmp_path: Path) -> None:
+    overflow = 2**33 / 90000
+    muxer = {"output_ts_offset": f"{round(1e6 * (overflow - 2))}"}
+    path = clips.write(tmp_path / "long.ts", grey(0, 50), rate=10, muxer=muxer)
+    frames, error = drain(path)
+    assert (len(frames), error) == (50, None)
+    assert [frame.time for frame in frames] == pytest.approx([i / 10 for i in range(50)], abs=2e-3)
+
+
+def test_damage_is_told_before_timestamps_that_start_again_and_these_besides(tmp_path: Path) -> None:
+    parts = [clips.write(tmp_path / f"{i}.ts", clips.smiling(50, 160, 128, 0.8)) for i in range(2)]
+    data = parts[0].read_bytes()
+    at = len(data) // 2 // 188 * 188
+    parts[0].write_bytes(data[:at] + data[at + 10 * 188 :])
+    _, error = drain(join(tmp_path / "joined.ts", *parts))
+    assert type(error) is errors.Damaged
+    assert "its timestamps start again once" in error.message
+
+
+def test_an_answer_stands_beside_a_discontinuity(tmp_path: Path) -> None:
+    classifier = fervid.load(**toys.family(tmp_path), options=fervid.Options(min_face=toys.FACE), threads=1)
+    parts = [
+        clips.write(tmp_path / f"{i}.ts", [toys.picture(colour)] * count, rate=10)
+        for i, (colour, count) in enumerate(((toys.FIRST, 10), (toys.SECOND, 30)))
+    ]
+    result = classifier.answer(join(tmp_path / "joined.ts", *parts))
+    assert (result.status, result.label) == ("ok", "second")
+    assert result.duration_s == pytest.approx(4, abs=0.02)
+    assert result.problem is not None
+    assert result.problem.code == "discontinuity"
+
+
+GAPS = {
+    "after the first frame": ([0, *(600 + i * STEP for i in range(20))], 0),
+    "in the middle": ([i * STEP + 600 * (i >= 10) for i in range(20)], 9),
+    "before the last frame": ([*(i * STEP for i in range(20)), 600], 19),
+    "of two frames": ([0, 600], 0),
+    "of three seconds": ([i * STEP + 3 * (i >= 10) for i in range(20)], 9),
+}
+
+
+@pytest.mark.parametrize("name", ["gap.mkv", "gap.mp4", "gap.ts"])
+@pytest.mark.parametrize(("times", "before"), GAPS.values(), ids=GAPS)
+@pytest.mark.parametrize("fps", [None, 5.0, 0.5], ids=["every", "5", "half"])
+def test_a_gap_in_timestamps_does_not_count_as_time_seen(
+    tmp_path: Path, name: str, times: Sequence[float], before: int, fps: float | None
+) -> None:
+    path = clips.write(tmp_path / name, grey(0, len(times)), times=times)
+    if name == "gap.ts" and max(np.diff(times)) > 10:
+        pytest.skip("where clocks begin anywhere, that is one that starts again")
+    frames, error = drain(path, Sampling(fps=fps))
+    assert error is None
+    assert frames[-1].time == pytest.approx(times[-1] if fps is None else frames[-1].time, abs=2e-3)
+    length = 2.0 + (len(times) - 1) * STEP
+    assert sum(frame.duration for frame in frames) == pytest.approx(length, abs=0.06)
+    if fps is None:
+        assert frames[before].duration == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [[10.0 * i for i in range(6)], [0, 1.5, 3.4, 5, 6.9], [0, 8, 20, 30, 38]],
+    ids=["one in ten seconds", "slow", "slides"],
+)
+def test_frames_that_are_far_apart_as_a_rule_last_until_the_next(tmp_path: Path, times: Sequence[float]) -> None:
+    frames, error = drain(clips.write(tmp_path / "slow.mkv", grey(0, len(times)), times=times))
+    assert error is None
+    assert [frame.duration for frame in frames[:-1]] == pytest.approx(np.diff(times), abs=2e-3)
+
+
+def test_who_is_seen_before_a_gap_is_not_the_main_person(tmp_path: Path) -> None:
+    classifier = fervid.load(**toys.family(tmp_path), options=fervid.Options(min_face=toys.FACE), threads=1)
+    colours = [toys.FIRST] * 4 + [toys.SECOND] * 40
+    times = [i / 10 + 600 * (i >= 4) for i in range(len(colours))]
+    path = clips.write(tmp_path / "gap.mkv", [toys.picture(colour) for colour in colours], times=times)
+    result = classifier.answer(path)
+    assert (result.label, result.duration_s) == ("second", pytest.approx(6.3, abs=0.07))
+    parts = list(classifier.timeline(path))
+    assert max(part.duration_s or 0 for part in parts) < 6
+    assert sum(part.label == "first" for part in parts) == 1
+
+
+def test_a_picture_that_is_repeated_by_empty_packets_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "repeated.nut"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25, options={"qmax": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        made = [stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")) for image in grey(0, 20)]
+        for packet in (packet for packets in (*made, stream.encode()) for packet in packets):
+            repeated = av.Packet(0)
+            packet.pts, packet.dts = 2 * (packet.pts or 0), 2 * (packet.dts or 0)
+            repeated.stream, repeated.time_base, repeated.pts = stream, packet.time_base, packet.pts + 1
+            repeated.dts = repeated.pts
+            container.mux([packet, repeated])
+    frames, error = drain(path)
+    assert error is None
+    assert [number(frame) for frame in frames] == list(range(20))
+    assert [frame.time for frame in frames] == pytest.approx([2 * i * STEP for i in range(20)], abs=2e-3)
+    assert len(list(streams.stream(io.BytesIO(path.read_bytes()), "-", EVERY))) == 20
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mjpeg"])
+@pytest.mark.parametrize("kept", [lambda i: i % 5 != 3, lambda i: i % 3 == 0, lambda i: i < 40 or i == 99])
+def test_an_avi_with_dropped_frames_is_no_truncated_one(
+    tmp_path: Path, codec: str, kept: Callable[[int], bool]
+) -> None:
+    numbers = [i for i in range(100) if kept(i)]
+    path = clips.write(tmp_path / "webcam.avi", clips.smiling(len(numbers), 64, 48, 0.4), codec=codec)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        with av.open(str(tmp_path / "dropped.avi"), "w") as dropped:
+            stream = dropped.add_stream_from_template(container.streams.video[0])
+            for packet, at in zip(packets, numbers, strict=True):
+                packet.stream, packet.pts, packet.dts = stream, at, at
+                dropped.mux(packet)
+    frames, error = drain(tmp_path / "dropped.avi")
+    assert error is None
+    assert [round(frame.time / STEP) for frame in frames] == numbers
+
+
+def test_sound_is_shifted_as_its_pictures_are() -> None:
+    streams = [SimpleNamespace(index=index, average_rate=Fraction(25)) for index in range(2)]
+    clock = Clock(SimpleNamespace(format=SimpleNamespace(name="mpegts")), streams[0])
+    times = [(0, 0), (1, 0.01), (0, 0.04), (1, 0.05), (1, 0.0), (0, 0.0), (1, 0.05), (0, 0.04)]
+    packets = [
+        SimpleNamespace(stream=streams[i], time_base=Fraction(1, 1000), pts=ms, dts=ms, duration=40)
+        for i, ms in ((index, round(1000 * time)) for index, time in times)
+    ]
+    for packet in packets:
+        clock.correct(packet)
+    assert [packet.pts for packet in packets] == [0, 10, 40, 50, 90, 80, 130, 120]
+    assert clock.restarts == 1
