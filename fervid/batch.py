@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Literal
 
 from fervid.errors import UsageError
 from fervid.files import growing, refuse_existing, replacing, writing
+from fervid.files import partial as partial_name
 from fervid.gather import Windows
 from fervid.ledger import ANSWERED, Ledger, companion
 from fervid.output import Format, Writer, format_of, writer
@@ -144,6 +145,7 @@ def destination(
     force: bool = False,
     record: type[ClipResult] = ClipResult,
     endless: bool = False,
+    tell: Callable[[str], None] = lambda message: None,
 ) -> Iterator[tuple[Writer, Mapping[str, Status]]]:
     """Open where the records go, and close it whole on every path.
 
@@ -157,6 +159,7 @@ def destination(
         force: Whether an existing file may be replaced.
         record: What is written; only `ClipResult`, of which a clip has one, can be continued.
         endless: Whether records come until somebody ends it. Then only what is whole after each of them is written.
+        tell: Is told what of an output cannot be kept.
 
     Yields:
         The writer, and the inputs that the file answers already with their status.
@@ -190,7 +193,7 @@ def destination(
     if mine := next((clip for clip in clips if os.path.realpath(clip) in touched), None):
         raise UsageError(f"the output {output} would overwrite the input {mine}; choose another name")
     if format == "jsonl" and record is ClipResult:
-        with Ledger(output, classifier, clips, resume=resume, force=force) as ledger:
+        with Ledger(output, classifier, clips, resume=resume, force=force, tell=tell) as ledger:
             yield ledger, ledger.answered
     elif endless:
         with growing(output, force=force) as stream:
@@ -199,9 +202,19 @@ def destination(
         stale = companion(output)  # a ledger of what was there before would seem to be that of what comes
         with replacing(output, force=force) as stream:
             refuse_existing(stale, force=force)
-            with _finished(writer(format, stream, classifier.labels, record)) as plain:
+            with _noting(output), _finished(writer(format, stream, classifier.labels, record)) as plain:
                 yield plain, {}
             stale.unlink(missing_ok=True)
+
+
+@contextmanager
+def _noting(output: Path) -> Iterator[None]:
+    """Let an interrupt say where the records are that were written."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        interrupt.add_note(f"unfinished in {partial_name(output)}")
+        raise
 
 
 @contextmanager

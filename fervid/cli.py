@@ -6,6 +6,9 @@ Heavy modules are imported inside the commands, so that help comes at once.
 from __future__ import annotations
 
 import os
+import re
+import resource
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,9 +26,14 @@ from fervid.commands.clips import clips_app
 from fervid.commands.labelled import labelled_app
 from fervid.commands.live import live_app
 from fervid.commands.report import report_app
-from fervid.errors import FervidError, InputError, ModelError, NothingMatched, printable
+from fervid.errors import FervidError, InputError, ModelError, NothingMatched, UsageError, printable
 from fervid.train.commands import network_app
 
+ADDRESS_SPACE_BYTES = 1_500_000_000
+"""What libraries and models map into a process, though they use much less of it."""
+_NO_MEMORY = re.compile(
+    r"failed to map segment|[Cc]annot allocate memory|can't start new thread|bad_alloc|Insufficient memory"
+)
 STATUS = {NothingMatched: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
 
 
@@ -34,6 +42,12 @@ class _Terminated(SystemExit):
 
 
 class _Commands(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if self.get_command(ctx, name) is None and (os.path.splitext(name)[1] or os.path.exists(name)):
+            raise UsageError(f"{name} is no command; try fervid classify {shlex.join(args)}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         with _translated():
             try:
@@ -52,11 +66,15 @@ def _translated() -> Iterator[None]:
         _leave(f"fervid: {error.message}", next(status for kind, status in STATUS.items() if isinstance(error, kind)))
     except (KeyboardInterrupt, _Terminated) as error:
         how, status = ("terminated", TERMINATED) if isinstance(error, _Terminated) else ("interrupted", INTERRUPTED)
-        _leave(f"fervid: {how}; what was answered is kept, in an unfinished csv or json as NAME.partial", status)
+        _leave(", ".join([f"fervid: {how}; what was answered is kept", *getattr(error, "__notes__", ())]), status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(OK) from None
-    except OSError as error:
+    except Exception as error:
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            _leave("fervid: there is too little memory; allow more (ulimit, container), or try fewer --jobs", USAGE)
+        if not isinstance(error, OSError):
+            raise
         _leave(f"fervid: {error}", USAGE)
 
 
@@ -68,6 +86,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # what its encoding lacks is escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
+    _note_limit_of_memory()
     try:
         with _translated():
             app()
@@ -77,6 +96,14 @@ def main() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status if isinstance(status, int) else FAILED)
+
+
+def _note_limit_of_memory() -> None:
+    """Say beforehand what may end the process without a word: C libraries crash where they get no memory."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE_BYTES:
+        megabytes = f"{limit / 1e6:.0f} MB (ulimit -v), and a clip needs about {ADDRESS_SPACE_BYTES / 1e6:.0f} MB"
+        print(f"fervid: address space is limited to {megabytes}; allow more if this fails", file=sys.stderr, flush=True)
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # and what was escaped already, so that nothing is lost
 ROLES = ("detector", "network", "classifier")
 
 
@@ -74,6 +76,16 @@ def schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = ClipRes
             "baseline": arrow.struct([("kind", text), ("clips", count)]),
         }
     )
+
+
+def escape_formula(cell: object) -> object:
+    """A cell of CSV: a text that begins like a formula with an apostrophe before it, anything else as it is."""
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def unescape_formula(cell: str) -> str:
+    """The text that `escape_formula` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def text(name: str) -> str:

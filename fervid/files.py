@@ -179,14 +179,19 @@ def _keeping(path: str, flags: int) -> int:
     return os.open(path, flags & ~os.O_TRUNC, 0o666)
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise `OutputError` if the file is there and may not be replaced, or is no file that could be."""
+def refuse_existing(path: Path, *, force: bool, resumable: bool = False) -> None:
+    """Raise `OutputError` if the file is there and may not be replaced, or is no file that could be.
+
+    Args:
+        path: The file.
+        force: Whether it may be replaced.
+        resumable: Whether the command could continue it instead.
+    """
     if path.exists() and not path.is_file():
         raise OutputError(f"{path} is no regular file, so it cannot be written; name a file, or use standard output")
     if path.exists() and not force:
-        raise OutputError(
-            f"{path} exists; --force replaces it, --resume continues the JSON Lines of classify, or choose another name"
-        )
+        resume = "--resume continues it, " if resumable else ""
+        raise OutputError(f"{path} exists; --force replaces it, {resume}or choose another name")
 
 
 @contextmanager

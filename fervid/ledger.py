@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -69,6 +69,7 @@ class Ledger:
         *,
         resume: bool,
         force: bool,
+        tell: Callable[[str], None] = lambda message: None,
     ) -> None:
         """Open or create the output.
 
@@ -78,6 +79,7 @@ class Ledger:
             clips: The inputs of this run; as a mapping to the stamps of what is read, which may change as more come.
             resume: Whether to continue the file.
             force: Whether an existing file may be replaced.
+            tell: Is told when lines are dropped that the ledger does not name.
 
         Raises:
             OutputError: It exists and neither `resume` nor `force` is given, its ledger does not fit it, another run
@@ -93,10 +95,15 @@ class Ledger:
         with writing(output), ExitStack() as opened:
             claim = opened.enter_context(claimed(output))
             if resume and output.exists():
-                entries = _recorded(output, self._path)
+                entries, unknown = _recorded(output, self._path)
+                if unknown:
+                    tell(
+                        f"{unknown} line(s) at the end of {output} that {self._path.name} does not name cannot be kept;"
+                        " what a run lost there is answered again"
+                    )
                 kept = {e.record: e for e in entries if e.stands(self._run, self._stamps.get(e.path))}
             else:
-                refuse_existing(output, force=force)
+                refuse_existing(output, force=force, resumable=True)
                 refuse_existing(self._path, force=force)
             self._rewrite(claim, kept)
             self._records = opened.enter_context(Appended(output, "ab"))
@@ -153,15 +160,19 @@ def run_digest(classifier: Classifier) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _recorded(output: Path, ledger: Path) -> Iterator[Entry]:
+def _recorded(output: Path, ledger: Path) -> tuple[list[Entry], int]:
     """The entries whose records are in the output; what is torn in the ledger or at the end of it is left out.
+
+    Returns:
+        The entries, and how many whole lines follow that are none of theirs: those of which a power failure took the
+        entry, or that somebody has added.
 
     Raises:
         OutputError: A record that the ledger does not name stands before one that it does: somebody edited the file.
     """
     if not ledger.exists():
         if not output.stat().st_size:  # killed between the first two renames
-            return
+            return [], 0
         raise OutputError(f"{output} has no ledger beside it, so it cannot be resumed; --force writes it anew")
     entries = {}
     for line in ledger.read_bytes().splitlines(keepends=True):
@@ -170,18 +181,20 @@ def _recorded(output: Path, ledger: Path) -> Iterator[Entry]:
             entries[entry.record] = entry
         except (ValueError, TypeError, RecursionError):
             continue
-    unknown = False
+    recorded: list[Entry] = []
+    unknown = 0
     with output.open("rb") as records:
         for line in records:
             if (known := entries.get(_digest(line))) is None:
-                unknown = True
+                unknown += line.endswith(b"\n")
             elif unknown:
                 raise OutputError(
                     f"{output} was edited: it holds records that {ledger.name} does not name; keep it under another"
                     " name and start anew"
                 )
             else:
-                yield known
+                recorded.append(known)
+    return recorded, unknown
 
 
 def _digest(line: bytes) -> str:

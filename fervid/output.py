@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from fervid.columns import flat, names
+from fervid.columns import escape_formula, flat, names
 from fervid.errors import UsageError, printable
 from fervid.records import ClipResult, WindowResult
 
@@ -116,7 +116,10 @@ class JsonWriter:
 
 
 class CsvWriter:
-    """A header and one row a record: nested fields as `error.code`, people as JSON."""
+    """A header and one row a record: nested fields as `error.code`, people as JSON.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it, as OWASP advises.
+    """
 
     def __init__(self, stream: BinaryIO, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> None:
         """Write the header to that stream."""
@@ -127,7 +130,8 @@ class CsvWriter:
     def write(self, result: ClipResult) -> None:
         """Write one row."""
         found = {
-            name: json.dumps(value) if isinstance(value, list) else value for name, value in flat(result.as_dict())
+            name: json.dumps(value) if isinstance(value, list) else escape_formula(value)
+            for name, value in flat(result.as_dict())
         }
         self._row([found.get(column) for column in self._columns])
 

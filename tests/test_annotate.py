@@ -62,7 +62,7 @@ def test_a_film_is_annotated_and_nothing_is_printed(run: Run, moods: Path, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
     written = Path("out.mp4").read_bytes()
     again = run("annotate", moods, "-o", "out.mp4")
-    assert (again.exit_code, "exists" in again.stderr) == (2, True)
+    assert (again.exit_code, "exists" in again.stderr, "--resume" in again.stderr) == (2, True, False)
     assert Path("out.mp4").read_bytes() == written
     assert run("annotate", moods, "-o", "out.mp4", "--force", "--every-frame", "--window", 1).exit_code == 0
     assert Path("out.mp4").read_bytes() != written

@@ -12,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 import fervid
+from fervid import columns
 from fervid.columns import names, schema
 from fervid.errors import UsageError
 from fervid.output import CsvWriter
@@ -109,3 +110,15 @@ def test_without_the_package_it_is_said_what_to_install(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=rf"pip install 'fervid\[{extra}\]'"):
         convert([ANSWERED])
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum", "\ta", "\ra", "'=1", "''=1", "'a", "a=1", "", "a"])
+def test_no_text_is_a_formula_and_none_is_lost(text: str) -> None:
+    cell = columns.escape_formula(text)
+    assert not str(cell).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert columns.unescape_formula(str(cell)) == text
+
+
+@pytest.mark.parametrize("value", [-1.5, 3, None, True])
+def test_what_is_no_text_stays_as_it_is(value: object) -> None:
+    assert columns.escape_formula(value) is value

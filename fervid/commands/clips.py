@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +121,7 @@ def classify(
     from fervid.batch import Policy, destination
     from fervid.gather import Windows
     from fervid.inputs import PassedOver, expand
-    from fervid.progress import Summary
+    from fervid.progress import Summary, note
 
     options = look.options(attributes=attributes, labels=labels, adaptive=adaptive)
     if live:
@@ -145,7 +146,7 @@ def classify(
     if not cluster:
         jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads, device="cpu" if cluster else None)
-    policy = Policy(jobs or 0, fail_fast, strict, limited.limits)
+    policy, tell = Policy(jobs or 0, fail_fast, strict, limited.limits), partial(note, kind=progress)
     answering: Progress = progress
     if relative is None:
         classifying = _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=named.device)
@@ -154,7 +155,7 @@ def classify(
         answering, force, resume = "none", force or resume, False  # every answer may change with one more clip
     with (
         classifying as answer,
-        destination(output, format, loaded, clips, resume=resume, force=force) as (writer, answered),
+        destination(output, format, loaded, clips, resume=resume, force=force, tell=tell) as (writer, answered),
     ):
         _run(answer, clips, policy, writer, answered, answering, summary)
     if output:

@@ -89,7 +89,10 @@ def watch(
     jobs, threads = workers(MANY, jobs, threads)
     loaded = named.load(options, threads)
     policy = Policy(jobs, strict=strict, limits=limited.limits)
-    with destination(output, format, loaded, inbox.stamps, resume=resume, force=force, endless=True) as (to, answered):
+    with destination(output, format, loaded, inbox.stamps, resume=resume, force=force, endless=True, tell=tell) as (
+        to,
+        answered,
+    ):
         results = answer_folder(loaded, inbox, answered, policy)
         with closing(shown(results, None, progress, lambda result: policy.failed(result.status))) as results:
             for result in results:

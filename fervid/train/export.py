@@ -34,6 +34,7 @@ OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity", "
 TOLERANCE = 1e-4
 CALIBRATION = 512  # faces
 FLOAT_FIRST = 2  # convolutions
+NATURAL = "rafdb"  # the set beside FER+ whose classes are as frequent as in life
 SHIFTS = tuple(round(-0.6 + 0.05 * i, 2) for i in range(37))
 CARD: Mapping[str, Any] = {
     "title": "Multi-task face network: identity embedding, expression, age, gender, ethnicity",
@@ -218,13 +219,16 @@ def export(
     crops = np.stack([augment.frame(crop, recipe.size) for crop in seen])
     valid = faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache)
     heads = predict(network, valid, recipe.size)
-    answered = [heads["expression"], *(predict(network, known, recipe.size)["expression"] for known in others)]
-    judged = [(logits, known.votes.argmax(axis=1)) for logits, known in zip(answered, [valid, *others], strict=True)]
-    moved = shift(network.expression, judged, voted.votes.mean(axis=0))
+    judged, prior = [(heads["expression"], valid.votes.argmax(axis=1))], voted.votes.mean(axis=0)
+    if NATURAL in recipe.labelled:
+        known = faces.read_expressions(sources, NATURAL, "valid", cache).faces
+        judged.append((predict(network, known, recipe.size)["expression"], known.votes.argmax(axis=1)))
+        prior = (prior + known.votes.mean(axis=0)) / 2
+    moved = shift(network.expression, judged, prior)
     first, labelled = (part.first[part.first >= 0] for part in (voted, valid)), valid.first >= 0
     counted, labels = (FIRST_INDEX[labels] for labels in first)
-    prior = np.bincount(counted, minlength=len(FIRST_CLASSES)) / max(len(counted), 1)
-    moved_first = shift(network.first, [(heads["first"][labelled], labels)], prior.astype(np.float32))
+    counts = np.bincount(counted, minlength=len(FIRST_CLASSES)) / max(len(counted), 1)
+    moved_first = shift(network.first, [(heads["first"][labelled], labels)], counts.astype(np.float32))
 
     tests = tests or Tests.read(sources, recipe.size)
     full = output.with_name(f"{output.stem}-fp32.onnx")

@@ -179,11 +179,17 @@ def _clip(path: str, windows: Sequence[Record], again: Again | None) -> dict[str
         "problems": list(problems),
         "people": [
             _person(number, seen, timed, labels, length)
-            for number, seen in sorted(people.items(), key=lambda one: (-len(one[1]), one[0]))
+            for number, seen in sorted(people.items(), key=_by_time_in_view)
         ],
         "moments": [_moment(moment) for moment in again.moments] if again else [],
         "note": again.note if again else "",
     }
+
+
+def _by_time_in_view(person: tuple[int, Mapping[float, Record]]) -> tuple[float, int]:
+    """Sorts people as `timeline.spans` does."""
+    number, seen = person
+    return -sum(window["seconds"] for window in seen.values()), number
 
 
 def _person(

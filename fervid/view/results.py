@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fervid.columns import unescape_formula
 from fervid.errors import UsageError
 from fervid.records import SCHEMA_VERSION
 from fervid.schema import schema
@@ -180,7 +181,7 @@ def _nested(path: Path, where: str, cells: Mapping[str, str]) -> dict[str, Any]:
 
 def _value(path: Path, where: str, column: str, cell: str) -> Any:
     if column in _TEXTS or column.startswith("model."):
-        return cell or None if column != "path" else cell
+        return unescape_formula(cell) or None if column != "path" else unescape_formula(cell)
     return _json(path, f"{where}, {column},", cell) if cell else None
 
 
