@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import onnxruntime
 
 from fervid.adaptive import STRIDES, fitted
 from fervid.dataset import Dataset, lacking_people
@@ -26,6 +27,8 @@ from fervid.fit import (
     fit,
     nested,
     people,
+    rated,
+    score,
     sealed,
     statistics_of,
     to_onnx,
@@ -34,6 +37,8 @@ from fervid.layouts import Sample
 from fervid.records import Floats
 
 MEASURED = ("val", "test")
+ROUNDING = 1e-4
+"""Half a unit of the last digit that reports have, and rounding of float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -281,7 +286,7 @@ def train(
         The bytes of the model file, and its card.
 
     Raises:
-        DatasetError: As `fit.folds`.
+        DatasetError: As `fit.folds`; or the file answers its own training clips worse than was cross-validated.
     """
     parts = known.held_out()
     fitted_on = parts[0] if parts else known
@@ -290,7 +295,8 @@ def train(
     said, chosen = nested(examples, ways, count)
     pipeline = fit(way, examples, count)
     alone = "clip" if known.groups is None else "person"
-    figures = {f"cross-validated by {alone} on {known.name}": fitted_on.report(said)}
+    cross_validated = fitted_on.report(said)
+    figures = {f"cross-validated by {alone} on {known.name}": cross_validated}
     if parts:
         held = parts[1].table.matrix(statistics_of(way.statistics))
         splits = "/".join(sorted({str(sample.split) for sample in parts[1].table.samples}))
@@ -311,7 +317,36 @@ def train(
     }
     if error is not None:
         card["adaptive"] = _levels(fitted_on, way, count, error)
-    return sealed(to_onnx(pipeline, examples.matrices[way.statistics].shape[1]), card), card
+    x = examples.matrices[way.statistics]
+    data = sealed(to_onnx(pipeline, x.shape[1]), card)
+    check_training_score(data, x, examples.truth, cross_validated)
+    return data, card
+
+
+def check_training_score(data: bytes, x: Floats, truth: Truth, cross_validated: Mapping[str, Any]) -> None:
+    """Run a model file on the clips that it was fitted on, which it must know at least as well as other people's.
+
+    Args:
+        data: The bytes of the file.
+        x: (n, d) features of the training clips.
+        truth: (n,) their classes or ratings.
+        cross_validated: The report of cross-validation.
+
+    Raises:
+        DatasetError: It scores below the interval of cross-validation, or below its value where there is no interval.
+    """
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (output,) = session.run(["value" if rated(truth) else "probabilities"], {"features": x})
+    reached = score(truth, output[:, 0] if rated(truth) else output.argmax(axis=1))
+    figure = cross_validated["ccc"] if rated(truth) else cross_validated["answered"]["uar"]
+    least = figure["interval"][0] if figure["interval"] else figure["value"]
+    if not reached >= least - ROUNDING:
+        measure = "concordance" if rated(truth) else "mean recall"
+        raise DatasetError(
+            f"the fitted file reaches a {measure} of {reached:.3f} on its own training clips, and cross-validation"
+            f" {figure['value']:.3f} on people it did not know, so it is not what was measured and is not written;"
+            " try another --kind, --scaling or --seed"
+        )
 
 
 def _summary(known: Study) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import scenes
@@ -15,7 +16,7 @@ from fervid.adaptive import STRIDES
 from fervid.dataset import Dataset, Sample
 from fervid.errors import DatasetError, InputError, NoFaces, UsageError
 from fervid.features import IDENTITY, Row
-from fervid.fit import candidates, people
+from fervid.fit import Kind, candidates, people, to_onnx
 from fervid.measure import measured, said_by
 from fervid.records import ClipFeatures
 from fervid.study import about, check, looked_at, study, train
@@ -240,6 +241,31 @@ def test_a_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
     again = measured(one, model)
     assert again["ccc"]["value"] > 0.8
     assert said_by(one, model).shape == (30,)
+
+
+def test_a_file_that_answers_the_opposite_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = to_onnx
+
+    def inverted(pipeline: Any, width: int) -> Any:
+        model = right(pipeline, width)
+        (factor,) = (one for one in model.graph.initializer if one.name == "logits_1")
+        factor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(factor), "logits_1"))
+        return model
+
+    monkeypatch.setattr("fervid.study.to_onnx", inverted)
+    with pytest.raises(DatasetError, match=r"mean recall of 0\.000 on its own training clips.*is not written; try"):
+        train(known(), LINEAR, "mine", 3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "rbf", "logistic"])
+def test_few_people_give_a_file_that_knows_its_training_clips(kind: Kind, tmp_path: Path) -> None:
+    """14 people with two clips each, of whom held-out folds say little."""
+    for seed in range(3):
+        study_of_few = replace(known(people=14, each=1, noise=2.5, seed=seed), seed=seed)
+        data, card = train(study_of_few, candidates(["mean"], [kind]), "mine", 3)
+        (report,) = card["figures"].values()
+        answers = said_by(study_of_few, loaded(tmp_path, data)).argmax(axis=1)
+        assert (answers == study_of_few.truth).mean() >= report["answered"]["accuracy"]["interval"][0]
 
 
 def test_the_same_seed_gives_the_same_file() -> None:
