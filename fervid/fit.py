@@ -38,7 +38,7 @@ from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
 from sklearn.utils.class_weight import compute_sample_weight
 
 from fervid.errors import DatasetError, UsageError
-from fervid.evaluate import concordance
+from fervid.evaluate import concordance, sign_flip_test
 from fervid.pool import STATISTICS
 from fervid.records import Floats
 
@@ -51,10 +51,26 @@ Groups = NDArray[np.int64] | None
 Folds = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 COMPARED = (
+    "logit+std+max+min",
     *("expression", "expression+std+max", "expression+std+min+max"),
     *("mean", "mean+std", "mean+std+max", "mean+std+min+max", "group"),
 )
-"""What is tried where nobody says which."""
+"""What is compared where nobody says which."""
+USUAL_STATISTICS = (
+    "logit+std",
+    "logit+std+max+min",
+    "expression+std+max",
+    "mean+std",
+    "mean+std+max",
+    "mean+std+min+max",
+)
+"""What a classifier is chosen from where nobody says which."""
+USUAL_GROUP_STATISTICS = ("logit+std+logit.spread+std", "group")
+"""The same of everybody in a clip."""
+LEAST_PEOPLE_FOR_EMBEDDINGS = 30
+"""With fewer people, statistics of the embedding have to be clearly better than those of the expressions."""
+CLEARLY_P = 0.05
+"""What a sign-flip test over people must find for something to be clearly better."""
 VECTORS = ("embedding", "expression", "logit", "embedding.spread", "expression.spread", "logit.spread")
 GROUP = ("embedding.mean", "embedding.std", "embedding.spread.mean", "embedding.spread.std")
 COSTS: Mapping[Kind, tuple[float, ...]] = {
@@ -64,6 +80,13 @@ COSTS: Mapping[Kind, tuple[float, ...]] = {
     "logistic": (0.3, 1.0, 3.0, 10.0),
 }
 """C of SVMs and logistic regression, whose ridge for ratings has 1 / C; the weight decay of the MLP."""
+STANDARD_COSTS: Mapping[Kind, tuple[float, ...]] = {
+    "linear": (0.003, 0.03, 0.3),
+    "rbf": (0.1, 0.3, 1.0, 3.0),
+    "mlp": (1e-3, 1e-1),
+    "logistic": (0.003, 0.03, 0.3),
+}
+"""The same for values of deviation 1: a clip is then as long as the root of their number, and not of unit length."""
 
 Maker = Callable[[float, int], BaseEstimator]
 SHARPNESS_RANGE = (0.01, 100.0)
@@ -134,8 +157,8 @@ class Candidate:
         statistics: As `statistics_of` reads them.
         kind: Of classifier.
         cost: C, or the weight decay of the MLP.
-        scaling: Clips of unit length (`l2`), or values of mean 0 and deviation 1 (`standard`); None for what suits the
-            kind: unit length as in the paper, but for the MLP values.
+        scaling: Clips of unit length (`l2`), or values of mean 0 and deviation 1 (`standard`); None for what suits:
+            unit length as in the paper, but values for the MLP and for logits.
     """
 
     statistics: str
@@ -148,8 +171,7 @@ class Candidate:
 
     def estimator(self, truth: Truth, seed: int) -> tuple[BaseEstimator, BaseEstimator]:
         """Scaler and classifier, or regressor if `truth` is ratings."""
-        scaling = self.scaling or ("standard" if self.kind == "mlp" else "l2")
-        scaler = StandardScaler() if scaling == "standard" else Normalizer()
+        scaler = StandardScaler() if _scaling(self.statistics, self.kind, self.scaling) == "standard" else Normalizer()
         makers = REGRESSORS if rated(truth) else CLASSIFIERS
         return scaler, makers[self.kind](self.cost, seed)
 
@@ -176,15 +198,39 @@ def statistics_of(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def of_expressions(name: str) -> bool:
+    """Whether statistics are of the probabilities or logits of expressions alone, which are few numbers a clip."""
+    return all(part.startswith(("expression.", "logit.")) for part in statistics_of(name))
+
+
 def candidates(
-    statistics: Sequence[str], kinds: Sequence[Kind], scalings: Sequence[Scaling] | None = None
+    statistics: Sequence[str], kinds: Sequence[Kind] = (), scalings: Sequence[Scaling] = ()
 ) -> list[Candidate]:
-    """All combinations of statistics, kinds, scalings and costs."""
+    """All combinations of statistics, kinds, scalings and costs.
+
+    Args:
+        statistics: As `statistics_of` reads them.
+        kinds: Of classifier; none for linear SVMs with RBF SVMs on expressions, and with logistic regression on others.
+        scalings: None for what suits, as in `Candidate`.
+    """
     return [
         Candidate(name, kind, cost, scaling)
-        for name, kind, scaling in itertools.product(statistics, kinds, scalings or (None,))
-        for cost in COSTS[kind]
+        for name in statistics
+        for kind in kinds or _usual_kinds(name)
+        for scaling in scalings or (None,)
+        for cost in (STANDARD_COSTS if _scaling(name, kind, scaling) == "standard" else COSTS)[kind]
     ]
+
+
+def _usual_kinds(name: str) -> tuple[Kind, ...]:
+    return ("linear", "rbf") if of_expressions(name) else ("linear", "logistic")
+
+
+def _scaling(name: str, kind: Kind, scaling: Scaling | None) -> Scaling:
+    if scaling:
+        return scaling
+    logits = all(part.startswith("logit.") for part in statistics_of(name))
+    return "standard" if kind == "mlp" or logits else "l2"
 
 
 def rated(truth: Truth) -> bool:
@@ -255,21 +301,42 @@ class Examples:
 def choose(known: Examples, ways: Sequence[Candidate], count: int = FOLDS) -> tuple[Candidate, dict[Candidate, float]]:
     """The candidate with the highest cross-validated score, the first of equals; and the score of each.
 
+    With fewer than `LEAST_PEOPLE_FOR_EMBEDDINGS` people the embedding, which is hundreds of numbers, tells them apart
+    rather than what they show. So a candidate of expressions is then chosen unless one of the embedding is clearly
+    better: by a paired sign-flip test over people with a p below `CLEARLY_P`, which fewer than six can never give.
+
     Raises:
         DatasetError: As `fit`.
     """
     splits = known.folds(count)
 
-    def tried(way: Candidate) -> float:
+    def tried(way: Candidate) -> Truth:
         x, answers = known.matrices[way.statistics], np.empty_like(known.truth)
         for train, test in splits:
             pipeline = _fitted(way, way.estimator(known.truth, known.seed), x[train], known.truth[train])
             answers[test] = pipeline.predict(x[test])
-        return score(known.truth, answers)
+        return answers
 
     with _quiet():
-        scores = joblib.Parallel(joblib.cpu_count(), prefer="threads")(joblib.delayed(tried)(way) for way in ways)
-    return ways[int(np.argmax(scores))], dict(zip(ways, scores, strict=True))
+        every = joblib.Parallel(joblib.cpu_count(), prefer="threads")(joblib.delayed(tried)(way) for way in ways)
+    answers = dict(zip(ways, every, strict=True))
+    scores = {way: score(known.truth, answers[way]) for way in ways}
+    best = max(ways, key=scores.__getitem__)
+    small = [way for way in ways if of_expressions(way.statistics)]
+    groups = np.arange(len(known.truth)) if known.groups is None else known.groups
+    if small and best not in small and len(np.unique(groups)) < LEAST_PEOPLE_FOR_EMBEDDINGS:
+        best_small = max(small, key=scores.__getitem__)
+        gains = _losses(known.truth, answers[best_small]) - _losses(known.truth, answers[best])
+        if sign_flip_test(gains, groups) >= CLEARLY_P:
+            best = best_small
+    return best, scores
+
+
+def _losses(truth: Truth, answers: Truth) -> NDArray[np.float64]:
+    """(n,) how wrong each clip is answered: by how much a rating, or whether a class, all classes weighing the same."""
+    if rated(truth):
+        return np.abs(answers - truth)
+    return np.asarray(compute_sample_weight("balanced", truth) * (answers != truth), np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -132,7 +132,7 @@ def methods(
     found = {}
     for name in statistics:
         for kind in kinds:
-            ways = candidates([name], [kind], scalings)
+            ways = candidates([name], [kind], scalings or ())
             if parts is None:
                 said, _ = nested(known.examples([name]), ways, count)
                 found[f"{name}, {kind}"] = known.report(said)

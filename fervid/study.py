@@ -301,6 +301,11 @@ def train(
         held = parts[1].table.matrix(statistics_of(way.statistics))
         splits = "/".join(sorted({str(sample.split) for sample in parts[1].table.samples}))
         figures[f"held-out {splits} of {known.name}"] = parts[1].report(answers(pipeline, held, examples.truth))
+    passed_over = (
+        f"; an embedding scored up to {max(scores.values()):.4f}, which is not clearly better over so few people"
+        if scores[way] < max(scores.values())
+        else ""
+    )
     card = {
         "name": name,
         "kind": "regressor" if known.target else "classifier",
@@ -309,7 +314,7 @@ def train(
         **{key: known.table.about[key] for key in ("face", "network", "network_sha256", "detector")},
         "data": _summary(fitted_on),
         "licence": "as that of the clips it was fitted on",
-        "recipe": f"{way}, of {len(ways)} candidates by {count}-fold cross-validation;"
+        "recipe": f"{way}, of {len(ways)} candidates by {count}-fold cross-validation{passed_over};"
         f" the outer folds chose {', '.join(sorted({str(one) for one in chosen}))}",
         "candidates": {str(one): round(value, 4) for one, value in scores.items()},
         "seed": known.seed,

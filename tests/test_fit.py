@@ -119,6 +119,29 @@ def test_the_score_is_mean_recall_or_concordance(truth: Sequence[float], said: S
     assert fit.score(np.array(truth), np.array(said)) == pytest.approx(score)
 
 
+def test_logits_are_standardised_and_tried_with_both_machines_unless_told_otherwise() -> None:
+    usual = candidates(["logit+std", "mean+std"])
+    assert [(way.statistics, way.kind) for way in usual] == [
+        *[("logit+std", "linear")] * len(fit.STANDARD_COSTS["linear"]),
+        *[("logit+std", "rbf")] * len(fit.STANDARD_COSTS["rbf"]),
+        *[("mean+std", "linear")] * len(COSTS["linear"]),
+        *[("mean+std", "logistic")] * len(COSTS["logistic"]),
+    ]
+    scalers = {way.statistics: type(way.estimator(np.arange(3), 0)[0]).__name__ for way in usual}
+    assert scalers == {"logit+std": "StandardScaler", "mean+std": "Normalizer"}
+    (l2, *_) = candidates(["logit+std"], ["linear"], ["l2"])
+    assert type(l2.estimator(np.arange(3), 0)[0]).__name__ == "Normalizer"
+
+
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [("logit+std", True), ("expression.max", True), ("logit.spread+expression", True), ("mean", False)]
+    + [("logit+embedding", False), ("group", False)],
+)
+def test_statistics_of_expressions_alone(name: str, small: bool) -> None:
+    assert fit.of_expressions(name) == small
+
+
 # Folds
 
 
@@ -410,6 +433,51 @@ def test_the_better_candidate_is_chosen_inside_and_out(classes: int | None) -> N
     assert said.shape == ((60, 3) if classes else (60,))
     assert np.isfinite(said).all()
     assert {one.statistics for one in winners} == {"mean+std"}
+
+
+def unlike(people_count: int, small: float, large: float) -> Examples:
+    """Clips of people, in two classes that lie so far apart in the logits and in the embedding."""
+    count = 6 * people_count
+    tables = {"logit": small, "mean": large}
+    matrices = {
+        name: examples(count, 2, apart=apart, each=6, seed=seed).matrices["mean"]
+        for seed, (name, apart) in enumerate(tables.items())
+    }
+    return Examples(matrices, np.arange(count) % 2, np.arange(count) // 6)
+
+
+@pytest.mark.parametrize(
+    ("people_count", "small", "large", "chosen"),
+    [
+        (5, 1.5, 2.0, "logit"),  # a little better with few people
+        (5, 0.0, 9.0, "logit"),  # five people can say nothing clearly
+        (12, 0.0, 9.0, "mean"),  # clearly better
+        (12, 2.0, 0.0, "logit"),
+        (40, 1.5, 2.0, "mean"),  # enough people
+    ],
+)
+def test_with_few_people_the_embedding_has_to_be_clearly_better(
+    people_count: int, small: float, large: float, chosen: str
+) -> None:
+    known = unlike(people_count, small, large)
+    ways = [Candidate("mean", "linear", 0.1), Candidate("logit", "linear", 0.1)]
+    way, scores = choose(known, ways, 3)
+    assert way.statistics == chosen
+    if small < large:
+        assert scores[ways[0]] > scores[ways[1]]
+
+
+def test_embeddings_that_are_alone_are_chosen_from() -> None:
+    way, scores = choose(unlike(5, 0, 3), [Candidate("mean", "linear", 0.1), Candidate("mean", "linear", 1.0)], 3)
+    assert scores[way] == max(scores.values())
+
+
+def test_ratings_of_few_people_are_fitted_on_expressions_too() -> None:
+    known = examples(30, None)
+    noisy = known.matrices["mean"] + np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32) / 3
+    known = replace(known, matrices={"mean": known.matrices["mean"], "logit": noisy})
+    ways = [Candidate("mean", "rbf", 1.0), Candidate("logit", "rbf", 1.0)]
+    assert choose(known, ways, 3)[0].statistics == "logit"
 
 
 def test_the_first_of_equals_is_chosen() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ SIMPLE = ("--kind", "linear", "--statistics", "mean", "--folds", "3")
 def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "RESAMPLES", 20)
-        for kind in fit.COSTS:
-            patch.setitem(fit.COSTS, kind, fit.COSTS[kind][-2:])
+        for table in (fit.COSTS, fit.STANDARD_COSTS):
+            for kind in table:
+                patch.setitem(table, kind, table[kind][-2:])
         yield
 
 
@@ -229,6 +231,21 @@ def test_a_classifier_is_trained_printed_and_used(
         assert record["model"]["classifier"]["name"] == "mine"
 
 
+def test_by_default_few_people_are_told_by_their_expressions(
+    place: Path, fervid: Callable[..., Result], tmp_path: Path
+) -> None:
+    given = ("train", place / "list.csv", "--folds", "3", "--format", "json", "-o")
+    card = parsed(fervid(*given, tmp_path / "a.onnx"))
+    assert {name.split(" on ")[1] for name in card["candidates"]} == set(fit.USUAL_STATISTICS)
+    assert {name.partition(".")[0] for name in card["statistics"]} <= {"logit", "expression"}
+    assert fervid("features", place / "list.csv", "-o", tmp_path / "f.npz").exit_code == 0
+    table = Table.load(tmp_path / "f.npz")
+    old = {name: matrix for name, matrix in table.statistics.items() if not name.startswith("logit.")}
+    replace(table, statistics=old).save(tmp_path / "old.npz")
+    card = parsed(fervid("train", tmp_path / "old.npz", *given[2:], tmp_path / "b.onnx"))
+    assert not [name for name in card["candidates"] if "logit" in name.split(" on ")[1]]
+
+
 def test_a_card_is_shown_as_tables(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     text = said(fervid("train", place / "list.csv", "-o", tmp_path / "mine.onnx", *SIMPLE, "--group", "none"))
     for words in (
@@ -356,7 +373,7 @@ def test_methods_are_compared(place: Path, fervid: Callable[..., Result]) -> Non
 def test_without_a_choice_all_statistics_are_tried(place: Path, fervid: Callable[..., Result]) -> None:
     found = parsed(fervid("evaluate", place / "list.csv", "--folds", "3", "--format", "json"))
     assert [name.partition(",")[0] for name in found["methods"]] == [
-        *("expression", "expression+std+max", "expression+std+min+max"),
+        *("logit+std+max+min", "expression", "expression+std+max", "expression+std+min+max"),
         *("mean", "mean+std", "mean+std+max", "mean+std+min+max"),
     ]
 

@@ -100,8 +100,9 @@ Statistics = Annotated[
     str | None,
     typer.Option(
         "--statistics",
-        help="Such as mean+std,mean+std+expression+max, with commas between: mean, std, min and max are of the"
-        " embedding, and those after expression, itself a mean, of the probabilities. Also group (with --face all).",
+        help="Such as mean+std,logit+std+max, with commas between: mean, std, min and max are of the embedding, and"
+        " those after expression or logit, itself a mean, of the probabilities or their logits. Also group (with --face"
+        " all).",
     ),
 ]
 Folds = Annotated[int, typer.Option("--folds", help="Of cross-validation.", min=3)]
@@ -151,7 +152,9 @@ def train(
     statistics: Statistics = None,
     scalings: Annotated[
         str | None,
-        typer.Option("--scaling", help="Of l2 and standard, with commas between. Default: as suits the kind."),
+        typer.Option(
+            "--scaling", help="Of l2 and standard, with commas between. Default: standard for logits and mlp, else l2."
+        ),
     ] = None,
     folds: Folds = 5,
     seed: Seed = 2021,
@@ -169,18 +172,14 @@ def train(
     """Fit a clip classifier on labelled clips, chosen and measured by cross-validation that keeps people together."""
     from fervid.adaptive import STRIDES
     from fervid.files import refuse_existing, replacing
-    from fervid.fit import COSTS, Scaling, candidates
+    from fervid.fit import COSTS, USUAL_GROUP_STATISTICS, USUAL_STATISTICS, Scaling, candidates, statistics_of
     from fervid.study import train as fitted
 
     refuse_existing(output, force=force)
     if adaptive is not None and target:
         raise UsageError("--adaptive asks how sure a classifier is; a regression on --target cannot say")
-    usual = ("group",) if looking.face == "all" else ("mean+std", "mean+std+max", "mean+std+min+max")
-    ways = candidates(
-        _combined(statistics) or usual,
-        _among(kinds, COSTS) or ("linear", "logistic"),
-        _among(scalings, dict.fromkeys(get_args(Scaling))),
-    )
+    named, wanted_kinds = _combined(statistics), _among(kinds, COSTS)
+    wanted_scalings = _among(scalings, dict.fromkeys(get_args(Scaling)))
     known = _study(
         dataset,
         looking,
@@ -190,6 +189,9 @@ def train(
         seed=seed,
         strides=() if adaptive is None else STRIDES,
     )
+    usual = USUAL_GROUP_STATISTICS if looking.face == "all" else USUAL_STATISTICS
+    able = [name for name in usual if set(statistics_of(name)) <= known.table.statistics.keys()]
+    ways = candidates(named or able, wanted_kinds, wanted_scalings)
     data, card = fitted(known, ways, output.stem, folds, adaptive)
     with replacing(output, force=force) as file:
         file.write(data)
