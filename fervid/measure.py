@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, str
     """What a model file says of the n clips: (n, c) probabilities, or (n,) ratings; NaN where no face is seen.
 
     Args:
-        known: The clips.
+        known: The clips; where the card says `center: person`, they are centred by the person's mean among them.
         model: A classifier or regressor.
         labels: Which of its labels may be answered; None for all.
         stride: Of how many frames one was looked at.
@@ -42,6 +43,7 @@ def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, str
     Raises:
         ModelIncompatible: It was fitted on another network or other statistics than the clips were looked at with, or
             does not answer what is asked.
+        UsageError: It needs to be known who is who.
     """
     card = model.card
     belongs(model, known.table.about)
@@ -49,7 +51,7 @@ def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, str
         raise ModelIncompatible(f"{model.identity.name} needs {lacking[0]}; give --face as it was fitted with")
     if unknown := [label for label in labels or () if label not in card.get("labels", ())]:
         raise ModelIncompatible(f"{model.identity.name} does not know {', '.join(unknown)}; see --labels")
-    x = known.table.matrix(card["statistics"], stride)
+    x = replace(known, center=card.get("center")).matrix(card["statistics"], stride)
     rows = np.nan_to_num(x, nan=1)  # where no face is seen, of which nothing will have been said
     with fitting(model):
         if known.target:
@@ -139,7 +141,7 @@ def methods(
                 continue
             examples = parts[0].examples([name])
             way, _ = choose(examples, ways, count)
-            held = parts[1].table.matrix(statistics_of(name))
+            held = parts[1].matrix(statistics_of(name))
             found[f"{name}, {way.kind} ({way.cost:g})"] = parts[1].report(
                 answers(fit(way, examples, count), held, examples.truth)
             )

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from fervid.adaptive import STRIDES, fitted
+from fervid.classify import is_centered
 from fervid.dataset import Dataset, lacking_people
 from fervid.errors import DatasetError, NoFaces, UsageError
 from fervid.evaluate import Predictions, evaluate, evaluate_regression
@@ -52,6 +54,7 @@ class Study:
         target: Name of the rating.
         groups: (n,) who is in each clip; None if each stands alone.
         seed: Of folds and classifiers.
+        center: Whether features are centred by person: `person`, or None.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Study:
     target: str | None = None
     groups: Groups = None
     seed: int = SEED
+    center: Literal["person"] | None = None
 
     @property
     def truth(self) -> Truth:
@@ -85,8 +89,24 @@ class Study:
                 raise UsageError(
                     f"the statistics {name} need {lacking[0]}; look at everybody in a clip with --face all"
                 )
-            matrices[name] = self.table.matrix(parts)
+            matrices[name] = self.matrix(parts)
         return Examples(matrices, truth, self.groups, self.seed)
+
+    def matrix(self, names: Sequence[str], stride: int = 1) -> Floats:
+        """(n, d) the named statistics side by side, centred by person if that is asked for.
+
+        As a person is never in two parts or folds, the means are of the clips of one part or fold alone.
+
+        Raises:
+            UsageError: It is not known who is who.
+        """
+        x = self.table.matrix(names, stride)
+        if self.center is None:
+            return x
+        if self.groups is None:
+            raise UsageError("to centre features by person it has to be known who is who; leave out --group none")
+        widths = [self.table.statistics[name].shape[1] for name in names]
+        return center_by_group(x, self.groups, np.repeat([is_centered(name) for name in names], widths))
 
     def part(self, splits: Sequence[str]) -> Study:
         """The clips of some splits.
@@ -236,6 +256,7 @@ def study(
     target: str | None = None,
     group: Literal["auto", "none"] = "auto",
     seed: int = SEED,
+    center: Literal["person"] | None = None,
 ) -> Study:
     """Labelled clips with their features.
 
@@ -246,11 +267,38 @@ def study(
         target: The rating to fit on instead of the classes.
         group: `auto` keeps the clips of a person together: by the names of the set, else by how alike the faces are.
         seed: Of folds and classifiers.
+        center: Whether features are centred by person.
 
     Raises:
         UsageError: It is not known who is who.
+        DatasetError: Features are centred by person, and no person has two clips.
     """
-    return Study(found.name, table, () if target else found.labels, target or None, _groups(table, group), seed)
+    groups = _groups(table, group)
+    if center and groups is not None and len(np.unique(groups)) == len(groups):
+        raise DatasetError(
+            "every person has only one clip with a face, of which nothing is left when that person's mean is taken"
+            " away; add clips of the same people, or leave out --center person"
+        )
+    labels = () if target else found.labels
+    return Study(found.name, table, labels, target or None, groups, seed, center)
+
+
+def center_by_group(x: Floats, groups: NDArray[np.int64], columns: NDArray[np.bool_]) -> Floats:
+    """Features less the mean over the clips of the same group.
+
+    Args:
+        x: (n, d); rows of NaN stay so and count for nothing.
+        groups: (n,) whose clips they are.
+        columns: (d,) which of them are centred.
+    """
+    centered = x.copy()
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        rows = rows[np.isfinite(x[rows]).all(axis=1)]
+        if len(rows):
+            mean = x[rows].mean(axis=0, dtype=np.float64)
+            centered[rows] = np.where(columns, x[rows] - mean, x[rows])
+    return centered
 
 
 def _groups(table: Table, group: str) -> Groups:
@@ -276,7 +324,7 @@ def train(
     of choice and fit, and measured too.
 
     Args:
-        known: What to fit on.
+        known: What to fit on; if it is centred by person, the file takes features that are, and its card says so.
         ways: To choose from.
         name: Of the model.
         count: Folds.
@@ -298,7 +346,7 @@ def train(
     cross_validated = fitted_on.report(said)
     figures = {f"cross-validated by {alone} on {known.name}": cross_validated}
     if parts:
-        held = parts[1].table.matrix(statistics_of(way.statistics))
+        held = parts[1].matrix(statistics_of(way.statistics))
         splits = "/".join(sorted({str(sample.split) for sample in parts[1].table.samples}))
         figures[f"held-out {splits} of {known.name}"] = parts[1].report(answers(pipeline, held, examples.truth))
     passed_over = (
@@ -311,6 +359,7 @@ def train(
         "kind": "regressor" if known.target else "classifier",
         **({"target": known.target} if known.target else {"labels": list(known.labels)}),
         "statistics": list(statistics_of(way.statistics)),
+        **({"center": known.center} if known.center else {}),
         **{key: known.table.about[key] for key in ("face", "network", "network_sha256", "detector")},
         "data": _summary(fitted_on),
         "licence": "as that of the clips it was fitted on",

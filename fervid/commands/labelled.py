@@ -153,7 +153,15 @@ def train(
     scalings: Annotated[
         str | None,
         typer.Option(
-            "--scaling", help="Of l2 and standard, with commas between. Default: standard for logits and mlp, else l2."
+            "--scaling",
+            help="Of l2 and standard, with commas between. Default: standard for logits, mlp and --center, else l2.",
+        ),
+    ] = None,
+    center: Annotated[
+        Literal["person"] | None,
+        typer.Option(
+            "--center",
+            help="Subtract each person's mean over all clips of that person, which every use needs then too.",
         ),
     ] = None,
     folds: Folds = 5,
@@ -178,6 +186,10 @@ def train(
     refuse_existing(output, force=force)
     if adaptive is not None and target:
         raise UsageError("--adaptive asks how sure a classifier is; a regression on --target cannot say")
+    if center and adaptive is not None:
+        raise UsageError("--adaptive is for one clip at a time, and --center person needs all clips of a person")
+    if center and group == "none":
+        raise UsageError("--center person has to know who is who, and --group none says that nobody does")
     named, wanted_kinds = _combined(statistics), _among(kinds, COSTS)
     wanted_scalings = _among(scalings, dict.fromkeys(get_args(Scaling)))
     known = _study(
@@ -187,11 +199,12 @@ def train(
         target=target,
         group=group,
         seed=seed,
+        center=center,
         strides=() if adaptive is None else STRIDES,
     )
     usual = USUAL_GROUP_STATISTICS if looking.face == "all" else USUAL_STATISTICS
     able = [name for name in usual if set(statistics_of(name)) <= known.table.statistics.keys()]
-    ways = candidates(named or able, wanted_kinds, wanted_scalings)
+    ways = candidates(named or able, wanted_kinds, wanted_scalings or (["standard"] if center else []))
     data, card = fitted(known, ways, output.stem, folds, adaptive)
     with replacing(output, force=force) as file:
         file.write(data)
@@ -376,6 +389,7 @@ def _study(
     target: str | None,
     group: Literal["auto", "none"],
     seed: int,
+    center: Literal["person"] | None = None,
     strides: Sequence[int] = (),
     judged: Sequence[Model] = (),
 ) -> Study:
@@ -400,7 +414,7 @@ def _study(
     elif labels:
         faceless = tuple(sample for sample in table.faceless if sample.label in labels)
         table = replace(table[np.array([sample.label in labels for sample in table.samples])], faceless=faceless)
-    return study(found, table, target=target, group=group, seed=seed)
+    return study(found, table, target=target, group=group, seed=seed, center=center)
 
 
 def _show(report: Mapping[str, Any], format: str) -> None:
