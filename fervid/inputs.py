@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 
 from fervid import remote
@@ -15,6 +16,8 @@ SUFFIXES = frozenset(
     | {".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
 """What counts as a video when a folder is searched. A file that is named is opened whatever its suffix."""
+
+_QUOTED = re.compile(rb"\A([\"'])(.*)\1\Z", re.DOTALL)
 
 
 def expand(named: Iterable[str], *, recursive: bool = False, urls: bool = False) -> list[str]:
@@ -48,7 +51,10 @@ def expand(named: Iterable[str], *, recursive: bool = False, urls: bool = False)
 
 
 def read_list(data: bytes, *, nul: bool = False) -> list[str]:
-    """Names from a list: one a line, or separated by NUL for names that hold newlines; empty ones are dropped.
+    """Names from a list: one a line, or separated by NUL and taken as they are; empty ones are dropped.
+
+    Of a line, blanks at both ends and a pair of quotes around the rest are left out, and lines that begin with `#`
+    are comments. A name that itself has these is written in quotes, or in a list with NULs.
 
     Raises:
         UsageError: The list is separated by NUL and was said to hold lines.
@@ -56,7 +62,11 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
     if b"\0" in data and not nul:
         raise UsageError("the list holds NUL characters; add -0, or write one name a line in UTF-8")
     data = data.removeprefix(codecs.BOM_UTF8)
-    names = data.split(b"\0") if nul else data.splitlines()
+    if nul:
+        names = data.split(b"\0")
+    else:
+        lines = [line.strip() for line in data.splitlines()]
+        names = [_QUOTED.sub(rb"\2", line) for line in lines if not line.startswith(b"#")]
     return [os.fsdecode(name) for name in names if name]
 
 

@@ -43,7 +43,7 @@ from fervid.commands.options import (
     setting,
     workers,
 )
-from fervid.errors import UsageError, usage
+from fervid.errors import NothingMatched, UsageError, usage
 
 if TYPE_CHECKING:
     from fervid.batch import Policy
@@ -125,7 +125,7 @@ def classify(
             named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
-    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, urls=cluster)
+    clips = expand(_names(inputs, from_file, nul), recursive=recursive, urls=cluster)
     if not cluster:
         jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads, device="cpu" if cluster else None)
@@ -205,7 +205,7 @@ def timeline(
             named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
-    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive)
+    clips = expand(_names(inputs, from_file, nul), recursive=recursive)
     draw = _drawing(plot, clips, output, force)
     jobs, threads = workers(len(clips), jobs, threads)
     loaded = named.load(options, threads)
@@ -274,9 +274,20 @@ def _drawing(
     return lambda parts: timeline_picture(parts, plot, force=force)
 
 
-def _listed(source: Path | None, nul: bool) -> list[str]:
-    if source is None:
-        return []
+def _names(inputs: Sequence[str] | None, from_file: Path | None, nul: bool) -> list[str]:
+    """What is named on the command line and in a list.
+
+    Raises:
+        NothingMatched: There is a list and nothing else, and it is empty.
+    """
+    names = [*(inputs or []), *(_listed(from_file, nul) if from_file else [])]
+    if from_file and not names:
+        place = "on standard input" if str(from_file) == "-" else str(from_file)
+        raise NothingMatched(f"the list {place} names nothing; write the name of a file, folder or glob in each line")
+    return names
+
+
+def _listed(source: Path, nul: bool) -> list[str]:
     from fervid.inputs import read_list
 
     if str(source) == "-" and sys.stdin is None:
