@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from fervid.errors import plural
 from fervid.records import Floats
 
 SEED = 2021
@@ -85,7 +86,7 @@ def evaluate(predictions: Predictions) -> dict[str, Any]:
     """
     answered = predictions[predictions.answered]
     if not len(answered.truth):
-        raise ValueError(f"none of {len(predictions.truth)} clips has an answer; nothing can be measured")
+        raise ValueError(f"none of {plural(len(predictions.truth), 'clip')} has an answer; nothing can be measured")
     return {
         "labels": list(predictions.labels),
         "clips": len(predictions.truth),
@@ -174,7 +175,7 @@ def evaluate_regression(truth: Values, said: Values, groups: NDArray[np.generic]
         raise ValueError("a value is not finite")
     answered = ~np.isnan(said)
     if not answered.any():
-        raise ValueError(f"none of {len(truth)} clips has an answer; nothing can be measured")
+        raise ValueError(f"none of {plural(len(truth), 'clip')} has an answer; nothing can be measured")
     true, given = truth[answered].astype(np.float64), said[answered].astype(np.float64)
 
     def measure(rows: Rows) -> dict[str, float]:

@@ -37,7 +37,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
 from sklearn.utils.class_weight import compute_sample_weight
 
-from fervid.errors import DatasetError, UsageError
+from fervid.errors import DatasetError, UsageError, plural
 from fervid.evaluate import concordance, sign_flip_test
 from fervid.pool import STATISTICS
 from fervid.records import Floats
@@ -426,7 +426,7 @@ def _fitted(way: Candidate, steps: tuple[BaseEstimator, BaseEstimator], x: Float
             raise
         reason = str(error).partition("\n")[0]
         raise DatasetError(
-            f"{way} cannot be fitted on {len(x)} clips ({reason}); add clips, or name another --kind"
+            f"{way} cannot be fitted on {plural(len(x), 'clip')} ({reason}); add clips, or name another --kind"
         ) from error
 
 

@@ -82,7 +82,8 @@ def measured(
         adaptive: Whether to tell how it does on few frames.
 
     Returns:
-        As of `evaluate.evaluate` or `evaluate.evaluate_regression`, with `against` and `adaptive` if asked for.
+        As of `evaluate.evaluate` or `evaluate.evaluate_regression`, with `against` and `adaptive` if asked for, and
+        `training_clips`, how many of the clips with a face the classifier was trained on, if its card tells.
 
     Raises:
         DatasetError: No clip is in that part.
@@ -95,13 +96,23 @@ def measured(
         known = known.part((split,))
     answered = None if known.target else labels or tuple(model.card["labels"])
     said = said_by(known, model, answered)
-    report = known.report(said, answered)
+    report = known.report(said, answered) | _training_clips(known, model)
     if other is not None:
         theirs = known.predictions(said_by(known, other, answered), answered)
-        report["against"] = {"name": other.identity.name, **compare(known.predictions(said, answered), theirs)}
+        compared = compare(known.predictions(said, answered), theirs)
+        report["against"] = {"name": other.identity.name, **compared, **_training_clips(known, other)}
     if adaptive:
         report["adaptive"] = _few_frames(known, model, answered or ())
     return report
+
+
+def _training_clips(known: Study, model: Model) -> dict[str, int]:
+    """How many of the clips a classifier was trained on, by their digests; nothing if these are not known."""
+    digests = model.card.get("training_digests")
+    if not isinstance(digests, list) or not digests or not known.table.digests:
+        return {}
+    trained_on = set(map(str, digests))
+    return {"training_clips": sum(digest in trained_on for digest in known.table.digests)}
 
 
 def _few_frames(known: Study, model: Model, labels: Sequence[str]) -> dict[str, Any]:

@@ -44,9 +44,9 @@ class Classifier:
 
         Raises:
             ModelIncompatible: The classifier was fitted on another network, or does not do what its card says.
-            UsageError: The options name labels that it does not have, it needs everybody in a clip and is to be asked
-                for one, it cannot be asked early, it needs the mean of a person, or the network estimates no
-                attributes.
+            UsageError: The options name fewer than two labels or some that it does not have, it needs everybody in a
+                clip and is to be asked for one, it cannot be asked early, it needs the mean of a person, or the network
+                estimates no attributes.
         """
         network, options = extractor.network, extractor.options
         if not belongs(classifier.card, network.sha256s, network.card["expressions"]):
@@ -80,6 +80,11 @@ class Classifier:
                 )
             self.labels: tuple[str, ...] = self.options.labels or tuple(classifier.card["labels"])
             self._classify = ClipClassifier(classifier.session, classifier.card, self.options.labels)
+            if options.labels is not None and len(set(options.labels)) < max(len(options.labels), 2):
+                raise UsageError(
+                    f"labels are two or more different ones of {', '.join(classifier.card['labels'])}, not"
+                    f" {', '.join(options.labels) or 'none'}"
+                )
             self._levels = levels(classifier.card) if self.options.adaptive else ()
             self._person(0, extractor.tried)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fervid.adaptive import STRIDES, fitted
 from fervid.classify import is_centered
 from fervid.dataset import Dataset, lacking_people
-from fervid.errors import DatasetError, NoFaces, UsageError
+from fervid.errors import DatasetError, NoFaces, UsageError, plural
 from fervid.evaluate import Predictions, evaluate, evaluate_regression
 from fervid.extract import Extractor
 from fervid.features import IDENTITY, Row, Table
@@ -119,9 +119,12 @@ class Study:
             raise DatasetError(
                 f"no clip of {self.name} in the part {'/'.join(splits)} shows a face; see --split and --min-face"
             )
-        faceless = tuple(sample for sample in self.faceless if sample.split in splits)
+        faceless, broken = (
+            tuple(sample for sample in samples if sample.split in splits)
+            for samples in (self.faceless, self.table.broken)
+        )
         groups = None if self.groups is None else self.groups[chosen]
-        return replace(self, table=replace(self.table[chosen], faceless=faceless), groups=groups)
+        return replace(self, table=replace(self.table[chosen], faceless=faceless, broken=broken), groups=groups)
 
     @property
     def faceless(self) -> tuple[Sample, ...]:
@@ -177,17 +180,24 @@ class Study:
         return np.concatenate([self.groups, self.groups.max(initial=-1) + 1 + np.arange(len(self.faceless))])
 
 
-def looked_at(rows: Iterable[Row], about: Mapping[str, Any]) -> Table:
-    """The features of clips, all of which can be read.
+def looked_at(rows: Iterable[Row], about: Mapping[str, Any], *, skip_broken: bool = False) -> Table:
+    """The features of clips.
+
+    Args:
+        rows: A row for each clip.
+        about: What the features come from, as of `Table`.
+        skip_broken: Whether clips that cannot be read are left out; else they are an error that names them all.
 
     Raises:
         DatasetError: Clips cannot be read, or none shows a face.
     """
     rows = list(rows)
-    damaged = [row for row in rows if row.problem is not None and not isinstance(row.problem, NoFaces)]
-    if damaged:
-        named = "; ".join(str(row.problem) for row in damaged[:3])
-        raise DatasetError(f"{len(damaged)} clips cannot be read, the first: {named}; mend them or take them out")
+    problems = [str(row.problem) for row in rows if row.problem is not None and not isinstance(row.problem, NoFaces)]
+    if problems and not skip_broken:
+        raise DatasetError(
+            f"{plural(len(problems), 'clip')} cannot be read: {'; '.join(problems)}; mend or remove what is named here,"
+            " or leave it out with `fervid train --skip-broken`"
+        )
     return Table.of(rows, about)
 
 
@@ -362,6 +372,7 @@ def train(
         **({"center": known.center} if known.center else {}),
         **{key: known.table.about[key] for key in ("face", "network", "network_sha256", "detector")},
         "data": _summary(fitted_on),
+        "training_digests": sorted(set(fitted_on.table.digests)),
         "licence": "as that of the clips it was fitted on",
         "recipe": f"{way}, of {len(ways)} candidates by {count}-fold cross-validation{passed_over};"
         f" the outer folds chose {', '.join(sorted({str(one) for one in chosen}))}",
@@ -407,7 +418,8 @@ def _summary(known: Study) -> dict[str, Any]:
     samples = known.table.samples
     people_ = None if known.groups is None else len(np.unique(known.groups))
     clips = {label: sum(sample.label == label for sample in samples) for label in known.labels}
-    return {"name": known.name, "clips": clips or len(samples), "people": people_, "faceless": len(known.faceless)}
+    summary = {"name": known.name, "clips": clips or len(samples), "people": people_, "faceless": len(known.faceless)}
+    return summary | ({"broken": len(known.table.broken)} if known.table.broken else {})
 
 
 def _levels(known: Study, way: Candidate, count: int, error: float) -> dict[str, Any]:

@@ -135,8 +135,14 @@ def test_logits_are_standardised_and_tried_with_both_machines_unless_told_otherw
 
 @pytest.mark.parametrize(
     ("name", "small"),
-    [("logit+std", True), ("expression.max", True), ("logit.spread+expression", True), ("mean", False)]
-    + [("logit+embedding", False), ("group", False)],
+    [
+        ("logit+std", True),
+        ("expression.max", True),
+        ("logit.spread+expression", True),
+        ("mean", False),
+        ("logit+embedding", False),
+        ("group", False),
+    ],
 )
 def test_statistics_of_expressions_alone(name: str, small: bool) -> None:
     assert fit.of_expressions(name) == small

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from fervid.study import Study
 
 _Name = TypeVar("_Name", bound=str)
-LISTS = (".csv", ".jsonl", ".ndjson")
+LISTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 labelled_app = typer.Typer()
 
@@ -172,6 +172,9 @@ def train(
             "--adaptive", help="Share of clips that an answer from few frames may get wrong, as 0.02.", min=0, max=1
         ),
     ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Go on without clips that cannot be read; the card says how many.")
+    ] = False,
     force: Force = False,
     format: Form = "table",
     *,
@@ -201,6 +204,7 @@ def train(
         seed=seed,
         center=center,
         strides=() if adaptive is None else STRIDES,
+        skip_broken=skip_broken,
     )
     usual = USUAL_GROUP_STATISTICS if looking.face == "all" else USUAL_STATISTICS
     able = [name for name in usual if set(statistics_of(name)) <= known.table.statistics.keys()]
@@ -361,7 +365,6 @@ def _rows(
     """Look at every clip, unless what is to be judged by them was fitted on another network."""
     from fervid.extract import load_extractor
     from fervid.features import extract
-    from fervid.files import of_user
     from fervid.measure import belongs
     from fervid.progress import shown
     from fervid.study import about
@@ -376,9 +379,27 @@ def _rows(
     )
     for model in judged:
         belongs(model, about(extractor))
-    kept = looking.cache or of_user("cache") / "features"
-    rows = extract(found.samples, extractor, kept, jobs, strides, limits_of(looking.timeout, looking.memory))
+    cache = looking.cache or _find_cache()
+    rows = extract(found.samples, extractor, cache, jobs, strides, limits_of(looking.timeout, looking.memory))
     return extractor, list(shown(rows, len(found.samples), looking.progress, lambda row: row.problem is not None))
+
+
+def _find_cache() -> Path | None:
+    """The user's folder for features; None, which is said, if nothing can be kept there."""
+    from tempfile import TemporaryFile
+
+    from fervid.files import of_user
+    from fervid.progress import tell
+
+    try:
+        cache = of_user("cache") / "features"
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=cache):
+            return cache
+    except (UsageError, OSError) as error:
+        reason = error.message if isinstance(error, UsageError) else f"{error.filename or cache}: {error.strerror}"
+        tell(f"there is no cache that can be written ({reason}); features last for this run only, --cache keeps them")
+        return None
 
 
 def _study(
@@ -392,12 +413,14 @@ def _study(
     center: Literal["person"] | None = None,
     strides: Sequence[int] = (),
     judged: Sequence[Model] = (),
+    skip_broken: bool = False,
 ) -> Study:
     """Labelled clips with their features, from the clips or from a file of features."""
     import numpy as np
 
     from fervid.dataset import Dataset, only, read
     from fervid.features import Table
+    from fervid.progress import tell
     from fervid.study import about, check, looked_at, study
 
     pooled = source.lower().endswith(".npz")
@@ -410,7 +433,10 @@ def _study(
     check(found, target=target, group=group, answerable=judged[0].card.get("labels") if judged else None)
     if table is None:
         extractor, rows = _rows(found, looking, strides, judged)
-        table = looked_at(rows, about(extractor))
+        table = looked_at(rows, about(extractor), skip_broken=skip_broken)
+        for row in rows if skip_broken else ():
+            if row.problem and row.problem.code != "no_face":
+                tell(f"left out: {row.problem.message}")
     elif labels:
         faceless = tuple(sample for sample in table.faceless if sample.label in labels)
         table = replace(table[np.array([sample.label in labels for sample in table.samples])], faceless=faceless)
