@@ -1,7 +1,8 @@
 """Labelled clips: a folder for each class, a list, or a known data set by its name.
 
     videos/happiness/a.mp4                     the folder is the label
-    list.csv, list.jsonl                       path,label[,person][,split], and columns of numbers: ratings
+    list.csv, list.jsonl                       path,label[,person][,split], and columns of numbers: ratings;
+                                               commas, semicolons or tabs between; lines that begin with # are comments
     ravdess:/data/RAVDESS                      label, person and split are read from the published layout
 
 A clip is a video file, or a folder of pictures, which are its frames in the order of their names.
@@ -14,6 +15,7 @@ import io
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +31,10 @@ from fervid.layouts import CLASSES, KNOWN, SPLITS, Layout, Sample, frames, read_
 __all__ = ["Dataset", "Sample", "counts", "frames", "lacking_people", "read"]
 
 COLUMNS = ("path", "label", "person", "split")
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+"""What may lie between the cells of a list, and what it is called."""
+_COMMENT = re.compile(r"^[ \t]*#.*$", re.MULTILINE)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +224,11 @@ def _number(value: Any) -> float:
 
 
 def _rows(text: str, path: Path) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    text = _COMMENT.sub("", text)
+    delimiter = _delimiter(text)
+    blanks = " " if delimiter == "\t" else " \t"
+    text = re.sub(rf'"[{blanks}]+(?=$|[\r\n{delimiter}])', '"', text)  # strict reading takes no blank behind a quote
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     header: list[str] = []
     line = 1
     try:
@@ -230,13 +240,35 @@ def _rows(text: str, path: Path) -> Iterator[Row]:
             if not header:
                 header = _header(where, cells)
             elif len(cells) > len(header):
-                raise DatasetError(f"{where} has more fields than the header; put what holds a comma in quotes")
+                raise DatasetError(
+                    f"{where} has more fields than the header; put what holds a {DELIMITERS[delimiter]} in quotes"
+                )
             else:
-                yield where, dict(zip(header, cells, strict=False))
+                yield (
+                    where,
+                    {
+                        name: cell if name in COLUMNS else _with_decimal_point(cell, delimiter)
+                        for name, cell in zip(header, cells, strict=False)
+                    },
+                )
     except csv.Error as error:
         raise DatasetError(
             f"{path}:{line} is no CSV ({error}); close each quote, and double those in a field"
         ) from error
+
+
+def _delimiter(text: str) -> str:
+    """What separates the cells of the first line that is not empty: of those that give a cell `path`, the first."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    for delimiter in DELIMITERS:
+        if "path" in (cell.strip(' "').lower() for cell in first.split(delimiter)):
+            return delimiter
+    return ","
+
+
+def _with_decimal_point(cell: str, delimiter: str) -> str:
+    """Where Excel separates cells by semicolons or tabs it may write 3,5 for 3.5."""
+    return cell.replace(",", ".") if delimiter != "," and _DECIMAL_COMMA.fullmatch(cell) else cell
 
 
 def _header(where: str, cells: Sequence[str]) -> list[str]:
@@ -250,7 +282,7 @@ def _header(where: str, cells: Sequence[str]) -> list[str]:
 
 def _objects(text: str, path: Path) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
             row = json.loads(line)

@@ -239,6 +239,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def plural(count: int, one: str, many: str = "") -> str:
+    """`1 clip`, `2,000 clips`; `many` is for what does not end in s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def is_utf8(text: str) -> bool:
     """Whether a text is one in UTF-8, which the name of a file need not be."""
     return text.encode("utf-8", "ignore").decode() == text

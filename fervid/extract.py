@@ -62,8 +62,6 @@ class Options:
             raise ValueError(f"face is main or all, not {self.face!r}")
         if self.min_face is not None and self.min_face < 8:
             raise ValueError(f"a face needs at least 8 pixels to be found, not {self.min_face}")
-        if self.labels is not None and len(set(self.labels)) < max(len(self.labels), 2):
-            raise ValueError(f"labels are two or more different ones, not {', '.join(self.labels) or 'none'}")
         if self.adaptive and self.sampling.fps is None:
             raise ValueError("an adaptive frame rate begins below --fps, so it cannot look at every frame")
         if not self.detect_every >= 0:

@@ -42,6 +42,8 @@ STAGES = (
 )
 """What decides what is pooled of a clip."""
 _CODE = [hashlib.sha256((Path(__file__).parent / f"{stage}.py").read_bytes()).hexdigest() for stage in STAGES]
+DIGEST_DIGITS = 16
+"""Of the SHA-256 of a clip, by which it is known again."""
 ABOUT = frozenset({"face", "network", "network_sha256", "detector"})
 
 
@@ -54,12 +56,15 @@ class Row:
         features: Of all sampled frames.
         coarse: Of every so-many-th of them, where asked for; None where they show no face.
         problem: Why there are no features.
+        digest: The first `DIGEST_DIGITS` hexadecimal digits of the SHA-256 of the clip, or of the digests of its
+            pictures; empty if it is not known.
     """
 
     sample: Sample
     features: ClipFeatures | None
     coarse: Mapping[int, ClipFeatures | None] = field(default_factory=dict)
     problem: InputError | None = None
+    digest: str = ""
 
 
 def extract(
@@ -92,12 +97,30 @@ def extract(
 
 def _row(extractor: Extractor, cache: Path | None, strides: Sequence[int], sample: Sample) -> Row:
     try:
-        found = _kept(sample.path, extractor, cache, (1, *strides))
+        digest = compute_digest(frames(sample.path))
+        found = _kept(sample.path, digest, extractor, cache, (1, *strides))
     except InputError as error:
         return Row(sample, None, problem=error)
+    digest = digest[:DIGEST_DIGITS]
     if found[1] is None:
-        return Row(sample, None, problem=NoFaces(f"{sample.path} shows no face"))
-    return Row(sample, found[1], {stride: found[stride] for stride in strides})
+        return Row(sample, None, problem=NoFaces(f"{sample.path} shows no face"), digest=digest)
+    return Row(sample, found[1], {stride: found[stride] for stride in strides}, digest=digest)
+
+
+def compute_digest(files: Sequence[Path]) -> str:
+    """SHA-256 of a file, or of the digests of several files, in hexadecimal; empty if there are no files.
+
+    Raises:
+        InputUnreadable: One cannot be read.
+    """
+    digests = []
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        except OSError as error:
+            raise InputUnreadable(f"{file} cannot be read ({error.strerror})") from error
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 
 
 def pooled(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int, ClipFeatures | None]:
@@ -134,12 +157,11 @@ def _lean(features: ClipFeatures, face: str) -> ClipFeatures:
 
 
 def _kept(
-    path: Path, extractor: Extractor, cache: Path | None, strides: Sequence[int]
+    path: Path, digest: str, extractor: Extractor, cache: Path | None, strides: Sequence[int]
 ) -> dict[int, ClipFeatures | None]:
-    files = frames(path)
-    if cache is None or not files:
+    if cache is None or not digest:
         return pooled(path, extractor, strides)
-    place = cache / f"{_key(files, extractor, strides)}.npz"
+    place = cache / f"{_key(digest, extractor, strides)}.npz"
     with suppress(*DAMAGED), place.open("rb") as old, np.load(old) as stored:
         return {stride: _unpacked(stored, f"{stride}/") for stride in strides}
     found = pooled(path, extractor, strides)
@@ -158,18 +180,10 @@ def _unpacked(stored: Mapping[str, Floats], prefix: str) -> ClipFeatures | None:
     return ClipFeatures(columns, count) if count else None
 
 
-def _key(files: Sequence[Path], extractor: Extractor, strides: Sequence[int]) -> str:
+def _key(digest: str, extractor: Extractor, strides: Sequence[int]) -> str:
     """Of the bytes of a clip, the models, the options, and the code that comes between."""
-    key = hashlib.sha256()
     shas = (extractor.detector.identity.sha256, extractor.network.identity.sha256)
-    key.update(repr((_CODE, *shas, extractor.options, *strides)).encode())
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                key.update(hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            raise InputUnreadable(f"{file} cannot be read ({error.strerror})") from error
-    return key.hexdigest()
+    return hashlib.sha256(repr((_CODE, *shas, extractor.options, *strides, digest)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,6 +197,8 @@ class Table:
         about: Which network, detector and options they come from.
         coarse: Stride to statistics as above, in which clips that show no face then have rows of NaN.
         faceless: Further clips, which show no face at all.
+        broken: Further clips, which cannot be read.
+        digests: (n,) of the clips, as of `Row`; empty if they are not known.
     """
 
     samples: tuple[Sample, ...]
@@ -191,10 +207,12 @@ class Table:
     about: Mapping[str, Any]
     coarse: Mapping[int, Mapping[str, Floats]] = field(default_factory=dict)
     faceless: tuple[Sample, ...] = ()
+    broken: tuple[Sample, ...] = ()
+    digests: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, rows: Iterable[Row], about: Mapping[str, Any]) -> Table:
-        """The rows that have features, and beside them the clips that show no face.
+        """The rows that have features, and beside them the clips that show no face or cannot be read.
 
         Raises:
             DatasetError: None has.
@@ -202,6 +220,7 @@ class Table:
         rows = list(rows)
         known = [(row, row.features) for row in rows if row.features is not None]
         faceless = tuple(row.sample for row in rows if isinstance(row.problem, NoFaces))
+        broken = tuple(row.sample for row in rows if row.problem and not isinstance(row.problem, NoFaces))
         if not known:
             raise DatasetError("no clip shows a face, so nothing is left to learn from or to write; see --min-face")
         columns = _stacked([features for _, features in known], known[0][1])
@@ -209,15 +228,18 @@ class Table:
             stride: _stacked([row.coarse[stride] for row, _ in known], known[0][1]) for stride in known[0][0].coarse
         }
         counts = np.array([features.count for _, features in known])
-        return cls(tuple(row.sample for row, _ in known), columns, counts, about, coarse, faceless)
+        digests = tuple(row.digest for row, _ in known)
+        samples = tuple(row.sample for row, _ in known)
+        return cls(samples, columns, counts, about, coarse, faceless, broken, digests if all(digests) else ())
 
     def __getitem__(self, rows: NDArray[Any]) -> Table:
-        """The rows of some clips, by number or by a mask; the faceless ones stay beside them."""
+        """The rows of some clips, by number or by a mask; the faceless and broken ones stay beside them."""
         numbers = np.arange(len(self.samples))[rows]
         coarse = {stride: _rows(statistics, numbers) for stride, statistics in self.coarse.items()}
         samples = tuple(self.samples[i] for i in numbers)
-        statistics = _rows(self.statistics, numbers)
-        return Table(samples, statistics, self.counts[numbers], self.about, coarse, self.faceless)
+        digests = tuple(self.digests[i] for i in numbers) if self.digests else ()
+        statistics, counts = _rows(self.statistics, numbers), self.counts[numbers]
+        return Table(samples, statistics, counts, self.about, coarse, self.faceless, self.broken, digests)
 
     def matrix(self, names: Sequence[str], stride: int = 1) -> Floats:
         """(n, d1 + d2 + ...) the named statistics side by side."""
@@ -248,6 +270,8 @@ class Table:
                 rows = json.loads(str(stored["samples"]))
                 samples = tuple(map(_sample, rows))
                 faceless = tuple(map(_sample, json.loads(str(stored["faceless"]))))
+                broken = tuple(map(_sample, json.loads(str(stored["broken"])))) if "broken" in stored else ()
+                digests = tuple(map(str, json.loads(str(stored["digests"])))) if "digests" in stored else ()
                 statistics = {name: np.asarray(stored[name], np.float32) for name in about.pop("statistics")}
                 counts = np.asarray(stored["count"], np.int64)
                 if lacking := ABOUT - about.keys():
@@ -259,11 +283,11 @@ class Table:
                 f"{path} holds no features ({error}); `fervid features ... -o {path.name}` writes them"
             ) from error
         shapes = [counts.shape, *(matrix.shape[:1] for matrix in statistics.values() if matrix.ndim == 2)]
-        if shapes != [(len(samples),)] * (1 + len(statistics)):
+        if shapes != [(len(samples),)] * (1 + len(statistics)) or len(digests) not in (0, len(samples)):
             raise DatasetError(f"{path} is damaged: not every statistic has a row for each clip; write it again")
         if not all(np.isfinite(matrix).all() for matrix in statistics.values()):
             raise DatasetError(f"{path} is damaged: a value is not finite; write it again")
-        return cls(samples, statistics, counts, about, faceless=faceless)
+        return cls(samples, statistics, counts, about, faceless=faceless, broken=broken, digests=digests)
 
 
 def _stacked(rows: Sequence[ClipFeatures | None], like: ClipFeatures) -> dict[str, Floats]:
@@ -282,6 +306,8 @@ def _npz(table: Table, file: BinaryIO) -> None:
         "about": {**table.about, "statistics": list(statistics)},
         "samples": [_plain(sample) for sample in table.samples],
         "faceless": [_plain(sample) for sample in table.faceless],
+        "broken": [_plain(sample) for sample in table.broken],
+        "digests": list(table.digests),
     }
     columns = {name: np.array(json.dumps(value)) for name, value in texts.items()}
     np.savez(file, count=table.counts, **columns, **statistics)  # type: ignore[arg-type]

@@ -22,22 +22,23 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
 from sklearn.utils.class_weight import compute_sample_weight
 
-from fervid.errors import DatasetError, UsageError
-from fervid.evaluate import concordance
+from fervid.errors import DatasetError, UsageError, plural
+from fervid.evaluate import concordance, sign_flip_test
 from fervid.pool import STATISTICS
 from fervid.records import Floats
 
@@ -50,10 +51,26 @@ Groups = NDArray[np.int64] | None
 Folds = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 COMPARED = (
+    "logit+std+max+min",
     *("expression", "expression+std+max", "expression+std+min+max"),
     *("mean", "mean+std", "mean+std+max", "mean+std+min+max", "group"),
 )
-"""What is tried where nobody says which."""
+"""What is compared where nobody says which."""
+USUAL_STATISTICS = (
+    "logit+std",
+    "logit+std+max+min",
+    "expression+std+max",
+    "mean+std",
+    "mean+std+max",
+    "mean+std+min+max",
+)
+"""What a classifier is chosen from where nobody says which."""
+USUAL_GROUP_STATISTICS = ("logit+std+logit.spread+std", "group")
+"""The same of everybody in a clip."""
+LEAST_PEOPLE_FOR_EMBEDDINGS = 30
+"""With fewer people, statistics of the embedding have to be clearly better than those of the expressions."""
+CLEARLY_P = 0.05
+"""What a sign-flip test over people must find for something to be clearly better."""
 VECTORS = ("embedding", "expression", "logit", "embedding.spread", "expression.spread", "logit.spread")
 GROUP = ("embedding.mean", "embedding.std", "embedding.spread.mean", "embedding.spread.std")
 COSTS: Mapping[Kind, tuple[float, ...]] = {
@@ -63,8 +80,55 @@ COSTS: Mapping[Kind, tuple[float, ...]] = {
     "logistic": (0.3, 1.0, 3.0, 10.0),
 }
 """C of SVMs and logistic regression, whose ridge for ratings has 1 / C; the weight decay of the MLP."""
+STANDARD_COSTS: Mapping[Kind, tuple[float, ...]] = {
+    "linear": (0.003, 0.03, 0.3),
+    "rbf": (0.1, 0.3, 1.0, 3.0),
+    "mlp": (1e-3, 1e-1),
+    "logistic": (0.003, 0.03, 0.3),
+}
+"""The same for values of deviation 1: a clip is then as long as the root of their number, and not of unit length."""
 
 Maker = Callable[[float, int], BaseEstimator]
+SHARPNESS_RANGE = (0.01, 100.0)
+"""Least and greatest factor on margins, as multiples of one over their standard deviation."""
+SHARPNESS_STEPS = 401
+TINY = float(np.finfo(np.float64).tiny)
+
+
+class PairwiseSVC(SVC):  # type: ignore[misc] # scikit-learn has no types
+    """An RBF SVM for each pair of classes; the margin of a class is the sum of its pairwise margins.
+
+    Votes, by which `SVC` decides, say hardly more than the order of the classes, so no confidence can be made of them.
+    """
+
+    def decision_function(self, X: Floats) -> NDArray[np.float64]:  # noqa: N803  the name that scikit-learn gives it
+        """(n, c) margins of n rows; (n,) those of the second of two classes."""
+        weights, offsets = self.kernel_expansion()
+        margins = rbf_kernel(X, self.support_vectors_, gamma=self._gamma) @ weights + offsets
+        return np.asarray(margins[:, 1] - margins[:, 0] if len(self.classes_) == 2 else margins, np.float64)
+
+    def predict(self, X: Floats) -> NDArray[Any]:  # noqa: N803
+        """(n,) the classes with the largest margin."""
+        margins = self.decision_function(X)
+        numbers = (margins > 0).astype(np.int64) if margins.ndim == 1 else margins.argmax(axis=1)
+        return np.asarray(self.classes_[numbers])
+
+    def kernel_expansion(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights (s, c) of the kernel values of s support vectors, and offsets (c,), which give the margins."""
+        classes = len(self.classes_)
+        ends = np.cumsum(self.n_support_)
+        rows = [slice(end - size, end) for end, size in zip(ends, self.n_support_, strict=True)]
+        weights, offsets = np.zeros((ends[-1], classes)), np.zeros(classes)
+        # libsvm keeps the weights of class i against j > i in row j - 1, and those of j against i in row i. With two
+        # classes scikit-learn turns the signs round, so that a positive margin means the second.
+        sign = -0.5 if classes == 2 else 1.0
+        for (i, j), offset in zip(itertools.combinations(range(classes), 2), self.intercept_, strict=True):
+            for support, duals in ((rows[i], self.dual_coef_[j - 1]), (rows[j], self.dual_coef_[i])):
+                weights[support, i] += sign * duals[support]
+                weights[support, j] -= sign * duals[support]
+            offsets[i] += sign * offset
+            offsets[j] -= sign * offset
+        return weights, offsets
 
 
 def _mlp(network: Callable[..., BaseEstimator], decay: float, seed: int) -> BaseEstimator:
@@ -73,7 +137,7 @@ def _mlp(network: Callable[..., BaseEstimator], decay: float, seed: int) -> Base
 
 CLASSIFIERS: Mapping[Kind, Maker] = {
     "linear": lambda c, seed: LinearSVC(C=c, random_state=seed, max_iter=5000),
-    "rbf": lambda c, seed: SVC(C=c, random_state=seed),
+    "rbf": lambda c, seed: PairwiseSVC(C=c, random_state=seed),
     "mlp": lambda c, seed: _mlp(MLPClassifier, c, seed),
     "logistic": lambda c, seed: LogisticRegression(C=c, max_iter=2000, random_state=seed),
 }
@@ -93,8 +157,8 @@ class Candidate:
         statistics: As `statistics_of` reads them.
         kind: Of classifier.
         cost: C, or the weight decay of the MLP.
-        scaling: Clips of unit length (`l2`), or values of mean 0 and deviation 1 (`standard`); None for what suits the
-            kind: unit length as in the paper, but for the MLP values.
+        scaling: Clips of unit length (`l2`), or values of mean 0 and deviation 1 (`standard`); None for what suits:
+            unit length as in the paper, but values for the MLP and for logits.
     """
 
     statistics: str
@@ -107,8 +171,7 @@ class Candidate:
 
     def estimator(self, truth: Truth, seed: int) -> tuple[BaseEstimator, BaseEstimator]:
         """Scaler and classifier, or regressor if `truth` is ratings."""
-        scaling = self.scaling or ("standard" if self.kind == "mlp" else "l2")
-        scaler = StandardScaler() if scaling == "standard" else Normalizer()
+        scaler = StandardScaler() if _scaling(self.statistics, self.kind, self.scaling) == "standard" else Normalizer()
         makers = REGRESSORS if rated(truth) else CLASSIFIERS
         return scaler, makers[self.kind](self.cost, seed)
 
@@ -135,15 +198,39 @@ def statistics_of(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def of_expressions(name: str) -> bool:
+    """Whether statistics are of the probabilities or logits of expressions alone, which are few numbers a clip."""
+    return all(part.startswith(("expression.", "logit.")) for part in statistics_of(name))
+
+
 def candidates(
-    statistics: Sequence[str], kinds: Sequence[Kind], scalings: Sequence[Scaling] | None = None
+    statistics: Sequence[str], kinds: Sequence[Kind] = (), scalings: Sequence[Scaling] = ()
 ) -> list[Candidate]:
-    """All combinations of statistics, kinds, scalings and costs."""
+    """All combinations of statistics, kinds, scalings and costs.
+
+    Args:
+        statistics: As `statistics_of` reads them.
+        kinds: Of classifier; none for linear SVMs with RBF SVMs on expressions, and with logistic regression on others.
+        scalings: None for what suits, as in `Candidate`.
+    """
     return [
         Candidate(name, kind, cost, scaling)
-        for name, kind, scaling in itertools.product(statistics, kinds, scalings or (None,))
-        for cost in COSTS[kind]
+        for name in statistics
+        for kind in kinds or _usual_kinds(name)
+        for scaling in scalings or (None,)
+        for cost in (STANDARD_COSTS if _scaling(name, kind, scaling) == "standard" else COSTS)[kind]
     ]
+
+
+def _usual_kinds(name: str) -> tuple[Kind, ...]:
+    return ("linear", "rbf") if of_expressions(name) else ("linear", "logistic")
+
+
+def _scaling(name: str, kind: Kind, scaling: Scaling | None) -> Scaling:
+    if scaling:
+        return scaling
+    logits = all(part.startswith("logit.") for part in statistics_of(name))
+    return "standard" if kind == "mlp" or logits else "l2"
 
 
 def rated(truth: Truth) -> bool:
@@ -214,36 +301,116 @@ class Examples:
 def choose(known: Examples, ways: Sequence[Candidate], count: int = FOLDS) -> tuple[Candidate, dict[Candidate, float]]:
     """The candidate with the highest cross-validated score, the first of equals; and the score of each.
 
+    With fewer than `LEAST_PEOPLE_FOR_EMBEDDINGS` people the embedding, which is hundreds of numbers, tells them apart
+    rather than what they show. So a candidate of expressions is then chosen unless one of the embedding is clearly
+    better: by a paired sign-flip test over people with a p below `CLEARLY_P`, which fewer than six can never give.
+
     Raises:
         DatasetError: As `fit`.
     """
     splits = known.folds(count)
 
-    def tried(way: Candidate) -> float:
+    def tried(way: Candidate) -> Truth:
         x, answers = known.matrices[way.statistics], np.empty_like(known.truth)
         for train, test in splits:
             pipeline = _fitted(way, way.estimator(known.truth, known.seed), x[train], known.truth[train])
             answers[test] = pipeline.predict(x[test])
-        return score(known.truth, answers)
+        return answers
 
     with _quiet():
-        scores = joblib.Parallel(joblib.cpu_count(), prefer="threads")(joblib.delayed(tried)(way) for way in ways)
-    return ways[int(np.argmax(scores))], dict(zip(ways, scores, strict=True))
+        every = joblib.Parallel(joblib.cpu_count(), prefer="threads")(joblib.delayed(tried)(way) for way in ways)
+    answers = dict(zip(ways, every, strict=True))
+    scores = {way: score(known.truth, answers[way]) for way in ways}
+    best = max(ways, key=scores.__getitem__)
+    small = [way for way in ways if of_expressions(way.statistics)]
+    groups = np.arange(len(known.truth)) if known.groups is None else known.groups
+    if small and best not in small and len(np.unique(groups)) < LEAST_PEOPLE_FOR_EMBEDDINGS:
+        best_small = max(small, key=scores.__getitem__)
+        gains = _losses(known.truth, answers[best_small]) - _losses(known.truth, answers[best])
+        if sign_flip_test(gains, groups) >= CLEARLY_P:
+            best = best_small
+    return best, scores
 
 
-def fit(way: Candidate, known: Examples, count: int = FOLDS) -> BaseEstimator:
-    """A candidate fitted on all examples; margins of SVMs become probabilities by Platt's sigmoid on held-out folds.
+def _losses(truth: Truth, answers: Truth) -> NDArray[np.float64]:
+    """(n,) how wrong each clip is answered: by how much a rating, or whether a class, all classes weighing the same."""
+    if rated(truth):
+        return np.abs(answers - truth)
+    return np.asarray(compute_sample_weight("balanced", truth) * (answers != truth), np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibrated:
+    """A classifier whose margins become probabilities by a soft-max.
+
+    One positive factor for all classes, the inverse of a temperature (Guo et al., arXiv 1706.04599, section 4.2), can
+    only say how sure the classifier is: the most probable class is always that with the largest margin.
+
+    Attributes:
+        pipeline: Scaler and classifier.
+        sharpness: The factor on margins, greater than 0.
+    """
+
+    pipeline: Pipeline
+    sharpness: float
+
+    def predict_proba(self, x: Floats) -> Floats:
+        """(n, c) probabilities of n rows."""
+        return np.asarray(softmax(self.sharpness * compute_margins(self.pipeline, x), axis=1), np.float32)
+
+
+def fit(way: Candidate, known: Examples, count: int = FOLDS) -> Calibrated | TransformedTargetRegressor:
+    """A candidate fitted on all examples, its confidence fitted on held-out folds.
 
     All classes weigh the same, whatever their share of the clips, in the fit and in the probabilities.
 
     Raises:
         DatasetError: As `folds`, or there are too few examples for this candidate.
     """
-    scaler, classifier = way.estimator(known.truth, known.seed)
-    if way.kind in ("linear", "rbf") and not rated(known.truth):
-        classifier = CalibratedClassifierCV(classifier, cv=known.folds(count), ensemble=False)
+    x, truth = known.matrices[way.statistics], known.truth
+
+    def fit_rows(rows: slice | NDArray[np.int64]) -> BaseEstimator:
+        return _fitted(way, way.estimator(truth, known.seed), x[rows], truth[rows])
+
     with _quiet():
-        return _fitted(way, (scaler, classifier), known.matrices[way.statistics], known.truth)
+        pipeline = fit_rows(slice(None))
+        if rated(truth):
+            return pipeline
+        margins = compute_margins(pipeline, x)
+        held_out = np.empty_like(margins)
+        for train, test in known.folds(count):
+            held_out[test] = compute_margins(fit_rows(train), x[test])
+    spread = float((margins - margins.mean(axis=1, keepdims=True)).std())
+    return Calibrated(pipeline, fit_sharpness(held_out, np.asarray(truth, np.int64), spread))
+
+
+def compute_margins(pipeline: Pipeline, x: Floats) -> NDArray[np.float64]:
+    """(n, c) margins of n rows: what an SVM or a logistic regression decides by, or the logarithms of probabilities."""
+    if not hasattr(pipeline, "decision_function"):
+        return np.asarray(np.log(np.maximum(pipeline.predict_proba(x), TINY)))
+    margins = np.asarray(pipeline.decision_function(x), np.float64)
+    return np.stack([-margins, margins], axis=1) / 2 if margins.ndim == 1 else margins
+
+
+def fit_sharpness(margins: NDArray[np.float64], truth: NDArray[np.int64], spread: float) -> float:
+    """The factor on held-out margins under which the truth is most likely, all classes weighing the same.
+
+    As if one more clip of each class had been seen in every place (Platt 1999), so that a few clips that are all right
+    do not make it sure of everything. Margins that say nothing, or the opposite of the truth, get the least factor.
+
+    Args:
+        margins: (n, c).
+        truth: (n,) class numbers.
+        spread: Standard deviation of the margins of the classifier that is used in the end.
+    """
+    if not spread:
+        return 1.0
+    counts = np.bincount(truth, minlength=margins.shape[1])[truth][:, None]
+    targets = (np.eye(margins.shape[1])[truth] * counts + 1) / (counts + margins.shape[1])
+    targets *= compute_sample_weight("balanced", truth)[:, None]
+    factors = np.geomspace(*SHARPNESS_RANGE, SHARPNESS_STEPS) / spread
+    losses = [-(targets * log_softmax(factor * margins, axis=1)).sum() for factor in factors]
+    return float(factors[int(np.argmin(losses))])
 
 
 def _fitted(way: Candidate, steps: tuple[BaseEstimator, BaseEstimator], x: Floats, truth: Truth) -> BaseEstimator:
@@ -259,13 +426,15 @@ def _fitted(way: Candidate, steps: tuple[BaseEstimator, BaseEstimator], x: Float
             raise
         reason = str(error).partition("\n")[0]
         raise DatasetError(
-            f"{way} cannot be fitted on {len(x)} clips ({reason}); add clips, or name another --kind"
+            f"{way} cannot be fitted on {plural(len(x), 'clip')} ({reason}); add clips, or name another --kind"
         ) from error
 
 
-def answers(pipeline: BaseEstimator, x: Floats, truth: Truth) -> Floats:
+def answers(pipeline: Calibrated | TransformedTargetRegressor, x: Floats, truth: Truth) -> Floats:
     """(n, c) probabilities of n clips, or (n,) ratings if `truth` is ratings."""
-    return np.asarray(pipeline.predict(x) if rated(truth) else pipeline.predict_proba(x), np.float32)
+    return np.asarray(
+        pipeline.predict_proba(x) if isinstance(pipeline, Calibrated) else pipeline.predict(x), np.float32
+    )
 
 
 def nested(known: Examples, ways: Sequence[Candidate], count: int = FOLDS) -> tuple[Floats, list[Candidate]]:
@@ -304,22 +473,74 @@ def people(identity: Floats, alike: float) -> NDArray[np.int64]:
     return np.asarray(clusters.fit_predict(identity), np.int64)
 
 
-def to_onnx(pipeline: BaseEstimator, width: int) -> onnx.ModelProto:
+def to_onnx(pipeline: Calibrated | TransformedTargetRegressor, width: int) -> onnx.ModelProto:
     """`features` (n, width) to `probabilities` (n, c), or to `value` (n, 1) for a regression."""
+    if isinstance(pipeline, Calibrated):
+        return _classifier_graph(pipeline, width)
     from skl2onnx import to_onnx as converted
     from skl2onnx.common.data_types import FloatTensorType
 
     logging.getLogger("skl2onnx").setLevel(logging.ERROR)
-    rating = isinstance(pipeline, TransformedTargetRegressor)
-    steps = pipeline.regressor_ if rating else pipeline
-    options = None if rating else {id(steps): {"zipmap": False}}
     types = [("features", FloatTensorType([None, width]))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # skl2onnx asks SVC for what scikit-learn 1.9 deprecates
-        model: onnx.ModelProto = converted(steps, initial_types=types, options=options, target_opset=17)
-    if rating:
-        _rescaled(model.graph, pipeline.transformer_)
+    model: onnx.ModelProto = converted(pipeline.regressor_, initial_types=types, target_opset=17)
+    _rescaled(model.graph, pipeline.transformer_)
     return model
+
+
+def _classifier_graph(calibrated: Calibrated, width: int) -> onnx.ModelProto:
+    """Scaler, margins, factor, soft-max."""
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+
+    def add(operator: str, inputs: Sequence[str | NDArray[Any] | float], output: str, **attributes: Any) -> str:
+        names = []
+        for number, value in enumerate(inputs):
+            if not isinstance(value, str):
+                array = np.asarray(value)
+                array = array if array.dtype == np.int64 else array.astype(np.float32)
+                constants.append(numpy_helper.from_array(array, f"{output}_{number}"))
+                value = constants[-1].name
+            names.append(value)
+        domain = "ai.onnx.ml" if operator in ("Scaler", "Normalizer") else ""
+        nodes.append(helper.make_node(operator, names, [output], domain=domain, **attributes))
+        return output
+
+    scaler, classifier = (step for _, step in calibrated.pipeline.steps)
+    if isinstance(scaler, StandardScaler):
+        add("Scaler", ["features"], "scaled", offset=scaler.mean_.tolist(), scale=(1 / scaler.scale_).tolist())
+    else:
+        add("Normalizer", ["features"], "scaled", norm="L2")
+    x = "scaled"
+    if isinstance(classifier, PairwiseSVC):
+        # exp(-gamma |x - v|^2) with |x - v|^2 = |x|^2 - 2 x v + |v|^2
+        vectors, gamma = classifier.support_vectors_, classifier._gamma
+        squares = add("ReduceSumSquare", [x], "squares", axes=[1])
+        products = add("MatMul", [x, -2 * vectors.T], "products")
+        shifted = add("Add", [products, (vectors**2).sum(axis=1)], "shifted")
+        distances = add("Add", [shifted, squares], "distances")
+        x = add("Exp", [add("Mul", [distances, -gamma], "exponents")], "kernel")
+        weights, offsets = classifier.kernel_expansion()
+    elif isinstance(classifier, MLPClassifier):
+        for number, layer in enumerate(zip(classifier.coefs_[:-1], classifier.intercepts_[:-1], strict=True)):
+            x = add("Gemm", [x, *layer], f"layer{number}")
+            x = add("Relu", [x], f"relu{number}")
+        weights, offsets = classifier.coefs_[-1], classifier.intercepts_[-1]
+    else:
+        weights, offsets = classifier.coef_.T, classifier.intercept_
+    if weights.shape[1] == 1:  # of the second of two classes
+        weights, offsets = weights * [-0.5, 0.5], offsets * [-0.5, 0.5]
+    margins = add("Gemm", [x, weights, offsets], "margins")
+    logits = add("Mul", [margins, calibrated.sharpness], "logits")
+    add("Softmax", [logits], "probabilities", axis=1)
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, [None, width])],
+        [helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, [None, weights.shape[1]])],
+        constants,
+    )
+    versions = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    return helper.make_model(graph, opset_imports=versions, ir_version=8, producer_name="fervid")
 
 
 def _rescaled(graph: onnx.GraphProto, scaler: StandardScaler) -> None:

@@ -30,6 +30,8 @@ _OTHER_SUFFIXES = (
 )
 _NO_VIDEO = frozenset(_OTHER_SUFFIXES.split())
 """What is no video, so that the file need not be opened to know it."""
+_QUOTED = re.compile(rb"\A([\"'])(.*)\1\Z", re.DOTALL)
+
 
 _HEAD_BYTES = 4096
 _SNIFFED_FILES = 100_000  # whose kind is remembered, because a folder that is watched is searched again and again
@@ -107,7 +109,10 @@ def expand(
 
 
 def read_list(data: bytes, *, nul: bool = False) -> list[str]:
-    """Names from a list: one a line, or separated by NUL for names that hold newlines; empty ones are dropped.
+    """Names from a list: one a line, or separated by NUL and taken as they are; empty ones are dropped.
+
+    Of a line, blanks at both ends and a pair of quotes around the rest are left out, and lines that begin with `#`
+    are comments. A name that itself has these is written in quotes, or in a list with NULs.
 
     Raises:
         UsageError: The list is separated by NUL and was said to hold lines.
@@ -115,7 +120,11 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
     if b"\0" in data and not nul:
         raise UsageError("the list holds NUL characters; add -0, or write one name a line in UTF-8")
     data = data.removeprefix(codecs.BOM_UTF8)
-    names = data.split(b"\0") if nul else data.splitlines()
+    if nul:
+        names = data.split(b"\0")
+    else:
+        lines = [line.strip() for line in data.splitlines()]
+        names = [_QUOTED.sub(rb"\2", line) for line in lines if not line.startswith(b"#")]
     return [os.fsdecode(name) for name in names if name]
 
 

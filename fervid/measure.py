@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, str
     """What a model file says of the n clips: (n, c) probabilities, or (n,) ratings; NaN where no face is seen.
 
     Args:
-        known: The clips.
+        known: The clips; where the card says `center: person`, they are centred by the person's mean among them.
         model: A classifier or regressor.
         labels: Which of its labels may be answered; None for all.
         stride: Of how many frames one was looked at.
@@ -42,6 +43,7 @@ def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, str
     Raises:
         ModelIncompatible: It was fitted on another network or other statistics than the clips were looked at with, or
             does not answer what is asked.
+        UsageError: It needs to be known who is who.
     """
     card = model.card
     belongs(model, known.table.about)
@@ -49,7 +51,7 @@ def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, str
         raise ModelIncompatible(f"{model.identity.name} needs {lacking[0]}; give --face as it was fitted with")
     if unknown := [label for label in labels or () if label not in card.get("labels", ())]:
         raise ModelIncompatible(f"{model.identity.name} does not know {', '.join(unknown)}; see --labels")
-    x = known.table.matrix(card["statistics"], stride)
+    x = replace(known, center=card.get("center")).matrix(card["statistics"], stride)
     rows = np.nan_to_num(x, nan=1)  # where no face is seen, of which nothing will have been said
     with fitting(model):
         if known.target:
@@ -80,7 +82,8 @@ def measured(
         adaptive: Whether to tell how it does on few frames.
 
     Returns:
-        As of `evaluate.evaluate` or `evaluate.evaluate_regression`, with `against` and `adaptive` if asked for.
+        As of `evaluate.evaluate` or `evaluate.evaluate_regression`, with `against` and `adaptive` if asked for, and
+        `training_clips`, how many of the clips with a face the classifier was trained on, if its card tells.
 
     Raises:
         DatasetError: No clip is in that part.
@@ -93,13 +96,23 @@ def measured(
         known = known.part((split,))
     answered = None if known.target else labels or tuple(model.card["labels"])
     said = said_by(known, model, answered)
-    report = known.report(said, answered)
+    report = known.report(said, answered) | _training_clips(known, model)
     if other is not None:
         theirs = known.predictions(said_by(known, other, answered), answered)
-        report["against"] = {"name": other.identity.name, **compare(known.predictions(said, answered), theirs)}
+        compared = compare(known.predictions(said, answered), theirs)
+        report["against"] = {"name": other.identity.name, **compared, **_training_clips(known, other)}
     if adaptive:
         report["adaptive"] = _few_frames(known, model, answered or ())
     return report
+
+
+def _training_clips(known: Study, model: Model) -> dict[str, int]:
+    """How many of the clips a classifier was trained on, by their digests; nothing if these are not known."""
+    digests = model.card.get("training_digests")
+    if not isinstance(digests, list) or not digests or not known.table.digests:
+        return {}
+    trained_on = set(map(str, digests))
+    return {"training_clips": sum(digest in trained_on for digest in known.table.digests)}
 
 
 def _few_frames(known: Study, model: Model, labels: Sequence[str]) -> dict[str, Any]:
@@ -132,14 +145,14 @@ def methods(
     found = {}
     for name in statistics:
         for kind in kinds:
-            ways = candidates([name], [kind], scalings)
+            ways = candidates([name], [kind], scalings or ())
             if parts is None:
                 said, _ = nested(known.examples([name]), ways, count)
                 found[f"{name}, {kind}"] = known.report(said)
                 continue
             examples = parts[0].examples([name])
             way, _ = choose(examples, ways, count)
-            held = parts[1].table.matrix(statistics_of(name))
+            held = parts[1].matrix(statistics_of(name))
             found[f"{name}, {way.kind} ({way.cost:g})"] = parts[1].report(
                 answers(fit(way, examples, count), held, examples.truth)
             )

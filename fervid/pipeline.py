@@ -60,8 +60,9 @@ class Classifier:
 
         Raises:
             ModelIncompatible: The classifier was fitted on another network, or does not do what its card says.
-            UsageError: The options name labels that it does not have, it needs everybody in a clip and is to be asked
-                for one, it cannot be asked early, or the network estimates no attributes.
+            UsageError: The options name fewer than two labels or some that it does not have, it needs everybody in a
+                clip and is to be asked for one, it cannot be asked early, it needs the mean of a person, or the network
+                estimates no attributes.
         """
         network, options = extractor.network, extractor.options
         if not belongs(classifier.card, network.sha256s, network.card["expressions"]):
@@ -70,6 +71,7 @@ class Classifier:
                 f"{classifier.identity.name} was fitted on network {theirs[:12] if len(theirs) == 64 else theirs},"
                 f" not on {network.identity.name} ({network.identity.sha256[:12]}); fit it again, or name its network"
             )
+        _check_baseline(classifier)
         lacking = [name for name, known in ATTRIBUTES.items() if known not in network.card]
         if options.attributes and lacking:
             raise UsageError(
@@ -94,6 +96,11 @@ class Classifier:
                 )
             self.labels: tuple[str, ...] = self.options.labels or tuple(classifier.card["labels"])
             self._classify = ClipClassifier(classifier.session, classifier.card, self.options.labels)
+            if options.labels is not None and len(set(options.labels)) < max(len(options.labels), 2):
+                raise UsageError(
+                    f"labels are two or more different ones of {', '.join(classifier.card['labels'])}, not"
+                    f" {', '.join(options.labels) or 'none'}"
+                )
             self._levels = levels(classifier.card) if self.options.adaptive else ()
             self._person(0, extractor.tried)
 
@@ -373,3 +380,16 @@ def _or_raise(result: ClipResult, error: InputError | None) -> ClipResult:
     if error is not None and result.status != "ok":
         raise error
     return result
+
+
+def _check_baseline(classifier: models.Model) -> None:
+    """Refuse a classifier that takes features centred by person, because no mean of a person is at hand.
+
+    Raises:
+        UsageError: It does.
+    """
+    if classifier.card.get("center") == "person":
+        raise UsageError(
+            f"{classifier.identity.name} was trained with --center person and needs the mean of each person over all"
+            " clips that are answered together, which --baseline person is for; `fervid evaluate` measures it"
+        )

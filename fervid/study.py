@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
 
 from fervid.adaptive import STRIDES, fitted
+from fervid.classify import is_centered
 from fervid.dataset import Dataset, lacking_people
-from fervid.errors import DatasetError, NoFaces, UsageError
+from fervid.errors import DatasetError, NoFaces, UsageError, plural
 from fervid.evaluate import Predictions, evaluate, evaluate_regression
 from fervid.extract import Extractor
 from fervid.features import IDENTITY, Row, Table
@@ -26,6 +29,8 @@ from fervid.fit import (
     fit,
     nested,
     people,
+    rated,
+    score,
     sealed,
     statistics_of,
     to_onnx,
@@ -34,6 +39,8 @@ from fervid.layouts import Sample
 from fervid.records import Floats
 
 MEASURED = ("val", "test")
+ROUNDING = 1e-4
+"""Half a unit of the last digit that reports have, and rounding of float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +54,7 @@ class Study:
         target: Name of the rating.
         groups: (n,) who is in each clip; None if each stands alone.
         seed: Of folds and classifiers.
+        center: Whether features are centred by person: `person`, or None.
     """
 
     name: str
@@ -55,6 +63,7 @@ class Study:
     target: str | None = None
     groups: Groups = None
     seed: int = SEED
+    center: Literal["person"] | None = None
 
     @property
     def truth(self) -> Truth:
@@ -80,8 +89,24 @@ class Study:
                 raise UsageError(
                     f"the statistics {name} need {lacking[0]}; look at everybody in a clip with --face all"
                 )
-            matrices[name] = self.table.matrix(parts)
+            matrices[name] = self.matrix(parts)
         return Examples(matrices, truth, self.groups, self.seed)
+
+    def matrix(self, names: Sequence[str], stride: int = 1) -> Floats:
+        """(n, d) the named statistics side by side, centred by person if that is asked for.
+
+        As a person is never in two parts or folds, the means are of the clips of one part or fold alone.
+
+        Raises:
+            UsageError: It is not known who is who.
+        """
+        x = self.table.matrix(names, stride)
+        if self.center is None:
+            return x
+        if self.groups is None:
+            raise UsageError("to centre features by person it has to be known who is who; leave out --group none")
+        widths = [self.table.statistics[name].shape[1] for name in names]
+        return center_by_group(x, self.groups, np.repeat([is_centered(name) for name in names], widths))
 
     def part(self, splits: Sequence[str]) -> Study:
         """The clips of some splits.
@@ -94,9 +119,12 @@ class Study:
             raise DatasetError(
                 f"no clip of {self.name} in the part {'/'.join(splits)} shows a face; see --split and --min-face"
             )
-        faceless = tuple(sample for sample in self.faceless if sample.split in splits)
+        faceless, broken = (
+            tuple(sample for sample in samples if sample.split in splits)
+            for samples in (self.faceless, self.table.broken)
+        )
         groups = None if self.groups is None else self.groups[chosen]
-        return replace(self, table=replace(self.table[chosen], faceless=faceless), groups=groups)
+        return replace(self, table=replace(self.table[chosen], faceless=faceless, broken=broken), groups=groups)
 
     @property
     def faceless(self) -> tuple[Sample, ...]:
@@ -152,17 +180,24 @@ class Study:
         return np.concatenate([self.groups, self.groups.max(initial=-1) + 1 + np.arange(len(self.faceless))])
 
 
-def looked_at(rows: Iterable[Row], about: Mapping[str, Any]) -> Table:
-    """The features of clips, all of which can be read.
+def looked_at(rows: Iterable[Row], about: Mapping[str, Any], *, skip_broken: bool = False) -> Table:
+    """The features of clips.
+
+    Args:
+        rows: A row for each clip.
+        about: What the features come from, as of `Table`.
+        skip_broken: Whether clips that cannot be read are left out; else they are an error that names them all.
 
     Raises:
         DatasetError: Clips cannot be read, or none shows a face.
     """
     rows = list(rows)
-    damaged = [row for row in rows if row.problem is not None and not isinstance(row.problem, NoFaces)]
-    if damaged:
-        named = "; ".join(str(row.problem) for row in damaged[:3])
-        raise DatasetError(f"{len(damaged)} clips cannot be read, the first: {named}; mend them or take them out")
+    problems = [str(row.problem) for row in rows if row.problem is not None and not isinstance(row.problem, NoFaces)]
+    if problems and not skip_broken:
+        raise DatasetError(
+            f"{plural(len(problems), 'clip')} cannot be read: {'; '.join(problems)}; mend or remove what is named here,"
+            " or leave it out with `fervid train --skip-broken`"
+        )
     return Table.of(rows, about)
 
 
@@ -231,6 +266,7 @@ def study(
     target: str | None = None,
     group: Literal["auto", "none"] = "auto",
     seed: int = SEED,
+    center: Literal["person"] | None = None,
 ) -> Study:
     """Labelled clips with their features.
 
@@ -241,11 +277,38 @@ def study(
         target: The rating to fit on instead of the classes.
         group: `auto` keeps the clips of a person together: by the names of the set, else by how alike the faces are.
         seed: Of folds and classifiers.
+        center: Whether features are centred by person.
 
     Raises:
         UsageError: It is not known who is who.
+        DatasetError: Features are centred by person, and no person has two clips.
     """
-    return Study(found.name, table, () if target else found.labels, target or None, _groups(table, group), seed)
+    groups = _groups(table, group)
+    if center and groups is not None and len(np.unique(groups)) == len(groups):
+        raise DatasetError(
+            "every person has only one clip with a face, of which nothing is left when that person's mean is taken"
+            " away; add clips of the same people, or leave out --center person"
+        )
+    labels = () if target else found.labels
+    return Study(found.name, table, labels, target or None, groups, seed, center)
+
+
+def center_by_group(x: Floats, groups: NDArray[np.int64], columns: NDArray[np.bool_]) -> Floats:
+    """Features less the mean over the clips of the same group.
+
+    Args:
+        x: (n, d); rows of NaN stay so and count for nothing.
+        groups: (n,) whose clips they are.
+        columns: (d,) which of them are centred.
+    """
+    centered = x.copy()
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        rows = rows[np.isfinite(x[rows]).all(axis=1)]
+        if len(rows):
+            mean = x[rows].mean(axis=0, dtype=np.float64)
+            centered[rows] = np.where(columns, x[rows] - mean, x[rows])
+    return centered
 
 
 def _groups(table: Table, group: str) -> Groups:
@@ -271,7 +334,7 @@ def train(
     of choice and fit, and measured too.
 
     Args:
-        known: What to fit on.
+        known: What to fit on; if it is centred by person, the file takes features that are, and its card says so.
         ways: To choose from.
         name: Of the model.
         count: Folds.
@@ -281,7 +344,7 @@ def train(
         The bytes of the model file, and its card.
 
     Raises:
-        DatasetError: As `fit.folds`.
+        DatasetError: As `fit.folds`; or the file answers its own training clips worse than was cross-validated.
     """
     parts = known.held_out()
     fitted_on = parts[0] if parts else known
@@ -290,20 +353,28 @@ def train(
     said, chosen = nested(examples, ways, count)
     pipeline = fit(way, examples, count)
     alone = "clip" if known.groups is None else "person"
-    figures = {f"cross-validated by {alone} on {known.name}": fitted_on.report(said)}
+    cross_validated = fitted_on.report(said)
+    figures = {f"cross-validated by {alone} on {known.name}": cross_validated}
     if parts:
-        held = parts[1].table.matrix(statistics_of(way.statistics))
+        held = parts[1].matrix(statistics_of(way.statistics))
         splits = "/".join(sorted({str(sample.split) for sample in parts[1].table.samples}))
         figures[f"held-out {splits} of {known.name}"] = parts[1].report(answers(pipeline, held, examples.truth))
+    passed_over = (
+        f"; an embedding scored up to {max(scores.values()):.4f}, which is not clearly better over so few people"
+        if scores[way] < max(scores.values())
+        else ""
+    )
     card = {
         "name": name,
         "kind": "regressor" if known.target else "classifier",
         **({"target": known.target} if known.target else {"labels": list(known.labels)}),
         "statistics": list(statistics_of(way.statistics)),
+        **({"center": known.center} if known.center else {}),
         **{key: known.table.about[key] for key in ("face", "network", "network_sha256", "detector")},
         "data": _summary(fitted_on),
+        "training_digests": sorted(set(fitted_on.table.digests)),
         "licence": "as that of the clips it was fitted on",
-        "recipe": f"{way}, of {len(ways)} candidates by {count}-fold cross-validation;"
+        "recipe": f"{way}, of {len(ways)} candidates by {count}-fold cross-validation{passed_over};"
         f" the outer folds chose {', '.join(sorted({str(one) for one in chosen}))}",
         "candidates": {str(one): round(value, 4) for one, value in scores.items()},
         "seed": known.seed,
@@ -311,14 +382,44 @@ def train(
     }
     if error is not None:
         card["adaptive"] = _levels(fitted_on, way, count, error)
-    return sealed(to_onnx(pipeline, examples.matrices[way.statistics].shape[1]), card), card
+    x = examples.matrices[way.statistics]
+    data = sealed(to_onnx(pipeline, x.shape[1]), card)
+    check_training_score(data, x, examples.truth, cross_validated)
+    return data, card
+
+
+def check_training_score(data: bytes, x: Floats, truth: Truth, cross_validated: Mapping[str, Any]) -> None:
+    """Run a model file on the clips that it was fitted on, which it must know at least as well as other people's.
+
+    Args:
+        data: The bytes of the file.
+        x: (n, d) features of the training clips.
+        truth: (n,) their classes or ratings.
+        cross_validated: The report of cross-validation.
+
+    Raises:
+        DatasetError: It scores below the interval of cross-validation, or below its value where there is no interval.
+    """
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (output,) = session.run(["value" if rated(truth) else "probabilities"], {"features": x})
+    reached = score(truth, output[:, 0] if rated(truth) else output.argmax(axis=1))
+    figure = cross_validated["ccc"] if rated(truth) else cross_validated["answered"]["uar"]
+    least = figure["interval"][0] if figure["interval"] else figure["value"]
+    if not reached >= least - ROUNDING:
+        measure = "concordance" if rated(truth) else "mean recall"
+        raise DatasetError(
+            f"the fitted file reaches a {measure} of {reached:.3f} on its own training clips, and cross-validation"
+            f" {figure['value']:.3f} on people it did not know, so it is not what was measured and is not written;"
+            " try another --kind, --scaling or --seed"
+        )
 
 
 def _summary(known: Study) -> dict[str, Any]:
     samples = known.table.samples
     people_ = None if known.groups is None else len(np.unique(known.groups))
     clips = {label: sum(sample.label == label for sample in samples) for label in known.labels}
-    return {"name": known.name, "clips": clips or len(samples), "people": people_, "faceless": len(known.faceless)}
+    summary = {"name": known.name, "clips": clips or len(samples), "people": people_, "faceless": len(known.faceless)}
+    return summary | ({"broken": len(known.table.broken)} if known.table.broken else {})
 
 
 def _levels(known: Study, way: Candidate, count: int, error: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import clips
 import fervid
 import fervid.cli
 from fervid import commands, evaluate
-from fervid.fit import COSTS
+from fervid.fit import COSTS, STANDARD_COSTS
 from fervid.network import FaceNetwork
 from fervid.records import FaceScores
 
@@ -65,8 +65,9 @@ def crops(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few resamples, and few costs of each kind of classifier."""
     monkeypatch.setattr(evaluate, "RESAMPLES", 20)
-    for kind, costs in COSTS.items():
-        monkeypatch.setitem(COSTS, kind, costs[:2])
+    for table in (COSTS, STANDARD_COSTS):
+        for kind, costs in table.items():
+            monkeypatch.setitem(table, kind, costs[:2])
 
 
 @pytest.fixture(scope="session")

@@ -110,6 +110,7 @@ def videos(place: Path) -> None:
 def few_classifiers(place: Path) -> None:
     """Of each kind of classifier one cost is tried, in three folds, and intervals are rough."""
     costs = ("(0.1, 0.3, 1.0, 3.0)", "(1.0,)", "(0.3, 1.0, 3.0, 10.0)", "(1.0,)", "(1e-3, 1e-1)", "(1e-2,)")
+    costs += ("(0.003, 0.03, 0.3)", "(0.03,)")
     change(place / "fervid" / "fit.py", "FOLDS = 5", "FOLDS = 3", *costs)
     change(place / "fervid" / "commands" / "labelled.py", "folds: Folds = 5", "folds: Folds = 3")
     change(place / "fervid" / "evaluate.py", "RESAMPLES = 1000", "RESAMPLES = 20")

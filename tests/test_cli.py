@@ -241,6 +241,16 @@ def test_attributes_are_off_unless_asked_for(smile: Path) -> None:
     assert 20 < age < 55
 
 
+def test_an_empty_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("# none yet\n\n")
+    for result, name in (
+        (classify("--from-file", tmp_path / "list"), str(tmp_path / "list")),
+        (classify("--from-file", "-", stdin=b""), "on standard input"),
+    ):
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert f"the list {name} names nothing; write" in result.stderr
+
+
 def test_lists_come_from_a_file_or_from_standard_input(smile: Path, scenery: Path, tmp_path: Path) -> None:
     names = f"{scenery}\n\n{smile}\n".encode()
     (tmp_path / "list").write_bytes(names)

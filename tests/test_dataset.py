@@ -161,6 +161,38 @@ def test_variants_of_csv(root: Path, text: str | bytes) -> None:
     assert [sample.ratings for sample in found.samples] == [{}, {}]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path;label;person;valence\r\na.mp4;joy;ann;3,5\r\nb.mp4;fear;bob;-1\r\n",
+        '"path";"label";"person";"valence"\n"a.mp4";"joy";"ann";"3,5"\n"b.mp4";"fear";"bob";"-1"\n',
+        "path\tlabel\tperson\tvalence\na.mp4\tjoy\tann\t3.5\nb.mp4\tfear\tbob\t-1\n",
+        "label;path;person;valence\njoy;a.mp4;ann;3.5\nfear;b.mp4;bob;-1\n",
+        'path, label, person, valence \n"a.mp4" , joy, "ann" , 3.5 \nb.mp4 , "fear",\tbob,-1\t\n',
+        "# lab\npath,label,person,valence\n # \"today's\na.mp4,joy,ann,3.5\n#c.mp4,joy\nb.mp4,fear,bob,-1\n",
+    ],
+    ids=["semicolons", "semicolons and quotes", "tabs", "path is not first", "blanks", "comments"],
+)
+def test_a_list_as_spreadsheets_and_people_write_it(root: Path, text: str) -> None:
+    found = read(listed(root, text))
+    assert rows(found, root) == [("a.mp4", "joy", "ann", None), ("b.mp4", "fear", "bob", None)]
+    assert [dict(sample.ratings) for sample in found.samples] == [{"valence": 3.5}, {"valence": -1.0}]
+
+
+def test_a_comma_in_a_name_between_semicolons_belongs_to_it(root: Path) -> None:
+    found = read(listed(root, "path;label\n3,5.mp4;joy\n4,5;fear\n", clips="3,5.mp4 4,5"))
+    assert [sample.path.name for sample in found.samples] == ["3,5.mp4", "4,5"]
+
+
+def test_comments_between_json_lines(root: Path) -> None:
+    text = '# mine\n{"path": "a.mp4", "label": "joy"}\n  # more\n{"path": "b.mp4", "label": "#fear"}\n'
+    found = read(listed(root, text, "list.jsonl"))
+    assert [(sample.label, sample.where) for sample in found.samples] == [
+        ("joy", "list.jsonl:2"),
+        ("#fear", "list.jsonl:4"),
+    ]
+
+
 @pytest.mark.parametrize("name", ["list.jsonl", "list.NDJSON"])
 def test_json_lines(root: Path, name: str) -> None:
     lines = [
@@ -215,7 +247,10 @@ def test_what_is_no_number_makes_no_rating(root: Path, column: list[object]) -> 
         ("", r"^list\.csv lists no clips; write a line for each"),
         ("path,label\n\n", r"^list\.csv lists no clips"),
         ("a.mp4,joy\n", r"^list\.csv:1 does not name path, but a\.mp4, joy; a list starts with .*path,label"),
-        ("\npath;label\na.mp4;joy\n", r"^list\.csv:2 does not name path, but path;label"),
+        ("\npath|label\na.mp4|joy\n", r"^list\.csv:2 does not name path, but path\|label"),
+        ("path;label\na.mp4;joy;\n", r"^list\.csv:2 has more fields .* what holds a semicolon in quotes"),
+        ("# clips\npath,label\n# none yet\n", r"^list\.csv lists no clips"),
+        ("# one\npath,label\n# two\n,joy\n", r"^list\.csv:4 has no path"),
         ("path,label,Path\n", r"^list\.csv:1 names path twice"),
         ("path,label\n,joy\n", r"^list\.csv:2 has no path"),
         ("path,label\na.mp4,joy\nb.mp4\n", r"^list\.csv:3 has no label, and no column of numbers instead"),

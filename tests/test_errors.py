@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fervid import errors
-from fervid.errors import FervidError
+from fervid.errors import FervidError, plural
 
 
 def below(kind: type[FervidError]) -> Iterator[type[FervidError]]:
@@ -84,3 +84,10 @@ def test_the_drawing_names_the_code_of_every_error_that_is_raised(kind: type[Fer
 def test_the_message_is_what_the_error_was_made_with(kind: type[FervidError]) -> None:
     assert kind("a.mp4 is odd; try another").message == "a.mp4 is odd; try another"
     assert kind.__doc__
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 clips, 0 people"), (1, "1 clip, 1 person"), (2000, "2,000 clips, 2,000 people")]
+)
+def test_one_is_not_many(count: int, words: str) -> None:
+    assert f"{plural(count, 'clip')}, {plural(count, 'person', 'people')}" == words

@@ -20,6 +20,7 @@ from fervid.evaluate import (
     confusion,
     evaluate,
     evaluate_regression,
+    sign_flip_test,
     summary,
 )
 
@@ -394,3 +395,17 @@ def test_numbers_that_cannot_be_measured_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=problem):
         evaluate_regression(np.array(truth), np.array(said), None if groups is None else np.array(groups))
+
+
+@pytest.mark.parametrize(
+    ("groups", "each", "least", "most"),
+    [
+        (5, 1.0, 0.05, 0.08),  # 2 of 32 signs reach it: too few people for a p below 0.05
+        (6, 1.0, 0.02, 0.05),
+        (12, 1.0, 0.0, 0.002),
+        (12, 0.0, 1.0, 1.0),
+    ],
+)
+def test_gains_of_whole_groups_are_turned_round(groups: int, each: float, least: float, most: float) -> None:
+    p = sign_flip_test(np.full(3 * groups, each / 3), np.repeat(np.arange(groups), 3))
+    assert least <= p <= most

@@ -66,10 +66,6 @@ def same(a: Sequence[Observed], b: Sequence[Observed]) -> None:
     [
         ({"face": "both"}, "main or all, not 'both'"),
         ({"min_face": 7}, "at least 8 pixels to be found, not 7"),
-        ({"labels": ()}, "two or more different ones, not none"),
-        ({"labels": ("calm",)}, "two or more different ones, not calm"),
-        ({"labels": ("calm", "calm")}, "not calm, calm"),
-        ({"labels": ("calm", "angry", "calm")}, "not calm, angry, calm"),
         ({"adaptive": True, "sampling": Sampling(None)}, "cannot look at every frame"),
         ({"detect_every": -1.0}, "looks every 0 s or more, not -1.0 s"),
         ({"detect_every": float("nan")}, "looks every 0 s or more, not nan s"),

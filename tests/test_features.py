@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -88,6 +89,37 @@ def test_a_second_run_looks_at_nothing(
         assert (one.problem and one.problem.message) == (other.problem and other.problem.message)
     assert [row.problem and row.problem.code for row in second] == [None, None, None, "no_face"]
     assert sorted(path.suffix for path in cache.iterdir()) == [".npz"] * 4
+
+
+def test_a_clip_is_known_again_by_its_bytes(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
+    copied = tmp_path / "copied.png"
+    copied.write_bytes((four[0].path / "0.png").read_bytes())
+    original = replace(four[0], path=four[0].path / "0.png")
+    rows = list(extract([original, sample(copied), *four, sample(tmp_path / "missing")], extractor))
+    digests = [row.digest for row in rows]
+    assert digests[0] == digests[1] == hashlib.sha256(copied.read_bytes()).hexdigest()[:16]
+    assert digests[-1] == ""
+    assert len(set(digests)) == 6
+    assert [row.digest for row in extract(four, extractor, tmp_path / "cache")] == digests[2:-1]
+    table = Table.of(rows, scenes.ABOUT)
+    assert table.digests == tuple(digests[:5])
+    assert table[np.array([2, 0])].digests == (digests[2], digests[0])
+    assert [one.path.name for one in table.broken] == ["missing"]
+    table.save(tmp_path / "f.npz")
+    again = Table.load(tmp_path / "f.npz")
+    assert (again.digests, again.broken) == (table.digests, table.broken)
+
+
+def test_features_that_tell_no_digests_still_load(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
+    Table.of(extract(four, extractor), scenes.ABOUT).save(tmp_path / "f.npz")
+    with np.load(tmp_path / "f.npz") as stored:
+        old = {name: stored[name] for name in stored if name not in ("digests", "broken")}
+        few = dict(stored) | {"digests": np.array('["a"]')}
+    np.savez(tmp_path / "old.npz", **old)
+    np.savez(tmp_path / "few.npz", **few)
+    assert Table.load(tmp_path / "old.npz").digests == ()
+    with pytest.raises(DatasetError, match="damaged"):
+        Table.load(tmp_path / "few.npz")
 
 
 def test_without_a_cache_every_run_looks(four: list[Sample], extractor: Extractor, looked: list[str]) -> None:

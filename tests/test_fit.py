@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ import onnxruntime
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import SVC
 
 from fervid import fit
 from fervid.errors import DatasetError, UsageError
@@ -117,6 +119,35 @@ def test_the_score_is_mean_recall_or_concordance(truth: Sequence[float], said: S
     assert fit.score(np.array(truth), np.array(said)) == pytest.approx(score)
 
 
+def test_logits_are_standardised_and_tried_with_both_machines_unless_told_otherwise() -> None:
+    usual = candidates(["logit+std", "mean+std"])
+    assert [(way.statistics, way.kind) for way in usual] == [
+        *[("logit+std", "linear")] * len(fit.STANDARD_COSTS["linear"]),
+        *[("logit+std", "rbf")] * len(fit.STANDARD_COSTS["rbf"]),
+        *[("mean+std", "linear")] * len(COSTS["linear"]),
+        *[("mean+std", "logistic")] * len(COSTS["logistic"]),
+    ]
+    scalers = {way.statistics: type(way.estimator(np.arange(3), 0)[0]).__name__ for way in usual}
+    assert scalers == {"logit+std": "StandardScaler", "mean+std": "Normalizer"}
+    (l2, *_) = candidates(["logit+std"], ["linear"], ["l2"])
+    assert type(l2.estimator(np.arange(3), 0)[0]).__name__ == "Normalizer"
+
+
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("logit+std", True),
+        ("expression.max", True),
+        ("logit.spread+expression", True),
+        ("mean", False),
+        ("logit+embedding", False),
+        ("group", False),
+    ],
+)
+def test_statistics_of_expressions_alone(name: str, small: bool) -> None:
+    assert fit.of_expressions(name) == small
+
+
 # Folds
 
 
@@ -186,6 +217,84 @@ def test_the_exported_file_answers_as_scikit_learn_did(kind: Kind, classes: int 
     assert said.reshape(expected.shape) == pytest.approx(expected, abs=1e-5)
     if classes:
         assert said.sum(axis=1) == pytest.approx(np.ones(100), abs=1e-5)
+
+
+def random_table(seed: int, *, separable: bool) -> tuple[Examples, int]:
+    """Clips of 2 to 20 people in 2 to 8 classes of unequal size, and 3 to 5 folds; by clip where people are too few."""
+    rng = np.random.default_rng(seed)
+    people_count, classes, count = int(rng.integers(2, 21)), int(rng.integers(2, 9)), int(rng.integers(3, 6))
+    each = rng.integers(1, 4, classes)  # clips of a class that each person shows
+    truth = np.tile(np.repeat(np.arange(classes), each), people_count)
+    groups = np.repeat(np.arange(people_count), each.sum())
+    x = rng.normal(size=(len(truth), 10)).astype(np.float32)
+    if separable:
+        x[np.arange(len(truth)), truth] += 12
+    if people_count < count:
+        count, groups = min(count, np.bincount(truth).min()), None
+    return Examples({"mean": x}, truth, groups, seed), max(count, 2)
+
+
+@pytest.mark.parametrize("scaling", ["l2", "standard"])
+@pytest.mark.parametrize("separable", [True, False])
+@pytest.mark.parametrize("kind", ["linear", "rbf", "logistic"])
+def test_calibration_never_changes_the_label(kind: Kind, separable: bool, scaling: fit.Scaling) -> None:
+    for seed in range(6):
+        known, count = random_table(seed, separable=separable)
+        x, classes = known.matrices["mean"], len(np.unique(known.truth))
+        calibrated = fit.fit(Candidate("mean", kind, COSTS[kind][seed % len(COSTS[kind])], scaling), known, count)
+        session = onnxruntime.InferenceSession(sealed(to_onnx(calibrated, x.shape[1]), {}))
+        others = np.random.default_rng(seed).normal(size=(200, x.shape[1])).astype(np.float32)
+        for rows in (x, others):
+            (probabilities,) = session.run(["probabilities"], {"features": rows})
+            margins = fit.compute_margins(calibrated.pipeline, rows)
+            ordered = np.sort(margins, axis=1)
+            sure = ordered[:, -1] - ordered[:, -2] > 1e-3 * np.abs(margins).max()
+            assert sure.mean() > 0.8
+            assert (probabilities.argmax(axis=1) == margins.argmax(axis=1))[sure].all(), (seed, classes, count)
+            assert (calibrated.pipeline.predict(rows) == margins.argmax(axis=1)).all()
+        if separable:
+            (probabilities,) = session.run(["probabilities"], {"features": x})
+            assert (probabilities.argmax(axis=1) == known.truth).mean() > 0.95, (seed, classes, count)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_pairwise_margins_are_the_sums_of_those_of_the_machines(classes: int) -> None:
+    known = examples(60, classes, apart=1)
+    x = known.matrices["mean"]
+    machine = fit.PairwiseSVC(C=3.0).fit(x, known.truth)
+    summed = machine.decision_function(x)
+    machine.__class__ = SVC
+    machine.decision_function_shape = "ovo"
+    pairwise = machine.decision_function(x)
+    if classes == 2:
+        assert summed == pytest.approx(pairwise, abs=1e-6)
+        return
+    for i in range(classes):
+        pairs = list(itertools.combinations(range(classes), 2))
+        signed = [pairwise[:, k] * (1 if pair[0] == i else -1) for k, pair in enumerate(pairs) if i in pair]
+        assert summed[:, i] == pytest.approx(sum(signed), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("margins", "least", "most"),
+    [
+        ([[2, -2], [-2, 2]] * 50, 0.95, 1.0),  # right without exception, but seen a hundred times only
+        ([[-2, 2], [2, -2]] * 50, 0.5, 0.52),  # the opposite of the truth
+        ([[0, 0], [0, 0]] * 50, 0.5, 0.52),  # nothing
+        ([[2, -2], [-2, 2], [-2, 2], [2, -2]] + [[2, -2], [-2, 2]] * 3, 0.70, 0.73),  # right in 8 of 10
+    ],
+)
+def test_confidence_is_how_often_held_out_margins_are_right(
+    margins: list[list[float]], least: float, most: float
+) -> None:
+    truth = np.arange(len(margins)) % 2
+    sharpness = fit.fit_sharpness(np.array(margins, float), truth, 2.0)
+    assert sharpness > 0
+    assert least <= 1 / (1 + np.exp(-4 * sharpness)) <= most
+
+
+def test_margins_without_spread_have_a_confidence() -> None:
+    assert fit.fit_sharpness(np.zeros((4, 2)), np.arange(4) % 2, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("classes", [3, None])
@@ -330,6 +439,51 @@ def test_the_better_candidate_is_chosen_inside_and_out(classes: int | None) -> N
     assert said.shape == ((60, 3) if classes else (60,))
     assert np.isfinite(said).all()
     assert {one.statistics for one in winners} == {"mean+std"}
+
+
+def unlike(people_count: int, small: float, large: float) -> Examples:
+    """Clips of people, in two classes that lie so far apart in the logits and in the embedding."""
+    count = 6 * people_count
+    tables = {"logit": small, "mean": large}
+    matrices = {
+        name: examples(count, 2, apart=apart, each=6, seed=seed).matrices["mean"]
+        for seed, (name, apart) in enumerate(tables.items())
+    }
+    return Examples(matrices, np.arange(count) % 2, np.arange(count) // 6)
+
+
+@pytest.mark.parametrize(
+    ("people_count", "small", "large", "chosen"),
+    [
+        (5, 1.5, 2.0, "logit"),  # a little better with few people
+        (5, 0.0, 9.0, "logit"),  # five people can say nothing clearly
+        (12, 0.0, 9.0, "mean"),  # clearly better
+        (12, 2.0, 0.0, "logit"),
+        (40, 1.5, 2.0, "mean"),  # enough people
+    ],
+)
+def test_with_few_people_the_embedding_has_to_be_clearly_better(
+    people_count: int, small: float, large: float, chosen: str
+) -> None:
+    known = unlike(people_count, small, large)
+    ways = [Candidate("mean", "linear", 0.1), Candidate("logit", "linear", 0.1)]
+    way, scores = choose(known, ways, 3)
+    assert way.statistics == chosen
+    if small < large:
+        assert scores[ways[0]] > scores[ways[1]]
+
+
+def test_embeddings_that_are_alone_are_chosen_from() -> None:
+    way, scores = choose(unlike(5, 0, 3), [Candidate("mean", "linear", 0.1), Candidate("mean", "linear", 1.0)], 3)
+    assert scores[way] == max(scores.values())
+
+
+def test_ratings_of_few_people_are_fitted_on_expressions_too() -> None:
+    known = examples(30, None)
+    noisy = known.matrices["mean"] + np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32) / 3
+    known = replace(known, matrices={"mean": known.matrices["mean"], "logit": noisy})
+    ways = [Candidate("mean", "rbf", 1.0), Candidate("logit", "rbf", 1.0)]
+    assert choose(known, ways, 3)[0].statistics == "logit"
 
 
 def test_the_first_of_equals_is_chosen() -> None:

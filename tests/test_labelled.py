@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ SIMPLE = ("--kind", "linear", "--statistics", "mean", "--folds", "3")
 def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "RESAMPLES", 20)
-        for kind in fit.COSTS:
-            patch.setitem(fit.COSTS, kind, fit.COSTS[kind][-2:])
+        for table in (fit.COSTS, fit.STANDARD_COSTS):
+            for kind in table:
+                patch.setitem(table, kind, table[kind][-2:])
         yield
 
 
@@ -229,12 +231,28 @@ def test_a_classifier_is_trained_printed_and_used(
         assert record["model"]["classifier"]["name"] == "mine"
 
 
+def test_by_default_few_people_are_told_by_their_expressions(
+    place: Path, fervid: Callable[..., Result], tmp_path: Path
+) -> None:
+    given = ("train", place / "list.csv", "--folds", "3", "--format", "json", "-o")
+    card = parsed(fervid(*given, tmp_path / "a.onnx"))
+    assert {name.split(" on ")[1] for name in card["candidates"]} == set(fit.USUAL_STATISTICS)
+    assert {name.partition(".")[0] for name in card["statistics"]} <= {"logit", "expression"}
+    assert fervid("features", place / "list.csv", "-o", tmp_path / "f.npz").exit_code == 0
+    table = Table.load(tmp_path / "f.npz")
+    old = {name: matrix for name, matrix in table.statistics.items() if not name.startswith("logit.")}
+    replace(table, statistics=old).save(tmp_path / "old.npz")
+    card = parsed(fervid("train", tmp_path / "old.npz", *given[2:], tmp_path / "b.onnx"))
+    assert not [name for name in card["candidates"] if "logit" in name.split(" on ")[1]]
+
+
 def test_a_card_is_shown_as_tables(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     text = said(fervid("train", place / "list.csv", "-o", tmp_path / "mine.onnx", *SIMPLE, "--group", "none"))
     for words in (
         "classifier mine",
         "labels calm, joy",
         "statistics embedding.mean",
+        "data list: 24 clips (calm 12, joy 12)",
         "cross-validated by clip on list",
     ):
         assert words in text
@@ -322,11 +340,63 @@ def test_a_clip_that_cannot_be_read_stops_the_training_and_a_faceless_one_does_n
     pooled = parsed(fervid("train", tmp_path / "f.npz", "-o", tmp_path / "p.onnx", *SIMPLE, "--format", "json"))
     assert list(pooled["figures"].values()) == [report]
     assert pooled["data"] == card["data"] | {"name": "f"}
-    (tmp_path / "list.csv").write_text(text + "empty.mp4,joy,p8,\n")
-    refused(
-        fervid("train", tmp_path / "list.csv", "-o", tmp_path / "b.onnx"), 2, r"cannot be read.*empty\.mp4 is empty"
-    )
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "list.csv").write_text(text + "empty.mp4,joy,p8,\ntext.mp4,calm,p8,\n")
+    given = ("train", tmp_path / "list.csv", "-o", tmp_path / "b.onnx", *SIMPLE)
+    refused(fervid(*given), 2, r"2 clips cannot be read: .*empty\.mp4 is empty; .*text\.mp4.*--skip-broken")
     assert not (tmp_path / "b.onnx").exists()
+    result = fervid(*given, "--skip-broken", "--format", "json")
+    assert result.exit_code == 0
+    assert [line.split()[:3] for line in result.stderr.splitlines()] == [
+        ["fervid:", "left", "out:"],
+        ["fervid:", "left", "out:"],
+    ]
+    assert json.loads(result.stdout)["data"] == card["data"] | {"broken": 2}
+
+
+def test_a_classifier_of_centred_features(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    output = tmp_path / "c.onnx"
+    given = ("train", place / "list.csv", "-o", output, "--center", "person", "--folds", "3")
+    card = parsed(fervid(*given, "--format", "json"))
+    assert card["center"] == "person"
+    assert all(name.endswith(", standard") for name in card["candidates"])
+    assert "center person" in said(fervid(*given, "--force"))
+    report = parsed(fervid("evaluate", place / "list.csv", "--classifier", output, "--format", "json"))
+    assert report["answered"]["uar"]["value"] > 0.9
+    refused(
+        fervid("evaluate", place / "list.csv", "--classifier", output, "--group", "none"), 2, "leave out --group none"
+    )
+    for command in ("classify", "timeline"):
+        refused(fervid(command, place / "clips/0/0.png", "--classifier", output), 2, "--baseline person")
+
+
+def test_without_a_cache_that_can_be_written_there_is_none_and_that_is_said(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("fervid.files.of_user", lambda _: tmp_path / "file")
+    named = ("--network", place / "network.onnx", "--detector", place / "detector.onnx", "--progress", "none")
+    clip = place / "clips" / "0" / "0.png"
+
+    def run(*more: object) -> Result:
+        arguments = ["features", clip, "-o", tmp_path / "f.npz", "--force", *named, *more]
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+    result = run()
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert re.fullmatch(
+        r"fervid: there is no cache that can be written \(.*file.*\); .* --cache keeps them\n", result.stderr
+    )
+    assert len(Table.load(tmp_path / "f.npz").samples) == 1
+
+    def homeless(_: str) -> Path:
+        raise UsageError("this user has no home folder to keep cache in")
+
+    monkeypatch.setattr("fervid.files.of_user", homeless)
+    result = run()
+    assert result.exit_code == 0
+    assert "(this user has no home folder to keep cache in)" in result.stderr
+    refused(run("--cache", tmp_path / "file" / "x"), 2, "cannot be written")
 
 
 # evaluate
@@ -356,7 +426,7 @@ def test_methods_are_compared(place: Path, fervid: Callable[..., Result]) -> Non
 def test_without_a_choice_all_statistics_are_tried(place: Path, fervid: Callable[..., Result]) -> None:
     found = parsed(fervid("evaluate", place / "list.csv", "--folds", "3", "--format", "json"))
     assert [name.partition(",")[0] for name in found["methods"]] == [
-        *("expression", "expression+std+max", "expression+std+min+max"),
+        *("logit+std+max+min", "expression", "expression+std+max", "expression+std+min+max"),
         *("mean", "mean+std", "mean+std+max", "mean+std+min+max"),
     ]
 
@@ -364,7 +434,10 @@ def test_without_a_choice_all_statistics_are_tried(place: Path, fervid: Callable
 def test_a_classifier_is_measured(place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     given = ("evaluate", place / "list.csv", "--classifier", mine)
     report = parsed(fervid(*given, "--format", "json"))
-    assert (report["labels"], report["clips"]) == (["calm", "joy"], 24)
+    assert (report["labels"], report["clips"], report["training_clips"]) == (["calm", "joy"], 24, 24)
+    assert "; 24 of the 24 clips with a face were trained on, so this is no measure of new clips" in said(
+        fervid(*given)
+    )
     assert report["answered"]["accuracy"]["value"] > 0.9
     worse = toys.classifier(
         tmp_path / "worse.onnx",
@@ -427,6 +500,8 @@ def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], 
         ("train {list} -o {new} --seed -1", "--seed"),
         ("train {list} -o {new} --adaptive 1.5", "--adaptive"),
         ("train {list} -o {new} --adaptive 0.1 --target valence", "--adaptive asks how sure"),
+        ("train {list} -o {new} --adaptive 0.1 --center person", "--adaptive is for one clip at a time"),
+        ("train {list} -o {new} --group none --center person", "--center person has to know who is who"),
         ("train {list} -o {new} --target arousal", "no number for 'arousal'.*valence"),
         ("train {list} -o {new} --labels joy", "only the class joy"),
         ("train {list} -o {new} --labels joy,fear", "no clips of fear; it has calm, joy"),

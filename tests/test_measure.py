@@ -15,7 +15,9 @@ import scenes
 import toys
 from fervid import models
 from fervid.errors import DatasetError, ModelIncompatible, UsageError
+from fervid.fit import candidates
 from fervid.measure import belongs, measured, methods, said_by
+from fervid.study import Study, train
 from scenes import known, parted, rated
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -96,6 +98,34 @@ def test_a_set_without_parts_is_measured_by_as_a_whole(tmp_path: Path) -> None:
         measured(known(), toy(tmp_path), split="test")
 
 
+def digested(one: Study, names: Sequence[str]) -> Study:
+    return replace(one, table=replace(one.table, digests=tuple(names)))
+
+
+def test_clips_that_a_classifier_was_trained_on_are_counted(tmp_path: Path) -> None:
+    one = digested(known(), [f"{i:016x}" for i in range(24)])
+    model = toy(tmp_path, training_digests=[f"{i:016x}" for i in range(20, 40)])
+    report = measured(one, model, model)
+    assert (report["training_clips"], report["against"]["training_clips"]) == (4, 4)
+    assert measured(one, toy(tmp_path, training_digests=["f" * 16]))["training_clips"] == 0
+    for digests in (None, [], "all", {"a": 1}):
+        card = {} if digests is None else {"training_digests": digests}
+        assert "training_clips" not in measured(one, toy(tmp_path, **card))
+    assert measured(one, toy(tmp_path, training_digests=[[1], None, f"{0:016x}"]))["training_clips"] == 1
+    assert "training_clips" not in measured(known(), model)  # features of old do not say
+
+
+def test_of_a_part_only_its_own_clips_count(tmp_path: Path) -> None:
+    whole = digested(parted(), [f"{i:016x}" for i in range(32)])
+    data, card = train(whole, candidates(["mean"], ["linear"]), "mine", 3)
+    (tmp_path / "mine.onnx").write_bytes(data)
+    model = models.load(str(tmp_path / "mine.onnx"), "classifier")
+    assert len(card["training_digests"]) == 24
+    assert measured(whole, model)["training_clips"] == 0
+    assert measured(whole, model, split="train")["training_clips"] == 24
+    assert measured(whole, model, split="all")["training_clips"] == 24
+
+
 def test_one_clip_can_be_measured_by(tmp_path: Path) -> None:
     one = known()
     single = replace(one, table=one.table[np.array([0])], groups=one.groups[:1])
@@ -164,8 +194,7 @@ def test_a_part_that_shows_no_face_is_not_measured_by_another() -> None:
 
 def test_methods_with_another_scaling() -> None:
     one = known()
-    one.table.statistics["embedding.mean"][:, 0] *= 1e-4
-    one.table.statistics["embedding.mean"][:, 1:] = 1
+    one.table.statistics["embedding.mean"][:] = 1 + one.truth[:, None]  # which a clip of unit length does not show
     usual, other = (methods(one, ["mean"], ["linear"], 3, scalings=scalings) for scalings in (None, ["standard"]))
     assert list(usual) == list(other) == ["mean, linear"]
     assert other["mean, linear"]["answered"]["uar"]["value"] == 1 > usual["mean, linear"]["answered"]["uar"]["value"]

@@ -250,6 +250,27 @@ def test_labels_that_the_classifier_does_not_have_are_refused(tmp_path: Path) ->
         toy(tmp_path, labels=("first", "calm"))
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ((), "not none"),
+        (("first",), "not first$"),
+        (("first", "first"), "not first, first"),
+        (("first", "third", "first"), "not first, third, first"),
+    ],
+)
+def test_fewer_than_two_labels_are_refused_and_it_is_said_which_there_are(
+    tmp_path: Path, labels: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UsageError, match=f"two or more different ones of first, second, third, {words}"):
+        toy(tmp_path, labels=labels)
+
+
+def test_a_classifier_of_centred_features_is_refused_and_the_baseline_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"toy-classifier was trained with --center person .*--baseline person"):
+        fervid.load(**toys.family(tmp_path, center="person"))
+
+
 def test_a_classifier_that_cannot_be_asked_early_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="toy-classifier was fitted without --adaptive"):
         toy(tmp_path, adaptive=True)

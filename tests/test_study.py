@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import scenes
@@ -15,7 +16,7 @@ from fervid.adaptive import STRIDES
 from fervid.dataset import Dataset, Sample
 from fervid.errors import DatasetError, InputError, NoFaces, UsageError
 from fervid.features import IDENTITY, Row
-from fervid.fit import candidates, people
+from fervid.fit import Kind, candidates, people, to_onnx
 from fervid.measure import measured, said_by
 from fervid.records import ClipFeatures
 from fervid.study import about, check, looked_at, study, train
@@ -101,8 +102,14 @@ def test_clips_that_were_looked_at() -> None:
     table = looked_at(iter([nobody, seen]), scenes.ABOUT)
     assert (table.samples, table.faceless) == ((seen.sample,), (nobody.sample,))
     broken = [Row(clip("joy"), None, problem=InputError(f"{i}.mp4 is empty")) for i in range(4)]
-    with pytest.raises(DatasetError, match=r"4 clips cannot be read.*0\.mp4 is empty; 1\.mp4.*2\.mp4 is empty; mend"):
+    every = "; ".join(rf"{i}\.mp4 is empty" for i in range(4))
+    with pytest.raises(DatasetError, match=rf"^4 clips cannot be read: {every}; mend or remove .*--skip-broken"):
         looked_at([seen, *broken], scenes.ABOUT)
+    with pytest.raises(DatasetError, match=r"^1 clip cannot be read: "):
+        looked_at([seen, broken[0]], scenes.ABOUT)
+    table = looked_at([seen, *broken, nobody], scenes.ABOUT, skip_broken=True)
+    assert (table.samples, table.faceless) == ((seen.sample,), (nobody.sample,))
+    assert table.broken == tuple(row.sample for row in broken)
 
 
 def test_what_features_come_from(tmp_path: Path) -> None:
@@ -123,6 +130,38 @@ def test_truth_and_examples() -> None:
     assert {name: matrix.shape for name, matrix in examples.matrices.items()} == {"mean": (24, 3), "mean+std": (24, 6)}
     assert examples.groups.tolist() == one.groups.tolist()
     assert rated(10).truth.tolist() == pytest.approx(np.linspace(1, 9, 10).tolist())
+
+
+def test_features_are_centred_by_the_person_in_each_part() -> None:
+    one = replace(known(), center="person")
+    x, plain = (study.matrix(["embedding.mean", "embedding.std"]) for study in (one, known()))
+    for person in np.unique(one.groups):
+        rows = one.groups == person
+        assert x[rows, :3].mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
+        assert x[rows, :3] == pytest.approx(plain[rows, :3] - plain[rows, :3].mean(axis=0), abs=1e-6)
+    assert np.array_equal(x[:, 3:], plain[:, 3:])  # deviations are left alone
+    assert np.array_equal(one.examples(["mean+std"]).matrices["mean+std"], x)
+    learnt, held = replace(parted(), center="person").held_out()
+    for part in (learnt, held):
+        sums = np.zeros((part.groups.max() + 1, 3))
+        np.add.at(sums, part.groups, part.matrix(["embedding.mean"]))
+        assert sums == pytest.approx(0, abs=1e-5)
+
+
+def test_rows_without_a_face_do_not_count_for_the_mean_of_a_person() -> None:
+    one = replace(known(strides=(2,)), center="person")
+    one.table.coarse[2]["embedding.mean"][1] = np.nan
+    x = one.matrix(["embedding.mean"], 2)
+    assert np.isnan(x[1]).all()
+    assert x[one.groups == 0][[0, 2, 3]].mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
+
+
+def test_centring_needs_to_know_who_is_who_and_two_clips_of_somebody() -> None:
+    with pytest.raises(UsageError, match="leave out --group none"):
+        replace(known(), groups=None, center="person").examples(["mean"])
+    clips = scenes.samples(["joy", "calm"] * 3, [f"p{i}" for i in range(6)])
+    with pytest.raises(DatasetError, match=r"every person has only one clip.*--center person"):
+        study(found(*clips), scenes.table(clips, np.zeros((6, 3))), center="person")
 
 
 def test_statistics_of_groups_need_everybody() -> None:
@@ -206,6 +245,24 @@ def test_a_classifier_is_fitted_and_says_how_good_it_is(labels: tuple[str, ...],
     assert (said.argmax(axis=1) == one.truth).mean() > 0.9
 
 
+def test_people_who_look_different_are_told_by_how_they_differ_from_themselves(tmp_path: Path) -> None:
+    """What tells people apart is far more than what they show."""
+    one = known(people=8, each=3)
+    looks = np.random.default_rng(0).normal(scale=30, size=(8, 3)).astype(np.float32)[one.groups]
+    for name in ("embedding.mean", "embedding.max"):
+        one.table.statistics[name][:] += looks
+    ways = candidates(["mean", "max"], ["linear"], ["standard"])
+    (plain,) = train(one, ways, "mine", 3)[1]["figures"].values()
+    data, card = train(replace(one, center="person"), ways, "mine", 3)
+    (centered,) = card["figures"].values()
+    assert card["center"] == "person"
+    assert centered["answered"]["uar"]["value"] > 0.95 > plain["answered"]["uar"]["value"]
+    model = loaded(tmp_path, data)
+    assert (said_by(one, model).argmax(axis=1) == one.truth).mean() > 0.95
+    with pytest.raises(UsageError, match="leave out --group none"):
+        said_by(replace(one, groups=None), model)
+
+
 def test_clips_that_stand_alone_are_said_to() -> None:
     _, card = train(replace(known(), groups=None), LINEAR, "mine", 3)
     assert list(card["figures"]) == ["cross-validated by clip on set"]
@@ -240,6 +297,31 @@ def test_a_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
     again = measured(one, model)
     assert again["ccc"]["value"] > 0.8
     assert said_by(one, model).shape == (30,)
+
+
+def test_a_file_that_answers_the_opposite_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = to_onnx
+
+    def inverted(pipeline: Any, width: int) -> Any:
+        model = right(pipeline, width)
+        (factor,) = (one for one in model.graph.initializer if one.name == "logits_1")
+        factor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(factor), "logits_1"))
+        return model
+
+    monkeypatch.setattr("fervid.study.to_onnx", inverted)
+    with pytest.raises(DatasetError, match=r"mean recall of 0\.000 on its own training clips.*is not written; try"):
+        train(known(), LINEAR, "mine", 3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "rbf", "logistic"])
+def test_few_people_give_a_file_that_knows_its_training_clips(kind: Kind, tmp_path: Path) -> None:
+    """14 people with two clips each, of whom held-out folds say little."""
+    for seed in range(3):
+        study_of_few = replace(known(people=14, each=1, noise=2.5, seed=seed), seed=seed)
+        data, card = train(study_of_few, candidates(["mean"], [kind]), "mine", 3)
+        (report,) = card["figures"].values()
+        answers = said_by(study_of_few, loaded(tmp_path, data)).argmax(axis=1)
+        assert (answers == study_of_few.truth).mean() >= report["answered"]["accuracy"]["interval"][0]
 
 
 def test_the_same_seed_gives_the_same_file() -> None:

@@ -53,6 +53,40 @@ def cells(table: Table, width: int = 80) -> list[list[str]]:
     return [line.split() for line in text(table, width)[1:]]
 
 
+def test_clips_that_were_trained_on_are_named_in_the_heading() -> None:
+    measured = report(["a", "b"], [0, 1, 0], [0, 1, -1])
+    assert text(shown(measured | {"training_clips": 0})[0])[0] == "Summary, with 95 % intervals"
+    (heading, *_) = text(shown(measured | {"training_clips": 1})[0], 200)
+    assert heading.endswith("; 1 of the 2 clips with a face were trained on, so this is no measure of new clips")
+    figure = {"value": 1, "interval": None}
+    ratings = {"clips": 3, "unanswered": 1, "ccc": figure, "mae": figure, "pearson": figure}
+    assert "; 2 of the 2 clips with a face" in text(shown(ratings | {"training_clips": 2})[0], 200)[0]
+    both = compare(predictions(["a", "b"], [0, 1], [0, 1]), predictions(["a", "b"], [0, 1], [0, 0]))
+    assert text(comparison(both | {"training_clips": 1}), 200)[0].endswith("2 clips; theirs was trained on 1 of them")
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (
+            {"name": "set", "clips": {"calm": 1, "joy": 2000}, "people": 1, "faceless": 0},
+            "set: 2,001 clips (calm 1, joy 2,000) of 1 person",
+        ),
+        (
+            {"name": "set", "clips": 1, "people": 2, "faceless": 1, "broken": 2},
+            "set: 1 clip of 2 people; 1 more shows no face; 2 left out because of errors",
+        ),
+        ({"name": "set", "clips": 3, "people": None, "faceless": 2}, "set: 3 clips; 2 more show no face"),
+    ],
+)
+def test_a_card_says_in_words_what_was_trained_on(data: dict[str, Any], sentence: str) -> None:
+    adaptive = {"levels": [], "share of frames": 0.5, "accuracy": 0.9, "accuracy of all frames": 0.95}
+    (table,) = shown({"kind": "classifier", "name": "mine", "data": data, "adaptive": adaptive, "figures": {}})
+    lines = [line.strip() for line in text(table, 200)]
+    assert f"data      {sentence}" in lines
+    assert lines[-1].endswith("looks at 50.0 % of the frames, with an accuracy of 90.0 % instead of 95.0 %")
+
+
 def test_the_summary_says_figures_with_their_intervals() -> None:
     lines = text(tables(report(["a", "b"], [0] * 60 + [1] * 40, [0] * 50 + [-1] * 10 + [0] * 10 + [1] * 30))[0])
     assert lines[0] == "Summary, with 95 % intervals"

@@ -46,7 +46,7 @@ from fervid.commands.options import (
     setting,
     workers,
 )
-from fervid.errors import UsageError, usage
+from fervid.errors import NothingMatched, UsageError, usage
 
 if TYPE_CHECKING:
     from fervid.batch import Policy
@@ -138,9 +138,8 @@ def classify(
             named=named,
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
-    passed_over = PassedOver()
-    names = [*(inputs or []), *_listed(from_file, nul)]
-    summary = Summary("clip")
+    passed_over, summary = PassedOver(), Summary("clip")
+    names = _names(inputs, from_file, nul)
     clips = expand(names, recursive=recursive, urls=cluster, passed_over=passed_over)
     _tell_passed_over(passed_over, progress)
     if not cluster:
@@ -241,7 +240,7 @@ def timeline(
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
     passed_over, summary = PassedOver(), Summary("window")
-    clips = expand([*(inputs or []), *_listed(from_file, nul)], recursive=recursive, passed_over=passed_over)
+    clips = expand(_names(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
     _tell_passed_over(passed_over, progress)
     draw = _drawing(plot, clips, output, force)
     jobs, threads = workers(len(clips), jobs, threads)
@@ -384,9 +383,20 @@ def _tell_passed_over(passed_over: PassedOver, show: Progress) -> None:
         note(message, show)
 
 
-def _listed(source: Path | None, nul: bool) -> list[str]:
-    if source is None:
-        return []
+def _names(inputs: Sequence[str] | None, from_file: Path | None, nul: bool) -> list[str]:
+    """What is named on the command line and in a list.
+
+    Raises:
+        NothingMatched: There is a list and nothing else, and it is empty.
+    """
+    names = [*(inputs or []), *(_listed(from_file, nul) if from_file else [])]
+    if from_file and not names:
+        place = "on standard input" if str(from_file) == "-" else str(from_file)
+        raise NothingMatched(f"the list {place} names nothing; write the name of a file, folder or glob in each line")
+    return names
+
+
+def _listed(source: Path, nul: bool) -> list[str]:
     from fervid.inputs import read_list
 
     if str(source) == "-" and sys.stdin is None:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from fervid.study import Study
 
 _Name = TypeVar("_Name", bound=str)
-LISTS = (".csv", ".jsonl", ".ndjson")
+LISTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 labelled_app = typer.Typer()
 
@@ -104,8 +104,9 @@ Statistics = Annotated[
     str | None,
     typer.Option(
         "--statistics",
-        help="Such as mean+std,mean+std+expression+max, with commas between: mean, std, min and max are of the"
-        " embedding, and those after expression, itself a mean, of the probabilities. Also group (with --face all).",
+        help="Such as mean+std,logit+std+max, with commas between: mean, std, min and max are of the embedding, and"
+        " those after expression or logit, itself a mean, of the probabilities or their logits. Also group (with --face"
+        " all).",
     ),
 ]
 Folds = Annotated[int, typer.Option("--folds", help="Of cross-validation.", min=3)]
@@ -155,7 +156,17 @@ def train(
     statistics: Statistics = None,
     scalings: Annotated[
         str | None,
-        typer.Option("--scaling", help="Of l2 and standard, with commas between. Default: as suits the kind."),
+        typer.Option(
+            "--scaling",
+            help="Of l2 and standard, with commas between. Default: standard for logits, mlp and --center, else l2.",
+        ),
+    ] = None,
+    center: Annotated[
+        Literal["person"] | None,
+        typer.Option(
+            "--center",
+            help="Subtract each person's mean over all clips of that person, which every use needs then too.",
+        ),
     ] = None,
     folds: Folds = 5,
     seed: Seed = 2021,
@@ -165,6 +176,9 @@ def train(
             "--adaptive", help="Share of clips that an answer from few frames may get wrong, as 0.02.", min=0, max=1
         ),
     ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Go on without clips that cannot be read; the card says how many.")
+    ] = False,
     force: Force = False,
     format: Form = "table",
     *,
@@ -173,18 +187,18 @@ def train(
     """Fit a clip classifier on labelled clips, chosen and measured by cross-validation that keeps people together."""
     from fervid.adaptive import STRIDES
     from fervid.files import refuse_existing, replacing
-    from fervid.fit import COSTS, Scaling, candidates
+    from fervid.fit import COSTS, USUAL_GROUP_STATISTICS, USUAL_STATISTICS, Scaling, candidates, statistics_of
     from fervid.study import train as fitted
 
     refuse_existing(output, force=force)
     if adaptive is not None and target:
         raise UsageError("--adaptive asks how sure a classifier is; a regression on --target cannot say")
-    usual = ("group",) if looking.face == "all" else ("mean+std", "mean+std+max", "mean+std+min+max")
-    ways = candidates(
-        _combined(statistics) or usual,
-        _among(kinds, COSTS) or ("linear", "logistic"),
-        _among(scalings, dict.fromkeys(get_args(Scaling))),
-    )
+    if center and adaptive is not None:
+        raise UsageError("--adaptive is for one clip at a time, and --center person needs all clips of a person")
+    if center and group == "none":
+        raise UsageError("--center person has to know who is who, and --group none says that nobody does")
+    named, wanted_kinds = _combined(statistics), _among(kinds, COSTS)
+    wanted_scalings = _among(scalings, dict.fromkeys(get_args(Scaling)))
     known = _study(
         dataset,
         looking,
@@ -192,8 +206,13 @@ def train(
         target=target,
         group=group,
         seed=seed,
+        center=center,
         strides=() if adaptive is None else STRIDES,
+        skip_broken=skip_broken,
     )
+    usual = USUAL_GROUP_STATISTICS if looking.face == "all" else USUAL_STATISTICS
+    able = [name for name in usual if set(statistics_of(name)) <= known.table.statistics.keys()]
+    ways = candidates(named or able, wanted_kinds, wanted_scalings or (["standard"] if center else []))
     data, card = fitted(known, ways, output.stem, folds, adaptive)
     with replacing(output, force=force) as file:
         file.write(data)
@@ -350,7 +369,6 @@ def _rows(
     """Look at every clip, unless what is to be judged by them was fitted on another network."""
     from fervid.extract import load_extractor
     from fervid.features import extract
-    from fervid.files import of_user
     from fervid.measure import belongs
     from fervid.progress import shown
     from fervid.study import about
@@ -365,9 +383,27 @@ def _rows(
     )
     for model in judged:
         belongs(model, about(extractor))
-    kept = looking.cache or of_user("cache") / "features"
-    rows = extract(found.samples, extractor, kept, jobs, strides, limits_of(looking.timeout, looking.memory))
+    cache = looking.cache or _find_cache()
+    rows = extract(found.samples, extractor, cache, jobs, strides, limits_of(looking.timeout, looking.memory))
     return extractor, list(shown(rows, len(found.samples), looking.progress, lambda row: row.problem is not None))
+
+
+def _find_cache() -> Path | None:
+    """The user's folder for features; None, which is said, if nothing can be kept there."""
+    from tempfile import TemporaryFile
+
+    from fervid.files import of_user
+    from fervid.progress import tell
+
+    try:
+        cache = of_user("cache") / "features"
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=cache):
+            return cache
+    except (UsageError, OSError) as error:
+        reason = error.message if isinstance(error, UsageError) else f"{error.filename or cache}: {error.strerror}"
+        tell(f"there is no cache that can be written ({reason}); features last for this run only, --cache keeps them")
+        return None
 
 
 def _study(
@@ -378,14 +414,17 @@ def _study(
     target: str | None,
     group: Literal["auto", "none"],
     seed: int,
+    center: Literal["person"] | None = None,
     strides: Sequence[int] = (),
     judged: Sequence[Model] = (),
+    skip_broken: bool = False,
 ) -> Study:
     """Labelled clips with their features, from the clips or from a file of features."""
     import numpy as np
 
     from fervid.dataset import Dataset, only, read
     from fervid.features import Table
+    from fervid.progress import tell
     from fervid.study import about, check, looked_at, study
 
     pooled = source.lower().endswith(".npz")
@@ -398,11 +437,14 @@ def _study(
     check(found, target=target, group=group, answerable=judged[0].card.get("labels") if judged else None)
     if table is None:
         extractor, rows = _rows(found, looking, strides, judged)
-        table = looked_at(rows, about(extractor))
+        table = looked_at(rows, about(extractor), skip_broken=skip_broken)
+        for row in rows if skip_broken else ():
+            if row.problem and row.problem.code != "no_face":
+                tell(f"left out: {row.problem.message}")
     elif labels:
         faceless = tuple(sample for sample in table.faceless if sample.label in labels)
         table = replace(table[np.array([sample.label in labels for sample in table.samples])], faceless=faceless)
-    return study(found, table, target=target, group=group, seed=seed)
+    return study(found, table, target=target, group=group, seed=seed, center=center)
 
 
 def _show(report: Mapping[str, Any], format: str) -> None:

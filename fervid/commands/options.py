@@ -63,7 +63,8 @@ Camera = Annotated[
 ]
 Recursive = Annotated[bool, setting("--recursive/--no-recursive", "Search the folders within folders.")]
 FromFile = Annotated[
-    Path | None, typer.Option("--from-file", help="A list of inputs, one a line; - is standard input.")
+    Path | None,
+    typer.Option("--from-file", help="A list of inputs, one a line; # begins a comment; - is standard input."),
 ]
 Null = Annotated[bool, typer.Option("-0", "--null", help="The list is separated by NUL.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write here; the suffix chooses the format.")]

@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from fervid.errors import UsageError
+from fervid.errors import UsageError, plural
 from fervid.files import replacing
 
 FIGURES = {"accuracy": "accuracy", "uar": "unweighted average recall", "f1": "macro F1"}
@@ -25,6 +25,8 @@ def shown(report: Mapping[str, Any]) -> list[Table]:
     if "methods" in report:
         return _methods(report["methods"])
     found = tables(report) if "labels" in report else [_ratings({"": report})]
+    if note := trained_on(report):
+        found[0].title = _heading(f"{found[0].title}; {note}")
     if "against" in report:
         found.append(comparison(report["against"]))
     if "adaptive" in report:
@@ -33,6 +35,15 @@ def shown(report: Mapping[str, Any]) -> list[Table]:
             few.add_row(name, _percent(value))
         found.append(few)
     return found
+
+
+def trained_on(report: Mapping[str, Any]) -> str:
+    """What a heading says of figures on clips that the classifier was trained on; empty if there are none."""
+    count = report.get("training_clips", 0)
+    clips = report["answered"]["count"] if "answered" in report else report["clips"] - report["unanswered"]
+    if not count:
+        return ""
+    return f"{count:,} of the {plural(clips, 'clip')} with a face were trained on, so this is no measure of new clips"
 
 
 def _titled(name: str, report: Mapping[str, Any]) -> list[Table]:
@@ -44,11 +55,34 @@ def _titled(name: str, report: Mapping[str, Any]) -> list[Table]:
 def _card(card: Mapping[str, Any]) -> Table:
     heading = _heading(f"{card['kind']} {card['name']}")
     table = Table(title=heading, show_header=False, title_justify="left", box=None, pad_edge=False)
-    for key in ("labels", "target", "statistics", "recipe", "data", "adaptive"):
+    for key in ("labels", "target", "statistics", "center", "recipe", "data", "adaptive"):
         if key in card:
             value = card[key]
-            table.add_row(key, Text(", ".join(value) if isinstance(value, list) else str(value)))
+            say = {"data": _data, "adaptive": _adaptive}.get(key, str)
+            table.add_row(key, Text(", ".join(value) if isinstance(value, list) else say(value)))
     return table
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    clips = data["clips"]
+    classes, count = "", clips
+    if isinstance(clips, Mapping):
+        classes = f" ({', '.join(f'{label} {number:,}' for label, number in clips.items())})"
+        count = sum(clips.values())
+    people = f" of {plural(data['people'], 'person', 'people')}" if data["people"] is not None else ""
+    parts = [f"{data['name']}: {plural(count, 'clip')}{classes}{people}"]
+    if data["faceless"]:
+        parts.append(f"{plural(data['faceless'], 'more shows', 'more show')} no face")
+    if data.get("broken"):
+        parts.append(f"{data['broken']:,} left out because of errors")
+    return "; ".join(parts)
+
+
+def _adaptive(adaptive: Mapping[str, Any]) -> str:
+    return (
+        f"looks at {_percent(adaptive['share of frames'])} of the frames, with an accuracy of"
+        f" {_percent(adaptive['accuracy'])} instead of {_percent(adaptive['accuracy of all frames'])}"
+    )
 
 
 def _methods(methods: Mapping[str, Mapping[str, Any]]) -> list[Table]:
@@ -89,7 +123,8 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
 
 def comparison(report: Mapping[str, Any]) -> Table:
     """What `compare` returned."""
-    table = _table(f"Two classifiers on {report['clips']:,} clips", "figure", "ours - theirs")
+    note = f"; theirs was trained on {report['training_clips']:,} of them" if report.get("training_clips") else ""
+    table = _table(f"Two classifiers on {plural(report['clips'], 'clip')}{note}", "figure", "ours - theirs")
     for name, title in FIGURES.items():
         table.add_row(title, _figure(report["difference"][name], unit=" points", digits="+z.1f"))
     table.add_row("clips only ours answers rightly", f"{report['only_ours']:,}")
@@ -199,7 +234,7 @@ def _picture(report: Mapping[str, Any], format: str) -> bytes:
     display.plot(ax=axes, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})
     for text, share, count in zip(display.text_.flat, shares.flat, counts.flat, strict=True):
         text.set(text=f"{100 * share:.0f} %\n{count:,}" if count else "", color="white" if share > 0.5 else "black")
-    axes.set(xlabel="answer", ylabel="truth", title=f"{counts.sum():,} clips with a face")
+    axes.set(xlabel="answer", ylabel="truth", title=f"{plural(counts.sum(), 'clip')} with a face")
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
     picture = io.BytesIO()
     figure.savefig(picture, format=format)

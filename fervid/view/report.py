@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fervid.errors import UsageError
 from fervid.view import charts
+from fervid.view.evaluation import trained_on
 from fervid.view.results import Measured, Record, Run, Timelines
 
 if TYPE_CHECKING:
@@ -291,12 +292,17 @@ def _evaluation(reports: Mapping[str, Record]) -> dict[str, Any]:
         "reports": [_classes(name, report) for name, report in classes.items()],
         "methods": _methods(classes) if len(classes) > 1 else None,
         "rated": [
-            {"name": name, "clips": report["clips"], "unanswered": report["unanswered"]}
+            {"name": _heading(name, "Ratings", report), "clips": report["clips"], "unanswered": report["unanswered"]}
             | {"figures": [(title, report[key]) for key, title in _RATED.items()]}
             for name, report in rated.items()
         ],
         "models": [],
     }
+
+
+def _heading(name: str, usual: str, report: Record) -> str:
+    note = trained_on(report)
+    return f"{name or usual}: {note}" if note else name
 
 
 def _methods(reports: Mapping[str, Record]) -> dict[str, Any]:
@@ -346,7 +352,7 @@ def _classes(name: str, report: Record) -> dict[str, Any]:
         _interval(row["label"], row["recall"], row["recall_interval"]) for row in each if row["recall"] is not None
     ]
     return {
-        "name": name,
+        "name": _heading(name, "Figures", report),
         "clips": report["clips"],
         "answered": answered["count"],
         "figures": [(title, answered[key], every[key]) for key, title in _FIGURES.items()],

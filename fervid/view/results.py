@@ -313,12 +313,18 @@ _CLASSES = {
         },
         "against": _AGAINST,
         "adaptive": {"type": "object", "additionalProperties": _SHARE},
+        "training_clips": _COUNT,
     },
 }
 _RATINGS = {
     "type": "object",
     "required": ["clips", "unanswered", "ccc", "mae", "pearson"],
-    "properties": {"clips": _COUNT, "unanswered": _COUNT, **dict.fromkeys(("ccc", "mae", "pearson"), _FIGURE)},
+    "properties": {
+        "clips": _COUNT,
+        "unanswered": _COUNT,
+        "training_clips": _COUNT,
+        **dict.fromkeys(("ccc", "mae", "pearson"), _FIGURE),
+    },
 }
 
 
