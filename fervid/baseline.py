@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fervid.classify import is_centered
 from fervid.errors import UsageError
 from fervid.records import ClipFeatures, Floats
 
@@ -20,7 +21,7 @@ Kind = Literal["person", "rest"]
 
 LOGITS = "logit.mean"
 MOVED = ("logit.mean", "logit.min", "logit.max")
-"""The statistics that are relative to a person; the others are of differences already, or are not about expressions."""
+"""The statistics of logits that say where they lie; the standard deviation is relative to a person already."""
 MIN_CLIPS = 5
 MIN_SPREAD = 0.4
 """Root mean square over clips and classes of the distance of logits from a person's average, below which the clips are
@@ -36,12 +37,12 @@ class BaselineReference:
     Attributes:
         kind: `person`, the average over clips, or `rest`, that over clips in which the person is at rest.
         clips: How many.
-        logits: (c,) the average.
+        statistics: The average of each statistic, by name.
     """
 
     kind: Kind
     clips: int
-    logits: Floats
+    statistics: Mapping[str, Floats]
 
 
 def identify_people(identities: Floats, clips: Sequence[int], min_similarity: float) -> NDArray[np.int64]:
@@ -90,51 +91,75 @@ def _link(units: Floats, clips: NDArray[np.int64], min_similarity: float) -> NDA
     return np.asarray(linkage.fit_predict(distances), np.int64)
 
 
-def average_logits(logits: Floats, people: NDArray[np.int64]) -> dict[int, BaselineReference]:
+def average_people(statistics: Mapping[str, Floats], people: NDArray[np.int64]) -> dict[int, BaselineReference]:
     """Each person's average over clips, of those with at least `MIN_CLIPS` clips that differ enough.
 
     Args:
-        logits: (n, c) means of a person over a clip.
+        statistics: By name (n, d), of a person in a clip; `LOGITS` among them.
         people: (n,) who it is.
     """
     references = {}
     for person in np.unique(people):
-        rows = logits[people == person]
-        spread = float(np.sqrt(np.square(rows - rows.mean(axis=0)).mean()))
-        if len(rows) >= MIN_CLIPS and spread >= MIN_SPREAD:
-            references[int(person)] = BaselineReference("person", len(rows), rows.mean(axis=0).astype(np.float32))
+        chosen = people == person
+        logits = statistics[LOGITS][chosen]
+        spread = float(np.sqrt(np.square(logits - logits.mean(axis=0)).mean()))
+        if len(logits) >= MIN_CLIPS and spread >= MIN_SPREAD:
+            references[int(person)] = make_reference("person", statistics, chosen)
     return references
 
 
-def usual_logits(card: Mapping[str, Any], kind: Kind) -> Floats:
-    """(c,) what the people show on average, or at rest, on whom a classifier was fitted.
+def make_reference(kind: Kind, statistics: Mapping[str, Floats], chosen: NDArray[np.bool_]) -> BaselineReference:
+    """The average of the chosen rows (n,) of statistics (n, d)."""
+    means = {name: rows[chosen].mean(axis=0).astype(np.float32) for name, rows in statistics.items()}
+    return BaselineReference(kind, int(chosen.sum()), means)
 
-    Args:
-        card: Of the classifier.
-        kind: Of the baseline.
+
+def check_card(card: Mapping[str, Any], kind: Kind | None) -> None:
+    """Whether a clip classifier can be asked relative to a baseline of that kind, or without one.
 
     Raises:
-        UsageError: The classifier does not take logits, or its card does not say.
+        UsageError: It cannot.
     """
-    if any(not name.startswith("logit.") or ".spread." in name for name in card["statistics"]):
-        raise UsageError(
-            f"{card['name']} was fitted on {', '.join(card['statistics'])}, and a baseline moves statistics of logits"
-            " alone; take the shipped emotion8, or train with --statistics logit"
-        )
-    usual = card.get("usual_logits", {}).get(kind)
-    if usual is None:
-        raise UsageError(f"the card of {card['name']} does not say what is usual for a baseline of that kind ({kind})")
-    return np.asarray(usual, np.float32)
+    name = card.get("name")
+    if card.get("center") == "person":
+        if kind != "person":
+            raise UsageError(
+                f"{name} was trained with --center person and needs the mean of each person over all clips that are"
+                " answered together; add --baseline person"
+            )
+    elif kind is not None:
+        if any(not part.startswith("logit.") or ".spread." in part for part in card["statistics"]):
+            raise UsageError(
+                f"{name} was fitted on {', '.join(card['statistics'])}, and a baseline moves statistics of logits"
+                " alone; take the shipped emotion8, or train with --statistics logit or --center person"
+            )
+        if kind not in card.get("usual_logits", {}):
+            raise UsageError(f"the card of {name} does not say what is usual for a baseline of that kind ({kind})")
 
 
-def move_features(features: ClipFeatures, reference: Floats, usual: Floats) -> ClipFeatures:
-    """Features as if the person's average were the usual one.
+def move_features(
+    features: ClipFeatures, reference: BaselineReference | None, card: Mapping[str, Any], kind: Kind
+) -> ClipFeatures:
+    """Features relative to a person, as a clip classifier takes them.
+
+    One that was fitted on features centred by person gets them less the person's average, or less that of the people
+    it was fitted on if the person has none. For others a person's average logits are moved to the usual ones.
 
     Args:
         features: Of a clip.
-        reference: (c,) logits of the person.
-        usual: (c,) logits to which they are moved.
+        reference: Of the person; None if there is none.
+        card: Of a classifier that `check_card` finds no fault with.
+        kind: Of the baseline.
     """
-    step = np.asarray(usual - reference, np.float32)
-    statistics = {name: value + step if name in MOVED else value for name, value in features.statistics.items()}
-    return ClipFeatures(statistics, features.count)
+    if card.get("center") == "person":
+        means = reference.statistics if reference else card["usual_statistics"]
+        steps = {name: -np.asarray(means[name]) for name in card["statistics"] if is_centered(name)}
+    elif reference is None:
+        steps = {}
+    else:
+        steps = dict.fromkeys(MOVED, np.asarray(card["usual_logits"][kind]) - reference.statistics[LOGITS])
+    moved = {
+        name: np.asarray(value + steps[name], np.float32) if name in steps else value
+        for name, value in features.statistics.items()
+    }
+    return ClipFeatures(moved, features.count)

@@ -45,6 +45,7 @@ class Options:
         attributes: Whether to estimate age, gender and ethnicity of each person.
         labels: Which of the classifier's labels may be answered; None for all.
         adaptive: Whether to look at few frames first and stop when the classifier is sure.
+        baseline: What answers are relative to, if `relative` asks for them: each person's average, or clips at rest.
         detect_every: Seconds from one glance of the face detector to the next while all faces can be followed; 0 makes
             it search every sampled frame.
     """
@@ -55,6 +56,7 @@ class Options:
     attributes: bool = False
     labels: tuple[str, ...] | None = None
     adaptive: bool = False
+    baseline: Literal["person", "rest"] | None = None
     detect_every: float = 1.0
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fervid import models
 from fervid.adaptive import levels
-from fervid.baseline import LOGITS, BaselineReference, Kind, move_features, usual_logits
+from fervid.baseline import LOGITS, BaselineReference, check_card, move_features
 from fervid.classify import ClipClassifier, belongs
 from fervid.errors import FramesDropped, InputError, ModelIncompatible, UsageError
 from fervid.extract import Extractor, Options, fitting, load_extractor
@@ -71,7 +71,7 @@ class Classifier:
                 f"{classifier.identity.name} was fitted on network {theirs[:12] if len(theirs) == 64 else theirs},"
                 f" not on {network.identity.name} ({network.identity.sha256[:12]}); fit it again, or name its network"
             )
-        _check_baseline(classifier)
+        check_card(classifier.card, options.baseline)
         lacking = [name for name, known in ATTRIBUTES.items() if known not in network.card]
         if options.attributes and lacking:
             raise UsageError(
@@ -163,33 +163,27 @@ class Classifier:
         record: ObservedRecord,
         identities: Sequence[str],
         references: Sequence[BaselineReference | None],
-        kind: Kind | None,
     ) -> ClipResult:
         """The record with names of people, and answers relative to their averages.
 
         Args:
             record: What `observe` gave.
             identities: A name for each person in it.
-            references: What each person's answer is relative to; None leaves the answer as it is.
-            kind: Of the baseline; None if only names were asked for.
-
-        Raises:
-            UsageError: The classifier cannot be asked relative to a baseline.
+            references: What each person's answer is relative to; None for a person without an average.
         """
-        usual = usual_logits(self.card, kind) if kind else None
-        people = []
+        kind, people = self.options.baseline, []
         for person, features, identity, reference in zip(
             record.result.people, record.people, identities, references, strict=True
         ):
             answer = person.answer
-            if reference is not None and usual is not None:
-                answer = self._classify(move_features(features, reference.logits, usual))
+            if kind is not None:
+                answer = self._classify(move_features(features, reference, self.card, kind))
             people.append(replace(person, answer=answer, identity=identity))
         main = references[0] if references else None
         return replace(
             record.result,
             people=tuple(people),
-            answer=people[0].answer if main else record.result.answer,
+            answer=people[0].answer if people else None,
             baseline=Baseline(main.kind, main.clips) if main else None,
         )
 
@@ -380,16 +374,3 @@ def _or_raise(result: ClipResult, error: InputError | None) -> ClipResult:
     if error is not None and result.status != "ok":
         raise error
     return result
-
-
-def _check_baseline(classifier: models.Model) -> None:
-    """Refuse a classifier that takes features centred by person, because no mean of a person is at hand.
-
-    Raises:
-        UsageError: It does.
-    """
-    if classifier.card.get("center") == "person":
-        raise UsageError(
-            f"{classifier.identity.name} was trained with --center person and needs the mean of each person over all"
-            " clips that are answered together, which --baseline person is for; `fervid evaluate` measures it"
-        )

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid.baseline import (
-    LOGITS,
     BaselineReference,
     Kind,
-    average_logits,
+    average_people,
     identify_people,
-    usual_logits,
+    make_reference,
 )
 from fervid.batch import Policy, lost_clip
 from fervid.errors import UsageError
@@ -26,7 +25,7 @@ from fervid.gather import Windows
 from fervid.ledger import stamp
 from fervid.observations import ObservationFile
 from fervid.pipeline import IDENTITY, Classifier, ObservedRecord
-from fervid.records import ClipResult, Floats, WindowResult
+from fervid.records import ClipFeatures, ClipResult, Floats, WindowResult
 from fervid.sampling import Sampling
 from fervid.workers import Died, ordered
 
@@ -183,8 +182,6 @@ def check_relative(classifier: Classifier, spec: BaselineSpec) -> None:
             f"{classifier.models['network'].name} knows no identities, so nobody is recognised in another clip;"
             " leave out --network"
         )
-    if spec.kind:
-        usual_logits(classifier.card, spec.kind)
 
 
 def relate_clips(
@@ -209,7 +206,7 @@ def relate_clips(
     for i, records in enumerate(clips):
         known = [[number_of[i, person.id] for person in record.result.people] for record in records]
         yield [
-            classifier.relate(record, [names[n] for n in own], [references.get(n) for n in own], spec.kind)
+            classifier.relate(record, [names[n] for n in own], [references.get(n) for n in own])
             for record, own in zip(records, known, strict=True)
         ]
 
@@ -220,22 +217,24 @@ class _ClipPerson:
 
     clip: int
     id: int
-    identity: Floats
-    logits: Floats
+    statistics: Mapping[str, Floats]
 
 
 def _people_of(clip: int, records: Sequence[ObservedRecord]) -> list[_ClipPerson]:
-    rows: dict[int, list[tuple[int, Floats, Floats]]] = {}
+    windows: dict[int, list[ClipFeatures]] = {}
     for record in records:
         for person, features in zip(record.result.people, record.people, strict=True):
-            statistics = features.statistics
-            rows.setdefault(person.id, []).append((features.count, statistics[IDENTITY], statistics[LOGITS]))
-    return [
-        _ClipPerson(
-            clip, number, *(np.average([part[i] for part in parts], 0, [part[0] for part in parts]) for i in (1, 2))
-        )
-        for number, parts in rows.items()
-    ]
+            windows.setdefault(person.id, []).append(features)
+    return [_ClipPerson(clip, number, _average(parts)) for number, parts in windows.items()]
+
+
+def _average(parts: Sequence[ClipFeatures]) -> dict[str, Floats]:
+    """Statistics over windows, each as heavy as it has frames."""
+    counts = [part.count for part in parts]
+    return {
+        name: np.average([part.statistics[name] for part in parts], axis=0, weights=counts)
+        for name in parts[0].statistics
+    }
 
 
 def _identify(
@@ -243,7 +242,7 @@ def _identify(
 ) -> NDArray[np.int64]:
     if not people:
         return np.zeros(0, np.int64)
-    vectors = np.stack([person.identity for person in people])
+    vectors = np.stack([person.statistics[IDENTITY] for person in people])
     numbers = identify_people(vectors, [person.clip for person in people], min_similarity)
     if spec.people is None:
         return numbers
@@ -271,14 +270,14 @@ def _references(
 ) -> dict[int, BaselineReference]:
     if spec.kind is None or not people:
         return {}
-    logits, in_rest = np.stack([p.logits for p in people]), np.array([p.clip >= answered for p in people])
+    statistics = {name: np.stack([person.statistics[name] for person in people]) for name in people[0].statistics}
     if spec.kind == "person":
-        return average_logits(logits, numbers)
-    found = {}
-    for number in np.unique(numbers[in_rest]):
-        rows = in_rest & (numbers == number)
-        found[int(number)] = BaselineReference("rest", int(rows.sum()), logits[rows].mean(axis=0).astype(np.float32))
-    return found
+        return average_people(statistics, numbers)
+    at_rest = np.array([person.clip >= answered for person in people])
+    return {
+        int(number): make_reference("rest", statistics, at_rest & (numbers == number))
+        for number in np.unique(numbers[at_rest])
+    }
 
 
 def _observe(classifier: Classifier, path: str) -> list[ObservedRecord]:

@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fervid.adaptive import STRIDES, fitted
+from fervid.baseline import LOGITS, MOVED
 from fervid.classify import is_centered
 from fervid.dataset import Dataset, lacking_people
 from fervid.errors import DatasetError, NoFaces, UsageError, plural
@@ -283,6 +284,11 @@ def study(
         UsageError: It is not known who is who.
         DatasetError: Features are centred by person, and no person has two clips.
     """
+    if table.about.get("baseline"):
+        raise UsageError(
+            "these features are relative to people already; write them without --baseline, then train with"
+            " --center person"
+        )
     groups = _groups(table, group)
     if center and groups is not None and len(np.unique(groups)) == len(groups):
         raise DatasetError(
@@ -291,6 +297,22 @@ def study(
         )
     labels = () if target else found.labels
     return Study(found.name, table, labels, target or None, groups, seed, center)
+
+
+def relative_to_people(table: Table) -> Table:
+    """The logits of each clip less the average of its person, as `--baseline person` has it; people as of `study`.
+
+    Raises:
+        UsageError: It is not known who is who.
+    """
+    groups = _groups(table, "auto")
+    if groups is None:
+        raise UsageError("it is not known who is who in these clips")
+    moved = {
+        name: center_by_group(rows, groups, np.ones(rows.shape[1], bool)) if name in MOVED else rows
+        for name, rows in table.statistics.items()
+    }
+    return replace(table, statistics=moved, about={**table.about, "baseline": "person"})
 
 
 def center_by_group(x: Floats, groups: NDArray[np.int64], columns: NDArray[np.bool_]) -> Floats:
@@ -370,6 +392,7 @@ def train(
         **({"target": known.target} if known.target else {"labels": list(known.labels)}),
         "statistics": list(statistics_of(way.statistics)),
         **({"center": known.center} if known.center else {}),
+        **_usual(fitted_on, statistics_of(way.statistics)),
         **{key: known.table.about[key] for key in ("face", "network", "network_sha256", "detector")},
         "data": _summary(fitted_on),
         "training_digests": sorted(set(fitted_on.table.digests)),
@@ -386,6 +409,22 @@ def train(
     data = sealed(to_onnx(pipeline, x.shape[1]), card)
     check_training_score(data, x, examples.truth, cross_validated)
     return data, card
+
+
+def _usual(known: Study, statistics: Sequence[str]) -> dict[str, Any]:
+    """What people show on average, each alike, for answers relative to a baseline; nothing where nobody is known."""
+    groups = known.groups
+    if groups is None:
+        return {}
+
+    def average(name: str) -> list[float]:
+        rows = known.table.statistics[name]
+        means = [rows[groups == group].mean(axis=0) for group in np.unique(groups)]
+        return [round(float(value), 4) for value in np.mean(means, axis=0)]
+
+    if known.center:
+        return {"usual_statistics": {name: average(name) for name in statistics if is_centered(name)}}
+    return {"usual_logits": {"person": average(LOGITS)}} if LOGITS in known.table.statistics else {}
 
 
 def check_training_score(data: bytes, x: Floats, truth: Truth, cross_validated: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import toys
 from fervid import baseline
-from fervid.baseline import average_logits, identify_people, move_features, usual_logits
+from fervid.baseline import LOGITS, BaselineReference, average_people, check_card, identify_people, move_features
 from fervid.cli import app
 from fervid.errors import UsageError
 from fervid.records import ClipFeatures
@@ -51,20 +51,34 @@ def test_many_people_are_grouped_some_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
 def test_only_people_with_enough_clips_that_differ_have_an_average() -> None:
     logits = np.float32([[i, -i] for i in range(5)] + [[3, -3]] * 5 + [[0, 1]] * 4)
-    found = average_logits(logits, np.array([4] * 5 + [2] * 5 + [9] * 4))
+    found = average_people({LOGITS: logits}, np.array([4] * 5 + [2] * 5 + [9] * 4))
     assert list(found) == [4]
-    assert (found[4].clips, found[4].logits.tolist()) == (5, [2, -2])
+    assert (found[4].clips, found[4].statistics[LOGITS].tolist()) == (5, [2, -2])
 
 
 def test_a_baseline_moves_where_logits_lie_and_not_how_far_they_spread() -> None:
     names = ("logit.mean", "logit.min", "logit.max", "logit.std", "expression.mean")
     features = ClipFeatures({name: np.float32([1, 2]) for name in names}, 3)
-    moved = move_features(features, np.float32([1, 1]), np.float32([5, 0]))
+    reference = BaselineReference("person", 5, {LOGITS: np.float32([1, 1])})
+    card = {"statistics": list(names[:4]), "usual_logits": {"person": [5, 0]}}
+    moved = move_features(features, reference, card, "person")
     assert {name: value.tolist() for name, value in moved.statistics.items()} == {
         **{name: [5, 1] for name in names[:3]},
         **{name: [1, 2] for name in names[3:]},
     }
     assert moved.count == 3
+    assert move_features(features, None, card, "person").statistics == features.statistics
+
+
+def test_a_classifier_of_centred_features_gets_them_less_the_average_of_a_person() -> None:
+    names = ("logit.mean", "logit.max", "logit.std")
+    features = ClipFeatures({name: np.float32([3]) for name in names}, 3)
+    card = {"statistics": list(names), "center": "person", "usual_statistics": {name: [1] for name in names[:2]}}
+    reference = BaselineReference("person", 5, {"logit.mean": np.float32([2]), "logit.max": np.float32([5])})
+    moved = move_features(features, reference, card, "person").statistics
+    assert [moved[name].tolist() for name in names] == [[1], [-2], [3]]
+    alone = move_features(features, None, card, "person").statistics
+    assert [alone[name].tolist() for name in names] == [[2], [2], [3]], "the average of the people it was fitted on"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +92,17 @@ def test_a_baseline_moves_where_logits_lie_and_not_how_far_they_spread() -> None
 )
 def test_a_classifier_that_a_baseline_cannot_move_is_refused(card: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        usual_logits({"name": "mine", **card}, "person")
+        check_card({"name": "mine", **card}, "person")
+    if "center" not in card:
+        check_card({"name": "mine", **card}, None)
+
+
+@pytest.mark.parametrize("kind", [None, "rest"])
+def test_a_classifier_of_centred_features_needs_the_average_of_each_person(kind: str | None) -> None:
+    card = {"name": "mine", "statistics": ["embedding.mean"], "center": "person"}
+    check_card(card, "person")
+    with pytest.raises(UsageError, match="add --baseline person"):
+        check_card(card, kind)
 
 
 def listed(place: Path, text: str) -> BaselineSpec:

@@ -19,7 +19,7 @@ from fervid.features import IDENTITY, Row
 from fervid.fit import Kind, candidates, people, to_onnx
 from fervid.measure import measured, said_by
 from fervid.records import ClipFeatures
-from fervid.study import about, check, looked_at, study, train
+from fervid.study import about, check, looked_at, relative_to_people, study, train
 from scenes import known, parted, rated
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -340,3 +340,18 @@ def test_thresholds_for_few_frames_are_set_on_other_people(tmp_path: Path) -> No
     few = measured(one, loaded(tmp_path, data), adaptive=True)["adaptive"]
     assert few["accuracy"] > 0.9
     assert 0.25 <= few["share of frames"] <= 1
+
+
+def test_features_relative_to_people_are_written_and_not_trained_on() -> None:
+    clips, features = scenes.told_apart(people=3, each=2)
+    rng = np.random.default_rng(0)
+    logits = {f"logit.{kind}": rng.normal(2, 1, (len(clips), 8)).astype(np.float32) for kind in ("mean", "std")}
+    features = replace(features, statistics={**features.statistics, **logits})
+    moved = relative_to_people(features)
+    people = np.array([clip.person for clip in clips])
+    for person in np.unique(people):
+        np.testing.assert_allclose(moved.statistics["logit.mean"][people == person].mean(axis=0), 0, atol=1e-6)
+    for name in ("logit.std", "embedding.mean"):
+        np.testing.assert_array_equal(moved.statistics[name], features.statistics[name])
+    with pytest.raises(UsageError, match="train with --center person"):
+        study(Dataset("set", clips), moved)

@@ -123,7 +123,8 @@ def classify(
     from fervid.inputs import PassedOver, expand
     from fervid.progress import Summary, note
 
-    options = look.options(attributes=attributes, labels=labels, adaptive=adaptive)
+    kind = relative.kind if relative else None
+    options = look.options(attributes=attributes, labels=labels, adaptive=adaptive, baseline=kind)
     if live:
         failed = follow(
             camera,
@@ -224,7 +225,7 @@ def timeline(
 
     with usage():
         cut = Windows(window, min(1.0, window) if step is None else step)
-    options = look.options(attributes=attributes, labels=labels)
+    options = look.options(attributes=attributes, labels=labels, baseline=relative.kind if relative else None)
     if live:
         failed = follow(
             camera,

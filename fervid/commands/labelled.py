@@ -122,6 +122,10 @@ def features(
     sources: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Clips, or one labelled data set.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="An .npz or .parquet file.")],
     recursive: Recursive = False,
+    baseline: Annotated[
+        Literal["person"] | None,
+        typer.Option("--baseline", help="Subtract each person's average over the clips from the logits."),
+    ] = None,
     force: Force = False,
     *,
     looking: Looking,
@@ -129,7 +133,7 @@ def features(
     """Write the pooled statistics of each clip, to train on or to look at; those without a face are named."""
     from fervid.features import Table, writer
     from fervid.files import refuse_existing
-    from fervid.study import about
+    from fervid.study import about, relative_to_people
 
     refuse_existing(output, force=force)
     writer(output)
@@ -138,7 +142,8 @@ def features(
     for row in rows:
         if row.problem:
             typer.echo(f"left out: {printable(row.problem.message)}", err=True)
-    Table.of(rows, about(extractor)).save(output, force=force)
+    table = Table.of(rows, about(extractor))
+    (relative_to_people(table) if baseline else table).save(output, force=force)
     raise typer.Exit(1 if any(row.problem and row.problem.code != "no_face" for row in rows) else 0)
 
 

@@ -243,7 +243,14 @@ class Look:
     face: WhichFace = "main"
     min_face: MinFace = None
 
-    def options(self, *, attributes: bool = False, labels: str | None = None, adaptive: bool = False) -> Options:
+    def options(
+        self,
+        *,
+        attributes: bool = False,
+        labels: str | None = None,
+        adaptive: bool = False,
+        baseline: Literal["person", "rest"] | None = None,
+    ) -> Options:
         """What to look at in a clip, and what to say of it.
 
         Raises:
@@ -261,6 +268,7 @@ class Look:
             attributes=attributes,
             labels=labels_of(labels),
             adaptive=adaptive,
+            baseline=baseline,
         )
 
 

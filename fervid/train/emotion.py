@@ -28,7 +28,7 @@ from sklearn.model_selection import GroupKFold
 
 from fervid import models
 from fervid.adaptive import STRIDES, fitted
-from fervid.baseline import LOGITS, average_logits, move_features
+from fervid.baseline import LOGITS, average_people, move_features
 from fervid.fit import SEED
 from fervid.network import FaceNetwork
 from fervid.pool import to_logits
@@ -130,13 +130,15 @@ def move_to_usual(known: ClipSet, usual: Floats) -> Floats:
     if known.people is None:
         raise ValueError("who is in these clips is not known")
     logits, people = known.table.statistics[LOGITS], known.people[: len(known)]
-    references = average_logits(logits, people)
-    moved = logits.copy()
-    for i, person in enumerate(people):
-        if (reference := references.get(int(person))) is not None:
-            features = move_features(ClipFeatures({LOGITS: logits[i]}, 1), reference.logits, usual)
-            moved[i] = features.statistics[LOGITS]
-    return moved
+    references = average_people({LOGITS: logits}, people)
+    card = {"statistics": [LOGITS], "usual_logits": {"person": usual}}
+    features = [ClipFeatures({LOGITS: row}, 1) for row in logits]
+    return np.stack(
+        [
+            move_features(part, references.get(int(person)), card, "person").statistics[LOGITS]
+            for part, person in zip(features, people, strict=True)
+        ]
+    )
 
 
 def usual(known: ClipSet) -> dict[str, list[float]]:
