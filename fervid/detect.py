@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from fervid.halve import halved
 from fervid.records import Box, Face, Floats, Image
@@ -177,6 +178,8 @@ def merge(boxes: Floats, landmarks: Floats, scores: Floats) -> list[Face]:
     """Candidates -> one face each: the blending of overlapping boxes of BlazeFace (arXiv 1907.05047, section 3.4).
 
     Instead of keeping the best of overlapping candidates, their positions are averaged by score, which flickers less.
+    A candidate whose middle lies in a face, as that of half of it, or of another scale, is no other face: people whose
+    heads touch are further apart.
 
     Args:
         boxes: (n, 4) x1, y1, x2, y2.
@@ -200,6 +203,21 @@ def merge(boxes: Floats, landmarks: Floats, scores: Floats) -> list[Face]:
         same = left & (iou > OVERLAP)
         left &= ~same & (shared <= CONTAINED * np.minimum(area, area[best]))
         weight = scores[same] / scores[same].sum()
-        x1, y1, x2, y2 = (float(v) for v in weight @ boxes[same])
+        blended = weight @ boxes[same]
+        left &= ~_is_inside(blended, boxes)
+        x1, y1, x2, y2 = (float(v) for v in blended)
         faces.append(Face((x1, y1, x2, y2), np.tensordot(weight, landmarks[same], 1), float(scores[best])))
     return faces
+
+
+def _is_inside(box: Floats, boxes: Floats) -> NDArray[np.bool_]:
+    """(n,) whether the middle of the smaller of two boxes lies in the ellipse that the larger one encloses.
+
+    Args:
+        box: (4,) x1, y1, x2, y2.
+        boxes: (n, 4).
+    """
+    apart = (boxes[:, :2] + boxes[:, 2:] - box[:2] - box[2:]) / 2
+    halves, others = (box[2:] - box[:2]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    larger = np.where((others.prod(axis=1) > halves.prod())[:, None], others, halves)
+    return np.asarray(np.square(apart / np.maximum(larger, 1e-6)).sum(axis=1) < 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,13 +21,16 @@ from fervid.gather import Followed, Seen, gather
 from fervid.models import ONNX_ERRORS
 from fervid.network import BATCH, FaceNetwork, empty
 from fervid.records import Face, Frame, Image, Observed
-from fervid.sampling import Sampling
+from fervid.sampling import Sampling, reshape
 from fervid.track import TrackingRule
 
 _BY_OVERLAP = {"same_face": -1.0, "same_person": 2.0}  # cosines that every face has, and none
 _KEPT = 31 << 20
 """Bytes. Once as many were freed, glibc keeps what is freed later (mallopt(3), dynamic threshold, 32 MiB at most): the
 memory of frames, for the next ones. It would go back to the system otherwise, which clears it anew, page by page."""
+_STRETCHES = (16 / 9, 9 / 16)  # of a picture sideways, to see a face that was squeezed or pulled apart
+_PROBED_FPS = 1.0  # frames a second that are looked at with each
+_PROBED_FRAMES = 2  # of them in which a stretch has to show somebody
 _WAITING = 4  # batches that are cut out before the network asks for them
 
 _Found = tuple[float, float, list[Face], list[float]]  # time, duration, faces and shares of a frame, as in `Observed`
@@ -68,6 +71,19 @@ class Options:
             raise ValueError("an adaptive frame rate begins below --fps, so it cannot look at every frame")
         if not self.detect_every >= 0:
             raise ValueError(f"the detector looks every 0 s or more, not {self.detect_every} s")
+
+
+def _stretched(frame: Frame, stretch: float) -> Frame:
+    """A frame, made so many times as wide."""
+    height, width = frame.image.shape[:2]
+    return replace(frame, image=reshape(frame.image, stretch * width / height))
+
+
+def _narrowed(face: Face, stretch: float) -> Face:
+    """A face of a stretched frame, where it is in the frame itself."""
+    x1, y1, x2, y2 = face.box
+    scale = np.array([stretch, 1], np.float32)
+    return Face((x1 / stretch, y1, x2 / stretch, y2), face.landmarks / scale, face.score)
 
 
 class Extractor:
@@ -121,7 +137,7 @@ class Extractor:
             return gather(observed, self.rule)
 
     def watch(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> Generator[Observed]:
-        """What each sampled frame of a clip shows.
+        """What each sampled frame of a clip shows; a clip that shows nobody is looked at again, as `restretch` does.
 
         Args:
             path: The clip.
@@ -130,8 +146,60 @@ class Extractor:
         Raises:
             InputError: As `video.read`, after the last frame that could be read.
         """
-        with closing(self._read(path, sampling or self.options.sampling)) as frames:
-            yield from self.observe(frames)
+        sampling = sampling or self.options.sampling
+        faceless: list[Observed] | None = []  # until somebody is seen
+        problem = None
+        with closing(self._read(path, sampling)) as frames, closing(self.observe(frames)) as observed:
+            try:
+                for one in observed:
+                    if faceless is not None and any(face.score >= self._detect.sure for face in one.faces):
+                        yield from faceless
+                        faceless = None
+                    if faceless is None:
+                        yield one
+                    else:
+                        faceless.append(one)
+            except InputError as error:
+                problem = error
+        if faceless:
+            yield from self.restretch(path, sampling) or faceless
+        if problem is not None:
+            raise problem
+
+    def restretch(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> list[Observed]:
+        """What the frames of a clip show, stretched sideways so that a face which the file squeezes can be found.
+
+        A few frames are looked at with each stretch, and all of them with the one that shows somebody. Boxes and
+        landmarks are in pixels of the frames as they were.
+
+        Args:
+            path: The clip.
+            sampling: Which frames; None for those of the options.
+
+        Returns:
+            What each sampled frame shows that could be read; empty if no stretch shows anybody, or the options say how
+            wide the pictures are.
+        """
+        sampling = sampling or self.options.sampling
+        if sampling.aspect is not None:
+            return []
+        probed = replace(sampling, fps=min(sampling.fps or _PROBED_FPS, _PROBED_FPS))
+        count, seen = 0, dict.fromkeys(_STRETCHES, 0)
+        with closing(self._read(path, probed)) as frames, suppress(InputError):
+            for frame in frames:
+                count += 1
+                for stretch in _STRETCHES:
+                    found = self._detect(_stretched(frame, stretch).image)
+                    seen[stretch] += any(face.score >= self._detect.sure for face in found)
+                if max(seen.values()) >= _PROBED_FRAMES:
+                    break
+        best = max(_STRETCHES, key=lambda stretch: seen[stretch])
+        if not seen[best] or seen[best] < min(count, _PROBED_FRAMES):
+            return []
+        observed: list[Observed] = []
+        with closing(self._read(path, sampling)) as frames, suppress(InputError):
+            observed.extend(self.observe(_stretched(frame, best) for frame in frames))
+        return [replace(one, faces=[_narrowed(face, best) for face in one.faces]) for one in observed]
 
     def refine(self, path: str | os.PathLike[str], stride: int, known: dict[float, Observed]) -> Iterator[Observed]:
         """What every `stride`-th sampled frame of a clip shows.

@@ -309,7 +309,12 @@ class Classifier:
             pool = seen.pool(self.options.face)
             if not seen.frames or (pool and self._classify(pool.features()).confidence >= level.confidence):
                 return seen
-        return gather(self.extractor.refine(path, 1, known), self.extractor.rule)
+        seen = gather(self.extractor.refine(path, 1, known), self.extractor.rule)
+        if seen.people or not seen.frames:
+            return seen
+        again = gather(self.extractor.restretch(path), self.extractor.rule)
+        again.problem = seen.problem
+        return again if again.people else seen
 
     def _summarise(
         self, path: str, seen: Seen, started: float, numbers: Sequence[int] | None = None

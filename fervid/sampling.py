@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, SupportsBytes, cast
 
+import cv2
 import numpy as np
 
 from fervid.records import Frame, Image
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 LONGEST = 24 * 3600.0
 """Most seconds of a clip that are looked at."""
 
+_WIDEST = 4  # width of a picture over its height, or of its height over its width
 _JITTER = 1e-3  # seconds; Matroska and FLV round times to the millisecond, so a frame can seem to come before its turn
 
 
@@ -31,6 +33,7 @@ class Sampling:
         end: Seconds from the start of the clip at which to stop; None for the end.
         rotate: Degrees clockwise to turn the decoded pictures; None to obey the file.
         stream: Number of the video stream, as ffprobe counts them; None for the default one, then the largest.
+        aspect: Width over height of the pictures as they should be shown, upright; None to obey the file.
     """
 
     fps: float | None = 5.0
@@ -38,6 +41,7 @@ class Sampling:
     end: float | None = None
     rotate: int | None = None
     stream: int | None = None
+    aspect: float | None = None
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 0 < self.fps < math.inf:
@@ -50,6 +54,8 @@ class Sampling:
             raise ValueError(f"rotation is 0, 90, 180 or 270, not {self.rotate}")
         if self.stream is not None and self.stream < 0:
             raise ValueError(f"streams are counted from 0, so there is none {self.stream}")
+        if self.aspect is not None and not 1 / _WIDEST <= self.aspect <= _WIDEST:
+            raise ValueError(f"the aspect ratio is from 1:{_WIDEST} to {_WIDEST}:1, such as 16:9, not {self.aspect:g}")
 
     @property
     def stop(self) -> float:
@@ -77,14 +83,24 @@ class Decoded:
 def convert(decoded: Decoded, duration: float, sampling: Sampling) -> Frame:
     """A decoded frame that stands for so many seconds: RGB, upright, in square pixels."""
     frame = decoded.frame
-    width = stretched(frame.width, decoded.aspect)
+    width = stretched(frame.width, decoded.aspect) if sampling.aspect is None else frame.width
     image = np.asarray(frame.to_ndarray(format="rgb24", width=width, height=frame.height, threads=1), np.uint8)
     if sampling.rotate is not None:
         upright = turned(image, sampling.rotate)
     else:
         matrix = cast("SupportsBytes | None", frame.side_data.get("DISPLAYMATRIX"))
         upright = image if matrix is None else orient(image, struct.unpack("=9i", bytes(matrix)))
-    return Frame(upright, decoded.start, duration)
+    return Frame(reshape(upright, sampling.aspect), decoded.start, duration)
+
+
+def reshape(image: Image, aspect: float | None) -> Image:
+    """A picture, made as wide as an aspect ratio says if there is one; its height stays."""
+    if aspect is None:
+        return image
+    height, width = image.shape[:2]
+    wanted = max(1, round(height * aspect))
+    shrunk = cv2.INTER_AREA if wanted < width else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (wanted, height), interpolation=shrunk), np.uint8)
 
 
 def stretched(width: int, aspect: float) -> int:

@@ -20,7 +20,7 @@ from fervid.clock import Clock
 from fervid.container import HEAD, check, is_mp4, limit, open_alone, pictures_of, refusal, start_of
 from fervid.errors import EmptyInput, InputError, InputNotFound, NotAVideo, Truncated, Undecodable
 from fervid.records import Frame
-from fervid.sampling import Decoded, Sampling, convert, stretched, turned
+from fervid.sampling import Decoded, Sampling, convert, reshape, stretched, turned
 
 _AT_ONCE = {"analyzeduration": "500000", "fpsprobesize": "0"}  # microseconds and frames for which a stream may wait
 _LONGEST_STEP_S = 1.0  # what comes later than this after a frame does not tell how long the next one lasts
@@ -83,7 +83,7 @@ def camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:
             if whole:  # a damaged one is left out, the next is as good
                 due, length, last = turn + 1, 1 / sampling.fps if sampling.fps else now - last, now
                 image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-                yield Frame(turned(image, sampling.rotate or 0), now, length)
+                yield Frame(reshape(turned(image, sampling.rotate or 0), sampling.aspect), now, length)
         raise Truncated(f"camera {number} gives no more pictures; check that it is still plugged in")
     finally:
         device.release()

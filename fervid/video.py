@@ -51,7 +51,7 @@ from fervid.errors import (
     Undecodable,
 )
 from fervid.records import Frame, Image
-from fervid.sampling import LONGEST, Decoded, Sampling, convert, stretched, turned
+from fervid.sampling import LONGEST, Decoded, Sampling, convert, reshape, stretched, turned
 from fervid.stills import is_animated, size
 
 _IMAGE_BYTES = 8 * PIXELS  # enough for the largest in 16 bits without compression
@@ -171,7 +171,7 @@ def _read_picture(path: Path, data: bytes, sampling: Sampling) -> Frame:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | obey)
     if image is None:
         raise Undecodable(f"{path} starts as an image and cannot be decoded; copy or download it again")
-    return Frame(turned(np.asarray(image, np.uint8), sampling.rotate or 0))
+    return Frame(reshape(turned(np.asarray(image, np.uint8), sampling.rotate or 0), sampling.aspect))
 
 
 def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Generator[Decoded]:
@@ -196,12 +196,21 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
                     f"{path} goes on for longer than {LONGEST / 3600:g} hours, which were looked at; take another part"
                     " with --start and --end"
                 )
-            check(path, stretched(frame.width, aspect), frame.height)
+            check(path, *_shown_size(frame, aspect, sampling))
             end = start + (float(frame.duration * (frame.time_base or 0)) or account.step)
             held = Decoded(frame, aspect, start, end)
         if held is not None:
             yield held
         account.settle(end)
+
+
+def _shown_size(frame: av.VideoFrame, aspect: float, sampling: Sampling) -> tuple[int, int]:
+    """The two sides in pixels of what becomes of a frame, in any order."""
+    if sampling.aspect is None:
+        return stretched(frame.width, aspect), frame.height
+    sideways = (frame.rotation if sampling.rotate is None else sampling.rotate) % 180
+    height = frame.width if sideways else frame.height
+    return round(height * sampling.aspect), height
 
 
 class _Account:

@@ -335,6 +335,10 @@ def test_overlapping_candidates_are_blended_by_score(shift: float) -> None:
         ([[20, 0, 10, 10], [0, 0, 10, 10]], [0.9, 0.8], [1]),
         ([[20, 20, 10, 10], [12, 12, 18, 18]], [0.7, 0.8], [1]),
         ([[5, 5, 5, 5]], [0.9], []),
+        ([[15, 23, 231, 239], [161, 75, 276, 190]], [0.86, 0.69], [0]),
+        ([[120, 4, 594, 478], [316, -53, 943, 574]], [0.73, 0.68], [0]),
+        ([[0, 0, 40, 40], [34, 0, 46, 12]], [0.9, 0.8], [0, 1]),
+        ([[0, 0, 40, 40], [22, 0, 62, 40]], [0.9, 0.8], [0, 1]),
     ],
     ids=[
         "one",
@@ -350,6 +354,10 @@ def test_overlapping_candidates_are_blended_by_score(shift: float) -> None:
         "no width, as large as the other",
         "inside out",
         "nothing left",
+        "a cheek of a close-up",
+        "half of a face that fills the frame",
+        "a small head in the corner of a large one's box",
+        "heads that touch",
     ],
 )
 def test_candidates_that_are_one_face_are_put_together(
@@ -358,6 +366,14 @@ def test_candidates_that_are_one_face_are_put_together(
     faces = merge(*candidates(*boxes), np.float32(scores))
     assert [list(face.box) for face in faces] == [boxes[i] for i in kept]
     assert all(isinstance(face, Face) for face in faces)
+
+
+CLOSE_UPS = [(6, 640, 360, 6.81, 201, 106), (2, 320, 240, 2.46, 229, 111), (0, 640, 480, 8.68, 221, 108)]
+
+
+@pytest.mark.parametrize(("person", "width", "height", "zoom", "x", "y"), CLOSE_UPS, ids=str)
+def test_a_close_up_is_one_face(person: int, width: int, height: int, zoom: float, x: float, y: float) -> None:
+    assert len(detector()(clips.portrait(width, height, zoom, x, y, person))) == 1
 
 
 def test_merged_faces_come_in_falling_order_of_score_whatever_the_order_of_candidates() -> None:

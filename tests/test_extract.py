@@ -286,3 +286,49 @@ def test_the_memory_of_frames_is_used_again(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=plain)
     pages = 1280 * 720 * 3 / resource.getpagesize()
     assert min(map(int, done.stdout.split())) < 40 * pages / 4
+
+
+SQUEEZED = {"to half its width": (0.5, 1.6), "to twice its width": (2.0, 4.5)}
+
+
+def write_squeezed(path: Path, squeeze: float, zoom: float) -> Path:
+    """Two seconds of one face, in pictures that were so many times as wide when they were 640 x 360."""
+    image = clips.portrait(640, 360, zoom, 222, 125)
+    stored = cv2.resize(image, (round(640 * squeeze), 360), interpolation=cv2.INTER_AREA)
+    return clips.write(path, [stored] * 10, rate=5)
+
+
+@pytest.mark.parametrize(("squeeze", "zoom"), SQUEEZED.values(), ids=SQUEEZED)
+def test_a_clip_that_shows_nobody_is_looked_at_again_with_pictures_stretched(
+    tmp_path: Path, squeeze: float, zoom: float
+) -> None:
+    path = write_squeezed(tmp_path / "squeezed.mp4", squeeze, zoom)
+    looking = load_extractor(threads=1)
+    assert not gather(looking.observe(looking._read(path, Sampling())), looking.rule).people
+    observed = list(looking.watch(path))
+    (person,) = gather(observed, looking.rule).people
+    assert person.seconds == pytest.approx(2)
+    assert [one.time for one in observed] == pytest.approx([i / 5 for i in range(10)])
+    for one in observed:
+        x1, _, x2, _ = one.faces[0].box
+        assert (x1 + x2) / 2 == pytest.approx(320 * squeeze, abs=0.1 * 640 * squeeze), "in pixels of the frame"
+        assert one.faces[0].landmarks[0, 0] < (x1 + x2) / 2 < one.faces[0].landmarks[1, 0]
+
+
+def test_a_given_aspect_ratio_shows_who_was_squeezed_and_nothing_else_is_tried(tmp_path: Path) -> None:
+    path = write_squeezed(tmp_path / "squeezed.mp4", *SQUEEZED["to twice its width"])
+    given = load_extractor(options=Options(Sampling(aspect=16 / 9)), threads=1)
+    assert len(given.look(path).people) == 1
+    wrong = load_extractor(options=Options(Sampling(aspect=32 / 9)), threads=1)
+    assert wrong.look(path).people == []
+    assert wrong.restretch(path) == []
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+def test_scenery_shows_nobody_however_it_is_stretched(tmp_path: Path, cut: bool) -> None:
+    path = clips.write(tmp_path / "empty.mp4", clips.scenery(50), muxer={"movflags": "faststart"}, options={"g": "5"})
+    if cut:
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
+    seen = load_extractor(threads=1).look(path)
+    assert seen.people == []
+    assert (seen.frames > 5, type(seen.problem)) == (True, Truncated if cut else type(None))

@@ -276,6 +276,9 @@ def test_an_end_before_the_damage_raises_nothing(broken_off: tuple[Path, Path]) 
         {"rotate": -90},
         {"rotate": 360},
         {"stream": -1},
+        {"aspect": 0},
+        {"aspect": 5},
+        {"aspect": float("nan")},
     ],
     ids=str,
 )
@@ -446,6 +449,27 @@ def test_pixels_that_are_not_square_are_stretched(
     path = clips.write(tmp_path / "wide.mp4", [portrait] * 2, options={"aspect": aspect})
     frame = next(read(clips.turn(path, clockwise)))
     assert frame.image.shape == shape
+
+
+@pytest.mark.parametrize("clockwise", [0, 90, 180])
+@pytest.mark.parametrize(("aspect", "width"), [(16 / 9, 228), (0.5, 64), (1.25, 160)])
+def test_an_aspect_ratio_that_is_given_replaces_that_of_the_file(
+    tmp_path: Path, portrait: np.ndarray, aspect: float, width: int, clockwise: int
+) -> None:
+    stored = np.rot90(portrait, clockwise // 90)
+    path = clips.turn(clips.write(tmp_path / "squeezed.mp4", [stored] * 2, options={"aspect": "2/1"}), clockwise)
+    frame = next(read(path, Sampling(aspect=aspect)))
+    assert differs(frame.image, cv2.resize(portrait, (width, 128), interpolation=cv2.INTER_AREA)) < 6
+    still = tmp_path / "still.png"
+    still.write_bytes(cv2.imencode(".png", portrait[..., ::-1])[1].tobytes())
+    assert next(read(still, Sampling(aspect=aspect))).image.shape == (128, width, 3)
+
+
+def test_what_an_aspect_ratio_makes_too_large_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clips.write(tmp_path / "wide.mp4", steps(2))
+    for allowed, count in ((192 * 48, 2), (192 * 48 - 1, 0)):
+        monkeypatch.setattr(container, "PIXELS", allowed)
+        assert len(drain(path, Sampling(fps=None, aspect=4))[0]) == count
 
 
 def write_animation(path: Path, durations: Sequence[int], first: int = 0) -> Path:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fervid.commands.options import (
+    Aspect,
     Attributes,
     End,
     EveryFrame,
@@ -54,6 +55,7 @@ def annotate(
     end: End = None,
     rotate: Rotate = "auto",
     stream: Stream = None,
+    aspect: Aspect = None,
     min_face: MinFace = None,
     attributes: Attributes = False,
     labels: Labels = None,
@@ -79,6 +81,7 @@ def annotate(
         end=end,
         rotate=rotate,
         stream=stream,
+        aspect=aspect,
         min_face=min_face,
         attributes=attributes,
         labels=labels_of(labels),

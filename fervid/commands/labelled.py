@@ -13,6 +13,7 @@ import typer
 
 from fervid.commands import examples
 from fervid.commands.options import (
+    Aspect,
     DetectorName,
     Device,
     EveryFrame,
@@ -69,6 +70,7 @@ class Looking:
     fps: Fps = None
     every_frame: EveryFrame = False
     stream: Stream = None
+    aspect: Aspect = None
     face: WhichFace = "main"
     min_face: MinFace = None
     network: NetworkName = "mobilenetv1"
@@ -88,7 +90,12 @@ class Looking:
     def options(self) -> Options:
         """What to look at in a clip."""
         return options_of(
-            fps=self.fps, every_frame=self.every_frame, stream=self.stream, face=self.face, min_face=self.min_face
+            fps=self.fps,
+            every_frame=self.every_frame,
+            stream=self.stream,
+            aspect=self.aspect,
+            face=self.face,
+            min_face=self.min_face,
         )
 
 

@@ -33,6 +33,15 @@ def _seconds(text: str | float) -> float:
     return sum(value * 60.0**power for power, value in enumerate(reversed(values)))
 
 
+def _ratio(text: str | float) -> float:
+    """`16:9` or `1.78` -> width over height."""
+    try:
+        width, _, height = str(text).partition(":")
+        return float(width) / float(height or 1)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(f"{text!r} is no aspect ratio; write 16:9 or 1.78") from None
+
+
 def models_of(*kinds: str, shipped: bool = True) -> Any:
     """What a shell completes the name of a model to.
 
@@ -96,6 +105,16 @@ Stream = Annotated[
         "Number of the video stream, as ffprobe counts them.",
         min=0,
         show_default="the default one, then the largest",
+    ),
+]
+Aspect = Annotated[
+    float | None,
+    setting(
+        "--aspect",
+        "Show the pictures with this ratio of width to height: 16:9 or 1.78.",
+        parser=_ratio,
+        metavar="RATIO",
+        show_default="what the file says",
     ),
 ]
 WhichFace = Annotated[Literal["main", "all"], setting("--face", "Answer for the main person, or for all together.")]
@@ -204,6 +223,7 @@ def options_of(
     end: float | None = None,
     rotate: str = "auto",
     stream: int | None = None,
+    aspect: float | None = None,
     **more: Any,
 ) -> Options:
     """What to look at in a clip, from the flags that say so.
@@ -219,7 +239,7 @@ def options_of(
             raise UsageError("--every-frame and --fps contradict each other; give one, or add --no-every-frame")
         turn = None if rotate == "auto" else int(rotate)
         rate = None if every_frame else 5.0 if fps is None else fps
-        return Options(Sampling(rate, start, end, turn, stream), **more)
+        return Options(Sampling(rate, start, end, turn, stream, aspect), **more)
 
 
 def limits_of(timeout: float | None, memory: int | None) -> Limits:
@@ -240,6 +260,7 @@ class Look:
     end: End = None
     rotate: Rotate = "auto"
     stream: Stream = None
+    aspect: Aspect = None
     face: WhichFace = "main"
     min_face: MinFace = None
 
@@ -263,6 +284,7 @@ class Look:
             end=self.end,
             rotate=self.rotate,
             stream=self.stream,
+            aspect=self.aspect,
             face=self.face,
             min_face=self.min_face,
             attributes=attributes,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fervid.commands.options import (
+    Aspect,
     EveryFrame,
     Force,
     Fps,
@@ -58,6 +59,7 @@ def report(
     every_frame: EveryFrame = False,
     rotate: Rotate = "auto",
     stream: Stream = None,
+    aspect: Aspect = None,
     face: WhichFace = "main",
     min_face: MinFace = None,
     classifier: Annotated[
@@ -84,7 +86,9 @@ def report(
         raise UsageError(f"the page {output} would overwrite the results; choose another name")
     refuse_existing(output, force=force)
     ready()
-    options = options_of(fps=fps, every_frame=every_frame, rotate=rotate, stream=stream, face=face, min_face=min_face)
+    options = options_of(
+        fps=fps, every_frame=every_frame, rotate=rotate, stream=stream, aspect=aspect, face=face, min_face=min_face
+    )
     found, again = read(results), {}
     if thumbnails and not isinstance(found, Timelines):
         raise UsageError(f"--thumbnails shows moments of a timeline, and {results} holds none; leave it out")

@@ -16,15 +16,15 @@ from pathlib import Path
 import onnx
 
 from fervid.adaptive import STRIDES
-from fervid.fit import candidates
+from fervid.fit import USUAL_STATISTICS, candidates
 from fervid.study import train
 from fervid.train import films
 from fervid.train.card import save_with_card
 
 ERROR = 0.02  # share of the clips that an answer from few frames may get wrong
-WAYS = candidates(("mean+std", "mean+std+max", "mean+std+min+max"), ("linear", "logistic"))
+WAYS = candidates((*USUAL_STATISTICS, "mean+std+logit+std+min+max"))
 CARD = {
-    "title": "Valence of a film clip: negative, neutral or positive, by pooled embeddings",
+    "title": "Valence of a film clip: negative, neutral or positive",
     "licence": "fitted on KERC 2020, competition data, for research only",
     "source": "python -m fervid.train.affect",
     "limits": "Korean film scenes with trained actors, 8 to 9 frames each; the same actors occur in both parts."
