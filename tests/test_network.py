@@ -9,10 +9,16 @@ import numpy as np
 import onnx
 import pytest
 
+import clips
 import toys
 from fervid import models
+from fervid.align import crop
+from fervid.detect import Detector
 from fervid.errors import ModelIncompatible
 from fervid.network import BATCH, FaceNetwork, empty, expected_age
+from fervid.train.expression_tests import STYLES
+
+LEAST_COSINE, LARGEST_CHANGE = 0.8, 0.3
 
 COLUMNS = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
 RAW = {"size": 8, "colour": "RGB", "mean": [0.0, 0.0, 0.0], "scale": [1.0, 1.0, 1.0]}
@@ -160,3 +166,18 @@ def test_what_a_card_says_the_graph_must_give(tmp_path: Path, key: str) -> None:
     path = toys.write(tmp_path / "plain.onnx", whole, toys.NETWORK)
     with pytest.raises(ModelIncompatible, match=f"no input or output named {output}"):
         models.load(str(path), "network")
+
+
+@pytest.mark.parametrize("style", list(STYLES))
+@pytest.mark.parametrize("person", range(4))
+def test_the_look_of_a_face_hardly_changes_what_the_shipped_network_says(style: str, person: int) -> None:
+    """Grey, at 48 pixels, or cut at the box, as other data sets would show the same face."""
+    loaded = models.load(models.DEFAULTS["detector"], "detector")
+    image = clips.portrait(320, 240, 1.6, person=person)
+    (face, *_) = Detector(loaded.session, loaded.card)(image)
+    shipped = models.load(models.DEFAULTS["network"], "network")
+    plain = crop(image, face, shipped.card["input"]["size"])
+    scores = FaceNetwork(shipped.session, shipped.card)(np.stack([plain, STYLES[style](plain)]))
+    one, other = scores.embedding
+    assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > LEAST_COSINE
+    assert np.abs(scores.expression[0] - scores.expression[1]).max() < LARGEST_CHANGE
