@@ -23,7 +23,7 @@ LOGITS = "logit.mean"
 MOVED = ("logit.mean", "logit.min", "logit.max")
 """The statistics of logits that say where they lie; the standard deviation is relative to a person already."""
 MIN_CLIPS = 5
-MIN_SPREAD = 0.4
+MIN_SPREAD = 0.2
 """Root mean square over clips and classes of the distance of logits from a person's average, below which the clips are
 too alike for their average to be a baseline."""
 GROUPED_AT_ONCE = 4000  # people in clips, whose distances to each other take 128 MB

@@ -16,13 +16,16 @@ from pathlib import Path
 import onnx
 
 from fervid.adaptive import STRIDES
-from fervid.fit import USUAL_STATISTICS, candidates
+from fervid.fit import candidates
 from fervid.study import train
 from fervid.train import films
 from fervid.train.card import save_with_card
 
 ERROR = 0.02  # share of the clips that an answer from few frames may get wrong
-WAYS = candidates((*USUAL_STATISTICS, "mean+std+logit+std+min+max"))
+WAYS = [
+    *candidates(("logit+std", "logit+std+max+min")),
+    *candidates(("mean+std", "mean+std+min+max", "mean+std+logit+std+max+min"), ("linear",)),
+]
 CARD = {
     "title": "Valence of a film clip: negative, neutral or positive",
     "licence": "fitted on KERC 2020, competition data, for research only",
