@@ -352,7 +352,7 @@ def test_lines_that_the_ledger_does_not_name_are_not_dropped_without_a_word(scen
     output = tmp_path / "answers.jsonl"
     run("classify", scenery, "-o", output)
     with output.open("ab") as file:
-        file.write(output.read_bytes() + b'{"torn')
+        file.write(output.read_bytes().replace(b"no_face", b"ok") + b'{"torn')
     result = run("classify", scenery, "-o", output, "--resume")
     assert result.stderr.startswith(f"fervid: 1 line(s) at the end of {output} that answers.jsonl.ledger does not name")
     assert result.exit_code == 0
@@ -378,25 +378,24 @@ def test_too_little_memory_is_one_line(failure: Exception, smile: Path, monkeypa
 
 
 @pytest.mark.parametrize("kilobytes", [400_000, 1_000_000])
-def test_a_limit_of_address_space_ends_in_a_record_or_a_message(kilobytes: int, smile: Path) -> None:
+def test_a_limit_of_address_space_is_told_before_anything_fails(kilobytes: int, smile: Path) -> None:
     line = " ".join(map(shlex.quote, command(smile)))
     done = subprocess.run(
-        ["sh", "-c", f"ulimit -c 0 -v {kilobytes}; {line}"], capture_output=True, timeout=120, check=False
+        ["sh", "-c", f"ulimit -c 0; ulimit -v {kilobytes}; {line}"], capture_output=True, timeout=120, check=False
     )
     assert f"fervid: address space is limited to {kilobytes * 1024 / 1e6:.0f} MB (ulimit -v)" in done.stderr.decode()
-    assert b"Traceback" not in done.stderr
 
 
-def test_a_name_that_a_spreadsheet_would_compute_is_text(smile: Path, tmp_path: Path) -> None:
+def test_a_name_that_a_spreadsheet_would_compute_is_text(
+    scenery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ["=1+1.mp4", "+a.mp4", "@b.mp4", "'=c.mp4", "'d.mp4"]
     for name in names:
-        shutil.copy(smile, tmp_path / name)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    line = command("--format", "csv", "--progress", "none", "--", *names)
-    done = subprocess.run(line, env=env, cwd=tmp_path, capture_output=True, timeout=120, check=False)
-    rows = list(csv.DictReader(done.stdout.decode().splitlines()))
+        shutil.copy(scenery, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    rows = list(csv.DictReader(classify("--format", "csv", "--", *names).stdout.splitlines()))
     assert [row["path"] for row in rows] == ["'=1+1.mp4", "'+a.mp4", "'@b.mp4", "''=c.mp4", "'d.mp4"]
-    assert {row["label"] for row in rows} == {"happiness"}
+    assert {row["status"] for row in rows} == {"no_face"}
 
 
 def test_resuming_answers_only_what_is_missing_changed_or_failed(folder: Path, tmp_path: Path) -> None:
