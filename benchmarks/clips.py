@@ -93,11 +93,11 @@ def measure_identities(sets: Mapping[str, ClipSet], sources: Sources, network: s
     people = [str(sample.person) for sample in table.samples]
     names, vectors = _lfw_identities(sources.lfw, network)
     rows = []
-    for name, truth, identities in (
-        (DEVELOPMENT, people, table.statistics[IDENTITY]),
-        ("LFW, photographs", names, vectors),
+    for name, truth, identities, frames in (
+        (DEVELOPMENT, people, table.statistics[IDENTITY], table.counts),
+        ("LFW, photographs", names, vectors, np.ones(len(names))),
     ):
-        found = identify_people(identities, range(len(truth)), extractor.rule.same_person)
+        found = identify_people(identities, range(len(truth)), frames, extractor.rule.same_person)
         figures = [f"{value:.1%}" for value in score_pairs(found, truth)]
         rows.append([name, str(len(set(truth))), str(len(truth)), str(found.max() + 1), *figures])
     return rows

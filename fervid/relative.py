@@ -217,6 +217,7 @@ class _ClipPerson:
 
     clip: int
     id: int
+    frames: int
     statistics: Mapping[str, Floats]
 
 
@@ -225,7 +226,10 @@ def _people_of(clip: int, records: Sequence[ObservedRecord]) -> list[_ClipPerson
     for record in records:
         for person, features in zip(record.result.people, record.people, strict=True):
             windows.setdefault(person.id, []).append(features)
-    return [_ClipPerson(clip, number, _average(parts)) for number, parts in windows.items()]
+    return [
+        _ClipPerson(clip, number, sum(part.count for part in parts), _average(parts))
+        for number, parts in windows.items()
+    ]
 
 
 def _average(parts: Sequence[ClipFeatures]) -> dict[str, Floats]:
@@ -243,7 +247,8 @@ def _identify(
     if not people:
         return np.zeros(0, np.int64)
     vectors = np.stack([person.statistics[IDENTITY] for person in people])
-    numbers = identify_people(vectors, [person.clip for person in people], min_similarity)
+    clips_, frames = ([getattr(person, name) for person in people] for name in ("clip", "frames"))
+    numbers = identify_people(vectors, clips_, frames, min_similarity)
     if spec.people is None:
         return numbers
     named = sorted(set(spec.people.values()))

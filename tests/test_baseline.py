@@ -32,21 +32,28 @@ def vectors(*angles: float) -> np.ndarray:
 
 
 def test_people_are_numbered_by_first_appearance() -> None:
-    assert identify_people(vectors(90, 0, 95, 5, 180), [0, 1, 2, 3, 4], 0.9).tolist() == [0, 1, 0, 1, 2]
-    assert identify_people(vectors(90), [0], 0.9).tolist() == [0]
-    assert identify_people(np.zeros((0, 2), np.float32), [], 0.9).tolist() == []
+    assert identify_people(vectors(90, 0, 95, 5, 180), range(5), [1] * 5, 0.9).tolist() == [0, 1, 0, 1, 2]
+    assert identify_people(vectors(90), [0], [1], 0.9).tolist() == [0]
+    assert identify_people(np.zeros((0, 2), np.float32), [], [], 0.9).tolist() == []
+
+
+def test_means_over_many_frames_have_to_be_more_alike() -> None:
+    """At an angle of 50 degrees the cosine is 0.64."""
+    assert identify_people(vectors(0, 50), [0, 1], [1, 1], 0.6).tolist() == [0, 0]
+    assert identify_people(vectors(0, 50), [0, 1], [50, 50], 0.6).tolist() == [0, 1]
+    assert identify_people(vectors(0, 30), [0, 1], [50, 50], 0.6).tolist() == [0, 0]
 
 
 def test_two_people_in_one_clip_are_never_the_same() -> None:
-    assert identify_people(vectors(0, 1), [7, 7], 0.5).tolist() == [0, 1]
-    assert len(set(identify_people(vectors(0, 1, 0.5), [7, 7, 8], 0.5).tolist())) == 2
+    assert identify_people(vectors(0, 1), [7, 7], [1, 1], 0.5).tolist() == [0, 1]
+    assert len(set(identify_people(vectors(0, 1, 0.5), [7, 7, 8], [1] * 3, 0.5).tolist())) == 2
 
 
 def test_many_people_are_grouped_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     angles, clips = [0, 90, 2, 180, 91, 1, 181, 270, 3], list(range(9))
-    at_once = identify_people(vectors(*angles), clips, 0.9).tolist()
+    at_once = identify_people(vectors(*angles), clips, [1] * 9, 0.9).tolist()
     monkeypatch.setattr(baseline, "GROUPED_AT_ONCE", 2)
-    assert identify_people(vectors(*angles), clips, 0.9).tolist() == at_once == [0, 1, 0, 2, 1, 0, 2, 3, 0]
+    assert identify_people(vectors(*angles), clips, [1] * 9, 0.9).tolist() == at_once == [0, 1, 0, 2, 1, 0, 2, 3, 0]
 
 
 def test_only_people_with_enough_clips_that_differ_have_an_average() -> None:
