@@ -147,6 +147,6 @@ def test_shipped_classifiers_say_something_when_told_nothing(name: str) -> None:
     model = models.load(name, "classifier")
     width = model.session.get_inputs()[0].shape[1]
     nothing = untold(model.path.read_bytes(), width)
-    assert not nothing.any()
+    assert nothing.any() == (name == "affect3"), "it alone scales by means"
     said = model.session.run(["probabilities"], {"features": nothing[None]})[0]
     assert np.isfinite(said).all()
