@@ -129,7 +129,7 @@ def test_one_clip_or_one_group_has_no_interval(truth: list[int], groups: list[in
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_without_an_answer_nothing_is_measured(count: int) -> None:
-    with pytest.raises(ValueError, match=f"none of {count} clips has an answer"):
+    with pytest.raises(ValueError, match=f"none of {count} clips? has an answer"):
         evaluate(predictions([0] * count, [-1] * count))
 
 

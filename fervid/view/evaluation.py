@@ -26,7 +26,7 @@ def shown(report: Mapping[str, Any]) -> list[Table]:
         return _methods(report["methods"])
     found = tables(report) if "labels" in report else [_ratings({"": report})]
     if note := trained_on(report):
-        found[0].title = _heading(f"{found[0].title}; {note}")
+        found[0].title = _heading(f"{'Summary' if 'labels' in report else 'Ratings'}: {note}")
     if "against" in report:
         found.append(comparison(report["against"]))
     if "adaptive" in report:
@@ -43,7 +43,7 @@ def trained_on(report: Mapping[str, Any]) -> str:
     clips = report["answered"]["count"] if "answered" in report else report["clips"] - report["unanswered"]
     if not count:
         return ""
-    return f"{count:,} of the {plural(clips, 'clip')} with a face were trained on, so this is no measure of new clips"
+    return f"trained on {count:,} of these {plural(clips, 'clip')}, no measure of new ones"
 
 
 def _titled(name: str, report: Mapping[str, Any]) -> list[Table]:
@@ -69,9 +69,9 @@ def _data(data: Mapping[str, Any]) -> str:
     if isinstance(clips, Mapping):
         classes = f" ({', '.join(f'{label} {number:,}' for label, number in clips.items())})"
         count = sum(clips.values())
-    people = f" of {plural(data['people'], 'person', 'people')}" if data["people"] is not None else ""
+    people = f" of {plural(data['people'], 'person', 'people')}" if data.get("people") is not None else ""
     parts = [f"{data['name']}: {plural(count, 'clip')}{classes}{people}"]
-    if data["faceless"]:
+    if data.get("faceless"):
         parts.append(f"{plural(data['faceless'], 'more shows', 'more show')} no face")
     if data.get("broken"):
         parts.append(f"{data['broken']:,} left out because of errors")
