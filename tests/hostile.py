@@ -60,6 +60,7 @@ class Allowed:
 ANY = Allowed()
 READABLE = Allowed(refused=frozenset())
 WHOLE = Allowed(SOUND, frozenset())
+SEVERAL = Allowed(frozenset({None, "several_streams"}), frozenset())
 NEVER = Allowed(frozenset())
 
 
@@ -733,9 +734,9 @@ BUILT: Mapping[str, tuple[str, Callable[[], bytes], Allowed]] = {
     "interlaced.mpg": (".mpg", _video(".mpg", codec="mpeg2video", options={"flags": "+ilme+ildct"}), WHOLE),
     "interlaced.mp4": (".mp4", _video(".mp4", options={"flags": "+ilme+ildct"}), WHOLE),
     # Streams
-    "two.mkv": (".mkv", partial(_muxed, ".mkv", _two), WHOLE),
-    "two.avi": (".avi", partial(_muxed, ".avi", _two), WHOLE),
-    "two.mp4": (".mp4", partial(_muxed, ".mp4", _two), WHOLE),
+    "two.mkv": (".mkv", partial(_muxed, ".mkv", _two), SEVERAL),
+    "two.avi": (".avi", partial(_muxed, ".avi", _two), SEVERAL),
+    "two.mp4": (".mp4", partial(_muxed, ".mp4", _two), SEVERAL),
     "cover.m4a": (".m4a", partial(_muxed, ".mp4", _covered), refused("no_video_stream")),
     "cover.mkv": (".mkv", partial(_muxed, ".mkv", _covered), ANY),
     "sound.m4a": (".m4a", partial(_muxed, ".mp4", _silence), refused("no_video_stream")),

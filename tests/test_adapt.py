@@ -228,7 +228,7 @@ def test_a_classifier_is_fitted_and_measured_on_a_network_without_identities(tmp
     written = run("features", tmp_path / "clips" / "near", "-o", tmp_path / "f.npz", *looking[:-2])
     assert written.exit_code == 0, written.stderr
     kinds = {name.partition(".")[0] for name in Table.load(tmp_path / "f.npz").statistics}
-    assert kinds == {"embedding", "expression"}
+    assert kinds == {"embedding", "expression", "logit"}
 
 
 # Whether it is the right file

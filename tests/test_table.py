@@ -85,7 +85,7 @@ def test_every_record_is_one_line_of_a_terminal(
     assert re.search("confidence *people *seconds$" if columns >= 80 else "(label|confidence)$|from", lines[0])
     if columns >= 60:
         assert "confidence" in lines[0]
-        rows = [line for line in lines[1:] if re.search(r"surprise|no_face( |$)|\((no_v|skip)", line)]
+        rows = [line for line in lines[1:] if re.search(r"surprise|no_face( |$)|\(no_v|  skipped( |$)", line)]
         assert len(rows) == len(NAMES)
         assert any("…" in line and "left.mp4" in line for line in rows)
         assert lines[-1].startswith("5 ")

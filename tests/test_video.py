@@ -1040,7 +1040,7 @@ class FailingDisk(io.FileIO):
 
 
 @pytest.mark.parametrize(
-    ("good", "expected"), [(0, errors.InputUnreadable), (1, errors.InputUnreadable), (3, errors.Truncated)]
+    ("good", "expected"), [(0, errors.InputUnreadable), (1, errors.InputUnreadable), (5, errors.Truncated)]
 )
 def test_a_failing_disk_is_an_error_of_that_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int, expected: type[InputError]

@@ -157,7 +157,7 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
         assert model.card["data_sha256"].items() >= {name: read[name].digest() for name in read}.items()
         assert model.card["expression_shift"] in export.SHIFTS
         assert model.card["fer2013_shift"] in export.SHIFTS
-        assert len(model.card["figures"]) == 5
+        assert len(model.card["figures"]) == 11
     listed = json.loads((path.parent / "manifest.json").read_text())["models"]
     assert {name: entry["sha256"] for name, entry in listed.items()} == {
         "toy": small.identity.sha256,

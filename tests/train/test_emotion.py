@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,8 +96,9 @@ def test_the_file_says_what_the_parameters_say(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def sets(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipSet]:
     """The three sets in miniature, looked at by the shipped models."""
-    miniature.films(sources.kerc)
-    return read_clip_sets(sources, tmp_path_factory.mktemp("features"))
+    copied = Sources(shutil.copytree(sources.root, tmp_path_factory.mktemp("copied") / "sets"))
+    miniature.films(copied.kerc)
+    return read_clip_sets(copied, tmp_path_factory.mktemp("features"))
 
 
 def test_the_sets_are_read_with_people_and_truth(sets: dict[str, ClipSet]) -> None:

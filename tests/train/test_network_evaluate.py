@@ -106,6 +106,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+EXPRESSIONS = (
+    "RAF-DB test",
+    "SFEW",
+    "RAF-DB test, grey",
+    "RAF-DB test, 48 pixels",
+    "RAF-DB test, cut at the box",
+    "Java-SED 01 to 05, mean over a clip",
+)
+
+
 def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: Path) -> None:
     figures = tests.measure(models.load(str(model), "network"))
     counts = {name: found.get("images", found.get("pairs")) for name, found in figures.items()}
@@ -115,7 +125,9 @@ def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: P
         "LFW pairs": 4,
         "LFW pairs, by the embedding": 4,
         "FER2013 PrivateTest, first labels": 2,
+        **dict(zip(EXPRESSIONS, (4, 7, 4, 4, 4, 3), strict=True)),
     }
+    assert all(figures[name]["style_gap"] == pytest.approx(0, abs=1) for name in EXPRESSIONS[2:5])
     assert [figures[name]["faces_found"] for name in list(figures)[:3]] == [1.0, 1.0, 0.75]
     again = tests.measure(models.load(str(model), "network"))
     assert again == figures
@@ -128,7 +140,8 @@ def test_a_network_without_first_labels_is_not_asked_for_them(
     plain.graph.output.remove(next(output for output in plain.graph.output if output.name == evaluate.FIRST))
     onnx.save(plain, tmp_path / "plain.onnx")
     figures = tests.measure(models.load(str(tmp_path / "plain.onnx"), "network"))
-    assert list(figures) == ["FER+ PrivateTest", "UTKFace test", "LFW pairs", "LFW pairs, by the embedding"]
+    known = ["FER+ PrivateTest", "UTKFace test", "LFW pairs", "LFW pairs, by the embedding"]
+    assert list(figures) == [*known, *EXPRESSIONS]
 
 
 def test_a_network_of_expressions_alone_is_measured_on_what_it_estimates(
@@ -145,7 +158,7 @@ def test_a_network_of_expressions_alone_is_measured_on_what_it_estimates(
     plain.graph.output.extend(kept)
     onnx.save(plain, tmp_path / "plain.onnx")
     figures = tests.measure(models.load(str(tmp_path / "plain.onnx"), "network"))
-    assert list(figures) == ["FER+ PrivateTest", "LFW pairs, by the embedding"]
+    assert list(figures) == ["FER+ PrivateTest", "LFW pairs, by the embedding", *EXPRESSIONS]
     entry.value = json.dumps({**about, "expressions": about["expressions"][::-1]})
     onnx.save(plain, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="has other expressions than FER"):

@@ -61,7 +61,8 @@ def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
 
 def same_batch(ours: tuple[Tensor, Targets], theirs: tuple[Tensor, Targets]) -> bool:
     columns = [(getattr(ours[1], name), getattr(theirs[1], name)) for name in ours[1].__slots__]
-    return all(torch.equal(a, b) for a, b in [(ours[0], theirs[0]), *columns])
+    pairs = [(ours[0], theirs[0]), *columns]
+    return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_recipe_names_only_what_differs(tmp_path: Path) -> None:
