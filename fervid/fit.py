@@ -362,7 +362,8 @@ class Calibrated:
 def fit(way: Candidate, known: Examples, count: int = FOLDS) -> Calibrated | TransformedTargetRegressor:
     """A candidate fitted on all examples, its confidence fitted on held-out folds.
 
-    All classes weigh the same, whatever their share of the clips, in the fit and in the probabilities.
+    All classes weigh the same, whatever their share of the clips, in the fit and in the probabilities. An MLP holds
+    clips out itself to know when to stop, and its probabilities are taken as they are.
 
     Raises:
         DatasetError: As `folds`, or there are too few examples for this candidate.
@@ -376,6 +377,8 @@ def fit(way: Candidate, known: Examples, count: int = FOLDS) -> Calibrated | Tra
         pipeline = fit_rows(slice(None))
         if rated(truth):
             return pipeline
+        if way.kind == "mlp":
+            return Calibrated(pipeline, 1.0)
         margins = compute_margins(pipeline, x)
         held_out = np.empty_like(margins)
         for train, test in known.folds(count):
