@@ -192,7 +192,7 @@ def table(films_: Sequence[Film], known: Study) -> list[dict[str, Any]]:
     said: dict[str, Floats] = {}
     for name, (parts, kind) in DESCRIPTORS.items():
         matrix = np.stack([np.concatenate([block[part] for part in parts]) for block in blocks])
-        ways: list[Candidate] = candidates([name], [kind])
+        ways: list[Candidate] = candidates([name], [kind], ["l2"])
         said[name] = nested(Examples({name: matrix}, known.truth, known.groups, known.seed), ways)[0]
     said["attention"] = attention(films_, Examples({}, known.truth, known.groups, known.seed))
     said |= {f"fused: {one} and {other}": (said[one] + said[other]) / 2 for one, other in FUSED}
