@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
-from sklearn.cluster import AgglomerativeClustering
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -458,22 +457,6 @@ def nested(known: Examples, ways: Sequence[Candidate], count: int = FOLDS) -> tu
         said[test] = answers(pipeline, known.matrices[way.statistics][test], known.truth)
         chosen.append(way)
     return said, chosen
-
-
-def people(identity: Floats, alike: float) -> NDArray[np.int64]:
-    """Who is who, by average linkage until no two people are more alike than that cosine.
-
-    Args:
-        identity: (n, d) a mean identity vector for each clip.
-        alike: A cosine.
-
-    Returns:
-        (n,) numbers.
-    """
-    if len(identity) < 2:
-        return np.zeros(len(identity), np.int64)
-    clusters = AgglomerativeClustering(None, metric="cosine", linkage="average", distance_threshold=1 - alike)
-    return np.asarray(clusters.fit_predict(identity), np.int64)
 
 
 def to_onnx(pipeline: Calibrated | TransformedTargetRegressor, width: int) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fervid.adaptive import STRIDES, fitted
-from fervid.baseline import LOGITS, MOVED
+from fervid.baseline import LOGITS, MOVED, identify_people
 from fervid.classify import is_centered
 from fervid.dataset import Dataset, lacking_people
 from fervid.errors import DatasetError, NoFaces, UsageError, plural
@@ -29,7 +29,6 @@ from fervid.fit import (
     choose,
     fit,
     nested,
-    people,
     rated,
     score,
     sealed,
@@ -344,7 +343,8 @@ def _groups(table: Table, group: str) -> Groups:
             "these features do not say who is who; give the clips themselves, looked at by a network that knows"
             " identities, name the people, or add --group none"
         )
-    return people(table.statistics[IDENTITY], float(table.about["same_person"]))
+    clips = range(len(table.samples))
+    return identify_people(table.statistics[IDENTITY], clips, table.counts.tolist(), float(table.about["same_person"]))
 
 
 def train(

@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
 
 from fervid import fit
+from fervid.baseline import identify_people
 from fervid.errors import DatasetError, UsageError
 from fervid.fit import (
     COMPARED,
@@ -29,7 +30,6 @@ from fervid.fit import (
     choose,
     folds,
     nested,
-    people,
     sealed,
     statistics_of,
     to_onnx,
@@ -522,6 +522,6 @@ def turned(*degrees: float) -> np.ndarray:
 def test_clips_with_faces_that_are_alike_are_of_one_person(
     identity: np.ndarray, alike: float, groups: list[set[int]]
 ) -> None:
-    numbers = people(identity, alike)
+    numbers = identify_people(identity, range(len(identity)), [1] * len(identity), alike)
     found = [set(np.flatnonzero(numbers == number).tolist()) for number in np.unique(numbers)]
     assert sorted(found, key=min) == groups
