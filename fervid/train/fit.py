@@ -49,6 +49,8 @@ class Fit:
         """
         torch.manual_seed(recipe.seed)
         network.autocast = recipe.bfloat16
+        if recipe.freeze_normalisation and isinstance(network.backbone, mobilenet.MobileNetV1):
+            mobilenet.freeze_normalisation(network.backbone)
         self.recipe, self.data, self.step = recipe, data, 0
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         people = int(data.people.person.max()) + 1

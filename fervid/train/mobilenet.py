@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -44,7 +45,7 @@ class _SameConv(nn.Conv2d):
             return super().forward(x)
         odd = x.shape[-1] % 2
         if self.training and self.groups > 1:  # in bfloat16 the backward pass of strided ones is far slower
-            everywhere = functional.conv2d(x, self.weight, padding=1, groups=self.groups)
+            everywhere = functional.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups)
             return everywhere[:, :, 1 - odd :: 2, 1 - odd :: 2]
         return super().forward(functional.pad(x, (odd, 1, odd, 1)))
 
@@ -52,13 +53,28 @@ class _SameConv(nn.Conv2d):
 class _Normed(nn.Module):
     """A convolution without offsets, and its batch normalisation."""
 
+    frozen = False
+    """Whether the statistics stay as they are: the normalisation is then part of the convolution's weights."""
+
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.convolution = convolution
         self.norm: nn.Module = nn.BatchNorm2d(convolution.out_channels, eps=EPS)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.frozen:
+            return self._forward_frozen(x)
         normed: Tensor = self.norm(self.convolution(x))
+        return normed
+
+    def _forward_frozen(self, x: Tensor) -> Tensor:
+        """Scale the kernel instead of what it gives, which is far smaller."""
+        norm = self.norm
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        kernel = self.convolution.weight * scale[:, None, None, None]
+        offset = norm.bias - norm.running_mean * scale
+        normed: Tensor = functional_call(self.convolution, {"weight": kernel, "bias": offset}, (x,))
         return normed
 
 
@@ -115,12 +131,19 @@ def normalise(backbone: MobileNetV1, pictures: Tensor) -> None:
         hook.remove()
 
 
+def freeze_normalisation(backbone: MobileNetV1) -> None:
+    """Keep the statistics of the batch normalisation as they are; its factors and offsets go on learning."""
+    for layer in backbone.layers():
+        layer.frozen = True
+
+
 def folded(backbone: MobileNetV1) -> MobileNetV1:
     """The same network with its batch normalisation folded into the convolutions, for use only."""
     result = copy.deepcopy(backbone).eval()
     for layer in result.layers():
         if isinstance(layer.norm, nn.BatchNorm2d):
             layer.convolution, layer.norm = fuse_conv_bn_eval(layer.convolution, layer.norm), nn.Identity()
+            layer.frozen = False
     return result
 
 

@@ -45,6 +45,8 @@ class Recipe:
         smoothing: Share of a label of the further sets that goes to the other classes of the set.
         teacher: Who answers faces without an expression, if `weights.consistency` is not 0: `start`, the network that
             the run begins with, which sees them as FER2013 would show them, or `average`, the moving average.
+        freeze_normalisation: Whether the batch normalisation of `mobilenetv1` keeps the statistics that it starts with,
+            which saves a third of a step's time.
         bfloat16: Whether the backbone is trained in bfloat16: faster, but far slower where widths are odd, as rexnet's.
         weights: Of the tasks.
         seed: Of every random choice.
@@ -77,6 +79,7 @@ class Recipe:
     style: float = 0.0
     smoothing: float = 0.0
     teacher: str = "average"
+    freeze_normalisation: bool = False
     bfloat16: bool = True
     weights: losses.Weights = field(default_factory=losses.Weights)
     seed: int = 2021
