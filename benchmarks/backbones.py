@@ -29,16 +29,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from descriptors import PAPER, main_person
 from network import THREADS, milliseconds, show
 
 from fervid import dataset, models
 from fervid.align import MARGIN, crop
+from fervid.dataset import frames
 from fervid.extract import Extractor, load_extractor
 from fervid.fit import Examples, candidates, nested
+from fervid.gather import Seen
 from fervid.network import FaceNetwork
-from fervid.records import Floats, Image
+from fervid.records import Face, FaceScores, Floats, Frame, Image
 from fervid.study import Study
+from fervid.track import Tracker
 from fervid.train import export, films, fit, mobilenet, state
 from fervid.train.batches import Data
 from fervid.train.card import save_with_card
@@ -47,6 +49,7 @@ from fervid.train.faces import Sources
 from fervid.train.network import build
 from fervid.train.predict import teacher
 from fervid.train.recipe import Recipe
+from fervid.video import read_pictures
 
 RECIPE = Path(__file__).parent.parent / "models/recipes/backbones.json"
 BACKBONES: Mapping[str, int] = {  # and the side of the pictures that each was made for
@@ -65,6 +68,9 @@ FIGURES = {
     "ethnicity, %": ("UTKFace test", "ethnicity_accuracy"),
     "LFW, %": ("LFW pairs, by the embedding", "accuracy"),
 }
+
+
+STATISTICS = ("mean", "std", "max")
 
 
 def both(path: Path) -> tuple[Path, Path]:
@@ -139,6 +145,23 @@ def of_size(name: str, size: int, folder: Path) -> list[models.Model]:
     return [models.load(str(file), "network", THREADS) for file in files]
 
 
+def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceScores]]:
+    """The faces of the main person of a clip, each with its frame and what the network says of it."""
+    pictures = list(read_pictures(frames(path)))
+    tracker, seen, faces = Tracker(extractor.rule), Seen(), []
+    for picture, one in zip(pictures, extractor.observe(pictures), strict=True):
+        numbers = tracker.update(one.time, one.faces, one.scores.identity)
+        seen.add(one, numbers)
+        faces += [
+            (number, picture, face, one.scores[[i]])
+            for i, (number, face) in enumerate(zip(numbers, one.faces, strict=True))
+        ]
+    groups = tracker.people()
+    seen.settle(groups)
+    main = next((group for group in groups if seen.people and min(group) == seen.people[0].number), ())
+    return [(picture, face, scores) for number, picture, face, scores in faces if number in main]
+
+
 def clip(path: Path, extractor: Extractor, size: int) -> Image:
     """(n, size, size, 3) the faces of the main person of a clip; n is 0 if nobody is seen."""
     cut = [crop(picture.image, face, size, MARGIN) for picture, face, _ in main_person(path, extractor)]
@@ -147,7 +170,7 @@ def clip(path: Path, extractor: Extractor, size: int) -> Image:
 
 def descriptor(embedding: Floats) -> Floats:
     """(n, d) embeddings of the faces of a clip -> (3 d,) mean, standard deviation and maximum."""
-    return np.concatenate([getattr(embedding, name)(axis=0) for name in PAPER])
+    return np.concatenate([getattr(embedding, name)(axis=0) for name in STATISTICS])
 
 
 def on_clips(model: models.Model, clips: Sequence[Image], known: Study) -> Mapping[str, Any]:
@@ -159,7 +182,7 @@ def on_clips(model: models.Model, clips: Sequence[Image], known: Study) -> Mappi
         known: The same clips, their truth and who is in them.
     """
     network = FaceNetwork(model.session, model.card)
-    name = "+".join(PAPER)
+    name = "+".join(STATISTICS)
     matrix = np.stack([descriptor(network(faces).embedding) for faces in clips])
     examples = Examples({name: matrix}, known.truth, known.groups, known.seed)
     found: Mapping[str, Any] = known.report(nested(examples, candidates([name], ["linear"]))[0])["answered"]["uar"]

@@ -512,7 +512,6 @@ def test_models_are_listed_shown_found_and_verified(tmp_path: Path, monkeypatch:
         "affect3",
         "blazeface-back",
         "emotion8",
-        "fervid-detector",
         "mean6",
         "mean8",
         "mobilenetv1",
@@ -524,7 +523,7 @@ def test_models_are_listed_shown_found_and_verified(tmp_path: Path, monkeypatch:
     assert card["labels"] == sorted(card["labels"])
     assert Path(run("models", "path", "emotion8").stdout.strip()).is_file()
     result = run("models", "verify")
-    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 8)
+    assert (result.exit_code, [line.split()[0] for line in result.stdout.splitlines()]) == (0, ["ok"] * 7)
     for command in ("info", "path", "verify"):
         assert run("models", command, "no-such-model").exit_code == 4
 

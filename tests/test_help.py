@@ -84,7 +84,7 @@ def python(**variables: str) -> list[str]:
     [
         ("fervid classify --network m", {"mobilenetv1", "mobilenetv1-fp32"}),
         ("fervid classify --network ", {"mobilenetv1", "mobilenetv1-fp32", "hsemotion-b0"}),
-        ("fervid watch in/ --detector ", {"blazeface-back", "fervid-detector", "yunet"}),
+        ("fervid watch in/ --detector ", {"blazeface-back", "yunet"}),
         ("fervid timeline --classifier e", {"emotion8"}),
         ("fervid evaluate set/ --against m", {"mean6", "mean8"}),
         ("fervid models pull ", {"hsemotion-b0", "yunet"}),

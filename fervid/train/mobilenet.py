@@ -69,11 +69,9 @@ class _Normed(nn.Module):
 
     def _forward_frozen(self, x: Tensor) -> Tensor:
         """Scale the kernel instead of what it gives, which is far smaller."""
-        norm = self.norm
-        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        scale = self.norm.get_parameter("weight") / (self.norm.get_buffer("running_var") + EPS).sqrt()
         kernel = self.convolution.weight * scale[:, None, None, None]
-        offset = norm.bias - norm.running_mean * scale
+        offset = self.norm.get_parameter("bias") - self.norm.get_buffer("running_mean") * scale
         normed: Tensor = functional_call(self.convolution, {"weight": kernel, "bias": offset}, (x,))
         return normed
 

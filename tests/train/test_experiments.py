@@ -1,20 +1,15 @@
-"""Four tasks at once, and descriptors of clips: that what is compared differs in nothing but what is said."""
+"""Four tasks at once: what is compared differs in nothing else."""
 
 from __future__ import annotations
 
 from dataclasses import astuple, replace
 from pathlib import Path
 
-import descriptors
 import joint
 import numpy as np
 import pytest
-from descriptors import Film, film
 
-import clips
 import miniature
-from fervid.extract import load_extractor
-from fervid.fit import Examples
 from fervid.train import predict as predicting
 from fervid.train.batches import Batches, Data
 from fervid.train.fit import Fit
@@ -97,47 +92,3 @@ def test_every_task_is_compared_with_its_own_network() -> None:
     ]
     assert set(asked) == {*joint.TASKS, "masked", "filled"}
     assert rows[1]["better by"] == "100.00 % (100.00 to 100.00)"
-
-
-def curve(*values: float) -> np.ndarray:
-    return np.array(values, np.float32)[:, None] * np.eye(8, dtype=np.float32)[[4]] + 0.01
-
-
-def test_a_descriptor_tells_slope_onset_and_share() -> None:
-    happy = curve(0.0, 0.3, 0.6, 0.9)
-    happy[:, 5] = 0.5
-    blocks = descriptors.described(Film(np.linspace(0, 1, 4, dtype=np.float32), 2 * happy, happy))
-    assert blocks["expression slope"][4] == pytest.approx(0.9)
-    assert blocks["slope"][4] == pytest.approx(1.8)
-    assert blocks["onset"][4] == 1
-    assert blocks["share"][[4, 5]].tolist() == [0.5, 0.5]
-    still = descriptors.described(Film(np.zeros(1, np.float32), happy[:1], happy[:1]))
-    assert not still["slope"].any()
-    assert not still["std"].any()
-
-
-def test_the_main_person_of_a_clip_is_followed_frame_by_frame(tmp_path: Path) -> None:
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    for i, image in enumerate([*clips.smiling(3), *clips.scenery(1)]):
-        miniature.picture(folder / f"{i}.png", image)
-    extractor = load_extractor(threads=1)
-    shown = film(folder, extractor)
-    assert shown.time.tolist() == [0, 0.5, 1]
-    assert len(shown.embedding) == len(shown.expression) == 3
-    (tmp_path / "none").mkdir()
-    miniature.picture(tmp_path / "none" / "0.png", clips.scenery(1)[0])
-    assert len(film(tmp_path / "none", extractor).time) == 0
-
-
-def test_attention_finds_the_frame_that_matters() -> None:
-    rng = np.random.default_rng(0)
-    truth = np.arange(60) % 3
-    films = []
-    for label in truth:
-        frames = rng.normal(0, 0.3, (6, 12))
-        frames[rng.integers(6), [label, 6]] += 3
-        films.append(Film(np.linspace(0, 1, 6, dtype=np.float32), frames.astype(np.float32), curve(*[0.5] * 6)))
-    said = descriptors.attention(films, Examples({}, truth, np.arange(60)))
-    assert (said.argmax(axis=1) == truth).mean() > 0.8
-    np.testing.assert_allclose(said.sum(axis=1), 1, atol=1e-5)

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from google.protobuf.message import DecodeError
 
 import malice
 from fervid.train import mobilenet, state
-from fervid.train.centerface import CenterFace
 from fervid.train.predict import load
 
 
@@ -35,10 +33,3 @@ def test_as_starting_weights(evil: bytes, tmp_path: Path) -> None:
     path.write_bytes(evil)
     with pytest.raises(ValueError, match=r"is no manifest of TensorFlow\.js weights"):
         mobilenet.read_tensorflowjs(path)
-
-
-def test_as_the_teacher_of_the_detector(evil: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "centerface.onnx"
-    path.write_bytes(evil)
-    with pytest.raises((DecodeError, ValueError, LookupError)):
-        CenterFace.read(path, (64,))
