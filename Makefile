@@ -53,19 +53,19 @@ audit: $(VENV)/dev $(TOOLS)/pip-audit  ## ask whether vulnerabilities are known;
 
 fuzz: $(VENV)/dev  ## fuzz what is parsed beside videos, SECONDS for each parser; needs atheris
 	$(BIN)/python -c "import atheris" || $(PIP) atheris
-	for target in $$(PYTHONPATH=tests $(BIN)/python -c "import parsers; print(*parsers.TARGETS)"); do \
-		PYTHONPATH=tests $(BIN)/python -W error tests/fuzz.py $$target -max_total_time=$(or $(SECONDS),60) || exit 1; \
+	for target in $$(PYTHONPATH=tests/helpers $(BIN)/python -c "import parsers; print(*parsers.TARGETS)"); do \
+		PYTHONPATH=tests/helpers $(BIN)/python -W error tests/helpers/fuzz.py $$target -max_total_time=$(or $(SECONDS),60) || exit 1; \
 	done
 
-test-train: $(VENV)/train  ## run the tests of fervid.train, which need torch, and follow the pages of docs/ that take long
-	$(BIN)/python -m pytest tests/train
+test-train: $(VENV)/train  ## run the tests of fervid.training, which need torch, and follow the pages of docs/ that take long
+	$(BIN)/python -m pytest tests/training
 	$(BIN)/python -m pytest tests/test_docs.py -m slow --timeout=900 -rs
 
 bench: $(VENV)/dev  ## measure speed; CLIPS names the videos
 	$(BIN)/python benchmarks/speed.py $(or $(CLIPS),examples/astronaut.mp4)
 
 examples: $(VENV)/dev  ## make the clips of examples/ anew
-	PYTHONPATH=tests $(BIN)/python examples/make.py
+	PYTHONPATH=tests/helpers $(BIN)/python examples/make.py
 
 models:  ## how each shipped model is made
 	@sed -n '/^## How they are made/,$$p' models/README.md

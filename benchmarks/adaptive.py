@@ -17,23 +17,23 @@ from typing import Any
 import numpy as np
 from network import show
 
-from fervid import models
-from fervid.adaptive import STRIDES
-from fervid.fit import candidates
-from fervid.measure import measured, said_by
-from fervid.study import Study, train
-from fervid.train import films
+from fervid.analysis.early_exit import STRIDES
+from fervid.learn.labeled_features import Study, train
+from fervid.learn.model_evaluation import measured, said_by
+from fervid.learn.model_selection import candidates
+from fervid.models import registry
+from fervid.training import films
 
 ERRORS = (0.0, 0.02, 0.05, 0.1, 0.2)
 WAYS = candidates(("mean+std+max",), ("linear",))
 
 
-def fitted(known: Study, error: float, folder: Path) -> models.Model:
+def fitted(known: Study, error: float, folder: Path) -> registry.Model:
     """A classifier with thresholds for that share of errors."""
     data, _ = train(known, WAYS, "few", error=error)
     path = folder / f"few-{error}.onnx"
     path.write_bytes(data)
-    return models.load(str(path), "classifier")
+    return registry.load(str(path), "classifier")
 
 
 def row(name: str, share: float, accuracy: float) -> dict[str, Any]:

@@ -26,13 +26,15 @@ from network import show
 from scipy.stats import binomtest
 from timing import rounded, save
 
-from fervid import dataset, models, video
-from fervid.classify import ClipClassifier
-from fervid.extract import Extractor, Options, load_extractor
-from fervid.gather import gather
-from fervid.records import ClipFeatures, Face, Floats, Frame, Image, Observed
-from fervid.sampling import Sampling
-from fervid.train import degrade, ferplus
+from fervid.analysis.aggregate import gather
+from fervid.analysis.clip_classifier import ClipClassifier
+from fervid.analysis.extractor import Extractor, Options, load_extractor
+from fervid.core.records import ClipFeatures, Face, Floats, Frame, Image, Observed
+from fervid.learn import dataset
+from fervid.media import video
+from fervid.media.sampling import Sampling
+from fervid.models import registry
+from fervid.training import degrade, ferplus
 
 STATISTICS = ("embedding.mean", "embedding.std", "embedding.max")
 WIDTH, HEIGHT, RATE, SECONDS = 640, 360, 5, 3  # of simulated films
@@ -246,7 +248,7 @@ def main() -> None:
     slow = replace(usual, detect_every=0)
     ways = [load_extractor(options=options, threads=1) for options in (usual, slow)]
     ways.append(Moved(ways[1].detector, ways[1].network, slow, 1))
-    model = models.load(models.DEFAULTS["classifier"], "classifier")
+    model = registry.load(registry.DEFAULTS["classifier"], "classifier")
     classify = ClipClassifier(model.session, model.card)
 
     def all_ways(clip: Clip) -> list[Look]:

@@ -24,8 +24,8 @@ from network import show
 from timing import decode, medians, paired, ratios, rounded, save
 
 import fervid
-from fervid.gather import Windows
-from fervid.view import film
+from fervid.analysis.aggregate import Windows
+from fervid.render import annotate_video
 
 BASE, QUICK = "decode and encode", "with fervid's settings"
 CUT = Windows(2.0, 0.5)
@@ -36,7 +36,7 @@ def encode(path: Path, target: Path, settings: Mapping[str, str]) -> None:
     with av.open(str(path)) as source, av.open(str(target), "w") as written:
         pictures = source.streams.video[0]
         pictures.thread_type = "AUTO"
-        stream = written.add_stream(film.CODEC, rate=pictures.average_rate, options=dict(settings))
+        stream = written.add_stream(annotate_video.CODEC, rate=pictures.average_rate, options=dict(settings))
         stream.width, stream.height = (side // 2 * 2 for side in (pictures.width, pictures.height))
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", pictures.time_base
         for frame in source.decode(pictures):
@@ -49,8 +49,8 @@ def loss(path: Path, settings: Mapping[str, str], folder: Path) -> dict[str, flo
     """What encoding a film costs: the peak signal-to-noise ratio of its luma in dB, and the size of the file in MB."""
     target = folder / "encoded.mp4"
     encode(path, target, settings)
-    with av.open(str(path)) as film, av.open(str(target)) as again:
-        pairs = zip(film.decode(video=0), again.decode(video=0), strict=True)
+    with av.open(str(path)) as annotate_video, av.open(str(target)) as again:
+        pairs = zip(annotate_video.decode(video=0), again.decode(video=0), strict=True)
         greys = ([frame.to_ndarray(format="gray").astype(np.float32) for frame in pair] for pair in pairs)
         errors = [np.square(ours[: theirs.shape[0], : theirs.shape[1]] - theirs).mean() for ours, theirs in greys]
     noise = max(float(np.mean(errors)), 1e-9)
@@ -64,20 +64,22 @@ def measure(path: Path, classifier: fervid.Classifier, repeat: int) -> dict[str,
         target = Path(folder) / "out.mp4"
 
         def draw() -> None:
-            film.annotate(path, target, story, sampling, force=True)
+            annotate_video.annotate(path, target, story, sampling, force=True)
 
         def annotate() -> None:
-            film.annotate(path, target, classifier.follow(path, CUT), sampling, force=True)
+            annotate_video.annotate(path, target, classifier.follow(path, CUT), sampling, force=True)
 
         ways = {
             BASE: partial(encode, path, target, {}),
-            QUICK: partial(encode, path, target, film.QUALITY),
+            QUICK: partial(encode, path, target, annotate_video.QUALITY),
             "look": partial(classifier.follow, path, CUT),
             "draw": draw,
             "annotate": annotate,
         }
         rows = paired(ways, repeat)
-        lost = {name: loss(path, settings, Path(folder)) for name, settings in ((BASE, {}), (QUICK, film.QUALITY))}
+        lost = {
+            name: loss(path, settings, Path(folder)) for name, settings in ((BASE, {}), (QUICK, annotate_video.QUALITY))
+        }
     frames, ratio = decode(path), {base: ratios(rows, base) for base in (BASE, QUICK)}
     return {
         "clip": path.name,

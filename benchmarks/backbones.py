@@ -31,25 +31,26 @@ import numpy as np
 import torch
 from network import THREADS, milliseconds, show
 
-from fervid import dataset, models
-from fervid.align import MARGIN, crop
-from fervid.dataset import frames
-from fervid.extract import Extractor, load_extractor
-from fervid.fit import Examples, candidates, nested
-from fervid.gather import Seen
-from fervid.network import FaceNetwork
-from fervid.records import Face, FaceScores, Floats, Frame, Image
-from fervid.study import Study
-from fervid.track import Tracker
-from fervid.train import export, films, fit, mobilenet, state
-from fervid.train.batches import Data
-from fervid.train.card import save_with_card
-from fervid.train.evaluate import Tests
-from fervid.train.faces import Sources
-from fervid.train.network import build
-from fervid.train.predict import teacher
-from fervid.train.recipe import Recipe
-from fervid.video import read_pictures
+from fervid.analysis.aggregate import Seen
+from fervid.analysis.align import MARGIN, crop
+from fervid.analysis.extractor import Extractor, load_extractor
+from fervid.analysis.face_model import FaceNetwork
+from fervid.analysis.tracker import Tracker
+from fervid.core.records import Face, FaceScores, Floats, Frame, Image
+from fervid.learn import dataset
+from fervid.learn.dataset import frames
+from fervid.learn.labeled_features import Study
+from fervid.learn.model_selection import Examples, candidates, nested
+from fervid.media.video import read_pictures
+from fervid.models import registry
+from fervid.training import export, films, fit, mobilenet, state
+from fervid.training.batches import Data
+from fervid.training.card import save_with_card
+from fervid.training.evaluate import Tests
+from fervid.training.faces import Sources
+from fervid.training.network import build
+from fervid.training.predict import teacher
+from fervid.training.recipe import Recipe
 
 RECIPE = Path(__file__).parent.parent / "models/recipes/backbones.json"
 BACKBONES: Mapping[str, int] = {  # and the side of the pictures that each was made for
@@ -133,7 +134,7 @@ def write(names: Sequence[str], arguments: argparse.Namespace) -> None:
                 file.replace(arguments.runs / file.name)
 
 
-def of_size(name: str, size: int, folder: Path) -> list[models.Model]:
+def of_size(name: str, size: int, folder: Path) -> list[registry.Model]:
     """A backbone of chance for pictures of another size, in float32 and int8, to be timed."""
     torch.manual_seed(0)
     network = build(name).eval()
@@ -142,7 +143,7 @@ def of_size(name: str, size: int, folder: Path) -> list[models.Model]:
     about = {**export.CARD, **export.card(name, network, size)}
     save_with_card(export.to_onnx(network, size), about, files[0])
     export.save_quantised(files[0], about, files[1], crops)
-    return [models.load(str(file), "network", THREADS) for file in files]
+    return [registry.load(str(file), "network", THREADS) for file in files]
 
 
 def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceScores]]:
@@ -173,7 +174,7 @@ def descriptor(embedding: Floats) -> Floats:
     return np.concatenate([getattr(embedding, name)(axis=0) for name in STATISTICS])
 
 
-def on_clips(model: models.Model, clips: Sequence[Image], known: Study) -> Mapping[str, Any]:
+def on_clips(model: registry.Model, clips: Sequence[Image], known: Study) -> Mapping[str, Any]:
     """Mean recall over the classes of the clips, with its interval, of people whom the classifier has not seen.
 
     Args:
@@ -206,7 +207,7 @@ def text(name: str, figure: Mapping[str, Any]) -> str:
     return f"{value} ({low} to {high})"
 
 
-def row(name: str, model: models.Model, uar: Mapping[str, Any]) -> dict[str, Any]:
+def row(name: str, model: registry.Model, uar: Mapping[str, Any]) -> dict[str, Any]:
     """What a file knows; times are added later."""
     card = model.card
     return {
@@ -226,7 +227,7 @@ def table(names: Sequence[str], runs: Path, clips: Sequence[Image], known: Study
     with tempfile.TemporaryDirectory() as folder:
         rows, trained_, made = [], [], []
         for name in names:
-            files = [models.load(str(file), "network", THREADS) for file in both(runs / f"{name}.onnx")]
+            files = [registry.load(str(file), "network", THREADS) for file in both(runs / f"{name}.onnx")]
             rows += [row(name, model, on_clips(model, clips, known)) for model in files]
             trained_ += files
             made += of_size(name, BACKBONES[name], Path(folder))

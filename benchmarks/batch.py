@@ -25,8 +25,8 @@ from network import show
 from timing import WAYS, command, decode, faster, figures, once, paired, save
 
 import fervid
-from fervid.batch import Policy, answer_all
-from fervid.commands.options import workers
+from fervid.batch.runner import Policy, answer_all
+from fervid.cli.options import workers
 
 SHORTEST, LONGEST = 2.0, 4.0  # seconds of a piece
 DECODERS = ("decode, threads", "decode, processes")

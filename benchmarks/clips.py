@@ -18,24 +18,24 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from fervid import models
-from fervid.baseline import identify_people
-from fervid.extract import load_extractor
-from fervid.features import IDENTITY
-from fervid.network import FaceNetwork
-from fervid.records import Floats
-from fervid.train import lfw
-from fervid.train.clip_sets import DEVELOPMENT, FILMS, STILLS, ClipSet, read_clip_sets
-from fervid.train.emotion import cross_validate, move_to_usual, read_stills, to_labelled_logits
-from fervid.train.faces import Sources, cut_all
-from fervid.train.ferplus import stills_detector
+from fervid.analysis.baseline import identify_people
+from fervid.analysis.extractor import load_extractor
+from fervid.analysis.face_model import FaceNetwork
+from fervid.core.records import Floats
+from fervid.learn.feature_table import IDENTITY
+from fervid.models import registry
+from fervid.training import lfw
+from fervid.training.clip_sets import DEVELOPMENT, FILMS, STILLS, ClipSet, read_clip_sets
+from fervid.training.emotion import cross_validate, move_to_usual, read_stills, to_labelled_logits
+from fervid.training.faces import Sources, cut_all
+from fervid.training.ferplus import stills_detector
 
 MIN_PHOTOS = 5  # of a person of LFW
 
 
 def classify(known: ClipSet, name: str) -> Floats:
     """(n, 8) probabilities by a shipped classifier."""
-    model = models.load(name, "classifier", 1)
+    model = registry.load(name, "classifier", 1)
     rows = known.table.matrix(model.card["statistics"])
     return np.asarray(model.session.run(["probabilities"], {"features": rows})[0], np.float32)
 
@@ -43,7 +43,7 @@ def classify(known: ClipSet, name: str) -> Floats:
 def measure_shipped(sets: Mapping[str, ClipSet], sources: Sources, cache: Path, network: str) -> list[list[str]]:
     """Rows of set, way, and figures."""
     acted, scenes, stills = sets[DEVELOPMENT], sets[FILMS], read_stills(sources, cache, network)
-    model = models.load(models.DEFAULTS["classifier"], "classifier", 1)
+    model = registry.load(registry.DEFAULTS["classifier"], "classifier", 1)
     usual = np.array(model.card["usual_logits"]["person"], np.float32)
 
     def relative(known: ClipSet) -> Floats:
@@ -107,7 +107,7 @@ def _lfw_identities(folder: Path, network: str) -> tuple[list[str], Floats]:
     photos = sorted(folder.rglob("*.jpg"))
     folders = [path.parent.name for path in photos]
     chosen = [path for path in photos if folders.count(path.parent.name) >= MIN_PHOTOS]
-    model = models.load(network, "network", 2)
+    model = registry.load(network, "network", 2)
     detector = stills_detector(lfw.MIN_FACE)
 
     def middle(image: NDArray[np.uint8]) -> Any:
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
     parser.add_argument("--cache", type=Path, help="where features and crops are kept; default: DATA/cache")
-    parser.add_argument("--network", default=models.DEFAULTS["network"])
+    parser.add_argument("--network", default=registry.DEFAULTS["network"])
     arguments = parser.parse_args()
     sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
     sets = read_clip_sets(sources, cache / "features", arguments.network)

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 import fervid
-from fervid.batch import Policy, answer_all, destination
-from fervid.ray_engine import answering
+from fervid.batch.ray_runner import answering
+from fervid.batch.runner import Policy, answer_all, destination
 
 MODEL = "seconds(n, m) = start + n * max(clip / (m * workers), record)"
 MEANING = {

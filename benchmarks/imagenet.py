@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fervid.train.network import build
+from fervid.training.network import build
 
 SPREAD: Mapping[str, tuple[float, float, float]] = {
     "efficientnet_lite0": (127.5, 127.5, 127.5),

@@ -23,13 +23,13 @@ import torch
 from network import show
 from numpy.typing import NDArray
 
-from fervid.evaluate import bootstrap
-from fervid.train import faces, fit, losses, mobilenet
-from fervid.train.batches import Data
-from fervid.train.faces import Faces, Sources
-from fervid.train.losses import Weights
-from fervid.train.predict import filled, load, predict
-from fervid.train.recipe import Recipe
+from fervid.learn.metrics import bootstrap
+from fervid.training import faces, fit, losses, mobilenet
+from fervid.training.batches import Data
+from fervid.training.faces import Faces, Sources
+from fervid.training.losses import Weights
+from fervid.training.predict import filled, load, predict
+from fervid.training.recipe import Recipe
 
 JOINT4 = Path(__file__).parent.parent / "models/recipes/joint4.json"
 NONE = Weights(*[0.0] * 8)

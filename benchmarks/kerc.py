@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from network import show
 
-from fervid import models
-from fervid.fit import Kind, Scaling
-from fervid.measure import methods, said_by
-from fervid.records import Floats
-from fervid.study import Study
-from fervid.train import export, films, mobilenet
-from fervid.train.network import build
+from fervid.core.records import Floats
+from fervid.learn.labeled_features import Study
+from fervid.learn.model_evaluation import methods, said_by
+from fervid.learn.model_selection import Kind, Scaling
+from fervid.models import registry
+from fervid.training import export, films, mobilenet
+from fervid.training.network import build
 
 Way = tuple[str, Kind, Scaling]
 WAYS: Sequence[Way] = (
@@ -55,7 +55,7 @@ def frozen(weights: Path, folder: Path) -> Path:
     """The network as it was published, as a file of ours; only its embedding is meant to be used."""
     torch.manual_seed(0)  # the heads are of chance, and faces are followed by one of them
     network = build("mobilenetv1", mobilenet.read_tensorflowjs(weights)).eval()
-    shipped = models.load(models.DEFAULTS["network"], "network")
+    shipped = registry.load(registry.DEFAULTS["network"], "network")
     size = int(shipped.card["input"]["size"])
     path = folder / "frozen.onnx"
     card = {**export.CARD, **export.card("frozen", network, size)}
@@ -76,7 +76,7 @@ def rows(known: Study, name: str, ways: Sequence[Way]) -> Iterator[dict[str, Any
 
 def unfitted(known: Study, name: str) -> Iterator[dict[str, Any]]:
     """What needs no clips of films: emotions as valence, of the shipped classifier and of averaged probabilities."""
-    model = models.load("emotion8", "classifier")
+    model = registry.load("emotion8", "classifier")
     for title, said in (("emotion8", lambda part: said_by(part, model)), ("averaged", _averaged)):
         row = {"network": name, "statistics": f"{title}, as valence", "kind": "not fitted", "scaling": ""}
         for protocol, part in (("val", known.part(("val",))), ("cross-validated", known)):
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    ours = models.DEFAULTS["network"]
+    ours = registry.DEFAULTS["network"]
     known = films.read(arguments.kerc, arguments.cache, ours)
     found = [*unfitted(known, ours), *rows(known, ours, WAYS)]
     with tempfile.TemporaryDirectory() as folder:

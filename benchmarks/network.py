@@ -18,8 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fervid import models
-from fervid.network import scaled
+from fervid.analysis.face_model import scaled
+from fervid.models import registry
 
 BATCH, THREADS = 16, 2
 FIGURES = {
@@ -34,7 +34,7 @@ FIGURES = {
 }
 
 
-def milliseconds(networks: list[models.Model], repeat: int) -> list[float]:
+def milliseconds(networks: list[registry.Model], repeat: int) -> list[float]:
     """Median time a face of each, in turn."""
     rng = np.random.default_rng(0)
     feeds = []
@@ -53,7 +53,7 @@ def milliseconds(networks: list[models.Model], repeat: int) -> list[float]:
 
 def measure(names: list[str], repeat: int) -> list[dict[str, Any]]:
     """One row a network: milliseconds a face, size of the file, figures."""
-    loaded = [models.load(name, "network", THREADS) for name in names]
+    loaded = [registry.load(name, "network", THREADS) for name in names]
     return [
         {
             "network": model.identity.name,

@@ -26,9 +26,9 @@ from network import show
 from timing import medians, paired, ratios, rounded, save
 
 import fervid
-from fervid import models
-from fervid.detect import Detector
-from fervid.records import Box, Floats, Image
+from fervid.analysis.detector import Detector
+from fervid.core.records import Box, Floats, Image
+from fervid.models import registry
 
 Finder = Callable[[Image], list[Box]]  # (h, w, 3) RGB to the boxes of faces
 BACKBONE, SIDE, CLASSES = "efficientnet_b0", 224, 8
@@ -41,7 +41,7 @@ def exported(folder: Path) -> Path:
     import timm
     import torch
 
-    from fervid.train.trace import traced
+    from fervid.training.trace import traced
 
     path = folder / f"{BACKBONE}.onnx"
     network = timm.create_model(BACKBONE, num_classes=CLASSES)
@@ -64,7 +64,7 @@ def frames(path: Path, seconds: float) -> Iterator[Image]:
 
 def blazeface() -> Finder:
     """The detector that fervid searches whole frames with."""
-    found = models.load("blazeface-back", "detector", cv2.getNumberOfCPUs())
+    found = registry.load("blazeface-back", "detector", cv2.getNumberOfCPUs())
     detect = Detector(found.session, found.card)
     return lambda image: [face.box for face in detect(image)]
 

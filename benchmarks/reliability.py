@@ -1,10 +1,12 @@
 """Tries to break fervid, and counts how often that succeeds: hostile files, kills, fuzzed parsers, thousands of clips.
 
-PYTHONPATH=tests python benchmarks/reliability.py [--cases 2000] [--suites files kills soak parsers] [--json FILE]
+PYTHONPATH=tests/helpers python benchmarks/reliability.py [--cases 2000] [--suites files kills soak parsers]
+    [--json FILE]
 
 A case counts as a hang if it takes longer than half a minute, as a crash if a process dies or something is raised that
 is no answer, as lost if an input has no record, and as wrong if it is not true what is said of it, or of the good clip
-after it. There is a kill for every twenty cases. A case is made again by its name, as tests/hostile.py says.
+after it. There is a kill for every twenty cases. A case is made again by its name, as
+tests/helpers/malformed_videos.py says.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from network import show
 from timing import save
 
 import fervid
-import hostile
+import malformed_videos
 import parsers
-import trials
-from fervid.batch import Policy
-from killed import Counts, Format, killed_runs
-from trials import Tally
+import reliability_trials
+from fervid.batch.runner import Policy
+from kill_resume import Counts, Format, killed_runs
+from reliability_trials import Tally
 
 JOBS = 2
 KILLS = 20  # cases for one of them
@@ -38,10 +40,10 @@ Rows = Iterator[tuple[str, Tally]]
 def files(cases: int) -> Rows:
     """Hostile files of each container, through worker processes."""
     classifier = fervid.load(threads=1)
-    found = sorted(hostile.cases(cases), key=lambda case: case.group)
+    found = sorted(malformed_videos.cases(cases), key=lambda case: case.group)
     for group, some in groupby(found, lambda case: case.group):
         with tempfile.TemporaryDirectory() as folder:
-            yield f"files: {group}", trials.attempt(list(some), classifier, Path(folder), Policy(JOBS))
+            yield f"files: {group}", reliability_trials.attempt(list(some), classifier, Path(folder), Policy(JOBS))
 
 
 def parsed(cases: int) -> Rows:
@@ -60,15 +62,15 @@ def once(name: str, target: Callable[[bytes], object], data: bytes) -> Tally:
         target(data)
     except Exception as error:  # noqa: BLE001  that is what is counted
         return Tally(1, crashes=(f"{name}: {error!r}",))
-    return Tally(1, hangs=(name,) if time.perf_counter() - started > trials.SLOW else ())
+    return Tally(1, hangs=(name,) if time.perf_counter() - started > reliability_trials.SLOW else ())
 
 
 def soaked(cases: int) -> Rows:
     """So many clips in this process, which may keep nothing of them."""
     with tempfile.TemporaryDirectory() as folder:
-        first, last = trials.soak(fervid.load(), Path(folder), cases)
+        first, last = reliability_trials.soak(fervid.load(), Path(folder), cases)
     title = f"one process: {first.memory:.0f} MB after 100 clips, {last.memory:.0f} MB at the end"
-    yield title, Tally(cases, wrong=trials.leaks(first, last))
+    yield title, Tally(cases, wrong=reliability_trials.leaks(first, last))
 
 
 def killed(cases: int) -> Rows:

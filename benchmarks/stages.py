@@ -20,13 +20,14 @@ import cv2
 from timing import rounded
 
 import fervid
-from fervid import extract, video
-from fervid.classify import ClipClassifier
-from fervid.detect import Detector
-from fervid.follow import Follower
-from fervid.gather import Seen
-from fervid.network import FaceNetwork
-from fervid.track import Tracker
+from fervid.analysis import extractor
+from fervid.analysis.aggregate import Seen
+from fervid.analysis.clip_classifier import ClipClassifier
+from fervid.analysis.detector import Detector
+from fervid.analysis.face_model import FaceNetwork
+from fervid.analysis.propagation import Follower
+from fervid.analysis.tracker import Tracker
+from fervid.media import video
 
 FRAMES = 100  # are looked at, and held in memory
 POINTS = (
@@ -34,7 +35,7 @@ POINTS = (
     ("glance", Detector, "glance"),
     ("glance", Detector, "near"),
     ("follow", Follower, "__call__"),
-    ("crop", extract, "crop"),
+    ("crop", extractor, "crop"),
     ("embed", FaceNetwork, "__call__"),
     ("track, pool", Tracker, "update"),
     ("track, pool", Tracker, "people"),

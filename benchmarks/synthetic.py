@@ -3,9 +3,9 @@
 python benchmarks/synthetic.py --data SETS --weights faceres.json --lite0 lite0.safetensors
     --mobilenetv2 mobilenetv2.safetensors --runs FOLDER [--steps N] [--mixing none mixup mixaugment] [--json FILE]
 
-After Jeong et al. (arXiv 2207.10025): `fervid.train.branches` on the faces that `fervid.train.synthesis` makes, tested
-on real ones, those of FER+ PrivateTest on which more than half of the votes are for one of the six expressions. The
-figure is macro F1 with 95 % intervals by bootstrap over pictures; differences are paired by picture. An ensemble is
+After Jeong et al. (arXiv 2207.10025): `fervid.training.branches` on the faces that `fervid.training.synthesis` makes,
+tested on real ones, those of FER+ PrivateTest on which more than half of the votes are for one of the six expressions.
+The figure is macro F1 with 95 % intervals by bootstrap over pictures; differences are paired by picture. An ensemble is
 the average of three backbones' probabilities; a blend is the weighted average with those of the shipped network, which
 learned from real faces, for the same six expressions. A run that is in the folder already is continued; other
 `--steps` need another folder.
@@ -24,14 +24,14 @@ import torch
 from network import show
 from numpy.typing import NDArray
 
-from fervid.evaluate import bootstrap, confusion, scores
-from fervid.network import BATCH
-from fervid.records import Floats
-from fervid.train import augment, branches, faces, mobilenet, synthesis
-from fervid.train.branches import Recipe
-from fervid.train.faces import Faces, Sources
-from fervid.train.network import pixels
-from fervid.train.synthesis import EXPRESSIONS, INDEX, Synthetic
+from fervid.analysis.face_model import BATCH
+from fervid.core.records import Floats
+from fervid.learn.metrics import bootstrap, confusion, scores
+from fervid.training import augment, branches, faces, mobilenet, synthesis
+from fervid.training.branches import Recipe
+from fervid.training.faces import Faces, Sources
+from fervid.training.network import pixels
+from fervid.training.synthesis import EXPRESSIONS, INDEX, Synthetic
 
 TWO_BRANCH = Path(__file__).parent.parent / "models/recipes/two-branch.json"
 BACKBONES = ("mobilenetv1", "efficientnet_lite0", "mobilenetv2_100")

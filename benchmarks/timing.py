@@ -20,7 +20,7 @@ import av
 import fervid
 
 PACKAGES = ("av", "numpy", "onnxruntime", "opencv-python-headless")
-COMMAND = (sys.executable, "-c", "from fervid.cli import main; main()")
+COMMAND = (sys.executable, "-c", "from fervid.cli.app import main; main()")
 
 Work = Callable[[], object]
 Seconds = Mapping[str, float]  # of each way, in one repetition or of all of them

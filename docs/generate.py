@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 import fervid
-from fervid import cli, commands, errors, models
-from fervid.schema import schema
+from fervid import cli as commands
+from fervid.cli import app
+from fervid.core import errors
+from fervid.core.schema import schema
+from fervid.models import registry
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -100,7 +103,7 @@ def command_line() -> str:
             " the flag wins."
         ),
     ]
-    for name, command in listed(typer.main.get_command(cli.app)):
+    for name, command in listed(typer.main.get_command(app.app)):
         context = typer.Context(command, info_name=name)
         usage = " ".join([name, *command.collect_usage_pieces(context)])
         parts += [f"## `{name}`", _prose(command.help), f"```text\n{usage}\n```", *_parameters(command, context)]
@@ -212,7 +215,7 @@ def licences() -> str:
     rows = [
         (f"`{name}`", entry["kind"], _prose(entry["licence"]), how)
         for part, how in (("models", "shipped"), ("optional", "`fervid models pull`"))
-        for name, entry in models.manifest(part).items()
+        for name, entry in registry.manifest(part).items()
     ]
     return _table(("model", "kind", "licence", ""), rows)
 
@@ -226,7 +229,7 @@ def _kinds(kind: type[errors.FervidError] = errors.FervidError) -> Iterator[type
 def _status(kind: type[errors.FervidError]) -> int:
     if issubclass(kind, errors.NoFaces):
         return commands.OK
-    return next(status for of, status in cli.STATUS.items() if issubclass(kind, of))
+    return next(status for of, status in app.STATUS.items() if issubclass(kind, of))
 
 
 def _prose(text: str | None) -> str:

@@ -13,52 +13,52 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fervid.columns import to_arrow as to_arrow
-    from fervid.columns import to_pandas as to_pandas
-    from fervid.errors import FervidError as FervidError
-    from fervid.errors import InputError as InputError
-    from fervid.errors import ModelError as ModelError
-    from fervid.errors import NoFaces as NoFaces
-    from fervid.extract import Options as Options
-    from fervid.gather import Windows as Windows
-    from fervid.pipeline import Classifier as Classifier
-    from fervid.pipeline import load as load
-    from fervid.records import Answer as Answer
-    from fervid.records import ClipResult as ClipResult
-    from fervid.records import Frame as Frame
-    from fervid.records import Person as Person
-    from fervid.records import WindowResult as WindowResult
-    from fervid.sampling import Sampling as Sampling
+    from fervid.analysis.aggregate import Windows as Windows
+    from fervid.analysis.extractor import Options as Options
+    from fervid.analysis.pipeline import Classifier as Classifier
+    from fervid.analysis.pipeline import load as load
+    from fervid.batch.tabular import to_arrow as to_arrow
+    from fervid.batch.tabular import to_pandas as to_pandas
+    from fervid.core.errors import FervidError as FervidError
+    from fervid.core.errors import InputError as InputError
+    from fervid.core.errors import ModelError as ModelError
+    from fervid.core.errors import NoFaces as NoFaces
+    from fervid.core.records import Answer as Answer
+    from fervid.core.records import ClipResult as ClipResult
+    from fervid.core.records import Frame as Frame
+    from fervid.core.records import Person as Person
+    from fervid.core.records import WindowResult as WindowResult
+    from fervid.media.sampling import Sampling as Sampling
 
 __version__ = "0.1.0"
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # asked when onnxruntime is imported; its wheels would report
 
-_HOMES = {
-    "Answer": "records",
-    "Classifier": "pipeline",
-    "ClipResult": "records",
-    "FervidError": "errors",
-    "Frame": "records",
-    "InputError": "errors",
-    "ModelError": "errors",
-    "NoFaces": "errors",
-    "Options": "extract",
-    "Person": "records",
-    "Sampling": "sampling",
-    "WindowResult": "records",
-    "Windows": "gather",
-    "load": "pipeline",
-    "to_arrow": "columns",
-    "to_pandas": "columns",
+_LAZY_EXPORTS = {
+    "Answer": "core.records",
+    "Classifier": "analysis.pipeline",
+    "ClipResult": "core.records",
+    "FervidError": "core.errors",
+    "Frame": "core.records",
+    "InputError": "core.errors",
+    "ModelError": "core.errors",
+    "NoFaces": "core.errors",
+    "Options": "analysis.extractor",
+    "Person": "core.records",
+    "Sampling": "media.sampling",
+    "WindowResult": "core.records",
+    "Windows": "analysis.aggregate",
+    "load": "analysis.pipeline",
+    "to_arrow": "batch.tabular",
+    "to_pandas": "batch.tabular",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_LAZY_EXPORTS, "__version__"]
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that `import fervid` and `fervid --help` stay light."""
-    if name not in _HOMES:
+    if name not in _LAZY_EXPORTS:
         raise AttributeError(f"module 'fervid' has no attribute {name!r}")
-    value = getattr(import_module(f"fervid.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"fervid.{_LAZY_EXPORTS[name]}"), name)
     globals()[name] = value
     return value

@@ -14,13 +14,14 @@ import pytest
 
 import clips
 import fervid
-import fervid.cli
-from fervid import commands, evaluate
-from fervid.fit import COSTS, STANDARD_COSTS
-from fervid.network import FaceNetwork
-from fervid.records import FaceScores
+import fervid.cli.app
+from fervid import cli
+from fervid.analysis.face_model import FaceNetwork
+from fervid.core.records import FaceScores
+from fervid.learn import metrics
+from fervid.learn.model_selection import COSTS, STANDARD_COSTS
 
-collect_ignore = [] if find_spec("torch") else ["train"]  # `make test-train` installs it
+collect_ignore = [] if find_spec("torch") else ["training"]  # `make test-train` installs it
 
 
 @pytest.hookimpl(wrapper=True)
@@ -36,14 +37,14 @@ def pytest_runtest_teardown() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands start no workers, which takes a second each, unless a test says `--jobs`."""
-    sized = commands.options.workers
+    sized = cli.options.workers
 
     def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
         return sized(clips, jobs, threads) if jobs else (0, threads or cv2.getNumberOfCPUs())
 
-    for part in (commands.annotate, commands.clips, commands.labelled, commands.live, commands.report):
+    for part in (cli.annotate, cli.classify, cli.learn, cli.watch, cli.report):
         monkeypatch.setattr(part, "workers", workers)
-    for part in (commands.clips, commands.live):
+    for part in (cli.classify, cli.watch):
         monkeypatch.setattr(part, "prepare", lambda: None)
 
 
@@ -64,7 +65,7 @@ def crops(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few resamples, and few costs of each kind of classifier."""
-    monkeypatch.setattr(evaluate, "RESAMPLES", 20)
+    monkeypatch.setattr(metrics, "RESAMPLES", 20)
     for table in (COSTS, STANDARD_COSTS):
         for kind, costs in table.items():
             monkeypatch.setitem(table, kind, costs[:2])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import clips
-from fervid.align import MARGIN, crop, roll
-from fervid.records import Box, Face
+from fervid.analysis.align import MARGIN, crop, roll
+from fervid.core.records import Box, Face
 
 
 def face(box: Box, degrees: float = 0.0) -> Face:

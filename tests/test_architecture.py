@@ -1,4 +1,4 @@
-"""The one way through the house: who may import whom, and what is never imported at all."""
+"""Which folder may import which, and what is never imported at all."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ TREES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_bytes())
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-READING = ("container", "streams", "video")
-STAGES = ("detect", "follow", "track", "align", "network", "pool", "classify")
-KNOW_MODELS = {
-    "extract",
-    "pipeline",
-    "doctor",
-    "measure",
-    "moments",
-    "pull",
-    "commands.about",
-    "commands.labelled",
-    "commands.options",
+MAY_IMPORT = {
+    "core": set(),
+    "media": {"core"},
+    "models": {"core"},
+    "analysis": {"core", "media", "models"},
+    "batch": {"core", "media", "models", "analysis"},
+    "learn": {"core", "media", "models", "analysis"},
+    "render": {"core", "media", "analysis"},
+    "training": {"core", "media", "models", "analysis", "learn"},
+    "cli": {"core", "media", "models", "analysis", "batch", "learn", "render", "training"},
 }
+"""What each folder may import beside itself."""
+FRAME_STAGES = ("detector", "propagation", "tracker", "align", "face_model", "pooling", "clip_classifier", "early_exit")
+"""Modules of `analysis` that work on arrays and know neither files nor models."""
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -43,50 +44,48 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-OURS = {
-    module: {name.split(".")[1] for name in imported(tree) if name.startswith("fervid.")}
-    & {*TREES, "commands", "train"}
-    for module, tree in TREES.items()
-}
-OURS_AND_ALL = {module: imported(tree) for module, tree in TREES.items()}
+IMPORTED = {module: imported(tree) for module, tree in TREES.items()}
 
 
-@pytest.mark.parametrize(
-    ("module", "may"),
-    [
-        *((module, set()) for module in ("errors", "records", "ahead", "clock", "stills", "view.card")),
-        ("workers", {"errors"}),
-        *((module, {"records"}) for module in ("halve", "live")),
-        ("sampling", {"records"}),
-        *((module, {"errors", "records", "ahead", "clock", "stills", "sampling", "container"}) for module in READING),
-        *((stage, {"errors", "records", "halve"}) for stage in (*STAGES, "adaptive")),
-        ("gather", {"errors", "records", "pool", "track"}),
-        ("story", {"records", "gather", "track"}),
-        ("view.palette", set()),
-        ("view.draw", {"records", "story", "view"}),
-        ("remote", {"errors"}),
-        ("columns", {"errors", "records"}),
-    ],
-)
-def test_records_import_nothing_and_stages_only_records_and_errors(module: str, may: set[str]) -> None:
-    assert OURS[module] <= may
+def folders(module: str) -> set[str]:
+    """The folders of fervid that a module imports from."""
+    return {name.split(".")[1] for name in IMPORTED[module] if name.startswith("fervid.")} & {*MAY_IMPORT}
 
 
-def test_imports_go_one_way() -> None:
-    TopologicalSorter(OURS).prepare()
+@pytest.mark.parametrize("module", [module for module in TREES if "." in module])
+def test_folders_import_only_what_they_may(module: str) -> None:
+    folder = module.split(".")[0]
+    assert folders(module) <= {folder, *MAY_IMPORT[folder]}
 
 
-def test_only_the_command_line_knows_the_commands() -> None:
-    knowing = {module for module, names in OURS.items() if {"cli", "commands"} & names}
-    assert {module for module in knowing if not module.startswith("commands.")} == {"cli", "__main__"}
+@pytest.mark.parametrize("stage", FRAME_STAGES)
+def test_frame_stages_import_core_and_stages_only(stage: str) -> None:
+    names = {name for name in IMPORTED[f"analysis.{stage}"] if name.startswith("fervid.")}
+    assert {name.split(".")[1] for name in names} <= {"core", "analysis"}
+    assert {name.split(".")[2] for name in names if name.startswith("fervid.analysis.")} <= {*FRAME_STAGES}
 
 
-def test_only_what_puts_models_together_or_names_them_knows_models() -> None:
-    assert {module for module, names in OURS.items() if "models" in names and "train." not in module} <= KNOW_MODELS
+def test_imports_have_no_cycle() -> None:
+    modules = {
+        module: {name.removeprefix("fervid.") for name in names} & {*TREES} for module, names in IMPORTED.items()
+    }
+    TopologicalSorter(modules).prepare()
 
 
-def test_only_the_command_line_imports_the_training() -> None:
-    assert [module for module, names in OURS.items() if "train" in names and not module.startswith("train.")] == ["cli"]
+def test_only_the_network_command_imports_training() -> None:
+    assert [module for module in TREES if "training" in folders(module) and not module.startswith("training.")] == [
+        "cli.network"
+    ]
+
+
+def test_only_container_opens_videos_for_reading() -> None:
+    opening = {
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("av.open", "av.container.open")
+    }
+    assert opening == {"media.container", "render.annotate_video"}
 
 
 def test_imports_are_written_with_the_full_name() -> None:
@@ -97,7 +96,17 @@ EXTRAS = {"fastjsonschema", "fsspec", "jinja2", "markupsafe", "pandas", "pyarrow
 
 
 @pytest.mark.parametrize(
-    "module", ["columns", "inputs", "parts", "ray_engine", "remote", "view.charts", "view.report", "view.results"]
+    "module",
+    [
+        "batch.parquet_writer",
+        "batch.ray_runner",
+        "batch.tabular",
+        "media.inputs",
+        "media.remote_files",
+        "render.charts",
+        "render.html_report",
+        "render.result_reader",
+    ],
 )
 def test_extras_are_imported_when_they_are_needed(module: str) -> None:
     top = imported(
@@ -132,19 +141,19 @@ def test_no_model_or_data_is_ever_unpickled(module: str) -> None:
 
 def test_only_our_own_processes_are_sent_objects() -> None:
     """Pipes between them pickle, and are no files: nobody else can write to them."""
-    sending = {module for module, names in OURS_AND_ALL.items() if any("multiprocessing" in name for name in names)}
-    assert sending == {"workers"}
+    sending = {module for module, names in IMPORTED.items() if any("multiprocessing" in name for name in names)}
+    assert sending == {"core.worker_pool"}
 
 
 def test_only_pulling_a_model_reaches_the_network() -> None:
-    """But for the cluster and the URLs that a user names: `ray_engine`, and `remote` by fsspec."""
+    """But for the cluster and the URLs that a user names: `ray_runner`, and `remote_files` by fsspec."""
     reaching = {
         module
-        for module, names in OURS_AND_ALL.items()
+        for module, names in IMPORTED.items()
         if any(name == part or name.startswith(f"{part}.") for name in names for part in NETWORK)
     }
-    assert reaching == {"pull", "ray_engine"}
-    assert {module for module, names in OURS.items() if "pull" in names} == {"commands.about"}
+    assert reaching == {"models.download", "batch.ray_runner"}
+    assert {module for module, names in IMPORTED.items() if "fervid.models.download" in names} == {"cli.models"}
 
 
 def python(code: str) -> str:
@@ -161,7 +170,8 @@ def test_importing_fervid_loads_nothing_heavy() -> None:
 def test_giving_clips_to_other_processes_loads_no_decoder_and_nothing_that_only_training_needs() -> None:
     """The first answer of a run waits for it."""
     heavy = {"av", "scipy", "sklearn", "joblib", "onnx"}
-    code = f"import sys, fervid.batch, fervid.inputs; fervid.load(threads=1); print(sorted({heavy} & set(sys.modules)))"
+    modules = "sys, fervid.batch.runner, fervid.media.inputs"
+    code = f"import {modules}; fervid.load(threads=1); print(sorted({heavy} & set(sys.modules)))"
     assert python(code) == "[]"
 
 

@@ -13,14 +13,21 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import toys
-from fervid import baseline
-from fervid.baseline import LOGITS, BaselineReference, average_people, check_card, identify_people, move_features
-from fervid.cli import app
-from fervid.errors import UsageError
-from fervid.records import ClipFeatures
-from fervid.relative import BaselineSpec, RestClip
-from fervid.schema import schema
+import toy_models
+from fervid.analysis import baseline
+from fervid.analysis.baseline import (
+    LOGITS,
+    BaselineReference,
+    average_people,
+    check_card,
+    identify_people,
+    move_features,
+)
+from fervid.batch.baseline_runner import BaselineSpec, RestClip
+from fervid.cli.app import app
+from fervid.core.errors import UsageError
+from fervid.core.records import ClipFeatures
+from fervid.core.schema import schema
 
 PINK, GREEN = (255, 210, 210), (210, 255, 210)
 """Faces of two people; the darker a face, the lower the logit of `bright`."""
@@ -148,9 +155,11 @@ def test_a_list_that_is_no_baseline_is_refused(tmp_path: Path, text: str, messag
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Flags for toy models: faces of one hue are one person."""
     place = tmp_path_factory.mktemp("models")
-    spec = {**toys.NETWORK["input"], "scale": [1 / 255] * 3}
-    network = toys.network(place / "network.onnx", input=spec, same_person={"same_face": 0.45, "same_person": 0.995})
-    classifier = toys.classifier(
+    spec = {**toy_models.NETWORK["input"], "scale": [1 / 255] * 3}
+    network = toy_models.network(
+        place / "network.onnx", input=spec, same_person={"same_face": 0.45, "same_person": 0.995}
+    )
+    classifier = toy_models.classifier(
         place / "classifier.onnx",
         np.eye(2).tolist(),
         labels=["dark", "bright"],
@@ -158,14 +167,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         network_sha256=hashlib.sha256(network.read_bytes()).hexdigest(),
         usual_logits={"person": USUAL, "rest": USUAL},
     )
-    detector = toys.detector(place / "detector.onnx", threshold=0.2, open_score=0.2)
+    detector = toy_models.detector(place / "detector.onnx", threshold=0.2, open_score=0.2)
     named = {"--network": network, "--classifier": classifier, "--detector": detector}
     return [str(part) for flag in named.items() for part in flag] + ["--min-face", "16"]
 
 
 def write_clip(path: Path, *faces: tuple[Sequence[int], float]) -> Path:
     """An image with a face of each colour, times a brightness."""
-    image = toys.picture(*(tuple(round(value * brightness) for value in colour) for colour, brightness in faces))
+    image = toy_models.picture(*(tuple(round(value * brightness) for value in colour) for colour, brightness in faces))
     assert cv2.imwrite(str(path), image[..., ::-1])
     return path
 

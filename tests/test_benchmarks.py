@@ -27,13 +27,13 @@ from stages import POINTS, Stopwatch, stages
 
 import clips
 import fervid
-import hostile
+import malformed_videos
 import parsers
-import trials
-from fervid import models, video
-from fervid.classify import ClipClassifier
-from fervid.records import ClipFeatures, Frame
-from killed import Counts
+from fervid.analysis.clip_classifier import ClipClassifier
+from fervid.core.records import ClipFeatures, Frame
+from fervid.media import video
+from fervid.models import registry
+from kill_resume import Counts
 
 ROWS = [{"base": 1.0, "way": 4.0}, {"base": 10.0, "way": 20.0}, {"base": 2.0, "way": 6.0}]
 
@@ -307,7 +307,7 @@ def test_a_film_is_the_same_again_and_people_move_in_it() -> None:
 
 def test_a_face_in_a_film_is_found_and_followed() -> None:
     extractor = fervid.load().extractor
-    model = models.load(models.DEFAULTS["classifier"], "classifier")
+    model = registry.load(registry.DEFAULTS["classifier"], "classifier")
     still = clips.portrait(48, 48, 0.4, 222, 118)
     rng = np.random.default_rng(1)
     frames = list(agreement.film([still], agreement.noise(rng), rng))
@@ -321,7 +321,7 @@ def test_a_face_in_a_film_is_found_and_followed() -> None:
 
 
 def test_trials_are_added_up() -> None:
-    rows = [("files", trials.Tally(3, hangs=("a",))), ("soak", trials.Tally(2, wrong=("b", "c")))]
+    rows = [("files", reliability.Tally(3, hangs=("a",))), ("soak", reliability.Tally(2, wrong=("b", "c")))]
     found = reliability.table(rows)
     assert [row["what"] for row in found] == ["files", "soak", "all"]
     assert found[-1] == {"what": "all", "cases": 5, "hangs": 1, "crashes": 0, "lost": 0, "wrong": 2}
@@ -332,23 +332,27 @@ def test_a_parser_is_tried() -> None:
     def fail(data: bytes) -> None:
         raise KeyError(data)
 
-    assert reliability.once("a", lambda data: False, b"") == trials.Tally(1)
-    assert reliability.once("a/3", fail, b"x") == trials.Tally(1, crashes=("a/3: KeyError(b'x')",))
+    assert reliability.once("a", lambda data: False, b"") == reliability.Tally(1)
+    assert reliability.once("a/3", fail, b"x") == reliability.Tally(1, crashes=("a/3: KeyError(b'x')",))
 
 
 def test_reliability_tries_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsers, "TARGETS", {name: parsers.TARGETS[name] for name in ("csv", "list")})
     monkeypatch.setattr(
-        reliability.hostile, "cases", lambda count: [hostile.case("gif/noise/0"), hostile.case("built/empty")]
+        reliability.malformed_videos,
+        "cases",
+        lambda count: [malformed_videos.case("gif/noise/0"), malformed_videos.case("built/empty")],
     )
     monkeypatch.setattr(reliability, "killed_runs", lambda kills, format: Counts(kills, records=400, torn=2, refused=1))
     rows = {name: list(suite(5)) for name, suite in reliability.SUITES.items()}
     assert [title for title, _ in rows["kills"]] == [
         f"killed and resumed: {f}, 400 records" for f in ("jsonl", "parquet")
     ]
-    assert rows["kills"][0][1] == trials.Tally(1, crashes=("killed jsonl: refused",), wrong=("killed jsonl: torn",) * 2)
-    assert rows["files"] == [("files: built", trials.Tally(1)), ("files: gif", trials.Tally(1))]
+    assert rows["kills"][0][1] == reliability.Tally(
+        1, crashes=("killed jsonl: refused",), wrong=("killed jsonl: torn",) * 2
+    )
+    assert rows["files"] == [("files: built", reliability.Tally(1)), ("files: gif", reliability.Tally(1))]
     assert [title for title, _ in rows["parsers"]] == ["parser: csv", "parser: list"]
-    assert [tally for _, tally in rows["parsers"]] == [trials.Tally(3)] * 2
+    assert [tally for _, tally in rows["parsers"]] == [reliability.Tally(3)] * 2
     assert [title[:12] for title, _ in rows["soak"]] == ["one process:"]
     assert all(tally.failures == () for _, tally in rows["parsers"])

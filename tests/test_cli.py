@@ -21,16 +21,17 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner, Result
 
+import child_processes
 import clips
-import processes
-import toys
-from fervid import cli, models, progress
-from fervid.commands import options
-from fervid.schema import schema
+import toy_models
+from fervid.cli import app, options
+from fervid.core import progress
+from fervid.core.schema import schema
+from fervid.models import registry
 
 
 def run(*arguments: object, stdin: bytes | None = None, env: dict[str, str] | None = None) -> Result:
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments], input=stdin, env=env)
+    return CliRunner().invoke(app.app, [str(a) for a in arguments], input=stdin, env=env)
 
 
 def classify(*arguments: object, **more: object) -> Result:
@@ -232,7 +233,7 @@ def test_settings_come_from_the_flag_then_the_environment(smile: Path) -> None:
 def test_attributes_are_off_unless_asked_for(smile: Path) -> None:
     (plain,) = records(classify(smile))
     (asked,) = records(classify(smile, "--attributes"))
-    card = models.manifest()["mobilenetv1"]
+    card = registry.manifest()["mobilenetv1"]
     attributes = ("age", "gender", "ethnicity")
     assert [plain["people"][0][name] for name in attributes] == [None] * 3
     age, gender, ethnicity = (asked["people"][0][name] for name in attributes)
@@ -371,7 +372,7 @@ def test_too_little_memory_is_one_line(failure: Exception, smile: Path, monkeypa
     def load(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr("fervid.pipeline.load", load)
+    monkeypatch.setattr("fervid.analysis.pipeline.load", load)
     result = classify(smile)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("fervid: there is too little memory; allow more")
@@ -443,11 +444,11 @@ def test_only_the_labels_that_are_asked_for_are_answered(smile: Path) -> None:
 
 def test_an_adaptive_rate_stops_when_the_classifier_is_sure(tmp_path: Path) -> None:
     levels = [{"stride": stride, "confidence": 0.9} for stride in (8, 4, 2)]
-    family = toys.family(tmp_path, adaptive={"levels": levels})
-    flags = [*(f"--{role}={path}" for role, path in family.items()), f"--min-face={toys.FACE}"]
+    family = toy_models.family(tmp_path, adaptive={"levels": levels})
+    flags = [*(f"--{role}={path}" for role, path in family.items()), f"--min-face={toy_models.FACE}"]
     (tmp_path / "videos").mkdir()
-    for name, colour in (("sure", toys.SECOND), ("unsure", toys.NEITHER)):
-        clips.write(tmp_path / "videos" / f"{name}.mp4", [toys.picture(colour)] * 40, rate=5)
+    for name, colour in (("sure", toy_models.SECOND), ("unsure", toy_models.NEITHER)):
+        clips.write(tmp_path / "videos" / f"{name}.mp4", [toy_models.picture(colour)] * 40, rate=5)
     output = tmp_path / "answers.jsonl"
     for asked, frames in (([], [40, 40]), (["--adaptive"], [5, 40]), (["--no-adaptive", "--labels=first,third"], None)):
         result = classify(tmp_path / "videos", *flags, *asked, "-o", output, "--resume")
@@ -464,7 +465,7 @@ def test_an_adaptive_rate_stops_when_the_classifier_is_sure(tmp_path: Path) -> N
 
 
 def test_a_classifier_without_thresholds_cannot_be_asked_early(tmp_path: Path, smile: Path) -> None:
-    flags = [f"--{role}={path}" for role, path in toys.family(tmp_path).items()]
+    flags = [f"--{role}={path}" for role, path in toy_models.family(tmp_path).items()]
     result = classify(smile, *flags, "--adaptive")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "toy-classifier was fitted without --adaptive" in result.stderr
@@ -540,7 +541,7 @@ def test_the_schema_is_valid_and_the_version_is_told() -> None:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from fervid.cli import main; main()", "classify", *map(str, arguments)]
+    return [sys.executable, "-c", "from fervid.cli.app import main; main()", "classify", *map(str, arguments)]
 
 
 HARM = """
@@ -639,7 +640,7 @@ def test_an_interrupt_leaves_whole_records_and_status_130(tmp_path: Path) -> Non
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _, said = process.communicate(timeout=60)
     assert (process.returncode, b"interrupted" in said) == (130, True)
-    assert processes.gone(process.pid)
+    assert child_processes.gone(process.pid)
     found = [json.loads(line) for line in output.read_bytes().splitlines()]
     assert 0 < len(found) < 60
     assert b"Traceback" not in said
@@ -655,17 +656,17 @@ def test_an_interrupt_while_workers_start_is_no_traceback(jobs: int, smile: Path
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(processes.alive(process.pid)) < jobs + 2:  # and their tracker
+    while time.monotonic() < deadline and len(child_processes.alive(process.pid)) < jobs + 2:  # and their tracker
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said.count(b"\n")) == (130, 1)
-    assert processes.gone(process.pid)
+    assert child_processes.gone(process.pid)
 
 
 def test_the_installed_command_starts_workers(smile: Path, scenery: Path, tmp_path: Path) -> None:
     script = tmp_path / "fervid"
-    script.write_text("import sys\nfrom fervid.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n")
+    script.write_text("import sys\nfrom fervid.cli.app import main\nif __name__ == '__main__':\n    sys.exit(main())\n")
     done = subprocess.run(
         [sys.executable, script, "classify", smile, scenery, "--jobs", "2"], capture_output=True, timeout=60, check=True
     )
@@ -747,7 +748,7 @@ def test_a_closed_pipe_ends_quietly(jobs: int, smile: Path, tmp_path: Path) -> N
     said = process.stderr.read()
     process.stderr.close()
     assert (process.wait(30), said) == (0, b"")
-    assert processes.gone(process.pid)
+    assert child_processes.gone(process.pid)
 
 
 def test_an_interrupt_does_not_wait_for_a_clip_that_is_alone(endless: Path) -> None:
@@ -755,14 +756,14 @@ def test_an_interrupt_does_not_wait_for_a_clip_that_is_alone(endless: Path) -> N
         command(endless, "--every-frame"), stderr=subprocess.PIPE, preexec_fn=heeding_interrupts, start_new_session=True
     )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not any(works_on(endless, pid) for pid in processes.alive(process.pid)):
+    while time.monotonic() < deadline and not any(works_on(endless, pid) for pid in child_processes.alive(process.pid)):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     started = time.monotonic()
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said.count(b"\n")) == (130, 1)
     assert time.monotonic() - started < 10
-    assert processes.gone(process.pid)
+    assert child_processes.gone(process.pid)
 
 
 def works_on(clip: Path, process_id: int) -> bool:
@@ -793,7 +794,7 @@ def test_an_interrupt_does_not_wait_for_a_long_clip(smile: Path, endless: Path, 
 @pytest.mark.parametrize("arguments", [["classify"], ["models", "list"], ["--version"], ["--help"]], ids=" ".join)
 def test_a_full_standard_output_is_told(arguments: list[str], scenery: Path) -> None:
     inputs = [str(scenery), "--progress", "none"] if arguments == ["classify"] else []
-    code = [sys.executable, "-c", "from fervid.cli import main; main()", *arguments, *inputs]
+    code = [sys.executable, "-c", "from fervid.cli.app import main; main()", *arguments, *inputs]
     with open("/dev/full", "wb") as full:
         done = subprocess.run(code, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
     assert done.returncode == 2
@@ -802,14 +803,14 @@ def test_a_full_standard_output_is_told(arguments: list[str], scenery: Path) -> 
 
 
 def test_without_standard_input_there_is_no_list(scenery: Path) -> None:
-    line = f'exec "{sys.executable}" -c "from fervid.cli import main; main()" classify --from-file - <&-'
+    line = f'exec "{sys.executable}" -c "from fervid.cli.app import main; main()" classify --from-file - <&-'
     done = subprocess.run(["sh", "-c", line], capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"there is no standard input" in done.stderr
 
 
 def test_what_an_encoding_lacks_is_escaped() -> None:
-    code = "import sys; from fervid import cli; cli.app = lambda: print('w\u00fctend'); cli.main()"
+    code = "import sys; from fervid.cli import app; app.app = lambda: print('w\u00fctend'); app.main()"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=60)
     assert done.stdout == b"w\\xfctend\n"
@@ -818,7 +819,7 @@ def test_what_an_encoding_lacks_is_escaped() -> None:
 @pytest.mark.parametrize("named", [False, True])
 def test_a_closed_standard_output_is_told_unless_nothing_goes_there(named: bool, scenery: Path, tmp_path: Path) -> None:
     output = f'-o "{tmp_path}/answers.jsonl" --progress none' if named else ""
-    line = f'exec "{sys.executable}" -c "from fervid.cli import main; main()" classify "{scenery}" {output} >&-'
+    line = f'exec "{sys.executable}" -c "from fervid.cli.app import main; main()" classify "{scenery}" {output} >&-'
     done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, check=False, timeout=60)
     if named:
         assert (done.returncode, done.stderr) == (0, b"")

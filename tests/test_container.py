@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import clips
-from fervid.container import open_file
-from fervid.errors import InputError, InputNotFound, InputUnreadable, NotAVideo, Undecodable
-from fervid.video import read
+from fervid.core.errors import InputError, InputNotFound, InputUnreadable, NotAVideo, Undecodable
+from fervid.media.container import open_file
+from fervid.media.video import read
 
 
 def refused(path: str | Path) -> InputError:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fervid.dataset import Dataset, Sample, counts, frames, lacking_people, only, read
-from fervid.errors import DatasetError
-from fervid.layouts import KNOWN
+from fervid.core.errors import DatasetError
+from fervid.learn.dataset import Dataset, Sample, counts, frames, lacking_people, only, read
+from fervid.learn.dataset_layouts import KNOWN
 
 
 @pytest.fixture

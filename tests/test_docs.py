@@ -25,11 +25,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import docs_stage
 import fervid
-import stage
-from fervid import cli, commands, errors
-from fervid.schema import schema
-from walkthrough import Block, blocks, follow
+from docs_walkthrough import Block, blocks, follow
+from fervid import cli as commands
+from fervid.cli import app
+from fervid.core import errors
+from fervid.core.schema import schema
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -42,14 +44,14 @@ generate = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(generate)
 
 
-COMMANDS = typer.main.get_command(cli.app).commands
+COMMANDS = typer.main.get_command(app.app).commands
 
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which a reader has put clips."""
-    place = stage.clone(tmp_path_factory.mktemp("docs") / "fervid")
-    stage.videos(place)
+    place = docs_stage.clone(tmp_path_factory.mktemp("docs") / "fervid")
+    docs_stage.videos(place)
     return place
 
 
@@ -58,7 +60,7 @@ def shell(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """The folder in which a page is followed, with `fervid` on the path."""
     place = tmp_path / "work"
     shutil.copytree(material, place)
-    programs = stage.programs(tmp_path / "bin", place / "examples" / "astronaut.mp4")
+    programs = docs_stage.programs(tmp_path / "bin", place / "examples" / "astronaut.mp4")
     monkeypatch.chdir(place)
     for folder in (Path(sys.executable).parent, programs):
         monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
@@ -78,12 +80,16 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
         environment.setenv("PATH", str(place / ".venv" / "bin"), prepend=os.pathsep)
         environment.delenv("PYTHONPATH")
     elif page == "tutorial.md":
-        stage.few_classifiers(place)
-    around = {"how-to/models.md": stage.others, "how-to/ray.md": stage.cluster, "how-to/train.md": stage.trained}
+        docs_stage.few_classifiers(place)
+    around = {
+        "how-to/models.md": docs_stage.others,
+        "how-to/ray.md": docs_stage.cluster,
+        "how-to/train.md": docs_stage.trained,
+    }
     if page.startswith("papers/") and importlib.util.find_spec("torch"):
-        import studies
+        import paper_fixtures
 
-        around[page] = studies.studied
+        around[page] = paper_fixtures.studied
     with around[page](place, environment) if page in around else nullcontext():
         yield
 
@@ -149,7 +155,7 @@ def test_a_block_that_fails_is_caught(
 )
 def test_the_table_that_is_shown_is_the_one_that_is_printed(page: Path, shell: Path) -> None:
     """But for its figures, which differ a little from CPU to CPU."""
-    printed = CliRunner().invoke(cli.app, ["classify", "examples", "--format", "table", "--progress", "none"]).stdout
+    printed = CliRunner().invoke(app.app, ["classify", "examples", "--format", "table", "--progress", "none"]).stdout
     [shown] = [block.text for block in blocks(page) if "coffee.mp4  " in block.text]
     assert _without_figures(shown.partition("$ fervid classify examples/\n")[2] or shown) == _without_figures(printed)
 
@@ -180,7 +186,7 @@ def command_lines(text: str) -> Iterator[list[str]]:
 
 def parse(arguments: list[str]) -> None:
     """Parse as the command line does, without running; a wrong option raises."""
-    command, name = typer.main.get_command(cli.app), "fervid"
+    command, name = typer.main.get_command(app.app), "fervid"
     while arguments and arguments[0] in getattr(command, "commands", ()):
         name = f"{name} {arguments[0]}"
         command, arguments = command.commands[arguments[0]], arguments[1:]
@@ -250,7 +256,7 @@ def test_figures_beside_those_of_a_paper_stand_where_their_command_does(page: Pa
 
 def test_the_reference_names_every_command_and_every_option() -> None:
     text = generate.command_line()
-    found = dict(generate.listed(typer.main.get_command(cli.app)))
+    found = dict(generate.listed(typer.main.get_command(app.app)))
     assert {"fervid classify", "fervid timeline", "fervid models pull", "fervid network train"} <= set(found)
     for name, command in found.items():
         section = text.partition(f"## `{name}`\n")[2].partition("\n## ")[0]

@@ -15,9 +15,11 @@ import cv2
 import pytest
 from typer.testing import CliRunner
 
-from fervid import cli, doctor, files, models
-from fervid.doctor import Check, checks
-from fervid.errors import UsageError
+from fervid.cli import app, doctor
+from fervid.cli.doctor import Check, checks
+from fervid.core import atomic_io
+from fervid.core.errors import UsageError
+from fervid.models import registry
 
 NEEDS = [
     "av>=18.1",
@@ -69,7 +71,7 @@ def wrong() -> list[Check]:
 
 
 def status() -> int:
-    return CliRunner().invoke(cli.app, ["doctor"]).exit_code
+    return CliRunner().invoke(app.app, ["doctor"]).exit_code
 
 
 def test_all_is_well_and_says_so() -> None:
@@ -85,7 +87,7 @@ def test_all_is_well_and_says_so() -> None:
         "(lacks torch, safetensors); if you need it: pip install 'fervid[train]'"
     )
     assert "h264" in found["decoders"].finding
-    result = CliRunner().invoke(cli.app, ["doctor"])
+    result = CliRunner().invoke(app.app, ["doctor"])
     assert (result.exit_code, result.stderr) == (0, "")
     assert {line.split()[0] for line in result.stdout.splitlines()} == {"ok", "note"}
 
@@ -233,7 +235,7 @@ def test_folders_that_may_not_be_read_end_neither_doctor_nor_list(
 
     monkeypatch.setattr(os, "stat", refuse)
     (tmp_path / "data").mkdir()
-    listed = CliRunner().invoke(cli.app, ["models", "list"])
+    listed = CliRunner().invoke(app.app, ["models", "list"])
     assert (listed.exit_code, "not pulled" in listed.stdout) == (0, True)
     assert {check.name for check in checks()} >= {"cache folder", "data folder", "model yunet"}
 
@@ -247,10 +249,10 @@ def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) ->
     found = {check.name: check for check in doctor._folders()}
     assert {check.state for check in found.values()} == {"WRONG"}
     assert "set HOME, or XDG_DATA_HOME" in found["data folder"].finding
-    assert models.here() == list(models.manifest())
-    assert CliRunner().invoke(cli.app, ["models", "list"]).exit_code == 0
+    assert registry.here() == list(registry.manifest())
+    assert CliRunner().invoke(app.app, ["models", "list"]).exit_code == 0
     with pytest.raises(UsageError, match="no home folder to keep cache in; set HOME, or XDG_CACHE_HOME"):
-        files.of_user("cache")
+        atomic_io.of_user("cache")
     assert status() == 2
 
 
@@ -259,7 +261,7 @@ def test_settings_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FERVID_FPS", "2\x1b[31m")
     found = {check.name: check.state for check in checks()}
     assert (found["NO_COLOR"], found["FERVID_FPS"]) == ("note", "note")
-    assert r"2\x1b[31m" in CliRunner().invoke(cli.app, ["doctor"], env={"PYTHONIOENCODING": "latin-1"}).stdout
+    assert r"2\x1b[31m" in CliRunner().invoke(app.app, ["doctor"], env={"PYTHONIOENCODING": "latin-1"}).stdout
     monkeypatch.setattr(doctor.sys, "stdout", type("Ascii", (), {"encoding": "ascii"})())
     assert "encoding" in {check.name for check in doctor._settings()}
 
@@ -268,16 +270,16 @@ def test_settings_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
 def copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """The shipped models, in a folder where they may be spoilt."""
     place = tmp_path / "models"
-    shutil.copytree(models.folder(), place, ignore=shutil.ignore_patterns("*.md"))
-    monkeypatch.setattr(models, "folder", lambda: place)
-    models.manifest.cache_clear()
+    shutil.copytree(registry.folder(), place, ignore=shutil.ignore_patterns("*.md"))
+    monkeypatch.setattr(registry, "folder", lambda: place)
+    registry.manifest.cache_clear()
     yield place
-    models.manifest.cache_clear()
+    registry.manifest.cache_clear()
 
 
 def test_a_model_that_is_missing_or_damaged_is_wrong(copied: Path) -> None:
-    (copied / models.manifest()["emotion8"]["file"]).unlink()
-    with (copied / models.manifest()["mean8"]["file"]).open("ab") as file:
+    (copied / registry.manifest()["emotion8"]["file"]).unlink()
+    with (copied / registry.manifest()["mean8"]["file"]).open("ab") as file:
         file.write(b"more")
     found = wrong()
     assert [check.name for check in found] == ["model emotion8", "model mean8"]
@@ -287,14 +289,14 @@ def test_a_model_that_is_missing_or_damaged_is_wrong(copied: Path) -> None:
 
 def test_a_damaged_manifest_is_wrong(copied: Path) -> None:
     (copied / "manifest.json").write_text("{")
-    models.manifest.cache_clear()
+    registry.manifest.cache_clear()
     (check,) = wrong()
     assert check.name == "models"
     assert status() == 4
 
 
 def test_a_pulled_model_that_is_damaged_is_pulled_again(tmp_path: Path) -> None:
-    file = models.place(models.entry_of("yunet"))
+    file = registry.place(registry.entry_of("yunet"))
     file.parent.mkdir(parents=True)
     file.write_bytes(json.dumps({}).encode())
     (check,) = wrong()

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fervid import errors
-from fervid.errors import FervidError, plural
+from fervid.core import errors
+from fervid.core.errors import FervidError
+from fervid.core.text import plural
 
 
 def below(kind: type[FervidError]) -> Iterator[type[FervidError]]:

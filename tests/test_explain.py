@@ -8,11 +8,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-import scenes
-from fervid import fit, models
-from fervid.explain import GROUPS, Explanation, explain, groups, untold
-from fervid.pool import STATISTICS
-from fervid.records import ClipFeatures
+import feature_fixtures
+from fervid.analysis.explain import GROUPS, Explanation, explain, groups, untold
+from fervid.analysis.pooling import STATISTICS
+from fervid.core.records import ClipFeatures
+from fervid.learn import model_selection
+from fervid.models import registry
 
 LABELS = ("calm", "joy")
 
@@ -118,11 +119,13 @@ def test_groups_are_as_fine_as_there_may_be() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "rbf", "mlp", "logistic"])
 @pytest.mark.parametrize("scaling", ["l2", "standard"])
-def test_every_kind_of_file_that_is_fitted_can_be_explained(kind: fit.Kind, scaling: fit.Scaling) -> None:
-    known = scenes.known(people=10, each=3).examples(["mean+std"])
+def test_every_kind_of_file_that_is_fitted_can_be_explained(
+    kind: model_selection.Kind, scaling: model_selection.Scaling
+) -> None:
+    known = feature_fixtures.known(people=10, each=3).examples(["mean+std"])
     x = known.matrices["mean+std"]
-    pipeline = fit.fit(fit.Candidate("mean+std", kind, 1.0, scaling), known, 3)
-    data = fit.sealed(fit.to_onnx(pipeline, x.shape[1]), {})
+    pipeline = model_selection.fit(model_selection.Candidate("mean+std", kind, 1.0, scaling), known, 3)
+    data = model_selection.sealed(model_selection.to_onnx(pipeline, x.shape[1]), {})
     nothing = untold(data, x.shape[1])
     assert nothing == pytest.approx(x.mean(axis=0) if scaling == "standard" else 0, abs=1e-2)
     session = onnxruntime.InferenceSession(data)
@@ -135,16 +138,16 @@ def test_every_kind_of_file_that_is_fitted_can_be_explained(kind: fit.Kind, scal
 
 
 def test_a_scaler_of_another_width_says_nothing() -> None:
-    known = scenes.known(people=10, each=3).examples(["mean"])
-    pipeline = fit.fit(fit.Candidate("mean", "logistic", 1.0, "standard"), known, 3)
-    data = fit.sealed(fit.to_onnx(pipeline, 3), {})
+    known = feature_fixtures.known(people=10, each=3).examples(["mean"])
+    pipeline = model_selection.fit(model_selection.Candidate("mean", "logistic", 1.0, "standard"), known, 3)
+    data = model_selection.sealed(model_selection.to_onnx(pipeline, 3), {})
     assert untold(data, 3).any()
     assert untold(data, 4).tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("name", ["emotion8", "affect3", "mean6", "mean8"])
 def test_shipped_classifiers_say_something_when_told_nothing(name: str) -> None:
-    model = models.load(name, "classifier")
+    model = registry.load(name, "classifier")
     width = model.session.get_inputs()[0].shape[1]
     nothing = untold(model.path.read_bytes(), width)
     assert nothing.any() == (name == "affect3"), "it alone scales by means"

@@ -22,12 +22,13 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner, Result
 
-import processes
-import toys
-from fervid import cli, files
-from fervid.batch import destination
-from fervid.pipeline import Classifier, load
-from fervid.records import ClipResult
+import child_processes
+import toy_models
+from fervid.analysis.pipeline import Classifier, load
+from fervid.batch.runner import destination
+from fervid.cli import app
+from fervid.core import atomic_io
+from fervid.core.records import ClipResult
 
 FORMATS = ("out.jsonl", "out.csv", "out.json", "parts")
 
@@ -36,22 +37,22 @@ FORMATS = ("out.jsonl", "out.csv", "out.json", "parts")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty pictures, and the toy models that answer them."""
     folder = tmp_path_factory.mktemp("place")
-    toys.family(folder)
+    toy_models.family(folder)
     (folder / "clips").mkdir()
     for number in range(30):
-        colours = (toys.FIRST, toys.SECOND, toys.THIRD)
-        cv2.imwrite(str(folder / "clips" / f"{number:02}.png"), toys.picture(colours[number % 3])[..., ::-1])
+        colours = (toy_models.FIRST, toy_models.SECOND, toy_models.THIRD)
+        cv2.imwrite(str(folder / "clips" / f"{number:02}.png"), toy_models.picture(colours[number % 3])[..., ::-1])
     return folder
 
 
 def flags(place: Path) -> list[str]:
     models = [f"--{role}={place / role}.onnx" for role in ("detector", "network", "classifier")]
-    return ["classify", str(place / "clips" / "*.png"), *models, f"--min-face={toys.FACE}", "--progress=none"]
+    return ["classify", str(place / "clips" / "*.png"), *models, f"--min-face={toy_models.FACE}", "--progress=none"]
 
 
 def classify(place: Path, target: Path, *more: str) -> Result:
     format = [] if target.suffix else ["--format", "parquet"]
-    return CliRunner().invoke(cli.app, [*flags(place), "-o", str(target), *format, *more])
+    return CliRunner().invoke(app.app, [*flags(place), "-o", str(target), *format, *more])
 
 
 def answered(target: Path) -> list[str]:
@@ -64,7 +65,7 @@ def answered(target: Path) -> list[str]:
         found = list(csv.DictReader(target.read_text().splitlines()))
     else:
         found = [row for path in target.glob("*.parquet") for row in pyarrow.parquet.read_table(path).to_pylist()]
-    assert all(record["label"] in toys.CLASSIFIER["labels"] for record in found)
+    assert all(record["label"] in toy_models.CLASSIFIER["labels"] for record in found)
     return sorted(Path(record["path"]).name for record in found)
 
 
@@ -119,14 +120,14 @@ def test_a_folder_that_is_read_only_is_told_and_what_lies_there_stays(
     assert told(classify(place, tmp_path / "file" / name), "cannot be")
     target = tmp_path / name
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_keeping", refusing)
+        patch.setattr(atomic_io, "_keeping", refusing)
         assert told(classify(place, target), "Read-only file system")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "file"]
     assert classify(place, target).exit_code == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     if target.suffix == ".jsonl":
         with monkeypatch.context() as patch:
-            patch.setattr(files, "_keeping", refusing)
+            patch.setattr(atomic_io, "_keeping", refusing)
             assert told(classify(place, target, "--resume"), "Read-only file system")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -183,7 +184,10 @@ def test_an_output_that_somebody_else_takes_or_makes_is_told(
 
 
 def begin(place: Path, target: Path, *more: str) -> subprocess.Popen[bytes]:
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom fervid import cli; cli.main()"
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from fervid.cli.app import main; main()"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code, *flags(place), "-o", str(target), "--jobs", "2", *more],
         stderr=subprocess.PIPE,
@@ -203,7 +207,7 @@ def test_whoever_ends_a_run_finds_whole_records_and_status_143(place: Path, tmp_
     wait_until(lambda: target.exists() and target.stat().st_size > 0)
     os.killpg(run.pid, signal.SIGTERM)  # as `timeout` and init systems do
     _, said = run.communicate(timeout=30)
-    assert processes.gone(run.pid)
+    assert child_processes.gone(run.pid)
     found = answered(target)
     if len(found) < 30:
         assert (run.returncode, said.count(b"\n")) == (143, 1)
@@ -231,7 +235,7 @@ def test_a_signal_at_any_moment_leaves_whole_records(
             time.sleep(chance.uniform(0, 2))
         os.killpg(run.pid, number)
         _, said = run.communicate(timeout=60)
-        assert processes.gone(run.pid)
+        assert child_processes.gone(run.pid)
         if run.returncode in (-number, 1):  # before there was anybody to heed it
             early += 1
             assert not any(target.parent.iterdir())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import parsers
-from fervid.errors import FervidError
+from fervid.core.errors import FervidError
 from parsers import TARGETS
 
 FEW, MANY = 150, 5_000

@@ -16,9 +16,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from fervid import cli
+from fervid.cli import app
 
-ROOT: Any = typer.main.get_command(cli.app)
+ROOT: Any = typer.main.get_command(app.app)
 
 
 def commands(group: Any = ROOT, *before: str) -> Iterator[tuple[str, Any]]:
@@ -56,22 +56,22 @@ def test_every_command_has_two_examples_that_parse(name: str, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["", "models", "network", *COMMANDS])
 def test_help_fits_a_terminal(name: str) -> None:
-    result = CliRunner().invoke(cli.app, [*name.split(), "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
+    result = CliRunner().invoke(app.app, [*name.split(), "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
     assert result.exit_code == 0
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert name in ("models", "network") or ("Example" in result.stdout) == bool(name)
 
 
 def test_help_tells_the_exit_statuses() -> None:
-    told = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "100", "NO_COLOR": "1"}).stdout
-    for status in (cli.OK, cli.FAILED, cli.USAGE, cli.NOTHING, cli.MODEL):
+    told = CliRunner().invoke(app.app, ["--help"], env={"COLUMNS": "100", "NO_COLOR": "1"}).stdout
+    for status in (app.OK, app.FAILED, app.USAGE, app.NOTHING, app.MODEL):
         assert re.search(rf"^ +{status}  \w", told, re.MULTILINE)
-    assert f"{cli.INTERRUPTED}, {cli.TERMINATED}  interrupted" in told
+    assert f"{app.INTERRUPTED}, {app.TERMINATED}  interrupted" in told
 
 
 def python(**variables: str) -> list[str]:
     """What a shell gets to hear that asks for completions, line by line."""
-    code = "import sys; sys.argv = ['fervid']; from fervid.cli import main; main()"
+    code = "import sys; sys.argv = ['fervid']; from fervid.cli.app import main; main()"
     environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", **variables}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
@@ -107,7 +107,9 @@ def test_other_shells_complete_names(shell: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_for_a_shell_is_shown(shell: str) -> None:
-    code = "import sys; sys.argv = ['fervid', '--show-completion', sys.argv[1]]; from fervid.cli import main; main()"
+    code = (
+        "import sys; sys.argv = ['fervid', '--show-completion', sys.argv[1]]; from fervid.cli.app import main; main()"
+    )
     environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     script = subprocess.check_output([sys.executable, "-c", code, shell], text=True, env=environment)
     assert f"_FERVID_COMPLETE=complete_{shell}" in script
@@ -122,9 +124,9 @@ def test_help_imports_nothing_heavy_and_comes_at_once() -> None:
     code = f"""
 import sys
 from typer.testing import CliRunner
-from fervid import cli
+from fervid.cli.app import app
 for name in [[], ["classify"], ["watch"], ["models"]]:
-    assert CliRunner().invoke(cli.app, [*name, "--help"]).exit_code == 0
+    assert CliRunner().invoke(app, [*name, "--help"]).exit_code == 0
 print(sorted({heavy} & set(sys.modules)))
 """
     started = time.monotonic()

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 import fervid
-import hostile
-import trials
-from fervid.batch import Policy
-from fervid.errors import InputError
-from fervid.records import Answer, ClipResult, Problem
-from fervid.sampling import Sampling
-from fervid.schema import schema
-from fervid.video import read
+import malformed_videos
+import reliability_trials
+from fervid.batch.runner import Policy
+from fervid.core.errors import InputError
+from fervid.core.records import Answer, ClipResult, Problem
+from fervid.core.schema import schema
+from fervid.media.sampling import Sampling
+from fervid.media.video import read
 
 FEW, MANY, AT_ONCE = 260, 2600, 200
 TURNS = range(0, MANY, AT_ONCE)
@@ -36,17 +36,17 @@ def single() -> fervid.Classifier:
     return fervid.load(threads=1)
 
 
-def attempt(cases: list[hostile.Case], classifier: fervid.Classifier, folder: Path) -> None:
+def attempt(cases: list[malformed_videos.Case], classifier: fervid.Classifier, folder: Path) -> None:
     """Answer them in two workers, which may need so much memory and no more."""
-    peaks = trials.Peaks()
-    found = trials.attempt(cases, classifier, folder, Policy(2), peaks)
-    assert found == trials.Tally(len(cases))
+    peaks = reliability_trials.Peaks()
+    found = reliability_trials.attempt(cases, classifier, folder, Policy(2), peaks)
+    assert found == reliability_trials.Tally(len(cases))
     assert len(peaks.of) == 2, "no worker was started anew"
-    assert max(peaks.of.values()) < trials.ROOM
+    assert max(peaks.of.values()) < reliability_trials.ROOM
 
 
 def test_hostile_files_cost_a_record_each_and_harm_nobody(single: fervid.Classifier, tmp_path: Path) -> None:
-    cases = hostile.cases(FEW)
+    cases = malformed_videos.cases(FEW)
     assert len(cases) >= 200
     attempt(cases, single, tmp_path)
 
@@ -56,7 +56,7 @@ def test_hostile_files_cost_a_record_each_and_harm_nobody(single: fervid.Classif
 def test_thousands_of_hostile_files_cost_a_record_each_and_harm_nobody(
     start: int, single: fervid.Classifier, tmp_path: Path
 ) -> None:
-    cases = hostile.cases(MANY)
+    cases = malformed_videos.cases(MANY)
     assert len(cases) == len(TURNS) * AT_ONCE >= 2000
     attempt(cases[start : start + AT_ONCE], single, tmp_path)
 
@@ -64,7 +64,7 @@ def test_thousands_of_hostile_files_cost_a_record_each_and_harm_nobody(
 # Frames and windows
 
 
-def look(case: hostile.Case, path: Path, sampling: Sampling) -> None:
+def look(case: malformed_videos.Case, path: Path, sampling: Sampling) -> None:
     """Read a file, and hold its frames to what `read` promises."""
     given, last, problem = 0, 0.0, None
     try:
@@ -81,7 +81,7 @@ def look(case: hostile.Case, path: Path, sampling: Sampling) -> None:
         assert "\n" not in problem.message.removeprefix(str(path))
 
 
-def looked_at(cases: list[hostile.Case], folder: Path) -> None:
+def looked_at(cases: list[malformed_videos.Case], folder: Path) -> None:
     """Sampled and with every frame, without leaving a file open or a thread behind."""
     for case in cases:
         path, before = case.write(folder), (len(os.listdir("/proc/self/fd")), threading.active_count())
@@ -92,20 +92,20 @@ def looked_at(cases: list[hostile.Case], folder: Path) -> None:
 
 
 def test_frames_of_hostile_files_are_in_order_or_refused(tmp_path: Path) -> None:
-    looked_at(hostile.cases(FEW), tmp_path)
+    looked_at(malformed_videos.cases(FEW), tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", TURNS)
 def test_frames_of_thousands_of_hostile_files_are_in_order_or_refused(start: int, tmp_path: Path) -> None:
-    looked_at(hostile.cases(MANY)[start : start + AT_ONCE], tmp_path)
+    looked_at(malformed_videos.cases(MANY)[start : start + AT_ONCE], tmp_path)
 
 
 def test_windows_of_hostile_files_are_few(single: fervid.Classifier, tmp_path: Path) -> None:
     validator = jsonschema.Draft202012Validator(schema("timeline"))
-    for name in hostile.BUILT:
+    for name in malformed_videos.BUILT:
         if name.startswith(("fps", "steps", "times", "scale", "step", "lasts", "grows", "no_frame")):
-            case = hostile.built(f"built/{name}")
+            case = malformed_videos.built(f"built/{name}")
             found = list(single.timeline(case.write(tmp_path)))
             assert 1 <= len(found) < 60, case.name
             for window in found:
@@ -116,44 +116,47 @@ def test_windows_of_hostile_files_are_few(single: fervid.Classifier, tmp_path: P
 
 
 def test_names_are_those_of_different_cases_and_one_makes_the_same_file_again(tmp_path: Path) -> None:
-    cases = hostile.cases(MANY)
+    cases = malformed_videos.cases(MANY)
     assert len({case.name for case in cases}) == len(cases)
-    assert all(hostile.case(case.name).name == case.name for case in cases)
+    assert all(malformed_videos.case(case.name).name == case.name for case in cases)
     made = {hashlib.sha256(case.make()).digest() for case in cases}
     assert len(made) > 2000, "damages do something"
     for name in ("mp4-h264/flip_bits/3", "mkv-h264/twice/0", "gif/size/1", "built/grows.ts", "built/named_emoji"):
         (other := tmp_path / name.replace("/", "_")).mkdir()
-        subprocess.run([sys.executable, hostile.__file__, name, str(other)], check=True)
+        subprocess.run([sys.executable, malformed_videos.__file__, name, str(other)], check=True)
         (found,) = (path for path in other.rglob("*") if path.is_file())
-        assert found.read_bytes() == hostile.case(name).make(), name
+        assert found.read_bytes() == malformed_videos.case(name).make(), name
 
 
-@pytest.mark.parametrize("name", hostile.SEEDS)
+@pytest.mark.parametrize("name", malformed_videos.SEEDS)
 def test_seeds_are_whole_and_show_a_face(name: str, single: fervid.Classifier, tmp_path: Path) -> None:
-    path = tmp_path / f"seed{hostile.SEEDS[name][0]}"
-    path.write_bytes(hostile.seed(name))
+    path = tmp_path / f"seed{malformed_videos.SEEDS[name][0]}"
+    path.write_bytes(malformed_videos.seed(name))
     result = single.answer(path)
     assert (result.status, result.problem) == ("ok", None)
     assert len(list(read(path, Sampling(None)))) == (12 if result.duration_s else 1)
 
 
 def test_parts_of_a_file_are_found() -> None:
-    kinds = {name: {part.kind for part in hostile.parts(hostile.seed(name))} for name in hostile.SEEDS}
+    kinds = {
+        name: {part.kind for part in malformed_videos.parts(malformed_videos.seed(name))}
+        for name in malformed_videos.SEEDS
+    }
     assert {b"moov", b"mdat", b"stsz", b"stco", b"elst"} <= kinds["mp4-h264"]
     assert b"moof" in kinds["mp4-parts"]
     assert {bytes.fromhex("1c53bb6b"), bytes.fromhex("a3"), bytes.fromhex("2ad7b1")} <= kinds["mkv-h264"]
     assert {b"idx1", b"avih", b"strh", b"00dc"} <= kinds["avi-mpeg4"]
     assert {b"IHDR", b"IEND"} <= kinds["png"]
-    for name in hostile.SEEDS:
-        data = hostile.seed(name)
-        assert len(hostile.parts(data)) > 1
-        assert all(0 <= part.start <= part.body <= part.stop <= len(data) for part in hostile.parts(data))
+    for name in malformed_videos.SEEDS:
+        data = malformed_videos.seed(name)
+        assert len(malformed_videos.parts(data)) > 1
+        assert all(0 <= part.start <= part.body <= part.stop <= len(data) for part in malformed_videos.parts(data))
 
 
 @pytest.mark.parametrize("data", [b"\0", b"RIFF", b"\x1a\x45\xdf\xa3", bytes(300), b"\0\0\0\x08ftyp"])
-@pytest.mark.parametrize("name", hostile.DAMAGES)
+@pytest.mark.parametrize("name", malformed_videos.DAMAGES)
 def test_damages_take_any_file(name: str, data: bytes) -> None:
-    assert isinstance(hostile.DAMAGES[name][0](data, np.random.default_rng(0)), bytes)
+    assert isinstance(malformed_videos.DAMAGES[name][0](data, np.random.default_rng(0)), bytes)
 
 
 # The verdict
@@ -186,7 +189,7 @@ def failed(code: str, message: str = "it is so") -> ClipResult:
     ids=repr,
 )
 def test_records_are_judged(result: ClipResult | None, verdict: str) -> None:
-    found = trials.judge([hostile.case("gif/noise/0")], ["a"], [result] if result else [])
+    found = reliability_trials.judge([malformed_videos.case("gif/noise/0")], ["a"], [result] if result else [])
     assert found.cases == 1
     assert [name for name in ("hangs", "crashes", "lost", "wrong") if getattr(found, name)] == [verdict][: len(verdict)]
     assert len(found.failures) == bool(verdict)
@@ -194,11 +197,11 @@ def test_records_are_judged(result: ClipResult | None, verdict: str) -> None:
 
 
 def test_a_whole_file_may_not_be_called_damaged() -> None:
-    whole, never = hostile.case("built/one_frame.gif"), hostile.case("built/sound.mp4")
-    assert trials.judge([whole], ["a"], [OK]).failures == ()
-    assert trials.judge([whole], ["a"], [replace(OK, problem=Problem("damaged", "bad"))]).wrong
-    assert trials.judge([never], ["a"], [OK]).wrong
-    assert trials.judge([never], ["a"], [failed("no_video_stream")]).failures == ()
+    whole, never = malformed_videos.case("built/one_frame.gif"), malformed_videos.case("built/sound.mp4")
+    assert reliability_trials.judge([whole], ["a"], [OK]).failures == ()
+    assert reliability_trials.judge([whole], ["a"], [replace(OK, problem=Problem("damaged", "bad"))]).wrong
+    assert reliability_trials.judge([never], ["a"], [OK]).wrong
+    assert reliability_trials.judge([never], ["a"], [failed("no_video_stream")]).failures == ()
 
 
 def test_a_clip_that_is_harmed_by_the_one_before_it_is_noticed(tmp_path: Path) -> None:
@@ -210,15 +213,15 @@ def test_a_clip_that_is_harmed_by_the_one_before_it_is_noticed(tmp_path: Path) -
             self.last = path
             return ClipResult(path, "ok", Answer({label: 1.0}))
 
-    cases = [hostile.case(name) for name in ("gif/flip_bit/0", "png/flip_bit/0")]
-    found = trials.attempt(cases, Forgetful(), tmp_path, Policy())
-    assert found == trials.Tally(2, wrong=("gif/flip_bit/0: the next clip was harmed",))
-    assert found + found == trials.Tally(4, wrong=2 * found.wrong)
+    cases = [malformed_videos.case(name) for name in ("gif/flip_bit/0", "png/flip_bit/0")]
+    found = reliability_trials.attempt(cases, Forgetful(), tmp_path, Policy())
+    assert found == reliability_trials.Tally(2, wrong=("gif/flip_bit/0: the next clip was harmed",))
+    assert found + found == reliability_trials.Tally(4, wrong=2 * found.wrong)
 
 
 # One process for all
 
-HELD = trials.Held(200.0, 9, 12)
+HELD = reliability_trials.Held(200.0, 9, 12)
 
 
 @pytest.mark.parametrize(
@@ -233,19 +236,19 @@ HELD = trials.Held(200.0, 9, 12)
         (replace(HELD, threads=11), ""),  # one of before had not ended yet
     ],
 )
-def test_what_grows_is_told(last: trials.Held, found: str) -> None:
-    assert trials.leaks(HELD, last) == ((found,) if found else ())
+def test_what_grows_is_told(last: reliability_trials.Held, found: str) -> None:
+    assert reliability_trials.leaks(HELD, last) == ((found,) if found else ())
 
 
 def test_a_process_keeps_nothing_of_the_clips_that_it_has_answered(single: fervid.Classifier, tmp_path: Path) -> None:
-    first, last = trials.soak(single, tmp_path, 60, 30)
-    assert trials.leaks(first, last, 0.3) == ()
+    first, last = reliability_trials.soak(single, tmp_path, 60, 30)
+    assert reliability_trials.leaks(first, last, 0.3) == ()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_process_keeps_nothing_of_thousands_of_clips(classifier: fervid.Classifier, tmp_path: Path) -> None:
-    assert trials.leaks(*trials.soak(classifier, tmp_path, 2000)) == ()
+    assert reliability_trials.leaks(*reliability_trials.soak(classifier, tmp_path, 2000)) == ()
 
 
 # What was found with them
@@ -253,8 +256,8 @@ def test_a_process_keeps_nothing_of_thousands_of_clips(classifier: fervid.Classi
 
 @pytest.mark.parametrize("far", [2**45, 2**62])
 def test_a_clip_that_goes_on_where_no_file_can_is_no_failing_disk(far: int, tmp_path: Path) -> None:
-    data = hostile.seed("mp4-parts")
-    last = [part for part in hostile.parts(data) if part.kind == b"traf"][-1]
+    data = malformed_videos.seed("mp4-parts")
+    last = [part for part in malformed_videos.parts(data) if part.kind == b"traf"][-1]
     place = last.body + 16  # of the base of its offsets, in its first box
     path = tmp_path / "astray.mp4"
     path.write_bytes(data[:place] + far.to_bytes(8) + data[place + 8 :])

@@ -9,9 +9,9 @@ import av
 import pytest
 
 import clips
-from fervid.container import open_file
-from fervid.errors import InputUnreadable, NothingMatched, UsageError
-from fervid.inputs import SUFFIXES, PassedOver, expand, read_list
+from fervid.core.errors import InputUnreadable, NothingMatched, UsageError
+from fervid.media.container import open_file
+from fervid.media.inputs import SUFFIXES, PassedOver, expand, read_list
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killed import Counts, Format, killed_runs
+from kill_resume import Counts, Format, killed_runs
 
 
 def unharmed(counts: Counts, kills: int, inputs: int) -> bool:

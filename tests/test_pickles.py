@@ -11,34 +11,35 @@ import pytest
 from typer.testing import CliRunner
 
 import clips
-import lookalikes
-import malice
-import toys
-from fervid import cli, models
-from fervid.dataset import Sample
-from fervid.errors import DatasetError, ModelIncompatible, ModelUnverified
-from fervid.extract import Options, load_extractor
-from fervid.features import Table, extract
+import pickle_payloads
+import published_models
+import toy_models
+from fervid.analysis.extractor import Options, load_extractor
+from fervid.cli import app
+from fervid.core.errors import DatasetError, ModelIncompatible, ModelUnverified
+from fervid.learn.dataset import Sample
+from fervid.learn.feature_table import Table, extract
+from fervid.models import registry
 
 
-@pytest.fixture(params=malice.KINDS)
+@pytest.fixture(params=pickle_payloads.KINDS)
 def evil(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """The bytes of such a file; afterwards it must not have been run."""
     mark = tmp_path / "it was run"
-    yield malice.files(mark)[request.param]
+    yield pickle_payloads.files(mark)[request.param]
     assert not mark.exists()
 
 
 def run(*arguments: object) -> Any:
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("kind", get_args(models.Kind))
-def test_as_a_model(evil: bytes, tmp_path: Path, kind: models.Kind) -> None:
+@pytest.mark.parametrize("kind", get_args(registry.Kind))
+def test_as_a_model(evil: bytes, tmp_path: Path, kind: registry.Kind) -> None:
     path = tmp_path / "mine.onnx"
     path.write_bytes(evil)
     with pytest.raises(ModelIncompatible, match=r"mine\.onnx is no ONNX model that can be run"):
-        models.load(str(path), kind)
+        registry.load(str(path), kind)
 
 
 @pytest.mark.parametrize("flag", ["--classifier", "--network", "--detector"])
@@ -52,15 +53,15 @@ def test_as_a_model_of_the_command(evil: bytes, tmp_path: Path, smile: Path, fla
 @pytest.mark.parametrize("pinned", [False, True])
 def test_as_a_model_that_was_pulled(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    shipped = lookalikes.manifest(tmp_path / "shipped", {"yunet": evil if pinned else b"", "hsemotion-b0": b""})
-    monkeypatch.setattr(models, "folder", lambda: shipped)
-    models.manifest.cache_clear()
+    shipped = published_models.manifest(tmp_path / "shipped", {"yunet": evil if pinned else b"", "hsemotion-b0": b""})
+    monkeypatch.setattr(registry, "folder", lambda: shipped)
+    registry.manifest.cache_clear()
     path = tmp_path / "fervid" / "models" / "yunet.onnx"
     path.parent.mkdir(parents=True)
     path.write_bytes(evil)
     with pytest.raises(ModelIncompatible if pinned else ModelUnverified, match=r"yunet\.onnx is no"):
-        models.load("yunet", "detector")
-    models.manifest.cache_clear()
+        registry.load("yunet", "detector")
+    registry.manifest.cache_clear()
 
 
 def test_as_a_shipped_model_whose_entry_was_changed_too(
@@ -69,11 +70,11 @@ def test_as_a_shipped_model_whose_entry_was_changed_too(
     entry = {"file": "evil.onnx", "sha256": hashlib.sha256(evil).hexdigest(), "kind": "network"}
     (tmp_path / "manifest.json").write_text(json.dumps({"models": {"evil": entry}}))
     (tmp_path / "evil.onnx").write_bytes(evil)
-    monkeypatch.setattr(models, "folder", lambda: tmp_path)
-    models.manifest.cache_clear()
+    monkeypatch.setattr(registry, "folder", lambda: tmp_path)
+    registry.manifest.cache_clear()
     with pytest.raises(ModelIncompatible, match=r"evil\.onnx is no ONNX model that can be run"):
-        models.load("evil", "network")
-    models.manifest.cache_clear()
+        registry.load("evil", "network")
+    registry.manifest.cache_clear()
 
 
 def test_as_features(evil: bytes, tmp_path: Path) -> None:
@@ -86,10 +87,10 @@ def test_as_features(evil: bytes, tmp_path: Path) -> None:
 
 
 def test_as_features_in_the_cache(evil: bytes, tmp_path: Path) -> None:
-    family = toys.family(tmp_path)
-    options = Options(min_face=toys.FACE)
+    family = toy_models.family(tmp_path)
+    options = Options(min_face=toy_models.FACE)
     extractor = load_extractor(network=family["network"], detector=family["detector"], options=options, threads=1)
-    samples = [Sample(clips.write(tmp_path / "clip.mp4", [toys.picture(toys.FIRST)] * 2), None)]
+    samples = [Sample(clips.write(tmp_path / "clip.mp4", [toy_models.picture(toy_models.FIRST)] * 2), None)]
     (whole,) = extract(samples, extractor, tmp_path / "cache")
     (kept,) = (tmp_path / "cache").iterdir()
     good = kept.read_bytes()
@@ -132,8 +133,8 @@ def test_as_records_to_continue(evil: bytes, tmp_path: Path, smile: Path, output
 
 def test_as_a_manifest(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "manifest.json").write_bytes(evil)
-    monkeypatch.setattr(models, "folder", lambda: tmp_path)
-    models.manifest.cache_clear()
+    monkeypatch.setattr(registry, "folder", lambda: tmp_path)
+    registry.manifest.cache_clear()
     with pytest.raises(ModelUnverified, match="is damaged"):
-        models.manifest()
-    models.manifest.cache_clear()
+        registry.manifest()
+    registry.manifest.cache_clear()

@@ -14,10 +14,20 @@ import pytest
 
 import clips
 import fervid
-import toys
-from fervid import models, pipeline, video
-from fervid.errors import InputError, InputNotFound, ModelIncompatible, NoFaces, NothingSampled, Truncated, UsageError
-from fervid.extract import Extractor
+import toy_models
+from fervid.analysis import pipeline
+from fervid.analysis.extractor import Extractor
+from fervid.core.errors import (
+    InputError,
+    InputNotFound,
+    ModelIncompatible,
+    NoFaces,
+    NothingSampled,
+    Truncated,
+    UsageError,
+)
+from fervid.media import video
+from fervid.models import registry
 
 SHARED = Path(__file__).parents[2] / "shared" / "clips"
 
@@ -149,10 +159,10 @@ def test_memory_does_not_grow_with_the_clip() -> None:
         ("network", {"margin": 9}),
     ],
 )
-def test_models_that_do_not_belong_together_are_refused(role: models.Kind, change: dict[str, object]) -> None:
-    loaded = {kind: models.load(name, kind) for kind, name in models.DEFAULTS.items()}
+def test_models_that_do_not_belong_together_are_refused(role: registry.Kind, change: dict[str, object]) -> None:
+    loaded = {kind: registry.load(name, kind) for kind, name in registry.DEFAULTS.items()}
     one = loaded[role]
-    loaded[role] = models.Model(one.identity, one.path, {**one.card, **change}, one.session)
+    loaded[role] = registry.Model(one.identity, one.path, {**one.card, **change}, one.session)
     with pytest.raises(ModelIncompatible, match=rf"{one.identity.name}.*again"):
         pipeline.Classifier(Extractor(loaded["detector"], loaded["network"], fervid.Options()), loaded["classifier"])
 
@@ -162,12 +172,12 @@ def test_a_classifier_fits_the_network_that_its_own_was_quantised_to(
     card: dict[str, str], fits: bool, tmp_path: Path
 ) -> None:
     def fitted_on(sha256: str) -> pipeline.Classifier:
-        classifier = toys.classifier(tmp_path / "classifier.onnx", np.eye(3), network_sha256=sha256)
+        classifier = toy_models.classifier(tmp_path / "classifier.onnx", np.eye(3), network_sha256=sha256)
         extractor = Extractor(detector, network, fervid.Options())
-        return pipeline.Classifier(extractor, models.load(str(classifier), "classifier"))
+        return pipeline.Classifier(extractor, registry.load(str(classifier), "classifier"))
 
-    detector = models.load(str(toys.detector(tmp_path / "detector.onnx")), "detector")
-    network = models.load(str(toys.network(tmp_path / "network.onnx", **card)), "network")
+    detector = registry.load(str(toy_models.detector(tmp_path / "detector.onnx")), "detector")
+    network = registry.load(str(toy_models.network(tmp_path / "network.onnx", **card)), "network")
     assert fitted_on(network.identity.sha256).models["network"] == network.identity
     with pytest.raises(ModelIncompatible, match=r"toy-classifier was fitted on network 0{12}, not on toy-network"):
         fitted_on("0" * 64)
@@ -199,8 +209,8 @@ def test_a_faceless_clip_that_breaks_off_is_no_face_for_both(classifier: fervid.
 
 
 def test_a_classifier_of_groups_answers_for_everybody_and_for_each(tmp_path: Path) -> None:
-    network = models.load("mobilenetv1", "network")
-    path = toys.classifier(
+    network = registry.load("mobilenetv1", "network")
+    path = toy_models.classifier(
         tmp_path / "group.onnx",
         [[1.0, 2.0]] * 8,
         labels=["calm", "lively"],
@@ -219,8 +229,8 @@ LEVELS = [{"stride": stride, "confidence": 0.9} for stride in (8, 4, 2)]
 
 def toy(folder: Path, levels: object = None, **options: object) -> fervid.Classifier:
     """A classifier of toy models; `levels` makes an adaptive rate possible."""
-    family = toys.family(folder, **({} if levels is None else {"adaptive": {"levels": levels}}))
-    return fervid.load(**family, options=fervid.Options(**{"min_face": toys.FACE, **options}), threads=1)
+    family = toy_models.family(folder, **({} if levels is None else {"adaptive": {"levels": levels}}))
+    return fervid.load(**family, options=fervid.Options(**{"min_face": toy_models.FACE, **options}), threads=1)
 
 
 def clip(path: Path, *images: np.ndarray, **how: object) -> Path:
@@ -233,7 +243,7 @@ def told(result: fervid.ClipResult) -> dict[str, object]:
 
 
 def test_only_the_labels_that_are_asked_for_are_answered(tmp_path: Path) -> None:
-    frames = [fervid.Frame(toys.picture((245, 225, 205)), i / 5, 0.2) for i in range(3)]
+    frames = [fervid.Frame(toy_models.picture((245, 225, 205)), i / 5, 0.2) for i in range(3)]
     every = toy(tmp_path).classify_frames(frames).probabilities
     some = toy(tmp_path, labels=("third", "second"))
     assert some.labels == ("third", "second")
@@ -268,13 +278,13 @@ def test_fewer_than_two_labels_are_refused_and_it_is_said_which_there_are(
 
 def test_a_classifier_of_centred_features_is_refused_and_the_baseline_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"toy-classifier was trained with --center person .*--baseline person"):
-        fervid.load(**toys.family(tmp_path, center="person"))
+        fervid.load(**toy_models.family(tmp_path, center="person"))
 
 
 def test_a_classifier_that_cannot_be_asked_early_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="toy-classifier was fitted without --adaptive"):
         toy(tmp_path, adaptive=True)
-    assert toy(tmp_path, LEVELS).classify_frames([fervid.Frame(toys.picture(toys.FIRST))]).label == "first"
+    assert toy(tmp_path, LEVELS).classify_frames([fervid.Frame(toy_models.picture(toy_models.FIRST))]).label == "first"
 
 
 @pytest.mark.parametrize("levels", [5, [5], [{}], [{"stride": 0, "confidence": 0.5}], [{"stride": "x"}]], ids=str)
@@ -286,14 +296,14 @@ def test_levels_that_cannot_be_are_the_fault_of_the_classifier(levels: object, t
 @pytest.mark.parametrize(
     ("colour", "levels", "frames"),
     [
-        (toys.FIRST, LEVELS, 5),
-        (toys.FIRST, [{"stride": 8, "confidence": 1.01}, *LEVELS[1:]], 10),
-        (toys.FIRST, [{"stride": 4, "confidence": 1.01}, {"stride": 2, "confidence": 0.9}], 20),
-        (toys.FIRST, [{"stride": 100, "confidence": 0.0}], 1),
-        (toys.NEITHER, LEVELS, 40),
-        (toys.NEITHER, [{"stride": 8, "confidence": 0.3}], 5),
+        (toy_models.FIRST, LEVELS, 5),
+        (toy_models.FIRST, [{"stride": 8, "confidence": 1.01}, *LEVELS[1:]], 10),
+        (toy_models.FIRST, [{"stride": 4, "confidence": 1.01}, {"stride": 2, "confidence": 0.9}], 20),
+        (toy_models.FIRST, [{"stride": 100, "confidence": 0.0}], 1),
+        (toy_models.NEITHER, LEVELS, 40),
+        (toy_models.NEITHER, [{"stride": 8, "confidence": 0.3}], 5),
         (None, LEVELS, 40),
-        (toys.NEITHER, [], 40),
+        (toy_models.NEITHER, [], 40),
     ],
     ids=[
         "sure",
@@ -315,7 +325,7 @@ def test_an_adaptive_rate_looks_at_no_more_frames_than_it_takes_to_be_sure(
     tmp_path: Path,
     crops: list[np.ndarray],
 ) -> None:
-    path = clip(tmp_path / "clip.mp4", *[toys.picture(colour)] * 40)
+    path = clip(tmp_path / "clip.mp4", *[toy_models.picture(colour)] * 40)
     whole = toy(tmp_path, levels, face=face).answer(path)
     classifier = toy(tmp_path, levels, face=face, adaptive=True)
     crops.clear()
@@ -330,7 +340,7 @@ def test_an_adaptive_rate_looks_at_no_more_frames_than_it_takes_to_be_sure(
 
 
 def test_a_face_that_coarse_rates_miss_is_found_by_a_finer_one(tmp_path: Path, crops: list[np.ndarray]) -> None:
-    images = [toys.picture(toys.SECOND if i % 4 == 2 else None) for i in range(33)]
+    images = [toy_models.picture(toy_models.SECOND if i % 4 == 2 else None) for i in range(33)]
     path = clip(tmp_path / "clip.mp4", *images)
     classifier = toy(tmp_path, LEVELS, adaptive=True)
     crops.clear()
@@ -339,7 +349,7 @@ def test_a_face_that_coarse_rates_miss_is_found_by_a_finer_one(tmp_path: Path, c
 
 
 def test_what_finer_rates_show_changes_the_answer(tmp_path: Path, crops: list[np.ndarray]) -> None:
-    images = [toys.picture(toys.NEITHER if i % 4 == 0 else toys.THIRD) for i in range(32)]
+    images = [toy_models.picture(toy_models.NEITHER if i % 4 == 0 else toy_models.THIRD) for i in range(32)]
     path = clip(tmp_path / "clip.mp4", *images)
     levels = [{"stride": 4, "confidence": 0.7}, {"stride": 2, "confidence": 0.99}]
     classifier = toy(tmp_path, levels, adaptive=True)
@@ -349,11 +359,11 @@ def test_what_finer_rates_show_changes_the_answer(tmp_path: Path, crops: list[np
     assert told(result) == told(toy(tmp_path, levels).answer(path))
 
 
-@pytest.mark.parametrize(("colour", "few"), [(toys.FIRST, True), (toys.NEITHER, False), (None, False)])
+@pytest.mark.parametrize(("colour", "few"), [(toy_models.FIRST, True), (toy_models.NEITHER, False), (None, False)])
 def test_a_clip_that_breaks_off_is_answered_early_only_if_that_is_sure(
     colour: tuple[int, int, int] | None, few: bool, tmp_path: Path
 ) -> None:
-    images = [toys.picture(colour) for _ in range(60)]
+    images = [toy_models.picture(colour) for _ in range(60)]
     path = clip(tmp_path / "cut.mp4", *images, muxer={"movflags": "faststart"}, options={"g": "5"})
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
     whole, result = (toy(tmp_path, LEVELS, adaptive=adaptive).answer(path) for adaptive in (False, True))
@@ -368,7 +378,7 @@ def test_a_clip_that_breaks_off_is_answered_early_only_if_that_is_sure(
 def test_with_an_adaptive_rate_what_cannot_be_read_is_tried_once_and_told_as_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = clip(tmp_path / "clip.mp4", toys.picture(toys.FIRST))
+    path = clip(tmp_path / "clip.mp4", toy_models.picture(toy_models.FIRST))
     tried, read = [], video.read
     monkeypatch.setattr(video, "read", lambda *how: tried.append(how) or read(*how))
     for name, start in ((tmp_path / "missing.mp4", 0), (path, 9)):
@@ -422,11 +432,11 @@ def test_a_classifier_that_is_sent_answers_the_same(tmp_path: Path, smile: Path)
 def test_the_device_is_that_of_detector_and_network(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, str] = {}
 
-    def load(name: str, kind: models.Kind, threads: int = 1, device: models.Device = "cpu") -> models.Model:
+    def load(name: str, kind: registry.Kind, threads: int = 1, device: registry.Device = "cpu") -> registry.Model:
         asked[kind] = device
         return known(name, kind, threads)
 
-    known = models.load
-    monkeypatch.setattr(models, "load", load)
+    known = registry.load
+    monkeypatch.setattr(registry, "load", load)
     fervid.load(threads=1, device="auto")
     assert asked == {"detector": "auto", "network": "auto", "classifier": "cpu"}

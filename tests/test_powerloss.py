@@ -11,12 +11,12 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from fervid import parts
-from fervid.batch import destination
-from fervid.output import encode
-from fervid.records import ClipResult, Problem
-from powerloss import Disk, lay, losses
-from stubs import Stub, answer, files
+from fervid.batch import parquet_writer
+from fervid.batch.runner import destination
+from fervid.batch.writers import encode
+from fervid.core.records import ClipResult, Problem
+from power_loss import Disk, lay, losses
+from record_fixtures import Stub, answer, files
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_json_lines(
 
 @pytest.mark.parametrize("before", ["nothing", "failures"])
 def test_parquet(before: str, clips: list[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "ROWS", 2)
+    monkeypatch.setattr(parquet_writer, "ROWS", 2)
     if before == "failures":
         run(place, clips[:4], bad=[clips[0], *clips[2:4]])
     with monkeypatch.context() as patch:

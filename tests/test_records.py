@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from fervid.records import (
+from fervid.core.records import (
     Answer,
     ClipFeatures,
     ClipResult,
@@ -24,7 +24,7 @@ from fervid.records import (
     Problem,
     WindowResult,
 )
-from fervid.schema import schema
+from fervid.core.schema import schema
 
 
 def image(*shape: int, kind: type = np.uint8) -> np.ndarray:

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from fervid.errors import printable
-from fervid.output import TableWriter
-from fervid.progress import shown, tell
-from fervid.records import Answer, ClipResult, Problem, WindowResult
+from fervid.batch.writers import TableWriter
+from fervid.core.progress import shown, tell
+from fervid.core.records import Answer, ClipResult, Problem, WindowResult
+from fervid.core.text import escape_control_chars
 
 LONG = "videos/" + "a folder with a long name/" * 12 + "interview_0042_camera_left.mp4"
 NAMES = [
@@ -78,7 +78,7 @@ def test_every_record_is_one_line_of_a_terminal(
     if kind is WindowResult:
         records = [WindowResult.of(one, 3599.5, 3603.5) for one in records]
     lines = drawn(Terminal(), *records, endless=endless)
-    assert all(printable(line) == line for line in lines)
+    assert all(escape_control_chars(line) == line for line in lines)
     if columns == 1:
         return
     assert max(map(cell_len, lines)) <= columns
@@ -136,7 +136,7 @@ def seen(*arguments: object, columns: int = 80, **variables: str) -> bytes:
         name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
     }
     environment |= {"TERM": "xterm-256color", "LANG": "C.UTF-8", **variables}
-    code = "from fervid.cli import main\nif __name__ == '__main__': main()"
+    code = "from fervid.cli.app import main\nif __name__ == '__main__': main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     )

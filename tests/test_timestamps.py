@@ -14,12 +14,13 @@ import pytest
 
 import clips
 import fervid
-import toys
-from fervid import errors, streams, video
-from fervid.clock import Clock
-from fervid.errors import InputError
-from fervid.records import Frame
-from fervid.sampling import Sampling
+import toy_models
+from fervid.core import errors
+from fervid.core.errors import InputError
+from fervid.core.records import Frame
+from fervid.media import streams, video
+from fervid.media.sampling import Sampling
+from fervid.media.timestamps import Clock
 
 EVERY = Sampling(fps=None)
 STEP = 1 / 25
@@ -124,10 +125,10 @@ def test_damage_is_told_before_timestamps_that_start_again_and_these_besides(tmp
 
 
 def test_an_answer_stands_beside_a_discontinuity(tmp_path: Path) -> None:
-    classifier = fervid.load(**toys.family(tmp_path), options=fervid.Options(min_face=toys.FACE), threads=1)
+    classifier = fervid.load(**toy_models.family(tmp_path), options=fervid.Options(min_face=toy_models.FACE), threads=1)
     parts = [
-        clips.write(tmp_path / f"{i}.ts", [toys.picture(colour)] * count, rate=10)
-        for i, (colour, count) in enumerate(((toys.FIRST, 10), (toys.SECOND, 30)))
+        clips.write(tmp_path / f"{i}.ts", [toy_models.picture(colour)] * count, rate=10)
+        for i, (colour, count) in enumerate(((toy_models.FIRST, 10), (toy_models.SECOND, 30)))
     ]
     result = classifier.answer(join(tmp_path / "joined.ts", *parts))
     assert (result.status, result.label) == ("ok", "second")
@@ -175,10 +176,10 @@ def test_frames_that_are_far_apart_as_a_rule_last_until_the_next(tmp_path: Path,
 
 
 def test_who_is_seen_before_a_gap_is_not_the_main_person(tmp_path: Path) -> None:
-    classifier = fervid.load(**toys.family(tmp_path), options=fervid.Options(min_face=toys.FACE), threads=1)
-    colours = [toys.FIRST] * 4 + [toys.SECOND] * 40
+    classifier = fervid.load(**toy_models.family(tmp_path), options=fervid.Options(min_face=toy_models.FACE), threads=1)
+    colours = [toy_models.FIRST] * 4 + [toy_models.SECOND] * 40
     times = [i / 10 + 600 * (i >= 4) for i in range(len(colours))]
-    path = clips.write(tmp_path / "gap.mkv", [toys.picture(colour) for colour in colours], times=times)
+    path = clips.write(tmp_path / "gap.mkv", [toy_models.picture(colour) for colour in colours], times=times)
     result = classifier.answer(path)
     assert (result.label, result.duration_s) == ("second", pytest.approx(6.3, abs=0.07))
     parts = list(classifier.timeline(path))

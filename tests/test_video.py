@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 
 import clips
-from fervid import container, errors, inputs, video
-from fervid.errors import InputError
-from fervid.records import Frame
-from fervid.sampling import Sampling, orient
-from fervid.streams import stream
-from fervid.video import read
+from fervid.core import errors
+from fervid.core.errors import InputError
+from fervid.core.records import Frame
+from fervid.media import container, inputs, video
+from fervid.media.sampling import Sampling, orient
+from fervid.media.streams import stream
+from fervid.media.video import read
 
 EVERY = Sampling(fps=None)
 COUNT = 12

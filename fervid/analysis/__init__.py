@@ -1,0 +1,1 @@
+"""Frames -> faces, tracks, features and predictions."""

@@ -1,0 +1,1 @@
+"""Many clips: runs, resuming and output formats."""

@@ -1,0 +1,1 @@
+"""Records, errors, and files, processes and progress: what every other part uses."""

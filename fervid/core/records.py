@@ -1,0 +1,378 @@
+"""What passes from stage to stage: frozen records, checked where they are made.
+
+Rows for what people count (`Face`, `Person`), columns for what machines multiply (`FaceScores`). Images are RGB,
+uint8, (height, width, 3); boxes and points are in pixels of the frame, x to the right and y down; times are seconds
+of presentation time from the start of the clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Box = tuple[float, float, float, float]
+Status = Literal["ok", "no_face", "error", "skipped"]
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture of a clip.
+
+    Attributes:
+        image: (h, w, 3) uint8 RGB, upright.
+        time: Presentation time in seconds from the start of the clip.
+        duration: Seconds of the clip that the frame stands for, 0 for a still image.
+    """
+
+    image: Image
+    time: float = 0.0
+    duration: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(
+            self.image.ndim == 3 and self.image.shape[2] == 3 and self.image.dtype == np.uint8,
+            f"a frame is (h, w, 3) uint8, not {self.image.shape} {self.image.dtype}",
+        )
+        _require(self.duration >= 0, f"a frame cannot last {self.duration} s")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """One face in one frame.
+
+    Attributes:
+        box: x1, y1, x2, y2 in pixels of the frame; may reach over its border.
+        landmarks: (k, 2) x, y; row 0 is the subject's right eye (left in the picture), row 1 the left eye.
+        score: The detector's confidence, 0 to 1.
+    """
+
+    box: Box
+    landmarks: Floats
+    score: float
+
+    def __post_init__(self) -> None:
+        x1, y1, x2, y2 = self.box
+        _require(x1 < x2 and y1 < y2, f"a face box needs x1 < x2 and y1 < y2: {self.box}")
+        _require(
+            self.landmarks.ndim == 2 and self.landmarks.shape[0] >= 2 and self.landmarks.shape[1] == 2,
+            f"landmarks are (k >= 2, 2), not {self.landmarks.shape}",
+        )
+
+    @property
+    def size(self) -> float:
+        """The shorter side of the box in pixels."""
+        x1, y1, x2, y2 = self.box
+        return min(x2 - x1, y2 - y1)
+
+    @property
+    def area(self) -> float:
+        """Area of the box in square pixels."""
+        x1, y1, x2, y2 = self.box
+        return (x2 - x1) * (y2 - y1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FaceScores:
+    """What the network says of n face crops, one row each; n = 0 is a valid answer to an empty batch.
+
+    What a network does not estimate is a column of no width, (n, 0).
+
+    Attributes:
+        embedding: (n, d) penultimate activations.
+        expression: (n, c) probabilities.
+        age: (n,) years.
+        gender: (n,) probability of the class "male".
+        ethnicity: (n, e) probabilities.
+        identity: (n, i) vectors whose cosine says how alike two people are.
+    """
+
+    embedding: Floats
+    expression: Floats
+    age: Floats
+    gender: Floats
+    ethnicity: Floats
+    identity: Floats
+
+    def __post_init__(self) -> None:
+        rows = {len(column) for column in self._columns()}
+        _require(len(rows) == 1, f"columns of unequal length: {sorted(rows)}")
+        tables = (self.embedding, self.expression, self.ethnicity, self.identity)
+        _require(all(table.ndim == 2 for table in tables), "embedding, expression, ethnicity and identity are (n, d)")
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, rows: slice | list[int]) -> FaceScores:
+        """The rows of some faces."""
+        return FaceScores(*(column[rows] for column in self._columns()))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of every column; of numbers, one a face, 1."""
+        return tuple(column.shape[1] if column.ndim == 2 else 1 for column in self._columns())
+
+    def _columns(self) -> tuple[Floats, ...]:
+        return (self.embedding, self.expression, self.age, self.gender, self.ethnicity, self.identity)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observed:
+    """What one frame shows, without its picture.
+
+    Attributes:
+        time: Presentation time in seconds from the start of the clip.
+        duration: Seconds of the clip that the frame stands for.
+        faces: n faces.
+        shares: n, of each the share of the picture that it fills.
+        scores: What the network says of them, n rows.
+    """
+
+    time: float
+    duration: float
+    faces: Sequence[Face]
+    shares: Sequence[float]
+    scores: FaceScores
+
+    def __post_init__(self) -> None:
+        counts = {len(self.faces), len(self.shares), len(self.scores)}
+        _require(len(counts) == 1, f"faces, shares and scores of unequal number: {sorted(counts)}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipFeatures:
+    """Statistics of a clip, each under its name (`embedding.mean`, `expression.max` ...).
+
+    Attributes:
+        statistics: Name to vector.
+        count: How many rows (faces, or frames when all faces are pooled) went into them.
+    """
+
+    statistics: Mapping[str, Floats]
+    count: int
+
+    def __post_init__(self) -> None:
+        _require(self.count >= 1, "features need at least one observation")
+        _require(all(v.ndim == 1 for v in self.statistics.values()), "every statistic is a vector")
+
+    def vector(self, names: Sequence[str]) -> Floats:
+        """The named statistics, concatenated in that order: (d1 + d2 + ...,).
+
+        Raises:
+            ValueError: There is no statistic of that name.
+        """
+        missing = [name for name in names if name not in self.statistics]
+        _require(not missing, f"no statistic {', '.join(missing)} among {', '.join(self.statistics)}")
+        return np.concatenate([self.statistics[name] for name in names])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A label with the probabilities behind it, in the order of the classifier's labels."""
+
+    probabilities: Mapping[str, float]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the label."""
+        return self.probabilities[self.label]
+
+    def _repr_html_(self) -> str:
+        """The answer as notebooks show it."""
+        from fervid.core.notebook import answer_card
+
+        return answer_card(self.probabilities)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One person followed through a clip.
+
+    Attributes:
+        id: 0 for the main person, then by falling share of the picture over time; of windows the same in each.
+        seconds: For how long the face was seen.
+        answer: What the classifier says of this person alone.
+        age: Mean expected age in years, None unless attributes were asked for.
+        gender: The network's name of the class, None unless attributes were asked for.
+        ethnicity: Likewise.
+        identity: A name that is the same for one person in all clips of a run, None unless it was asked for.
+    """
+
+    id: int
+    seconds: float
+    answer: Answer
+    age: float | None = None
+    gender: str | None = None
+    ethnicity: str | None = None
+    identity: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The person as plain JSON types."""
+        return {
+            "id": self.id,
+            "seconds": _rounded(self.seconds),
+            "label": self.answer.label,
+            "probabilities": _plain(self.answer.probabilities),
+            "age": _rounded(self.age, 1),
+            "gender": self.gender,
+            "ethnicity": self.ethnicity,
+            "identity": self.identity,
+        }
+
+    def _repr_html_(self) -> str:
+        """The person as notebooks show it."""
+        from fervid.core.notebook import person_card
+
+        return person_card(self.as_dict())
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a clip could not be answered, or what was wrong with it although it was."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which file gave an answer."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What an answer is relative to: the average of the main person over so many clips, or over clips at rest."""
+
+    kind: Literal["person", "rest"]
+    clips: int
+
+    def __post_init__(self) -> None:
+        _require(self.clips >= 1, f"a baseline needs a clip, not {self.clips}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipResult:
+    """The one record that every input gets; `as_dict` is the contract of `fervid schema`.
+
+    Attributes:
+        path: The input as it was named.
+        status: `ok`, `no_face`, `error`, or `skipped` (because the run stopped early).
+        answer: The clip's label and probabilities; set exactly when the status is `ok`.
+        people: The main person first.
+        duration_s: Seconds of presentation time that were looked at, None if nothing could be read.
+        frames_sampled: Frames looked at.
+        frames_with_face: Those of them in which somebody was followed.
+        models: detector, network and classifier.
+        problem: Set when the status is `error` or `skipped`, and beside the other two when the file is damaged.
+        elapsed_s: Wall-clock seconds spent on this clip.
+        baseline: What the answer is relative to; None unless a baseline was asked for and enough clips give one.
+    """
+
+    path: str
+    status: Status
+    answer: Answer | None = None
+    people: tuple[Person, ...] = ()
+    duration_s: float | None = None
+    frames_sampled: int = 0
+    frames_with_face: int = 0
+    models: Mapping[str, ModelIdentity] = field(default_factory=dict)
+    problem: Problem | None = None
+    elapsed_s: float = 0.0
+    baseline: Baseline | None = None
+
+    def __post_init__(self) -> None:
+        _require((self.status == "ok") == (self.answer is not None), "a result has an answer exactly when it is ok")
+        _require(self.status in ("ok", "no_face") or self.problem is not None, f"{self.status} needs a problem")
+
+    @property
+    def label(self) -> str | None:
+        """The clip's label, None unless ok."""
+        return self.answer.label if self.answer else None
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of the label, None unless ok."""
+        return self.answer.confidence if self.answer else None
+
+    @property
+    def probabilities(self) -> Mapping[str, float] | None:
+        """Probability of every class, None unless ok."""
+        return self.answer.probabilities if self.answer else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain JSON types, in the column order of the schema."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "path": self.path,
+            "status": self.status,
+            "label": self.label,
+            "confidence": _rounded(self.confidence),
+            "probabilities": _plain(self.probabilities),
+            "people": [person.as_dict() for person in self.people],
+            "duration_s": _rounded(self.duration_s),
+            "frames_sampled": self.frames_sampled,
+            "frames_with_face": self.frames_with_face,
+            "model": {role: {"name": m.name, "sha256": m.sha256} for role, m in self.models.items()},
+            "error": {"code": self.problem.code, "message": self.problem.message} if self.problem else None,
+            "elapsed_s": _rounded(self.elapsed_s),
+            "baseline": {"kind": self.baseline.kind, "clips": self.baseline.clips} if self.baseline else None,
+        }
+
+    def _repr_html_(self) -> str:
+        """The record as notebooks show it."""
+        from fervid.core.notebook import clip_card
+
+        return clip_card(self.as_dict())
+
+
+@dataclass(frozen=True, slots=True)
+class WindowResult(ClipResult):
+    """The record of one window of a clip; without times if the clip has none.
+
+    Attributes:
+        start_s: Where the window begins, in seconds of presentation time.
+        end_s: Where it ends.
+    """
+
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @classmethod
+    def of(cls, result: ClipResult, start: float | None = None, end: float | None = None) -> WindowResult:
+        """The record of a window from what was seen in it."""
+        return cls(**{field.name: getattr(result, field.name) for field in fields(result)}, start_s=start, end_s=end)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain JSON types; the times follow the path."""
+        plain = ClipResult.as_dict(self)
+        version, path = plain.pop("schema_version"), plain.pop("path")
+        times = {"start_s": _rounded(self.start_s), "end_s": _rounded(self.end_s)}
+        return {"schema_version": version, "path": path, **times, **plain}
+
+
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(float(value), digits)
+
+
+def _plain(probabilities: Mapping[str, float] | None) -> dict[str, float] | None:
+    return None if probabilities is None else {label: round(float(p), 4) for label, p in probabilities.items()}

@@ -1,0 +1,89 @@
+"""The JSON Schema of a record: the contract that `fervid schema` prints."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from fervid.core.records import SCHEMA_VERSION, Status
+
+
+def schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, Any]:
+    """JSON Schema (2020-12) of one record; `ClipResult.as_dict` and `WindowResult.as_dict` keep to it.
+
+    Args:
+        command: Which command writes the record: one for each clip, or one for each window of a clip.
+    """
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    probabilities = {"type": "object", "additionalProperties": share}
+    count = {"type": "integer", "minimum": 0}
+    seconds = {"type": "number", "minimum": 0}
+    window = command == "timeline"
+    times: dict[str, Any] = {
+        "start_s": _nullable({**seconds, "description": "where the window begins; null if the clip has none"}),
+        "end_s": _nullable({**seconds, "description": "where it ends"}),
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "fervid window" if window else "fervid record",
+        **_object(
+            schema_version={"const": SCHEMA_VERSION},
+            path={"type": "string", "description": "the input as it was named"},
+            **(times if window else {}),
+            status={"enum": list(get_args(Status))},
+            label=_nullable({"type": "string", "description": "the most probable class; null unless ok"}),
+            confidence=_nullable(share),
+            probabilities=_nullable(probabilities),
+            people={
+                "type": "array",
+                "description": "the main person first",
+                "items": _object(
+                    id={**count, "description": "the same in every window"} if window else count,
+                    seconds=seconds,
+                    label={"type": "string"},
+                    probabilities=probabilities,
+                    age=_nullable({"type": "number", "description": "years; null without --attributes"}),
+                    gender=_nullable({"type": "string", "description": "null without --attributes"}),
+                    ethnicity=_nullable({"type": "string", "description": "null unless --attributes"}),
+                    identity=_nullable(
+                        {"type": "string", "description": "the same for one person in all clips; null unless asked for"}
+                    ),
+                ),
+            },
+            duration_s=_nullable({**seconds, "description": "presentation time that was looked at"}),
+            frames_sampled=count,
+            frames_with_face=count,
+            model={
+                "type": "object",
+                "description": "detector, network and classifier",
+                "additionalProperties": _object(
+                    name={"type": "string"}, sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"}
+                ),
+            },
+            error=_nullable(
+                {
+                    **_object(code={"type": "string"}, message={"type": "string"}),
+                    "description": "why there is no answer; beside ok or no_face: what was wrong with the clip",
+                }
+            ),
+            elapsed_s=seconds,
+            baseline=_nullable(
+                {
+                    **_object(kind={"enum": ["person", "rest"]}, clips={"type": "integer", "minimum": 1}),
+                    "description": "what the answer is relative to; null for an answer that is not",
+                }
+            ),
+        ),
+    }
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}

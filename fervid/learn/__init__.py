@@ -1,0 +1,1 @@
+"""Labelled clips -> features, fitted classifiers and their evaluation."""

@@ -1,0 +1,1 @@
+"""Model files: the registry, their checks, and downloads."""

@@ -1,0 +1,157 @@
+"""A model as its authors published it -> the tensors that fervid's stages know, in memory.
+
+The file itself stays as it was pulled, so that its digest can be compared with the authors'. What has to be put in
+front of the graph and behind it is said by `published` of its card in the manifest; scale, colour and crop of a
+network are as in the card of any other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, compose, helper, numpy_helper
+
+from fervid.core.records import Floats
+
+_PREFIX = "published/"
+
+
+def adapted(data: bytes, card: Mapping[str, Any]) -> bytes:
+    """The bytes of an ONNX file that keeps to the contract of its kind and carries its card.
+
+    Args:
+        data: The published file.
+        card: What the manifest says of it.
+
+    Raises:
+        ValueError: The file is not built as the card says.
+    """
+    try:
+        model = onnx.load_from_string(data)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    made = _WAYS[card["published"]["graph"]](compose.add_prefix(model, _PREFIX), card)
+    helper.set_model_props(made, {"fervid": json.dumps(card)})
+    content: bytes = made.SerializeToString()
+    return content
+
+
+def _logits(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
+    """A network that ends in a linear layer: what goes into that is the embedding, the softmax of it the expression."""
+    graph, size = model.graph, card["input"]["size"]
+    makers = {name: node for node in graph.node for name in node.output}
+    logits = graph.output[0].name
+    last = makers.get(logits)
+    while last is not None and last.op_type in ("Identity", "Add"):
+        last = makers.get(next((name for name in last.input if name in makers), ""))
+    if last is None or last.op_type not in ("Gemm", "MatMul"):
+        raise ValueError("it does not end in a linear layer")
+    nodes = [
+        helper.make_node("Identity", ["crops"], [_input(graph)]),
+        *graph.node,
+        helper.make_node("Identity", [last.input[0]], ["embedding"]),
+        helper.make_node("Softmax", [logits], ["expression"], axis=1),
+    ]
+    crops = helper.make_tensor_value_info("crops", TensorProto.FLOAT, ["n", 3, size, size])
+    widths = {"embedding": card["embedding"], "expression": len(card["expressions"])}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in widths.items()]
+    return _rebuilt(model, nodes, crops, outputs)
+
+
+def _yunet(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
+    """YuNet (Wu et al., Machine Intelligence Research 20, 2023): offsets to the cells of three grids -> faces.
+
+    A score is the geometric mean of class and objectness. Centre and landmarks are offsets in cells, sides the
+    exponential of what is given, in cells.
+    """
+    graph, size, strides = model.graph, card["input"]["size"], card["published"]["strides"]
+    names = {output.name.removeprefix(_PREFIX) for output in graph.output}
+    if lacking := {f"{part}_{stride}" for part in ("cls", "obj", "bbox", "kps") for stride in strides} - names:
+        raise ValueError(f"it has no output {', '.join(sorted(lacking))}")
+    cells, scale = _cells(size, strides)
+    points = len(card["landmarks"])
+    constants = {
+        "colours": np.array([2, 1, 0]),
+        "cells": cells,
+        "scale": scale,
+        "cells_of_points": cells[:, :, None],
+        "scale_of_points": scale[..., None],
+        "zero": np.float32(0),
+        "one": np.float32(1),
+        "half": np.float32(0.5),
+        "to_row": np.array([1, -1]),
+        "to_points": np.array([1, -1, points, 2]),
+        "first_two": np.array([0, 1]),
+        "last_two": np.array([2, 3]),
+    }
+
+    def joined(part: str) -> NodeProto:
+        return helper.make_node("Concat", [f"{_PREFIX}{part}_{stride}" for stride in strides], [part], axis=1)
+
+    def bounded(part: str) -> tuple[NodeProto, NodeProto]:  # the inputs of Clip are not the same in every opset
+        low = helper.make_node("Max", [part, "zero"], [f"{part}_from_zero"])
+        return low, helper.make_node("Min", [f"{part}_from_zero", "one"], [f"{part}_in_range"])
+
+    nodes = [
+        helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["numbers"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Gather", ["planes", "colours"], [_input(graph)], axis=1),
+        *graph.node,
+        *map(joined, ("cls", "obj", "bbox", "kps")),
+        *bounded("cls"),
+        *bounded("obj"),
+        helper.make_node("Mul", ["cls_in_range", "obj_in_range"], ["both"]),
+        helper.make_node("Sqrt", ["both"], ["root"]),
+        helper.make_node("Reshape", ["root", "to_row"], ["scores"]),
+        helper.make_node("Gather", ["bbox", "first_two"], ["offset"], axis=2),
+        helper.make_node("Gather", ["bbox", "last_two"], ["logarithm"], axis=2),
+        helper.make_node("Add", ["offset", "cells"], ["centre"]),
+        helper.make_node("Exp", ["logarithm"], ["extent"]),
+        helper.make_node("Mul", ["extent", "half"], ["radius"]),
+        helper.make_node("Sub", ["centre", "radius"], ["first"]),
+        helper.make_node("Add", ["centre", "radius"], ["last"]),
+        helper.make_node("Mul", ["first", "scale"], ["top_left"]),
+        helper.make_node("Mul", ["last", "scale"], ["bottom_right"]),
+        helper.make_node("Concat", ["top_left", "bottom_right"], ["boxes"], axis=2),
+        helper.make_node("Reshape", ["kps", "to_points"], ["offsets"]),
+        helper.make_node("Add", ["offsets", "cells_of_points"], ["points"]),
+        helper.make_node("Mul", ["points", "scale_of_points"], ["landmarks"]),
+    ]
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, [1, size, size, 3])
+    count = cells.shape[1]
+    shapes = {"boxes": [1, count, 4], "landmarks": [1, count, points, 2], "scores": [1, count]}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    return _rebuilt(model, nodes, images, outputs)
+
+
+_WAYS: Mapping[str, Callable[[ModelProto, Mapping[str, Any]], ModelProto]] = {"logits": _logits, "yunet": _yunet}
+
+
+def _cells(size: int, strides: Sequence[int]) -> tuple[Floats, Floats]:
+    """Column and row of each cell of every grid, (1, a, 2), and its side in pixels, (1, a, 1)."""
+    grids = [np.stack(np.meshgrid(*[np.arange(size // stride)] * 2), -1).reshape(-1, 2) for stride in strides]
+    sides = [np.full((len(grid), 1), stride) for grid, stride in zip(grids, strides, strict=True)]
+    return np.concatenate(grids)[None].astype(np.float32), np.concatenate(sides)[None].astype(np.float32)
+
+
+def _input(graph: GraphProto) -> str:
+    """The one input that is no weight; old files list those too."""
+    weights = {tensor.name for tensor in graph.initializer}
+    names = [value.name for value in graph.input if value.name not in weights]
+    if len(names) != 1:
+        raise ValueError(f"it has {len(names)} inputs, not one")
+    return str(names[0])
+
+
+def _rebuilt(
+    model: ModelProto, nodes: Sequence[NodeProto], into: ValueInfoProto, outputs: Sequence[ValueInfoProto]
+) -> ModelProto:
+    """The same weights behind another input, with other nodes and outputs."""
+    graph = helper.make_graph(nodes, "adapted", [into], outputs, model.graph.initializer)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4))

@@ -1,0 +1,215 @@
+"""Numbers -> charts as SVG, drawn by Vega-Lite when the page is made, so that a page carries no code that draws.
+
+Colours are custom properties of the page, so a chart follows its theme. Every mark says in `aria-label` what it shows,
+which is what the page tells under the pointer. Labels are data and never part of a specification's grammar: neither
+names of fields nor expressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fervid.core.errors import UsageError
+
+Values = Sequence[Mapping[str, Any]]
+
+SERIES = 8
+"""Colours of series that a page has; the next ones come again, dashed."""
+_DASHES = ([1, 0], [6, 3], [2, 2])
+_LONGEST = 34  # characters of a label at an axis
+_INK = {
+    "labelColor": "var(--ink)",
+    "titleColor": "var(--ink)",
+    "labelFontSize": 12,
+    "titleFontSize": 12,
+    "labelLimit": 0,
+    "titleLimit": 0,
+}
+_CONFIG = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "padding": {"left": 32, "right": 12, "top": 4, "bottom": 4},  # the page's font may be wider than what is measured
+    "view": {"stroke": None},
+    "axis": _INK
+    | {"gridColor": "var(--line)", "domainColor": "var(--faint)", "tickColor": "var(--faint)"}
+    | {"titleFontWeight": "normal", "labelFlush": False, "labelOverlap": "greedy"},
+    "legend": _INK | {"orient": "top", "columns": 8, "symbolStrokeWidth": 3},
+    "text": {"limit": 0},
+}
+_NOMINAL = {"type": "nominal", "sort": None}
+_PERCENT = {"format": ".0%", "values": [0, 0.2, 0.4, 0.6, 0.8, 1]}
+_SAID = {"description": {"field": "said", "type": "nominal"}}
+
+
+def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = False, width: int = 350) -> str:
+    """A bar for each row.
+
+    Args:
+        values: `label`, `value`, `said`; and `low` and `high` with intervals.
+        title: Of the axis of the values.
+        shares: Whether the values are shares of a whole.
+        intervals: Whether to draw them.
+        width: Of the axis, in pixels.
+    """
+    x: dict[str, Any] = {"field": "value", "type": "quantitative", "title": title}
+    if not shares:
+        x |= {"axis": _counts(values, "value")}
+    elif all(row["value"] >= 0 for row in values):
+        x |= {"axis": _PERCENT, "scale": {"domain": [0, 1]}}
+    else:
+        x |= {"axis": {"format": ".0%", "tickCount": 4}}
+    y = {"field": "label", **_NOMINAL, "title": None}
+    layers: list[dict[str, Any]] = [
+        {"mark": {"type": "bar", "color": "var(--accent)"}, "encoding": {"x": x, "y": y, **_SAID}}
+    ]
+    if intervals:
+        ends = {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}
+        for colour, size in (("var(--card)", 5), ("var(--ink)", 2)):
+            layers.append({"mark": {"type": "rule", "aria": False, "color": colour, "size": size}, "encoding": ends})
+    return _drawn({"width": width, "height": {"step": 28}, "data": _data(values), "layer": layers})
+
+
+def histogram(values: Values, title: str) -> str:
+    """Bars over a scale from 0 to 1.
+
+    Args:
+        values: `from`, `to`, `count`, `said`.
+        title: Of the scale.
+    """
+    x = {"field": "from", "type": "quantitative", "title": title, "axis": _PERCENT, "scale": {"domain": [0, 1]}}
+    x |= {"bin": {"binned": True}}
+    y = {"field": "count", "type": "quantitative", "title": "clips", "axis": _counts(values, "count")}
+    encoding = {"x": x, "x2": {"field": "to"}, "y": y, **_SAID}
+    mark = {"type": "bar", "color": "var(--accent)", "stroke": "var(--page)", "strokeWidth": 1}
+    return _drawn({"width": 420, "height": 190, "data": _data(values), "mark": mark, "encoding": encoding})
+
+
+def timeline(values: Values, bands: Values, labels: Sequence[str], length: float) -> str:
+    """Probabilities over time, and below them what each moment was labelled.
+
+    Args:
+        values: `time`, `label`, `value`; no value where nobody was seen, and the line breaks.
+        bands: `from`, `to`, `label`, `said`, one for each window.
+        labels: In the order of their colours.
+        length: Seconds that the axis is long.
+    """
+    colours = {
+        "field": "label",
+        "type": "nominal",
+        "scale": {"domain": [_short(label) for label in labels], "range": [colour(i) for i in range(len(labels))]},
+        "legend": {"title": None, "symbolType": "stroke"},
+    }
+    dashes = {
+        "field": "label",
+        "type": "nominal",
+        "scale": {
+            "domain": [_short(label) for label in labels],
+            "range": [_DASHES[i // SERIES % len(_DASHES)] for i in range(len(labels))],
+        },
+        "legend": colours["legend"],
+    }
+    axis = {"type": "quantitative", "scale": {"domain": [0, max(length, 1e-3)], "nice": False}}
+    x = {"field": "time", **axis, "axis": {"title": None, "labels": False}}
+    y = {"field": "value", "type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _PERCENT, "title": None}
+    few = len(bands) <= 60
+    mark = {"type": "line", "aria": False, "invalid": "break-paths-show-path-domains", "point": few, "strokeWidth": 2}
+    lines = {"mark": mark, "encoding": {"x": x, "y": y, "color": colours, "strokeDash": dashes}}
+    over = {"field": "from", **axis, "axis": {"title": "seconds"}}
+    under = {"x": {**over, "axis": x["axis"]}, "x2": {"field": "to"}, **_SAID}
+    hover = {"mark": {"type": "rect", "color": "var(--ink)", "opacity": 0.001}, "data": _data(bands), "encoding": under}
+    filled = {**colours, "legend": None}
+    band = {
+        "mark": {"type": "rect"},
+        "data": _data(bands),
+        "encoding": {"x": over, "x2": {"field": "to"}, "color": filled, **_SAID},
+    }
+    above = {"width": 960, "height": 150, "layer": [lines, hover], "data": _data(values)}
+    return _drawn({"vconcat": [above, {"width": 960, "height": 18, **band}], "spacing": 4})
+
+
+def matrix(values: Values, columns: int) -> str:
+    """A cell for each row: the deeper, the higher its share.
+
+    Args:
+        values: `row`, `column`, `share`, `count`, `said`.
+        columns: How many there are.
+    """
+    cells = [{**row, "row": _short(row["row"]), "column": _short(row["column"])} for row in values]
+    x = {"field": "column", **_NOMINAL, "title": "answer", "axis": {"orient": "top", "labelAngle": -40}}
+    y = {"field": "row", **_NOMINAL, "title": "truth"}
+    shade = {"field": "share", "type": "quantitative", "scale": {"domain": [0, 1], "range": [0, 0.6]}, "legend": None}
+    tiles = {
+        "mark": {"type": "rect", "color": "var(--deep)", "stroke": "var(--line)", "strokeOpacity": 1},
+        "encoding": {"x": x, "y": y, "fillOpacity": shade, **_SAID},
+    }
+    numbers = {
+        "mark": {"type": "text", "aria": False, "fontSize": 12, "color": "var(--ink)"},
+        "encoding": {"x": x, "y": y, "text": {"field": "count", "type": "nominal"}},
+    }
+    step = 52 if columns <= 10 else 38
+    size = {"width": {"step": step}, "height": {"step": 34}}
+    return _drawn({**size, "data": _data(cells), "layer": [tiles, numbers]})
+
+
+def calibration(values: Values) -> str:
+    """How often answers were right against how sure they were, and the line on which both are the same.
+
+    Args:
+        values: `confidence`, `accuracy`, `low`, `high`, `said`.
+    """
+    share = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _PERCENT}
+    x = {**share, "field": "confidence", "title": "how sure the answers were"}
+    y = {**share, "field": "accuracy", "title": "how often they were right"}
+    both = [{"confidence": end, "accuracy": end} for end in (0, 1)]
+    dashed = {"type": "line", "aria": False, "color": "var(--faint)", "strokeDash": [4, 4]}
+    line = {"type": "line", "aria": False, "color": "var(--accent)", "strokeWidth": 2}
+    layers = [
+        {"data": _data(both), "mark": dashed, "encoding": {"x": x, "y": y}},
+        {"mark": {"type": "rule", "aria": False, "color": "var(--faint)", "strokeWidth": 2}}
+        | {"encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
+        {"mark": line, "encoding": {"x": x, "y": y}},
+        {"mark": {"type": "point", "filled": True, "size": 110, "color": "var(--accent)", "opacity": 1}}
+        | {"encoding": {"x": x, "y": y, **_SAID}},
+    ]
+    return _drawn({"width": 300, "height": 300, "data": _data(values), "layer": layers})
+
+
+def colour(number: int) -> str:
+    """The colour of a series, whatever the theme."""
+    return f"var(--series-{number % SERIES})"
+
+
+def _counts(values: Values, field: str) -> dict[str, Any]:
+    """An axis with whole numbers, some five of them."""
+    most = max((row[field] for row in values), default=0)
+    steps = (digit * 10**power for power in range(10) for digit in (1, 2, 5))
+    step = next(step for step in steps if most <= 6 * step)
+    return {"format": ",d", "values": list(range(0, int(most) + 1, step))}
+
+
+def _data(values: Values) -> dict[str, Any]:
+    return {"values": [{**row, "label": _short(row["label"])} if "label" in row else dict(row) for row in values]}
+
+
+def _short(label: str) -> str:
+    """What fits beside an axis, without the middle; Vega would cut characters beyond the first plane in two."""
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST // 2 - 1]}…{label[-_LONGEST // 2 :]}"
+
+
+def _drawn(specification: dict[str, Any]) -> str:
+    """The SVG.
+
+    Raises:
+        UsageError: What draws is not installed.
+    """
+    try:
+        import vl_convert
+    except ModuleNotFoundError as error:
+        raise UsageError("a report needs some more packages; pip install 'fervid[report]'") from error
+    svg: str = vl_convert.vegalite_to_svg(
+        {**specification, "config": _CONFIG},
+        vl_version="5.20",
+        allowed_base_urls=[],
+    )
+    return svg

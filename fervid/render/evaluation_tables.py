@@ -1,0 +1,242 @@
+"""The report of `evaluate` -> tables for the terminal and a picture of the confusion matrix."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from fervid.core.atomic_io import replacing
+from fervid.core.errors import UsageError
+from fervid.core.text import plural
+
+FIGURES = {"accuracy": "accuracy", "uar": "unweighted average recall", "f1": "macro F1"}
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def shown(report: Mapping[str, Any]) -> list[Table]:
+    """Whatever `fervid train` and `fervid evaluate` have to tell: a card, methods side by side, or one report."""
+    if "kind" in report:
+        return [_card(report), *(table for name, part in report["figures"].items() for table in _titled(name, part))]
+    if "methods" in report:
+        return _methods(report["methods"])
+    found = tables(report) if "labels" in report else [_ratings({"": report})]
+    if note := trained_on(report):
+        found[0].title = _heading(f"{'Summary' if 'labels' in report else 'Ratings'}: {note}")
+    if "against" in report:
+        found.append(comparison(report["against"]))
+    if "adaptive" in report:
+        few = _table("Few frames first", "figure", "")
+        for name, value in report["adaptive"].items():
+            few.add_row(name, _percent(value))
+        found.append(few)
+    return found
+
+
+def trained_on(report: Mapping[str, Any]) -> str:
+    """What a heading says of figures on clips that the classifier was trained on; empty if there are none."""
+    count = report.get("training_clips", 0)
+    clips = report["answered"]["count"] if "answered" in report else report["clips"] - report["unanswered"]
+    if not count:
+        return ""
+    return f"trained on {count:,} of these {plural(clips, 'clip')}, no measure of new ones"
+
+
+def _titled(name: str, report: Mapping[str, Any]) -> list[Table]:
+    found = shown(report)
+    found[0].title = _heading(f"{name}: {found[0].title}")
+    return found
+
+
+def _card(card: Mapping[str, Any]) -> Table:
+    heading = _heading(f"{card['kind']} {card['name']}")
+    table = Table(title=heading, show_header=False, title_justify="left", box=None, pad_edge=False)
+    for key in ("labels", "target", "statistics", "center", "recipe", "data", "adaptive"):
+        if key in card:
+            value = card[key]
+            say = {"data": _data, "adaptive": _adaptive}.get(key, str)
+            table.add_row(key, Text(", ".join(value) if isinstance(value, list) else say(value)))
+    return table
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    clips = data["clips"]
+    classes, count = "", clips
+    if isinstance(clips, Mapping):
+        classes = f" ({', '.join(f'{label} {number:,}' for label, number in clips.items())})"
+        count = sum(clips.values())
+    people = f" of {plural(data['people'], 'person', 'people')}" if data.get("people") is not None else ""
+    parts = [f"{data['name']}: {plural(count, 'clip')}{classes}{people}"]
+    if data.get("faceless"):
+        parts.append(f"{plural(data['faceless'], 'more shows', 'more show')} no face")
+    if data.get("broken"):
+        parts.append(f"{data['broken']:,} left out because of errors")
+    return "; ".join(parts)
+
+
+def _adaptive(adaptive: Mapping[str, Any]) -> str:
+    return (
+        f"looks at {_percent(adaptive['share of frames'])} of the frames, with an accuracy of"
+        f" {_percent(adaptive['accuracy'])} instead of {_percent(adaptive['accuracy of all frames'])}"
+    )
+
+
+def _methods(methods: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """One row a method: the tables of the papers."""
+    first = next(iter(methods.values()))
+    if "labels" not in first:
+        return [_ratings(methods)]
+    figures = _table("Clips with a face, and all clips", "method", "accuracy", "UAR", "all: accuracy", "all: UAR")
+    recalls = _table("Recall of each class, clips with a face", "method")
+    for label in first["labels"]:
+        recalls.add_column(Text(label), justify="right")
+    for name, report in methods.items():
+        parts = (report["answered"], report["all"])
+        figures.add_row(name, *(_figure(part[key]) for part in parts for key in ("accuracy", "uar")))
+        recalls.add_row(
+            name, *("" if share is None else _percent(share) for share in report["answered"]["recall"].values())
+        )
+    return [figures, recalls]
+
+
+def _ratings(reports: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("Ratings", "method", "concordance (CCC)", "mean absolute error", "correlation")
+    for name, report in reports.items():
+        table.add_row(
+            name, *(_figure(report[key], unit="", digits=".3f", factor=1) for key in ("ccc", "mae", "pearson"))
+        )
+    return table
+
+
+def tables(report: Mapping[str, Any]) -> list[Table]:
+    """The summary, the figures of each class, and the confusion, from what `evaluate` returned.
+
+    The figures of a class are of clips with a face; the confusion is of all clips, with those without an answer in a
+    column `none` if there are any. What a narrow terminal has no room for ends in `…`.
+    """
+    return [_summary(report), _classes(report), _confusion(report)]
+
+
+def comparison(report: Mapping[str, Any]) -> Table:
+    """What `compare` returned."""
+    note = f"; theirs was trained on {report['training_clips']:,} of them" if report.get("training_clips") else ""
+    table = _table(f"Two classifiers on {plural(report['clips'], 'clip')}{note}", "figure", "ours - theirs")
+    for name, title in FIGURES.items():
+        table.add_row(title, _figure(report["difference"][name], unit=" points", digits="+z.1f"))
+    table.add_row("clips only ours answers rightly", f"{report['only_ours']:,}")
+    table.add_row("clips only theirs answers rightly", f"{report['only_theirs']:,}")
+    table.add_row(f"p ({report['test']})", f"{report['p']:.3f}" if report["p"] >= 0.001 else "< 0.001")
+    return table
+
+
+def confusion_picture(report: Mapping[str, Any], path: Path, *, force: bool = False) -> None:
+    """Draw the confusion of clips with a face: the share of each answer among the clips of a class, and the counts.
+
+    Args:
+        report: What `evaluate` returned.
+        path: Its suffix, one of `PICTURES`, decides the format.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        UsageError: Another suffix, or matplotlib is not installed.
+        OutputError: The file exists, or cannot be written.
+    """
+    picture = _picture(report, picture_format(path))
+    with replacing(path, force=force) as file:
+        file.write(picture)
+
+
+def picture_format(path: Path) -> str:
+    """What kind of picture a file of that suffix is.
+
+    Raises:
+        UsageError: It stands for none, or matplotlib is not installed.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise UsageError(f"{path}: no picture has this suffix; use one of {' '.join(PICTURES)}")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UsageError("a picture needs matplotlib; pip install 'fervid[plot]'") from error
+    return path.suffix.lower().removeprefix(".")
+
+
+def _summary(report: Mapping[str, Any]) -> Table:
+    answered, every = report["answered"], report["all"]
+    table = _table("Summary, with 95 % intervals", "figure", "clips with a face", "all clips")
+    table.add_row("clips", f"{answered['count']:,}", f"{every['count']:,}")
+    for name, title in FIGURES.items():
+        table.add_row(title, _figure(answered[name]), _figure(every[name]))
+    table.add_row("calibration error", _percent(report["calibration"]["error"]), "")
+    return table
+
+
+def _classes(report: Mapping[str, Any]) -> Table:
+    part = report["answered"]
+    table = _table("Classes, clips with a face", "label", "clips", "recall", "precision", "F1")
+    for label, row in zip(report["labels"], part["confusion"], strict=True):
+        figures = (part[name][label] for name in ("recall", "precision", "f1_each"))
+        table.add_row(Text(label), f"{sum(row):,}", *("" if value is None else _percent(value) for value in figures))
+    return table
+
+
+def _confusion(report: Mapping[str, Any]) -> Table:
+    rows = report["all"]["confusion"]
+    names = [*report["labels"], "none"] if any(row[-1] for row in rows) else report["labels"]
+    table = _table("Answers, all clips", "truth")
+    for name in names:
+        table.add_column(Text(name), justify="right", overflow="ellipsis")
+    for label, row in zip(report["labels"], rows, strict=True):
+        table.add_row(Text(label), *map(str, row[: len(names)]))
+    return table
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=_heading(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for other in others:
+        table.add_column(other, justify="right")
+    return table
+
+
+def _heading(title: str) -> Text:
+    return Text(title, "table.title", no_wrap=True, overflow="ignore")
+
+
+def _figure(figure: Mapping[str, Any], unit: str = " %", digits: str = ".1f", factor: int = 100) -> str:
+    """A share as `76.9 % (73.7 to 80.0)`."""
+    value = f"{factor * figure['value']:{digits}}{unit}"
+    if figure["interval"] is None:
+        return value
+    low, high = (f"{factor * end:{digits}}" for end in figure["interval"])
+    return f"{value} ({low} to {high})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _picture(report: Mapping[str, Any], format: str) -> bytes:
+    from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    counts = np.array(report["answered"]["confusion"])[:, :-1]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    labels = [label.replace("$", r"\$") for label in report["labels"]]  # a pair of $ would be set as a formula
+    side = 2.5 + 0.8 * len(labels)
+    figure = Figure(figsize=(side, side), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    display = ConfusionMatrixDisplay(shares, display_labels=labels)
+    display.plot(ax=axes, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})
+    for text, share, count in zip(display.text_.flat, shares.flat, counts.flat, strict=True):
+        text.set(text=f"{100 * share:.0f} %\n{count:,}" if count else "", color="white" if share > 0.5 else "black")
+    axes.set(xlabel="answer", ylabel="truth", title=f"{plural(counts.sum(), 'clip')} with a face")
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
+    picture = io.BytesIO()
+    figure.savefig(picture, format=format)
+    return picture.getvalue()

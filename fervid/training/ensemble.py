@@ -1,0 +1,84 @@
+"""Several networks as one file: probabilities are averaged, embeddings stand side by side (arXiv 2207.10025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx
+from onnx import compose, helper
+
+from fervid.models import registry
+from fervid.training.card import save_with_card
+
+AVERAGED = ("expression", "fer2013", "age", "gender", "ethnicity")
+JOINED = ("embedding", "identity")
+SHARED = ("input", "margin", "aligned", "expressions", "fer2013", "genders", "ethnicities", "first_age", "classifier")
+"""Of the cards: what must not differ, where networks have it."""
+
+
+def fuse(paths: Sequence[Path], output: Path) -> None:
+    """Write networks as one that takes the same crops; it gives what all of them give.
+
+    Args:
+        paths: Files of networks, two at least.
+        output: The file; its name without suffix becomes that of the network.
+
+    Raises:
+        ModelError: A file is no network.
+        ValueError: There is only one, or they take different crops or have different classes; the message says what.
+    """
+    if len(paths) < 2:
+        raise ValueError("an ensemble has two networks at least")
+    loaded = [registry.load(str(path), "network") for path in paths]
+    cards = [model.card for model in loaded]
+    for path, card in zip(paths, cards, strict=True):
+        if differing := [name for name in SHARED if name in cards[0] and name in card and card[name] != cards[0][name]]:
+            raise ValueError(f"{path} differs from {paths[0]} in {', '.join(differing)}; they cannot be averaged")
+    parts = [onnx.load(path) for path in paths]
+    imports = {(one.domain, one.version) for part in parts for one in part.opset_import}
+    if len(imports) > len(dict(imports)):
+        raise ValueError("the files are of different versions of ONNX; export them anew")
+    given = [{tensor.name for tensor in model.session.get_outputs()} for model in loaded]
+    common = [name for name in (*JOINED, *AVERAGED) if all(name in names for names in given)]
+    described = {
+        **{name: cards[0][name] for name in SHARED if all(name in card for card in cards)},
+        "name": output.stem,
+        "kind": "network",
+        "title": f"Average of {len(paths)} networks",
+        **{name: sum(card[name] for card in cards) for name in JOINED if name in common},
+        **({"same_person": _mean([card["same_person"] for card in cards])} if "identity" in common else {}),
+        "members": [asdict(model.identity) for model in loaded],
+        "licence": "; ".join(dict.fromkeys(card["licence"] for card in cards if "licence" in card)),
+        "source": "fervid network ensemble",
+    }
+    save_with_card(_fused(parts, common), described, output)
+
+
+def _mean(thresholds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(one[name] for one in thresholds) / len(thresholds) for name in thresholds[0]}
+
+
+def _fused(parts: Sequence[onnx.ModelProto], common: Sequence[str]) -> onnx.ModelProto:
+    """One graph of several with the input `crops`."""
+    prefixed = [compose.add_prefix(part, f"{i}/") for i, part in enumerate(parts)]
+    nodes, initialisers, functions = [], [], []
+    for i, part in enumerate(prefixed):
+        nodes += [helper.make_node("Identity", ["crops"], [f"{i}/crops"]), *part.graph.node]
+        initialisers += part.graph.initializer
+        functions += part.functions
+    for name in common:
+        inputs = [f"{i}/{name}" for i in range(len(parts))]
+        joined = helper.make_node("Concat", inputs, [name], axis=1)
+        nodes.append(joined if name in JOINED else helper.make_node("Mean", inputs, [name]))
+    (crops,) = parts[0].graph.input
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in common]
+    graph = helper.make_graph(nodes, "ensemble", [crops], outputs, initialisers)
+    imports = {imported.domain: imported for part in parts for imported in part.opset_import}
+    return helper.make_model(
+        graph,
+        opset_imports=list(imports.values()),
+        functions=functions,
+        ir_version=max(part.ir_version for part in parts),
+    )

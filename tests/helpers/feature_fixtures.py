@@ -1,0 +1,130 @@
+"""Builds labelled clips in which the toy models see faces, and tables of features and studies without any clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+import toy_models
+from fervid.analysis.extractor import Extractor, Options
+from fervid.analysis.pooling import STATISTICS
+from fervid.learn.dataset import Dataset, Sample
+from fervid.learn.feature_table import IDENTITY, Table
+from fervid.learn.labeled_features import Study, study
+from fervid.models import registry
+
+YELLOW, CYAN, MAGENTA = (255, 255, 0), (0, 255, 255), (255, 0, 255)
+"""Faces of three people, as unlike as `same_person` of the toy network asks."""
+
+ABOUT = {
+    "face": "main",
+    "network": "toy-network",
+    "network_sha256": "0" * 64,
+    "expressions": ["dark", "bright"],
+    "detector": "toy-detector",
+    "same_person": 0.62,
+}
+
+
+def picture(*colours: Sequence[float]) -> np.ndarray:
+    """(256, 256, 3) black, with a face of 16 pixels for each colour, one below the other."""
+    image = np.zeros((256, 256, 3), np.uint8)
+    for i, colour in enumerate(colours):
+        image[32 + 32 * i : 48 + 32 * i, 80:96] = colour
+    return image
+
+
+def frames(folder: Path, colours: Sequence[Sequence[float] | None], name: str = "{}.png") -> Path:
+    """A folder with a picture for each colour, without a face for None."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, colour in enumerate(colours):
+        image = picture() if colour is None else picture(colour)
+        assert cv2.imwrite(str(folder / name.format(i)), image[..., ::-1])
+    return folder
+
+
+def detector(place: Path, **card: Any) -> Path:
+    """Sees the faces of `picture`."""
+    return toy_models.detector(place / "detector.onnx", **{"open_score": 0.5, "smallest_face": 0.04, **card})
+
+
+def network(place: Path, **card: Any) -> Path:
+    """Its embedding and identity are the mean colour, 0 to 1."""
+    scaled = {"size": 8, "colour": "RGB", "mean": [0.0] * 3, "scale": [1 / 255] * 3}
+    return toy_models.network(place / "network.onnx", **{"input": scaled, **card})
+
+
+def extractor(place: Path, options: Options | None = None, **card: Any) -> Extractor:
+    """The two together; `card` is of the network."""
+    found = registry.load(str(detector(place)), "detector")
+    return Extractor(found, registry.load(str(network(place, **card)), "network"), options or Options())
+
+
+def samples(
+    labels: Sequence[str | None],
+    people: Sequence[str | None] | None = None,
+    splits: Sequence[str | None] | None = None,
+    ratings: Sequence[Mapping[str, float]] | None = None,
+) -> tuple[Sample, ...]:
+    """Clips that are not there."""
+    n = len(labels)
+    columns = (labels, people or [None] * n, splits or [None] * n, ratings or [{}] * n)
+    return tuple(Sample(Path(f"{i}.mp4"), *row, where=f"list:{i}") for i, row in enumerate(zip(*columns, strict=True)))
+
+
+def table(
+    clips: Sequence[Sample], means: np.ndarray, *, noise: float = 0.1, strides: Sequence[int] = (), seed: int = 0
+) -> Table:
+    """Features of clips, three values for each statistic, which lie around those of `means` (n, 3)."""
+    rng = np.random.default_rng(seed)
+
+    def statistics() -> dict[str, np.ndarray]:
+        names = [f"{name}.{kind}" for name in ("embedding", "expression") for kind in STATISTICS]
+        columns = {name: rng.normal(1, noise, (len(clips), 3)).astype(np.float32) for name in names}
+        for matrix in columns.values():
+            matrix += means.astype(np.float32)
+        return columns
+
+    people = sorted({str(sample.person) for sample in clips})
+    identity = np.eye(len(people), dtype=np.float32)[[people.index(str(sample.person)) for sample in clips]]
+    coarse = {stride: statistics() for stride in strides}
+    return Table(tuple(clips), {**statistics(), IDENTITY: identity}, np.full(len(clips), 16), ABOUT, coarse)
+
+
+def told_apart(
+    labels: Sequence[str] = ("calm", "joy"), people: int = 6, each: int = 2, **more: Any
+) -> tuple[tuple[Sample, ...], Table]:
+    """Clips of people who each show every label `each` times; the value of that number is higher in all statistics."""
+    rows = [(label, f"p{person}") for person in range(people) for label in labels for _ in range(each)]
+    clips = samples([label for label, _ in rows], [person for _, person in rows])
+    return clips, table(clips, 3 * np.eye(3)[[labels.index(label) for label, _ in rows]], **more)
+
+
+def known(
+    labels: Sequence[str] = ("calm", "joy"), faceless: Sequence[Sample] = (), target: str | None = None, **more: Any
+) -> Study:
+    """Those clips with their truth."""
+    clips, features = told_apart(labels, **more)
+    return study(Dataset("set", (*clips, *faceless)), replace(features, faceless=tuple(faceless)), target=target)
+
+
+def parted(faceless: Sequence[Sample] = (), held: Sequence[str] = ("val",), **more: Any) -> Study:
+    """The same of eight people, the last two of whom are for measuring."""
+    clips, features = told_apart(people=8, **more)
+    splits = {"p6": held[0], "p7": held[-1]}
+    clips = tuple(replace(clip, split=splits.get(clip.person, "train")) for clip in clips)
+    return study(Dataset("set", (*clips, *faceless)), replace(features, samples=clips, faceless=tuple(faceless)))
+
+
+def rated(count: int = 30, faceless: Sequence[Sample] = (), **more: Any) -> Study:
+    """Clips of ten people that are the more pleasant, the higher the first value."""
+    values = np.linspace(1, 9, count)
+    people = [f"p{i % 10}" for i in range(count)]
+    clips = samples([None] * count, people, ratings=[{"valence": value} for value in values])
+    features = table(clips, (values - 5)[:, None] * [1, 0, 0], **more)
+    return study(Dataset("set", (*clips, *faceless)), replace(features, faceless=tuple(faceless)), target="valence")

@@ -1,0 +1,58 @@
+"""Builds results to make reports of: records as `classify` and `timeline` write them, and evaluations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fervid.core.records import Answer, ClipResult, ModelIdentity, Person, Problem, Status, WindowResult
+from fervid.learn.metrics import Predictions, evaluate
+
+EVIL = "</script><img src=x onerror=alert(1)>\"' & \u202e {{ 7 * 7 }} 😀 \udcff.mp4"
+"""A name of a clip that would like to be more than that."""
+MODELS = {role: ModelIdentity(f"toy-{role}", "0" * 64) for role in ("detector", "network", "classifier")}
+
+
+def clip(path: str, status: Status = "ok", sure: float = 0.75, labels: Sequence[str] = ("calm", "joy")) -> ClipResult:
+    """A record; the first of two labels has that probability."""
+    answer = Answer({labels[0]: sure, labels[1]: 1 - sure}) if status == "ok" else None
+    return ClipResult(
+        path,
+        status,
+        answer,
+        (Person(0, 1.5, answer),) if answer else (),
+        duration_s=None if status == "error" else 2.5,
+        models=MODELS,
+        problem=Problem("not_found", f"{path} does not exist") if status in ("error", "skipped") else None,
+    )
+
+
+def windows(path: str, sure: Iterable[float | None], **more: Any) -> list[WindowResult]:
+    """A window each second, 2 s long; nobody is seen where there is no probability."""
+    return [
+        WindowResult.of(clip(path, "no_face") if p is None else clip(path, sure=p, **more), float(i), i + 2.0)
+        for i, p in enumerate(sure)
+    ]
+
+
+def lines(path: Path, results: Iterable[ClipResult | Mapping[str, Any]]) -> Path:
+    """JSON Lines of records."""
+    plain = (result if isinstance(result, Mapping) else result.as_dict() for result in results)
+    path.write_text("".join(json.dumps(record) + "\n" for record in plain))
+    return path
+
+
+def report(
+    labels: Sequence[str] = ("calm", "joy"), truth: Sequence[int] = (0, 0, 0, 1), said: Sequence[int] = (0, 0, 1, 1)
+) -> dict[str, Any]:
+    """What `evaluate` returns; -1 is a clip without an answer."""
+    probabilities = np.full((len(truth), len(labels)), 0.2 / (len(labels) - 1), np.float32)
+    for row, answer in enumerate(said):
+        probabilities[row] = np.nan if answer < 0 else probabilities[row]
+        if answer >= 0:
+            probabilities[row, answer] = 0.8
+    return evaluate(Predictions(labels, np.array(truth), probabilities))

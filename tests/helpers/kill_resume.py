@@ -1,0 +1,207 @@
+"""Kills a run of the command line again and again, resumes it each time, and counts what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import pyarrow.parquet
+
+import child_processes
+import clips
+import toy_models
+
+COLOURS = (toy_models.FIRST, toy_models.SECOND, toy_models.THIRD, toy_models.NEITHER, None)
+CODE = "from fervid.batch import parquet_writer as p; from fervid.cli.app import main; p.ROWS = 5; main()"
+"""The command line, with a parquet part for a few records in place of a thousand."""
+PHASES = ("start", "rewrite", "work", "work", "work")
+Format = Literal["jsonl", "parquet"]
+
+
+@dataclass
+class Counts:
+    """What came of it.
+
+    Attributes:
+        kills: Runs that were killed.
+        unfinished: Kills that left a file half rewritten beside the output.
+        batches: Times that all clips were answered in the end.
+        records: Records of those batches.
+        lost: Clips without a record.
+        twice: Records too many.
+        torn: Lines or parts that cannot be read.
+        wrong: Records that differ from those of an undisturbed run.
+        orphans: Processes that outlived a killed run.
+        refused: Runs that ended by themselves otherwise than by an answer to each clip.
+    """
+
+    kills: int = 0
+    unfinished: int = 0
+    batches: int = 0
+    records: int = 0
+    lost: int = 0
+    twice: int = 0
+    torn: int = 0
+    wrong: int = 0
+    orphans: int = 0
+    refused: int = 0
+
+    @property
+    def harmed(self) -> int:
+        """Everything that must not be."""
+        return self.lost + self.twice + self.torn + self.wrong + self.orphans + self.refused
+
+
+def killed_runs(kills: int, *, inputs: int = 200, format: Format = "jsonl", seed: int = 0) -> Counts:
+    """Kill and resume batches of that many small clips until that many kills are done.
+
+    A run is killed by SIGKILL while it starts, while it rewrites its output, or at some moment of its work; every
+    second time with its workers, and otherwise alone, when they must end by themselves.
+    """
+    chance, counts = random.Random(seed), Counts()
+    with tempfile.TemporaryDirectory(prefix="killed-") as name:
+        batch = _Batch(Path(name), inputs, format)
+        output = batch.output(0)
+        run = batch.start(output)
+        start = batch.seconds_until(run, lambda: output.exists())
+        batch.seconds_until(run, batch.told)
+        work = batch.seconds_until(run, lambda: False)
+        counts.refused += run.wait() > 1
+        expected, torn = batch.records(output)
+        counts.torn += torn
+        left = True
+        while counts.kills < kills or batch.begun:
+            output = batch.output(counts.batches + 1)
+            run = batch.start(output)
+            if left and counts.kills < kills and batch.reach(run, output, chance.choice(PHASES), start, work, chance):
+                os.killpg(run.pid, signal.SIGKILL) if chance.random() < 0.5 else run.kill()
+                run.wait()
+                counts.kills += 1
+                counts.unfinished += batch.rewriting(output)
+                counts.orphans += not child_processes.gone(run.pid)
+                left = batch.left(output)
+                continue
+            counts.refused += run.wait() > 1
+            counts.batches += 1
+            left, batch.begun = True, False
+            found, torn = batch.records(output)
+            counts.torn += torn
+            counts.records += sum(map(len, found.values()))
+            for clip in batch.clips:
+                answers = found.get(clip, [])
+                counts.lost += not answers
+                counts.twice += max(0, len(answers) - 1)
+                counts.wrong += any(answer != expected[clip][0] for answer in answers)
+    return counts
+
+
+class _Batch:
+    """Clips and toy models in a folder, and the runs over them."""
+
+    def __init__(self, folder: Path, inputs: int, format: Format) -> None:
+        self._folder, self._format = folder, format
+        self.begun = False
+        (folder / "clips").mkdir()
+        self.clips = [str(_clip(folder / "clips", number)) for number in range(inputs)]
+        (folder / "list").write_text("\n".join(self.clips))
+        self._models = [f"--{role}={path}" for role, path in toy_models.family(folder).items()]
+
+    def output(self, number: int) -> Path:
+        """Where the records of a batch go."""
+        return self._folder / (f"{number}.jsonl" if self._format == "jsonl" else str(number))
+
+    def start(self, output: Path) -> subprocess.Popen[bytes]:
+        """Begin or go on."""
+        options = ["--format", self._format, "--resume", "--jobs", "2", "--threads", "1", "--progress", "json"]
+        options += ["--from-file", self._folder / "list", f"--min-face={toy_models.FACE}", *self._models, "-o", output]
+        with (self._folder / "told").open("wb") as told:
+            return subprocess.Popen(
+                [sys.executable, "-c", CODE, "classify", *map(str, options)], stderr=told, start_new_session=True
+            )
+
+    def reach(
+        self, run: subprocess.Popen[bytes], output: Path, phase: str, start: float, work: float, chance: random.Random
+    ) -> bool:
+        """Wait for a moment in that phase; whether the run was still there then."""
+        self.begun = True
+        if phase == "start":
+            time.sleep(chance.uniform(0, start))
+        elif phase == "rewrite":
+            self.seconds_until(run, lambda: self.rewriting(output))
+            time.sleep(chance.uniform(0, 0.003))
+        else:
+            self.seconds_until(run, self.told)
+            time.sleep(chance.uniform(0, work / 4))
+        return run.poll() is None
+
+    def left(self, output: Path) -> bool:
+        """Whether there is more to do than to try again what can never be answered."""
+        found, _ = self.records(output)
+        return any(clip not in found and Path(clip).stat().st_size for clip in self.clips)
+
+    def told(self) -> bool:
+        """Whether the run has told that a record is written."""
+        return (self._folder / "told").stat().st_size > 0
+
+    def rewriting(self, output: Path) -> bool:
+        """Whether a file lies there that is to replace another."""
+        place = output if self._format == "parquet" else output.parent
+        return place.exists() and any(name.endswith(".partial") for name in os.listdir(place))
+
+    def seconds_until(self, run: subprocess.Popen[bytes], reached: Callable[[], bool]) -> float:
+        """Wait until that is so, or the run has ended."""
+        began = time.monotonic()
+        while not reached() and run.poll() is None and time.monotonic() < began + 120:
+            time.sleep(0.0002)
+        return time.monotonic() - began
+
+    def records(self, output: Path) -> tuple[dict[str, list[dict[str, Any]]], int]:
+        """All records of a clip, less what differs between any two runs; how many could not be read."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        torn: Counter[str] = Counter()
+        for record in (_lines if self._format == "jsonl" else _rows)(output, torn):
+            record["elapsed_s"] = None
+            found.setdefault(record["path"], []).append(record)
+        return found, torn.total()
+
+
+def _clip(folder: Path, number: int) -> Path:
+    """A picture or a clip of three frames with other people in it than the next; some are no clips at all."""
+    faces = [COLOURS[number // 5**place % 5] for place in range(3)]
+    if number % 40 == 7:
+        path = folder / f"{number:03}.mp4"
+        path.write_bytes(b"")
+        return path
+    if number % 5 == 0:
+        return clips.write(folder / f"{number:03}.mp4", [toy_models.picture(*faces)] * 3, rate=5)
+    path = folder / f"{number:03}.png"
+    cv2.imwrite(str(path), toy_models.picture(*faces)[..., ::-1])
+    return path
+
+
+def _lines(output: Path, torn: Counter[str]) -> Iterator[dict[str, Any]]:
+    for line in output.read_bytes().splitlines(keepends=True) if output.exists() else ():
+        try:
+            yield json.loads(line if line.endswith(b"\n") else b"torn")
+        except ValueError:
+            torn["lines"] += 1
+
+
+def _rows(output: Path, torn: Counter[str]) -> Iterator[dict[str, Any]]:
+    for path in sorted(output.glob("*.parquet")):
+        try:
+            yield from pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowException:
+            torn["parts"] += 1

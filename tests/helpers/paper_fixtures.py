@@ -1,0 +1,126 @@
+"""Sets the stage for the pages that imitate papers, which need torch: data sets, weights and schedules in miniature."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import clips
+import mini_datasets
+from docs_stage import change, faces, few_classifiers, others, published
+from fervid.training import ferplus
+
+FEW = {"size": 32, "small": 32, "steps": 2, "head_steps": 1, "warmup": 1, "expressions": 4, "batch": 4, "each": 4}
+"""In place of what a recipe says."""
+
+CHANCE = """
+import timm, torch
+for name, file in (
+    ("efficientnet_lite0", "efficientnet-lite0-57934424.pth"),
+    ("mobilenetv2_100", "mobilenet_v2-b0353104.pth"),
+):
+    torch.save(timm.create_model(name).state_dict(), file)
+"""
+TORCHVISION = """
+# As much as timm imports of it; of the real one there is no build that goes with torch for CPUs alone.
+import enum, sys, types
+from torch import nn
+
+class Mode(enum.Enum):
+    NEAREST, BILINEAR, BICUBIC, BOX, HAMMING, LANCZOS = "nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"
+
+class Module(types.ModuleType):
+    __path__ = []
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Mode if name == "InterpolationMode" else nn.Module
+
+__path__ = []
+for name in ("ops", "ops.misc", "transforms", "transforms.functional", "datasets", "datasets.folder", "models"):
+    sys.modules[f"torchvision.{name}"] = Module(f"torchvision.{name}")
+sys.modules["torchvision.models.feature_extraction"] = Module("torchvision.models.feature_extraction")
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return sys.modules[f"torchvision.{name}"]
+"""
+
+
+def stills(sets: Path) -> None:
+    """FER+ and the older copies of its pictures, with enough of each class to be parted."""
+    for name in ("ferplus", "faceexp"):
+        shutil.rmtree(sets / name)
+    (sets / "ferplus").mkdir()
+    with (sets / "ferplus" / "fer2013new.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, ["Usage", "Image name", *ferplus.COLUMNS], restval=0)
+        table.writeheader()
+        number = 0
+        for usage, each in (("Training", 7), ("PublicTest", 2), ("PrivateTest", 3)):
+            for label in ferplus.CLASSES:
+                for person in range(each):
+                    name = f"fer{number:07}.png"
+                    light = 1 - 0.005 * number  # so that no two are alike
+                    view = np.uint8(clips.portrait(160, 160, 1.2, 222, 116, person) * light)
+                    small = cv2.resize(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
+                    table.writerow({"Usage": usage, "Image name": name, label: 10})
+                    mini_datasets.picture(sets / "ferplus" / "data" / ferplus.SPLITS[usage] / name, small)
+                    if label in ferplus.FIRST_FOLDERS:
+                        copy = cv2.resize(small, (96, 96), interpolation=cv2.INTER_CUBIC)
+                        folder = sets / "faceexp" / "data" / ferplus.FIRST_FOLDERS[label]
+                        mini_datasets.picture(folder / f"im{number:07}.jpg", copy)
+                    number += 1
+
+
+def films(kerc: Path) -> None:
+    """KERC 2020, in both parts of which the same eight actors occur, in clips of three frames."""
+    for split, name in (("train", "frame_img/v{}-face_{}.jpg"), ("val", "new_Test_img/{}_{}.jpg")):
+        lines = ["video_name,Valence,Arousal,Stress"]
+        for number, (person, valence) in enumerate(itertools.product(range(8), (2, 5, 8)), 1):
+            lines.append(f"{split.title()}/{number:04}.mp4,{valence},{1 + person},5")
+            for frame, image in enumerate(faces(person, valence // 3)[:3]):
+                mini_datasets.picture(kerc / name.format(number, frame), image)
+        (kerc / f"{split}_mean.csv").write_text("\n".join(lines))
+
+
+def backbones(place: Path) -> None:
+    """Files like those in which packages carry the weights of backbones, of chance; none without timm."""
+    if not importlib.util.find_spec("timm"):
+        return
+    if not importlib.util.find_spec("torchvision"):
+        (place / "torchvision.py").write_text(TORCHVISION)
+    subprocess.run([sys.executable, "-c", CHANCE], cwd=place, check=True)
+
+
+@contextmanager
+def studied(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
+    """What papers are imitated with: data sets in miniature, starting weights of chance, and runs of a few steps."""
+    sets = place / "sets"
+    mini_datasets.data_sets(sets)
+    stills(sets)
+    films(sets / "kerc")
+    published(sets)
+    mini_datasets.published(place).rename(place / "faceres.json")
+    backbones(place)
+    few_classifiers(place)
+    change(place / "benchmarks" / "backbones.py", "default=30", "default=1")
+    change(place / "fervid" / "train" / "export.py", "CALIBRATION = 512", "CALIBRATION = 8")
+    for path in (place / "models" / "recipes").iterdir():
+        recipe = json.loads(path.read_text())
+        path.write_text(json.dumps({**recipe, **{name: FEW[name] for name in FEW.keys() & recipe.keys()}}))
+    with others(place, environment):
+        yield

@@ -1,0 +1,475 @@
+"""What fervid parses beside videos, as targets for a fuzzer: any bytes give a result or a FervidError, nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import typer
+
+import feature_fixtures
+import html_pages
+import toy_models
+from fervid.analysis import pipeline
+from fervid.analysis.extractor import Extractor, Options
+from fervid.batch.resumable_jsonl import Ledger, companion
+from fervid.batch.writers import encode, writer
+from fervid.cli import options
+from fervid.core.errors import FervidError
+from fervid.core.records import Answer, ClipResult, Frame
+from fervid.learn import dataset, dataset_layouts, feature_table, metrics
+from fervid.learn.model_selection import statistics_of
+from fervid.media import image_header, inputs
+from fervid.models import registry
+from fervid.render import html_report, result_reader
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something that takes bytes of strangers.
+
+    Attributes:
+        take: Parses them, with a folder of its own to write to, and looks at the result.
+        examples: Bytes that are right, to begin from.
+        refusals: What may be raised.
+    """
+
+    take: Callable[[bytes, Path], object]
+    examples: Callable[[], Sequence[bytes]]
+    refusals: tuple[type[Exception], ...] = (FervidError,)
+
+    def __call__(self, data: bytes) -> bool:
+        """Parse them; whether they were accepted."""
+        with tempfile.TemporaryDirectory(dir=_QUICK) as folder, suppress(*self.refusals):
+            self.take(data, Path(folder))
+            return True
+        return False
+
+
+_QUICK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+CLIPS = ("a.mp4", "b.mp4", "c.mp4")
+
+
+# Lists of labelled clips
+
+
+def _list(suffix: str, data: bytes, folder: Path) -> None:
+    for name in CLIPS:
+        (folder / name).touch()
+    (folder / f"list{suffix}").write_bytes(data)
+    found = dataset.read(str(folder / f"list{suffix}"))
+    assert len(found.samples) >= len(found.labels)
+    assert sum(dataset.counts(found).values()) <= len(found.samples)
+    assert all(sample.label or sample.ratings for sample in found.samples)
+    dataset.lacking_people(found)
+    for rating in found.samples[0].ratings:
+        with suppress(FervidError):
+            assert np.isfinite(found.target(rating)).all()
+    with suppress(FervidError):
+        dataset.only(found, ["joy"])
+
+
+def _csv() -> list[bytes]:
+    return [
+        b"path,label\na.mp4,joy\nb.mp4,calm\n",
+        b'\xef\xbb\xbfPath, Label ,person,split\r\n"a.mp4",joy,p1,train\r\n\r\nb.mp4,calm,p2,test\r\n',
+        b"path,valence,arousal\na.mp4,1.5,3\nb.mp4,,4e0\nc.mp4,7,1\n",
+    ]
+
+
+def _jsonl() -> list[bytes]:
+    return [
+        b'{"path": "a.mp4", "label": "joy"}\n{"path": "b.mp4", "label": "calm", "person": 3, "split": null}\n',
+        b'{"path": "a.mp4", "valence": 1.5}\n\n{"path": "b.mp4", "valence": 2, "label": null}\n',
+    ]
+
+
+# Known data sets
+
+
+def _kerc(data: bytes, folder: Path) -> None:
+    for number in (1, 2):
+        (folder / "frame_img").mkdir(exist_ok=True)
+        (folder / "frame_img" / f"v{number}-face_0.jpg").touch()
+    (folder / "train_mean.csv").write_bytes(data)
+    assert all(1 <= sample.ratings["valence"] <= 9 for sample in dataset.read(f"kerc2020:{folder}").samples)
+
+
+def _vgaf(data: bytes, folder: Path) -> None:
+    (folder / "Train").mkdir()
+    (folder / "Train" / "1_1.mp4").touch()
+    (folder / "Train_labels.txt").write_bytes(data)
+    assert {sample.label for sample in dataset.read(f"vgaf:{folder}").samples} <= {"positive", "neutral", "negative"}
+
+
+def _emotion(data: bytes, folder: Path) -> None:
+    for part in ("cohn-kanade-images", "Emotion"):
+        (folder / part / "S005" / "001").mkdir(parents=True)
+    (folder / "cohn-kanade-images" / "S005" / "001" / "1.png").touch()
+    (folder / "Emotion" / "S005" / "001" / "S005_001_1_emotion.txt").write_bytes(data)
+    dataset.read(f"ck+:{folder}")
+
+
+def _tree(data: bytes, folder: Path) -> None:
+    """Every layout on a folder with files of these names."""
+    for line in data.split(b"\n")[:20]:
+        names = [name[:200] for name in line.split(b"/")[:4] if name.strip(b".\0")]
+        path = Path(os.fsdecode(os.path.join(os.fsencode(folder), *(name.replace(b"\0", b"") for name in names))))
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    for source in (str(folder), *(f"{name}:{folder}" for name in dataset_layouts.KNOWN)):
+        with suppress(FervidError):
+            dataset.read(source)
+
+
+def _trees() -> list[bytes]:
+    return [
+        b"Train_AFEW/Angry/1.avi\nTrain_AFEW/Happy/2.avi\nVal_AFEW/Sad/3.avi",
+        b"joy/a.mp4\ncalm/b.mp4\ncalm/frames/1.png",
+        b"train/joy/a.mp4\ntest/joy/b.mp4",
+        b"Actor_01/01-01-06-01-02-01-01.mp4\nActor_02/02-01-03-01-02-01-02.mp4",
+        b"VideoFlash/1001_DFA_ANG_XX.flv\nVideoFlash/1002_DFA_HAP_HI.flv",
+    ]
+
+
+# What fervid wrote before
+
+
+class _Silent:
+    """Of a classifier what a ledger needs."""
+
+    registry: Mapping[str, Any] = {}
+    options = Options()
+
+
+def _pages() -> tuple[bytes, bytes]:
+    """A ledger and its output, of two clips."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "out.jsonl"
+        with Ledger(output, _Silent(), CLIPS[:2], resume=False, force=False) as ledger:
+            for name in CLIPS[:2]:
+                ledger.write(ClipResult(name, "ok", Answer({"calm": 0.75, "joy": 0.25})))
+        return companion(output).read_bytes(), output.read_bytes()
+
+
+_pages = cache(_pages)
+_BETWEEN = b"\n\0\n"  # stands between a ledger and its output
+
+
+def _ledger(data: bytes, folder: Path) -> None:
+    entries, _, records = data.partition(_BETWEEN)
+    output = folder / "out.jsonl"
+    output.write_bytes(records or _pages()[1])
+    companion(output).write_bytes(entries)
+    with Ledger(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
+        assert all(isinstance(path, str) for path in ledger.answered)
+        assert set(ledger.answered.values()) <= {"ok", "no_face", "error", "skipped"}
+        ledger.write(ClipResult(CLIPS[2], "ok", Answer({"calm": 1.0})))
+    with Ledger(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
+        assert CLIPS[2] in ledger.answered
+
+
+def _table(data: bytes, folder: Path) -> None:
+    path = folder / "features.npz"
+    path.write_bytes(data)
+    found = feature_table.Table.load(path)
+    count = len(found.samples)
+    assert len(found.counts) == count
+    assert all(matrix.shape[0] == count and np.isfinite(matrix).all() for matrix in found.statistics.values())
+    assert len(found[np.zeros(count, bool)].samples) == 0
+    assert all(isinstance(sample.path, Path) and isinstance(sample.where, str) for sample in found.samples)
+    found.save(folder / "again.npz")
+
+
+@cache
+def _columns() -> Mapping[str, np.ndarray]:
+    _, table = feature_fixtures.told_apart(people=2, each=1)
+    buffer = io.BytesIO()
+    feature_table._npz(table, buffer)
+    with np.load(io.BytesIO(buffer.getvalue())) as columns:
+        return dict(columns)
+
+
+def _tables() -> list[bytes]:
+    found = []
+    for write in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        write(buffer, **_columns())
+        found.append(buffer.getvalue())
+    return found
+
+
+def _rows(data: bytes, folder: Path) -> None:
+    """A table whose two texts are these, a line each."""
+    about, _, samples = data.decode("utf-8", "replace").replace("\0", "").partition("\n")
+    buffer = io.BytesIO()
+    np.savez(buffer, **_columns() | {"about": np.array(about), "samples": np.array(samples)})
+    _table(buffer.getvalue(), folder)
+
+
+def _texts() -> list[bytes]:
+    return [b"\n".join(str(_columns()[name]).encode() for name in ("about", "samples"))]
+
+
+# Models
+
+
+def _classifier(folder: Path) -> tuple[bytes, str]:
+    path = toy_models.classifier(folder / "classifier.onnx", np.eye(3))
+    return path.read_bytes(), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _manifest(data: bytes, folder: Path) -> None:
+    _classifier(folder)
+    (folder / "manifest.json").write_bytes(data)
+    place, registry.folder = registry.folder, lambda: folder
+    registry.manifest.cache_clear()
+    try:
+        for name, entry in registry.manifest().items():
+            with suppress(FervidError):
+                assert registry.load(name, entry["kind"]).identity.sha256 == entry["sha256"]
+            with suppress(FervidError):
+                registry.verify(name)
+            with suppress(FervidError):
+                registry.load("nothing", "network")
+    finally:
+        registry.folder = place
+        registry.manifest.cache_clear()
+
+
+def _manifests() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        data, sha256 = _classifier(Path(folder))
+    entry = {"file": "classifier.onnx", "bytes": len(data), "sha256": sha256, **toy_models.CLASSIFIER}
+    return [json.dumps({"models": {"toy-classifier": entry}}).encode()]
+
+
+@cache
+def _family() -> tuple[Path, Mapping[str, str]]:
+    folder = Path(tempfile.mkdtemp(dir=_QUICK))
+    return folder, toy_models.family(folder)
+
+
+def _card(kind: registry.Kind, data: bytes, folder: Path) -> None:
+    """A model with that card, in the place of the one that belongs to the others."""
+    files = dict(_family()[1])
+    model = onnx.load(files[kind] if kind in files else toy_models.regressor(folder / "regressor.onnx"))
+    files[kind] = str(toy_models.write(folder / f"{kind}.onnx", model, data.decode("utf-8", "replace")))
+    if kind == "network":
+        sha256 = hashlib.sha256(Path(files[kind]).read_bytes()).hexdigest()
+        files["classifier"] = str(
+            toy_models.classifier(folder / "classifier.onnx", 25 * np.eye(3), network_sha256=sha256)
+        )
+    _asked(kind, files)
+
+
+def _asked(kind: registry.Kind, files: Mapping[str, str]) -> None:
+    """Load these models and answer for a face with them."""
+    if kind == "regressor":
+        registry.load(files[kind], kind)
+        return
+    found = {role: registry.load(path, role) for role, path in files.items()}
+    extractor = Extractor(found["detector"], found["network"], Options(min_face=toy_models.FACE, attributes=True), 1)
+    classifier = pipeline.Classifier(extractor, found["classifier"])
+    encode(classifier.classify_frames([Frame(toy_models.picture(toy_models.FIRST))]).as_dict())
+
+
+def _cards(kind: registry.Kind) -> list[bytes]:
+    if kind == "regressor":
+        return [json.dumps(toy_models.REGRESSOR).encode()]
+    model = onnx.load(_family()[1][kind])
+    return [next(entry.value.encode() for entry in model.metadata_props if entry.key == "fervid")]
+
+
+def _onnx(data: bytes, folder: Path) -> None:
+    path = folder / "classifier.onnx"
+    path.write_bytes(data)
+    _asked("classifier", {**_family()[1], "classifier": str(path)})
+
+
+# What is typed or listed
+
+
+def _names(data: bytes, _: Path) -> None:
+    for nul in (False, True):
+        with suppress(FervidError):
+            names = inputs.read_list(data, nul=nul)
+            assert all(names)
+            assert all(os.fsdecode(os.fsencode(name)) == name for name in names)
+
+
+def _flags(data: bytes, _: Path) -> None:
+    """A time, then labels, then the names of statistics."""
+    text, _, more = data.decode("utf-8", "replace").partition("|")
+    labels, _, statistics = more.partition("|")
+    assert 0 <= options._seconds(text) < np.inf
+    options.options_of(start=options._seconds(text), labels=options.labels_of(labels))
+    statistics_of(statistics)
+
+
+def _pictures() -> list[bytes]:
+    picture = np.zeros((9, 16, 3), np.uint8)
+    return [cv2.imencode(suffix, picture)[1].tobytes() for suffix in (".jpg", ".png", ".webp", ".bmp", ".tiff")]
+
+
+# Files of results, and pages of them
+
+
+def _page(data: bytes, folder: Path) -> None:
+    (folder / "results").write_bytes(data)
+    found = result_reader.read(folder / "results")
+    assert html_report.page(found, "results").startswith(b"<!DOCTYPE html>")
+
+
+def _results() -> list[bytes]:
+    clips = [html_pages.clip("a.mp4"), html_pages.clip("b.mp4", "error"), html_pages.clip("c.mp4", "no_face")]
+    windows = html_pages.windows("a.mp4", [0.75, None, 0.25])
+    texts = [io.BytesIO() for _ in range(3)]
+    for text, form in zip(texts, ("jsonl", "json", "csv"), strict=True):
+        records = windows if form == "jsonl" else clips
+        out = writer(form, text, ("calm", "joy"), type(records[0]))
+        for record in records:
+            out.write(record)
+        out.finish()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "RESAMPLES", 20)
+        measured = html_pages.report()
+    difference = {name: measured["all"][name] for name in ("accuracy", "uar", "f1")}
+    measured["against"] = {
+        "name": "b",
+        "difference": difference,
+        "only_ours": 1,
+        "only_theirs": 2,
+        "test": "of signs",
+        "p": 0.5,
+    }
+    measured["adaptive"] = {"share of frames": 0.25}
+    rated = {name: {"value": 0.5, "interval": None} for name in ("ccc", "mae", "pearson")}
+    methods = {"methods": {"a": measured, "b": measured, "c": {"clips": 3, "unanswered": 1, **rated}}}
+    return [*(text.getvalue() for text in texts), *(json.dumps(one).encode() for one in (measured, methods))]
+
+
+TARGETS: Mapping[str, Target] = {
+    "csv": Target(partial(_list, ".csv"), _csv),
+    "jsonl": Target(partial(_list, ".jsonl"), _jsonl),
+    "kerc": Target(_kerc, lambda: [b"name,valence,arousal,stress\nTrain/0001.mp4,4.5,3,2\nTrain/0002.mp4,1,9,5.5\n"]),
+    "vgaf": Target(_vgaf, lambda: [b"Vid_name Label\n1_1 3\n", b"1_1.mp4,1\n"]),
+    "ck+": Target(_emotion, lambda: [b"   3.0000000e+00\n"]),
+    "folders": Target(_tree, _trees),
+    "ledger": Target(_ledger, lambda: [_pages()[0], _BETWEEN.join(_pages())]),
+    "features": Target(_table, _tables),
+    "features-rows": Target(_rows, _texts),
+    "manifest": Target(_manifest, _manifests),
+    **{f"{kind}-card": Target(partial(_card, kind), partial(_cards, kind)) for kind in registry.REQUIRED},
+    "onnx": Target(_onnx, lambda: [Path(_family()[1]["classifier"]).read_bytes()]),
+    "results": Target(_page, _results),
+    "list": Target(_names, lambda: [b"a.mp4\nb.mp4\r\n\n", b"a\nb\0c\0", "ä.mp4\n".encode("latin-1")]),
+    "still": Target(lambda data, _: image_header.size(data), _pictures),
+    "flags": Target(
+        _flags,
+        lambda: [b"00:01:12.5|a,b|mean+std", b"12.5s|7|group", b"1e3|a,b|expression+max"],
+        (FervidError, typer.BadParameter),
+    ),
+}
+
+
+# Mutations
+
+_TOKENS = (
+    *(b"NaN", b"Infinity", b"-1", b"0", b"1e999", b"9" * 30, b"null", b"true", b'""', b"[]", b"{}", b'"\\ud800"'),
+    *(b",", b"\n", b"\r", b"\0", b'"', b"\xef\xbb\xbf", b"\xff", b"[" * 3000, b'{"a":' * 3000, b"../", b"\\", b"_"),
+)
+_VALUES = (
+    *(None, True, "", "x", "\ud800", "a" * 999, -1, 0, 1, 1.5, 2, 63, 1e308, float("inf"), float("nan")),
+    *(10**30, -(10**30), 2**31, 2**63, [], {}, [[]], [None], {"": None}, ["a", "a"], [1, 2, 3], [0.0] * 3, "calm"),
+)
+
+
+def case(name: str, number: int, examples: Sequence[bytes]) -> bytes:
+    """One of the examples of a target, mutated by chance that the name and the number decide."""
+    rng = random.Random(zlib.crc32(f"{name}/{number}".encode()))
+    return mutated(rng.choice(examples), rng)
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Other bytes that are much the same."""
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        data = rng.choice((_warped, _warped, _line, _splice, _flip, _cut, _twice))(data, rng)
+    return data
+
+
+def _flip(data: bytes, rng: random.Random) -> bytes:
+    found = bytearray(data)
+    for _ in range(rng.choice((1, 1, 3, 9)) if found else 0):
+        found[rng.randrange(len(found))] = rng.randrange(256)
+    return bytes(found)
+
+
+def _cut(data: bytes, rng: random.Random) -> bytes:
+    start, end = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
+    return data[:start] + data[end:] if rng.random() < 0.7 else data[:start]
+
+
+def _twice(data: bytes, rng: random.Random) -> bytes:
+    start, end = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
+    return data[:end] + data[start:end] * rng.choice((1, 1, 50)) + data[end:]
+
+
+def _splice(data: bytes, rng: random.Random) -> bytes:
+    at = rng.randint(0, len(data))
+    return data[:at] + rng.choice(_TOKENS) + data[at + rng.choice((0, 0, 1, 5)) :]
+
+
+def _line(data: bytes, rng: random.Random) -> bytes:
+    """A field of a line is something else."""
+    fields = re.split(rb"([,\n\t ])", data)
+    at = 2 * rng.randrange(len(fields) // 2 + 1)
+    fields[min(at, len(fields) - 1)] = rng.choice(_TOKENS)
+    return b"".join(fields)
+
+
+def _warped(data: bytes, rng: random.Random) -> bytes:
+    """A value in a line of JSON is of another kind, missing, or has another name."""
+    lines = data.split(b"\n")
+    at = rng.randrange(len(lines))
+    try:
+        value = json.loads(lines[at])
+    except (ValueError, RecursionError):
+        return _line(data, rng)
+    places = list(_places(value))
+    if not places:
+        return json.dumps(rng.choice(_VALUES)).encode()
+    place, key = rng.choice(places)
+    how = rng.random()
+    if how < 0.1:
+        del place[key]
+    elif how < 0.2 and isinstance(place, dict):
+        place[rng.choice(("", "x", key + " ", key.upper()))] = place.pop(key)
+    else:
+        place[key] = rng.choice((*_VALUES, *(place[key] for place, key in places)))
+    with suppress(ValueError, RecursionError):  # a value that holds itself
+        lines[at] = json.dumps(value).encode()
+    return b"\n".join(lines)
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    for key in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield value, key
+        yield from _places(value[key])

@@ -1,0 +1,33 @@
+"""What the writers of records are tested with: a classifier that answers nothing, clips that are none, and records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fervid.analysis.extractor import Options
+from fervid.core.records import Answer, ClipResult, ModelIdentity
+
+MODELS = {role: ModelIdentity("toy", "0" * 64) for role in ("detector", "network", "classifier")}
+
+
+@dataclass
+class Stub:
+    """As much of a classifier as the writers look at."""
+
+    models: dict = field(default_factory=lambda: MODELS)
+    options: Options = field(default_factory=Options)
+    labels: tuple[str, ...] = ("calm", "angry")
+
+
+def files(folder: Path, count: int) -> list[str]:
+    """Names of so many files of ten bytes."""
+    paths = [folder / f"clip {i}.mp4" for i in range(count)]
+    for path in paths:
+        path.write_bytes(b"x" * 10)
+    return [str(path) for path in paths]
+
+
+def answer(path: str) -> ClipResult:
+    """A record of that clip."""
+    return ClipResult(path, "ok", Answer({"calm": 0.75, "angry": 0.25}))

@@ -1,0 +1,745 @@
+"""`features`, `train` and `evaluate` through the command line: exact exit statuses, and output that is parsed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner, Result
+
+import clips
+import feature_fixtures
+import toy_models
+from feature_fixtures import CYAN, MAGENTA, YELLOW
+from fervid.cli import app
+from fervid.core.errors import UsageError
+from fervid.learn import metrics, model_selection
+from fervid.learn.feature_table import IDENTITY, Table
+from fervid.models import registry
+
+SIMPLE = ("--kind", "linear", "--statistics", "mean", "--folds", "3")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "RESAMPLES", 20)
+        for table in (model_selection.COSTS, model_selection.STANDARD_COSTS):
+            for kind in table:
+                patch.setitem(table, kind, table[kind][-2:])
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy models, and 24 clips of six people on a list: the greener, the more pleasant."""
+    place = tmp_path_factory.mktemp("labelled")
+    feature_fixtures.detector(place)
+    feature_fixtures.network(place)
+    lines = ["path,label,person,valence"]
+    for i in range(24):
+        person, joyful = i // 4, i % 2
+        share = 0.1 + 0.02 * person + 0.1 * (i // 2 % 2) + 0.5 * joyful
+        feature_fixtures.frames(place / "clips" / str(i), [colour(share)] * 2)
+        lines.append(f"clips/{i},{('calm', 'joy')[joyful]},p{person},{1 + 8 * share:.2f}")
+    (place / "list.csv").write_text("\n".join(lines))
+    return place
+
+
+def colour(share: float) -> tuple[float, float, float]:
+    """From cyan to yellow."""
+    return (255 * share, 255, 255 * (1 - share))
+
+
+@pytest.fixture(scope="module")
+def fervid(place: Path) -> Callable[..., Result]:
+    """Runs a command on the toy models."""
+
+    def run(command: str, *arguments: object, stdin: bytes | None = None) -> Result:
+        common = ["--progress", "none", "--network", place / "network.onnx", "--detector", place / "detector.onnx"]
+        cache = [] if command in ("classify", "timeline") else ["--cache", place / "cache"]
+        return CliRunner().invoke(app.app, [command, *map(str, [*arguments, *common, *cache])], input=stdin)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def mine(place: Path, fervid: Callable[..., Result]) -> Path:
+    """A classifier that was fitted on the list."""
+    path = place / "mine.onnx"
+    assert fervid("train", place / "list.csv", "-o", path, *SIMPLE, "--adaptive", "0.02").exit_code == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def pleasure(place: Path, fervid: Callable[..., Result]) -> Path:
+    """A regressor of the ratings on the list."""
+    path = place / "pleasure.onnx"
+    assert fervid("train", place / "list.csv", "-o", path, *SIMPLE, "--target", "valence").exit_code == 0
+    return path
+
+
+@pytest.fixture
+def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a clip is looked at."""
+
+    def looked(*_: object) -> None:
+        raise AssertionError("a clip was looked at")
+
+    monkeypatch.setattr("fervid.learn.feature_table.pooled", looked)
+
+
+@pytest.mark.parametrize("command", ["features", "train", "evaluate"])
+def test_every_command_that_looks_at_clips_takes_limits(
+    command: str, place: Path, fervid: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*arguments: object) -> Iterator[object]:
+        raise UsageError(f"with {arguments[-1]}")
+
+    monkeypatch.setattr("fervid.learn.feature_table.extract", refusing)
+    output = {"features": ["-o", tmp_path / "f.npz"], "train": ["-o", tmp_path / "m.onnx"]}.get(command, [])
+    result = fervid(command, place / "list.csv", *output, "--timeout", "1:30", "--memory", "500")
+    refused(result, 2, r"with Limits\(seconds=90.0, memory=500000000\)")
+
+
+def parsed(result: Result) -> Any:
+    assert (result.exit_code, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+def said(result: Result) -> str:
+    """What a table says, on one line."""
+    assert (result.exit_code, result.stderr) == (0, "")
+    return re.sub(r"\s+", " ", result.stdout)
+
+
+def refused(result: Result, status: int, words: str) -> None:
+    assert (result.exit_code, result.stdout) == (status, "")
+    plain = re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", result.stderr))
+    assert re.search(words, plain), plain
+
+
+# features
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_features_are_written_and_the_second_time_nothing_is_looked_at(
+    suffix: str, place: Path, fervid: Callable[..., Result], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    first, second = tmp_path / f"f{suffix}", tmp_path / f"g{suffix}"
+    assert fervid("features", place / "list.csv", "-o", first).exit_code == 0
+    request.getfixturevalue("unlooked")
+    result = fervid("features", place / "list.csv", "-o", second)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert first.read_bytes() == second.read_bytes()
+    if suffix == ".npz":
+        table = Table.load(second)
+        assert [sample.person for sample in table.samples] == [f"p{i // 4}" for i in range(24)]
+        assert table.samples[1].ratings == {"valence": 5.8}
+        assert IDENTITY not in table.statistics
+
+
+def test_clips_that_are_left_out_of_the_features_are_named(fervid: Callable[..., Result], tmp_path: Path) -> None:
+    for name, shade in {"a.png": YELLOW, "dark.png": None}.items():
+        feature_fixtures.frames(tmp_path, [shade], name)
+    result = fervid("features", tmp_path / "*.png", "-o", tmp_path / "f.npz")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"left out: {tmp_path / 'dark.png'} shows no face\n"
+    assert [sample.path.name for sample in Table.load(tmp_path / "f.npz").samples] == ["a.png"]
+    (tmp_path / "empty.mp4").touch()
+    named = [tmp_path / name for name in ("empty.mp4", "a.png", "missing.mp4")]
+    result = fervid("features", *named, "-o", tmp_path / "f.npz", "--force")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert [line.split()[2] for line in result.stderr.splitlines()] == [str(named[0]), str(named[2])]
+    assert len(Table.load(tmp_path / "f.npz").samples) == 1
+    refused(fervid("features", named[0], "-o", tmp_path / "g.npz"), 2, "no clip shows a face")
+
+
+def test_what_features_are_of(fervid: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    feature_fixtures.frames(Path("set/joy/a"), [YELLOW])
+    for name in ("afew", "more/deep"):
+        Path(name).mkdir(parents=True)
+        clips.write(Path(name) / "b.mp4", [feature_fixtures.picture(CYAN)] * 2)
+
+    def labels(*arguments: object) -> list[tuple[str, str | None]]:
+        assert fervid("features", *arguments, "-o", "f.npz", "--force").exit_code == 0
+        return [(str(sample.path), sample.label) for sample in Table.load(Path("f.npz")).samples]
+
+    assert labels("set") == [("set/joy/a", "joy")]
+    assert labels("afew") == [("afew/b.mp4", None)]
+    assert labels("more/deep") == [("more/deep/b.mp4", None)]
+    assert labels("more/*/*.mp4") == [("more/deep/b.mp4", None)]
+    assert labels("afew", "more", "--recursive") == [("afew/b.mp4", None), ("more/deep/b.mp4", None)]
+    clips.write(Path("more") / "c.mp4", [feature_fixtures.picture(CYAN)] * 2)
+    refused(fervid("features", "more", "-o", "g.npz"), 2, "more/c.mp4 lies beside the folders of the classes")
+    assert labels("more/*.mp4") == [("more/c.mp4", None)]
+    Path("empty").mkdir()
+    refused(fervid("features", "empty", "-o", "g.npz"), 3, "no video was found in empty")
+
+
+def test_everybody_in_a_clip(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    for i in range(12):
+        folder = tmp_path / "groups" / ("alike", "mixed")[i % 2] / str(i)
+        pair = [(255, 255, 10 * i), (255, 255, 10 * i) if i % 2 == 0 else MAGENTA]
+        folder.mkdir(parents=True)
+        assert cv2.imwrite(str(folder / "0.png"), feature_fixtures.picture(*pair)[..., ::-1])
+    everybody = (tmp_path / "groups", "--face", "all", "--group", "none", "--folds", "3")
+    given = ("train", *everybody, "--kind", "logistic", "-o", tmp_path / "g.onnx", "--format", "json")
+    card = parsed(fervid(*given))
+    assert {name.split(" on ")[1] for name in card["candidates"]} == set(model_selection.USUAL_GROUP_STATISTICS)
+    card = parsed(fervid(*given, "--statistics", "group", "--force"))
+    assert card["face"] == "all"
+    assert "embedding.spread.mean" in card["statistics"]
+    assert card["figures"]["cross-validated by clip on groups"]["answered"]["accuracy"]["value"] > 0.8
+    found = parsed(fervid("evaluate", *everybody, "--statistics", "group,mean", "--format", "json"))
+    assert list(found["methods"]) == ["group, linear", "mean, linear"]
+    refused(
+        fervid("evaluate", tmp_path / "groups", "--classifier", tmp_path / "g.onnx", "--group", "none"),
+        4,
+        r"g needs embedding\.spread",
+    )
+    clip = tmp_path / "groups" / "mixed" / "1" / "0.png"
+    refused(fervid("classify", clip, "--classifier", tmp_path / "g.onnx"), 2, "g was fitted on everybody.*--face all")
+    assert fervid("classify", clip, "--classifier", tmp_path / "g.onnx", "--face", "all").exit_code == 0
+
+
+# train
+
+
+def test_a_classifier_is_trained_printed_and_used(
+    place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path
+) -> None:
+    again = fervid(
+        "train", place / "list.csv", "-o", tmp_path / "mine.onnx", *SIMPLE, "--adaptive", "0.02", "--format", "json"
+    )
+    card = parsed(again)
+    assert registry.load(str(mine), "classifier").card == card
+    assert (tmp_path / "mine.onnx").read_bytes() == mine.read_bytes()
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine.onnx"]
+    assert (card["name"], card["labels"], card["network"]) == ("mine", ["calm", "joy"], "toy-network")
+    assert card["data"] == {"name": "list", "clips": {"calm": 12, "joy": 12}, "people": 6, "faceless": 0}
+    (report,) = card["figures"].values()
+    assert report["answered"]["accuracy"]["value"] > 0.9
+    for share, label in ((0.1, "calm"), (0.75, "joy")):
+        feature_fixtures.frames(tmp_path, [colour(share)], f"{label}.png")
+        record = json.loads(fervid("classify", tmp_path / f"{label}.png", "--classifier", mine).stdout)
+        assert (record["status"], record["label"]) == ("ok", label)
+        assert record["model"]["classifier"]["name"] == "mine"
+
+
+def test_by_default_few_people_are_told_by_their_expressions(
+    place: Path, fervid: Callable[..., Result], tmp_path: Path
+) -> None:
+    """The expressions of the toy network tell nothing here, and five people cannot show clearly that something does."""
+    (tmp_path / "clips").symlink_to(place / "clips")
+    (tmp_path / "five.csv").write_text("\n".join((place / "list.csv").read_text().splitlines()[:21]))
+    given = ("train", tmp_path / "five.csv", "--folds", "3", "--format", "json", "-o")
+    card = parsed(fervid(*given, tmp_path / "a.onnx"))
+    assert {name.split(" on ")[1] for name in card["candidates"]} == set(model_selection.USUAL_STATISTICS)
+    assert {name.partition(".")[0] for name in card["statistics"]} <= {"logit", "expression"}
+    assert "; an embedding scored up to " in card["recipe"]
+    assert fervid("features", tmp_path / "five.csv", "-o", tmp_path / "f.npz").exit_code == 0
+    table = Table.load(tmp_path / "f.npz")
+    old = {name: matrix for name, matrix in table.statistics.items() if not name.startswith("logit.")}
+    replace(table, statistics=old).save(tmp_path / "old.npz")
+    card = parsed(fervid("train", tmp_path / "old.npz", *given[2:], tmp_path / "b.onnx"))
+    assert not [name for name in card["candidates"] if "logit" in name.split(" on ")[1]]
+
+
+def test_a_card_is_shown_as_tables(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    text = said(fervid("train", place / "list.csv", "-o", tmp_path / "mine.onnx", *SIMPLE, "--group", "none"))
+    for words in (
+        "classifier mine",
+        "labels calm, joy",
+        "statistics embedding.mean",
+        "data list: 24 clips (calm 12, joy 12)",
+        "cross-validated by clip on list",
+    ):
+        assert words in text
+
+
+def test_what_is_trained_on(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    """A list and its features give the same file."""
+    options = ("--kind", "logistic", "--statistics", "expression", "--folds", "3", "--seed", "7")
+    assert fervid("features", place / "list.csv", "-o", tmp_path / "list.npz").exit_code == 0
+    for source, output in ((place / "list.csv", "a"), (tmp_path / "list.npz", "b")):
+        (tmp_path / output).mkdir()
+        said(fervid("train", source, "-o", tmp_path / output / "mine.onnx", *options))
+    assert (tmp_path / "a" / "mine.onnx").read_bytes() == (tmp_path / "b" / "mine.onnx").read_bytes()
+
+
+def test_statistics_are_combined_freely(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    asked = ("--kind", "logistic", "--folds", "3", "--format", "json")
+    one = ("train", place / "list.csv", "-o", tmp_path / "one.onnx", "--statistics", "min+expression.max", *asked)
+    card = parsed(fervid(*one))
+    assert card["statistics"] == ["embedding.min", "expression.max"]
+    assert all(name.endswith(" on min+expression.max") for name in card["candidates"])
+    record = json.loads(fervid("classify", place / "clips/1/0.png", "--classifier", tmp_path / "one.onnx").stdout)
+    assert (record["status"], record["label"]) == ("ok", "joy")
+    several = fervid("evaluate", place / "list.csv", "--statistics", "std+max, expression+min,mean+expression", *asked)
+    assert list(parsed(several)["methods"]) == [
+        *("std+max, logistic", "expression+min, logistic", "mean+expression, logistic")
+    ]
+
+
+def test_some_labels(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "clips").symlink_to(place / "clips")
+    (tmp_path / "three.csv").write_text((place / "list.csv").read_text() + "\nclips/0/0.png,fear,p9,2\n")
+    assert fervid("features", place / "list.csv", "-o", tmp_path / "two.npz").exit_code == 0
+    for source in ("three.csv", "two.npz"):
+        card = parsed(
+            fervid(
+                "train",
+                tmp_path / source,
+                "-o",
+                tmp_path / f"{source}.onnx",
+                *SIMPLE,
+                "--labels",
+                "joy, calm",
+                "--format",
+                "json",
+            )
+        )
+        assert card["data"]["clips"] == {"calm": 12, "joy": 12}
+    refused(
+        fervid("train", tmp_path / "two.npz", "-o", tmp_path / "x.onnx", "--labels", "joy"), 2, "only the class joy"
+    )
+    refused(fervid("train", tmp_path / "two.npz", "-o", tmp_path / "x.onnx", "--labels", "fear"), 2, "no clips of fear")
+
+
+def test_a_regressor_is_trained_and_measured(place: Path, pleasure: Path, fervid: Callable[..., Result]) -> None:
+    report = parsed(fervid("evaluate", place / "list.csv", "--classifier", pleasure, "--format", "json"))
+    assert report["ccc"]["value"] > 0.8
+    assert report["mae"]["value"] < 1
+    assert report["clips"] == 24
+    text = said(fervid("evaluate", place / "list.csv", "--classifier", pleasure, "--target", "valence"))
+    assert "concordance (CCC)" in text
+    text = said(fervid("evaluate", place / "list.csv", *SIMPLE, "--target", "valence"))
+    assert "correlation mean, linear " in text
+    for command in ("classify", "timeline"):
+        rates = (
+            r"pleasure\.onnx is a model of the kind regressor and a classifier is needed \(`fervid evaluate` measures"
+        )
+        refused(fervid(command, place / "clips/0/0.png", "--classifier", pleasure), 4, rates)
+    for more in (["--plot", "x.png"], ["--against", pleasure], ["--adaptive"]):
+        refused(fervid("evaluate", place / "list.csv", "--classifier", pleasure, *more), 2, "pleasure says valence")
+
+
+def test_a_clip_that_cannot_be_read_stops_the_training_and_a_faceless_one_does_not(
+    place: Path, fervid: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "clips").symlink_to(place / "clips")
+    feature_fixtures.frames(tmp_path, [None], "dark.png")
+    (tmp_path / "empty.mp4").touch()
+    text = (place / "list.csv").read_text() + "\ndark.png,joy,p7,\n"
+    (tmp_path / "list.csv").write_text(text)
+    card = parsed(fervid("train", tmp_path / "list.csv", "-o", tmp_path / "a.onnx", *SIMPLE, "--format", "json"))
+    (report,) = card["figures"].values()
+    assert (report["answered"]["count"], report["all"]["count"], card["data"]["faceless"]) == (24, 25, 1)
+    assert fervid("features", tmp_path / "list.csv", "-o", tmp_path / "f.npz").exit_code == 0
+    pooled = parsed(fervid("train", tmp_path / "f.npz", "-o", tmp_path / "p.onnx", *SIMPLE, "--format", "json"))
+    assert list(pooled["figures"].values()) == [report]
+    assert pooled["data"] == card["data"] | {"name": "f"}
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "list.csv").write_text(text + "empty.mp4,joy,p8,\ntext.mp4,calm,p8,\n")
+    given = ("train", tmp_path / "list.csv", "-o", tmp_path / "b.onnx", *SIMPLE)
+    refused(fervid(*given), 2, r"2 clips cannot be read: .*empty\.mp4 is empty; .*text\.mp4.*--skip-broken")
+    assert not (tmp_path / "b.onnx").exists()
+    result = fervid(*given, "--skip-broken", "--format", "json")
+    assert result.exit_code == 0
+    assert [line.split()[:3] for line in result.stderr.splitlines()] == [
+        ["fervid:", "left", "out:"],
+        ["fervid:", "left", "out:"],
+    ]
+    assert json.loads(result.stdout)["data"] == card["data"] | {"broken": 2}
+
+
+def test_a_classifier_of_centred_features(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    output = tmp_path / "c.onnx"
+    given = ("train", place / "list.csv", "-o", output, "--center", "person", "--folds", "3")
+    card = parsed(fervid(*given, "--format", "json"))
+    assert card["center"] == "person"
+    assert all(name.endswith(", standard") for name in card["candidates"])
+    assert "center person" in said(fervid(*given, "--force"))
+    report = parsed(fervid("evaluate", place / "list.csv", "--classifier", output, "--format", "json"))
+    assert report["answered"]["uar"]["value"] > 0.9
+    refused(
+        fervid("evaluate", place / "list.csv", "--classifier", output, "--group", "none"), 2, "leave out --group none"
+    )
+    for command in ("classify", "timeline"):
+        refused(fervid(command, place / "clips/0/0.png", "--classifier", output), 2, "--baseline person")
+
+
+def test_without_a_cache_that_can_be_written_there_is_none_and_that_is_said(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("fervid.core.atomic_io.of_user", lambda _: tmp_path / "file")
+    named = ("--network", place / "network.onnx", "--detector", place / "detector.onnx", "--progress", "none")
+    clip = place / "clips" / "0" / "0.png"
+
+    def run(*more: object) -> Result:
+        arguments = ["features", clip, "-o", tmp_path / "f.npz", "--force", *named, *more]
+        return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
+
+    result = run()
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert re.fullmatch(
+        r"fervid: there is no cache that can be written \(.*file.*\); .* --cache keeps them\n", result.stderr
+    )
+    assert len(Table.load(tmp_path / "f.npz").samples) == 1
+
+    def homeless(_: str) -> Path:
+        raise UsageError("this user has no home folder to keep cache in")
+
+    monkeypatch.setattr("fervid.core.atomic_io.of_user", homeless)
+    result = run()
+    assert result.exit_code == 0
+    assert "(this user has no home folder to keep cache in)" in result.stderr
+    refused(run("--cache", tmp_path / "file" / "x"), 2, "cannot be written")
+
+
+# evaluate
+
+
+def test_methods_are_compared(place: Path, fervid: Callable[..., Result]) -> None:
+    found = parsed(
+        fervid(
+            "evaluate",
+            place / "list.csv",
+            "--statistics",
+            "mean,expression",
+            *SIMPLE[:2],
+            "--folds",
+            "3",
+            "--format",
+            "json",
+        )
+    )
+    assert list(found["methods"]) == ["mean, linear", "expression, linear"]
+    assert found["methods"]["mean, linear"]["answered"]["accuracy"]["value"] > 0.9
+    text = said(fervid("evaluate", place / "list.csv", *SIMPLE))
+    assert "method accuracy UAR all: accuracy all: UAR mean, linear " in text
+    assert "method calm joy mean, linear " in text
+
+
+def test_without_a_choice_all_statistics_are_tried(place: Path, fervid: Callable[..., Result]) -> None:
+    found = parsed(fervid("evaluate", place / "list.csv", "--folds", "3", "--format", "json"))
+    assert [name.partition(",")[0] for name in found["methods"]] == [
+        *("logit+std+max+min", "expression", "expression+std+max", "expression+std+min+max"),
+        *("mean", "mean+std", "mean+std+max", "mean+std+min+max"),
+    ]
+
+
+def test_a_classifier_is_measured(place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    given = ("evaluate", place / "list.csv", "--classifier", mine)
+    report = parsed(fervid(*given, "--format", "json"))
+    assert (report["labels"], report["clips"], report["training_clips"]) == (["calm", "joy"], 24, 24)
+    assert "Summary: trained on 24 of these 24 clips, no measure of new ones" in said(fervid(*given))
+    assert report["answered"]["accuracy"]["value"] > 0.9
+    worse = toy_models.classifier(
+        tmp_path / "worse.onnx",
+        [[1, 0, 9]] * 3,
+        labels=["calm", "joy", "fear"],
+        network_sha256=registry.load(str(place / "network.onnx"), "network").identity.sha256,
+    )
+    everything = fervid(*given, "--against", worse, "--adaptive", "--plot", tmp_path / "c.svg", "--format", "json")
+    report = parsed(everything)
+    assert report["against"]["only_ours"] >= 11
+    assert report["adaptive"]["accuracy"] > 0.9
+    assert report["adaptive"]["share of frames"] <= 1
+    assert "<svg" in (tmp_path / "c.svg").read_text()
+    text = said(fervid(*given, "--against", worse, "--adaptive"))
+    assert "Two classifiers on 24 clips" in text
+    assert "Few frames first" in text
+    both = fervid("evaluate", place / "list.csv", "--classifier", worse, "--labels", "joy,calm", "--format", "json")
+    assert parsed(both)["labels"] == ["joy", "calm"]
+    fearful = parsed(fervid("evaluate", place / "list.csv", "--classifier", worse, "--format", "json"))
+    assert fearful["answered"]["recall"] == {"calm": 0.0, "joy": 0.0, "fear": None}
+
+
+def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "clips").symlink_to(place / "clips")
+    header, *lines = (place / "list.csv").read_text().splitlines()
+    parts = [f"{line},{'val' if ',p5,' in line else 'train'}" for line in lines]
+    (tmp_path / "parts.csv").write_text("\n".join([header + ",split", *parts]))
+    given = ("evaluate", tmp_path / "parts.csv", "--format", "json")
+    for split, count in ((None, 4), ("val", 4), ("train", 20), ("all", 24)):
+        more = ["--split", split] if split else []
+        assert parsed(fervid(*given, "--classifier", mine, *more))["clips"] == count
+    refused(fervid(*given, "--classifier", mine, "--split", "test"), 2, "no clip of parts in the part test")
+    (found,) = parsed(fervid(*given, *SIMPLE))["methods"].items()
+    assert (found[0][:14], found[1]["clips"]) == ("mean, linear (", 4)
+    (found,) = parsed(fervid(*given, *SIMPLE, "--cross-validate"))["methods"].items()
+    assert (found[0], found[1]["clips"]) == ("mean, linear", 24)
+    card = parsed(fervid("train", *given[1:], "-o", tmp_path / "p.onnx", *SIMPLE))
+    assert list(card["figures"]) == ["cross-validated by person on parts", "held-out val of parts"]
+    one = ("evaluate", tmp_path / "one.csv", "--classifier", mine)
+    (tmp_path / "one.csv").write_text("\n".join([header, lines[0]]))
+    assert "accuracy 100.0 % 100.0 %" in said(fervid(*one))
+
+
+# What is refused, before any clip is looked at
+
+
+@pytest.mark.usefixtures("unlooked")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("features {list} -o {new}.csv", r"written to \.npz or \.parquet"),
+        ("features {list} -o {old}", "exists; --force"),
+        ("features {list}", "Missing option"),
+        ("features {list} -o {new}.npz --every-frame --fps 2", "contradict"),
+        ("features ravdess:{folder}/nothing -o {new}.npz", "is no folder"),
+        ("train {list} -o {old}", "exists; --force"),
+        ("train {list} -o {new} --kind linear,boosting", "no boosting; there are linear, rbf, mlp, logistic"),
+        ("train {list} -o {new} --statistics median", "no statistic 'median'; join mean, std, min, max of"),
+        ("train {list} -o {new} --folds 2", "--folds"),
+        ("train {list} -o {new} --seed -1", "--seed"),
+        ("train {list} -o {new} --adaptive 1.5", "--adaptive"),
+        ("train {list} -o {new} --adaptive 0.1 --target valence", "--adaptive asks how sure"),
+        ("train {list} -o {new} --adaptive 0.1 --center person", "--adaptive is for one clip at a time"),
+        ("train {list} -o {new} --group none --center person", "--center person has to know who is who"),
+        ("train {list} -o {new} --target arousal", "no number for 'arousal'.*valence"),
+        ("train {list} -o {new} --labels joy", "only the class joy"),
+        ("train {list} -o {new} --labels joy,fear", "no clips of fear; it has calm, joy"),
+        ("train {alone} -o {new}", r"joy \(.*\): a class with fewer than two people.*--group none"),
+        ("train {folder}/nothing -o {new}", "cannot be read"),
+        ("train {broken} -o {new}", r"broken\.npz holds no features.*fervid features"),
+        ("train {features} -o {new} --adaptive 0.1", "has to look at the clips again"),
+        ("train {unlabelled} -o {new}", r"0\.mp4 \(list:0\) has no label"),
+        ("train {features} -o {new} --statistics group --kind linear", "--face all"),
+        ("evaluate {list} --split val", "need a --classifier"),
+        ("evaluate {list} --plot {new}.png", "need a --classifier"),
+        ("evaluate {list} --against {mine}", "need a --classifier"),
+        ("evaluate {list} --adaptive", "need a --classifier"),
+        ("evaluate {list} --kind boosting", "no boosting"),
+        ("evaluate {list} --statistics mean,mean+median", "no statistic 'median'"),
+        ("evaluate {list} --classifier {mine} --kind rbf", "not what to measure"),
+        ("evaluate {list} --classifier {mine} --statistics mean", "not what to measure"),
+        ("evaluate {list} --classifier {mine} --cross-validate", "not what to measure"),
+        ("evaluate {list} --classifier {mine} --target valence", "not what to measure"),
+        ("evaluate {list} --classifier {mine} --plot {new}.xyz", r"use one of \.png"),
+        ("evaluate {list} --classifier {mine} --plot {old}", r"use one of \.png"),
+        ("evaluate {list} --classifier {mine} --plot {picture}", "exists; --force"),
+        ("evaluate {list} --classifier {toy} --adaptive", "fitted without --adaptive"),
+        ("evaluate {list} --classifier {toy}", "does not know calm, joy, but first"),
+        ("evaluate {features} --classifier {toy}", "does not know calm, joy, but first"),
+        ("evaluate {features} --classifier {mine} --adaptive", "has to look at the clips again"),
+        ("evaluate {list} --classifier {mine} --split dev", "--split"),
+        ("evaluate {list} --format csv", "--format"),
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: str, words: str, things: dict[str, object], fervid: Any) -> None:
+    before = sorted(things["folder"].rglob("*"))
+    refused(fervid(*(part.format(**things) for part in arguments.split())), 2, words)
+    assert sorted(things["folder"].rglob("*")) == before
+
+
+@pytest.fixture
+def things(place: Path, mine: Path, tmp_path: Path, fervid: Callable[..., Result]) -> dict[str, object]:
+    """What the command lines above name."""
+    (tmp_path / "old.npz").write_text("precious")
+    (tmp_path / "old.png").write_text("precious")
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    (tmp_path / "clips").symlink_to(place / "clips")
+    (tmp_path / "alone.csv").write_text("path,label,person\nclips/0,calm,a\nclips/2,calm,b\nclips/1,joy,a\n")
+    table = feature_fixtures.table(
+        feature_fixtures.samples(["calm", "joy"] * 6, [f"p{i // 2}" for i in range(12)]), np.zeros((12, 3))
+    )
+    table.save(tmp_path / "features.npz")
+    feature_fixtures.table(feature_fixtures.samples([None]), np.zeros((1, 3))).save(tmp_path / "unlabelled.npz")
+    return {
+        "list": place / "list.csv",
+        "mine": mine,
+        "toy": toy_models.classifier(tmp_path / "toy.onnx", np.eye(3)),
+        "folder": tmp_path,
+        "new": tmp_path / "new",
+        "old": tmp_path / "old.npz",
+        "picture": tmp_path / "old.png",
+        "broken": tmp_path / "broken.npz",
+        "alone": tmp_path / "alone.csv",
+        "features": tmp_path / "features.npz",
+        "unlabelled": tmp_path / "unlabelled.npz",
+    }
+
+
+@pytest.mark.usefixtures("unlooked")
+def test_what_lies_there_is_replaced_only_if_asked(place: Path, mine: Path, fervid: Any, tmp_path: Path) -> None:
+    table = feature_fixtures.table(
+        feature_fixtures.samples(["calm", "joy"] * 6, [f"p{i // 2}" for i in range(12)]), np.eye(3)[[0, 1] * 6]
+    )
+    table.save(tmp_path / "f.npz")
+    (tmp_path / "old.onnx").write_text("precious")
+    refused(fervid("train", tmp_path / "f.npz", "-o", tmp_path / "old.onnx", *SIMPLE), 2, "exists; --force")
+    assert (tmp_path / "old.onnx").read_text() == "precious"
+    said(fervid("train", tmp_path / "f.npz", "-o", tmp_path / "old.onnx", *SIMPLE, "--force"))
+    assert registry.load(str(tmp_path / "old.onnx"), "classifier").card["labels"] == ["calm", "joy"]
+
+
+@pytest.mark.usefixtures("unlooked")
+def test_a_classifier_that_cannot_be_used_is_status_4(
+    place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path
+) -> None:
+    other = toy_models.classifier(tmp_path / "other.onnx", np.eye(3), labels=["calm", "joy", "fear"])
+    given = ("evaluate", place / "list.csv", "--classifier")
+    refused(fervid(*given, other), 4, "toy-classifier was fitted on another network than toy-network.*--network")
+    refused(fervid(*given, mine, "--against", other), 4, "toy-classifier was fitted on another network")
+    refused(fervid(*given, "no-such-model"), 4, "classifier 'no-such-model' cannot be read")
+    refused(fervid(*given, place / "network.onnx"), 4, "of the kind network and a classifier is needed")
+    refused(fervid(*given, place / "list.csv"), 4, "is no ONNX model")
+
+
+# Known sets
+
+
+def test_ravdess(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    for actor in range(1, 5):
+        folder = tmp_path / f"Actor_{actor:02}"
+        folder.mkdir()
+        for code, share in (("03", 0.8), ("04", 0.2)):
+            for statement in ("01", "02"):
+                image = feature_fixtures.picture(colour(share + 0.01 * actor))
+                name = f"01-01-{code}-01-{statement}-01-{actor:02}.mp4"
+                clips.write(folder / name, [image] * 2, rate=5, options={"crf": "4"})
+    source = f"ravdess:{tmp_path}"
+    card = parsed(fervid("train", source, "-o", tmp_path / "r.onnx", *SIMPLE, "--format", "json"))
+    assert card["data"] == {"name": "ravdess", "clips": {"happiness": 8, "sadness": 8}, "people": 4, "faceless": 0}
+    report = parsed(fervid("evaluate", source, "--classifier", tmp_path / "r.onnx", "--format", "json"))
+    assert report["answered"]["uar"]["value"] == 1
+
+
+def test_kerc2020(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    """Three people whom only their faces tell apart; how much they flicker tells how pleasant it is."""
+    tables: dict[str, list[str]] = {"train": [], "val": []}
+    shown = [
+        (split, who, level)
+        for split in ("train", "train", "val")
+        for who in (YELLOW, CYAN, MAGENTA)
+        for level in range(3)
+    ]
+    for number, (split, who, level) in enumerate(shown, 1):
+        flicker = [[value * (1 - 0.1 * level * (frame % 2)) for value in who] for frame in range(4)]
+        folder, name = (
+            ("frame_img", f"v{number}-face_{{}}.jpg") if split == "train" else ("new_Test_img", f"{number}_{{}}.jpg")
+        )
+        feature_fixtures.frames(tmp_path / folder, flicker, name)
+        tables[split].append(f"{split.title()}/{number:04}.mp4,{2 + 3 * level},5,5")
+    for split, lines in tables.items():
+        (tmp_path / f"{split}_mean.csv").write_text("\n".join(lines))
+    source = (f"kerc2020:{tmp_path}", "--statistics", "mean+std", "--folds", "3", "--format", "json")
+    card = parsed(fervid("train", *source, "-o", tmp_path / "k.onnx", "--kind", "rbf"))
+    assert card["data"]["people"] == 3
+    assert card["labels"] == ["negative", "neutral", "positive"]
+    held = card["figures"]["held-out val of kerc2020"]
+    assert (held["clips"], held["answered"]["count"]) == (9, 9)
+    assert held["answered"]["uar"]["value"] > 0.8
+    card = parsed(fervid("train", *source, "-o", tmp_path / "v.onnx", "--kind", "rbf", "--target", "valence"))
+    assert card["figures"]["held-out val of kerc2020"]["ccc"]["value"] > 0.2
+
+
+def test_the_table_of_the_paper_on_afew(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    for split, numbers in (("Train_AFEW", range(6)), ("Val_AFEW", range(6, 9))):
+        for emotion, share in (("Happy", 0.8), ("Sad", 0.2)):
+            (tmp_path / split / emotion).mkdir(parents=True)
+            for number in numbers:
+                image = feature_fixtures.picture(colour(share + 0.01 * number))
+                clips.write(tmp_path / split / emotion / f"{number:09}.avi", [image] * 2, rate=5)
+    asked = ("--statistics", "mean,mean+std+max", "--folds", "3", "--group", "none", "--format", "json")
+    methods = parsed(fervid("evaluate", f"afew:{tmp_path}", *asked))["methods"]
+    assert [name.partition(",")[0] for name in methods] == ["mean", "mean+std+max"]
+    for report in methods.values():
+        assert (report["clips"], report["labels"]) == (6, ["happiness", "sadness"])
+        assert report["all"]["accuracy"]["value"] == report["answered"]["accuracy"]["value"] == 1
+
+
+def test_ck_plus(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    for person in range(1, 5):
+        for sequence, (code, share) in enumerate((("5", 0.8), ("6", 0.2)), 1):
+            name = f"S{person:03}/{sequence:03}"
+            feature_fixtures.frames(
+                tmp_path / "cohn-kanade-images" / name, [colour(share + 0.01 * person)] * 2, "frame_{}.png"
+            )
+            emotion = tmp_path / "Emotion" / name / f"S{person:03}_{sequence:03}_00000002_emotion.txt"
+            emotion.parent.mkdir(parents=True)
+            emotion.write_text(f"   {code}.0000000e+00\n")
+    asked = ("--statistics", "mean", "--folds", "3", "--format", "json")
+    (report,) = parsed(fervid("evaluate", f"ck+:{tmp_path}", *asked))["methods"].values()
+    assert (report["clips"], report["labels"]) == (8, ["happiness", "sadness"])
+    assert report["answered"]["accuracy"]["value"] == 1
+
+
+def test_the_scaling_that_is_asked_for_is_fitted_and_told(
+    place: Path, fervid: Callable[..., Result], tmp_path: Path
+) -> None:
+    given = ("train", place / "list.csv", *SIMPLE, "--format", "json")
+    card = parsed(fervid(*given, "-o", tmp_path / "a.onnx", "--scaling", "standard"))
+    assert all(name.endswith(", standard") for name in card["candidates"])
+    both = parsed(fervid(*given, "-o", tmp_path / "b.onnx", "--scaling", "l2,standard"))
+    assert len(both["candidates"]) == 2 * len(card["candidates"])
+    operators = {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
+    assert ("Scaler" in operators, "Normalizer" in operators) == (True, False)
+    refused(fervid(*given, "-o", tmp_path / "c.onnx", "--scaling", "minmax"), 2, "there is no minmax")
+
+
+def test_the_table_of_the_paper_on_vgaf(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+    for split, numbers in (("Train", range(1, 5)), ("Val", range(5, 7))):
+        (tmp_path / split).mkdir()
+        lines = ["Vid_name Label"]
+        for number in numbers:
+            for label, share in ((1, 0.9), (2, 0.5), (3, 0.1)):
+                name = f"{number}_{label}"
+                clips.write(tmp_path / split / f"{name}.mp4", [feature_fixtures.picture(colour(share))] * 2, rate=5)
+                lines.append(f"{name} {label}")
+        (tmp_path / f"{split}_labels.txt").write_text("\n".join(lines))
+    asked = ("--face", "all", "--statistics", "group", "--folds", "3", "--group", "none", "--format", "json")
+    (report,) = parsed(fervid("evaluate", f"vgaf:{tmp_path}", *asked))["methods"].values()
+    assert (report["clips"], report["labels"]) == (6, ["negative", "neutral", "positive"])
+    assert report["answered"]["accuracy"]["value"] > 0.6
+
+
+def test_real_faces_end_to_end(tmp_path: Path) -> None:
+    """The astronaut in light and in the dark, on the shipped models."""
+
+    def shown(light: float, number: int) -> np.ndarray:
+        view = clips.portrait(160, 160, 1.1, 222 + 3 * number, 125 - 2 * number)
+        return np.uint8(view * (light + 0.02 * number))
+
+    for actor in range(4):
+        for code, light in (("HAP", 0.9), ("SAD", 0.25)):
+            folder = tmp_path / "set" / f"{1001 + actor}_DFA_{code}_XX"
+            folder.mkdir(parents=True)
+            assert cv2.imwrite(str(folder / "0.png"), shown(light, actor)[..., ::-1])
+    for name, light in (("light", 0.93), ("dark", 0.28)):
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), shown(light, 1)[..., ::-1])
+
+    def run(command: str, *arguments: object) -> Result:
+        return CliRunner().invoke(app.app, [command, *map(str, arguments), "--progress", "none"])
+
+    source = (f"crema-d:{tmp_path / 'set'}", "--cache", tmp_path / "cache", "--format", "json")
+    card = parsed(run("train", *source, "-o", tmp_path / "m.onnx", *SIMPLE, "--statistics", "mean"))
+    assert card["data"] == {"name": "crema-d", "clips": {"happiness": 4, "sadness": 4}, "people": 4, "faceless": 0}
+    report = parsed(
+        run(
+            "evaluate",
+            *source,
+            "--classifier",
+            tmp_path / "m.onnx",
+            "--against",
+            "emotion8",
+            "--labels",
+            "happiness,sadness",
+        )
+    )
+    assert report["answered"]["accuracy"]["value"] == 1
+    answers = run("classify", tmp_path / "light.png", tmp_path / "dark.png", "--classifier", tmp_path / "m.onnx")
+    assert [json.loads(line)["label"] for line in answers.stdout.splitlines()] == ["happiness", "sadness"]

@@ -1,0 +1,478 @@
+"""Streams and cameras: a record for each window as it happens, from frames that wait for nobody."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import cv2
+import jsonschema
+import live as benchmark
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import clips
+import fervid
+import toy_models
+from fervid.analysis.aggregate import Windows
+from fervid.analysis.tracker import Tracker, TrackingRule
+from fervid.cli import app
+from fervid.core.errors import (
+    EmptyInput,
+    FramesDropped,
+    InputError,
+    InputNotFound,
+    NotAVideo,
+    NoVideoStream,
+    TooLarge,
+    Truncated,
+    Undecodable,
+)
+from fervid.core.records import Frame
+from fervid.core.schema import schema
+from fervid.media import container, streams, video
+from fervid.media.latest_frame import LATE, Live
+from fervid.media.sampling import Sampling
+
+FORMS = list(benchmark.MUXERS)
+EVERY = Sampling(fps=None)
+
+
+@pytest.fixture(scope="module")
+def moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of each mood of one person, five frames a second."""
+    shots = [
+        toy_models.picture(colour)
+        for colour in (toy_models.FIRST, toy_models.SECOND, toy_models.THIRD)
+        for _ in range(10)
+    ]
+    return clips.write(tmp_path_factory.mktemp("moods") / "moods.mp4", shots, rate=5)
+
+
+@pytest.fixture(scope="module")
+def sent(moods: Path) -> dict[str, bytes]:
+    """The bytes of that clip in each format that can be sent."""
+    found = {}
+    for form in FORMS:
+        file = io.BytesIO()
+        list(benchmark.send(moods, form, file, pace=1000))
+        found[form] = file.getvalue()
+    return found
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return toy_models.family(tmp_path_factory.mktemp("toys"))
+
+
+@pytest.fixture(scope="module")
+def toy(family: dict[str, str]) -> fervid.Classifier:
+    return fervid.load(**family, options=fervid.Options(min_face=toy_models.FACE), threads=2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_stream_gives_the_frames_of_the_file(form: str, sent: dict[str, bytes], moods: Path) -> None:
+    for sampling in (EVERY, Sampling(fps=2.5), Sampling(fps=1, rotate=90)):
+        there = list(video.read(moods, sampling))
+        found = list(streams.stream(io.BytesIO(sent[form]), "-", sampling))
+        assert [frame.time for frame in found] == pytest.approx([frame.time for frame in there], abs=2e-3)
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(found, there, strict=True))
+        assert {round(frame.duration, 3) for frame in found[1:]} == {0.2 if sampling.fps is None else 1 / sampling.fps}
+
+
+class Arriving(io.RawIOBase):
+    """A pipe that gives a few bytes a time, and says how many it has given."""
+
+    def __init__(self, data: bytes, step: int = 500) -> None:
+        """Give that, so much a time."""
+        self._data, self._step, self.given = data, step, 0
+
+    def read(self, size: int = -1) -> bytes:
+        part = self._data[self.given : self.given + min(size, self._step)]
+        self.given += len(part)
+        return part
+
+
+def test_a_frame_comes_before_what_follows_it_is_sent(sent: dict[str, bytes]) -> None:
+    pipe = Arriving(sent["mpegts"])
+    given = [pipe.given for _ in streams.stream(pipe, "-", EVERY)]
+    assert len(given) == 30
+    assert given[-8] < len(sent["mpegts"])
+
+
+def test_times_go_on_where_a_source_begins_anew(sent: dict[str, bytes]) -> None:
+    found = [frame.time for frame in streams.stream(io.BytesIO(2 * sent["mpegts"]), "-", EVERY)]
+    assert len(found) > 50
+    assert all(0 < later - earlier < 0.5 for earlier, later in pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b"", EmptyInput, "ended before"),
+        (b"no video\n" * 99, NotAVideo, "is no video or image but text"),
+        (b"ffconcat version 1.0\nfile '/etc/passwd'\n", NotAVideo, "no file that it names is opened"),
+        (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", NotAVideo, "no file that it names is opened"),
+        (bytes(range(256)) * 64, NotAVideo, "is no video or image that can be read"),
+    ],
+)
+def test_what_is_no_stream_is_told(data: bytes, error: type[InputError], words: str) -> None:
+    with pytest.raises(error, match=f"standard input.*{words}"):
+        list(streams.stream(io.BytesIO(data), "standard input"))
+
+
+def test_a_stream_without_pictures_is_told(tmp_path: Path) -> None:
+    clips.write_sound(tmp_path / "sound.ts")
+    with pytest.raises(NoVideoStream, match="only audio"):
+        list(streams.stream(io.BytesIO((tmp_path / "sound.ts").read_bytes()), "-"))
+    noise = np.random.default_rng(1).integers(0, 256, (8, 240, 320, 3), np.uint8)
+    clips.write(tmp_path / "long.mp4", list(noise))
+    with pytest.raises(NotAVideo, match="frag_keyframe"):
+        list(streams.stream(io.BytesIO((tmp_path / "long.mp4").read_bytes()), "-"))
+
+
+def test_pictures_that_cannot_be_decoded_or_are_too_large_are_told(
+    sent: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "PIXELS", 100)
+    with pytest.raises(TooLarge):
+        list(streams.stream(io.BytesIO(sent["matroska"]), "-"))
+    monkeypatch.undo()
+    head = sent["matroska"].index(b"\x1f\x43\xb6\x75")  # the first cluster
+    with pytest.raises(NotAVideo):
+        list(streams.stream(io.BytesIO(sent["matroska"][:head]), "-"))
+    headers, middle = 3 * 188, len(sent["mpegts"]) // 188 // 2 * 188  # without the keyframe that the rest refers to
+    with pytest.raises(Undecodable):
+        list(streams.stream(io.BytesIO(sent["mpegts"][:headers] + sent["mpegts"][middle:]), "-"))
+
+
+def test_a_stream_that_breaks_off_gives_what_came_before(sent: dict[str, bytes]) -> None:
+    class Breaking(Arriving):
+        def read(self, size: int = -1) -> bytes:
+            if self.given > len(self._data) * 0.8:
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    found: list[Frame] = []
+    with pytest.raises(Truncated, match="broke off after"):
+        found.extend(streams.stream(Breaking(sent["mpegts"]), "-", EVERY))
+    assert len(found) > 15
+
+
+class Device:
+    """As much of a camera of OpenCV as is used: some pictures, in blue."""
+
+    left: ClassVar[int] = 0
+
+    def __init__(self, number: int) -> None:
+        """The camera 0 is there."""
+        self._there, self.released = number == 0, False
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return self._there
+
+    def set(self, name: int, value: float) -> None:
+        assert (name, value) == (cv2.CAP_PROP_BUFFERSIZE, 1)
+
+    def grab(self) -> bool:
+        Device.left -= 1
+        time.sleep(0.01)
+        return Device.left >= 0
+
+    def retrieve(self) -> tuple[bool, np.ndarray | None]:
+        if Device.left == 20:
+            return False, None
+        return True, np.full((20, 30, 3), (255, 0, 0), np.uint8)
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_a_camera_gives_upright_pictures_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Device)
+    for sampling, least, most, shape in (
+        (EVERY, 39, 39, (20, 30, 3)),  # one is damaged
+        (Sampling(fps=20, rotate=90), 5, 13, (30, 20, 3)),
+    ):
+        Device.left = 40
+        found: list[Frame] = []
+        with pytest.raises(Truncated, match="gives no more pictures"):
+            found.extend(streams.camera(0, sampling))
+        assert least <= len(found) <= most
+        assert found[0].image.shape == shape
+        assert found[0].image[0, 0].tolist() == [0, 0, 255]
+        assert all(earlier.time < later.time for earlier, later in pairwise(found))
+        assert all(frame.duration > 0 for frame in found)
+
+
+def test_a_camera_that_is_not_there_is_told() -> None:
+    with pytest.raises(InputNotFound, match=r"camera 97 cannot be opened.*plugged in"):
+        list(streams.camera(97))
+
+
+BLACK = np.zeros((8, 8, 3), np.uint8)
+
+
+def frames(count: int, before: float = 0.0) -> Generator[Frame]:
+    """Ten frames a second, that long after one another."""
+    for number in range(count):
+        time.sleep(before)
+        yield Frame(BLACK, number / 10, 0.1)
+
+
+def test_a_source_that_is_ahead_of_time_waits_and_loses_nothing() -> None:
+    source = Live("-", frames(50))
+    found = []
+    for frame in source.frames():
+        time.sleep(0.001)
+        found.append(frame.time)
+    assert len(found) == 50
+    assert source.missed(0, 99) == 0
+
+
+def test_of_a_source_that_is_not_kept_up_with_only_the_newest_frame_is_given() -> None:
+    begun = time.monotonic()
+    source = Live("-", frames(60, 0.02))  # as if its clock ran five times as fast
+    source._earliest = begun - 99  # and it were behind already
+    found = []
+    for frame in source.frames():
+        time.sleep(0.1)
+        found.append(frame.time)
+        assert source.since() < 0.1 + 0.02 + 0.2
+    assert len(found) < 30
+    missed = source.missed(0, 3) + source.missed(3, 6)
+    assert missed + len(found) == 60
+    assert source.missed(6, 9) == 0
+
+
+@pytest.mark.parametrize(("patience", "waits"), [(0.0, False), (60.0, True)])
+def test_a_camera_does_not_wait_and_what_it_shows_meanwhile_is_counted(patience: float, waits: bool) -> None:
+    source = Live("camera:0", frames(9), patience)
+    given = source.frames()
+    found = [next(given)]
+    with source._changed:
+        assert source._changed.wait_for(lambda: source._ended, 0.3 if waits else 30) == ([] if waits else [None])
+    found += given
+    assert found[-1].time == 0.8
+    assert (len(found) == 9) is waits
+    assert source.missed(0, 99) + len(found) == 9
+
+
+def test_what_is_dropped_while_no_window_is_told_of_counts_for_the_next() -> None:
+    source = Live("-", iter_of())
+    source._dropped.extend([0.5, 1.5, 2.5, 3.5, 4.5])
+    assert source.missed(0, 1) == 1
+    assert source.missed(3, 4) == 3
+    assert source.missed(3.5, 4.5) == 1, "as far as windows overlap, what is dropped is in both"
+    assert source.missed(4, 5) == 1
+
+
+def test_a_frame_waits_no_longer_than_it_may() -> None:
+    source = Live("-", iter_of(Frame(BLACK, 0.0), Frame(BLACK, 0.0), Frame(BLACK, 0.1), Frame(BLACK, 0.2)))
+    given = source.frames()
+    next(given)
+    time.sleep(LATE + 0.4)
+    assert next(given).time > 0
+    given.close()
+
+
+def iter_of(*given: Frame) -> Generator[Frame]:
+    yield from given
+
+
+def test_what_the_source_raises_comes_after_its_frames_and_it_is_closed() -> None:
+    closed = []
+
+    def breaking() -> Generator[Frame]:
+        try:
+            yield Frame(BLACK)
+            raise Truncated("broke off")
+        finally:
+            closed.append(True)
+
+    given = Live("-", breaking()).frames()
+    next(given)
+    with pytest.raises(Truncated, match="broke off"):
+        next(given)
+    assert closed == [True]
+    early = Live("-", frames(10**6, 0.001)).frames()
+    next(early)
+    early.close()
+    deadline = time.monotonic() + 5
+    while any(thread.name == "fervid-live" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_each_window_of_a_stream_has_its_answer(toy: fervid.Classifier, sent: dict[str, bytes]) -> None:
+    for form in FORMS:
+        source = Live("-", streams.stream(io.BytesIO(sent[form]), "-"))
+        parts = list(toy.live(source, Windows(2, 2)))
+        assert [(part.start_s, part.label) for part in parts] == [(0, "first"), (2, "second"), (4, "third")]
+        assert [part.end_s for part in parts] == pytest.approx([2, 4, 6], abs=2e-3)
+        assert all((part.path, part.status, part.problem) == ("-", "ok", None) for part in parts)
+        assert [part.frames_sampled for part in parts] == [10, 10, 10]
+        assert all(0 < part.elapsed_s < 2 for part in parts)
+
+
+def test_a_window_is_told_while_the_stream_goes_on(toy: fervid.Classifier) -> None:
+    going = threading.Event()
+
+    def waiting() -> Generator[Frame]:
+        for number in range(11):
+            yield Frame(toy_models.picture(toy_models.FIRST), number / 5, 0.2)
+        assert going.wait(20)
+
+    parts = toy.live(Live("-", waiting()), Windows(2, 2))
+    assert next(parts).label == "first"
+    going.set()
+    assert len(list(parts)) == 1
+
+
+def test_what_was_dropped_is_told(toy: fervid.Classifier) -> None:
+    given = [Frame(toy_models.picture(toy_models.FIRST), number / 5, 0.2) for number in range(20)]
+    source = Live("-", iter_of(*given[:5], *given[8:]))
+    source._dropped.extend((1.0, 1.2, 1.4))
+    first, second = toy.live(source, Windows(2, 2))
+    assert first.problem is not None
+    assert first.problem.code == FramesDropped.code == "dropped"
+    assert first.problem.message.startswith("3 of 10 frames were dropped")
+    assert second.problem is None
+
+
+def test_people_who_left_are_forgotten() -> None:
+    tracker = Tracker(TrackingRule(0.5, -1.0, 2.0))
+    face = fervid.core.records.Face((0, 0, 9, 9), np.zeros((2, 2), np.float32), 0.9)
+    for moment in range(100):
+        tracker.update(moment * 10.0, [face], np.zeros((1, 0), np.float32))
+        tracker.forget(moment * 10.0 - 50)
+        assert len(tracker) <= 6
+    assert tracker.people()[0] == [94]
+
+
+def run(command: str, *arguments: object, stdin: bytes = b"") -> Result:
+    return CliRunner().invoke(app.app, [command, *map(str, arguments)], input=stdin)
+
+
+@pytest.fixture
+def flags(family: dict[str, str]) -> list[str]:
+    return [*(f"--{role}={path}" for role, path in family.items()), f"--min-face={toy_models.FACE}"]
+
+
+def records(text: str) -> list[dict]:
+    found = [json.loads(line) for line in text.splitlines()]
+    for record in found:
+        jsonschema.validate(record, schema("timeline"))
+    return found
+
+
+def test_standard_input_is_followed(flags: list[str], sent: dict[str, bytes], tmp_path: Path) -> None:
+    result = run("classify", "-", *flags, stdin=sent["matroska"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [(r["start_s"], r["path"], r["status"]) for r in records(result.stdout)] == [
+        (0, "-", "ok"),
+        (1, "-", "ok"),
+        (2, "-", "ok"),
+    ]
+    output = tmp_path / "out.jsonl"
+    result = run("timeline", "-", *flags, "--window", 2, "--step", 2, "-o", output, stdin=sent["mpegts"])
+    assert (result.exit_code, result.stdout, os.listdir(tmp_path)) == (0, "", ["out.jsonl"])
+    assert [r["label"] for r in records(output.read_text())] == ["first", "second", "third"]
+    assert run("timeline", "-", *flags, "-o", output, stdin=sent["mpegts"]).exit_code == 2
+    assert run("timeline", "-", *flags, "-o", output, "--force", stdin=b"").exit_code == 1
+    assert [r["error"]["code"] for r in records(output.read_text())] == ["empty_file"]
+    table = run("timeline", "-", *flags, "--format", "table", "--progress", "json", stdin=sent["mp4"])
+    assert table.stdout.splitlines()[-1] == "3 windows: 3 ok"
+    assert len(table.stderr.splitlines()) == 3
+    assert run("classify", "-", *flags, "--exit-zero", stdin=b"x").exit_code == 0
+
+
+def test_a_camera_that_is_not_there_is_a_record_and_status_1(flags: list[str]) -> None:
+    for command in ("classify", "timeline"):
+        result = run(command, "--camera", 97, *flags)
+        (record,) = records(result.stdout)
+        assert (result.exit_code, record["path"], record["error"]["code"]) == (1, "camera:97", "not_found")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["classify", "-", "clip.mp4"],
+        ["classify", "--camera", "0", "clip.mp4"],
+        ["classify", "--camera", "-1"],
+        ["classify", "-", "--resume", "-o", "a.jsonl"],
+        ["classify", "-", "--from-file", "-"],
+        ["classify", "-", "--adaptive"],
+        ["classify", "-", "--engine", "ray"],
+        ["classify", "-", "--address", "auto"],
+        ["classify", "-", "-o", "a.csv"],
+        ["classify", "-", "--format", "parquet"],
+        ["timeline", "-", "--format", "json"],
+        ["timeline", "-", "--start", "1"],
+        ["timeline", "--camera", "0", "--window", "0"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout, os.listdir(tmp_path)) == (2, "", [])
+
+
+def test_a_terminal_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fervid.cli import watch as command
+
+    for stdin in (None, SimpleNamespace(isatty=lambda: True)):
+        monkeypatch.setattr(command.sys, "stdin", stdin)
+        with pytest.raises(fervid.core.errors.UsageError, match="ffmpeg"):
+            command.follow(
+                *(None, Windows(), fervid.Options()),
+                **dict.fromkeys(("output", "format", "force", "threads", "progress", "strict", "named")),
+            )
+        monkeypatch.undo()
+
+
+@pytest.fixture
+def following(flags: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    code = "from fervid.cli.app import main\nif __name__ == '__main__': main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "timeline", "-", *flags, "--window", "1", "--step", "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_an_interrupt_ends_what_waits_for_a_stream(following: subprocess.Popen[bytes], sent: dict[str, bytes]) -> None:
+    following.stdin.write(sent["mpegts"][: len(sent["mpegts"]) // 2])
+    following.stdin.flush()
+    assert json.loads(following.stdout.readline())["label"] == "first"
+    following.send_signal(signal.SIGINT)
+    _, said = following.communicate(timeout=20)
+    assert (following.returncode, said.count(b"\n"), b"interrupted" in said) == (130, 1, True)
+
+
+def test_latency_is_counted_from_the_last_frame_of_a_window() -> None:
+    assert benchmark.latencies({0.0: 10.0, 0.9: 11.0, 1.0: 11.5}, [(1.0, 11.25), (2.0, 12.0)]) == [0.25, 0.5]
+
+
+def test_the_benchmark_measures_a_clip(moods: Path, flags: list[str]) -> None:
+    found = benchmark.measure(moods, "mpegts", [*flags, "--window", "1"], pace=4)
+    assert found["windows"] == 6
+    assert 0 < found["median ms"] < 3000

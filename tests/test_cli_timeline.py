@@ -1,0 +1,380 @@
+"""One answer for each window of a clip, from the API and the command line, without looking at a frame twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import clips
+import fervid
+import toy_models
+from fervid.analysis.aggregate import Windows, gather
+from fervid.cli import app
+from fervid.core.records import WindowResult
+from fervid.core.schema import schema
+from fervid.media import video
+
+TIMES = ("start_s", "end_s")
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return toy_models.family(tmp_path_factory.mktemp("toys"))
+
+
+@pytest.fixture(scope="module")
+def toy(family: dict[str, str]) -> fervid.Classifier:
+    return fervid.load(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
+
+
+def write(path: Path, *shots: tuple[int, np.ndarray], **how: object) -> Path:
+    """Five frames a second: so many of each picture."""
+    return clips.write(path, [picture for count, picture in shots for _ in range(count)], rate=5, **how)
+
+
+@pytest.fixture(scope="module")
+def moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of each mood of one person."""
+    shots = [(10, toy_models.picture(colour)) for colour in (toy_models.FIRST, toy_models.SECOND, toy_models.THIRD)]
+    return write(tmp_path_factory.mktemp("moods") / "moods.mp4", *shots)
+
+
+def told(parts: Sequence[WindowResult]) -> list[tuple[float | None, float | None, str | None]]:
+    return [(part.start_s, part.end_s, part.label or part.status) for part in parts]
+
+
+def test_each_window_of_a_clip_has_its_answer(toy: fervid.Classifier, moods: Path, crops: list[np.ndarray]) -> None:
+    parts = list(toy.timeline(moods, Windows(2, 2)))
+    assert told(parts) == [(0, 2, "first"), (2, 4, "second"), (4, 6, "third")]
+    assert all((part.status, part.path, part.frames_sampled) == ("ok", str(moods), 10) for part in parts)
+    assert [part.duration_s for part in parts] == pytest.approx([2, 2, 2])
+    assert all(part.models == toy.models and part.problem is None and part.elapsed_s > 0 for part in parts)
+    assert len(crops) == 30
+
+
+@pytest.mark.parametrize(
+    ("cut", "count"),
+    [
+        (None, 3),
+        (Windows(6, 1), 1),
+        (Windows(60, 1), 1),
+        (Windows(1, 0.2), 26),
+        (Windows(2, 0.5), 9),
+        (Windows(0.2, 0.2), 30),
+    ],
+    ids=str,
+)
+def test_no_frame_is_looked_at_twice_however_much_windows_overlap(
+    toy: fervid.Classifier, moods: Path, cut: Windows | None, count: int, crops: list[np.ndarray]
+) -> None:
+    assert len(list(toy.timeline(moods, cut))) == count
+    assert len(crops) == 30
+
+
+@pytest.mark.parametrize("cut", [Windows(4, 1), Windows(1.5, 0.7), Windows(10, 5)], ids=str)
+@pytest.mark.parametrize("face", ["main", "all"])
+def test_a_window_is_answered_as_its_frames_alone_are(
+    family: dict[str, str], moods: Path, cut: Windows, face: str
+) -> None:
+    options = fervid.Options(face=face, min_face=toy_models.FACE, detect_every=0.0)
+    classifier = fervid.load(**family, options=options, threads=1)
+    frames = list(video.read(moods))
+    for part in classifier.timeline(moods, cut):
+        inside = [frame for frame in frames if part.start_s - 1e-6 <= frame.time < part.end_s - 1e-6]
+        alone = classifier.classify_frames(inside)
+        assert part.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+        assert (part.frames_sampled, part.frames_with_face) == (len(inside), alone.frames_with_face)
+        assert part.duration_s == pytest.approx(alone.duration_s)
+        assert [person.seconds for person in part.people] == pytest.approx([person.seconds for person in alone.people])
+        observed = classifier.extractor.observe(inside)
+        assert len(gather(observed, classifier.extractor.rule).people) == len(part.people)
+
+
+def test_one_window_over_all_of_a_clip_is_the_answer_of_the_clip(classifier: fervid.Classifier, smile: Path) -> None:
+    (part,) = classifier.timeline(smile, Windows(60, 1))
+    whole = classifier.answer(smile).as_dict()
+    assert (part.start_s, part.end_s) == (0, pytest.approx(1.2))
+    assert {**part.as_dict(), "elapsed_s": 0} == {
+        "start_s": 0,
+        "end_s": 1.2,
+        **whole,
+        "elapsed_s": 0,
+    }
+
+
+def test_a_smiling_face_is_happy_in_every_window(classifier: fervid.Classifier, smile: Path) -> None:
+    parts = list(classifier.timeline(smile, Windows(0.6, 0.2)))
+    assert [part.start_s for part in parts] == pytest.approx([0, 0.2, 0.4, 0.6])
+    assert [part.label for part in parts] == ["happiness"] * 4
+    assert [[person.id for person in part.people] for part in parts] == [[0]] * 4
+
+
+def test_people_keep_their_id_through_cuts(toy: fervid.Classifier, tmp_path: Path) -> None:
+    both, left = toy_models.picture(toy_models.FIRST, toy_models.SECOND), toy_models.picture(toy_models.FIRST)
+    right, nobody = toy_models.picture(None, toy_models.SECOND), toy_models.picture()
+    path = write(tmp_path / "cuts.mp4", (5, both), (5, right), (10, nobody), (5, right), (5, nobody), (5, left))
+    parts = list(toy.timeline(path, Windows(1, 1)))
+    people = [{person.answer.label: person.id for person in part.people} for part in parts]
+    assert sorted(people[0].values()) == [0, 1]
+    left, right = ({label: people[0][label]} for label in ("first", "second"))
+    assert people == [left | right, right, {}, {}, right, {}, left]
+    assert [part.status for part in parts] == ["ok", "ok", "no_face", "no_face", "ok", "no_face", "ok"]
+    assert [part.frames_with_face for part in parts] == [5, 5, 0, 0, 5, 0, 5]
+
+
+def test_windows_in_a_gap_of_time_are_left_out(toy: fervid.Classifier, tmp_path: Path) -> None:
+    times = [*np.arange(0, 1.2, 0.2), *np.arange(7, 8, 0.2)]
+    pictures = [toy_models.picture(toy_models.FIRST)] * 6 + [toy_models.picture(toy_models.SECOND)] * 5
+    path = clips.write(tmp_path / "gap.mp4", pictures, times=times)
+    parts = list(toy.timeline(path, Windows(1, 0.5)))
+    assert told(parts)[:3] == [(0, 1, "first"), (0.5, 1.5, "first"), (1, 2, "first")]
+    assert [part.start_s for part in parts[3:5]] == [6.5, 7]
+    assert {part.label for part in parts[3:]} == {"second"}
+    assert sum(part.frames_sampled for part in toy.timeline(path, Windows(1, 1))) == 11
+
+
+def test_windows_begin_at_the_start_that_is_asked_for(family: dict[str, str], moods: Path) -> None:
+    options = fervid.Options(fervid.Sampling(start=1.5, end=4.5), min_face=toy_models.FACE)
+    parts = list(fervid.load(**family, options=options, threads=1).timeline(moods, Windows(1, 1)))
+    assert [(part.start_s, part.end_s) for part in parts] == [(1.5, 2.5), (2.5, 3.5), (3.5, 4.5)]
+    assert [part.duration_s for part in parts] == pytest.approx([1, 1, 1], abs=0.11)
+    assert sum(part.duration_s for part in parts) == pytest.approx(3)
+
+
+def test_a_still_image_is_one_window(toy: fervid.Classifier, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "still.png"), toy_models.picture(toy_models.FIRST)[..., ::-1])
+    assert told(list(toy.timeline(tmp_path / "still.png"))) == [(0, 0, "first")]
+
+
+def test_a_clip_without_an_answer_has_one_record_that_says_why(
+    family: dict[str, str], moods: Path, tmp_path: Path
+) -> None:
+    late = fervid.load(**family, options=fervid.Options(fervid.Sampling(start=99), min_face=toy_models.FACE), threads=1)
+    for classifier, path, code in (
+        (late, moods, "nothing_sampled"),
+        (late, tmp_path / "missing.mp4", "not_found"),
+    ):
+        (part,) = classifier.timeline(path)
+        assert (part.status, part.problem.code, part.path) == ("error", code, str(path))
+        assert (part.start_s, part.end_s, part.frames_sampled, part.people) == (None, None, 0, ())
+        assert part.models == classifier.models
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip that breaks off on its way."""
+    path = tmp_path_factory.mktemp("cut") / "cut.mp4"
+    write(path, (60, toy_models.picture(toy_models.FIRST)), muxer={"movflags": "faststart"}, options={"g": "5"})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
+    return path
+
+
+def test_a_clip_that_breaks_off_says_so_in_its_last_window(toy: fervid.Classifier, cut: Path) -> None:
+    whole = toy.answer(cut)
+    parts = list(toy.timeline(cut, Windows(2, 2)))
+    assert len(parts) > 1
+    assert [part.problem for part in parts[:-1]] == [None] * (len(parts) - 1)
+    assert parts[-1].problem == whole.problem
+    assert whole.problem.code == "truncated"
+    assert {part.label for part in parts} == {"first"}
+    assert sum(part.frames_sampled for part in parts) == whole.frames_sampled
+    assert parts[-1].end_s == pytest.approx(whole.duration_s)
+
+
+def test_a_window_is_there_before_the_next_is_looked_at_and_a_clip_left_early_is_closed(
+    toy: fervid.Classifier, moods: Path, crops: list[np.ndarray]
+) -> None:
+    parts = toy.timeline(moods, Windows(1, 1))
+    assert next(parts).label == "first"
+    assert len(crops) <= 16
+    parts.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "fervid-ahead"]
+
+
+def test_only_the_labels_that_are_asked_for_are_answered(family: dict[str, str], moods: Path) -> None:
+    options = fervid.Options(min_face=toy_models.FACE, labels=("second", "third"))
+    parts = list(fervid.load(**family, options=options, threads=1).timeline(moods, Windows(2, 2)))
+    assert [list(part.probabilities) for part in parts] == [["second", "third"]] * 3
+    assert [part.label for part in parts[1:]] == ["second", "third"]
+    assert parts[0].probabilities["second"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.fixture
+def run(family: dict[str, str]) -> Run:
+    """`fervid timeline` with the toy models."""
+    named = [f"--{role}={path}" for role, path in family.items()]
+
+    def call(*arguments: object, env: dict[str, str] | None = None) -> Result:
+        given = ["timeline", *named, "--min-face", str(toy_models.FACE), "--progress", "none", *map(str, arguments)]
+        return CliRunner().invoke(app.app, given, env=env)
+
+    return call
+
+
+def records(result: Result) -> list[dict]:
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    for record in found:
+        jsonschema.validate(record, schema("timeline"))
+    return found
+
+
+def test_the_command_line_says_what_the_api_says(run: Run, toy: fervid.Classifier, moods: Path) -> None:
+    for flags, cut in (((), Windows()), (("--window", 2, "--step", 0.5), Windows(2, 0.5))):
+        result = run(moods, *flags)
+        assert (result.exit_code, result.stderr) == (0, "")
+        said = [{**record, "elapsed_s": 0} for record in records(result)]
+        assert said == [{**part.as_dict(), "elapsed_s": 0} for part in toy.timeline(moods, cut)]
+
+
+def test_every_format_says_the_same(run: Run, moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(moods.parent)
+    flags = (moods.name, "--window", 2, "--step", 2)
+    lines = records(run(*flags))
+    array = json.loads(run(*flags, "--format", "json").stdout)
+    assert [{**r, "elapsed_s": 0} for r in array] == [{**r, "elapsed_s": 0} for r in lines]
+    rows = list(csv.DictReader(io.StringIO(run(*flags, "--format", "csv").stdout)))
+    assert [(float(row["start_s"]), float(row["end_s"]), row["label"]) for row in rows] == [
+        (0, 2, "first"),
+        (2, 4, "second"),
+        (4, 6, "third"),
+    ]
+    for row, record in zip(rows, lines, strict=True):
+        assert float(row["probabilities.second"]) == record["probabilities"]["second"]
+        assert json.loads(row["people"]) == record["people"]
+    assert list(rows[0])[:6] == ["schema_version", "path", "start_s", "end_s", "status", "label"]
+    table = run(*flags, "--format", "table").stdout.splitlines()
+    assert table[0].split() == ["clip", "from", "label", "confidence", "people", "seconds"]
+    assert [row.split()[:3] for row in table[1:-1]] == [
+        ["moods.mp4", "0.0", "first"],
+        ["moods.mp4", "2.0", "second"],
+        ["moods.mp4", "4.0", "third"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--window", "0"],
+        ["--window", "-1"],
+        ["--window", "nan"],
+        ["--window", "inf"],
+        ["--window", "long"],
+        ["--step", "0"],
+        ["--step", "-1"],
+        ["--step", "nan"],
+        ["--step", "4.5"],
+        ["--window", "0.5", "--step", "1"],
+        ["--labels", "first"],
+        ["--labels", "first,calm"],
+        ["--adaptive"],
+        ["--resume"],
+        ["--fps", "0"],
+        ["-o", "windows.xyz"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2_and_prints_no_record(
+    run: Run, arguments: list[str], moods: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(moods, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_window_and_step_come_from_the_flag_then_the_environment(run: Run, moods: Path) -> None:
+    environment = {"FERVID_WINDOW": "3", "FERVID_STEP": "3"}
+    assert [record["start_s"] for record in records(run(moods, env=environment))] == [0, 3]
+    assert [record["start_s"] for record in records(run(moods, "--step", 1.5, env=environment))] == [0, 1.5, 3]
+
+
+@pytest.fixture
+def place(tmp_path: Path, moods: Path, cut: Path) -> Path:
+    """A folder: a clip of moods, one that is none, one without a face, one that breaks off."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(moods.read_bytes())
+    (folder / "b.mp4").write_bytes(b"no video" * 99)
+    write(folder / "c.mp4", (10, toy_models.picture()))
+    (folder / "d.mp4").write_bytes(cut.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("jobs", [None, 1, 3])
+def test_the_windows_of_many_clips_come_clip_by_clip_and_one_bad_file_does_not_stop_the_rest(
+    run: Run, place: Path, jobs: int | None, crops: list[np.ndarray]
+) -> None:
+    result = run(place, *(["--jobs", jobs] if jobs else []), "--window", 3, "--step", 3)
+    found = records(result)
+    assert result.exit_code == 1
+    named = [Path(record["path"]).stem for record in found]
+    assert named == sorted(named)
+    assert [record["start_s"] for record in found if record["path"].endswith("a.mp4")] == [0, 3]
+    statuses = {name: [r["status"] for r in found if Path(r["path"]).stem == name] for name in "abc"}
+    assert statuses == {"a": ["ok", "ok"], "b": ["error"], "c": ["no_face"]}
+    assert found[2]["error"]["code"] == "not_a_video"
+    assert [record[name] for name in TIMES for record in found if record["path"].endswith("b.mp4")] == [None, None]
+    last = [record["error"] and record["error"]["code"] for record in found if record["path"].endswith("d.mp4")]
+    assert last == [None] * (len(last) - 1) + ["truncated"]
+    assert jobs or len(crops) == 1 + sum(record["frames_with_face"] for record in found)
+
+
+def test_what_fails_decides_the_status(run: Run, place: Path, moods: Path) -> None:
+    faceless = place / "c.mp4"
+    assert run(place, "--exit-zero").exit_code == 0
+    assert run(moods, faceless).exit_code == 0
+    assert run(moods, faceless, "--strict").exit_code == 1
+    assert run(faceless, "--strict", "--exit-zero").exit_code == 0
+    assert run(moods, "--strict").exit_code == 0
+    leaving = write(place / "leaving.mp4", (10, toy_models.picture(toy_models.FIRST)), (10, toy_models.picture()))
+    for flags, status in (((), 0), (("--strict",), 1)):
+        assert run(leaving, *flags, "--window", 1).exit_code == status
+    missing = run(place / "missing.mp4")
+    assert (missing.exit_code, records(missing)[0]["error"]["code"]) == (1, "not_found")
+    assert run(place / "*.avi").exit_code == 3
+
+
+def test_progress_counts_clips_and_those_that_failed(family: dict[str, str], place: Path) -> None:
+    named = [f"--{role}={path}" for role, path in family.items()]
+    result = CliRunner().invoke(app.app, ["timeline", *named, "--min-face=16", "--progress=json", str(place)])
+    events = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [(event["done"], event["total"], event["failed"]) for event in events] == [
+        (1, 4, 0),
+        (2, 4, 1),
+        (3, 4, 1),
+        (4, 4, 1),
+    ]
+
+
+@pytest.mark.parametrize("name", ["w.jsonl", "w.json", "w.csv", "w.txt"])
+def test_windows_go_to_a_file_that_is_not_replaced_unasked(run: Run, name: str, moods: Path, tmp_path: Path) -> None:
+    output = tmp_path / name
+    assert run(moods, "-o", output).exit_code == 0
+    written = output.read_text()
+    assert "first" in written
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    again = run(moods, "-o", output)
+    assert (again.exit_code, output.read_text()) == (2, written)
+    assert run(moods, "-o", output, "--force", "--labels", "second,third").exit_code == 0
+    assert "second" in output.read_text()
+    assert "first" not in output.read_text()
+
+
+def test_the_schema_of_windows_is_printed() -> None:
+    for arguments, command in (([], "classify"), (["classify"], "classify"), (["timeline"], "timeline")):
+        result = CliRunner().invoke(app.app, ["schema", *arguments])
+        assert (result.exit_code, json.loads(result.stdout)) == (0, schema(command))
+        jsonschema.Draft202012Validator.check_schema(json.loads(result.stdout))
+    assert CliRunner().invoke(app.app, ["schema", "features"]).exit_code == 2

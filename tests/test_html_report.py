@@ -1,0 +1,482 @@
+"""Pages of results, without a browser: what is on them, in words and tables, and that nothing can break out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import clips
+import fervid
+import html_pages
+import toy_models
+from fervid.analysis.aggregate import Windows
+from fervid.analysis.extractor import Options
+from fervid.cli import app
+from fervid.learn import metrics
+from fervid.learn.metrics import compare, evaluate_regression
+from fervid.media.sampling import Sampling
+from fervid.render import charts
+from fervid.render.html_report import ROWS, page, visible
+from fervid.render.result_reader import Measured, Run, Timelines, read
+from html_pages import EVIL, clip, lines, windows
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page, as far as the tests ask."""
+
+    def __init__(self, text: str) -> None:
+        """Read it at once."""
+        super().__init__()
+        self.text = text
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.scripts: list[tuple[str | None, str]] = []
+        self.styles: list[str] = []
+        self._inside = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts.append((self.tags[-1][1].get("type"), data))
+        elif self._inside == "style":
+            self.styles.append(data)
+        else:
+            self.words.append(data)
+
+    @property
+    def said(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def values(self, attribute: str) -> list[str]:
+        return [value for _, attributes in self.tags if (value := attributes.get(attribute))]
+
+    @property
+    def spoken(self) -> list[str]:
+        """What the charts say they show."""
+        return [tag["aria-label"] or "" for _, tag in self.tags if tag.get("role") == "img"]
+
+    @property
+    def rows(self) -> list[list[Any]]:
+        ((_, data),) = [script for script in self.scripts if script[0] == "application/json"]
+        return json.loads(data)["rows"]
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+
+
+def made(found: Run | Timelines | Measured, name: str = "results.jsonl", **more: Any) -> Page:
+    return Page(page(found, name, version="1.2.3", **more).decode())
+
+
+def run(*records: Any) -> Run:
+    return Run([record.as_dict() for record in records])
+
+
+def timelines(**sure: list[float | None]) -> Timelines:
+    return Timelines({path: [one.as_dict() for one in windows(path, values)] for path, values in sure.items()})
+
+
+MANY = [
+    clip("sure.mp4", sure=0.97),
+    clip("unsure.mp4", sure=0.55),
+    clip("empty.mp4", "no_face"),
+    clip("late.mp4", "skipped"),
+    clip("lost.mp4", "error"),
+    clip("joyful.mp4", sure=0.1),
+]
+
+
+def test_a_run_says_how_many_and_why() -> None:
+    said = made(run(*MANY)).said
+    assert "clips 6 ok 3 50 % no face 1 17 % error 1 17 % skipped 1 17 %" in said
+    assert "not_found error 1 lost.mp4 does not exist" in said
+    assert "Labels as a table label clips share calm 2 66.7 % joy 1 33.3 %" in said
+    assert "55 % to 60 % 1" in said
+    assert "most often 55 to 60 %: 1 clip; unfold Confidences as a table" in made(run(*MANY)).spoken[1]
+    assert "95 % to 100 % 1" in said
+    assert f"network toy-network {'0' * 64}" in said
+    assert "Made by fervid 1.2.3" in said
+
+
+def test_the_failed_come_first_and_then_the_least_certain() -> None:
+    found = made(run(*MANY))
+    names = ["lost.mp4", "late.mp4", "empty.mp4", "unsure.mp4", "joyful.mp4", "sure.mp4"]
+    assert [row[0] for row in found.rows] == names
+    positions = [found.said.index(f" {name} ", found.said.index("Every clip")) for name in names]
+    assert positions == sorted(positions)
+    assert found.rows[3] == ["unsure.mp4", "ok", "calm", 0.55, "joy 45 %", 1, 2.5, None]
+    assert found.rows[0][7] == "not_found: lost.mp4 does not exist"
+
+
+def test_a_run_without_an_answer_has_no_charts() -> None:
+    found = made(run(clip("a", "error")))
+    assert [tag for tag, _ in found.tags].count("svg") == 0
+    assert "Answers" not in found.said
+
+
+def test_a_clip_that_is_answered_and_damaged_is_among_the_problems() -> None:
+    record = {**clip("a").as_dict(), "error": {"code": "damaged", "message": "2 packets"}}
+    assert "damaged ok 1 2 packets" in made(Run([record])).said
+
+
+def test_only_one_page_of_rows_is_in_the_document_of_ten_thousand() -> None:
+    found = made(run(*(clip(f"{i}.mp4") for i in range(10_000))))
+    assert len(found.rows) == 10_000
+    assert sum(tag == "tr" for tag, _ in found.tags) < ROWS + 50
+    assert len(found.text) < 2e6
+    assert found.values("aria-rowcount") == ["10001"]
+    assert found.values("aria-rowindex") == [str(i) for i in range(1, ROWS + 2)]
+
+
+def test_nothing_that_a_name_says_becomes_part_of_the_page() -> None:
+    evil = {EVIL: 0.75, f"{EVIL}{EVIL}": 0.25}
+    windowed = [{**one.as_dict(), "probabilities": evil, "label": EVIL} for one in windows(EVIL, [0.75])]
+    windowed[0]["people"][0] |= {"probabilities": evil, "label": EVIL, "gender": EVIL}
+    record = {**clip(EVIL).as_dict(), "probabilities": evil, "label": EVIL}
+    record["error"] = {"code": EVIL, "message": EVIL}
+    record["model"] = {EVIL: {"name": EVIL, "sha256": "0" * 64}}
+    measured = {EVIL: html_pages.report((EVIL, "b")), "other": html_pages.report()}
+    for found in (Run([record]), Timelines({EVIL: windowed}), Measured(measured)):
+        parsed, plain = made(found, EVIL), made(_harmless(found), "x")
+        assert {tag for tag, _ in parsed.tags} == {tag for tag, _ in plain.tags}
+        assert _frame(parsed) == _frame(plain)
+        assert not [name for _, attributes in parsed.tags for name in attributes if name.startswith("on")]
+        assert "alert(1)" in parsed.said
+        assert "{{ 7 * 7 }}" in parsed.said
+        assert "\u202e" not in parsed.text
+        assert r"\udcff" in parsed.said
+        assert len(parsed.scripts) == len(plain.scripts)
+
+
+def _frame(parsed: Page) -> list[str]:
+    """The elements of a page but for those of charts, whose axes turn with the length of labels."""
+    return [name for name, _ in parsed.tags if name not in ("g", "path", "line", "text", "tspan")]
+
+
+def _harmless(found: Any) -> Any:
+    plain = json.loads(
+        json.dumps([getattr(found, name) for name in found.__slots__]).replace(json.dumps(EVIL)[1:-1], "x")
+    )
+    return type(found)(*plain)
+
+
+def test_the_page_allows_its_own_script_and_style_and_no_network() -> None:
+    for found in (run(*MANY), timelines(a=[0.5]), Measured({"": html_pages.report()})):
+        parsed = made(found)
+        (policy,) = [tag["content"] for name, tag in parsed.tags if tag.get("http-equiv") == "Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+        script = [data for kind, data in parsed.scripts if kind is None]
+        for content in (*parsed.styles, *script):
+            digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in policy
+        assert (len(parsed.styles), len(script)) == (1, 1)
+        assert not parsed.values("style")
+        assert not [value for name in ("src", "action") for value in parsed.values(name)]
+        assert all(link.startswith("#") for link in parsed.values("href"))
+        assert not re.findall(r"url\(|@import|innerHTML|eval\(", parsed.text)
+
+
+def test_every_chart_says_what_it_shows_and_ids_are_used_once() -> None:
+    for found in (
+        run(*MANY),
+        timelines(a=[0.5, None, 0.25], b=[0.5]),
+        Measured({"x": html_pages.report(), "y": html_pages.report()}),
+    ):
+        parsed = made(found)
+        charts = [i for i, (name, _) in enumerate(parsed.tags) if name == "svg"]
+        assert charts
+        for i in charts:
+            (heading, _), (_, around), (_, svg) = parsed.tags[i - 2 : i + 1]
+            assert re.fullmatch("h[345]", heading)
+            assert (around["role"], svg["aria-hidden"]) == ("img", "true")
+        assert len(parsed.spoken) == len(charts)
+        assert all(parsed.spoken)
+        named = [table for said in parsed.spoken for table in re.findall("; unfold (.*)", said)]
+        assert named
+        assert all(f" {table} " in parsed.said for table in named)
+        ids = parsed.values("id")
+        assert len(ids) == len(set(ids))
+        for name in ("aria-labelledby", "aria-describedby", "for"):
+            assert set(parsed.values(name)) <= set(ids)
+        levels = [int(name[1]) for name, _ in parsed.tags if re.fullmatch("h[1-6]", name)]
+        assert levels[0] == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_a_timeline_has_a_chart_for_each_person_with_gaps() -> None:
+    records = [one.as_dict() for one in windows("a.mp4", [0.75, None, 0.25])]
+    second = {**records[2]["people"][0], "id": 3, "age": 31.0, "gender": "female", "ethnicity": "x"}
+    records[2]["people"].append(second)
+    parsed = made(Timelines({"a.mp4": records}))
+    assert "seconds 4.0 windows 3 of them answered 2 people 2 calm 50 % of answers" in parsed.said
+    assert "Person 0, seen in 2 of 3 windows" in parsed.said
+    assert "Person 3, seen in 1 of 3 windows, estimated 31 years, female, x" in parsed.said
+    assert "0 to 2 s: calm 75 %, joy 25 %" in parsed.values("aria-label")
+    assert "1 to 3 s no face" in parsed.said
+    assert parsed.said.count("person 0: joy, person 3: joy") == 1
+    assert "Person 0 as a table from label calm joy 0 s calm 75.0 % 25.0 % 2 s joy 25.0 % 75.0 %" in parsed.said
+    assert parsed.spoken[0] == (
+        "Line chart: probability of each label over time for person 0. Of 2 windows calm in 1, joy in 1;"
+        " unfold Person 0 as a table"
+    )
+
+
+def test_several_clips_have_a_table_that_leads_to_them() -> None:
+    from fervid.core.records import WindowResult
+
+    lost = WindowResult.of(clip("b", "error")).as_dict()
+    found = Timelines({**timelines(a=[0.75, 0.25, 0.75]).clips, "b": [lost]})
+    parsed = made(found)
+    assert "a 4.0 3 3 calm" in parsed.said
+    assert "b 0.0 1 0 b does not exist" in parsed.said
+    assert {"#clip-1", "#clip-2"} <= set(parsed.values("href"))
+    assert {"clip-1", "clip-2"} <= set(parsed.values("id"))
+
+
+def test_many_people_are_folded_up_and_none_is_left_out() -> None:
+    record = windows("a", [0.75])[0].as_dict()
+    record["people"] = [{**record["people"][0], "id": i} for i in range(6)]
+    parsed = made(Timelines({"a": [record]}))
+    assert "2 more, who were seen for less long" in parsed.said
+    assert all(f"Person {i}, seen in 1" in parsed.said for i in range(6))
+
+
+def test_a_clip_that_has_no_windows_says_why() -> None:
+    from fervid.core.records import WindowResult
+
+    records = [WindowResult.of(clip("a", "error")).as_dict()]
+    said = made(Timelines({"a": records})).said
+    assert "a does not exist" in said
+    assert "whole clip error" in said
+
+
+def test_a_still_picture_has_a_timeline_of_no_length() -> None:
+    record = {**windows("a", [0.75])[0].as_dict(), "end_s": 0.0}
+    assert "0 to 0 s: calm 75 %, joy 25 %" in made(Timelines({"a": [record]})).values("aria-label")
+
+
+def test_more_labels_than_colours_are_dashed() -> None:
+    record = windows("a", [0.75])[0].as_dict()
+    shares = {f"label {i}": 0.1 for i in range(10)}
+    record["people"][0] |= {"probabilities": shares, "label": "label 9"}
+    text = made(Timelines({"a": [{**record, "probabilities": shares, "label": "label 9"}] * 2})).text
+    assert 'stroke-dasharray="6,3"' in text
+    assert {f"var(--series-{i})" for i in range(8)} <= set(re.findall(r"var\(--series-\d\)", text))
+
+
+def test_an_evaluation_shows_confusion_classes_and_calibration() -> None:
+    ours = html_pages.report(("calm", "joy", "never"), [0, 0, 0, 1, 1], [0, 0, 1, 1, -1])
+    parsed = made(Measured({"": ours}))
+    assert "clips 5 with a face 4" in parsed.said
+    assert "truth calm joy never (none) calm 2 1 0 0 joy 0 1 0 1 never 0 0 0 0" in parsed.said
+    assert "calm 3 66.7 % (20.8 to 93.9) 100.0 % (34.2 to 100.0) 80.0 %" in parsed.said
+    assert "never 0" in parsed.said
+    assert "calm, answered joy: 1 clip of 3" in parsed.values("aria-label")
+    assert "calm: 66.7 % (20.8 to 93.9)" in parsed.values("aria-label")
+    assert not any(label.startswith("never: ") for label in parsed.values("aria-label"))
+    assert "80 % sure, 75 % right: 4 clips" in parsed.values("aria-label")
+    matrix, _, calibration = parsed.spoken
+    assert "right answers: calm 2 of 3, joy 1 of 2, never 0 of 0; unfold" in matrix
+    assert "80 % sure, 75 % right: 4 clips; unfold" in calibration
+
+
+def test_an_evaluation_shows_what_else_it_holds() -> None:
+    predictions = metrics.Predictions(("a", "b"), np.array([0, 1]), np.float32([[0.9, 0.1], [0.2, 0.8]]))
+    report = {
+        **html_pages.report(),
+        "against": {"name": "theirs", **compare(predictions, predictions)},
+        "adaptive": {"share of frames": 0.25, "accuracy": 0.5},
+    }
+    said = made(Measured({"": report})).said
+    assert "Compared with theirs on the same clips: accuracy +0.0 points" in said
+    assert "Few frames first: share of frames 25.0 %, accuracy 50.0 %." in said
+
+
+def test_methods_and_ratings_lie_side_by_side() -> None:
+    parsed = made(Measured({"mean, rbf": html_pages.report(), "mean, mlp": html_pages.report(said=(1, 1, 1, 1))}))
+    assert "Methods side by side" in parsed.said
+    assert re.search(r"mean, rbf 75\.0 % \(.*mean, mlp 25\.0 %", parsed.said)
+    assert re.search(r"each method, mean, rbf: 83\.3 % \(.*\), mean, mlp: 50\.0 %", parsed.spoken[0])
+    names = [tag["id"] for (around, _), (name, tag) in pairwise(parsed.tags) if (around, name) == ("summary", "h2")]
+    assert names == ["figures-1", "figures-2"]
+    assert [name for name, _ in parsed.tags].count("h2") == len(["methods", *names, "about"])
+    rated = evaluate_regression(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, np.nan]))
+    said = made(Measured({"valence": rated})).said
+    assert "valence clips 3 without an answer 1 concordance (CCC) 1.000 (1.000 to 1.000)" in said
+
+
+def test_what_has_no_shape_is_shown_as_its_number() -> None:
+    assert visible("a\nb\x00\u202ec\udcff😀é") == "a\\nb\\x00\\u202ec\\udcff😀é"
+    assert visible(7) == "7"
+
+
+CHARTS = {
+    "bars": lambda label: charts.bars([{"label": label, "value": 3, "said": label}], "clips"),
+    "none": lambda label: charts.bars([{"label": label, "value": 0, "said": label}], "clips"),
+    "signed": lambda label: charts.bars([{"label": label, "value": -0.5, "said": label}], "x", shares=True),
+    "timeline": lambda label: charts.timeline(
+        [{"time": 1, "label": label, "value": 0.5}], [{"from": 0, "to": 2, "label": label, "said": label}], [label], 2
+    ),
+    "matrix": lambda label: charts.matrix([{"row": label, "column": label, "share": 1, "count": 1, "said": label}], 1),
+}
+
+
+@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize(
+    "label", ["calm", "", EVIL[:-5].replace("\udcff", ""), "a.b[c]'d\\e", "😀" * 60, "datum.value", "אבג", "long " * 30]
+)
+def test_charts_are_pictures_whatever_a_label_says(name: str, label: str) -> None:
+    root = ElementTree.fromstring(CHARTS[name](label))
+    tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert tags <= {"svg", "g", "path", "line", "text", "rect", "circle", "tspan"}
+    assert not [key for element in root.iter() for key in element.attrib if key in ("id", "style", "href", "class" * 2)]
+    assert label in {element.get("aria-label") for element in root.iter()} or not label
+
+
+@pytest.mark.parametrize(("most", "ticks"), [(0, [0]), (1, [0, 1]), (6, [0, 1, 2, 3, 4, 5, 6]), (7, [0, 2, 4, 6])])
+def test_counts_have_whole_ticks(most: int, ticks: list[int]) -> None:
+    assert charts._counts([{"value": most}], "value")["values"] == ticks
+    assert charts._counts([{"value": 10_000}], "value")["values"] == [0, 2000, 4000, 6000, 8000, 10000]
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return toy_models.family(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory: pytest.TempPathFactory, family: dict[str, str]) -> Path:
+    """What `fervid timeline` says of two clips, one of which is gone by now."""
+    place = tmp_path_factory.mktemp("looked")
+    path = clips.write(place / "clip.mp4", [toy_models.picture(toy_models.FIRST)] * 50, options={"crf": "4"})
+    classifier = fervid.load(**family, options=Options(Sampling(5.0), min_face=toy_models.FACE), threads=1)
+    records = [window.as_dict() for window in classifier.timeline(path, Windows(1.0, 1.0))]
+    gone = [{**record, "path": str(place / "gone.mp4")} for record in records]
+    return lines(place / "windows.jsonl", [*records, *gone])
+
+
+def report(*arguments: object) -> Result:
+    return CliRunner().invoke(app.app, ["report", *map(str, arguments), "--progress", "none"])
+
+
+def toy_flags(family: dict[str, str]) -> list[object]:
+    return [*(part for role, path in family.items() for part in (f"--{role}", path)), "--min-face", toy_models.FACE]
+
+
+def test_the_command_writes_a_page_and_prints_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "report.html"
+    result = report(lines(tmp_path / "results.jsonl", MANY), "-o", output)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert output.read_bytes() == page(run(*MANY), "results.jsonl", version=fervid.__version__)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "results.jsonl"]
+
+
+def test_a_page_is_not_replaced_unless_asked(tmp_path: Path) -> None:
+    result_reader, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
+    output.write_text("mine")
+    refused = report(result_reader, "-o", output)
+    assert (refused.exit_code, output.read_text()) == (2, "mine")
+    assert "--force replaces it" in refused.stderr
+    assert report(result_reader, "-o", output, "--force").exit_code == 0
+    assert output.read_bytes().startswith(b"<!DOCTYPE html>")
+
+
+def test_the_results_are_not_overwritten(tmp_path: Path) -> None:
+    result_reader = lines(tmp_path / "results.jsonl", MANY)
+    refused = report(result_reader, "-o", tmp_path / "." / "results.jsonl", "--force")
+    assert refused.exit_code == 2
+    assert "would overwrite the results" in refused.stderr
+    assert read(result_reader)
+
+
+def test_what_is_no_file_of_results_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"torn')
+    refused = report(tmp_path / "x.jsonl", "-o", tmp_path / "report.html")
+    assert refused.exit_code == 2
+    assert refused.stderr.count("\n") == 1
+    assert "line 1 is torn" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+def test_a_timeline_is_explained_and_what_is_gone_is_said(looked: Path, family: dict[str, str], tmp_path: Path) -> None:
+    assert report(looked, "-o", tmp_path / "r.html", *toy_flags(family)).exit_code == 0
+    parsed = Page((tmp_path / "r.html").read_text())
+    assert re.search(r"From 33\.3 %, told nothing, to 9\d\.\d % for first", parsed.said)
+    assert re.search(r"embedding, mean \+59\.\d points", parsed.said)
+    assert "gone.mp4 does not exist" in parsed.said
+    assert "img" not in {name for name, _ in parsed.tags}
+    assert str(looked.parent / "clip.mp4") in parsed.said
+
+
+def test_thumbnails_are_shown_only_if_asked_for(looked: Path, family: dict[str, str], tmp_path: Path) -> None:
+    assert report(looked, "-o", tmp_path / "r.html", "--thumbnails", *toy_flags(family)).exit_code == 0
+    parsed = Page((tmp_path / "r.html").read_text())
+    ((_, image),) = [tag for tag in parsed.tags if tag[0] == "img"]
+    assert image["src"].startswith("data:image/jpeg;base64,")
+    assert re.fullmatch(r"Frame at [01]\.\d s, labelled first", image["alt"])
+
+
+def test_without_the_models_the_page_says_so(looked: Path, tmp_path: Path) -> None:
+    assert report(looked, "-o", tmp_path / "r.html").exit_code == 0
+    said = Page((tmp_path / "r.html").read_text()).said
+    assert "toy-detector, is not known here by that name; give its file with --detector" in said
+    assert "Over time" in said
+
+
+def test_no_clip_is_read_if_nothing_shall_be_explained(
+    looked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fervid.analysis.highlights.again", None)
+    assert report(looked, "-o", tmp_path / "r.html", "--no-explain").exit_code == 0
+    assert "Strongest moments" not in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--thumbnails"], "--thumbnails shows moments of a timeline"),
+        (["--thumbnails", "--no-explain"], "leave one of them out"),
+        (["--fps", "0"], "above 0"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(flags: list[str], said: str, tmp_path: Path) -> None:
+    refused = report(lines(tmp_path / "results.jsonl", MANY), "-o", tmp_path / "report.html", *flags)
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("package", ["jinja2", "vl_convert", "fastjsonschema"])
+def test_without_its_packages_the_command_says_what_to_install(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fervid.render import result_reader
+
+    result_reader._checker.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    refused = report(lines(tmp_path / "results.jsonl", MANY), "-o", tmp_path / "report.html")
+    assert refused.exit_code == 2
+    assert "pip install 'fervid[report]'" in refused.stderr
+    result_reader._checker.cache_clear()

@@ -1,0 +1,357 @@
+"""What is learnt from is not measured by, and clips without a face count as wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import feature_fixtures
+from feature_fixtures import known, parted, rated
+from fervid.analysis.early_exit import STRIDES
+from fervid.core.errors import DatasetError, InputError, NoFaces, UsageError
+from fervid.core.records import ClipFeatures
+from fervid.learn.dataset import Dataset, Sample
+from fervid.learn.feature_table import Row
+from fervid.learn.labeled_features import about, check, looked_at, relative_to_people, study, train
+from fervid.learn.model_evaluation import measured, said_by
+from fervid.learn.model_selection import Kind, candidates, to_onnx
+from fervid.models import registry
+
+pytestmark = pytest.mark.usefixtures("quick")
+LINEAR = candidates(["mean"], ["linear"])[:2]
+
+
+def loaded(place: Path, data: bytes, name: str = "mine.onnx") -> registry.Model:
+    (place / name).write_bytes(data)
+    kind = "classifier" if b'"kind": "classifier"' in data else "regressor"
+    return registry.load(str(place / name), kind)
+
+
+# What clips will do
+
+
+def found(*samples: Sample) -> Dataset:
+    return Dataset("set", samples)
+
+
+def clip(label: str | None, person: str | None = None, where: str = "list:1", **ratings: float) -> Sample:
+    return Sample(Path("a.mp4"), label, person, None, ratings, where)
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "words"),
+    [
+        ([clip("joy"), clip(None)], {}, r"a\.mp4 \(list:1\) has no label; give it one, or name a --target"),
+        ([clip("joy"), clip(None, where="")], {}, r"a\.mp4 has no label"),
+        ([clip("joy")], {}, "set has only the class joy; it takes two"),
+        (
+            [clip("joy", "A"), clip("joy", "B"), clip("fear", "A")],
+            {},
+            "fear \\(.*\\): a class with fewer than two people",
+        ),
+        ([clip("joy", valence=1), clip("joy")], {"target": "valence"}, "no number for 'valence'"),
+        ([clip("joy"), clip("bored")], {"answerable": ["joy", "fear"]}, "know bored, but joy, fear; .*--labels joy$"),
+        ([clip("bored")], {"answerable": ["joy", "fear"]}, "know bored, but joy, fear; measure another"),
+        ([clip(None)], {"answerable": ["joy"]}, "has no label"),
+    ],
+)
+def test_clips_that_will_not_do(samples: list[Sample], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(DatasetError, match=words):
+        check(found(*samples), **options)
+
+
+@pytest.mark.parametrize(
+    ("samples", "options"),
+    [
+        ([clip("joy", "A"), clip("fear", "A")], {"group": "none"}),
+        ([clip("joy", "A"), clip("joy", "B"), clip("fear", "A"), clip("fear", "C")], {}),
+        ([clip("joy"), clip("fear")], {}),
+        ([clip("joy", "A")], {"answerable": ["joy", "fear"]}),
+        ([clip(None, valence=1.0)], {"target": "valence"}),
+    ],
+)
+def test_clips_that_will_do(samples: list[Sample], options: dict[str, Any]) -> None:
+    check(found(*samples), **options)
+
+
+def test_who_is_who_by_name_by_face_or_not_at_all() -> None:
+    clips, table = feature_fixtures.told_apart(people=3)
+    nameless = replace(table, samples=tuple(replace(one, person=None) for one in clips))
+    named, seen, alone = (
+        study(found(*one.samples), one, group=group).groups
+        for one, group in ((table, "auto"), (nameless, "auto"), (table, "none"))
+    )
+    assert named.tolist() == sorted(named) == [0] * 4 + [1] * 4 + [2] * 4
+    assert len({(a, b) for a, b in zip(named.tolist(), seen.tolist(), strict=True)}) == 3
+    assert seen.tolist() == named.tolist()
+    assert alone is None
+    blind = replace(nameless, statistics={"embedding.mean": table.statistics["embedding.mean"]})
+    with pytest.raises(UsageError, match=r"who is who.*--group none"):
+        study(found(*clips), blind)
+    assert study(found(*clips), blind, group="none").groups is None
+
+
+def test_clips_that_were_looked_at() -> None:
+    features = ClipFeatures({"embedding.mean": np.ones(3, np.float32)}, 2)
+    seen, nobody = Row(clip("joy"), features), Row(clip("fear"), None, problem=NoFaces("nobody"))
+    table = looked_at(iter([nobody, seen]), feature_fixtures.ABOUT)
+    assert (table.samples, table.faceless) == ((seen.sample,), (nobody.sample,))
+    broken = [Row(clip("joy"), None, problem=InputError(f"{i}.mp4 is empty")) for i in range(4)]
+    every = "; ".join(rf"{i}\.mp4 is empty" for i in range(4))
+    with pytest.raises(DatasetError, match=rf"^4 clips cannot be read: {every}; mend or remove .*--skip-broken"):
+        looked_at([seen, *broken], feature_fixtures.ABOUT)
+    with pytest.raises(DatasetError, match=r"^1 clip cannot be read: "):
+        looked_at([seen, broken[0]], feature_fixtures.ABOUT)
+    table = looked_at([seen, *broken, nobody], feature_fixtures.ABOUT, skip_broken=True)
+    assert (table.samples, table.faceless) == ((seen.sample,), (nobody.sample,))
+    assert table.broken == tuple(row.sample for row in broken)
+
+
+def test_what_features_come_from(tmp_path: Path) -> None:
+    extractor = feature_fixtures.extractor(tmp_path)
+    assert about(extractor) == feature_fixtures.ABOUT | {"network_sha256": extractor.network.identity.sha256}
+    quantised = feature_fixtures.extractor(tmp_path, quantised_from="f" * 64)
+    assert about(quantised)["network_sha256"] == "f" * 64
+
+
+# Studies
+
+
+def test_truth_and_examples() -> None:
+    one = known()
+    assert one.labels == ("calm", "joy")
+    assert one.truth.tolist() == [0, 0, 1, 1] * 6
+    examples = one.examples(["mean", "mean+std"])
+    assert {name: matrix.shape for name, matrix in examples.matrices.items()} == {"mean": (24, 3), "mean+std": (24, 6)}
+    assert examples.groups.tolist() == one.groups.tolist()
+    assert rated(10).truth.tolist() == pytest.approx(np.linspace(1, 9, 10).tolist())
+
+
+def test_features_are_centred_by_the_person_in_each_part() -> None:
+    one = replace(known(), center="person")
+    x, plain = (study.matrix(["embedding.mean", "embedding.std"]) for study in (one, known()))
+    for person in np.unique(one.groups):
+        rows = one.groups == person
+        assert x[rows, :3].mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
+        assert x[rows, :3] == pytest.approx(plain[rows, :3] - plain[rows, :3].mean(axis=0), abs=1e-6)
+    assert np.array_equal(x[:, 3:], plain[:, 3:])  # deviations are left alone
+    assert np.array_equal(one.examples(["mean+std"]).matrices["mean+std"], x)
+    learnt, held = replace(parted(), center="person").held_out()
+    for part in (learnt, held):
+        sums = np.zeros((part.groups.max() + 1, 3))
+        np.add.at(sums, part.groups, part.matrix(["embedding.mean"]))
+        assert sums == pytest.approx(0, abs=1e-5)
+
+
+def test_rows_without_a_face_do_not_count_for_the_mean_of_a_person() -> None:
+    one = replace(known(strides=(2,)), center="person")
+    one.table.coarse[2]["embedding.mean"][1] = np.nan
+    x = one.matrix(["embedding.mean"], 2)
+    assert np.isnan(x[1]).all()
+    assert x[one.groups == 0][[0, 2, 3]].mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
+
+
+def test_centring_needs_to_know_who_is_who_and_two_clips_of_somebody() -> None:
+    with pytest.raises(UsageError, match="leave out --group none"):
+        replace(known(), groups=None, center="person").examples(["mean"])
+    clips = feature_fixtures.samples(["joy", "calm"] * 3, [f"p{i}" for i in range(6)])
+    with pytest.raises(DatasetError, match=r"every person has only one clip.*--center person"):
+        study(found(*clips), feature_fixtures.table(clips, np.zeros((6, 3))), center="person")
+
+
+def test_statistics_of_groups_need_everybody() -> None:
+    with pytest.raises(UsageError, match=r"group need embedding\.spread\.mean; .*--face all"):
+        known().examples(["group"])
+
+
+def test_a_class_of_which_no_clip_shows_a_face_cannot_be_learnt() -> None:
+    faceless = feature_fixtures.samples(["fear"] * 2, ["x", "y"])
+    with pytest.raises(DatasetError, match=r"no clip of fear in set .*--labels"):
+        train(known(faceless=faceless), LINEAR, "mine")
+
+
+def test_parts_keep_their_people_and_faceless_clips() -> None:
+    whole = parted(feature_fixtures.samples(["joy", "calm"], splits=["val", "train"]), held=("val", "test"))
+    learnt, held = whole.held_out()
+    assert (len(learnt.table.samples), len(held.table.samples)) == (24, 8)
+    assert not set(learnt.groups) & set(held.groups)
+    assert ([one.label for one in learnt.faceless], [one.label for one in held.faceless]) == (["calm"], ["joy"])
+    assert whole.part(("test",)).faceless == ()
+    assert known().held_out() is None
+    assert parted().part(("train",)).held_out() is None
+    with pytest.raises(DatasetError, match=r"no clip of set in the part unheard shows a face.*--split"):
+        whole.part(("unheard",))
+
+
+def test_a_part_that_shows_no_face_is_not_replaced_by_another() -> None:
+    learnt = parted().part(("train",))
+    faceless = feature_fixtures.samples(["joy"], splits=["val"])
+    with pytest.raises(DatasetError, match="in the part val/test shows a face"):
+        train(replace(learnt, table=replace(learnt.table, faceless=faceless)), LINEAR, "mine")
+
+
+def test_reports_count_faceless_clips_as_wrong() -> None:
+    one = known(faceless=feature_fixtures.samples(["joy", "calm"]))
+    said = np.eye(2, dtype=np.float32)[one.truth]
+    report = one.report(said)
+    assert (report["answered"]["count"], report["answered"]["accuracy"]["value"]) == (24, 1)
+    assert (report["all"]["count"], report["all"]["accuracy"]["value"]) == (26, round(24 / 26, 4))
+    alone = replace(one, groups=None).report(said)
+    assert alone["all"]["count"] == 26
+    predictions = one.predictions(said)
+    assert len(set(predictions.groups)) == 8
+    more = replace(one, labels=("calm", "joy")).report(
+        np.eye(3, dtype=np.float32)[one.truth + 1], ("fear", *one.labels)
+    )
+    assert more["answered"]["recall"] == {"fear": None, "calm": 1, "joy": 1}
+
+
+def test_reports_of_ratings() -> None:
+    one = rated(faceless=feature_fixtures.samples([None], ratings=[{"valence": 2.0}]))
+    report = one.report(one.truth.astype(np.float32) + 0.5)
+    assert (report["clips"], report["unanswered"]) == (31, 1)
+    assert report["mae"]["value"] == pytest.approx(0.5)
+
+
+# Fitting
+
+
+@pytest.mark.parametrize("labels", [("calm", "joy"), ("calm", "fear", "joy")])
+def test_a_classifier_is_fitted_and_says_how_good_it_is(labels: tuple[str, ...], tmp_path: Path) -> None:
+    one = known(labels, feature_fixtures.samples(["joy"]))
+    data, card = train(one, LINEAR, "mine", 3)
+    model = loaded(tmp_path, data)
+    assert model.card == card
+    assert model.identity.name == "mine"
+    assert card["labels"] == list(labels)
+    assert card["statistics"] == ["embedding.mean"]
+    assert {key: card[key] for key in ("network", "network_sha256", "detector", "face")} == {
+        key: feature_fixtures.ABOUT[key] for key in ("network", "network_sha256", "detector", "face")
+    }
+    clips = dict.fromkeys(labels, 12)
+    assert card["data"] == {"name": "set", "clips": clips, "people": 6, "faceless": 1}
+    assert card["candidates"].keys() == {str(way) for way in LINEAR}
+    assert card["recipe"].startswith("linear (")
+    ((name, report),) = card["figures"].items()
+    assert name == "cross-validated by person on set"
+    assert report["answered"]["uar"]["value"] > 0.9
+    assert report["all"]["count"] == 12 * len(labels) + 1
+    said = said_by(one, model)
+    assert (said.argmax(axis=1) == one.truth).mean() > 0.9
+
+
+def test_people_who_look_different_are_told_by_how_they_differ_from_themselves(tmp_path: Path) -> None:
+    """What tells people apart is far more than what they show."""
+    one = known(people=8, each=3)
+    looks = np.random.default_rng(0).normal(scale=30, size=(8, 3)).astype(np.float32)[one.groups]
+    for name in ("embedding.mean", "embedding.max"):
+        one.table.statistics[name][:] += looks
+    ways = candidates(["mean", "max"], ["linear"], ["standard"])
+    (plain,) = train(one, ways, "mine", 3)[1]["figures"].values()
+    data, card = train(replace(one, center="person"), ways, "mine", 3)
+    (centered,) = card["figures"].values()
+    assert card["center"] == "person"
+    assert centered["answered"]["uar"]["value"] > 0.95 > plain["answered"]["uar"]["value"]
+    model = loaded(tmp_path, data)
+    assert (said_by(one, model).argmax(axis=1) == one.truth).mean() > 0.95
+    with pytest.raises(UsageError, match="leave out --group none"):
+        said_by(replace(one, groups=None), model)
+
+
+def test_clips_that_stand_alone_are_said_to() -> None:
+    _, card = train(replace(known(), groups=None), LINEAR, "mine", 3)
+    assert list(card["figures"]) == ["cross-validated by clip on set"]
+    assert card["data"]["people"] is None
+
+
+def test_a_part_for_measuring_is_kept_out() -> None:
+    whole = parted(feature_fixtures.samples(["joy"], splits=["val"]), held=("val", "test"))
+    upside_down = np.where([one.split == "train" for one in whole.table.samples], 1, -1)[:, None].astype(np.float32)
+    statistics = {name: matrix * upside_down for name, matrix in whole.table.statistics.items()}
+    _, card = train(replace(whole, table=replace(whole.table, statistics=statistics)), LINEAR, "mine", 3)
+    inside, held = card["figures"].values()
+    assert list(card["figures"]) == ["cross-validated by person on set", "held-out test/val of set"]
+    assert inside["answered"]["accuracy"]["value"] > 0.9
+    assert inside["all"]["count"] == 24
+    assert held["answered"]["accuracy"]["value"] < 0.6
+    assert (held["answered"]["count"], held["all"]["count"]) == (8, 9)
+    assert card["data"]["clips"] == {"calm": 12, "joy": 12}
+
+
+def test_a_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
+    one = rated(faceless=feature_fixtures.samples([None], ratings=[{"valence": 2.0}]))
+    ways = candidates(["mean"], ["rbf"])
+    data, card = train(one, ways, "pleasure", 3)
+    model = loaded(tmp_path, data)
+    assert (card["kind"], card["target"], "labels" in card) == ("regressor", "valence", False)
+    assert card["data"] == {"name": "set", "clips": 30, "people": 10, "faceless": 1}
+    (report,) = card["figures"].values()
+    assert report["ccc"]["value"] > 0.8
+    assert report["mae"]["value"] < 1
+    assert report["unanswered"] == 1
+    again = measured(one, model)
+    assert again["ccc"]["value"] > 0.8
+    assert said_by(one, model).shape == (30,)
+
+
+def test_a_file_that_answers_the_opposite_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = to_onnx
+
+    def inverted(pipeline: Any, width: int) -> Any:
+        model = right(pipeline, width)
+        (factor,) = (one for one in model.graph.initializer if one.name == "logits_1")
+        factor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(factor), "logits_1"))
+        return model
+
+    monkeypatch.setattr("fervid.learn.labeled_features.to_onnx", inverted)
+    with pytest.raises(DatasetError, match=r"mean recall of 0\.000 on its own training clips.*is not written; try"):
+        train(known(), LINEAR, "mine", 3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "rbf", "logistic"])
+def test_few_people_give_a_file_that_knows_its_training_clips(kind: Kind, tmp_path: Path) -> None:
+    """14 people with two clips each, of whom held-out folds say little."""
+    for seed in range(3):
+        study_of_few = replace(known(people=14, each=1, noise=2.5, seed=seed), seed=seed)
+        data, card = train(study_of_few, candidates(["mean"], [kind]), "mine", 3)
+        (report,) = card["figures"].values()
+        answers = said_by(study_of_few, loaded(tmp_path, data)).argmax(axis=1)
+        assert (answers == study_of_few.truth).mean() >= report["answered"]["accuracy"]["interval"][0]
+
+
+def test_the_same_seed_gives_the_same_file() -> None:
+    first, again, other = (train(replace(known(noise=1.5), seed=seed), LINEAR, "a", 3)[0] for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_thresholds_for_few_frames_are_set_on_other_people(tmp_path: Path) -> None:
+    one = known(people=8, each=3, strides=STRIDES)
+    lost = one.table.coarse[8]["embedding.mean"]
+    lost[:] = np.nan
+    data, card = train(one, LINEAR, "mine", 3, error=0.02)
+    assert [level["stride"] for level in card["adaptive"]["levels"]] == list(STRIDES)
+    assert card["adaptive"]["accuracy"] > 0.9
+    assert 0.25 <= card["adaptive"]["share of frames"] <= 1
+    few = measured(one, loaded(tmp_path, data), adaptive=True)["adaptive"]
+    assert few["accuracy"] > 0.9
+    assert 0.25 <= few["share of frames"] <= 1
+
+
+def test_features_relative_to_people_are_written_and_not_trained_on() -> None:
+    clips, features = feature_fixtures.told_apart(people=3, each=2)
+    rng = np.random.default_rng(0)
+    logits = {f"logit.{kind}": rng.normal(2, 1, (len(clips), 8)).astype(np.float32) for kind in ("mean", "std")}
+    features = replace(features, statistics={**features.statistics, **logits})
+    moved = relative_to_people(features)
+    people = np.array([clip.person for clip in clips])
+    for person in np.unique(people):
+        np.testing.assert_allclose(moved.statistics["logit.mean"][people == person].mean(axis=0), 0, atol=1e-6)
+    for name in ("logit.std", "embedding.mean"):
+        np.testing.assert_array_equal(moved.statistics[name], features.statistics[name])
+    with pytest.raises(UsageError, match="train with --center person"):
+        study(Dataset("set", clips), moved)

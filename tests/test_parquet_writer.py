@@ -1,0 +1,216 @@
+"""Records as parquet parts: whole or not there, and continued like a ledger."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow.parquet
+import pytest
+
+from fervid.analysis.extractor import Options
+from fervid.batch import parquet_writer
+from fervid.batch.parquet_writer import Parts
+from fervid.batch.runner import destination
+from fervid.core.errors import OutputError, UsageError
+from fervid.core.records import Answer, ClipResult, Person, Problem
+from record_fixtures import MODELS, Stub, files
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[str]:
+    return files(tmp_path, 5)
+
+
+@pytest.fixture(params=["folder", "url", "memory"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A folder by its name, by its URL, and one that is on no disk."""
+    yield {"folder": str(tmp_path / "out"), "url": (tmp_path / "out").as_uri(), "memory": "memory://out/"}[
+        request.param
+    ]
+    if request.param == "memory" and fsspec.filesystem("memory").exists("/out"):
+        fsspec.filesystem("memory").rm("/out", recursive=True)
+
+
+def answer(path: str) -> ClipResult:
+    calm = Answer({"calm": 0.75, "angry": 0.25})
+    return ClipResult(path, "ok", calm, (Person(0, 1.5, calm, 33.5, "male", None),), 1.5, 8, 7, MODELS)
+
+
+def failure(path: str) -> ClipResult:
+    return ClipResult(path, "error", models=MODELS, problem=Problem("empty_file", f"{path} is empty"))
+
+
+def write(output: str, paths: list[str], work: object = answer, **options: bool) -> list[str]:
+    """Answer what is not answered yet; which those were."""
+    with Parts(output, Stub(), paths, **{"resume": False, "force": False, **options}) as writer:
+        missing = [path for path in paths if path not in writer.answered]
+        for path in missing:
+            writer.write(work(path))
+    return missing
+
+
+def names(output: str) -> list[str]:
+    files, folder = fsspec.core.url_to_fs(output)
+    return sorted(path.rpartition("/")[2] for path in files.ls(folder, detail=False))
+
+
+def rows(output: str) -> list[dict]:
+    files, folder = fsspec.core.url_to_fs(output)
+    found = (pyarrow.parquet.read_table(files.open(f"{folder}/{name}")) for name in names(output))
+    return [row for table in found for row in table.to_pylist()]
+
+
+def test_a_row_is_the_record_and_what_was_answered(output: str, clips: list[str]) -> None:
+    write(output, clips[:2], lambda path: answer(path) if path == clips[0] else failure(path))
+    assert names(output) == ["part-00000.parquet"]
+    for row, result in zip(rows(output), (answer(clips[0]), failure(clips[1])), strict=True):
+        assert (row.pop("size"), row.pop("mtime_ns")) == (10, Path(result.path).stat().st_mtime_ns)
+        assert len(row.pop("run")) == 16
+        assert row == result.as_dict()
+        assert list(row) == list(result.as_dict())
+
+
+def test_a_part_is_written_when_it_is_full_or_old(
+    output: str, clips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_writer, "ROWS", 2)
+    write(output, clips)
+    assert names(output) == [f"part-0000{i}.parquet" for i in range(3)]
+    assert [row["path"] for row in rows(output)] == clips
+    monkeypatch.setattr(parquet_writer, "SECONDS", -1.0)
+    write(output, clips, force=True)
+    assert names(output) == [f"part-0000{i}.parquet" for i in range(5)]
+
+
+def test_a_run_without_records_leaves_no_part(output: str) -> None:
+    write(output, [])
+    assert rows(output) == []
+
+
+def test_a_finished_run_leaves_nothing_to_do(output: str, clips: list[str]) -> None:
+    write(output, clips)
+    before = rows(output)
+    assert write(output, clips, resume=True) == []
+    assert rows(output) == before
+
+
+def test_what_is_left_early_keeps_whole_records_and_is_continued(output: str, clips: list[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), Parts(output, Stub(), clips, resume=False, force=False) as writer:
+        writer.write(answer(clips[0]))
+        raise KeyboardInterrupt
+    assert write(output, clips, resume=True) == clips[1:]
+    assert names(output) == ["part-00000.parquet", "part-00001.parquet"]
+    assert [row["path"] for row in rows(output)] == clips
+
+
+def test_what_failed_or_changed_is_answered_again_and_all_else_stays(
+    output: str, clips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_writer, "ROWS", 2)
+    write(output, clips[:4], lambda path: failure(path) if path in (clips[0], clips[2]) else answer(path))
+    Path(clips[3]).write_bytes(b"another film")
+    assert write(output, clips[1:], resume=True) == clips[2:]  # the first is not in this run
+    assert [(row["path"], row["status"]) for row in rows(output)] == [
+        *((clips[0], "error"), (clips[1], "ok"), (clips[2], "ok"), (clips[3], "ok"), (clips[4], "ok")),
+    ]
+    assert names(output) == ["part-00000.parquet", "part-00002.parquet", "part-00003.parquet"]
+
+
+def test_other_options_answer_everything_again(output: str, clips: list[str]) -> None:
+    write(output, clips)
+    other = Stub(options=Options(face="all"))
+    with Parts(output, other, clips, resume=True, force=False) as writer:
+        assert writer.answered == {}
+    assert rows(output) == []
+
+
+def test_parts_with_other_labels_are_not_continued(output: str, clips: list[str]) -> None:
+    write(output, clips[:2])
+    other = Stub(labels=("positive", "negative"))
+    before = rows(output)
+    with pytest.raises(OutputError, match=r"holds answers with other labels \(part-00000"):
+        Parts(output, other, clips[1:], resume=True, force=False)
+    assert rows(output) == before
+
+
+def test_parts_are_replaced_only_by_force_and_nothing_else_is_touched(output: str, clips: list[str]) -> None:
+    write(output, clips)
+    files, folder = fsspec.core.url_to_fs(output)
+    files.pipe_file(f"{folder}/notes.txt", b"mine")
+    with pytest.raises(OutputError, match="holds parts; --force"):
+        write(output, clips)
+    write(output, clips[:1], force=True)
+    assert names(output) == ["notes.txt", "part-00000.parquet"]
+    assert files.cat_file(f"{folder}/notes.txt") == b"mine"
+
+
+@pytest.mark.parametrize("damage", ["text", "columns"])
+def test_a_part_that_is_none_of_ours_is_not_continued(damage: str, clips: list[str], tmp_path: Path) -> None:
+    if damage == "text":
+        (tmp_path / "part-00000.parquet").write_text("no parquet")
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"path": ["a"]}), tmp_path / "part-00000.parquet")
+    with pytest.raises(OutputError, match="was not written by fervid"):
+        write(str(tmp_path), clips, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_an_output_error(
+    clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be used"):
+        write(str(tmp_path / "file"), clips)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with (
+        pytest.raises(OutputError, match="No space left"),
+        Parts(str(tmp_path / "out"), Stub(), clips, resume=False, force=False) as writer,
+    ):
+        writer.write(answer(clips[0]))
+        monkeypatch.setattr(writer, "_put", full)
+        writer.finish()
+
+
+def test_an_object_store_without_the_folder_has_no_parts(clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.makedirs", lambda *_, **__: None)
+    with Parts("memory://new/folder", Stub(), clips, resume=True, force=False) as writer:
+        assert writer.answered == {}
+
+
+def test_a_name_that_is_no_utf8_is_kept_escaped_and_known_again(output: str, tmp_path: Path) -> None:
+    clip = f"{tmp_path}/caf\udce9.mp4"
+    Path(clip).write_bytes(b"x")
+    write(output, [clip, clip + "x"], lambda path: answer(path) if path == clip else failure(path))
+    assert [row["path"] for row in rows(output)] == [rf"{tmp_path}/caf\udce9.mp4", rf"{tmp_path}/caf\udce9.mp4x"]
+    assert rows(output)[1]["error"]["message"] == rf"{tmp_path}/caf\udce9.mp4x is empty"
+    assert write(output, [clip, clip + "x"], resume=True) == [clip + "x"]
+
+
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
+        write(str(tmp_path), [])
+
+
+@pytest.mark.parametrize(("target", "format"), [("out", "parquet"), ("memory://bucket/out", None)])
+def test_a_folder_or_a_url_is_a_destination(
+    target: str, format: str | None, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with destination(target, format, Stub(), clips) as (writer, answered):
+        assert answered == {}
+        writer.write(answer(clips[0]))
+    with destination(target, format, Stub(), clips, resume=True) as (_, answered):
+        assert answered == {clips[0]: "ok"}
+    assert [row["path"] for row in rows(target)] == clips[:1]
+
+
+@pytest.mark.parametrize(("target", "format"), [(None, "parquet"), ("memory://x.jsonl", "jsonl")])
+def test_parquet_needs_a_folder_and_a_url_parquet(target: str | None, format: str) -> None:
+    with pytest.raises(UsageError, match="a URL is written as parquet"), destination(target, format, Stub(), []):
+        pass

@@ -1,0 +1,66 @@
+"""A generator that runs ahead gives the same as one that does not, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from contextlib import closing
+
+import pytest
+
+from fervid.core.prefetch import ahead
+
+
+class Source:
+    """Counts up, and knows how far it was read and whether it was closed."""
+
+    def __init__(self, count: int, error: BaseException | None = None) -> None:
+        """Give so many numbers, then raise."""
+        self.given, self.closed = 0, False
+        self.items = self._items(count, error)
+
+    def _items(self, count: int, error: BaseException | None) -> Generator[int | None]:
+        try:
+            for number in range(count):
+                self.given += 1
+                yield number or None  # None is an item like any other
+            if error is not None:
+                raise error
+        finally:
+            self.closed = True
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "fervid-ahead"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
+def test_all_items_come_in_order(count: int) -> None:
+    source = Source(count)
+    assert [item or 0 for item in ahead(source.items, 2)] == list(range(count))
+    assert (source.closed, threads()) == (True, [])
+
+
+@pytest.mark.parametrize(("room", "size", "most"), [(1, 1, 1), (4, 1, 4), (8, 3, 3), (9, 3, 3), (1, 5, 1)])
+def test_no_more_is_made_than_there_is_room_for(room: int, size: int, most: int) -> None:
+    source = Source(1000)
+    with closing(ahead(source.items, room, lambda item: size)) as items:
+        next(items)
+        time.sleep(0.3)
+        assert source.given == most + 1  # waiting, and taken
+    assert (source.closed, threads()) == (True, [])
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), StopAsyncIteration()])
+def test_what_is_raised_comes_after_what_came_before(error: BaseException) -> None:
+    source, seen = Source(3, error), []
+    with pytest.raises(type(error)):
+        seen.extend(ahead(source.items, 1))
+    assert (seen, source.closed, threads()) == ([None, 1, 2], True, [])
+
+
+def test_a_generator_that_nobody_began_to_read_starts_no_thread() -> None:
+    source = Source(3)
+    ahead(source.items, 1).close()
+    assert (source.given, threads()) == (0, [])

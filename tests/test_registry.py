@@ -1,0 +1,541 @@
+"""A model is used only if it is the file that it claims to be, and nothing in it is ever executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
+
+import toy_models
+from fervid.core.errors import ModelError, ModelIncompatible, ModelNotFound, ModelUnverified, UsageError
+from fervid.models import registry
+
+KINDS: tuple[registry.Kind, ...] = get_args(registry.Kind)
+
+
+def toy(kind: registry.Kind, path: Path, **card: Any) -> Path:
+    if kind == "classifier":
+        return toy_models.classifier(path, [[0, 1, 2], [0, 0, 0]], **card)
+    return {"detector": toy_models.detector, "network": toy_models.network, "regressor": toy_models.regressor}[kind](
+        path, **card
+    )
+
+
+def card(kind: registry.Kind) -> dict[str, Any]:
+    cards = {"detector": toy_models.DETECTOR, "network": toy_models.NETWORK, "classifier": toy_models.CLASSIFIER}
+    return (cards | {"regressor": toy_models.REGRESSOR})[kind]
+
+
+def entry(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    stored = {prop.key: prop.value for prop in onnx.load_from_string(data).metadata_props}
+    return {
+        "file": path.name,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        **json.loads(stored["fervid"]),
+    }
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of shipped models with one toy of each kind."""
+    place = tmp_path / "shipped"
+    place.mkdir()
+    entries = {f"toy-{kind}": entry(toy(kind, place / f"{kind}.onnx")) for kind in KINDS}
+    (place / "manifest.json").write_text(json.dumps({"schema": 1, "models": entries}))
+    monkeypatch.setattr(registry, "folder", lambda: place)
+    registry.manifest.cache_clear()
+    yield place
+    registry.manifest.cache_clear()
+
+
+def change(manifest: Path, model: str, values: dict[str, Any]) -> None:
+    content = json.loads(manifest.read_text())
+    content["models"][model] |= values
+    manifest.write_text(json.dumps(content))
+    registry.manifest.cache_clear()
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_known_name_gives_the_shipped_model(shipped: Path, kind: registry.Kind) -> None:
+    model = registry.load(f"toy-{kind}", kind)
+    assert model.path == shipped / f"{kind}.onnx"
+    assert model.card == card(kind)
+    assert model.identity.name == f"toy-{kind}"
+    assert model.identity.sha256 == hashlib.sha256(model.path.read_bytes()).hexdigest()
+    assert model.session.get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_path_gives_the_model_that_lies_there(tmp_path: Path, kind: registry.Kind) -> None:
+    path = toy(kind, tmp_path / "mine.onnx", name="mine")
+    model = registry.load(str(path), kind, threads=2)
+    assert (model.path, model.identity.name) == (path, "mine")
+    assert model.session.get_session_options().intra_op_num_threads == 2
+
+
+def test_a_model_without_a_name_is_named_after_its_file(tmp_path: Path) -> None:
+    nameless = {key: value for key, value in toy_models.CLASSIFIER.items() if key != "name"}
+    path = toy_models.write(tmp_path / "mine.onnx", onnx.load(toy("classifier", tmp_path / "toy.onnx")), nameless)
+    assert registry.load(str(path), "classifier").identity.name == "mine"
+
+
+def test_a_shipped_name_wins_over_a_file_of_that_name(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shipped.parent)
+    toy("network", Path("toy-network"), name="another")
+    assert registry.load("toy-network", "network").identity.name == "toy-network"
+    assert registry.load("./toy-network", "network").identity.name == "another"
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["toy", "no/such/file.onnx", "", ".", "a\0b", "x" * 5000])
+def test_an_unknown_name_is_answered_with_the_known_ones(name: str, kind: registry.Kind) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        registry.load(name, kind)
+    assert repr(name) in caught.value.message
+    assert f"known names: toy-{kind}; or give the path of an ONNX file" in caught.value.message
+
+
+def test_where_nothing_of_the_kind_is_shipped_no_name_is_known(shipped: Path) -> None:
+    (shipped / "manifest.json").write_text('{"models": {}}')
+    registry.manifest.cache_clear()
+    with pytest.raises(ModelNotFound, match="known names: none"):
+        registry.load("toy-network", "network")
+
+
+def test_a_shipped_model_whose_file_is_gone_names_the_file(shipped: Path) -> None:
+    (shipped / "detector.onnx").unlink()
+    with pytest.raises(ModelNotFound, match=r"detector\.onnx' cannot be read .*install fervid again"):
+        registry.load("toy-detector", "detector")
+
+
+@pytest.mark.parametrize("position", [0, 100, -1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shipped_model_with_a_changed_byte_is_refused(shipped: Path, kind: registry.Kind, position: int) -> None:
+    path = shipped / f"{kind}.onnx"
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelUnverified) as caught:
+        registry.load(f"toy-{kind}", kind)
+    assert str(path) in caught.value.message
+    assert hashlib.sha256(data).hexdigest() in caught.value.message
+    assert "install fervid again" in caught.value.message
+
+
+@pytest.mark.parametrize("kept", [0, 1, 0.5, 0.99])
+def test_a_shipped_model_that_breaks_off_is_refused(shipped: Path, kept: float) -> None:
+    path = shipped / "network.onnx"
+    data = path.read_bytes()
+    path.write_bytes(data[: kept if kept == 1 else int(kept * len(data))])
+    with pytest.raises(ModelUnverified, match=r"network\.onnx is not the file that was shipped"):
+        registry.load("toy-network", "network")
+
+
+def with_operator(data: bytes, name: bytes) -> bytes:
+    model = onnx.load_from_string(data)
+    model.graph.node[0].op_type = "QQQQ"
+    return model.SerializeToString().replace(b"QQQQ", name)
+
+
+def with_opset(data: bytes, version: int) -> bytes:
+    model = onnx.load_from_string(data)
+    model.opset_import[0].version = version
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1],
+        lambda _: np.random.default_rng(0).bytes(4096),
+        lambda _: "Ein Text, kein Modell: ä.\n".encode() * 40,
+        lambda _: b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        lambda _: bytes(1000),
+        lambda _: b"\x10\0\0\0ORTM" + bytes(100),
+        lambda data: with_operator(data, b"None"),
+        lambda data: with_operator(data, b"\xff\xfe\xfd\xfc"),
+        lambda data: with_opset(data, 9999),
+    ],
+    ids=[
+        "empty",
+        "half",
+        "all but a byte",
+        "random",
+        "text",
+        "web page",
+        "zeros",
+        "ORT format",
+        "unknown operator",
+        "operator that is no text",
+        "opset of the future",
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_model_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: registry.Kind, damage: Callable[[bytes], bytes]
+) -> None:
+    path = toy(kind, tmp_path / "mine.onnx")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ModelIncompatible) as caught:
+        registry.load(str(path), kind)
+    assert str(path) in caught.value.message
+    assert "or give the path of an ONNX file" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_with_damaged_bytes_loads_or_is_refused(tmp_path: Path) -> None:
+    random = np.random.default_rng(8)
+    path = toy("classifier", tmp_path / "mine.onnx")
+    whole = path.read_bytes()
+    for _ in range(300):
+        data = bytearray(whole)
+        for position in random.integers(len(data), size=random.integers(1, 4)):
+            data[position] = random.integers(256)
+        path.write_bytes(data)
+        with suppress(ModelIncompatible):
+            registry.load(str(path), "classifier")
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        (None, "has no fervid card"),
+        ("", "has no fervid card"),
+        ("not json", "has no fervid card"),
+        ("[" * 100_000, "has no fervid card"),
+        ("[]", "is a model of the kind unknown"),
+        ("null", "is a model of the kind unknown"),
+        ("{}", "is a model of the kind unknown"),
+        ('{"kind": 7}', "is a model of the kind 7"),
+        ('{"kind": "classifier"}', "lacks labels, network_sha256, statistics; export the model again"),
+    ],
+)
+def test_a_model_without_a_proper_card_is_refused(tmp_path: Path, stored: str | None, words: str) -> None:
+    path = toy("classifier", tmp_path / "mine.onnx")
+    toy_models.write(path, onnx.load(path), stored)
+    with pytest.raises(ModelIncompatible, match=words) as caught:
+        registry.load(str(path), "classifier")
+    assert str(path) in caught.value.message
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("other", KINDS)
+def test_a_model_of_another_kind_is_refused(kind: registry.Kind, other: registry.Kind) -> None:
+    if kind == other:
+        assert registry.load(f"toy-{other}", kind).card["kind"] == kind
+        return
+    with pytest.raises(ModelIncompatible) as caught:
+        registry.load(f"toy-{other}", kind)
+    assert f"{other}.onnx is a model of the kind {other} and a {kind} is needed" in caught.value.message
+    assert f"known names: toy-{kind}" in caught.value.message
+
+
+NEEDED = {
+    **registry.REQUIRED,
+    "classifier": {*registry.REQUIRED["classifier"], "network_sha256"},
+    "network": registry.REQUIRED["network"].union(*registry.HEADS.values()),
+}
+
+
+@pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind in KINDS for key in sorted(NEEDED[kind])])
+def test_a_card_that_lacks_a_key_is_refused(tmp_path: Path, kind: registry.Kind, key: str) -> None:
+    path = toy(kind, tmp_path / "mine.onnx")
+    toy_models.write(path, onnx.load(path), {name: value for name, value in card(kind).items() if name != key})
+    with pytest.raises(ModelIncompatible) as caught:
+        registry.load(str(path), kind)
+    assert f"{path} lacks {key}; export the model again" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"models": []}',
+        b'{"models": {"a": null}}',
+        b'{"models": {"a": []}}',
+        b'{"models": {"a": {"file": "a.onnx", "kind": "detector"}}}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+    ids=lambda content: content[:20].decode("latin-1") or "empty",
+)
+def test_a_damaged_manifest_is_named(shipped: Path, content: bytes) -> None:
+    (shipped / "manifest.json").write_bytes(content)
+    with pytest.raises(ModelUnverified) as caught:
+        registry.load("toy-network", "network")
+    assert caught.value.message == f"{shipped / 'manifest.json'} is damaged; install fervid again"
+
+
+def test_a_manifest_that_cannot_be_read_is_named(shipped: Path) -> None:
+    (shipped / "manifest.json").unlink()
+    (shipped / "manifest.json").mkdir()
+    with pytest.raises(ModelUnverified, match="install fervid again"):
+        registry.load("toy-network", "network")
+
+
+def test_without_a_manifest_the_models_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "__file__", str(tmp_path / "site" / "fervid" / "models.py"))
+    with pytest.raises(ModelNotFound, match="install fervid again"):
+        registry.folder()
+    for place in (tmp_path / "site" / "models", tmp_path / "site" / "fervid" / "_models"):
+        place.mkdir(parents=True)
+        (place / "manifest.json").touch()
+        assert registry.folder() == place
+
+
+def zipped(data: bytes, path: Path) -> bytes:
+    """A file as torch saves it: an archive around a pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", data)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("pack", [lambda data, _: data, zipped], ids=["pickle", "torch"])
+@pytest.mark.parametrize("name", ["mine.pkl", "mine.pt", "mine.onnx"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pickle_is_refused_and_not_executed(
+    tmp_path: Path, kind: registry.Kind, name: str, pack: Callable[[bytes, Path], bytes]
+) -> None:
+    mark = tmp_path / "executed"
+    malice = f"cos\nmkdir\n(V{mark}\ntR.".encode()
+    pickle.loads(malice)
+    mark.rmdir()  # raises unless the pickle does what it is meant to
+    path = tmp_path / name
+    path.write_bytes(pack(malice, tmp_path / "archive"))
+    with pytest.raises(ModelIncompatible) as caught:
+        registry.load(str(path), kind)
+    assert str(path) in caught.value.message
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "location", ["w.bin", "./w.bin", "../w.bin", "../other/w.bin", "../here/w.bin", "{}/w.bin", "{}/here/w.bin"]
+)
+def test_tensors_in_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+    weights = np.ones((4, 4096), np.float32)
+    for place in (tmp_path, tmp_path / "here", tmp_path / "other"):
+        place.mkdir(exist_ok=True)
+        (place / "w.bin").write_bytes(weights.tobytes())
+    monkeypatch.chdir(tmp_path / "here")
+    path = toy_models.classifier(Path("mine.onnx"), weights.tolist())
+    model = onnx.load(path)
+    assert registry.load(str(path), "classifier").card == toy_models.CLASSIFIER
+    (tensor,) = model.graph.initializer
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": location.format(tmp_path), "offset": "0", "length": str(weights.nbytes)}.items():
+        tensor.external_data.add(key=key, value=value)
+    toy_models.write(path, model, toy_models.CLASSIFIER)
+    with pytest.raises(ModelIncompatible, match=r"mine\.onnx is no ONNX model that can be run .*External data"):
+        registry.load(str(path), "classifier")
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_card_that_equals_its_manifest_entry_is_verified(kind: registry.Kind) -> None:
+    assert registry.verify(f"toy-{kind}").card == card(kind)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"threshold": 0.1}, "differ in threshold"),
+        ({"licence": "of the manifest alone"}, "differ in licence"),
+        ({"threshold": 0.1, "licence": "x", "name": "y"}, "differ in licence, name, threshold"),
+    ],
+)
+def test_a_card_that_differs_from_its_manifest_entry_is_refused(
+    shipped: Path, values: dict[str, Any], words: str
+) -> None:
+    change(shipped / "manifest.json", "toy-detector", values)
+    with pytest.raises(ModelUnverified, match=words) as caught:
+        registry.verify("toy-detector")
+    assert str(shipped / "detector.onnx") in caught.value.message
+    assert "install fervid again" in caught.value.message
+
+
+def test_only_shipped_models_can_be_verified(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"no model is named .*there are affect3, .*yunet"):
+        registry.verify(str(toy("network", tmp_path / "mine.onnx")))
+
+
+@pytest.mark.parametrize("name", sorted(registry.manifest()))
+def test_every_shipped_model_is_the_one_of_the_manifest(name: str) -> None:
+    registry.manifest.cache_clear()
+    described = registry.manifest()[name]
+    path = registry.folder() / described["file"]
+    model = registry.verify(name)
+    assert entry(path) == described
+    assert model.identity.sha256 == described["sha256"]
+    assert registry.REQUIRED[described["kind"]] <= model.card.keys()
+
+
+def test_the_shipped_models_stay_below_20_megabytes() -> None:
+    assert sum(path.stat().st_size for path in registry.folder().rglob("*") if path.is_file()) < 20e6
+
+
+@pytest.mark.parametrize("error", [ModelNotFound, ModelUnverified, ModelIncompatible])
+def test_every_refusal_is_a_model_error(error: type[Exception]) -> None:
+    assert issubclass(error, ModelError)
+
+
+def test_a_model_whose_outputs_have_other_names_is_refused(tmp_path: Path) -> None:
+    path = toy_models.classifier(tmp_path / "toy.onnx", [[1.0], [2.0], [3.0]])
+    path.write_bytes(path.read_bytes().replace(b"probabilities", b"probabilitiez"))
+    with pytest.raises(ModelIncompatible, match=r"toy\.onnx has no input or output named probabilities"):
+        registry.load(str(path), "classifier")
+
+
+def test_a_classifier_that_calls_itself_a_regressor_is_refused(tmp_path: Path) -> None:
+    path = toy_models.classifier(tmp_path / "toy.onnx", [[1.0]], kind="regressor", target="valence")
+    with pytest.raises(ModelIncompatible, match=r"toy\.onnx has no input or output named value"):
+        registry.load(str(path), "regressor")
+    with pytest.raises(
+        ModelIncompatible, match=r"regressor and a classifier is needed \(`fervid evaluate` .* without --target\)"
+    ):
+        registry.load(str(path), "classifier")
+
+
+# In another process
+
+
+def again(model: registry.Model) -> registry.Model:
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_is_sent_is_opened_again(kind: registry.Kind, tmp_path: Path) -> None:
+    model = registry.load(str(toy(kind, tmp_path / "toy.onnx")), kind, 3, "auto")
+    other = again(model)
+    assert (other.identity, other.path, other.card) == (model.identity, model.path, model.card)
+    assert (other.threads, other.device) == (3, "auto")
+    assert other.session.get_session_options().intra_op_num_threads == 3
+
+
+@pytest.mark.usefixtures("shipped")
+def test_what_is_sent_is_the_file_and_not_the_name(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shipped.parent)
+    toy("network", Path("toy-network"), name="another")
+    for name, identity in (("toy-network", "toy-network"), ("./toy-network", "another")):
+        sent = pickle.dumps(registry.load(name, "network"))
+        with monkeypatch.context() as moved:
+            moved.chdir("/")
+            assert pickle.loads(sent).identity.name == identity
+
+
+def test_a_model_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+    model = registry.load(str(toy("network", tmp_path / "toy.onnx")), "network")
+    toy("network", tmp_path / "toy.onnx", first_age=7)
+    with pytest.raises(ModelUnverified, match=r"toy\.onnx was replaced while it was in use"):
+        again(model)
+
+
+# Devices
+
+
+class Session:
+    """A session that has the providers which the machine is said to have, or fails as CUDA does without a driver."""
+
+    def __init__(self, real: onnxruntime.InferenceSession, providers: list[str]) -> None:
+        """Put other providers before a session."""
+        self._real, self._providers = real, providers
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+    def get_providers(self) -> list[str]:
+        return self._providers
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes a machine whose onnxruntime lists CUDA, which starts, is left out, or raises."""
+
+    def make(starts: bool = True, error: Exception | None = None) -> None:
+        def session(data: bytes, options: Any, providers: list[str], **more: Any) -> Session:
+            real = open_session(data, options, providers=[registry.CPU], **more)
+            if registry.CUDA in providers and error:
+                raise error
+            return Session(real, providers if starts else [registry.CPU])
+
+        open_session = onnxruntime.InferenceSession
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [registry.CUDA, registry.CPU])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+
+    return make
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(toy("network", tmp_path / "toy.onnx"))
+
+
+@pytest.mark.parametrize(("device", "first"), [("cpu", registry.CPU), ("cuda", registry.CUDA), ("auto", registry.CUDA)])
+def test_a_device_that_starts_is_used_if_it_was_asked_for(
+    device: registry.Device, first: str, cuda: Callable[..., None], path: str
+) -> None:
+    cuda()
+    model = registry.load(path, "network", device=device)
+    assert (model.session.get_providers()[0], model.device) == (first, device)
+
+
+def test_a_device_that_onnxruntime_does_not_know_says_what_to_install(path: str) -> None:
+    with pytest.raises(UsageError, match=r"cuda cannot be used.*pip install onnxruntime-gpu.*or use cpu"):
+        registry.load(path, "network", device="cuda")
+    assert registry.load(path, "network", device="auto").session.get_providers() == [registry.CPU]
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ({"starts": False}, "its libraries are missing"),
+        ({"error": RuntimeError("CUDA failure 35: driver\nat line 7")}, r"\(CUDA failure 35: driver\)"),
+        ({"error": onnx_errors.Fail("no device")}, r"\(no device\)"),
+    ],
+    ids=["left out", "raises", "fails"],
+)
+def test_a_device_that_does_not_start_is_told_or_replaced(
+    failure: dict[str, Any], reason: str, cuda: Callable[..., None], path: str
+) -> None:
+    cuda(**failure)
+    with pytest.raises(UsageError, match=rf"{reason}.*nvidia-smi.*or use cpu"):
+        registry.load(path, "network", device="cuda")
+    assert registry.load(path, "network", device="auto").session.get_providers() == [registry.CPU]
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_a_damaged_model_is_not_the_fault_of_the_device(
+    device: registry.Device, cuda: Callable[..., None], tmp_path: Path
+) -> None:
+    cuda()
+    (tmp_path / "damaged.onnx").write_bytes(b"damaged")
+    with pytest.raises(ModelIncompatible, match=r"damaged\.onnx is no ONNX model"):
+        registry.load(str(tmp_path / "damaged.onnx"), "network", device=device)
+
+
+def test_there_are_no_other_devices(path: str) -> None:
+    with pytest.raises(UsageError, match="cpu, cuda, auto, not 'tpu'"):
+        registry.load(path, "network", device="tpu")

@@ -1,0 +1,193 @@
+"""Files of results: every kind is recognised by what is in it, and what is none says what to try."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import html_pages
+from fervid.batch.writers import writer
+from fervid.core.errors import UsageError
+from fervid.core.records import ClipResult, Problem, WindowResult
+from fervid.learn.metrics import evaluate_regression
+from fervid.render import result_reader
+from fervid.render.result_reader import Measured, Run, Timelines, read
+from html_pages import clip, lines, windows
+
+ALL = [clip("a.mp4"), clip('b, "c".mp4', "no_face"), clip("d.mp4", "error"), clip("é 😀.mp4", sure=0.625)]
+
+
+def written(path: Path, form: Any, records: list[ClipResult], record: type[ClipResult] = ClipResult) -> Path:
+    with path.open("wb") as stream:
+        out = writer(form, stream, ("calm", "joy"), record)
+        for one in records:
+            out.write(one)
+        out.finish()
+    return path
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
+def test_whatever_classify_writes_is_read_whole(form: str, tmp_path: Path) -> None:
+    found = read(written(tmp_path / "results", form, ALL))
+    assert isinstance(found, Run)
+    assert found.records == [one.as_dict() for one in ALL]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
+def test_whatever_timeline_writes_is_read_by_clip(form: str, tmp_path: Path) -> None:
+    records = [*windows("a.mp4", [0.5, None]), *windows("b.mp4", [0.875]), WindowResult.of(clip("c.mp4", "error"))]
+    found = read(written(tmp_path / "results", form, list(records), WindowResult))
+    assert isinstance(found, Timelines)
+    assert {path: len(some) for path, some in found.clips.items()} == {"a.mp4": 2, "b.mp4": 1, "c.mp4": 1}
+    assert [one for some in found.clips.values() for one in some] == [one.as_dict() for one in records]
+
+
+def test_parquet_is_read_as_a_folder_and_as_a_part(tmp_path: Path) -> None:
+    from fervid.batch.parquet_writer import Parts
+    from record_fixtures import Stub
+
+    with Parts(str(tmp_path / "parts"), Stub(labels=("calm", "joy")), [], resume=False, force=False) as parts:
+        parts._stamps = {one.path: (one.path, (1, 1)) for one in ALL}
+        for one in ALL[:2]:
+            parts.write(one)
+        parts.finish()
+        for one in ALL[2:]:
+            parts.write(one)
+    assert read(tmp_path / "parts").records == [one.as_dict() for one in ALL]
+    assert read(tmp_path / "parts" / "part-00001.parquet").records == [one.as_dict() for one in ALL[2:]]
+    (tmp_path / "parts" / "part-00001.parquet").write_bytes(b"PAR1 and no more")
+    for name in ("parts", "parts/part-00001.parquet"):
+        with pytest.raises(UsageError, match=r"part-00001.parquet is no whole parquet file .*run it again"):
+            read(tmp_path / name)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
+        read(tmp_path / "x")
+
+
+def test_one_record_may_be_broken_into_lines(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text(json.dumps(clip("a.mp4").as_dict(), indent=2))
+    assert read(tmp_path / "one").records == [clip("a.mp4").as_dict()]
+
+
+def test_a_byte_order_mark_and_empty_lines_do_no_harm(tmp_path: Path) -> None:
+    text = json.dumps(clip("a.mp4").as_dict())
+    (tmp_path / "x").write_text(f"\ufeff{text}\r\n\r\n{text}\n")
+    assert len(read(tmp_path / "x").records) == 2
+
+
+def test_evaluations_methods_ratings_and_cards_are_told_apart(tmp_path: Path) -> None:
+    import numpy as np
+
+    classes, ratings = html_pages.report(), evaluate_regression(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 2.5]))
+    kinds = {
+        "classes": (classes, {"": classes}),
+        "ratings": (ratings, {"": ratings}),
+        "methods": ({"methods": {"mean, rbf": classes}}, {"mean, rbf": classes}),
+        "card": ({"kind": "classifier", "figures": {"held-out": classes}}, {"held-out": classes}),
+    }
+    for name, (content, expected) in kinds.items():
+        (tmp_path / name).write_text(json.dumps(content, indent=2))
+        found = read(tmp_path / name)
+        assert isinstance(found, Measured)
+        assert found.reports == expected
+
+
+RECORD = clip("a.mp4").as_dict()
+WINDOW = windows("a.mp4", [0.5])[0].as_dict()
+WRONG: dict[str, tuple[object, str]] = {
+    "empty": ("", "is empty; it takes what"),
+    "blank": ("\n \n", "is empty"),
+    "none": ("[]", "holds no record"),
+    "binary": (b"\x00\xff\xfe", "no text in UTF-8"),
+    "prose": ("Dear Sir or Madam", "is no file of results; it takes what"),
+    "torn line": (json.dumps(RECORD) + "\n" + json.dumps(RECORD)[:-30], r"line 2 is torn or no JSON .*--resume"),
+    "torn array": ("[" + json.dumps(RECORD) + ",\n", "it is torn or no JSON"),
+    "torn evaluation": (json.dumps(html_pages.report(), indent=2)[:-5], "line 1 is torn"),
+    "no object": ("[1]", "holds at record 1 no record but a int"),
+    "another table": ("clip,label\na,b\n", "is no file of results"),
+    "another object": ('{"a": 1}', "is no file of results, or not a whole one"),
+    "another line": (json.dumps(RECORD) + '\n{"a": 1}', "line 2 no record of fervid"),
+    "another version": (json.dumps(RECORD | {"schema_version": 2}), r"schema version 2, .*reads version 1; make the"),
+    "mixed": (json.dumps(RECORD) + "\n" + json.dumps(WINDOW), r"of clips and of windows \(line 2 is the first other\)"),
+    "missing field": (json.dumps({k: v for k, v in RECORD.items() if k != "status"}), "no record as `fervid schema`"),
+    "wrong type": (json.dumps(RECORD | {"label": {"a": 1}}), "no record as `fervid schema` has it"),
+    "beyond a share": (json.dumps(RECORD | {"confidence": 1.5}), "confidence"),
+    "not a number": (json.dumps(RECORD).replace("0.75", "NaN"), "no plain JSON"),
+    "endless": (json.dumps(RECORD).replace("2.5", "1e999"), "no plain JSON"),
+    "huge": (json.dumps(RECORD).replace("2.5", "9" * 400), "no plain JSON"),
+    "deep": ("[" * 100_000, "torn or no JSON"),
+    "no answer": (json.dumps(RECORD | {"label": None}), "exactly when it is ok"),
+    "unknown label": (json.dumps(RECORD | {"label": "x"}), "none of those that have a probability"),
+    "no reason": (json.dumps(clip("a", "no_face").as_dict() | {"status": "error"}), "says error and not why"),
+    "timeless": (json.dumps(WINDOW | {"start_s": None}), "an answered window has no time"),
+    "backwards": (json.dumps(WINDOW | {"start_s": 3}), "ends before it begins"),
+    "no figures": ('{"methods": {}}', "holds no figures"),
+    "not of the labels": (json.dumps(html_pages.report() | {"labels": ["calm", "x"]}), "recall is not of the labels"),
+    "misshapen": (json.dumps(html_pages.report() | {"labels": ["calm"]}), "no table of 1 labels"),
+    "method": (json.dumps({"methods": {"a": 1}}), "figures of a: must be object"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_file_of_results_says_what_it_is_and_what_to_try(name: str, tmp_path: Path) -> None:
+    content, said = WRONG[name]
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
+    with pytest.raises(UsageError, match=said) as raised:
+        read(path)
+    assert str(path) in raised.value.message
+    assert len(raised.value.message) < 500
+
+
+def test_what_is_not_there_or_too_large_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"cannot be read \(No such file"):
+        read(tmp_path / "nothing")
+    with pytest.raises(UsageError, match="a folder without parts"):
+        read(tmp_path)
+    monkeypatch.setattr(result_reader, "LARGEST", 10)
+    with pytest.raises(UsageError, match="10 are read at most"):
+        read(lines(tmp_path / "x", ALL))
+
+
+def test_a_torn_table_is_refused_and_never_read_in_part(tmp_path: Path) -> None:
+    path = written(tmp_path / "results.csv", "csv", ALL)
+    whole = path.read_text()
+    path.write_text(whole[: whole.index("d.mp4") + 9])
+    with pytest.raises(UsageError, match=r"line 4 has 3 cells for \d+ columns"):
+        read(path)
+    path.write_text(whole + '1,"a')
+    with pytest.raises(UsageError, match="torn or no CSV"):
+        read(path)
+    path.write_text(whole.replace("0.625", "much", 1))
+    with pytest.raises(UsageError, match=r"line 5, confidence, is torn"):
+        read(path)
+
+
+def test_long_cells_are_a_clear_error(tmp_path: Path) -> None:
+    path = written(tmp_path / "results.csv", "csv", ALL)
+    path.write_text(path.read_text().replace("a.mp4", "a" * (csv.field_size_limit() + 1)))
+    with pytest.raises(UsageError, match=r"field larger than .*write \.jsonl"):
+        read(path)
+
+
+def test_a_problem_beside_an_answer_is_kept(tmp_path: Path) -> None:
+    record = ClipResult(
+        "a", "ok", ALL[0].answer, models=html_pages.MODELS, problem=Problem("damaged", "2 packets,\nof 10")
+    )
+    assert read(written(tmp_path / "x", "csv", [record])).records == [record.as_dict()]
+
+
+def test_without_its_packages_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result_reader._checker.cache_clear()
+    monkeypatch.setitem(sys.modules, "fastjsonschema", None)
+    with pytest.raises(UsageError, match=r"pip install 'fervid\[report\]'"):
+        read(lines(tmp_path / "x", ALL))

@@ -1,0 +1,154 @@
+"""The table of backbones: one recipe for all, files that are whole or not there, the same faces for every network."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import backbones
+import numpy as np
+import pytest
+
+import feature_fixtures
+import mini_datasets
+from fervid.learn import metrics
+from fervid.models import registry
+from fervid.training import export, predict
+from fervid.training.faces import Sources
+from fervid.training.fit import Fit
+from fervid.training.network import build
+from fervid.training.recipe import Recipe
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def arguments(sources: Sources, cache: Path, published: Path, tmp_path_factory: pytest.TempPathFactory) -> Namespace:
+    """What the command is asked for."""
+    runs = tmp_path_factory.mktemp("backbones")
+    return Namespace(data=sources.root, cache=cache, weights=published, runs=runs, teacher=[], pretrained=None)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A timm with one network, a recipe of two steps, and few faces to calibrate on."""
+
+    def create_model(name: str, **_: Any) -> mini_datasets.Backbone:
+        backbone = mini_datasets.Backbone()
+        backbone.num_features = mini_datasets.WIDTH
+        return backbone
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"], create_model=create_model))
+    (tmp_path / "recipe.json").write_text(
+        '{"size": 32, "steps": 2, "head_steps": 0, "warmup": 1, "expressions": 4, "attributes": 2, "people": 2}'
+    )
+    monkeypatch.setattr(backbones, "RECIPE", tmp_path / "recipe.json")
+    monkeypatch.setattr(backbones, "BACKBONES", {"tiny": 48})
+    monkeypatch.setattr(predict, "STARTING_SIZE", SIDE)
+    monkeypatch.setattr(export, "CALIBRATION", 8)
+    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+
+
+def study_of_colours() -> tuple[list[np.ndarray], Any]:
+    """Clips of one to three faces in the colour of their class, and what is known of them."""
+    known = feature_fixtures.known(people=6, each=1)
+    colours = np.array([feature_fixtures.YELLOW, feature_fixtures.CYAN], np.uint8)
+    counts = 1 + np.arange(len(known.truth)) % 3
+    return [np.tile(colours[c], (n, SIDE, SIDE, 1)) for c, n in zip(known.truth, counts, strict=True)], known
+
+
+def test_the_recipe_suits_every_backbone() -> None:
+    recipe = Recipe.read(backbones.RECIPE)
+    assert not recipe.bfloat16, "which is slow for squeeze and excitation, and for odd widths"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbones.train(["tiny"], arguments)
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "save_quantised", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            backbones.write(["tiny"], arguments)
+    assert [file.name for file in arguments.runs.iterdir()] == ["tiny.safetensors"], "no file is left half made"
+    backbones.write(["tiny"], arguments)
+    assert {file.name for file in arguments.runs.iterdir()} == {"tiny.safetensors", "tiny-fp32.onnx", "tiny.onnx"}
+    for kind in (backbones.Data, backbones.Tests):
+        monkeypatch.setattr(kind, "read", None)
+    backbones.train(["tiny"], arguments)
+    backbones.write(["tiny"], arguments)
+    clips, known = study_of_colours()
+    full, small = backbones.table(["tiny"], arguments.runs, clips, known, repeat=1)
+    assert (full["type"], small["type"]) == ("fp32", "int8")
+    for row in (full, small):
+        assert (row["backbone"], row["from"], row["steps"], row["size"]) == ("tiny", "chance", 2, SIDE)
+        assert row.keys() > backbones.FIGURES.keys()
+        assert row["ms"] > 0
+        assert row["ms, made for"].endswith(" at 48")
+    figures = registry.load(str(arguments.runs / "tiny.onnx"), "network").card["figures"]
+    mean = figures["UTKFace test"]["age_mae"]
+    assert small["age, years"] == "{:.2f} ({:.2f} to {:.2f})".format(mean["value"], *mean["interval"])
+
+
+@pytest.mark.usefixtures("tiny")
+def test_only_a_run_of_the_same_recipe_that_has_come_to_its_end_is_left_alone(tmp_path: Path) -> None:
+    recipe = replace(Recipe.read(backbones.RECIPE), backbone="tiny")
+    path, given = tmp_path / "tiny.safetensors", tmp_path / "given"
+    for weights in (None, given):
+        earlier = {"pretrained": hashlib.sha256(b"weights").hexdigest()} if weights else None
+        run = Fit(recipe, build("tiny"), mini_datasets.data(), earlier)
+        given.write_bytes(b"weights")
+        path.unlink(missing_ok=True)
+        assert not backbones.finished(path, recipe, weights)
+        run.save(path)
+        assert not backbones.finished(path, recipe, weights)
+        list(run.run(path))
+        assert backbones.finished(path, recipe, weights)
+        given.write_bytes(b"others")
+        for different in ((replace(recipe, rate=1e-5), weights), (recipe, given)):
+            assert not backbones.finished(path, *different), "it is begun, and then refused by its file"
+
+
+def test_a_backbone_starts_from_weights_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "tiny.safetensors").write_bytes(b"")
+    assert backbones.pretrained("tiny", tmp_path) == tmp_path / "tiny.safetensors"
+    assert backbones.pretrained("other", tmp_path) is backbones.pretrained("tiny", None) is None
+    assert backbones.origin("mobilenetv1", None) == "faces"
+    assert backbones.origin("tiny", {"pretrained": "0"}) == "ImageNet"
+    assert backbones.origin("tiny", None) == "chance"
+
+
+@pytest.mark.usefixtures("quick")
+def test_clips_are_told_apart_by_what_a_network_sees_in_their_faces(tmp_path: Path) -> None:
+    model = registry.load(str(feature_fixtures.network(tmp_path)), "network")
+    clips, known = study_of_colours()
+    small = [faces[:, :8, :8] for faces in clips]
+    assert backbones.on_clips(model, small, known)["value"] == 1
+    assert backbones.text("", backbones.on_clips(model, small, known)) == "100.0 (100.0 to 100.0)"
+    assert backbones.on_clips(model, small[:1] * len(small), known)["value"] == 0.5
+
+
+def test_a_descriptor_is_mean_deviation_and_maximum() -> None:
+    found = backbones.descriptor(np.float32([[1, 4], [3, 4]]))
+    assert found.tolist() == [2, 4, 1, 0, 3, 4]
+
+
+def test_the_faces_of_the_main_person_are_cut_for_any_size(tmp_path: Path) -> None:
+    extractor = feature_fixtures.extractor(tmp_path)
+    for i, colours in enumerate([[feature_fixtures.YELLOW], [], [feature_fixtures.YELLOW, feature_fixtures.CYAN]]):
+        mini_datasets.picture(tmp_path / "clip" / f"{i}.png", feature_fixtures.picture(*colours))
+    faces = backbones.clip(tmp_path / "clip", extractor, 24)
+    assert faces.shape == (2, 24, 24, 3)
+    assert faces[:, 12, 12].tolist() == [list(feature_fixtures.YELLOW)] * 2
+    nobody = backbones.clip(feature_fixtures.frames(tmp_path / "nobody", [None]), extractor, 24)
+    assert nobody.shape == (0, 24, 24, 3)
+
+
+def test_figures_are_in_per_cent_and_years_in_years() -> None:
+    figure = {"value": 0.5, "interval": [0.25, 0.75]}
+    assert backbones.text("gender, %", figure) == "50.0 (25.0 to 75.0)"
+    assert backbones.text("age, years", figure) == "0.50 (0.25 to 0.75)"

@@ -1,0 +1,314 @@
+"""`fervid network`: the whole way from data sets to measured files, and a clear answer where it cannot be gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+from typer.testing import CliRunner, Result
+
+import mini_datasets
+from fervid.cli import app
+from fervid.learn import metrics
+from fervid.models import registry
+from fervid.training import export, faces, fit, network, predict
+from fervid.training.batches import Data
+from fervid.training.faces import Sources
+from fervid.training.mobilenet import BLOCKS
+
+SMALL = {"size": 32, "steps": 2, "head_steps": 0, "warmup": 1, "expressions": 4, "attributes": 2, "people": 2}
+
+
+@pytest.fixture(scope="module")
+def patched() -> Iterator[None]:
+    """What makes a run small beside its recipe."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "STARTING_SIZE", 32)
+        patch.setattr(export, "CALIBRATION", 8)
+        patch.setattr(metrics, "RESAMPLES", 20)
+        yield
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app.app, ["network", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "small.json"
+    path.write_text(json.dumps(SMALL))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(
+    patched: None,
+    sources: Sources,
+    cache: Path,
+    published: Path,
+    recipe: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Result]:
+    """A run that has come to its end, and what was printed meanwhile."""
+    path = tmp_path_factory.mktemp("runs") / "run.safetensors"
+    options = ("--weights", published, "--recipe", recipe, "--cache", cache)
+    return path, run("train", "--data", sources.root, "-o", path, *options)
+
+
+@pytest.fixture(scope="module")
+def exported(
+    trained: tuple[Path, Result], sources: Sources, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Result]:
+    """The int8 file of that run beside its float32 one, and what was printed."""
+    path = tmp_path_factory.mktemp("models") / "toy.onnx"
+    return path, run("export", trained[0], "--data", sources.root, "-o", path, "--cache", cache)
+
+
+@pytest.mark.parametrize("command", ["train", "export", "evaluate"])
+def test_every_command_explains_itself(command: str) -> None:
+    result = run(command, "--help")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "--data" in result.stdout
+    assert f"fervid network {command} " in result.stdout
+
+
+def test_training_prints_a_line_of_figures_and_a_finished_run_is_left_alone(
+    trained: tuple[Path, Result], sources: Sources, cache: Path, published: Path, recipe: Path
+) -> None:
+    path, result = trained
+    assert (result.exit_code, result.stderr) == (0, "")
+    (line,) = (json.loads(line) for line in result.stdout.splitlines())
+    assert line["step"] == 2
+    assert line.keys() >= {"loss", "seconds", "accuracy_all", "age_mae", "gender", "ethnicity"}
+    before = path.read_bytes()
+    options = ("--weights", published, "--cache", cache, "-o", path)
+    again = run("train", "--data", sources.root, *options, "--recipe", recipe)
+    assert (again.exit_code, again.stdout, path.read_bytes()) == (0, "", before)
+    other = recipe.with_name("other.json")
+    other.write_text(json.dumps({**SMALL, "rate": 1e-5}))
+    refused = run("train", "--data", sources.root, *options, "--recipe", other)
+    assert (refused.exit_code, path.read_bytes()) == (2, before)
+    assert "rate differ" in refused.stderr
+
+
+def test_another_backbone_takes_the_place_of_that_of_the_recipe(
+    trained: tuple[Path, Result],
+    sources: Sources,
+    cache: Path,
+    published: Path,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def create_model(name: str, **_: Any) -> mini_datasets.Backbone:
+        backbone = mini_datasets.Backbone()
+        backbone.num_features = mini_datasets.WIDTH
+        return backbone
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"], create_model=create_model))
+    path = tmp_path / "tiny.safetensors"
+    options = ("--weights", published, "--recipe", recipe, "--cache", cache, "-o", path)
+    result = run("train", "--data", sources.root, *options, "--backbone", "tiny")
+    assert (result.exit_code, result.stderr) == (0, "")
+    settings, made, _ = predict.load(path)
+    assert (settings.backbone, made.width) == ("tiny", mini_datasets.WIDTH)
+    assert settings == replace(predict.load(trained[0])[0], backbone="tiny")
+    refused = run("train", "--data", sources.root, *options)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "backbone differ" in refused.stderr
+
+
+def test_a_backbone_that_there_is_not_is_told_before_anything_is_read(
+    sources: Sources, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"]))
+    monkeypatch.setattr(Data, "read", None)
+    options = ("--weights", published, "-o", tmp_path / "run", "--backbone", "tinny")
+    result = run("train", "--data", sources.root, *options)
+    assert (result.exit_code, result.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert "no backbone is named 'tinny'; give mobilenetv1 or a name of timm.list_models()" in result.stderr
+
+
+def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
+    exported: tuple[Path, Result], sources: Sources, cache: Path
+) -> None:
+    path, result = exported
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert sorted(place.name for place in path.parent.iterdir()) == ["manifest.json", "toy-fp32.onnx", "toy.onnx"]
+    small, whole = (registry.load(str(path.with_name(name)), "network") for name in ("toy.onnx", "toy-fp32.onnx"))
+    assert small.card["quantised_from"] == whole.identity.sha256
+    assert "quantised_from" not in whole.card
+    assert (small.card["name"], whole.card["name"]) == ("toy", "toy-fp32")
+    read = {
+        "expressions": faces.read_ferplus(sources.ferplus, sources.first, "Training", cache),
+        "attributes": faces.read_utkface(sources.utkface, 2, cache),
+        "people": faces.read_celeba(sources.celeba, cache),
+    }
+    for model in (small, whole):
+        assert {name: model.card["recipe"][name] for name in SMALL} == SMALL
+        assert model.card["data_sha256"].items() >= {name: read[name].digest() for name in read}.items()
+        assert model.card["expression_shift"] in export.SHIFTS
+        assert model.card["fer2013_shift"] in export.SHIFTS
+        assert len(model.card["figures"]) == 11
+    listed = json.loads((path.parent / "manifest.json").read_text())["models"]
+    assert {name: entry["sha256"] for name, entry in listed.items()} == {
+        "toy": small.identity.sha256,
+        "toy-fp32": whole.identity.sha256,
+    }
+    operators = [node.op_type for node in onnx.load(path).graph.node]
+    assert operators.count("Conv") == 1 + 2 * len(BLOCKS)
+    assert operators.count("QuantizeLinear") >= operators.count("Conv") - 1 - export.FLOAT_FIRST
+    assert operators.count("Clip") == export.FLOAT_FIRST, "the others are folded into the convolutions before them"
+    assert path.stat().st_size < 0.4 * path.with_name("toy-fp32.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["toy", "toy-fp32"])
+def test_evaluating_gives_the_figures_of_the_card(name: str, exported: tuple[Path, Result], sources: Sources) -> None:
+    path = exported[0].with_name(f"{name}.onnx")
+    result = run("evaluate", path, "--data", sources.root, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == registry.load(str(path), "network").card["figures"]
+    table = run("evaluate", path, "--data", sources.root).stdout
+    assert all(test.split()[0] in table for test in json.loads(result.stdout))
+
+
+def commands(root: Path, published: Path, run: Path, model: Path, output: Path) -> dict[str, list[object]]:
+    """Each command with all that it needs."""
+    return {
+        "train": ["train", "--data", root, "--weights", published, "-o", output],
+        "export": ["export", run, "--data", root, "-o", output],
+        "evaluate": ["evaluate", model, "--data", root],
+    }
+
+
+@pytest.mark.parametrize("command", ["train", "export", "evaluate"])
+def test_data_sets_that_are_missing_are_all_named_and_nothing_is_done(
+    command: str,
+    sources: Sources,
+    published: Path,
+    trained: tuple[Path, Result],
+    exported: tuple[Path, Result],
+    tmp_path: Path,
+) -> None:
+    root, output = tmp_path / "sets", tmp_path / "output"
+    shutil.copytree(sources.root / "celeba", root / "celeba")
+    result = run(*commands(root, published, trained[0], exported[0], output)[command])
+    assert (result.exit_code, result.stdout, output.exists()) == (2, "", False)
+    assert result.stderr.startswith("fervid: the data sets are not complete")
+    for name in ("ferplus", "faceexp/data", "utkface/data/UTKFace/unlabeled", "lfw", "lfwpairs/data/pairs.txt"):
+        assert str(root / name) in result.stderr
+    assert str(root / "celeba") not in result.stderr
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["sets"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no weights", r"faceres.json is no manifest of TensorFlow.js weights"),
+        (None, "No such file"),
+        (b'{"weightsManifest": []}', "not the published weights of mobilenetv1"),
+    ],
+    ids=["damaged", "missing", "of another network"],
+)
+def test_weights_that_cannot_be_used_are_refused(
+    content: bytes | None, said: str, sources: Sources, tmp_path: Path
+) -> None:
+    path = tmp_path / "faceres.json"
+    if content is not None:
+        path.write_bytes(content)
+    result = run("train", "--data", sources.root, "--weights", path, "-o", tmp_path / "run.safetensors")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert not (tmp_path / "run.safetensors").exists()
+
+
+def test_a_recipe_with_an_unknown_setting_is_refused(sources: Sources, published: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"stesp": 3}')
+    options = ("--weights", published, "--recipe", tmp_path / "recipe.json", "-o", tmp_path / "run")
+    result = run("train", "--data", sources.root, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "there is no setting stesp" in result.stderr
+
+
+def test_a_file_that_is_no_run_cannot_be_exported(sources: Sources, tmp_path: Path) -> None:
+    (tmp_path / "run").write_bytes(b"nothing of the kind")
+    result = run("export", tmp_path / "run", "--data", sources.root, "-o", tmp_path / "toy.onnx")
+    assert (result.exit_code, "run is no state of a run" in result.stderr) == (2, True)
+    assert not (tmp_path / "toy.onnx").exists()
+
+
+def test_a_run_that_is_not_finished_cannot_be_exported(
+    trained: tuple[Path, Result], sources: Sources, tmp_path: Path
+) -> None:
+    recipe = predict.load(trained[0])[0]
+    path = tmp_path / "early.safetensors"
+    data = mini_datasets.data(fit.mobilenet.EMBEDDING)
+    fit.Fit(recipe, network.build("mobilenetv1"), data).save(path)
+    result = run("export", path, "--data", sources.root, "-o", tmp_path / "toy.onnx")
+    assert (result.exit_code, "has done 0 of 2 steps" in result.stderr) == (2, True)
+    assert not (tmp_path / "toy.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--pretrained", "gone"], 2, "gone can begin neither mobilenetv1 nor"),
+        (["--backbone", "wat"], 2, "no backbone is named 'wat'"),
+        (["--teacher", "wat"], 4, "network 'wat' cannot be read"),
+        (["--teacher", "runs/gone.safetensors"], 4, "runs/gone.safetensors"),
+    ],
+)
+def test_what_a_run_cannot_begin_with_is_told_before_data_are_read(
+    options: list[str], status: int, said: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"]))
+    monkeypatch.setattr(Data, "read", lambda *_: pytest.fail("data are read"))
+    result = run("train", "--data", tmp_path, "--weights", published, "-o", tmp_path / "run", *options)
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "export"])
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(
+    command: str, sources: Sources, published: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    missing = tmp_path / "no" / "such" / "folder"
+    arguments = commands(missing, published, tmp_path / "run", Path("model"), tmp_path / "file" / "output")[command]
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Not a directory" in result.stderr or "File exists" in result.stderr
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+sys.meta_path.insert(0, Finder())
+from fervid.cli import main
+
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["train", "export", "evaluate"])
+def test_without_torch_it_is_said_what_to_install(command: str, sources: Sources, published: Path) -> None:
+    arguments = commands(sources.root, published, Path("run"), Path("model"), Path("output"))[command]
+    called = [sys.executable, "-c", WITHOUT_TORCH, "network", *map(str, arguments)]
+    done = subprocess.run(called, capture_output=True, text=True, check=False, timeout=60, env=os.environ)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "fervid: torch is not installed; pip install 'fervid[train]'\n"

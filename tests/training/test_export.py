@@ -1,0 +1,187 @@
+"""The exported files answer as torch does, carry their card, and take any number of faces."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+import mini_datasets
+from fervid.analysis.align import MARGIN
+from fervid.analysis.face_model import BATCH, FaceNetwork
+from fervid.core.errors import ModelIncompatible
+from fervid.models import registry
+from fervid.training import export
+from fervid.training.ferplus import CLASSES
+from fervid.training.network import ETHNICITIES, FIRST_CLASSES, pixels
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (BATCH * 3, SIZE, SIZE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def fitted(crops: np.ndarray) -> torch.nn.Module:
+    """A network whose normalisation knows the faces."""
+    network = mini_datasets.network().train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(pixels(crops))
+    return network.eval()
+
+
+def about(network: torch.nn.Module, name: str, **more: object) -> dict:
+    return {**export.CARD, **export.card(name, network, SIZE), **more}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_convolution_in_float() -> Iterator[None]:
+    """Of the two that the small network has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "FLOAT_FIRST", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def files(fitted: torch.nn.Module, crops: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `small-fp32.onnx` and, made of it, `small.onnx` in int8."""
+    place = tmp_path_factory.mktemp("files")
+    sha256 = export.save(fitted, about(fitted, "small-fp32"), place / "small-fp32.onnx", crops)
+    described = about(fitted, "small", quantised_from=sha256)
+    export.save_quantised(place / "small-fp32.onnx", described, place / "small.onnx", crops)
+    return place
+
+
+def network(path: Path) -> FaceNetwork:
+    loaded = registry.load(str(path), "network")
+    return FaceNetwork(loaded.session, loaded.card)
+
+
+@pytest.mark.parametrize("count", [1, 2, BATCH, BATCH + 1, 3 * BATCH])
+def test_the_float_file_answers_as_torch_for_any_number_of_faces(
+    count: int, files: Path, fitted: torch.nn.Module, crops: np.ndarray
+) -> None:
+    loaded = registry.load(str(files / "small-fp32.onnx"), "network")
+    pictures = pixels(crops[:count])
+    given = loaded.session.run(list(export.OUTPUTS), {"crops": pictures.contiguous().numpy()})
+    with torch.no_grad():
+        heads = fitted(pictures)
+    expected = [heads.embedding, *(logits.softmax(1) for logits in (heads.expression, heads.first, heads.age))]
+    expected += [heads.gender.sigmoid(), heads.ethnicity.softmax(1), heads.identity]
+    for ours, theirs in zip(given, expected, strict=True):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+    assert max(export.differences(fitted, files / "small-fp32.onnx", crops).values()) < 1e-5
+
+
+def test_a_file_that_does_not_answer_as_torch_is_refused(
+    fitted: torch.nn.Module, crops: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = export.to_onnx(mini_datasets.network(seed=1), SIZE)
+    monkeypatch.setattr(export, "to_onnx", lambda *_: other)
+    with pytest.raises(ValueError, match=r"wrong\.onnx differs from torch by"):
+        export.save(fitted, about(fitted, "wrong"), tmp_path / "wrong.onnx", crops)
+
+
+def test_the_same_weights_give_the_same_files(
+    files: Path, fitted: torch.nn.Module, crops: np.ndarray, tmp_path: Path
+) -> None:
+    sha256 = export.save(fitted, about(fitted, "small-fp32"), tmp_path / "again-fp32.onnx", crops)
+    assert (tmp_path / "again-fp32.onnx").read_bytes() == (files / "small-fp32.onnx").read_bytes()
+    described = about(fitted, "small", quantised_from=sha256)
+    export.save_quantised(tmp_path / "again-fp32.onnx", described, tmp_path / "again.onnx", crops)
+    assert (tmp_path / "again.onnx").read_bytes() == (files / "small.onnx").read_bytes()
+    for path in files.glob("*.onnx"):
+        assert b"miniature.py" not in path.read_bytes(), "where a layer was written is no part of it"
+
+
+def test_a_file_carries_its_card_and_the_manifest_repeats_it(files: Path, fitted: torch.nn.Module) -> None:
+    for name, more in (("small-fp32", {}), ("small", {"quantised_from": None})):
+        path = files / f"{name}.onnx"
+        loaded = registry.load(str(path), "network")
+        entry = json.loads((files / "manifest.json").read_text())["models"][name]
+        assert loaded.identity.sha256 == entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert (entry["file"], entry["bytes"]) == (path.name, path.stat().st_size)
+        assert {key: value for key, value in entry.items() if key not in ("file", "bytes", "sha256")} == loaded.card
+        assert loaded.card.keys() == about(fitted, name, **more).keys()
+        with pytest.raises(ModelIncompatible, match="a classifier is needed"):
+            registry.load(str(path), "classifier")
+    whole = registry.load(str(files / "small-fp32.onnx"), "network")
+    assert registry.load(str(files / "small.onnx"), "network").card["quantised_from"] == whole.identity.sha256
+
+
+def test_the_card_says_what_inference_needs(files: Path) -> None:
+    card = registry.load(str(files / "small.onnx"), "network").card
+    assert (card["name"], card["kind"], card["margin"], card["first_age"]) == ("small", "network", MARGIN, 1)
+    assert (card["input"]["size"], card["input"]["colour"], card["embedding"]) == (SIZE, "BGR", mini_datasets.WIDTH)
+    assert card["expressions"] == list(CLASSES)
+    assert card["fer2013"] == list(FIRST_CLASSES) == [name for name in CLASSES if name != "contempt"]
+    assert card["ethnicities"] == list(ETHNICITIES)
+    assert set(card["same_person"]) == {"same_face", "same_person"}
+    assert set(card["genders"]) == {"male", "female"}
+
+
+def test_the_small_file_has_eight_bits_after_the_first_convolution_and_a_scale_for_each_channel(files: Path) -> None:
+    graph = onnx.load(files / "small.onnx").graph
+    makers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 2
+    assert convolutions[0].input[0] == graph.input[0].name
+    for node in convolutions[1:]:
+        picture, weight = (makers[name] for name in node.input[:2])
+        assert (picture.op_type, weight.op_type) == ("DequantizeLinear", "DequantizeLinear")
+        assert makers[picture.input[0]].op_type == "QuantizeLinear"
+        assert constants[picture.input[2]].dtype == np.uint8
+        values, scale, _ = (constants[name] for name in weight.input)
+        assert (values.dtype, scale.shape) == (np.int8, (len(values),))
+        assert {attribute.name: attribute.i for attribute in weight.attribute}["axis"] == 0
+        assert len(np.unique(scale)) > 1
+
+
+def test_the_small_file_answers_nearly_as_the_float_one_for_any_number_of_faces(files: Path, crops: np.ndarray) -> None:
+    small, whole = network(files / "small.onnx"), network(files / "small-fp32.onnx")
+    scores, expected = small(crops), whole(crops)
+    assert 0 < np.abs(scores.embedding - expected.embedding).max() < 0.1
+    for name in ("expression", "gender", "ethnicity"):
+        assert np.abs(getattr(scores, name) - getattr(expected, name)).max() < 0.02
+    for path in (files / "small.onnx", files / "small-fp32.onnx"):
+        session = registry.load(str(path), "network").session
+        assert [tensor.name for tensor in session.get_outputs()] == list(export.OUTPUTS)
+        for tensor in (*session.get_inputs(), *session.get_outputs()):
+            assert isinstance(tensor.shape[0], str | None)
+    for count in (1, 3, BATCH):
+        np.testing.assert_allclose(small(crops[:count]).embedding, scores.embedding[:count], atol=1e-5)
+
+
+COMMON, RARE = CLASSES.index("happiness"), CLASSES.index("contempt")
+PRIOR = np.float32([0.05, 0.05, 0.04, 0.05, 0.7, 0.04, 0.04, 0.03])
+
+
+@pytest.mark.parametrize(
+    ("of_common", "of_rare", "factor"),
+    [((2.0, 0.0), (1.0, 0.5), -0.2), ((0.0, 0.5), (0.0, 3.0), 0.2), ((1.0, 0.0), (0.0, 1.0), 0.0)],
+    ids=["the rare class lacks", "the common class lacks", "nothing lacks"],
+)
+def test_the_shift_gives_a_class_what_it_lacks_and_no_more(
+    of_common: tuple[float, float], of_rare: tuple[float, float], factor: float
+) -> None:
+    labels = np.repeat([COMMON, RARE], [40, 10])
+    logits = np.full((50, 8), -9, np.float32)
+    logits[:40, [COMMON, RARE]], logits[40:, [COMMON, RARE]] = of_common, of_rare
+    network = mini_datasets.network()
+    before = network.expression.bias.detach().clone()
+    assert export.shift(network.expression, [(logits, labels)], PRIOR) == factor
+    moved = (network.expression.bias.detach() - before).numpy()
+    np.testing.assert_allclose(moved, factor * np.log(PRIOR), atol=1e-6)
+    assert ((logits + moved).argmax(axis=1) == labels).all()

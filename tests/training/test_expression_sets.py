@@ -1,0 +1,218 @@
+"""Sets with some of the expressions: read in their splits, freed of copies, drawn with the classes that they have."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import clips
+import mini_datasets
+from fervid.training import augment, duplicates, expression_sets, faces, fit, losses
+from fervid.training.batches import Batches, Data
+from fervid.training.expression_tests import STYLES, measure_expressions
+from fervid.training.faces import ExpressionSet, Sources
+from fervid.training.ferplus import CLASSES
+from fervid.training.fit import Fit
+from fervid.training.losses import ABSENT
+
+
+@pytest.fixture
+def copied(sources: Sources, tmp_path: Path) -> Sources:
+    """Data sets that a test may damage."""
+    return Sources(shutil.copytree(sources.root, tmp_path / "sets"))
+
+
+def names(labels: np.ndarray) -> list[str]:
+    return [CLASSES[label] for label in labels]
+
+
+def test_rafdb_is_read_in_its_official_split(sources: Sources) -> None:
+    paths, labels = expression_sets.list_rafdb(sources.rafdb, "test")
+    assert [path.name for path in paths] == [f"test_000{i}_aligned.jpg" for i in (1, 2, 3, 4)]
+    assert names(labels) == ["surprise", "happiness", "neutral", "disgust"]
+    parts = [expression_sets.list_rafdb(sources.rafdb, split)[0] for split in ("train", "valid")]
+    together = sorted(path.name for part in parts for path in part)
+    assert together == [f"train_{i:04}_aligned.jpg" for i in range(1, 29)]
+    assert [path.name[6:10] for path in parts[1]] == ["0023", "0025"]
+
+
+def test_rafdb_with_missing_images_is_refused_and_names_them(copied: Sources) -> None:
+    (copied.rafdb / "aligned" / "test" / "test_images" / "test_0002_aligned.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 images .* are missing, the first: \S+test_0002_aligned\.jpg$"):
+        expression_sets.list_rafdb(copied.rafdb, "test")
+
+
+@pytest.mark.parametrize("label", ["0", "8", "joy", ""])
+def test_rafdb_with_labels_out_of_range_is_refused(copied: Sources, label: str) -> None:
+    (copied.rafdb / "test_labels.csv").write_text(f"image,label\ntest_0001_aligned.jpg,{label}\n")
+    with pytest.raises(ValueError, match=rf"1 labels are not 1 to 7, the first: test_0001_aligned\.jpg: {label}$"):
+        expression_sets.list_rafdb(copied.rafdb, "test")
+
+
+def test_rafdb_without_its_columns_is_refused(copied: Sources) -> None:
+    (copied.rafdb / "test_labels.csv").write_text("name;class\na;1\n")
+    with pytest.raises(ValueError, match="no columns image,label"):
+        expression_sets.list_rafdb(copied.rafdb, "test")
+
+
+def test_affectnet_has_contempt_from_another_set(sources: Sources) -> None:
+    paths, labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, "train")
+    rest, rest_labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, "valid")
+    assert len({*paths, *rest}) == len(paths) + len(rest) == 30
+    assert set(names(np.concatenate([labels, rest_labels]))) == {"contempt", "fear", "happiness", "neutral", "sadness"}
+
+
+def test_an_empty_folder_of_a_class_is_refused(copied: Sources) -> None:
+    shutil.rmtree(copied.affectnet / "sad")
+    with pytest.raises(FileNotFoundError, match=r"\S+sad holds no images"):
+        expression_sets.list_affectnet(copied.affectnet, copied.contempt, "train")
+
+
+def test_sfew_leaves_out_an_image_that_is_in_two_classes(copied: Sources) -> None:
+    shutil.copy(copied.sfew / "Happy" / "film_3.png", copied.sfew / "Sad" / "film_9.png")
+    paths, labels = expression_sets.list_sfew(copied.sfew)
+    assert names(labels) == ["anger", "disgust", "fear", "neutral", "sadness", "surprise"]
+    assert not any(path.name in ("film_3.png", "film_9.png") for path in paths)
+
+
+def test_javased_leaves_out_the_actors_of_acceptance(sources: Sources) -> None:
+    paths, labels, actors = expression_sets.list_javased(sources.javased)
+    assert [path.name for path in paths] == ["01-01-01_01.mp4", "01-01-03_01.mp4", "02-01-06_01.mp4"]
+    assert (names(labels), actors) == (["neutral", "happiness", "anger"], ["01", "01", "02"])
+    with pytest.raises(FileNotFoundError, match="holds no clips of actors 01 to 05"):
+        expression_sets.list_javased(sources.sfew)
+
+
+def test_copies_are_found_whatever_their_light_and_size_and_other_faces_are_not() -> None:
+    own = [np.uint8(mini_datasets.close_face(144, person, 0)) for person in range(4)]
+    brighter = np.uint8(np.clip(own[1] * 1.15 + 8.0, 0, 255))
+    smaller = augment.reduce_resolution(own[2], 72)
+    turned = clips.portrait(144, 144, 1.4, 240, 140, 3)
+    found = duplicates.find_duplicates(np.stack([brighter, smaller, turned, augment.to_grey(own[0])]), np.stack(own))
+    assert found.tolist() == [1, 2, -1, 0]
+    assert duplicates.find_duplicates(np.stack(own), np.zeros((0, 144, 144, 3), np.uint8)).tolist() == [-1] * 4
+
+
+def test_sets_are_read_as_a_recipe_asks_and_without_copies_of_test_faces(
+    sources: Sources, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fervid.training.batches.starting", lambda known, *_: np.ones((len(known), 4), np.float32))
+    recipe = mini_datasets.recipe(labelled={"rafdb": 2, "affectnet": 3}, frames=2)
+    read = Data.read(sources, cache, {}, (), recipe)
+    assert set(read.labelled) == set(read.valid_labelled) == {"rafdb", "affectnet"}
+    assert len(read.frames) == 3
+    printed = capsys.readouterr().out
+    assert [line.partition(":")[0] for line in printed.splitlines()] == ["rafdb", "affectnet", "ferplus", "utkface"]
+    removed = int(printed.split()[1])
+    train, _ = expression_sets.list_rafdb(sources.rafdb, "train")
+    assert removed > 0, "the test shows the faces of the training images again"
+    assert len(read.labelled["rafdb"].faces) <= len(train) - removed
+    assert len(read.starting) == len(read.attributes) + len(read.people)
+    assert set(read.digests()) == {"expressions", "attributes", "people", "starting", "rafdb", "affectnet", "frames"}
+
+
+def test_an_unknown_set_is_refused(sources: Sources, cache: Path) -> None:
+    with pytest.raises(ValueError, match="no set of expressions 'ck'; there are rafdb, affectnet"):
+        faces.read_expressions(sources, "ck", "train", cache)
+
+
+@pytest.fixture
+def data() -> Data:
+    """FER+ and a set that has no contempt and no fear, with frames."""
+    known = mini_datasets.faces(8, 7, "votes")
+    votes = np.eye(8, dtype=np.float32)[[0, 2, 4, 5, 6, 7, 5, 5]]
+    part = ExpressionSet.of(replace(known, votes=votes))
+    return replace(
+        mini_datasets.data(), labelled={"rafdb": part}, valid_labelled={"rafdb": part}, frames=mini_datasets.faces(5, 8)
+    )
+
+
+def test_a_set_is_asked_among_its_own_classes(data: Data) -> None:
+    recipe = mini_datasets.recipe(labelled={"rafdb": 3}, frames=2, adjustment=1.0, smoothing=0.6)
+    _, targets = Batches(recipe, data)(0)
+    own = targets.adjustment[5:8]
+    assert (own[:, [1, 3]] == ABSENT).all()
+    assert (own[:, [0, 2, 4, 5, 6, 7]] > ABSENT).all()
+    assert targets.votes[5:8].sum(1).tolist() == pytest.approx([1, 1, 1])
+    assert targets.votes[5:8, [1, 3]].abs().max() == 0
+    assert targets.votes[5:8].max(1).values.tolist() == pytest.approx([0.4 + 0.1] * 3)
+    assert not targets.votes[8:].any(), "faces without an expression have no votes"
+    logits = torch.zeros(len(targets.votes), 8)
+    logits[5:8, 1] = 50
+    assert losses.soft(logits + targets.adjustment, targets.votes) < 3, "a class that the set lacks costs nothing"
+
+
+@pytest.mark.parametrize("teacher", ["start", "average"])
+def test_faces_without_an_expression_are_taught(data: Data, teacher: str) -> None:
+    recipe = mini_datasets.recipe(
+        labelled={"rafdb": 3}, frames=2, teacher=teacher, weights={"consistency": 1.0, "expression": 0.0}, style=0.5
+    )
+    run = Fit(recipe, mini_datasets.network(), data)
+    before = {name: value.clone() for name, value in run.teacher.state_dict().items()}
+    _, targets = run.batches(0)
+    assert targets.weak.shape == (3 + 2 + 2, 3, 16, 16)
+    taught = run._teach(targets.weak, targets)
+    assert taught.taught.sum(1).tolist() == pytest.approx([1] * 7, rel=1e-5)
+    assert run.answers.shares.sum().item() == pytest.approx(1, rel=1e-5)
+    for step in range(3):
+        run.advance(*run.batches(step))
+    moved = [name for name, value in run.teacher.state_dict().items() if not torch.equal(value, before[name])]
+    assert bool(moved) == (teacher == "average")
+
+
+def test_a_run_with_a_teacher_goes_on_as_if_it_had_not_been_cut_off(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "CHECK_EVERY", 2)
+    settings = {"labelled": {"rafdb": 3}, "frames": 2, "weights": {"consistency": 1.0}, "steps": 4}
+    whole = Fit(mini_datasets.recipe(**settings), mini_datasets.network(), data)
+    figures = list(whole.run(tmp_path / "whole"))
+    assert {"rafdb_accuracy", "rafdb_mean_recall"} <= figures[-1].keys()
+    cut = Fit(mini_datasets.recipe(**settings), mini_datasets.network(), data)
+    next(iter(cut.run(tmp_path / "cut")))
+    again = Fit(mini_datasets.recipe(**settings), mini_datasets.network(), data)
+    again.resume(tmp_path / "cut")
+    list(again.run(tmp_path / "cut"))
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name])
+    assert torch.equal(whole.answers.shares, again.answers.shares)
+
+
+def test_a_style_changes_the_look_alone() -> None:
+    face = clips.portrait(128, 128, 1.0)
+    rng = np.random.default_rng(0)
+    looks = [augment.exchange_style(face, rng) for _ in range(30)]
+    assert all(look.shape == face.shape and look.dtype == np.uint8 for look in looks)
+    assert 5 < sum(augment.is_grey(look) for look in looks) < 30
+    tinted = [augment.exchange_style(augment.to_grey(face), rng) for _ in range(30)]
+    assert 0 < sum(augment.is_grey(look) for look in tinted) < 25
+    old = augment.as_fer2013(face)
+    assert augment.is_grey(old)
+    assert np.abs(cv_reduced(old) - cv_reduced(augment.to_grey(face)))[20:44, 20:44].mean() < 8
+
+
+def cv_reduced(image: np.ndarray) -> np.ndarray:
+    return image.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3, 4))
+
+
+def test_what_lies_beyond_the_box_repeats_its_border() -> None:
+    face = clips.portrait(120, 120, 1.0)
+    cut = augment.cut_at_box(face, 1.0)
+    np.testing.assert_array_equal(cut[10:110, 10:110], face[10:110, 10:110])
+    assert (cut[:10, 40] == cut[10, 40]).all()
+    assert all(change(face).shape == face.shape for change in STYLES.values())
+
+
+def test_expressions_are_measured_among_all_classes_and_among_those_of_the_set() -> None:
+    labels = np.array([0, 0, 3, 3])
+    answers = np.float32(np.eye(8)[[0, 1, 3, 1]] * 2 + np.eye(8)[[0, 0, 3, 0]])
+    figures = measure_expressions(answers, labels)
+    assert figures["accuracy"]["value"] == 0.5
+    assert figures["mean_recall"]["value"] == 0.5
+    assert figures["mean_recall_among_own"] == 0.75
+    assert figures["recall"] == {"anger": 0.5, "fear": 0.5}

@@ -1,0 +1,74 @@
+"""Batches and steps: none is made that nobody learns from, rates rise and fall, gradients are cut."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fervid.training import loop
+from fervid.training.loop import Schedule
+
+SCHEDULE = Schedule(steps=8, rate=0.1, warmup=4, decay=0.0, average=0.5)
+
+
+def test_batches_are_made_once_in_order_and_none_beyond_the_last() -> None:
+    made: list[int] = []
+
+    def make(step: int) -> int:
+        made.append(step)
+        return step
+
+    assert list(loop.batches(make, 3, 6)) == [3, 4, 5] == made
+    assert not list(loop.batches(make, 6, 6))
+    assert made == [3, 4, 5]
+
+
+def test_what_goes_wrong_in_a_batch_is_told() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(loop.batches(lambda step: 1 // step, 0, 2))
+
+
+def test_the_rate_rises_and_falls_to_nothing() -> None:
+    rates = [SCHEDULE.learning_rate(step) for step in range(SCHEDULE.steps + 1)]
+    assert rates[0] == 0.025
+    assert max(rates) == rates[3] < 0.1
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[-1] == pytest.approx(0)
+    assert replace(SCHEDULE, warmup=0).learning_rate(0) == 0.1
+
+
+@pytest.mark.parametrize(("steepest", "longest"), [(math.inf, 1000.0), (0.5, 0.5)])
+def test_gradients_are_cut_to_a_length(
+    steepest: float, longest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, lengths = nn.Linear(1, 1, bias=False), []
+
+    def missed(batch: float) -> Tensor:
+        return batch * network.weight.sum()
+
+    step = torch.optim.AdamW.step
+
+    def watched(optimiser: torch.optim.AdamW) -> None:
+        lengths.append(float(network.weight.grad.norm()))  # type: ignore[union-attr]
+        step(optimiser)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    list(loop.fit(network, tmp_path / "run", {}, SCHEDULE, lambda step: 1000.0, missed, every=8, steepest=steepest))
+    assert lengths == pytest.approx([longest] * 8)
+
+
+def test_a_network_that_was_looked_at_between_steps_goes_on_training(tmp_path: Path) -> None:
+    network, modes = nn.Linear(1, 1), []
+
+    def missed(batch: float) -> Tensor:
+        modes.append(network.training)
+        return network(torch.ones(1, 1)).sum()
+
+    for _ in loop.fit(network, tmp_path / "run", {}, SCHEDULE, float, missed, every=2):
+        network.eval()
+    assert modes == [True] * 8

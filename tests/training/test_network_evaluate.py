@@ -1,0 +1,165 @@
+"""Figures are right on answers that were made by hand, and come through the ordinary detector, crop and inference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+import mini_datasets
+from fervid.analysis.align import crop
+from fervid.core.records import FaceScores
+from fervid.models import registry
+from fervid.training import evaluate, export, lfw
+from fervid.training.faces import Sources
+from fervid.training.ferplus import CLASSES, FerPlus
+from fervid.training.network import FIRST_CLASSES
+from fervid.training.utkface import Portrait
+
+SIZE = 16
+WHOLE = {"value": 1.0, "interval": [1.0, 1.0]}
+
+
+def test_on_votes_the_most_voted_class_counts_and_majorities_apart() -> None:
+    votes = np.float32([[0.6, 0.4], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9], [0.2, 0.8], [0.4, 0.6]])
+    votes = np.pad(votes, [(0, 0), (4, 2)])  # happiness and neutral
+    found = np.array([True, True, False, True, True, True])
+    split = FerPlus(np.zeros((6, 48, 48, 3), np.uint8), [], votes, found, tuple("abcdef"))
+    figures = evaluate.on_votes(np.eye(8, dtype=np.float32)[[4, 4, 5, 5, 5, 0]], split)
+    assert figures["accuracy_all"]["value"] == pytest.approx(4 / 6, abs=1e-4)
+    assert figures["accuracy_majority"]["value"] == pytest.approx(4 / 5, abs=1e-4)
+    assert figures["mean_recall"]["value"] == pytest.approx(2 / 3, abs=1e-4)
+    assert figures["recall"] == {"happiness": 0.6667, "neutral": 0.6667}
+    assert (figures["images"], figures["faces_found"]) == (6, 0.8333)
+    low, high = figures["accuracy_all"]["interval"]
+    assert 0 < low < 4 / 6 < high <= 1
+
+
+def test_on_first_labels_only_the_known_ones_count_and_contempt_is_no_answer() -> None:
+    first = np.array([CLASSES.index(name) for name in ("anger", "disgust", "disgust", "surprise", "sadness")] + [-1])
+    answers = [FIRST_CLASSES.index(name) for name in ("anger", "disgust", "fear", "surprise", "sadness", "fear")]
+    figures = evaluate.on_first_labels(np.eye(7, dtype=np.float32)[answers], first)
+    assert figures["accuracy"]["value"] == 0.8
+    assert figures["mean_recall"]["value"] == pytest.approx(3.5 / 4)
+    assert figures["recall"] == {"anger": 1.0, "disgust": 0.5, "sadness": 1.0, "surprise": 1.0}
+    assert figures["images"] == 5
+
+
+def test_on_portraits_age_gender_and_ethnicity_are_measured() -> None:
+    portraits = [Portrait(Path(), *labels) for labels in ((20, 0, 0), (40, 1, 2), (60, 1, 4), (80, 0, 1))]
+    nothing = np.zeros((4, 1), np.float32)
+    ethnicity = np.eye(5, dtype=np.float32)[[0, 2, 3, 1]]
+    scores = FaceScores(
+        nothing, nothing, np.float32([21, 40, 55, 82]), np.float32([0.6, 0.59, 0.9, 0.7]), ethnicity, nothing
+    )
+    figures = evaluate.on_utkface(scores, portraits, 0.6)
+    assert [figures[name]["value"] for name in ("age_mae", "gender_accuracy", "ethnicity_accuracy")] == [2, 0.75, 0.75]
+    assert figures["images"] == 4
+    assert evaluate.on_utkface(scores, portraits, 0.65)["gender_accuracy"]["value"] == 0.5
+
+
+def test_on_pairs_the_cosine_is_asked_whatever_the_length() -> None:
+    names = ["a", "b", "c", "d"]
+    embedding = np.float32([[1, 0], [5, 1], [0, 2], [0.1, 1]])
+    pairs = [lfw.Pair(*named, same, fold) for fold in (0, 1) for named, same in (("ab", True), ("ac", False))]
+    pairs += [lfw.Pair("c", "d", True, 0), lfw.Pair("b", "d", False, 1)]
+    assert evaluate.on_lfw(embedding, names, pairs) == {"accuracy": WHOLE, "pairs": 6}
+    pairs[-1] = lfw.Pair("b", "d", True, 1)  # unlike, so fold 0 gives a threshold that is too high for it
+    assert evaluate.on_lfw(embedding, names, pairs)["accuracy"]["value"] == pytest.approx(5 / 6, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tests(sources: Sources) -> evaluate.Tests:
+    return evaluate.Tests.read(sources, SIZE)
+
+
+def test_the_test_splits_are_read_and_cut_as_at_inference(tests: evaluate.Tests, sources: Sources) -> None:
+    assert tests.ferplus.names == tuple(f"fer00000{i}.png" for i in (12, 13, 14))
+    assert tests.first.tolist() == [7, -1, 4]
+    assert sorted((p.age, p.gender, p.race) for p in tests.portraits) == [(8, 0, 0), (44, 1, 2), (81, 1, 4)]
+    assert tests.names == ["Ann_Lee_0001.jpg", "Ann_Lee_0003.jpg", "Bo_0001.jpg", "Bo_0002.jpg"]
+    assert {name: len(cut) for name, cut in tests.crops.items()} == {"ferplus": 3, "utkface": 3, "lfw": 4}
+    assert tests.found == {"utkface": 1.0, "lfw": 0.75}
+    expected = crop(tests.ferplus.images[1], tests.ferplus.faces[1], SIZE)
+    np.testing.assert_array_equal(tests.crops["ferplus"][1], expected)
+    picture = cv2.imread(str(sources.lfw / "data" / "Bo" / "Bo_0002.jpg"), cv2.IMREAD_COLOR_RGB)
+    usual = crop(picture, evaluate._typical(picture), SIZE)
+    np.testing.assert_array_equal(tests.crops["lfw"][3], usual)
+
+
+def test_a_picture_of_a_pair_that_is_missing_is_named(sources: Sources, tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"2 pictures are missing below .*, the first: A_0001\.jpg, B_0001\.jpg$"
+    ):
+        evaluate._lfw_crops(tmp_path, ["A_0001.jpg", "B_0001.jpg"], SIZE)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    network, path = mini_datasets.network(), tmp_path_factory.mktemp("measured") / "any.onnx"
+    about = {**export.CARD, **export.card("any", network, SIZE)}
+    export.save(network, about, path, np.zeros((9, SIZE, SIZE, 3), np.uint8))
+    return path
+
+
+EXPRESSIONS = (
+    "RAF-DB test",
+    "SFEW",
+    "RAF-DB test, grey",
+    "RAF-DB test, 48 pixels",
+    "RAF-DB test, cut at the box",
+    "Java-SED 01 to 05, mean over a clip",
+)
+
+
+def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: Path) -> None:
+    figures = tests.measure(registry.load(str(model), "network"))
+    counts = {name: found.get("images", found.get("pairs")) for name, found in figures.items()}
+    assert counts == {
+        "FER+ PrivateTest": 3,
+        "UTKFace test": 3,
+        "LFW pairs": 4,
+        "LFW pairs, by the embedding": 4,
+        "FER2013 PrivateTest, first labels": 2,
+        **dict(zip(EXPRESSIONS, (4, 7, 4, 4, 4, 3), strict=True)),
+    }
+    assert all(figures[name]["style_gap"] == pytest.approx(0, abs=1) for name in EXPRESSIONS[2:5])
+    assert [figures[name]["faces_found"] for name in list(figures)[:3]] == [1.0, 1.0, 0.75]
+    again = tests.measure(registry.load(str(model), "network"))
+    assert again == figures
+
+
+def test_a_network_without_first_labels_is_not_asked_for_them(
+    tests: evaluate.Tests, model: Path, tmp_path: Path
+) -> None:
+    plain = onnx.load(model)
+    plain.graph.output.remove(next(output for output in plain.graph.output if output.name == evaluate.FIRST))
+    onnx.save(plain, tmp_path / "plain.onnx")
+    figures = tests.measure(registry.load(str(tmp_path / "plain.onnx"), "network"))
+    known = ["FER+ PrivateTest", "UTKFace test", "LFW pairs", "LFW pairs, by the embedding"]
+    assert list(figures) == [*known, *EXPRESSIONS]
+
+
+def test_a_network_of_expressions_alone_is_measured_on_what_it_estimates(
+    tests: evaluate.Tests, model: Path, tmp_path: Path
+) -> None:
+    plain = onnx.load(model)
+    (entry,) = plain.metadata_props
+    about = json.loads(entry.value)
+    for key in set().union(*registry.HEADS.values()):
+        del about[key]
+    entry.value = json.dumps(about)
+    kept = [output for output in plain.graph.output if output.name in ("embedding", "expression")]
+    del plain.graph.output[:]
+    plain.graph.output.extend(kept)
+    onnx.save(plain, tmp_path / "plain.onnx")
+    figures = tests.measure(registry.load(str(tmp_path / "plain.onnx"), "network"))
+    assert list(figures) == ["FER+ PrivateTest", "LFW pairs, by the embedding", *EXPRESSIONS]
+    entry.value = json.dumps({**about, "expressions": about["expressions"][::-1]})
+    onnx.save(plain, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="has other expressions than FER"):
+        tests.measure(registry.load(str(tmp_path / "other.onnx"), "network"))

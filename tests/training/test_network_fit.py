@@ -1,0 +1,588 @@
+"""A run is what its recipe says, step by step, and the same whether or not it was killed in between."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from scipy.special import log_softmax
+from torch import Tensor
+
+import mini_datasets
+from fervid.core.errors import FervidError
+from fervid.training import augment, export, fit, losses, mobilenet
+from fervid.training import predict as predicting
+from fervid.training.batches import FIRST_INDEX, Batches, Data
+from fervid.training.card import save_with_card
+from fervid.training.faces import Sources
+from fervid.training.fit import Fit
+from fervid.training.losses import Targets
+from fervid.training.network import PIXEL_MEAN, FaceNetwork, pixels
+from fervid.training.predict import load, predict
+from fervid.training.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return mini_datasets.data()
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are saved and watched every second step."""
+    monkeypatch.setattr(fit, "CHECK_EVERY", 2)
+
+
+def begun(data: Data, **settings: object) -> Fit:
+    return Fit(mini_datasets.recipe(**settings), mini_datasets.network(), data)
+
+
+def state(run: Fit) -> dict[str, Tensor]:
+    """Everything that a run has learned, by name."""
+    parts = {"network": run.network, "average": run.average}
+    tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    return {name: value.clone() for name, value in {**tensors, "people": run.people.weight.detach()}.items()}
+
+
+def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    """The names under which both hold the same bits."""
+    assert ours.keys() == theirs.keys()
+    return [name for name in ours if torch.equal(ours[name], theirs[name])]
+
+
+def same_batch(ours: tuple[Tensor, Targets], theirs: tuple[Tensor, Targets]) -> bool:
+    columns = [(getattr(ours[1], name), getattr(theirs[1], name)) for name in ours[1].__slots__]
+    pairs = [(ours[0], theirs[0]), *columns]
+    return all(a is b is None or torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_recipe_names_only_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"steps": 10, "sharpness": 0, "weights": {"identity": 0.5}}))
+    weights = losses.Weights(identity=0.5)
+    assert Recipe.read(path) == replace(Recipe(), steps=10, sharpness=0, weights=weights)
+    assert Recipe.of(asdict(Recipe.read(path))) == Recipe.read(path)
+    assert Recipe.of({}) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"steps": 10, "stesp": 5, "colour": 1}', r"no setting colour, stesp; there are adjustment, .*, years"),
+        ('{"weights": {"smile": 1}}', r"no setting smile; there are"),
+        ('{"age": 0.5}', r"no setting age"),
+        ('{"weights": 2}', r"weights has the tasks by name, not 2"),
+        ('{"steps": "many"}', r"steps cannot be 'many'; by default it is 8000"),
+        ('{"steps": 10.5}', r"steps cannot be 10\.5"),
+        ('{"weights": {"age": null}}', r"age cannot be None; by default it is 0\.2"),
+        ("[1, 2]", r"recipe\.json holds no JSON object"),
+        ("steps: 10", r"recipe\.json holds no JSON object of settings \(Expecting value"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        Recipe.read(path)
+
+
+def test_the_rates_begin_with_the_heads_rise_and_fall_to_nothing() -> None:
+    recipe = Recipe(steps=100, head_steps=20, warmup=10, rate=3.0, head_rate=8.0)
+    rates = [recipe.rates(step) for step in range(101)]
+    assert [body for body, _ in rates[:21]] == [0] * 21
+    assert [heads for _, heads in rates] == pytest.approx(
+        [8 * (1 + math.cos(math.pi * t / 100)) / 2 for t in range(101)]
+    )
+    whole = [body / heads * 8 / 3 for body, heads in rates[:100]]
+    assert whole[20:31] == pytest.approx([t / 10 for t in range(11)])
+    assert whole[31:] == pytest.approx([1] * 69)
+    assert (rates[0][1], rates[50]) == (8, (pytest.approx(1.5), pytest.approx(4)))
+    assert rates[100] == (0, 0)
+
+
+def test_a_class_without_any_example_spoils_nothing(data: Data) -> None:
+    votes = data.expressions.votes.copy()
+    votes[:, 2] = 0
+    votes[votes.sum(axis=1) == 0, 0] = 1
+    lacking = replace(data, expressions=replace(data.expressions, votes=votes / votes.sum(axis=1, keepdims=True)))
+    run = begun(lacking, first_share=0.0)
+    assert all(torch.isfinite(adjustment).all() for adjustment in run.adjustments)
+    assert math.isfinite(run.advance(*run.batches(0)))
+
+
+def test_pictures_grow_to_their_size() -> None:
+    recipe = Recipe(size=112, small=80, growth=0.5, steps=80)
+    assert [recipe.side(step) for step in (0, 19, 20, 39, 40, 79)] == [80, 80, 96, 96, 112, 112]
+    assert {Recipe(size=64, small=80).side(step) for step in (0, 8000)} == {64}
+    assert Recipe(size=120, small=80, steps=10).side(0) == 88
+
+
+def test_a_batch_depends_on_seed_and_step_alone(data: Data) -> None:
+    before = data.digests()
+    one, other = Batches(mini_datasets.recipe(), data), Batches(mini_datasets.recipe(), data)
+    found = [one(step) for step in range(5)]
+    assert same_batch(other(4), found[4])
+    assert same_batch(other(1), found[1])
+    assert not same_batch(found[4], found[1])
+    assert not same_batch(Batches(mini_datasets.recipe(seed=1), data)(4), found[4])
+    assert data.digests() == before
+
+
+def test_a_batch_carries_the_labels_of_its_faces(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "view", lambda crop, *_: crop)
+    recipe = mini_datasets.recipe(mixup=0.0, first_share=0.0, expressions=20, attributes=9, people=6)
+    pictures, targets = Batches(recipe, data)(3)
+    raw = np.uint8((pictures.permute(0, 2, 3, 1).numpy()[..., ::-1] + np.float32(PIXEL_MEAN)[::-1]).round())
+    starting = {data.attributes: data.starting[:5], data.people: data.starting[5:]}
+    parts = [data.expressions] * 20 + [data.attributes] * 9 + [data.people] * 6
+    for i, (part, picture) in enumerate(zip(parts, raw, strict=True)):
+        (row,) = np.flatnonzero((part.crops == picture).all(axis=(1, 2, 3)))
+        for name in ("age", "gender", "ethnicity", "person"):
+            assert getattr(targets, name)[i] == getattr(part, name)[row]
+        first = FIRST_INDEX[part.first[row]] if part.first[row] >= 0 else 7
+        assert targets.votes[i].tolist() == part.votes[row].tolist()
+        assert targets.first[i].tolist() == np.eye(8, 7)[first].tolist()
+        expected = starting[part][row] if part in starting else np.zeros(mini_datasets.WIDTH)
+        assert targets.starting[i].tolist() == expected.tolist()
+
+
+def test_mixup_mixes_pictures_and_both_votes_in_one_share_and_keeps_their_sums(data: Data) -> None:
+    counts = {"expressions": 8, "attributes": 3, "people": 2}
+    plain, asked = Batches(mini_datasets.recipe(mixup=0.0, **counts), data)(2)
+    mixed, shares = Batches(mini_datasets.recipe(mixup=1.0, **counts), data)(2)
+    assert shares.votes.sum(1).tolist() == pytest.approx([1] * 8 + [0] * 5)
+    assert float(shares.first.sum()) == pytest.approx(float(asked.first.sum()), abs=1)
+    assert torch.equal(mixed[8:], plain[8:])
+    assert not torch.equal(mixed[:8], plain[:8])
+    found = set()
+    for i in range(8):
+        tried = []
+        for j in range(8):
+            apart = plain[i] - plain[j]
+            share = float(((mixed[i] - plain[j]) * apart).sum() / apart.square().sum().clamp(min=1))
+            tried.append((float((share * plain[i] + (1 - share) * plain[j] - mixed[i]).abs().max()), j, share))
+        error, j, share = min(tried)  # one that is mixed with itself shows no share
+        assert error < 1e-2
+        for name in ("votes", "first"):
+            ours, theirs = getattr(asked, name)[[i, j]]
+            torch.testing.assert_close(getattr(shares, name)[i], share * ours + (1 - share) * theirs, atol=1e-4, rtol=0)
+        found |= {round(share, 3)} - {0.0, 1.0}
+    assert len(found) == 1
+
+
+def test_the_first_label_takes_its_share_of_the_votes(data: Data) -> None:
+    votes = Batches(mini_datasets.recipe(first_share=0.25), data).votes
+    for i, first in enumerate(data.expressions.first):
+        expected = data.expressions.votes[i]
+        if first >= 0:
+            expected = 0.75 * expected + 0.25 * np.eye(8)[first]
+        np.testing.assert_allclose(votes[i], expected, atol=1e-6)
+
+
+def test_rare_expressions_are_drawn_more_often_and_the_logits_freed_from_what_is_left() -> None:
+    data = mini_datasets.data()
+    data.expressions.votes[:] = np.eye(8, dtype=np.float32)[[0] * 9 + list(range(1, 8))]
+    even = Batches(mini_datasets.recipe(balance=0.0, first_share=0.0), data)
+    assert even.chance == pytest.approx(np.full(16, 1 / 16))
+    batches = Batches(mini_datasets.recipe(balance=0.5, first_share=0.0, adjustment=2.0), data)
+    assert batches.chance[9:] / batches.chance[0] == pytest.approx(np.full(7, 3.0))
+    share = np.array([9, *[3] * 7]) / 30
+    expression, first = batches.adjustments()
+    assert expression.numpy() == pytest.approx(2 * np.log(share), rel=1e-5)
+    assert first.exp().sqrt().sum().item() == pytest.approx(1, rel=1e-5)
+    assert (first.dtype, first.shape) == (torch.float32, (7,))
+
+
+def test_while_the_heads_learn_the_backbone_stays_as_it_is(data: Data) -> None:
+    run = begun(data, head_steps=2)
+    last = {"identity.weight", "identity.bias"}  # fitted when all steps are done
+    before = {name: value.clone() for name, value in run.network.named_parameters()}
+    for step in range(2):
+        run.advance(*run.batches(step))
+    unchanged = {name for name, value in run.network.named_parameters() if torch.equal(value, before[name])}
+    assert unchanged == {name for name in before if name.startswith("backbone.")} | last
+    assert not set(run.network.backbone.parameters()) & run.optimiser.state.keys()
+    run.advance(*run.batches(2))
+    run.advance(*run.batches(3))
+    assert {name for name, value in run.network.named_parameters() if torch.equal(value, before[name])} == last
+
+
+def stepped(run: Fit, batch: tuple[Tensor, Targets], radius: float) -> list[Tensor]:
+    """The parameters after one step written out: SAM's way up, the slope there, and AdamW's first step from below."""
+    network, people = copy.deepcopy(run.network).train(), run.people.weight.detach().clone().requires_grad_()
+    learning = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    parameters = [*learning.values(), people]
+
+    def slopes() -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding = network.backbone(batch[0])
+        heads = network.heads(embedding.float())
+        loss = losses.total(heads, heads.embedding, people, batch[1], run.recipe.weights, *run.adjustments)
+        return torch.autograd.grad(loss, parameters)
+
+    below = [parameter.detach().clone() for parameter in parameters]
+    slope = slopes()
+    if radius:
+        length = torch.sqrt(sum(one.square().sum() for one in slope))
+        with torch.no_grad():
+            for parameter, one in zip(parameters, slope, strict=True):
+                parameter += radius * one / length
+        slope = slopes()
+    body, heads = run.recipe.rates(run.step)
+    names = [*learning, "people"]
+    rates = [body if name.startswith("backbone.") else heads for name in names]
+    return [
+        (1 - rate * run.recipe.decay) * value - rate * one / (one.abs() + 1e-8)
+        for value, one, rate in zip(below, slope, rates, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "radius"),
+    [({"sharpness": 0.0}, 0), ({"sharpness": 0.7, "sharp_from": 0.5}, 0), ({"sharpness": 0.7, "sharp_from": 0.0}, 0.7)],
+    ids=["without", "too early", "with"],
+)
+def test_a_step_goes_down_the_slope_and_with_sharpness_that_of_the_highest_place_nearby(
+    settings: dict[str, float], radius: float, data: Data
+) -> None:
+    run = begun(data, **settings)
+    run.step = 2
+    batch = run.batches(2)
+    expected, other = stepped(run, batch, radius), stepped(run, batch, 0.7 - radius)
+    run.advance(*batch)
+    found = [*(value for value in run.network.parameters() if value.requires_grad), run.people.weight]
+    # where a slope is next to nothing, AdamW's first step follows its sign, which is down to rounding
+    apart = torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, expected, strict=True)])
+    assert (apart < 1e-5).float().mean() > 0.99
+    assert torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, other, strict=True)]).max() > 1e-4
+
+
+def test_the_average_follows_the_weights_faster_at_first(data: Data) -> None:
+    run = begun(data, average=0.3)
+    expected = {name: value.clone() for name, value in run.network.state_dict().items()}
+    for step, keep in enumerate((2 / 11, 3 / 12, 0.3, 0.3)):
+        run.advance(*run.batches(step))
+        for name, value in run.network.state_dict().items():
+            expected[name] = keep * expected[name] + (1 - keep) * value if value.is_floating_point() else value.clone()
+    for name, value in run.average.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+    assert run.average.backbone.norm.num_batches_tracked == run.network.backbone.norm.num_batches_tracked > 0
+    assert not run.average.training
+    assert not any(parameter.requires_grad for parameter in run.average.parameters())
+
+
+@pytest.mark.parametrize("killed", [2, 4])
+def test_a_run_that_was_killed_ends_as_one_that_was_not(killed: int, data: Data, tmp_path: Path, often: None) -> None:
+    settings = {"head_steps": 3, "sharp_from": 0.7}
+    whole = begun(data, **settings)
+    told = list(whole.run(tmp_path / "whole.safetensors"))
+    assert [figures["step"] for figures in told] == [2, 4, 6]
+
+    path = tmp_path / "runs" / "killed.safetensors"
+    first = begun(data, **settings).run(path)
+    while next(first)["step"] < killed:
+        pass
+    first.close()
+    again = Fit(mini_datasets.recipe(**settings), mini_datasets.network(seed=5), data)
+    assert len(equal(state(again), state(whole))) < 10
+    again.resume(path)
+    assert again.step == killed
+    rest = list(again.run(path))
+    assert equal(state(again), state(whole)) == list(state(whole))
+    ours, theirs = (safetensors.torch.load_file(place) for place in (path, tmp_path / "whole.safetensors"))
+    assert equal(ours, theirs) == list(ours)
+    for ours, theirs in zip(rest, told[-len(rest) :], strict=True):
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_finished_run_that_is_continued_does_nothing(data: Data, tmp_path: Path, often: None) -> None:
+    path = tmp_path / "run.safetensors"
+    list(begun(data, steps=2).run(path))
+    before = path.read_bytes()
+    again = begun(data, steps=2)
+    again.resume(path)
+    assert list(again.run(path)) == []
+    assert path.read_bytes() == before
+
+
+def test_a_state_of_another_run_is_refused_and_what_differs_is_named(data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    begun(data).save(path)
+    begun(data).resume(path)
+    with pytest.raises(ValueError, match=r"run\.safetensors is of another run: rate, seed differ; give another output"):
+        begun(data, rate=1e-5, seed=3).resume(path)
+    with pytest.raises(ValueError, match="another run: weights differ"):
+        begun(data, weights={"age": 0.0}).resume(path)
+    aged = data.attributes.age.copy()
+    aged[0] += 1
+    with pytest.raises(ValueError, match="another run: data differ"):
+        begun(replace(data, attributes=replace(data.attributes, age=aged))).resume(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"a text, and no state of a run\n" * 9, None])
+def test_a_file_that_is_no_state_is_refused(content: bytes | None, data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    if content is None:
+        safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"other\.safetensors is no state of a run"):
+        begun(data).resume(path)
+    with pytest.raises(ValueError, match=r"other\.safetensors is no state of a run"):
+        load(path)
+
+
+def test_a_run_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, steps = tmp_path / "other.safetensors", {"recipe": {"steps": 0}, "photographs": "0"}
+    safetensors.torch.save_file({"average/x": torch.zeros(1)}, path, {"about": json.dumps(steps), "step": "0"})
+    with pytest.raises(ValueError, match=r"other\.safetensors is a run of another kind"):
+        load(path)
+    monkeypatch.setattr(fit, "build", lambda *_: mini_datasets.network(seed=9))
+    with pytest.raises(ValueError, match=r"other\.safetensors is a run of another kind"):
+        fit.start(mini_datasets.recipe(), {}, path)
+
+
+def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: None
+) -> None:
+    monkeypatch.setattr(predicting, "build", lambda name: mini_datasets.network(seed=9))
+    path, run = tmp_path / "run.safetensors", begun(data)
+    steps = run.run(path)
+    next(steps)
+    with pytest.raises(ValueError, match="has done 2 of 6 steps; train it to its end"):
+        load(path)
+    assert [figures["step"] for figures in steps] == [4, 6]
+    recipe, network, about = load(path)
+    assert (recipe, about) == (run.recipe, run.about)
+    assert about["data"] == data.digests()
+    assert not network.training
+    found = network.state_dict()
+    assert equal(found, run.average.state_dict()) == list(found) != equal(found, run.network.state_dict())
+
+
+def test_a_run_begins_with_the_weights_of_another_and_says_so(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "build", lambda *_: mini_datasets.network(seed=9))
+    first, path = begun(data), tmp_path / "first.safetensors"
+    first.advance(*first.batches(0))
+    first.save(path)
+    recipe = mini_datasets.recipe(rate=1e-5)
+    second = fit.begin(recipe, fit.start(recipe, {}, path), data)
+    assert equal(second.network.state_dict(), first.average.state_dict()) == list(first.average.state_dict())
+    assert second.about["earlier"] == {**first.about, "step": 1}
+    assert second.step == 0
+    with pytest.raises(ValueError, match=r"first\.safetensors is a run of mobilenetv1, not of other"):
+        fit.start(mini_datasets.recipe(backbone="other"), {}, path)
+
+
+def test_a_run_of_another_backbone_begins_with_weights_for_it_and_tells_their_digest(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "build", lambda *_: mini_datasets.network(seed=9))
+    path, published = tmp_path / "pretrained.safetensors", mini_datasets.network(seed=1).backbone.state_dict()
+    safetensors.torch.save_file(published, path)
+    recipe = mini_datasets.recipe(backbone="other")
+    run = fit.begin(recipe, fit.start(recipe, {}, pretrained=path), data)
+    assert equal(run.network.backbone.state_dict(), published) == list(published)
+    assert run.about["earlier"] == {"pretrained": hashlib.sha256(path.read_bytes()).hexdigest()}
+    with pytest.raises(ValueError, match=r"pretrained\.safetensors can begin neither mobilenetv1 nor"):
+        fit.start(mini_datasets.recipe(), {}, pretrained=path)
+    with pytest.raises(ValueError, match="can begin neither"):
+        fit.start(recipe, {}, path, path)
+
+
+def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> None:
+    network, some = mini_datasets.network().eval(), mini_datasets.faces(40, 1)
+    embedding = predict(network, some, 16)["embedding"]
+    mixed = embedding @ np.random.default_rng(0).normal(size=(mini_datasets.WIDTH, 4)).astype(np.float32)
+    fit.fit_identity(network, some, mixed, 16)
+    identity = predict(network, some, 16)["identity"]
+    assert not identity[:, 4:].any()
+    apart = mixed - mixed.mean(axis=0)
+    assert np.corrcoef(np.linalg.norm(identity, axis=1), np.linalg.norm(apart, axis=1))[0, 1] > 0.9
+    ours, theirs = (rows @ rows.T for rows in (identity, apart))
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.9
+
+
+def test_an_embedding_of_another_width_is_kept_near_the_starting_one_through_a_linear_map(
+    data: Data, tmp_path: Path
+) -> None:
+    wider = replace(data, starting=np.eye(9, 8, dtype=np.float32))
+    only = {**dict.fromkeys(asdict(losses.Weights()), 0.0), "distillation": 1.0}
+    run = begun(wider, weights=only, head_steps=0, warmup=0, rate=0.02, head_rate=0.02, steps=60, decay=0.0)
+    batch = run.batches(0)
+    found = [run.advance(*batch) for _ in range(40)]
+    assert found[-1] < 0.7 * found[0]
+    run.save(tmp_path / "run.safetensors")
+    again = begun(wider, weights=only, head_steps=0, warmup=0, rate=0.02, head_rate=0.02, steps=60, decay=0.0)
+    again.resume(tmp_path / "run.safetensors")
+    assert again.advance(*batch) == run.advance(*batch)
+
+
+def test_the_figures_to_watch_are_those_of_the_answers(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, aged = data.valid_expressions, data.valid_attributes
+    answers = np.eye(8, dtype=np.float32)[[0, 1, 2, 3, 4, 5, 0, 0, 1]]  # of classes 0 to 7 and 0 again
+    first = np.eye(7, dtype=np.float32)[[0, 0, 1, 2, 3, 4, 5, 0, 0]]  # the second is not known, the eighth is wrong
+    years = np.full((6, 100), -1e3, np.float32)
+    off = np.array([1, -1, 3, 0, 0, 2])
+    years[np.arange(6), np.clip(aged.age + off, 1, 100) - 1] = 0
+    gender = np.where(aged.gender == 0, 1, -1) * np.array([1, 1, 1, 1, -1, -1])
+    ethnicity = np.eye(5, dtype=np.float32)[[0, 1, 2, 3, 4, 1]]
+
+    def predict(network: FaceNetwork, faces: object, size: int) -> dict[str, np.ndarray]:
+        assert size == 16
+        if faces is shown:
+            return {"expression": answers, "first": first}
+        assert faces is aged
+        return {"age": years, "gender": gender, "ethnicity": ethnicity}
+
+    monkeypatch.setattr(fit, "predict", predict)
+    assert begun(data).watch() == {
+        "accuracy_all": pytest.approx(6 / 9),
+        "accuracy_majority": pytest.approx(6 / 9),
+        "mean_recall": pytest.approx((0.5 + 5) / 8),
+        "first": pytest.approx(7 / 8),
+        "age_mae": pytest.approx(7 / 6, rel=1e-5),
+        "gender": pytest.approx(4 / 6),
+        "ethnicity": pytest.approx(5 / 6),
+    }
+
+
+def test_answers_do_not_depend_on_how_faces_are_batched() -> None:
+    network, some = mini_datasets.network().eval(), mini_datasets.faces(7, 1)
+    whole, parts = (predict(network, some, 16, batch) for batch in (64, 3))
+    assert {name: value.shape for name, value in whole.items()} == {
+        "embedding": (7, mini_datasets.WIDTH),
+        "expression": (7, 8),
+        "first": (7, 7),
+        "age": (7, 100),
+        "gender": (7,),
+        "ethnicity": (7, 5),
+        "identity": (7, 128),
+    }
+    for name, value in whole.items():
+        np.testing.assert_allclose(value, parts[name], atol=1e-5)
+
+
+def test_answers_are_worked_out_in_bfloat16_unless_the_recipe_says_otherwise(data: Data) -> None:
+    some = mini_datasets.faces(5, 1)
+    rounded, exact = begun(data), begun(data, bfloat16=False)
+    pictures = pixels(np.stack([augment.frame(crop, 16) for crop in some.crops]))
+    with torch.no_grad():
+        wanted = exact.average(pictures).expression.numpy()
+    np.testing.assert_array_equal(predict(exact.average, some, 16)["expression"], wanted)
+    off = np.abs(predict(rounded.average, some, 16)["expression"] - wanted).max()
+    assert 0 < off < 0.1
+
+
+def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_without(
+    data: Data, weights: mobilenet.Weights, tmp_path: Path
+) -> None:
+    wide = replace(data, starting=np.eye(9, mobilenet.EMBEDDING, dtype=np.float32))
+    recipe = mini_datasets.recipe(steps=2, head_steps=1, size=32, small=32)
+    run = fit.begin(recipe, fit.start(recipe, weights), wide)
+    backbone = run.network.backbone
+    assert isinstance(backbone, mobilenet.MobileNetV1)
+    plain = fit.build("mobilenetv1", weights).backbone
+    assert not torch.allclose(backbone.stem.norm.running_var, plain.stem.norm.running_var)
+    buffers = {name: value.clone() for name, value in backbone.named_buffers()}
+    run.advance(*run.batches(0))
+    assert all(torch.equal(value, buffers[name]) for name, value in backbone.named_buffers())
+    run.advance(*run.batches(1))
+    assert not torch.equal(backbone.stem.norm.running_var, buffers["stem.norm.running_var"])
+    run.save(tmp_path / "run.safetensors")
+    _, network, _ = load(tmp_path / "run.safetensors")
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules())
+
+
+def test_data_is_read_with_the_starting_embeddings_and_both_are_kept(
+    sources: Sources, cache: Path, weights: mobilenet.Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "STARTING_SIZE", 32)
+    data = Data.read(sources, cache, weights)
+    parts = (data.expressions, data.attributes, data.people, data.valid_expressions, data.valid_attributes)
+    assert [len(part) for part in parts] == [8, 4, 3, 2, 2]
+    assert data.starting.shape == (7, mobilenet.EMBEDDING)
+    np.testing.assert_allclose(np.linalg.norm(data.starting, axis=1), 1, rtol=1e-5)
+    monkeypatch.setattr(predicting, "predict", lambda *_: pytest.fail("embedded again"))
+    again = Data.read(sources, cache, weights)
+    np.testing.assert_array_equal(again.starting, data.starting)
+    assert again.digests() == data.digests()
+
+
+def test_teachers_answer_faces_and_their_mirror_images_once(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "build", lambda name: mini_datasets.network(seed=9))
+    runs = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+    wanted = np.zeros((16, 15))
+    some, mirrored = data.expressions, copy.copy(data.expressions)
+    object.__setattr__(mirrored, "crops", np.ascontiguousarray(some.crops[:, :, ::-1]))
+    for seed, path in enumerate(runs):
+        run = Fit(mini_datasets.recipe(steps=1, seed=seed), mini_datasets.network(seed=seed), data)
+        list(run.run(path))
+        for faces in (some, mirrored):
+            heads = predict(load(path)[1], faces, 16)
+            wanted += np.hstack([heads["expression"], heads["first"]]) / 4
+    teachers = [predicting.teacher(str(run)) for run in runs]
+    found = predicting.taught(some, teachers, tmp_path)
+    np.testing.assert_allclose(found, wanted, atol=0.05)
+    monkeypatch.setattr(predicting, "predict", lambda *_: pytest.fail("asked again"))
+    np.testing.assert_array_equal(predicting.taught(some, teachers, tmp_path), found)
+
+
+def test_an_exported_network_teaches_what_its_run_would(data: Data, tmp_path: Path) -> None:
+    network = mini_datasets.network(seed=3).eval()
+    file = tmp_path / "teacher.onnx"
+    save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
+    found = predicting.taught(data.expressions, [predicting.teacher(str(file))], tmp_path)
+    sides = [predict(network, data.expressions, 16, mirrored=mirrored) for mirrored in (False, True)]
+    wanted = sum(np.hstack([log_softmax(heads[name], axis=1) for name in ("expression", "first")]) for heads in sides)
+    np.testing.assert_allclose(found, wanted / 2, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("differs", "said"),
+    [
+        ({"expressions": ["joy"] * 8}, r"other\.onnx answers other classes than those of FER\+"),
+        ({"margin": 0.5}, r"other\.onnx wants faces with a margin of 0\.5, but they are cut with"),
+    ],
+)
+def test_a_network_of_other_classes_or_other_crops_teaches_nothing(
+    differs: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    network = mini_datasets.network()
+    file = tmp_path / "other.onnx"
+    save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("other", network, 16), **differs}, file)
+    with pytest.raises(ValueError, match=said):
+        predicting.teacher(str(file))
+
+
+@pytest.mark.parametrize("name", ["blazeface-back", "gone.onnx", "gone.safetensors", "wat"])
+def test_what_is_no_network_cannot_teach(name: str) -> None:
+    with pytest.raises(FervidError, match=name.replace(".", r"\.")):
+        predicting.teacher(name)
+
+
+def test_what_teachers_answer_takes_its_share_of_votes_and_first_labels(data: Data) -> None:
+    sure = np.full((16, 15), -40, np.float32)
+    sure[:, [3, 8 + 2]] = 40
+    plain = Batches(mini_datasets.recipe(), data)
+    pupil = Batches(mini_datasets.recipe(taught=0.25), replace(data, taught=sure))
+    np.testing.assert_allclose(pupil.votes, 0.75 * plain.votes + 0.25 * np.eye(8)[3], atol=1e-6)
+    has = data.expressions.first >= 0
+    np.testing.assert_allclose(pupil.first[has], 0.75 * plain.first[has] + 0.25 * np.eye(7)[2], atol=1e-6)
+    assert not pupil.first[~has].any()
+    np.testing.assert_array_equal(pupil.chance, plain.chance)
+    assert pupil.data.digests().keys() - plain.data.digests().keys() == {"taught"}
