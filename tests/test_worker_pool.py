@@ -254,7 +254,7 @@ def test_where_nobody_tells_memory_is_not_limited(monkeypatch: pytest.MonkeyPatc
 def test_what_nobody_expected_costs_itself_alone_and_says_where_it_was() -> None:
     one, two, three = ordered(blunder, range(3), 1, told)
     assert (one, three) == (-1, 1)
-    assert two.startswith("crashed: ZeroDivisionError: integer division or modulo by zero, test_workers.py line ")
+    assert two.startswith("crashed: ZeroDivisionError: integer division or modulo by zero, test_worker_pool.py line ")
 
 
 def test_a_worker_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +374,7 @@ def test_a_worker_loads_its_work_and_answers_until_the_pipe_is_closed() -> None:
 
 @pytest.mark.parametrize(
     ("work", "code", "said"),
-    [(exhaust, "memory", "MemoryError"), (blunder, "crashed", "ZeroDivisionError: .*, test_workers.py line")],
+    [(exhaust, "memory", "MemoryError"), (blunder, "crashed", "ZeroDivisionError: .*, test_worker_pool.py line")],
 )
 def test_a_worker_tells_what_an_item_did_to_it_and_goes_on(work: Callable[[int], int], code: str, said: str) -> None:
     with serving(work) as pipe:
