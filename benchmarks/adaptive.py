@@ -18,8 +18,8 @@ import numpy as np
 from network import show
 
 from fervid.analysis.early_exit import STRIDES
-from fervid.learn.labeled_features import Study, train
-from fervid.learn.model_evaluation import measured, said_by
+from fervid.learn.labeled_features import LabeledFeatures, train_classifier
+from fervid.learn.model_evaluation import evaluate_model, predict_with_model
 from fervid.learn.model_selection import candidates
 from fervid.models import registry
 from fervid.training import films
@@ -28,12 +28,12 @@ ERRORS = (0.0, 0.02, 0.05, 0.1, 0.2)
 WAYS = candidates(("mean+std+max",), ("linear",))
 
 
-def fitted(known: Study, error: float, folder: Path) -> registry.Model:
+def fitted(known: LabeledFeatures, error: float, folder: Path) -> registry.Model:
     """A classifier with thresholds for that share of errors."""
-    data, _ = train(known, WAYS, "few", error=error)
+    data, _ = train_classifier(known, WAYS, "few", error=error)
     path = folder / f"few-{error}.onnx"
     path.write_bytes(data)
-    return registry.load(str(path), "classifier")
+    return registry.load_model(str(path), "classifier")
 
 
 def row(name: str, share: float, accuracy: float) -> dict[str, Any]:
@@ -69,10 +69,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for error in ERRORS:
             model = fitted(known, error, Path(folder))
-            few = measured(known, model, adaptive=True)["adaptive"]
+            few = evaluate_model(known, model, adaptive=True)["adaptive"]
             points.append(row(f"adaptive, {100 * error:g} % may be wrong", few["share of frames"], few["accuracy"]))
     for stride in (*reversed(STRIDES), 1):
-        said = said_by(held, model, stride=stride)
+        said = predict_with_model(held, model, stride=stride)
         right = np.isfinite(said).all(axis=1) & (np.nan_to_num(said).argmax(axis=1) == truth)
         frames = np.ceil(held.table.counts / stride).sum() / held.table.counts.sum()
         points.append(row(f"fixed, one of {stride}", float(frames), float(right.mean())))

@@ -26,10 +26,10 @@ from network import show
 from scipy.stats import binomtest
 from timing import rounded, save
 
-from fervid.analysis.aggregate import gather
+from fervid.analysis.aggregate import aggregate_clip
 from fervid.analysis.clip_classifier import ClipClassifier
 from fervid.analysis.extractor import Extractor, Options, load_extractor
-from fervid.core.records import ClipFeatures, Face, Floats, Frame, Image, Observed
+from fervid.core.records import ClipFeatures, Face, FloatArray, Frame, FrameObservation, Image
 from fervid.learn import dataset
 from fervid.media import video
 from fervid.media.sampling import Sampling
@@ -42,7 +42,7 @@ SIDES = 60, 200  # pixels of a face in them
 SEED = 2021
 STILL = Face((0, 0, 48, 48), np.array([[14, 20], [34, 20]], np.float32), 1.0)  # as the pictures of FER+ are cut
 
-Clip = Callable[[Extractor], Iterator[Observed]]
+Clip = Callable[[Extractor], Iterator[FrameObservation]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,14 +65,14 @@ class Look:
 class Moved(Extractor):
     """Sees every frame one pixel further to the right."""
 
-    def observe(self, frames: Iterable[Frame]) -> Generator[Observed]:
+    def observe(self, frames: Iterable[Frame]) -> Generator[FrameObservation]:
         """As the other, of other frames."""
         yield from super().observe(replace(one, image=np.roll(one.image, 1, axis=1)) for one in frames)
 
 
 def look(clip: Clip, extractor: Extractor, classify: ClipClassifier) -> Look:
     """Answer a clip."""
-    seen = gather(clip(extractor), extractor.rule)
+    seen = aggregate_clip(clip(extractor), extractor.rule)
     pool = seen.pool(extractor.options.face)
     features = pool.features() if pool else None
     return Look(features and classify(features).label, features, seen.frames, seen.frames_with_face)
@@ -104,14 +104,14 @@ def compare(pairs: Sequence[tuple[Look, Look]]) -> dict[str, Any]:
     return {**found, "frames with a face": shares}
 
 
-def cosine(one: Floats, other: Floats) -> float:
+def cosine(one: FloatArray, other: FloatArray) -> float:
     """1 less the cosine of two vectors; 0 if they are equal, 1 if only one of them is 0."""
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     alike = float(one @ other) / lengths if lengths else float(np.array_equal(one, other))
     return max(0.0, 1 - alike)
 
 
-def relative(one: Floats, other: Floats) -> float:
+def relative(one: FloatArray, other: FloatArray) -> float:
     """Length of the difference of two vectors over that of the second; 0 if they are equal."""
     apart = float(np.linalg.norm(one - other))
     return apart / max(float(np.linalg.norm(other)), 1e-12)
@@ -138,12 +138,12 @@ def film(stills: Sequence[Image], backdrop: Sequence[Image], rng: np.random.Gene
 
 def _person(
     still: Image, count: int, middle: float, room: float, rng: np.random.Generator
-) -> Iterator[tuple[Image, Floats] | None]:
+) -> Iterator[tuple[Image, FloatArray] | None]:
     """Of each frame the view of a face, and the matrix (2, 3) that puts it there; None until the person comes."""
-    views = degrade.clip(still, STILL, count, rng)
+    views = degrade.simulate_clip(still, STILL, count, rng)
     side = float(np.exp(rng.uniform(*np.log(SIDES))))
     ranges = {"x": (-0.5, 0.5), "y": (-0.5, 0.5), "roll": (-0.2, 0.2), "size": (-0.1, 0.1)}
-    paths = {name: degrade.curve(count, *ends, rng) for name, ends in ranges.items()}
+    paths = {name: degrade.smooth_curve(count, *ends, rng) for name, ends in ranges.items()}
     x = middle + rng.uniform(-0.5, 0.5) * max(0, room - 2 * side)
     y = HEIGHT / 2 + rng.uniform(-0.5, 0.5) * max(0, HEIGHT - 2 * side)
     comes = int(rng.integers(0, count // 2)) if rng.random() < 0.3 else 0
@@ -157,7 +157,7 @@ def _person(
         yield (view, matrix) if t >= comes else None
 
 
-def _pasted(image: Image, view: Image, matrix: Floats) -> Image:
+def _pasted(image: Image, view: Image, matrix: FloatArray) -> Image:
     """The view of a face over a picture, in which it fades out around its border."""
     side = view.shape[0]
     border = side // 4  # the stills are cut so close that a detector needs more around them
@@ -186,10 +186,10 @@ def simulated(folder: Path, count: int, background: Path | None) -> list[Clip]:
     sure = [face.score >= detector.card["open_score"] for face in split.faces]
     stills = np.flatnonzero(split.majority & sure)
     shown = [rng.choice(stills, 2 if rng.random() < 0.3 else 1, replace=False) for _ in range(count)]
-    frames = video.read(background, Sampling(fps=RATE)) if background else ()
+    frames = video.read_frames(background, Sampling(fps=RATE)) if background else ()
     scenery = [np.asarray(cv2.resize(frame.image, (WIDTH, HEIGHT)), np.uint8) for frame in frames]
 
-    def clip(number: int, extractor: Extractor) -> Iterator[Observed]:
+    def clip(number: int, extractor: Extractor) -> Iterator[FrameObservation]:
         own = np.random.default_rng((SEED, number))
         start = int(own.integers(len(scenery))) if scenery else 0
         backdrop = [*scenery[start:], *scenery[:start]] or noise(own)
@@ -198,9 +198,9 @@ def simulated(folder: Path, count: int, background: Path | None) -> list[Clip]:
     return [partial(clip, number) for number in range(count)]
 
 
-def pictures(path: Path, extractor: Extractor) -> Iterator[Observed]:
+def pictures(path: Path, extractor: Extractor) -> Iterator[FrameObservation]:
     """A folder or pattern of frames as a clip."""
-    return extractor.observe(video.read_pictures(dataset.frames(path)))
+    return extractor.observe(video.read_image_sequence(dataset.frames(path)))
 
 
 def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def main() -> None:
     if arguments.clips:
         sets["files"] = [lambda extractor, path=path: extractor.watch(path) for path in arguments.clips]
     if arguments.kerc:
-        samples = dataset.read(f"kerc2020:{arguments.kerc}").samples
+        samples = dataset.load_dataset(f"kerc2020:{arguments.kerc}").samples
         sets["KERC 2020"] = [partial(pictures, sample.path) for sample in samples]
     if arguments.ferplus:
         sets["simulated"] = simulated(arguments.ferplus, arguments.simulated, arguments.background)
@@ -248,7 +248,7 @@ def main() -> None:
     slow = replace(usual, detect_every=0)
     ways = [load_extractor(options=options, threads=1) for options in (usual, slow)]
     ways.append(Moved(ways[1].detector, ways[1].network, slow, 1))
-    model = registry.load(registry.DEFAULTS["classifier"], "classifier")
+    model = registry.load_model(registry.DEFAULTS["classifier"], "classifier")
     classify = ClipClassifier(model.session, model.card)
 
     def all_ways(clip: Clip) -> list[Look]:

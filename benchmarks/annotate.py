@@ -24,11 +24,11 @@ from network import show
 from timing import decode, medians, paired, ratios, rounded, save
 
 import fervid
-from fervid.analysis.aggregate import Windows
+from fervid.analysis.aggregate import WindowSpec
 from fervid.render import annotate_video
 
 BASE, QUICK = "decode and encode", "with fervid's settings"
-CUT = Windows(2.0, 0.5)
+CUT = WindowSpec(2.0, 0.5)
 
 
 def encode(path: Path, target: Path, settings: Mapping[str, str]) -> None:
@@ -71,14 +71,15 @@ def measure(path: Path, classifier: fervid.Classifier, repeat: int) -> dict[str,
 
         ways = {
             BASE: partial(encode, path, target, {}),
-            QUICK: partial(encode, path, target, annotate_video.QUALITY),
+            QUICK: partial(encode, path, target, annotate_video.ENCODER_OPTIONS),
             "look": partial(classifier.follow, path, CUT),
             "draw": draw,
             "annotate": annotate,
         }
         rows = paired(ways, repeat)
         lost = {
-            name: loss(path, settings, Path(folder)) for name, settings in ((BASE, {}), (QUICK, annotate_video.QUALITY))
+            name: loss(path, settings, Path(folder))
+            for name, settings in ((BASE, {}), (QUICK, annotate_video.ENCODER_OPTIONS))
         }
     frames, ratio = decode(path), {base: ratios(rows, base) for base in (BASE, QUICK)}
     return {
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    classifier = fervid.load()
+    classifier = fervid.load_classifier()
     films = [measure(path, classifier, arguments.repeat) for path in arguments.clips]
     show(table(films), None)
     save({"repeat": arguments.repeat, "clips": films}, arguments.json)

@@ -31,26 +31,26 @@ import numpy as np
 import torch
 from network import THREADS, milliseconds, show
 
-from fervid.analysis.aggregate import Seen
-from fervid.analysis.align import MARGIN, crop
+from fervid.analysis.aggregate import ClipObservations
+from fervid.analysis.align import MARGIN, align_face
 from fervid.analysis.extractor import Extractor, load_extractor
-from fervid.analysis.face_model import FaceNetwork
+from fervid.analysis.face_model import FaceModel
 from fervid.analysis.tracker import Tracker
-from fervid.core.records import Face, FaceScores, Floats, Frame, Image
+from fervid.core.records import Face, FaceOutputs, FloatArray, Frame, Image
 from fervid.learn import dataset
 from fervid.learn.dataset import frames
-from fervid.learn.labeled_features import Study
-from fervid.learn.model_selection import Examples, candidates, nested
-from fervid.media.video import read_pictures
+from fervid.learn.labeled_features import LabeledFeatures
+from fervid.learn.model_selection import TrainingData, candidates, nested_cv_predict
+from fervid.media.video import read_image_sequence
 from fervid.models import registry
 from fervid.training import export, films, fit, mobilenet, state
-from fervid.training.batches import Data
+from fervid.training.batches import TrainingSets
 from fervid.training.card import save_with_card
 from fervid.training.evaluate import Tests
-from fervid.training.faces import Sources
+from fervid.training.faces import DatasetPaths
 from fervid.training.network import build
 from fervid.training.predict import teacher
-from fervid.training.recipe import Recipe
+from fervid.training.recipe import TrainConfig
 
 RECIPE = Path(__file__).parent.parent / "models/recipes/backbones.json"
 BACKBONES: Mapping[str, int] = {  # and the side of the pictures that each was made for
@@ -85,7 +85,7 @@ def pretrained(name: str, folder: Path | None) -> Path | None:
     return path if path and path.exists() else None
 
 
-def finished(run: Path, recipe: Recipe, weights: Path | None) -> bool:
+def finished(run: Path, recipe: TrainConfig, weights: Path | None) -> bool:
     """Whether a run of that recipe, begun with those weights, has come to its end; it may have learned other data."""
     if not run.exists():
         return False
@@ -97,17 +97,19 @@ def finished(run: Path, recipe: Recipe, weights: Path | None) -> bool:
 def train(names: Sequence[str], arguments: argparse.Namespace) -> None:
     """Bring the runs of some backbones to their end."""
     paths = {name: arguments.runs / f"{name}.safetensors" for name in names}
-    recipes = {name: replace(Recipe.read(RECIPE), backbone=name) for name in names}
+    recipes = {name: replace(TrainConfig.read(RECIPE), backbone=name) for name in names}
     given = {name: pretrained(name, arguments.pretrained) for name in names}
     lacking = [name for name in names if not finished(paths[name], recipes[name], given[name])]
     if not lacking:
         return
     weights, cache = mobilenet.read_tensorflowjs(arguments.weights), arguments.cache or arguments.data / "cache"
-    starts = {name: fit.start(recipes[name], weights, pretrained=given[name]) for name in lacking}
-    data = Data.read(Sources(arguments.data), cache, weights, [teacher(name) for name in arguments.teacher])
+    starts = {name: fit.initial_weights(recipes[name], weights, pretrained=given[name]) for name in lacking}
+    data = TrainingSets.read(
+        DatasetPaths(arguments.data), cache, weights, [teacher(name) for name in arguments.teacher]
+    )
     for name in lacking:
         print(f"{name} starts from {origin(name, starts[name].earlier)}", flush=True)
-        run = fit.begin(recipes[name], starts.pop(name), data)
+        run = fit.make_trainer(recipes[name], starts.pop(name), data)
         if paths[name].exists():
             run.resume(paths[name])
         for figures in run.run(paths[name]):
@@ -124,8 +126,8 @@ def write(names: Sequence[str], arguments: argparse.Namespace) -> None:
     lacking = [name for name in names if not (arguments.runs / f"{name}.onnx").exists()]
     if not lacking:
         return
-    sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
-    tests = Tests.read(sources, Recipe.read(RECIPE).size)
+    sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
+    tests = Tests.read(sources, TrainConfig.read(RECIPE).size)
     for name in lacking:
         with tempfile.TemporaryDirectory(dir=arguments.runs) as folder:  # a file that is there is a whole one
             made = Path(folder) / f"{name}.onnx"
@@ -143,13 +145,13 @@ def of_size(name: str, size: int, folder: Path) -> list[registry.Model]:
     about = {**export.CARD, **export.card(name, network, size)}
     save_with_card(export.to_onnx(network, size), about, files[0])
     export.save_quantised(files[0], about, files[1], crops)
-    return [registry.load(str(file), "network", THREADS) for file in files]
+    return [registry.load_model(str(file), "network", THREADS) for file in files]
 
 
-def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceScores]]:
+def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceOutputs]]:
     """The faces of the main person of a clip, each with its frame and what the network says of it."""
-    pictures = list(read_pictures(frames(path)))
-    tracker, seen, faces = Tracker(extractor.rule), Seen(), []
+    pictures = list(read_image_sequence(frames(path)))
+    tracker, seen, faces = Tracker(extractor.rule), ClipObservations(), []
     for picture, one in zip(pictures, extractor.observe(pictures), strict=True):
         numbers = tracker.update(one.time, one.faces, one.scores.identity)
         seen.add(one, numbers)
@@ -165,16 +167,16 @@ def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, Fac
 
 def clip(path: Path, extractor: Extractor, size: int) -> Image:
     """(n, size, size, 3) the faces of the main person of a clip; n is 0 if nobody is seen."""
-    cut = [crop(picture.image, face, size, MARGIN) for picture, face, _ in main_person(path, extractor)]
+    cut = [align_face(picture.image, face, size, MARGIN) for picture, face, _ in main_person(path, extractor)]
     return np.array(cut, np.uint8).reshape(-1, size, size, 3)
 
 
-def descriptor(embedding: Floats) -> Floats:
+def descriptor(embedding: FloatArray) -> FloatArray:
     """(n, d) embeddings of the faces of a clip -> (3 d,) mean, standard deviation and maximum."""
     return np.concatenate([getattr(embedding, name)(axis=0) for name in STATISTICS])
 
 
-def on_clips(model: registry.Model, clips: Sequence[Image], known: Study) -> Mapping[str, Any]:
+def on_clips(model: registry.Model, clips: Sequence[Image], known: LabeledFeatures) -> Mapping[str, Any]:
     """Mean recall over the classes of the clips, with its interval, of people whom the classifier has not seen.
 
     Args:
@@ -182,18 +184,22 @@ def on_clips(model: registry.Model, clips: Sequence[Image], known: Study) -> Map
         clips: The faces of each, one or more.
         known: The same clips, their truth and who is in them.
     """
-    network = FaceNetwork(model.session, model.card)
+    network = FaceModel(model.session, model.card)
     name = "+".join(STATISTICS)
     matrix = np.stack([descriptor(network(faces).embedding) for faces in clips])
-    examples = Examples({name: matrix}, known.truth, known.groups, known.seed)
-    found: Mapping[str, Any] = known.report(nested(examples, candidates([name], ["linear"]))[0])["answered"]["uar"]
+    examples = TrainingData({name: matrix}, known.truth, known.groups, known.seed)
+    found: Mapping[str, Any] = known.report(nested_cv_predict(examples, candidates([name], ["linear"]))[0])["answered"][
+        "uar"
+    ]
     return found
 
 
-def read_clips(kerc: Path, features: Path | None, size: int) -> tuple[list[Image], Study]:
+def read_clips(kerc: Path, features: Path | None, size: int) -> tuple[list[Image], LabeledFeatures]:
     """The faces of every clip that shows one to the shipped network, and what is known of those clips."""
     known, extractor = films.read(kerc, features), load_extractor()
-    shown = {sample.path: clip(sample.path, extractor, size) for sample in dataset.read(f"kerc2020:{kerc}").samples}
+    shown = {
+        sample.path: clip(sample.path, extractor, size) for sample in dataset.load_dataset(f"kerc2020:{kerc}").samples
+    }
     kept = np.array([len(shown[sample.path]) > 0 for sample in known.table.samples])
     groups = None if known.groups is None else known.groups[kept]
     known = replace(known, table=known.table[kept], groups=groups)
@@ -222,12 +228,14 @@ def row(name: str, model: registry.Model, uar: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def table(names: Sequence[str], runs: Path, clips: Sequence[Image], known: Study, repeat: int) -> list[dict[str, Any]]:
+def table(
+    names: Sequence[str], runs: Path, clips: Sequence[Image], known: LabeledFeatures, repeat: int
+) -> list[dict[str, Any]]:
     """Two rows a backbone, float32 and int8."""
     with tempfile.TemporaryDirectory() as folder:
         rows, trained_, made = [], [], []
         for name in names:
-            files = [registry.load(str(file), "network", THREADS) for file in both(runs / f"{name}.onnx")]
+            files = [registry.load_model(str(file), "network", THREADS) for file in both(runs / f"{name}.onnx")]
             rows += [row(name, model, on_clips(model, clips, known)) for model in files]
             trained_ += files
             made += of_size(name, BACKBONES[name], Path(folder))
@@ -255,7 +263,7 @@ def main() -> None:
     arguments.runs.mkdir(parents=True, exist_ok=True)
     train(arguments.only, arguments)
     write(arguments.only, arguments)
-    clips, known = read_clips(arguments.kerc, arguments.features, Recipe.read(RECIPE).size)
+    clips, known = read_clips(arguments.kerc, arguments.features, TrainConfig.read(RECIPE).size)
     show(table(arguments.only, arguments.runs, clips, known, arguments.repeat), arguments.json)
 
 

@@ -25,8 +25,8 @@ from network import show
 from timing import WAYS, command, decode, faster, figures, once, paired, save
 
 import fervid
-from fervid.batch.runner import Policy, answer_all
-from fervid.cli.options import workers
+from fervid.batch.runner import RunConfig, classify_all
+from fervid.cli.options import plan_workers
 
 SHORTEST, LONGEST = 2.0, 4.0  # seconds of a piece
 DECODERS = ("decode, threads", "decode, processes")
@@ -88,8 +88,8 @@ def repeated(path: Path, seconds: float, target: Path) -> None:
 
 def folder(paths: Sequence[Path], repeat: int) -> list[dict[str, Any]]:
     """Rows for a folder of clips: two ways of decoding, fervid in process, and the whole command."""
-    jobs, threads = workers(len(paths), None, None)
-    classifier = fervid.load(threads=threads)
+    jobs, threads = plan_workers(len(paths), None, None)
+    classifier = fervid.load_classifier(threads=threads)
     names = [str(path) for path in paths]
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(cv2.getNumberOfCPUs(), mp_context=spawning) as pool:
@@ -99,7 +99,7 @@ def folder(paths: Sequence[Path], repeat: int) -> list[dict[str, Any]]:
             {
                 DECODERS[0]: lambda: sum(map(decode, paths)),
                 DECODERS[1]: lambda: sum(pool.map(alone, paths, chunksize=4)),
-                "default": lambda: list(answer_all(classifier, names, Policy(jobs))),
+                "default": lambda: list(classify_all(classifier, names, RunConfig(jobs))),
                 "the command": lambda: command(
                     "classify", str(paths[0].parent), "--format", "jsonl", "--progress", "none"
                 ),

@@ -20,33 +20,33 @@ from rich.table import Table
 
 from fervid.analysis.baseline import identify_people
 from fervid.analysis.extractor import load_extractor
-from fervid.analysis.face_model import FaceNetwork
-from fervid.core.records import Floats
+from fervid.analysis.face_model import FaceModel
+from fervid.core.records import FloatArray
 from fervid.learn.feature_table import IDENTITY
 from fervid.models import registry
 from fervid.training import lfw
 from fervid.training.clip_sets import DEVELOPMENT, FILMS, STILLS, ClipSet, read_clip_sets
 from fervid.training.emotion import cross_validate, move_to_usual, read_stills, to_labelled_logits
-from fervid.training.faces import Sources, cut_all
+from fervid.training.faces import DatasetPaths, crop_all
 from fervid.training.ferplus import stills_detector
 
 MIN_PHOTOS = 5  # of a person of LFW
 
 
-def classify(known: ClipSet, name: str) -> Floats:
+def classify(known: ClipSet, name: str) -> FloatArray:
     """(n, 8) probabilities by a shipped classifier."""
-    model = registry.load(name, "classifier", 1)
+    model = registry.load_model(name, "classifier", 1)
     rows = known.table.matrix(model.card["statistics"])
     return np.asarray(model.session.run(["probabilities"], {"features": rows})[0], np.float32)
 
 
-def measure_shipped(sets: Mapping[str, ClipSet], sources: Sources, cache: Path, network: str) -> list[list[str]]:
+def measure_shipped(sets: Mapping[str, ClipSet], sources: DatasetPaths, cache: Path, network: str) -> list[list[str]]:
     """Rows of set, way, and figures."""
     acted, scenes, stills = sets[DEVELOPMENT], sets[FILMS], read_stills(sources, cache, network)
-    model = registry.load(registry.DEFAULTS["classifier"], "classifier", 1)
+    model = registry.load_model(registry.DEFAULTS["classifier"], "classifier", 1)
     usual = np.array(model.card["usual_logits"]["person"], np.float32)
 
-    def relative(known: ClipSet) -> Floats:
+    def relative(known: ClipSet) -> FloatArray:
         return np.asarray(
             model.session.run(["probabilities"], {"features": move_to_usual(known, usual)})[0], np.float32
         )
@@ -86,7 +86,7 @@ def score_pairs(found: NDArray[np.int64], truth: Sequence[str]) -> tuple[float, 
     return precision, recall, 2 * precision * recall / max(precision + recall, 1e-9)
 
 
-def measure_identities(sets: Mapping[str, ClipSet], sources: Sources, network: str) -> list[list[str]]:
+def measure_identities(sets: Mapping[str, ClipSet], sources: DatasetPaths, network: str) -> list[list[str]]:
     """Rows of set, people, clips and figures."""
     extractor = load_extractor(network=network)
     table = sets[DEVELOPMENT].table
@@ -103,11 +103,11 @@ def measure_identities(sets: Mapping[str, ClipSet], sources: Sources, network: s
     return rows
 
 
-def _lfw_identities(folder: Path, network: str) -> tuple[list[str], Floats]:
+def _lfw_identities(folder: Path, network: str) -> tuple[list[str], FloatArray]:
     photos = sorted(folder.rglob("*.jpg"))
     folders = [path.parent.name for path in photos]
     chosen = [path for path in photos if folders.count(path.parent.name) >= MIN_PHOTOS]
-    model = registry.load(network, "network", 2)
+    model = registry.load_model(network, "network", 2)
     detector = stills_detector(lfw.MIN_FACE)
 
     def middle(image: NDArray[np.uint8]) -> Any:
@@ -117,8 +117,8 @@ def _lfw_identities(folder: Path, network: str) -> tuple[list[str], Floats]:
             faces, key=lambda f: abs(f.box[0] + f.box[2] - width) + abs(f.box[1] + f.box[3] - height), default=None
         )
 
-    crops, rows = cut_all(chosen, middle, model.card["input"]["size"], model.card["margin"])
-    return [chosen[i].parent.name for i in rows], FaceNetwork(model.session, model.card)(np.stack(crops)).identity
+    crops, rows = crop_all(chosen, middle, model.card["input"]["size"], model.card["margin"])
+    return [chosen[i].parent.name for i in rows], FaceModel(model.session, model.card)(np.stack(crops)).identity
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="where features and crops are kept; default: DATA/cache")
     parser.add_argument("--network", default=registry.DEFAULTS["network"])
     arguments = parser.parse_args()
-    sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
+    sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     sets = read_clip_sets(sources, cache / "features", arguments.network)
     columns = ("set", "way", "mean recall", "95 % interval", "calibration error", "clips")
     show("Shipped classifiers", columns, measure_shipped(sets, sources, cache, arguments.network))

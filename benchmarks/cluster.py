@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 import fervid
-from fervid.batch.ray_runner import answering
-from fervid.batch.runner import Policy, answer_all, destination
+from fervid.batch.ray_runner import classify_on_ray
+from fervid.batch.runner import RunConfig, classify_all, open_writer
 
 MODEL = "seconds(n, m) = start + n * max(clip / (m * workers), record)"
 MEANING = {
@@ -48,11 +48,11 @@ CLIPS, MACHINES = tuple(10**power for power in range(8)), (1, 10, 100)
 @contextmanager
 def ways(engine: str, workers: int) -> Iterator[Any]:
     """What answers clips in that way, from loading on."""
-    classifier, policy = fervid.load(threads=1), Policy(workers)
+    classifier, policy = fervid.load_classifier(threads=1), RunConfig(workers)
     if engine == "local":
-        yield classifier, partial(answer_all, classifier, policy=policy)
+        yield classifier, partial(classify_all, classifier, policy=policy)
     else:
-        with answering(classifier, policy, jobs=workers, threads=1) as answer:
+        with classify_on_ray(classifier, policy, jobs=workers, threads=1) as answer:
             yield classifier, answer
 
 
@@ -61,7 +61,7 @@ def timed(engine: str, workers: int, names: Sequence[str], folder: Path) -> tupl
     times = [time.perf_counter()]
     with (
         ways(engine, workers) as (classifier, answer),
-        destination(folder / "records.jsonl", None, classifier, names, force=True) as (writer, _),
+        open_writer(folder / "records.jsonl", None, classifier, names, force=True) as (writer, _),
     ):
         for result in answer(names):
             writer.write(result)

@@ -25,21 +25,21 @@ from numpy.typing import NDArray
 
 from fervid.learn.metrics import bootstrap
 from fervid.training import faces, fit, losses, mobilenet
-from fervid.training.batches import Data
-from fervid.training.faces import Faces, Sources
-from fervid.training.losses import Weights
-from fervid.training.predict import filled, load, predict
-from fervid.training.recipe import Recipe
+from fervid.training.batches import TrainingSets
+from fervid.training.faces import DatasetPaths, FaceDataset
+from fervid.training.losses import TaskWeights
+from fervid.training.predict import load, predict, pseudo_label
+from fervid.training.recipe import TrainConfig
 
 JOINT4 = Path(__file__).parent.parent / "models/recipes/joint4.json"
-NONE = Weights(*[0.0] * 8)
+NONE = TaskWeights(*[0.0] * 8)
 TASKS = ("expression", "age", "gender", "ethnicity")
 Marks = Mapping[str, NDArray[np.float64]]
 
 
-def recipes() -> dict[str, Recipe]:
+def recipes() -> dict[str, TrainConfig]:
     """The variants; the last is begun when the masked one is finished."""
-    joint = Recipe.read(JOINT4)
+    joint = TrainConfig.read(JOINT4)
     told = {"expression": ("expression",), "age": ("age", "years"), "gender": ("gender",), "ethnicity": ("ethnicity",)}
     single = {
         task: replace(
@@ -53,7 +53,7 @@ def recipes() -> dict[str, Recipe]:
     return {**single, "masked": joint, "filled": joint}
 
 
-def few(data: Data) -> Data:
+def few(data: TrainingSets) -> TrainingSets:
     """The same to learn from, with little of what is only watched or tells people apart: neither is measured here."""
     some = slice(0, 200)
     kept = np.concatenate([data.starting[: len(data.attributes)], data.starting[len(data.attributes) :][some]])
@@ -61,15 +61,15 @@ def few(data: Data) -> Data:
     return replace(data, starting=kept, **watched)
 
 
-def trained(name: str, seed: int, data: Data, weights: mobilenet.Weights, runs: Path) -> Path:
+def trained(name: str, seed: int, data: TrainingSets, weights: mobilenet.TaskWeights, runs: Path) -> Path:
     """The finished run of a variant."""
     path = runs / f"{name}-{seed}.safetensors"
     if name == "filled":
         masked = runs / f"masked-{seed}.safetensors"
-        whole = {part: filled(getattr(data, part), masked) for part in ("expressions", "attributes")}
+        whole = {part: pseudo_label(getattr(data, part), masked) for part in ("expressions", "attributes")}
         data = replace(data, **whole)
     recipe = replace(recipes()[name], seed=seed)
-    run = fit.begin(recipe, fit.start(recipe, weights), data)
+    run = fit.make_trainer(recipe, fit.initial_weights(recipe, weights), data)
     if path.exists():
         run.resume(path)
     for _ in run.run(path):
@@ -77,7 +77,7 @@ def trained(name: str, seed: int, data: Data, weights: mobilenet.Weights, runs: 
     return path
 
 
-def marks(path: Path, votes: Faces, portraits: Faces) -> Marks:
+def marks(path: Path, votes: FaceDataset, portraits: FaceDataset) -> Marks:
     """Of each picture whether a run is right; of age by how many years it is wrong."""
     recipe, network, _ = load(path)
     shown, told = predict(network, votes, recipe.size), predict(network, portraits, recipe.size)
@@ -140,9 +140,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
+    sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     weights = mobilenet.read_tensorflowjs(arguments.weights)
-    data = few(Data.read(sources, cache, weights))
+    data = few(TrainingSets.read(sources, cache, weights))
     votes = faces.read_ferplus(sources.ferplus, sources.first, "PrivateTest", cache)
     portraits = faces.read_utkface(sources.utkface, 0, cache)
     seeds = range(2021, 2021 + arguments.seeds)

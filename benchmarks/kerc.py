@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from network import show
 
-from fervid.core.records import Floats
-from fervid.learn.labeled_features import Study
-from fervid.learn.model_evaluation import methods, said_by
+from fervid.core.records import FloatArray
+from fervid.learn.labeled_features import LabeledFeatures
+from fervid.learn.model_evaluation import compare_configurations, predict_with_model
 from fervid.learn.model_selection import Kind, Scaling
 from fervid.models import registry
 from fervid.training import export, films, mobilenet
@@ -55,7 +55,7 @@ def frozen(weights: Path, folder: Path) -> Path:
     """The network as it was published, as a file of ours; only its embedding is meant to be used."""
     torch.manual_seed(0)  # the heads are of chance, and faces are followed by one of them
     network = build("mobilenetv1", mobilenet.read_tensorflowjs(weights)).eval()
-    shipped = registry.load(registry.DEFAULTS["network"], "network")
+    shipped = registry.load_model(registry.DEFAULTS["network"], "network")
     size = int(shipped.card["input"]["size"])
     path = folder / "frozen.onnx"
     card = {**export.CARD, **export.card("frozen", network, size)}
@@ -64,20 +64,20 @@ def frozen(weights: Path, folder: Path) -> Path:
     return path
 
 
-def rows(known: Study, name: str, ways: Sequence[Way]) -> Iterator[dict[str, Any]]:
+def rows(known: LabeledFeatures, name: str, ways: Sequence[Way]) -> Iterator[dict[str, Any]]:
     """A row for each way: of both protocols the figures with intervals."""
     for statistics, kind, scaling in ways:
         row: dict[str, Any] = {"network": name, "statistics": statistics, "kind": kind, "scaling": scaling}
         for protocol, cross in (("val", False), ("cross-validated", True)):
-            (report,) = methods(known, [statistics], [kind], scalings=[scaling], cross=cross).values()
+            (report,) = compare_configurations(known, [statistics], [kind], scalings=[scaling], cross=cross).values()
             row |= {f"{key}, {protocol}": value for key, value in _figures(report).items()}
         yield row
 
 
-def unfitted(known: Study, name: str) -> Iterator[dict[str, Any]]:
+def unfitted(known: LabeledFeatures, name: str) -> Iterator[dict[str, Any]]:
     """What needs no clips of films: emotions as valence, of the shipped classifier and of averaged probabilities."""
-    model = registry.load("emotion8", "classifier")
-    for title, said in (("emotion8", lambda part: said_by(part, model)), ("averaged", _averaged)):
+    model = registry.load_model("emotion8", "classifier")
+    for title, said in (("emotion8", lambda part: predict_with_model(part, model)), ("averaged", _averaged)):
         row = {"network": name, "statistics": f"{title}, as valence", "kind": "not fitted", "scaling": ""}
         for protocol, part in (("val", known.part(("val",))), ("cross-validated", known)):
             report = films.as_valence(part, said(part), model.card["labels"])
@@ -85,7 +85,7 @@ def unfitted(known: Study, name: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _averaged(part: Study) -> Floats:
+def _averaged(part: LabeledFeatures) -> FloatArray:
     return part.table.statistics["expression.mean"]
 
 

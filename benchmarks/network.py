@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fervid.analysis.face_model import scaled
+from fervid.analysis.face_model import preprocess
 from fervid.models import registry
 
 BATCH, THREADS = 16, 2
@@ -40,7 +40,7 @@ def milliseconds(networks: list[registry.Model], repeat: int) -> list[float]:
     feeds = []
     for model in networks:
         side = model.card["input"]["size"]
-        feeds.append({"crops": scaled(rng.integers(0, 256, (BATCH, side, side, 3), np.uint8), model.card)})
+        feeds.append({"crops": preprocess(rng.integers(0, 256, (BATCH, side, side, 3), np.uint8), model.card)})
     times: list[list[float]] = [[] for _ in networks]
     for turn in range(repeat + 3):
         for model, feed, kept in zip(networks, feeds, times, strict=True):
@@ -53,7 +53,7 @@ def milliseconds(networks: list[registry.Model], repeat: int) -> list[float]:
 
 def measure(names: list[str], repeat: int) -> list[dict[str, Any]]:
     """One row a network: milliseconds a face, size of the file, figures."""
-    loaded = [registry.load(name, "network", THREADS) for name in names]
+    loaded = [registry.load_model(name, "network", THREADS) for name in names]
     return [
         {
             "network": model.identity.name,

@@ -27,7 +27,7 @@ from timing import medians, paired, ratios, rounded, save
 
 import fervid
 from fervid.analysis.detector import Detector
-from fervid.core.records import Box, Floats, Image
+from fervid.core.records import Box, FloatArray, Image
 from fervid.models import registry
 
 Finder = Callable[[Image], list[Box]]  # (h, w, 3) RGB to the boxes of faces
@@ -64,7 +64,7 @@ def frames(path: Path, seconds: float) -> Iterator[Image]:
 
 def blazeface() -> Finder:
     """The detector that fervid searches whole frames with."""
-    found = registry.load("blazeface-back", "detector", cv2.getNumberOfCPUs())
+    found = registry.load_model("blazeface-back", "detector", cv2.getNumberOfCPUs())
     detect = Detector(found.session, found.card)
     return lambda image: [face.box for face in detect(image)]
 
@@ -85,7 +85,7 @@ def mtcnn() -> Finder:
 FINDERS: dict[str, Callable[[], Finder]] = {"blazeface-back": blazeface, "mtcnn": mtcnn}
 
 
-def cropped(image: Image, box: Box) -> Floats:
+def cropped(image: Image, box: Box) -> FloatArray:
     """A face (1, 3, s, s) as the network takes it."""
     height, width = image.shape[:2]
     left, top = (min(max(0, round(low)), side - 1) for low, side in zip(box[:2], (width, height), strict=True))
@@ -94,7 +94,7 @@ def cropped(image: Image, box: Box) -> Floats:
     return ((scaled / np.float32(255) - MEAN) / DEVIATION).transpose(2, 0, 1)[None]
 
 
-def answer(path: Path, seconds: float, find: Finder, session: onnxruntime.InferenceSession) -> Floats | None:
+def answer(path: Path, seconds: float, find: Finder, session: onnxruntime.InferenceSession) -> FloatArray | None:
     """Mean probabilities (c,) over the faces of all frames; None if there are none."""
     said = []
     for image in frames(path, seconds):
@@ -117,7 +117,7 @@ def measure(
 ) -> dict[str, Any]:
     """The row of one clip."""
     find = FINDERS[detector]()
-    ours = fervid.load(options=fervid.Options(fervid.Sampling(fps=None, end=seconds)))
+    ours = fervid.load_classifier(options=fervid.Options(fervid.Sampling(fps=None, end=seconds)))
     answer(path, min(seconds, 0.2), find, session)  # what was never run is slow
     result = ours.answer(path)
     rows = paired(

@@ -26,7 +26,7 @@ import fervid
 import malformed_videos
 import parsers
 import reliability_trials
-from fervid.batch.runner import Policy
+from fervid.batch.runner import RunConfig
 from kill_resume import Counts, Format, killed_runs
 from reliability_trials import Tally
 
@@ -39,11 +39,11 @@ Rows = Iterator[tuple[str, Tally]]
 
 def files(cases: int) -> Rows:
     """Hostile files of each container, through worker processes."""
-    classifier = fervid.load(threads=1)
+    classifier = fervid.load_classifier(threads=1)
     found = sorted(malformed_videos.cases(cases), key=lambda case: case.group)
     for group, some in groupby(found, lambda case: case.group):
         with tempfile.TemporaryDirectory() as folder:
-            yield f"files: {group}", reliability_trials.attempt(list(some), classifier, Path(folder), Policy(JOBS))
+            yield f"files: {group}", reliability_trials.attempt(list(some), classifier, Path(folder), RunConfig(JOBS))
 
 
 def parsed(cases: int) -> Rows:
@@ -68,7 +68,7 @@ def once(name: str, target: Callable[[bytes], object], data: bytes) -> Tally:
 def soaked(cases: int) -> Rows:
     """So many clips in this process, which may keep nothing of them."""
     with tempfile.TemporaryDirectory() as folder:
-        first, last = reliability_trials.soak(fervid.load(), Path(folder), cases)
+        first, last = reliability_trials.soak(fervid.load_classifier(), Path(folder), cases)
     title = f"one process: {first.memory:.0f} MB after 100 clips, {last.memory:.0f} MB at the end"
     yield title, Tally(cases, wrong=reliability_trials.leaks(first, last))
 

@@ -21,11 +21,11 @@ from timing import rounded
 
 import fervid
 from fervid.analysis import extractor
-from fervid.analysis.aggregate import Seen
+from fervid.analysis.aggregate import ClipObservations
 from fervid.analysis.clip_classifier import ClipClassifier
 from fervid.analysis.detector import Detector
-from fervid.analysis.face_model import FaceNetwork
-from fervid.analysis.propagation import Follower
+from fervid.analysis.face_model import FaceModel
+from fervid.analysis.propagation import FlowTracker
 from fervid.analysis.tracker import Tracker
 from fervid.media import video
 
@@ -34,15 +34,15 @@ POINTS = (
     ("search", Detector, "__call__"),
     ("glance", Detector, "glance"),
     ("glance", Detector, "near"),
-    ("follow", Follower, "__call__"),
+    ("follow", FlowTracker, "__call__"),
     ("crop", extractor, "crop"),
-    ("embed", FaceNetwork, "__call__"),
+    ("embed", FaceModel, "__call__"),
     ("track, pool", Tracker, "update"),
     ("track, pool", Tracker, "people"),
     ("track, pool", Tracker, "join"),
-    ("track, pool", Seen, "add"),
-    ("track, pool", Seen, "join"),
-    ("track, pool", Seen, "settle"),
+    ("track, pool", ClipObservations, "add"),
+    ("track, pool", ClipObservations, "join"),
+    ("track, pool", ClipObservations, "settle"),
     ("classify", ClipClassifier, "__call__"),
 )
 
@@ -101,13 +101,13 @@ def _one_thread() -> Iterator[None]:
 
 def stages(path: Path, sampling: fervid.Sampling) -> dict[str, float]:
     """CPU milliseconds for each frame that is looked at, by stage, and how many were."""
-    classifier = fervid.load(options=fervid.Options(sampling), threads=1)
+    classifier = fervid.load_classifier(options=fervid.Options(sampling), threads=1)
     stopwatch = Stopwatch()
     started = time.process_time()
-    with closing(video.read(path, sampling)) as stream:
+    with closing(video.read_frames(path, sampling)) as stream:
         frames = list(islice(stream, FRAMES))
     decoded = time.process_time()
-    with _one_thread(), stopwatch.watching(), suppress(fervid.NoFaces):
+    with _one_thread(), stopwatch.watching(), suppress(fervid.NoFaceError):
         classifier.classify_frames(frames)
     rest = time.process_time() - decoded - sum(stopwatch.seconds.values())
     names = dict.fromkeys(name for name, *_ in POINTS)

@@ -25,12 +25,12 @@ from network import show
 from numpy.typing import NDArray
 
 from fervid.analysis.face_model import BATCH
-from fervid.core.records import Floats
-from fervid.learn.metrics import bootstrap, confusion, scores
+from fervid.core.records import FloatArray
+from fervid.learn.metrics import bootstrap, confusion, per_class_scores
 from fervid.training import augment, branches, faces, mobilenet, synthesis
 from fervid.training.branches import Recipe
-from fervid.training.faces import Faces, Sources
-from fervid.training.network import pixels
+from fervid.training.faces import DatasetPaths, FaceDataset
+from fervid.training.network import to_tensor
 from fervid.training.synthesis import EXPRESSIONS, INDEX, Synthetic
 
 TWO_BRANCH = Path(__file__).parent.parent / "models/recipes/two-branch.json"
@@ -51,7 +51,7 @@ def recipes(two: Recipe, ways_of_mixing: Sequence[Mixing] = MIXING) -> dict[tupl
 
 
 def trained(
-    path: Path, recipe: Recipe, made: Synthetic, weights: mobilenet.Weights, pretrained: Mapping[str, Path]
+    path: Path, recipe: Recipe, made: Synthetic, weights: mobilenet.TaskWeights, pretrained: Mapping[str, Path]
 ) -> Path:
     """The finished run of a variant."""
     network = branches.begin(recipe, made, weights, pretrained.get(recipe.backbone))
@@ -60,38 +60,38 @@ def trained(
     return path
 
 
-def probabilities(path: Path, real: Faces) -> Floats:
+def probabilities(path: Path, real: FaceDataset) -> FloatArray:
     """(n, 6) what a run says of faces."""
     recipe, network, _ = branches.load(path)
     parts = []
     for start in range(0, len(real), BATCH):
         crops = np.stack([augment.frame(crop, recipe.size) for crop in real.crops[start : start + BATCH]])
         with torch.no_grad():
-            parts.append(network(pixels(crops)).expression.softmax(1).numpy())
+            parts.append(network(to_tensor(crops)).expression.softmax(1).numpy())
     return np.concatenate(parts)
 
 
-def general(real: Faces) -> Floats:
+def general(real: FaceDataset) -> FloatArray:
     """(n, 6) what the shipped network says of them, if it is one of the six."""
     six = synthesis.told(real.crops).expression[:, INDEX]
     return np.asarray(six / six.sum(axis=1, keepdims=True), np.float32)
 
 
-def tested(votes: Faces) -> tuple[Faces, NDArray[np.int64]]:
+def tested(votes: FaceDataset) -> tuple[FaceDataset, NDArray[np.int64]]:
     """The faces with a majority for one of the six expressions, and for which."""
     label = votes.votes.argmax(axis=1)
     rows = (votes.votes.max(axis=1) > 0.5) & np.isin(label, INDEX)
     numbers = np.full(votes.votes.shape[1], -1)
     numbers[INDEX] = np.arange(len(INDEX))
-    return Faces(*(getattr(votes, name)[rows] for name in Faces.__slots__)), numbers[label[rows]]
+    return FaceDataset(*(getattr(votes, name)[rows] for name in FaceDataset.__slots__)), numbers[label[rows]]
 
 
 def macro_f1(labels: NDArray[np.int64], answers: NDArray[np.int64]) -> float:
     """Mean over the six expressions."""
-    return float(scores(confusion(labels, answers, len(EXPRESSIONS)))["f1_each"].mean())
+    return float(per_class_scores(confusion(labels, answers, len(EXPRESSIONS)))["f1_each"].mean())
 
 
-def row(name: str, ours: Floats, labels: NDArray[np.int64], best: Floats) -> dict[str, Any]:
+def row(name: str, ours: FloatArray, labels: NDArray[np.int64], best: FloatArray) -> dict[str, Any]:
     """Macro F1 of some probabilities, and how much better it is than that of the best network with one branch."""
     answers, others = ours.argmax(axis=1), best.argmax(axis=1)
 
@@ -109,7 +109,7 @@ def row(name: str, ours: Floats, labels: NDArray[np.int64], best: Floats) -> dic
 
 
 def table(
-    found: Mapping[tuple[str, str, str], Floats], real: Floats, labels: NDArray[np.int64]
+    found: Mapping[tuple[str, str, str], FloatArray], real: FloatArray, labels: NDArray[np.int64]
 ) -> list[dict[str, Any]]:
     """Every network, the ensembles, the shipped network and the blends of the two."""
     alone = {key: macro_f1(labels, value.argmax(axis=1)) for key, value in found.items()}
@@ -128,7 +128,7 @@ def table(
     return [*rows, row("the shipped network", real, labels, best)]
 
 
-def average(parts: Sequence[Floats]) -> Floats:
+def average(parts: Sequence[FloatArray]) -> FloatArray:
     """The mean of probabilities."""
     return np.asarray(np.mean(parts, axis=0), np.float32)
 
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--mixing", nargs="+", choices=MIXING, default=MIXING)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
+    sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     weights = mobilenet.read_tensorflowjs(arguments.weights)
     pretrained = {"efficientnet_lite0": arguments.lite0, "mobilenetv2_100": arguments.mobilenetv2}
     two = Recipe.read(TWO_BRANCH)

@@ -21,7 +21,7 @@ import fervid
 from fervid import cli as commands
 from fervid.cli import app
 from fervid.core import errors
-from fervid.core.schema import schema
+from fervid.core.schema import record_json_schema
 from fervid.models import registry
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def record() -> str:
         ),
     ]
     for command, title in (("classify", "A clip"), ("timeline", "A window")):
-        found = schema(command)  # type: ignore[arg-type]
+        found = record_json_schema(command)  # type: ignore[arg-type]
         rows = [(f"`{name}`", _type(of), _prose(_described(of))) for name, of in found["properties"].items()]
         document = json.dumps(found, indent=2)
         parts += [
@@ -206,7 +206,7 @@ def failures() -> str:
 
 def card() -> str:
     """What a notebook shows of a clip of `examples/`."""
-    result = fervid.load().classify(ROOT / "examples" / "astronaut.mp4")
+    result = fervid.load_classifier().classify(ROOT / "examples" / "astronaut.mp4")
     return replace(result, path="examples/astronaut.mp4")._repr_html_()
 
 
@@ -229,7 +229,7 @@ def _kinds(kind: type[errors.FervidError] = errors.FervidError) -> Iterator[type
 def _status(kind: type[errors.FervidError]) -> int:
     if issubclass(kind, errors.NoFaces):
         return commands.OK
-    return next(status for of, status in app.STATUS.items() if issubclass(kind, of))
+    return next(status for of, status in app.EXIT_CODES.items() if issubclass(kind, of))
 
 
 def _prose(text: str | None) -> str:

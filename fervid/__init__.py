@@ -1,7 +1,7 @@
 """Which emotion a video clip shows: video files in, one labelled record per clip out.
 
 >>> import fervid
->>> classifier = fervid.load()  # doctest: +SKIP
+>>> classifier = fervid.load_classifier()  # doctest: +SKIP
 >>> classifier.classify("interview.mp4").label  # doctest: +SKIP
 'happiness'
 """
@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fervid.analysis.aggregate import Windows as Windows
+    from fervid.analysis.aggregate import WindowSpec as WindowSpec
     from fervid.analysis.extractor import Options as Options
     from fervid.analysis.pipeline import Classifier as Classifier
     from fervid.analysis.pipeline import load as load
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from fervid.core.errors import InputError as InputError
     from fervid.core.errors import ModelError as ModelError
     from fervid.core.errors import NoFaces as NoFaces
-    from fervid.core.records import Answer as Answer
     from fervid.core.records import ClipResult as ClipResult
     from fervid.core.records import Frame as Frame
     from fervid.core.records import Person as Person
+    from fervid.core.records import Prediction as Prediction
     from fervid.core.records import WindowResult as WindowResult
     from fervid.media.sampling import Sampling as Sampling
 
@@ -35,20 +35,20 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # asked when onnxruntime is imported; its wheels would report
 
 _LAZY_EXPORTS = {
-    "Answer": "core.records",
     "Classifier": "analysis.pipeline",
     "ClipResult": "core.records",
     "FervidError": "core.errors",
     "Frame": "core.records",
     "InputError": "core.errors",
     "ModelError": "core.errors",
-    "NoFaces": "core.errors",
+    "NoFaceError": "core.errors",
     "Options": "analysis.extractor",
     "Person": "core.records",
+    "Prediction": "core.records",
     "Sampling": "media.sampling",
     "WindowResult": "core.records",
-    "Windows": "analysis.aggregate",
-    "load": "analysis.pipeline",
+    "WindowSpec": "analysis.aggregate",
+    "load_classifier": "analysis.pipeline",
     "to_arrow": "batch.tabular",
     "to_pandas": "batch.tabular",
 }

@@ -16,10 +16,10 @@ import clips
 import fervid
 import fervid.cli.app
 from fervid import cli
-from fervid.analysis.face_model import FaceNetwork
-from fervid.core.records import FaceScores
+from fervid.analysis.face_model import FaceModel
+from fervid.core.records import FaceOutputs
 from fervid.learn import metrics
-from fervid.learn.model_selection import COSTS, STANDARD_COSTS
+from fervid.learn.model_selection import HYPERPARAMETERS, STANDARD_COSTS
 
 collect_ignore = [] if find_spec("torch") else ["training"]  # `make test-train` installs it
 
@@ -52,21 +52,21 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def crops(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """Every crop that reaches a face network from here on."""
     seen: list[np.ndarray] = []
-    score = FaceNetwork.__call__
+    score = FaceModel.__call__
 
-    def watched(network: FaceNetwork, crops: np.ndarray) -> FaceScores:
+    def watched(network: FaceModel, crops: np.ndarray) -> FaceOutputs:
         seen.extend(crops)
         return score(network, crops)
 
-    monkeypatch.setattr(FaceNetwork, "__call__", watched)
+    monkeypatch.setattr(FaceModel, "__call__", watched)
     return seen
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few resamples, and few costs of each kind of classifier."""
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
-    for table in (COSTS, STANDARD_COSTS):
+    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
+    for table in (HYPERPARAMETERS, STANDARD_COSTS):
         for kind, costs in table.items():
             monkeypatch.setitem(table, kind, costs[:2])
 
@@ -96,4 +96,4 @@ def scenery(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def classifier() -> fervid.Classifier:
     """The shipped models."""
-    return fervid.load(threads=2)
+    return fervid.load_classifier(threads=2)

@@ -10,45 +10,52 @@ import numpy as np
 import pytest
 
 import fervid.analysis.aggregate as gather_module
-from fervid.analysis.aggregate import Followed, Seen, Window, Windows, gather, windows
-from fervid.analysis.pooling import FeaturePool
-from fervid.analysis.tracker import TrackingRule
-from fervid.core.errors import InputError, NoFaces, NothingSampled, Truncated
-from fervid.core.records import Face, FaceScores, Observed
+from fervid.analysis.aggregate import (
+    ClipObservations,
+    TrackStats,
+    WindowObservations,
+    WindowSpec,
+    aggregate_clip,
+    iter_windows,
+)
+from fervid.analysis.pooling import FeaturePooler
+from fervid.analysis.tracker import TrackerConfig
+from fervid.core.errors import InputError, NoFaces, NoFramesInRange, TruncatedVideo
+from fervid.core.records import Face, FaceOutputs, FrameObservation
 
-RULE = TrackingRule(open_score=0.8, same_face=0.45, same_person=0.62)
+RULE = TrackerConfig(open_score=0.8, same_face=0.45, same_person=0.62)
 ANNA, BEN = 0, 1
 SIDES = {ANNA: 40, BEN: 30}
-GONE = Truncated("clip.mp4 breaks off")
+GONE = TruncatedVideo("clip.mp4 breaks off")
 
 
-def scores(time: float, people: Sequence[int]) -> FaceScores:
+def scores(time: float, people: Sequence[int]) -> FaceOutputs:
     """Rows in which the age says when it was, the gender who, and whose identity is a direction of its own."""
     rows = len(people)
     who, when = np.array(people, np.float32), np.full(rows, time, np.float32)
     identity = np.eye(4, dtype=np.float32)[list(people)].reshape(rows, 4)
-    return FaceScores(np.stack([when, who], 1), np.stack([who, 1 - who], 1), when, who, identity[:, :2], identity)
+    return FaceOutputs(np.stack([when, who], 1), np.stack([who, 1 - who], 1), when, who, identity[:, :2], identity)
 
 
-def see(time: float, *people: int, duration: float = 0.2, score: float = 0.9, x: float = 0) -> Observed:
+def see(time: float, *people: int, duration: float = 0.2, score: float = 0.9, x: float = 0) -> FrameObservation:
     """A frame of 100 x 100 with those people side by side."""
     faces = [
         Face((x + 50 * i, 0, x + 50 * i + SIDES[who], SIDES[who]), np.zeros((2, 2), np.float32), score)
         for i, who in enumerate(people)
     ]
-    return Observed(time, duration, faces, [face.area / 1e4 for face in faces], scores(time, people))
+    return FrameObservation(time, duration, faces, [face.area / 1e4 for face in faces], scores(time, people))
 
 
-def at(times: Iterable[float], *people: int, duration: float = 0.2) -> list[Observed]:
+def at(times: Iterable[float], *people: int, duration: float = 0.2) -> list[FrameObservation]:
     return [see(time, *people, duration=duration) for time in times]
 
 
-def broken(frames: Iterable[Observed], error: Exception = GONE) -> Iterator[Observed]:
+def broken(frames: Iterable[FrameObservation], error: Exception = GONE) -> Iterator[FrameObservation]:
     yield from frames
     raise error
 
 
-def same(a: Seen, b: Seen) -> None:
+def same(a: ClipObservations, b: ClipObservations) -> None:
     """The same in every count and every statistic."""
     assert (a.frames, a.frames_with_face, a.problem) == (b.frames, b.frames_with_face, b.problem)
     assert a.seconds == pytest.approx(b.seconds)
@@ -62,26 +69,26 @@ def same(a: Seen, b: Seen) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_a_face_is_pooled_over_all_its_frames(count: int) -> None:
-    seen = gather(at(np.arange(count) / 5, ANNA), RULE)
+    seen = aggregate_clip(at(np.arange(count) / 5, ANNA), RULE)
     assert (seen.frames, seen.frames_with_face, seen.problem) == (count, count, None)
     assert seen.seconds == pytest.approx(0.2 * count)
     assert [person.pool.count for person in seen.people] == [count][:count]
     if count:
-        by_hand = FeaturePool()
+        by_hand = FeaturePooler()
         by_hand.update(scores_of(np.arange(count) / 5))
         found = seen.people[0].pool.features().statistics
         for name, value in by_hand.features().statistics.items():
             assert found[name] == pytest.approx(value, rel=1e-6), name
 
 
-def scores_of(times: Sequence[float]) -> FaceScores:
+def scores_of(times: Sequence[float]) -> FaceOutputs:
     rows = [scores(time, [ANNA]) for time in times]
     names = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
-    return FaceScores(*(np.concatenate([getattr(row, name) for row in rows]) for name in names))
+    return FaceOutputs(*(np.concatenate([getattr(row, name) for row in rows]) for name in names))
 
 
 def test_each_person_is_pooled_alone_and_the_group_frame_by_frame() -> None:
-    seen = gather([see(0, ANNA, BEN), see(0.2, ANNA), see(0.4), see(0.6, ANNA, BEN)], RULE)
+    seen = aggregate_clip([see(0, ANNA, BEN), see(0.2, ANNA), see(0.4), see(0.6, ANNA, BEN)], RULE)
     assert (seen.frames, seen.frames_with_face) == (4, 3)
     anna, ben = seen.people
     assert (anna.pool.count, ben.pool.count, seen.group.count) == (3, 2, 3)
@@ -93,7 +100,7 @@ def test_each_person_is_pooled_alone_and_the_group_frame_by_frame() -> None:
 
 
 def test_a_doubtful_face_that_belongs_to_nobody_counts_nowhere() -> None:
-    seen = gather([see(0, ANNA, score=0.5), see(0.2, ANNA), see(0.4, ANNA, score=0.5)], RULE)
+    seen = aggregate_clip([see(0, ANNA, score=0.5), see(0.2, ANNA), see(0.4, ANNA, score=0.5)], RULE)
     assert (seen.frames, seen.frames_with_face) == (3, 2)
     assert seen.group.count == seen.people[0].pool.count == 2
     assert seen.people[0].seconds == pytest.approx(0.4)
@@ -101,34 +108,34 @@ def test_a_doubtful_face_that_belongs_to_nobody_counts_nowhere() -> None:
 
 def test_who_fills_most_of_the_picture_over_time_comes_first() -> None:
     briefly, long = at([0, 0.2], ANNA), at([5, 5.2, 5.4, 5.6], BEN)
-    seen = gather(briefly + long, RULE)
+    seen = aggregate_clip(briefly + long, RULE)
     assert [person.pool.features().statistics["gender.mean"][0] for person in seen.people] == [BEN, ANNA]
     assert [person.seconds for person in seen.people] == pytest.approx([0.8, 0.4])
     assert [person.weight for person in seen.people] == pytest.approx([0.8 * 0.09, 0.4 * 0.16])
 
 
 def test_in_frames_without_duration_the_larger_one_comes_first() -> None:
-    seen = gather([see(0, BEN, ANNA, duration=0)], RULE)
+    seen = aggregate_clip([see(0, BEN, ANNA, duration=0)], RULE)
     assert [person.pool.features().statistics["gender.mean"][0] for person in seen.people] == [ANNA, BEN]
 
 
 def test_pieces_of_one_person_are_put_together() -> None:
-    seen = gather(at([0, 0.2], ANNA) + at([9, 9.2], BEN) + at([20], ANNA), RULE)
+    seen = aggregate_clip(at([0, 0.2], ANNA) + at([9, 9.2], BEN) + at([20], ANNA), RULE)
     assert [(person.number, person.pool.count) for person in seen.people] == [(0, 3), (1, 2)]
     assert sorted(seen.tracks) == [0, 1, 2]
 
 
 def test_a_union_adds_up_and_leaves_its_parts_as_they_were() -> None:
-    parts = [Followed(4, seconds=1, area=2, weight=3), Followed(2, seconds=10, area=20, weight=30)]
+    parts = [TrackStats(4, seconds=1, area=2, weight=3), TrackStats(2, seconds=10, area=20, weight=30)]
     for part in parts:
         part.pool.update(scores(part.number, [ANNA]))
-    whole = Followed.union(1, iter(parts))
+    whole = TrackStats.union(1, iter(parts))
     assert (whole.number, whole.seconds, whole.area, whole.weight, whole.pool.count) == (1, 11, 22, 33, 2)
     assert [part.pool.count for part in parts] == [1, 1]
 
 
 def test_only_tracks_that_occur_are_put_together_under_the_number_of_all() -> None:
-    seen = Seen()
+    seen = ClipObservations()
     seen.add(see(0, ANNA), [7])
     seen.add(see(0.2, BEN), [5])
     seen.settle([[9, 7, 2], [1, 3], [5]])
@@ -136,29 +143,29 @@ def test_only_tracks_that_occur_are_put_together_under_the_number_of_all() -> No
 
 
 def test_the_statistics_are_those_of_the_main_person_or_of_all() -> None:
-    seen = gather([see(0, ANNA, BEN)], RULE)
+    seen = aggregate_clip([see(0, ANNA, BEN)], RULE)
     assert seen.pool("main") is seen.people[0].pool
     assert seen.pool("all") is seen.group
-    nobody = gather([see(0)], RULE)
+    nobody = aggregate_clip([see(0)], RULE)
     assert nobody.pool("main") is nobody.pool("all") is None
 
 
 @pytest.mark.parametrize(
     ("frames", "problem", "wrong", "unanswered", "cause"),
     [
-        ([], None, NothingSampled, NothingSampled, type(None)),
-        ([], GONE, Truncated, Truncated, type(None)),
+        ([], None, NoFramesInRange, NoFramesInRange, type(None)),
+        ([], GONE, TruncatedVideo, TruncatedVideo, type(None)),
         ([see(0)], None, type(None), NoFaces, type(None)),
-        ([see(0)], GONE, Truncated, NoFaces, Truncated),
+        ([see(0)], GONE, TruncatedVideo, NoFaces, TruncatedVideo),
         ([see(0, ANNA)], None, type(None), type(None), None),
-        ([see(0, ANNA)], GONE, Truncated, Truncated, type(None)),
+        ([see(0, ANNA)], GONE, TruncatedVideo, TruncatedVideo, type(None)),
     ],
     ids=["nothing", "nothing, broken", "nobody", "nobody, broken", "somebody", "somebody, broken"],
 )
 def test_what_is_wrong_and_why_there_is_no_answer(
-    frames: list[Observed], problem: InputError | None, wrong: type, unanswered: type, cause: type | None
+    frames: list[FrameObservation], problem: InputError | None, wrong: type, unanswered: type, cause: type | None
 ) -> None:
-    seen = gather(frames, RULE)
+    seen = aggregate_clip(frames, RULE)
     seen.problem = problem
     found, error = seen.problems("clip.mp4")
     assert (type(found), type(error)) == (wrong, unanswered)
@@ -169,16 +176,18 @@ def test_what_is_wrong_and_why_there_is_no_answer(
 
 def test_faceless_clips_are_told_what_to_try() -> None:
     assert (
-        gather([see(0), see(1)], RULE).problems("a.mp4")[1].message.startswith("a.mp4 shows no face in 2 frames; try")
+        aggregate_clip([see(0), see(1)], RULE)
+        .problems("a.mp4")[1]
+        .message.startswith("a.mp4 shows no face in 2 frames; try")
     )
-    assert "--start" in gather([], RULE).problems("a.mp4")[1].message
+    assert "--start" in aggregate_clip([], RULE).problems("a.mp4")[1].message
 
 
 def test_a_clip_that_breaks_off_keeps_what_came_before() -> None:
-    seen = gather(broken(at([0, 0.2], ANNA)), RULE)
+    seen = aggregate_clip(broken(at([0, 0.2], ANNA)), RULE)
     assert (seen.frames, len(seen.people), seen.problem) == (2, 1, GONE)
     with pytest.raises(ZeroDivisionError):
-        gather(broken([see(0, ANNA)], ZeroDivisionError()), RULE)
+        aggregate_clip(broken([see(0, ANNA)], ZeroDivisionError()), RULE)
 
 
 @pytest.mark.parametrize(
@@ -196,19 +205,21 @@ def test_a_clip_that_breaks_off_keeps_what_came_before() -> None:
 )
 def test_windows_that_cannot_be_are_refused(length: float, step: float, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Windows(length, step)
+        WindowSpec(length, step)
 
 
 def test_windows_may_touch_and_overlap() -> None:
-    assert (Windows(4, 4).step, Windows(0.1, 0.05).length) == (4, 0.1)
-    assert Windows() == Windows(4.0, 1.0)
+    assert (WindowSpec(4, 4).step, WindowSpec(0.1, 0.05).length) == (4, 0.1)
+    assert WindowSpec() == WindowSpec(4.0, 1.0)
 
 
-def cut(frames: Iterable[Observed], length: float, step: float, origin: float = 0.0) -> list[Window]:
-    return list(windows(frames, RULE, Windows(length, step), origin))
+def cut(
+    frames: Iterable[FrameObservation], length: float, step: float, origin: float = 0.0
+) -> list[WindowObservations]:
+    return list(iter_windows(frames, RULE, WindowSpec(length, step), origin))
 
 
-def told(parts: Iterable[Window]) -> list[tuple[float, float, float, float, int]]:
+def told(parts: Iterable[WindowObservations]) -> list[tuple[float, float, float, float, int]]:
     """From, to, time of the first and of the last frame, and how many."""
     found = []
     for part in parts:
@@ -286,7 +297,7 @@ def test_windows_are_those_of_the_definition(seed: int) -> None:
     for part, (lower, upper, inside) in zip(found, true, strict=True):
         assert part.start == pytest.approx(max(lower, origin))
         assert part.end == pytest.approx(upper if part is not found[-1] else min(upper, times[-1] + 0.2))
-        same(part.seen, gather(inside, RULE))
+        same(part.seen, aggregate_clip(inside, RULE))
 
 
 @pytest.mark.parametrize("start", [4.0, 6.8, 2.0999999])
@@ -323,12 +334,12 @@ def test_a_doubtful_face_goes_on_from_the_window_before() -> None:
 def test_a_window_is_given_as_soon_as_it_is_over() -> None:
     asked = []
 
-    def frames() -> Iterator[Observed]:
+    def frames() -> Iterator[FrameObservation]:
         for one in at(np.arange(0, 100, 0.5), ANNA):
             asked.append(one.time)
             yield one
 
-    parts = windows(frames(), RULE, Windows(2, 1))
+    parts = iter_windows(frames(), RULE, WindowSpec(2, 1))
     for limit in (2, 3, 4):
         assert next(parts).end == limit
         assert asked[-1] == limit
@@ -342,7 +353,7 @@ def test_windows_of_a_film_with_many_cuts_say_the_same(monkeypatch: pytest.Monke
         for one in at([3 * shot, 3 * shot + 0.2], *((ANNA,), (BEN,), (ANNA, BEN), (BEN, ANNA))[shot % 4])
     ]
     found = cut(frames, 4, 2)
-    monkeypatch.setattr(gather_module, "_MANY", 10_000)
+    monkeypatch.setattr(gather_module, "_COMPACT_EVERY", 10_000)
     apart = cut(frames, 4, 2)
     assert len(found) == len(apart)
     for one, other in zip(found, apart, strict=True):
@@ -358,7 +369,7 @@ def test_only_the_frames_of_one_window_are_kept() -> None:
     kept: list[Callable[[], object]] = []
     most = 0
 
-    def frames() -> Iterator[Observed]:
+    def frames() -> Iterator[FrameObservation]:
         nonlocal most
         for i in range(400):
             one = see(i / 5, ANNA)
@@ -378,7 +389,7 @@ def test_a_clip_that_breaks_off_says_so_in_its_last_window() -> None:
 
 
 def test_a_clip_that_breaks_off_before_its_first_frame_raises() -> None:
-    with pytest.raises(Truncated, match="breaks off"):
+    with pytest.raises(TruncatedVideo, match="breaks off"):
         cut(broken([]), 2, 1)
     with pytest.raises(ZeroDivisionError):
         cut(broken([see(0, ANNA)], ZeroDivisionError()), 2, 1)
@@ -386,27 +397,27 @@ def test_a_clip_that_breaks_off_before_its_first_frame_raises() -> None:
 
 @pytest.mark.parametrize("cuts", [99, 100, 101, 350])
 def test_memory_grows_with_people_and_not_with_cuts(cuts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def frames() -> Iterator[Observed]:
+    def frames() -> Iterator[FrameObservation]:
         return (see(10.0 * i + j / 5, (ANNA, BEN)[i % 2]) for i in range(cuts) for j in range(2))
 
     most = []
-    plain = Seen.add
+    plain = ClipObservations.add
 
-    def counted(seen: Seen, *what: object) -> None:
+    def counted(seen: ClipObservations, *what: object) -> None:
         plain(seen, *what)
         most.append(len(seen.tracks))
 
-    monkeypatch.setattr(Seen, "add", counted)
-    seen = gather(frames(), RULE)
+    monkeypatch.setattr(ClipObservations, "add", counted)
+    seen = aggregate_clip(frames(), RULE)
     assert max(most) <= 110
-    monkeypatch.setattr("fervid.analysis.aggregate._MANY", 10**9)
-    same(seen, gather(frames(), RULE))
+    monkeypatch.setattr("fervid.analysis.aggregate._COMPACT_EVERY", 10**9)
+    same(seen, aggregate_clip(frames(), RULE))
     assert [person.number for person in seen.people] == [0, 1]
 
 
 def test_who_comes_back_again_and_again_is_not_forgotten() -> None:
     frames = (see(0.5 * i, *(() if i % 12 > 3 else (ANNA,)), duration=0.5) for i in range(1200))
-    found = list(windows(frames, RULE, Windows(4, 1), memory=60))
+    found = list(iter_windows(frames, RULE, WindowSpec(4, 1), memory=60))
     assert {person.number for window in found for person in window.seen.people} == {0}
     assert all(window.seen.people or not window.seen.group.count for window in found)
 
@@ -414,9 +425,9 @@ def test_who_comes_back_again_and_again_is_not_forgotten() -> None:
 def test_of_people_who_are_forgotten_not_even_the_numbers_of_their_tracks_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fervid.analysis.aggregate._MANY", 5)
+    monkeypatch.setattr("fervid.analysis.aggregate._COMPACT_EVERY", 5)
     who = ([ANNA] * 20 + [BEN] * 20) * 6
-    parts = windows((see(2.0 * i, person) for i, person in enumerate(who)), RULE, Windows(4, 2), memory=40)
+    parts = iter_windows((see(2.0 * i, person) for i, person in enumerate(who)), RULE, WindowSpec(4, 2), memory=40)
     assert isinstance(parts, Generator)
     kept = [len(parts.gi_frame.f_locals["joined"]) for _ in parts]
     assert 0 < max(kept) <= 2
@@ -424,7 +435,7 @@ def test_of_people_who_are_forgotten_not_even_the_numbers_of_their_tracks_are_ke
 
 def test_what_began_before_the_first_window_lasts_from_its_start() -> None:
     frame = see(10.0, ANNA, duration=8.0)
-    (window,) = windows([frame], RULE, Windows(20, 20), origin=12.0)
+    (window,) = iter_windows([frame], RULE, WindowSpec(20, 20), origin=12.0)
     assert (window.start, window.end) == (12, 20)
     assert [(look.time, look.duration) for look in window.looks] == [(12, 8)]
 
@@ -449,7 +460,7 @@ def test_what_began_before_the_first_window_lasts_from_its_start() -> None:
     ],
 )
 def test_a_person_needs_evidence_in_proportion_to_the_clip(frames: int, with_face: int, believed: bool) -> None:
-    seen = gather([see(i / 5, *((ANNA,) if i < with_face else ())) for i in range(frames)], RULE)
+    seen = aggregate_clip([see(i / 5, *((ANNA,) if i < with_face else ())) for i in range(frames)], RULE)
     assert (len(seen.people), seen.frames, seen.frames_with_face) == (believed, frames, with_face)
     assert (seen.pool("main") is None) == (seen.pool("all") is None) == (not believed)
     problem, error = seen.problems("clip.mp4")
@@ -461,30 +472,30 @@ def test_a_person_needs_evidence_in_proportion_to_the_clip(frames: int, with_fac
 
 
 def test_a_clip_without_any_face_has_no_problem_in_its_record() -> None:
-    problem, error = gather([see(i / 5) for i in range(428)], RULE).problems("clip.mp4")
+    problem, error = aggregate_clip([see(i / 5) for i in range(428)], RULE).problems("clip.mp4")
     assert (problem, type(error)) == (None, NoFaces)
 
 
 def test_a_person_who_is_not_believed_does_not_become_the_main_person() -> None:
     frames = [see(i / 5, BEN if 10 <= i < 15 else ANNA, duration=5 if i == 99 else 0.2) for i in range(15)]
     flash = [see(i / 5, *((ANNA,) if i == 50 else ()), duration=90 if i == 50 else 0.2) for i in range(20, 100)]
-    believed = gather(frames[10:] + flash, RULE)
+    believed = aggregate_clip(frames[10:] + flash, RULE)
     assert [person.pool.features().statistics["gender.mean"][0] for person in believed.people] == [BEN]
-    assert len(gather(frames, RULE).people) == 2
+    assert len(aggregate_clip(frames, RULE).people) == 2
 
 
 def test_pieces_of_a_person_are_evidence_together() -> None:
     frames = [see(3.0 * i, *((ANNA,) if i in (20, 50, 90) else ()), duration=3) for i in range(100)]
-    assert [person.pool.count for person in gather(frames, RULE).people] == [3]
+    assert [person.pool.count for person in aggregate_clip(frames, RULE).people] == [3]
 
 
 @pytest.mark.parametrize(("every", "people"), [(10, 10), (12, 0)])
 def test_where_nobody_is_known_again_everybody_is_believed_if_a_tenth_of_the_frames_shows_a_face(
     every: int, people: int
 ) -> None:
-    unknown = TrackingRule(open_score=0.8, same_face=-1.0, same_person=2.0)
+    unknown = TrackerConfig(open_score=0.8, same_face=-1.0, same_person=2.0)
     frames = [see(2.0 * i, *(() if i % every else (ANNA,)), duration=2) for i in range(100)]
-    assert len(gather(frames, unknown).people) == people
+    assert len(aggregate_clip(frames, unknown).people) == people
 
 
 @pytest.mark.parametrize(
@@ -493,18 +504,18 @@ def test_where_nobody_is_known_again_everybody_is_believed_if_a_tenth_of_the_fra
 )
 def test_a_coarse_look_makes_no_clip_short(frames: int, with_face: int, stride: int, believed: bool) -> None:
     looks = [see(i * stride / 5, *((ANNA,) if i < with_face else ()), duration=stride / 5) for i in range(frames)]
-    assert bool(gather(looks, RULE, stride).people) == believed
+    assert bool(aggregate_clip(looks, RULE, stride).people) == believed
 
 
 def test_a_person_who_is_seldom_in_a_window_and_often_in_the_clip_is_believed_there() -> None:
     frames = [see(i / 5, *((ANNA,) if i < 16 or i == 38 else ())) for i in range(40)]
-    first, second = windows(frames, RULE, Windows(4, 4))
+    first, second = iter_windows(frames, RULE, WindowSpec(4, 4))
     assert [[person.pool.count for person in part.seen.people] for part in (first, second)] == [[16], [1]]
 
 
 def test_a_face_in_one_frame_of_a_clip_is_believed_in_none_of_its_windows() -> None:
     frames = [see(i / 5, *((ANNA,) if i == 200 else ())) for i in range(428)]
-    found = list(windows(frames, RULE, Windows(4, 1)))
+    found = list(iter_windows(frames, RULE, WindowSpec(4, 1)))
     assert [len(part.seen.people) for part in found] == [0] * len(found)
     told = [part.seen.problems("clip.mp4")[0] for part in found if part.seen.frames_with_face]
     assert len(told) == 4

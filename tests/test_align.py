@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import clips
-from fervid.analysis.align import MARGIN, crop, roll
+from fervid.analysis.align import MARGIN, align_face, roll_angle
 from fervid.core.records import Box, Face
 
 
@@ -40,7 +40,9 @@ def coordinates(width: int = 240, height: int = 200) -> np.ndarray:
 def test_roll_is_the_clockwise_angle_of_the_line_through_the_eyes(
     right: tuple[float, float], left: tuple[float, float], degrees: float
 ) -> None:
-    assert np.degrees(roll(Face((0, 0, 1, 1), np.float32([right, left]), 1.0))) == pytest.approx(degrees, abs=1e-3)
+    assert np.degrees(roll_angle(Face((0, 0, 1, 1), np.float32([right, left]), 1.0))) == pytest.approx(
+        degrees, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("size", [16, 24, 48, 72, 96])
@@ -57,7 +59,7 @@ def test_roll_is_the_clockwise_angle_of_the_line_through_the_eyes(
 def test_level_eyes_give_the_square_around_the_box_with_its_margin(
     box: Box, margin: float, square: Box, size: int
 ) -> None:
-    cut = crop(coordinates(), face(box), size, margin).astype(float)
+    cut = align_face(coordinates(), face(box), size, margin).astype(float)
     step = (square[2] - square[0]) / size
     centres = (np.arange(size) + 0.5) * step
     rounded = 0.9 + 0.5 * np.log2(max(step, 1))  # each halving rounds a slope up
@@ -67,7 +69,9 @@ def test_level_eyes_give_the_square_around_the_box_with_its_margin(
 
 def test_the_margin_of_the_cards_is_the_default() -> None:
     picture = clips.portrait()
-    assert np.array_equal(crop(picture, face((90, 40, 250, 200)), 64), crop(picture, face((90, 40, 250, 200)), 64, 0.1))
+    assert np.array_equal(
+        align_face(picture, face((90, 40, 250, 200)), 64), align_face(picture, face((90, 40, 250, 200)), 64, 0.1)
+    )
 
 
 @pytest.mark.parametrize("degrees", [-170, -90, -30, -5, 0, 12, 45, 90, 180])
@@ -78,7 +82,7 @@ def test_a_rolled_face_comes_out_level(degrees: float) -> None:
         dot = np.zeros((300, 300), np.uint8)
         cv2.circle(dot, (round(x * 16 - 8), round(y * 16 - 8)), 4 * 16, 255, cv2.FILLED, cv2.LINE_AA, shift=4)
         picture[..., channel] = dot
-    cut = crop(picture, rolled, 120).astype(float)
+    cut = align_face(picture, rolled, 120).astype(float)
     rows, columns = np.mgrid[:120, :120]
     (right_x, right_y), (left_x, left_y) = (
         ((columns * cut[..., c]).sum() / cut[..., c].sum(), (rows * cut[..., c]).sum() / cut[..., c].sum())
@@ -103,7 +107,7 @@ def test_a_rolled_face_comes_out_level(degrees: float) -> None:
 )
 def test_beyond_the_border_its_pixels_are_repeated(box: Box, same: object) -> None:
     picture = coordinates() + np.uint8(5)
-    beyond = crop(picture, face(box), 120)[same]
+    beyond = align_face(picture, face(box), 120)[same]
     assert set(np.unique(beyond)) <= {5, picture[..., 0].max(), picture[..., 1].max()}
     assert np.array_equal(beyond, np.broadcast_to(beyond[:1, :1], beyond.shape))
 
@@ -114,7 +118,7 @@ def test_fine_detail_of_a_large_face_turns_grey_and_does_not_alias(ratio: float,
     y, x = np.mgrid[:600, :600]
     checkers = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
     low, high = 300 + offset - ratio * 16, 300 + offset + ratio * 16
-    cut = crop(checkers, face((low, low, high, high)), 32, 0)
+    cut = align_face(checkers, face((low, low, high, high)), 32, 0)
     assert cut.mean() == pytest.approx(127.5, abs=2)
     assert cut.std() < 16
 
@@ -129,8 +133,8 @@ def test_a_picture_turned_with_its_face_gives_the_same_crop(quarters: int) -> No
         turned = np.ascontiguousarray(np.rot90(turned))
         box, eyes = (np.stack([points[:, 1], 200 - points[:, 0]], axis=1) for points in (box, eyes))
     low, high = box.min(axis=0), box.max(axis=0)
-    cut = crop(turned, Face((*map(float, low), *map(float, high)), np.float32(eyes), 0.9), 64)
-    assert np.abs(cut.astype(float) - crop(picture, upright, 64)).max() <= 2
+    cut = align_face(turned, Face((*map(float, low), *map(float, high)), np.float32(eyes), 0.9), 64)
+    assert np.abs(cut.astype(float) - align_face(picture, upright, 64)).max() <= 2
 
 
 @pytest.mark.parametrize("degrees", [-60, -17, 8, 33, 120])
@@ -138,7 +142,7 @@ def test_a_picture_turned_by_any_angle_gives_nearly_the_same_crop(degrees: float
     picture = cv2.GaussianBlur(clips.portrait(300, 300, 1.2, y=118), (0, 0), 2)
     turn = cv2.getRotationMatrix2D((149.5, 149.5), -degrees, 1)
     turned = cv2.warpAffine(picture, turn, (300, 300), flags=cv2.INTER_CUBIC)
-    difference = crop(turned, face((100, 100, 200, 200), degrees), 64).astype(float) - crop(
+    difference = align_face(turned, face((100, 100, 200, 200), degrees), 64).astype(float) - align_face(
         picture, face((100, 100, 200, 200)), 64
     )
     assert np.abs(difference).mean() < 1
@@ -150,7 +154,7 @@ def test_a_picture_turned_by_any_angle_gives_nearly_the_same_crop(degrees: float
 def test_a_crop_is_a_contiguous_square_of_bytes(box: Box, size: int) -> None:
     picture = clips.portrait()
     for view in (picture, picture[::2, ::-1], picture[:1, :1]):
-        cut = crop(np.ascontiguousarray(view), face(box), size)
+        cut = align_face(np.ascontiguousarray(view), face(box), size)
         assert cut.shape == (size, size, 3)
         assert cut.dtype == np.uint8
         assert cut.flags.c_contiguous
@@ -159,5 +163,5 @@ def test_a_crop_is_a_contiguous_square_of_bytes(box: Box, size: int) -> None:
 def test_the_picture_is_left_as_it_was() -> None:
     picture = clips.portrait()
     before = picture.copy()
-    crop(picture, face((90, 40, 250, 200), 20), 64)
+    align_face(picture, face((90, 40, 250, 200), 20), 64)
     assert np.array_equal(picture, before)

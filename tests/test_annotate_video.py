@@ -18,12 +18,12 @@ import pytest
 import clips
 import fervid
 import toy_models
-from fervid.analysis.aggregate import Windows
+from fervid.analysis.aggregate import WindowSpec
 from fervid.core import errors
 from fervid.media.sampling import Sampling
 from fervid.render import annotate_video
 
-CUT = Windows(1, 0.5)
+CUT = WindowSpec(1, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def toy(family: dict[str, str]) -> fervid.Classifier:
-    return fervid.load(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
+    return fervid.load_classifier(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
 
 
 def pictures(count: int, width: int = 256, height: int = 256) -> list[np.ndarray]:
@@ -418,9 +418,9 @@ def test_what_the_encoder_cannot_take_is_said(
 ) -> None:
     wide = clips.write(tmp_path / "wide.mkv", clips.scenery(2, 16386, 16), codec="ffv1")
     story = toy.follow(wide, CUT)
-    with pytest.raises(errors.TooLarge, match="scale it down"):
+    with pytest.raises(errors.FrameTooLarge, match="scale it down"):
         annotate_video.annotate(wide, tmp_path / "out.mp4", story, Sampling())
-    monkeypatch.setattr(annotate_video, "QUALITY", {"preset": "none such"})
+    monkeypatch.setattr(annotate_video, "ENCODER_OPTIONS", {"preset": "none such"})
     with pytest.raises(errors.OutputError, match="cannot be written"):
         annotate_video.annotate(source, tmp_path / "out.mp4", story, Sampling())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "wide.mkv"]
@@ -429,7 +429,7 @@ def test_what_the_encoder_cannot_take_is_said(
 def test_without_an_encoder_nothing_is_begun(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annotate_video.av, "codecs_available", {"mpeg4"})
     with pytest.raises(errors.UsageError, match="libx264"):
-        annotate_video.check(source, tmp_path / "out.mp4")
+        annotate_video.validate_target(source, tmp_path / "out.mp4")
 
 
 def test_the_cover_of_an_album_is_no_film(tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_the_cover_of_an_album_is_no_film(tmp_path: Path) -> None:
         container.mux(sound.encode(frame))
         container.mux(sound.encode())
     with pytest.raises(errors.NoVideoStream):
-        annotate_video.check(path, tmp_path / "out.mp4")
+        annotate_video.validate_target(path, tmp_path / "out.mp4")
 
 
 def test_what_is_no_film_is_refused(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
@@ -457,17 +457,17 @@ def test_what_is_no_film_is_refused(toy: fervid.Classifier, source: Path, tmp_pa
     clips.write_sound(tmp_path / "sound.m4a")
     (tmp_path / "text.mp4").write_text("no film" * 99)
     for name, error in (
-        ("still.png", errors.NotAVideo),
-        ("moves.webp", errors.NotAVideo),
+        ("still.png", errors.UnsupportedFormat),
+        ("moves.webp", errors.UnsupportedFormat),
         ("sound.m4a", errors.NoVideoStream),
-        ("text.mp4", errors.NotAVideo),
+        ("text.mp4", errors.UnsupportedFormat),
         ("missing.mp4", errors.InputNotFound),
     ):
         with pytest.raises(error):
             annotate_video.annotate(tmp_path / name, tmp_path / "out.mp4", story, Sampling())
         assert not (tmp_path / "out.mp4").exists()
-    with pytest.raises(errors.NothingSampled):
-        fervid.load(
+    with pytest.raises(errors.NoFramesInRange):
+        fervid.load_classifier(
             detector=str(toy.extractor.detector.path),
             network=str(toy.extractor.network.path),
             classifier=str(toy._classifier.path),

@@ -171,7 +171,7 @@ def test_giving_clips_to_other_processes_loads_no_decoder_and_nothing_that_only_
     """The first answer of a run waits for it."""
     heavy = {"av", "scipy", "sklearn", "joblib", "onnx"}
     modules = "sys, fervid.batch.runner, fervid.media.inputs"
-    code = f"import {modules}; fervid.load(threads=1); print(sorted({heavy} & set(sys.modules)))"
+    code = f"import {modules}; fervid.load_classifier(threads=1); print(sorted({heavy} & set(sys.modules)))"
     assert python(code) == "[]"
 
 
@@ -180,25 +180,25 @@ def test_onnxruntime_keeps_no_identity_of_this_machine(tmp_path: Path, monkeypat
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert python("import fervid; print(fervid.load(threads=1).labels[0])") == "anger"
+    assert python("import fervid; print(fervid.load_classifier(threads=1).labels[0])") == "anger"
     assert list(tmp_path.iterdir()) == []
 
 
 PUBLIC = [
-    "Answer",
+    "Prediction",
     "Classifier",
     "ClipResult",
     "FervidError",
     "Frame",
     "InputError",
     "ModelError",
-    "NoFaces",
+    "NoFaceError",
     "Options",
     "Person",
     "Sampling",
     "WindowResult",
-    "Windows",
-    "load",
+    "WindowSpec",
+    "load_classifier",
     "to_arrow",
     "to_pandas",
     "__version__",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pickle_payloads
-from fervid.core.array_cache import Arrays, digest, kept, save
+from fervid.core.array_cache import Arrays, digest, load_or_compute, save
 from fervid.core.errors import OutputError
 
 VALUES = {"numbers": np.arange(100_000), "names": np.array(["a", "b"])}
@@ -20,9 +20,9 @@ VALUES = {"numbers": np.arange(100_000), "names": np.array(["a", "b"])}
 def test_what_is_kept_is_made_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "values.npz"
     for _ in range(2):
-        found = kept(path, lambda: VALUES)
+        found = load_or_compute(path, lambda: VALUES)
         assert {name: array.tolist() for name, array in found.items()} == {n: a.tolist() for n, a in VALUES.items()}
-    assert kept(path, dict).keys() == VALUES.keys()
+    assert load_or_compute(path, dict).keys() == VALUES.keys()
 
 
 def test_several_may_make_the_same_at_once(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_several_may_make_the_same_at_once(tmp_path: Path) -> None:
         return VALUES
 
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: kept(path, make), range(4)):
+        for found in pool.map(lambda _: load_or_compute(path, make), range(4)):
             assert digest(found) == digest(VALUES)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -54,7 +54,7 @@ def test_what_is_damaged_is_made_anew_and_never_unpickled(kind: str, tmp_path: P
     mark, path = tmp_path / "it was run", tmp_path / "values.npz"
     path.write_bytes(pickle_payloads.files(mark)[kind])
     for _ in range(2):
-        found = kept(path, lambda: VALUES)
+        found = load_or_compute(path, lambda: VALUES)
     assert digest(found) == digest(VALUES)
     assert not mark.exists()
 

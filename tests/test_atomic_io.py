@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fervid.core import atomic_io
-from fervid.core.atomic_io import growing, replacing
+from fervid.core.atomic_io import append_write, atomic_write
 from fervid.core.errors import OutputError
 
 
@@ -21,7 +21,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_file_appears_with_the_rights_that_any_new_file_has(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
-    with replacing(tmp_path / "out", force=False) as file:
+    with atomic_write(tmp_path / "out", force=False) as file:
         assert names(tmp_path) == ["out.partial", "plain"]
         file.write(b"whole")
     assert names(tmp_path) == ["out", "plain"]
@@ -30,29 +30,29 @@ def test_a_file_appears_with_the_rights_that_any_new_file_has(tmp_path: Path) ->
 
 
 def test_a_writer_may_go_back_in_it(tmp_path: Path) -> None:
-    with replacing(tmp_path / "out.zip", force=False) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(tmp_path / "out.zip", force=False) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a", b"x" * 1000)
     assert zipfile.ZipFile(tmp_path / "out.zip").testzip() is None
 
 
 @pytest.mark.parametrize("written", [b"", b"half"])
 def test_what_is_left_early_stays_as_partial_unless_it_is_empty(written: bytes, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "out", force=False) as file:
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "out", force=False) as file:
         file.write(written)
         raise KeyboardInterrupt
     assert names(tmp_path) == (["out.partial"] if written else [])
     if written:
-        with pytest.raises(OutputError, match=r"out\.partial exists"), replacing(tmp_path / "out", force=False):
+        with pytest.raises(OutputError, match=r"out\.partial exists"), atomic_write(tmp_path / "out", force=False):
             pass
         assert (tmp_path / "out.partial").read_bytes() == written
-    with replacing(tmp_path / "out", force=True) as file:
+    with atomic_write(tmp_path / "out", force=True) as file:
         file.write(b"w")
     assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"w")
 
 
 def test_an_empty_partial_that_a_kill_left_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "out.partial").touch()
-    with replacing(tmp_path / "out", force=False) as file:
+    with atomic_write(tmp_path / "out", force=False) as file:
         file.write(b"whole")
     assert names(tmp_path) == ["out"]
 
@@ -60,16 +60,16 @@ def test_an_empty_partial_that_a_kill_left_stops_nobody(tmp_path: Path) -> None:
 @pytest.mark.parametrize("odd", ["out", "out.partial"])
 def test_what_is_no_regular_file_is_not_opened(odd: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / odd)
-    with pytest.raises(OutputError, match="no regular file"), replacing(tmp_path / "out", force=True):
+    with pytest.raises(OutputError, match="no regular file"), atomic_write(tmp_path / "out", force=True):
         pass
     assert names(tmp_path) == [odd]
 
 
 def test_one_file_is_written_by_one_run(tmp_path: Path) -> None:
-    with replacing(tmp_path / "out", force=False) as file:
+    with atomic_write(tmp_path / "out", force=False) as file:
         file.write(b"first")
         for force in (False, True):
-            with pytest.raises(OutputError, match="another run"), replacing(tmp_path / "out", force=force):
+            with pytest.raises(OutputError, match="another run"), atomic_write(tmp_path / "out", force=force):
                 pass
     assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"first")
 
@@ -82,7 +82,7 @@ def test_a_run_that_ends_while_another_begins_keeps_its_output(tmp_path: Path, m
 
     (tmp_path / "out.partial").write_bytes(b"first")
     monkeypatch.setattr(atomic_io, "lock", late)
-    with pytest.raises(OutputError, match="until now"), replacing(tmp_path / "out", force=True):
+    with pytest.raises(OutputError, match="until now"), atomic_write(tmp_path / "out", force=True):
         pass
     assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"first")
 
@@ -102,27 +102,30 @@ def test_a_file_system_that_cannot_goes_without_and_one_that_fails_is_told(
 
     monkeypatch.setattr(fcntl if call == "flock" else os, call, failing)
     if fine:
-        with replacing(tmp_path / "out", force=False) as file:
+        with atomic_write(tmp_path / "out", force=False) as file:
             file.write(b"whole")
         assert (tmp_path / "out").read_bytes() == b"whole"
     else:
-        with pytest.raises(OutputError, match="Input/output error"), replacing(tmp_path / "out", force=False) as file:
+        with (
+            pytest.raises(OutputError, match="Input/output error"),
+            atomic_write(tmp_path / "out", force=False) as file,
+        ):
             file.write(b"whole")
 
 
 def test_a_file_that_grows_is_there_from_the_start_and_for_one_run(tmp_path: Path) -> None:
-    with growing(tmp_path / "out", force=False) as file:
+    with append_write(tmp_path / "out", force=False) as file:
         assert names(tmp_path) == ["out"]
         file.write(b"one\n")
         assert (tmp_path / "out").read_bytes() == b"one\n"
-        with pytest.raises(OutputError, match="another run"), growing(tmp_path / "out", force=True):
+        with pytest.raises(OutputError, match="another run"), append_write(tmp_path / "out", force=True):
             pass
-    with pytest.raises(OutputError, match="exists"), growing(tmp_path / "out", force=False):
+    with pytest.raises(OutputError, match="exists"), append_write(tmp_path / "out", force=False):
         pass
     (tmp_path / "out.partial").write_bytes(b"left")
     (tmp_path / "out").unlink()
-    with pytest.raises(OutputError, match=r"out\.partial exists"), growing(tmp_path / "out", force=False):
+    with pytest.raises(OutputError, match=r"out\.partial exists"), append_write(tmp_path / "out", force=False):
         pass
-    with growing(tmp_path / "out", force=True) as file:
+    with append_write(tmp_path / "out", force=True) as file:
         file.write(b"two\n")
     assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"two\n")

@@ -27,7 +27,7 @@ from fervid.batch.baseline_runner import BaselineSpec, RestClip
 from fervid.cli.app import app
 from fervid.core.errors import UsageError
 from fervid.core.records import ClipFeatures
-from fervid.core.schema import schema
+from fervid.core.schema import record_json_schema
 
 PINK, GREEN = (255, 210, 210), (210, 255, 210)
 """Faces of two people; the darker a face, the lower the logit of `bright`."""
@@ -198,7 +198,7 @@ def classify(models: Sequence[str], clips: Path, *flags: str, code: int = 0) -> 
     assert result.exit_code == code, result.output
     records = [json.loads(line) for line in result.stdout.splitlines()]
     for record in records:
-        jsonschema.validate(record, schema())
+        jsonschema.validate(record, record_json_schema())
     return records
 
 
@@ -314,5 +314,5 @@ def test_windows_of_a_timeline_are_relative_too(models: list[str], clips: Path) 
     assert result.exit_code == 0, result.output
     found = [json.loads(line) for line in result.stdout.splitlines()]
     for record in found:
-        jsonschema.validate(record, schema("timeline"))
+        jsonschema.validate(record, record_json_schema("timeline"))
     assert [record["baseline"] for record in found] == [{"kind": "person", "clips": 5}] * 5 + [None] * 3

@@ -154,7 +154,7 @@ def test_speed_measures_a_clip(smile: Path, tmp_path: Path, monkeypatch: pytest.
 def test_annotating_is_compared_with_decoding_and_encoding(smile: Path, tmp_path: Path) -> None:
     annotate.encode(smile, tmp_path / "again.mp4", {})
     assert timing.decode(tmp_path / "again.mp4") == 30
-    found = annotate.measure(smile, fervid.load(), 1)
+    found = annotate.measure(smile, fervid.load_classifier(), 1)
     assert (found["clip"], found["frames"], found["people"], found["seconds"]) == ("smile.mp4", 30, 1, 1.2)
     assert found["ways"][annotate.BASE]["times decode and encode"] == 1
     assert found["ways"][annotate.QUICK]["times with fervid's settings"] == 1
@@ -169,14 +169,14 @@ def test_annotating_is_compared_with_decoding_and_encoding(smile: Path, tmp_path
 def test_what_is_no_clip_is_not_timed(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(SystemExit, match="is empty; copy"):
-        speed.measure(tmp_path / "empty.mp4", {"default": fervid.load().answer}, 1)
+        speed.measure(tmp_path / "empty.mp4", {"default": fervid.load_classifier().answer}, 1)
 
 
 def test_a_clip_is_cut(smile: Path, tmp_path: Path) -> None:
     batch.cut(smile, 0.4, 0.6, tmp_path / "piece.mp4")
-    frames = list(video.read(tmp_path / "piece.mp4", fervid.Sampling(fps=None)))
+    frames = list(video.read_frames(tmp_path / "piece.mp4", fervid.Sampling(fps=None)))
     assert len(frames) == 15
-    original = list(video.read(smile, fervid.Sampling(fps=None)))[10].image
+    original = list(video.read_frames(smile, fervid.Sampling(fps=None)))[10].image
     assert np.abs(frames[0].image.astype(int) - original).mean() < 3
 
 
@@ -190,7 +190,7 @@ def test_pieces_come_from_every_clip_and_are_the_same_again(smile: Path, scenery
 def test_a_clip_is_repeated_without_a_gap(smile: Path, tmp_path: Path, seconds: float, turns: int) -> None:
     target = tmp_path / "long.mp4"
     batch.repeated(smile, seconds, target)
-    times = [frame.time for frame in video.read(target, fervid.Sampling(fps=None))]
+    times = [frame.time for frame in video.read_frames(target, fervid.Sampling(fps=None))]
     assert len(times) == 30 * turns
     assert all(later - sooner == pytest.approx(0.04, abs=1e-4) for sooner, later in pairwise(times))
     with av.open(str(target)) as container:
@@ -226,7 +226,7 @@ def test_the_reference_looks_at_every_frame_and_averages(smile: Path, scenery: P
     assert reference.answer(scenery, 0.2, find, network) is None
     assert len(list(reference.frames(smile, 60))) == 30
     image = next(reference.frames(smile, 60))
-    assert np.abs(image.astype(int) - next(video.read(smile)).image).mean() < 4, "RGB as ours"
+    assert np.abs(image.astype(int) - next(video.read_frames(smile)).image).mean() < 4, "RGB as ours"
 
 
 def test_what_mtcnn_is_sure_of_are_faces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,8 +306,8 @@ def test_a_film_is_the_same_again_and_people_move_in_it() -> None:
 
 
 def test_a_face_in_a_film_is_found_and_followed() -> None:
-    extractor = fervid.load().extractor
-    model = registry.load(registry.DEFAULTS["classifier"], "classifier")
+    extractor = fervid.load_classifier().extractor
+    model = registry.load_model(registry.DEFAULTS["classifier"], "classifier")
     still = clips.portrait(48, 48, 0.4, 222, 118)
     rng = np.random.default_rng(1)
     frames = list(agreement.film([still], agreement.noise(rng), rng))

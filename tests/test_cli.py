@@ -26,7 +26,7 @@ import clips
 import toy_models
 from fervid.cli import app, options
 from fervid.core import progress
-from fervid.core.schema import schema
+from fervid.core.schema import record_json_schema
 from fervid.models import registry
 
 
@@ -41,7 +41,7 @@ def classify(*arguments: object, **more: object) -> Result:
 def records(result: Result) -> list[dict]:
     found = [json.loads(line) for line in result.stdout.splitlines()]
     for record in found:
-        jsonschema.validate(record, schema())
+        jsonschema.validate(record, record_json_schema())
     return found
 
 
@@ -619,7 +619,7 @@ def test_one_clip_alone_does_no_more_harm(kind: str, harmful: dict[str, str], tm
 def test_limits_are_ample_unless_told_otherwise(
     timeout: float | None, memory: int | None, limits: tuple[float | None, int | None]
 ) -> None:
-    found = options.limits_of(timeout, memory)
+    found = options.build_limits(timeout, memory)
     assert (found.seconds, found.memory) == limits
 
 
@@ -698,7 +698,7 @@ def test_workers_and_their_threads_share_the_cpus(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cv2, "getNumberOfCPUs", lambda: 8)
-    assert options.workers(clips, jobs, threads) == expected
+    assert options.plan_workers(clips, jobs, threads) == expected
 
 
 @pytest.mark.parametrize("source", ["flag", "variable"])

@@ -15,12 +15,12 @@ from typer.testing import CliRunner, Result
 import clips
 import fervid
 import toy_models
-from fervid.analysis.aggregate import Windows
+from fervid.analysis.aggregate import WindowSpec
 from fervid.batch import runner
-from fervid.batch.runner import Policy
+from fervid.batch.runner import RunConfig
 from fervid.cli import app
-from fervid.core.errors import Crashed
-from fervid.core.worker_pool import Died
+from fervid.core.errors import WorkerCrashed
+from fervid.core.worker_pool import WorkerDied
 
 Run = Callable[..., Result]
 
@@ -142,17 +142,19 @@ def test_settings_come_from_the_environment_too(run: Run, moods: Path) -> None:
 def test_a_clip_that_brings_the_process_down_is_an_error(
     family: dict[str, str], moods: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier = fervid.load(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
-    told = runner.follow(classifier, str(moods), Windows(1, 1), Policy(1))
+    classifier = fervid.load_classifier(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
+    told = runner.build_timeline(classifier, str(moods), WindowSpec(1, 1), RunConfig(1))
     assert [person.id for person in told.people] == [0]
     assert told.end == pytest.approx(3)
 
-    def died(work: object, items: list[str], jobs: int, lost: Callable[[str, Died], object], limits: object) -> list:
-        return [lost(items[0], Died("SIGSEGV"))]
+    def died(
+        work: object, items: list[str], jobs: int, lost: Callable[[str, WorkerDied], object], limits: object
+    ) -> list:
+        return [lost(items[0], WorkerDied("SIGSEGV"))]
 
     monkeypatch.setattr(runner, "ordered", died)
-    with pytest.raises(Crashed, match="SIGSEGV"):
-        runner.follow(classifier, str(moods), Windows(1, 1), Policy(1))
+    with pytest.raises(WorkerCrashed, match="SIGSEGV"):
+        runner.build_timeline(classifier, str(moods), WindowSpec(1, 1), RunConfig(1))
 
 
 def test_windows_are_plotted_beside_their_records(run: Run, moods: Path) -> None:

@@ -22,7 +22,7 @@ from feature_fixtures import CYAN, MAGENTA, YELLOW
 from fervid.cli import app
 from fervid.core.errors import UsageError
 from fervid.learn import metrics, model_selection
-from fervid.learn.feature_table import IDENTITY, Table
+from fervid.learn.feature_table import IDENTITY, FeatureTable
 from fervid.models import registry
 
 SIMPLE = ("--kind", "linear", "--statistics", "mean", "--folds", "3")
@@ -31,8 +31,8 @@ SIMPLE = ("--kind", "linear", "--statistics", "mean", "--folds", "3")
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 20)
-        for table in (model_selection.COSTS, model_selection.STANDARD_COSTS):
+        patch.setattr(metrics, "N_BOOTSTRAP", 20)
+        for table in (model_selection.HYPERPARAMETERS, model_selection.STANDARD_COSTS):
             for kind in table:
                 patch.setitem(table, kind, table[kind][-2:])
         yield
@@ -94,7 +94,7 @@ def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
     def looked(*_: object) -> None:
         raise AssertionError("a clip was looked at")
 
-    monkeypatch.setattr("fervid.learn.feature_table.pooled", looked)
+    monkeypatch.setattr("fervid.learn.feature_table.compute_clip_features", looked)
 
 
 @pytest.mark.parametrize("command", ["features", "train", "evaluate"])
@@ -104,7 +104,7 @@ def test_every_command_that_looks_at_clips_takes_limits(
     def refusing(*arguments: object) -> Iterator[object]:
         raise UsageError(f"with {arguments[-1]}")
 
-    monkeypatch.setattr("fervid.learn.feature_table.extract", refusing)
+    monkeypatch.setattr("fervid.learn.feature_table.extract_features", refusing)
     output = {"features": ["-o", tmp_path / "f.npz"], "train": ["-o", tmp_path / "m.onnx"]}.get(command, [])
     result = fervid(command, place / "list.csv", *output, "--timeout", "1:30", "--memory", "500")
     refused(result, 2, r"with Limits\(seconds=90.0, memory=500000000\)")
@@ -141,7 +141,7 @@ def test_features_are_written_and_the_second_time_nothing_is_looked_at(
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert first.read_bytes() == second.read_bytes()
     if suffix == ".npz":
-        table = Table.load(second)
+        table = FeatureTable.load(second)
         assert [sample.person for sample in table.samples] == [f"p{i // 4}" for i in range(24)]
         assert table.samples[1].ratings == {"valence": 5.8}
         assert IDENTITY not in table.statistics
@@ -153,13 +153,13 @@ def test_clips_that_are_left_out_of_the_features_are_named(fervid: Callable[...,
     result = fervid("features", tmp_path / "*.png", "-o", tmp_path / "f.npz")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == f"left out: {tmp_path / 'dark.png'} shows no face\n"
-    assert [sample.path.name for sample in Table.load(tmp_path / "f.npz").samples] == ["a.png"]
+    assert [sample.path.name for sample in FeatureTable.load(tmp_path / "f.npz").samples] == ["a.png"]
     (tmp_path / "empty.mp4").touch()
     named = [tmp_path / name for name in ("empty.mp4", "a.png", "missing.mp4")]
     result = fervid("features", *named, "-o", tmp_path / "f.npz", "--force")
     assert (result.exit_code, result.stdout) == (1, "")
     assert [line.split()[2] for line in result.stderr.splitlines()] == [str(named[0]), str(named[2])]
-    assert len(Table.load(tmp_path / "f.npz").samples) == 1
+    assert len(FeatureTable.load(tmp_path / "f.npz").samples) == 1
     refused(fervid("features", named[0], "-o", tmp_path / "g.npz"), 2, "no clip shows a face")
 
 
@@ -172,7 +172,7 @@ def test_what_features_are_of(fervid: Callable[..., Result], tmp_path: Path, mon
 
     def labels(*arguments: object) -> list[tuple[str, str | None]]:
         assert fervid("features", *arguments, "-o", "f.npz", "--force").exit_code == 0
-        return [(str(sample.path), sample.label) for sample in Table.load(Path("f.npz")).samples]
+        return [(str(sample.path), sample.label) for sample in FeatureTable.load(Path("f.npz")).samples]
 
     assert labels("set") == [("set/joy/a", "joy")]
     assert labels("afew") == [("afew/b.mp4", None)]
@@ -222,7 +222,7 @@ def test_a_classifier_is_trained_printed_and_used(
         "train", place / "list.csv", "-o", tmp_path / "mine.onnx", *SIMPLE, "--adaptive", "0.02", "--format", "json"
     )
     card = parsed(again)
-    assert registry.load(str(mine), "classifier").card == card
+    assert registry.load_model(str(mine), "classifier").card == card
     assert (tmp_path / "mine.onnx").read_bytes() == mine.read_bytes()
     assert list(tmp_path.iterdir()) == [tmp_path / "mine.onnx"]
     assert (card["name"], card["labels"], card["network"]) == ("mine", ["calm", "joy"], "toy-network")
@@ -248,7 +248,7 @@ def test_by_default_few_people_are_told_by_their_expressions(
     assert {name.partition(".")[0] for name in card["statistics"]} <= {"logit", "expression"}
     assert "; an embedding scored up to " in card["recipe"]
     assert fervid("features", tmp_path / "five.csv", "-o", tmp_path / "f.npz").exit_code == 0
-    table = Table.load(tmp_path / "f.npz")
+    table = FeatureTable.load(tmp_path / "f.npz")
     old = {name: matrix for name, matrix in table.statistics.items() if not name.startswith("logit.")}
     replace(table, statistics=old).save(tmp_path / "old.npz")
     card = parsed(fervid("train", tmp_path / "old.npz", *given[2:], tmp_path / "b.onnx"))
@@ -383,7 +383,7 @@ def test_without_a_cache_that_can_be_written_there_is_none_and_that_is_said(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr("fervid.core.atomic_io.of_user", lambda _: tmp_path / "file")
+    monkeypatch.setattr("fervid.core.atomic_io.user_dir", lambda _: tmp_path / "file")
     named = ("--network", place / "network.onnx", "--detector", place / "detector.onnx", "--progress", "none")
     clip = place / "clips" / "0" / "0.png"
 
@@ -396,12 +396,12 @@ def test_without_a_cache_that_can_be_written_there_is_none_and_that_is_said(
     assert re.fullmatch(
         r"fervid: there is no cache that can be written \(.*file.*\); .* --cache keeps them\n", result.stderr
     )
-    assert len(Table.load(tmp_path / "f.npz").samples) == 1
+    assert len(FeatureTable.load(tmp_path / "f.npz").samples) == 1
 
     def homeless(_: str) -> Path:
         raise UsageError("this user has no home folder to keep cache in")
 
-    monkeypatch.setattr("fervid.core.atomic_io.of_user", homeless)
+    monkeypatch.setattr("fervid.core.atomic_io.user_dir", homeless)
     result = run()
     assert result.exit_code == 0
     assert "(this user has no home folder to keep cache in)" in result.stderr
@@ -450,7 +450,7 @@ def test_a_classifier_is_measured(place: Path, mine: Path, fervid: Callable[...,
         tmp_path / "worse.onnx",
         [[1, 0, 9]] * 3,
         labels=["calm", "joy", "fear"],
-        network_sha256=registry.load(str(place / "network.onnx"), "network").identity.sha256,
+        network_sha256=registry.load_model(str(place / "network.onnx"), "network").identity.sha256,
     )
     everything = fervid(*given, "--against", worse, "--adaptive", "--plot", tmp_path / "c.svg", "--format", "json")
     report = parsed(everything)
@@ -583,7 +583,7 @@ def test_what_lies_there_is_replaced_only_if_asked(place: Path, mine: Path, ferv
     refused(fervid("train", tmp_path / "f.npz", "-o", tmp_path / "old.onnx", *SIMPLE), 2, "exists; --force")
     assert (tmp_path / "old.onnx").read_text() == "precious"
     said(fervid("train", tmp_path / "f.npz", "-o", tmp_path / "old.onnx", *SIMPLE, "--force"))
-    assert registry.load(str(tmp_path / "old.onnx"), "classifier").card["labels"] == ["calm", "joy"]
+    assert registry.load_model(str(tmp_path / "old.onnx"), "classifier").card["labels"] == ["calm", "joy"]
 
 
 @pytest.mark.usefixtures("unlooked")

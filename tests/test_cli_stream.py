@@ -26,24 +26,24 @@ from typer.testing import CliRunner, Result
 import clips
 import fervid
 import toy_models
-from fervid.analysis.aggregate import Windows
-from fervid.analysis.tracker import Tracker, TrackingRule
+from fervid.analysis.aggregate import WindowSpec
+from fervid.analysis.tracker import Tracker, TrackerConfig
 from fervid.cli import app
 from fervid.core.errors import (
     EmptyInput,
     FramesDropped,
+    FrameTooLarge,
     InputError,
     InputNotFound,
-    NotAVideo,
     NoVideoStream,
-    TooLarge,
-    Truncated,
+    TruncatedVideo,
     Undecodable,
+    UnsupportedFormat,
 )
 from fervid.core.records import Frame
-from fervid.core.schema import schema
+from fervid.core.schema import record_json_schema
 from fervid.media import container, streams, video
-from fervid.media.latest_frame import LATE, Live
+from fervid.media.latest_frame import MAX_WAIT_S, LatestFrameSource
 from fervid.media.sampling import Sampling
 
 FORMS = list(benchmark.MUXERS)
@@ -79,14 +79,14 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def toy(family: dict[str, str]) -> fervid.Classifier:
-    return fervid.load(**family, options=fervid.Options(min_face=toy_models.FACE), threads=2)
+    return fervid.load_classifier(**family, options=fervid.Options(min_face=toy_models.FACE), threads=2)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_stream_gives_the_frames_of_the_file(form: str, sent: dict[str, bytes], moods: Path) -> None:
     for sampling in (EVERY, Sampling(fps=2.5), Sampling(fps=1, rotate=90)):
-        there = list(video.read(moods, sampling))
-        found = list(streams.stream(io.BytesIO(sent[form]), "-", sampling))
+        there = list(video.read_frames(moods, sampling))
+        found = list(streams.read_stream(io.BytesIO(sent[form]), "-", sampling))
         assert [frame.time for frame in found] == pytest.approx([frame.time for frame in there], abs=2e-3)
         assert all(np.array_equal(a.image, b.image) for a, b in zip(found, there, strict=True))
         assert {round(frame.duration, 3) for frame in found[1:]} == {0.2 if sampling.fps is None else 1 / sampling.fps}
@@ -107,13 +107,13 @@ class Arriving(io.RawIOBase):
 
 def test_a_frame_comes_before_what_follows_it_is_sent(sent: dict[str, bytes]) -> None:
     pipe = Arriving(sent["mpegts"])
-    given = [pipe.given for _ in streams.stream(pipe, "-", EVERY)]
+    given = [pipe.given for _ in streams.read_stream(pipe, "-", EVERY)]
     assert len(given) == 30
     assert given[-8] < len(sent["mpegts"])
 
 
 def test_times_go_on_where_a_source_begins_anew(sent: dict[str, bytes]) -> None:
-    found = [frame.time for frame in streams.stream(io.BytesIO(2 * sent["mpegts"]), "-", EVERY)]
+    found = [frame.time for frame in streams.read_stream(io.BytesIO(2 * sent["mpegts"]), "-", EVERY)]
     assert len(found) > 50
     assert all(0 < later - earlier < 0.5 for earlier, later in pairwise(found))
 
@@ -122,40 +122,40 @@ def test_times_go_on_where_a_source_begins_anew(sent: dict[str, bytes]) -> None:
     ("data", "error", "words"),
     [
         (b"", EmptyInput, "ended before"),
-        (b"no video\n" * 99, NotAVideo, "is no video or image but text"),
-        (b"ffconcat version 1.0\nfile '/etc/passwd'\n", NotAVideo, "no file that it names is opened"),
-        (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", NotAVideo, "no file that it names is opened"),
-        (bytes(range(256)) * 64, NotAVideo, "is no video or image that can be read"),
+        (b"no video\n" * 99, UnsupportedFormat, "is no video or image but text"),
+        (b"ffconcat version 1.0\nfile '/etc/passwd'\n", UnsupportedFormat, "no file that it names is opened"),
+        (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", UnsupportedFormat, "no file that it names is opened"),
+        (bytes(range(256)) * 64, UnsupportedFormat, "is no video or image that can be read"),
     ],
 )
 def test_what_is_no_stream_is_told(data: bytes, error: type[InputError], words: str) -> None:
     with pytest.raises(error, match=f"standard input.*{words}"):
-        list(streams.stream(io.BytesIO(data), "standard input"))
+        list(streams.read_stream(io.BytesIO(data), "standard input"))
 
 
 def test_a_stream_without_pictures_is_told(tmp_path: Path) -> None:
     clips.write_sound(tmp_path / "sound.ts")
     with pytest.raises(NoVideoStream, match="only audio"):
-        list(streams.stream(io.BytesIO((tmp_path / "sound.ts").read_bytes()), "-"))
+        list(streams.read_stream(io.BytesIO((tmp_path / "sound.ts").read_bytes()), "-"))
     noise = np.random.default_rng(1).integers(0, 256, (8, 240, 320, 3), np.uint8)
     clips.write(tmp_path / "long.mp4", list(noise))
-    with pytest.raises(NotAVideo, match="frag_keyframe"):
-        list(streams.stream(io.BytesIO((tmp_path / "long.mp4").read_bytes()), "-"))
+    with pytest.raises(UnsupportedFormat, match="frag_keyframe"):
+        list(streams.read_stream(io.BytesIO((tmp_path / "long.mp4").read_bytes()), "-"))
 
 
 def test_pictures_that_cannot_be_decoded_or_are_too_large_are_told(
     sent: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(container, "PIXELS", 100)
-    with pytest.raises(TooLarge):
-        list(streams.stream(io.BytesIO(sent["matroska"]), "-"))
+    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 100)
+    with pytest.raises(FrameTooLarge):
+        list(streams.read_stream(io.BytesIO(sent["matroska"]), "-"))
     monkeypatch.undo()
     head = sent["matroska"].index(b"\x1f\x43\xb6\x75")  # the first cluster
-    with pytest.raises(NotAVideo):
-        list(streams.stream(io.BytesIO(sent["matroska"][:head]), "-"))
+    with pytest.raises(UnsupportedFormat):
+        list(streams.read_stream(io.BytesIO(sent["matroska"][:head]), "-"))
     headers, middle = 3 * 188, len(sent["mpegts"]) // 188 // 2 * 188  # without the keyframe that the rest refers to
     with pytest.raises(Undecodable):
-        list(streams.stream(io.BytesIO(sent["mpegts"][:headers] + sent["mpegts"][middle:]), "-"))
+        list(streams.read_stream(io.BytesIO(sent["mpegts"][:headers] + sent["mpegts"][middle:]), "-"))
 
 
 def test_a_stream_that_breaks_off_gives_what_came_before(sent: dict[str, bytes]) -> None:
@@ -166,8 +166,8 @@ def test_a_stream_that_breaks_off_gives_what_came_before(sent: dict[str, bytes])
             return super().read(size)
 
     found: list[Frame] = []
-    with pytest.raises(Truncated, match="broke off after"):
-        found.extend(streams.stream(Breaking(sent["mpegts"]), "-", EVERY))
+    with pytest.raises(TruncatedVideo, match="broke off after"):
+        found.extend(streams.read_stream(Breaking(sent["mpegts"]), "-", EVERY))
     assert len(found) > 15
 
 
@@ -208,8 +208,8 @@ def test_a_camera_gives_upright_pictures_in_time(monkeypatch: pytest.MonkeyPatch
     ):
         Device.left = 40
         found: list[Frame] = []
-        with pytest.raises(Truncated, match="gives no more pictures"):
-            found.extend(streams.camera(0, sampling))
+        with pytest.raises(TruncatedVideo, match="gives no more pictures"):
+            found.extend(streams.read_camera(0, sampling))
         assert least <= len(found) <= most
         assert found[0].image.shape == shape
         assert found[0].image[0, 0].tolist() == [0, 0, 255]
@@ -219,7 +219,7 @@ def test_a_camera_gives_upright_pictures_in_time(monkeypatch: pytest.MonkeyPatch
 
 def test_a_camera_that_is_not_there_is_told() -> None:
     with pytest.raises(InputNotFound, match=r"camera 97 cannot be opened.*plugged in"):
-        list(streams.camera(97))
+        list(streams.read_camera(97))
 
 
 BLACK = np.zeros((8, 8, 3), np.uint8)
@@ -233,7 +233,7 @@ def frames(count: int, before: float = 0.0) -> Generator[Frame]:
 
 
 def test_a_source_that_is_ahead_of_time_waits_and_loses_nothing() -> None:
-    source = Live("-", frames(50))
+    source = LatestFrameSource("-", frames(50))
     found = []
     for frame in source.frames():
         time.sleep(0.001)
@@ -244,7 +244,7 @@ def test_a_source_that_is_ahead_of_time_waits_and_loses_nothing() -> None:
 
 def test_of_a_source_that_is_not_kept_up_with_only_the_newest_frame_is_given() -> None:
     begun = time.monotonic()
-    source = Live("-", frames(60, 0.02))  # as if its clock ran five times as fast
+    source = LatestFrameSource("-", frames(60, 0.02))  # as if its clock ran five times as fast
     source._earliest = begun - 99  # and it were behind already
     found = []
     for frame in source.frames():
@@ -259,7 +259,7 @@ def test_of_a_source_that_is_not_kept_up_with_only_the_newest_frame_is_given() -
 
 @pytest.mark.parametrize(("patience", "waits"), [(0.0, False), (60.0, True)])
 def test_a_camera_does_not_wait_and_what_it_shows_meanwhile_is_counted(patience: float, waits: bool) -> None:
-    source = Live("camera:0", frames(9), patience)
+    source = LatestFrameSource("camera:0", frames(9), patience)
     given = source.frames()
     found = [next(given)]
     with source._changed:
@@ -271,7 +271,7 @@ def test_a_camera_does_not_wait_and_what_it_shows_meanwhile_is_counted(patience:
 
 
 def test_what_is_dropped_while_no_window_is_told_of_counts_for_the_next() -> None:
-    source = Live("-", iter_of())
+    source = LatestFrameSource("-", iter_of())
     source._dropped.extend([0.5, 1.5, 2.5, 3.5, 4.5])
     assert source.missed(0, 1) == 1
     assert source.missed(3, 4) == 3
@@ -280,10 +280,10 @@ def test_what_is_dropped_while_no_window_is_told_of_counts_for_the_next() -> Non
 
 
 def test_a_frame_waits_no_longer_than_it_may() -> None:
-    source = Live("-", iter_of(Frame(BLACK, 0.0), Frame(BLACK, 0.0), Frame(BLACK, 0.1), Frame(BLACK, 0.2)))
+    source = LatestFrameSource("-", iter_of(Frame(BLACK, 0.0), Frame(BLACK, 0.0), Frame(BLACK, 0.1), Frame(BLACK, 0.2)))
     given = source.frames()
     next(given)
-    time.sleep(LATE + 0.4)
+    time.sleep(MAX_WAIT_S + 0.4)
     assert next(given).time > 0
     given.close()
 
@@ -298,16 +298,16 @@ def test_what_the_source_raises_comes_after_its_frames_and_it_is_closed() -> Non
     def breaking() -> Generator[Frame]:
         try:
             yield Frame(BLACK)
-            raise Truncated("broke off")
+            raise TruncatedVideo("broke off")
         finally:
             closed.append(True)
 
-    given = Live("-", breaking()).frames()
+    given = LatestFrameSource("-", breaking()).frames()
     next(given)
-    with pytest.raises(Truncated, match="broke off"):
+    with pytest.raises(TruncatedVideo, match="broke off"):
         next(given)
     assert closed == [True]
-    early = Live("-", frames(10**6, 0.001)).frames()
+    early = LatestFrameSource("-", frames(10**6, 0.001)).frames()
     next(early)
     early.close()
     deadline = time.monotonic() + 5
@@ -318,8 +318,8 @@ def test_what_the_source_raises_comes_after_its_frames_and_it_is_closed() -> Non
 
 def test_each_window_of_a_stream_has_its_answer(toy: fervid.Classifier, sent: dict[str, bytes]) -> None:
     for form in FORMS:
-        source = Live("-", streams.stream(io.BytesIO(sent[form]), "-"))
-        parts = list(toy.live(source, Windows(2, 2)))
+        source = LatestFrameSource("-", streams.read_stream(io.BytesIO(sent[form]), "-"))
+        parts = list(toy.live(source, WindowSpec(2, 2)))
         assert [(part.start_s, part.label) for part in parts] == [(0, "first"), (2, "second"), (4, "third")]
         assert [part.end_s for part in parts] == pytest.approx([2, 4, 6], abs=2e-3)
         assert all((part.path, part.status, part.problem) == ("-", "ok", None) for part in parts)
@@ -335,7 +335,7 @@ def test_a_window_is_told_while_the_stream_goes_on(toy: fervid.Classifier) -> No
             yield Frame(toy_models.picture(toy_models.FIRST), number / 5, 0.2)
         assert going.wait(20)
 
-    parts = toy.live(Live("-", waiting()), Windows(2, 2))
+    parts = toy.live(LatestFrameSource("-", waiting()), WindowSpec(2, 2))
     assert next(parts).label == "first"
     going.set()
     assert len(list(parts)) == 1
@@ -343,9 +343,9 @@ def test_a_window_is_told_while_the_stream_goes_on(toy: fervid.Classifier) -> No
 
 def test_what_was_dropped_is_told(toy: fervid.Classifier) -> None:
     given = [Frame(toy_models.picture(toy_models.FIRST), number / 5, 0.2) for number in range(20)]
-    source = Live("-", iter_of(*given[:5], *given[8:]))
+    source = LatestFrameSource("-", iter_of(*given[:5], *given[8:]))
     source._dropped.extend((1.0, 1.2, 1.4))
-    first, second = toy.live(source, Windows(2, 2))
+    first, second = toy.live(source, WindowSpec(2, 2))
     assert first.problem is not None
     assert first.problem.code == FramesDropped.code == "dropped"
     assert first.problem.message.startswith("3 of 10 frames were dropped")
@@ -353,7 +353,7 @@ def test_what_was_dropped_is_told(toy: fervid.Classifier) -> None:
 
 
 def test_people_who_left_are_forgotten() -> None:
-    tracker = Tracker(TrackingRule(0.5, -1.0, 2.0))
+    tracker = Tracker(TrackerConfig(0.5, -1.0, 2.0))
     face = fervid.core.records.Face((0, 0, 9, 9), np.zeros((2, 2), np.float32), 0.9)
     for moment in range(100):
         tracker.update(moment * 10.0, [face], np.zeros((1, 0), np.float32))
@@ -374,7 +374,7 @@ def flags(family: dict[str, str]) -> list[str]:
 def records(text: str) -> list[dict]:
     found = [json.loads(line) for line in text.splitlines()]
     for record in found:
-        jsonschema.validate(record, schema("timeline"))
+        jsonschema.validate(record, record_json_schema("timeline"))
     return found
 
 
@@ -437,8 +437,8 @@ def test_a_terminal_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     for stdin in (None, SimpleNamespace(isatty=lambda: True)):
         monkeypatch.setattr(command.sys, "stdin", stdin)
         with pytest.raises(fervid.core.errors.UsageError, match="ffmpeg"):
-            command.follow(
-                *(None, Windows(), fervid.Options()),
+            command.classify_stream(
+                *(None, WindowSpec(), fervid.Options()),
                 **dict.fromkeys(("output", "format", "force", "threads", "progress", "strict", "named")),
             )
         monkeypatch.undo()

@@ -18,10 +18,10 @@ from typer.testing import CliRunner, Result
 import clips
 import fervid
 import toy_models
-from fervid.analysis.aggregate import Windows, gather
+from fervid.analysis.aggregate import WindowSpec, aggregate_clip
 from fervid.cli import app
 from fervid.core.records import WindowResult
-from fervid.core.schema import schema
+from fervid.core.schema import record_json_schema
 from fervid.media import video
 
 TIMES = ("start_s", "end_s")
@@ -35,7 +35,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def toy(family: dict[str, str]) -> fervid.Classifier:
-    return fervid.load(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
+    return fervid.load_classifier(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
 
 
 def write(path: Path, *shots: tuple[int, np.ndarray], **how: object) -> Path:
@@ -55,7 +55,7 @@ def told(parts: Sequence[WindowResult]) -> list[tuple[float | None, float | None
 
 
 def test_each_window_of_a_clip_has_its_answer(toy: fervid.Classifier, moods: Path, crops: list[np.ndarray]) -> None:
-    parts = list(toy.timeline(moods, Windows(2, 2)))
+    parts = list(toy.timeline(moods, WindowSpec(2, 2)))
     assert told(parts) == [(0, 2, "first"), (2, 4, "second"), (4, 6, "third")]
     assert all((part.status, part.path, part.frames_sampled) == ("ok", str(moods), 10) for part in parts)
     assert [part.duration_s for part in parts] == pytest.approx([2, 2, 2])
@@ -67,29 +67,29 @@ def test_each_window_of_a_clip_has_its_answer(toy: fervid.Classifier, moods: Pat
     ("cut", "count"),
     [
         (None, 3),
-        (Windows(6, 1), 1),
-        (Windows(60, 1), 1),
-        (Windows(1, 0.2), 26),
-        (Windows(2, 0.5), 9),
-        (Windows(0.2, 0.2), 30),
+        (WindowSpec(6, 1), 1),
+        (WindowSpec(60, 1), 1),
+        (WindowSpec(1, 0.2), 26),
+        (WindowSpec(2, 0.5), 9),
+        (WindowSpec(0.2, 0.2), 30),
     ],
     ids=str,
 )
 def test_no_frame_is_looked_at_twice_however_much_windows_overlap(
-    toy: fervid.Classifier, moods: Path, cut: Windows | None, count: int, crops: list[np.ndarray]
+    toy: fervid.Classifier, moods: Path, cut: WindowSpec | None, count: int, crops: list[np.ndarray]
 ) -> None:
     assert len(list(toy.timeline(moods, cut))) == count
     assert len(crops) == 30
 
 
-@pytest.mark.parametrize("cut", [Windows(4, 1), Windows(1.5, 0.7), Windows(10, 5)], ids=str)
+@pytest.mark.parametrize("cut", [WindowSpec(4, 1), WindowSpec(1.5, 0.7), WindowSpec(10, 5)], ids=str)
 @pytest.mark.parametrize("face", ["main", "all"])
 def test_a_window_is_answered_as_its_frames_alone_are(
-    family: dict[str, str], moods: Path, cut: Windows, face: str
+    family: dict[str, str], moods: Path, cut: WindowSpec, face: str
 ) -> None:
     options = fervid.Options(face=face, min_face=toy_models.FACE, detect_every=0.0)
-    classifier = fervid.load(**family, options=options, threads=1)
-    frames = list(video.read(moods))
+    classifier = fervid.load_classifier(**family, options=options, threads=1)
+    frames = list(video.read_frames(moods))
     for part in classifier.timeline(moods, cut):
         inside = [frame for frame in frames if part.start_s - 1e-6 <= frame.time < part.end_s - 1e-6]
         alone = classifier.classify_frames(inside)
@@ -98,11 +98,11 @@ def test_a_window_is_answered_as_its_frames_alone_are(
         assert part.duration_s == pytest.approx(alone.duration_s)
         assert [person.seconds for person in part.people] == pytest.approx([person.seconds for person in alone.people])
         observed = classifier.extractor.observe(inside)
-        assert len(gather(observed, classifier.extractor.rule).people) == len(part.people)
+        assert len(aggregate_clip(observed, classifier.extractor.rule).people) == len(part.people)
 
 
 def test_one_window_over_all_of_a_clip_is_the_answer_of_the_clip(classifier: fervid.Classifier, smile: Path) -> None:
-    (part,) = classifier.timeline(smile, Windows(60, 1))
+    (part,) = classifier.timeline(smile, WindowSpec(60, 1))
     whole = classifier.answer(smile).as_dict()
     assert (part.start_s, part.end_s) == (0, pytest.approx(1.2))
     assert {**part.as_dict(), "elapsed_s": 0} == {
@@ -114,7 +114,7 @@ def test_one_window_over_all_of_a_clip_is_the_answer_of_the_clip(classifier: fer
 
 
 def test_a_smiling_face_is_happy_in_every_window(classifier: fervid.Classifier, smile: Path) -> None:
-    parts = list(classifier.timeline(smile, Windows(0.6, 0.2)))
+    parts = list(classifier.timeline(smile, WindowSpec(0.6, 0.2)))
     assert [part.start_s for part in parts] == pytest.approx([0, 0.2, 0.4, 0.6])
     assert [part.label for part in parts] == ["happiness"] * 4
     assert [[person.id for person in part.people] for part in parts] == [[0]] * 4
@@ -124,7 +124,7 @@ def test_people_keep_their_id_through_cuts(toy: fervid.Classifier, tmp_path: Pat
     both, left = toy_models.picture(toy_models.FIRST, toy_models.SECOND), toy_models.picture(toy_models.FIRST)
     right, nobody = toy_models.picture(None, toy_models.SECOND), toy_models.picture()
     path = write(tmp_path / "cuts.mp4", (5, both), (5, right), (10, nobody), (5, right), (5, nobody), (5, left))
-    parts = list(toy.timeline(path, Windows(1, 1)))
+    parts = list(toy.timeline(path, WindowSpec(1, 1)))
     people = [{person.answer.label: person.id for person in part.people} for part in parts]
     assert sorted(people[0].values()) == [0, 1]
     left, right = ({label: people[0][label]} for label in ("first", "second"))
@@ -137,16 +137,16 @@ def test_windows_in_a_gap_of_time_are_left_out(toy: fervid.Classifier, tmp_path:
     times = [*np.arange(0, 1.2, 0.2), *np.arange(7, 8, 0.2)]
     pictures = [toy_models.picture(toy_models.FIRST)] * 6 + [toy_models.picture(toy_models.SECOND)] * 5
     path = clips.write(tmp_path / "gap.mp4", pictures, times=times)
-    parts = list(toy.timeline(path, Windows(1, 0.5)))
+    parts = list(toy.timeline(path, WindowSpec(1, 0.5)))
     assert told(parts)[:3] == [(0, 1, "first"), (0.5, 1.5, "first"), (1, 2, "first")]
     assert [part.start_s for part in parts[3:5]] == [6.5, 7]
     assert {part.label for part in parts[3:]} == {"second"}
-    assert sum(part.frames_sampled for part in toy.timeline(path, Windows(1, 1))) == 11
+    assert sum(part.frames_sampled for part in toy.timeline(path, WindowSpec(1, 1))) == 11
 
 
 def test_windows_begin_at_the_start_that_is_asked_for(family: dict[str, str], moods: Path) -> None:
     options = fervid.Options(fervid.Sampling(start=1.5, end=4.5), min_face=toy_models.FACE)
-    parts = list(fervid.load(**family, options=options, threads=1).timeline(moods, Windows(1, 1)))
+    parts = list(fervid.load_classifier(**family, options=options, threads=1).timeline(moods, WindowSpec(1, 1)))
     assert [(part.start_s, part.end_s) for part in parts] == [(1.5, 2.5), (2.5, 3.5), (3.5, 4.5)]
     assert [part.duration_s for part in parts] == pytest.approx([1, 1, 1], abs=0.11)
     assert sum(part.duration_s for part in parts) == pytest.approx(3)
@@ -160,7 +160,9 @@ def test_a_still_image_is_one_window(toy: fervid.Classifier, tmp_path: Path) -> 
 def test_a_clip_without_an_answer_has_one_record_that_says_why(
     family: dict[str, str], moods: Path, tmp_path: Path
 ) -> None:
-    late = fervid.load(**family, options=fervid.Options(fervid.Sampling(start=99), min_face=toy_models.FACE), threads=1)
+    late = fervid.load_classifier(
+        **family, options=fervid.Options(fervid.Sampling(start=99), min_face=toy_models.FACE), threads=1
+    )
     for classifier, path, code in (
         (late, moods, "nothing_sampled"),
         (late, tmp_path / "missing.mp4", "not_found"),
@@ -182,7 +184,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_clip_that_breaks_off_says_so_in_its_last_window(toy: fervid.Classifier, cut: Path) -> None:
     whole = toy.answer(cut)
-    parts = list(toy.timeline(cut, Windows(2, 2)))
+    parts = list(toy.timeline(cut, WindowSpec(2, 2)))
     assert len(parts) > 1
     assert [part.problem for part in parts[:-1]] == [None] * (len(parts) - 1)
     assert parts[-1].problem == whole.problem
@@ -195,7 +197,7 @@ def test_a_clip_that_breaks_off_says_so_in_its_last_window(toy: fervid.Classifie
 def test_a_window_is_there_before_the_next_is_looked_at_and_a_clip_left_early_is_closed(
     toy: fervid.Classifier, moods: Path, crops: list[np.ndarray]
 ) -> None:
-    parts = toy.timeline(moods, Windows(1, 1))
+    parts = toy.timeline(moods, WindowSpec(1, 1))
     assert next(parts).label == "first"
     assert len(crops) <= 16
     parts.close()
@@ -204,7 +206,7 @@ def test_a_window_is_there_before_the_next_is_looked_at_and_a_clip_left_early_is
 
 def test_only_the_labels_that_are_asked_for_are_answered(family: dict[str, str], moods: Path) -> None:
     options = fervid.Options(min_face=toy_models.FACE, labels=("second", "third"))
-    parts = list(fervid.load(**family, options=options, threads=1).timeline(moods, Windows(2, 2)))
+    parts = list(fervid.load_classifier(**family, options=options, threads=1).timeline(moods, WindowSpec(2, 2)))
     assert [list(part.probabilities) for part in parts] == [["second", "third"]] * 3
     assert [part.label for part in parts[1:]] == ["second", "third"]
     assert parts[0].probabilities["second"] == pytest.approx(0.5, abs=0.02)
@@ -225,12 +227,12 @@ def run(family: dict[str, str]) -> Run:
 def records(result: Result) -> list[dict]:
     found = [json.loads(line) for line in result.stdout.splitlines()]
     for record in found:
-        jsonschema.validate(record, schema("timeline"))
+        jsonschema.validate(record, record_json_schema("timeline"))
     return found
 
 
 def test_the_command_line_says_what_the_api_says(run: Run, toy: fervid.Classifier, moods: Path) -> None:
-    for flags, cut in (((), Windows()), (("--window", 2, "--step", 0.5), Windows(2, 0.5))):
+    for flags, cut in (((), WindowSpec()), (("--window", 2, "--step", 0.5), WindowSpec(2, 0.5))):
         result = run(moods, *flags)
         assert (result.exit_code, result.stderr) == (0, "")
         said = [{**record, "elapsed_s": 0} for record in records(result)]
@@ -375,6 +377,6 @@ def test_windows_go_to_a_file_that_is_not_replaced_unasked(run: Run, name: str, 
 def test_the_schema_of_windows_is_printed() -> None:
     for arguments, command in (([], "classify"), (["classify"], "classify"), (["timeline"], "timeline")):
         result = CliRunner().invoke(app.app, ["schema", *arguments])
-        assert (result.exit_code, json.loads(result.stdout)) == (0, schema(command))
+        assert (result.exit_code, json.loads(result.stdout)) == (0, record_json_schema(command))
         jsonschema.Draft202012Validator.check_schema(json.loads(result.stdout))
     assert CliRunner().invoke(app.app, ["schema", "features"]).exit_code == 2

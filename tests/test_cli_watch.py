@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 import child_processes
 from fervid.batch import folder_watcher
-from fervid.batch.folder_watcher import Folder
+from fervid.batch.folder_watcher import FolderWatcher
 from fervid.cli import app
 from fervid.core.errors import UsageError
 
@@ -72,7 +72,7 @@ def given(clips: Iterator[str | None], clock: Clock, until: float) -> dict[str, 
 def test_what_is_there_and_what_comes_is_given_once_and_when_it_is_left_alone(inbox: Path, clock: Clock) -> None:
     for name in ("b.mp4", "a.MKV", "notes.txt", "c.mp4.part"):
         put(inbox / name)
-    clips = Folder(inbox, quiet=2).clips()
+    clips = FolderWatcher(inbox, quiet=2).clips()
     assert given(clips, clock, 1.5) == {}
     assert list(given(clips, clock, 5)) == ["a.MKV", "b.mp4"]
     clock.events = [
@@ -90,26 +90,26 @@ def test_what_is_there_and_what_comes_is_given_once_and_when_it_is_left_alone(in
 def test_folders_within_are_looked_into_when_asked_for(inbox: Path, clock: Clock) -> None:
     (inbox / "deep" / "er").mkdir(parents=True)
     put(inbox / "deep" / "er" / "a.mp4")
-    assert given(Folder(inbox, quiet=1).clips(), clock, 5) == {}
-    clips = Folder(inbox, quiet=1, recursive=True).clips()
+    assert given(FolderWatcher(inbox, quiet=1).clips(), clock, 5) == {}
+    clips = FolderWatcher(inbox, quiet=1, recursive=True).clips()
     assert list(given(clips, clock, 10)) == ["a.mp4"]
 
 
 def test_a_clip_that_is_replaced_is_new_once_the_first_is_answered(inbox: Path, clock: Clock) -> None:
     clip = put(inbox / "a.mp4")
-    folder = Folder(inbox, quiet=1)
+    folder = FolderWatcher(inbox, quiet=1)
     clips = folder.clips()
     assert list(given(clips, clock, 5)) == ["a.mp4"]
     first = folder.stamps[str(clip)]
     put(clip, b"other")
     assert given(clips, clock, 10) == {}
-    assert folder.stamps[str(clip)] == first != folder_watcher.Folder(inbox).stamps[str(clip)]
+    assert folder.stamps[str(clip)] == first != folder_watcher.FolderWatcher(inbox).stamps[str(clip)]
     folder.settle(str(clip))
     assert list(given(clips, clock, 15)) == ["a.mp4"]
 
 
 def test_clips_that_go_do_no_harm_and_are_known_when_they_come_back(inbox: Path, clock: Clock) -> None:
-    folder = Folder(inbox, quiet=2)
+    folder = FolderWatcher(inbox, quiet=2)
     clips = folder.clips()
     clock.events = [
         (1, lambda: put(inbox / "short-lived.mp4")),
@@ -126,7 +126,7 @@ def test_clips_that_go_do_no_harm_and_are_known_when_they_come_back(inbox: Path,
 def test_a_folder_that_is_away_for_a_while_is_waited_for(inbox: Path, clock: Clock) -> None:
     put(inbox / "a.mp4")
     told: list[str] = []
-    folder = Folder(inbox, quiet=1, tell=told.append)
+    folder = FolderWatcher(inbox, quiet=1, tell=told.append)
     clips = folder.clips()
     assert list(given(clips, clock, 4)) == ["a.mp4"]
     folder.settle(str(inbox / "a.mp4"))
@@ -144,8 +144,8 @@ def test_a_folder_that_is_away_for_a_while_is_waited_for(inbox: Path, clock: Clo
 
 
 def test_memory_does_not_grow_with_what_is_gone(inbox: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_watcher, "REMEMBERED", 3)
-    folder = Folder(inbox, quiet=0.5)
+    monkeypatch.setattr(folder_watcher, "MAX_TOMBSTONES", 3)
+    folder = FolderWatcher(inbox, quiet=0.5)
     clips = folder.clips()
     for number in range(12):
         clip = put(inbox / f"{number}.mp4")
@@ -170,14 +170,14 @@ def test_listing_a_large_folder_takes_a_small_share_of_the_time(
         return []
 
     monkeypatch.setattr(folder_watcher, "videos", slow)
-    given(Folder(inbox, quiet=1).clips(), clock, 200)
+    given(FolderWatcher(inbox, quiet=1).clips(), clock, 200)
     assert len(listed) == 5
 
 
 def test_work_that_takes_long_puts_off_no_look_at_the_folder(inbox: Path, clock: Clock) -> None:
     for name in ("a.mp4", "b.mp4"):
         put(inbox / name)
-    clips = Folder(inbox, quiet=1).clips()
+    clips = FolderWatcher(inbox, quiet=1).clips()
     assert next(path for path in clips if path) == str(inbox / "a.mp4")
     clock.now += 5000  # until somebody asks for the next
     put(inbox / "c.mp4")
@@ -187,7 +187,7 @@ def test_work_that_takes_long_puts_off_no_look_at_the_folder(inbox: Path, clock:
 def test_what_is_answered_already_is_not_given_unless_it_has_changed(inbox: Path, clock: Clock) -> None:
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         put(inbox / name)
-    folder = Folder(inbox, quiet=1)
+    folder = FolderWatcher(inbox, quiet=1)
     put(inbox / "b.mp4", b"changed since")
     answered = [str(inbox / name) for name in ("a.mp4", "b.mp4", "gone.mp4")]
     assert list(given(folder.clips(answered), clock, 5)) == ["b.mp4", "c.mp4"]
@@ -197,7 +197,7 @@ def test_what_is_answered_already_is_not_given_unless_it_has_changed(inbox: Path
 def test_what_is_no_folder_cannot_be_watched(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="create it, or check"):
-        Folder(tmp_path / name)
+        FolderWatcher(tmp_path / name)
 
 
 def run(*arguments: object) -> Result:

@@ -26,7 +26,7 @@ FEATURES = ClipFeatures(
 def classifier(
     folder: Path, weights: list[list[float]], only: list[str] | None = None, **card: object
 ) -> ClipClassifier:
-    model = registry.load(str(toy_models.classifier(folder / "toy.onnx", weights, **card)), "classifier")
+    model = registry.load_model(str(toy_models.classifier(folder / "toy.onnx", weights, **card)), "classifier")
     return ClipClassifier(model.session, model.card, only)
 
 

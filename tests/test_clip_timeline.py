@@ -7,50 +7,50 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pytest
 
-from fervid.analysis.aggregate import Windows, windows
-from fervid.analysis.clip_timeline import Story, tell
-from fervid.analysis.tracker import TrackingRule
-from fervid.core.errors import Truncated
-from fervid.core.records import Answer, Box, Face, FaceScores, Observed, Person
+from fervid.analysis.aggregate import WindowSpec, iter_windows
+from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
+from fervid.analysis.tracker import TrackerConfig
+from fervid.core.errors import TruncatedVideo
+from fervid.core.records import Box, Face, FaceOutputs, FrameObservation, Person, Prediction
 
-RULE = TrackingRule(open_score=0.8, same_face=0.45, same_person=0.62)
+RULE = TrackerConfig(open_score=0.8, same_face=0.45, same_person=0.62)
 STEP = 0.2
 ANNA, BEN = 0, 1
-SECOND = Windows(1, 1)
+SECOND = WindowSpec(1, 1)
 
 
-def see(time: float, *faces: tuple[int, Box], duration: float = STEP) -> Observed:
+def see(time: float, *faces: tuple[int, Box], duration: float = STEP) -> FrameObservation:
     """A frame of 100 x 100 with those people in those places."""
     who = [person for person, _ in faces]
     zeros = np.zeros((len(faces), 1), np.float32)
-    scores = FaceScores(zeros, zeros, zeros[:, 0], zeros[:, 0], zeros, np.eye(3, dtype=np.float32)[who].reshape(-1, 3))
+    scores = FaceOutputs(zeros, zeros, zeros[:, 0], zeros[:, 0], zeros, np.eye(3, dtype=np.float32)[who].reshape(-1, 3))
     found = [Face(box, np.zeros((2, 2), np.float32), 0.9) for _, box in faces]
-    return Observed(time, duration, found, [face.area / 1e4 for face in found], scores)
+    return FrameObservation(time, duration, found, [face.area / 1e4 for face in found], scores)
 
 
 def story(
-    observed: Iterable[Observed],
-    cut: Windows = SECOND,
+    observed: Iterable[FrameObservation],
+    cut: WindowSpec = SECOND,
     answers: Sequence[float] = (0.75,),
     **of_person: object,
-) -> Story:
+) -> ClipTimeline:
     """Told with windows whose answers are these in turn, each the probability of the first of two labels."""
 
     def told() -> Iterable[object]:
-        for i, window in enumerate(windows(observed, RULE, cut)):
+        for i, window in enumerate(iter_windows(observed, RULE, cut)):
             share = answers[i % len(answers)]
             yield (
                 window,
                 [
-                    Person(person.number, person.seconds, Answer({"a": share, "b": 1 - share}), **of_person)
+                    Person(person.number, person.seconds, Prediction({"a": share, "b": 1 - share}), **of_person)
                     for person in window.seen.people
                 ],
             )
 
-    return tell(told(), ("a", "b"), RULE)
+    return build_clip_timeline(told(), ("a", "b"), RULE)
 
 
-def still(count: int, box: Box = (10, 10, 30, 30), who: int = ANNA, start: int = 0) -> list[Observed]:
+def still(count: int, box: Box = (10, 10, 30, 30), who: int = ANNA, start: int = 0) -> list[FrameObservation]:
     return [see(STEP * i, (who, box)) for i in range(start, start + count)]
 
 
@@ -150,10 +150,10 @@ def test_two_who_turn_out_to_be_one_are_one_all_along() -> None:
     """Until the third window the second track could be anybody; the answers of both are put together by their time."""
     drift = np.eye(3, dtype=np.float32)[[0]] + np.float32([[0, 1.0, 0]])
 
-    def turned(time: float, box: Box, identity: np.ndarray) -> Observed:
+    def turned(time: float, box: Box, identity: np.ndarray) -> FrameObservation:
         one = see(time, (ANNA, box))
         columns = (one.scores.embedding, one.scores.expression, one.scores.age, one.scores.gender, one.scores.ethnicity)
-        return Observed(one.time, one.duration, one.faces, one.shares, FaceScores(*columns, identity))
+        return FrameObservation(one.time, one.duration, one.faces, one.shares, FaceOutputs(*columns, identity))
 
     anna, ben = np.float32([[1, 0, 0]]), np.float32([[0, 1, 0]])
     looks = [turned(STEP * i, (10, 10, 30, 30), anna if i < 4 else ben if i < 6 else drift) for i in range(30)]
@@ -170,18 +170,18 @@ def test_what_else_is_known_is_told_in_words() -> None:
 
 
 def test_a_clip_that_breaks_off_is_told_as_far_as_it_goes() -> None:
-    def broken() -> Iterable[Observed]:
+    def broken() -> Iterable[FrameObservation]:
         yield from still(7)
-        raise Truncated("clip.mp4 breaks off")
+        raise TruncatedVideo("clip.mp4 breaks off")
 
     found = story(broken())
     assert (found.problem.code, found.problem.message) == ("truncated", "clip.mp4 breaks off")
     assert found.end == pytest.approx(1.4)
-    with pytest.raises(Truncated):
+    with pytest.raises(TruncatedVideo):
         story(one for one in broken() if one.time > 99)
 
 
 def test_pictures_that_last_long_keep_their_boxes() -> None:
     looks = [see(2.0 * i, (ANNA, (10, 10, 30, 30)), duration=2.0) for i in range(4)]
-    (anna,) = story(looks, Windows(4, 4)).people
+    (anna,) = story(looks, WindowSpec(4, 4)).people
     assert all(anna.box(time) is not None for time in np.arange(0, 7.9, 0.1))

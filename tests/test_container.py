@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import clips
-from fervid.core.errors import InputError, InputNotFound, InputUnreadable, NotAVideo, Undecodable
+from fervid.core.errors import InputError, InputNotFound, InputUnreadable, Undecodable, UnsupportedFormat
 from fervid.media.container import open_file
-from fervid.media.video import read
+from fervid.media.video import read_frames
 
 
 def refused(path: str | Path) -> InputError:
     with pytest.raises(InputError) as caught:
-        list(read(path))
+        list(read_frames(path))
     assert not isinstance(path, Path) or str(path) in caught.value.message
     return caught.value
 
@@ -37,7 +37,7 @@ def test_what_only_has_the_name_of_a_video_is_told_for_what_it_is(content: bytes
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
     error = refused(path)
-    assert isinstance(error, NotAVideo)
+    assert isinstance(error, UnsupportedFormat)
     assert words in error.message
     assert ("playlist" in error.message) == (words in ("playlist", "text"))
 
@@ -50,7 +50,7 @@ def test_an_encrypted_video_is_told_to_be_one(flags: str, tmp_path: Path) -> Non
     assert isinstance(error, Undecodable)
     assert "is encrypted (DRM)" in error.message
     plain = clips.write(tmp_path / "plain.mp4", clips.scenery(5), muxer={"movflags": flags})
-    assert len(list(read(plain))) > 0
+    assert len(list(read_frames(plain))) > 0
 
 
 def test_many_small_boxes_cost_no_time(tmp_path: Path) -> None:

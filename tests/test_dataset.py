@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 
 from fervid.core.errors import DatasetError
-from fervid.learn.dataset import Dataset, Sample, counts, frames, lacking_people, only, read
-from fervid.learn.dataset_layouts import KNOWN
+from fervid.learn.dataset import (
+    Dataset,
+    Sample,
+    filter_labels,
+    frames,
+    label_counts,
+    labels_with_few_people,
+    load_dataset,
+)
+from fervid.learn.dataset_layouts import KNOWN_LAYOUTS
 
 
 @pytest.fixture
@@ -50,7 +58,7 @@ def clip(name: str, label: str | None = "joy", person: str | None = None, split:
 def test_a_folder_is_the_label_of_its_videos_and_of_its_folders_of_pictures(root: Path) -> None:
     plant(root, "set/joy/b.mp4", "set/joy/a.AVI", "set/fear/c/2.png", "set/fear/c/10.png", "set/fear/c/notes.txt")
     plant(root, "set/readme.md", "set/joy/notes.txt", "set/joy/._a.mp4", "set/.git/d.mp4", "set/empty/notes.txt")
-    found = read("set")
+    found = load_dataset("set")
     assert found.name == "set"
     assert rows(found, root / "set") == [
         ("fear/c", "fear", None, None),
@@ -59,12 +67,12 @@ def test_a_folder_is_the_label_of_its_videos_and_of_its_folders_of_pictures(root
     ]
     assert [sample.where for sample in found.samples] == ["set/fear", "set/joy", "set/joy"]
     assert found.labels == ("fear", "joy")
-    assert counts(found) == {"fear": 1, "joy": 2}
+    assert label_counts(found) == {"fear": 1, "joy": 2}
 
 
 def test_folders_named_like_parts_of_a_split_may_lie_above_the_classes(root: Path) -> None:
     plant(root, "Train/joy/a.mp4", "validation/joy/b.mp4", "test/fear/c.mp4")
-    found = read(".")
+    found = load_dataset(".")
     assert found.name == root.name
     assert [(s.path.name, s.split) for s in found.samples] == [("a.mp4", "train"), ("c.mp4", "test"), ("b.mp4", "val")]
     assert [sample.path.name for sample in found.part("val").samples] == ["b.mp4"]
@@ -82,24 +90,24 @@ def test_folders_named_like_parts_of_a_split_may_lie_above_the_classes(root: Pat
 def test_clips_that_lie_in_no_class_are_not_passed_over(stray: str, said: str, root: Path) -> None:
     plant(root, "set/joy/a.mp4", "set/calm/a.mp4", stray)
     with pytest.raises(DatasetError, match=said):
-        read("set")
+        load_dataset("set")
 
 
 def test_clips_beside_the_classes_of_a_part_are_not_passed_over(root: Path) -> None:
     plant(root, "train/joy/a.mp4", "train/stray.mp4", "train/other.mp4")
     with pytest.raises(DatasetError, match=r"train/other\.mp4 lies beside .*2 such clips"):
-        read(".")
+        load_dataset(".")
 
 
 def test_labels_that_are_no_text_are_refused(root: Path) -> None:
     plant(root, "set/jo\udcffy/a.mp4", "set/calm/a.mp4")
     with pytest.raises(DatasetError, match=r"labels that are no text in UTF-8.*rename the folder"):
-        read("set")
+        load_dataset("set")
 
 
 def test_one_class_is_a_data_set_too(root: Path) -> None:
     plant(root, "joy/a.mp4")
-    assert read(".").labels == ("joy",)
+    assert load_dataset(".").labels == ("joy",)
 
 
 def test_frames_are_sorted_as_people_count_and_hidden_ones_are_none(root: Path) -> None:
@@ -117,7 +125,7 @@ def test_a_folder_without_clips_in_classes_is_an_error(root: Path, names: tuple[
     (root / "set").mkdir()
     plant(root / "set", *names)
     with pytest.raises(DatasetError, match=r"^set has no clips .* it is happiness/a\.mp4 or train/happiness/a\.mp4"):
-        read("set")
+        load_dataset("set")
 
 
 def test_a_folder_that_may_not_be_read_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +134,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(root: Path, monkeypatch: pyte
 
     monkeypatch.setattr("os.listdir", refuse)
     with pytest.raises(DatasetError, match=r"^\. cannot be read \(Permission denied\); check its permissions"):
-        read(".")
+        load_dataset(".")
 
 
 # Lists
@@ -136,7 +144,7 @@ def test_a_csv_names_clips_from_its_own_folder(root: Path) -> None:
     text = "Path , label,Person,split\n a.mp4 ,joy,ann,Train\n\n,,,\n../b.mp4,fear,,VALID\nc,fear,bob,test\n"
     (root / "set").mkdir()
     plant(root, "set/a.mp4", "b.mp4", "set/c/1.png")
-    found = read(listed(root, text, "set/list.csv", ""))
+    found = load_dataset(listed(root, text, "set/list.csv", ""))
     assert found.name == "list"
     assert rows(found, root) == [
         ("set/a.mp4", "joy", "ann", "train"),
@@ -156,7 +164,7 @@ def test_a_csv_names_clips_from_its_own_folder(root: Path) -> None:
     ids=["excel", "further columns", "quotes"],
 )
 def test_variants_of_csv(root: Path, text: str | bytes) -> None:
-    found = read(listed(root, text, clips="a.mp4 'b.mp4'"))
+    found = load_dataset(listed(root, text, clips="a.mp4 'b.mp4'"))
     assert rows(found, root) == [("a.mp4", "joy", None, None), ("'b.mp4'", "fear", None, None)]
     assert [sample.ratings for sample in found.samples] == [{}, {}]
 
@@ -174,19 +182,19 @@ def test_variants_of_csv(root: Path, text: str | bytes) -> None:
     ids=["semicolons", "semicolons and quotes", "tabs", "path is not first", "blanks", "comments"],
 )
 def test_a_list_as_spreadsheets_and_people_write_it(root: Path, text: str) -> None:
-    found = read(listed(root, text))
+    found = load_dataset(listed(root, text))
     assert rows(found, root) == [("a.mp4", "joy", "ann", None), ("b.mp4", "fear", "bob", None)]
     assert [dict(sample.ratings) for sample in found.samples] == [{"valence": 3.5}, {"valence": -1.0}]
 
 
 def test_a_comma_in_a_name_between_semicolons_belongs_to_it(root: Path) -> None:
-    found = read(listed(root, "path;label\n3,5.mp4;joy\n4,5;fear\n", clips="3,5.mp4 4,5"))
+    found = load_dataset(listed(root, "path;label\n3,5.mp4;joy\n4,5;fear\n", clips="3,5.mp4 4,5"))
     assert [sample.path.name for sample in found.samples] == ["3,5.mp4", "4,5"]
 
 
 def test_comments_between_json_lines(root: Path) -> None:
     text = '# mine\n{"path": "a.mp4", "label": "joy"}\n  # more\n{"path": "b.mp4", "label": "#fear"}\n'
-    found = read(listed(root, text, "list.jsonl"))
+    found = load_dataset(listed(root, text, "list.jsonl"))
     assert [(sample.label, sample.where) for sample in found.samples] == [
         ("joy", "list.jsonl:2"),
         ("#fear", "list.jsonl:4"),
@@ -200,7 +208,7 @@ def test_json_lines(root: Path, name: str) -> None:
         {"path": str(root / "b.mp4"), "label": "fear\u2028", "person": None, "split": None, "Valence": 0.5},
     ]
     text = "\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\r\n"
-    found = read(listed(root, text, name))
+    found = load_dataset(listed(root, text, name))
     assert rows(found, root) == [("a.mp4", "joy", "7", None), ("b.mp4", "fear", None, None)]
     assert [sample.where for sample in found.samples] == [f"{name}:1", f"{name}:3"]
     assert found.target("valence").tolist() == [3, 0.5]
@@ -208,7 +216,7 @@ def test_json_lines(root: Path, name: str) -> None:
 
 def test_further_columns_that_hold_numbers_only_are_ratings(root: Path) -> None:
     text = "path,label,Valence,stress,grade,note,nothing\na.mp4,joy,1e1,-2,1,x,\nb.mp4,,7,,A,,\nc.mp4,fear,7.5,3,2,,\n"
-    found = read(listed(root, text))
+    found = load_dataset(listed(root, text))
     assert [sample.ratings for sample in found.samples] == [
         {"valence": 10.0, "stress": -2.0},
         {"valence": 7.0},
@@ -216,7 +224,7 @@ def test_further_columns_that_hold_numbers_only_are_ratings(root: Path) -> None:
     ]
     assert [sample.label for sample in found.samples] == ["joy", None, "fear"]
     assert found.labels == ("fear", "joy")
-    assert counts(found) == {"fear": 1, "joy": 1}
+    assert label_counts(found) == {"fear": 1, "joy": 1}
     target = found.target("valence")
     assert target.dtype == np.float64
     assert target.tolist() == [10, 7, 7.5]
@@ -228,7 +236,9 @@ def test_further_columns_that_hold_numbers_only_are_ratings(root: Path) -> None:
 
 def test_a_list_without_ratings_says_so_and_no_clips_have_no_targets(root: Path) -> None:
     names = [f"{letter}.mp4" for letter in "abcde"]
-    found = read(listed(root, "path,label\n" + "".join(f"{name},joy\n" for name in names), clips=" ".join(names)))
+    found = load_dataset(
+        listed(root, "path,label\n" + "".join(f"{name},joy\n" for name in names), clips=" ".join(names))
+    )
     with pytest.raises(DatasetError, match=r"list\.csv:4\) and 2 more; no column holds numbers only"):
         found.target("valence")
     assert Dataset("none", ()).target("valence").shape == (0,)
@@ -237,7 +247,7 @@ def test_a_list_without_ratings_says_so_and_no_clips_have_no_targets(root: Path)
 @pytest.mark.parametrize("column", [[True, 1], ["1", [2]], [{}, 1], ["one", 2]], ids=str)
 def test_what_is_no_number_makes_no_rating(root: Path, column: list[object]) -> None:
     lines = [{"path": f"{name}.mp4", "label": "joy", "x": value} for name, value in zip("ab", column, strict=True)]
-    found = read(listed(root, "\n".join(map(json.dumps, lines)), "list.jsonl"))
+    found = load_dataset(listed(root, "\n".join(map(json.dumps, lines)), "list.jsonl"))
     assert [sample.ratings for sample in found.samples] == [{}, {}]
 
 
@@ -294,7 +304,7 @@ def test_what_is_no_number_makes_no_rating(root: Path, column: list[object]) -> 
 )
 def test_what_is_wrong_with_a_csv_is_said_with_its_line(root: Path, text: str | bytes, words: str) -> None:
     with pytest.raises(DatasetError, match=words):
-        read(listed(root, text))
+        load_dataset(listed(root, text))
 
 
 @pytest.mark.parametrize(
@@ -320,39 +330,39 @@ def test_what_is_wrong_with_a_csv_is_said_with_its_line(root: Path, text: str | 
 )
 def test_what_is_wrong_with_json_lines_is_said_with_its_line(root: Path, line: str, words: str) -> None:
     with pytest.raises(DatasetError, match=words):
-        read(listed(root, f"\n{line}\n", "l.jsonl"))
+        load_dataset(listed(root, f"\n{line}\n", "l.jsonl"))
 
 
 def test_only_the_classes_that_may_occur(root: Path) -> None:
     source = listed(root, "path,label,x\na.mp4,joy,1\nb.mp4,sad,2\nc.mp4,,3\n")
-    assert len(read(source).samples) == 3
+    assert len(load_dataset(source).samples) == 3
     with pytest.raises(
         DatasetError, match=r"classes joy, fear: b\.mp4 \(list\.csv:3, 'sad'\), c\.mp4 .*, no label\); cor"
     ):
-        read(source, labels=("joy", "fear"))
+        load_dataset(source, labels=("joy", "fear"))
 
 
 def test_the_clips_of_some_classes() -> None:
     found = Dataset("set", (clip("a", "joy"), clip("b", "fear"), clip("c", "bored"), clip("d", "joy"), clip("e", None)))
-    part = only(found, ["joy", "fear"])
+    part = filter_labels(found, ["joy", "fear"])
     assert (part.name, part.labels) == ("set", ("fear", "joy"))
     assert [sample.path.name for sample in part.samples] == ["a", "b", "d"]
     with pytest.raises(DatasetError, match="set has no clips of calm, sad; it has bored, fear, joy"):
-        only(found, ["joy", "calm", "sad"])
+        filter_labels(found, ["joy", "calm", "sad"])
 
 
 def test_links_to_one_clip_are_one_clip(root: Path) -> None:
     plant(root, "fear/a.mp4", "joy/b.mp4")
     (root / "joy" / "a.mp4").symlink_to("../fear/a.mp4")
     with pytest.raises(DatasetError, match=r"^listed before: joy/a\.mp4 \(joy, before at fear\); keep one"):
-        read(".")
+        load_dataset(".")
 
 
 def test_a_dangling_link_is_no_clip(root: Path) -> None:
     plant(root, "joy/b.mp4")
     (root / "joy" / "a.mp4").symlink_to("nowhere.mp4")
     with pytest.raises(DatasetError, match=r"^no such video or folder of pictures: joy/a\.mp4 \(joy\)"):
-        read(".")
+        load_dataset(".")
 
 
 @pytest.mark.parametrize(
@@ -371,13 +381,13 @@ def test_a_dangling_link_is_no_clip(root: Path) -> None:
 @pytest.mark.usefixtures("root")
 def test_what_is_no_data_set_at_all(source: str, words: str) -> None:
     with pytest.raises(DatasetError, match=words):
-        read(source)
+        load_dataset(source)
 
 
 def test_a_colon_in_the_name_of_a_list_or_folder(root: Path) -> None:
-    assert read(listed(root, "path,label\na.mp4,joy\n", "at 12:30.csv")).name == "at 12:30"
+    assert load_dataset(listed(root, "path,label\na.mp4,joy\n", "at 12:30.csv")).name == "at 12:30"
     plant(root, "at 12:30/joy/a.mp4")
-    assert read("at 12:30").name == "at 12:30"
+    assert load_dataset("at 12:30").name == "at 12:30"
 
 
 @pytest.mark.parametrize(
@@ -395,24 +405,26 @@ def test_a_colon_in_the_name_of_a_list_or_folder(root: Path) -> None:
     ids=range(8),
 )
 def test_classes_with_too_few_people(samples: tuple[Sample, ...], least: int, lacking: list[str]) -> None:
-    assert lacking_people(Dataset("set", samples), least) == lacking
+    assert labels_with_few_people(Dataset("set", samples), least) == lacking
 
 
 # Known sets
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", KNOWN_LAYOUTS)
 def test_a_known_set_that_is_not_there_says_how_it_looks(root: Path, name: str) -> None:
     plant(root, "joy/notes.txt", "joy/a/1.png")
     with pytest.raises(DatasetError) as caught:
-        read(f"{name.upper()}:{root}")
-    assert str(caught.value).endswith(f"has no clips in the layout that is looked for; it is {KNOWN[name].looks}")
+        load_dataset(f"{name.upper()}:{root}")
+    assert str(caught.value).endswith(
+        f"has no clips in the layout that is looked for; it is {KNOWN_LAYOUTS[name].looks}"
+    )
 
 
 def test_a_tilde_is_the_home_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(root))
     plant(root, "crema/1001_DFA_ANG_XX.flv")
-    assert rows(read("crema-d:~/crema"), root) == [("crema/1001_DFA_ANG_XX.flv", "anger", "1001", None)]
+    assert rows(load_dataset("crema-d:~/crema"), root) == [("crema/1001_DFA_ANG_XX.flv", "anger", "1001", None)]
 
 
 @pytest.mark.parametrize("parts", [("Train_AFEW", "Val_AFEW"), ("train_afew", "val_afew"), ("train", "val")], ids=str)
@@ -420,7 +432,7 @@ def test_afew(root: Path, parts: tuple[str, str]) -> None:
     train, val = parts
     plant(root, f"{train}/Angry/2.avi", f"{train}/Angry/1.avi", f"{val}/Happy/3/001.png", f"{val}/Sad/4.avi")
     plant(root, f"{train}/AlignedFaces_LBPTOP_Points/2/1.png", f"{train}/Angry/2.xml", "Test_AFEW/5.avi")
-    found = read("afew:.")
+    found = load_dataset("afew:.")
     assert rows(found, root) == [
         (f"{train}/Angry/1.avi", "anger", None, "train"),
         (f"{train}/Angry/2.avi", "anger", None, "train"),
@@ -433,7 +445,7 @@ def test_afew(root: Path, parts: tuple[str, str]) -> None:
 def test_afew_names_a_video_in_a_class_that_it_does_not_have(root: Path) -> None:
     plant(root, "Train_AFEW/Angry/1.avi", "Train_AFEW/Bored/2.avi")
     with pytest.raises(DatasetError, match=r"^Train_AFEW/Bored/2\.avi is in none of AFEW's classes, angry, .*rename"):
-        read("afew:.")
+        load_dataset("afew:.")
 
 
 def test_vgaf(root: Path) -> None:
@@ -442,7 +454,7 @@ def test_vgaf(root: Path) -> None:
     )
     (root / "Train_labels.txt").write_text("Vid_name Label\n1_1 1\n2_1 2\n\n2_10 3\n")
     (root / "Val_labels.txt").write_text("9_1.mp4,3\r\n")
-    found = read("vgaf:.")
+    found = load_dataset("vgaf:.")
     assert rows(found, root) == [
         ("Train/1_1.mp4", "positive", None, "train"),
         ("Train/2_1", "neutral", None, "train"),
@@ -477,7 +489,7 @@ def test_vgaf_with_files_that_lack_or_labels_that_are_none(
     if labels is not None:
         (root / "Train_labels.txt").write_text(labels)
     with pytest.raises(DatasetError, match=words):
-        read("vgaf:.")
+        load_dataset("vgaf:.")
 
 
 @pytest.mark.parametrize("top", ["", "Actor_12/", "Video_Speech_Actor_12/Actor_12/"])
@@ -485,7 +497,7 @@ def test_ravdess_takes_the_version_with_sound_of_each_take(root: Path, top: str)
     plant(root, *(f"{top}{name}" for name in ("02-01-06-01-02-01-12.mp4", "01-01-06-01-02-01-12.mp4", ".DS_Store")))
     plant(root, *(f"{top}{name}" for name in ("02-02-08-02-01-02-12.mp4", "03-01-01-01-01-01-12.wav", "notes.txt")))
     plant(root, f"{top}01-01-02-01-01-01-12/001.png")
-    assert rows(read("ravdess:."), root) == [
+    assert rows(load_dataset("ravdess:."), root) == [
         (f"{top}01-01-02-01-01-01-12", "calm", "12", None),
         (f"{top}01-01-06-01-02-01-12.mp4", "fear", "12", None),
         (f"{top}02-02-08-02-01-02-12.mp4", "surprise", "12", None),
@@ -498,7 +510,7 @@ def test_crema_d(root: Path, top: str) -> None:
     names = {f"{top}10{number:02}_IEO_{code}_HI": code for number, code in enumerate(codes)}
     plant(root, *(f"{name}.flv" for name in names), "AudioWAV/1001_IEO_ANG_HI.wav", "VideoDemographics.csv")
     plant(root, f"{top}1099_ITH_SAD_X.flv", f"{top}1099_ITH_SAD_X.mp4")
-    assert rows(read("crema-d:."), root) == [
+    assert rows(load_dataset("crema-d:."), root) == [
         *((f"{name}.flv", codes[code], f"10{number:02}", None) for number, (name, code) in enumerate(names.items())),
         (f"{top}1099_ITH_SAD_X.flv", "sadness", "1099", None),
     ]
@@ -521,7 +533,7 @@ def test_a_clip_whose_name_says_no_class_is_named(root: Path, name: str, stray: 
     with pytest.raises(
         DatasetError, match=rf"^videos/{stray.split('/')[0]} has no name like [\w-]+; correct it, or move"
     ):
-        read(f"{name}:.")
+        load_dataset(f"{name}:.")
 
 
 @pytest.mark.parametrize(
@@ -542,7 +554,7 @@ def test_ck_plus(root: Path, images: str, emotion: str) -> None:
             name = f"{person}_{sequence}_00000002_emotion.txt"
             (folder / name).write_text(f"   {code:.7e}\n")
             (folder / f"._{name}").write_bytes(b"\0")
-    found = read("ck+:.")
+    found = load_dataset("ck+:.")
     assert rows(found, root) == [
         (f"{images}S005/001", "disgust", "S005", None),
         (f"{images}S010/004", "surprise", "S010", None),
@@ -556,13 +568,13 @@ def test_ck_plus_names_a_file_that_holds_no_emotion(root: Path, text: str) -> No
     plant(root, "cohn-kanade-images/S005/001/S005_001_00000001.png")
     (root / "S005_001_00000001_emotion.txt").write_text(text)
     with pytest.raises(DatasetError, match=r"^S005_001_00000001_emotion\.txt holds no number from 0 to 7"):
-        read("ck+:.")
+        load_dataset("ck+:.")
 
 
 def test_ck_plus_names_a_sequence_whose_frames_lack(root: Path) -> None:
     (root / "S005_001_00000001_emotion.txt").write_text("1.0")
     with pytest.raises(DatasetError, match=r"^no such .*: S005/001 \(S005_001_00000001_emotion\.txt\)"):
-        read("ck+:.")
+        load_dataset("ck+:.")
 
 
 HEADER = "video_name,Valence,Arousal,Stress\n"
@@ -583,7 +595,7 @@ def test_kerc2020(root: Path) -> None:
     lines = "".join(f"Train/000{number}.mp4,{valence},6,7\n" for number, valence in enumerate(valences, 1))
     absent = "Train/0050.mp4,2,6.5,7.8\nTrain/0506.mp4,3.6,5.8,6.6\n"
     kerc(root, HEADER + absent + lines, HEADER + "Val/0637.mp4,9,1,5.25\n")
-    found = read("kerc2020:.")
+    found = load_dataset("kerc2020:.")
     assert [(str(s.path), s.label, s.split) for s in found.samples] == [
         ("frame_img/v1-face_*.jpg", "negative", "train"),
         ("frame_img/v2-face_*.jpg", "neutral", "train"),
@@ -602,7 +614,7 @@ def test_kerc2020(root: Path) -> None:
 def test_kerc2020_takes_the_table_of_the_baseline_if_there_are_two(root: Path) -> None:
     kerc(root, HEADER + "Train/0010.mp4,5.9,3.9,0\n", HEADER + "Val/0637.mp4,4.3,5.4,5.6\n")
     (root / "CODE_Baseline" / "csv" / "train_mean.csv").write_text(HEADER + "Train/0010.mp4,5.9,3.9,3.8\n")
-    assert read("kerc2020:.").target("stress").tolist() == [3.8, 5.6]
+    assert load_dataset("kerc2020:.").target("stress").tolist() == [3.8, 5.6]
 
 
 @pytest.mark.parametrize(
@@ -627,10 +639,10 @@ def test_kerc2020_takes_the_table_of_the_baseline_if_there_are_two(root: Path) -
 def test_kerc2020_with_files_that_lack_or_lines_that_are_none(root: Path, table: str | None, words: str) -> None:
     kerc(root, table)
     with pytest.raises(DatasetError, match=words):
-        read("kerc2020:.")
+        load_dataset("kerc2020:.")
 
 
 def test_a_loop_of_links_is_harmless(root: Path) -> None:
     plant(root, "Actor_01/01-01-01-01-01-01-01.mp4")
     (root / "Actor_01" / "loop").symlink_to("..")
-    assert len(read("ravdess:.").samples) == 1
+    assert len(load_dataset("ravdess:.").samples) == 1

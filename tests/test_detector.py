@@ -11,7 +11,7 @@ import pytest
 
 import clips
 import toy_models
-from fervid.analysis.detector import Detector, merge, tiles
+from fervid.analysis.detector import Detector, blend_overlapping, tiles
 from fervid.core.records import Face
 from fervid.models import registry
 
@@ -21,7 +21,7 @@ EYES = np.array([[203, 101], [246, 103]])
 
 
 def detector(min_face: int = 24, name: str = "blazeface-back", **card: object) -> Detector:
-    model = registry.load(name, "detector", 2)
+    model = registry.load_model(name, "detector", 2)
     return Detector(model.session, {**model.card, **card}, min_face)
 
 
@@ -111,7 +111,7 @@ def test_faces_below_the_smallest_size_are_left_out(min_face: int, found: int) -
 def test_boxes_and_landmarks_are_in_pixels_of_the_frame(
     tmp_path_factory: pytest.TempPathFactory, size: int, row: int, column: int
 ) -> None:
-    model = registry.load(str(toy_models.detector(tmp_path_factory.mktemp("toy") / "toy.onnx")), "detector")
+    model = registry.load_model(str(toy_models.detector(tmp_path_factory.mktemp("toy") / "toy.onnx")), "detector")
     cell = size * toy_models.CELL / toy_models.DETECTOR_SIDE
     frame = np.zeros((size, size, 3), np.uint8)
     bounds = [round(edge * cell) for edge in (row, row + 1, column, column + 1)]
@@ -124,7 +124,7 @@ def test_boxes_and_landmarks_are_in_pixels_of_the_frame(
 
 
 def test_a_face_in_a_tile_is_in_pixels_of_the_frame(tmp_path_factory: pytest.TempPathFactory) -> None:
-    model = registry.load(str(toy_models.detector(tmp_path_factory.mktemp("toy") / "toy.onnx")), "detector")
+    model = registry.load_model(str(toy_models.detector(tmp_path_factory.mktemp("toy") / "toy.onnx")), "detector")
     frame = np.zeros((64, 128, 3), np.uint8)
     frame[8:12, 84:88] = 255  # the second tile begins at column 32, the third at 64
     (face,) = Detector(model.session, model.card, 4)(frame)
@@ -197,7 +197,7 @@ def test_a_face_that_fills_the_frame_is_found(zoom: float, beyond: int) -> None:
     frame = cv2.resize(clips.astronaut()[y1:y2, x1:x2], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
     face = detector()(frame)[0]
     assert iou(np.array(face.box) / zoom + [x1, y1, x1, y1], BOX) > 0.55
-    assert face.score >= registry.load("blazeface-back", "detector").card["open_score"]
+    assert face.score >= registry.load_model("blazeface-back", "detector").card["open_score"]
     assert np.abs(face.landmarks[:2] / zoom + [x1, y1] - EYES).max() < 20
 
 
@@ -303,12 +303,12 @@ def test_tiles_are_laid_in_both_directions() -> None:
 
 
 def test_no_candidates_are_no_faces() -> None:
-    assert merge(*candidates(), np.zeros(0, np.float32)) == []
+    assert blend_overlapping(*candidates(), np.zeros(0, np.float32)) == []
 
 
 @pytest.mark.parametrize("shift", [0, 2, 5])
 def test_overlapping_candidates_are_blended_by_score(shift: float) -> None:
-    (face,) = merge(*candidates([0, 0, 10, 10], [shift, 0, 10 + shift, 10]), np.float32([0.6, 0.9]))
+    (face,) = blend_overlapping(*candidates([0, 0, 10, 10], [shift, 0, 10 + shift, 10]), np.float32([0.6, 0.9]))
     assert face.box == pytest.approx((0.6 * shift, 0, 10 + 0.6 * shift, 10), abs=1e-5)
     assert face.landmarks == pytest.approx(np.array([[0.6 * shift, 0], [10 + 0.6 * shift, 10]]), abs=1e-5)
     assert face.score == pytest.approx(0.9)
@@ -358,7 +358,7 @@ def test_overlapping_candidates_are_blended_by_score(shift: float) -> None:
 def test_candidates_that_are_one_face_are_put_together(
     boxes: list[list[float]], scores: list[float], kept: list[int]
 ) -> None:
-    faces = merge(*candidates(*boxes), np.float32(scores))
+    faces = blend_overlapping(*candidates(*boxes), np.float32(scores))
     assert [list(face.box) for face in faces] == [boxes[i] for i in kept]
     assert all(isinstance(face, Face) for face in faces)
 
@@ -375,5 +375,5 @@ def test_merged_faces_come_in_falling_order_of_score_whatever_the_order_of_candi
     random = np.random.default_rng(5)
     boxes, landmarks = candidates(*([30 * i, 0, 30 * i + 20, 20] for i in range(20)))
     scores = random.permutation(np.linspace(0.5, 0.95, 20)).astype(np.float32)
-    found = [face.score for face in merge(boxes, landmarks, scores)]
+    found = [face.score for face in blend_overlapping(boxes, landmarks, scores)]
     assert found == pytest.approx(np.sort(scores)[::-1])

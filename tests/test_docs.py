@@ -31,7 +31,7 @@ from docs_walkthrough import Block, blocks, follow
 from fervid import cli as commands
 from fervid.cli import app
 from fervid.core import errors
-from fervid.core.schema import schema
+from fervid.core.schema import record_json_schema
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -286,7 +286,7 @@ def test_the_reference_names_every_error_with_its_status() -> None:
 def test_the_reference_has_every_field_and_every_public_name() -> None:
     text = generate.record()
     for command in ("classify", "timeline"):
-        assert all(f"| `{field}` |" in text for field in schema(command)["properties"])
+        assert all(f"| `{field}` |" in text for field in record_json_schema(command)["properties"])
     assert generate.api().count("\n::: fervid.") == len(fervid.__all__) - 1
 
 

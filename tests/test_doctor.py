@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fervid.cli import app, doctor
-from fervid.cli.doctor import Check, checks
+from fervid.cli.doctor import Check, run_checks
 from fervid.core import atomic_io
 from fervid.core.errors import UsageError
 from fervid.models import registry
@@ -67,7 +67,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str | None], 
 
 
 def wrong() -> list[Check]:
-    return [check for check in checks() if check.state == "WRONG"]
+    return [check for check in run_checks() if check.state == "WRONG"]
 
 
 def status() -> int:
@@ -75,7 +75,7 @@ def status() -> int:
 
 
 def test_all_is_well_and_says_so() -> None:
-    found = {check.name: check for check in checks()}
+    found = {check.name: check for check in run_checks()}
     assert {name for name, check in found.items() if check.state == "note"} == {
         "extra train",
         "model hsemotion-b0",
@@ -137,7 +137,7 @@ def test_another_package_may_bring_the_same_module(monkeypatch: pytest.MonkeyPat
         cv2=["opencv-python"],
     )
     assert wrong() == []
-    found = {check.name: check.finding for check in checks()}
+    found = {check.name: check.finding for check in run_checks()}
     assert found["onnxruntime"] == "1.30, as onnxruntime-gpu"
 
 
@@ -162,7 +162,7 @@ def test_a_library_that_cannot_be_loaded_is_told_and_the_rest_is_looked_at(
     (check,) = wrong()
     assert check.name == f"import {broken}"
     assert check.finding.startswith("cannot be loaded (libGL.so.1: cannot open shared object file: No such file); pip")
-    names = {check.name for check in checks()}
+    names = {check.name for check in run_checks()}
     assert {"cache folder", "python"} <= names
     assert ("model emotion8" in names) == (broken != "onnxruntime")
     assert ("decoders" in names) == (broken != "av")
@@ -180,7 +180,7 @@ def test_cpus_that_may_not_be_used_are_noted(affinity: set[int], reason: str, mo
     monkeypatch.setattr(cv2, "getNumberOfCPUs", lambda: 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: affinity, raising=False)
-    (check,) = (check for check in checks() if check.name == "cpus")
+    (check,) = (check for check in run_checks() if check.name == "cpus")
     assert check.state == "note"
     assert check.finding.startswith("1 usable of 4, limited by ")
     assert reason in check.finding
@@ -237,7 +237,7 @@ def test_folders_that_may_not_be_read_end_neither_doctor_nor_list(
     (tmp_path / "data").mkdir()
     listed = CliRunner().invoke(app.app, ["models", "list"])
     assert (listed.exit_code, "not pulled" in listed.stdout) == (0, True)
-    assert {check.name for check in checks()} >= {"cache folder", "data folder", "model yunet"}
+    assert {check.name for check in run_checks()} >= {"cache folder", "data folder", "model yunet"}
 
 
 def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,17 +249,17 @@ def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) ->
     found = {check.name: check for check in doctor._folders()}
     assert {check.state for check in found.values()} == {"WRONG"}
     assert "set HOME, or XDG_DATA_HOME" in found["data folder"].finding
-    assert registry.here() == list(registry.manifest())
+    assert registry.installed_models() == list(registry.manifest())
     assert CliRunner().invoke(app.app, ["models", "list"]).exit_code == 0
     with pytest.raises(UsageError, match="no home folder to keep cache in; set HOME, or XDG_CACHE_HOME"):
-        atomic_io.of_user("cache")
+        atomic_io.user_dir("cache")
     assert status() == 2
 
 
 def test_settings_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("FERVID_FPS", "2\x1b[31m")
-    found = {check.name: check.state for check in checks()}
+    found = {check.name: check.state for check in run_checks()}
     assert (found["NO_COLOR"], found["FERVID_FPS"]) == ("note", "note")
     assert r"2\x1b[31m" in CliRunner().invoke(app.app, ["doctor"], env={"PYTHONIOENCODING": "latin-1"}).stdout
     monkeypatch.setattr(doctor.sys, "stdout", type("Ascii", (), {"encoding": "ascii"})())
@@ -270,8 +270,8 @@ def test_settings_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
 def copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """The shipped models, in a folder where they may be spoilt."""
     place = tmp_path / "models"
-    shutil.copytree(registry.folder(), place, ignore=shutil.ignore_patterns("*.md"))
-    monkeypatch.setattr(registry, "folder", lambda: place)
+    shutil.copytree(registry.models_dir(), place, ignore=shutil.ignore_patterns("*.md"))
+    monkeypatch.setattr(registry, "models_dir", lambda: place)
     registry.manifest.cache_clear()
     yield place
     registry.manifest.cache_clear()
@@ -296,7 +296,7 @@ def test_a_damaged_manifest_is_wrong(copied: Path) -> None:
 
 
 def test_a_pulled_model_that_is_damaged_is_pulled_again(tmp_path: Path) -> None:
-    file = registry.place(registry.entry_of("yunet"))
+    file = registry.model_path(registry.manifest_entry("yunet"))
     file.parent.mkdir(parents=True)
     file.write_bytes(json.dumps({}).encode())
     (check,) = wrong()

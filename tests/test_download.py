@@ -22,10 +22,10 @@ from typer.testing import CliRunner
 
 import published_models
 from fervid.cli import app
-from fervid.core.errors import DownloadFailed, ModelNotFound, ModelUnverified
+from fervid.core.errors import ChecksumMismatch, DownloadFailed, ModelNotFound
 from fervid.models import download as pulling
 from fervid.models import registry
-from fervid.models.download import pull
+from fervid.models.download import download_model
 from http_server import Request, Server, serving
 
 LOOPBACK = ("http", "https")
@@ -50,8 +50,8 @@ def place(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     shipped = published_models.manifest(
         tmp_path / "shipped", dict.fromkeys(NAMES, DATA), url=f"{server.url}/model.onnx"
     )
-    monkeypatch.setattr(registry, "folder", lambda: shipped)
-    monkeypatch.setattr(pulling, "PATIENCE", 5.0)
+    monkeypatch.setattr(registry, "models_dir", lambda: shipped)
+    monkeypatch.setattr(pulling, "STALL_TIMEOUT_S", 5.0)
     registry.manifest.cache_clear()
     yield tmp_path / "data" / "fervid" / "models"
     registry.manifest.cache_clear()
@@ -59,7 +59,7 @@ def place(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 def entry(name: str, **values: object) -> None:
     """Change an entry of the manifest."""
-    path = registry.folder() / "manifest.json"
+    path = registry.models_dir() / "manifest.json"
     content = json.loads(path.read_text())
     content["optional"][name] |= values
     path.write_text(json.dumps(content))
@@ -77,7 +77,7 @@ def left(place: Path) -> dict[str, bytes]:
 
 def fails(words: str, name: str = "yunet", error: type[Exception] = DownloadFailed) -> None:
     with pytest.raises(error, match=words) as caught:
-        pull(name, "none", LOOPBACK)
+        download_model(name, "none", LOOPBACK)
     assert "\n" not in str(caught.value)
 
 
@@ -86,7 +86,7 @@ def fails(words: str, name: str = "yunet", error: type[Exception] = DownloadFail
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_lies_in_the_data_folder_under_its_name(server: Server, place: Path, name: str) -> None:
-    assert pull(name, "none", LOOPBACK)
+    assert download_model(name, "none", LOOPBACK)
     assert left(place) == {f"{name}.onnx": DATA}
     ((path, headers),) = server.asked
     assert path == "/model.onnx"
@@ -96,7 +96,7 @@ def test_it_lies_in_the_data_folder_under_its_name(server: Server, place: Path, 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_there_is_not_fetched_again(server: Server, place: Path, name: str) -> None:
-    assert [pull(name, "none", LOOPBACK) for _ in range(2)] == [True, False]
+    assert [download_model(name, "none", LOOPBACK) for _ in range(2)] == [True, False]
     assert len(server.asked) == 1
     assert left(place) == {f"{name}.onnx": DATA}
 
@@ -105,7 +105,7 @@ def test_what_is_there_is_not_fetched_again(server: Server, place: Path, name: s
 def test_a_wrong_file_is_replaced(place: Path, wrong: bytes) -> None:
     place.mkdir(parents=True)
     (place / "yunet.onnx").write_bytes(wrong)
-    assert pull("yunet", "none", LOOPBACK)
+    assert download_model("yunet", "none", LOOPBACK)
     assert left(place) == {"yunet.onnx": DATA}
 
 
@@ -143,7 +143,7 @@ def test_servers_say_the_length_or_not_and_take_their_time(
     server: Server, place: Path, name: str, answer: Callable[[Request], None]
 ) -> None:
     server.answer = answer
-    assert pull(name, "none", LOOPBACK)
+    assert download_model(name, "none", LOOPBACK)
     assert left(place) == {f"{name}.onnx": DATA}
 
 
@@ -184,7 +184,7 @@ def test_who_keeps_us_waiting_is_left(
     server: Server, place: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], None]
 ) -> None:
     server.answer = answer
-    monkeypatch.setattr(pulling, "PATIENCE", 0.3)
+    monkeypatch.setattr(pulling, "STALL_TIMEOUT_S", 0.3)
     fails("cannot be fetched.*pull again: what has arrived is kept")
     assert "yunet.onnx" not in left(place)
 
@@ -229,7 +229,7 @@ def length(said: int) -> Callable[[Request], None]:
 def test_a_length_above_the_limit_is_not_even_read(server: Server, place: Path) -> None:
     for name, said in (("yunet", len(DATA) + 1), ("hsemotion-b0", 2**40)):
         server.answer = length(said)
-        fails(f"gave another file than was published: it has {said:,} bytes, more than", name, ModelUnverified)
+        fails(f"gave another file than was published: it has {said:,} bytes, more than", name, ChecksumMismatch)
     assert left(place) == {}
 
 
@@ -253,7 +253,7 @@ def test_an_answer_without_end_is_ended(
 ) -> None:
     entry("hsemotion-b0", limit=300_000)
     server.answer = answer
-    fails(r"it has more than (200|300),000 bytes", name, ModelUnverified)
+    fails(r"it has more than (200|300),000 bytes", name, ChecksumMismatch)
     assert left(place) == {}
 
 
@@ -263,7 +263,7 @@ def test_a_length_that_is_too_short_gives_no_file(server: Server, place: Path, n
     if name == "yunet":  # of which it is known how long it is
         fails("broke off after 1,000 bytes of 200,000", name)
     else:
-        fails("gave another file.*its git blob id is", name, ModelUnverified)
+        fails("gave another file.*its git blob id is", name, ChecksumMismatch)
     assert f"{name}.onnx" not in left(place)
 
 
@@ -274,10 +274,10 @@ def test_a_length_that_is_too_short_gives_no_file(server: Server, place: Path, n
 def test_wrong_bytes_are_thrown_away(server: Server, place: Path, name: str, wrong: bytes) -> None:
     server.answer = lambda request: request.whole(wrong) if wrong else request.head(Content_Length=0)
     whole = name == "hsemotion-b0" or len(wrong) == len(DATA)
-    fails("gave another file" if whole else "broke off", name, ModelUnverified if whole else DownloadFailed)
+    fails("gave another file" if whole else "broke off", name, ChecksumMismatch if whole else DownloadFailed)
     assert f"{name}.onnx" not in left(place)
     server.answer = lambda request: request.whole(DATA)
-    assert pull(name, "none", LOOPBACK)
+    assert download_model(name, "none", LOOPBACK)
     assert left(place) == {f"{name}.onnx": DATA}
 
 
@@ -299,7 +299,7 @@ def test_what_broke_off_is_continued(server: Server, place: Path, name: str, aft
     fails("it broke off", name)
     assert left(place) == {f"{name}.onnx.partial": DATA[:after]}
     server.answer = lambda request: request.whole(DATA)
-    assert pull(name, "none", LOOPBACK)
+    assert download_model(name, "none", LOOPBACK)
     assert [headers.get("range") for _, headers in server.asked] == [None, f"bytes={after}-"]
     assert left(place) == {f"{name}.onnx": DATA}
 
@@ -313,7 +313,7 @@ def test_chunks_that_break_off_are_continued(server: Server, place: Path) -> Non
     server.answer = broken_chunks
     fails("it broke off", "hsemotion-b0")
     server.answer = lambda request: request.whole(DATA)
-    assert pull("hsemotion-b0", "none", LOOPBACK)
+    assert download_model("hsemotion-b0", "none", LOOPBACK)
     assert server.asked[-1][1]["range"] == "bytes=50000-"
 
 
@@ -324,7 +324,7 @@ def partial(place: Path, name: str, data: bytes) -> None:
 
 def test_a_partial_file_that_is_whole_needs_no_network(server: Server, place: Path) -> None:
     partial(place, "yunet", DATA)
-    assert pull("yunet", "none", LOOPBACK)
+    assert download_model("yunet", "none", LOOPBACK)
     assert server.asked == []
     assert left(place) == {"yunet.onnx": DATA}
 
@@ -333,7 +333,7 @@ def test_a_partial_file_that_is_whole_needs_no_network(server: Server, place: Pa
 @pytest.mark.parametrize("begun", [b"x" * 5000, DATA + b"x", bytes(len(DATA)), bytes(40_000_000)], ids=len)
 def test_what_cannot_be_continued_is_begun_anew(server: Server, place: Path, name: str, begun: bytes) -> None:
     partial(place, name, begun)
-    assert pull(name, "none", LOOPBACK)
+    assert download_model(name, "none", LOOPBACK)
     assert server.asked[-1][1].get("range") is None
     assert len(server.asked) <= 2
     assert left(place) == {f"{name}.onnx": DATA}
@@ -366,7 +366,7 @@ def test_servers_that_cannot_continue_give_the_whole(
 ) -> None:
     partial(place, "yunet", DATA[:9000])
     server.answer = answer
-    assert pull("yunet", "none", LOOPBACK)
+    assert download_model("yunet", "none", LOOPBACK)
     assert len(server.asked) == asked
     assert left(place) == {"yunet.onnx": DATA}
 
@@ -374,7 +374,7 @@ def test_servers_that_cannot_continue_give_the_whole(
 def test_it_is_begun_anew_only_once(server: Server, place: Path) -> None:
     partial(place, "yunet", b"x" * 5000)
     server.answer = lambda request: request.whole(bytes(len(DATA)))
-    fails("its SHA-256 is", error=ModelUnverified)
+    fails("its SHA-256 is", error=ChecksumMismatch)
     assert len(server.asked) == 2
     assert left(place) == {}
 
@@ -396,7 +396,7 @@ def leads(to: str, status: int = 302) -> Callable[[Request], None]:
 def test_redirects_are_followed_and_told_only_what_is_needed(server: Server, place: Path, status: int) -> None:
     partial(place, "yunet", DATA[:9000])
     server.answer = leads("/elsewhere", status)
-    assert pull("yunet", "none", LOOPBACK)
+    assert download_model("yunet", "none", LOOPBACK)
     (_, first), (path, second) = server.asked
     assert path == "/elsewhere"
     assert second["range"] == first["range"] == "bytes=9000-"
@@ -422,13 +422,13 @@ def test_redirects_to_anything_but_https_are_refused(server: Server, place: Path
     fails("cannot be fetched")
     assert left(place) == {}
     assert {path for path, _ in server.asked} <= {"/model.onnx", "/%01"}
-    assert len(server.asked) <= pulling.REDIRECTS + 1
+    assert len(server.asked) <= pulling.MAX_REDIRECTS + 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_only_https_is_followed_unless_a_test_says_otherwise(server: Server, status: int) -> None:
     with pytest.raises(DownloadFailed, match=r"it leads to http://.*, and only https is followed"):
-        pull("yunet", "none")
+        download_model("yunet", "none")
     with pytest.raises(URLError, match=r"it leads to http://.*/elsewhere, and only https is followed"):
         pulling._Redirects(("https",)).redirect_request(
             pulling._request("https://a/", {}, ("https",)), None, status, "", {}, f"{server.url}/elsewhere"
@@ -457,7 +457,7 @@ def wanders(request: Request) -> None:
 def test_redirects_without_end_are_left(server: Server, place: Path, answer: Callable[[Request], None]) -> None:
     server.answer = answer
     fails("cannot be fetched .*(loop|redirect)")
-    assert len(server.asked) <= pulling.REDIRECTS + 1
+    assert len(server.asked) <= pulling.MAX_REDIRECTS + 1
     assert left(place) == {}
 
 
@@ -472,7 +472,7 @@ def heavy(request: Request) -> None:
 
 def test_the_page_of_a_redirect_is_not_read(server: Server, place: Path) -> None:
     server.answer = heavy
-    assert pull("yunet", "none", LOOPBACK)
+    assert download_model("yunet", "none", LOOPBACK)
     assert left(place) == {"yunet.onnx": DATA}
 
 
@@ -482,7 +482,7 @@ def test_the_page_of_a_redirect_is_not_read(server: Server, place: Path) -> None
 def test_the_proxy_of_the_environment_is_used(server: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry("yunet", url="http://models.example/model.onnx")
     monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://user:secret@"))
-    assert pull("yunet", "none", LOOPBACK)
+    assert download_model("yunet", "none", LOOPBACK)
     assert [path for path, _ in server.asked] == ["http://models.example/model.onnx"]
 
 
@@ -493,7 +493,7 @@ def test_the_password_of_a_proxy_is_for_the_proxy(server: Server, monkeypatch: p
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         server.answer = lambda request: request.head(302, Location=f"{direct.url}/x", Content_Length=0)
         direct.answer = lambda request: request.whole(DATA)
-        assert pull("yunet", "none", LOOPBACK)
+        assert download_model("yunet", "none", LOOPBACK)
     assert "proxy-authorization" in server.asked[0][1]
     assert "proxy-authorization" not in direct.asked[0][1]
 
@@ -503,14 +503,14 @@ def test_https_goes_through_the_proxy_too(server: Server, monkeypatch: pytest.Mo
     monkeypatch.setenv("https_proxy", server.url)
     server.answer = lambda request: request.head(403, Content_Length=0)
     with pytest.raises(DownloadFailed, match=r"403"):
-        pull("yunet", "none")
+        download_model("yunet", "none")
     assert [path for path, _ in server.asked] == ["models.example:443"]
 
 
 def test_a_server_without_a_certificate_is_refused(server: Server) -> None:
     entry("yunet", url=f"{server.url.replace('http', 'https')}/model.onnx")
     with pytest.raises(DownloadFailed, match="SSL"):
-        pull("yunet", "none")
+        download_model("yunet", "none")
 
 
 # The disk
@@ -531,7 +531,7 @@ def test_a_file_that_may_not_grow_says_so_and_is_continued(place: Path) -> None:
     with file_size(100_000):
         fails(r"yunet\.onnx cannot be written \(File too large\); make room")
     assert left(place) == {"yunet.onnx.partial": DATA[:100_000]}
-    assert pull("yunet", "none", LOOPBACK)
+    assert download_model("yunet", "none", LOOPBACK)
     assert left(place) == {"yunet.onnx": DATA}
 
 
@@ -544,7 +544,7 @@ def test_a_disk_that_is_full_leaves_no_torn_file(place: Path, monkeypatch: pytes
         patched.setattr(pulling.os, step, full)
         fails("No space left on device.*make room or give leave, then pull again")
     assert left(place).keys() == {"yunet.onnx.partial"}
-    assert pull("yunet", "none", LOOPBACK)
+    assert download_model("yunet", "none", LOOPBACK)
     assert left(place) == {"yunet.onnx": DATA}
 
 
@@ -574,14 +574,14 @@ def test_two_pulls_at_the_same_time_do_not_meet(server: Server, place: Path) -> 
 
     server.answer = waits
     done: list[bool] = []
-    first = threading.Thread(target=lambda: done.append(pull("yunet", "none", LOOPBACK)))
+    first = threading.Thread(target=lambda: done.append(download_model("yunet", "none", LOOPBACK)))
     first.start()
     assert reached.wait(10)
     fails("another pull writes to .*wait until it is done")
     go.set()
     first.join()
     assert done == [True]
-    assert not pull("yunet", "none", LOOPBACK)
+    assert not download_model("yunet", "none", LOOPBACK)
     assert left(place) == {"yunet.onnx": DATA}
 
 
@@ -592,7 +592,7 @@ def test_what_another_pull_has_brought_meanwhile_is_taken(
         (place / "yunet.onnx").write_bytes(DATA)
 
     monkeypatch.setattr(fcntl, "flock", brings)
-    assert not pull("yunet", "none", LOOPBACK)
+    assert not download_model("yunet", "none", LOOPBACK)
     assert server.asked == []
 
 
@@ -606,7 +606,7 @@ def run(*arguments: str) -> Any:
 @pytest.fixture
 def permitted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command may follow http."""
-    monkeypatch.setattr(pulling, "pull", lambda name, show: pull(name, show, LOOPBACK))
+    monkeypatch.setattr(pulling, "download_model", lambda name, show: download_model(name, show, LOOPBACK))
 
 
 @pytest.mark.usefixtures("permitted")

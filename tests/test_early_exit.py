@@ -7,7 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from fervid.analysis.early_exit import STRIDES, Level, fitted, levels, stops, threshold
+from fervid.analysis.early_exit import (
+    STRIDES,
+    ExitLevel,
+    confidence_threshold,
+    exit_level_of,
+    exit_levels,
+    fit_thresholds,
+)
 from fervid.core.errors import UsageError
 
 NONE = -np.inf  # the confidence where there is no answer
@@ -23,19 +30,19 @@ def true(*answers: int) -> np.ndarray:
 
 def test_the_levels_are_those_of_the_card() -> None:
     card = {"adaptive": {"levels": [{"stride": 8, "confidence": 0.9}, {"stride": 2, "confidence": 1.01}]}}
-    assert levels(card) == (Level(8, 0.9), Level(2, 1.01))
-    assert levels({"adaptive": {"levels": []}}) == ()
+    assert exit_levels(card) == (ExitLevel(8, 0.9), ExitLevel(2, 1.01))
+    assert exit_levels({"adaptive": {"levels": []}}) == ()
 
 
 def test_a_classifier_without_levels_is_refused_and_named() -> None:
     with pytest.raises(UsageError, match="mine was fitted without --adaptive; fit it with"):
-        levels({"name": "mine", "labels": ["a", "b"]})
+        exit_levels({"name": "mine", "labels": ["a", "b"]})
 
 
 @pytest.mark.parametrize("stride", [0, -2])
 def test_a_stride_that_cannot_be_is_refused(stride: int) -> None:
     with pytest.raises(ValueError, match=f"1 or more, not {stride}"):
-        levels({"adaptive": {"levels": [{"stride": stride, "confidence": 0.9}]}})
+        exit_levels({"adaptive": {"levels": [{"stride": stride, "confidence": 0.9}]}})
 
 
 @pytest.mark.parametrize(
@@ -80,12 +87,12 @@ def test_a_stride_that_cannot_be_is_refused(stride: int) -> None:
 def test_as_many_pass_as_can_without_too_many_wrong(
     confidences: list[float], right: list[int], error: float, passing: list[float]
 ) -> None:
-    least = threshold(sure(*confidences), true(*right), error)
+    least = confidence_threshold(sure(*confidences), true(*right), error)
     assert sorted((c for c in sure(*confidences) if c >= least), reverse=True) == pytest.approx(passing)
 
 
 def test_without_clips_nothing_is_sure_enough() -> None:
-    assert threshold(sure(), true(), 1) > 1
+    assert confidence_threshold(sure(), true(), 1) > 1
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -94,7 +101,7 @@ def test_a_threshold_keeps_its_promise_and_no_smaller_one_does(seed: int) -> Non
     confidence = random.choice(np.linspace(0.1, 1, 30), 60).astype(np.float32)
     right = random.random(60) < confidence
     for error in (0, 0.02, 0.1, 0.3):
-        least = threshold(confidence, right, error)
+        least = confidence_threshold(confidence, right, error)
         assert (~right[confidence >= least]).sum() <= error * 60
         for lower in confidence[confidence < least]:
             assert (~right[confidence >= lower]).sum() > error * 60
@@ -113,7 +120,7 @@ def test_a_threshold_keeps_its_promise_and_no_smaller_one_does(seed: int) -> Non
 def test_a_clip_stops_at_the_first_level_that_is_sure_enough(
     confidences: list[list[float]], thresholds: list[float], found: list[int]
 ) -> None:
-    assert stops([np.array(c) for c in confidences], thresholds).tolist() == found
+    assert exit_level_of([np.array(c) for c in confidences], thresholds).tolist() == found
 
 
 def three(*coarse: list[float], full: list[float]) -> list[np.ndarray]:
@@ -124,7 +131,7 @@ def test_what_is_fitted_tells_what_it_did() -> None:
     unsure = [0.5, 0.5, 0.5, 0.4]
     confidences = three([0.95, 0.5, 0.5, 0.4], [0.95, 0.9, 0.5, 0.4], unsure, full=unsure)
     right = [true(1, 0, 0, 0), true(1, 1, 0, 0), true(0, 0, 0, 0), true(1, 1, 1, 0)]
-    card = fitted(confidences, right, np.array([16, 8, 10, 3]), 0.0)
+    card = fit_thresholds(confidences, right, np.array([16, 8, 10, 3]), 0.0)
     assert [level["stride"] for level in card["levels"]] == list(STRIDES)
     assert card["error"] == 0
     assert card["accuracy"] == card["accuracy of all frames"] == 0.75
@@ -133,7 +140,7 @@ def test_what_is_fitted_tells_what_it_did() -> None:
 
 def test_answers_that_are_always_right_need_the_fewest_frames() -> None:
     always = [sure(0.4, 0.9)] * 4
-    card = fitted(always, [true(1, 1)] * 4, np.array([17, 16]), 0.0)
+    card = fit_thresholds(always, [true(1, 1)] * 4, np.array([17, 16]), 0.0)
     assert [level["confidence"] for level in card["levels"]] == [0, 0, 0]
     assert card["share of frames"] == pytest.approx((3 + 2) / 33, abs=1e-4)
 
@@ -141,7 +148,7 @@ def test_answers_that_are_always_right_need_the_fewest_frames() -> None:
 def test_clips_that_show_no_face_at_a_coarse_rate_go_on_to_a_finer_one() -> None:
     confidences = three([NONE, NONE], [NONE, 0.9], [NONE, 0.9], full=[0.6, 0.9])
     right = [true(0, 0), true(0, 1), true(0, 1), true(1, 1)]
-    card = fitted(confidences, right, np.array([8, 8]), 0.0)
+    card = fit_thresholds(confidences, right, np.array([8, 8]), 0.0)
     assert all(level["confidence"] >= 0 for level in card["levels"])
     assert (card["accuracy"], card["share of frames"]) == (1, (8 + 2) / 16)
     assert json.loads(json.dumps(card, allow_nan=False)) == card
@@ -150,7 +157,7 @@ def test_clips_that_show_no_face_at_a_coarse_rate_go_on_to_a_finer_one() -> None
 @pytest.mark.parametrize("wrong", [0.87654321, 0.99999, 0.5, 1.0])
 def test_the_threshold_in_the_card_is_as_strict_as_the_fitted_one(wrong: float) -> None:
     coarse = sure(wrong, 0.3)
-    card = fitted([coarse] * 4, [true(0, 1)] * 4, np.array([8, 8]), 0.0)
-    for level in levels({"adaptive": card}):
+    card = fit_thresholds([coarse] * 4, [true(0, 1)] * 4, np.array([8, 8]), 0.0)
+    for level in exit_levels({"adaptive": card}):
         assert not (coarse >= level.confidence).any()
         assert level.confidence == pytest.approx(wrong, abs=3e-4)

@@ -16,8 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from fervid.core.errors import OutputError, UsageError
-from fervid.learn.metrics import Predictions, compare, evaluate, evaluate_regression
-from fervid.render.evaluation_tables import PICTURES, comparison, confusion_picture, picture_format, shown, tables
+from fervid.learn.metrics import Predictions, evaluate, evaluate_regression, paired_test
+from fervid.render.evaluation_tables import (
+    PLOT_SUFFIXES,
+    paired_test_table,
+    plot_confusion_matrix,
+    plot_format,
+    render_report,
+    tables,
+)
 
 EMOTIONS = ["anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"]
 
@@ -55,14 +62,18 @@ def cells(table: Table, width: int = 80) -> list[list[str]]:
 
 def test_clips_that_were_trained_on_are_named_in_the_heading() -> None:
     measured = report(["a", "b"], [0, 1, 0], [0, 1, -1])
-    assert text(shown(measured | {"training_clips": 0})[0])[0] == "Summary, with 95 % intervals"
-    heading = text(shown(measured | {"training_clips": 1})[0])[0]
+    assert text(render_report(measured | {"training_clips": 0})[0])[0] == "Summary, with 95 % intervals"
+    heading = text(render_report(measured | {"training_clips": 1})[0])[0]
     assert heading == "Summary: trained on 1 of these 2 clips, no measure of new ones"
     figure = {"value": 1, "interval": None}
     ratings = {"clips": 3, "unanswered": 1, "ccc": figure, "mae": figure, "pearson": figure}
-    assert text(shown(ratings | {"training_clips": 2})[0])[0].startswith("Ratings: trained on 2 of these 2 clips")
-    both = compare(predictions(["a", "b"], [0, 1], [0, 1]), predictions(["a", "b"], [0, 1], [0, 0]))
-    assert text(comparison(both | {"training_clips": 1}), 200)[0].endswith("2 clips; theirs was trained on 1 of them")
+    assert text(render_report(ratings | {"training_clips": 2})[0])[0].startswith(
+        "Ratings: trained on 2 of these 2 clips"
+    )
+    both = paired_test(predictions(["a", "b"], [0, 1], [0, 1]), predictions(["a", "b"], [0, 1], [0, 0]))
+    assert text(paired_test_table(both | {"training_clips": 1}), 200)[0].endswith(
+        "2 clips; theirs was trained on 1 of them"
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,7 +92,7 @@ def test_clips_that_were_trained_on_are_named_in_the_heading() -> None:
 )
 def test_a_card_says_in_words_what_was_trained_on(data: dict[str, Any], sentence: str) -> None:
     adaptive = {"levels": [], "share of frames": 0.5, "accuracy": 0.9, "accuracy of all frames": 0.95}
-    (table,) = shown({"kind": "classifier", "name": "mine", "data": data, "adaptive": adaptive, "figures": {}})
+    (table,) = render_report({"kind": "classifier", "name": "mine", "data": data, "adaptive": adaptive, "figures": {}})
     lines = [line.strip() for line in text(table, 200)]
     assert f"data      {sentence}" in lines
     assert lines[-1].endswith("looks at 50.0 % of the frames, with an accuracy of 90.0 % instead of 95.0 %")
@@ -160,7 +171,7 @@ def test_a_comparison_is_told_in_points() -> None:
     labels, truth = ["a", "b"], [0] * 10 + [1] * 10
     ours = predictions(labels, truth, truth)
     theirs = predictions(labels, truth, [0] * 6 + [1] * 4 + [1] * 10)
-    lines = text(comparison(compare(ours, theirs)))
+    lines = text(paired_test_table(paired_test(ours, theirs)))
     assert lines[0] == "Two classifiers on 20 clips"
     assert lines[1].split("  ")[-1].strip() == "ours - theirs"
     assert " +20.0 points (+5.0 to +4" in lines[2]
@@ -169,16 +180,16 @@ def test_a_comparison_is_told_in_points() -> None:
 
 @pytest.mark.parametrize(("p", "said"), [(1.0, "1.000"), (0.0314, "0.031"), (0.001, "0.001"), (1e-9, "< 0.001")])
 def test_a_small_p_is_said_to_be_small(p: float, said: str) -> None:
-    given = compare(predictions(["a", "b"], [0], [0]), predictions(["a", "b"], [0], [0]))
-    lines = text(comparison({**given, "p": p}))
+    given = paired_test(predictions(["a", "b"], [0], [0]), predictions(["a", "b"], [0], [0]))
+    lines = text(paired_test_table({**given, "p": p}))
     assert lines[-1].endswith(f"  {said}")
     assert lines[2].endswith("  +0.0 points")
 
 
 def test_no_difference_has_no_minus_sign() -> None:
-    given = compare(predictions(["a", "b"], [0], [0]), predictions(["a", "b"], [0], [0]))
+    given = paired_test(predictions(["a", "b"], [0], [0]), predictions(["a", "b"], [0], [0]))
     tiny = {name: {"value": -0.0001, "interval": [-0.0004, -0.0]} for name in given["difference"]}
-    assert text(comparison({**given, "difference": tiny}))[2].endswith("  +0.0 points (+0.0 to +0.0)")
+    assert text(paired_test_table({**given, "difference": tiny}))[2].endswith("  +0.0 points (+0.0 to +0.0)")
 
 
 def titles(found: Sequence[Table], width: int = 200) -> list[str]:
@@ -188,9 +199,9 @@ def titles(found: Sequence[Table], width: int = 200) -> list[str]:
 def test_a_report_is_shown_with_all_that_it_says() -> None:
     ours, theirs = predictions(["a", "b"], [0, 0, 1, 1], [0, 0, 1, 1]), predictions(["a", "b"], [0, 0, 1, 1], [0] * 4)
     plain = ["Summary, with 95 % intervals", "Classes, clips with a face", "Answers, all clips"]
-    assert titles(shown(evaluate(ours))) == plain
+    assert titles(render_report(evaluate(ours))) == plain
     few = {"share of frames": 0.256, "accuracy": 0.9}
-    found = shown({**evaluate(ours), "against": compare(ours, theirs), "adaptive": few})
+    found = render_report({**evaluate(ours), "against": paired_test(ours, theirs), "adaptive": few})
     assert titles(found) == [*plain, "Two classifiers on 4 clips", "Few frames first"]
     assert cells(found[-1])[1:] == [["share", "of", "frames", "25.6", "%"], ["accuracy", "90.0", "%"]]
 
@@ -206,7 +217,7 @@ def test_a_card_is_shown_with_its_figures() -> None:
         "seed": 5,
         "figures": {"held-out [val]": report(["[bold]", "[/]"], [0, 0, 1], [0, 1, 1])},
     }
-    found = shown(card)
+    found = render_report(card)
     assert titles(found)[:2] == ["classifier [mine]", "held-out [val]: Summary, with 95 % intervals"]
     assert [line.split("  ", 1)[0].strip() for line in text(found[0])[1:]] == ["labels", "statistics", "recipe", "data"]
     assert text(found[0])[1].endswith("[bold], [/]")
@@ -218,20 +229,20 @@ def rating(truth: Sequence[float], said: Sequence[float]) -> dict[str, Any]:
 
 
 def test_ratings_have_a_row_each() -> None:
-    (table,) = shown(rating([1, 2, 3], [1, 2, 3]))
+    (table,) = render_report(rating([1, 2, 3], [1, 2, 3]))
     assert text(table)[0] == "Ratings"
     assert "1.000 (1.000 to 1.000)" in text(table, 120)[2]
-    (alone,) = shown(rating([1], [2]))
+    (alone,) = render_report(rating([1], [2]))
     assert cells(alone)[1] == ["0.000", "1.000", "0.000"]
-    (table,) = shown({"methods": {"mean, linear": rating([1], [2]), "mean, rbf": rating([1], [3])}})
+    (table,) = render_report({"methods": {"mean, linear": rating([1], [2]), "mean, rbf": rating([1], [3])}})
     assert [row[:2] for row in cells(table)[1:]] == [["mean,", "linear"], ["mean,", "rbf"]]
     card = {"kind": "regressor", "name": "m", "target": "valence", "figures": {"cross-validated": rating([1], [2])}}
-    assert titles(shown(card)) == ["regressor m", "cross-validated: Ratings"]
+    assert titles(render_report(card)) == ["regressor m", "cross-validated: Ratings"]
 
 
 def test_methods_have_a_row_each() -> None:
     one, other = report(["[i]", "b"], [0, 0], [0, -1]), report(["[i]", "b"], [0, 0], [1, -1])
-    figures, recalls = shown({"methods": {"mean, linear": one, "mean, rbf": other}})
+    figures, recalls = render_report({"methods": {"mean, linear": one, "mean, rbf": other}})
     hundred, nothing = ["100.0", "%"], ["0.0", "%"]
     assert [row[2:4] for row in cells(figures, 200)[1:]] == [hundred, nothing]
     assert "50.0 % (0.0 to 100.0)" in text(figures, 200)[2]
@@ -241,16 +252,16 @@ def test_methods_have_a_row_each() -> None:
 MAGIC = {".png": b"\x89PNG\r\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
 
 
-@pytest.mark.parametrize("suffix", [*PICTURES, ".PNG"])
+@pytest.mark.parametrize("suffix", [*PLOT_SUFFIXES, ".PNG"])
 def test_the_suffix_decides_the_format(suffix: str, tmp_path: Path, emotions: dict[str, Any]) -> None:
     path = tmp_path / f"confusion{suffix}"
-    confusion_picture(emotions, path)
+    plot_confusion_matrix(emotions, path)
     assert path.read_bytes().startswith(MAGIC[suffix.lower()])
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_picture_shows_every_class_on_a_white_border(tmp_path: Path, emotions: dict[str, Any]) -> None:
-    confusion_picture(emotions, tmp_path / "confusion.png")
+    plot_confusion_matrix(emotions, tmp_path / "confusion.png")
     picture = cv2.imread(str(tmp_path / "confusion.png"))
     assert picture is not None
     assert min(picture.shape[:2]) > 1000
@@ -268,7 +279,7 @@ def test_cells_say_shares_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
         stream.write(b"drawn")
 
     monkeypatch.setattr(figure, "savefig", savefig)
-    confusion_picture(report(["a$b$", "b", "never"], [0] * 4 + [1], [0, 0, 0, 1, -1]), tmp_path / "confusion.png")
+    plot_confusion_matrix(report(["a$b$", "b", "never"], [0] * 4 + [1], [0, 0, 0, 1, -1]), tmp_path / "confusion.png")
     assert drawn == ["75 %\n3", "25 %\n1", *[""] * 7, r"a\$b\$", "b", "never", "4 clips with a face"]
     assert (tmp_path / "confusion.png").read_bytes() == b"drawn"
 
@@ -276,29 +287,29 @@ def test_cells_say_shares_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", ["confusion.xyz", "confusion", "confusion.jpg"])
 def test_another_suffix_is_a_usage_error(name: str, tmp_path: Path, emotions: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"\.png \.svg"):
-        confusion_picture(emotions, tmp_path / name)
+        plot_confusion_matrix(emotions, tmp_path / name)
 
 
 def test_a_picture_is_not_replaced_unless_asked(tmp_path: Path, emotions: dict[str, Any]) -> None:
     path = tmp_path / "confusion.svg"
     path.write_text("mine")
     with pytest.raises(OutputError, match="exists"):
-        confusion_picture(emotions, path)
+        plot_confusion_matrix(emotions, path)
     assert path.read_text() == "mine"
-    confusion_picture(emotions, path, force=True)
+    plot_confusion_matrix(emotions, path, force=True)
     assert path.read_bytes().startswith(b"<?xml")
 
 
 def test_an_unwritable_path_is_an_output_error(tmp_path: Path, emotions: dict[str, Any]) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
-        confusion_picture(emotions, tmp_path / "nowhere" / "confusion.png")
+        plot_confusion_matrix(emotions, tmp_path / "nowhere" / "confusion.png")
 
 
 def test_without_matplotlib_the_error_says_what_to_install(
     tmp_path: Path, emotions: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    for draw in (lambda path: confusion_picture(emotions, path), picture_format):
+    for draw in (lambda path: plot_confusion_matrix(emotions, path), plot_format):
         with pytest.raises(UsageError, match=r"pip install 'fervid\[plot\]'"):
             draw(tmp_path / "confusion.png")
     assert not any(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 import feature_fixtures
-from fervid.analysis.explain import GROUPS, Explanation, explain, groups, untold
+from fervid.analysis.explain import MAX_GROUPS, Explanation, baseline, explain, feature_groups
 from fervid.analysis.pooling import STATISTICS
 from fervid.core.records import ClipFeatures
 from fervid.learn import model_selection
@@ -51,7 +51,7 @@ def test_shares_are_the_mean_over_all_orders() -> None:
         assert told.shares[f"g{i}"] == pytest.approx(np.mean(steps), abs=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 2, 11, GROUPS])
+@pytest.mark.parametrize("count", [1, 2, 11, MAX_GROUPS])
 def test_shares_add_up_to_the_confidence_less_that_of_nothing(count: int) -> None:
     rng = np.random.default_rng(count)
     weights = rng.normal(size=(count * 2, 2)).astype(np.float32)
@@ -69,7 +69,7 @@ def test_shares_add_up_to_the_confidence_less_that_of_nothing(count: int) -> Non
     assert told.nothing == 0.5
 
 
-@pytest.mark.parametrize("count", [0, GROUPS + 1])
+@pytest.mark.parametrize("count", [0, MAX_GROUPS + 1])
 def test_too_many_groups_are_an_error(count: int) -> None:
     with pytest.raises(ValueError, match="1 to 12 can be told apart"):
         explain(linear([0] * count), np.zeros(count), np.zeros(count), singles(count), LABELS)
@@ -99,22 +99,24 @@ def features(**widths: int) -> ClipFeatures:
 )
 def test_a_statistic_is_a_group_and_an_expression_is_one(names: list[str], expected: list[str]) -> None:
     known = features(embedding=3, expression=2, embedding_spread=3)
-    found = groups(known, names, LABELS)
+    found = feature_groups(known, names, LABELS)
     assert list(found) == expected
     columns = np.sort(np.concatenate(list(found.values())))
     assert columns.tolist() == list(range(len(known.vector(names))))
 
 
 def test_groups_are_as_fine_as_there_may_be() -> None:
-    labels = [str(i) for i in range(GROUPS)]
-    known = features(embedding=2, expression=GROUPS, age=1, identity=2)
+    labels = [str(i) for i in range(MAX_GROUPS)]
+    known = features(embedding=2, expression=MAX_GROUPS, age=1, identity=2)
     every = [f"{vector}.{kind}" for vector in ("embedding", "expression", "age", "identity") for kind in STATISTICS]
-    assert list(groups(known, ["expression.mean", "expression.std"], labels)) == [f"expression of {x}" for x in labels]
-    found = groups(known, ["embedding.mean", "expression.mean", "expression.std"], labels)
+    assert list(feature_groups(known, ["expression.mean", "expression.std"], labels)) == [
+        f"expression of {x}" for x in labels
+    ]
+    found = feature_groups(known, ["embedding.mean", "expression.mean", "expression.std"], labels)
     assert list(found) == ["embedding, mean", "expression, mean", "expression, change over time"]
     assert [len(columns) for columns in found.values()] == [2, 12, 12]
-    assert list(groups(known, every, labels)) == ["embedding", "expression", "age", "identity"]
-    assert sum(map(len, groups(known, every, labels).values())) == len(known.vector(every))
+    assert list(feature_groups(known, every, labels)) == ["embedding", "expression", "age", "identity"]
+    assert sum(map(len, feature_groups(known, every, labels).values())) == len(known.vector(every))
 
 
 @pytest.mark.parametrize("kind", ["linear", "rbf", "mlp", "logistic"])
@@ -125,8 +127,8 @@ def test_every_kind_of_file_that_is_fitted_can_be_explained(
     known = feature_fixtures.known(people=10, each=3).examples(["mean+std"])
     x = known.matrices["mean+std"]
     pipeline = model_selection.fit(model_selection.Candidate("mean+std", kind, 1.0, scaling), known, 3)
-    data = model_selection.sealed(model_selection.to_onnx(pipeline, x.shape[1]), {})
-    nothing = untold(data, x.shape[1])
+    data = model_selection.serialize_with_card(model_selection.to_onnx(pipeline, x.shape[1]), {})
+    nothing = baseline(data, x.shape[1])
     assert nothing == pytest.approx(x.mean(axis=0) if scaling == "standard" else 0, abs=1e-2)
     session = onnxruntime.InferenceSession(data)
     half = x.shape[1] // 2
@@ -140,16 +142,16 @@ def test_every_kind_of_file_that_is_fitted_can_be_explained(
 def test_a_scaler_of_another_width_says_nothing() -> None:
     known = feature_fixtures.known(people=10, each=3).examples(["mean"])
     pipeline = model_selection.fit(model_selection.Candidate("mean", "logistic", 1.0, "standard"), known, 3)
-    data = model_selection.sealed(model_selection.to_onnx(pipeline, 3), {})
-    assert untold(data, 3).any()
-    assert untold(data, 4).tolist() == [0, 0, 0, 0]
+    data = model_selection.serialize_with_card(model_selection.to_onnx(pipeline, 3), {})
+    assert baseline(data, 3).any()
+    assert baseline(data, 4).tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("name", ["emotion8", "affect3", "mean6", "mean8"])
 def test_shipped_classifiers_say_something_when_told_nothing(name: str) -> None:
-    model = registry.load(name, "classifier")
+    model = registry.load_model(name, "classifier")
     width = model.session.get_inputs()[0].shape[1]
-    nothing = untold(model.path.read_bytes(), width)
+    nothing = baseline(model.path.read_bytes(), width)
     assert nothing.any() == (name == "affect3"), "it alone scales by means"
     said = model.session.run(["probabilities"], {"features": nothing[None]})[0]
     assert np.isfinite(said).all()

@@ -18,11 +18,11 @@ import pytest
 
 import clips
 import toy_models
-from fervid.analysis.aggregate import gather
-from fervid.analysis.extractor import Extractor, Options, fitting, load_extractor
+from fervid.analysis.aggregate import aggregate_clip
+from fervid.analysis.extractor import Extractor, Options, as_incompatible_model, load_extractor
 from fervid.analysis.face_model import BATCH
-from fervid.core.errors import Damaged, InputError, InputNotFound, ModelIncompatible, ModelNotFound, Truncated
-from fervid.core.records import Frame, Observed
+from fervid.core.errors import CorruptVideo, InputError, InputNotFound, ModelIncompatible, ModelNotFound, TruncatedVideo
+from fervid.core.records import Frame, FrameObservation
 from fervid.media.sampling import Sampling
 from fervid.models import registry
 
@@ -52,7 +52,7 @@ def frames(images: Sequence[np.ndarray]) -> list[Frame]:
     return [Frame(image, i / 5, 0.2) for i, image in enumerate(images)]
 
 
-def same(a: Sequence[Observed], b: Sequence[Observed]) -> None:
+def same(a: Sequence[FrameObservation], b: Sequence[FrameObservation]) -> None:
     assert [(one.time, len(one.faces)) for one in a] == [(one.time, len(one.faces)) for one in b]
     for one, other in zip(a, b, strict=True):
         assert one.duration == pytest.approx(other.duration)
@@ -137,11 +137,11 @@ def test_no_more_frames_are_read_than_a_batch_needs(family: dict[str, str]) -> N
 def test_frames_that_break_off_show_what_they_show_first(family: dict[str, str], count: int) -> None:
     def broken() -> Iterator[Frame]:
         yield from frames(moving(count))
-        raise Damaged("holes")
+        raise CorruptVideo("holes")
 
     stream = extractor(family).observe(broken())
     assert [next(stream).time for _ in range(count)] == [i / 5 for i in range(count)]
-    with pytest.raises(Damaged, match="holes"):
+    with pytest.raises(CorruptVideo, match="holes"):
         next(stream)
 
 
@@ -162,7 +162,7 @@ def test_what_a_clip_shows_is_gathered_with_its_problem(family: dict[str, str], 
     ready = extractor(family)
     seen = ready.look(long)
     assert (seen.frames, len(seen.people), seen.problem) == (35, 1, None)
-    found = gather(ready.watch(long), ready.rule).people[0].pool.features().statistics
+    found = aggregate_clip(ready.watch(long), ready.rule).people[0].pool.features().statistics
     for name, value in seen.people[0].pool.features().statistics.items():
         assert found[name] == pytest.approx(value), name
     missing = ready.look("missing.mp4")
@@ -190,7 +190,7 @@ def test_a_finer_stride_looks_only_at_what_is_new(
     ready = extractor(family, sampling=Sampling(5, 0.3))
     every = list(ready.watch(clip))
     crops.clear()
-    known: dict[float, Observed] = {}
+    known: dict[float, FrameObservation] = {}
     before: set[float] = set()
     for stride in (8, 4, 2, 1):
         times = {one.time for one in ready.refine(str(clip), stride, known)}
@@ -206,11 +206,11 @@ def test_what_breaks_off_is_refined_as_far_as_it_goes(family: dict[str, str], tm
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.7)])
     ready = extractor(family)
-    known: dict[float, Observed] = {}
+    known: dict[float, FrameObservation] = {}
     counts = []
     for stride in (4, 1):
-        seen = gather(ready.refine(str(cut), stride, known), ready.rule)
-        assert isinstance(seen.problem, Truncated)
+        seen = aggregate_clip(ready.refine(str(cut), stride, known), ready.rule)
+        assert isinstance(seen.problem, TruncatedVideo)
         counts.append(seen.frames)
     assert 0 < counts[0] < counts[1] == ready.look(cut).frames < 40
     with pytest.raises(InputNotFound):
@@ -243,7 +243,7 @@ def test_models_are_loaded_by_name_or_path(family: dict[str, str]) -> None:
 def test_a_model_that_does_not_do_what_its_card_says_is_named(
     family: dict[str, str], role: str, change: dict[str, object]
 ) -> None:
-    loaded = {kind: registry.load(family[kind], kind) for kind in ("detector", "network")}
+    loaded = {kind: registry.load_model(family[kind], kind) for kind in ("detector", "network")}
     one = loaded[role]
     loaded[role] = registry.Model(one.identity, one.path, {**one.card, **change}, one.session)
     with pytest.raises(ModelIncompatible, match=rf"{role}.*export it again"):
@@ -251,11 +251,11 @@ def test_a_model_that_does_not_do_what_its_card_says_is_named(
 
 
 def test_a_fault_of_a_model_is_told_in_one_line_and_other_errors_are_left_alone(family: dict[str, str]) -> None:
-    model = registry.load(family["network"], "network")
+    model = registry.load_model(family["network"], "network")
     said = r"network.onnx does not do what its card says \(first\); export it"
-    with pytest.raises(ModelIncompatible, match=said), fitting(model):
+    with pytest.raises(ModelIncompatible, match=said), as_incompatible_model(model):
         raise ValueError("first\nsecond")
-    with pytest.raises(InputError), fitting(model):
+    with pytest.raises(InputError), as_incompatible_model(model):
         raise InputError("a clip")
 
 
@@ -274,7 +274,7 @@ AGAIN = """
 import resource, sys
 import fervid
 
-classifier = fervid.load(options=fervid.Options(sampling=fervid.Sampling(fps=None)), threads=2)
+classifier = fervid.load_classifier(options=fervid.Options(sampling=fervid.Sampling(fps=None)), threads=2)
 for path in sys.argv[1:]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     classifier.answer(path)
@@ -308,9 +308,9 @@ def test_a_clip_that_shows_nobody_is_looked_at_again_with_pictures_stretched(
 ) -> None:
     path = write_squeezed(tmp_path / "squeezed.mp4", squeeze, zoom)
     looking = load_extractor(threads=1)
-    assert not gather(looking.observe(looking._read(path, Sampling())), looking.rule).people
+    assert not aggregate_clip(looking.observe(looking._read(path, Sampling())), looking.rule).people
     observed = list(looking.watch(path))
-    (person,) = gather(observed, looking.rule).people
+    (person,) = aggregate_clip(observed, looking.rule).people
     assert person.seconds == pytest.approx(2)
     assert [one.time for one in observed] == pytest.approx([i / 5 for i in range(10)])
     for one in observed:
@@ -335,4 +335,4 @@ def test_scenery_shows_nobody_however_it_is_stretched(tmp_path: Path, cut: bool)
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
     seen = load_extractor(threads=1).look(path)
     assert seen.people == []
-    assert (seen.frames > 5, type(seen.problem)) == (True, Truncated if cut else type(None))
+    assert (seen.frames > 5, type(seen.problem)) == (True, TruncatedVideo if cut else type(None))

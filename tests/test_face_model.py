@@ -11,9 +11,9 @@ import pytest
 
 import clips
 import toy_models
-from fervid.analysis.align import crop
+from fervid.analysis.align import align_face
 from fervid.analysis.detector import Detector
-from fervid.analysis.face_model import BATCH, FaceNetwork, empty, expected_age
+from fervid.analysis.face_model import BATCH, FaceModel, empty_outputs, expected_age
 from fervid.core.errors import ModelIncompatible
 from fervid.models import registry
 from fervid.training.expression_tests import STYLES
@@ -24,9 +24,9 @@ COLUMNS = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
 RAW = {"size": 8, "colour": "RGB", "mean": [0.0, 0.0, 0.0], "scale": [1.0, 1.0, 1.0]}
 
 
-def network(folder: Path, **spec: object) -> FaceNetwork:
-    model = registry.load(str(toy_models.network(folder / "toy.onnx", input=RAW | spec)), "network")
-    return FaceNetwork(model.session, model.card)
+def network(folder: Path, **spec: object) -> FaceModel:
+    model = registry.load_model(str(toy_models.network(folder / "toy.onnx", input=RAW | spec)), "network")
+    return FaceModel(model.session, model.card)
 
 
 def crops(count: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_at_most_a_batch_goes_through_the_network_together(tmp_path: Path, count
         assert feed["crops"].flags.c_contiguous
         return real.session.run(names, feed)
 
-    FaceNetwork(SimpleNamespace(run=run, get_outputs=real.session.get_outputs), real.card)(crops(count))
+    FaceModel(SimpleNamespace(run=run, get_outputs=real.session.get_outputs), real.card)(crops(count))
     assert seen == batches
 
 
@@ -97,9 +97,9 @@ def test_rows_and_columns_of_a_crop_keep_their_places(tmp_path: Path) -> None:
     path = toy_models.save(
         tmp_path / "flat.onnx", nodes, {}, inputs, COLUMNS, toy_models.NETWORK | {"input": RAW | {"size": 2}}
     )
-    model = registry.load(str(path), "network")
+    model = registry.load_model(str(path), "network")
     crop = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
-    scores = FaceNetwork(model.session, model.card)(crop)
+    scores = FaceModel(model.session, model.card)(crop)
     assert scores.embedding[0].tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
 
 
@@ -114,7 +114,7 @@ def test_every_output_has_its_column(tmp_path: Path) -> None:
 
 
 def test_no_crops_keep_the_widths_of_the_card() -> None:
-    scores = empty(toy_models.NETWORK | {"embedding": 7, "expressions": list("abcd")})
+    scores = empty_outputs(toy_models.NETWORK | {"embedding": 7, "expressions": list("abcd")})
     assert len(scores) == 0
     assert scores.embedding.shape == (0, 7)
     assert scores.expression.shape == (0, 4)
@@ -151,35 +151,39 @@ def test_ages_come_one_a_row() -> None:
 def test_a_network_may_estimate_expressions_alone(tmp_path: Path) -> None:
     whole = onnx.load(toy_models.network(tmp_path / "whole.onnx"))
     del whole.graph.output[2:]
-    card = {key: value for key, value in toy_models.NETWORK.items() if key not in set().union(*registry.HEADS.values())}
-    model = registry.load(str(toy_models.write(tmp_path / "plain.onnx", whole, card)), "network")
-    some, none = (FaceNetwork(model.session, model.card)(crops(count)) for count in (3, 0))
+    card = {
+        key: value
+        for key, value in toy_models.NETWORK.items()
+        if key not in set().union(*registry.OPTIONAL_OUTPUTS.values())
+    }
+    model = registry.load_model(str(toy_models.write(tmp_path / "plain.onnx", whole, card)), "network")
+    some, none = (FaceModel(model.session, model.card)(crops(count)) for count in (3, 0))
     assert some.widths == none.widths == (3, 2, 0, 0, 0, 0)
     assert (len(some), len(none), len(some[[0, 2]])) == (3, 0, 2)
 
 
 @pytest.mark.parametrize("key", ["first_age", "genders", "ethnicities", "identity", "same_person"])
 def test_what_a_card_says_the_graph_must_give(tmp_path: Path, key: str) -> None:
-    output = next(name for name, keys in registry.HEADS.items() if key in keys)
+    output = next(name for name, keys in registry.OPTIONAL_OUTPUTS.items() if key in keys)
     whole = onnx.load(toy_models.network(tmp_path / "whole.onnx"))
     kept = [value for value in whole.graph.output if value.name != output]
     del whole.graph.output[:]
     whole.graph.output.extend(kept)
     path = toy_models.write(tmp_path / "plain.onnx", whole, toy_models.NETWORK)
     with pytest.raises(ModelIncompatible, match=f"no input or output named {output}"):
-        registry.load(str(path), "network")
+        registry.load_model(str(path), "network")
 
 
 @pytest.mark.parametrize("style", list(STYLES))
 @pytest.mark.parametrize("person", range(4))
 def test_the_look_of_a_face_hardly_changes_what_the_shipped_network_says(style: str, person: int) -> None:
     """Grey, at 48 pixels, or cut at the box, as other data sets would show the same face."""
-    loaded = registry.load(registry.DEFAULTS["detector"], "detector")
+    loaded = registry.load_model(registry.DEFAULTS["detector"], "detector")
     image = clips.portrait(320, 240, 1.6, person=person)
     (face, *_) = Detector(loaded.session, loaded.card)(image)
-    shipped = registry.load(registry.DEFAULTS["network"], "network")
-    plain = crop(image, face, shipped.card["input"]["size"])
-    scores = FaceNetwork(shipped.session, shipped.card)(np.stack([plain, STYLES[style](plain)]))
+    shipped = registry.load_model(registry.DEFAULTS["network"], "network")
+    plain = align_face(image, face, shipped.card["input"]["size"])
+    scores = FaceModel(shipped.session, shipped.card)(np.stack([plain, STYLES[style](plain)]))
     one, other = scores.embedding
     assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > LEAST_COSINE
     assert np.abs(scores.expression[0] - scores.expression[1]).max() < LARGEST_CHANGE

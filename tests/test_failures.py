@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 import child_processes
 import toy_models
 from fervid.analysis.pipeline import Classifier, load
-from fervid.batch.runner import destination
+from fervid.batch.runner import open_writer
 from fervid.cli import app
 from fervid.core import atomic_io
 from fervid.core.records import ClipResult
@@ -120,14 +120,14 @@ def test_a_folder_that_is_read_only_is_told_and_what_lies_there_stays(
     assert told(classify(place, tmp_path / "file" / name), "cannot be")
     target = tmp_path / name
     with monkeypatch.context() as patch:
-        patch.setattr(atomic_io, "_keeping", refusing)
+        patch.setattr(atomic_io, "_open_without_truncate", refusing)
         assert told(classify(place, target), "Read-only file system")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "file"]
     assert classify(place, target).exit_code == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     if target.suffix == ".jsonl":
         with monkeypatch.context() as patch:
-            patch.setattr(atomic_io, "_keeping", refusing)
+            patch.setattr(atomic_io, "_open_without_truncate", refusing)
             assert told(classify(place, target, "--resume"), "Read-only file system")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -144,7 +144,7 @@ def test_a_second_run_on_one_output_is_refused_at_once(
     first = load(**models)
     clips = [str(path) for path in sorted((place / "clips").iterdir())[:2]]
     format = None if target.suffix else "parquet"
-    with destination(target, format, first, clips) as (writer, _):
+    with open_writer(target, format, first, clips) as (writer, _):
         writer.write(first.answer(clips[0]))
         assert told(classify(place, target, *more), f"{target} is being written by another run")
         if target.suffix == ".jsonl":  # nor as another format

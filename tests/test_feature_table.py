@@ -23,14 +23,14 @@ import feature_fixtures
 import fervid
 from feature_fixtures import CYAN, MAGENTA, YELLOW
 from fervid.analysis.extractor import Extractor, Options
-from fervid.core.errors import DatasetError, OutputError, Truncated, UsageError
-from fervid.core.records import ClipFeatures, Frame, Observed
+from fervid.core.errors import DatasetError, OutputError, TruncatedVideo, UsageError
+from fervid.core.records import ClipFeatures, Frame, FrameObservation
 from fervid.core.worker_pool import Limits
 from fervid.learn import feature_table
 from fervid.learn.dataset import Sample
-from fervid.learn.feature_table import IDENTITY, Row, Table, extract, pooled
+from fervid.learn.feature_table import IDENTITY, ClipFeaturesRow, FeatureTable, compute_clip_features, extract_features
 from fervid.media.sampling import Sampling
-from fervid.media.video import read_pictures
+from fervid.media.video import read_image_sequence
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def watched(path: Path, *more: object) -> dict[int, ClipFeatures | None]:
         names.append(path.name)
-        return pooled(path, *more)
+        return compute_clip_features(path, *more)
 
-    monkeypatch.setattr(feature_table, "pooled", watched)
+    monkeypatch.setattr(feature_table, "compute_clip_features", watched)
     return names
 
 
@@ -77,9 +77,9 @@ def test_a_second_run_looks_at_nothing(
     four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]
 ) -> None:
     cache = tmp_path / "deep" / "cache"
-    first = list(extract(four, extractor, cache, strides=(2,)))
+    first = list(extract_features(four, extractor, cache, strides=(2,)))
     assert looked == ["a", "b", "c", "nobody"]
-    second = list(extract(four, extractor, cache, strides=(2,)))
+    second = list(extract_features(four, extractor, cache, strides=(2,)))
     assert len(looked) == 4
     for one, other in zip(first, second, strict=True):
         assert one.sample == other.sample
@@ -95,36 +95,36 @@ def test_a_clip_is_known_again_by_its_bytes(four: list[Sample], extractor: Extra
     copied = tmp_path / "copied.png"
     copied.write_bytes((four[0].path / "0.png").read_bytes())
     original = replace(four[0], path=four[0].path / "0.png")
-    rows = list(extract([original, sample(copied), *four, sample(tmp_path / "missing")], extractor))
+    rows = list(extract_features([original, sample(copied), *four, sample(tmp_path / "missing")], extractor))
     digests = [row.digest for row in rows]
     assert digests[0] == digests[1] == hashlib.sha256(copied.read_bytes()).hexdigest()[:16]
     assert digests[-1] == ""
     assert len(set(digests)) == 6
-    assert [row.digest for row in extract(four, extractor, tmp_path / "cache")] == digests[2:-1]
-    table = Table.of(rows, feature_fixtures.ABOUT)
+    assert [row.digest for row in extract_features(four, extractor, tmp_path / "cache")] == digests[2:-1]
+    table = FeatureTable.of(rows, feature_fixtures.ABOUT)
     assert table.digests == tuple(digests[:5])
     assert table[np.array([2, 0])].digests == (digests[2], digests[0])
     assert [one.path.name for one in table.broken] == ["missing"]
     table.save(tmp_path / "f.npz")
-    again = Table.load(tmp_path / "f.npz")
+    again = FeatureTable.load(tmp_path / "f.npz")
     assert (again.digests, again.broken) == (table.digests, table.broken)
 
 
 def test_features_that_tell_no_digests_still_load(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
-    Table.of(extract(four, extractor), feature_fixtures.ABOUT).save(tmp_path / "f.npz")
+    FeatureTable.of(extract_features(four, extractor), feature_fixtures.ABOUT).save(tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as stored:
         old = {name: stored[name] for name in stored if name not in ("digests", "broken")}
         few = dict(stored) | {"digests": np.array('["a"]')}
     np.savez(tmp_path / "old.npz", **old)
     np.savez(tmp_path / "few.npz", **few)
-    assert Table.load(tmp_path / "old.npz").digests == ()
+    assert FeatureTable.load(tmp_path / "old.npz").digests == ()
     with pytest.raises(DatasetError, match="damaged"):
-        Table.load(tmp_path / "few.npz")
+        FeatureTable.load(tmp_path / "few.npz")
 
 
 def test_without_a_cache_every_run_looks(four: list[Sample], extractor: Extractor, looked: list[str]) -> None:
     for _ in range(2):
-        list(extract(four[:1], extractor))
+        list(extract_features(four[:1], extractor))
     assert looked == ["a", "a"]
 
 
@@ -158,9 +158,9 @@ def test_what_a_result_depends_on_is_looked_at_again(
     looked: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    list(extract(four[:1], feature_fixtures.extractor(tmp_path), tmp_path / "cache"))
+    list(extract_features(four[:1], feature_fixtures.extractor(tmp_path), tmp_path / "cache"))
     for _ in range(2):
-        list(extract(four[:1], change(tmp_path, monkeypatch), tmp_path / "cache"))
+        list(extract_features(four[:1], change(tmp_path, monkeypatch), tmp_path / "cache"))
         if change is changed_byte:
             break
     assert looked == ["a", "a"]
@@ -170,23 +170,28 @@ def test_another_detector_and_other_strides_look_again(
     four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]
 ) -> None:
     cache = tmp_path / "cache"
-    list(extract(four[:1], extractor, cache))
-    list(extract(four[:1], extractor, cache, strides=(4, 2)))
+    list(extract_features(four[:1], extractor, cache))
+    list(extract_features(four[:1], extractor, cache, strides=(4, 2)))
     feature_fixtures.detector(tmp_path, name="another")
     loaded = feature_table.Extractor(
         fervid.models.registry.load(str(tmp_path / "detector.onnx"), "detector"), extractor.network, Options()
     )
-    list(extract(four[:1], loaded, cache))
+    list(extract_features(four[:1], loaded, cache))
     assert looked == ["a"] * 3
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
     four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]
 ) -> None:
-    run = extract(four, extractor, tmp_path / "cache")
+    run = extract_features(four, extractor, tmp_path / "cache")
     assert [next(run).sample.path.name for _ in range(2)] == ["a", "b"]
     run.close()
-    assert [row.sample.path.name for row in extract(four, extractor, tmp_path / "cache")] == ["a", "b", "c", "nobody"]
+    assert [row.sample.path.name for row in extract_features(four, extractor, tmp_path / "cache")] == [
+        "a",
+        "b",
+        "c",
+        "nobody",
+    ]
     assert looked == ["a", "b", "c", "nobody"]
 
 
@@ -195,9 +200,9 @@ def test_a_clip_that_was_moved_is_not_looked_at_again(
 ) -> None:
     cache = tmp_path / "cache"
     video = clips.write(tmp_path / "v.mp4", [feature_fixtures.picture(YELLOW)] * 4)
-    list(extract([four[0], sample(video)], extractor, cache))
+    list(extract_features([four[0], sample(video)], extractor, cache))
     moved = [sample(four[0].path.rename(tmp_path / "elsewhere")), sample(video.rename(tmp_path / "w.avi"))]
-    rows = list(extract(moved, extractor, cache))
+    rows = list(extract_features(moved, extractor, cache))
     assert looked == ["a", "v.mp4"]
     assert [row.sample for row in rows] == moved
 
@@ -219,11 +224,11 @@ def test_a_clip_that_was_moved_is_not_looked_at_again(
 def test_a_damaged_file_of_the_cache_is_replaced(
     damage: Callable[[bytes], bytes], four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]
 ) -> None:
-    (whole,) = extract(four[:1], extractor, tmp_path / "cache")
+    (whole,) = extract_features(four[:1], extractor, tmp_path / "cache")
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_bytes(damage(kept.read_bytes()))
     for _ in range(2):
-        (row,) = extract(four[:1], extractor, tmp_path / "cache")
+        (row,) = extract_features(four[:1], extractor, tmp_path / "cache")
         assert same(row.features, whole.features)
     assert looked == ["a", "a"]
     assert list((tmp_path / "cache").iterdir()) == [kept]
@@ -232,7 +237,7 @@ def test_a_damaged_file_of_the_cache_is_replaced(
 def test_a_cache_that_cannot_be_written_is_told(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     with pytest.raises(OutputError, match="cannot be written"):
-        list(extract(four[:1], extractor, tmp_path / "cache"))
+        list(extract_features(four[:1], extractor, tmp_path / "cache"))
 
 
 # Clips
@@ -242,20 +247,21 @@ def test_a_folder_of_frames_is_a_clip_of_its_pictures_in_their_order(extractor: 
     colours = [YELLOW] * 9 + [(200, 255, 30), None]
     path = feature_fixtures.frames(tmp_path / "clip", colours)
     (path / "notes.txt").touch()
-    found = pooled(path, extractor, (1, 10))
+    found = compute_clip_features(path, extractor, (1, 10))
     assert (found[1].count, found[10].count) == (10, 1)
     assert found[1].statistics["embedding.min"][0] < 0.9 * found[1].statistics["embedding.max"][0]
     assert found[10].statistics["embedding.std"].tolist() == [0, 0, 0]
-    by_pattern = pooled(path / "*.png", extractor, (1,))
+    by_pattern = compute_clip_features(path / "*.png", extractor, (1,))
     assert same(by_pattern[1], found[1])
     by_hand = [path / f"{i}.png" for i in range(11)]
-    assert len(list(extractor.observe(read_pictures(by_hand)))) == 11
+    assert len(list(extractor.observe(read_image_sequence(by_hand)))) == 11
 
 
 def test_a_video_and_its_frames_give_nearly_the_same(extractor: Extractor, tmp_path: Path) -> None:
     video = clips.write(tmp_path / "v.mp4", [feature_fixtures.picture(YELLOW)] * 10, rate=5, options={"crf": "0"})
     (by_video, by_frames) = (
-        pooled(path, extractor, (1,))[1] for path in (video, feature_fixtures.frames(tmp_path / "f", [YELLOW] * 10))
+        compute_clip_features(path, extractor, (1,))[1]
+        for path in (video, feature_fixtures.frames(tmp_path / "f", [YELLOW] * 10))
     )
     assert by_video.count == by_frames.count == 10
     assert by_video.statistics["embedding.mean"] == pytest.approx(by_frames.statistics["embedding.mean"], abs=0.1)
@@ -264,7 +270,7 @@ def test_a_video_and_its_frames_give_nearly_the_same(extractor: Extractor, tmp_p
 @pytest.mark.parametrize(("face", "spread"), [("main", False), ("all", True)])
 def test_only_what_is_fitted_on_is_kept(face: str, spread: bool, tmp_path: Path) -> None:
     path = feature_fixtures.frames(tmp_path / "clip", [YELLOW] * 2)
-    found = pooled(path, feature_fixtures.extractor(tmp_path, Options(face=face)), (1,))[1]
+    found = compute_clip_features(path, feature_fixtures.extractor(tmp_path, Options(face=face)), (1,))[1]
     names = {
         f"{name}.{kind}" for name in ("embedding", "expression", "logit") for kind in ("mean", "std", "min", "max")
     }
@@ -274,7 +280,7 @@ def test_only_what_is_fitted_on_is_kept(face: str, spread: bool, tmp_path: Path)
 
 def test_coarse_features_are_of_every_so_many_frames(extractor: Extractor, tmp_path: Path) -> None:
     path = feature_fixtures.frames(tmp_path / "late", [None, YELLOW, None, YELLOW])
-    (row,) = extract([sample(path)], extractor, strides=(2, 3))
+    (row,) = extract_features([sample(path)], extractor, strides=(2, 3))
     assert row.features.count == 2
     assert {stride: value and value.count for stride, value in row.coarse.items()} == {2: None, 3: 1}
 
@@ -290,7 +296,7 @@ def test_what_cannot_be_read_is_told_in_its_row(cached: bool, extractor: Extract
     names = ("missing.mp4", "empty.mp4", "text.mp4", "pipe.mp4", "nothing", "broken")
     good = feature_fixtures.frames(tmp_path / "good", [YELLOW])
     given = [sample(tmp_path / name) for name in names] + [sample(good)]
-    rows = list(extract(given, extractor, tmp_path / "cache" if cached else None))
+    rows = list(extract_features(given, extractor, tmp_path / "cache" if cached else None))
     codes = ["not_found", "empty_file", "not_a_video", "unreadable", "unreadable", "undecodable", None]
     assert [row.problem and row.problem.code for row in rows] == codes
     assert all(row.features is None and row.sample.path.name in row.problem.message for row in rows[:-1])
@@ -305,7 +311,7 @@ def test_a_file_that_the_system_refuses_is_told(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(feature_table.hashlib, "file_digest", refuse)
-    (row,) = extract([sample(path)], extractor, tmp_path / "cache")
+    (row,) = extract_features([sample(path)], extractor, tmp_path / "cache")
     assert row.problem.code == "unreadable"
     assert "Permission denied" in row.problem.message
 
@@ -318,8 +324,8 @@ def test_a_clip_that_breaks_off_counts_if_it_showed_a_face(
     whole = clips.write(tmp_path / "whole.mp4", [image] * 40, muxer={"movflags": "faststart"})
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.8)])
-    (row,) = extract([sample(cut)], extractor, tmp_path / "cache")
-    assert isinstance(row.problem, Truncated) != answered
+    (row,) = extract_features([sample(cut)], extractor, tmp_path / "cache")
+    assert isinstance(row.problem, TruncatedVideo) != answered
     assert (row.features is not None) == answered
 
 
@@ -327,7 +333,7 @@ def test_a_clip_that_breaks_off_counts_if_it_showed_a_face(
 def test_rows_come_in_the_order_of_the_clips(
     jobs: int, four: list[Sample], extractor: Extractor, tmp_path: Path
 ) -> None:
-    rows = list(extract(iter(four * 3), extractor, tmp_path / "cache", jobs))
+    rows = list(extract_features(iter(four * 3), extractor, tmp_path / "cache", jobs))
     assert [row.sample for row in rows] == four * 3
     assert [row.features is None for row in rows] == [False, False, False, True] * 3
     assert len(list((tmp_path / "cache").iterdir())) == 4
@@ -339,7 +345,7 @@ class Fragile(Extractor):
     def __reduce__(self) -> tuple[object, ...]:
         return Fragile, super().__reduce__()[1]
 
-    def observe(self, stream: Iterator[Frame]) -> Generator[Observed]:
+    def observe(self, stream: Iterator[Frame]) -> Generator[FrameObservation]:
         for one in super().observe(stream):
             if one.shares and one.faces[0].box[0] < 64:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -355,7 +361,7 @@ def test_a_clip_that_brings_down_a_worker_or_hangs_is_told_in_its_row(four: list
         assert cv2.imwrite(str(tmp_path / name / "0.png"), np.roll(feature_fixtures.picture(YELLOW), aside, axis=1))
     given = [four[0], sample(tmp_path / "deadly"), sample(tmp_path / "endless"), four[1]]
     extractor = Fragile(plain.detector, plain.network, plain.options)
-    rows = list(extract(given, extractor, tmp_path / "cache", 1, limits=Limits(seconds=2)))
+    rows = list(extract_features(given, extractor, tmp_path / "cache", 1, limits=Limits(seconds=2)))
     assert [row.sample for row in rows] == given
     assert [row.problem and row.problem.code for row in rows] == [None, "crashed", "timeout", None]
     assert all(str(row.sample.path) in row.problem.message for row in rows[1:3])
@@ -364,8 +370,8 @@ def test_a_clip_that_brings_down_a_worker_or_hangs_is_told_in_its_row(four: list
 # Tables
 
 
-def row(name: str, *values: float, coarse: dict[int, ClipFeatures | None] | None = None) -> Row:
-    return Row(sample(Path(name)), clip(*values) if values else None, coarse or {})
+def row(name: str, *values: float, coarse: dict[int, ClipFeatures | None] | None = None) -> ClipFeaturesRow:
+    return ClipFeaturesRow(sample(Path(name)), clip(*values) if values else None, coarse or {})
 
 
 def clip(*values: float) -> ClipFeatures:
@@ -375,7 +381,7 @@ def clip(*values: float) -> ClipFeatures:
 
 def test_a_table_has_a_row_for_each_clip_with_a_face() -> None:
     rows = [row("a", 1, 2, coarse={2: clip(5, 6)}), row("b"), row("c", 3, 4, coarse={2: None})]
-    table = Table.of(iter(rows), feature_fixtures.ABOUT)
+    table = FeatureTable.of(iter(rows), feature_fixtures.ABOUT)
     assert [one.path.name for one in table.samples] == ["a", "c"]
     assert table.counts.tolist() == [2, 2]
     assert table.matrix(["embedding.std", "embedding.mean"]) == pytest.approx(
@@ -392,19 +398,19 @@ def test_a_table_has_a_row_for_each_clip_with_a_face() -> None:
 
 def test_no_face_at_all_is_an_error() -> None:
     with pytest.raises(DatasetError, match=r"no clip shows a face.*--min-face"):
-        Table.of([row("a")], feature_fixtures.ABOUT)
+        FeatureTable.of([row("a")], feature_fixtures.ABOUT)
 
 
 @pytest.fixture
-def table() -> Table:
+def table() -> FeatureTable:
     """Two clips, one of them without label and person."""
-    found = Table.of([row("a b.mp4", 1, 2), row("ä.mp4", 3, 4)], feature_fixtures.ABOUT)
+    found = FeatureTable.of([row("a b.mp4", 1, 2), row("ä.mp4", 3, 4)], feature_fixtures.ABOUT)
     return replace(found, samples=(found.samples[0], Sample(Path("ä.mp4"), None, ratings={"arousal": 1.0})))
 
 
-def test_npz_and_back(table: Table, tmp_path: Path) -> None:
+def test_npz_and_back(table: FeatureTable, tmp_path: Path) -> None:
     table.save(tmp_path / "f.npz")
-    back = Table.load(tmp_path / "f.npz")
+    back = FeatureTable.load(tmp_path / "f.npz")
     assert back.samples == table.samples
     assert back.about == table.about
     assert back.counts.tolist() == table.counts.tolist()
@@ -417,7 +423,7 @@ def test_npz_and_back(table: Table, tmp_path: Path) -> None:
         assert not [name for name in stored if "identity" in name]
 
 
-def test_parquet_has_a_row_for_each_clip(table: Table, tmp_path: Path) -> None:
+def test_parquet_has_a_row_for_each_clip(table: FeatureTable, tmp_path: Path) -> None:
     parquet = importlib.import_module("pyarrow.parquet")
     odd = Sample(Path(os.fsdecode(b"caf\xe9.mp4")), "joy")
     replace(table, samples=(table.samples[0], odd)).save(tmp_path / "f.parquet")
@@ -431,27 +437,27 @@ def test_parquet_has_a_row_for_each_clip(table: Table, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["f.csv", "f", "f.npz.gz"])
-def test_another_suffix_is_a_usage_error(name: str, table: Table, tmp_path: Path) -> None:
+def test_another_suffix_is_a_usage_error(name: str, table: FeatureTable, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"written to \.npz or \.parquet, not to {name}"):
         table.save(tmp_path / name)
 
 
-def test_parquet_needs_pyarrow(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_needs_pyarrow(table: FeatureTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
         table.save(tmp_path / "f.parquet")
     assert not list(tmp_path.iterdir())
 
 
-def test_features_are_not_replaced_unless_asked(table: Table, tmp_path: Path) -> None:
+def test_features_are_not_replaced_unless_asked(table: FeatureTable, tmp_path: Path) -> None:
     (tmp_path / "f.npz").write_text("precious")
     with pytest.raises(OutputError, match="exists"):
         table.save(tmp_path / "f.npz")
     table.save(tmp_path / "f.npz", force=True)
-    assert len(Table.load(tmp_path / "f.npz").samples) == 2
+    assert len(FeatureTable.load(tmp_path / "f.npz").samples) == 2
 
 
-def stored(table: Table, **changes: object) -> dict[str, object]:
+def stored(table: FeatureTable, **changes: object) -> dict[str, object]:
     """The columns of an `.npz` file, some of them changed, those that are None left out."""
     about = json.dumps({**table.about, "statistics": ["embedding.mean"]})
     samples = json.dumps([{"path": "a", "label": "joy"}, {"path": "b", "label": "joy"}])
@@ -488,12 +494,14 @@ def stored(table: Table, **changes: object) -> dict[str, object]:
     ],
     ids=str,
 )
-def test_what_is_no_table_of_features_is_refused(changes: dict[str, object], table: Table, tmp_path: Path) -> None:
+def test_what_is_no_table_of_features_is_refused(
+    changes: dict[str, object], table: FeatureTable, tmp_path: Path
+) -> None:
     np.savez(tmp_path / "whole.npz", **stored(table))
-    assert len(Table.load(tmp_path / "whole.npz").samples) == 2
+    assert len(FeatureTable.load(tmp_path / "whole.npz").samples) == 2
     np.savez(tmp_path / "f.npz", **stored(table, **changes))
     with pytest.raises(DatasetError, match=r"f\.npz (holds no features|is damaged).*write"):
-        Table.load(tmp_path / "f.npz")
+        FeatureTable.load(tmp_path / "f.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no zip", b"PK\x05\x06" + bytes(18), None], ids=str)
@@ -501,14 +509,14 @@ def test_what_is_no_npz_is_refused(content: bytes | None, tmp_path: Path) -> Non
     if content is not None:
         (tmp_path / "f.npz").write_bytes(content)
     with pytest.raises(DatasetError, match=r"f\.npz holds no features"):
-        Table.load(tmp_path / "f.npz")
+        FeatureTable.load(tmp_path / "f.npz")
 
 
 def test_a_single_matrix_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "f.npz").open("wb") as file:
         np.save(file, np.ones(3))
     with pytest.raises(DatasetError, match=r"f\.npz holds no features"):
-        Table.load(tmp_path / "f.npz")
+        FeatureTable.load(tmp_path / "f.npz")
 
 
 def damaged(data: bytes, count: int) -> Iterator[bytes]:
@@ -521,10 +529,10 @@ def damaged(data: bytes, count: int) -> Iterator[bytes]:
         yield bytes(copy[: random.integers(len(copy))] if random.random() < 0.2 else copy)
 
 
-def test_features_with_damaged_bytes_load_or_are_refused(table: Table, tmp_path: Path) -> None:
+def test_features_with_damaged_bytes_load_or_are_refused(table: FeatureTable, tmp_path: Path) -> None:
     path = tmp_path / "f.npz"
     table.save(path)
     for copy in damaged(path.read_bytes(), 300):
         path.write_bytes(copy)
         with suppress(DatasetError):
-            assert Table.load(path).statistics
+            assert FeatureTable.load(path).statistics

@@ -20,9 +20,9 @@ import fervid
 import html_pages
 import toy_models
 from fervid.analysis import highlights
-from fervid.analysis.aggregate import Windows
+from fervid.analysis.aggregate import WindowSpec
 from fervid.analysis.extractor import Options
-from fervid.analysis.highlights import Looker, again, load, strongest
+from fervid.analysis.highlights import HighlightExtractor, find_highlights, load_recorded_models, top_window_per_label
 from fervid.core.errors import ModelIncompatible, ModelNotFound
 from fervid.core.worker_pool import Limits
 from fervid.media.sampling import Sampling
@@ -48,20 +48,22 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def said(family: dict[str, str], clip: str) -> list[Record]:
     """What `fervid timeline` says of the clip."""
-    classifier = fervid.load(**family, options=OPTIONS, threads=1)
-    return [window.as_dict() for window in classifier.timeline(clip, Windows(1.0, 1.0))]
+    classifier = fervid.load_classifier(**family, options=OPTIONS, threads=1)
+    return [window.as_dict() for window in classifier.timeline(clip, WindowSpec(1.0, 1.0))]
 
 
-def looked(said: Sequence[Record], family: dict[str, str], options: Options = OPTIONS, **more: Any) -> highlights.Again:
-    ((path, found),) = again({said[0]["path"]: said}, family, options, **more)
+def looked(
+    said: Sequence[Record], family: dict[str, str], options: Options = OPTIONS, **more: Any
+) -> highlights.ClipHighlights:
+    ((path, found),) = find_highlights({said[0]["path"]: said}, family, options, **more)
     assert path == said[0]["path"]
     return found
 
 
 def test_the_strongest_window_of_each_label_is_found_in_order_of_time() -> None:
     records = [one.as_dict() for one in html_pages.windows("a", [0.75, 0.125, None, 0.875, 0.875, 0.25])]
-    assert [(one["label"], one["start_s"]) for one in strongest(records)] == [("joy", 1.0), ("calm", 3.0)]
-    assert strongest([records[2]]) == []
+    assert [(one["label"], one["start_s"]) for one in top_window_per_label(records)] == [("joy", 1.0), ("calm", 3.0)]
+    assert top_window_per_label([records[2]]) == []
 
 
 def test_moments_are_explained_by_the_models_that_answered(said: list[Record], family: dict[str, str]) -> None:
@@ -89,15 +91,15 @@ def test_a_thumbnail_shows_the_frame_that_was_surest(said: list[Record], family:
 
 
 def test_thumbnails_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(highlights, "WIDTH", 40)
+    monkeypatch.setattr(highlights, "THUMBNAIL_PX", 40)
     data = base64.b64decode(highlights._jpeg(np.zeros((10, 80, 3), np.uint8)).partition(",")[2])
     assert cv2.imdecode(np.frombuffer(data, np.uint8), 1).shape == (5, 40, 3)
 
 
 def test_only_some_labels_are_told_apart_as_they_were(clip: str, family: dict[str, str]) -> None:
     options = replace(OPTIONS, labels=("second", "third"))
-    classifier = fervid.load(**family, options=options, threads=1)
-    records = [window.as_dict() for window in classifier.timeline(clip, Windows(1.0, 1.0))]
+    classifier = fervid.load_classifier(**family, options=options, threads=1)
+    records = [window.as_dict() for window in classifier.timeline(clip, WindowSpec(1.0, 1.0))]
     for moment in looked(records, family).moments:
         assert moment.note == ""
         assert moment.explanation.nothing == pytest.approx(0.5)
@@ -113,7 +115,7 @@ def test_a_clip_that_changed_is_said_to_have_changed(
     assert (second.explanation, "no face was seen here: the clip has changed" in second.note) == (None, True)
     nobody = clips.write(tmp_path / "nobody.mp4", clips.scenery(100))
     gone = looked([{**record, "path": str(nobody)} for record in said], family)
-    assert gone == highlights.Again(note="On looking again no face was seen here: the clip has changed.")
+    assert gone == highlights.ClipHighlights(note="On looking again no face was seen here: the clip has changed.")
 
 
 def test_a_clip_that_is_gone_is_said_to_be_gone(said: list[Record], family: dict[str, str], tmp_path: Path) -> None:
@@ -145,25 +147,25 @@ def test_labels_that_the_classifier_does_not_have_are_said(said: list[Record], f
 
 def test_models_are_those_that_answered(said: list[Record], family: dict[str, str], tmp_path: Path) -> None:
     named = said[0]["model"]
-    assert isinstance(load(named, family, OPTIONS), Looker)
+    assert isinstance(load_recorded_models(named, family, OPTIONS), HighlightExtractor)
     with pytest.raises(ModelNotFound, match=r"toy-classifier, is not known here by that name; .* --classifier"):
-        load(named, {role: path for role, path in family.items() if role != "classifier"}, OPTIONS)
+        load_recorded_models(named, {role: path for role, path in family.items() if role != "classifier"}, OPTIONS)
     path = {**named, "classifier": {"name": family["classifier"], "sha256": named["classifier"]["sha256"]}}
     with pytest.raises(ModelNotFound, match=r"not known here by that name"):
-        load(path, {role: path for role, path in family.items() if role != "classifier"}, OPTIONS)
+        load_recorded_models(path, {role: path for role, path in family.items() if role != "classifier"}, OPTIONS)
     other = toy_models.family(tmp_path, note="another")
     with pytest.raises(ModelIncompatible, match=r"is not the classifier that answered .* --classifier"):
-        load(named, {**family, "classifier": other["classifier"]}, OPTIONS)
+        load_recorded_models(named, {**family, "classifier": other["classifier"]}, OPTIONS)
     roles: tuple[registry.Kind, ...] = ("detector", "network", "classifier")
-    shipped = {role: registry.load(registry.DEFAULTS[role], role).identity for role in roles}
+    shipped = {role: registry.load_model(registry.DEFAULTS[role], role).identity for role in roles}
     answered = {role: {"name": one.name, "sha256": one.sha256} for role, one in shipped.items()}
-    assert load(answered, family, OPTIONS).classifier.identity == shipped["classifier"]
+    assert load_recorded_models(answered, family, OPTIONS).classifier.identity == shipped["classifier"]
     with pytest.raises(ModelNotFound, match="names no network"):
-        load({"detector": named["detector"]}, family, OPTIONS)
+        load_recorded_models({"detector": named["detector"]}, family, OPTIONS)
     stray = toy_models.classifier(tmp_path / "stray.onnx", 25 * np.eye(3))
     sha256 = hashlib.sha256(stray.read_bytes()).hexdigest()
     with pytest.raises(ModelIncompatible, match="fitted on another network"):
-        load(
+        load_recorded_models(
             {**named, "classifier": {"name": "stray", "sha256": sha256}}, {**family, "classifier": str(stray)}, OPTIONS
         )
 
@@ -171,24 +173,24 @@ def test_models_are_those_that_answered(said: list[Record], family: dict[str, st
 def test_a_model_that_is_not_here_costs_the_clips_that_it_answered(said: list[Record], family: dict[str, str]) -> None:
     unknown = [{**record, "path": "x", "model": {}} for record in said]
     silent = [record for record in said if record["label"] is None]
-    found = dict(again({"a": said, "b": unknown, "c": silent}, family, OPTIONS))
+    found = dict(find_highlights({"a": said, "b": unknown, "c": silent}, family, OPTIONS))
     assert len(found["a"].moments) == 2
     assert "names no detector" in found["b"].note
-    assert found["c"] == highlights.Again()
+    assert found["c"] == highlights.ClipHighlights()
 
 
 def test_a_clip_that_crashes_its_process_costs_itself(
     said: list[Record], family: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = [{**record, "path": "/nowhere/at all.mp4"} for record in said]
-    found = dict(again({"a": moved, "b": said}, family, OPTIONS, jobs=1, threads=1, limits=Limits()))
+    found = dict(find_highlights({"a": moved, "b": said}, family, OPTIONS, jobs=1, threads=1, limits=Limits()))
     assert "does not exist" in found["a"].note
     assert len(found["b"].moments) == 2
-    monkeypatch.setattr(highlights, "load", lambda *_, **__: _die)
-    found = dict(again({"b": said}, family, OPTIONS, jobs=1, threads=1))
+    monkeypatch.setattr(highlights, "load_recorded_models", lambda *_, **__: _die)
+    found = dict(find_highlights({"b": said}, family, OPTIONS, jobs=1, threads=1))
     assert "crashed on" in found["b"].note
 
 
-def _die(windows: Sequence[Record]) -> list[highlights.Moment]:
+def _die(windows: Sequence[Record]) -> list[highlights.Highlight]:
     os.kill(os.getpid(), signal.SIGSEGV)
     return []

@@ -19,12 +19,12 @@ import pytest
 import fervid
 import malformed_videos
 import reliability_trials
-from fervid.batch.runner import Policy
+from fervid.batch.runner import RunConfig
 from fervid.core.errors import InputError
-from fervid.core.records import Answer, ClipResult, Problem
-from fervid.core.schema import schema
+from fervid.core.records import ClipResult, ErrorInfo, Prediction
+from fervid.core.schema import record_json_schema
 from fervid.media.sampling import Sampling
-from fervid.media.video import read
+from fervid.media.video import read_frames
 
 FEW, MANY, AT_ONCE = 260, 2600, 200
 TURNS = range(0, MANY, AT_ONCE)
@@ -33,13 +33,13 @@ TURNS = range(0, MANY, AT_ONCE)
 @pytest.fixture(scope="module")
 def single() -> fervid.Classifier:
     """The shipped models with one thread each."""
-    return fervid.load(threads=1)
+    return fervid.load_classifier(threads=1)
 
 
 def attempt(cases: list[malformed_videos.Case], classifier: fervid.Classifier, folder: Path) -> None:
     """Answer them in two workers, which may need so much memory and no more."""
     peaks = reliability_trials.Peaks()
-    found = reliability_trials.attempt(cases, classifier, folder, Policy(2), peaks)
+    found = reliability_trials.attempt(cases, classifier, folder, RunConfig(2), peaks)
     assert found == reliability_trials.Tally(len(cases))
     assert len(peaks.of) == 2, "no worker was started anew"
     assert max(peaks.of.values()) < reliability_trials.ROOM
@@ -65,10 +65,10 @@ def test_thousands_of_hostile_files_cost_a_record_each_and_harm_nobody(
 
 
 def look(case: malformed_videos.Case, path: Path, sampling: Sampling) -> None:
-    """Read a file, and hold its frames to what `read` promises."""
+    """Read a file, and hold its frames to what `read_frames` promises."""
     given, last, problem = 0, 0.0, None
     try:
-        for frame in read(path, sampling, 2):
+        for frame in read_frames(path, sampling, 2):
             assert last <= frame.time < math.inf, case.name
             assert 0 <= frame.duration < math.inf, case.name
             given, last = given + 1, frame.time
@@ -102,7 +102,7 @@ def test_frames_of_thousands_of_hostile_files_are_in_order_or_refused(start: int
 
 
 def test_windows_of_hostile_files_are_few(single: fervid.Classifier, tmp_path: Path) -> None:
-    validator = jsonschema.Draft202012Validator(schema("timeline"))
+    validator = jsonschema.Draft202012Validator(record_json_schema("timeline"))
     for name in malformed_videos.BUILT:
         if name.startswith(("fps", "steps", "times", "scale", "step", "lasts", "grows", "no_frame")):
             case = malformed_videos.built(f"built/{name}")
@@ -134,7 +134,7 @@ def test_seeds_are_whole_and_show_a_face(name: str, single: fervid.Classifier, t
     path.write_bytes(malformed_videos.seed(name))
     result = single.answer(path)
     assert (result.status, result.problem) == ("ok", None)
-    assert len(list(read(path, Sampling(None)))) == (12 if result.duration_s else 1)
+    assert len(list(read_frames(path, Sampling(None)))) == (12 if result.duration_s else 1)
 
 
 def test_parts_of_a_file_are_found() -> None:
@@ -161,19 +161,19 @@ def test_damages_take_any_file(name: str, data: bytes) -> None:
 
 # The verdict
 
-OK = ClipResult("a", "ok", Answer({"calm": 1.0}))
+OK = ClipResult("a", "ok", Prediction({"calm": 1.0}))
 
 
 def failed(code: str, message: str = "it is so") -> ClipResult:
-    return ClipResult("a", "error", problem=Problem(code, message))
+    return ClipResult("a", "error", problem=ErrorInfo(code, message))
 
 
 @pytest.mark.parametrize(
     ("result", "verdict"),
     [
         (OK, ""),
-        (replace(OK, problem=Problem("truncated", "cut")), ""),
-        (replace(OK, problem=Problem("not_a_video", "how")), "wrong"),
+        (replace(OK, problem=ErrorInfo("truncated", "cut")), ""),
+        (replace(OK, problem=ErrorInfo("not_a_video", "how")), "wrong"),
         (replace(OK, duration_s=math.inf), "wrong"),
         (replace(OK, path="b"), "wrong"),
         (replace(OK, elapsed_s=31.0), "hangs"),
@@ -183,7 +183,7 @@ def failed(code: str, message: str = "it is so") -> ClipResult:
         (failed("timeout"), "hangs"),
         (failed("crashed"), "crashes"),
         (failed("memory"), "crashes"),
-        (ClipResult("a", "skipped", problem=Problem("skipped", "why")), "wrong"),
+        (ClipResult("a", "skipped", problem=ErrorInfo("skipped", "why")), "wrong"),
         (None, "lost"),
     ],
     ids=repr,
@@ -199,7 +199,7 @@ def test_records_are_judged(result: ClipResult | None, verdict: str) -> None:
 def test_a_whole_file_may_not_be_called_damaged() -> None:
     whole, never = malformed_videos.case("built/one_frame.gif"), malformed_videos.case("built/sound.mp4")
     assert reliability_trials.judge([whole], ["a"], [OK]).failures == ()
-    assert reliability_trials.judge([whole], ["a"], [replace(OK, problem=Problem("damaged", "bad"))]).wrong
+    assert reliability_trials.judge([whole], ["a"], [replace(OK, problem=ErrorInfo("damaged", "bad"))]).wrong
     assert reliability_trials.judge([never], ["a"], [OK]).wrong
     assert reliability_trials.judge([never], ["a"], [failed("no_video_stream")]).failures == ()
 
@@ -211,10 +211,10 @@ def test_a_clip_that_is_harmed_by_the_one_before_it_is_noticed(tmp_path: Path) -
         def answer(self, path: str) -> ClipResult:
             label = "fear" if getattr(self, "last", "").endswith(".gif") else "calm"
             self.last = path
-            return ClipResult(path, "ok", Answer({label: 1.0}))
+            return ClipResult(path, "ok", Prediction({label: 1.0}))
 
     cases = [malformed_videos.case(name) for name in ("gif/flip_bit/0", "png/flip_bit/0")]
-    found = reliability_trials.attempt(cases, Forgetful(), tmp_path, Policy())
+    found = reliability_trials.attempt(cases, Forgetful(), tmp_path, RunConfig())
     assert found == reliability_trials.Tally(2, wrong=("gif/flip_bit/0: the next clip was harmed",))
     assert found + found == reliability_trials.Tally(4, wrong=2 * found.wrong)
 
@@ -262,7 +262,7 @@ def test_a_clip_that_goes_on_where_no_file_can_is_no_failing_disk(far: int, tmp_
     path = tmp_path / "astray.mp4"
     path.write_bytes(data[:place] + far.to_bytes(8) + data[place + 8 :])
     with pytest.raises(InputError) as raised:
-        list(read(path))
+        list(read_frames(path))
     assert raised.value.code == "truncated"
 
 

@@ -21,15 +21,15 @@ import clips
 import fervid
 import html_pages
 import toy_models
-from fervid.analysis.aggregate import Windows
+from fervid.analysis.aggregate import WindowSpec
 from fervid.analysis.extractor import Options
 from fervid.cli import app
 from fervid.learn import metrics
-from fervid.learn.metrics import compare, evaluate_regression
+from fervid.learn.metrics import evaluate_regression, paired_test
 from fervid.media.sampling import Sampling
 from fervid.render import charts
-from fervid.render.html_report import ROWS, page, visible
-from fervid.render.result_reader import Measured, Run, Timelines, read
+from fervid.render.html_report import ROWS, escape_invisible, render_html
+from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun, load_results
 from html_pages import EVIL, clip, lines, windows
 
 
@@ -83,19 +83,19 @@ class Page(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
 
 
-def made(found: Run | Timelines | Measured, name: str = "results.jsonl", **more: Any) -> Page:
-    return Page(page(found, name, version="1.2.3", **more).decode())
+def made(found: ClassificationRun | TimelineRun | EvaluationRun, name: str = "results.jsonl", **more: Any) -> Page:
+    return Page(render_html(found, name, version="1.2.3", **more).decode())
 
 
-def run(*records: Any) -> Run:
-    return Run([record.as_dict() for record in records])
+def run(*records: Any) -> ClassificationRun:
+    return ClassificationRun([record.as_dict() for record in records])
 
 
-def timelines(**sure: list[float | None]) -> Timelines:
-    return Timelines({path: [one.as_dict() for one in windows(path, values)] for path, values in sure.items()})
+def timelines(**sure: list[float | None]) -> TimelineRun:
+    return TimelineRun({path: [one.as_dict() for one in windows(path, values)] for path, values in sure.items()})
 
 
 MANY = [
@@ -138,7 +138,7 @@ def test_a_run_without_an_answer_has_no_charts() -> None:
 
 def test_a_clip_that_is_answered_and_damaged_is_among_the_problems() -> None:
     record = {**clip("a").as_dict(), "error": {"code": "damaged", "message": "2 packets"}}
-    assert "damaged ok 1 2 packets" in made(Run([record])).said
+    assert "damaged ok 1 2 packets" in made(ClassificationRun([record])).said
 
 
 def test_only_one_page_of_rows_is_in_the_document_of_ten_thousand() -> None:
@@ -158,7 +158,7 @@ def test_nothing_that_a_name_says_becomes_part_of_the_page() -> None:
     record["error"] = {"code": EVIL, "message": EVIL}
     record["model"] = {EVIL: {"name": EVIL, "sha256": "0" * 64}}
     measured = {EVIL: html_pages.report((EVIL, "b")), "other": html_pages.report()}
-    for found in (Run([record]), Timelines({EVIL: windowed}), Measured(measured)):
+    for found in (ClassificationRun([record]), TimelineRun({EVIL: windowed}), EvaluationRun(measured)):
         parsed, plain = made(found, EVIL), made(_harmless(found), "x")
         assert {tag for tag, _ in parsed.tags} == {tag for tag, _ in plain.tags}
         assert _frame(parsed) == _frame(plain)
@@ -183,7 +183,7 @@ def _harmless(found: Any) -> Any:
 
 
 def test_the_page_allows_its_own_script_and_style_and_no_network() -> None:
-    for found in (run(*MANY), timelines(a=[0.5]), Measured({"": html_pages.report()})):
+    for found in (run(*MANY), timelines(a=[0.5]), EvaluationRun({"": html_pages.report()})):
         parsed = made(found)
         (policy,) = [tag["content"] for name, tag in parsed.tags if tag.get("http-equiv") == "Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
@@ -202,7 +202,7 @@ def test_every_chart_says_what_it_shows_and_ids_are_used_once() -> None:
     for found in (
         run(*MANY),
         timelines(a=[0.5, None, 0.25], b=[0.5]),
-        Measured({"x": html_pages.report(), "y": html_pages.report()}),
+        EvaluationRun({"x": html_pages.report(), "y": html_pages.report()}),
     ):
         parsed = made(found)
         charts = [i for i, (name, _) in enumerate(parsed.tags) if name == "svg"]
@@ -229,7 +229,7 @@ def test_a_timeline_has_a_chart_for_each_person_with_gaps() -> None:
     records = [one.as_dict() for one in windows("a.mp4", [0.75, None, 0.25])]
     second = {**records[2]["people"][0], "id": 3, "age": 31.0, "gender": "female", "ethnicity": "x"}
     records[2]["people"].append(second)
-    parsed = made(Timelines({"a.mp4": records}))
+    parsed = made(TimelineRun({"a.mp4": records}))
     assert "seconds 4.0 windows 3 of them answered 2 people 2 calm 50 % of answers" in parsed.said
     assert "Person 0, seen in 2 of 3 windows" in parsed.said
     assert "Person 3, seen in 1 of 3 windows, estimated 31 years, female, x" in parsed.said
@@ -247,7 +247,7 @@ def test_several_clips_have_a_table_that_leads_to_them() -> None:
     from fervid.core.records import WindowResult
 
     lost = WindowResult.of(clip("b", "error")).as_dict()
-    found = Timelines({**timelines(a=[0.75, 0.25, 0.75]).clips, "b": [lost]})
+    found = TimelineRun({**timelines(a=[0.75, 0.25, 0.75]).clips, "b": [lost]})
     parsed = made(found)
     assert "a 4.0 3 3 calm" in parsed.said
     assert "b 0.0 1 0 b does not exist" in parsed.said
@@ -258,7 +258,7 @@ def test_several_clips_have_a_table_that_leads_to_them() -> None:
 def test_many_people_are_folded_up_and_none_is_left_out() -> None:
     record = windows("a", [0.75])[0].as_dict()
     record["people"] = [{**record["people"][0], "id": i} for i in range(6)]
-    parsed = made(Timelines({"a": [record]}))
+    parsed = made(TimelineRun({"a": [record]}))
     assert "2 more, who were seen for less long" in parsed.said
     assert all(f"Person {i}, seen in 1" in parsed.said for i in range(6))
 
@@ -267,28 +267,28 @@ def test_a_clip_that_has_no_windows_says_why() -> None:
     from fervid.core.records import WindowResult
 
     records = [WindowResult.of(clip("a", "error")).as_dict()]
-    said = made(Timelines({"a": records})).said
+    said = made(TimelineRun({"a": records})).said
     assert "a does not exist" in said
     assert "whole clip error" in said
 
 
 def test_a_still_picture_has_a_timeline_of_no_length() -> None:
     record = {**windows("a", [0.75])[0].as_dict(), "end_s": 0.0}
-    assert "0 to 0 s: calm 75 %, joy 25 %" in made(Timelines({"a": [record]})).values("aria-label")
+    assert "0 to 0 s: calm 75 %, joy 25 %" in made(TimelineRun({"a": [record]})).values("aria-label")
 
 
 def test_more_labels_than_colours_are_dashed() -> None:
     record = windows("a", [0.75])[0].as_dict()
     shares = {f"label {i}": 0.1 for i in range(10)}
     record["people"][0] |= {"probabilities": shares, "label": "label 9"}
-    text = made(Timelines({"a": [{**record, "probabilities": shares, "label": "label 9"}] * 2})).text
+    text = made(TimelineRun({"a": [{**record, "probabilities": shares, "label": "label 9"}] * 2})).text
     assert 'stroke-dasharray="6,3"' in text
     assert {f"var(--series-{i})" for i in range(8)} <= set(re.findall(r"var\(--series-\d\)", text))
 
 
 def test_an_evaluation_shows_confusion_classes_and_calibration() -> None:
     ours = html_pages.report(("calm", "joy", "never"), [0, 0, 0, 1, 1], [0, 0, 1, 1, -1])
-    parsed = made(Measured({"": ours}))
+    parsed = made(EvaluationRun({"": ours}))
     assert "clips 5 with a face 4" in parsed.said
     assert "truth calm joy never (none) calm 2 1 0 0 joy 0 1 0 1 never 0 0 0 0" in parsed.said
     assert "calm 3 66.7 % (20.8 to 93.9) 100.0 % (34.2 to 100.0) 80.0 %" in parsed.said
@@ -306,16 +306,16 @@ def test_an_evaluation_shows_what_else_it_holds() -> None:
     predictions = metrics.Predictions(("a", "b"), np.array([0, 1]), np.float32([[0.9, 0.1], [0.2, 0.8]]))
     report = {
         **html_pages.report(),
-        "against": {"name": "theirs", **compare(predictions, predictions)},
+        "against": {"name": "theirs", **paired_test(predictions, predictions)},
         "adaptive": {"share of frames": 0.25, "accuracy": 0.5},
     }
-    said = made(Measured({"": report})).said
+    said = made(EvaluationRun({"": report})).said
     assert "Compared with theirs on the same clips: accuracy +0.0 points" in said
     assert "Few frames first: share of frames 25.0 %, accuracy 50.0 %." in said
 
 
 def test_methods_and_ratings_lie_side_by_side() -> None:
-    parsed = made(Measured({"mean, rbf": html_pages.report(), "mean, mlp": html_pages.report(said=(1, 1, 1, 1))}))
+    parsed = made(EvaluationRun({"mean, rbf": html_pages.report(), "mean, mlp": html_pages.report(said=(1, 1, 1, 1))}))
     assert "Methods side by side" in parsed.said
     assert re.search(r"mean, rbf 75\.0 % \(.*mean, mlp 25\.0 %", parsed.said)
     assert re.search(r"each method, mean, rbf: 83\.3 % \(.*\), mean, mlp: 50\.0 %", parsed.spoken[0])
@@ -323,13 +323,13 @@ def test_methods_and_ratings_lie_side_by_side() -> None:
     assert names == ["figures-1", "figures-2"]
     assert [name for name, _ in parsed.tags].count("h2") == len(["methods", *names, "about"])
     rated = evaluate_regression(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, np.nan]))
-    said = made(Measured({"valence": rated})).said
+    said = made(EvaluationRun({"valence": rated})).said
     assert "valence clips 3 without an answer 1 concordance (CCC) 1.000 (1.000 to 1.000)" in said
 
 
 def test_what_has_no_shape_is_shown_as_its_number() -> None:
-    assert visible("a\nb\x00\u202ec\udcff😀é") == "a\\nb\\x00\\u202ec\\udcff😀é"
-    assert visible(7) == "7"
+    assert escape_invisible("a\nb\x00\u202ec\udcff😀é") == "a\\nb\\x00\\u202ec\\udcff😀é"
+    assert escape_invisible(7) == "7"
 
 
 CHARTS = {
@@ -371,8 +371,8 @@ def looked(tmp_path_factory: pytest.TempPathFactory, family: dict[str, str]) -> 
     """What `fervid timeline` says of two clips, one of which is gone by now."""
     place = tmp_path_factory.mktemp("looked")
     path = clips.write(place / "clip.mp4", [toy_models.picture(toy_models.FIRST)] * 50, options={"crf": "4"})
-    classifier = fervid.load(**family, options=Options(Sampling(5.0), min_face=toy_models.FACE), threads=1)
-    records = [window.as_dict() for window in classifier.timeline(path, Windows(1.0, 1.0))]
+    classifier = fervid.load_classifier(**family, options=Options(Sampling(5.0), min_face=toy_models.FACE), threads=1)
+    records = [window.as_dict() for window in classifier.timeline(path, WindowSpec(1.0, 1.0))]
     gone = [{**record, "path": str(place / "gone.mp4")} for record in records]
     return lines(place / "windows.jsonl", [*records, *gone])
 
@@ -389,7 +389,7 @@ def test_the_command_writes_a_page_and_prints_nothing(tmp_path: Path) -> None:
     output = tmp_path / "report.html"
     result = report(lines(tmp_path / "results.jsonl", MANY), "-o", output)
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
-    assert output.read_bytes() == page(run(*MANY), "results.jsonl", version=fervid.__version__)
+    assert output.read_bytes() == render_html(run(*MANY), "results.jsonl", version=fervid.__version__)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "results.jsonl"]
 
 
@@ -408,7 +408,7 @@ def test_the_results_are_not_overwritten(tmp_path: Path) -> None:
     refused = report(result_reader, "-o", tmp_path / "." / "results.jsonl", "--force")
     assert refused.exit_code == 2
     assert "would overwrite the results" in refused.stderr
-    assert read(result_reader)
+    assert load_results(result_reader)
 
 
 def test_what_is_no_file_of_results_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -448,7 +448,7 @@ def test_without_the_models_the_page_says_so(looked: Path, tmp_path: Path) -> No
 def test_no_clip_is_read_if_nothing_shall_be_explained(
     looked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fervid.analysis.highlights.again", None)
+    monkeypatch.setattr("fervid.analysis.highlights.find_highlights", None)
     assert report(looked, "-o", tmp_path / "r.html", "--no-explain").exit_code == 0
     assert "Strongest moments" not in (tmp_path / "r.html").read_text()
 
@@ -474,9 +474,9 @@ def test_without_its_packages_the_command_says_what_to_install(
 ) -> None:
     from fervid.render import result_reader
 
-    result_reader._checker.cache_clear()
+    result_reader._validator.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     refused = report(lines(tmp_path / "results.jsonl", MANY), "-o", tmp_path / "report.html")
     assert refused.exit_code == 2
     assert "pip install 'fervid[report]'" in refused.stderr
-    result_reader._checker.cache_clear()
+    result_reader._validator.cache_clear()

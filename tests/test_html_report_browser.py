@@ -13,10 +13,10 @@ import pytest
 
 import html_pages
 from fervid.analysis.explain import Explanation
-from fervid.analysis.highlights import Again, Moment
+from fervid.analysis.highlights import ClipHighlights, Highlight
 from fervid.learn import metrics
-from fervid.render.html_report import page
-from fervid.render.result_reader import Measured, Run, Timelines
+from fervid.render.html_report import render_html
+from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun
 from html_pages import EVIL, clip, windows
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pages are looked at with playwright; pip install it")
@@ -29,22 +29,25 @@ PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAA
 """Enough for the eyes."""
 
 
-def run(count: int) -> Run:
+def run(count: int) -> ClassificationRun:
     """Clips of every status; the clip with number i is `clip i`, and the surer the higher i is."""
     states = ("ok", "ok", "ok", "no_face", "error")
     records = [clip(f"folder/clip {i}.mp4", states[i % 5], 0.5 + i / count / 2, LABELS) for i in range(count - 1)]
-    return Run([one.as_dict() for one in (*records, clip(EVIL, sure=0.5, labels=LABELS))])
+    return ClassificationRun([one.as_dict() for one in (*records, clip(EVIL, sure=0.5, labels=LABELS))])
 
 
-def timelines() -> Timelines:
+def timelines() -> TimelineRun:
     sure = [0.9, 0.7, None, 0.2, 0.4]
-    return Timelines({path: [one.as_dict() for one in windows(path, sure)] for path in ("a.mp4", EVIL)})
+    return TimelineRun({path: [one.as_dict() for one in windows(path, sure)] for path in ("a.mp4", EVIL)})
 
 
-def moments() -> dict[str, Again]:
+def moments() -> dict[str, ClipHighlights]:
     told = Explanation("calm", 0.9, 0.5, {"embedding, mean": 0.6, "embedding, highest": -0.2})
     record = windows("a.mp4", [0.9])[0].as_dict()
-    return {"a.mp4": Again([Moment(record, told, 0.4, PIXEL, "It has changed.")]), EVIL: Again(note=EVIL)}
+    return {
+        "a.mp4": ClipHighlights([Highlight(record, told, 0.4, PIXEL, "It has changed.")]),
+        EVIL: ClipHighlights(note=EVIL),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +55,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Addresses of a page of each kind."""
     place = tmp_path_factory.mktemp("pages")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 20)
+        patch.setattr(metrics, "N_BOOTSTRAP", 20)
         one, other = html_pages.report(said=(0, 0, 1, -1)), html_pages.report(("a", EVIL), said=(1, 1, 1, 1))
     made = {
-        "run": page(run(COUNT), "results.jsonl"),
-        "timelines": page(timelines(), "windows.jsonl", moments()),
-        "evaluation": page(Measured({"": one}), "evaluation.json"),
-        "methods": page(Measured({"mean, rbf": one, EVIL: other}), "methods.json"),
+        "run": render_html(run(COUNT), "results.jsonl"),
+        "timelines": render_html(timelines(), "windows.jsonl", moments()),
+        "evaluation": render_html(EvaluationRun({"": one}), "evaluation.json"),
+        "methods": render_html(EvaluationRun({"mean, rbf": one, EVIL: other}), "methods.json"),
     }
     for name, content in made.items():
         (place / f"{name}.html").write_bytes(content)
@@ -368,7 +371,7 @@ def test_without_javascript_the_page_still_says_most(browser: Any, written: dict
 
 def test_a_script_that_got_in_would_not_run(browser: Any, written: dict[str, str], tmp_path: Path) -> None:
     """What the policy is for, should an escape ever fail."""
-    text = page(run(10), "results.jsonl").decode()
+    text = render_html(run(10), "results.jsonl").decode()
     path = tmp_path / "page.html"
     path.write_text(
         text.replace("</main>", "<img src=x onerror='document.title=1'><script>document.title=2</script></main>")

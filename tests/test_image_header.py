@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fervid.media.image_header import is_animated, size
+from fervid.media.image_header import image_size, is_animated
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
@@ -17,7 +17,7 @@ def test_the_size_is_that_which_the_decoder_finds(suffix: str, shape: tuple[int,
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     data = cv2.imencode(suffix, image)[1].tobytes()
     height, width = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
-    assert size(data) == (width, height) == shape[::-1]
+    assert image_size(data) == (width, height) == shape[::-1]
 
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s17x", 13, b"IHDR")
@@ -54,7 +54,7 @@ SETTINGS = {
 @pytest.mark.parametrize(("suffix", "settings"), SETTINGS.values(), ids=SETTINGS)
 def test_every_kind_of_a_format_tells(suffix: str, settings: list[int]) -> None:
     data = cv2.imencode(suffix, np.full((48, 65, 3), 99, np.uint8), settings)[1].tobytes()
-    assert size(data) == (65, 48)
+    assert image_size(data) == (65, 48)
 
 
 HEADERS = {
@@ -73,13 +73,13 @@ HEADERS = {
 
 @pytest.mark.parametrize("data", HEADERS.values(), ids=HEADERS)
 def test_the_header_alone_is_enough(data: bytes) -> None:
-    width, height = size(data) or (0, 0)
+    width, height = image_size(data) or (0, 0)
     assert (width, height) in [(70_000, 50_000), (60_000, 50_000), (50_000, 60_000), (16_383, 16_384)]
 
 
 @pytest.mark.parametrize("data", HEADERS.values(), ids=HEADERS)
 def test_a_header_that_breaks_off_tells_nothing(data: bytes) -> None:
-    assert {size(data[:kept]) for kept in range(len(data))} == {None}
+    assert {image_size(data[:kept]) for kept in range(len(data))} == {None}
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,4 @@ def test_a_header_that_breaks_off_tells_nothing(data: bytes) -> None:
     ids=["nothing", "another format", "many beginnings", "filling", "zeros", "no tags"],
 )
 def test_what_tells_no_size_is_no_error(data: bytes) -> None:
-    assert size(data) is None
+    assert image_size(data) is None

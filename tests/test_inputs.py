@@ -9,9 +9,9 @@ import av
 import pytest
 
 import clips
-from fervid.core.errors import InputUnreadable, NothingMatched, UsageError
+from fervid.core.errors import InputUnreadable, NoInputsFound, UsageError
 from fervid.media.container import open_file
-from fervid.media.inputs import SUFFIXES, PassedOver, expand, read_list
+from fervid.media.inputs import VIDEO_SUFFIXES, PassedOver, read_list, resolve_inputs
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_names_stand_for_clips_in_the_order_given_and_sorted_within(
     named: list[str], recursive: bool, meant: list[str]
 ) -> None:
-    assert expand(named, recursive=recursive) == meant
+    assert resolve_inputs(named, recursive=recursive) == meant
 
 
 @pytest.mark.usefixtures("tree")
@@ -70,26 +70,26 @@ def test_names_stand_for_clips_in_the_order_given_and_sorted_within(
     ids=str,
 )
 def test_a_clip_named_twice_counts_once_under_its_first_name(named: list[str], meant: list[str]) -> None:
-    assert expand(named) == meant
+    assert resolve_inputs(named) == meant
 
 
 def test_an_absolute_name_and_a_link_are_the_same_clip(tree: Path) -> None:
     (tree / "link.mp4").symlink_to("b.mp4")
     (tree / "other").symlink_to("sub")
-    assert expand(["link.mp4", "b.mp4", str(tree / "b.mp4")]) == ["link.mp4"]
-    assert expand(["sub", "other"]) == ["sub/c.mp4", "sub/d.webm"]
-    assert expand(["other/c.mp4", "sub"]) == ["other/c.mp4", "sub/d.webm"]
+    assert resolve_inputs(["link.mp4", "b.mp4", str(tree / "b.mp4")]) == ["link.mp4"]
+    assert resolve_inputs(["sub", "other"]) == ["sub/c.mp4", "sub/d.webm"]
+    assert resolve_inputs(["other/c.mp4", "sub"]) == ["other/c.mp4", "sub/d.webm"]
 
 
 def test_a_dangling_link_stays_in_the_list(tree: Path) -> None:
     (tree / "sub" / "z.mp4").symlink_to("nowhere.mp4")
-    assert expand(["sub"]) == ["sub/c.mp4", "sub/d.webm", "sub/z.mp4"]
+    assert resolve_inputs(["sub"]) == ["sub/c.mp4", "sub/d.webm", "sub/z.mp4"]
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "loop"])
 def test_links_that_lead_back_are_harmless(tree: Path, target: str) -> None:
     (tree / "sub" / "loop").symlink_to(target)
-    found = expand(["sub"], recursive=True)
+    found = resolve_inputs(["sub"], recursive=True)
     real = [os.path.realpath(path) for path in found]
     assert len(set(real)) == len(real)
     assert {"sub/c.mp4", "sub/d.webm", "sub/deep/e.gif"} <= {os.path.relpath(path, tree) for path in real}
@@ -98,9 +98,9 @@ def test_links_that_lead_back_are_harmless(tree: Path, target: str) -> None:
 def test_a_folder_is_searched_by_suffix_and_a_folder_with_a_suffix_is_no_clip(tree: Path) -> None:
     place = tree / "kinds"
     (place / "folder.mp4").mkdir(parents=True)
-    for suffix in SUFFIXES:
+    for suffix in VIDEO_SUFFIXES:
         (place / f"clip{suffix}").touch()
-    assert expand(["kinds"]) == sorted(f"kinds/clip{suffix}" for suffix in SUFFIXES)
+    assert resolve_inputs(["kinds"]) == sorted(f"kinds/clip{suffix}" for suffix in VIDEO_SUFFIXES)
 
 
 SOUND_AND_STILLS = {"heic", "heif", "avif", "isma", "m4a", "m4b", "mka", "mks", "mpo", "ogg"}
@@ -110,7 +110,7 @@ SCRIPTS = {"avs", "ism", "psp"}
 def test_every_suffix_that_the_decoder_knows_as_that_of_a_video_is_searched_for() -> None:
     formats = ("avi", "cavsvideo", "dv", "flv", "gif", "h261", "h264", "hevc", "m4v", "matroska", "mjpeg", "mov")
     known = {suffix for name in formats for suffix in av.ContainerFormat(name, "r").extensions}
-    assert {f".{suffix}" for suffix in known - SOUND_AND_STILLS - SCRIPTS} <= SUFFIXES
+    assert {f".{suffix}" for suffix in known - SOUND_AND_STILLS - SCRIPTS} <= VIDEO_SUFFIXES
 
 
 CONTAINERS = {
@@ -142,7 +142,9 @@ def test_a_video_without_a_suffix_that_says_so_is_found_by_how_it_begins(
 ) -> None:
     path = clips.write(tmp_path / f"made.{suffix}", clips.scenery(3, 64, 48), codec=CONTAINERS[suffix])
     passed_over = PassedOver()
-    assert expand([str(path.rename(tmp_path / name))]) == expand([str(tmp_path)], passed_over=passed_over)
+    assert resolve_inputs([str(path.rename(tmp_path / name))]) == resolve_inputs(
+        [str(tmp_path)], passed_over=passed_over
+    )
     assert passed_over == PassedOver()
 
 
@@ -158,7 +160,7 @@ def test_sound_stills_text_and_what_is_unfinished_are_no_videos_and_are_counted(
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / ".git").mkdir()
     passed_over = PassedOver()
-    assert expand([str(tmp_path)], passed_over=passed_over) == [str(tmp_path / "made.mp4")]
+    assert resolve_inputs([str(tmp_path)], passed_over=passed_over) == [str(tmp_path / "made.mp4")]
     assert passed_over == PassedOver(files=6, folders=1)
     assert str(passed_over) == "6 files are no videos, 1 folder was not searched; --recursive"
 
@@ -180,9 +182,9 @@ def locked(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("locked")
 def test_a_folder_that_may_not_be_listed_is_an_input_that_cannot_be_read() -> None:
-    assert expand(["sub"]) == ["sub/c.mp4", "sub/d.webm"]
-    assert expand(["sub"], recursive=True) == ["sub/c.mp4", "sub/d.webm", "sub/deep/e.gif", "sub/locked"]
-    assert expand(["sub/locked"]) == ["sub/locked"]
+    assert resolve_inputs(["sub"]) == ["sub/c.mp4", "sub/d.webm"]
+    assert resolve_inputs(["sub"], recursive=True) == ["sub/c.mp4", "sub/d.webm", "sub/deep/e.gif", "sub/locked"]
+    assert resolve_inputs(["sub/locked"]) == ["sub/locked"]
     with pytest.raises(InputUnreadable, match=r"sub/locked cannot be read \(Permission denied\)"):
         open_file(Path("sub/locked"))
 
@@ -195,31 +197,34 @@ def test_files_of_unknown_kind_that_may_not_be_read_are_counted(tree: Path, monk
 
     monkeypatch.setattr("builtins.open", refuse)
     passed_over = PassedOver()
-    assert expand(["sub"], passed_over=passed_over) == ["sub/c.mp4", "sub/d.webm"]
+    assert resolve_inputs(["sub"], passed_over=passed_over) == ["sub/c.mp4", "sub/d.webm"]
     assert str(passed_over) == "1 file cannot be read, 1 folder was not searched; --recursive"
 
 
 @pytest.mark.usefixtures("tree")
 def test_a_url_stands_for_itself_although_it_may_look_like_a_glob() -> None:
-    assert expand(["https://host/*.mp4", "s3://bucket/[a].mp4"]) == ["https://host/*.mp4", "s3://bucket/[a].mp4"]
+    assert resolve_inputs(["https://host/*.mp4", "s3://bucket/[a].mp4"]) == [
+        "https://host/*.mp4",
+        "s3://bucket/[a].mp4",
+    ]
 
 
 def test_what_is_hidden_is_no_clip_unless_it_is_named(tree: Path) -> None:
     for name in ("shown/a.mp4", "shown/._a.mp4", "shown/.Trash/b.mp4"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).touch()
-    assert expand([str(tree / "shown")], recursive=True) == [str(tree / "shown/a.mp4")]
-    assert expand([str(tree / "shown/._a.mp4")]) == [str(tree / "shown/._a.mp4")]
+    assert resolve_inputs([str(tree / "shown")], recursive=True) == [str(tree / "shown/a.mp4")]
+    assert resolve_inputs([str(tree / "shown/._a.mp4")]) == [str(tree / "shown/._a.mp4")]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_itself(tree: Path) -> None:
     (tree / "b[1].mp4").touch()
     (tree / "b1.mp4").touch()
-    assert expand(["b[1].mp4"]) == ["b[1].mp4"]
+    assert resolve_inputs(["b[1].mp4"]) == ["b[1].mp4"]
 
 
 def test_a_generator_of_names_will_do(tree: Path) -> None:
-    assert expand(path.name for path in [tree / "b.mp4"]) == ["b.mp4"]
+    assert resolve_inputs(path.name for path in [tree / "b.mp4"]) == ["b.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -242,8 +247,8 @@ def test_nothing_found_is_an_error_that_says_where_and_what_is_there(
     Path("nested/in").mkdir(parents=True)
     for name in ("a.txt", "b.jpg"):
         Path("nested/in", name).touch()
-    with pytest.raises(NothingMatched, match=words):
-        expand(named, recursive=recursive)
+    with pytest.raises(NoInputsFound, match=words):
+        resolve_inputs(named, recursive=recursive)
 
 
 @pytest.mark.parametrize(
@@ -278,8 +283,8 @@ def test_bytes_that_are_no_text_still_name_their_file(tmp_path: Path, nul: bool)
     Path(os.fsdecode(raw)).touch()
     names = read_list(raw + (b"\0" if nul else b"\n"), nul=nul)
     assert [os.fsencode(name) for name in names] == [raw]
-    assert expand(names) == names
-    assert expand([str(tmp_path)]) == names
+    assert resolve_inputs(names) == names
+    assert resolve_inputs([str(tmp_path)]) == names
     assert Path(names[0]).exists()
 
 

@@ -16,9 +16,16 @@ from fervid.analysis.early_exit import STRIDES
 from fervid.core.errors import DatasetError, InputError, NoFaces, UsageError
 from fervid.core.records import ClipFeatures
 from fervid.learn.dataset import Dataset, Sample
-from fervid.learn.feature_table import Row
-from fervid.learn.labeled_features import about, check, looked_at, relative_to_people, study, train
-from fervid.learn.model_evaluation import measured, said_by
+from fervid.learn.feature_table import ClipFeaturesRow
+from fervid.learn.labeled_features import (
+    build_feature_table,
+    feature_provenance,
+    label_features,
+    relative_to_people,
+    train_classifier,
+    validate_dataset,
+)
+from fervid.learn.model_evaluation import evaluate_model, predict_with_model
 from fervid.learn.model_selection import Kind, candidates, to_onnx
 from fervid.models import registry
 
@@ -29,7 +36,7 @@ LINEAR = candidates(["mean"], ["linear"])[:2]
 def loaded(place: Path, data: bytes, name: str = "mine.onnx") -> registry.Model:
     (place / name).write_bytes(data)
     kind = "classifier" if b'"kind": "classifier"' in data else "regressor"
-    return registry.load(str(place / name), kind)
+    return registry.load_model(str(place / name), kind)
 
 
 # What clips will do
@@ -62,7 +69,7 @@ def clip(label: str | None, person: str | None = None, where: str = "list:1", **
 )
 def test_clips_that_will_not_do(samples: list[Sample], options: dict[str, Any], words: str) -> None:
     with pytest.raises(DatasetError, match=words):
-        check(found(*samples), **options)
+        validate_dataset(found(*samples), **options)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +83,14 @@ def test_clips_that_will_not_do(samples: list[Sample], options: dict[str, Any], 
     ],
 )
 def test_clips_that_will_do(samples: list[Sample], options: dict[str, Any]) -> None:
-    check(found(*samples), **options)
+    validate_dataset(found(*samples), **options)
 
 
 def test_who_is_who_by_name_by_face_or_not_at_all() -> None:
     clips, table = feature_fixtures.told_apart(people=3)
     nameless = replace(table, samples=tuple(replace(one, person=None) for one in clips))
     named, seen, alone = (
-        study(found(*one.samples), one, group=group).groups
+        label_features(found(*one.samples), one, group=group).groups
         for one, group in ((table, "auto"), (nameless, "auto"), (table, "none"))
     )
     assert named.tolist() == sorted(named) == [0] * 4 + [1] * 4 + [2] * 4
@@ -92,31 +99,36 @@ def test_who_is_who_by_name_by_face_or_not_at_all() -> None:
     assert alone is None
     blind = replace(nameless, statistics={"embedding.mean": table.statistics["embedding.mean"]})
     with pytest.raises(UsageError, match=r"who is who.*--group none"):
-        study(found(*clips), blind)
-    assert study(found(*clips), blind, group="none").groups is None
+        label_features(found(*clips), blind)
+    assert label_features(found(*clips), blind, group="none").groups is None
 
 
 def test_clips_that_were_looked_at() -> None:
     features = ClipFeatures({"embedding.mean": np.ones(3, np.float32)}, 2)
-    seen, nobody = Row(clip("joy"), features), Row(clip("fear"), None, problem=NoFaces("nobody"))
-    table = looked_at(iter([nobody, seen]), feature_fixtures.ABOUT)
+    seen, nobody = (
+        ClipFeaturesRow(clip("joy"), features),
+        ClipFeaturesRow(clip("fear"), None, problem=NoFaces("nobody")),
+    )
+    table = build_feature_table(iter([nobody, seen]), feature_fixtures.ABOUT)
     assert (table.samples, table.faceless) == ((seen.sample,), (nobody.sample,))
-    broken = [Row(clip("joy"), None, problem=InputError(f"{i}.mp4 is empty")) for i in range(4)]
+    broken = [ClipFeaturesRow(clip("joy"), None, problem=InputError(f"{i}.mp4 is empty")) for i in range(4)]
     every = "; ".join(rf"{i}\.mp4 is empty" for i in range(4))
     with pytest.raises(DatasetError, match=rf"^4 clips cannot be read: {every}; mend or remove .*--skip-broken"):
-        looked_at([seen, *broken], feature_fixtures.ABOUT)
+        build_feature_table([seen, *broken], feature_fixtures.ABOUT)
     with pytest.raises(DatasetError, match=r"^1 clip cannot be read: "):
-        looked_at([seen, broken[0]], feature_fixtures.ABOUT)
-    table = looked_at([seen, *broken, nobody], feature_fixtures.ABOUT, skip_broken=True)
+        build_feature_table([seen, broken[0]], feature_fixtures.ABOUT)
+    table = build_feature_table([seen, *broken, nobody], feature_fixtures.ABOUT, skip_broken=True)
     assert (table.samples, table.faceless) == ((seen.sample,), (nobody.sample,))
     assert table.broken == tuple(row.sample for row in broken)
 
 
 def test_what_features_come_from(tmp_path: Path) -> None:
     extractor = feature_fixtures.extractor(tmp_path)
-    assert about(extractor) == feature_fixtures.ABOUT | {"network_sha256": extractor.network.identity.sha256}
+    assert feature_provenance(extractor) == feature_fixtures.ABOUT | {
+        "network_sha256": extractor.network.identity.sha256
+    }
     quantised = feature_fixtures.extractor(tmp_path, quantised_from="f" * 64)
-    assert about(quantised)["network_sha256"] == "f" * 64
+    assert feature_provenance(quantised)["network_sha256"] == "f" * 64
 
 
 # Studies
@@ -161,7 +173,7 @@ def test_centring_needs_to_know_who_is_who_and_two_clips_of_somebody() -> None:
         replace(known(), groups=None, center="person").examples(["mean"])
     clips = feature_fixtures.samples(["joy", "calm"] * 3, [f"p{i}" for i in range(6)])
     with pytest.raises(DatasetError, match=r"every person has only one clip.*--center person"):
-        study(found(*clips), feature_fixtures.table(clips, np.zeros((6, 3))), center="person")
+        label_features(found(*clips), feature_fixtures.table(clips, np.zeros((6, 3))), center="person")
 
 
 def test_statistics_of_groups_need_everybody() -> None:
@@ -172,7 +184,7 @@ def test_statistics_of_groups_need_everybody() -> None:
 def test_a_class_of_which_no_clip_shows_a_face_cannot_be_learnt() -> None:
     faceless = feature_fixtures.samples(["fear"] * 2, ["x", "y"])
     with pytest.raises(DatasetError, match=r"no clip of fear in set .*--labels"):
-        train(known(faceless=faceless), LINEAR, "mine")
+        train_classifier(known(faceless=faceless), LINEAR, "mine")
 
 
 def test_parts_keep_their_people_and_faceless_clips() -> None:
@@ -192,7 +204,7 @@ def test_a_part_that_shows_no_face_is_not_replaced_by_another() -> None:
     learnt = parted().part(("train",))
     faceless = feature_fixtures.samples(["joy"], splits=["val"])
     with pytest.raises(DatasetError, match="in the part val/test shows a face"):
-        train(replace(learnt, table=replace(learnt.table, faceless=faceless)), LINEAR, "mine")
+        train_classifier(replace(learnt, table=replace(learnt.table, faceless=faceless)), LINEAR, "mine")
 
 
 def test_reports_count_faceless_clips_as_wrong() -> None:
@@ -224,7 +236,7 @@ def test_reports_of_ratings() -> None:
 @pytest.mark.parametrize("labels", [("calm", "joy"), ("calm", "fear", "joy")])
 def test_a_classifier_is_fitted_and_says_how_good_it_is(labels: tuple[str, ...], tmp_path: Path) -> None:
     one = known(labels, feature_fixtures.samples(["joy"]))
-    data, card = train(one, LINEAR, "mine", 3)
+    data, card = train_classifier(one, LINEAR, "mine", 3)
     model = loaded(tmp_path, data)
     assert model.card == card
     assert model.identity.name == "mine"
@@ -241,7 +253,7 @@ def test_a_classifier_is_fitted_and_says_how_good_it_is(labels: tuple[str, ...],
     assert name == "cross-validated by person on set"
     assert report["answered"]["uar"]["value"] > 0.9
     assert report["all"]["count"] == 12 * len(labels) + 1
-    said = said_by(one, model)
+    said = predict_with_model(one, model)
     assert (said.argmax(axis=1) == one.truth).mean() > 0.9
 
 
@@ -252,19 +264,19 @@ def test_people_who_look_different_are_told_by_how_they_differ_from_themselves(t
     for name in ("embedding.mean", "embedding.max"):
         one.table.statistics[name][:] += looks
     ways = candidates(["mean", "max"], ["linear"], ["standard"])
-    (plain,) = train(one, ways, "mine", 3)[1]["figures"].values()
-    data, card = train(replace(one, center="person"), ways, "mine", 3)
+    (plain,) = train_classifier(one, ways, "mine", 3)[1]["figures"].values()
+    data, card = train_classifier(replace(one, center="person"), ways, "mine", 3)
     (centered,) = card["figures"].values()
     assert card["center"] == "person"
     assert centered["answered"]["uar"]["value"] > 0.95 > plain["answered"]["uar"]["value"]
     model = loaded(tmp_path, data)
-    assert (said_by(one, model).argmax(axis=1) == one.truth).mean() > 0.95
+    assert (predict_with_model(one, model).argmax(axis=1) == one.truth).mean() > 0.95
     with pytest.raises(UsageError, match="leave out --group none"):
-        said_by(replace(one, groups=None), model)
+        predict_with_model(replace(one, groups=None), model)
 
 
 def test_clips_that_stand_alone_are_said_to() -> None:
-    _, card = train(replace(known(), groups=None), LINEAR, "mine", 3)
+    _, card = train_classifier(replace(known(), groups=None), LINEAR, "mine", 3)
     assert list(card["figures"]) == ["cross-validated by clip on set"]
     assert card["data"]["people"] is None
 
@@ -273,7 +285,7 @@ def test_a_part_for_measuring_is_kept_out() -> None:
     whole = parted(feature_fixtures.samples(["joy"], splits=["val"]), held=("val", "test"))
     upside_down = np.where([one.split == "train" for one in whole.table.samples], 1, -1)[:, None].astype(np.float32)
     statistics = {name: matrix * upside_down for name, matrix in whole.table.statistics.items()}
-    _, card = train(replace(whole, table=replace(whole.table, statistics=statistics)), LINEAR, "mine", 3)
+    _, card = train_classifier(replace(whole, table=replace(whole.table, statistics=statistics)), LINEAR, "mine", 3)
     inside, held = card["figures"].values()
     assert list(card["figures"]) == ["cross-validated by person on set", "held-out test/val of set"]
     assert inside["answered"]["accuracy"]["value"] > 0.9
@@ -286,7 +298,7 @@ def test_a_part_for_measuring_is_kept_out() -> None:
 def test_a_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
     one = rated(faceless=feature_fixtures.samples([None], ratings=[{"valence": 2.0}]))
     ways = candidates(["mean"], ["rbf"])
-    data, card = train(one, ways, "pleasure", 3)
+    data, card = train_classifier(one, ways, "pleasure", 3)
     model = loaded(tmp_path, data)
     assert (card["kind"], card["target"], "labels" in card) == ("regressor", "valence", False)
     assert card["data"] == {"name": "set", "clips": 30, "people": 10, "faceless": 1}
@@ -294,9 +306,9 @@ def test_a_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
     assert report["ccc"]["value"] > 0.8
     assert report["mae"]["value"] < 1
     assert report["unanswered"] == 1
-    again = measured(one, model)
+    again = evaluate_model(one, model)
     assert again["ccc"]["value"] > 0.8
-    assert said_by(one, model).shape == (30,)
+    assert predict_with_model(one, model).shape == (30,)
 
 
 def test_a_file_that_answers_the_opposite_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +322,7 @@ def test_a_file_that_answers_the_opposite_is_not_written(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("fervid.learn.labeled_features.to_onnx", inverted)
     with pytest.raises(DatasetError, match=r"mean recall of 0\.000 on its own training clips.*is not written; try"):
-        train(known(), LINEAR, "mine", 3)
+        train_classifier(known(), LINEAR, "mine", 3)
 
 
 @pytest.mark.parametrize("kind", ["linear", "rbf", "logistic"])
@@ -318,14 +330,16 @@ def test_few_people_give_a_file_that_knows_its_training_clips(kind: Kind, tmp_pa
     """14 people with two clips each, of whom held-out folds say little."""
     for seed in range(3):
         study_of_few = replace(known(people=14, each=1, noise=2.5, seed=seed), seed=seed)
-        data, card = train(study_of_few, candidates(["mean"], [kind]), "mine", 3)
+        data, card = train_classifier(study_of_few, candidates(["mean"], [kind]), "mine", 3)
         (report,) = card["figures"].values()
-        answers = said_by(study_of_few, loaded(tmp_path, data)).argmax(axis=1)
+        answers = predict_with_model(study_of_few, loaded(tmp_path, data)).argmax(axis=1)
         assert (answers == study_of_few.truth).mean() >= report["answered"]["accuracy"]["interval"][0]
 
 
 def test_the_same_seed_gives_the_same_file() -> None:
-    first, again, other = (train(replace(known(noise=1.5), seed=seed), LINEAR, "a", 3)[0] for seed in (1, 1, 2))
+    first, again, other = (
+        train_classifier(replace(known(noise=1.5), seed=seed), LINEAR, "a", 3)[0] for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 
@@ -333,11 +347,11 @@ def test_thresholds_for_few_frames_are_set_on_other_people(tmp_path: Path) -> No
     one = known(people=8, each=3, strides=STRIDES)
     lost = one.table.coarse[8]["embedding.mean"]
     lost[:] = np.nan
-    data, card = train(one, LINEAR, "mine", 3, error=0.02)
+    data, card = train_classifier(one, LINEAR, "mine", 3, error=0.02)
     assert [level["stride"] for level in card["adaptive"]["levels"]] == list(STRIDES)
     assert card["adaptive"]["accuracy"] > 0.9
     assert 0.25 <= card["adaptive"]["share of frames"] <= 1
-    few = measured(one, loaded(tmp_path, data), adaptive=True)["adaptive"]
+    few = evaluate_model(one, loaded(tmp_path, data), adaptive=True)["adaptive"]
     assert few["accuracy"] > 0.9
     assert 0.25 <= few["share of frames"] <= 1
 
@@ -354,4 +368,4 @@ def test_features_relative_to_people_are_written_and_not_trained_on() -> None:
     for name in ("logit.std", "embedding.mean"):
         np.testing.assert_array_equal(moved.statistics[name], features.statistics[name])
     with pytest.raises(UsageError, match="train with --center person"):
-        study(Dataset("set", clips), moved)
+        label_features(Dataset("set", clips), moved)

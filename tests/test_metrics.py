@@ -15,13 +15,13 @@ from fervid.learn.metrics import (
     Predictions,
     bootstrap,
     calibration,
-    compare,
-    concordance,
+    ccc,
     confusion,
     evaluate,
     evaluate_regression,
+    macro_scores,
+    paired_test,
     sign_flip_test,
-    summary,
 )
 
 LABELS = ["anger", "happiness", "neutral"]
@@ -186,7 +186,11 @@ def test_predictions_that_do_not_fit_are_refused(
 
 
 def test_no_clips_have_no_figures() -> None:
-    assert summary(confusion(np.zeros(0, np.int64), np.zeros(0, np.int64), 3)) == {"accuracy": 0, "uar": 0, "f1": 0}
+    assert macro_scores(confusion(np.zeros(0, np.int64), np.zeros(0, np.int64), 3)) == {
+        "accuracy": 0,
+        "uar": 0,
+        "f1": 0,
+    }
     with pytest.raises(ValueError, match="no clips"):
         bootstrap(0, lambda rows: {"count": len(rows)})
 
@@ -268,7 +272,7 @@ def test_bins_are_in_order_and_hold_every_answered_clip() -> None:
 
 def test_two_classifiers_compared_by_hand() -> None:
     truth = [0] * 10 + [1] * 10
-    found = compare(predictions(truth, [0] * 9 + [1] + [1] * 10), predictions(truth, [0] * 5 + [-1] * 5 + [1] * 10))
+    found = paired_test(predictions(truth, [0] * 9 + [1] + [1] * 10), predictions(truth, [0] * 5 + [-1] * 5 + [1] * 10))
     assert found["clips"] == 20
     assert found["difference"]["accuracy"]["value"] == found["difference"]["uar"]["value"] == pytest.approx(0.2)
     assert found["difference"]["f1"]["value"] == pytest.approx((18 / 19 + 20 / 21 - 10 / 15 - 1) / 2, abs=1e-4)
@@ -281,7 +285,7 @@ def test_two_classifiers_compared_by_hand() -> None:
 def test_a_comparison_turned_round_changes_its_sign() -> None:
     ours, theirs = drawn(100), drawn(100)
     theirs = Predictions(ours.labels, ours.truth, np.roll(theirs.probabilities, 3, axis=0), ours.groups)
-    there, back = compare(ours, theirs), compare(theirs, ours)
+    there, back = paired_test(ours, theirs), paired_test(theirs, ours)
     assert there["p"] == back["p"]
     assert (there["only_ours"], there["only_theirs"]) == (back["only_theirs"], back["only_ours"])
     for name, figure in there["difference"].items():
@@ -293,33 +297,33 @@ def test_a_comparison_turned_round_changes_its_sign() -> None:
 def test_clips_of_a_person_are_not_independent_witnesses() -> None:
     truth, groups = [0] * 60, np.repeat(np.arange(3), 20)
     ours, theirs = predictions(truth, [0] * 60), predictions(truth, [1] * 60)
-    found = compare(Predictions(ours.labels, ours.truth, ours.probabilities, groups), theirs)
+    found = paired_test(Predictions(ours.labels, ours.truth, ours.probabilities, groups), theirs)
     assert (found["test"], found["only_ours"]) == ("sign-flip test over people", 60)
     assert found["p"] == pytest.approx(2 / 2**3, abs=0.02)
-    alone = compare(Predictions(ours.labels, ours.truth, ours.probabilities, np.arange(60)), theirs)
+    alone = paired_test(Predictions(ours.labels, ours.truth, ours.probabilities, np.arange(60)), theirs)
     assert (alone["test"], alone["p"]) == ("exact McNemar test", pytest.approx(2 * 0.5**60, rel=1e-2))
 
 
 def test_a_classifier_is_no_better_than_itself() -> None:
-    found = compare(drawn(20), drawn(20))
+    found = paired_test(drawn(20), drawn(20))
     assert found["p"] == 1
     assert all(figure == ALL_WRONG for figure in found["difference"].values())
 
 
 def test_a_small_p_is_not_rounded_to_nothing() -> None:
-    found = compare(predictions([0] * 100, [0] * 100), predictions([0] * 100, [1] * 100))
+    found = paired_test(predictions([0] * 100, [0] * 100), predictions([0] * 100, [1] * 100))
     assert found["p"] == pytest.approx(2 * 0.5**100, rel=1e-2)
 
 
 @pytest.mark.parametrize("theirs", [predictions([0, 2], [0, 1]), predictions([0], [0]), drawn(2)])
 def test_classifiers_of_other_clips_are_not_compared(theirs: Predictions) -> None:
     with pytest.raises(ValueError, match="same clips"):
-        compare(predictions([0, 1], [0, 1]), theirs)
+        paired_test(predictions([0, 1], [0, 1]), theirs)
 
 
 def test_no_clips_are_not_compared() -> None:
     with pytest.raises(ValueError, match="no clips"):
-        compare(predictions([], []), predictions([], []))
+        paired_test(predictions([], []), predictions([], []))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +341,7 @@ def test_no_clips_are_not_compared() -> None:
     ],
 )
 def test_concordance_worked_out_by_hand(truth: list[float], said: list[float], value: float) -> None:
-    assert concordance(np.array(truth), np.array(said)) == pytest.approx(value)
+    assert ccc(np.array(truth), np.array(said)) == pytest.approx(value)
 
 
 def test_numbers_are_measured_against_the_truth() -> None:
@@ -348,7 +352,7 @@ def test_numbers_are_measured_against_the_truth() -> None:
     assert (found["clips"], found["unanswered"]) == (200, 0)
     assert found["mae"]["value"] == pytest.approx(metrics.mean_absolute_error(truth, said), abs=1e-4)
     assert found["pearson"]["value"] == pytest.approx(np.corrcoef(truth, said)[0, 1], abs=1e-4)
-    assert found["ccc"]["value"] == pytest.approx(concordance(truth, said), abs=1e-4)
+    assert found["ccc"]["value"] == pytest.approx(ccc(truth, said), abs=1e-4)
     assert found["ccc"]["value"] < found["pearson"]["value"]
     for name in ("ccc", "mae", "pearson"):
         low, high = found[name]["interval"]

@@ -15,8 +15,8 @@ import feature_fixtures
 import toy_models
 from feature_fixtures import known, parted, rated
 from fervid.core.errors import DatasetError, ModelIncompatible, UsageError
-from fervid.learn.labeled_features import Study, train
-from fervid.learn.model_evaluation import belongs, measured, methods, said_by
+from fervid.learn.labeled_features import LabeledFeatures, train_classifier
+from fervid.learn.model_evaluation import check_network, compare_configurations, evaluate_model, predict_with_model
 from fervid.learn.model_selection import candidates
 from fervid.models import registry
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 def toy(place: Path, weights: Sequence[Sequence[float]] = ((9, 0), (0, 9), (0, 0)), **card: Any) -> registry.Model:
     """Says calm of clips whose first value is the higher one, and joy of the others."""
     path = toy_models.classifier(place / "toy.onnx", weights, **{"labels": ["calm", "joy"], **card})
-    return registry.load(str(path), "classifier")
+    return registry.load_model(str(path), "classifier")
 
 
 # Measuring
@@ -36,20 +36,20 @@ def test_what_a_file_says_of_clips(tmp_path: Path) -> None:
     one = known(strides=(2,))
     one.table.coarse[2]["embedding.mean"][5, 1] = np.nan
     model = toy(tmp_path)
-    said = said_by(one, model, stride=2)
+    said = predict_with_model(one, model, stride=2)
     assert np.flatnonzero(np.isnan(said).all(axis=1)).tolist() == [5]
     assert not np.isnan(np.delete(said, 5, axis=0)).any()
-    assert said_by(one, model).sum(axis=1) == pytest.approx(np.ones(24))
+    assert predict_with_model(one, model).sum(axis=1) == pytest.approx(np.ones(24))
 
 
 def test_only_some_labels_may_be_answered(tmp_path: Path) -> None:
     one = known()
     model = toy(tmp_path, [[0, 5, 1]] * 3, labels=["calm", "fear", "joy"])
-    assert said_by(one, model, ["joy", "calm"]).argmax(axis=1).tolist() == [0] * 24
-    assert said_by(one, model, ["joy", "calm"]).sum(axis=1) == pytest.approx(np.ones(24))
-    assert said_by(one, model).argmax(axis=1).tolist() == [1] * 24
+    assert predict_with_model(one, model, ["joy", "calm"]).argmax(axis=1).tolist() == [0] * 24
+    assert predict_with_model(one, model, ["joy", "calm"]).sum(axis=1) == pytest.approx(np.ones(24))
+    assert predict_with_model(one, model).argmax(axis=1).tolist() == [1] * 24
     never = toy(tmp_path, [[0, 999, 0]] * 3, labels=["calm", "fear", "joy"])
-    assert said_by(one, never, ["calm", "joy"]) == pytest.approx(np.full((24, 2), 0.5))
+    assert predict_with_model(one, never, ["calm", "joy"]) == pytest.approx(np.full((24, 2), 0.5))
 
 
 @pytest.mark.parametrize(
@@ -64,97 +64,97 @@ def test_only_some_labels_may_be_answered(tmp_path: Path) -> None:
 )
 def test_a_file_that_does_not_fit_is_refused(card: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ModelIncompatible, match=words):
-        said_by(known(), toy(tmp_path, **card), ["calm", "joy"])
+        predict_with_model(known(), toy(tmp_path, **card), ["calm", "joy"])
 
 
 @pytest.mark.parametrize("weights", [[[math.nan, 0], [0, 1], [0, 0]], [[0, 0, 9], [0, 9, 0], [0, 0, 0]]])
 def test_a_file_that_gives_no_probability_for_each_label_is_refused(weights: list, tmp_path: Path) -> None:
     with pytest.raises(ModelIncompatible, match=r"gives \[.*for the labels .* export it again"):
-        said_by(known(), toy(tmp_path, weights, labels=["calm", "joy"]))
+        predict_with_model(known(), toy(tmp_path, weights, labels=["calm", "joy"]))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelIncompatible, match="does not do what its card says"):
-        said_by(rated(), toy(tmp_path))
+        predict_with_model(rated(), toy(tmp_path))
 
 
 def test_another_network_is_found_before_clips_are_looked_at(tmp_path: Path) -> None:
-    belongs(toy(tmp_path), feature_fixtures.ABOUT)
+    check_network(toy(tmp_path), feature_fixtures.ABOUT)
     with pytest.raises(ModelIncompatible, match="another network"):
-        belongs(toy(tmp_path), feature_fixtures.ABOUT | {"network_sha256": "f" * 64})
+        check_network(toy(tmp_path), feature_fixtures.ABOUT | {"network_sha256": "f" * 64})
 
 
 @pytest.mark.parametrize(("split", "clips"), [(None, 8), ("all", 32), ("train", 24), ("val", 4), ("test", 4)])
 def test_the_part_that_is_measured_by(split: str | None, clips: int, tmp_path: Path) -> None:
-    report = measured(parted(held=("val", "test")), toy(tmp_path, labels=["calm", "joy"]), split=split)
+    report = evaluate_model(parted(held=("val", "test")), toy(tmp_path, labels=["calm", "joy"]), split=split)
     assert report["clips"] == clips
 
 
 def test_a_set_without_parts_is_measured_by_as_a_whole(tmp_path: Path) -> None:
-    assert measured(known(), toy(tmp_path))["clips"] == 24
+    assert evaluate_model(known(), toy(tmp_path))["clips"] == 24
     only_val = parted().part(("val",))
-    assert measured(only_val, toy(tmp_path))["clips"] == 8
+    assert evaluate_model(only_val, toy(tmp_path))["clips"] == 8
     with pytest.raises(DatasetError, match="in the part test shows a face"):
-        measured(known(), toy(tmp_path), split="test")
+        evaluate_model(known(), toy(tmp_path), split="test")
 
 
-def digested(one: Study, names: Sequence[str]) -> Study:
+def digested(one: LabeledFeatures, names: Sequence[str]) -> LabeledFeatures:
     return replace(one, table=replace(one.table, digests=tuple(names)))
 
 
 def test_clips_that_a_classifier_was_trained_on_are_counted(tmp_path: Path) -> None:
     one = digested(known(), [f"{i:016x}" for i in range(24)])
     model = toy(tmp_path, training_digests=[f"{i:016x}" for i in range(20, 40)])
-    report = measured(one, model, model)
+    report = evaluate_model(one, model, model)
     assert (report["training_clips"], report["against"]["training_clips"]) == (4, 4)
-    assert measured(one, toy(tmp_path, training_digests=["f" * 16]))["training_clips"] == 0
+    assert evaluate_model(one, toy(tmp_path, training_digests=["f" * 16]))["training_clips"] == 0
     for digests in (None, [], "all", {"a": 1}):
         card = {} if digests is None else {"training_digests": digests}
-        assert "training_clips" not in measured(one, toy(tmp_path, **card))
-    assert measured(one, toy(tmp_path, training_digests=[[1], None, f"{0:016x}"]))["training_clips"] == 1
-    assert "training_clips" not in measured(known(), model)  # features of old do not say
+        assert "training_clips" not in evaluate_model(one, toy(tmp_path, **card))
+    assert evaluate_model(one, toy(tmp_path, training_digests=[[1], None, f"{0:016x}"]))["training_clips"] == 1
+    assert "training_clips" not in evaluate_model(known(), model)  # features of old do not say
 
 
 def test_of_a_part_only_its_own_clips_count(tmp_path: Path) -> None:
     whole = digested(parted(), [f"{i:016x}" for i in range(32)])
-    data, card = train(whole, candidates(["mean"], ["linear"]), "mine", 3)
+    data, card = train_classifier(whole, candidates(["mean"], ["linear"]), "mine", 3)
     (tmp_path / "mine.onnx").write_bytes(data)
-    model = registry.load(str(tmp_path / "mine.onnx"), "classifier")
+    model = registry.load_model(str(tmp_path / "mine.onnx"), "classifier")
     assert len(card["training_digests"]) == 24
-    assert measured(whole, model)["training_clips"] == 0
-    assert measured(whole, model, split="train")["training_clips"] == 24
-    assert measured(whole, model, split="all")["training_clips"] == 24
+    assert evaluate_model(whole, model)["training_clips"] == 0
+    assert evaluate_model(whole, model, split="train")["training_clips"] == 24
+    assert evaluate_model(whole, model, split="all")["training_clips"] == 24
 
 
 def test_one_clip_can_be_measured_by(tmp_path: Path) -> None:
     one = known()
     single = replace(one, table=one.table[np.array([0])], groups=one.groups[:1])
-    report = measured(single, toy(tmp_path))
+    report = evaluate_model(single, toy(tmp_path))
     assert report["answered"]["accuracy"]["interval"] is None
 
 
 def test_classifiers_are_compared_clip_by_clip(tmp_path: Path) -> None:
     good, bad = toy(tmp_path), toy(tmp_path, [[1, 0], [0, 0], [0, 0]], name="bad")
-    report = measured(known(faceless=feature_fixtures.samples(["joy"])), good, bad)
+    report = evaluate_model(known(faceless=feature_fixtures.samples(["joy"])), good, bad)
     assert report["against"]["name"] == "bad"
     assert (report["against"]["clips"], report["against"]["only_theirs"]) == (25, 0)
     assert report["against"]["only_ours"] == 12
     for other in (
         toy(tmp_path, labels=["fear", "joy"]),
-        registry.load(str(toy_models.regressor(tmp_path / "r")), "regressor"),
+        registry.load_model(str(toy_models.regressor(tmp_path / "r")), "regressor"),
     ):
         with pytest.raises(ModelIncompatible, match="does not know calm"):
-            measured(known(), good, other)
+            evaluate_model(known(), good, other)
 
 
 def test_few_frames_need_thresholds(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="fitted without --adaptive"):
-        measured(known(), toy(tmp_path), adaptive=True)
+        evaluate_model(known(), toy(tmp_path), adaptive=True)
     levels = [{"stride": stride, "confidence": least} for stride, least in ((8, 1.01), (4, 0.0))]
     model = toy(tmp_path, adaptive={"levels": levels})
     one = known(strides=(8, 4), faceless=feature_fixtures.samples(["joy"]))
     one.table.coarse[4]["embedding.mean"][:12] = np.nan
-    few = measured(one, model, adaptive=True)["adaptive"]
+    few = evaluate_model(one, model, adaptive=True)["adaptive"]
     assert few == {"share of frames": round((12 * 16 + 12 * 4) / (24 * 16), 4), "accuracy": 1.0}
 
 
@@ -162,17 +162,17 @@ def test_few_frames_need_thresholds(tmp_path: Path) -> None:
 
 
 def test_methods_by_person_on_all_clips() -> None:
-    found = methods(known(), ["mean", "mean+std"], ["linear", "logistic"], 3)
+    found = compare_configurations(known(), ["mean", "mean+std"], ["linear", "logistic"], 3)
     assert list(found) == ["mean, linear", "mean, logistic", "mean+std, linear", "mean+std, logistic"]
     assert all(report["answered"]["uar"]["value"] > 0.9 for report in found.values())
 
 
 def test_methods_where_the_set_has_parts() -> None:
     whole = parted()
-    ((name, report),) = methods(whole, ["mean"], ["logistic"], 3).items()
+    ((name, report),) = compare_configurations(whole, ["mean"], ["logistic"], 3).items()
     assert name == "mean, logistic (0.3)"
     assert report["clips"] == 8
-    ((name, report),) = methods(whole, ["mean"], ["logistic"], 3, cross=True).items()
+    ((name, report),) = compare_configurations(whole, ["mean"], ["logistic"], 3, cross=True).items()
     assert (name, report["clips"]) == ("mean, logistic", 32)
 
 
@@ -180,34 +180,36 @@ def test_a_class_that_is_only_measured_by_is_an_error_and_one_that_is_only_learn
     whole = parted()
     joyless = [one.split == "train" or one.label == "calm" for one in whole.table.samples]
     part = replace(whole, table=whole.table[np.array(joyless)], groups=whole.groups[joyless])
-    (report,) = methods(part, ["mean"], ["logistic"], 3).values()
+    (report,) = compare_configurations(part, ["mean"], ["logistic"], 3).values()
     assert report["answered"]["recall"]["joy"] is None
     joyless = [one.split == "val" or one.label == "calm" for one in whole.table.samples]
     part = replace(whole, table=whole.table[np.array(joyless)], groups=whole.groups[joyless])
     with pytest.raises(DatasetError, match="no clip of joy"):
-        methods(part, ["mean"], ["logistic"], 3)
+        compare_configurations(part, ["mean"], ["logistic"], 3)
 
 
 def test_a_part_that_shows_no_face_is_not_measured_by_another() -> None:
     learnt = parted().part(("train",))
     table = replace(learnt.table, faceless=feature_fixtures.samples(["joy"], splits=["val"]))
     with pytest.raises(DatasetError, match="in the part val/test shows a face"):
-        methods(replace(learnt, table=table), ["mean"], ["linear"])
+        compare_configurations(replace(learnt, table=table), ["mean"], ["linear"])
 
 
 def test_methods_with_another_scaling() -> None:
     one = known()
     one.table.statistics["embedding.mean"][:] = 1 + one.truth[:, None]  # which a clip of unit length does not show
-    usual, other = (methods(one, ["mean"], ["linear"], 3, scalings=scalings) for scalings in (None, ["standard"]))
+    usual, other = (
+        compare_configurations(one, ["mean"], ["linear"], 3, scalings=scalings) for scalings in (None, ["standard"])
+    )
     assert list(usual) == list(other) == ["mean, linear"]
     assert other["mean, linear"]["answered"]["uar"]["value"] == 1 > usual["mean, linear"]["answered"]["uar"]["value"]
 
 
 def test_methods_for_ratings() -> None:
-    (report,) = methods(rated(), ["mean"], ["rbf"], 3).values()
+    (report,) = compare_configurations(rated(), ["mean"], ["rbf"], 3).values()
     assert report["ccc"]["value"] > 0.8
 
 
 def test_a_method_that_cannot_be_fitted_is_named() -> None:
     with pytest.raises(DatasetError, match=r"mlp \(0.*\) on mean cannot be fitted on \d clips"):
-        methods(known(people=3), ["mean"], ["linear", "mlp"], 3)
+        compare_configurations(known(people=3), ["mean"], ["linear", "mlp"], 3)

@@ -17,23 +17,23 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
 
 from fervid.analysis.baseline import identify_people
-from fervid.analysis.pooling import FeaturePool
+from fervid.analysis.pooling import FeaturePooler
 from fervid.core.errors import DatasetError, UsageError
-from fervid.core.records import FaceScores
+from fervid.core.records import FaceOutputs
 from fervid.learn import model_selection
 from fervid.learn.model_selection import (
-    COMPARED,
-    COSTS,
+    DEFAULT_STATISTICS,
+    HYPERPARAMETERS,
     Candidate,
-    Examples,
     Kind,
-    answers,
+    TrainingData,
     candidates,
-    choose,
     folds,
-    nested,
-    sealed,
-    statistics_of,
+    nested_cv_predict,
+    parse_statistics,
+    predict,
+    select_candidate,
+    serialize_with_card,
     to_onnx,
 )
 
@@ -41,19 +41,19 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def way(kind: Kind, cost: float | None = None) -> Candidate:
-    return Candidate("mean", kind, COSTS[kind][0] if cost is None else cost)
+    return Candidate("mean", kind, HYPERPARAMETERS[kind][0] if cost is None else cost)
 
 
 def examples(
     n: int, classes: int | None, *, apart: float = 3.0, width: int = 5, each: int = 3, seed: int = 1
-) -> Examples:
+) -> TrainingData:
     """Clips of people with `each` clips; their classes lie apart, or their ratings are the first value."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, width)).astype(np.float32)
     truth = x[:, 0].astype(np.float64) + 5 if classes is None else np.arange(n) % classes
     if classes:
         x[np.arange(n), truth] += apart
-    return Examples({"mean": x}, truth, np.arange(n) // each)
+    return TrainingData({"mean": x}, truth, np.arange(n) // each)
 
 
 # Candidates
@@ -61,9 +61,9 @@ def examples(
 
 def test_candidates_are_all_combinations() -> None:
     found = candidates(["mean", "group"], ["mlp", "rbf"])
-    assert len(found) == len(set(found)) == 2 * (len(COSTS["mlp"]) + len(COSTS["rbf"]))
+    assert len(found) == len(set(found)) == 2 * (len(HYPERPARAMETERS["mlp"]) + len(HYPERPARAMETERS["rbf"]))
     assert str(found[0]) == "mlp (0.001) on mean"
-    assert set(COSTS) == set(KINDS)
+    assert set(HYPERPARAMETERS) == set(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -90,20 +90,20 @@ def test_candidates_are_all_combinations() -> None:
     ],
 )
 def test_statistics_are_combined_freely(name: str, parts: str) -> None:
-    assert statistics_of(name) == tuple(parts.split())
+    assert parse_statistics(name) == tuple(parts.split())
 
 
 def test_the_statistics_of_the_papers_are_pooled() -> None:
     rows, values = np.ones((2, 3), np.float32), np.ones(2, np.float32)
-    pool = FeaturePool()
-    pool.update_group(FaceScores(rows, rows, values, values, rows, rows))
-    assert {part for name in COMPARED for part in statistics_of(name)} <= pool.features().statistics.keys()
+    pool = FeaturePooler()
+    pool.update_group(FaceOutputs(rows, rows, values, values, rows, rows))
+    assert {part for name in DEFAULT_STATISTICS for part in parse_statistics(name)} <= pool.features().statistics.keys()
 
 
 @pytest.mark.parametrize("name", ["median", "", "mean+", "mean++std", "age.mean", "spread", "expression.median", "a b"])
 def test_a_statistic_that_there_is_not_is_named(name: str) -> None:
     with pytest.raises(UsageError, match=r"^there is no statistic '.*'; join mean, std, min, max of emb.*group$"):
-        statistics_of(name)
+        parse_statistics(name)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_statistic_that_there_is_not_is_named(name: str) -> None:
     ],
 )
 def test_the_score_is_mean_recall_or_concordance(truth: Sequence[float], said: Sequence[float], score: float) -> None:
-    assert model_selection.score(np.array(truth), np.array(said)) == pytest.approx(score)
+    assert model_selection.selection_score(np.array(truth), np.array(said)) == pytest.approx(score)
 
 
 def test_logits_are_standardised_and_tried_with_both_machines_unless_told_otherwise() -> None:
@@ -124,8 +124,8 @@ def test_logits_are_standardised_and_tried_with_both_machines_unless_told_otherw
     assert [(way.statistics, way.kind) for way in usual] == [
         *[("logit+std", "linear")] * len(model_selection.STANDARD_COSTS["linear"]),
         *[("logit+std", "rbf")] * len(model_selection.STANDARD_COSTS["rbf"]),
-        *[("mean+std", "linear")] * len(COSTS["linear"]),
-        *[("mean+std", "logistic")] * len(COSTS["logistic"]),
+        *[("mean+std", "linear")] * len(HYPERPARAMETERS["linear"]),
+        *[("mean+std", "logistic")] * len(HYPERPARAMETERS["logistic"]),
     ]
     scalers = {way.statistics: type(way.estimator(np.arange(3), 0)[0]).__name__ for way in usual}
     assert scalers == {"logit+std": "StandardScaler", "mean+std": "Normalizer"}
@@ -208,18 +208,18 @@ def test_the_exported_file_answers_as_scikit_learn_did(kind: Kind, classes: int 
     pipeline = model_selection.fit(way(kind), known, 3)
     model = to_onnx(pipeline, 5)
     onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(sealed(model, {}))
+    session = onnxruntime.InferenceSession(serialize_with_card(model, {}))
     clips = np.random.default_rng(7).normal(scale=2, size=(100, 5)).astype(np.float32)
     name = "value" if classes is None else "probabilities"
     (said,) = session.run([name], {"features": clips})
-    expected = answers(pipeline, clips, known.truth)
+    expected = predict(pipeline, clips, known.truth)
     assert said.shape == (100, classes or 1)
     assert said.reshape(expected.shape) == pytest.approx(expected, abs=1e-5)
     if classes:
         assert said.sum(axis=1) == pytest.approx(np.ones(100), abs=1e-5)
 
 
-def random_table(seed: int, *, separable: bool) -> tuple[Examples, int]:
+def random_table(seed: int, *, separable: bool) -> tuple[TrainingData, int]:
     """Clips of 2 to 20 people in 2 to 8 classes of unequal size, and 3 to 5 folds; by clip where people are too few."""
     rng = np.random.default_rng(seed)
     people_count, classes, count = int(rng.integers(2, 21)), int(rng.integers(2, 9)), int(rng.integers(3, 6))
@@ -231,7 +231,7 @@ def random_table(seed: int, *, separable: bool) -> tuple[Examples, int]:
         x[np.arange(len(truth)), truth] += 12
     if people_count < count:
         count, groups = min(count, np.bincount(truth).min()), None
-    return Examples({"mean": x}, truth, groups, seed), max(count, 2)
+    return TrainingData({"mean": x}, truth, groups, seed), max(count, 2)
 
 
 @pytest.mark.parametrize("scaling", ["l2", "standard"])
@@ -242,9 +242,9 @@ def test_calibration_never_changes_the_label(kind: Kind, separable: bool, scalin
         known, count = random_table(seed, separable=separable)
         x, classes = known.matrices["mean"], len(np.unique(known.truth))
         calibrated = model_selection.fit(
-            Candidate("mean", kind, COSTS[kind][seed % len(COSTS[kind])], scaling), known, count
+            Candidate("mean", kind, HYPERPARAMETERS[kind][seed % len(HYPERPARAMETERS[kind])], scaling), known, count
         )
-        session = onnxruntime.InferenceSession(sealed(to_onnx(calibrated, x.shape[1]), {}))
+        session = onnxruntime.InferenceSession(serialize_with_card(to_onnx(calibrated, x.shape[1]), {}))
         others = np.random.default_rng(seed).normal(size=(200, x.shape[1])).astype(np.float32)
         for rows in (x, others):
             (probabilities,) = session.run(["probabilities"], {"features": rows})
@@ -303,19 +303,19 @@ def test_margins_without_spread_have_a_confidence() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_can_be_learnt_is_learnt(kind: Kind, classes: int | None) -> None:
     known, others = examples(120, classes), examples(60, classes, seed=2)
-    cost = COSTS[kind][0 if kind == "mlp" else -1]
-    said = answers(model_selection.fit(way(kind, cost), known, 3), others.matrices["mean"], known.truth)
+    cost = HYPERPARAMETERS[kind][0 if kind == "mlp" else -1]
+    said = predict(model_selection.fit(way(kind, cost), known, 3), others.matrices["mean"], known.truth)
     if classes:
         assert (said.argmax(axis=1) == others.truth).mean() > 0.8
     else:
-        assert model_selection.score(others.truth, said) > 0.6
+        assert model_selection.selection_score(others.truth, said) > 0.6
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_scale_of_ratings_does_not_matter(kind: Kind) -> None:
     known, others = examples(60, None), examples(30, None, seed=2).matrices["mean"]
     wide = replace(known, truth=10 * known.truth + 500)
-    plain, scaled = (answers(model_selection.fit(way(kind), one, 3), others, one.truth) for one in (known, wide))
+    plain, scaled = (predict(model_selection.fit(way(kind), one, 3), others, one.truth) for one in (known, wide))
     assert (scaled - 500) / 10 == pytest.approx(plain, abs=2e-3)
 
 
@@ -323,8 +323,8 @@ def test_the_scale_of_ratings_does_not_matter(kind: Kind) -> None:
 def test_a_rare_class_weighs_as_much_as_a_common_one(kind: Kind) -> None:
     rng = np.random.default_rng(3)
     truth = np.r_[np.zeros(160, int), np.ones(20, int)]
-    known = Examples({"mean": rng.normal(size=(180, 3)).astype(np.float32)}, truth, np.arange(180))
-    said = answers(model_selection.fit(way(kind), known, 4), rng.normal(size=(200, 3)).astype(np.float32), truth)
+    known = TrainingData({"mean": rng.normal(size=(180, 3)).astype(np.float32)}, truth, np.arange(180))
+    said = predict(model_selection.fit(way(kind), known, 4), rng.normal(size=(200, 3)).astype(np.float32), truth)
     assert said[:, 1].mean() == pytest.approx(0.5, abs=0.12)
 
 
@@ -333,8 +333,8 @@ def test_a_rare_class_weighs_as_much_as_a_common_one(kind: Kind) -> None:
 def test_the_same_seed_gives_the_same_bytes(kind: Kind, classes: int | None) -> None:
     def made(seed: int) -> bytes:
         base = examples(45, classes)
-        known = Examples(base.matrices, base.truth, base.groups, seed)
-        return sealed(to_onnx(model_selection.fit(way(kind, 0.5), known, 3), 5), {"seed": 5, "name": "a"})
+        known = TrainingData(base.matrices, base.truth, base.groups, seed)
+        return serialize_with_card(to_onnx(model_selection.fit(way(kind, 0.5), known, 3), 5), {"seed": 5, "name": "a"})
 
     assert made(1) == made(1)
     if classes and kind != "logistic":
@@ -344,32 +344,32 @@ def test_the_same_seed_gives_the_same_bytes(kind: Kind, classes: int | None) -> 
 def test_the_card_is_sealed_in_alone() -> None:
     model = to_onnx(model_selection.fit(way("logistic"), examples(30, 2), 3), 5)
     model.metadata_props.add(key="fervid", value="old")
-    data = sealed(model, {"name": "ä", "b": [1]})
+    data = serialize_with_card(model, {"name": "ä", "b": [1]})
     assert {prop.key: prop.value for prop in onnx.load_from_string(data).metadata_props} == {
         "fervid": '{"b": [1], "name": "\\u00e4"}'
     }
-    assert sealed(model, {"b": [1], "name": "ä"}) == data
+    assert serialize_with_card(model, {"b": [1], "name": "ä"}) == data
 
 
 @pytest.mark.parametrize("truth", [np.arange(9) % 3, np.arange(9) / 2])
 def test_too_few_clips_for_a_network_are_an_error(truth: np.ndarray) -> None:
-    known = Examples({"mean": np.eye(9, dtype=np.float32)}, truth, None)
+    known = TrainingData({"mean": np.eye(9, dtype=np.float32)}, truth, None)
     with pytest.raises(DatasetError, match=r"mlp \(0\.001\) on mean cannot be fitted on 9 clips .*another --kind"):
         model_selection.fit(way("mlp"), known, 3)
 
 
 def test_a_mistake_is_not_blamed_on_the_clips() -> None:
-    known = Examples({"mean": np.full((12, 2), np.nan, np.float32)}, np.arange(12) % 2)
+    known = TrainingData({"mean": np.full((12, 2), np.nan, np.float32)}, np.arange(12) % 2)
     with pytest.raises(ValueError, match="NaN"):
         model_selection.fit(way("logistic"), known, 3)
 
 
 def test_a_candidate_that_does_not_converge_is_no_warning() -> None:
     known = examples(30, 2)
-    slow = Examples({"mean": known.matrices["mean"] * [1e-4, 1, 1e4, 1, 1]}, known.truth, known.groups)
+    slow = TrainingData({"mean": known.matrices["mean"] * [1e-4, 1, 1e4, 1, 1]}, known.truth, known.groups)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        choose(slow, [way("mlp"), way("linear", 1e6)], 3)
+        select_candidate(slow, [way("mlp"), way("linear", 1e6)], 3)
         model_selection.fit(way("mlp"), slow, 3)
     assert not [one for one in caught if issubclass(one.category, ConvergenceWarning)]
 
@@ -396,34 +396,34 @@ class Mimic(ClassifierMixin, BaseEstimator):
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Examples:
+def memory(monkeypatch: pytest.MonkeyPatch) -> TrainingData:
     """Every person has one class, and three clips that are the same; what remembers them stands in for two kinds."""
     for kind in ("logistic", "linear"):
         monkeypatch.setitem(model_selection.CLASSIFIERS, kind, lambda *_: Mimic())
     rows = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32).repeat(3, axis=0)
-    return Examples({"mean": rows}, np.arange(72) // 3 % 2, np.arange(72) // 3)
+    return TrainingData({"mean": rows}, np.arange(72) // 3 % 2, np.arange(72) // 3)
 
 
-def test_people_are_measured_by_what_has_not_seen_them(memory: Examples) -> None:
+def test_people_are_measured_by_what_has_not_seen_them(memory: TrainingData) -> None:
     ways = [way("logistic", 1.0), way("logistic", 2.0)]
-    chosen, scores = choose(memory, ways, 3)
+    chosen, scores = select_candidate(memory, ways, 3)
     assert list(scores.values()) == [0.5, 0.5]
     assert chosen == ways[0]
-    said, winners = nested(memory, ways, 4)
+    said, winners = nested_cv_predict(memory, ways, 4)
     assert said.argmax(axis=1).tolist() == [0] * 72
     assert winners == [ways[0]] * 4
-    seen = answers(model_selection.fit(way("logistic"), memory), memory.matrices["mean"], memory.truth)
+    seen = predict(model_selection.fit(way("logistic"), memory), memory.matrices["mean"], memory.truth)
     assert seen.argmax(axis=1).tolist() == memory.truth.tolist()
 
 
-def test_clips_that_stand_alone_are_recognised_by_their_likes(memory: Examples) -> None:
-    alone = Examples(memory.matrices, memory.truth, None)
-    said, _ = nested(alone, [way("logistic")], 4)
+def test_clips_that_stand_alone_are_recognised_by_their_likes(memory: TrainingData) -> None:
+    alone = TrainingData(memory.matrices, memory.truth, None)
+    said, _ = nested_cv_predict(alone, [way("logistic")], 4)
     assert (said.argmax(axis=1) == memory.truth).mean() > 0.9
 
 
-def test_margins_become_probabilities_on_people_whom_the_machine_has_not_seen(memory: Examples) -> None:
-    said = answers(model_selection.fit(way("linear"), memory, 4), memory.matrices["mean"], memory.truth)
+def test_margins_become_probabilities_on_people_whom_the_machine_has_not_seen(memory: TrainingData) -> None:
+    said = predict(model_selection.fit(way("linear"), memory, 4), memory.matrices["mean"], memory.truth)
     assert said == pytest.approx(np.full((72, 2), 0.5), abs=0.01)
 
 
@@ -431,19 +431,19 @@ def test_margins_become_probabilities_on_people_whom_the_machine_has_not_seen(me
 def test_the_better_candidate_is_chosen_inside_and_out(classes: int | None) -> None:
     known = examples(60, classes)
     noise = np.random.default_rng(9).normal(size=(60, 5)).astype(np.float32)
-    known = Examples({"mean": noise, "mean+std": known.matrices["mean"]}, known.truth, known.groups)
+    known = TrainingData({"mean": noise, "mean+std": known.matrices["mean"]}, known.truth, known.groups)
     ways = [Candidate(name, "logistic", 3.0) for name in ("mean", "mean+std")]
-    chosen, scores = choose(known, ways, 3)
+    chosen, scores = select_candidate(known, ways, 3)
     assert chosen.statistics == "mean+std"
     assert scores[chosen] == max(scores.values())
     assert list(scores) == ways
-    said, winners = nested(known, ways, 3)
+    said, winners = nested_cv_predict(known, ways, 3)
     assert said.shape == ((60, 3) if classes else (60,))
     assert np.isfinite(said).all()
     assert {one.statistics for one in winners} == {"mean+std"}
 
 
-def unlike(people_count: int, small: float, large: float) -> Examples:
+def unlike(people_count: int, small: float, large: float) -> TrainingData:
     """Clips of people, in two classes that lie so far apart in the logits and in the embedding."""
     count = 6 * people_count
     tables = {"logit": small, "mean": large}
@@ -451,7 +451,7 @@ def unlike(people_count: int, small: float, large: float) -> Examples:
         name: examples(count, 2, apart=apart, each=6, seed=seed).matrices["mean"]
         for seed, (name, apart) in enumerate(tables.items())
     }
-    return Examples(matrices, np.arange(count) % 2, np.arange(count) // 6)
+    return TrainingData(matrices, np.arange(count) % 2, np.arange(count) // 6)
 
 
 @pytest.mark.parametrize(
@@ -469,14 +469,16 @@ def test_with_few_people_the_embedding_has_to_be_clearly_better(
 ) -> None:
     known = unlike(people_count, small, large)
     ways = [Candidate("mean", "linear", 0.1), Candidate("logit", "linear", 0.1)]
-    way, scores = choose(known, ways, 3)
+    way, scores = select_candidate(known, ways, 3)
     assert way.statistics == chosen
     if small < large:
         assert scores[ways[0]] > scores[ways[1]]
 
 
 def test_embeddings_that_are_alone_are_chosen_from() -> None:
-    way, scores = choose(unlike(5, 0, 3), [Candidate("mean", "linear", 0.1), Candidate("mean", "linear", 1.0)], 3)
+    way, scores = select_candidate(
+        unlike(5, 0, 3), [Candidate("mean", "linear", 0.1), Candidate("mean", "linear", 1.0)], 3
+    )
     assert scores[way] == max(scores.values())
 
 
@@ -485,20 +487,20 @@ def test_ratings_of_few_people_are_fitted_on_expressions_too() -> None:
     noisy = known.matrices["mean"] + np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32) / 3
     known = replace(known, matrices={"mean": known.matrices["mean"], "logit": noisy})
     ways = [Candidate("mean", "rbf", 1.0), Candidate("logit", "rbf", 1.0)]
-    assert choose(known, ways, 3)[0].statistics == "logit"
+    assert select_candidate(known, ways, 3)[0].statistics == "logit"
 
 
 def test_the_first_of_equals_is_chosen() -> None:
     known = examples(30, 2, apart=20)
     ways = candidates(["mean"], ["logistic"])
-    assert choose(known, ways, 3)[0] == ways[0]
+    assert select_candidate(known, ways, 3)[0] == ways[0]
 
 
 def test_some_examples() -> None:
     known = examples(12, 2)
     part = known[np.arange(12) < 5]
     assert (len(part.truth), part.matrices["mean"].shape, part.groups.tolist()) == (5, (5, 5), [0, 0, 0, 1, 1])
-    assert Examples(known.matrices, known.truth)[np.array([3])].groups is None
+    assert TrainingData(known.matrices, known.truth)[np.array([3])].groups is None
 
 
 # People

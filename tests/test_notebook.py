@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fervid.core.records import Answer, ClipResult, Person, Problem, WindowResult
+from fervid.core.records import ClipResult, ErrorInfo, Person, Prediction, WindowResult
 from record_fixtures import MODELS
 
-CALM = Answer({"angry": 0.25, "calm": 0.75})
+CALM = Prediction({"angry": 0.25, "calm": 0.75})
 ONE = Person(0, 1.5, CALM)
 GUESSED = Person(1, 0.5, CALM, 33.4, "male", "white")
 ODD = '<script>alert("x")</script> & \udcff.mp4'
@@ -32,7 +32,7 @@ def words(record: object) -> str:
 RECORDS = [
     *(CALM, ONE, GUESSED, clip(), clip(people=(ONE, GUESSED), duration_s=2.0, frames_sampled=10, frames_with_face=8)),
     *(WindowResult.of(clip(), 0.0, 4.0), WindowResult.of(clip())),
-    *(clip(status="no_face", answer=None), clip(status="error", answer=None, problem=Problem("empty_file", ODD))),
+    *(clip(status="no_face", answer=None), clip(status="error", answer=None, problem=ErrorInfo("empty_file", ODD))),
 ]
 
 
@@ -69,7 +69,7 @@ def test_a_person_and_an_answer_have_a_card_of_their_own() -> None:
 
 
 def test_what_a_file_is_called_is_text_and_nothing_else() -> None:
-    html = clip(path=ODD, status="error", answer=None, problem=Problem("not_a_video", ODD))._repr_html_()
+    html = clip(path=ODD, status="error", answer=None, problem=ErrorInfo("not_a_video", ODD))._repr_html_()
     assert "<script" not in html
     assert html.count("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; \\udcff.mp4") == 3
     html.encode()

@@ -22,12 +22,12 @@ import fervid
 import published_models
 from fervid.analysis.detector import Detector
 from fervid.analysis.extractor import load_extractor
-from fervid.analysis.face_model import FaceNetwork
+from fervid.analysis.face_model import FaceModel
 from fervid.cli.app import app
-from fervid.core.errors import ModelIncompatible, ModelNotFound, ModelUnverified, UsageError
-from fervid.learn.feature_table import Table
+from fervid.core.errors import ChecksumMismatch, ModelIncompatible, ModelNotFound, UsageError
+from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry
-from fervid.models.onnx_adapters import adapted
+from fervid.models.onnx_adapters import adapt_published_model
 
 FACE = (190.0, 130.0, 470.0, 420.0)  # in the 640 pixels of a look-alike: that of `clips.smiling`, 320 pixels wide
 
@@ -45,14 +45,14 @@ def pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     made = {"yunet": published_models.yunet(place / "yunet.onnx", [FACE], 0.1)}
     made["hsemotion-b0"] = published_models.hsemotion(place / "hsemotion-b0.onnx")
     shipped = published_models.manifest(tmp_path / "shipped", {name: path.read_bytes() for name, path in made.items()})
-    monkeypatch.setattr(registry, "folder", lambda: shipped)
+    monkeypatch.setattr(registry, "models_dir", lambda: shipped)
     registry.manifest.cache_clear()
     yield place
     registry.manifest.cache_clear()
 
 
 def card(name: str) -> dict[str, Any]:
-    return {key: value for key, value in registry.manifest("optional")[name].items() if key not in registry.PINS}
+    return {key: value for key, value in registry.manifest("optional")[name].items() if key not in registry.FILE_KEYS}
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0, 4.0])
@@ -64,7 +64,7 @@ def test_yunet_is_decoded_as_opencv_decodes_it(tmp_path: Path, noise: float) -> 
     opencv = cv2.FaceDetectorYN.create(str(path), "", (640, 640), 0.3, 1.0, 20_000)
     theirs = opencv.detect(np.ascontiguousarray(picture[..., ::-1]))[1]
 
-    session = onnxruntime.InferenceSession(adapted(path.read_bytes(), card("yunet")))
+    session = onnxruntime.InferenceSession(adapt_published_model(path.read_bytes(), card("yunet")))
     boxes, landmarks, scores = session.run(["boxes", "landmarks", "scores"], {"images": picture[None]})
     assert (boxes.shape, landmarks.shape, scores.shape) == ((1, 8400, 4), (1, 8400, 5, 2), (1, 8400))
     sure = scores[0] >= 0.3
@@ -84,7 +84,7 @@ def test_yunet_is_decoded_as_opencv_decodes_it(tmp_path: Path, noise: float) -> 
 
 @pytest.mark.usefixtures("pulled")
 def test_yunet_finds_a_face_where_it_is() -> None:
-    model = registry.load("yunet", "detector")
+    model = registry.load_model("yunet", "detector")
     (face,) = Detector(model.session, model.card).glance(clips.portrait(320, 320))
     np.testing.assert_allclose(face.box, np.array(FACE) / 2, atol=2)
     np.testing.assert_allclose(face.landmarks[0], (95 + 0.3 * 140, 65 + 0.35 * 145), atol=2)
@@ -95,7 +95,7 @@ def test_yunet_finds_a_face_where_it_is() -> None:
 def test_a_network_of_logits_gives_embedding_and_probabilities(tmp_path: Path, batch: str | int, last: str) -> None:
     path = published_models.hsemotion(tmp_path / "b0.onnx", batch=batch, last=last)
     about = card("hsemotion-b0")
-    network = FaceNetwork(onnxruntime.InferenceSession(adapted(path.read_bytes(), about)), about)
+    network = FaceModel(onnxruntime.InferenceSession(adapt_published_model(path.read_bytes(), about)), about)
     crops = np.random.default_rng(2).integers(0, 256, (9, 224, 224, 3), np.uint8)
     scores = network(crops)
     assert scores.widths == (1280, 8, 0, 0, 0, 0)
@@ -128,20 +128,20 @@ def test_a_file_that_is_built_otherwise_is_refused(tmp_path: Path, name: str, da
             model.graph.input.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1]))
         data = model.SerializeToString()
     with pytest.raises(ValueError, match=words):
-        adapted(data, card(name))
+        adapt_published_model(data, card(name))
 
 
 def test_one_that_was_pulled_and_is_built_otherwise_is_incompatible(pulled: Path) -> None:
-    content = json.loads((registry.folder() / "manifest.json").read_text())
+    content = json.loads((registry.models_dir() / "manifest.json").read_text())
     del content["optional"]["hsemotion-b0"]  # which it would be known as
     content["optional"]["yunet"] |= {
         "sha256": hashlib.sha256((pulled / "hsemotion-b0.onnx").read_bytes()).hexdigest(),
         "file": "hsemotion-b0.onnx",
     }
-    (registry.folder() / "manifest.json").write_text(json.dumps(content))
+    (registry.models_dir() / "manifest.json").write_text(json.dumps(content))
     registry.manifest.cache_clear()
     with pytest.raises(ModelIncompatible, match=r"hsemotion-b0\.onnx is no ONNX model .*\(it has no outp"):
-        registry.load("yunet", "detector")
+        registry.load_model("yunet", "detector")
 
 
 # In use
@@ -164,12 +164,12 @@ def test_a_clip_is_answered_by_models_that_were_pulled(smile: Path) -> None:
 
 @pytest.mark.usefixtures("pulled")
 def test_the_answer_is_the_mean_of_what_the_network_says(crops: list[np.ndarray]) -> None:
-    classifier = fervid.load(network="hsemotion-b0", detector="yunet", threads=1)
+    classifier = fervid.load_classifier(network="hsemotion-b0", detector="yunet", threads=1)
     del crops[:]  # what the models were tried on
     frames = [fervid.Frame(image, i / 5, 0.2) for i, image in enumerate(clips.smiling(5))]
     answer = classifier.classify_frames(frames)
-    network = registry.load("hsemotion-b0", "network")
-    said = FaceNetwork(network.session, network.card)(np.array(crops)).expression.mean(axis=0)
+    network = registry.load_model("hsemotion-b0", "network")
+    said = FaceModel(network.session, network.card)(np.array(crops)).expression.mean(axis=0)
     np.testing.assert_allclose(list(answer.probabilities.values()), said, atol=1e-5)
 
 
@@ -180,25 +180,25 @@ def test_what_the_network_does_not_estimate_cannot_be_asked_for(smile: Path, com
     assert (result.exit_code, result.stdout) == (2, "")
     assert "hsemotion-b0 estimates no age, gender, ethnicity; leave out --attributes" in result.stderr
     with pytest.raises(UsageError, match="--network mobilenetv1"):
-        fervid.load(network="hsemotion-b0", options=fervid.Options(attributes=True))
+        fervid.load_classifier(network="hsemotion-b0", options=fervid.Options(attributes=True))
 
 
 @pytest.mark.usefixtures("pulled")
 def test_a_classifier_of_another_network_is_refused() -> None:
     with pytest.raises(ModelIncompatible, match=r"emotion8 was fitted on network [0-9a-f]{12}, not on hsemotion-b0"):
-        fervid.load(network="hsemotion-b0", classifier="emotion8")
+        fervid.load_classifier(network="hsemotion-b0", classifier="emotion8")
 
 
 def test_the_mean_goes_with_every_network_of_its_classes_and_no_other(tmp_path: Path, smile: Path) -> None:
-    answer = fervid.load(classifier="mean8", threads=1).classify(smile)
+    answer = fervid.load_classifier(classifier="mean8", threads=1).classify(smile)
     assert answer.label == "happiness"
-    content = onnx.load(registry.folder() / "mean8.onnx")
+    content = onnx.load(registry.models_dir() / "mean8.onnx")
     about = {**registry.manifest()["mean8"], "network_expressions": ["dark", "bright"]}
     path = tmp_path / "other.onnx"
     onnx.helper.set_model_props(content, {"fervid": json.dumps(about)})
     path.write_bytes(content.SerializeToString())
     with pytest.raises(ModelIncompatible, match="mean8 was fitted on network of other expressions, not on mobilenetv1"):
-        fervid.load(classifier=str(path))
+        fervid.load_classifier(classifier=str(path))
 
 
 @pytest.mark.usefixtures("pulled", "quick")
@@ -214,7 +214,7 @@ def test_a_classifier_is_fitted_and_measured_on_a_network_without_identities(tmp
 
     made = run("train", tmp_path / "clips", "-o", tmp_path / "m.onnx", *looking, *fitting, "--group", "none")
     assert made.exit_code == 0, made.stderr
-    assert json.loads(made.stdout)["network_sha256"] == registry.load("hsemotion-b0", "network").identity.sha256
+    assert json.loads(made.stdout)["network_sha256"] == registry.load_model("hsemotion-b0", "network").identity.sha256
     measured = run(
         *("evaluate", tmp_path / "clips", "--classifier", tmp_path / "m.onnx", "--against", "mean8", "--group", "none"),
         *("--labels", "near,far", *looking),
@@ -223,11 +223,11 @@ def test_a_classifier_is_fitted_and_measured_on_a_network_without_identities(tmp
     measured = run("evaluate", tmp_path / "clips", "--classifier", tmp_path / "m.onnx", "--group", "none", *looking)
     assert measured.exit_code == 0, measured.stderr
     with pytest.raises(ModelIncompatible, match="m was fitted on network"):
-        fervid.load(classifier=str(tmp_path / "m.onnx"))
+        fervid.load_classifier(classifier=str(tmp_path / "m.onnx"))
 
     written = run("features", tmp_path / "clips" / "near", "-o", tmp_path / "f.npz", *looking[:-2])
     assert written.exit_code == 0, written.stderr
-    kinds = {name.partition(".")[0] for name in Table.load(tmp_path / "f.npz").statistics}
+    kinds = {name.partition(".")[0] for name in FeatureTable.load(tmp_path / "f.npz").statistics}
     assert kinds == {"embedding", "expression", "logit"}
 
 
@@ -253,15 +253,15 @@ def test_a_pulled_file_that_was_changed_is_refused_at_every_load(pulled: Path, n
         path.mkdir()
     elif damage != "gone":
         path.write_bytes({"byte": bytes([data[0] ^ 1]) + data[1:], "cut": data[:-1], "longer": data + b"\0"}[damage])
-    with pytest.raises(ModelNotFound if damage in ("gone", "folder") else ModelUnverified) as caught:
-        registry.load(name, "network")
+    with pytest.raises(ModelNotFound if damage in ("gone", "folder") else ChecksumMismatch) as caught:
+        registry.load_model(name, "network")
     assert f"`fervid models pull {name}` fetches it" in caught.value.message
     assert run("models", "verify", name).exit_code == 4
 
 
 def test_it_is_known_by_its_content_wherever_it_lies(pulled: Path, tmp_path: Path) -> None:
     moved = (pulled / "hsemotion-b0.onnx").rename(tmp_path / "enet_b0_8_best_vgaf.onnx")
-    model = registry.load(str(moved), "network")
+    model = registry.load_model(str(moved), "network")
     assert model.identity.name == "hsemotion-b0"
     assert model.identity.sha256 == hashlib.sha256(moved.read_bytes()).hexdigest()
     again = pickle.loads(pickle.dumps(model))

@@ -124,7 +124,7 @@ def refused(tmp_path: Path, model: onnx.ModelProto | bytes, words: str) -> None:
     path = tmp_path / "mine.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     with little_memory(), pytest.raises(ModelIncompatible, match=words) as caught:
-        registry.load(str(path), "classifier")
+        registry.load_model(str(path), "classifier")
     assert str(path) in caught.value.message
     assert "\n" not in caught.value.message
 
@@ -140,7 +140,7 @@ def test_what_a_model_may_ask_for_it_gets(tmp_path: Path) -> None:
     model = with_nodes([node("Expand", ["one", "shape"])], one=ONE, shape=np.array([2**16]))
     path = tmp_path / "mine.onnx"
     path.write_bytes(model.SerializeToString())
-    assert registry.load(str(path), "classifier").card["name"] == "toy-classifier"
+    assert registry.load_model(str(path), "classifier").card["name"] == "toy-classifier"
 
 
 @pytest.mark.parametrize("dims", [[N], [2**20, 2**20], [2**62, 4], [-1], [-1, -1]], ids=str)
@@ -249,7 +249,7 @@ def test_tensors_outside_the_file_are_refused(tmp_path: Path, location: str, whe
 
 def test_the_shipped_models_ask_for_nothing_more() -> None:
     for entry in registry.manifest().values():
-        onnx_validation.check((registry.folder() / entry["file"]).read_bytes())
+        onnx_validation.validate_onnx((registry.models_dir() / entry["file"]).read_bytes())
 
 
 def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
         file.truncate(2**40)
     begun = time.monotonic()
     with pytest.raises(ModelIncompatible, match="has 1,099,511,627,776 bytes, and a model 536,870,912 at most"):
-        registry.load(str(path), "network")
+        registry.load_model(str(path), "network")
     assert time.monotonic() - begun < 5
 
 
@@ -272,7 +272,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path, kind: str) -> None:
     else:
         path.mkdir()
     with pytest.raises(ModelNotFound, match="cannot be read"):
-        registry.load(str(path), "network")
+        registry.load_model(str(path), "network")
 
 
 @pytest.mark.parametrize("size", [0, -1, 2049, 10**9, "64", None, 64.0, [64]])
@@ -284,7 +284,7 @@ def test_pictures_of_absurd_size_are_refused(tmp_path: Path, kind: registry.Kind
     }[kind]
     path = make(tmp_path / "mine.onnx", input={**spec["input"], "size": size})
     with pytest.raises(ModelIncompatible, match=r"must say input\.size, of 1 to 2048 pixels"):
-        registry.load(str(path), kind)
+        registry.load_model(str(path), kind)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_pictures_of_absurd_size_are_refused(tmp_path: Path, kind: registry.Kind
 )
 def test_detectors_that_would_never_be_done_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(ModelIncompatible, match=re.escape(words)):
-        registry.load(str(toy_models.detector(tmp_path / "mine.onnx", **change)), "detector")
+        registry.load_model(str(toy_models.detector(tmp_path / "mine.onnx", **change)), "detector")
 
 
 @pytest.mark.parametrize("make", [BOMBS["ConstantOfShape"], loop])
@@ -328,4 +328,4 @@ def test_a_card_of_any_json_is_refused_or_used(tmp_path: Path) -> None:
             card[key] = odd[random.integers(len(odd))]
         path = toy_models.write(tmp_path / "mine.onnx", model, json.dumps(card))
         with suppress(ModelIncompatible):
-            registry.load(str(path), "classifier")
+            registry.load_model(str(path), "classifier")

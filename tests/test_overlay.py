@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fervid.analysis.clip_timeline import Appearance, Span, Story
+from fervid.analysis.clip_timeline import ClipTimeline, PersonTrack, TrackSegment
 from fervid.render.colors import EMOTIONS, rgb
-from fervid.render.overlay import SPAN, Layout, Mark, Painter, mark
+from fervid.render.overlay import CHART_SECONDS, FaceOverlay, FrameAnnotator, OverlayLayout, draw_people
 
 LABELS = tuple(EMOTIONS)
 INK = [rgb(colour) for colour in EMOTIONS.values()]
@@ -17,26 +17,26 @@ GROUND = (22, 24, 28)
 
 def person(
     number: int, box: tuple[float, ...] = (40, 60, 80, 100), start: float = 0.0, end: float = 10.0, **more: object
-) -> Appearance:
+) -> PersonTrack:
     """Somebody who is glad and does not move."""
-    span = Span(np.array([start, end]), np.array([box, box], np.float64))
+    span = TrackSegment(np.array([start, end]), np.array([box, box], np.float64))
     times = np.array([start, end])
-    return Appearance(number, end - start, np.array([start]), np.array([end]), (span,), times, np.stack([HAPPY] * 2))
+    return PersonTrack(number, end - start, np.array([start]), np.array([end]), (span,), times, np.stack([HAPPY] * 2))
 
 
-def tale(*people: Appearance, end: float = 10.0, labels: tuple[str, ...] = LABELS) -> Story:
-    return Story(labels, 0.0, end, people)
+def tale(*people: PersonTrack, end: float = 10.0, labels: tuple[str, ...] = LABELS) -> ClipTimeline:
+    return ClipTimeline(labels, 0.0, end, people)
 
 
 def grey(width: int, height: int, level: int = 128) -> np.ndarray:
     return np.full((height, width, 3), level, np.uint8)
 
 
-def paint(story: Story, image: np.ndarray, time: float = 5.0) -> tuple[np.ndarray, np.ndarray, Layout]:
+def paint(story: ClipTimeline, image: np.ndarray, time: float = 5.0) -> tuple[np.ndarray, np.ndarray, OverlayLayout]:
     """The picture and the panel under it."""
     height, width = image.shape[:2]
-    layout = Layout.of(width, height, len(story.labels))
-    canvas = Painter(story, layout)(image, time)
+    layout = OverlayLayout.of(width, height, len(story.labels))
+    canvas = FrameAnnotator(story, layout)(image, time)
     assert canvas.shape == (*layout.size[::-1], 3)
     return canvas[: height + height % 2], canvas[height + height % 2 :], layout
 
@@ -48,7 +48,7 @@ def amount(image: np.ndarray, colour: tuple[int, int, int]) -> int:
 @pytest.mark.parametrize("size", [(320, 180), (321, 181), (64, 48), (1, 1), (1080, 1920), (1920, 1080), (3000, 50)])
 @pytest.mark.parametrize("labels", [2, 8, 30])
 def test_every_size_has_a_place_for_everything(size: tuple[int, int], labels: int) -> None:
-    layout = Layout.of(*size, labels)
+    layout = OverlayLayout.of(*size, labels)
     width, height = layout.size
     assert (width % 2, height % 2) == (0, 0)
     assert width >= max(size[0], 256)
@@ -89,7 +89,13 @@ def test_what_reaches_over_the_border_stays_in_the_picture(box: tuple[float, ...
 
 def test_the_plate_moves_with_the_box_and_does_not_jump() -> None:
     def plate(top: float) -> int:
-        image = mark(grey(320, 180), [Mark(0, (100, top, 140, top + 40), HAPPY)], LABELS, INK, Layout.of(320, 180, 8))
+        image = draw_people(
+            grey(320, 180),
+            [FaceOverlay(0, (100, top, 140, top + 40), HAPPY)],
+            LABELS,
+            INK,
+            OverlayLayout.of(320, 180, 8),
+        )
         return int(np.flatnonzero((image[:, 150:170] < 100).any(axis=(1, 2))).min())
 
     tops = [plate(top) for top in np.arange(60, -10, -1)]
@@ -98,8 +104,10 @@ def test_the_plate_moves_with_the_box_and_does_not_jump() -> None:
 
 
 def test_the_strip_of_a_plate_divides_it_as_the_probabilities_do() -> None:
-    layout, halves = Layout.of(1920, 1080, 2), np.array([0.75, 0.25])
-    image = mark(grey(1920, 1080, 0), [Mark(0, (500, 500, 600, 600), halves)], ("a", "b"), INK[:2], layout)
+    layout, halves = OverlayLayout.of(1920, 1080, 2), np.array([0.75, 0.25])
+    image = draw_people(
+        grey(1920, 1080, 0), [FaceOverlay(0, (500, 500, 600, 600), halves)], ("a", "b"), INK[:2], layout
+    )
     row = image[500 - max(2, layout.text // 6) - 2]
     first, second = ((np.abs(row.astype(int) - INK[i]).max(axis=1) < 3).sum() for i in (0, 1))
     assert first == pytest.approx(3 * second, abs=3)
@@ -107,8 +115,8 @@ def test_the_strip_of_a_plate_divides_it_as_the_probabilities_do() -> None:
 
 def test_the_main_person_lies_on_top() -> None:
     image = grey(320, 180)
-    front, back = Mark(0, (100, 60, 160, 120), np.eye(8)[0]), Mark(1, (100, 60, 160, 120), np.eye(8)[4])
-    mark(image, [front, back], LABELS, INK, Layout.of(320, 180, 8))
+    front, back = FaceOverlay(0, (100, 60, 160, 120), np.eye(8)[0]), FaceOverlay(1, (100, 60, 160, 120), np.eye(8)[4])
+    draw_people(image, [front, back], LABELS, INK, OverlayLayout.of(320, 180, 8))
     assert tuple(image[90, 100]) == INK[0]
 
 
@@ -136,14 +144,16 @@ def test_the_chart_grows_with_time() -> None:
 
 def test_the_chart_of_a_long_film_shows_the_last_seconds() -> None:
     story = tale(person(0, start=0, end=30.0), end=100.0)
-    for time, there in ((25.0, True), (30.0 + SPAN - 1, True), (31.0 + SPAN, False)):
+    for time, there in ((25.0, True), (30.0 + CHART_SECONDS - 1, True), (31.0 + CHART_SECONDS, False)):
         _, panel, _ = paint(story, grey(640, 360), time)
         assert (amount(panel[:, 140:], INK[4]) > 0) == there, time
 
 
 def test_a_gap_is_a_gap_in_the_chart() -> None:
     both = person(0)
-    gone = Appearance(0, 4, np.array([0.0, 8.0]), np.array([2.0, 10.0]), both.spans * 2, both.times, both.probabilities)
+    gone = PersonTrack(
+        0, 4, np.array([0.0, 8.0]), np.array([2.0, 10.0]), both.spans * 2, both.times, both.probabilities
+    )
     _, panel, _ = paint(tale(gone), grey(640, 360), 9.99)
     columns = (np.abs(panel[:, 160:].astype(int) - INK[4]).max(axis=2) < 12).any(axis=0)
     starts = np.flatnonzero(np.diff(columns.astype(int)) == 1)
@@ -155,7 +165,7 @@ def test_many_people_and_many_labels_do_not_break_the_layout() -> None:
     names = tuple(f"label {i}" for i in range(30))
     says = np.full(30, 1 / 30)
     people = [
-        Appearance(i, 10, *(np.array([t]) for t in (0.0, 10.0)), person(0).spans, np.array([5.0]), says[None])
+        PersonTrack(i, 10, *(np.array([t]) for t in (0.0, 10.0)), person(0).spans, np.array([5.0]), says[None])
         for i in range(12)
     ]
     picture, panel, _ = paint(tale(*people, labels=names), grey(320, 180))
@@ -164,8 +174,8 @@ def test_many_people_and_many_labels_do_not_break_the_layout() -> None:
 
 
 def test_a_picture_that_changes_its_size_keeps_the_box_on_the_face() -> None:
-    story, layout = tale(person(0, (100, 60, 160, 120))), Layout.of(320, 180, 8)
-    canvas = Painter(story, layout)(grey(640, 360), 5.0)
+    story, layout = tale(person(0, (100, 60, 160, 120))), OverlayLayout.of(320, 180, 8)
+    canvas = FrameAnnotator(story, layout)(grey(640, 360), 5.0)
     assert tuple(canvas[45, 50]) == INK[4]
     assert canvas.shape == (*layout.size[::-1], 3)
 
@@ -184,12 +194,12 @@ def test_an_odd_row_and_column_go_on_and_narrow_pictures_have_a_margin() -> None
 
 def test_a_canvas_can_be_used_again() -> None:
     story, image = tale(person(0)), grey(320, 180)
-    layout = Layout.of(320, 180, 8)
-    painter, (width, height) = Painter(story, layout), layout.size
+    layout = OverlayLayout.of(320, 180, 8)
+    painter, (width, height) = FrameAnnotator(story, layout), layout.size
     canvas = np.full((height, width, 3), 99, np.uint8)
     for time in (3.0, 11.0, 5.0):
         assert painter(image, time, canvas) is canvas
-        assert (canvas == Painter(story, layout)(image, time)).all()
+        assert (canvas == FrameAnnotator(story, layout)(image, time)).all()
     assert (image == 128).all(), "what is drawn on is no input"
 
 

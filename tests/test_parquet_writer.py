@@ -12,10 +12,10 @@ import pytest
 
 from fervid.analysis.extractor import Options
 from fervid.batch import parquet_writer
-from fervid.batch.parquet_writer import Parts
-from fervid.batch.runner import destination
+from fervid.batch.parquet_writer import ParquetDatasetWriter
+from fervid.batch.runner import open_writer
 from fervid.core.errors import OutputError, UsageError
-from fervid.core.records import Answer, ClipResult, Person, Problem
+from fervid.core.records import ClipResult, ErrorInfo, Person, Prediction
 from record_fixtures import MODELS, Stub, files
 
 
@@ -35,17 +35,17 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def answer(path: str) -> ClipResult:
-    calm = Answer({"calm": 0.75, "angry": 0.25})
+    calm = Prediction({"calm": 0.75, "angry": 0.25})
     return ClipResult(path, "ok", calm, (Person(0, 1.5, calm, 33.5, "male", None),), 1.5, 8, 7, MODELS)
 
 
 def failure(path: str) -> ClipResult:
-    return ClipResult(path, "error", models=MODELS, problem=Problem("empty_file", f"{path} is empty"))
+    return ClipResult(path, "error", models=MODELS, problem=ErrorInfo("empty_file", f"{path} is empty"))
 
 
 def write(output: str, paths: list[str], work: object = answer, **options: bool) -> list[str]:
     """Answer what is not answered yet; which those were."""
-    with Parts(output, Stub(), paths, **{"resume": False, "force": False, **options}) as writer:
+    with ParquetDatasetWriter(output, Stub(), paths, **{"resume": False, "force": False, **options}) as writer:
         missing = [path for path in paths if path not in writer.answered]
         for path in missing:
             writer.write(work(path))
@@ -76,11 +76,11 @@ def test_a_row_is_the_record_and_what_was_answered(output: str, clips: list[str]
 def test_a_part_is_written_when_it_is_full_or_old(
     output: str, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet_writer, "ROWS", 2)
+    monkeypatch.setattr(parquet_writer, "ROWS_PER_PART", 2)
     write(output, clips)
     assert names(output) == [f"part-0000{i}.parquet" for i in range(3)]
     assert [row["path"] for row in rows(output)] == clips
-    monkeypatch.setattr(parquet_writer, "SECONDS", -1.0)
+    monkeypatch.setattr(parquet_writer, "MAX_BUFFER_S", -1.0)
     write(output, clips, force=True)
     assert names(output) == [f"part-0000{i}.parquet" for i in range(5)]
 
@@ -98,7 +98,10 @@ def test_a_finished_run_leaves_nothing_to_do(output: str, clips: list[str]) -> N
 
 
 def test_what_is_left_early_keeps_whole_records_and_is_continued(output: str, clips: list[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), Parts(output, Stub(), clips, resume=False, force=False) as writer:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ParquetDatasetWriter(output, Stub(), clips, resume=False, force=False) as writer,
+    ):
         writer.write(answer(clips[0]))
         raise KeyboardInterrupt
     assert write(output, clips, resume=True) == clips[1:]
@@ -109,7 +112,7 @@ def test_what_is_left_early_keeps_whole_records_and_is_continued(output: str, cl
 def test_what_failed_or_changed_is_answered_again_and_all_else_stays(
     output: str, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet_writer, "ROWS", 2)
+    monkeypatch.setattr(parquet_writer, "ROWS_PER_PART", 2)
     write(output, clips[:4], lambda path: failure(path) if path in (clips[0], clips[2]) else answer(path))
     Path(clips[3]).write_bytes(b"another film")
     assert write(output, clips[1:], resume=True) == clips[2:]  # the first is not in this run
@@ -122,7 +125,7 @@ def test_what_failed_or_changed_is_answered_again_and_all_else_stays(
 def test_other_options_answer_everything_again(output: str, clips: list[str]) -> None:
     write(output, clips)
     other = Stub(options=Options(face="all"))
-    with Parts(output, other, clips, resume=True, force=False) as writer:
+    with ParquetDatasetWriter(output, other, clips, resume=True, force=False) as writer:
         assert writer.answered == {}
     assert rows(output) == []
 
@@ -132,7 +135,7 @@ def test_parts_with_other_labels_are_not_continued(output: str, clips: list[str]
     other = Stub(labels=("positive", "negative"))
     before = rows(output)
     with pytest.raises(OutputError, match=r"holds answers with other labels \(part-00000"):
-        Parts(output, other, clips[1:], resume=True, force=False)
+        ParquetDatasetWriter(output, other, clips[1:], resume=True, force=False)
     assert rows(output) == before
 
 
@@ -169,7 +172,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_an_output_error(
 
     with (
         pytest.raises(OutputError, match="No space left"),
-        Parts(str(tmp_path / "out"), Stub(), clips, resume=False, force=False) as writer,
+        ParquetDatasetWriter(str(tmp_path / "out"), Stub(), clips, resume=False, force=False) as writer,
     ):
         writer.write(answer(clips[0]))
         monkeypatch.setattr(writer, "_put", full)
@@ -178,7 +181,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_an_output_error(
 
 def test_an_object_store_without_the_folder_has_no_parts(clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.makedirs", lambda *_, **__: None)
-    with Parts("memory://new/folder", Stub(), clips, resume=True, force=False) as writer:
+    with ParquetDatasetWriter("memory://new/folder", Stub(), clips, resume=True, force=False) as writer:
         assert writer.answered == {}
 
 
@@ -202,15 +205,15 @@ def test_a_folder_or_a_url_is_a_destination(
     target: str, format: str | None, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with destination(target, format, Stub(), clips) as (writer, answered):
+    with open_writer(target, format, Stub(), clips) as (writer, answered):
         assert answered == {}
         writer.write(answer(clips[0]))
-    with destination(target, format, Stub(), clips, resume=True) as (_, answered):
+    with open_writer(target, format, Stub(), clips, resume=True) as (_, answered):
         assert answered == {clips[0]: "ok"}
     assert [row["path"] for row in rows(target)] == clips[:1]
 
 
 @pytest.mark.parametrize(("target", "format"), [(None, "parquet"), ("memory://x.jsonl", "jsonl")])
 def test_parquet_needs_a_folder_and_a_url_parquet(target: str | None, format: str) -> None:
-    with pytest.raises(UsageError, match="a URL is written as parquet"), destination(target, format, Stub(), []):
+    with pytest.raises(UsageError, match="a URL is written as parquet"), open_writer(target, format, Stub(), []):
         pass

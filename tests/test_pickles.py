@@ -16,9 +16,9 @@ import published_models
 import toy_models
 from fervid.analysis.extractor import Options, load_extractor
 from fervid.cli import app
-from fervid.core.errors import DatasetError, ModelIncompatible, ModelUnverified
+from fervid.core.errors import ChecksumMismatch, DatasetError, ModelIncompatible
 from fervid.learn.dataset import Sample
-from fervid.learn.feature_table import Table, extract
+from fervid.learn.feature_table import FeatureTable, extract_features
 from fervid.models import registry
 
 
@@ -39,7 +39,7 @@ def test_as_a_model(evil: bytes, tmp_path: Path, kind: registry.Kind) -> None:
     path = tmp_path / "mine.onnx"
     path.write_bytes(evil)
     with pytest.raises(ModelIncompatible, match=r"mine\.onnx is no ONNX model that can be run"):
-        registry.load(str(path), kind)
+        registry.load_model(str(path), kind)
 
 
 @pytest.mark.parametrize("flag", ["--classifier", "--network", "--detector"])
@@ -54,13 +54,13 @@ def test_as_a_model_of_the_command(evil: bytes, tmp_path: Path, smile: Path, fla
 def test_as_a_model_that_was_pulled(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     shipped = published_models.manifest(tmp_path / "shipped", {"yunet": evil if pinned else b"", "hsemotion-b0": b""})
-    monkeypatch.setattr(registry, "folder", lambda: shipped)
+    monkeypatch.setattr(registry, "models_dir", lambda: shipped)
     registry.manifest.cache_clear()
     path = tmp_path / "fervid" / "models" / "yunet.onnx"
     path.parent.mkdir(parents=True)
     path.write_bytes(evil)
-    with pytest.raises(ModelIncompatible if pinned else ModelUnverified, match=r"yunet\.onnx is no"):
-        registry.load("yunet", "detector")
+    with pytest.raises(ModelIncompatible if pinned else ChecksumMismatch, match=r"yunet\.onnx is no"):
+        registry.load_model("yunet", "detector")
     registry.manifest.cache_clear()
 
 
@@ -70,10 +70,10 @@ def test_as_a_shipped_model_whose_entry_was_changed_too(
     entry = {"file": "evil.onnx", "sha256": hashlib.sha256(evil).hexdigest(), "kind": "network"}
     (tmp_path / "manifest.json").write_text(json.dumps({"models": {"evil": entry}}))
     (tmp_path / "evil.onnx").write_bytes(evil)
-    monkeypatch.setattr(registry, "folder", lambda: tmp_path)
+    monkeypatch.setattr(registry, "models_dir", lambda: tmp_path)
     registry.manifest.cache_clear()
     with pytest.raises(ModelIncompatible, match=r"evil\.onnx is no ONNX model that can be run"):
-        registry.load("evil", "network")
+        registry.load_model("evil", "network")
     registry.manifest.cache_clear()
 
 
@@ -81,7 +81,7 @@ def test_as_features(evil: bytes, tmp_path: Path) -> None:
     path = tmp_path / "features.npz"
     path.write_bytes(evil)
     with pytest.raises(DatasetError, match=r"features\.npz holds no features"):
-        Table.load(path)
+        FeatureTable.load(path)
     for command in (["train", path, "-o", tmp_path / "m.onnx"], ["evaluate", path]):
         assert run(*command).exit_code == 2
 
@@ -91,11 +91,11 @@ def test_as_features_in_the_cache(evil: bytes, tmp_path: Path) -> None:
     options = Options(min_face=toy_models.FACE)
     extractor = load_extractor(network=family["network"], detector=family["detector"], options=options, threads=1)
     samples = [Sample(clips.write(tmp_path / "clip.mp4", [toy_models.picture(toy_models.FIRST)] * 2), None)]
-    (whole,) = extract(samples, extractor, tmp_path / "cache")
+    (whole,) = extract_features(samples, extractor, tmp_path / "cache")
     (kept,) = (tmp_path / "cache").iterdir()
     good = kept.read_bytes()
     kept.write_bytes(evil)
-    (again,) = extract(samples, extractor, tmp_path / "cache")
+    (again,) = extract_features(samples, extractor, tmp_path / "cache")
     assert whole.problem is again.problem is None
     assert len(kept.read_bytes()) == len(good)  # it was looked at anew
 
@@ -133,8 +133,8 @@ def test_as_records_to_continue(evil: bytes, tmp_path: Path, smile: Path, output
 
 def test_as_a_manifest(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "manifest.json").write_bytes(evil)
-    monkeypatch.setattr(registry, "folder", lambda: tmp_path)
+    monkeypatch.setattr(registry, "models_dir", lambda: tmp_path)
     registry.manifest.cache_clear()
-    with pytest.raises(ModelUnverified, match="is damaged"):
+    with pytest.raises(ChecksumMismatch, match="is damaged"):
         registry.manifest()
     registry.manifest.cache_clear()

@@ -22,8 +22,8 @@ from fervid.core.errors import (
     InputNotFound,
     ModelIncompatible,
     NoFaces,
-    NothingSampled,
-    Truncated,
+    NoFramesInRange,
+    TruncatedVideo,
     UsageError,
 )
 from fervid.media import video
@@ -34,7 +34,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "clips"
 
 def test_path_frames_and_a_turned_copy_agree(classifier: fervid.Classifier, smile: Path, tmp_path: Path) -> None:
     by_path = classifier.classify(smile)
-    by_frames = classifier.classify_frames(video.read(smile))
+    by_frames = classifier.classify_frames(video.read_frames(smile))
     upright = clips.smiling(30)
     sideways = clips.write(tmp_path / "phone.mp4", [np.rot90(image) for image in upright])
     turned = classifier.classify(clips.turn(sideways, 90))
@@ -67,7 +67,7 @@ def test_a_person_who_leaves_and_comes_back_elsewhere_stays_the_same(classifier:
 
 
 def test_everybody_together_is_another_answer_than_the_main_person(classifier: fervid.Classifier, smile: Path) -> None:
-    everybody = fervid.load(options=fervid.Options(face="all"), threads=2)
+    everybody = fervid.load_classifier(options=fervid.Options(face="all"), threads=2)
     assert everybody.classify(smile).label == "happiness"
     assert everybody.classify(smile).probabilities == pytest.approx(classifier.classify(smile).probabilities, abs=1e-3)
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_answered_is_raised_by_classify_and_told_by_answer(
     for path, error in ((scenery, NoFaces), (Path("missing.mp4"), InputNotFound)):
         with pytest.raises(error, match=path.name):
             classifier.classify(path)
-    with pytest.raises(NothingSampled):
+    with pytest.raises(NoFramesInRange):
         classifier.classify_frames([])
     found = list(classifier.classify_many([scenery, "missing.mp4"]))
     assert [result.status for result in found] == ["no_face", "error"]
@@ -123,7 +123,9 @@ def test_an_error_in_the_middle_keeps_what_came_before(classifier: fervid.Classi
 
 
 def test_memory_does_not_grow_with_the_clip() -> None:
-    classifier = fervid.load(options=fervid.Options(min_face=60), threads=1)  # more work ahead, as far as there is time
+    classifier = fervid.load_classifier(
+        options=fervid.Options(min_face=60), threads=1
+    )  # more work ahead, as far as there is time
 
     def peak(count: int) -> int:
         image = clips.portrait(160, 120, 0.8)
@@ -160,7 +162,7 @@ def test_memory_does_not_grow_with_the_clip() -> None:
     ],
 )
 def test_models_that_do_not_belong_together_are_refused(role: registry.Kind, change: dict[str, object]) -> None:
-    loaded = {kind: registry.load(name, kind) for kind, name in registry.DEFAULTS.items()}
+    loaded = {kind: registry.load_model(name, kind) for kind, name in registry.DEFAULTS.items()}
     one = loaded[role]
     loaded[role] = registry.Model(one.identity, one.path, {**one.card, **change}, one.session)
     with pytest.raises(ModelIncompatible, match=rf"{one.identity.name}.*again"):
@@ -174,10 +176,10 @@ def test_a_classifier_fits_the_network_that_its_own_was_quantised_to(
     def fitted_on(sha256: str) -> pipeline.Classifier:
         classifier = toy_models.classifier(tmp_path / "classifier.onnx", np.eye(3), network_sha256=sha256)
         extractor = Extractor(detector, network, fervid.Options())
-        return pipeline.Classifier(extractor, registry.load(str(classifier), "classifier"))
+        return pipeline.Classifier(extractor, registry.load_model(str(classifier), "classifier"))
 
-    detector = registry.load(str(toy_models.detector(tmp_path / "detector.onnx")), "detector")
-    network = registry.load(str(toy_models.network(tmp_path / "network.onnx", **card)), "network")
+    detector = registry.load_model(str(toy_models.detector(tmp_path / "detector.onnx")), "detector")
+    network = registry.load_model(str(toy_models.network(tmp_path / "network.onnx", **card)), "network")
     assert fitted_on(network.identity.sha256).models["network"] == network.identity
     with pytest.raises(ModelIncompatible, match=r"toy-classifier was fitted on network 0{12}, not on toy-network"):
         fitted_on("0" * 64)
@@ -189,7 +191,7 @@ def test_a_classifier_fits_the_network_that_its_own_was_quantised_to(
 
 
 def test_a_frame_of_no_duration_does_not_make_its_person_the_main_one() -> None:
-    classifier = fervid.load(options=fervid.Options(detect_every=0.0))
+    classifier = fervid.load_classifier(options=fervid.Options(detect_every=0.0))
     large, small = clips.portrait(320, 300, 1.8), clips.portrait(320, 300, 0.9)[:, ::-1]
     nobody = np.full((300, 320, 3), 128, np.uint8)
     frames = [fervid.Frame(np.concatenate([small, nobody], axis=1), i / 5, 0.2) for i in range(6)]
@@ -201,15 +203,15 @@ def test_a_frame_of_no_duration_does_not_make_its_person_the_main_one() -> None:
 def test_a_faceless_clip_that_breaks_off_is_no_face_for_both(classifier: fervid.Classifier) -> None:
     def frames() -> Iterator[fervid.Frame]:
         yield fervid.Frame(clips.scenery(1)[0], 0.0, 0.2)
-        raise Truncated("cut.mp4 breaks off")
+        raise TruncatedVideo("cut.mp4 breaks off")
 
     with pytest.raises(NoFaces) as caught:
         classifier.classify_frames(frames())
-    assert isinstance(caught.value.__cause__, Truncated)
+    assert isinstance(caught.value.__cause__, TruncatedVideo)
 
 
 def test_a_classifier_of_groups_answers_for_everybody_and_for_each(tmp_path: Path) -> None:
-    network = registry.load("mobilenetv1", "network")
+    network = registry.load_model("mobilenetv1", "network")
     path = toy_models.classifier(
         tmp_path / "group.onnx",
         [[1.0, 2.0]] * 8,
@@ -217,7 +219,7 @@ def test_a_classifier_of_groups_answers_for_everybody_and_for_each(tmp_path: Pat
         statistics=["expression.spread.mean"],
         network_sha256=network.identity.sha256,
     )
-    group = fervid.load(classifier=str(path), options=fervid.Options(face="all"), threads=2)
+    group = fervid.load_classifier(classifier=str(path), options=fervid.Options(face="all"), threads=2)
     pair = np.concatenate([clips.portrait(200, 300, 0.9)[:, ::-1], clips.portrait(320, 300, 1.8)], axis=1)
     result = group.classify_frames([fervid.Frame(pair)])
     assert result.label in ("calm", "lively")
@@ -230,7 +232,9 @@ LEVELS = [{"stride": stride, "confidence": 0.9} for stride in (8, 4, 2)]
 def toy(folder: Path, levels: object = None, **options: object) -> fervid.Classifier:
     """A classifier of toy models; `levels` makes an adaptive rate possible."""
     family = toy_models.family(folder, **({} if levels is None else {"adaptive": {"levels": levels}}))
-    return fervid.load(**family, options=fervid.Options(**{"min_face": toy_models.FACE, **options}), threads=1)
+    return fervid.load_classifier(
+        **family, options=fervid.Options(**{"min_face": toy_models.FACE, **options}), threads=1
+    )
 
 
 def clip(path: Path, *images: np.ndarray, **how: object) -> Path:
@@ -278,7 +282,7 @@ def test_fewer_than_two_labels_are_refused_and_it_is_said_which_there_are(
 
 def test_a_classifier_of_centred_features_is_refused_and_the_baseline_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"toy-classifier was trained with --center person .*--baseline person"):
-        fervid.load(**toy_models.family(tmp_path, center="person"))
+        fervid.load_classifier(**toy_models.family(tmp_path, center="person"))
 
 
 def test_a_classifier_that_cannot_be_asked_early_is_refused(tmp_path: Path) -> None:
@@ -379,8 +383,8 @@ def test_with_an_adaptive_rate_what_cannot_be_read_is_tried_once_and_told_as_eve
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = clip(tmp_path / "clip.mp4", toy_models.picture(toy_models.FIRST))
-    tried, read = [], video.read
-    monkeypatch.setattr(video, "read", lambda *how: tried.append(how) or read(*how))
+    tried, read = [], video.read_frames
+    monkeypatch.setattr(video, "read_frames", lambda *how: tried.append(how) or read(*how))
     for name, start in ((tmp_path / "missing.mp4", 0), (path, 9)):
         few, whole = (
             toy(tmp_path, LEVELS, adaptive=adaptive, sampling=fervid.Sampling(start=start)).answer(name)
@@ -421,7 +425,7 @@ def test_real_clips_show_as_many_people_as_are_there(
 
 def test_a_classifier_that_is_sent_answers_the_same(tmp_path: Path, smile: Path) -> None:
     options = fervid.Options(fervid.Sampling(2.5), attributes=True, labels=("happiness", "sadness"))
-    here = fervid.load(options=options, threads=1)
+    here = fervid.load_classifier(options=options, threads=1)
     there = pickle.loads(pickle.dumps(here.answer))
     assert there.__self__.models == here.models
     assert there.__self__.options == options
@@ -436,7 +440,7 @@ def test_the_device_is_that_of_detector_and_network(monkeypatch: pytest.MonkeyPa
         asked[kind] = device
         return known(name, kind, threads)
 
-    known = registry.load
-    monkeypatch.setattr(registry, "load", load)
-    fervid.load(threads=1, device="auto")
+    known = registry.load_model
+    monkeypatch.setattr(registry, "load_model", load)
+    fervid.load_classifier(threads=1, device="auto")
     assert asked == {"detector": "auto", "network": "auto", "classifier": "cpu"}

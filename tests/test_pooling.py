@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from fervid.analysis.pooling import COLUMNS, STATISTICS, FeaturePool, Pool, to_logits
-from fervid.core.records import FaceScores
+from fervid.analysis.pooling import POOLED_OUTPUTS, STATISTICS, FeaturePooler, RunningStats, to_logits
+from fervid.core.records import FaceOutputs
 
 
 def expected(rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -24,8 +24,8 @@ def chunks(rows: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray
         start += size
 
 
-def pooled(*parts: np.ndarray) -> Pool:
-    pool = Pool()
+def pooled(*parts: np.ndarray) -> RunningStats:
+    pool = RunningStats()
     for part in parts:
         pool.update(part)
     return pool
@@ -38,10 +38,10 @@ def same(found: dict[str, np.ndarray], true: dict[str, np.ndarray], tolerance: f
         assert found[name] == pytest.approx(value.astype(np.float32), rel=tolerance, abs=1e-7), name
 
 
-def scores(*rows: list[float]) -> FaceScores:
+def scores(*rows: list[float]) -> FaceOutputs:
     """Faces of which each row gives two values of embedding, two of expression, the age and the gender."""
     table = np.array(rows, np.float32).reshape(-1, 6)
-    return FaceScores(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5], table[:, 2:4], table[:, :2])
+    return FaceOutputs(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5], table[:, 2:4], table[:, :2])
 
 
 def table(count: int, seed: int = 0) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_pools_merged_in_any_order_give_the_statistics_of_the_whole(seed: int) -
     random = np.random.default_rng(seed)
     rows = random.normal(-2, 5, (300, 4)).astype(np.float32)
     parts = [pooled(part) for part in chunks(rows, random)]
-    whole = Pool()
+    whole = RunningStats()
     for i in random.permutation(len(parts)):
         whole.merge(parts[i])
     assert whole.count == 300
@@ -72,7 +72,7 @@ def test_pools_merged_in_any_order_give_the_statistics_of_the_whole(seed: int) -
 
 def test_merging_leaves_the_other_pool_as_it_was() -> None:
     rows = table(7)
-    part, whole = pooled(rows), Pool()
+    part, whole = pooled(rows), RunningStats()
     whole.merge(part)
     whole.update(table(9, seed=1))
     assert part.count == 7
@@ -104,7 +104,7 @@ def test_equal_rows_have_no_deviation(value: float) -> None:
 def test_no_rows_change_nothing() -> None:
     rows = table(3)
     pool = pooled(np.zeros((0, 6), np.float32), rows, np.zeros((0, 6), np.float32))
-    pool.merge(Pool())
+    pool.merge(RunningStats())
     assert pool.count == 3
     same(pool.statistics(), expected(rows))
 
@@ -113,17 +113,17 @@ def test_an_empty_pool_has_no_statistics() -> None:
     with pytest.raises(ValueError, match="empty pool"):
         pooled(np.zeros((0, 4), np.float32)).statistics()
     with pytest.raises(ValueError, match="at least one observation"):
-        FeaturePool().features()
+        FeaturePooler().features()
     with pytest.raises(ValueError, match="at least one observation"):
-        FeaturePool.union([FeaturePool()]).features()
+        FeaturePooler.union([FeaturePooler()]).features()
 
 
 def test_features_of_a_person_are_named_after_column_and_statistic() -> None:
-    pool = FeaturePool()
+    pool = FeaturePooler()
     pool.update(scores([1, 2, 0.25, 0.75, 30, 0.9], [3, 2, 0.75, 0.25, 34, 0.7]))
     features = pool.features()
     assert features.count == pool.count == 2
-    assert set(features.statistics) == {f"{column}.{kind}" for column in COLUMNS for kind in STATISTICS}
+    assert set(features.statistics) == {f"{column}.{kind}" for column in POOLED_OUTPUTS for kind in STATISTICS}
     assert features.statistics["embedding.mean"].tolist() == [2, 2]
     assert features.statistics["embedding.std"].tolist() == [1, 0]
     assert features.statistics["expression.max"].tolist() == [0.75, 0.75]
@@ -133,13 +133,13 @@ def test_features_of_a_person_are_named_after_column_and_statistic() -> None:
 
 def test_a_group_is_pooled_over_its_faces_and_then_over_frames() -> None:
     frames = [table(3, seed=1), table(1, seed=2), table(0), table(4, seed=3)]
-    pool = FeaturePool()
+    pool = FeaturePooler()
     for frame in frames:
         pool.update_group(scores(*frame.tolist()))
     features = pool.features()
     assert features.count == 3
-    plain = {f"{column}.{kind}" for column in COLUMNS for kind in STATISTICS}
-    spread = {f"{column}.spread.{kind}" for column in COLUMNS for kind in STATISTICS}
+    plain = {f"{column}.{kind}" for column in POOLED_OUTPUTS for kind in STATISTICS}
+    spread = {f"{column}.spread.{kind}" for column in POOLED_OUTPUTS for kind in STATISTICS}
     assert set(features.statistics) == plain | spread
     means = np.stack([frame.mean(0) for frame in frames if len(frame)])
     spreads = np.stack([frame.std(0) for frame in frames if len(frame)])
@@ -153,13 +153,13 @@ def test_a_group_is_pooled_over_its_faces_and_then_over_frames() -> None:
 
 @pytest.mark.parametrize(("faces", "count"), [(0, 0), (1, 1), (3, 1)])
 def test_a_frame_counts_once_however_many_faces_it_has(faces: int, count: int) -> None:
-    pool = FeaturePool()
+    pool = FeaturePooler()
     pool.update_group(scores(*table(faces).tolist()))
     assert pool.count == count
 
 
 def test_one_face_in_a_frame_has_no_spread() -> None:
-    pool = FeaturePool()
+    pool = FeaturePooler()
     pool.update_group(scores(*table(1).tolist()))
     assert pool.features().statistics["embedding.spread.max"].tolist() == [0, 0]
 
@@ -167,12 +167,12 @@ def test_one_face_in_a_frame_has_no_spread() -> None:
 @pytest.mark.parametrize("update", ["update", "update_group"])
 def test_the_union_of_parts_equals_the_whole(update: str) -> None:
     frames = [scores(*table(n, seed=n).tolist()) for n in (2, 5, 1, 3)]
-    whole, first, second = FeaturePool(), FeaturePool(), FeaturePool()
+    whole, first, second = FeaturePooler(), FeaturePooler(), FeaturePooler()
     for i, frame in enumerate(frames):
         getattr(whole, update)(frame)
         getattr((first, second)[i % 2], update)(frame)
-    for parts in ([first, second], [second, FeaturePool(), first], iter([first, second])):
-        union = FeaturePool.union(parts).features()
+    for parts in ([first, second], [second, FeaturePooler(), first], iter([first, second])):
+        union = FeaturePooler.union(parts).features()
         assert union.count == whole.count
         assert union.statistics.keys() == whole.features().statistics.keys()
         for name, value in whole.features().statistics.items():
@@ -180,24 +180,24 @@ def test_the_union_of_parts_equals_the_whole(update: str) -> None:
 
 
 def test_a_union_leaves_its_parts_as_they_were() -> None:
-    part = FeaturePool()
+    part = FeaturePooler()
     part.update(scores(*table(3).tolist()))
-    FeaturePool.union([part]).update(scores(*table(5).tolist()))
+    FeaturePooler.union([part]).update(scores(*table(5).tolist()))
     assert part.count == 3
 
 
 @pytest.mark.parametrize("update", ["update", "update_group"])
 def test_faces_of_nobody_change_nothing(update: str) -> None:
-    pool = FeaturePool()
+    pool = FeaturePooler()
     getattr(pool, update)(scores())
     assert pool.count == 0
 
 
 def test_what_a_network_does_not_estimate_has_no_statistics() -> None:
     rows, nothing = np.float32([[1, 2], [3, 4]]), np.zeros((2, 0), np.float32)
-    pool = FeaturePool()
-    pool.update_group(FaceScores(rows, rows, nothing, nothing, nothing, nothing))
-    pool.update(FaceScores(*[np.zeros((0, width), np.float32) for width in (2, 2, 0, 0, 0, 0)]))
+    pool = FeaturePooler()
+    pool.update_group(FaceOutputs(rows, rows, nothing, nothing, nothing, nothing))
+    pool.update(FaceOutputs(*[np.zeros((0, width), np.float32) for width in (2, 2, 0, 0, 0, 0)]))
     found = pool.features().statistics
     assert {name.partition(".")[0] for name in found} == {"embedding", "expression", "logit"}
     assert found["embedding.mean"].tolist() == [2, 3]

@@ -12,9 +12,9 @@ import pyarrow.parquet
 import pytest
 
 from fervid.batch import parquet_writer
-from fervid.batch.runner import destination
-from fervid.batch.writers import encode
-from fervid.core.records import ClipResult, Problem
+from fervid.batch.runner import open_writer
+from fervid.batch.writers import to_json_line
+from fervid.core.records import ClipResult, ErrorInfo
 from power_loss import Disk, lay, losses
 from record_fixtures import Stub, answer, files
 
@@ -25,17 +25,17 @@ def clips(tmp_path: Path) -> list[str]:
 
 
 def line(path: str) -> bytes:
-    return encode(answer(path).as_dict())
+    return to_json_line(answer(path).as_dict())
 
 
 def run(output: Path, paths: Iterable[str], disk: Disk | None = None, bad: Iterable[str] = (), **options: bool) -> None:
     """Answer what is not answered yet; to a disk that watches, JSON Lines promise to be there from then on."""
     format = None if output.suffix else "parquet"
-    with destination(output, format, Stub(), list(paths), **options) as (writer, answered):
+    with open_writer(output, format, Stub(), list(paths), **options) as (writer, answered):
         for path in paths:
             if path in answered:
                 continue
-            problem = Problem("truncated", "cut")
+            problem = ErrorInfo("truncated", "cut")
             writer.write(ClipResult(path, "error", problem=problem) if path in bad else answer(path))
             if disk and output.suffix == ".jsonl":
                 disk.promised += (line(path),)
@@ -78,7 +78,7 @@ def test_json_lines(
 
 @pytest.mark.parametrize("before", ["nothing", "failures"])
 def test_parquet(before: str, clips: list[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_writer, "ROWS", 2)
+    monkeypatch.setattr(parquet_writer, "ROWS_PER_PART", 2)
     if before == "failures":
         run(place, clips[:4], bad=[clips[0], *clips[2:4]])
     with monkeypatch.context() as patch:

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from fervid.core.prefetch import ahead
+from fervid.core.prefetch import prefetch
 
 
 class Source:
@@ -38,14 +38,14 @@ def threads() -> list[threading.Thread]:
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
 def test_all_items_come_in_order(count: int) -> None:
     source = Source(count)
-    assert [item or 0 for item in ahead(source.items, 2)] == list(range(count))
+    assert [item or 0 for item in prefetch(source.items, 2)] == list(range(count))
     assert (source.closed, threads()) == (True, [])
 
 
 @pytest.mark.parametrize(("room", "size", "most"), [(1, 1, 1), (4, 1, 4), (8, 3, 3), (9, 3, 3), (1, 5, 1)])
 def test_no_more_is_made_than_there_is_room_for(room: int, size: int, most: int) -> None:
     source = Source(1000)
-    with closing(ahead(source.items, room, lambda item: size)) as items:
+    with closing(prefetch(source.items, room, lambda item: size)) as items:
         next(items)
         time.sleep(0.3)
         assert source.given == most + 1  # waiting, and taken
@@ -56,11 +56,11 @@ def test_no_more_is_made_than_there_is_room_for(room: int, size: int, most: int)
 def test_what_is_raised_comes_after_what_came_before(error: BaseException) -> None:
     source, seen = Source(3, error), []
     with pytest.raises(type(error)):
-        seen.extend(ahead(source.items, 1))
+        seen.extend(prefetch(source.items, 1))
     assert (seen, source.closed, threads()) == ([None, 1, 2], True, [])
 
 
 def test_a_generator_that_nobody_began_to_read_starts_no_thread() -> None:
     source = Source(3)
-    ahead(source.items, 1).close()
+    prefetch(source.items, 1).close()
     assert (source.given, threads()) == (0, [])

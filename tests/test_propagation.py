@@ -8,17 +8,17 @@ import pytest
 
 import clips
 from fervid.analysis.propagation import (
-    _ROOM,
-    NOBODY,
-    PATIENCE,
-    SEARCH,
-    Follower,
-    _cut_out,
+    _ROI_STEP,
+    FULL_DETECT_FACTOR,
+    IDLE_FULL_DETECT_S,
+    IDLE_INTERVAL_S,
+    FlowTracker,
+    _extract_gray,
     _least_squares,
-    _Region,
     _region,
+    _Roi,
 )
-from fervid.core.images import halved
+from fervid.core.images import downscale_by_halves
 from fervid.core.records import Box, Face, Frame, Image
 
 SIDE = 80
@@ -76,7 +76,7 @@ def middle(face: Face) -> tuple[float, float]:
 
 def test_nothing_is_followed_when_every_frame_shall_be_searched() -> None:
     eyes = Eyes(face(100, 100))
-    find = Follower(eyes, 0.0)
+    find = FlowTracker(eyes, 0.0)
     assert [find(Frame(scene((100, 100)), i / 5)) for i in range(4)] == [eyes.all] * 4
     assert eyes.asked == ["search"] * 4
 
@@ -84,17 +84,17 @@ def test_nothing_is_followed_when_every_frame_shall_be_searched() -> None:
 @pytest.mark.parametrize("rate", [5, 30])
 def test_a_face_that_stays_is_glanced_at_every_second_and_searched_for_more_seldom(rate: int) -> None:
     eyes = Eyes(face(100, 100))
-    find = Follower(eyes, 1.0)
-    for i in range(2 * SEARCH * rate + 1):
+    find = FlowTracker(eyes, 1.0)
+    for i in range(2 * FULL_DETECT_FACTOR * rate + 1):
         [found] = find(Frame(scene((100, 100)), i / rate))
         assert middle(found) == pytest.approx((100, 100), abs=0.3)
-    seldom = ["search", *["glance"] * (SEARCH - 1)]
+    seldom = ["search", *["glance"] * (FULL_DETECT_FACTOR - 1)]
     assert eyes.asked == [*seldom, *seldom, "search"]
 
 
 def test_a_face_is_followed_where_it_goes() -> None:
     eyes = Eyes(face(100, 100), face(300, 120, 70))
-    find = Follower(eyes, 10.0)
+    find = FlowTracker(eyes, 10.0)
     for i in range(12):
         found = find(Frame(scene((100 + 5 * i, 100 + 2 * i), (300 - 2 * i, 120)), i / 5))
         assert [middle(one) for one in found] == [
@@ -107,7 +107,7 @@ def test_a_face_is_followed_where_it_goes() -> None:
 
 def test_a_face_that_comes_nearer_and_turns_keeps_its_size_and_its_eyes_right() -> None:
     eyes = Eyes(face(200, 120))
-    find = Follower(eyes, 10.0)
+    find = FlowTracker(eyes, 10.0)
     for i in range(9):
         zoom, roll = 1 + 0.05 * i, 3.0 * i
         [found] = find(Frame(scene((200, 120), zoom=0.4 * zoom, roll=roll), i / 5))
@@ -121,7 +121,7 @@ def test_a_face_that_comes_nearer_and_turns_keeps_its_size_and_its_eyes_right() 
 
 def test_a_face_that_jumps_is_looked_for_where_it_was() -> None:
     eyes = Eyes(face(100, 100), face(300, 100))
-    find = Follower(eyes, 10.0)
+    find = FlowTracker(eyes, 10.0)
     find(Frame(scene((100, 100), (300, 100)), 0.0))
     eyes.around = [face(160, 120)]
     found = find(Frame(scene((160, 120), (300, 100)), 0.2))
@@ -133,7 +133,7 @@ def test_a_face_that_jumps_is_looked_for_where_it_was() -> None:
 
 def test_a_face_that_is_gone_is_dropped_and_the_others_stay() -> None:
     eyes = Eyes(face(100, 100), face(300, 100))
-    find = Follower(eyes, 10.0)
+    find = FlowTracker(eyes, 10.0)
     find(Frame(scene((100, 100), (300, 100)), 0.0))
     eyes.around = [face(300, 100)]  # somebody else, who is seen already
     assert [middle(one) for one in find(Frame(scene((300, 100)), 0.2))] == [pytest.approx((300, 100), abs=0.5)]
@@ -142,7 +142,7 @@ def test_a_face_that_is_gone_is_dropped_and_the_others_stay() -> None:
 
 def test_who_is_followed_already_is_not_taken_for_a_neighbour_who_was_lost() -> None:
     eyes = Eyes(face(100, 100), face(160, 100))
-    find = Follower(eyes, 10.0)
+    find = FlowTracker(eyes, 10.0)
     find(Frame(scene((100, 100), (160, 100)), 0.0))
     eyes.around = [face(160, 100)]
     found = find(Frame(scene((160, 100)), 0.2))
@@ -152,7 +152,7 @@ def test_who_is_followed_already_is_not_taken_for_a_neighbour_who_was_lost() -> 
 
 def test_when_the_last_face_is_gone_everything_is_searched() -> None:
     eyes = Eyes(face(100, 100))
-    find = Follower(eyes, 10.0)
+    find = FlowTracker(eyes, 10.0)
     find(Frame(scene((100, 100)), 0.0))
     eyes.all, eyes.around = [face(300, 100)], []
     assert find(Frame(scene((300, 100)), 0.2)) == eyes.all
@@ -161,7 +161,7 @@ def test_when_the_last_face_is_gone_everything_is_searched() -> None:
 
 def test_after_a_cut_everything_is_searched() -> None:
     eyes = Eyes(face(100, 100))
-    find = Follower(eyes, 10.0)
+    find = FlowTracker(eyes, 10.0)
     find(Frame(scene((100, 100)), 0.0))
     find(Frame(scene((300, 150), background=OTHER), 0.2))
     assert eyes.asked == ["search", "search"]
@@ -170,16 +170,16 @@ def test_after_a_cut_everything_is_searched() -> None:
 @pytest.mark.parametrize("rate", [5, 30])
 def test_while_there_is_nobody_searches_give_way_to_glances_after_a_while(rate: int) -> None:
     eyes = Eyes()
-    find = Follower(eyes, 1.0)
+    find = FlowTracker(eyes, 1.0)
     assert not any(find(Frame(NOISE, i / rate)) for i in range(19 * rate // 5))
-    often = round(1 / NOBODY)
-    searches, glances = round(PATIENCE * often), often - 1
+    often = round(1 / IDLE_INTERVAL_S)
+    searches, glances = round(IDLE_FULL_DETECT_S * often), often - 1
     assert eyes.asked == ["search"] * (searches - 1) + ["search", *["glance"] * glances] * 2
 
 
 def test_patience_begins_again_when_somebody_was_there() -> None:
     eyes = Eyes()
-    find = Follower(eyes, 1.0)
+    find = FlowTracker(eyes, 1.0)
     for i in range(12):
         find(Frame(NOISE, i / 5))
     eyes.all = eyes.large = [face(100, 100)]
@@ -193,7 +193,7 @@ def test_patience_begins_again_when_somebody_was_there() -> None:
 
 def test_when_somebody_appears_everything_is_searched() -> None:
     eyes = Eyes()
-    find = Follower(eyes, 1.0)
+    find = FlowTracker(eyes, 1.0)
     for i in range(12):
         find(Frame(NOISE, i / 5))
     eyes.asked, eyes.all, eyes.large = [], [face(100, 100), face(300, 100, 20)], [face(100, 100)]
@@ -203,7 +203,7 @@ def test_when_somebody_appears_everything_is_searched() -> None:
 
 def test_a_glance_shows_new_faces_and_corrects_the_others() -> None:
     eyes = Eyes(face(100, 100))
-    find = Follower(eyes, 0.4)
+    find = FlowTracker(eyes, 0.4)
     for i in range(2):
         find(Frame(scene((100, 100), (300, 100)), i / 5))
     eyes.large = [face(300, 100, 90), face(103, 100)]
@@ -213,7 +213,7 @@ def test_a_glance_shows_new_faces_and_corrects_the_others() -> None:
 
 def test_a_face_that_a_glance_showed_and_shows_no_more_is_searched_for() -> None:
     eyes = Eyes(face(100, 100))
-    find = Follower(eyes, 0.2)
+    find = FlowTracker(eyes, 0.2)
     for i in range(2):
         find(Frame(scene((100, 100)), i / 5))
     eyes.large, eyes.all = [], []
@@ -227,7 +227,7 @@ def test_faces_too_small_for_a_glance_are_looked_at_closer_or_searched_for_if_th
     eyes = Eyes(*(face(x, y, 30) for x, y in places))
     eyes.large = []
     eyes.around = [face(60, 100, 31)]
-    find = Follower(eyes, 0.2)
+    find = FlowTracker(eyes, 0.2)
     picture = scene(*places, zoom=0.15)
     find(Frame(picture, 0.0))
     assert len(find(Frame(picture, 0.2))) == count
@@ -237,7 +237,7 @@ def test_faces_too_small_for_a_glance_are_looked_at_closer_or_searched_for_if_th
 @pytest.mark.parametrize("rate", [5, 30])
 def test_a_doubtful_face_is_looked_at_closer_for_a_while(rate: int) -> None:
     eyes = Eyes(face(100, 100, score=0.7), face(300, 100))
-    find = Follower(eyes, 10.0)
+    find = FlowTracker(eyes, 10.0)
     for i in range(3 * rate):
         find(Frame(scene((100, 100), (300, 100)), i / rate))
     assert eyes.asked == ["search", *["near"] * 9]
@@ -245,7 +245,7 @@ def test_a_doubtful_face_is_looked_at_closer_for_a_while(rate: int) -> None:
 
 def test_a_doubtful_face_that_turns_out_to_be_one_says_so() -> None:
     eyes = Eyes(face(100, 100, score=0.7))
-    find = Follower(eyes, 10.0)
+    find = FlowTracker(eyes, 10.0)
     find(Frame(scene((100, 100)), 0.0))
     eyes.around = [face(100, 100, 300, score=0.95), face(101, 100, score=0.9)]
     for i in range(1, 4):
@@ -256,7 +256,7 @@ def test_a_doubtful_face_that_turns_out_to_be_one_says_so() -> None:
 
 def test_a_doubt_that_was_settled_does_not_begin_again_at_every_glance() -> None:
     eyes = Eyes(face(100, 100, score=0.7))
-    find = Follower(eyes, 1.0)
+    find = FlowTracker(eyes, 1.0)
     for i in range(16):
         find(Frame(scene((100, 100)), i / 5))
     assert eyes.asked == ["search", *["near"] * 4, "glance", *["near"] * 4, "glance", "glance"]
@@ -265,7 +265,7 @@ def test_a_doubt_that_was_settled_does_not_begin_again_at_every_glance() -> None
 def test_a_part_of_a_face_does_not_replace_it() -> None:
     eyes = Eyes(face(200, 120, 160, score=0.95))
     eyes.large = eyes.around = [face(210, 130, 60, score=0.82)]
-    find = Follower(eyes, 0.2)
+    find = FlowTracker(eyes, 0.2)
     picture = scene((200, 120), zoom=0.8)
     find(Frame(picture, 0.0))
     assert [one.size for one in find(Frame(picture, 0.2))] == [pytest.approx(160, rel=0.02)]
@@ -275,7 +275,7 @@ def test_a_part_of_a_face_does_not_replace_it() -> None:
 @pytest.mark.parametrize(("time", "image"), [(0.0, NOISE), (0.6, NOISE[:200]), (0.6, NOISE[:, :300])])
 def test_another_clip_begins_with_a_search(time: float, image: Image) -> None:
     eyes = Eyes()
-    find = Follower(eyes, 1.0)
+    find = FlowTracker(eyes, 1.0)
     find(Frame(NOISE, 0.5))
     find(Frame(image, time))
     assert eyes.asked == ["search", "search"]
@@ -291,22 +291,22 @@ def test_what_is_looked_at_lies_around_the_faces_and_is_what_the_whole_frame_sho
     left, top, right, bottom, _ = region = _region((face(x, y) for x, y in places), halvings, image)
     for x, y in places:
         corners = np.array([[x - SIDE / 2, y - SIDE / 2], [x + SIDE / 2, y + SIDE / 2]]) / 2**halvings
-        near, far = np.clip(corners + np.array([[-_ROOM], [_ROOM]]), 0, size)
-        assert (np.minimum(near, size - _ROOM) >= (left, top)).all()
+        near, far = np.clip(corners + np.array([[-_ROI_STEP], [_ROI_STEP]]), 0, size)
+        assert (np.minimum(near, size - _ROI_STEP) >= (left, top)).all()
         assert (far <= (right, bottom)).all()
-    assert 0 <= left <= right - _ROOM
-    assert 0 <= top <= bottom - _ROOM
+    assert 0 <= left <= right - _ROI_STEP
+    assert 0 <= top <= bottom - _ROI_STEP
     assert _region([face(*places[0])], halvings, image) == _region(
         [face(places[0][0] + 1, places[0][1])], halvings, image
     )
-    whole = cv2.cvtColor(halved(image, halvings), cv2.COLOR_RGB2GRAY)
-    np.testing.assert_array_equal(_cut_out(image, region).gray, whole[top:bottom, left:right])
+    whole = cv2.cvtColor(downscale_by_halves(image, halvings), cv2.COLOR_RGB2GRAY)
+    np.testing.assert_array_equal(_extract_gray(image, region).gray, whole[top:bottom, left:right])
 
 
 @pytest.mark.parametrize(("side", "zoom"), [(SIDE, 0.4), (SIDE / 2, 0.2)])
 def test_a_face_is_followed_from_part_to_part_of_a_large_frame(side: float, zoom: float) -> None:
     eyes, background = Eyes(face(900, 500, side)), cv2.resize(NOISE, (1280, 720))
-    find = Follower(eyes, 100.0)
+    find = FlowTracker(eyes, 100.0)
     for i in range(40):
         x, y = 900 - 10 * i, 500 - 5 * i
         (found,) = find(Frame(scene((x, y), background=background, zoom=zoom), i / 25))
@@ -317,7 +317,7 @@ def test_a_face_is_followed_from_part_to_part_of_a_large_frame(side: float, zoom
 
 
 def test_a_frame_that_is_smaller_than_that_is_looked_at_whole() -> None:
-    assert _region([face(20, 10)], 1, NOISE[:40, :70]) == _Region(0, 0, 35, 20, 1)
+    assert _region([face(20, 10)], 1, NOISE[:40, :70]) == _Roi(0, 0, 35, 20, 1)
 
 
 def test_a_similarity_is_found_exactly() -> None:

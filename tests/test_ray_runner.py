@@ -22,9 +22,9 @@ from typer.testing import CliRunner, Result
 import clips
 import fervid
 from fervid.batch import ray_runner
-from fervid.batch.ray_runner import Answering, Setup, Tries, Worker, answering
-from fervid.batch.resumable_jsonl import run_digest
-from fervid.batch.runner import Policy
+from fervid.batch.ray_runner import AttemptCounter, ClassifierFactory, RayWorker, WorkerSpec, classify_on_ray
+from fervid.batch.resumable_jsonl import run_fingerprint
+from fervid.batch.runner import RunConfig
 from fervid.cli import app
 from fervid.core.errors import UsageError
 from fervid.core.worker_pool import Limits
@@ -117,7 +117,7 @@ def test_a_worker_that_is_killed_costs_nothing(
 ) -> None:
     names = [shutil.copy(smile, tmp_path / f"{i:02}.mp4") for i in range(12)]
     ending = workers()  # of the test before
-    with answering(classifier, Policy()) as answer:
+    with classify_on_ray(classifier, RunConfig()) as answer:
         results = answer(names)
         found = [next(results)]
         working = [worker for worker in workers() if worker not in ending]
@@ -148,16 +148,16 @@ def workers() -> list[int]:
 def test_a_file_that_kills_every_worker_is_told_apart_from_those_beside_it(
     ray: object, classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Deadly(Worker):
+    class Deadly(RayWorker):
         def answer(self, clip: str) -> fervid.ClipResult:
             if clip == "poison.mp4":
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().answer(clip)
 
-    monkeypatch.setattr(ray_runner, "Worker", Deadly)
+    monkeypatch.setattr(ray_runner, "RayWorker", Deadly)
     monkeypatch.setattr(ray_runner, "BLOCK", 3)
     names = [f"gone{i}.mp4" for i in range(8)] + ["poison.mp4"]
-    with answering(classifier, Policy(), jobs=1) as answer:
+    with classify_on_ray(classifier, RunConfig(), jobs=1) as answer:
         *others, poisoned = answer(names)
     assert plain(others) == plain([classifier.answer(name) for name in names[:-1]])
     assert (poisoned.path, poisoned.status, poisoned.problem.code) == ("poison.mp4", "error", "crashed")
@@ -172,7 +172,7 @@ def test_a_clip_that_costs_too_much_is_told_and_the_next_is_answered(
 ) -> None:
     long = str(clips.write(tmp_path / "long.mp4", clips.smiling(20) * 20))
     gone = str(tmp_path / "gone.mp4")
-    with answering(classifier, Policy(limits=limits), jobs=1) as answer:
+    with classify_on_ray(classifier, RunConfig(limits=limits), jobs=1) as answer:
         result, other = answer([long, gone])
     assert (result.path, result.status, result.problem.code) == (long, "error", code)
     assert (result.models, other.path) == (classifier.models, gone)
@@ -187,40 +187,40 @@ def test_workers_with_another_version_do_not_answer(ray: object, smile: Path, mo
 
 
 def test_nothing_to_answer_starts_no_worker(ray: object, classifier: fervid.Classifier) -> None:
-    with answering(classifier, Policy()) as answer:
+    with classify_on_ray(classifier, RunConfig()) as answer:
         assert list(answer([])) == []
 
 
 class Here:
     """What an actor would answer, in this process."""
 
-    def __init__(self, tries: Tries) -> None:
+    def __init__(self, tries: AttemptCounter) -> None:
         """Count there."""
         self.begin = SimpleNamespace(remote=tries.begin)
         self.end = SimpleNamespace(remote=tries.end)
 
 
 @pytest.fixture
-def setup(classifier: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+def setup(classifier: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSpec:
     """What a worker is told, where Ray would be needed for nothing."""
     monkeypatch.setattr(ray_runner, "_import", lambda: SimpleNamespace(get=lambda value: value))
     files = {role: (path.name, path.read_bytes()) for role, path in classifier.files.items()}
-    return Setup(
-        files, classifier.models, classifier.options, Limits(), 1, "cpu", str(tmp_path), run_digest(classifier)
+    return WorkerSpec(
+        files, classifier.models, classifier.options, Limits(), 1, "cpu", str(tmp_path), run_fingerprint(classifier)
     )
 
 
 @pytest.fixture
-def worker(setup: Setup) -> Iterator[Worker]:
+def worker(setup: WorkerSpec) -> Iterator[RayWorker]:
     """A worker in this process, which has one of its own."""
-    worker = Worker(setup, Here(Tries()))
+    worker = RayWorker(setup, Here(AttemptCounter()))
     yield worker
     worker._process.kill()
     worker._process.bury()
 
 
 def test_a_worker_answers_as_this_process_would(
-    worker: Worker, classifier: fervid.Classifier, mixed: list[str], tmp_path: Path
+    worker: RayWorker, classifier: fervid.Classifier, mixed: list[str], tmp_path: Path
 ) -> None:
     for name in ("mixed/smile.mp4", "./mixed/empty.mp4", str(tmp_path / "gone.mp4"), "mixed/caf\udce9.mp4"):
         result = worker({"item": os.fsencode(name)})["result"]
@@ -233,22 +233,22 @@ def test_a_worker_answers_as_this_process_would(
     assert (result.path, result.problem.code) == ("nowhere://a/b.mp4", "unreadable")
 
 
-def test_a_clip_is_given_up_after_the_last_try_and_forgotten_when_it_is_answered(worker: Worker) -> None:
-    for _ in range(ray_runner.TRIES):
+def test_a_clip_is_given_up_after_the_last_try_and_forgotten_when_it_is_answered(worker: RayWorker) -> None:
+    for _ in range(ray_runner.MAX_ATTEMPTS):
         worker._tries.begin.remote("a.mp4")
     row = {"item": b"a.mp4"}
     assert [worker(row)["result"].problem.code for _ in range(2)] == ["crashed", "not_found"]
 
 
-def test_a_worker_that_would_answer_otherwise_does_not_start(setup: Setup) -> None:
+def test_a_worker_that_would_answer_otherwise_does_not_start(setup: WorkerSpec) -> None:
     with pytest.raises(UsageError, match="would answer otherwise"):
-        Worker(replace(setup, run="another"), None)
+        RayWorker(replace(setup, run="another"), None)
 
 
 def test_what_a_worker_sends_to_its_process_is_the_classifier(
-    setup: Setup, classifier: fervid.Classifier, smile: Path
+    setup: WorkerSpec, classifier: fervid.Classifier, smile: Path
 ) -> None:
-    loaded, arguments = Answering(setup).__reduce__()
+    loaded, arguments = ClassifierFactory(setup).__reduce__()
     assert plain([loaded(*arguments)(smile)]) == plain([classifier.answer(smile)])
 
 
@@ -283,7 +283,7 @@ def test_a_cluster_is_started_here_unless_one_is_named_and_left_on_every_path(
 ) -> None:  # fmt: skip
     ray = Unconnected()
     monkeypatch.setattr(ray_runner, "_import", lambda: ray)
-    with pytest.raises(KeyError), answering(classifier, Policy(), address=address, jobs=3, threads=2):
+    with pytest.raises(KeyError), classify_on_ray(classifier, RunConfig(), address=address, jobs=3, threads=2):
         raise KeyError
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     assert ray.asked == [(address or "local", {**quiet, **own}), "shutdown"]
@@ -308,13 +308,13 @@ def test_the_workers_fill_the_cluster_unless_their_number_is_given(
 ) -> None:  # fmt: skip
     given = []
 
-    def answers(ray: object, setup: Setup, clips: list[str], *more: object) -> Iterator[fervid.ClipResult]:
+    def answers(ray: object, setup: WorkerSpec, clips: list[str], *more: object) -> Iterator[fervid.ClipResult]:
         given.append((setup.threads, setup.device, *more))
         yield from map(classifier.answer, clips)
 
     monkeypatch.setattr(ray_runner, "_import", Unconnected)
     monkeypatch.setattr(ray_runner, "_answers", answers)
-    with answering(classifier, Policy(), address="auto", **asked) as answer:
+    with classify_on_ray(classifier, RunConfig(), address="auto", **asked) as answer:
         assert [result.path for result in answer(["a.mp4"])] == ["a.mp4"]
     assert given == [(asked.get("threads", 1), device, workers, share)]
 
@@ -326,9 +326,12 @@ def test_a_cluster_without_gpus_has_no_cuda(
     monkeypatch.setattr(ray_runner, "_import", Unconnected)
     monkeypatch.setattr(Unconnected, "cluster_resources", lambda _: {"CPU": 1.0})
     if device == "auto":
-        with answering(classifier, Policy(), address="auto", device=device):
+        with classify_on_ray(classifier, RunConfig(), address="auto", device=device):
             return
-    with pytest.raises(UsageError, match="no GPU"), answering(classifier, Policy(), address="auto", device=device):
+    with (
+        pytest.raises(UsageError, match="no GPU"),
+        classify_on_ray(classifier, RunConfig(), address="auto", device=device),
+    ):
         pass
 
 
@@ -348,7 +351,7 @@ def test_a_cluster_that_does_not_answer_is_a_usage_error(
     monkeypatch.setattr(ray_runner, "_import", lambda: Unconnected(ConnectionError("a long story\nnobody there\n")))
     with (
         pytest.raises(UsageError, match=f"no Ray cluster .*{said}"),
-        answering(classifier, Policy(), address=address),
+        classify_on_ray(classifier, RunConfig(), address=address),
     ):
         pass
 

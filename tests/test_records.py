@@ -12,19 +12,19 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from fervid.core.records import (
-    Answer,
     ClipFeatures,
     ClipResult,
+    ErrorInfo,
     Face,
-    FaceScores,
+    FaceOutputs,
     Frame,
-    ModelIdentity,
-    Observed,
+    FrameObservation,
+    ModelRef,
     Person,
-    Problem,
+    Prediction,
     WindowResult,
 )
-from fervid.core.schema import schema
+from fervid.core.schema import record_json_schema
 
 
 def image(*shape: int, kind: type = np.uint8) -> np.ndarray:
@@ -35,9 +35,9 @@ def points(*shape: int) -> np.ndarray:
     return np.zeros(shape or (2, 2), np.float32)
 
 
-def scores(rows: int) -> FaceScores:
+def scores(rows: int) -> FaceOutputs:
     column = np.arange(rows, dtype=np.float32)
-    return FaceScores(
+    return FaceOutputs(
         np.tile(column[:, None], 4), np.tile(column[:, None], 3), column, column, column[:, None], column[:, None]
     )
 
@@ -57,20 +57,26 @@ def scores(rows: int) -> FaceScores:
         (lambda: Face((0, 0, 1, 1), points(2, 3), 1.0), "landmarks"),
         (lambda: Face((0, 0, 1, 1), points(4), 1.0), "landmarks"),
         (
-            lambda: FaceScores(points(2, 4), points(2, 3), points(2), points(1), points(2, 5), points(2, 6)),
+            lambda: FaceOutputs(points(2, 4), points(2, 3), points(2), points(1), points(2, 5), points(2, 6)),
             r"unequal length: \[1, 2\]",
         ),
         (
-            lambda: FaceScores(points(2), points(2, 3), points(2), points(2), points(2, 5), points(2, 6)),
+            lambda: FaceOutputs(points(2), points(2, 3), points(2), points(2), points(2, 5), points(2, 6)),
             r"are \(n, d\)",
         ),
-        (lambda: Observed(0, 0, [], [], scores(1)), r"unequal number: \[0, 1\]"),
-        (lambda: Observed(0, 0, [Face((0, 0, 1, 1), points(), 1.0)], [], scores(1)), r"unequal number: \[0, 1\]"),
-        (lambda: Observed(0, 0, [Face((0, 0, 1, 1), points(), 1.0)], [0.5], scores(2)), r"unequal number: \[1, 2\]"),
+        (lambda: FrameObservation(0, 0, [], [], scores(1)), r"unequal number: \[0, 1\]"),
+        (
+            lambda: FrameObservation(0, 0, [Face((0, 0, 1, 1), points(), 1.0)], [], scores(1)),
+            r"unequal number: \[0, 1\]",
+        ),
+        (
+            lambda: FrameObservation(0, 0, [Face((0, 0, 1, 1), points(), 1.0)], [0.5], scores(2)),
+            r"unequal number: \[1, 2\]",
+        ),
         (lambda: ClipFeatures({"a": points(3)}, 0), "at least one"),
         (lambda: ClipFeatures({"a": points(3), "b": points(3, 1)}, 1), "is a vector"),
         (lambda: ClipResult("a.mp4", "ok"), "answer exactly when it is ok"),
-        (lambda: ClipResult("a.mp4", "no_face", Answer({"fear": 1.0})), "answer exactly when it is ok"),
+        (lambda: ClipResult("a.mp4", "no_face", Prediction({"fear": 1.0})), "answer exactly when it is ok"),
         (lambda: ClipResult("a.mp4", "error"), "error needs a problem"),
         (lambda: ClipResult("a.mp4", "skipped"), "skipped needs a problem"),
         (lambda: WindowResult("a.mp4", "ok", start_s=0, end_s=1), "answer exactly when it is ok"),
@@ -88,13 +94,13 @@ def test_a_record_that_cannot_be_is_refused_where_it_is_made(make: Callable[[], 
         Face((0, 0, 1, 1), points(), 1.0),
         scores(1),
         ClipFeatures({}, 1),
-        Answer({"fear": 1.0}),
-        Person(0, 1.0, Answer({"fear": 1.0})),
-        Problem("truncated", "a.mp4 breaks off"),
-        ModelIdentity("net", "0" * 64),
+        Prediction({"fear": 1.0}),
+        Person(0, 1.0, Prediction({"fear": 1.0})),
+        ErrorInfo("truncated", "a.mp4 breaks off"),
+        ModelRef("net", "0" * 64),
         ClipResult("a.mp4", "no_face"),
         WindowResult("a.mp4", "no_face"),
-        Observed(0.0, 0.2, [], [], scores(0)),
+        FrameObservation(0.0, 0.2, [], [], scores(0)),
     ],
     ids=lambda record: type(record).__name__,
 )
@@ -136,29 +142,29 @@ def test_features_are_joined_in_the_order_asked_for() -> None:
 
 
 def test_the_label_is_the_most_probable_and_the_first_of_equals() -> None:
-    answer = Answer({"anger": 0.2, "fear": 0.4, "joy": 0.4})
+    answer = Prediction({"anger": 0.2, "fear": 0.4, "joy": 0.4})
     assert (answer.label, answer.confidence) == ("fear", 0.4)
 
 
-ANSWER = Answer({"anger": 0.123456, "joy": np.float32(0.876544)})
-MODELS = {role: ModelIdentity(f"{role}-1", "0f" * 32) for role in ("detector", "network", "classifier")}
+ANSWER = Prediction({"anger": 0.123456, "joy": np.float32(0.876544)})
+MODELS = {role: ModelRef(f"{role}-1", "0f" * 32) for role in ("detector", "network", "classifier")}
 PEOPLE = (Person(0, 1.23456, ANSWER, 31.26, "female"), Person(1, 0.5, ANSWER))
 RESULTS = {
     "ok": ClipResult("a.mp4", "ok", ANSWER, PEOPLE, 2.0, 10, 9, MODELS, None, 0.25),
-    "ok and damaged": ClipResult("a.mp4", "ok", ANSWER, PEOPLE[:1], 2.0, 10, 9, MODELS, Problem("damaged", "holes")),
+    "ok and damaged": ClipResult("a.mp4", "ok", ANSWER, PEOPLE[:1], 2.0, 10, 9, MODELS, ErrorInfo("damaged", "holes")),
     "no_face": ClipResult("b.mp4", "no_face", duration_s=2.0, frames_sampled=10, models=MODELS, elapsed_s=0.1),
-    "no_face and truncated": ClipResult("b.mp4", "no_face", problem=Problem("truncated", "breaks off")),
-    "error": ClipResult("c.mp4", "error", models=MODELS, problem=Problem("not_found", "c.mp4 does not exist")),
-    "skipped": ClipResult("d.mp4", "skipped", problem=Problem("skipped", "the run stopped early")),
+    "no_face and truncated": ClipResult("b.mp4", "no_face", problem=ErrorInfo("truncated", "breaks off")),
+    "error": ClipResult("c.mp4", "error", models=MODELS, problem=ErrorInfo("not_found", "c.mp4 does not exist")),
+    "skipped": ClipResult("d.mp4", "skipped", problem=ErrorInfo("skipped", "the run stopped early")),
 }
 
 
 @pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
 def test_a_result_keeps_to_the_schema_in_fields_and_their_order(result: ClipResult) -> None:
     record = result.as_dict()
-    Draft202012Validator(schema()).validate(record)
-    assert list(record) == list(schema()["properties"]) == schema()["required"]
-    person = schema()["properties"]["people"]["items"]
+    Draft202012Validator(record_json_schema()).validate(record)
+    assert list(record) == list(record_json_schema()["properties"]) == record_json_schema()["required"]
+    person = record_json_schema()["properties"]["people"]["items"]
     assert all(list(entry) == list(person["properties"]) for entry in record["people"])
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
@@ -187,8 +193,8 @@ def test_a_problem_is_written_as_code_and_message() -> None:
 
 
 def test_the_schema_is_a_schema_and_notices_what_is_wrong() -> None:
-    Draft202012Validator.check_schema(schema())
-    valid = Draft202012Validator(schema()).is_valid
+    Draft202012Validator.check_schema(record_json_schema())
+    valid = Draft202012Validator(record_json_schema()).is_valid
     record = RESULTS["ok"].as_dict()
     assert valid(record)
     assert not valid({**record, "status": "fine"})
@@ -211,12 +217,12 @@ def test_a_window_is_the_record_of_a_clip_with_its_times_after_the_path(
 
 @pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
 def test_a_window_keeps_to_its_schema_in_fields_and_their_order(result: ClipResult) -> None:
-    contract = schema("timeline")
+    contract = record_json_schema("timeline")
     Draft202012Validator.check_schema(contract)
     for record in (WindowResult.of(result, 0.0, 4.0).as_dict(), WindowResult.of(result).as_dict()):
         Draft202012Validator(contract).validate(record)
         assert list(record) == list(contract["properties"]) == contract["required"]
-        assert not Draft202012Validator(schema()).is_valid(record)
+        assert not Draft202012Validator(record_json_schema()).is_valid(record)
     assert not Draft202012Validator(contract).is_valid(result.as_dict())
     assert not Draft202012Validator(contract).is_valid({**record, "start_s": -1})
-    assert contract["title"] != schema()["title"]
+    assert contract["title"] != record_json_schema()["title"]

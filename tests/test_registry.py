@@ -18,7 +18,7 @@ import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
 import toy_models
-from fervid.core.errors import ModelError, ModelIncompatible, ModelNotFound, ModelUnverified, UsageError
+from fervid.core.errors import ChecksumMismatch, ModelError, ModelIncompatible, ModelNotFound, UsageError
 from fervid.models import registry
 
 KINDS: tuple[registry.Kind, ...] = get_args(registry.Kind)
@@ -55,7 +55,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     place.mkdir()
     entries = {f"toy-{kind}": entry(toy(kind, place / f"{kind}.onnx")) for kind in KINDS}
     (place / "manifest.json").write_text(json.dumps({"schema": 1, "models": entries}))
-    monkeypatch.setattr(registry, "folder", lambda: place)
+    monkeypatch.setattr(registry, "models_dir", lambda: place)
     registry.manifest.cache_clear()
     yield place
     registry.manifest.cache_clear()
@@ -71,7 +71,7 @@ def change(manifest: Path, model: str, values: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_known_name_gives_the_shipped_model(shipped: Path, kind: registry.Kind) -> None:
-    model = registry.load(f"toy-{kind}", kind)
+    model = registry.load_model(f"toy-{kind}", kind)
     assert model.path == shipped / f"{kind}.onnx"
     assert model.card == card(kind)
     assert model.identity.name == f"toy-{kind}"
@@ -82,7 +82,7 @@ def test_a_known_name_gives_the_shipped_model(shipped: Path, kind: registry.Kind
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_path_gives_the_model_that_lies_there(tmp_path: Path, kind: registry.Kind) -> None:
     path = toy(kind, tmp_path / "mine.onnx", name="mine")
-    model = registry.load(str(path), kind, threads=2)
+    model = registry.load_model(str(path), kind, threads=2)
     assert (model.path, model.identity.name) == (path, "mine")
     assert model.session.get_session_options().intra_op_num_threads == 2
 
@@ -90,14 +90,14 @@ def test_a_path_gives_the_model_that_lies_there(tmp_path: Path, kind: registry.K
 def test_a_model_without_a_name_is_named_after_its_file(tmp_path: Path) -> None:
     nameless = {key: value for key, value in toy_models.CLASSIFIER.items() if key != "name"}
     path = toy_models.write(tmp_path / "mine.onnx", onnx.load(toy("classifier", tmp_path / "toy.onnx")), nameless)
-    assert registry.load(str(path), "classifier").identity.name == "mine"
+    assert registry.load_model(str(path), "classifier").identity.name == "mine"
 
 
 def test_a_shipped_name_wins_over_a_file_of_that_name(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shipped.parent)
     toy("network", Path("toy-network"), name="another")
-    assert registry.load("toy-network", "network").identity.name == "toy-network"
-    assert registry.load("./toy-network", "network").identity.name == "another"
+    assert registry.load_model("toy-network", "network").identity.name == "toy-network"
+    assert registry.load_model("./toy-network", "network").identity.name == "another"
 
 
 @pytest.mark.usefixtures("shipped")
@@ -105,7 +105,7 @@ def test_a_shipped_name_wins_over_a_file_of_that_name(shipped: Path, monkeypatch
 @pytest.mark.parametrize("name", ["toy", "no/such/file.onnx", "", ".", "a\0b", "x" * 5000])
 def test_an_unknown_name_is_answered_with_the_known_ones(name: str, kind: registry.Kind) -> None:
     with pytest.raises(ModelNotFound) as caught:
-        registry.load(name, kind)
+        registry.load_model(name, kind)
     assert repr(name) in caught.value.message
     assert f"known names: toy-{kind}; or give the path of an ONNX file" in caught.value.message
 
@@ -114,13 +114,13 @@ def test_where_nothing_of_the_kind_is_shipped_no_name_is_known(shipped: Path) ->
     (shipped / "manifest.json").write_text('{"models": {}}')
     registry.manifest.cache_clear()
     with pytest.raises(ModelNotFound, match="known names: none"):
-        registry.load("toy-network", "network")
+        registry.load_model("toy-network", "network")
 
 
 def test_a_shipped_model_whose_file_is_gone_names_the_file(shipped: Path) -> None:
     (shipped / "detector.onnx").unlink()
     with pytest.raises(ModelNotFound, match=r"detector\.onnx' cannot be read .*install fervid again"):
-        registry.load("toy-detector", "detector")
+        registry.load_model("toy-detector", "detector")
 
 
 @pytest.mark.parametrize("position", [0, 100, -1])
@@ -130,8 +130,8 @@ def test_a_shipped_model_with_a_changed_byte_is_refused(shipped: Path, kind: reg
     data = bytearray(path.read_bytes())
     data[position] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ModelUnverified) as caught:
-        registry.load(f"toy-{kind}", kind)
+    with pytest.raises(ChecksumMismatch) as caught:
+        registry.load_model(f"toy-{kind}", kind)
     assert str(path) in caught.value.message
     assert hashlib.sha256(data).hexdigest() in caught.value.message
     assert "install fervid again" in caught.value.message
@@ -142,8 +142,8 @@ def test_a_shipped_model_that_breaks_off_is_refused(shipped: Path, kept: float) 
     path = shipped / "network.onnx"
     data = path.read_bytes()
     path.write_bytes(data[: kept if kept == 1 else int(kept * len(data))])
-    with pytest.raises(ModelUnverified, match=r"network\.onnx is not the file that was shipped"):
-        registry.load("toy-network", "network")
+    with pytest.raises(ChecksumMismatch, match=r"network\.onnx is not the file that was shipped"):
+        registry.load_model("toy-network", "network")
 
 
 def with_operator(data: bytes, name: bytes) -> bytes:
@@ -194,7 +194,7 @@ def test_what_is_no_model_is_refused(
     path = toy(kind, tmp_path / "mine.onnx")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ModelIncompatible) as caught:
-        registry.load(str(path), kind)
+        registry.load_model(str(path), kind)
     assert str(path) in caught.value.message
     assert "or give the path of an ONNX file" in caught.value.message
     assert "\n" not in caught.value.message
@@ -211,7 +211,7 @@ def test_a_model_with_damaged_bytes_loads_or_is_refused(tmp_path: Path) -> None:
             data[position] = random.integers(256)
         path.write_bytes(data)
         with suppress(ModelIncompatible):
-            registry.load(str(path), "classifier")
+            registry.load_model(str(path), "classifier")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_model_without_a_proper_card_is_refused(tmp_path: Path, stored: str | 
     path = toy("classifier", tmp_path / "mine.onnx")
     toy_models.write(path, onnx.load(path), stored)
     with pytest.raises(ModelIncompatible, match=words) as caught:
-        registry.load(str(path), "classifier")
+        registry.load_model(str(path), "classifier")
     assert str(path) in caught.value.message
 
 
@@ -241,18 +241,18 @@ def test_a_model_without_a_proper_card_is_refused(tmp_path: Path, stored: str | 
 @pytest.mark.parametrize("other", KINDS)
 def test_a_model_of_another_kind_is_refused(kind: registry.Kind, other: registry.Kind) -> None:
     if kind == other:
-        assert registry.load(f"toy-{other}", kind).card["kind"] == kind
+        assert registry.load_model(f"toy-{other}", kind).card["kind"] == kind
         return
     with pytest.raises(ModelIncompatible) as caught:
-        registry.load(f"toy-{other}", kind)
+        registry.load_model(f"toy-{other}", kind)
     assert f"{other}.onnx is a model of the kind {other} and a {kind} is needed" in caught.value.message
     assert f"known names: toy-{kind}" in caught.value.message
 
 
 NEEDED = {
-    **registry.REQUIRED,
-    "classifier": {*registry.REQUIRED["classifier"], "network_sha256"},
-    "network": registry.REQUIRED["network"].union(*registry.HEADS.values()),
+    **registry.REQUIRED_CARD_KEYS,
+    "classifier": {*registry.REQUIRED_CARD_KEYS["classifier"], "network_sha256"},
+    "network": registry.REQUIRED_CARD_KEYS["network"].union(*registry.OPTIONAL_OUTPUTS.values()),
 }
 
 
@@ -261,7 +261,7 @@ def test_a_card_that_lacks_a_key_is_refused(tmp_path: Path, kind: registry.Kind,
     path = toy(kind, tmp_path / "mine.onnx")
     toy_models.write(path, onnx.load(path), {name: value for name, value in card(kind).items() if name != key})
     with pytest.raises(ModelIncompatible) as caught:
-        registry.load(str(path), kind)
+        registry.load_model(str(path), kind)
     assert f"{path} lacks {key}; export the model again" in caught.value.message
 
 
@@ -284,26 +284,26 @@ def test_a_card_that_lacks_a_key_is_refused(tmp_path: Path, kind: registry.Kind,
 )
 def test_a_damaged_manifest_is_named(shipped: Path, content: bytes) -> None:
     (shipped / "manifest.json").write_bytes(content)
-    with pytest.raises(ModelUnverified) as caught:
-        registry.load("toy-network", "network")
+    with pytest.raises(ChecksumMismatch) as caught:
+        registry.load_model("toy-network", "network")
     assert caught.value.message == f"{shipped / 'manifest.json'} is damaged; install fervid again"
 
 
 def test_a_manifest_that_cannot_be_read_is_named(shipped: Path) -> None:
     (shipped / "manifest.json").unlink()
     (shipped / "manifest.json").mkdir()
-    with pytest.raises(ModelUnverified, match="install fervid again"):
-        registry.load("toy-network", "network")
+    with pytest.raises(ChecksumMismatch, match="install fervid again"):
+        registry.load_model("toy-network", "network")
 
 
 def test_without_a_manifest_the_models_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "__file__", str(tmp_path / "site" / "fervid" / "models.py"))
     with pytest.raises(ModelNotFound, match="install fervid again"):
-        registry.folder()
+        registry.models_dir()
     for place in (tmp_path / "site" / "models", tmp_path / "site" / "fervid" / "_models"):
         place.mkdir(parents=True)
         (place / "manifest.json").touch()
-        assert registry.folder() == place
+        assert registry.models_dir() == place
 
 
 def zipped(data: bytes, path: Path) -> bytes:
@@ -326,7 +326,7 @@ def test_a_pickle_is_refused_and_not_executed(
     path = tmp_path / name
     path.write_bytes(pack(malice, tmp_path / "archive"))
     with pytest.raises(ModelIncompatible) as caught:
-        registry.load(str(path), kind)
+        registry.load_model(str(path), kind)
     assert str(path) in caught.value.message
     assert not mark.exists()
 
@@ -342,7 +342,7 @@ def test_tensors_in_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path / "here")
     path = toy_models.classifier(Path("mine.onnx"), weights.tolist())
     model = onnx.load(path)
-    assert registry.load(str(path), "classifier").card == toy_models.CLASSIFIER
+    assert registry.load_model(str(path), "classifier").card == toy_models.CLASSIFIER
     (tensor,) = model.graph.initializer
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -350,7 +350,7 @@ def test_tensors_in_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.
         tensor.external_data.add(key=key, value=value)
     toy_models.write(path, model, toy_models.CLASSIFIER)
     with pytest.raises(ModelIncompatible, match=r"mine\.onnx is no ONNX model that can be run .*External data"):
-        registry.load(str(path), "classifier")
+        registry.load_model(str(path), "classifier")
 
 
 @pytest.mark.usefixtures("shipped")
@@ -371,7 +371,7 @@ def test_a_card_that_differs_from_its_manifest_entry_is_refused(
     shipped: Path, values: dict[str, Any], words: str
 ) -> None:
     change(shipped / "manifest.json", "toy-detector", values)
-    with pytest.raises(ModelUnverified, match=words) as caught:
+    with pytest.raises(ChecksumMismatch, match=words) as caught:
         registry.verify("toy-detector")
     assert str(shipped / "detector.onnx") in caught.value.message
     assert "install fervid again" in caught.value.message
@@ -386,18 +386,18 @@ def test_only_shipped_models_can_be_verified(tmp_path: Path) -> None:
 def test_every_shipped_model_is_the_one_of_the_manifest(name: str) -> None:
     registry.manifest.cache_clear()
     described = registry.manifest()[name]
-    path = registry.folder() / described["file"]
+    path = registry.models_dir() / described["file"]
     model = registry.verify(name)
     assert entry(path) == described
     assert model.identity.sha256 == described["sha256"]
-    assert registry.REQUIRED[described["kind"]] <= model.card.keys()
+    assert registry.REQUIRED_CARD_KEYS[described["kind"]] <= model.card.keys()
 
 
 def test_the_shipped_models_stay_below_20_megabytes() -> None:
-    assert sum(path.stat().st_size for path in registry.folder().rglob("*") if path.is_file()) < 20e6
+    assert sum(path.stat().st_size for path in registry.models_dir().rglob("*") if path.is_file()) < 20e6
 
 
-@pytest.mark.parametrize("error", [ModelNotFound, ModelUnverified, ModelIncompatible])
+@pytest.mark.parametrize("error", [ModelNotFound, ChecksumMismatch, ModelIncompatible])
 def test_every_refusal_is_a_model_error(error: type[Exception]) -> None:
     assert issubclass(error, ModelError)
 
@@ -406,17 +406,17 @@ def test_a_model_whose_outputs_have_other_names_is_refused(tmp_path: Path) -> No
     path = toy_models.classifier(tmp_path / "toy.onnx", [[1.0], [2.0], [3.0]])
     path.write_bytes(path.read_bytes().replace(b"probabilities", b"probabilitiez"))
     with pytest.raises(ModelIncompatible, match=r"toy\.onnx has no input or output named probabilities"):
-        registry.load(str(path), "classifier")
+        registry.load_model(str(path), "classifier")
 
 
 def test_a_classifier_that_calls_itself_a_regressor_is_refused(tmp_path: Path) -> None:
     path = toy_models.classifier(tmp_path / "toy.onnx", [[1.0]], kind="regressor", target="valence")
     with pytest.raises(ModelIncompatible, match=r"toy\.onnx has no input or output named value"):
-        registry.load(str(path), "regressor")
+        registry.load_model(str(path), "regressor")
     with pytest.raises(
         ModelIncompatible, match=r"regressor and a classifier is needed \(`fervid evaluate` .* without --target\)"
     ):
-        registry.load(str(path), "classifier")
+        registry.load_model(str(path), "classifier")
 
 
 # In another process
@@ -428,7 +428,7 @@ def again(model: registry.Model) -> registry.Model:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_that_is_sent_is_opened_again(kind: registry.Kind, tmp_path: Path) -> None:
-    model = registry.load(str(toy(kind, tmp_path / "toy.onnx")), kind, 3, "auto")
+    model = registry.load_model(str(toy(kind, tmp_path / "toy.onnx")), kind, 3, "auto")
     other = again(model)
     assert (other.identity, other.path, other.card) == (model.identity, model.path, model.card)
     assert (other.threads, other.device) == (3, "auto")
@@ -440,16 +440,16 @@ def test_what_is_sent_is_the_file_and_not_the_name(shipped: Path, monkeypatch: p
     monkeypatch.chdir(shipped.parent)
     toy("network", Path("toy-network"), name="another")
     for name, identity in (("toy-network", "toy-network"), ("./toy-network", "another")):
-        sent = pickle.dumps(registry.load(name, "network"))
+        sent = pickle.dumps(registry.load_model(name, "network"))
         with monkeypatch.context() as moved:
             moved.chdir("/")
             assert pickle.loads(sent).identity.name == identity
 
 
 def test_a_model_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
-    model = registry.load(str(toy("network", tmp_path / "toy.onnx")), "network")
+    model = registry.load_model(str(toy("network", tmp_path / "toy.onnx")), "network")
     toy("network", tmp_path / "toy.onnx", first_age=7)
-    with pytest.raises(ModelUnverified, match=r"toy\.onnx was replaced while it was in use"):
+    with pytest.raises(ChecksumMismatch, match=r"toy\.onnx was replaced while it was in use"):
         again(model)
 
 
@@ -498,14 +498,14 @@ def test_a_device_that_starts_is_used_if_it_was_asked_for(
     device: registry.Device, first: str, cuda: Callable[..., None], path: str
 ) -> None:
     cuda()
-    model = registry.load(path, "network", device=device)
+    model = registry.load_model(path, "network", device=device)
     assert (model.session.get_providers()[0], model.device) == (first, device)
 
 
 def test_a_device_that_onnxruntime_does_not_know_says_what_to_install(path: str) -> None:
     with pytest.raises(UsageError, match=r"cuda cannot be used.*pip install onnxruntime-gpu.*or use cpu"):
-        registry.load(path, "network", device="cuda")
-    assert registry.load(path, "network", device="auto").session.get_providers() == [registry.CPU]
+        registry.load_model(path, "network", device="cuda")
+    assert registry.load_model(path, "network", device="auto").session.get_providers() == [registry.CPU]
 
 
 @pytest.mark.parametrize(
@@ -522,8 +522,8 @@ def test_a_device_that_does_not_start_is_told_or_replaced(
 ) -> None:
     cuda(**failure)
     with pytest.raises(UsageError, match=rf"{reason}.*nvidia-smi.*or use cpu"):
-        registry.load(path, "network", device="cuda")
-    assert registry.load(path, "network", device="auto").session.get_providers() == [registry.CPU]
+        registry.load_model(path, "network", device="cuda")
+    assert registry.load_model(path, "network", device="auto").session.get_providers() == [registry.CPU]
 
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
@@ -533,9 +533,9 @@ def test_a_damaged_model_is_not_the_fault_of_the_device(
     cuda()
     (tmp_path / "damaged.onnx").write_bytes(b"damaged")
     with pytest.raises(ModelIncompatible, match=r"damaged\.onnx is no ONNX model"):
-        registry.load(str(tmp_path / "damaged.onnx"), "network", device=device)
+        registry.load_model(str(tmp_path / "damaged.onnx"), "network", device=device)
 
 
 def test_there_are_no_other_devices(path: str) -> None:
     with pytest.raises(UsageError, match="cpu, cuda, auto, not 'tpu'"):
-        registry.load(path, "network", device="tpu")
+        registry.load_model(path, "network", device="tpu")

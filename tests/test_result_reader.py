@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 import html_pages
-from fervid.batch.writers import writer
+from fervid.batch.writers import make_writer
 from fervid.core.errors import UsageError
-from fervid.core.records import ClipResult, Problem, WindowResult
+from fervid.core.records import ClipResult, ErrorInfo, WindowResult
 from fervid.learn.metrics import evaluate_regression
 from fervid.render import result_reader
-from fervid.render.result_reader import Measured, Run, Timelines, read
+from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun, load_results
 from html_pages import clip, lines, windows
 
 ALL = [clip("a.mp4"), clip('b, "c".mp4', "no_face"), clip("d.mp4", "error"), clip("é 😀.mp4", sure=0.625)]
@@ -24,7 +24,7 @@ ALL = [clip("a.mp4"), clip('b, "c".mp4', "no_face"), clip("d.mp4", "error"), cli
 
 def written(path: Path, form: Any, records: list[ClipResult], record: type[ClipResult] = ClipResult) -> Path:
     with path.open("wb") as stream:
-        out = writer(form, stream, ("calm", "joy"), record)
+        out = make_writer(form, stream, ("calm", "joy"), record)
         for one in records:
             out.write(one)
         out.finish()
@@ -33,55 +33,57 @@ def written(path: Path, form: Any, records: list[ClipResult], record: type[ClipR
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
 def test_whatever_classify_writes_is_read_whole(form: str, tmp_path: Path) -> None:
-    found = read(written(tmp_path / "results", form, ALL))
-    assert isinstance(found, Run)
+    found = load_results(written(tmp_path / "results", form, ALL))
+    assert isinstance(found, ClassificationRun)
     assert found.records == [one.as_dict() for one in ALL]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
 def test_whatever_timeline_writes_is_read_by_clip(form: str, tmp_path: Path) -> None:
     records = [*windows("a.mp4", [0.5, None]), *windows("b.mp4", [0.875]), WindowResult.of(clip("c.mp4", "error"))]
-    found = read(written(tmp_path / "results", form, list(records), WindowResult))
-    assert isinstance(found, Timelines)
+    found = load_results(written(tmp_path / "results", form, list(records), WindowResult))
+    assert isinstance(found, TimelineRun)
     assert {path: len(some) for path, some in found.clips.items()} == {"a.mp4": 2, "b.mp4": 1, "c.mp4": 1}
     assert [one for some in found.clips.values() for one in some] == [one.as_dict() for one in records]
 
 
 def test_parquet_is_read_as_a_folder_and_as_a_part(tmp_path: Path) -> None:
-    from fervid.batch.parquet_writer import Parts
+    from fervid.batch.parquet_writer import ParquetDatasetWriter
     from record_fixtures import Stub
 
-    with Parts(str(tmp_path / "parts"), Stub(labels=("calm", "joy")), [], resume=False, force=False) as parts:
+    with ParquetDatasetWriter(
+        str(tmp_path / "parts"), Stub(labels=("calm", "joy")), [], resume=False, force=False
+    ) as parts:
         parts._stamps = {one.path: (one.path, (1, 1)) for one in ALL}
         for one in ALL[:2]:
             parts.write(one)
         parts.finish()
         for one in ALL[2:]:
             parts.write(one)
-    assert read(tmp_path / "parts").records == [one.as_dict() for one in ALL]
-    assert read(tmp_path / "parts" / "part-00001.parquet").records == [one.as_dict() for one in ALL[2:]]
+    assert load_results(tmp_path / "parts").records == [one.as_dict() for one in ALL]
+    assert load_results(tmp_path / "parts" / "part-00001.parquet").records == [one.as_dict() for one in ALL[2:]]
     (tmp_path / "parts" / "part-00001.parquet").write_bytes(b"PAR1 and no more")
     for name in ("parts", "parts/part-00001.parquet"):
         with pytest.raises(UsageError, match=r"part-00001.parquet is no whole parquet file .*run it again"):
-            read(tmp_path / name)
+            load_results(tmp_path / name)
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
-        read(tmp_path / "x")
+        load_results(tmp_path / "x")
 
 
 def test_one_record_may_be_broken_into_lines(tmp_path: Path) -> None:
     (tmp_path / "one").write_text(json.dumps(clip("a.mp4").as_dict(), indent=2))
-    assert read(tmp_path / "one").records == [clip("a.mp4").as_dict()]
+    assert load_results(tmp_path / "one").records == [clip("a.mp4").as_dict()]
 
 
 def test_a_byte_order_mark_and_empty_lines_do_no_harm(tmp_path: Path) -> None:
     text = json.dumps(clip("a.mp4").as_dict())
     (tmp_path / "x").write_text(f"\ufeff{text}\r\n\r\n{text}\n")
-    assert len(read(tmp_path / "x").records) == 2
+    assert len(load_results(tmp_path / "x").records) == 2
 
 
 def test_evaluations_methods_ratings_and_cards_are_told_apart(tmp_path: Path) -> None:
@@ -96,8 +98,8 @@ def test_evaluations_methods_ratings_and_cards_are_told_apart(tmp_path: Path) ->
     }
     for name, (content, expected) in kinds.items():
         (tmp_path / name).write_text(json.dumps(content, indent=2))
-        found = read(tmp_path / name)
-        assert isinstance(found, Measured)
+        found = load_results(tmp_path / name)
+        assert isinstance(found, EvaluationRun)
         assert found.reports == expected
 
 
@@ -143,19 +145,19 @@ def test_what_is_no_file_of_results_says_what_it_is_and_what_to_try(name: str, t
     path = tmp_path / "results.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
     with pytest.raises(UsageError, match=said) as raised:
-        read(path)
+        load_results(path)
     assert str(path) in raised.value.message
     assert len(raised.value.message) < 500
 
 
 def test_what_is_not_there_or_too_large_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"cannot be read \(No such file"):
-        read(tmp_path / "nothing")
+        load_results(tmp_path / "nothing")
     with pytest.raises(UsageError, match="a folder without parts"):
-        read(tmp_path)
+        load_results(tmp_path)
     monkeypatch.setattr(result_reader, "LARGEST", 10)
     with pytest.raises(UsageError, match="10 are read at most"):
-        read(lines(tmp_path / "x", ALL))
+        load_results(lines(tmp_path / "x", ALL))
 
 
 def test_a_torn_table_is_refused_and_never_read_in_part(tmp_path: Path) -> None:
@@ -163,31 +165,31 @@ def test_a_torn_table_is_refused_and_never_read_in_part(tmp_path: Path) -> None:
     whole = path.read_text()
     path.write_text(whole[: whole.index("d.mp4") + 9])
     with pytest.raises(UsageError, match=r"line 4 has 3 cells for \d+ columns"):
-        read(path)
+        load_results(path)
     path.write_text(whole + '1,"a')
     with pytest.raises(UsageError, match="torn or no CSV"):
-        read(path)
+        load_results(path)
     path.write_text(whole.replace("0.625", "much", 1))
     with pytest.raises(UsageError, match=r"line 5, confidence, is torn"):
-        read(path)
+        load_results(path)
 
 
 def test_long_cells_are_a_clear_error(tmp_path: Path) -> None:
     path = written(tmp_path / "results.csv", "csv", ALL)
     path.write_text(path.read_text().replace("a.mp4", "a" * (csv.field_size_limit() + 1)))
     with pytest.raises(UsageError, match=r"field larger than .*write \.jsonl"):
-        read(path)
+        load_results(path)
 
 
 def test_a_problem_beside_an_answer_is_kept(tmp_path: Path) -> None:
     record = ClipResult(
-        "a", "ok", ALL[0].answer, models=html_pages.MODELS, problem=Problem("damaged", "2 packets,\nof 10")
+        "a", "ok", ALL[0].answer, models=html_pages.MODELS, problem=ErrorInfo("damaged", "2 packets,\nof 10")
     )
-    assert read(written(tmp_path / "x", "csv", [record])).records == [record.as_dict()]
+    assert load_results(written(tmp_path / "x", "csv", [record])).records == [record.as_dict()]
 
 
 def test_without_its_packages_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result_reader._checker.cache_clear()
+    result_reader._validator.cache_clear()
     monkeypatch.setitem(sys.modules, "fastjsonschema", None)
     with pytest.raises(UsageError, match=r"pip install 'fervid\[report\]'"):
-        read(lines(tmp_path / "x", ALL))
+        load_results(lines(tmp_path / "x", ALL))

@@ -11,10 +11,10 @@ import pytest
 
 from fervid.analysis.extractor import Options
 from fervid.batch import resumable_jsonl
-from fervid.batch.resumable_jsonl import Ledger
-from fervid.core.atomic_io import Appended
+from fervid.batch.resumable_jsonl import ResumableJsonlWriter
+from fervid.core.atomic_io import AtomicAppendFile
 from fervid.core.errors import OutputError
-from fervid.core.records import ClipResult, ModelIdentity, Problem
+from fervid.core.records import ClipResult, ErrorInfo, ModelRef
 from record_fixtures import Stub, answer, files
 
 
@@ -25,7 +25,7 @@ def inputs(tmp_path: Path) -> list[str]:
 
 def write(output: Path, paths: list[str], **options: bool) -> list[str]:
     """Answer what is not answered yet; which those were."""
-    with Ledger(output, Stub(), paths, **{"resume": False, "force": False, **options}) as book:
+    with ResumableJsonlWriter(output, Stub(), paths, **{"resume": False, "force": False, **options}) as book:
         missing = [path for path in paths if path not in book.answered]
         for path in missing:
             book.write(answer(path))
@@ -68,11 +68,11 @@ def test_a_clip_that_changed_is_answered_again(inputs: list[str], tmp_path: Path
 
 def test_failures_are_tried_again(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    with Ledger(output, Stub(), inputs, resume=False, force=False) as book:
+    with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
-        book.write(ClipResult(inputs[1], "error", problem=Problem("truncated", "cut")))
+        book.write(ClipResult(inputs[1], "error", problem=ErrorInfo("truncated", "cut")))
         book.write(ClipResult(inputs[2], "no_face"))
-        book.write(ClipResult(inputs[3], "skipped", problem=Problem("skipped", "later")))
+        book.write(ClipResult(inputs[3], "skipped", problem=ErrorInfo("skipped", "later")))
     assert write(output, inputs, resume=True) == [inputs[1], *inputs[3:]]
 
 
@@ -82,17 +82,17 @@ def test_failures_are_tried_again(inputs: list[str], tmp_path: Path) -> None:
         Stub(options=Options(min_face=99)),
         Stub(options=Options(adaptive=True)),
         Stub(options=Options(labels=("calm", "angry"))),
-        Stub(models={"network": ModelIdentity("toy", "1" * 64)}),
+        Stub(models={"network": ModelRef("toy", "1" * 64)}),
     ],
     ids=["size", "adaptive", "labels", "models"],
 )
 def test_other_models_or_options_answer_the_named_clips_anew(other: Stub, inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs)
-    with Ledger(output, other, inputs[:4], resume=True, force=False) as book:
+    with ResumableJsonlWriter(output, other, inputs[:4], resume=True, force=False) as book:
         assert list(book.answered) == inputs[4:]
     assert paths_of(output) == inputs[4:]
-    assert resumable_jsonl.run_digest(other) != resumable_jsonl.run_digest(Stub())
+    assert resumable_jsonl.run_fingerprint(other) != resumable_jsonl.run_fingerprint(Stub())
 
 
 def test_an_output_without_its_ledger_is_not_touched(inputs: list[str], tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_an_output_without_its_ledger_is_not_touched(inputs: list[str], tmp_path
         write(output, inputs, resume=True)
     with pytest.raises(OutputError, match="exists"):
         write(output, inputs)
-    resumable_jsonl.companion(output).write_text("a ledger of something else\n")
+    resumable_jsonl.ledger_path(output).write_text("a ledger of something else\n")
     output.unlink()
     with pytest.raises(OutputError, match="ledger exists"):
         write(output, inputs)
@@ -117,7 +117,7 @@ def test_a_full_disk_is_told(inputs: list[str], tmp_path: Path, monkeypatch: pyt
 
     with (
         pytest.raises(OutputError, match="No space left"),
-        Ledger(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book,
+        ResumableJsonlWriter(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book,
     ):
         with monkeypatch.context() as during:
             during.setattr(resumable_jsonl.os, "fsync", full)
@@ -153,7 +153,7 @@ def test_records_in_another_order_are_kept_and_foreign_ones_refused(inputs: list
 
 def test_a_clip_that_changes_while_it_is_answered_is_answered_again(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    with Ledger(output, Stub(), inputs, resume=False, force=False) as book:
+    with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
         Path(inputs[0]).write_bytes(b"rewritten while it was read")
         for path in inputs:
             book.write(answer(path))
@@ -175,10 +175,10 @@ def test_a_disk_that_takes_a_part_of_a_record_keeps_none_of_it(
                 return super().write(data[:10])
             raise OSError(28, "No space left on device")
 
-    class Records(Appended, Filling):
+    class Records(AtomicAppendFile, Filling):
         """What the ledger writes to, on that disk."""
 
-    with Ledger(output, Stub(), inputs, resume=False, force=False) as book:
+    with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
         before = output.stat().st_size
         with Records(output, "ab") as file, monkeypatch.context() as during:
@@ -199,7 +199,7 @@ def test_a_file_that_is_taken_away_while_it_is_written_is_told(
 ) -> None:
     with (
         pytest.raises(OutputError, match=f"{which} was moved, removed or replaced"),
-        Ledger(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book,
+        ResumableJsonlWriter(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book,
     ):
         book.write(answer(inputs[0]))
         if how == "replaced":
@@ -218,7 +218,7 @@ def test_a_file_that_is_taken_away_while_it_is_written_is_told(
 def test_a_second_run_on_the_same_output_is_refused(options: dict, inputs: list[str], tmp_path: Path) -> None:
     output, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
     link.symlink_to(output)
-    with Ledger(output, Stub(), inputs, resume=False, force=False) as book:
+    with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
         for name in (output, link):
             with pytest.raises(OutputError, match="is being written by another run"):
@@ -244,7 +244,7 @@ def test_a_run_that_was_killed_before_it_had_a_ledger_is_continued(inputs: list[
 def test_a_line_of_nonsense_in_a_ledger_counts_for_nothing(line: str, inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs[:2])
-    book = resumable_jsonl.companion(output)
+    book = resumable_jsonl.ledger_path(output)
     first, second = book.read_text().splitlines(keepends=True)
     book.write_text(f"{first}{line}\n{second}")
     assert write(output, inputs, resume=True) == inputs[2:]

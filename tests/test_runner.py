@@ -14,12 +14,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from fervid.analysis.aggregate import Windows
+from fervid.analysis.aggregate import WindowSpec
 from fervid.analysis.extractor import Options
-from fervid.batch.runner import Policy, answer_all, destination, timelines
+from fervid.batch.runner import RunConfig, classify_all, classify_windows, open_writer
 from fervid.core.errors import OutputError, UsageError
-from fervid.core.records import Answer, ClipResult, ModelIdentity, Problem, WindowResult
-from fervid.core.schema import schema
+from fervid.core.records import ClipResult, ErrorInfo, ModelRef, Prediction, WindowResult
+from fervid.core.schema import record_json_schema
 
 
 @dataclass
@@ -37,10 +37,10 @@ class Stub:
         if path.startswith("deadly"):
             os.kill(os.getpid(), signal.SIGKILL)
         if path.startswith("bad"):
-            return ClipResult(path, "error", problem=Problem("not_found", "gone"))
-        return ClipResult(path, "ok", Answer({"calm": 0.9, "angry": 0.1}))
+            return ClipResult(path, "error", problem=ErrorInfo("not_found", "gone"))
+        return ClipResult(path, "ok", Prediction({"calm": 0.9, "angry": 0.1}))
 
-    def timeline(self, path: str, cut: Windows) -> Iterator[WindowResult]:
+    def timeline(self, path: str, cut: WindowSpec) -> Iterator[WindowResult]:
         result = self.answer(path)
         for number in range(1 if path.startswith("bad") else 3):
             yield WindowResult.of(result, number * cut.step, number * cut.step + cut.length)
@@ -49,7 +49,7 @@ class Stub:
 @pytest.mark.parametrize(("jobs", "count"), [(0, 0), (0, 1), (0, 9), (2, 9)])
 def test_records_come_in_order_whoever_is_done_first(jobs: int, count: int) -> None:
     names = [("slow" if i % 4 == 0 else "fast") + str(i) for i in range(count)]
-    assert [r.path for r in answer_all(Stub(), names, Policy(jobs))] == names
+    assert [r.path for r in classify_all(Stub(), names, RunConfig(jobs))] == names
 
 
 def test_in_one_process_a_list_is_not_read_ahead() -> None:
@@ -61,7 +61,7 @@ def test_in_one_process_a_list_is_not_read_ahead() -> None:
             read += 1
             yield f"clip {read}"
 
-    results = answer_all(Stub(), endless(), Policy())
+    results = classify_all(Stub(), endless(), RunConfig())
     for number in range(1, 50):
         next(results)
         assert read == number
@@ -72,7 +72,7 @@ def test_in_one_process_a_list_is_not_read_ahead() -> None:
 def test_failing_fast_asks_for_no_more_and_skips_the_rest(jobs: int) -> None:
     stub = Stub()
     names = ["a", "bad", *(f"slow {i}" for i in range(200))]
-    results = list(answer_all(stub, names, Policy(jobs, fail_fast=True)))
+    results = list(classify_all(stub, names, RunConfig(jobs, fail_fast=True)))
     assert [r.path for r in results] == names
     assert [r.status for r in results] == ["ok", "error", *["skipped"] * 200]
     assert all("bad failed" in r.problem.message for r in results[2:])
@@ -81,28 +81,28 @@ def test_failing_fast_asks_for_no_more_and_skips_the_rest(jobs: int) -> None:
 
 @pytest.mark.parametrize("names", [[], ["a"], ["a", "bad"]])
 def test_failing_fast_has_nothing_to_skip_behind_the_last(names: list[str]) -> None:
-    results = list(answer_all(Stub(), names, Policy(fail_fast=True)))
+    results = list(classify_all(Stub(), names, RunConfig(fail_fast=True)))
     assert [r.status for r in results] == ["ok", "error"][: len(names)]
 
 
 def test_failures_do_not_stop_the_others() -> None:
-    results = list(answer_all(Stub(), ["bad 1", "a", "bad 2", "b"], Policy()))
+    results = list(classify_all(Stub(), ["bad 1", "a", "bad 2", "b"], RunConfig()))
     assert [r.status for r in results] == ["error", "ok", "error", "ok"]
 
 
 def test_a_clip_that_brings_down_its_worker_costs_one_record() -> None:
     names = ["a", "deadly 1", "slow b", "bad", "deadly 2", "c"]
-    stub = Stub({"network": ModelIdentity("toy", "0" * 64)})
-    results = list(answer_all(stub, names, Policy(1)))
+    stub = Stub({"network": ModelRef("toy", "0" * 64)})
+    results = list(classify_all(stub, names, RunConfig(1)))
     assert [r.path for r in results] == names
     assert [r.problem and r.problem.code for r in results] == [None, "crashed", None, "not_found", "crashed", None]
     assert (results[1].status, results[1].models) == ("error", stub.models)
     assert results[1].problem.message.startswith("deadly 1 ended its process (SIGKILL)")
-    (parts, lost) = timelines(stub, ["a", "deadly"], Windows(2, 1), Policy(1))
+    (parts, lost) = classify_windows(stub, ["a", "deadly"], WindowSpec(2, 1), RunConfig(1))
     assert [part.start_s for part in parts] == [0, 1, 2]
     assert [(part.status, part.problem.code, part.start_s) for part in lost] == [("error", "crashed", None)]
     for record, command in ((results[1], "classify"), (lost[0], "timeline")):
-        jsonschema.validate(record.as_dict(), schema(command))
+        jsonschema.validate(record.as_dict(), record_json_schema(command))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_clip_that_brings_down_its_worker_costs_one_record() -> None:
     ],
 )
 def test_what_counts_as_failed(status: str, strict: bool, failed: bool) -> None:
-    assert Policy(strict=strict).failed(status) is failed
+    assert RunConfig(strict=strict).failed(status) is failed
 
 
 @pytest.mark.parametrize(
@@ -130,15 +130,15 @@ def test_what_counts_as_failed(status: str, strict: bool, failed: bool) -> None:
     ],
 )
 def test_a_clip_failed_if_one_of_its_windows_did(statuses: list[str], strict: bool, failed: bool) -> None:
-    made = {"ok": {"answer": Answer({"calm": 1.0})}, "error": {"problem": Problem("truncated", "cut")}}
+    made = {"ok": {"answer": Prediction({"calm": 1.0})}, "error": {"problem": ErrorInfo("truncated", "cut")}}
     results = [WindowResult("a.mp4", status, **made.get(status, {})) for status in statuses]
-    assert Policy(strict=strict).any_failed(results) is failed
+    assert RunConfig(strict=strict).any_failed(results) is failed
 
 
 @pytest.mark.parametrize(("jobs", "count"), [(0, 0), (0, 1), (0, 7), (2, 7)])
 def test_the_windows_of_each_clip_come_together_and_in_order(jobs: int, count: int) -> None:
     names = [("slow", "bad", "fast")[i % 3] + str(i) for i in range(count)]
-    found = list(timelines(Stub(), names, Windows(2, 1), Policy(jobs)))
+    found = list(classify_windows(Stub(), names, WindowSpec(2, 1), RunConfig(jobs)))
     assert [{part.path for part in parts} for parts in found] == [{name} for name in names]
     times = [[(part.start_s, part.end_s) for part in parts] for parts in found]
     assert times == [[(0, 2)] if name.startswith("bad") else [(0, 2), (1, 3), (2, 4)] for name in names]
@@ -147,8 +147,8 @@ def test_the_windows_of_each_clip_come_together_and_in_order(jobs: int, count: i
 @pytest.mark.parametrize("name", ["out.jsonl", "out.json", "out.csv", "out.txt"])
 def test_windows_are_written_in_every_format_with_their_times(name: str, tmp_path: Path) -> None:
     output = tmp_path / name
-    with destination(output, None, Stub(), ["a"], record=WindowResult) as (writer, answered):
-        for part in Stub().timeline("a", Windows(2.5, 1)):
+    with open_writer(output, None, Stub(), ["a"], record=WindowResult) as (writer, answered):
+        for part in Stub().timeline("a", WindowSpec(2.5, 1)):
             writer.write(part)
     assert answered == {}
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -170,8 +170,8 @@ def test_windows_are_written_in_every_format_with_their_times(name: str, tmp_pat
 
 def test_a_window_without_times_leaves_its_columns_empty(tmp_path: Path) -> None:
     for name in ("out.csv", "out.txt"):
-        with destination(tmp_path / name, None, Stub(), [], record=WindowResult) as (writer, _):
-            writer.write(WindowResult("gone.mp4", "error", problem=Problem("not_found", "gone")))
+        with open_writer(tmp_path / name, None, Stub(), [], record=WindowResult) as (writer, _):
+            writer.write(WindowResult("gone.mp4", "error", problem=ErrorInfo("not_found", "gone")))
     (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert (row["start_s"], row["end_s"], row["error.code"]) == ("", "", "not_found")
     assert (tmp_path / "out.txt").read_text().splitlines()[1].split() == ["gone.mp4", "error", "(not_found)"]
@@ -180,32 +180,32 @@ def test_a_window_without_times_leaves_its_columns_empty(tmp_path: Path) -> None
 @pytest.mark.parametrize("record", [ClipResult, WindowResult])
 def test_what_replaces_an_output_replaces_its_ledger(record: type[ClipResult], tmp_path: Path) -> None:
     output, kind = tmp_path / "out.jsonl", "csv" if record is ClipResult else "jsonl"
-    with destination(output, None, Stub(), ["a"]) as (writer, _):
+    with open_writer(output, None, Stub(), ["a"]) as (writer, _):
         writer.write(Stub().answer("a"))
     ledger = tmp_path / "out.jsonl.ledger"
     before = ledger.read_bytes()
     output.rename(tmp_path / "moved.jsonl")
-    with pytest.raises(OutputError, match="ledger exists"), destination(output, kind, Stub(), [], record=record):
+    with pytest.raises(OutputError, match="ledger exists"), open_writer(output, kind, Stub(), [], record=record):
         pass
     assert (output.exists(), ledger.read_bytes()) == (False, before)
-    with destination(output, kind, Stub(), [], force=True, record=record) as (writer, _):
-        writer.write(next(Stub().timeline("a", Windows(2, 1))) if record is WindowResult else Stub().answer("a"))
+    with open_writer(output, kind, Stub(), [], force=True, record=record) as (writer, _):
+        writer.write(next(Stub().timeline("a", WindowSpec(2, 1))) if record is WindowResult else Stub().answer("a"))
     assert (output.exists(), ledger.exists()) == (True, False)
-    with pytest.raises(OutputError, match="no ledger"), destination(output, "jsonl", Stub(), ["a"], resume=True):
+    with pytest.raises(OutputError, match="no ledger"), open_writer(output, "jsonl", Stub(), ["a"], resume=True):
         pass
 
 
 @pytest.mark.parametrize("name", ["out.json", "out.csv"])
 def test_a_run_that_is_left_early_keeps_whole_records_under_the_partial_name(name: str, tmp_path: Path) -> None:
     output = tmp_path / name
-    with pytest.raises(KeyboardInterrupt), destination(output, None, Stub(), []) as (writer, _):
+    with pytest.raises(KeyboardInterrupt), open_writer(output, None, Stub(), []) as (writer, _):
         writer.write(Stub().answer("a"))
         raise KeyboardInterrupt
     assert not output.exists()
     left = (tmp_path / f"{name}.partial").read_text()
     found = json.loads(left) if name.endswith("json") else list(csv.DictReader(left.splitlines()))
     assert [record["path"] for record in found] == ["a"]
-    with pytest.raises(OutputError, match="partial exists"), destination(output, None, Stub(), []):
+    with pytest.raises(OutputError, match="partial exists"), open_writer(output, None, Stub(), []):
         pass
 
 
@@ -220,12 +220,12 @@ def test_a_run_that_is_left_early_keeps_whole_records_under_the_partial_name(nam
 def test_outputs_that_make_no_sense_are_refused(
     output: Path | None, format: str | None, resume: bool, said: str
 ) -> None:
-    with pytest.raises(UsageError, match=said), destination(output, format, Stub(), [], resume=resume):
+    with pytest.raises(UsageError, match=said), open_writer(output, format, Stub(), [], resume=resume):
         pass
 
 
 def test_the_format_can_be_chosen_against_the_suffix(tmp_path: Path) -> None:
-    with destination(tmp_path / "data.log", "jsonl", Stub(), ["a"]) as (writer, answered):
+    with open_writer(tmp_path / "data.log", "jsonl", Stub(), ["a"]) as (writer, answered):
         writer.write(Stub().answer("a"))
     assert answered == {}
     assert json.loads((tmp_path / "data.log").read_text())["label"] == "calm"
@@ -233,7 +233,7 @@ def test_the_format_can_be_chosen_against_the_suffix(tmp_path: Path) -> None:
 
 def test_an_empty_run_is_an_empty_document(tmp_path: Path) -> None:
     for name, content in (("a.json", "[]\n"), ("a.jsonl", "")):
-        with destination(tmp_path / name, None, Stub(), []):
+        with open_writer(tmp_path / name, None, Stub(), []):
             pass
         assert (tmp_path / name).read_text() == content
 
@@ -246,7 +246,7 @@ def test_an_input_is_never_overwritten(name: str, suffix: str, tmp_path: Path) -
     (tmp_path / "link").symlink_to(clip)
     with (
         pytest.raises(UsageError, match="would overwrite the input"),
-        destination(tmp_path / name, None, Stub(), [str(tmp_path / "link")], force=True),
+        open_writer(tmp_path / name, None, Stub(), [str(tmp_path / "link")], force=True),
     ):
         pass
     assert clip.read_bytes() == b"a video"
@@ -257,7 +257,7 @@ def test_what_is_no_regular_file_is_not_replaced(name: str, tmp_path: Path) -> N
     (tmp_path / name).mkdir()
     with (
         pytest.raises(OutputError, match="no regular file"),
-        destination(tmp_path / name, None, Stub(), [], force=True),
+        open_writer(tmp_path / name, None, Stub(), [], force=True),
     ):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / name]
@@ -265,7 +265,7 @@ def test_what_is_no_regular_file_is_not_replaced(name: str, tmp_path: Path) -> N
 
 def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
-    with destination(tmp_path / "link.csv", None, Stub(), []) as (writer, _):
+    with open_writer(tmp_path / "link.csv", None, Stub(), []) as (writer, _):
         writer.write(Stub().answer("a"))
     assert (tmp_path / "link.csv").is_symlink()
     assert "calm" in (tmp_path / "real.csv").read_text()
@@ -273,12 +273,12 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Title [dQw4w9WgXcQ].mp4", ":smile:.mp4", "[/foo].mp4", "[red]x[b].mp4"])
 def test_a_table_shows_names_as_they_are(name: str, tmp_path: Path) -> None:
-    with destination(tmp_path / "out.txt", None, Stub(), []) as (writer, _):
+    with open_writer(tmp_path / "out.txt", None, Stub(), []) as (writer, _):
         writer.write(Stub().answer(name))
     assert name in (tmp_path / "out.txt").read_text()
 
 
 def test_a_table_escapes_what_would_command_the_terminal(tmp_path: Path) -> None:
-    with destination(tmp_path / "out.txt", None, Stub(), []) as (writer, _):
+    with open_writer(tmp_path / "out.txt", None, Stub(), []) as (writer, _):
         writer.write(Stub().answer("a\x1b[31m\nb"))
     assert r"a\x1b[31m\nb" in (tmp_path / "out.txt").read_text()

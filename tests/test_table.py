@@ -18,8 +18,8 @@ import pytest
 from rich.cells import cell_len
 
 from fervid.batch.writers import TableWriter
-from fervid.core.progress import shown, tell
-from fervid.core.records import Answer, ClipResult, Problem, WindowResult
+from fervid.core.progress import log, track_clips
+from fervid.core.records import ClipResult, ErrorInfo, Prediction, WindowResult
 from fervid.core.text import escape_control_chars
 
 LONG = "videos/" + "a folder with a long name/" * 12 + "interview_0042_camera_left.mp4"
@@ -41,10 +41,10 @@ class Terminal(io.BytesIO):
 
 def record(path: str, number: int = 0) -> ClipResult:
     kinds = (
-        ClipResult(path, "ok", Answer({"surprise": 0.75, "fear": 0.25}), duration_s=7261.5),
+        ClipResult(path, "ok", Prediction({"surprise": 0.75, "fear": 0.25}), duration_s=7261.5),
         ClipResult(path, "no_face", duration_s=1),
-        ClipResult(path, "error", problem=Problem("no_video_stream", f"{path} has no video stream; name another")),
-        ClipResult(path, "skipped", problem=Problem("skipped", "not answered")),
+        ClipResult(path, "error", problem=ErrorInfo("no_video_stream", f"{path} has no video stream; name another")),
+        ClipResult(path, "skipped", problem=ErrorInfo("skipped", "not answered")),
     )
     return kinds[number % len(kinds)]
 
@@ -108,7 +108,7 @@ def test_elsewhere_nothing_is_left_out() -> None:
 
 @pytest.mark.usefixtures("narrow")
 def test_a_status_that_is_its_own_reason_is_said_once() -> None:
-    found = ClipResult("a.mp4", "no_face", problem=Problem("no_face", "a.mp4 shows a face in only 1 of 428 frames"))
+    found = ClipResult("a.mp4", "no_face", problem=ErrorInfo("no_face", "a.mp4 shows a face in only 1 of 428 frames"))
     assert drawn(io.BytesIO(), found)[1:] == ["a.mp4  no_face", "a.mp4 shows a face in only 1 of 428 frames"]
 
 
@@ -167,8 +167,8 @@ def test_the_bar_and_what_is_written_keep_out_of_each_others_way(smile: Path, sc
 
 
 def test_what_has_no_end_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    for result in shown(iter([False, True]), None, "bar", bool):
-        tell(f"a line above it\x1b, after {result}")
+    for result in track_clips(iter([False, True]), None, "bar", bool):
+        log(f"a line above it\x1b, after {result}")
     said = capsys.readouterr().err
     assert re.search(r"2 clips \[\d\d:\d\d, failed=1\]", said)
     assert r"fervid: a line above it\x1b, after False" in said
@@ -178,8 +178,8 @@ def test_what_has_no_end_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_bar_is_for_a_terminal_and_more_than_one_clip(
     total: int | None, bar: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert list(shown(range(2), total, "auto", bool)) == [0, 1]
+    assert list(track_clips(range(2), total, "auto", bool)) == [0, 1]
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert list(shown(range(2), total, "auto", bool)) == [0, 1]
+    assert list(track_clips(range(2), total, "auto", bool)) == [0, 1]
     assert bool(capsys.readouterr().err) == bar

@@ -12,15 +12,15 @@ import pytest
 from pyarrow import parquet
 
 import fervid
-from fervid.batch.tabular import names, schema
+from fervid.batch.tabular import arrow_schema, column_names
 from fervid.batch.writers import CsvWriter
 from fervid.core.errors import UsageError
-from fervid.core.records import Answer, ClipResult, ModelIdentity, Person, Problem, WindowResult
+from fervid.core.records import ClipResult, ErrorInfo, ModelRef, Person, Prediction, WindowResult
 from record_fixtures import MODELS
 
-CALM = Answer({"calm": 0.75, "angry": 0.25})
+CALM = Prediction({"calm": 0.75, "angry": 0.25})
 ANSWERED = ClipResult("a.mp4", "ok", CALM, (Person(0, 1.5, CALM, 33.5, "male"),), 1.5, 8, 7, MODELS, elapsed_s=0.5)
-FAILED = ClipResult("\udcff.mp4", "error", models=MODELS, problem=Problem("empty_file", "\udcff.mp4 is empty"))
+FAILED = ClipResult("\udcff.mp4", "error", models=MODELS, problem=ErrorInfo("empty_file", "\udcff.mp4 is empty"))
 
 
 def window(start: float | None = 0.0) -> WindowResult:
@@ -34,7 +34,7 @@ def test_a_frame_has_the_columns_of_the_csv() -> None:
         writer.write(result)
     written = list(csv.DictReader(io.StringIO(stream.getvalue().decode())))
     frame = fervid.to_pandas([ANSWERED, FAILED])
-    assert list(frame.columns) == list(written[0]) == names(["calm", "angry"])
+    assert list(frame.columns) == list(written[0]) == column_names(["calm", "angry"])
     assert frame["label"].tolist()[0] == written[0]["label"] == "calm"
     assert frame["probabilities.calm"].tolist()[0] == float(written[0]["probabilities.calm"]) == 0.75
     assert frame["people"].tolist()[0] == ANSWERED.as_dict()["people"]
@@ -66,7 +66,7 @@ def test_the_schema_is_that_of_the_records() -> None:
     import pyarrow
 
     for record, result in ((ClipResult, ANSWERED), (WindowResult, window())):
-        assert schema(pyarrow, ["calm", "angry"], record).names == list(result.as_dict())
+        assert arrow_schema(pyarrow, ["calm", "angry"], record).names == list(result.as_dict())
 
 
 @pytest.mark.parametrize("convert", [fervid.to_pandas, fervid.to_arrow])
@@ -80,14 +80,14 @@ def test_nothing_answered_is_a_table_too(convert: Callable, results: list[ClipRe
 
 
 def test_names_that_are_no_utf8_are_escaped() -> None:
-    models = {**MODELS, "classifier": ModelIdentity("wei\udcff", "0" * 64)}
+    models = {**MODELS, "classifier": ModelRef("wei\udcff", "0" * 64)}
     table = fervid.to_arrow([replace(ANSWERED, path="caf\udce9.mp4", models=models)])
     assert table.to_pylist()[0]["path"] == r"caf\udce9.mp4"
     assert table.to_pylist()[0]["model"]["classifier"]["name"] == r"wei\udcff"
 
 
 def test_the_labels_of_several_classifiers_stand_beside_one_another() -> None:
-    other = ClipResult("b.mp4", "ok", Answer({"positive": 1.0}), models=MODELS)
+    other = ClipResult("b.mp4", "ok", Prediction({"positive": 1.0}), models=MODELS)
     frame = fervid.to_pandas([ANSWERED, other])
     assert [name for name in frame.columns if name.startswith("probabilities.")] == [
         *("probabilities.calm", "probabilities.angry", "probabilities.positive")

@@ -39,7 +39,7 @@ def drain(path: Path, sampling: Sampling = EVERY) -> tuple[list[Frame], InputErr
     """The frames that come, and the error that ends them."""
     frames: list[Frame] = []
     try:
-        frames.extend(video.read(path, sampling))
+        frames.extend(video.read_frames(path, sampling))
     except InputError as error:
         return frames, error
     return frames, None
@@ -85,7 +85,7 @@ def test_joined_recordings_give_the_same_frames_from_a_file_and_a_stream(
     ]
     path = join(tmp_path / f"joined.{suffix}", *parts)
     frames, _ = drain(path, sampling)
-    streamed = list(streams.stream(io.BytesIO(path.read_bytes()), "-", sampling))
+    streamed = list(streams.read_stream(io.BytesIO(path.read_bytes()), "-", sampling))
     unknown = STEP if suffix == "mpg" else 0.0  # of the second frame, before it is known that the first is no other's
     assert [frame.time for frame in frames] == pytest.approx([frame.time for frame in streamed], abs=unknown + 1e-6)
     assert len(frames) >= 5
@@ -120,12 +120,14 @@ def test_damage_is_told_before_timestamps_that_start_again_and_these_besides(tmp
     at = len(data) // 2 // 188 * 188
     parts[0].write_bytes(data[:at] + data[at + 10 * 188 :])
     _, error = drain(join(tmp_path / "joined.ts", *parts))
-    assert type(error) is errors.Damaged
+    assert type(error) is errors.CorruptVideo
     assert "its timestamps start again once" in error.message
 
 
 def test_an_answer_stands_beside_a_discontinuity(tmp_path: Path) -> None:
-    classifier = fervid.load(**toy_models.family(tmp_path), options=fervid.Options(min_face=toy_models.FACE), threads=1)
+    classifier = fervid.load_classifier(
+        **toy_models.family(tmp_path), options=fervid.Options(min_face=toy_models.FACE), threads=1
+    )
     parts = [
         clips.write(tmp_path / f"{i}.ts", [toy_models.picture(colour)] * count, rate=10)
         for i, (colour, count) in enumerate(((toy_models.FIRST, 10), (toy_models.SECOND, 30)))
@@ -176,7 +178,9 @@ def test_frames_that_are_far_apart_as_a_rule_last_until_the_next(tmp_path: Path,
 
 
 def test_who_is_seen_before_a_gap_is_not_the_main_person(tmp_path: Path) -> None:
-    classifier = fervid.load(**toy_models.family(tmp_path), options=fervid.Options(min_face=toy_models.FACE), threads=1)
+    classifier = fervid.load_classifier(
+        **toy_models.family(tmp_path), options=fervid.Options(min_face=toy_models.FACE), threads=1
+    )
     colours = [toy_models.FIRST] * 4 + [toy_models.SECOND] * 40
     times = [i / 10 + 600 * (i >= 4) for i in range(len(colours))]
     path = clips.write(tmp_path / "gap.mkv", [toy_models.picture(colour) for colour in colours], times=times)
@@ -203,7 +207,7 @@ def test_a_picture_that_is_repeated_by_empty_packets_is_no_damage(tmp_path: Path
     assert error is None
     assert [number(frame) for frame in frames] == list(range(20))
     assert [frame.time for frame in frames] == pytest.approx([2 * i * STEP for i in range(20)], abs=2e-3)
-    assert len(list(streams.stream(io.BytesIO(path.read_bytes()), "-", EVERY))) == 20
+    assert len(list(streams.read_stream(io.BytesIO(path.read_bytes()), "-", EVERY))) == 20
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "mjpeg"])

@@ -7,10 +7,10 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from fervid.analysis import tracker as track
-from fervid.analysis.tracker import Tracker, TrackingRule, iou
+from fervid.analysis.tracker import Tracker, TrackerConfig, box_iou
 from fervid.core.records import Box, Face
 
-RULE = TrackingRule(open_score=0.8, overlap=0.3, gap=1.0, same_face=0.45, same_person=0.62)
+RULE = TrackerConfig(open_score=0.8, overlap=0.3, gap=1.0, same_face=0.45, same_person=0.62)
 ANNA, BEN, CARL = 0, 1, 2
 
 
@@ -31,7 +31,7 @@ def face(x: float, score: float = 0.9, y: float = 0, side: float = 40) -> Face:
     return Face((x, y, x + side, y + side), np.zeros((2, 2), np.float32), score)
 
 
-def follow(*frames: tuple[float, list[tuple[float, int]]], rule: TrackingRule = RULE) -> tuple[Tracker, list]:
+def follow(*frames: tuple[float, list[tuple[float, int]]], rule: TrackerConfig = RULE) -> tuple[Tracker, list]:
     """Frames of (time, [(left edge, person)]) -> the tracker and the numbers of each frame."""
     tracker = Tracker(rule)
     return tracker, [
@@ -230,16 +230,16 @@ def test_whatever_happens_numbers_are_consecutive_and_unique_in_a_frame(seed: in
     ],
 )
 def test_iou_of_two_boxes(a: Box, b: Box, value: float) -> None:
-    assert iou([a], [b]) == pytest.approx(np.array([[value]]))
-    assert iou([b], [a]) == pytest.approx(np.array([[value]]))
+    assert box_iou([a], [b]) == pytest.approx(np.array([[value]]))
+    assert box_iou([b], [a]) == pytest.approx(np.array([[value]]))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 0), (0, 2), (2, 0), (1, 3), (3, 1), (2, 2)])
 def test_iou_has_a_row_and_a_column_for_each_box(rows: int, columns: int) -> None:
     a, b = [(i, 0, i + 10, 10) for i in range(rows)], [(0, i, 10, i + 10) for i in range(columns)]
-    found = iou(a, b)
+    found = box_iou(a, b)
     assert found.shape == (rows, columns)
-    assert all(found[i, j] == pytest.approx(iou([a[i]], [b[j]])[0, 0]) for i in range(rows) for j in range(columns))
+    assert all(found[i, j] == pytest.approx(box_iou([a[i]], [b[j]])[0, 0]) for i in range(rows) for j in range(columns))
 
 
 def test_tracks_of_a_person_that_are_over_are_joined_for_good_and_nothing_else_changes() -> None:
@@ -291,7 +291,7 @@ def test_only_people_who_were_not_seen_for_long_are_forgotten() -> None:
 
 def faceless(*frames: tuple[float, list[float]]) -> tuple[Tracker, list]:
     """Frames of (time, [left edge]) without embeddings, followed as `extract` says."""
-    tracker = Tracker(TrackingRule(open_score=0.8, same_face=-1.0, same_person=2.0))
+    tracker = Tracker(TrackerConfig(open_score=0.8, same_face=-1.0, same_person=2.0))
     return tracker, [
         tracker.update(time, [face(x) for x in xs], np.zeros((len(xs), 0), np.float32)) for time, xs in frames
     ]
@@ -315,6 +315,6 @@ def test_the_sum_of_what_pairs_gain_is_the_largest_whoever_competes(seed: int) -
     rng = np.random.default_rng(seed)
     gain = rng.uniform(0.3, 2, rng.integers(1, 7, 2))
     gain[rng.random(gain.shape) < rng.choice([0.3, 0.8])] = 0
-    pairs = list(track._assigned(gain))
+    pairs = list(track._assign(gain))
     assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
     assert sum(gain[pair] for pair in pairs) == pytest.approx(gain[linear_sum_assignment(gain, maximize=True)].sum())

@@ -25,8 +25,8 @@ from fervid.core.errors import InputError
 from fervid.core.records import Frame
 from fervid.media import container, inputs, video
 from fervid.media.sampling import Sampling, orient
-from fervid.media.streams import stream
-from fervid.media.video import read
+from fervid.media.streams import read_stream
+from fervid.media.video import read_frames
 
 EVERY = Sampling(fps=None)
 COUNT = 12
@@ -59,7 +59,7 @@ def drain(path: Path, sampling: Sampling = EVERY) -> tuple[list[Frame], InputErr
     """The frames that come, and the error that ends them."""
     frames = []
     try:
-        for frame in read(path, sampling):
+        for frame in read_frames(path, sampling):
             frames.append(frame)  # noqa: PERF402
     except InputError as error:
         return frames, error
@@ -120,7 +120,7 @@ def test_what_is_not_decoded_is_not_missed(
 ) -> None:
     path = clips.write(tmp_path / name, clips.smiling(60, 64, 48, 0.4), codec=codec, options=options)
     frames, error = drain(path, sampling)
-    monkeypatch.setattr(video, "_asked", lambda packets, *_: ((packet, True) for packet in packets))
+    monkeypatch.setattr(video, "_mark_needed", lambda packets, *_: ((packet, True) for packet in packets))
     wanted, same_error = drain(path, sampling)
     assert (type(error), len(frames)) == (type(same_error), len(wanted))
     for one, other in zip(frames, wanted, strict=True):
@@ -131,14 +131,14 @@ def test_what_is_not_decoded_is_not_missed(
 def test_many_frames_that_nobody_asks_for_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.write(tmp_path / "b.mp4", clips.smiling(100, 64, 48, 0.4), options={"x264-params": "b-pyramid=none"})
     decoded = []
-    plain = video._Account.frames
+    plain = video._DecodeAudit.frames
 
-    def counted(account: video._Account, sampling: Sampling) -> Iterator[object]:
+    def counted(account: video._DecodeAudit, sampling: Sampling) -> Iterator[object]:
         for frame in plain(account, sampling):
             decoded.append(frame)
             yield frame
 
-    monkeypatch.setattr(video._Account, "frames", counted)
+    monkeypatch.setattr(video._DecodeAudit, "frames", counted)
     assert len(drain(path, Sampling(5))[0]) == 20
     assert 20 <= len(decoded) < 70
 
@@ -168,7 +168,7 @@ def test_a_photograph_is_turned_as_exif_says_unless_told_otherwise(
     exif = b"Exif\0\0" + turn_right
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
-    frame = next(read(path, Sampling(rotate=rotate)))
+    frame = next(read_frames(path, Sampling(rotate=rotate)))
     assert differs(frame.image, np.rot90(portrait, -clockwise // 90)) < 3
 
 
@@ -303,7 +303,7 @@ def test_a_picture_is_turned_and_mirrored_as_its_display_matrix_says(
     path = clips.orient(clips.write(tmp_path / "mirrored.mp4", [portrait] * 3), *matrix)
     frames, _ = drain(path)
     assert [differs(frame.image, shown(portrait)) < 6 for frame in frames] == [True] * 3
-    given = next(read(path, Sampling(rotate=90)))
+    given = next(read_frames(path, Sampling(rotate=90)))
     assert differs(given.image, np.rot90(portrait, -1)) < 6
 
 
@@ -317,7 +317,7 @@ def test_a_display_matrix_that_is_no_turn_says_nothing(portrait: np.ndarray, mat
 
 def test_a_clip_with_a_display_matrix_of_zeros_is_not_turned(tmp_path: Path, portrait: np.ndarray) -> None:
     path = clips.orient(clips.write(tmp_path / "zeros.mp4", [portrait] * 3), 0, 0, 0, 0)
-    assert differs(next(read(path)).image, portrait) < 6
+    assert differs(next(read_frames(path)).image, portrait) < 6
 
 
 @pytest.mark.parametrize(("degrees", "clockwise"), [(10, 0), (-44, 0), (46, 90), (80, 90), (170, 180), (-100, 270)])
@@ -389,7 +389,7 @@ def test_a_video_stream_that_is_asked_for_is_taken_without_a_word(tmp_path: Path
     assert (len(frames), error) == (10, None)
     assert frames[0].image.shape[1::-1] == (SMALL, LARGE)[wanted]
     with path.open("rb", buffering=0) as file:
-        streamed = next(stream(file, "-", Sampling(stream=wanted)))
+        streamed = next(read_stream(file, "-", Sampling(stream=wanted)))
     np.testing.assert_array_equal(streamed.image, frames[0].image)
 
 
@@ -423,7 +423,7 @@ def test_a_rotation_that_is_given_replaces_that_of_the_file(
 ) -> None:
     stored = np.rot90(portrait, clockwise // 90)
     path = clips.turn(clips.write(tmp_path / "turned.mp4", [stored] * 3), in_file)
-    frame = next(read(path, Sampling(rotate=clockwise)))
+    frame = next(read_frames(path, Sampling(rotate=clockwise)))
     assert differs(frame.image, portrait) < 6
 
 
@@ -436,7 +436,7 @@ def test_colours_come_as_red_green_blue(tmp_path: Path, name: str, codec: str, c
         path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
     else:
         clips.write(path, [image] * 2, codec=codec)
-    assert next(read(path)).image.mean((0, 1)) == pytest.approx(colour, abs=12)
+    assert next(read_frames(path)).image.mean((0, 1)) == pytest.approx(colour, abs=12)
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_pixels_that_are_not_square_are_stretched(
     tmp_path: Path, portrait: np.ndarray, aspect: str, clockwise: int, shape: tuple[int, int, int]
 ) -> None:
     path = clips.write(tmp_path / "wide.mp4", [portrait] * 2, options={"aspect": aspect})
-    frame = next(read(clips.turn(path, clockwise)))
+    frame = next(read_frames(clips.turn(path, clockwise)))
     assert frame.image.shape == shape
 
 
@@ -459,17 +459,17 @@ def test_an_aspect_ratio_that_is_given_replaces_that_of_the_file(
 ) -> None:
     stored = np.rot90(portrait, clockwise // 90)
     path = clips.turn(clips.write(tmp_path / "squeezed.mp4", [stored] * 2, options={"aspect": "2/1"}), clockwise)
-    frame = next(read(path, Sampling(aspect=aspect)))
+    frame = next(read_frames(path, Sampling(aspect=aspect)))
     assert differs(frame.image, cv2.resize(portrait, (width, 128), interpolation=cv2.INTER_AREA)) < 6
     still = tmp_path / "still.png"
     still.write_bytes(cv2.imencode(".png", portrait[..., ::-1])[1].tobytes())
-    assert next(read(still, Sampling(aspect=aspect))).image.shape == (128, width, 3)
+    assert next(read_frames(still, Sampling(aspect=aspect))).image.shape == (128, width, 3)
 
 
 def test_what_an_aspect_ratio_makes_too_large_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.write(tmp_path / "wide.mp4", steps(2))
     for allowed, count in ((192 * 48, 2), (192 * 48 - 1, 0)):
-        monkeypatch.setattr(container, "PIXELS", allowed)
+        monkeypatch.setattr(container, "MAX_FRAME_PIXELS", allowed)
         assert len(drain(path, Sampling(fps=None, aspect=4))[0]) == count
 
 
@@ -487,7 +487,7 @@ def write_animation(path: Path, durations: Sequence[int], first: int = 0) -> Pat
 def test_every_frame_of_an_animated_image_is_given_at_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, ahead: int
 ) -> None:
-    monkeypatch.setattr(video, "_AHEAD", ahead)
+    monkeypatch.setattr(video, "_PREFETCH_BYTES", ahead)
     path = write_animation(tmp_path / f"moves{suffix}", [100, 40, 200, 60, 500, 100])
     frames, error = drain(path)
     assert error is None
@@ -515,8 +515,8 @@ def test_an_animation_that_is_damaged_or_too_large_is_told(tmp_path: Path, monke
     (tmp_path / "zeros.webp").write_bytes(path.read_bytes()[:48] + bytes(400))
     frames, error = drain(tmp_path / "zeros.webp")
     assert (frames, type(error)) == ([], errors.Undecodable)
-    monkeypatch.setattr(container, "PIXELS", 64 * 48 - 1)
-    assert type(drain(path)[1]) is errors.TooLarge
+    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 64 * 48 - 1)
+    assert type(drain(path)[1]) is errors.FrameTooLarge
 
 
 def write_with_sound(path: Path, frames: int, codec: str, late: float) -> Path:
@@ -585,7 +585,7 @@ def test_a_file_that_breaks_off_gives_its_frames_and_then_says_where(broken_off:
     complete, no_error = drain(path)
     assert no_error is None
     assert 0 < len(frames) < len(complete) == 50
-    assert type(error) is errors.Truncated
+    assert type(error) is errors.TruncatedVideo
     end = frames[-1].time + frames[-1].duration
     assert f"{cut} breaks off after {end:.2f} s" in error.message
     assert "again" in error.message
@@ -602,7 +602,7 @@ def test_an_mp4_cut_before_its_index_is_truncated_without_a_frame(tmp_path: Path
     path = clips.write(tmp_path / name, clips.smiling(10, 160, 128), codec="mpeg4")
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     frames, error = drain(path)
-    assert (frames, type(error)) == ([], errors.Truncated)
+    assert (frames, type(error)) == ([], errors.TruncatedVideo)
     assert f"{path} breaks off before its index" in str(error)
 
 
@@ -612,7 +612,7 @@ def test_an_mp4_cut_within_its_index_is_truncated_without_a_frame(second: Path, 
     path = tmp_path / "index.mp4"
     path.write_bytes(data[: data.index(b"moov") + kept])
     frames, error = drain(path)
-    assert (frames, type(error)) == ([], errors.Truncated)
+    assert (frames, type(error)) == ([], errors.TruncatedVideo)
 
 
 def blank(path: Path, start: float, end: float, box: bytes = b"mdat") -> Path:
@@ -632,7 +632,7 @@ def blank(path: Path, start: float, end: float, box: bytes = b"mdat") -> Path:
 def test_damage_in_the_middle_costs_frames_there_and_is_told_at_the_end(tmp_path: Path, name: str, codec: str) -> None:
     path = clips.write(tmp_path / name, clips.smiling(50, 160, 128, 0.8), codec=codec)
     frames, error = drain(blank(path, 0.5, 0.6))
-    assert type(error) is errors.Damaged
+    assert type(error) is errors.CorruptVideo
     assert str(path) in str(error)
     assert "damaged" in str(error)
     assert 25 < len(frames) < 50
@@ -661,7 +661,7 @@ def test_little_damage_is_told_whoever_notices_it(
     path.write_bytes(harm(data, len(data) // 2 // 188 * 188))
     frames, error = drain(path)
     assert len(frames) > 40
-    assert type(error) is errors.Damaged
+    assert type(error) is errors.CorruptVideo
 
 
 def unknown_codec(path: Path) -> Path:
@@ -692,17 +692,17 @@ def test_an_image_that_breaks_off_is_undecodable(tmp_path: Path, portrait: np.nd
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff", ".mp4", ".webm", ".avi"])
-@pytest.mark.parametrize(("allowed", "expected"), [(160 * 128, type(None)), (160 * 128 - 1, errors.TooLarge)])
+@pytest.mark.parametrize(("allowed", "expected"), [(160 * 128, type(None)), (160 * 128 - 1, errors.FrameTooLarge)])
 def test_more_pixels_than_are_allowed_are_not_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, allowed: int, expected: type
 ) -> None:
     path = tmp_path / f"large{suffix}"
     (image,) = steps(1, 160, 128)
-    if suffix in inputs.SUFFIXES:
+    if suffix in inputs.VIDEO_SUFFIXES:
         clips.write(path, [image], codec={".webm": "libvpx", ".avi": "mjpeg"}.get(suffix, "libx264"))
     else:
         path.write_bytes(cv2.imencode(suffix, image)[1].tobytes())
-    monkeypatch.setattr(container, "PIXELS", allowed)
+    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", allowed)
     frames, error = drain(path)
     assert (len(frames), type(error)) == (int(error is None), expected)
     assert error is None or f"{path} has pictures of 160 x 128 pixels, and more than 20479 are not" in error.message
@@ -713,7 +713,7 @@ def test_an_image_that_would_fill_the_memory_is_not_decoded(tmp_path: Path, monk
     path.write_bytes(struct.pack("<2sI4xI3I2H24x", b"BM", 54, 54, 40, 40_000, 40_000, 1, 24))
     monkeypatch.setattr(cv2, "imdecode", None)
     frames, error = drain(path)
-    assert (frames, type(error)) == ([], errors.TooLarge)
+    assert (frames, type(error)) == ([], errors.FrameTooLarge)
 
 
 def test_what_pixels_that_are_not_square_are_stretched_to_counts(
@@ -721,11 +721,11 @@ def test_what_pixels_that_are_not_square_are_stretched_to_counts(
 ) -> None:
     path = clips.write(tmp_path / "wide.mp4", steps(2), options={"aspect": "4/1"})
     for allowed, count in ((256 * 48, 2), (256 * 48 - 1, 0)):
-        monkeypatch.setattr(container, "PIXELS", allowed)
+        monkeypatch.setattr(container, "MAX_FRAME_PIXELS", allowed)
         assert len(drain(path)[0]) == count
 
 
-@pytest.mark.parametrize(("allowed", "expected"), [(7000, errors.TooLarge), (5000, errors.Damaged)])
+@pytest.mark.parametrize(("allowed", "expected"), [(7000, errors.FrameTooLarge), (5000, errors.CorruptVideo)])
 def test_pictures_that_grow_too_large_end_the_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, expected: type[InputError]
 ) -> None:
@@ -735,7 +735,7 @@ def test_pictures_that_grow_too_large_end_the_clip(
     path = tmp_path / "grows.ts"
     path.write_bytes(small.read_bytes() + large.read_bytes())
     assert {frame.image.shape for frame in drain(path)[0]} == {(48, 64, 3), (96, 128, 3)}
-    monkeypatch.setattr(container, "PIXELS", allowed)
+    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", allowed)
     frames, error = drain(path)
     assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
     assert 8 < len(frames) <= 12
@@ -764,7 +764,7 @@ def test_no_more_than_a_day_of_a_clip_is_looked_at(
     path = clips.write(tmp_path / "long.mkv", steps(3), times=times)
     frames, error = drain(path, sampling)
     assert [frame.duration for frame in frames] == pytest.approx(expected, abs=0.05)
-    assert type(error) is (errors.TooLong if too_long else type(None))
+    assert type(error) is (errors.ClipTooLong if too_long else type(None))
     assert error is None or f"{path} goes on for longer than 24 hours" in error.message
 
 
@@ -864,7 +864,7 @@ def test_what_a_playlist_names_is_not_opened(
     for name in (secret, secret.name, secret.as_uri(), f"concat:{secret}", address):
         path.write_text(PLAYLISTS[kind].format(name))
         frames, error = drain(path)
-        assert (frames, type(error)) == ([], errors.NotAVideo)
+        assert (frames, type(error)) == ([], errors.UnsupportedFormat)
         assert "is no video or image but text" in error.message
         assert "no file that it names is opened; name the videos themselves" in error.message
         assert (watch.noticed(), came(listener)) == (False, False)
@@ -946,7 +946,7 @@ def test_a_name_that_is_a_pattern_or_a_url_is_the_name_of_a_file(
     secret.rename(tmp_path / "shot1.dpx")
     (tmp_path / name).write_bytes(b"SDPX" + bytes(4096))
     monkeypatch.chdir(tmp_path)
-    assert type(drain(Path(name))[1]) is errors.NotAVideo
+    assert type(drain(Path(name))[1]) is errors.UnsupportedFormat
     assert not watch.noticed()
     clips.write(tmp_path / "a.mp4", steps(3)).rename(tmp_path / name)
     assert len(drain(Path(name))[0]) == 3
@@ -991,10 +991,10 @@ REFUSED = {
     "name too long": ("a" * 300, lambda _: None, errors.InputUnreadable, "cannot be read"),
     "NUL in the name": ("a\0.mp4", lambda _: None, errors.InputUnreadable, "cannot be read"),
     "empty": ("a.mp4", filled(b""), errors.EmptyInput, "is empty"),
-    "one byte": ("a.mp4", filled(b"x"), errors.NotAVideo, "no video or image"),
-    "random": ("a.mp4", filled(np.random.default_rng(0).bytes(10_000)), errors.NotAVideo, "no video or image"),
-    "zeros": ("a.mp4", filled(bytes(10_000)), errors.NotAVideo, "no video or image"),
-    "text": ("a.mp4", filled(b"This is a letter, not a film.\n" * 50), errors.NotAVideo, "no video or image"),
+    "one byte": ("a.mp4", filled(b"x"), errors.UnsupportedFormat, "no video or image"),
+    "random": ("a.mp4", filled(np.random.default_rng(0).bytes(10_000)), errors.UnsupportedFormat, "no video or image"),
+    "zeros": ("a.mp4", filled(bytes(10_000)), errors.UnsupportedFormat, "no video or image"),
+    "text": ("a.mp4", filled(b"This is a letter, not a film.\n" * 50), errors.UnsupportedFormat, "no video or image"),
     "sound": ("a.m4a", clips.write_sound, errors.NoVideoStream, "only audio"),
     "sound named as video": (
         "a.mp4",
@@ -1024,7 +1024,7 @@ def test_a_file_that_may_not_be_read_is_unreadable(second: Path, monkeypatch: py
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(errors.InputUnreadable, match=rf"{second} cannot be read \(Permission denied\)"):
-        next(read(second))
+        next(read_frames(second))
 
 
 class FailingDisk(io.FileIO):
@@ -1041,7 +1041,7 @@ class FailingDisk(io.FileIO):
 
 
 @pytest.mark.parametrize(
-    ("good", "expected"), [(0, errors.InputUnreadable), (1, errors.InputUnreadable), (5, errors.Truncated)]
+    ("good", "expected"), [(0, errors.InputUnreadable), (1, errors.InputUnreadable), (5, errors.TruncatedVideo)]
 )
 def test_a_failing_disk_is_an_error_of_that_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int, expected: type[InputError]
@@ -1061,7 +1061,7 @@ def test_a_pipe_is_refused_with_advice(second: Path) -> None:
     os.close(writer)
     try:
         with pytest.raises(errors.InputUnreadable, match="is a pipe"):
-            next(read(f"/dev/fd/{reader}"))
+            next(read_frames(f"/dev/fd/{reader}"))
     finally:
         os.close(reader)
 
@@ -1104,7 +1104,7 @@ def exhaust(frames: Iterator[Frame]) -> None:
 def test_no_thread_and_no_open_file_is_left_behind(
     second: Path, opened: list[io.BufferedReader], consume: Callable[[Iterator[Frame]], None], fps: float | None
 ) -> None:
-    frames = read(second, Sampling(fps=fps))
+    frames = read_frames(second, Sampling(fps=fps))
     try:
         consume(frames)
     except KeyError:
@@ -1116,13 +1116,13 @@ def test_no_thread_and_no_open_file_is_left_behind(
 
 
 def test_a_generator_that_is_dropped_cleans_up(second: Path, opened: list[io.BufferedReader]) -> None:
-    leave(read(second, EVERY))
+    leave(read_frames(second, EVERY))
     assert decoding() == []
     assert [file.closed for file in opened] == [True]
 
 
 def test_a_generator_that_is_never_asked_opens_nothing(second: Path, opened: list[io.BufferedReader]) -> None:
-    read(second).close()
+    read_frames(second).close()
     assert opened == []
 
 
@@ -1147,7 +1147,7 @@ def test_an_unexpected_error_while_decoding_reaches_the_caller(
 
     monkeypatch.setattr(video, "convert", explode)
     with pytest.raises(MemoryError):
-        next(read(second))
+        next(read_frames(second))
     assert decoding() == []
     assert [file.closed for file in opened] == [True]
 
@@ -1162,8 +1162,8 @@ def test_a_slow_consumer_holds_back_the_decoder(tmp_path: Path, monkeypatch: pyt
         return original(decoded, until, sampling)
 
     monkeypatch.setattr(video, "convert", count)
-    monkeypatch.setattr(video, "_AHEAD", 3 * 64 * 48 * 3)
-    frames = read(path, EVERY)
+    monkeypatch.setattr(video, "_PREFETCH_BYTES", 3 * 64 * 48 * 3)
+    frames = read_frames(path, EVERY)
     for taken in range(1, 4):
         next(frames)
         time.sleep(0.3)
@@ -1175,6 +1175,6 @@ def test_a_slow_consumer_holds_back_the_decoder(tmp_path: Path, monkeypatch: pyt
 
 
 def test_two_clips_can_be_read_at_once(second: Path) -> None:
-    pairs = list(zip(read(second, EVERY), read(second, EVERY), strict=True))
+    pairs = list(zip(read_frames(second, EVERY), read_frames(second, EVERY), strict=True))
     assert [first.time for first, _ in pairs] == [other.time for _, other in pairs]
     assert decoding() == []

@@ -21,8 +21,17 @@ import pytest
 
 import child_processes
 from fervid.core import worker_pool
-from fervid.core.errors import ModelUnverified, OutOfMemory, OutputError, TimedOut, UsageError
-from fervid.core.worker_pool import AHEAD, Died, Limits, Worker, _serve, as_ready, ordered, prepare
+from fervid.core.errors import ChecksumMismatch, OutOfMemory, OutputError, TimedOut, UsageError
+from fervid.core.worker_pool import (
+    MAX_QUEUED_PER_WORKER,
+    Limits,
+    Worker,
+    WorkerDied,
+    _serve,
+    map_ordered,
+    map_unordered,
+    prestart_worker,
+)
 
 # What workers do
 
@@ -101,15 +110,15 @@ def blunder(item: int) -> int:
     return 1 // (item - 1)
 
 
-def lost(item: int, death: Died) -> str:
+def lost(item: int, death: WorkerDied) -> str:
     return f"{item}: {death}"
 
 
-def told(item: int, death: Died) -> str:
+def told(item: int, death: WorkerDied) -> str:
     return f"{death.problem(item).code}: {death}"
 
 
-def never(item: object, death: Died) -> object:
+def never(item: object, death: WorkerDied) -> object:
     raise AssertionError(f"{item} was lost: {death}")
 
 
@@ -136,7 +145,7 @@ class Loading:
 
 
 def refuse(*_: object) -> None:
-    raise ModelUnverified("the model was replaced")
+    raise ChecksumMismatch("the model was replaced")
 
 
 # In this process
@@ -145,7 +154,7 @@ def refuse(*_: object) -> None:
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_without_workers_everything_is_done_in_this_process_and_only_when_asked(count: int) -> None:
     done: list[int] = []
-    answers = ordered(lambda item: (done.append(item), os.getpid())[1], range(count), 0, never)
+    answers = map_ordered(lambda item: (done.append(item), os.getpid())[1], range(count), 0, never)
     assert done == []
     for number in range(count):
         assert next(answers) == os.getpid()
@@ -154,12 +163,12 @@ def test_without_workers_everything_is_done_in_this_process_and_only_when_asked(
 
 
 def test_without_workers_what_work_and_items_raise_is_raised() -> None:
-    answers = ordered(fail, range(9), 0, never)
+    answers = map_ordered(fail, range(9), 0, never)
     assert [next(answers), next(answers)] == [0, 1]
     with pytest.raises(OutputError, match="full"):
         next(answers)
     with pytest.raises(LookupError, match="broke off"):
-        list(ordered(square, breaking_off(), 0, never))
+        list(map_ordered(square, breaking_off(), 0, never))
 
 
 def breaking_off() -> Iterator[int]:
@@ -179,19 +188,21 @@ def nothing_left() -> Iterator[None]:
 
 @pytest.mark.parametrize(("jobs", "count"), [(1, 0), (1, 5), (2, 1), (3, 50)])
 def test_answers_come_in_the_order_of_the_items_whoever_is_done_first(jobs: int, count: int) -> None:
-    assert list(ordered(square, range(count), jobs, never)) == [item * item for item in range(count)]
+    assert list(map_ordered(square, range(count), jobs, never)) == [item * item for item in range(count)]
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_as_many_are_worked_on_at_a_time_as_there_are_jobs(jobs: int, tmp_path: Path) -> None:
-    assert all(ordered(partial(meet, tmp_path, jobs), range(3 * jobs), jobs, never))
+    assert all(map_ordered(partial(meet, tmp_path, jobs), range(3 * jobs), jobs, never))
     assert len(os.listdir(tmp_path)) == jobs
     assert os.getpid() not in map(int, os.listdir(tmp_path))
 
 
 def test_a_slow_one_does_not_hold_back_the_others(tmp_path: Path) -> None:
-    answers = ordered(partial(wait_for_the_others, tmp_path, AHEAD), range(3 * AHEAD), 2, never)
-    assert list(answers) == [True] * 3 * AHEAD
+    answers = map_ordered(
+        partial(wait_for_the_others, tmp_path, MAX_QUEUED_PER_WORKER), range(3 * MAX_QUEUED_PER_WORKER), 2, never
+    )
+    assert list(answers) == [True] * 3 * MAX_QUEUED_PER_WORKER
 
 
 def test_thousands_of_items_are_not_read_far_ahead() -> None:
@@ -203,16 +214,16 @@ def test_thousands_of_items_are_not_read_far_ahead() -> None:
             read += 1
             yield read
 
-    for given, answer in enumerate(ordered(abs, items(), 2, never), start=1):
+    for given, answer in enumerate(map_ordered(abs, items(), 2, never), start=1):
         assert answer == given
-        assert read <= given + 2 * AHEAD
+        assert read <= given + 2 * MAX_QUEUED_PER_WORKER
     assert given == read == 5000
 
 
 def test_a_worker_that_dies_costs_what_it_had_in_hand_and_nothing_else() -> None:
     deaths = {0: signal.SIGSEGV, 7: signal.SIGKILL, 8: -3, 9: signal.SIGABRT, 19: signal.SIGBUS}
     names = {item: number.name if number > 0 else f"status {-number}" for item, number in deaths.items()}
-    answers = list(ordered(partial(die, deaths), range(20), 2, lost))
+    answers = list(map_ordered(partial(die, deaths), range(20), 2, lost))
     assert answers == [f"{item}: {names[item]}" if item in names else item for item in range(20)]
 
 
@@ -228,63 +239,63 @@ def test_a_worker_that_dies_with_nothing_in_hand_costs_nothing() -> None:
 
 
 def test_what_needs_more_memory_than_there_is_costs_itself_alone() -> None:
-    assert list(ordered(exhaust, range(3), 1, lost)) == [0, "1: MemoryError", 2]
+    assert list(map_ordered(exhaust, range(3), 1, lost)) == [0, "1: MemoryError", 2]
 
 
 @pytest.mark.parametrize("how", ["sleep", "in C"])
 def test_what_hangs_is_given_up_and_the_next_is_answered(how: str) -> None:
-    answers = list(ordered(partial(hang, how), range(3), 1, told, Limits(seconds=1.5)))
+    answers = list(map_ordered(partial(hang, how), range(3), 1, told, Limits(seconds=1.5)))
     assert answers == [0, "timeout: 1.5 s", 2]
 
 
 def test_the_time_of_an_item_begins_when_a_worker_has_it() -> None:
-    assert list(ordered(square, [3] * 200, 1, never, Limits(seconds=1.5))) == [9] * 200
+    assert list(map_ordered(square, [3] * 200, 1, never, Limits(seconds=1.5))) == [9] * 200
 
 
 def test_what_eats_memory_is_given_up_and_the_next_is_answered() -> None:
-    answers = list(ordered(devour, range(3), 1, told, Limits(memory=300_000_000)))
+    answers = list(map_ordered(devour, range(3), 1, told, Limits(memory=300_000_000)))
     assert answers == [0, "memory: more than 300 MB", 2]
 
 
 def test_where_nobody_tells_memory_is_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool, "Path", lambda _: Path("there is no such system"))
-    assert list(ordered(devour, [0], 1, never, Limits(memory=1))) == [0]
+    assert list(map_ordered(devour, [0], 1, never, Limits(memory=1))) == [0]
 
 
 def test_what_nobody_expected_costs_itself_alone_and_says_where_it_was() -> None:
-    one, two, three = ordered(blunder, range(3), 1, told)
+    one, two, three = map_ordered(blunder, range(3), 1, told)
     assert (one, three) == (-1, 1)
     assert two.startswith("crashed: ZeroDivisionError: integer division or modulo by zero, test_worker_pool.py line ")
 
 
 def test_a_worker_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_pool, "_BEGINNING", 0.5)
+    monkeypatch.setattr(worker_pool, "_STARTUP_TIMEOUT_S", 0.5)
     with pytest.raises(UsageError, match=r"ended before its first clip \(0.5 s\)"):
-        list(ordered(Loading(time.sleep, 60), range(2), 1, never))
+        list(map_ordered(Loading(time.sleep, 60), range(2), 1, never))
 
 
 def test_a_process_that_is_prepared_is_the_first_worker() -> None:
-    prepare("colorsys", "quopri")
+    prestart_worker("colorsys", "quopri")
     (first,) = [process.pid for process in multiprocessing.active_children()]
-    found = list(ordered(imported, ["colorsys", "quopri", "tabnanny"], 1, never))
+    found = list(map_ordered(imported, ["colorsys", "quopri", "tabnanny"], 1, never))
     assert found == [(first, True), (first, True), (first, False)]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_process_that_nobody_needed_is_not_left_behind(jobs: int) -> None:
-    prepare("colorsys")
-    assert list(ordered(square, [], jobs, never)) == []
+    prestart_worker("colorsys")
+    assert list(map_ordered(square, [], jobs, never)) == []
 
 
 def test_a_process_is_prepared_with_interrupts_left_to_its_parent() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    prepare("colorsys")
+    prestart_worker("colorsys")
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-    assert list(ordered(heeds_interrupts, [0], 1, never)) == [False]
+    assert list(map_ordered(heeds_interrupts, [0], 1, never)) == [False]
 
 
 def test_what_work_raises_comes_in_its_turn_with_where_it_was_raised() -> None:
-    answers = ordered(fail, range(100), 2, never)
+    answers = map_ordered(fail, range(100), 2, never)
     assert [next(answers), next(answers)] == [0, 1]
     with pytest.raises(OutputError, match="full") as raised:
         next(answers)
@@ -293,21 +304,21 @@ def test_what_work_raises_comes_in_its_turn_with_where_it_was_raised() -> None:
 
 def test_what_the_items_raise_is_raised() -> None:
     with pytest.raises(LookupError, match="broke off"):
-        list(ordered(square, breaking_off(), 1, never))
+        list(map_ordered(square, breaking_off(), 1, never))
 
 
 def test_what_cannot_be_loaded_is_told() -> None:
-    with pytest.raises(ModelUnverified, match="replaced"):
-        list(ordered(Loading(refuse), range(9), 2, never))
+    with pytest.raises(ChecksumMismatch, match="replaced"):
+        list(map_ordered(Loading(refuse), range(9), 2, never))
 
 
 def test_workers_that_die_before_they_can_work_end_it_all() -> None:
     with pytest.raises(UsageError, match=r"before its first clip \(status 5\).*--jobs"):
-        list(ordered(Loading(os._exit, 5), range(9), 2, never))
+        list(map_ordered(Loading(os._exit, 5), range(9), 2, never))
 
 
 def test_leaving_early_does_not_wait_for_what_is_being_worked_on_and_begins_nothing_more(tmp_path: Path) -> None:
-    answers = ordered(partial(sleep, tmp_path), range(10), 2, never)
+    answers = map_ordered(partial(sleep, tmp_path), range(10), 2, never)
     assert next(answers) == 0
     assert seen(tmp_path, 3)
     started = time.monotonic()
@@ -317,10 +328,10 @@ def test_leaving_early_does_not_wait_for_what_is_being_worked_on_and_begins_noth
 
 
 def test_leaving_at_once_leaves_nothing_behind(tmp_path: Path) -> None:
-    answers = ordered(square, range(3), 3, never)
+    answers = map_ordered(square, range(3), 3, never)
     assert next(answers) == 0
     answers.close()
-    ordered(square, range(3), 3, never).close()
+    map_ordered(square, range(3), 3, never).close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -391,20 +402,24 @@ def test_a_worker_that_cannot_load_its_work_says_why_and_ends() -> None:
     with ours, theirs:
         ours.send(Loading(refuse))
         _serve(theirs)
-        assert isinstance(ours.recv(), ModelUnverified)
+        assert isinstance(ours.recv(), ChecksumMismatch)
 
 
 @pytest.mark.parametrize(
     ("death", "code", "said"),
     [
-        (Died("SIGSEGV"), "crashed", r"crashed on a\.mp4 \(SIGSEGV\); convert it"),
-        (Died("status 1"), "crashed", r"\(status 1\)"),
-        (Died("SIGKILL"), "crashed", r"a\.mp4 ended its process \(SIGKILL\).*memory.*--jobs"),
-        (Died("60 s", TimedOut), "timeout", r"a\.mp4 was not answered within 60 s.*--timeout.*--end"),
-        (Died("MemoryError", OutOfMemory), "memory", r"a\.mp4 took too much memory \(MemoryError\).*--memory.*--jobs"),
+        (WorkerDied("SIGSEGV"), "crashed", r"crashed on a\.mp4 \(SIGSEGV\); convert it"),
+        (WorkerDied("status 1"), "crashed", r"\(status 1\)"),
+        (WorkerDied("SIGKILL"), "crashed", r"a\.mp4 ended its process \(SIGKILL\).*memory.*--jobs"),
+        (WorkerDied("60 s", TimedOut), "timeout", r"a\.mp4 was not answered within 60 s.*--timeout.*--end"),
+        (
+            WorkerDied("MemoryError", OutOfMemory),
+            "memory",
+            r"a\.mp4 took too much memory \(MemoryError\).*--memory.*--jobs",
+        ),
     ],
 )
-def test_a_death_is_an_error_of_its_file(death: Died, code: str, said: str) -> None:
+def test_a_death_is_an_error_of_its_file(death: WorkerDied, code: str, said: str) -> None:
     problem = death.problem("a.mp4")
     assert problem.code == code
     assert re.search(said, problem.message)
@@ -428,7 +443,7 @@ def test_answers_come_when_they_are_ready_and_not_in_turn() -> None:
         yield 4
 
     found: list[int] = []
-    for answer in as_ready(last_or_first, items(), 2, lambda number, death: -number):
+    for answer in map_unordered(last_or_first, items(), 2, lambda number, death: -number):
         found.append(answer)  # noqa: PERF402  items look at it
     assert (sorted(found), found[-1]) == ([-3, 0, 1, 2, 4], 4)
     assert found[0] != 0
@@ -438,11 +453,11 @@ def test_no_more_than_some_wait_for_an_answer_even_if_nobody_pauses() -> None:
     begun: list[int] = []
 
     def items() -> Iterator[int]:
-        for number in range(AHEAD + 20):
+        for number in range(MAX_QUEUED_PER_WORKER + 20):
             begun.append(number)
             yield number
 
-    answers = as_ready(abs, items(), 1, never)
+    answers = map_unordered(abs, items(), 1, never)
     first = next(answers)
-    assert len(begun) <= AHEAD
-    assert sorted([first, *answers]) == list(range(AHEAD + 20))
+    assert len(begun) <= MAX_QUEUED_PER_WORKER
+    assert sorted([first, *answers]) == list(range(MAX_QUEUED_PER_WORKER + 20))

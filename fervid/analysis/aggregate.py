@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from fervid.analysis.pooling import FeaturePool
-from fervid.analysis.tracker import Tracker, TrackingRule
-from fervid.core.errors import InputError, NoFaces, NothingSampled
-from fervid.core.records import Box, Observed
+from fervid.analysis.pooling import FeaturePooler
+from fervid.analysis.tracker import Tracker, TrackerConfig
+from fervid.core.errors import InputError, NoFaces, NoFramesInRange
+from fervid.core.records import Box, FrameObservation
 
-_MANY = 100  # tracks before those of one person are put together
+_COMPACT_EVERY = 100  # tracks before those of one person are put together
 _JITTER = 1e-6  # seconds; sums of times are not exact
 
 
 @dataclass(slots=True)
-class Followed:
+class TrackStats:
     """One track or person, as it grows.
 
     Attributes:
@@ -30,18 +30,18 @@ class Followed:
     """
 
     number: int = 0
-    pool: FeaturePool = field(default_factory=FeaturePool)
+    pool: FeaturePooler = field(default_factory=FeaturePooler)
     seconds: float = 0.0
     area: float = 0.0
     weight: float = 0.0
 
     @classmethod
-    def union(cls, number: int, tracks: Iterable[Followed]) -> Followed:
+    def union(cls, number: int, tracks: Iterable[TrackStats]) -> TrackStats:
         """Several tracks of one person, under that number."""
         parts = list(tracks)
         return cls(
             number,
-            FeaturePool.union(part.pool for part in parts),
+            FeaturePooler.union(part.pool for part in parts),
             sum(part.seconds for part in parts),
             sum(part.area for part in parts),
             sum(part.weight for part in parts),
@@ -49,7 +49,7 @@ class Followed:
 
 
 @dataclass(slots=True)
-class Seen:
+class ClipObservations:
     """What the frames of a clip have shown so far.
 
     Attributes:
@@ -65,19 +65,19 @@ class Seen:
     frames: int = 0
     frames_with_face: int = 0
     seconds: float = 0.0
-    tracks: dict[int, Followed] = field(default_factory=dict)
-    group: FeaturePool = field(default_factory=FeaturePool)
-    people: list[Followed] = field(default_factory=list)
+    tracks: dict[int, TrackStats] = field(default_factory=dict)
+    group: FeaturePooler = field(default_factory=FeaturePooler)
+    people: list[TrackStats] = field(default_factory=list)
     problem: InputError | None = None
 
-    def add(self, one: Observed, numbers: Sequence[int | None]) -> None:
+    def add(self, one: FrameObservation, numbers: Sequence[int | None]) -> None:
         """Count a frame, and pool those of its faces that belong to a track."""
         known = []
         for i, number in enumerate(numbers):
             if number is None:
                 continue
             known.append(i)
-            track = self.tracks.setdefault(number, Followed(number))
+            track = self.tracks.setdefault(number, TrackStats(number))
             track.pool.update_group(one.scores[[i]])
             track.seconds += one.duration
             track.area += one.shares[i]
@@ -90,15 +90,15 @@ class Seen:
     def join(self, groups: Iterable[Sequence[int]]) -> None:
         """Let the tracks of each group go on as one, under the first number."""
         for first, *others in groups:
-            self.tracks[first] = Followed.union(first, (self.tracks[first], *map(self.tracks.pop, others)))
+            self.tracks[first] = TrackStats.union(first, (self.tracks[first], *map(self.tracks.pop, others)))
 
     def settle(self, groups: Iterable[Sequence[int]]) -> None:
         """Put the tracks of each person together, as far as they occur here."""
         present = ((min(group), [self.tracks[track] for track in group if track in self.tracks]) for group in groups)
-        people = (Followed.union(number, tracks) for number, tracks in present if tracks)
+        people = (TrackStats.union(number, tracks) for number, tracks in present if tracks)
         self.people = sorted(people, key=lambda person: (-person.weight, -person.area))
 
-    def pool(self, face: Literal["main", "all"]) -> FeaturePool | None:
+    def pool(self, face: Literal["main", "all"]) -> FeaturePooler | None:
         """The statistics of the main person, or of all together; None if nobody was followed."""
         if not self.people:
             return None
@@ -108,7 +108,7 @@ class Seen:
         """What is wrong with the clip, and why it has no answer: the same, unless it shows no face at all."""
         problem = self.problem
         if not self.frames:
-            problem = problem or nothing(path)
+            problem = problem or no_frames_error(path)
         if self.people or not self.frames:
             return problem, problem
         error = NoFaces(
@@ -125,12 +125,12 @@ class Seen:
         return problem, error
 
 
-def nothing(path: str) -> NothingSampled:
+def no_frames_error(path: str) -> NoFramesInRange:
     """What is wrong with a clip of which there was no frame to look at."""
-    return NothingSampled(f"{path} has no frame in the time that was asked for; check --start and --end")
+    return NoFramesInRange(f"{path} has no frame in the time that was asked for; check --start and --end")
 
 
-def gather(observed: Iterable[Observed], rule: TrackingRule, stride: int = 1) -> Seen:
+def aggregate_clip(observed: Iterable[FrameObservation], rule: TrackerConfig, stride: int = 1) -> ClipObservations:
     """Follow the faces of a clip and pool each person; memory grows with neither frames nor cuts, only with people.
 
     Args:
@@ -138,13 +138,13 @@ def gather(observed: Iterable[Observed], rule: TrackingRule, stride: int = 1) ->
         rule: When two faces are one person.
         stride: Of how many frames of the clip one is among them; 0 if everybody is believed.
     """
-    tracker, seen, many = Tracker(rule), Seen(), _MANY
+    tracker, seen, many = Tracker(rule), ClipObservations(), _COMPACT_EVERY
     try:
         for one in observed:
             seen.add(one, tracker.update(one.time, one.faces, one.scores.identity))
             if len(tracker) >= many:
                 seen.join(tracker.join())
-                many = 2 * len(tracker) + _MANY
+                many = 2 * len(tracker) + _COMPACT_EVERY
     except InputError as error:
         seen.problem = error
     seen.settle(tracker.believed(stride))
@@ -152,7 +152,7 @@ def gather(observed: Iterable[Observed], rule: TrackingRule, stride: int = 1) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
+class WindowSpec:
     """How a clip is cut into windows: each `length` seconds long, one every `step` seconds."""
 
     length: float = 4.0
@@ -166,7 +166,7 @@ class Windows:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class TrackedBox:
     """Where a face was in one frame.
 
     Attributes:
@@ -185,7 +185,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Window:
+class WindowObservations:
     """What was seen from `start` to `end`, in seconds of presentation time; people keep their number over windows.
 
     Attributes:
@@ -198,14 +198,14 @@ class Window:
 
     start: float
     end: float
-    seen: Seen
-    looks: Sequence[Look] = ()
+    seen: ClipObservations
+    looks: Sequence[TrackedBox] = ()
     people: Sequence[Sequence[int]] = ()
 
 
-def windows(
-    observed: Iterable[Observed], rule: TrackingRule, cut: Windows, origin: float = 0.0, memory: float = inf
-) -> Iterator[Window]:
+def iter_windows(
+    observed: Iterable[FrameObservation], rule: TrackerConfig, cut: WindowSpec, origin: float = 0.0, memory: float = inf
+) -> Iterator[WindowObservations]:
     """The windows of a clip, each as soon as it is over; of the frames only those of one window are kept.
 
     A window in which no frame lies is left out, and the last one ends with the clip. Tracks are put together to people
@@ -222,14 +222,14 @@ def windows(
         InputError: The frames broke off before the first of them; later, the last window carries it.
     """
     tracker = Tracker(rule)
-    kept: deque[tuple[Observed, Sequence[int | None]]] = deque()
-    looks: list[Look] = []
+    kept: deque[tuple[FrameObservation, Sequence[int | None]]] = deque()
+    looks: list[TrackedBox] = []
     joined: dict[int, list[int]] = {}  # tracks that go on under the number of another
-    number, problem, many = 0, None, _MANY
+    number, problem, many = 0, None, _COMPACT_EVERY
 
-    def window(limit: float) -> Window:
+    def window(limit: float) -> WindowObservations:
         nonlocal joined
-        seen = Seen(problem=problem)
+        seen = ClipObservations(problem=problem)
         for one, tracks in kept:
             seen.add(one, tracks)
         tracker.forget(origin + number * cut.step - memory)
@@ -244,7 +244,7 @@ def windows(
             shown = {track for _, tracks in kept for track in tracks}
             left = {first: [other for other in others if other in shown] for first, others in joined.items()}
             joined = {first: others for first, others in left.items() if others}
-        return Window(origin + number * cut.step, limit, seen, new, people)
+        return WindowObservations(origin + number * cut.step, limit, seen, new, people)
 
     try:
         for one in observed:
@@ -259,10 +259,10 @@ def windows(
                 for first, *others in tracker.join():
                     for other in others:
                         joined.setdefault(first, []).extend((other, *joined.pop(other, ())))
-                many = 2 * len(tracker) + _MANY
+                many = 2 * len(tracker) + _COMPACT_EVERY
             kept.append((one, tracks))
             looks += [
-                Look(max(one.time, origin), one.duration, track, face.box, share)
+                TrackedBox(max(one.time, origin), one.duration, track, face.box, share)
                 for track, face, share in zip(tracks, one.faces, one.shares, strict=True)
                 if track is not None
             ]

@@ -7,20 +7,20 @@ from math import ceil, cos, floor, log2, sin
 import cv2
 import numpy as np
 
-from fervid.core.images import halved
+from fervid.core.images import downscale_by_halves
 from fervid.core.records import Face, Image
 
 MARGIN = 0.1
 """Share of the box's longer side that is added on each side, of the networks that are trained here."""
 
 
-def roll(face: Face) -> float:
+def roll_angle(face: Face) -> float:
     """By how many radians the line through the eyes is turned clockwise in the picture."""
     (right_x, right_y), (left_x, left_y) = face.landmarks[:2]
     return float(np.arctan2(left_y - right_y, left_x - right_x))
 
 
-def crop(image: Image, face: Face, size: int, margin: float = MARGIN) -> Image:
+def align_face(image: Image, face: Face, size: int, margin: float = MARGIN) -> Image:
     """Cut a face out upright: a square around the box, turned so that the eyes are level.
 
     What lies beyond the frame repeats its border pixels. Large faces are averaged down, first two by two pixels, which
@@ -36,11 +36,11 @@ def crop(image: Image, face: Face, size: int, margin: float = MARGIN) -> Image:
         (size, size, 3) uint8 RGB.
     """
     x1, y1, x2, y2 = face.box
-    side, angle = max(x2 - x1, y2 - y1) * (1 + 2 * margin), roll(face)
+    side, angle = max(x2 - x1, y2 - y1) * (1 + 2 * margin), roll_angle(face)
     x, y = (x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2  # of pixel centres
     for _ in range(floor(log2(max(side / size, 1)))):
-        image, (left, top) = _around(image, x, y, side * (abs(cos(angle)) + abs(sin(angle))) / 2)
-        image, x, y, side = halved(image, 1), (x - left - 0.5) / 2, (y - top - 0.5) / 2, side / 2
+        image, (left, top) = _crop_around(image, x, y, side * (abs(cos(angle)) + abs(sin(angle))) / 2)
+        image, x, y, side = downscale_by_halves(image, 1), (x - left - 0.5) / 2, (y - top - 0.5) / 2, side / 2
     oversampling = max(1, round(side / size))
     scale, middle = size * oversampling / side, (size * oversampling - 1) / 2
     along, across = scale * cos(angle), scale * sin(angle)
@@ -54,7 +54,7 @@ def crop(image: Image, face: Face, size: int, margin: float = MARGIN) -> Image:
     return np.asarray(shrunk, np.uint8)
 
 
-def _around(image: Image, x: float, y: float, reach: float) -> tuple[Image, tuple[int, int]]:
+def _crop_around(image: Image, x: float, y: float, reach: float) -> tuple[Image, tuple[int, int]]:
     """The part of a picture that lies within `reach` pixels of a place, one pixel at least, and where it begins."""
     rows, columns = (
         (min(max(0, floor(middle - reach)), length - 1), min(max(1, ceil(middle + reach) + 1), length))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fervid.analysis.clip_classifier import is_centered
 from fervid.core.errors import UsageError
-from fervid.core.records import ClipFeatures, Floats
+from fervid.core.records import ClipFeatures, FloatArray
 
 Kind = Literal["person", "rest"]
 
@@ -44,11 +44,11 @@ class BaselineReference:
 
     kind: Kind
     clips: int
-    statistics: Mapping[str, Floats]
+    statistics: Mapping[str, FloatArray]
 
 
 def identify_people(
-    identities: Floats, clips: Sequence[int], frames: Sequence[int], min_similarity: float
+    identities: FloatArray, clips: Sequence[int], frames: Sequence[int], min_similarity: float
 ) -> NDArray[np.int64]:
     """Who is the same person, by average linkage of the cosines of identity vectors.
 
@@ -88,7 +88,7 @@ def identify_people(
     return np.asarray(np.argsort(np.argsort(first))[numbers], np.int64)
 
 
-def _link(units: Floats, clips: NDArray[np.int64], min_similarity: float) -> NDArray[np.int64]:
+def _link(units: FloatArray, clips: NDArray[np.int64], min_similarity: float) -> NDArray[np.int64]:
     from sklearn.cluster import AgglomerativeClustering
 
     if len(units) < 2:
@@ -103,7 +103,7 @@ def _link(units: Floats, clips: NDArray[np.int64], min_similarity: float) -> NDA
     return np.asarray(linkage.fit_predict(distances), np.int64)
 
 
-def average_people(statistics: Mapping[str, Floats], people: NDArray[np.int64]) -> dict[int, BaselineReference]:
+def average_people(statistics: Mapping[str, FloatArray], people: NDArray[np.int64]) -> dict[int, BaselineReference]:
     """Each person's average over clips, of those with at least `MIN_CLIPS` clips that differ enough.
 
     Args:
@@ -120,7 +120,7 @@ def average_people(statistics: Mapping[str, Floats], people: NDArray[np.int64]) 
     return references
 
 
-def make_reference(kind: Kind, statistics: Mapping[str, Floats], chosen: NDArray[np.bool_]) -> BaselineReference:
+def make_reference(kind: Kind, statistics: Mapping[str, FloatArray], chosen: NDArray[np.bool_]) -> BaselineReference:
     """The average of the chosen rows (n,) of statistics (n, d)."""
     means = {name: rows[chosen].mean(axis=0).astype(np.float32) for name, rows in statistics.items()}
     return BaselineReference(kind, int(chosen.sum()), means)

@@ -14,11 +14,11 @@ import numpy as np
 import onnxruntime
 
 from fervid.core.errors import ModelIncompatible, UsageError
-from fervid.core.records import Answer, ClipFeatures, Floats
+from fervid.core.records import ClipFeatures, FloatArray, Prediction
 from fervid.core.text import is_utf8
 
 
-def belongs(card: Mapping[str, Any], sha256s: Iterable[str], expressions: Sequence[str]) -> bool:
+def matches_network(card: Mapping[str, Any], sha256s: Iterable[str], expressions: Sequence[str]) -> bool:
     """Whether a clip classifier goes with a network.
 
     Args:
@@ -41,9 +41,9 @@ def is_centered(statistic: str) -> bool:
     return not statistic.endswith(".std")
 
 
-def said(
-    session: onnxruntime.InferenceSession, card: Mapping[str, Any], rows: Floats, only: Sequence[str] | None = None
-) -> Floats:
+def predict_proba(
+    session: onnxruntime.InferenceSession, card: Mapping[str, Any], rows: FloatArray, only: Sequence[str] | None = None
+) -> FloatArray:
     """What a clip classifier says of n clips.
 
     Args:
@@ -93,12 +93,12 @@ class ClipClassifier:
                 f"{self.card.get('name')} has no label {', '.join(unknown)}; it has {', '.join(self.card['labels'])}"
             )
 
-    def __call__(self, features: ClipFeatures) -> Answer:
+    def __call__(self, features: ClipFeatures) -> Prediction:
         """Probabilities of the card's labels.
 
         Raises:
-            ModelIncompatible: As `said`.
+            ModelIncompatible: As `predict_proba`.
         """
         row = features.vector(self.card["statistics"])[None]
-        (shares,) = said(self.session, self.card, row, self.only)
-        return Answer(dict(zip(self.only or self.card["labels"], map(float, shares), strict=True)))
+        (shares,) = predict_proba(self.session, self.card, row, self.only)
+        return Prediction(dict(zip(self.only or self.card["labels"], map(float, shares), strict=True)))

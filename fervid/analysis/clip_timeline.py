@@ -13,23 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.analysis.aggregate import Look, Window
-from fervid.analysis.tracker import TrackingRule, iou
-from fervid.core.records import Box, Person, Problem
+from fervid.analysis.aggregate import TrackedBox, WindowObservations
+from fervid.analysis.tracker import TrackerConfig, box_iou
+from fervid.core.records import Box, ErrorInfo, Person
 
 _CENTRE = 0.08  # seconds, standard deviation of the weights over which the middle of a box is smoothed
 _SIZE = 0.25  # and its size, which changes more slowly
-_FAINT = 0.01  # weights below that are none
-_HALF = 0.1  # seconds at most: halfway between a look at a face and one that does not find it, it comes or goes
-_FLASH = 0.25  # seconds; who is there for less is not shown, unless the clip is no longer
+_MIN_WEIGHT = 0.01  # weights below that are none
+_EDGE_S = 0.1  # seconds at most: halfway between a look at a face and one that does not find it, it comes or goes
+_MIN_VISIBLE_S = 0.25  # seconds; who is there for less is not shown, unless the clip is no longer
 _SHARED = 0.1  # intersection over union of the boxes before and after a gap: the face is still about there
 _SOON = 1e-6  # seconds; sums of times are not exact
 
-Doubles = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Span:
+class TrackSegment:
     """A time through which a face is seen without a break.
 
     Attributes:
@@ -37,8 +37,8 @@ class Span:
         boxes: (n, 4) x1, y1, x2, y2 in pixels of the frame, smoothed.
     """
 
-    times: Doubles
-    boxes: Doubles
+    times: FloatArray
+    boxes: FloatArray
 
     def box(self, time: float) -> Box:
         """Where the face is at that time."""
@@ -47,7 +47,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Appearance:
+class PersonTrack:
     """One person through a clip.
 
     Attributes:
@@ -63,11 +63,11 @@ class Appearance:
 
     id: int
     seconds: float
-    starts: Doubles
-    ends: Doubles
-    spans: Sequence[Span]
-    times: Doubles
-    probabilities: Doubles
+    starts: FloatArray
+    ends: FloatArray
+    spans: Sequence[TrackSegment]
+    times: FloatArray
+    probabilities: FloatArray
     about: str = ""
 
     def box(self, time: float) -> Box | None:
@@ -75,18 +75,18 @@ class Appearance:
         number = int(np.searchsorted(self.starts, time, side="right")) - 1
         return self.spans[number].box(time) if number >= 0 and time < self.ends[number] else None
 
-    def seen(self, times: Doubles) -> NDArray[np.bool_]:
+    def seen(self, times: FloatArray) -> NDArray[np.bool_]:
         """(n,) whether the face is seen at each of those times."""
         number = np.searchsorted(self.starts, times, side="right") - 1
         return np.asarray((number >= 0) & (times < self.ends[number]))
 
-    def says(self, times: Doubles) -> Doubles:
+    def says(self, times: FloatArray) -> FloatArray:
         """(n, c) probabilities at each of those times, between the answers of the windows around it."""
         return np.stack([np.interp(times, self.times, column) for column in self.probabilities.T], axis=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Story:
+class ClipTimeline:
     """Who is where in a clip, and what they show as it goes on.
 
     Attributes:
@@ -100,20 +100,22 @@ class Story:
     labels: tuple[str, ...]
     start: float
     end: float
-    people: tuple[Appearance, ...]
-    problem: Problem | None = None
+    people: tuple[PersonTrack, ...]
+    problem: ErrorInfo | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Said:
+class _WindowPrediction:
     """What a window says of a person."""
 
     middle: float
     person: Person
-    probabilities: Doubles
+    probabilities: FloatArray
 
 
-def tell(parts: Iterable[tuple[Window, Sequence[Person]]], labels: Sequence[str], rule: TrackingRule) -> Story:
+def build_clip_timeline(
+    parts: Iterable[tuple[WindowObservations, Sequence[Person]]], labels: Sequence[str], rule: TrackerConfig
+) -> ClipTimeline:
     """Put the windows of a clip together.
 
     Args:
@@ -122,66 +124,69 @@ def tell(parts: Iterable[tuple[Window, Sequence[Person]]], labels: Sequence[str]
         labels: Of the classifier.
         rule: When a face goes on and when it begins anew.
     """
-    looks: list[Look] = []
-    said: list[_Said] = []
+    looks: list[TrackedBox] = []
+    said: list[_WindowPrediction] = []
     groups: Sequence[Sequence[int]] = ()
     begin, end, problem = None, 0.0, None
     for part, people in parts:
         begin, end = part.start if begin is None else begin, part.end
         looks += part.looks
         middle = (part.start + part.end) / 2
-        said += [_Said(middle, one, np.array([one.answer.probabilities[label] for label in labels])) for one in people]
+        said += [
+            _WindowPrediction(middle, one, np.array([one.answer.probabilities[label] for label in labels]))
+            for one in people
+        ]
         groups, error = part.people, part.seen.problem
-        problem = Problem(error.code, error.message) if error else None
+        problem = ErrorInfo(error.code, error.message) if error else None
     begin = begin or 0.0
     everybody = tuple(_people(looks, said, groups, rule, begin, end))
-    return Story(tuple(labels), begin, end, everybody, problem)
+    return ClipTimeline(tuple(labels), begin, end, everybody, problem)
 
 
 def _people(
-    looks: Sequence[Look],
-    said: Sequence[_Said],
+    looks: Sequence[TrackedBox],
+    said: Sequence[_WindowPrediction],
     groups: Sequence[Sequence[int]],
-    rule: TrackingRule,
+    rule: TrackerConfig,
     begin: float,
     end: float,
-) -> Iterable[Appearance]:
+) -> Iterable[PersonTrack]:
     """Everybody, once it is known which tracks are of one person; what was two people by then is one now.
 
     Who was never believed, or comes and goes in a moment, is left out: it is a mistake more often than a person, and
     it would flash.
     """
     person = {track: min(group) for group in groups for track in group}
-    mine: dict[int, list[Look]] = {}
+    mine: dict[int, list[TrackedBox]] = {}
     for look in looks:
         mine.setdefault(person[look.track], []).append(look)
-    answers: dict[int, dict[float, list[_Said]]] = {}
+    answers: dict[int, dict[float, list[_WindowPrediction]]] = {}
     for one in said:
         answers.setdefault(person[one.person.id], {}).setdefault(one.middle, []).append(one)
     ranked = sorted(
         mine.keys() & answers.keys(),
         key=lambda number: -sum(look.share * max(look.duration, 1e-9) for look in mine[number]),
     )
-    flash, rank = min(_FLASH, end - begin), -1
+    flash, rank = min(_MIN_VISIBLE_S, end - begin), -1
     for number in ranked:
-        parts = [part for part in _unbroken(mine[number], rule) if _lasts(part, end) >= flash - _SOON]
+        parts = [part for part in _split_segments(mine[number], rule) if _duration(part, end) >= flash - _SOON]
         if not parts:
             continue
         rank, windows = rank + 1, answers[number]
-        starts, ends = zip(*(_ends(part, end) for part in parts), strict=True)
-        yield Appearance(
+        starts, ends = zip(*(_segment_bounds(part, end) for part in parts), strict=True)
+        yield PersonTrack(
             rank,
             sum(look.duration for look in mine[number]),
             np.array(starts, np.float64),
             np.array(ends, np.float64),
             tuple(map(_span, parts)),
             np.array(list(windows), np.float64),
-            np.array([_weighed(ones) for ones in windows.values()]),
+            np.array([_weighted_mean(ones) for ones in windows.values()]),
             _about([one.person for ones in windows.values() for one in ones]),
         )
 
 
-def _weighed(parts: Sequence[_Said]) -> Doubles:
+def _weighted_mean(parts: Sequence[_WindowPrediction]) -> FloatArray:
     """The mean of several answers, each by the seconds that it stands for."""
     weights = [max(one.person.seconds, 1e-9) for one in parts]
     return np.asarray(np.average([one.probabilities for one in parts], axis=0, weights=weights))
@@ -197,15 +202,15 @@ def _about(windows: Sequence[Person]) -> str:
     return ", ".join([*([f"about {np.median(ages):.0f}"] if ages else []), *(found[0][0] for found in named if found)])
 
 
-def _unbroken(looks: Sequence[Look], rule: TrackingRule) -> list[list[Look]]:
+def _split_segments(looks: Sequence[TrackedBox], rule: TrackerConfig) -> list[list[TrackedBox]]:
     """The looks, cut where the face was away for long, or is suddenly somewhere else as after a cut."""
-    parts: list[list[Look]] = []
+    parts: list[list[TrackedBox]] = []
     before = None
     for look in looks:
         goes_on = (
             before is not None
             and look.time - before.time - before.duration <= rule.gap
-            and (look.track == before.track or iou([look.box], [before.box])[0, 0] >= _SHARED)
+            and (look.track == before.track or box_iou([look.box], [before.box])[0, 0] >= _SHARED)
         )
         if goes_on:
             parts[-1].append(look)
@@ -215,32 +220,32 @@ def _unbroken(looks: Sequence[Look], rule: TrackingRule) -> list[list[Look]]:
     return parts
 
 
-def _ends(looks: Sequence[Look], over: float) -> tuple[float, float]:
+def _segment_bounds(looks: Sequence[TrackedBox], over: float) -> tuple[float, float]:
     """When a face comes and goes: halfway to the looks before and after its own, but for the end of the clip."""
     first, last = looks[0], looks[-1]
     end = last.time + last.duration
-    left = min(last.duration / 2, _HALF) if end < over - _SOON else 0.0
-    return first.time - min(first.duration / 2, _HALF), end - left
+    left = min(last.duration / 2, _EDGE_S) if end < over - _SOON else 0.0
+    return first.time - min(first.duration / 2, _EDGE_S), end - left
 
 
-def _lasts(looks: Sequence[Look], over: float) -> float:
-    start, end = _ends(looks, over)
+def _duration(looks: Sequence[TrackedBox], over: float) -> float:
+    start, end = _segment_bounds(looks, over)
     return end - start
 
 
-def _span(looks: Sequence[Look]) -> Span:
+def _span(looks: Sequence[TrackedBox]) -> TrackSegment:
     times, boxes = np.array([look.time for look in looks]), np.array([look.box for look in looks], np.float64)
-    centres = _smoothed(times, (boxes[:, :2] + boxes[:, 2:]) / 2, _CENTRE)
-    halves = _smoothed(times, (boxes[:, 2:] - boxes[:, :2]) / 2, _SIZE)
-    return Span(times, np.concatenate([centres - halves, centres + halves], axis=1))
+    centres = _gaussian_smooth(times, (boxes[:, :2] + boxes[:, 2:]) / 2, _CENTRE)
+    halves = _gaussian_smooth(times, (boxes[:, 2:] - boxes[:, :2]) / 2, _SIZE)
+    return TrackSegment(times, np.concatenate([centres - halves, centres + halves], axis=1))
 
 
-def _smoothed(times: Doubles, values: Doubles, sigma: float) -> Doubles:
+def _gaussian_smooth(times: FloatArray, values: FloatArray, sigma: float) -> FloatArray:
     """Values (n, d) averaged with their neighbours in time, whose weights are a normal distribution."""
     total, weights = values.copy(), np.ones((len(times), 1))
     for apart in range(1, len(times)):
         weight = np.exp(-0.5 * np.square((times[apart:] - times[:-apart]) / sigma))[:, None]
-        if weight.max() < _FAINT:
+        if weight.max() < _MIN_WEIGHT:
             break
         total[apart:] += weight * values[:-apart]
         total[:-apart] += weight * values[apart:]

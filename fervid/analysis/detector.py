@@ -20,15 +20,17 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from fervid.core.images import halved
-from fervid.core.records import Box, Face, Floats, Image
+from fervid.core.images import downscale_by_halves
+from fervid.core.records import Box, Face, FloatArray, Image
 
-OVERLAP = 0.3  # faces that share more than this (intersection over union) are one face
-CONTAINED = 0.7  # and so are those of which one holds this much of the other
-BORDER = 0.25  # of the frame's longer side, put around it to find a face that fills it; its shorter side at most
-FILLING = 0.4  # of the shorter side: the smallest face that is looked for there
-FEW = 256  # pixels are enough of a frame that is filled by a face; in more a detector of small faces sees its parts
-AROUND = 4  # sides of a box: the square that is looked at when a face was lost
+MERGE_IOU = 0.3  # faces that share more than this (intersection over union) are one face
+MERGE_CONTAINMENT = 0.7  # and so are those of which one holds this much of the other
+PAD_FRACTION = 0.25  # of the frame's longer side, put around it to find a face that fills it; its shorter side at most
+MIN_FILLING_FACE = 0.4  # of the shorter side: the smallest face that is looked for there
+LARGE_FACE_INPUT_PX = (
+    256  # pixels are enough of a frame that is filled by a face; in more a detector of small faces sees its parts
+)
+ROI_SCALE = 4  # sides of a box: the square that is looked at when a face was lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Detector:
     def near(self, image: Image, box: Box) -> list[Face]:
         """Look around a place where a face of that size was."""
         height, width = image.shape[:2]
-        side = round(AROUND * max(box[2] - box[0], box[3] - box[1]))
+        side = round(ROI_SCALE * max(box[2] - box[0], box[3] - box[1]))
         if side >= max(height, width):
             return self._find(image, [(0, 0, max(height, width), 0.0)], filling=True)
         x, y = (
@@ -85,26 +87,26 @@ class Detector:
         return self._find(image, [(x, y, side, 0.0)], filling=False)
 
     def _least(self, image: Image) -> int:
-        return _usual(image) if self.min_face is None else self.min_face
+        return _default_min_face(image) if self.min_face is None else self.min_face
 
     def _find(self, image: Image, windows: Sequence[tuple[int, int, int, float]], *, filling: bool) -> list[Face]:
         least, scale = self._least(image), np.inf
         if "multiple" in self.card["input"]:
-            scale = self.card["smallest_face"] * self.card["input"]["size"] / min(least, _usual(image))
-        at = cache(lambda times: halved(image, times))
+            scale = self.card["smallest_face"] * self.card["input"]["size"] / min(least, _default_min_face(image))
+        at = cache(lambda times: downscale_by_halves(image, times))
         looks = [self._look(at, *window, scale) for window in windows]
         if filling and max(scores.max(initial=0) for *_, scores in looks) < self.card["open_score"]:
             looks.append(self._filling(image, scale))
-        faces = merge(*(np.concatenate(column) for column in zip(*looks, strict=True)))
+        faces = blend_overlapping(*(np.concatenate(column) for column in zip(*looks, strict=True)))
         return sorted((face for face in faces if face.size >= least), key=lambda face: -face.area)
 
-    def _filling(self, image: Image, scale: float) -> tuple[Floats, Floats, Floats]:
+    def _filling(self, image: Image, scale: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Candidates that fill the frame, as in clips of cut faces: the network knows a face by what is around it."""
-        border = min(round(BORDER * max(image.shape[:2])), *image.shape[:2])
+        border = min(round(PAD_FRACTION * max(image.shape[:2])), *image.shape[:2])
         padded = np.asarray(cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE), np.uint8)
-        side, least = max(padded.shape), FILLING * min(image.shape[:2])
-        at = cache(lambda times: halved(padded, times))
-        boxes, landmarks, scores = self._look(at, 0, 0, side, least, min(scale, FEW / side))
+        side, least = max(padded.shape), MIN_FILLING_FACE * min(image.shape[:2])
+        at = cache(lambda times: downscale_by_halves(padded, times))
+        boxes, landmarks, scores = self._look(at, 0, 0, side, least, min(scale, LARGE_FACE_INPUT_PX / side))
         return boxes - border, landmarks - border, scores
 
     def _windows(self, height: int, width: int, min_face: int) -> list[tuple[int, int, int, float]]:
@@ -123,7 +125,7 @@ class Detector:
 
     def _look(
         self, at: Callable[[int], Image], x: int, y: int, side: int, least: float, scale: float
-    ) -> tuple[Floats, Floats, Floats]:
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Candidates in one square: boxes (n, 4) and landmarks (n, k, 2) in pixels of the frame, and scores (n,).
 
         One square at a time is faster than a batch of them, because it stays in the processor's cache. Enlarging it
@@ -153,7 +155,7 @@ class Detector:
         return boxes[counts], landmarks[counts], scores[counts]
 
 
-def _usual(image: Image) -> int:
+def _default_min_face(image: Image) -> int:
     """The smallest face that is looked for, as a rule."""
     longer: int = max(image.shape[:2])
     return max(12, round(longer / 40))
@@ -174,7 +176,7 @@ def tiles(height: int, width: int, side: int) -> list[tuple[int, int, int]]:
     return [(x, y, side) for y in starts(height) for x in starts(width)]
 
 
-def merge(boxes: Floats, landmarks: Floats, scores: Floats) -> list[Face]:
+def blend_overlapping(boxes: FloatArray, landmarks: FloatArray, scores: FloatArray) -> list[Face]:
     """Candidates -> one face each: the blending of overlapping boxes of BlazeFace (arXiv 1907.05047, section 3.4).
 
     Instead of keeping the best of overlapping candidates, their positions are averaged by score, which flickers less.
@@ -200,8 +202,8 @@ def merge(boxes: Floats, landmarks: Floats, scores: Floats) -> list[Face]:
         sides = np.minimum(boxes[best, 2:], boxes[:, 2:]) - np.maximum(boxes[best, :2], boxes[:, :2])
         shared = np.prod(np.clip(sides, 0, None), axis=1)
         iou = shared / (area + area[best] - shared)
-        same = left & (iou > OVERLAP)
-        left &= ~same & (shared <= CONTAINED * np.minimum(area, area[best]))
+        same = left & (iou > MERGE_IOU)
+        left &= ~same & (shared <= MERGE_CONTAINMENT * np.minimum(area, area[best]))
         weight = scores[same] / scores[same].sum()
         blended = weight @ boxes[same]
         left &= ~_is_inside(blended, boxes)
@@ -210,7 +212,7 @@ def merge(boxes: Floats, landmarks: Floats, scores: Floats) -> list[Face]:
     return faces
 
 
-def _is_inside(box: Floats, boxes: Floats) -> NDArray[np.bool_]:
+def _is_inside(box: FloatArray, boxes: FloatArray) -> NDArray[np.bool_]:
     """(n,) whether the middle of the smaller of two boxes lies in the ellipse that the larger one encloses.
 
     Args:

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid.core.errors import UsageError
-from fervid.core.records import Floats
+from fervid.core.records import FloatArray
 
 STRIDES = (8, 4, 2)
 """How many times fewer frames the coarse rates have; after the last comes the full rate."""
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class ExitLevel:
     """A coarse rate, and how sure an answer from it must be.
 
     Attributes:
@@ -38,7 +38,7 @@ class Level:
             raise ValueError(f"a stride is 1 or more, not {self.stride}")
 
 
-def levels(card: Mapping[str, Any]) -> tuple[Level, ...]:
+def exit_levels(card: Mapping[str, Any]) -> tuple[ExitLevel, ...]:
     """The levels in the card of a classifier, the coarsest first.
 
     Raises:
@@ -46,10 +46,10 @@ def levels(card: Mapping[str, Any]) -> tuple[Level, ...]:
     """
     if "adaptive" not in card:
         raise UsageError(f"{card.get('name')} was fitted without --adaptive; fit it with, or leave --adaptive out")
-    return tuple(Level(int(level["stride"]), float(level["confidence"])) for level in card["adaptive"]["levels"])
+    return tuple(ExitLevel(int(level["stride"]), float(level["confidence"])) for level in card["adaptive"]["levels"])
 
 
-def threshold(confidence: Floats, right: NDArray[np.bool_], error: float) -> float:
+def confidence_threshold(confidence: FloatArray, right: NDArray[np.bool_], error: float) -> float:
     """The smallest confidence above which no more than a share `error` of all clips is answered wrongly.
 
     Args:
@@ -67,8 +67,8 @@ def threshold(confidence: Floats, right: NDArray[np.bool_], error: float) -> flo
     return max(0.0, least) if len(order) else 1.01
 
 
-def fitted(
-    confidences: Sequence[Floats], right: Sequence[NDArray[np.bool_]], counts: NDArray[np.int64], error: float
+def fit_thresholds(
+    confidences: Sequence[FloatArray], right: Sequence[NDArray[np.bool_]], counts: NDArray[np.int64], error: float
 ) -> dict[str, Any]:
     """Thresholds for a card, and what they did to the clips that they were set on.
 
@@ -78,16 +78,16 @@ def fitted(
         counts: (n,) frames of each clip at the full rate.
         error: Share of the clips that may be answered wrongly from each of the coarse rates.
     """
-    exact = [threshold(sure, true, error) for sure, true in zip(confidences[:-1], right[:-1], strict=True)]
+    exact = [confidence_threshold(sure, true, error) for sure, true in zip(confidences[:-1], right[:-1], strict=True)]
     least = [math.ceil(confidence * 1e4) / 1e4 for confidence in exact]  # rounded down it would let others through
-    rates = [Level(stride, confidence) for stride, confidence in zip(STRIDES, least, strict=True)]
-    found = saved(rates, confidences, right, counts)
+    rates = [ExitLevel(stride, confidence) for stride, confidence in zip(STRIDES, least, strict=True)]
+    found = early_exit_metrics(rates, confidences, right, counts)
     return {"levels": [asdict(rate) for rate in rates], "error": error, **found}
 
 
-def saved(
-    rates: Sequence[Level],
-    confidences: Sequence[Floats],
+def early_exit_metrics(
+    rates: Sequence[ExitLevel],
+    confidences: Sequence[FloatArray],
     right: Sequence[NDArray[np.bool_]],
     counts: NDArray[np.int64],
 ) -> dict[str, float]:
@@ -99,7 +99,7 @@ def saved(
         right: (n,) whether each answer is true.
         counts: (n,) frames of each clip at the full rate.
     """
-    level = stops(confidences[:-1], [rate.confidence for rate in rates])
+    level = exit_level_of(confidences[:-1], [rate.confidence for rate in rates])
     frames = np.ceil(counts / np.array([*(rate.stride for rate in rates), 1])[level])
     answered = np.stack(right)[level, np.arange(len(level))]
     return {
@@ -109,7 +109,7 @@ def saved(
     }
 
 
-def stops(confidences: Sequence[Floats], thresholds: Sequence[float]) -> NDArray[np.int64]:
+def exit_level_of(confidences: Sequence[FloatArray], thresholds: Sequence[float]) -> NDArray[np.int64]:
     """(n,) number of the level from which each clip is answered; `len(thresholds)` is the full rate.
 
     Args:

@@ -18,11 +18,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fervid.core.records import ClipFeatures, Floats
+from fervid.core.records import ClipFeatures, FloatArray
 
-GROUPS = 12
+MAX_GROUPS = 12
 """How many groups there are at most; each doubles the work."""
-_SPOKEN = {"mean": "mean", "std": "change over time", "min": "lowest", "max": "highest"}
+_STATISTIC_LABELS = {"mean": "mean", "std": "change over time", "min": "lowest", "max": "highest"}
 _ROWS = 1024  # that the classifier is asked at a time
 
 Columns = NDArray[np.int64]
@@ -46,9 +46,9 @@ class Explanation:
 
 
 def explain(
-    classify: Callable[[Floats], Floats],
-    told: Floats,
-    untold: Floats,
+    classify: Callable[[FloatArray], FloatArray],
+    told: FloatArray,
+    untold: FloatArray,
     groups: Mapping[str, Columns],
     labels: Sequence[str],
 ) -> Explanation:
@@ -58,17 +58,17 @@ def explain(
         classify: (n, d) rows to (n, c) probabilities.
         told: (d,) the statistics of the clip.
         untold: (d,) what stands for a statistic that is not told.
-        groups: Name to columns; at most `GROUPS`, which have no column in common.
+        groups: Name to columns; at most `MAX_GROUPS`, which have no column in common.
         labels: The c classes.
 
     Raises:
         ValueError: There are too many groups, or none.
     """
-    if not 0 < len(groups) <= GROUPS:
-        raise ValueError(f"there are {len(groups)} groups of statistics, and 1 to {GROUPS} can be told apart")
+    if not 0 < len(groups) <= MAX_GROUPS:
+        raise ValueError(f"there are {len(groups)} groups of statistics, and 1 to {MAX_GROUPS} can be told apart")
     subsets = np.arange(2 ** len(groups))
     member = (subsets[:, None] >> np.arange(len(groups)) & 1).astype(bool)  # (2 ** g, g)
-    rows = np.concatenate([classify(part) for part in _told(told, untold, list(groups.values()), member)])
+    rows = np.concatenate([classify(part) for part in _coalition_rows(told, untold, list(groups.values()), member)])
     best = int(rows[-1].argmax())
     values = rows[:, best].astype(np.float64)
     size, count = member.sum(axis=1), len(groups)
@@ -80,8 +80,8 @@ def explain(
     return Explanation(labels[best], float(values[-1]), float(values[0]), shares)
 
 
-def groups(features: ClipFeatures, names: Sequence[str], expressions: Sequence[str]) -> dict[str, Columns]:
-    """Groups of the columns of `features.vector(names)`, as fine as `GROUPS` allows.
+def feature_groups(features: ClipFeatures, names: Sequence[str], expressions: Sequence[str]) -> dict[str, Columns]:
+    """Groups of the columns of `features.vector(names)`, as fine as `MAX_GROUPS` allows.
 
     Every statistic is one, and those of expressions are parted by expression instead, all that is known of one
     together; where that is too many, every statistic is one; or else all statistics of a vector.
@@ -99,16 +99,16 @@ def groups(features: ClipFeatures, names: Sequence[str], expressions: Sequence[s
         vector, _, kind = name.rpartition(".")
         for i in range(width := features.statistics[name].size):
             known = vector in ("expression", "logit") and width == len(expressions)
-            spoken = f"{vector.replace('.spread', ' between people')}, {_SPOKEN[kind]}"
+            spoken = f"{vector.replace('.spread', ' between people')}, {_STATISTIC_LABELS[kind]}"
             fine.setdefault(f"expression of {expressions[i]}" if known else spoken, []).append(start + i)
             whole.setdefault(spoken, []).append(start + i)
             coarse.setdefault(vector, []).append(start + i)
         start += width
-    found = next((way for way in (fine, whole) if len(way) <= GROUPS), coarse)
+    found = next((way for way in (fine, whole) if len(way) <= MAX_GROUPS), coarse)
     return {name: np.array(columns) for name, columns in found.items()}
 
 
-def untold(model: bytes, width: int) -> Floats:
+def baseline(model: bytes, width: int) -> FloatArray:
     """(width,) what stands for statistics that are not told: the mean in a classifier file that scales by one, or 0."""
     graph = onnx.load_from_string(model).graph
     for node in graph.node:
@@ -119,7 +119,9 @@ def untold(model: bytes, width: int) -> Floats:
     return np.zeros(width, np.float32)
 
 
-def _told(told: Floats, untold: Floats, groups: Sequence[Columns], member: NDArray[np.bool_]) -> Iterator[Floats]:
+def _coalition_rows(
+    told: FloatArray, untold: FloatArray, groups: Sequence[Columns], member: NDArray[np.bool_]
+) -> Iterator[FloatArray]:
     """A row for each subset of the groups, some at a time."""
     for start in range(0, len(member), _ROWS):
         part = member[start : start + _ROWS]

@@ -11,29 +11,31 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from fervid.analysis.aggregate import Followed, Seen, gather
-from fervid.analysis.align import crop
+from fervid.analysis.aggregate import ClipObservations, TrackStats, aggregate_clip
+from fervid.analysis.align import align_face
 from fervid.analysis.detector import Detector
-from fervid.analysis.face_model import BATCH, FaceNetwork, empty
-from fervid.analysis.propagation import Follower
-from fervid.analysis.tracker import TrackingRule
+from fervid.analysis.face_model import BATCH, FaceModel, empty_outputs
+from fervid.analysis.propagation import FlowTracker
+from fervid.analysis.tracker import TrackerConfig
 from fervid.core.errors import InputError, ModelIncompatible
-from fervid.core.prefetch import ahead
-from fervid.core.records import Face, Frame, Image, Observed
+from fervid.core.prefetch import prefetch
+from fervid.core.records import Face, Frame, FrameObservation, Image
 from fervid.media.sampling import Sampling, reshape
 from fervid.models import registry
 from fervid.models.registry import ONNX_ERRORS
 
-_BY_OVERLAP = {"same_face": -1.0, "same_person": 2.0}  # cosines that every face has, and none
-_KEPT = 31 << 20
+_IOU_ONLY = {"same_face": -1.0, "same_person": 2.0}  # cosines that every face has, and none
+_MALLOC_WARMUP_BYTES = 31 << 20
 """Bytes. Once as many were freed, glibc keeps what is freed later (mallopt(3), dynamic threshold, 32 MiB at most): the
 memory of frames, for the next ones. It would go back to the system otherwise, which clears it anew, page by page."""
 _STRETCHES = (16 / 9, 9 / 16)  # of a picture sideways, to see a face that was squeezed or pulled apart
 _PROBED_FPS = 1.0  # frames a second that are looked at with each
 _PROBED_FRAMES = 2  # of them in which a stretch has to show somebody
-_WAITING = 4  # batches that are cut out before the network asks for them
+_PREFETCH_BATCHES = 4  # batches that are cut out before the network asks for them
 
-_Found = tuple[float, float, list[Face], list[float]]  # time, duration, faces and shares of a frame, as in `Observed`
+_FrameFaces = tuple[
+    float, float, list[Face], list[float]
+]  # time, duration, faces and shares of a frame, as in `FrameObservation`
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,35 +110,35 @@ class Extractor:
         self.detector, self.network = detector, network
         self._threads = threads
         cv2.setNumThreads(1)  # of the whole process: for pictures as small as faces its threads only wait
-        np.empty(_KEPT, np.uint8)  # freed at once, which is of the whole process too
+        np.empty(_MALLOC_WARMUP_BYTES, np.uint8)  # freed at once, which is of the whole process too
         silence = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # in OpenCV 4 and 5
         silence(0)  # of a damaged picture the record says what there is to say
-        with fitting(detector):
+        with as_incompatible_model(detector):
             self._detect = Detector(detector.session, detector.card, options.min_face)
             self._detect(np.zeros((64, 64, 3), np.uint8))
-        with fitting(network):
-            self._embed = FaceNetwork(network.session, network.card)
+        with as_incompatible_model(network):
+            self._embed = FaceModel(network.session, network.card)
             self._crop_size = int(network.card["input"]["size"])
             self._margin = float(network.card["margin"])
             if not 0 <= self._margin <= 1:
                 raise ValueError(f"a margin of {self._margin}")
-            same = network.card.get("same_person", _BY_OVERLAP)
-            self.rule = TrackingRule(float(detector.card["open_score"]), **same)
+            same = network.card.get("same_person", _IOU_ONLY)
+            self.rule = TrackerConfig(float(detector.card["open_score"]), **same)
             black = self._embed(np.zeros((1, self._crop_size, self._crop_size, 3), np.uint8))
-            if black.widths != (said := empty(network.card).widths):
+            if black.widths != (said := empty_outputs(network.card).widths):
                 raise ValueError(f"outputs as wide as {black.widths}, not {said}")
-            self.tried = Followed()
+            self.tried = TrackStats()
             self.tried.pool.update_group(black)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _elsewhere, (self.detector, self.network, self.options, self._threads)
+        return _unpickle_extractor, (self.detector, self.network, self.options, self._threads)
 
-    def look(self, path: str | os.PathLike[str]) -> Seen:
+    def look(self, path: str | os.PathLike[str]) -> ClipObservations:
         """What a clip shows; its problem, if it has one, is told in the result."""
         with closing(self.watch(path)) as observed:
-            return gather(observed, self.rule)
+            return aggregate_clip(observed, self.rule)
 
-    def watch(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> Generator[Observed]:
+    def watch(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> Generator[FrameObservation]:
         """What each sampled frame of a clip shows; a clip that shows nobody is looked at again, as `restretch` does.
 
         Args:
@@ -144,10 +146,10 @@ class Extractor:
             sampling: Which frames; None for those of the options.
 
         Raises:
-            InputError: As `video.read`, after the last frame that could be read.
+            InputError: As `video.read_frames`, after the last frame that could be read.
         """
         sampling = sampling or self.options.sampling
-        faceless: list[Observed] | None = []  # until somebody is seen
+        faceless: list[FrameObservation] | None = []  # until somebody is seen
         problem = None
         with closing(self._read(path, sampling)) as frames, closing(self.observe(frames)) as observed:
             try:
@@ -166,7 +168,7 @@ class Extractor:
         if problem is not None:
             raise problem
 
-    def restretch(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> list[Observed]:
+    def restretch(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> list[FrameObservation]:
         """What the frames of a clip show, stretched sideways so that a face which the file squeezes can be found.
 
         A few frames are looked at with each stretch, and all of them with the one that shows somebody. Boxes and
@@ -196,12 +198,14 @@ class Extractor:
         best = max(_STRETCHES, key=lambda stretch: seen[stretch])
         if not seen[best] or seen[best] < min(count, _PROBED_FRAMES):
             return []
-        observed: list[Observed] = []
+        observed: list[FrameObservation] = []
         with closing(self._read(path, sampling)) as frames, suppress(InputError):
             observed.extend(self.observe(_stretched(frame, best) for frame in frames))
         return [replace(one, faces=[_narrowed(face, best) for face in one.faces]) for one in observed]
 
-    def refine(self, path: str | os.PathLike[str], stride: int, known: dict[float, Observed]) -> Iterator[Observed]:
+    def refine(
+        self, path: str | os.PathLike[str], stride: int, known: dict[float, FrameObservation]
+    ) -> Iterator[FrameObservation]:
         """What every `stride`-th sampled frame of a clip shows.
 
         Args:
@@ -239,9 +243,9 @@ class Extractor:
             video,  # and the decoder with it, for which whoever gives clips to other processes has no use
         )
 
-        return video.read(path, sampling, self._threads)
+        return video.read_frames(path, sampling, self._threads)
 
-    def observe(self, frames: Iterable[Frame], *, live: bool = False) -> Generator[Observed]:
+    def observe(self, frames: Iterable[Frame], *, live: bool = False) -> Generator[FrameObservation]:
         """What each frame shows, looked at in batches of the network.
 
         Args:
@@ -252,23 +256,23 @@ class Extractor:
             InputError: What `frames` raised, after everything that came before it.
         """
         batches = self._batches(frames, 1 if live else BATCH)
-        with closing(ahead(batches, _WAITING) if self._threads > 1 and not live else batches) as ready:
+        with closing(prefetch(batches, _PREFETCH_BATCHES) if self._threads > 1 and not live else batches) as ready:
             for batch, crops in ready:
                 scores, start = self._embed(crops), 0
                 for time, duration, faces, shares in batch:
-                    yield Observed(time, duration, faces, shares, scores[start : (start := start + len(faces))])
+                    yield FrameObservation(time, duration, faces, shares, scores[start : (start := start + len(faces))])
 
-    def _batches(self, frames: Iterable[Frame], size: int) -> Generator[tuple[list[_Found], Image]]:
+    def _batches(self, frames: Iterable[Frame], size: int) -> Generator[tuple[list[_FrameFaces], Image]]:
         """What was found in the next frames, and the crops (n, s, s, 3) for one pass of the network."""
-        find = Follower(self._detect, self.options.detect_every)
-        batch: list[_Found] = []
+        find = FlowTracker(self._detect, self.options.detect_every)
+        batch: list[_FrameFaces] = []
         crops: list[Image] = []
         try:
             for frame in frames:
                 faces = find(frame)
                 shares = [face.area / frame.image[..., 0].size for face in faces]
                 batch.append((frame.time, frame.duration, faces, shares))
-                crops += [crop(frame.image, face, self._crop_size, self._margin) for face in faces]
+                crops += [align_face(frame.image, face, self._crop_size, self._margin) for face in faces]
                 if max(len(batch), len(crops)) >= size:
                     yield batch, np.array(crops, np.uint8)
                     batch, crops = [], []
@@ -278,7 +282,7 @@ class Extractor:
         yield batch, np.array(crops, np.uint8)
 
 
-def _elsewhere(*parts: Any) -> Extractor:
+def _unpickle_extractor(*parts: Any) -> Extractor:
     """An extractor in another process, where it will read: what that needs is loaded with it."""
     import fervid.media.video  # noqa: F401
 
@@ -307,13 +311,13 @@ def load_extractor(
         UsageError: The device cannot be used.
     """
     threads = threads or cv2.getNumberOfCPUs()
-    found = registry.load(detector, "detector", 1, device)  # too small a network to gain from more
-    face = registry.load(network, "network", max(1, threads // 2), device)  # the other half decodes and follows
+    found = registry.load_model(detector, "detector", 1, device)  # too small a network to gain from more
+    face = registry.load_model(network, "network", max(1, threads // 2), device)  # the other half decodes and follows
     return Extractor(found, face, options or Options(), threads)
 
 
 @contextmanager
-def fitting(model: registry.Model) -> Iterator[None]:
+def as_incompatible_model(model: registry.Model) -> Iterator[None]:
     """What goes wrong when a model is tried is the model's fault: its card was written by hand, or its graph was."""
     try:
         yield

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from fervid.core.records import FaceScores, Floats, Image
+from fervid.core.records import FaceOutputs, FloatArray, Image
 
 BATCH = 8
-BRIGHTEST, OLDEST = 1024, 150  # values of pixels and years, which a card cannot mean to exceed
-OUTPUTS = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
+MAX_PIXEL, MAX_AGE = 1024, 150  # values of pixels and years, which a card cannot mean to exceed
+OUTPUT_NAMES = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
 
 
 @dataclass(frozen=True, slots=True)
-class FaceNetwork:
+class FaceModel:
     """The multi-task network of Savchenko (arXiv 2103.17107): call it with crops.
 
     Attributes:
@@ -35,42 +35,42 @@ class FaceNetwork:
 
     def __post_init__(self) -> None:
         spec, first = self.card["input"], self.card.get("first_age", 0)
-        if not 0 <= first <= OLDEST:
+        if not 0 <= first <= MAX_AGE:
             raise ValueError(f"ages from {first}")
-        if not all(np.all(np.abs(spec[name]) < BRIGHTEST) for name in ("mean", "scale")):
+        if not all(np.all(np.abs(spec[name]) < MAX_PIXEL) for name in ("mean", "scale")):
             raise ValueError(f"pixels less {spec['mean']}, times {spec['scale']}")
 
     @property
     def outputs(self) -> list[str]:
         """What it estimates."""
         given = {tensor.name for tensor in self.session.get_outputs()}
-        return [name for name in OUTPUTS if name in given]
+        return [name for name in OUTPUT_NAMES if name in given]
 
-    def __call__(self, crops: Image) -> FaceScores:
+    def __call__(self, crops: Image) -> FaceOutputs:
         """Score crops, `BATCH` at a time.
 
         Args:
-            crops: (n, s, s, 3) uint8 RGB from `align.crop`; n may be 0.
+            crops: (n, s, s, 3) uint8 RGB from `align.align_face`; n may be 0.
 
         Returns:
             n rows.
         """
         if not len(crops):
-            return empty(self.card)
+            return empty_outputs(self.card)
         outputs = self.outputs
         chunks = [self._score(outputs, crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
         columns = dict(zip(outputs, map(np.concatenate, zip(*chunks, strict=True)), strict=True))
         if "age" in columns:
             columns["age"] = expected_age(columns["age"], self.card["first_age"])
         lacking = np.zeros((len(crops), 0), np.float32)
-        return FaceScores(**{name: columns.get(name, lacking) for name in OUTPUTS})
+        return FaceOutputs(**{name: columns.get(name, lacking) for name in OUTPUT_NAMES})
 
-    def _score(self, outputs: Sequence[str], crops: Image) -> list[Floats]:
-        scores: list[Floats] = self.session.run(outputs, {"crops": scaled(crops, self.card)})
+    def _score(self, outputs: Sequence[str], crops: Image) -> list[FloatArray]:
+        scores: list[FloatArray] = self.session.run(outputs, {"crops": preprocess(crops, self.card)})
         return scores
 
 
-def scaled(crops: Image, card: Mapping[str, Any]) -> Floats:
+def preprocess(crops: Image, card: Mapping[str, Any]) -> FloatArray:
     """Crops (n, s, s, 3) uint8 RGB as the network of that card takes them: (n, 3, s, s)."""
     spec = card["input"]
     ordered = (crops[..., ::-1] if spec["colour"] == "BGR" else crops).transpose(0, 3, 1, 2)
@@ -80,16 +80,16 @@ def scaled(crops: Image, card: Mapping[str, Any]) -> Floats:
     return values
 
 
-def empty(card: Mapping[str, Any]) -> FaceScores:
+def empty_outputs(card: Mapping[str, Any]) -> FaceOutputs:
     """No rows, with the widths of that network."""
     none = np.zeros(0, np.float32)
     widths = card["embedding"], len(card["expressions"]), len(card.get("ethnicities", ())), card.get("identity", 0)
     embedding, expression, ethnicity, identity = (none.reshape(0, width) for width in widths)
     age, gender = (none if name in card else none.reshape(0, 0) for name in ("first_age", "genders"))
-    return FaceScores(embedding, expression, age, gender, ethnicity, identity)
+    return FaceOutputs(embedding, expression, age, gender, ethnicity, identity)
 
 
-def expected_age(probabilities: Floats, first: int) -> Floats:
+def expected_age(probabilities: FloatArray, first: int) -> FloatArray:
     """Years from class probabilities: their mean, as in Rothe et al. (IJCV 2018, section 3.2).
 
     Args:

@@ -16,20 +16,20 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fervid.analysis.aggregate import gather
-from fervid.analysis.clip_classifier import belongs, said
-from fervid.analysis.explain import Explanation, explain, groups, untold
-from fervid.analysis.extractor import Extractor, Options, fitting
+from fervid.analysis.aggregate import aggregate_clip
+from fervid.analysis.clip_classifier import matches_network, predict_proba
+from fervid.analysis.explain import Explanation, baseline, explain, feature_groups
+from fervid.analysis.extractor import Extractor, Options, as_incompatible_model
 from fervid.core.errors import InputError, ModelError, ModelIncompatible, ModelNotFound
-from fervid.core.records import ClipFeatures, Floats, Frame, Image, Observed
-from fervid.core.worker_pool import Died, Limits, ordered
+from fervid.core.records import ClipFeatures, FloatArray, Frame, FrameObservation, Image
+from fervid.core.worker_pool import Limits, WorkerDied, map_ordered
 from fervid.media import video
 from fervid.models import registry
 from fervid.models.registry import Model
 
 Record = Mapping[str, Any]
 
-WIDTH = 320
+THUMBNAIL_PX = 320
 """Pixels of the longer side of a thumbnail."""
 TOLERANCE = 0.05
 """By how much a confidence may differ on looking again, for what came before a window bears on how it is followed."""
@@ -37,7 +37,7 @@ _MOMENT = 1e-3  # seconds; within it lies the frame that was asked for
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Highlight:
     """The window that was given a label most surely.
 
     Attributes:
@@ -56,7 +56,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class ClipHighlights:
     """What looking at a clip again has shown.
 
     Attributes:
@@ -64,11 +64,11 @@ class Again:
         note: Why there are none, in plain words.
     """
 
-    moments: Sequence[Moment] = ()
+    moments: Sequence[Highlight] = ()
     note: str = ""
 
 
-def again(
+def find_highlights(
     clips: Mapping[str, Sequence[Record]],
     files: Mapping[str, str],
     options: Options,
@@ -77,12 +77,12 @@ def again(
     jobs: int = 0,
     threads: int = 0,
     limits: Limits | None = None,
-) -> Iterator[tuple[str, Again]]:
+) -> Iterator[tuple[str, ClipHighlights]]:
     """Every clip with what looking at it again has shown; what cannot be looked at has a note that says why.
 
     Args:
         clips: Path to the records of its windows.
-        files: As of `load`.
+        files: As of `load_recorded_models`.
         options: How the clips were looked at.
         thumbnails: Whether to take a frame of each moment.
         jobs: Processes that look at a clip each; 0 to look in this one.
@@ -90,32 +90,32 @@ def again(
         limits: What a clip may cost in a process of its own.
     """
 
-    def lost(windows: Sequence[Record], death: Died) -> list[Moment]:
-        return [Moment(windows[0], note=death.problem(windows[0]["path"]).message)]
+    def lost(windows: Sequence[Record], death: WorkerDied) -> list[Highlight]:
+        return [Highlight(windows[0], note=death.problem(windows[0]["path"]).message)]
 
     by_models: dict[str, dict[str, list[Record]]] = {}
     for path, windows in clips.items():
-        best = strongest(windows)
+        best = top_window_per_label(windows)
         by_models.setdefault(json.dumps(best[0]["model"] if best else None), {})[path] = best
     for key, some in by_models.items():
         named = json.loads(key)
         if named is None:
-            yield from ((path, Again()) for path in some)
+            yield from ((path, ClipHighlights()) for path in some)
             continue
         try:
-            looker = load(named, files, options, thumbnails=thumbnails, threads=threads)
+            looker = load_recorded_models(named, files, options, thumbnails=thumbnails, threads=threads)
         except ModelError as error:
-            yield from ((path, Again(note=error.message)) for path in some)
+            yield from ((path, ClipHighlights(note=error.message)) for path in some)
             continue
-        found = ordered(looker, some.values(), jobs, lost, limits or Limits())
+        found = map_ordered(looker, some.values(), jobs, lost, limits or Limits())
         with closing(found):
             for path, moments in zip(some, found, strict=True):
                 notes = {moment.note for moment in moments}
                 told = any(moment.explanation for moment in moments) or len(notes) > 1
-                yield path, Again(moments) if told else Again(note="".join(notes))
+                yield path, ClipHighlights(moments) if told else ClipHighlights(note="".join(notes))
 
 
-def strongest(windows: Sequence[Record]) -> list[Record]:
+def top_window_per_label(windows: Sequence[Record]) -> list[Record]:
     """Of each label that a window was given the one with the highest confidence, in order of time."""
     best: dict[str, Record] = {}
     for window in windows:
@@ -126,7 +126,7 @@ def strongest(windows: Sequence[Record]) -> list[Record]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Looker:
+class HighlightExtractor:
     """Looks at moments again; may be sent to another process, where it loads the same files.
 
     Attributes:
@@ -145,27 +145,27 @@ class Looker:
     thumbnails: bool = False
     threads: int = 0
 
-    def __call__(self, windows: Sequence[Record]) -> list[Moment]:
+    def __call__(self, windows: Sequence[Record]) -> list[Highlight]:
         """Some windows of a clip, looked at again; what cannot be read is said in their notes."""
         return [self._moment(window) for window in windows]
 
-    def _moment(self, window: Record) -> Moment:
+    def _moment(self, window: Record) -> Highlight:
         begin, end, labels = window["start_s"], window["end_s"], tuple(window["probabilities"])
         if unknown := [label for label in labels if label not in self.classifier.card["labels"]]:
-            return Moment(window, note=f"{self.classifier.identity.name} does not know {', '.join(unknown)}.")
+            return Highlight(window, note=f"{self.classifier.identity.name} does not know {', '.join(unknown)}.")
         sampling = replace(self.options.sampling, start=begin, end=end if end > begin else None)
         options = replace(self.options, sampling=sampling)
         extractor = Extractor(self.detector, self.network, options, self.threads)
-        observed: list[Observed] = []
+        observed: list[FrameObservation] = []
         problem = ""
         try:
             with closing(extractor.watch(window["path"])) as watched:
                 observed.extend(watched)
         except InputError as error:
             problem = error.message
-        pool = gather(observed, extractor.rule, 0).pool(options.face)
+        pool = aggregate_clip(observed, extractor.rule, 0).pool(options.face)
         if pool is None:
-            return Moment(window, note=problem or "On looking again no face was seen here: the clip has changed.")
+            return Highlight(window, note=problem or "On looking again no face was seen here: the clip has changed.")
         told = self._explained(pool.features(), labels)
         note = ""
         if told.label != window["label"] or abs(told.confidence - window["confidence"]) > TOLERANCE:
@@ -174,39 +174,41 @@ class Looker:
                 " changed, or --fps, --face and the like are not what they were."
             )
         if not self.thumbnails:
-            return Moment(window, told, note=note)
+            return Highlight(window, told, note=note)
         time = self._surest(observed, extractor, window["label"], labels)
-        return Moment(window, told, time, _thumbnail(window["path"], time, options), note)
+        return Highlight(window, told, time, _thumbnail(window["path"], time, options), note)
 
     def _explained(self, features: ClipFeatures, labels: Sequence[str]) -> Explanation:
-        with fitting(self.classifier):
+        with as_incompatible_model(self.classifier):
             names = list(self.classifier.card["statistics"])
             row = features.vector(names)
             data = self.classifier.path.read_bytes()
-            parts = groups(features, names, self.network.card["expressions"])
-            return explain(lambda rows: self._say(rows, labels), row, untold(data, len(row)), parts, labels)
+            parts = feature_groups(features, names, self.network.card["expressions"])
+            return explain(lambda rows: self._say(rows, labels), row, baseline(data, len(row)), parts, labels)
 
-    def _say(self, rows: Floats, labels: Sequence[str]) -> Floats:
+    def _say(self, rows: FloatArray, labels: Sequence[str]) -> FloatArray:
         """(n, c) probabilities of those labels, which may be some of the classifier's."""
-        return said(self.classifier.session, self.classifier.card, rows, labels)
+        return predict_proba(self.classifier.session, self.classifier.card, rows, labels)
 
-    def _surest(self, observed: Sequence[Observed], extractor: Extractor, label: str, labels: Sequence[str]) -> float:
+    def _surest(
+        self, observed: Sequence[FrameObservation], extractor: Extractor, label: str, labels: Sequence[str]
+    ) -> float:
         """When the frame was shown from which alone the classifier would say the label most surely."""
         names = self.classifier.card["statistics"]
-        pools = ((one, gather([one], extractor.rule).pool(self.options.face)) for one in observed)
+        pools = ((one, aggregate_clip([one], extractor.rule).pool(self.options.face)) for one in observed)
         found = [(one.time, pool.features().vector(names)) for one, pool in pools if pool is not None]
         sure = self._say(np.array([row for _, row in found]), labels)[:, list(labels).index(label)]
         return found[int(sure.argmax())][0]
 
 
-def load(
+def load_recorded_models(
     named: Mapping[str, Mapping[str, str]],
     files: Mapping[str, str],
     options: Options,
     *,
     thumbnails: bool = False,
     threads: int = 0,
-) -> Looker:
+) -> HighlightExtractor:
     """The models that a record names, to look again with them.
 
     Args:
@@ -224,13 +226,15 @@ def load(
         if role not in named:
             raise ModelNotFound(f"the record names no {role}, so what it rests on cannot be told")
         name, sha256 = named[role]["name"], named[role]["sha256"]
-        places = [name] if name in registry.here() else []  # a record comes from anywhere, so it names no files
+        places = (
+            [name] if name in registry.installed_models() else []
+        )  # a record comes from anywhere, so it names no files
         places += [files[role]] if role in files else []
         if not places:
             raise ModelNotFound(
                 f"the {role} that answered, {name}, is not known here by that name; give its file with --{role}"
             )
-        loaded = [registry.load(place, role, 1) for place in places]
+        loaded = [registry.load_model(place, role, 1) for place in places]
         model = next((one for one in loaded if one.identity.sha256 == sha256), loaded[-1])
         if model.identity.sha256 != sha256:
             raise ModelIncompatible(
@@ -239,18 +243,18 @@ def load(
             )
         found[role] = model
     network = found["network"]
-    if not belongs(found["classifier"].card, network.sha256s, network.card["expressions"]):
+    if not matches_network(found["classifier"].card, network.sha256s, network.card["expressions"]):
         raise ModelIncompatible(
             f"{found['classifier'].identity.name} was fitted on another network than the record names"
         )
-    return Looker(**found, options=options, thumbnails=thumbnails, threads=threads)
+    return HighlightExtractor(**found, options=options, thumbnails=thumbnails, threads=threads)
 
 
 def _thumbnail(path: str, time: float, options: Options) -> str | None:
     """The frame that is shown at that time, small, as a `data:` URL."""
     sampling = replace(options.sampling, fps=None, start=max(0.0, time - _MOMENT), end=time + _MOMENT)
     try:
-        with closing(video.read(path, sampling)) as frames:
+        with closing(video.read_frames(path, sampling)) as frames:
             shown: Frame | None = next((frame for frame in frames if frame.time >= time - _MOMENT), None)
             return _jpeg(shown.image) if shown else None
     except InputError:  # it has been read a moment ago, and the page can do without
@@ -258,7 +262,7 @@ def _thumbnail(path: str, time: float, options: Options) -> str | None:
 
 
 def _jpeg(image: Image) -> str:
-    scale = min(1.0, WIDTH / max(image.shape[:2]))
+    scale = min(1.0, THUMBNAIL_PX / max(image.shape[:2]))
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]

@@ -10,15 +10,32 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fervid.analysis.aggregate import Followed, Seen, Window, Windows, gather, nothing, windows
+from fervid.analysis.aggregate import (
+    ClipObservations,
+    TrackStats,
+    WindowObservations,
+    WindowSpec,
+    aggregate_clip,
+    iter_windows,
+    no_frames_error,
+)
 from fervid.analysis.baseline import LOGITS, BaselineReference, check_card, move_features
-from fervid.analysis.clip_classifier import ClipClassifier, belongs
-from fervid.analysis.clip_timeline import Story, tell
-from fervid.analysis.early_exit import levels
-from fervid.analysis.extractor import Extractor, Options, fitting, load_extractor
+from fervid.analysis.clip_classifier import ClipClassifier, matches_network
+from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
+from fervid.analysis.early_exit import exit_levels
+from fervid.analysis.extractor import Extractor, Options, as_incompatible_model, load_extractor
 from fervid.core.errors import FramesDropped, InputError, ModelIncompatible, UsageError
-from fervid.core.records import Baseline, ClipFeatures, ClipResult, Frame, Observed, Person, Problem, WindowResult
-from fervid.media.latest_frame import Live
+from fervid.core.records import (
+    Baseline,
+    ClipFeatures,
+    ClipResult,
+    ErrorInfo,
+    Frame,
+    FrameObservation,
+    Person,
+    WindowResult,
+)
+from fervid.media.latest_frame import LatestFrameSource
 from fervid.media.sampling import Sampling
 from fervid.models import registry
 
@@ -27,7 +44,7 @@ ATTRIBUTES = {"age": "first_age", "gender": "genders", "ethnicity": "ethnicities
 """What `Options.attributes` asks for, and what the card of a network that estimates it says of it."""
 
 
-FORGOTTEN = 600.0
+FORGET_PERSON_AFTER_S = 600.0
 """Seconds after which a person who left is not known again in what goes on without end."""
 
 
@@ -65,7 +82,7 @@ class Classifier:
                 estimates no attributes.
         """
         network, options = extractor.network, extractor.options
-        if not belongs(classifier.card, network.sha256s, network.card["expressions"]):
+        if not matches_network(classifier.card, network.sha256s, network.card["expressions"]):
             theirs = str(classifier.card.get("network_sha256", "of other expressions"))
             raise ModelIncompatible(
                 f"{classifier.identity.name} was fitted on network {theirs[:12] if len(theirs) == 64 else theirs},"
@@ -86,10 +103,10 @@ class Classifier:
             "classifier": classifier.identity,
         }
         self.files = {"detector": extractor.detector.path, "network": network.path, "classifier": classifier.path}
-        with fitting(network):
+        with as_incompatible_model(network):
             self._genders = sorted(network.card.get("genders", {}).items(), key=lambda entry: -entry[1])
             self._ethnicities: tuple[str, ...] = tuple(map(str, network.card.get("ethnicities", ())))
-        with fitting(classifier):
+        with as_incompatible_model(classifier):
             if options.face != "all" and classifier.card.get("face") == "all":
                 raise UsageError(
                     f"{classifier.identity.name} was fitted on everybody in a clip together; add --face all"
@@ -101,7 +118,7 @@ class Classifier:
                     f"labels are two or more different ones of {', '.join(classifier.card['labels'])}, not"
                     f" {', '.join(options.labels) or 'none'}"
                 )
-            self._levels = levels(classifier.card) if self.options.adaptive else ()
+            self._levels = exit_levels(classifier.card) if self.options.adaptive else ()
             self._person(0, extractor.tried)
 
     @property
@@ -122,7 +139,7 @@ class Classifier:
             NoFaces: No face was found.
             InputError: The file could not be read.
         """
-        return _or_raise(*self._answer(path))
+        return _raise_unless_ok(*self._answer(path))
 
     def observe(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> list[ObservedRecord]:
         """The record of one clip with the features behind it, to be moved by a baseline (`relate`).
@@ -133,10 +150,10 @@ class Classifier:
         """
         started = time.perf_counter()
         with closing(self.extractor.watch(path, sampling)) as observed:
-            seen = gather(observed, self.extractor.rule)
+            seen = aggregate_clip(observed, self.extractor.rule)
         return [self._record(self._summarise(os.fspath(path), seen, started)[0], seen)]
 
-    def observe_windows(self, path: str | os.PathLike[str], cut: Windows | None = None) -> list[ObservedRecord]:
+    def observe_windows(self, path: str | os.PathLike[str], cut: WindowSpec | None = None) -> list[ObservedRecord]:
         """As `observe`, a record for each window of a clip."""
         started, name = time.perf_counter(), os.fspath(path)
         try:
@@ -146,10 +163,10 @@ class Classifier:
                     for result, part in self._windows(name, observed, cut, self.options.sampling.start)
                 ]
         except InputError as error:
-            seen = Seen(problem=error)
+            seen = ClipObservations(problem=error)
             return [self._record(WindowResult.of(self._summarise(name, seen, started)[0]), seen)]
 
-    def _record(self, result: ClipResult, seen: Seen) -> ObservedRecord:
+    def _record(self, result: ClipResult, seen: ClipObservations) -> ObservedRecord:
         """With the statistics that the classifier takes, and what tells people and their average."""
         names = {*self.card["statistics"], LOGITS, IDENTITY}
         people = tuple(
@@ -200,7 +217,7 @@ class Classifier:
         """
         started = time.perf_counter()
         observed = self.extractor.observe(frames)
-        return _or_raise(*self._summarise(name, gather(observed, self.extractor.rule), started))
+        return _raise_unless_ok(*self._summarise(name, aggregate_clip(observed, self.extractor.rule), started))
 
     def answer(self, path: str | os.PathLike[str]) -> ClipResult:
         """The record of one clip whatever happens to it: problems with the clip are told in the record."""
@@ -216,7 +233,7 @@ class Classifier:
             raise UsageError(f"{paths!r} is one path; call classify, or give a list of them")
         return map(self.answer, paths)
 
-    def timeline(self, path: str | os.PathLike[str], cut: Windows | None = None) -> Iterator[WindowResult]:
+    def timeline(self, path: str | os.PathLike[str], cut: WindowSpec | None = None) -> Iterator[WindowResult]:
         """One record for each window of a clip, as soon as it is over; no frame is looked at twice.
 
         A clip that breaks off, or has no frame, has a last record that says so.
@@ -228,7 +245,7 @@ class Classifier:
         with closing(self.extractor.watch(path)) as observed:
             yield from self._told(os.fspath(path), observed, cut, self.options.sampling.start)
 
-    def follow(self, path: str | os.PathLike[str], cut: Windows | None = None) -> Story:
+    def follow(self, path: str | os.PathLike[str], cut: WindowSpec | None = None) -> ClipTimeline:
         """Where everybody is in a clip, and what they show as it goes on: what `fervid annotate` draws.
 
         A clip that breaks off is told as far as it goes, and the story says so.
@@ -242,9 +259,11 @@ class Classifier:
         """
         with closing(self.extractor.watch(path)) as observed:
             answered = self._windows(os.fspath(path), observed, cut, self.options.sampling.start)
-            return tell(((part, result.people) for result, part in answered), self.labels, self.extractor.rule)
+            return build_clip_timeline(
+                ((part, result.people) for result, part in answered), self.labels, self.extractor.rule
+            )
 
-    def live(self, source: Live, cut: Windows | None = None) -> Iterator[WindowResult]:
+    def live(self, source: LatestFrameSource, cut: WindowSpec | None = None) -> Iterator[WindowResult]:
         """One record for each window of what does not wait, as soon as it is over.
 
         A frame is looked at when it comes. Those that come meanwhile are dropped, but for the newest, and the record
@@ -255,17 +274,22 @@ class Classifier:
             cut: Length and step of the windows.
         """
         with closing(self.extractor.observe(source.frames(), live=True)) as observed:
-            for result in self._told(source.name, observed, cut, 0.0, FORGOTTEN):
+            for result in self._told(source.name, observed, cut, 0.0, FORGET_PERSON_AFTER_S):
                 missed = source.missed(result.start_s or 0.0, result.end_s or 0.0)
                 told = FramesDropped(
                     f"{missed} of {missed + result.frames_sampled} frames were dropped, because this machine does not"
                     " keep up; lower --fps, or leave more of it to this"
                 )
-                problem = Problem(told.code, told.message) if missed and not result.problem else result.problem
+                problem = ErrorInfo(told.code, told.message) if missed and not result.problem else result.problem
                 yield replace(result, problem=problem, elapsed_s=source.since())
 
     def _told(
-        self, name: str, observed: Generator[Observed], cut: Windows | None, origin: float, memory: float = math.inf
+        self,
+        name: str,
+        observed: Generator[FrameObservation],
+        cut: WindowSpec | None,
+        origin: float,
+        memory: float = math.inf,
     ) -> Iterator[WindowResult]:
         """A record for each window, or one that says why there is none."""
         started = time.perf_counter()
@@ -274,50 +298,55 @@ class Classifier:
                 yield WindowResult.of(result, part.start, part.end)
                 started = time.perf_counter()
         except InputError as error:
-            yield WindowResult.of(self._summarise(name, Seen(problem=error), started)[0])
+            yield WindowResult.of(self._summarise(name, ClipObservations(problem=error), started)[0])
 
     def _windows(
-        self, name: str, observed: Generator[Observed], cut: Windows | None, origin: float, memory: float = math.inf
-    ) -> Iterator[tuple[ClipResult, Window]]:
+        self,
+        name: str,
+        observed: Generator[FrameObservation],
+        cut: WindowSpec | None,
+        origin: float,
+        memory: float = math.inf,
+    ) -> Iterator[tuple[ClipResult, WindowObservations]]:
         """Each window with its answer.
 
         Raises:
             InputError: The frames broke off before the first window, or there is none.
         """
         started, part = time.perf_counter(), None
-        for part in windows(observed, self.extractor.rule, cut or Windows(), origin, memory):
+        for part in iter_windows(observed, self.extractor.rule, cut or WindowSpec(), origin, memory):
             numbers = [person.number for person in part.seen.people]
             yield self._summarise(name, part.seen, started, numbers)[0], part
             started = time.perf_counter()
         if part is None:
-            raise nothing(name)
+            raise no_frames_error(name)
 
     def _answer(self, path: str | os.PathLike[str]) -> tuple[ClipResult, InputError | None]:
         started = time.perf_counter()
         return self._summarise(os.fspath(path), self._look(path), started)
 
-    def _look(self, path: str | os.PathLike[str]) -> Seen:
+    def _look(self, path: str | os.PathLike[str]) -> ClipObservations:
         """What a clip shows; with an adaptive rate, from no more frames than the classifier needs to be sure.
 
         The first rates are coarse and each finer one looks only at what is new (Savchenko, ICML 2023).
         """
         if not self._levels:
             return self.extractor.look(path)
-        known: dict[float, Observed] = {}
+        known: dict[float, FrameObservation] = {}
         for level in self._levels:
-            seen = gather(self.extractor.refine(path, level.stride, known), self.extractor.rule, level.stride)
+            seen = aggregate_clip(self.extractor.refine(path, level.stride, known), self.extractor.rule, level.stride)
             pool = seen.pool(self.options.face)
             if not seen.frames or (pool and self._classify(pool.features()).confidence >= level.confidence):
                 return seen
-        seen = gather(self.extractor.refine(path, 1, known), self.extractor.rule)
+        seen = aggregate_clip(self.extractor.refine(path, 1, known), self.extractor.rule)
         if seen.people or not seen.frames:
             return seen
-        again = gather(self.extractor.restretch(path), self.extractor.rule)
+        again = aggregate_clip(self.extractor.restretch(path), self.extractor.rule)
         again.problem = seen.problem
         return again if again.people else seen
 
     def _summarise(
-        self, path: str, seen: Seen, started: float, numbers: Sequence[int] | None = None
+        self, path: str, seen: ClipObservations, started: float, numbers: Sequence[int] | None = None
     ) -> tuple[ClipResult, InputError | None]:
         (problem, error), pool = seen.problems(path), seen.pool(self.options.face)
         answer = self._classify(pool.features()) if pool else None
@@ -330,12 +359,12 @@ class Classifier:
             frames_sampled=seen.frames,
             frames_with_face=seen.frames_with_face,
             models=self.models,
-            problem=Problem(problem.code, problem.message) if problem else None,
+            problem=ErrorInfo(problem.code, problem.message) if problem else None,
             elapsed_s=time.perf_counter() - started,
         )
         return result, error
 
-    def _person(self, number: int, person: Followed) -> Person:
+    def _person(self, number: int, person: TrackStats) -> Person:
         features = person.pool.features()
         age = gender = ethnicity = None
         if self.options.attributes:
@@ -372,10 +401,10 @@ def load(
     """
     extractor = load_extractor(network=network, detector=detector, options=options, threads=threads, device=device)
     name = classifier or str(extractor.network.card.get("classifier", registry.DEFAULTS["classifier"]))
-    return Classifier(extractor, registry.load(name, "classifier", 1))
+    return Classifier(extractor, registry.load_model(name, "classifier", 1))
 
 
-def _or_raise(result: ClipResult, error: InputError | None) -> ClipResult:
+def _raise_unless_ok(result: ClipResult, error: InputError | None) -> ClipResult:
     if error is not None and result.status != "ok":
         raise error
     return result

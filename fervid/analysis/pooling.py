@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.core.records import ClipFeatures, FaceScores, Floats
+from fervid.core.records import ClipFeatures, FaceOutputs, FloatArray
 
 STATISTICS = ("mean", "std", "min", "max")
-COLUMNS = ("embedding", "expression", "logit", "age", "gender", "ethnicity", "identity")
+POOLED_OUTPUTS = ("embedding", "expression", "logit", "age", "gender", "ethnicity", "identity")
 LEAST_PROBABILITY = 1e-6  # what is below it is rounding, and would decide the mean of logarithms
 
 
-def to_logits(probabilities: Floats) -> Floats:
+def to_logits(probabilities: FloatArray) -> FloatArray:
     """Probabilities (n, c) -> logits (n, c) whose mean over the classes is 0.
 
     A soft-max forgets what all logits of a row have in common, so that is all that is lost.
@@ -23,7 +23,7 @@ def to_logits(probabilities: Floats) -> Floats:
     return np.asarray(logs - logs.mean(axis=1, keepdims=True), np.float32)
 
 
-class Pool:
+class RunningStats:
     """Running mean, standard deviation, minimum and maximum of vectors.
 
     Means and squared deviations are updated and joined by Chan, Golub and LeVeque's pairwise form of Welford's method
@@ -38,18 +38,18 @@ class Pool:
         none: NDArray[np.floating] = np.zeros(0)
         self._mean, self._deviation, self._min, self._max = none, none, none, none
 
-    def update(self, rows: Floats) -> None:
+    def update(self, rows: FloatArray) -> None:
         """Take in rows (n, width); n = 0 changes nothing."""
         if len(rows):
             mean = rows.mean(axis=0, dtype=np.float64)
             self._join(len(rows), mean, np.square(rows - mean).sum(axis=0), rows.min(axis=0), rows.max(axis=0))
 
-    def repeat(self, row: Floats, times: int) -> None:
+    def repeat(self, row: FloatArray, times: int) -> None:
         """Take in the same row (width,) so many times."""
         if times:
             self._join(times, row.astype(np.float64), np.zeros(len(row)), row, row)
 
-    def merge(self, other: Pool) -> None:
+    def merge(self, other: RunningStats) -> None:
         """Take in everything that another pool has seen."""
         if other.count:
             self._join(other.count, other._mean, other._deviation, other._min, other._max)
@@ -74,7 +74,7 @@ class Pool:
         self._max = np.maximum(self._max, maximum)
         self.count = total
 
-    def statistics(self) -> dict[str, Floats]:
+    def statistics(self) -> dict[str, FloatArray]:
         """The four statistics (width,); the standard deviation is that of the population, 0 for one row.
 
         Raises:
@@ -86,8 +86,8 @@ class Pool:
         return {name: value.astype(np.float32) for name, value in zip(STATISTICS, values, strict=True)}
 
 
-class FeaturePool:
-    """Pools the columns of `FaceScores`, each under its name, and the logits of the expression as `logit`.
+class FeaturePooler:
+    """Pools the columns of `FaceOutputs`, each under its name, and the logits of the expression as `logit`.
 
     `update` takes the faces of one person; `update_group` all the faces of one frame, first over the faces, then over
     frames, as for VGAF (arXiv 2103.17107, section 4.3): the mean over the faces goes under the plain names and the
@@ -99,7 +99,10 @@ class FeaturePool:
     def __init__(self) -> None:
         """Start empty."""
         self._widths: Mapping[str, int] = {}
-        self._plain, self._spread = Pool(), Pool()  # of all columns side by side, because few large sums are fast
+        self._plain, self._spread = (
+            RunningStats(),
+            RunningStats(),
+        )  # of all columns side by side, because few large sums are fast
         self._alone = 0  # frames of one face: their spread is zero, and is taken in at the end
 
     @property
@@ -107,11 +110,11 @@ class FeaturePool:
         """Rows taken in: faces of a person, or frames of a group."""
         return self._plain.count
 
-    def update(self, scores: FaceScores) -> None:
+    def update(self, scores: FaceOutputs) -> None:
         """Take in faces of one person, a row each."""
         self._plain.update(self._side_by_side(scores))
 
-    def update_group(self, scores: FaceScores) -> None:
+    def update_group(self, scores: FaceOutputs) -> None:
         """Take in all faces of one frame; a frame without faces changes nothing."""
         rows = self._side_by_side(scores)
         if len(rows) > 1:
@@ -127,7 +130,7 @@ class FeaturePool:
         Raises:
             ValueError: Nothing was taken in.
         """
-        spread = Pool()
+        spread = RunningStats()
         spread.merge(self._spread)
         spread.repeat(np.zeros(sum(self._widths.values()), np.float32), self._alone)
         ends = np.cumsum(list(self._widths.values()))[:-1]
@@ -142,7 +145,7 @@ class FeaturePool:
         return ClipFeatures(statistics, self.count)
 
     @classmethod
-    def union(cls, parts: Iterable[FeaturePool]) -> FeaturePool:
+    def union(cls, parts: Iterable[FeaturePooler]) -> FeaturePooler:
         """What all the parts have seen, as one."""
         whole = cls()
         for part in parts:
@@ -152,9 +155,10 @@ class FeaturePool:
             whole._alone += part._alone
         return whole
 
-    def _side_by_side(self, scores: FaceScores) -> Floats:
+    def _side_by_side(self, scores: FaceOutputs) -> FloatArray:
         columns = [
-            (name, to_logits(scores.expression) if name == "logit" else getattr(scores, name)) for name in COLUMNS
+            (name, to_logits(scores.expression) if name == "logit" else getattr(scores, name))
+            for name in POOLED_OUTPUTS
         ]
         self._widths = self._widths or {name: column[0].size for name, column in columns if len(column)}
         return np.column_stack([column for _, column in columns])

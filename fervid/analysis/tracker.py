@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.core.records import Box, Face, Floats
+from fervid.core.records import Box, Face, FloatArray
 
 ENOUGH_FRAMES = 3
 """Frames in which a person has to be seen. A mistake of the detector is seldom made again."""
@@ -22,7 +22,7 @@ SHORT_CLIP_FACTOR = 10
 
 
 @dataclass(frozen=True, slots=True)
-class TrackingRule:
+class TrackerConfig:
     """When two faces are the same person.
 
     Attributes:
@@ -55,7 +55,7 @@ class _Track:
 class Tracker:
     """Links the faces of successive frames. Its memory is one embedding a track; `join` makes it one a person."""
 
-    def __init__(self, rule: TrackingRule) -> None:
+    def __init__(self, rule: TrackerConfig) -> None:
         """Start without tracks."""
         self._rule = rule
         self._tracks: dict[int, _Track] = {}
@@ -67,7 +67,7 @@ class Tracker:
         """How many tracks are kept apart."""
         return len(self._tracks)
 
-    def update(self, time: float, faces: Sequence[Face], embeddings: Floats) -> list[int | None]:
+    def update(self, time: float, faces: Sequence[Face], embeddings: FloatArray) -> list[int | None]:
         """Assign the faces of the next frame.
 
         Args:
@@ -79,14 +79,14 @@ class Tracker:
         Returns:
             n track numbers, counted from 0; None for a doubtful face that continues no track.
         """
-        rule, unit = self._rule, _unit(embeddings)
+        rule, unit = self._rule, _l2_normalize(embeddings)
         self._live = [t for t in self._live if time - self._tracks[t].time <= rule.gap]
         assigned: list[int | None] = [None] * len(faces)
         if faces and self._live:
-            overlap = iou([face.box for face in faces], [self._tracks[t].box for t in self._live])
-            alike = unit @ _unit(np.stack([self._tracks[t].total for t in self._live])).T
+            overlap = box_iou([face.box for face in faces], [self._tracks[t].box for t in self._live])
+            alike = unit @ _l2_normalize(np.stack([self._tracks[t].total for t in self._live])).T
             possible = (overlap >= rule.overlap) & (alike >= rule.same_face)
-            for row, column in _assigned(np.where(possible, overlap + alike, 0)):
+            for row, column in _assign(np.where(possible, overlap + alike, 0)):
                 if possible[row, column]:
                     assigned[row] = self._live[column]
         for i, face in enumerate(faces):
@@ -130,7 +130,7 @@ class Tracker:
         for number in sorted(self._tracks, key=lambda t: -self._tracks[t].count):
             track = self._tracks[number]
             if groups:
-                alike = _unit(totals) @ _unit(track.total[None])[0]
+                alike = _l2_normalize(totals) @ _l2_normalize(track.total[None])[0]
                 alike[[not track.beside.isdisjoint(group) for group in groups]] = -1
                 best = int(alike.argmax())
                 if alike[best] >= self._rule.same_person:
@@ -179,7 +179,7 @@ class Tracker:
         return groups
 
 
-def _assigned(gain: NDArray[np.float64]) -> Iterable[tuple[int, int]]:
+def _assign(gain: NDArray[np.float64]) -> Iterable[tuple[int, int]]:
     """The pairs of rows and columns whose gains (n, m) have the largest sum; a gain of 0 is no pair."""
     pairs = np.argwhere(gain)
     in_row, in_column = (np.count_nonzero(gain, axis=axis) for axis in (1, 0))
@@ -194,7 +194,7 @@ def _assigned(gain: NDArray[np.float64]) -> Iterable[tuple[int, int]]:
     return zip(*linear_sum_assignment(gain, maximize=True), strict=True)
 
 
-def iou(a: Sequence[Box], b: Sequence[Box]) -> Floats:
+def box_iou(a: Sequence[Box], b: Sequence[Box]) -> FloatArray:
     """Intersection over union of every box of `a` with every box of `b`: (len(a), len(b))."""
     first, second = np.array(a, np.float32).reshape(-1, 1, 4), np.array(b, np.float32).reshape(1, -1, 4)
     sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
@@ -203,5 +203,5 @@ def iou(a: Sequence[Box], b: Sequence[Box]) -> Floats:
     return np.asarray(shared / (areas[0] + areas[1] - shared), np.float32)
 
 
-def _unit(rows: NDArray[np.floating]) -> NDArray[np.float64]:
+def _l2_normalize(rows: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), np.float64)

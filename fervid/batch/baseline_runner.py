@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.analysis.aggregate import Windows
+from fervid.analysis.aggregate import WindowSpec
 from fervid.analysis.baseline import BaselineReference, Kind, average_people, identify_people, make_reference
 from fervid.analysis.pipeline import IDENTITY, Classifier, ObservedRecord
 from fervid.batch.observation_store import ObservationFile
-from fervid.batch.resumable_jsonl import stamp
-from fervid.batch.runner import Policy, lost_clip
+from fervid.batch.resumable_jsonl import file_stamp
+from fervid.batch.runner import RunConfig, lost_clip
 from fervid.core.errors import UsageError
-from fervid.core.records import ClipFeatures, ClipResult, Floats, WindowResult
-from fervid.core.worker_pool import Died, ordered
+from fervid.core.records import ClipFeatures, ClipResult, FloatArray, WindowResult
+from fervid.core.worker_pool import WorkerDied, map_ordered
 from fervid.media.sampling import Sampling
 
 PERSON = "person"
@@ -95,7 +95,7 @@ def _beside(source: Path, path: str) -> str:
 def classify_relative(
     classifier: Classifier,
     paths: Iterable[str],
-    policy: Policy,
+    policy: RunConfig,
     spec: BaselineSpec,
     progress: ShowProgress = iter,
     observations: ObservationFile | None = None,
@@ -120,8 +120,8 @@ def classify_relative(
 def classify_windows_relative(
     classifier: Classifier,
     paths: Iterable[str],
-    cut: Windows,
-    policy: Policy,
+    cut: WindowSpec,
+    policy: RunConfig,
     spec: BaselineSpec,
     progress: ShowProgress = iter,
 ) -> Generator[Sequence[WindowResult]]:
@@ -135,7 +135,7 @@ def _classify(
     classifier: Classifier,
     observe: Callable[[Classifier, str], list[ObservedRecord]],
     paths: Iterable[str],
-    policy: Policy,
+    policy: RunConfig,
     spec: BaselineSpec,
     progress: ShowProgress,
     observations: ObservationFile | None = None,
@@ -144,8 +144,8 @@ def _classify(
     lost, lost_rest = partial(_lost, classifier), partial(_lost_rest, classifier)
     paths = list(paths)
     known = {path: records for path in paths if observations and (records := observations.find(path)) is not None}
-    stamps = {path: stamp(path) for path in paths if path not in known}
-    observed = ordered(partial(observe, classifier), stamps, policy.jobs, lost, policy.limits)
+    stamps = {path: file_stamp(path) for path in paths if path not in known}
+    observed = map_ordered(partial(observe, classifier), stamps, policy.jobs, lost, policy.limits)
 
     def in_order() -> Iterator[Sequence[ObservedRecord]]:
         for path in paths:
@@ -156,7 +156,7 @@ def _classify(
             yield known[path]
 
     clips = list(progress(in_order()))
-    rest = list(ordered(partial(_observe_rest, classifier), spec.rest, policy.jobs, lost_rest, policy.limits))
+    rest = list(map_ordered(partial(_observe_rest, classifier), spec.rest, policy.jobs, lost_rest, policy.limits))
     if broken := [record.result for (record,) in rest if not record.people]:
         why = broken[0].problem.message if broken[0].problem else f"{broken[0].path} shows no face"
         raise UsageError(f"{len(broken)} clips of the baseline show nobody at rest, the first: {why}; take them out")
@@ -212,7 +212,7 @@ class _ClipPerson:
     clip: int
     id: int
     frames: int
-    statistics: Mapping[str, Floats]
+    statistics: Mapping[str, FloatArray]
 
 
 def _people_of(clip: int, records: Sequence[ObservedRecord]) -> list[_ClipPerson]:
@@ -226,7 +226,7 @@ def _people_of(clip: int, records: Sequence[ObservedRecord]) -> list[_ClipPerson
     ]
 
 
-def _average(parts: Sequence[ClipFeatures]) -> dict[str, Floats]:
+def _average(parts: Sequence[ClipFeatures]) -> dict[str, FloatArray]:
     """Statistics over windows, each as heavy as it has frames."""
     counts = [part.count for part in parts]
     return {
@@ -283,7 +283,7 @@ def _observe(classifier: Classifier, path: str) -> list[ObservedRecord]:
     return classifier.observe(path)
 
 
-def _observe_windows(cut: Windows, classifier: Classifier, path: str) -> list[ObservedRecord]:
+def _observe_windows(cut: WindowSpec, classifier: Classifier, path: str) -> list[ObservedRecord]:
     return classifier.observe_windows(path, cut)
 
 
@@ -292,9 +292,9 @@ def _observe_rest(classifier: Classifier, clip: RestClip) -> list[ObservedRecord
     return classifier.observe(clip.path, sampling)
 
 
-def _lost(classifier: Classifier, path: str, death: Died) -> list[ObservedRecord]:
+def _lost(classifier: Classifier, path: str, death: WorkerDied) -> list[ObservedRecord]:
     return [ObservedRecord(lost_clip(classifier, path, death), ())]
 
 
-def _lost_rest(classifier: Classifier, clip: RestClip, death: Died) -> list[ObservedRecord]:
+def _lost_rest(classifier: Classifier, clip: RestClip, death: WorkerDied) -> list[ObservedRecord]:
     return _lost(classifier, clip.path, death)

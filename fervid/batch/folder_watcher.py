@@ -12,17 +12,17 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator
 
 from fervid.core.errors import UsageError
-from fervid.media.inputs import videos
+from fervid.media.inputs import find_videos
 
-Stamp = tuple[int, int]
+FileStamp = tuple[int, int]
 """Size in bytes, and time of the last change in nanoseconds."""
 
-REMEMBERED = 100_000  # clips that are gone: a drive that was away for a while brings back what is answered already
+MAX_TOMBSTONES = 100_000  # clips that are gone: a drive that was away for a while brings back what is answered already
 _GLANCE = 0.2  # seconds from one look whether an answer is ready to the next
 _SHARE = 0.05  # of the time that listing the folder may take
 
 
-class Folder:
+class FolderWatcher:
     """Says what is new in a folder. It remembers what is there, so its memory does not grow with time.
 
     A clip is known by its name, size and time of change. One that is replaced or written on is new.
@@ -51,12 +51,12 @@ class Folder:
             UsageError: There is no such folder, or it cannot be read.
         """
         self._path, self._recursive, self._quiet, self._tell = os.fspath(path), recursive, quiet, tell
-        self._waiting: dict[str, tuple[Stamp, float]] = {}
+        self._waiting: dict[str, tuple[FileStamp, float]] = {}
         self._given: set[str] = set()
         self._settled: set[str] = set()
         self._away, self._took = False, 0.0
         try:
-            self.stamps: dict[str, Stamp] = self._list()
+            self.stamps: dict[str, FileStamp] = self._list()
         except OSError as error:
             raise UsageError(
                 f"the folder {self._path} cannot be read ({error.strerror}); create it, or check its permissions"
@@ -112,16 +112,16 @@ class Folder:
 
     def _forget(self, found: Container[str]) -> None:
         gone = [path for path in self.stamps if path not in found and path not in self._given]
-        for path in gone[: max(0, len(gone) - REMEMBERED)]:
+        for path in gone[: max(0, len(gone) - MAX_TOMBSTONES)]:
             del self.stamps[path]
             self._settled.discard(path)
 
-    def _list(self) -> dict[str, Stamp]:
+    def _list(self) -> dict[str, FileStamp]:
         began = time.monotonic()
-        with os.scandir(self._path):  # raises what `videos` would pass over
+        with os.scandir(self._path):  # raises what `find_videos` would pass over
             pass
         found = {}
-        for path in sorted(videos(self._path, recursive=self._recursive)):
+        for path in sorted(find_videos(self._path, recursive=self._recursive)):
             try:
                 status = os.stat(path)
             except OSError:  # gone by now, or a link to nowhere

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 
 from fervid.analysis.pipeline import Classifier, ObservedRecord
-from fervid.batch.resumable_jsonl import ANSWERED, run_digest, stamp
-from fervid.batch.writers import encode
-from fervid.core.atomic_io import Appended, claimed, unmoved, writing
-from fervid.core.records import Answer, ClipFeatures, ClipResult, Person, Problem
+from fervid.batch.resumable_jsonl import FINAL_STATUSES, file_stamp, run_fingerprint
+from fervid.batch.writers import to_json_line
+from fervid.core.atomic_io import AtomicAppendFile, as_output_error, check_not_moved, lock_partial
+from fervid.core.records import ClipFeatures, ClipResult, ErrorInfo, Person, Prediction
 
 
 class ObservationFile:
     """Observed clips by path; only those that are as they were, and were observed by the same models and options."""
 
-    def __init__(self, classifier: Classifier, known: Mapping[str, Any], file: Appended, path: Path) -> None:
+    def __init__(self, classifier: Classifier, known: Mapping[str, Any], file: AtomicAppendFile, path: Path) -> None:
         """Use `ObservationFile.open`."""
         self._classifier, self._known, self._file, self._path = classifier, known, file, path
-        self._run = run_digest(classifier)
+        self._run = run_fingerprint(classifier)
 
     @classmethod
     @contextmanager
@@ -44,17 +44,17 @@ class ObservationFile:
             OutputError: Another run writes it, or it cannot be written.
         """
         path = output.with_name(output.name + ".observed")
-        with writing(path), claimed(path):
+        with as_output_error(path), lock_partial(path):
             lines = path.read_bytes().splitlines(keepends=True) if resume and path.exists() else []
             whole = [line for line in lines if line.endswith(b"\n")]
-            with Appended(path, "ab") as file:
+            with AtomicAppendFile(path, "ab") as file:
                 file.truncate(sum(map(len, whole)))
                 yield cls(classifier, dict(_entries(whole)), file, path)
 
     def find(self, clip: str) -> list[ObservedRecord] | None:
         """What was observed of a clip; None if that was not, failed, or the clip or the run is another now."""
         entry = self._known.get(clip)
-        if entry is None or entry["run"] != self._run or tuple(entry["stamp"]) != stamp(clip):
+        if entry is None or entry["run"] != self._run or tuple(entry["stamp"]) != file_stamp(clip):
             return None
         try:
             return [_from_json(clip, record, self._classifier) for record in entry["records"]]
@@ -72,12 +72,12 @@ class ObservationFile:
         Raises:
             OutputError: The disk is full or the file is gone.
         """
-        if any(record.result.status not in ANSWERED for record in records):
+        if any(record.result.status not in FINAL_STATUSES for record in records):
             return
         entry = {"path": clip, "stamp": observed, "run": self._run, "records": [_to_json(record) for record in records]}
-        with writing(self._path):
-            self._file.write(encode(entry) + b"\n")
-            unmoved(self._file, self._path)
+        with as_output_error(self._path):
+            self._file.write(to_json_line(entry) + b"\n")
+            check_not_moved(self._file, self._path)
 
 
 def _entries(lines: Sequence[bytes]) -> Iterator[tuple[str, Any]]:
@@ -108,7 +108,7 @@ def _from_json(path: str, plain: Mapping[str, Any], classifier: Classifier) -> O
         KeyError, TypeError, ValueError: It did not write that.
     """
     result = dict(plain["result"])
-    people = tuple(Person(**{**person, "answer": Answer(**person["answer"])}) for person in result.pop("people"))
+    people = tuple(Person(**{**person, "answer": Prediction(**person["answer"])}) for person in result.pop("people"))
     answer, problem = result.pop("answer"), result.pop("problem")
     features = tuple(
         ClipFeatures({name: np.array(value, np.float32) for name, value in part["statistics"].items()}, part["count"])
@@ -119,8 +119,8 @@ def _from_json(path: str, plain: Mapping[str, Any], classifier: Classifier) -> O
             path,
             **result,
             people=people,
-            answer=Answer(**answer) if answer else None,
-            problem=Problem(**problem) if problem else None,
+            answer=Prediction(**answer) if answer else None,
+            problem=ErrorInfo(**problem) if problem else None,
             models=classifier.models,
         ),
         features,

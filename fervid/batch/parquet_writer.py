@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from fervid.analysis.pipeline import Classifier
-from fervid.batch.resumable_jsonl import Entry, run_digest, stamp
-from fervid.batch.tabular import schema, storable
-from fervid.core.atomic_io import lock, replacing, settle
+from fervid.batch.resumable_jsonl import ResumeEntry, file_stamp, run_fingerprint
+from fervid.batch.tabular import arrow_schema, to_arrow_dict
+from fervid.core.atomic_io import atomic_write, fsync_dir, lock
 from fervid.core.errors import OutputError, UsageError
 from fervid.core.records import ClipResult, Status
 from fervid.core.text import to_valid_utf8
-from fervid.media.remote_files import is_local, opened, reaching
+from fervid.media.remote_files import is_local, open_filesystem, wrap_fs_errors
 
-ROWS = 1000  # records of a part
-SECONDS = 60.0  # that a record waits for others at most
+ROWS_PER_PART = 1000  # records of a part
+MAX_BUFFER_S = 60.0  # that a record waits for others at most
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 
 
-class Parts:
+class ParquetDatasetWriter:
     """A folder of `part-00000.parquet` and so on, each of which is there whole or not at all.
 
     On this machine's disks a part lasts even if the power fails, and no two runs write one folder, which is locked.
@@ -53,15 +53,15 @@ class Parts:
         except ImportError:
             raise UsageError("parquet needs pyarrow, which is not installed; pip install 'fervid[parquet]'") from None
         self._arrow, self._output = pyarrow, output
-        self._files, self._folder = opened(output)
+        self._files, self._folder = open_filesystem(output)
         self._local = is_local(self._files)
-        self._schema = _stamped(pyarrow, classifier.labels)
-        self._run = run_digest(classifier)
-        self._stamps = {to_valid_utf8(clip): (clip, stamp(clip)) for clip in clips}
+        self._schema = _dataset_schema(pyarrow, classifier.labels)
+        self._run = run_fingerprint(classifier)
+        self._stamps = {to_valid_utf8(clip): (clip, file_stamp(clip)) for clip in clips}
         self._rows: list[dict[str, Any]] = []
         self._since = 0.0
         self.answered: dict[str, Status] = {}
-        with reaching(output, OutputError), ExitStack() as held:
+        with wrap_fs_errors(output, OutputError), ExitStack() as held:
             self._files.makedirs(self._folder, exist_ok=True)
             if self._local:
                 held.callback(os.close, folder := os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY))
@@ -77,11 +77,11 @@ class Parts:
                 else:
                     self._files.rm_file(self._path(name))
             if self._local:
-                settle(Path(self._folder))
+                fsync_dir(Path(self._folder))
             self._held = held.pop_all()
         self._next = max(found) + 1 if found and resume else 0
 
-    def __enter__(self) -> Parts:
+    def __enter__(self) -> ParquetDatasetWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -98,8 +98,8 @@ class Parts:
         if not self._rows:
             self._since = time.monotonic()
         size, mtime_ns = self._stamps[to_valid_utf8(result.path)][1]
-        self._rows.append({**storable(result), "size": size, "mtime_ns": mtime_ns, "run": self._run})
-        if len(self._rows) >= ROWS or time.monotonic() - self._since > SECONDS:
+        self._rows.append({**to_arrow_dict(result), "size": size, "mtime_ns": mtime_ns, "run": self._run})
+        if len(self._rows) >= ROWS_PER_PART or time.monotonic() - self._since > MAX_BUFFER_S:
             self.finish()
 
     def finish(self) -> None:
@@ -110,7 +110,7 @@ class Parts:
         """
         if self._rows:
             table = self._arrow.Table.from_pylist(self._rows, self._schema)
-            with reaching(self._output, OutputError):
+            with wrap_fs_errors(self._output, OutputError):
                 self._put(f"part-{self._next:05}.parquet", table)
             self._next, self._rows = self._next + 1, []
 
@@ -126,7 +126,7 @@ class Parts:
         kept = []
         for column in columns:
             clip, now = self._stamps.get(column["path"], (column["path"], None))
-            kept.append(Entry(**column).stands(self._run, now))
+            kept.append(ResumeEntry(**column).stands(self._run, now))
             if kept[-1]:
                 self.answered[clip] = column["status"]
         if any(kept) and not same:
@@ -144,7 +144,7 @@ class Parts:
             self._arrow.parquet.write_table(table, stream)
             data = stream.getvalue().to_pybytes()
         if self._local:
-            with replacing(Path(self._path(name)), force=True) as file:
+            with atomic_write(Path(self._path(name)), force=True) as file:
                 file.write(data)
             return
         partial = self._path(f"{name}.partial")
@@ -162,7 +162,7 @@ class Parts:
         return f"{self._folder.rstrip('/')}/{name}"
 
 
-def _stamped(arrow: Any, labels: Sequence[str]) -> Any:
+def _dataset_schema(arrow: Any, labels: Sequence[str]) -> Any:
     """The columns of a record, and those by which a run knows what is answered."""
     stamps = {"size": arrow.int64(), "mtime_ns": arrow.int64(), "run": arrow.string()}
-    return arrow.schema([*schema(arrow, labels), *map(arrow.field, stamps, stamps.values())])
+    return arrow.schema([*arrow_schema(arrow, labels), *map(arrow.field, stamps, stamps.values())])

@@ -20,20 +20,20 @@ import cv2
 from fervid import __version__
 from fervid.analysis.extractor import Options
 from fervid.analysis.pipeline import Classifier, load
-from fervid.batch.resumable_jsonl import run_digest
-from fervid.batch.runner import Policy, until_failure
-from fervid.core.errors import Crashed, InputError, UsageError
-from fervid.core.records import ClipResult, ModelIdentity, Problem
-from fervid.core.worker_pool import Died, Limits
+from fervid.batch.resumable_jsonl import run_fingerprint
+from fervid.batch.runner import RunConfig, stop_at_failure
+from fervid.core.errors import InputError, UsageError, WorkerCrashed
+from fervid.core.records import ClipResult, ErrorInfo, ModelRef
+from fervid.core.worker_pool import Limits, WorkerDied
 from fervid.core.worker_pool import Worker as Process
-from fervid.media.remote_files import copied, is_url
+from fervid.media.remote_files import is_url, local_copy
 
-TRIES = 3
+MAX_ATTEMPTS = 3
 BLOCK = 64  # most clips that are handed to a worker at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Setup:
+class WorkerSpec:
     """What a worker needs in order to answer as this process would.
 
     Attributes:
@@ -48,7 +48,7 @@ class Setup:
     """
 
     files: Mapping[str, tuple[str, bytes]]
-    models: Mapping[str, ModelIdentity]
+    models: Mapping[str, ModelRef]
     options: Options
     limits: Limits
     threads: int
@@ -58,9 +58,9 @@ class Setup:
 
 
 @contextmanager
-def answering(
+def classify_on_ray(
     classifier: Classifier,
-    policy: Policy,
+    policy: RunConfig,
     *,
     address: str | None = None,
     jobs: int | None = None,
@@ -89,7 +89,7 @@ def answering(
         gpus = there.get("GPU", 0) if device != "cpu" else 0
         if device == "cuda" and not gpus:
             raise UsageError("the Ray cluster has no GPU; take --device cpu")
-        setup = Setup(
+        setup = WorkerSpec(
             {role: (path.name, path.read_bytes()) for role, path in classifier.files.items()},
             classifier.models,
             classifier.options,
@@ -97,13 +97,13 @@ def answering(
             threads,
             "cuda" if gpus else "cpu",
             os.getcwd(),
-            run_digest(classifier),
+            run_fingerprint(classifier),
         )
         workers = jobs or max(1, int(gpus or there.get("CPU", 1) // threads))
         share = {"num_cpus": threads, "num_gpus": min(1.0, gpus / workers)}
 
         def answer(clips: Sequence[str]) -> Iterator[ClipResult]:
-            records = until_failure(classifier, clips, _answers(ray, setup, clips, workers, share), policy)
+            records = stop_at_failure(classifier, clips, _answers(ray, setup, clips, workers, share), policy)
             return running.enter_context(closing(records))
 
         with ExitStack() as running:  # Ray must have nothing to do any more when it is shut down
@@ -149,21 +149,21 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
 
 
 def _answers(
-    ray: Any, setup: Setup, clips: Sequence[str], workers: int, share: Mapping[str, float]
+    ray: Any, setup: WorkerSpec, clips: Sequence[str], workers: int, share: Mapping[str, float]
 ) -> Generator[ClipResult]:
     """One record per clip; `share` is what a worker takes of the cluster."""
     if not clips:
         return
     size = min(BLOCK, max(1, len(clips) // (BLOCK * workers)))
     blocks = -(-len(clips) // size)
-    tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries).remote()
+    tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptCounter).remote()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_no_progress_timeout_s = -1  # a film may take longer than any limit
     inputs = ray.data.from_items([os.fsencode(clip) for clip in clips], override_num_blocks=blocks)
     records = inputs.map(
-        Worker,
+        RayWorker,
         compute=ray.data.ActorPoolStrategy(size=min(workers, blocks), max_tasks_in_flight_per_actor=2),
         fn_constructor_args=(ray.put(setup), tries),
         **share,
@@ -179,7 +179,7 @@ def _answers(
             ) from error
 
 
-class Tries:
+class AttemptCounter:
     """How often clips were begun that are not answered yet. It lives in a process of its own, and outlives workers."""
 
     def __init__(self) -> None:
@@ -196,18 +196,18 @@ class Tries:
         del self._begun[clip]
 
 
-class Answering:
-    """A `Setup` that becomes, in the process that it is sent to, what answers a clip there."""
+class ClassifierFactory:
+    """A `WorkerSpec` that becomes, in the process that it is sent to, what answers a clip there."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSpec) -> None:
         """Keep it until then."""
         self._setup = setup
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _loaded, (self._setup,)
+        return _build_classifier, (self._setup,)
 
 
-def _loaded(setup: Setup) -> Callable[[Path], ClipResult]:
+def _build_classifier(setup: WorkerSpec) -> Callable[[Path], ClipResult]:
     """Load the models.
 
     Raises:
@@ -221,38 +221,38 @@ def _loaded(setup: Setup) -> Callable[[Path], ClipResult]:
             path.write_bytes(data)
             paths[role] = str(path)
         classifier = load(**paths, options=setup.options, threads=setup.threads, device=setup.device)
-    if run_digest(classifier) != setup.run:
+    if run_fingerprint(classifier) != setup.run:
         raise UsageError(f"fervid {__version__} of the worker would answer otherwise than the one that asks")
     return classifier.answer
 
 
-class Worker:
+class RayWorker:
     """Answers one clip after the other on a machine of a cluster, in a process that a clip may end.
 
-    A worker that is itself ended is started again by Ray and given again what it had in hand, without end. So every
-    clip is reported to `Tries` before it is begun, and one that has ended `TRIES` workers is not begun any more.
+    Ray retries the clip of a dead worker forever. So every clip is reported to `AttemptCounter` before it is begun, and
+    one that has ended `MAX_ATTEMPTS` workers is given up.
     """
 
     def __init__(self, setup: Any, tries: Any) -> None:
         """Let a process load the models.
 
         Args:
-            setup: Refers to a `Setup`.
-            tries: The actor `Tries`.
+            setup: Refers to a `WorkerSpec`.
+            tries: The actor `AttemptCounter`.
 
         Raises:
             UsageError: Another version of this package is installed here, or the process cannot start.
         """
         self._ray, self._tries = _import(), tries
-        self._setup: Setup = self._ray.get(setup)
-        self._process = Process(Answering(self._setup), self._setup.limits)
+        self._setup: WorkerSpec = self._ray.get(setup)
+        self._process = Process(ClassifierFactory(self._setup), self._setup.limits)
         self._process.start()
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The record of the clip of a row, in a row."""
         clip = os.fsdecode(row["item"])
         begun = self._ray.get(self._tries.begin.remote(clip))
-        result = self.answer(clip) if begun <= TRIES else self._failed(clip, _crashed(clip))
+        result = self.answer(clip) if begun <= MAX_ATTEMPTS else self._failed(clip, _crashed(clip))
         self._tries.end.remote(clip)
         return {"result": result}
 
@@ -260,11 +260,11 @@ class Worker:
         """The record of a clip, which may be anywhere."""
         if not is_url(clip):
             path = Path(self._setup.folder, clip)
-            return replace(_named(self._look(path), path, str(Path(clip))), path=clip)
+            return replace(_restore_path(self._look(path), path, str(Path(clip))), path=clip)
         started = time.perf_counter()
         try:
-            with copied(clip) as path:
-                result = _named(self._look(path), path, clip)
+            with local_copy(clip) as path:
+                result = _restore_path(self._look(path), path, clip)
         except InputError as error:
             result = self._failed(clip, error)
         return replace(result, elapsed_s=time.perf_counter() - started)
@@ -273,21 +273,23 @@ class Worker:
         try:
             result: ClipResult = self._process.ask(path)
             return result
-        except Died as death:
+        except WorkerDied as death:
             return self._failed(str(path), death.problem(path))
 
     def _failed(self, clip: str, error: InputError) -> ClipResult:
-        return ClipResult(clip, "error", models=self._setup.models, problem=Problem(error.code, error.message))
+        return ClipResult(clip, "error", models=self._setup.models, problem=ErrorInfo(error.code, error.message))
 
 
-def _named(result: ClipResult, path: Path, clip: str) -> ClipResult:
+def _restore_path(result: ClipResult, path: Path, clip: str) -> ClipResult:
     """The record of a file under the name that the user gave it."""
     problem = result.problem and replace(result.problem, message=result.problem.message.replace(str(path), clip))
     return replace(result, path=clip, problem=problem)
 
 
-def _crashed(clip: str) -> Crashed:
-    return Crashed(f"{clip} ended {TRIES} workers; convert it, as to H.264 in mp4, or give the workers more memory")
+def _crashed(clip: str) -> WorkerCrashed:
+    return WorkerCrashed(
+        f"{clip} ended {MAX_ATTEMPTS} workers; convert it, as to H.264 in mp4, or give the workers more memory"
+    )
 
 
 def _last_line(error: Exception) -> str:

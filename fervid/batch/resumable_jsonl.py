@@ -13,17 +13,25 @@ from typing import BinaryIO, get_args
 
 from fervid import __version__
 from fervid.analysis.pipeline import Classifier
-from fervid.batch.writers import encode
-from fervid.core.atomic_io import Appended, appear, claimed, refuse_existing, replacing, unmoved, writing
+from fervid.batch.writers import to_json_line
+from fervid.core.atomic_io import (
+    AtomicAppendFile,
+    as_output_error,
+    atomic_write,
+    check_not_moved,
+    check_overwrite,
+    commit,
+    lock_partial,
+)
 from fervid.core.errors import OutputError
 from fervid.core.records import SCHEMA_VERSION, ClipResult, Status
 from fervid.media import remote_files
 
-ANSWERED = ("ok", "no_face")
+FINAL_STATUSES = ("ok", "no_face")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ResumeEntry:
     """Which file, as it was, got the record of that digest in which run: a line of the ledger, or columns of a part."""
 
     path: str
@@ -47,11 +55,11 @@ class Entry:
         """
         if stamp is None:
             return True
-        current = stamp == remote_files.GONE or (self.run == run and stamp == (self.size, self.mtime_ns))
-        return current and self.status in ANSWERED
+        current = stamp == remote_files.MISSING or (self.run == run and stamp == (self.size, self.mtime_ns))
+        return current and self.status in FINAL_STATUSES
 
 
-class Ledger:
+class ResumableJsonlWriter:
     """A JSON Lines output that can be continued, with `NAME.ledger` beside it.
 
     A record is on disk before the ledger names it, and counts only if the ledger does. The ledger itself is synced at
@@ -86,17 +94,17 @@ class Ledger:
             OutputError: It exists and neither `resume` nor `force` is given, its ledger does not fit it, another run
                 writes it, or it cannot be written.
         """
-        self._output, self._path = output, companion(output)
-        self._run = run_digest(classifier)
+        self._output, self._path = output, ledger_path(output)
+        self._run = run_fingerprint(classifier)
         # Before they are read: a change meanwhile shows later.
         self._stamps: Mapping[str, tuple[int, int]] = (
-            clips if isinstance(clips, Mapping) else {clip: stamp(clip) for clip in clips}
+            clips if isinstance(clips, Mapping) else {clip: file_stamp(clip) for clip in clips}
         )
-        kept: dict[str, Entry] = {}
-        with writing(output), ExitStack() as opened:
-            claim = opened.enter_context(claimed(output))
+        kept: dict[str, ResumeEntry] = {}
+        with as_output_error(output), ExitStack() as opened:
+            claim = opened.enter_context(lock_partial(output))
             if resume and output.exists():
-                entries, unknown = _recorded(output, self._path)
+                entries, unknown = _load_entries(output, self._path)
                 if unknown:
                     tell(
                         f"{unknown} line(s) at the end of {output} that {self._path.name} does not name cannot be kept;"
@@ -104,19 +112,19 @@ class Ledger:
                     )
                 kept = {e.record: e for e in entries if e.stands(self._run, self._stamps.get(e.path))}
             else:
-                refuse_existing(output, force=force, resumable=True)
-                refuse_existing(self._path, force=force)
+                check_overwrite(output, force=force, resumable=True)
+                check_overwrite(self._path, force=force)
             self._rewrite(claim, kept)
-            self._records = opened.enter_context(Appended(output, "ab"))
-            self._entries = opened.enter_context(Appended(self._path, "ab"))
+            self._records = opened.enter_context(AtomicAppendFile(output, "ab"))
+            self._entries = opened.enter_context(AtomicAppendFile(self._path, "ab"))
             self._opened = opened.pop_all()
         self.answered: dict[str, Status] = {entry.path: entry.status for entry in kept.values()}
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> ResumableJsonlWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with self._opened, writing(self._path):
+        with self._opened, as_output_error(self._path):
             os.fsync(self._entries.fileno())
 
     def write(self, result: ClipResult) -> None:
@@ -125,43 +133,43 @@ class Ledger:
         Raises:
             OutputError: The disk is full or the file is gone.
         """
-        line = encode(result.as_dict()) + b"\n"
-        entry = Entry(result.path, *self._stamps[result.path], self._run, result.status, _digest(line))
-        with writing(self._output):
+        line = to_json_line(result.as_dict()) + b"\n"
+        entry = ResumeEntry(result.path, *self._stamps[result.path], self._run, result.status, _digest(line))
+        with as_output_error(self._output):
             self._records.write(line)
             os.fsync(self._records.fileno())
-            self._entries.write(encode(asdict(entry)) + b"\n")
-            unmoved(self._records, self._output)
-            unmoved(self._entries, self._path)
+            self._entries.write(to_json_line(asdict(entry)) + b"\n")
+            check_not_moved(self._records, self._output)
+            check_not_moved(self._entries, self._path)
 
     def finish(self) -> None:
         """Every record is written already."""
 
-    def _rewrite(self, claim: BinaryIO, kept: dict[str, Entry]) -> None:
+    def _rewrite(self, claim: BinaryIO, kept: dict[str, ResumeEntry]) -> None:
         """Leave only these records. Between the two renames the ledger names more than there is, which is harmless."""
         claim.truncate(0)
         if kept:
             with self._output.open("rb") as records:
                 claim.writelines(line for line in records if _digest(line) in kept)
-        appear(claim, self._output)
-        with replacing(self._path, force=True) as file:
-            file.writelines(encode(asdict(entry)) + b"\n" for entry in kept.values())
+        commit(claim, self._output)
+        with atomic_write(self._path, force=True) as file:
+            file.writelines(to_json_line(asdict(entry)) + b"\n" for entry in kept.values())
 
 
-def companion(output: Path) -> Path:
+def ledger_path(output: Path) -> Path:
     """Where the ledger of an output lies: beside the file itself, if that is a link."""
     output = output.resolve()
     return output.with_name(output.name + ".ledger")
 
 
-def run_digest(classifier: Classifier) -> str:
+def run_fingerprint(classifier: Classifier) -> str:
     """What an answer depends on beside the clip: version, models and options, in one short string."""
     models = {role: asdict(identity) for role, identity in classifier.models.items()}
     run = [__version__, SCHEMA_VERSION, models, asdict(classifier.options)]
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _recorded(output: Path, ledger: Path) -> tuple[list[Entry], int]:
+def _load_entries(output: Path, ledger: Path) -> tuple[list[ResumeEntry], int]:
     """The entries whose records are in the output; what is torn in the ledger or at the end of it is left out.
 
     Returns:
@@ -178,11 +186,11 @@ def _recorded(output: Path, ledger: Path) -> tuple[list[Entry], int]:
     entries = {}
     for line in ledger.read_bytes().splitlines(keepends=True):
         try:
-            entry = Entry(**json.loads(line))
+            entry = ResumeEntry(**json.loads(line))
             entries[entry.record] = entry
         except (ValueError, TypeError, RecursionError):
             continue
-    recorded: list[Entry] = []
+    recorded: list[ResumeEntry] = []
     unknown = 0
     with output.open("rb") as records:
         for line in records:
@@ -202,10 +210,10 @@ def _digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()[:32]
 
 
-def stamp(path: str) -> tuple[int, int]:
+def file_stamp(path: str) -> tuple[int, int]:
     """Size in bytes and time of the last change in nanoseconds of a clip; `remote.GONE` of one that is not there."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return remote_files.stamp(path) if remote_files.is_url(path) else remote_files.GONE
+        return remote_files.file_stamp(path) if remote_files.is_url(path) else remote_files.MISSING
     return status.st_size, status.st_mtime_ns

@@ -12,23 +12,23 @@ from itertools import tee
 from pathlib import Path
 from typing import Literal
 
-from fervid.analysis.aggregate import Windows
-from fervid.analysis.clip_timeline import Story
+from fervid.analysis.aggregate import WindowSpec
+from fervid.analysis.clip_timeline import ClipTimeline
 from fervid.analysis.pipeline import Classifier
-from fervid.batch.folder_watcher import Folder
-from fervid.batch.parquet_writer import Parts
-from fervid.batch.resumable_jsonl import ANSWERED, Ledger, companion
-from fervid.batch.writers import Format, Writer, format_of, writer
-from fervid.core.atomic_io import growing, refuse_existing, replacing, writing
-from fervid.core.atomic_io import partial as partial_name
+from fervid.batch.folder_watcher import FolderWatcher
+from fervid.batch.parquet_writer import ParquetDatasetWriter
+from fervid.batch.resumable_jsonl import FINAL_STATUSES, ResumableJsonlWriter, ledger_path
+from fervid.batch.writers import Format, Writer, format_from_suffix, make_writer
+from fervid.core.atomic_io import append_write, as_output_error, atomic_write, check_overwrite
+from fervid.core.atomic_io import partial_path as partial_name
 from fervid.core.errors import UsageError
-from fervid.core.records import ClipResult, Problem, Status, WindowResult
-from fervid.core.worker_pool import Died, Limits, as_ready, ordered
+from fervid.core.records import ClipResult, ErrorInfo, Status, WindowResult
+from fervid.core.worker_pool import Limits, WorkerDied, map_ordered, map_unordered
 from fervid.media.remote_files import is_url
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RunConfig:
     """How a run goes on when clips fail.
 
     Attributes:
@@ -45,22 +45,22 @@ class Policy:
 
     def failed(self, status: Status) -> bool:
         """Whether a clip with that status counts as failed."""
-        return status not in ANSWERED or (self.strict and status == "no_face")
+        return status not in FINAL_STATUSES or (self.strict and status == "no_face")
 
     def any_failed(self, results: Sequence[ClipResult]) -> bool:
         """Whether a record of a clip counts as failed."""
         return any(self.failed(result.status) for result in results)
 
 
-def answer_all(classifier: Classifier, paths: Iterable[str], policy: Policy) -> Iterator[ClipResult]:
+def classify_all(classifier: Classifier, paths: Iterable[str], policy: RunConfig) -> Iterator[ClipResult]:
     """One record per clip, in the order of the input; with `fail_fast` what follows a failure is skipped."""
     given, paths = tee(paths)
-    results = ordered(classifier.answer, given, policy.jobs, partial(lost_clip, classifier), policy.limits)
-    yield from until_failure(classifier, paths, results, policy)
+    results = map_ordered(classifier.answer, given, policy.jobs, partial(lost_clip, classifier), policy.limits)
+    yield from stop_at_failure(classifier, paths, results, policy)
 
 
-def until_failure(
-    classifier: Classifier, paths: Iterable[str], results: Generator[ClipResult], policy: Policy
+def stop_at_failure(
+    classifier: Classifier, paths: Iterable[str], results: Generator[ClipResult], policy: RunConfig
 ) -> Generator[ClipResult]:
     """The results, one per path; with `fail_fast` they end at the first failure, and the rest is skipped."""
     left, failed = iter(paths), ""
@@ -72,11 +72,11 @@ def until_failure(
                 break
     for path in left:
         reason = f"not answered, because {failed} failed and --fail-fast was given"
-        yield ClipResult(path, "skipped", models=classifier.models, problem=Problem("skipped", reason))
+        yield ClipResult(path, "skipped", models=classifier.models, problem=ErrorInfo("skipped", reason))
 
 
-def answer_folder(
-    classifier: Classifier, folder: Folder, answered: Iterable[str], policy: Policy
+def classify_folder(
+    classifier: Classifier, folder: FolderWatcher, answered: Iterable[str], policy: RunConfig
 ) -> Generator[ClipResult]:
     """One record for each clip that lies in a folder or comes into it, as soon as it is answered; without end.
 
@@ -88,54 +88,54 @@ def answer_folder(
     """
     clips = folder.clips(answered)
     with closing(
-        as_ready(classifier.answer, clips, policy.jobs, partial(lost_clip, classifier), policy.limits)
+        map_unordered(classifier.answer, clips, policy.jobs, partial(lost_clip, classifier), policy.limits)
     ) as results:
         for result in results:
             yield result
             folder.settle(result.path)
 
 
-def timelines(
-    classifier: Classifier, paths: Iterable[str], cut: Windows, policy: Policy
+def classify_windows(
+    classifier: Classifier, paths: Iterable[str], cut: WindowSpec, policy: RunConfig
 ) -> Iterator[Sequence[WindowResult]]:
     """The windows of each clip, in the order of the input."""
 
-    def lost(path: str, death: Died) -> list[WindowResult]:
+    def lost(path: str, death: WorkerDied) -> list[WindowResult]:
         return [WindowResult.of(lost_clip(classifier, path, death))]
 
-    return ordered(partial(_windows, classifier, cut), paths, policy.jobs, lost, policy.limits)
+    return map_ordered(partial(_windows, classifier, cut), paths, policy.jobs, lost, policy.limits)
 
 
-def follow(classifier: Classifier, path: str, cut: Windows, policy: Policy) -> Story:
+def build_timeline(classifier: Classifier, path: str, cut: WindowSpec, policy: RunConfig) -> ClipTimeline:
     """Where everybody is in a clip, and what they show; looked at in a process of its own, as the policy says.
 
     Raises:
         InputError: The file could not be read, or brought the process down.
     """
 
-    def lost(path: str, death: Died) -> Story:
+    def lost(path: str, death: WorkerDied) -> ClipTimeline:
         raise death.problem(path)
 
-    (story,) = ordered(partial(_story, classifier, cut), [path], policy.jobs, lost, policy.limits)
+    (story,) = map_ordered(partial(_build_in_worker, classifier, cut), [path], policy.jobs, lost, policy.limits)
     return story
 
 
-def _story(classifier: Classifier, cut: Windows, path: str) -> Story:
+def _build_in_worker(classifier: Classifier, cut: WindowSpec, path: str) -> ClipTimeline:
     return classifier.follow(path, cut)
 
 
-def _windows(classifier: Classifier, cut: Windows, path: str) -> list[WindowResult]:
+def _windows(classifier: Classifier, cut: WindowSpec, path: str) -> list[WindowResult]:
     return list(classifier.timeline(path, cut))
 
 
-def lost_clip(classifier: Classifier, path: str, death: Died) -> ClipResult:
+def lost_clip(classifier: Classifier, path: str, death: WorkerDied) -> ClipResult:
     """The record of a clip at which a worker died."""
     error = death.problem(path)
-    return ClipResult(path, "error", models=classifier.models, problem=Problem(error.code, error.message))
+    return ClipResult(path, "error", models=classifier.models, problem=ErrorInfo(error.code, error.message))
 
 
 @contextmanager
-def destination(
+def open_writer(
     output: str | Path | None,
     format: Format | Literal["parquet"] | None,
     classifier: Classifier,
@@ -154,7 +154,8 @@ def destination(
         format: None for what the suffix says, and on standard output a table for a terminal and JSON Lines for a pipe.
             A URL is always parquet.
         classifier: Whose answers they are.
-        clips: The inputs, none of which the output may overwrite; as a mapping with their stamps, as for `Ledger`.
+        clips: The inputs, none of which the output may overwrite; as a mapping with their stamps, as for
+            `ResumableJsonlWriter`.
         resume: Whether to continue JSON Lines or parquet.
         force: Whether an existing file may be replaced.
         record: What is written; only `ClipResult`, of which a clip has one, can be continued.
@@ -170,39 +171,41 @@ def destination(
     """
     if resume and force:
         raise UsageError("--resume continues the output and --force replaces it; give one of them")
-    if endless and (format in ("json", "parquet") or (output and (format or format_of(Path(output))) != "jsonl")):
+    if endless and (
+        format in ("json", "parquet") or (output and (format or format_from_suffix(Path(output))) != "jsonl")
+    ):
         raise UsageError(
             "a file of what has no end is JSON Lines; name it with -o results.jsonl, or leave -o out for --format csv"
         )
     if format == "parquet" or (output is not None and is_url(str(output))):
         if output is None or format not in (None, "parquet"):
             raise UsageError("a URL is written as parquet, and parquet to a folder or URL; name it with -o results/")
-        with Parts(str(output), classifier, clips, resume=resume, force=force) as parts:
+        with ParquetDatasetWriter(str(output), classifier, clips, resume=resume, force=force) as parts:
             yield parts, parts.answered
         return
     output = Path(output) if output else None
-    format = format or (format_of(output) if output else "table" if sys.stdout.isatty() else "jsonl")
+    format = format or (format_from_suffix(output) if output else "table" if sys.stdout.isatty() else "jsonl")
     if resume and (output is None or format != "jsonl"):
         raise UsageError("--resume continues JSON Lines or parquet; name it with -o results.jsonl")
     if output is None:
-        plain = writer(format, sys.stdout.buffer, classifier.labels, record, endless=endless)
-        with writing(Path("standard output")), _finished(plain):
+        plain = make_writer(format, sys.stdout.buffer, classifier.labels, record, endless=endless)
+        with as_output_error(Path("standard output")), _finishing(plain):
             yield plain, {}
         return
     touched = {f"{os.path.realpath(output)}{suffix}" for suffix in ("", ".partial", ".ledger")}
     if mine := next((clip for clip in clips if os.path.realpath(clip) in touched), None):
         raise UsageError(f"the output {output} would overwrite the input {mine}; choose another name")
     if format == "jsonl" and record is ClipResult:
-        with Ledger(output, classifier, clips, resume=resume, force=force, tell=tell) as ledger:
+        with ResumableJsonlWriter(output, classifier, clips, resume=resume, force=force, tell=tell) as ledger:
             yield ledger, ledger.answered
     elif endless:
-        with growing(output, force=force) as stream:
-            yield writer(format, stream, classifier.labels, record), {}
+        with append_write(output, force=force) as stream:
+            yield make_writer(format, stream, classifier.labels, record), {}
     else:
-        stale = companion(output)  # a ledger of what was there before would seem to be that of what comes
-        with replacing(output, force=force) as stream:
-            refuse_existing(stale, force=force)
-            with _noting(output), _finished(writer(format, stream, classifier.labels, record)) as plain:
+        stale = ledger_path(output)  # a ledger of what was there before would seem to be that of what comes
+        with atomic_write(output, force=force) as stream:
+            check_overwrite(stale, force=force)
+            with _noting(output), _finishing(make_writer(format, stream, classifier.labels, record)) as plain:
                 yield plain, {}
             stale.unlink(missing_ok=True)
 
@@ -218,7 +221,7 @@ def _noting(output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _finished(plain: Writer) -> Iterator[Writer]:
+def _finishing(plain: Writer) -> Iterator[Writer]:
     try:
         yield plain
     finally:

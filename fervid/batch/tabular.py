@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-ROLES = ("detector", "network", "classifier")
+MODEL_ROLES = ("detector", "network", "classifier")
 
 
-def names(labels: Sequence[str], record: type[ClipResult] = ClipResult) -> list[str]:
+def column_names(labels: Sequence[str], record: type[ClipResult] = ClipResult) -> list[str]:
     """The columns of a flat table in order: nested fields as `error.code`.
 
     Args:
@@ -25,7 +25,7 @@ def names(labels: Sequence[str], record: type[ClipResult] = ClipResult) -> list[
     """
     nested = {
         "probabilities": labels,
-        "model": [f"{role}.{key}" for role in ROLES for key in ("name", "sha256")],
+        "model": [f"{role}.{key}" for role in MODEL_ROLES for key in ("name", "sha256")],
         "error": ("code", "message"),
         "baseline": ("kind", "clips"),
     }
@@ -33,16 +33,16 @@ def names(labels: Sequence[str], record: type[ClipResult] = ClipResult) -> list[
     return [f"{field}.{name}" if name else field for field in fields for name in nested.get(field, ("",))]
 
 
-def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Columns of a plain record and what stands in them; people stay a list."""
     for name, value in record.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
 
-def schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> Any:
+def arrow_schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> Any:
     """The arrow schema of a record as its `as_dict` gives it, with nested fields as structures.
 
     Args:
@@ -69,7 +69,7 @@ def schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = ClipRes
             "duration_s": real,
             "frames_sampled": count,
             "frames_with_face": count,
-            "model": arrow.struct([(role, model) for role in ROLES]),
+            "model": arrow.struct([(role, model) for role in MODEL_ROLES]),
             "error": arrow.struct([("code", text), ("message", text)]),
             "elapsed_s": real,
             "baseline": arrow.struct([("kind", text), ("clips", count)]),
@@ -77,7 +77,7 @@ def schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = ClipRes
     )
 
 
-def storable(result: ClipResult) -> dict[str, Any]:
+def to_arrow_dict(result: ClipResult) -> dict[str, Any]:
     """A record as plain types that arrow and pandas can hold."""
     record = result.as_dict()
     record["path"] = to_valid_utf8(record["path"])
@@ -102,8 +102,8 @@ def to_arrow(results: Iterable[ClipResult]) -> pyarrow.Table:
     except ImportError:
         raise UsageError("arrow tables need pyarrow, which is not installed; pip install 'fervid[parquet]'") from None
     known = list(results)
-    rows = [storable(result) for result in known]
-    return pyarrow.Table.from_pylist(rows, schema(pyarrow, _labels(known), _kind(known)))
+    rows = [to_arrow_dict(result) for result in known]
+    return pyarrow.Table.from_pylist(rows, arrow_schema(pyarrow, _labels(known), _record_type(known)))
 
 
 def to_pandas(results: Iterable[ClipResult]) -> pandas.DataFrame:
@@ -122,8 +122,8 @@ def to_pandas(results: Iterable[ClipResult]) -> pandas.DataFrame:
     except ImportError:
         raise UsageError("frames need pandas, which is not installed; pip install 'fervid[pandas]'") from None
     known = list(results)
-    columns = names(_labels(known), _kind(known))
-    rows = [dict(flat(storable(result))) for result in known]
+    columns = column_names(_labels(known), _record_type(known))
+    rows = [dict(flatten(to_arrow_dict(result))) for result in known]
     frame = pandas.DataFrame([[row.get(column) for column in columns] for row in rows], columns=columns)
     reals = [name for name in columns if name.startswith("probabilities.") or name.endswith("_s")]
     return frame.astype(dict.fromkeys(["confidence", *reals], "float64"))
@@ -134,5 +134,5 @@ def _labels(results: Sequence[ClipResult]) -> list[str]:
     return list(dict.fromkeys(label for result in results for label in result.probabilities or ()))
 
 
-def _kind(results: Sequence[ClipResult]) -> type[ClipResult]:
+def _record_type(results: Sequence[ClipResult]) -> type[ClipResult]:
     return WindowResult if any(isinstance(result, WindowResult) for result in results) else ClipResult

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from fervid.batch.tabular import flat, names
+from fervid.batch.tabular import column_names, flatten
 from fervid.core.errors import UsageError
 from fervid.core.records import ClipResult, WindowResult
 from fervid.core.text import escape_control_chars, escape_formula
@@ -24,7 +24,13 @@ _NAME, _SHORT = 16, 10  # cells that the name of a clip has at least beside peop
 _UNMEASURED = 40  # cells for it where rows are written as they come, and no terminal limits them
 _LABEL = len("error (no_video_stream)")
 _STYLES = {"ok": "", "no_face": "dim", "skipped": "dim", "error": "red"}
-SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".txt": "table"}
+FORMAT_BY_SUFFIX: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".txt": "table",
+}
 
 
 class Writer(Protocol):
@@ -37,19 +43,21 @@ class Writer(Protocol):
         """Write what closes the document."""
 
 
-def format_of(path: Path) -> Format:
+def format_from_suffix(path: Path) -> Format:
     """The format that a file's suffix stands for.
 
     Raises:
         UsageError: It stands for none.
     """
     try:
-        return SUFFIXES[path.suffix.lower()]
+        return FORMAT_BY_SUFFIX[path.suffix.lower()]
     except KeyError:
-        raise UsageError(f"{path}: no format for this suffix; use one of {' '.join(SUFFIXES)} or --format") from None
+        raise UsageError(
+            f"{path}: no format for this suffix; use one of {' '.join(FORMAT_BY_SUFFIX)} or --format"
+        ) from None
 
 
-def writer(
+def make_writer(
     format: Format,
     stream: BinaryIO,
     labels: Sequence[str],
@@ -73,7 +81,7 @@ def writer(
     return TableWriter(stream, record, endless=endless) if format == "table" else JsonLinesWriter(stream)
 
 
-def encode(value: Any) -> bytes:
+def to_json_line(value: Any) -> bytes:
     """One line of JSON in UTF-8. Names that are no valid UTF-8 are escaped, so that the line always is."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
@@ -90,7 +98,7 @@ class JsonLinesWriter:
 
     def write(self, result: ClipResult) -> None:
         """Write one line and flush it."""
-        self._stream.write(encode(result.as_dict()) + b"\n")
+        self._stream.write(to_json_line(result.as_dict()) + b"\n")
         self._stream.flush()
 
     def finish(self) -> None:
@@ -107,7 +115,7 @@ class JsonWriter:
 
     def write(self, result: ClipResult) -> None:
         """Write one element."""
-        self._stream.write(self._opening + b"\n" + encode(result.as_dict()))
+        self._stream.write(self._opening + b"\n" + to_json_line(result.as_dict()))
         self._opening = b","
 
     def finish(self) -> None:
@@ -125,14 +133,14 @@ class CsvWriter:
     def __init__(self, stream: BinaryIO, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> None:
         """Write the header to that stream."""
         self._stream = stream
-        self._columns = names(labels, record)
+        self._columns = column_names(labels, record)
         self._row(self._columns)
 
     def write(self, result: ClipResult) -> None:
         """Write one row."""
         found = {
             name: json.dumps(value) if isinstance(value, list) else escape_formula(value)
-            for name, value in flat(result.as_dict())
+            for name, value in flatten(result.as_dict())
         }
         self._row([found.get(column) for column in self._columns])
 
@@ -200,7 +208,7 @@ class TableWriter:
         if not self._widths:
             label = self._titles.index("label")
             widths[label] = max(widths[label], _LABEL if self._endless else 0)
-            self._widths = list(_fitting(widths, self._limit))
+            self._widths = list(_fit_columns(widths, self._limit))
             self._print(self._line(self._titles, "bold"))
         for row, style in self._rows:
             self._print(self._line(row, style))
@@ -211,7 +219,7 @@ class TableWriter:
     def _line(self, row: Sequence[str], style: str) -> Text:
         name, *cells = row[: len(self._widths)]
         room, *widths = self._widths
-        name = name if self._limit is None else _shortened(name, room)
+        name = name if self._limit is None else _ellipsize_middle(name, room)
         parts = [name + " " * (room - cell_len(name))]
         for title, cell, width in zip(self._titles[1:], cells, widths, strict=False):
             parts.append(cell + " " * (width - cell_len(cell)) if title == "label" else cell.rjust(width))
@@ -221,7 +229,7 @@ class TableWriter:
         self._console.print(text, soft_wrap=self._limit is None, crop=False)
 
 
-def _fitting(widths: Sequence[int], limit: int | None) -> Iterator[int]:
+def _fit_columns(widths: Sequence[int], limit: int | None) -> Iterator[int]:
     """Widths of columns, two cells apart, in a limit: the first gives way, then the last are left out."""
     if limit is None:
         yield from widths
@@ -233,15 +241,15 @@ def _fitting(widths: Sequence[int], limit: int | None) -> Iterator[int]:
     yield from widths[1 : count + 1]
 
 
-def _shortened(text: str, room: int) -> str:
+def _ellipsize_middle(text: str, room: int) -> str:
     """A text that fits into so many cells of a terminal; of a longer one the middle is left out, less of its end."""
     if cell_len(text) <= room:
         return text
-    tail = _beginning(reversed(text), (room - 1) * 2 // 3)[::-1]
-    return f"{_beginning(text, room - 1 - cell_len(tail))}…{tail}"
+    tail = _truncate_cells(reversed(text), (room - 1) * 2 // 3)[::-1]
+    return f"{_truncate_cells(text, room - 1 - cell_len(tail))}…{tail}"
 
 
-def _beginning(text: Iterable[str], room: int) -> str:
+def _truncate_cells(text: Iterable[str], room: int) -> str:
     taken = ""
     for character in text:
         if cell_len(taken + character) > room:

@@ -16,19 +16,19 @@ from fervid.cli.options import (
     Force,
     Fps,
     Labels,
-    Limited,
+    LimitOptions,
     MinFace,
-    Named,
+    ModelOptions,
+    ProgressMode,
     Rotate,
-    Show,
     Start,
     Stream,
     Threads,
-    grouped,
-    labels_of,
-    options_of,
-    setting,
-    workers,
+    build_options,
+    env_option,
+    expand_option_groups,
+    parse_labels,
+    plan_workers,
 )
 from fervid.core.errors import usage
 
@@ -38,15 +38,15 @@ annotate_app = typer.Typer()
 @annotate_app.command(
     epilog="Examples: `fervid annotate clip.mp4 -o out.mp4`, `fervid annotate clip.mov -o out.mp4 --every-frame`"
 )
-@grouped
+@expand_option_groups
 def annotate(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A video.", show_default=False)],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Write the film here, as H.264 in mp4.", show_default=False)
     ],
-    window: Annotated[float, setting("--window", "Seconds around a moment that its answer is made of.")] = 2.0,
+    window: Annotated[float, env_option("--window", "Seconds around a moment that its answer is made of.")] = 2.0,
     step: Annotated[
-        float | None, setting("--step", "Seconds from one answer to the next. Default: 0.5 at most.")
+        float | None, env_option("--step", "Seconds from one answer to the next. Default: 0.5 at most.")
     ] = None,
     force: Force = False,
     fps: Fps = None,
@@ -60,21 +60,21 @@ def annotate(
     attributes: Attributes = False,
     labels: Labels = None,
     threads: Threads = None,
-    progress: Show = "auto",
+    progress: ProgressMode = "auto",
     *,
-    named: Named,
-    limited: Limited,
+    named: ModelOptions,
+    limited: LimitOptions,
 ) -> None:
     """Draw what everybody shows into a film: a box, the label and a chart that runs along; sound and times stay."""
-    from fervid.analysis.aggregate import Windows
-    from fervid.batch.runner import Policy, follow
-    from fervid.core.progress import filmed
+    from fervid.analysis.aggregate import WindowSpec
+    from fervid.batch.runner import RunConfig, build_timeline
+    from fervid.core.progress import track_seconds
     from fervid.render import annotate_video
 
-    annotate_video.check(source, output, stream=stream, force=force)
+    annotate_video.validate_target(source, output, stream=stream, force=force)
     with usage():
-        cut = Windows(window, min(0.5, window) if step is None else step)
-    options = options_of(
+        cut = WindowSpec(window, min(0.5, window) if step is None else step)
+    options = build_options(
         fps=fps,
         every_frame=every_frame,
         start=start,
@@ -84,12 +84,12 @@ def annotate(
         aspect=aspect,
         min_face=min_face,
         attributes=attributes,
-        labels=labels_of(labels),
+        labels=parse_labels(labels),
     )
-    jobs, threads = workers(1, None, threads)
+    jobs, threads = plan_workers(1, None, threads)
     loaded = named.load(options, threads)
-    story = follow(loaded, str(source), cut, Policy(jobs, limits=limited.limits))
-    with filmed(story.end - story.start, progress) as passed:
+    story = build_timeline(loaded, str(source), cut, RunConfig(jobs, limits=limited.limits))
+    with track_seconds(story.end - story.start, progress) as passed:
         notes = annotate_video.annotate(
             source, output, story, options.sampling, threads=threads, force=force, passed=passed
         )

@@ -27,7 +27,7 @@ from fervid.cli.models import about_app
 from fervid.cli.network import network_app
 from fervid.cli.report import report_app
 from fervid.cli.watch import live_app
-from fervid.core.errors import FervidError, InputError, ModelError, NothingMatched, UsageError
+from fervid.core.errors import FervidError, InputError, ModelError, NoInputsFound, UsageError
 from fervid.core.text import escape_control_chars
 
 ADDRESS_SPACE_BYTES = 1_500_000_000
@@ -35,14 +35,14 @@ ADDRESS_SPACE_BYTES = 1_500_000_000
 _NO_MEMORY = re.compile(
     r"failed to map segment|[Cc]annot allocate memory|can't start new thread|bad_alloc|Insufficient memory"
 )
-STATUS = {NothingMatched: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
+EXIT_CODES = {NoInputsFound: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
 
 
 class _Terminated(SystemExit):
     """SIGTERM: everything is closed as after an interrupt."""
 
 
-class _Commands(TyperGroup):
+class _ErrorHandlingGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if self.get_command(ctx, name) is None and (os.path.splitext(name)[1] or os.path.exists(name)):
@@ -50,7 +50,7 @@ class _Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        with _translated():
+        with _handle_errors():
             try:
                 return super().invoke(ctx)
             finally:
@@ -59,24 +59,26 @@ class _Commands(TyperGroup):
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _handle_errors() -> Iterator[None]:
     """Errors become one line on standard error and an exit status: here, and nowhere else."""
     try:
         yield
     except FervidError as error:
-        _leave(f"fervid: {error.message}", next(status for kind, status in STATUS.items() if isinstance(error, kind)))
+        _exit(
+            f"fervid: {error.message}", next(status for kind, status in EXIT_CODES.items() if isinstance(error, kind))
+        )
     except (KeyboardInterrupt, _Terminated) as error:
         how, status = ("terminated", TERMINATED) if isinstance(error, _Terminated) else ("interrupted", INTERRUPTED)
-        _leave(", ".join([f"fervid: {how}; what was answered is kept", *getattr(error, "__notes__", ())]), status)
+        _exit(", ".join([f"fervid: {how}; what was answered is kept", *getattr(error, "__notes__", ())]), status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(OK) from None
     except Exception as error:
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-            _leave("fervid: there is too little memory; allow more (ulimit, container), or try fewer --jobs", USAGE)
+            _exit("fervid: there is too little memory; allow more (ulimit, container), or try fewer --jobs", USAGE)
         if not isinstance(error, OSError):
             raise
-        _leave(f"fervid: {error}", USAGE)
+        _exit(f"fervid: {error}", USAGE)
 
 
 def main() -> None:
@@ -89,7 +91,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     _note_limit_of_memory()
     try:
-        with _translated():
+        with _handle_errors():
             app()
     except (SystemExit, typer.Exit) as leaving:
         status = leaving.code if isinstance(leaving, SystemExit) else leaving.exit_code
@@ -111,7 +113,7 @@ def _terminate(*_: object) -> NoReturn:
     raise _Terminated(TERMINATED)
 
 
-def _leave(message: str, status: int) -> NoReturn:
+def _exit(message: str, status: int) -> NoReturn:
     print(escape_control_chars(message), file=sys.stderr, flush=True)
     raise typer.Exit(status) from None
 
@@ -126,7 +128,9 @@ HELP = """Exit status:
 
 Every option that shows an env var can be set by it. `fervid COMMAND --help` has examples."""
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, epilog=HELP)
+app = typer.Typer(
+    cls=_ErrorHandlingGroup, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, epilog=HELP
+)
 app.add_typer(clips_app)
 app.add_typer(annotate_app)
 app.add_typer(live_app)

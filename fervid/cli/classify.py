@@ -18,40 +18,40 @@ from fervid.cli.options import (
     Attributes,
     BaselineOption,
     Camera,
-    ClipForm,
+    ClipOutputFormat,
     Engine,
     ExitZero,
     FailFast,
     Force,
-    Form,
     FromFile,
     Identify,
     Inputs,
     Jobs,
     Labels,
-    Limited,
-    Look,
-    Named,
-    Null,
+    LimitOptions,
+    ModelOptions,
+    NullSeparated,
     Output,
+    OutputFormat,
+    OutputTarget,
+    ProgressMode,
     Recursive,
     Resume,
-    Show,
+    SamplingOptions,
     Strict,
-    Target,
     Threads,
-    grouped,
+    env_option,
+    expand_option_groups,
+    plan_workers,
     prepare,
-    setting,
-    workers,
 )
-from fervid.cli.watch import follow, is_live
-from fervid.core.errors import NothingMatched, UsageError, usage
+from fervid.cli.watch import classify_stream, is_stream_input
+from fervid.core.errors import NoInputsFound, UsageError, usage
 
 if TYPE_CHECKING:
     from fervid.analysis.pipeline import Classifier, ObservedRecord
     from fervid.batch.baseline_runner import BaselineSpec, ShowProgress
-    from fervid.batch.runner import Policy
+    from fervid.batch.runner import RunConfig
     from fervid.batch.writers import Writer
     from fervid.core.progress import Progress, Summary
     from fervid.core.records import ClipResult, Status, WindowResult
@@ -67,15 +67,15 @@ clips_app = typer.Typer()
         "ffmpeg -i rtsp://camera/1 -c copy -f mpegts - | fervid classify -",
     )
 )
-@grouped
+@expand_option_groups
 def classify(
     inputs: Inputs = None,
     camera: Camera = None,
     recursive: Recursive = False,
     from_file: FromFile = None,
-    nul: Null = False,
-    output: Target = None,
-    format: ClipForm = None,
+    nul: NullSeparated = False,
+    output: OutputTarget = None,
+    format: ClipOutputFormat = None,
     force: Force = False,
     resume: Resume = False,
     attributes: Attributes = False,
@@ -87,14 +87,14 @@ def classify(
     threads: Threads = None,
     engine: Engine = "local",
     address: Address = None,
-    progress: Show = "auto",
+    progress: ProgressMode = "auto",
     fail_fast: FailFast = False,
     exit_zero: ExitZero = False,
     strict: Strict = False,
     *,
-    look: Look,
-    named: Named,
-    limited: Limited,
+    look: SamplingOptions,
+    named: ModelOptions,
+    limited: LimitOptions,
 ) -> None:
     """Say which emotion each clip shows: one record per clip, whatever happens to it.
 
@@ -112,23 +112,23 @@ def classify(
         "--baseline": baseline,
         "--identify": identify,
     }
-    live = is_live(inputs, camera, {**unfit, "--engine ray": cluster})
+    live = is_stream_input(inputs, camera, {**unfit, "--engine ray": cluster})
     relative = _relative(
         baseline, identify, {"--adaptive": adaptive, "--engine ray": cluster, "--fail-fast": fail_fast}
     )
     if not cluster and not live:
         prepare()
-    from fervid.analysis.aggregate import Windows
-    from fervid.batch.runner import Policy, destination
+    from fervid.analysis.aggregate import WindowSpec
+    from fervid.batch.runner import RunConfig, open_writer
     from fervid.core.progress import Summary, note
-    from fervid.media.inputs import PassedOver, expand
+    from fervid.media.inputs import PassedOver, resolve_inputs
 
     kind = relative.kind if relative else None
     options = look.options(attributes=attributes, labels=labels, adaptive=adaptive, baseline=kind)
     if live:
-        failed = follow(
+        failed = classify_stream(
             camera,
-            Windows(),
+            WindowSpec(),
             options,
             output=output,
             format=format,
@@ -141,12 +141,12 @@ def classify(
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
     passed_over, summary = PassedOver(), Summary("clip")
     names = _names(inputs, from_file, nul)
-    clips = expand(names, recursive=recursive, urls=cluster, passed_over=passed_over)
+    clips = resolve_inputs(names, recursive=recursive, urls=cluster, passed_over=passed_over)
     _tell_passed_over(passed_over, progress)
     if not cluster:
-        jobs, threads = workers(len(clips), jobs, threads)
+        jobs, threads = plan_workers(len(clips), jobs, threads)
     loaded = named.load(options, threads, device="cpu" if cluster else None)
-    policy, tell = Policy(jobs or 0, fail_fast, strict, limited.limits), partial(note, kind=progress)
+    policy, tell = RunConfig(jobs or 0, fail_fast, strict, limited.limits), partial(note, kind=progress)
     answering: Progress = progress
     if relative is None:
         classifying = _engine(engine, loaded, policy, address=address, jobs=jobs, threads=threads, device=named.device)
@@ -155,7 +155,7 @@ def classify(
         answering, force, resume = "none", force or resume, False  # every answer may change with one more clip
     with (
         classifying as answer,
-        destination(output, format, loaded, clips, resume=resume, force=force, tell=tell) as (writer, answered),
+        open_writer(output, format, loaded, clips, resume=resume, force=force, tell=tell) as (writer, answered),
     ):
         _run(answer, clips, policy, writer, answered, answering, summary)
     if output:
@@ -170,19 +170,20 @@ def classify(
         "fervid timeline --camera 0 --window 2",
     )
 )
-@grouped
+@expand_option_groups
 def timeline(
     inputs: Inputs = None,
     camera: Camera = None,
-    window: Annotated[float, setting("--window", "Seconds that a window lasts.")] = 4.0,
+    window: Annotated[float, env_option("--window", "Seconds that a window lasts.")] = 4.0,
     step: Annotated[
-        float | None, setting("--step", "Seconds from the start of a window to that of the next. Default: 1 at most.")
+        float | None,
+        env_option("--step", "Seconds from the start of a window to that of the next. Default: 1 at most."),
     ] = None,
     recursive: Recursive = False,
     from_file: FromFile = None,
-    nul: Null = False,
+    nul: NullSeparated = False,
     output: Output = None,
-    format: Form = None,
+    format: OutputFormat = None,
     force: Force = False,
     attributes: Attributes = False,
     labels: Labels = None,
@@ -190,16 +191,16 @@ def timeline(
     identify: Identify = False,
     jobs: Jobs = None,
     threads: Threads = None,
-    progress: Show = "auto",
+    progress: ProgressMode = "auto",
     exit_zero: ExitZero = False,
     strict: Strict = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the windows of one clip too: a .png, .svg or .pdf.")
     ] = None,
     *,
-    look: Look,
-    named: Named,
-    limited: Limited,
+    look: SamplingOptions,
+    named: ModelOptions,
+    limited: LimitOptions,
 ) -> None:
     """Say which emotion each window of a clip shows: one record per window, in order.
 
@@ -213,21 +214,21 @@ def timeline(
         "--baseline": baseline,
         "--identify": identify,
     }
-    live = is_live(inputs, camera, unfit)
+    live = is_stream_input(inputs, camera, unfit)
     if not live:
         prepare()
     relative = _relative(baseline, identify, {})
-    from fervid.analysis.aggregate import Windows
-    from fervid.batch.runner import Policy, destination, timelines
-    from fervid.core.progress import Summary, shown
+    from fervid.analysis.aggregate import WindowSpec
+    from fervid.batch.runner import RunConfig, classify_windows, open_writer
+    from fervid.core.progress import Summary, track_clips
     from fervid.core.records import WindowResult
-    from fervid.media.inputs import PassedOver, expand
+    from fervid.media.inputs import PassedOver, resolve_inputs
 
     with usage():
-        cut = Windows(window, min(1.0, window) if step is None else step)
+        cut = WindowSpec(window, min(1.0, window) if step is None else step)
     options = look.options(attributes=attributes, labels=labels, baseline=relative.kind if relative else None)
     if live:
-        failed = follow(
+        failed = classify_stream(
             camera,
             cut,
             options,
@@ -241,21 +242,21 @@ def timeline(
         )
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
     passed_over, summary = PassedOver(), Summary("window")
-    clips = expand(_names(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
+    clips = resolve_inputs(_names(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
     _tell_passed_over(passed_over, progress)
-    draw = _drawing(plot, clips, output, force)
-    jobs, threads = workers(len(clips), jobs, threads)
+    draw = _plot_sink(plot, clips, output, force)
+    jobs, threads = plan_workers(len(clips), jobs, threads)
     loaded = named.load(options, threads)
-    policy = Policy(jobs, strict=strict, limits=limited.limits)
+    policy = RunConfig(jobs, strict=strict, limits=limited.limits)
     results: Generator[Sequence[WindowResult]]
     if relative is None:
-        results = shown(timelines(loaded, clips, cut, policy), len(clips), progress, policy.any_failed)
+        results = track_clips(classify_windows(loaded, clips, cut, policy), len(clips), progress, policy.any_failed)
     else:
         from fervid.batch.baseline_runner import classify_windows_relative
 
         observing = _observing(len(clips), policy, progress)
         results = classify_windows_relative(loaded, clips, cut, policy, relative, observing)
-    with destination(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _), closing(results):
+    with open_writer(output, format, loaded, clips, force=force, record=WindowResult) as (writer, _), closing(results):
         for parts in results:
             for part in parts:
                 writer.write(part)
@@ -284,33 +285,33 @@ def _relative(baseline: str | None, identify: bool, unfit: Mapping[str, bool]) -
     return BaselineSpec.read(baseline) if baseline else BaselineSpec()
 
 
-def _observing(clips: int, policy: Policy, progress: Progress) -> ShowProgress:
+def _observing(clips: int, policy: RunConfig, progress: Progress) -> ShowProgress:
     """What tells how many clips were observed."""
-    from fervid.core.progress import shown
+    from fervid.core.progress import track_clips
 
     def failed(records: Sequence[ObservedRecord]) -> bool:
         return policy.any_failed([record.result for record in records])
 
-    return lambda records: shown(records, clips, progress, failed)
+    return lambda records: track_clips(records, clips, progress, failed)
 
 
 def _engine(
-    name: str, loaded: Classifier, policy: Policy, **cluster: Any
+    name: str, loaded: Classifier, policy: RunConfig, **cluster: Any
 ) -> AbstractContextManager[Callable[[list[str]], Iterable[ClipResult]]]:
     """What gives one record per clip, as long as the block lasts."""
     if name == "ray":
-        from fervid.batch.ray_runner import answering
+        from fervid.batch.ray_runner import classify_on_ray
 
-        return answering(loaded, policy, **cluster)
-    from fervid.batch.runner import answer_all
+        return classify_on_ray(loaded, policy, **cluster)
+    from fervid.batch.runner import classify_all
 
-    return nullcontext(lambda clips: answer_all(loaded, clips, policy))
+    return nullcontext(lambda clips: classify_all(loaded, clips, policy))
 
 
 @contextmanager
 def _relative_engine(
     loaded: Classifier,
-    policy: Policy,
+    policy: RunConfig,
     spec: BaselineSpec,
     progress: Progress,
     output: str | None,
@@ -321,10 +322,10 @@ def _relative_engine(
     """What gives one record per clip relative to a baseline; what was observed is kept beside a JSON Lines output."""
     from fervid.batch.baseline_runner import check_relative, classify_relative
     from fervid.batch.observation_store import ObservationFile
-    from fervid.batch.writers import format_of
+    from fervid.batch.writers import format_from_suffix
 
     check_relative(loaded, spec)
-    lines = output is not None and "://" not in output and (format or format_of(Path(output))) == "jsonl"
+    lines = output is not None and "://" not in output and (format or format_from_suffix(Path(output))) == "jsonl"
     if resume and not lines:
         raise UsageError("--resume with --baseline or --identify continues JSON Lines; name it with -o results.jsonl")
     opened = ObservationFile.open(Path(str(output)), loaded, resume=resume) if lines else nullcontext()
@@ -337,43 +338,43 @@ def _relative_engine(
 def _run(
     answer: Callable[[list[str]], Iterable[ClipResult]],
     clips: list[str],
-    policy: Policy,
+    policy: RunConfig,
     writer: Writer,
     answered: Mapping[str, Status],
     show: Progress,
     summary: Summary,
 ) -> None:
     """Answer what is not answered yet, and count all of it."""
-    from fervid.core.progress import shown
+    from fervid.core.progress import track_clips
 
     left = [clip for clip in clips if clip not in answered]
     for clip, status in ((clip, answered[clip]) for clip in clips if clip in answered):
         summary.add(clip, status, failed=policy.failed(status), earlier=True)
-    with closing(shown(answer(left), len(left), show, lambda result: policy.failed(result.status))) as results:
+    with closing(track_clips(answer(left), len(left), show, lambda result: policy.failed(result.status))) as results:
         for result in results:
             writer.write(result)
             summary.add(result.path, result.status, failed=policy.failed(result.status))
 
 
-def _drawing(
+def _plot_sink(
     plot: Path | None, clips: list[str], output: Path | None, force: bool
 ) -> Callable[[Sequence[WindowResult]], None]:
     """What draws the windows of the one clip, if a picture is asked for; what stands against it is said at once."""
     if plot is None:
         return lambda parts: None
-    from fervid.core.atomic_io import refuse_existing
-    from fervid.render.evaluation_tables import picture_format
-    from fervid.render.timeline_chart import timeline_picture
+    from fervid.core.atomic_io import check_overwrite
+    from fervid.render.evaluation_tables import plot_format
+    from fervid.render.timeline_chart import plot_timeline
 
     if len(clips) != 1:
         raise UsageError(f"--plot draws one clip, and {len(clips)} were named; call `fervid timeline` for each")
-    picture_format(plot)
+    plot_format(plot)
     if plot.resolve() == Path(clips[0]).resolve():
         raise UsageError(f"the picture {plot} would overwrite the input; choose another name")
     if output is not None and plot.resolve() == output.resolve():
         raise UsageError(f"the picture and the records would both be {plot}; choose another name for one of them")
-    refuse_existing(plot, force=force)
-    return lambda parts: timeline_picture(parts, plot, force=force)
+    check_overwrite(plot, force=force)
+    return lambda parts: plot_timeline(parts, plot, force=force)
 
 
 def _tell_passed_over(passed_over: PassedOver, show: Progress) -> None:
@@ -393,7 +394,7 @@ def _names(inputs: Sequence[str] | None, from_file: Path | None, nul: bool) -> l
     names = [*(inputs or []), *(_listed(from_file, nul) if from_file else [])]
     if from_file and not names:
         place = "on standard input" if str(from_file) == "-" else str(from_file)
-        raise NothingMatched(f"the list {place} names nothing; write the name of a file, folder or glob in each line")
+        raise NoInputsFound(f"the list {place} names nothing; write the name of a file, folder or glob in each line")
     return names
 
 

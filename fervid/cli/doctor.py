@@ -16,13 +16,13 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from fervid import __version__
-from fervid.core.atomic_io import of_user
+from fervid.core.atomic_io import user_dir
 from fervid.core.errors import ModelError, UsageError
 
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "cinepak", "gif")
 MODULES = ("av", "cv2", "joblib", "onnx", "onnxruntime", "scipy", "skl2onnx", "sklearn")
 """Most have libraries in C, which can be there and not be loaded."""
-ALONE = {"cv2": "opencv-python-headless", "onnxruntime": "onnxruntime"}
+CONFLICTING_PACKAGES = {"cv2": "opencv-python-headless", "onnxruntime": "onnxruntime"}
 """Modules that several packages bring, which write over one another, and which of them to install."""
 
 
@@ -41,16 +41,16 @@ class Check:
     finding: str
 
 
-def checks() -> Iterator[Check]:
+def run_checks() -> Iterator[Check]:
     """Look at everything that a classification needs."""
     yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Check("fervid", "ok", __version__)
     yield from _packages()
-    broken = list(_broken())
+    broken = list(_import_checks())
     yield from broken
     unusable = {check.name for check in broken}
     if "import cv2" not in unusable:
-        yield from _machine()
+        yield from _cpu_checks()
     yield from _folders()
     yield from _settings()
     if "import av" not in unusable:
@@ -70,7 +70,7 @@ def _packages() -> Iterator[Check]:
             yield _package(need, brought)
         elif extra and extra[1] != "dev":
             lacking.setdefault(extra[1], []).extend([need.name] * (not _fits(need)))
-    for module, wanted in ALONE.items():
+    for module, wanted in CONFLICTING_PACKAGES.items():
         if len(several := sorted(set(brought.get(module, ())))) > 1:
             yield Check(
                 f"import {module}",
@@ -91,7 +91,9 @@ def _requirements() -> Sequence[str]:
 
 
 def _package(need: Requirement, brought: Mapping[str, list[str]]) -> Check:
-    others = next((brought.get(module, []) for module, package in ALONE.items() if package == need.name), [])
+    others = next(
+        (brought.get(module, []) for module, package in CONFLICTING_PACKAGES.items() if package == need.name), []
+    )
     name = need.name if need.name in others or not others else others[0]
     try:
         found = version(name)
@@ -111,19 +113,19 @@ def _fits(need: Requirement) -> bool:
         return False
 
 
-def _broken() -> Iterator[Check]:
+def _import_checks() -> Iterator[Check]:
     for module in MODULES:
         try:
             import_module(module)
         except (ImportError, OSError) as error:
             said = " ".join(str(error).split())
-            package = next(iter(packages_distributions().get(module, [])), ALONE.get(module, module))
+            package = next(iter(packages_distributions().get(module, [])), CONFLICTING_PACKAGES.get(module, module))
             yield Check(
                 f"import {module}", "WRONG", f"cannot be loaded ({said}); pip install --force-reinstall {package}"
             )
 
 
-def _machine() -> Iterator[Check]:
+def _cpu_checks() -> Iterator[Check]:
     import cv2
 
     usable, there = cv2.getNumberOfCPUs(), os.cpu_count() or 1
@@ -140,7 +142,7 @@ def _folders() -> Iterator[Check]:
     }
     for what, use in uses.items():
         try:
-            folder = of_user(what)
+            folder = user_dir(what)
         except UsageError as error:
             yield Check(f"{what} folder", "WRONG", error.message)
             continue
@@ -194,7 +196,7 @@ def _models() -> Iterator[Check]:
 
     again = "pip install --force-reinstall --no-deps fervid"
     try:
-        names = registry.here()
+        names = registry.installed_models()
     except ModelError as error:
         yield Check("models", "WRONG", f"{error.message}: {again}")
         return
@@ -203,7 +205,11 @@ def _models() -> Iterator[Check]:
             yield Check(f"model {name}", "ok", f"verified, SHA-256 {registry.verify(name).identity.sha256[:12]}")
         except ModelError as error:
             shipped = name in registry.manifest()
-            mend = again if shipped else f"rm {registry.place(registry.entry_of(name))}, then fervid models pull {name}"
+            mend = (
+                again
+                if shipped
+                else f"rm {registry.model_path(registry.manifest_entry(name))}, then fervid models pull {name}"
+            )
             yield Check(f"model {name}", "WRONG", f"{error.message}: {mend}")
     for name in (name for name in registry.manifest("optional") if name not in names):
         yield Check(f"model {name}", "note", f"not pulled; if you need it: fervid models pull {name}")

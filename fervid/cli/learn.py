@@ -24,18 +24,18 @@ from fervid.cli.options import (
     Memory,
     MinFace,
     NetworkName,
+    ProgressMode,
     Recursive,
-    Show,
     Stream,
     Timeout,
     WhichFace,
-    grouped,
-    labels_of,
-    limits_of,
-    models_of,
-    options_of,
-    setting,
-    workers,
+    build_limits,
+    build_options,
+    complete_model_names,
+    env_option,
+    expand_option_groups,
+    parse_labels,
+    plan_workers,
 )
 from fervid.core.errors import UsageError
 from fervid.core.text import escape_control_chars
@@ -43,8 +43,8 @@ from fervid.core.text import escape_control_chars
 if TYPE_CHECKING:
     from fervid.analysis.extractor import Extractor, Options
     from fervid.learn.dataset import Dataset
-    from fervid.learn.feature_table import Row
-    from fervid.learn.labeled_features import Study
+    from fervid.learn.feature_table import ClipFeaturesRow
+    from fervid.learn.labeled_features import LabeledFeatures
     from fervid.models.registry import Model
 
 _Name = TypeVar("_Name", bound=str)
@@ -61,11 +61,11 @@ Labelled = Annotated[
         " known set as NAME:FOLDER (afew, ck+, crema-d, kerc2020, ravdess, vgaf).",
     ),
 ]
-Cache = Annotated[Path | None, setting("--cache", "Where to keep features. Default: the user's cache folder.")]
+Cache = Annotated[Path | None, env_option("--cache", "Where to keep features. Default: the user's cache folder.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looking:
+class ExtractionOptions:
     """How labelled clips are looked at."""
 
     fps: Fps = None
@@ -81,7 +81,7 @@ class Looking:
     jobs: Jobs = None
     timeout: Timeout = None
     memory: Memory = None
-    progress: Show = "auto"
+    progress: ProgressMode = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself before anything is read."""
@@ -90,7 +90,7 @@ class Looking:
     @property
     def options(self) -> Options:
         """What to look at in a clip."""
-        return options_of(
+        return build_options(
             fps=self.fps,
             every_frame=self.every_frame,
             stream=self.stream,
@@ -100,7 +100,9 @@ class Looking:
         )
 
 
-Target = Annotated[str | None, typer.Option("--target", help="Fit on this rating instead of the labels: valence ...")]
+OutputTarget = Annotated[
+    str | None, typer.Option("--target", help="Fit on this rating instead of the labels: valence ...")
+]
 Group = Annotated[
     Literal["auto", "none"],
     typer.Option("--group", help="Keep the clips of a person together: by name, else by face; or not at all."),
@@ -119,13 +121,13 @@ Statistics = Annotated[
 ]
 Folds = Annotated[int, typer.Option("--folds", help="Of cross-validation.", min=3)]
 Seed = Annotated[int, typer.Option("--seed", help="Of folds and classifiers.", min=0, max=2**32 - 1)]
-Form = Annotated[Literal["table", "json"], typer.Option("--format", help="Of what is printed.")]
+OutputFormat = Annotated[Literal["table", "json"], typer.Option("--format", help="Of what is printed.")]
 
 
 @labelled_app.command(
     epilog=examples("fervid features videos/ -o features.npz", "fervid features ravdess:/data/RAVDESS -o r.parquet")
 )
-@grouped
+@expand_option_groups
 def features(
     sources: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Clips, or one labelled data set.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="An .npz or .parquet file.")],
@@ -136,21 +138,21 @@ def features(
     ] = None,
     force: Force = False,
     *,
-    looking: Looking,
+    looking: ExtractionOptions,
 ) -> None:
     """Write the pooled statistics of each clip, to train on or to look at; those without a face are named."""
-    from fervid.core.atomic_io import refuse_existing
-    from fervid.learn.feature_table import Table, writer
-    from fervid.learn.labeled_features import about, relative_to_people
+    from fervid.core.atomic_io import check_overwrite
+    from fervid.learn.feature_table import FeatureTable, make_feature_writer
+    from fervid.learn.labeled_features import feature_provenance, relative_to_people
 
-    refuse_existing(output, force=force)
-    writer(output)
+    check_overwrite(output, force=force)
+    make_feature_writer(output)
     found = _clips(sources, recursive=recursive)
     extractor, rows = _rows(found, looking)
     for row in rows:
         if row.problem:
             typer.echo(f"left out: {escape_control_chars(row.problem.message)}", err=True)
-    table = Table.of(rows, about(extractor))
+    table = FeatureTable.of(rows, feature_provenance(extractor))
     (relative_to_people(table) if baseline else table).save(output, force=force)
     raise typer.Exit(1 if any(row.problem and row.problem.code != "no_face" for row in rows) else 0)
 
@@ -158,12 +160,12 @@ def features(
 @labelled_app.command(
     epilog=examples("fervid train videos/ -o mine.onnx", "fervid train kerc2020:kerc/ --target valence -o v.onnx")
 )
-@grouped
+@expand_option_groups
 def train(
     dataset: Labelled,
     output: Annotated[Path, typer.Option("-o", "--output", help="The classifier, an .onnx file.")],
     labels: Labels = None,
-    target: Target = None,
+    target: OutputTarget = None,
     group: Group = "auto",
     kinds: Kinds = None,
     statistics: Statistics = None,
@@ -193,36 +195,36 @@ def train(
         bool, typer.Option("--skip-broken", help="Go on without clips that cannot be read; the card says how many.")
     ] = False,
     force: Force = False,
-    format: Form = "table",
+    format: OutputFormat = "table",
     *,
-    looking: Looking,
+    looking: ExtractionOptions,
 ) -> None:
     """Fit a clip classifier on labelled clips, chosen and measured by cross-validation that keeps people together."""
     from fervid.analysis.early_exit import STRIDES
-    from fervid.core.atomic_io import refuse_existing, replacing
-    from fervid.learn.labeled_features import train as fitted
+    from fervid.core.atomic_io import atomic_write, check_overwrite
+    from fervid.learn.labeled_features import train_classifier as fitted
     from fervid.learn.model_selection import (
-        COSTS,
+        HYPERPARAMETERS,
         USUAL_GROUP_STATISTICS,
         USUAL_STATISTICS,
         Scaling,
         candidates,
-        statistics_of,
+        parse_statistics,
     )
 
-    refuse_existing(output, force=force)
+    check_overwrite(output, force=force)
     if adaptive is not None and target:
         raise UsageError("--adaptive asks how sure a classifier is; a regression on --target cannot say")
     if center and adaptive is not None:
         raise UsageError("--adaptive is for one clip at a time, and --center person needs all clips of a person")
     if center and group == "none":
         raise UsageError("--center person has to know who is who, and --group none says that nobody does")
-    named, wanted_kinds = _combined(statistics), _among(kinds, COSTS)
-    wanted_scalings = _among(scalings, dict.fromkeys(get_args(Scaling)))
+    named, wanted_kinds = _parse_statistics(statistics), _parse_choices(kinds, HYPERPARAMETERS)
+    wanted_scalings = _parse_choices(scalings, dict.fromkeys(get_args(Scaling)))
     known = _study(
         dataset,
         looking,
-        labels=labels_of(labels),
+        labels=parse_labels(labels),
         target=target,
         group=group,
         seed=seed,
@@ -231,10 +233,10 @@ def train(
         skip_broken=skip_broken,
     )
     usual = USUAL_GROUP_STATISTICS if looking.face == "all" else USUAL_STATISTICS
-    able = [name for name in usual if set(statistics_of(name)) <= known.table.statistics.keys()]
+    able = [name for name in usual if set(parse_statistics(name)) <= known.table.statistics.keys()]
     ways = candidates(named or able, wanted_kinds, wanted_scalings or (["standard"] if center else []))
     data, card = fitted(known, ways, output.stem, folds, adaptive)
-    with replacing(output, force=force) as file:
+    with atomic_write(output, force=force) as file:
         file.write(data)
     _show(card, format)
 
@@ -242,21 +244,23 @@ def train(
 @labelled_app.command(
     epilog=examples("fervid evaluate videos/ --classifier mine.onnx", "fervid evaluate afew:AFEW/ --format json")
 )
-@grouped
+@expand_option_groups
 def evaluate(
     dataset: Labelled,
     classifier: Annotated[
         str | None,
-        setting(
+        env_option(
             "--classifier",
             "What to measure; without it, each way to fit one on these clips.",
-            autocompletion=models_of("classifier", "regressor"),
+            autocompletion=complete_model_names("classifier", "regressor"),
         ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
-            "--against", help="Another classifier, for a paired test.", autocompletion=models_of("classifier")
+            "--against",
+            help="Another classifier, for a paired test.",
+            autocompletion=complete_model_names("classifier"),
         ),
     ] = None,
     split: Annotated[
@@ -267,7 +271,7 @@ def evaluate(
         bool, typer.Option("--cross-validate", help="Without a classifier: by person on all clips, not by the split.")
     ] = False,
     labels: Labels = None,
-    target: Target = None,
+    target: OutputTarget = None,
     group: Group = "auto",
     kinds: Kinds = None,
     statistics: Statistics = None,
@@ -276,18 +280,18 @@ def evaluate(
     adaptive: Annotated[bool, typer.Option("--adaptive", help="Answers from few frames too, and how few.")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the confusion matrix: .png, .svg or .pdf.")] = None,
     force: Force = False,
-    format: Form = "table",
+    format: OutputFormat = "table",
     *,
-    looking: Looking,
+    looking: ExtractionOptions,
 ) -> None:
     """Measure a clip classifier on labelled clips, or compare the ways to fit one."""
-    from fervid.analysis.early_exit import levels
-    from fervid.core.atomic_io import refuse_existing
-    from fervid.learn.model_evaluation import measured, methods
-    from fervid.learn.model_selection import COMPARED, COSTS, statistics_of
-    from fervid.render.evaluation_tables import confusion_picture, picture_format
+    from fervid.analysis.early_exit import exit_levels
+    from fervid.core.atomic_io import check_overwrite
+    from fervid.learn.model_evaluation import compare_configurations, evaluate_model
+    from fervid.learn.model_selection import DEFAULT_STATISTICS, HYPERPARAMETERS, parse_statistics
+    from fervid.render.evaluation_tables import plot_confusion_matrix, plot_format
 
-    wanted, ways = _combined(statistics), _among(kinds, COSTS) or ["linear"]
+    wanted, ways = _parse_statistics(statistics), _parse_choices(kinds, HYPERPARAMETERS) or ["linear"]
     model, other = (_classifier(name) for name in (classifier, against))
     card = model.card if model else {}
     if model is None and (against or plot or adaptive or split):
@@ -297,62 +301,62 @@ def evaluate(
     if model and "target" in card and (against or plot or adaptive):
         raise UsageError(f"--against, --plot and --adaptive need classes; {model.identity.name} says {card['target']}")
     if plot:
-        picture_format(plot)
-        refuse_existing(plot, force=force)
+        plot_format(plot)
+        check_overwrite(plot, force=force)
     known = _study(
         dataset,
         looking,
-        labels=labels_of(labels),
+        labels=parse_labels(labels),
         target=card.get("target", target),
         group=group,
         seed=seed,
-        strides=[level.stride for level in levels(card)] if adaptive else (),
+        strides=[level.stride for level in exit_levels(card)] if adaptive else (),
         judged=[one for one in (model, other) if one],
     )
     if model is None:
-        able = [name for name in COMPARED if set(statistics_of(name)) <= known.table.statistics.keys()]
-        _show({"methods": methods(known, wanted or able, ways, folds, cross=cross_validate)}, format)
+        able = [name for name in DEFAULT_STATISTICS if set(parse_statistics(name)) <= known.table.statistics.keys()]
+        _show({"methods": compare_configurations(known, wanted or able, ways, folds, cross=cross_validate)}, format)
         return
-    report = measured(known, model, other, labels_of(labels), split, adaptive=adaptive)
+    report = evaluate_model(known, model, other, parse_labels(labels), split, adaptive=adaptive)
     if plot:
-        confusion_picture(report, plot, force=force)
+        plot_confusion_matrix(report, plot, force=force)
     _show(report, format)
 
 
 def _classifier(name: str | None) -> Model | None:
     """A classifier or a regressor by its name or path."""
     from fervid.core.errors import ModelIncompatible
-    from fervid.models.registry import load
+    from fervid.models.registry import load_model
 
     if name is None:
         return None
     try:
-        return load(name, "classifier")
+        return load_model(name, "classifier")
     except ModelIncompatible:
         with suppress(ModelIncompatible):
-            return load(name, "regressor")
+            return load_model(name, "regressor")
         raise
 
 
-def _parted(text: str | None) -> list[str]:
+def _split_commas(text: str | None) -> list[str]:
     """What lies between commas."""
     return [name.strip() for name in text.split(",")] if text else []
 
 
-def _combined(text: str | None) -> list[str]:
+def _parse_statistics(text: str | None) -> list[str]:
     """Statistics with commas between, all of which can be read."""
-    from fervid.learn.model_selection import statistics_of
+    from fervid.learn.model_selection import parse_statistics
 
-    names = _parted(text)
+    names = _split_commas(text)
     for name in names:
-        statistics_of(name)
+        parse_statistics(name)
     return names
 
 
-def _among(text: str | None, known: Mapping[_Name, Any]) -> list[_Name]:
+def _parse_choices(text: str | None, known: Mapping[_Name, Any]) -> list[_Name]:
     """Names with commas between, all of which are known."""
     names = {str(name): name for name in known}
-    asked = _parted(text)
+    asked = _split_commas(text)
     if unknown := [name for name in asked if name not in names]:
         raise UsageError(f"there is no {', '.join(unknown)}; there are {', '.join(names)}")
     return [names[name] for name in asked]
@@ -360,40 +364,44 @@ def _among(text: str | None, known: Mapping[_Name, Any]) -> list[_Name]:
 
 def _clips(sources: Sequence[str], *, recursive: bool) -> Dataset:
     """Labelled clips, if that is what one source names; else files, folders and globs without labels."""
-    from fervid.learn.dataset import Dataset, Sample, read
-    from fervid.learn.dataset_layouts import KNOWN
+    from fervid.learn.dataset import Dataset, Sample, load_dataset
+    from fervid.learn.dataset_layouts import KNOWN_LAYOUTS
     from fervid.media import inputs
 
     (first, *more) = sources
     name, colon, _ = first.partition(":")
-    if not more and ((colon and name.lower() in KNOWN) or first.lower().endswith(LISTS) or _classes(Path(first))):
-        return read(first)
-    return Dataset("clips", tuple(Sample(Path(path), None) for path in inputs.expand(sources, recursive=recursive)))
+    if not more and (
+        (colon and name.lower() in KNOWN_LAYOUTS) or first.lower().endswith(LISTS) or _classes(Path(first))
+    ):
+        return load_dataset(first)
+    return Dataset(
+        "clips", tuple(Sample(Path(path), None) for path in inputs.resolve_inputs(sources, recursive=recursive))
+    )
 
 
 def _classes(folder: Path) -> bool:
     """Whether a folder holds folders, and no videos but those in them, as one with a folder for each class does."""
-    from fervid.media.inputs import videos
+    from fervid.media.inputs import find_videos
 
     inside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    flat = any(videos(str(folder), recursive=False))
-    return bool(inside) and (not flat or any(any(videos(str(path), recursive=False)) for path in inside))
+    flat = any(find_videos(str(folder), recursive=False))
+    return bool(inside) and (not flat or any(any(find_videos(str(path), recursive=False)) for path in inside))
 
 
 def _rows(
     found: Dataset,
-    looking: Looking,
+    looking: ExtractionOptions,
     strides: Sequence[int] = (),
     judged: Sequence[Model] = (),
-) -> tuple[Extractor, list[Row]]:
+) -> tuple[Extractor, list[ClipFeaturesRow]]:
     """Look at every clip, unless what is to be judged by them was fitted on another network."""
     from fervid.analysis.extractor import load_extractor
-    from fervid.core.progress import shown
-    from fervid.learn.feature_table import extract
-    from fervid.learn.labeled_features import about
-    from fervid.learn.model_evaluation import belongs
+    from fervid.core.progress import track_clips
+    from fervid.learn.feature_table import extract_features
+    from fervid.learn.labeled_features import feature_provenance
+    from fervid.learn.model_evaluation import check_network
 
-    jobs, threads = workers(len(found.samples), looking.jobs, None)
+    jobs, threads = plan_workers(len(found.samples), looking.jobs, None)
     extractor = load_extractor(
         network=looking.network,
         detector=looking.detector,
@@ -402,33 +410,35 @@ def _rows(
         device=looking.device,
     )
     for model in judged:
-        belongs(model, about(extractor))
+        check_network(model, feature_provenance(extractor))
     cache = looking.cache or _find_cache()
-    rows = extract(found.samples, extractor, cache, jobs, strides, limits_of(looking.timeout, looking.memory))
-    return extractor, list(shown(rows, len(found.samples), looking.progress, lambda row: row.problem is not None))
+    rows = extract_features(
+        found.samples, extractor, cache, jobs, strides, build_limits(looking.timeout, looking.memory)
+    )
+    return extractor, list(track_clips(rows, len(found.samples), looking.progress, lambda row: row.problem is not None))
 
 
 def _find_cache() -> Path | None:
     """The user's folder for features; None, which is said, if nothing can be kept there."""
     from tempfile import TemporaryFile
 
-    from fervid.core.atomic_io import of_user
-    from fervid.core.progress import tell
+    from fervid.core.atomic_io import user_dir
+    from fervid.core.progress import log
 
     try:
-        cache = of_user("cache") / "features"
+        cache = user_dir("cache") / "features"
         cache.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=cache):
             return cache
     except (UsageError, OSError) as error:
         reason = error.message if isinstance(error, UsageError) else f"{error.filename or cache}: {error.strerror}"
-        tell(f"there is no cache that can be written ({reason}); features last for this run only, --cache keeps them")
+        log(f"there is no cache that can be written ({reason}); features last for this run only, --cache keeps them")
         return None
 
 
 def _study(
     source: str,
-    looking: Looking,
+    looking: ExtractionOptions,
     *,
     labels: Sequence[str] | None,
     target: str | None,
@@ -438,33 +448,33 @@ def _study(
     strides: Sequence[int] = (),
     judged: Sequence[Model] = (),
     skip_broken: bool = False,
-) -> Study:
+) -> LabeledFeatures:
     """Labelled clips with their features, from the clips or from a file of features."""
     import numpy as np
 
-    from fervid.core.progress import tell
-    from fervid.learn.dataset import Dataset, only, read
-    from fervid.learn.feature_table import Table
-    from fervid.learn.labeled_features import about, check, looked_at, study
+    from fervid.core.progress import log
+    from fervid.learn.dataset import Dataset, filter_labels, load_dataset
+    from fervid.learn.feature_table import FeatureTable
+    from fervid.learn.labeled_features import build_feature_table, feature_provenance, label_features, validate_dataset
 
     pooled = source.lower().endswith(".npz")
     if pooled and strides:
         raise UsageError("--adaptive has to look at the clips again; give the data set, not its features")
-    table = Table.load(Path(source)) if pooled else None
-    found = Dataset(Path(source).stem, (*table.samples, *table.faceless)) if table else read(source)
+    table = FeatureTable.load(Path(source)) if pooled else None
+    found = Dataset(Path(source).stem, (*table.samples, *table.faceless)) if table else load_dataset(source)
     if labels:
-        found = only(found, labels)
-    check(found, target=target, group=group, answerable=judged[0].card.get("labels") if judged else None)
+        found = filter_labels(found, labels)
+    validate_dataset(found, target=target, group=group, answerable=judged[0].card.get("labels") if judged else None)
     if table is None:
         extractor, rows = _rows(found, looking, strides, judged)
-        table = looked_at(rows, about(extractor), skip_broken=skip_broken)
+        table = build_feature_table(rows, feature_provenance(extractor), skip_broken=skip_broken)
         for row in rows if skip_broken else ():
             if row.problem and row.problem.code != "no_face":
-                tell(f"left out: {row.problem.message}")
+                log(f"left out: {row.problem.message}")
     elif labels:
         faceless = tuple(sample for sample in table.faceless if sample.label in labels)
         table = replace(table[np.array([sample.label in labels for sample in table.samples])], faceless=faceless)
-    return study(found, table, target=target, group=group, seed=seed, center=center)
+    return label_features(found, table, target=target, group=group, seed=seed, center=center)
 
 
 def _show(report: Mapping[str, Any], format: str) -> None:
@@ -474,7 +484,7 @@ def _show(report: Mapping[str, Any], format: str) -> None:
         return
     from rich.console import Console
 
-    from fervid.render.evaluation_tables import shown
+    from fervid.render.evaluation_tables import render_report
 
-    for table in shown(report):
+    for table in render_report(report):
         Console().print(table)

@@ -77,17 +77,21 @@ def network_train(
     """Fit the network on all tasks; one line of JSON every few hundred steps says how it stands."""
     with _training(output):
         from fervid.training import fit, mobilenet
-        from fervid.training.batches import Data
-        from fervid.training.faces import Sources
+        from fervid.training.batches import TrainingSets
+        from fervid.training.faces import DatasetPaths
         from fervid.training.predict import teacher
-        from fervid.training.recipe import Recipe
+        from fervid.training.recipe import TrainConfig
 
-        settings = Recipe.read(recipe) if recipe else Recipe()
+        settings = TrainConfig.read(recipe) if recipe else TrainConfig()
         settings = replace(settings, backbone=backbone or settings.backbone)
         starting = mobilenet.read_tensorflowjs(weights)
-        start = fit.start(settings, starting, earlier, pretrained)  # what is wrong is told before all data are read
+        start = fit.initial_weights(
+            settings, starting, earlier, pretrained
+        )  # what is wrong is told before all data are read
         asked = [teacher(name) for name in teachers or ()]
-        run = fit.begin(settings, start, Data.read(Sources(data), cache or data / "cache", starting, asked, settings))
+        run = fit.make_trainer(
+            settings, start, TrainingSets.read(DatasetPaths(data), cache or data / "cache", starting, asked, settings)
+        )
         if output.exists():
             run.resume(output)
         for figures in run.run(output):
@@ -111,9 +115,9 @@ def network_export(
     """Write the network as ONNX, in float32 and int8, measured and with its card."""
     with _training(output):
         from fervid.training import export
-        from fervid.training.faces import Sources
+        from fervid.training.faces import DatasetPaths
 
-        for name, figures in export.export(run, Sources(data), cache or data / "cache", output).items():
+        for name, figures in export.export(run, DatasetPaths(data), cache or data / "cache", output).items():
             _figures(name, figures)
 
 
@@ -132,10 +136,10 @@ def network_evaluate(
     with _training():
         from fervid.models import registry
         from fervid.training.evaluate import Tests
-        from fervid.training.faces import Sources
+        from fervid.training.faces import DatasetPaths
 
-        model = registry.load(network, "network", 2)
-        figures = Tests.read(Sources(data), model.card["input"]["size"], model.card["margin"]).measure(model)
+        model = registry.load_model(network, "network", 2)
+        figures = Tests.read(DatasetPaths(data), model.card["input"]["size"], model.card["margin"]).measure(model)
     if as_json:
         print(json.dumps(figures, indent=2))
     else:

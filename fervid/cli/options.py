@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fervid.analysis.pipeline import Classifier
     from fervid.core.worker_pool import Limits
 
-SEVEN = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+LABELS_WITHOUT_CONTEMPT = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 
 
 def _seconds(text: str | float) -> float:
@@ -42,7 +42,7 @@ def _ratio(text: str | float) -> float:
         raise typer.BadParameter(f"{text!r} is no aspect ratio; write 16:9 or 1.78") from None
 
 
-def models_of(*kinds: str, shipped: bool = True) -> Any:
+def complete_model_names(*kinds: str, shipped: bool = True) -> Any:
     """What a shell completes the name of a model to.
 
     Args:
@@ -60,7 +60,7 @@ def models_of(*kinds: str, shipped: bool = True) -> Any:
     return complete
 
 
-def setting(flag: str, help: str, **more: Any) -> Any:
+def env_option(flag: str, help: str, **more: Any) -> Any:
     """An option that can be set by its environment variable too: --min-face by FERVID_MIN_FACE."""
     variable = "FERVID" + flag.split("/")[0].removeprefix("-").replace("-", "_").upper()
     return typer.Option(flag, envvar=variable, help=help, **more)
@@ -70,37 +70,41 @@ Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Fi
 Camera = Annotated[
     int | None, typer.Option("--camera", help="Follow a camera of this machine instead: 0, 1 ...", min=0)
 ]
-Recursive = Annotated[bool, setting("--recursive/--no-recursive", "Search the folders within folders.")]
+Recursive = Annotated[bool, env_option("--recursive/--no-recursive", "Search the folders within folders.")]
 FromFile = Annotated[
     Path | None,
     typer.Option("--from-file", help="A list of inputs, one a line; # begins a comment; - is standard input."),
 ]
-Null = Annotated[bool, typer.Option("-0", "--null", help="The list is separated by NUL.")]
+NullSeparated = Annotated[bool, typer.Option("-0", "--null", help="The list is separated by NUL.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write here; the suffix chooses the format.")]
-Form = Annotated[
+OutputFormat = Annotated[
     Literal["table", "jsonl", "json", "csv"] | None,
-    setting("--format", "Without it a table on a terminal, else JSON Lines."),
+    env_option("--format", "Without it a table on a terminal, else JSON Lines."),
 ]
-Target = Annotated[
+OutputTarget = Annotated[
     str | None,
     typer.Option("-o", "--output", help="Write here; the suffix chooses the format, and a URL is a folder of parquet."),
 ]
-ClipForm = Annotated[
+ClipOutputFormat = Annotated[
     Literal["table", "jsonl", "json", "csv", "parquet"] | None,
-    setting("--format", "Without it a table on a terminal, else JSON Lines. Parquet is a folder of parts."),
+    env_option("--format", "Without it a table on a terminal, else JSON Lines. Parquet is a folder of parts."),
 ]
-Force = Annotated[bool, setting("--force/--no-force", "Replace an output that exists.")]
-Resume = Annotated[bool, setting("--resume/--no-resume", "Continue JSON Lines or parquet: skip what is answered.")]
-Fps = Annotated[float | None, setting("--fps", "Frames to look at, a second of presentation time.", show_default="5.0")]
-EveryFrame = Annotated[bool, setting("--every-frame/--no-every-frame", "Look at every frame.")]
-Start = Annotated[float, setting("--start", "Begin here: 12.5, 12.5s or 00:01:12.5.", parser=_seconds, metavar="TIME")]
-End = Annotated[float | None, setting("--end", "Stop here.", parser=_seconds, metavar="TIME")]
+Force = Annotated[bool, env_option("--force/--no-force", "Replace an output that exists.")]
+Resume = Annotated[bool, env_option("--resume/--no-resume", "Continue JSON Lines or parquet: skip what is answered.")]
+Fps = Annotated[
+    float | None, env_option("--fps", "Frames to look at, a second of presentation time.", show_default="5.0")
+]
+EveryFrame = Annotated[bool, env_option("--every-frame/--no-every-frame", "Look at every frame.")]
+Start = Annotated[
+    float, env_option("--start", "Begin here: 12.5, 12.5s or 00:01:12.5.", parser=_seconds, metavar="TIME")
+]
+End = Annotated[float | None, env_option("--end", "Stop here.", parser=_seconds, metavar="TIME")]
 Rotate = Annotated[
-    Literal["auto", "0", "90", "180", "270"], setting("--rotate", "Turn clockwise; auto obeys the file.")
+    Literal["auto", "0", "90", "180", "270"], env_option("--rotate", "Turn clockwise; auto obeys the file.")
 ]
 Stream = Annotated[
     int | None,
-    setting(
+    env_option(
         "--stream",
         "Number of the video stream, as ffprobe counts them.",
         min=0,
@@ -109,7 +113,7 @@ Stream = Annotated[
 ]
 Aspect = Annotated[
     float | None,
-    setting(
+    env_option(
         "--aspect",
         "Show the pictures with this ratio of width to height: 16:9 or 1.78.",
         parser=_ratio,
@@ -117,39 +121,41 @@ Aspect = Annotated[
         show_default="what the file says",
     ),
 ]
-WhichFace = Annotated[Literal["main", "all"], setting("--face", "Answer for the main person, or for all together.")]
+WhichFace = Annotated[Literal["main", "all"], env_option("--face", "Answer for the main person, or for all together.")]
 MinFace = Annotated[
     int | None,
-    setting(
+    env_option(
         "--min-face", "Smallest face that counts, in pixels. Default: a fortieth of the frame, at least 12.", min=1
     ),
 ]
 Attributes = Annotated[
-    bool, setting("--attributes/--no-attributes", "Estimate age, gender and ethnicity of each person.")
+    bool, env_option("--attributes/--no-attributes", "Estimate age, gender and ethnicity of each person.")
 ]
 ClassifierName = Annotated[
     str | None,
-    setting(
+    env_option(
         "--classifier",
         "Clip classifier: a name or an ONNX file.",
         show_default="what goes with the network",
-        autocompletion=models_of("classifier"),
+        autocompletion=complete_model_names("classifier"),
     ),
 ]
 NetworkName = Annotated[
-    str, setting("--network", "Face network: a name or an ONNX file.", autocompletion=models_of("network"))
+    str,
+    env_option("--network", "Face network: a name or an ONNX file.", autocompletion=complete_model_names("network")),
 ]
 DetectorName = Annotated[
-    str, setting("--detector", "Face detector: a name or an ONNX file.", autocompletion=models_of("detector"))
+    str,
+    env_option("--detector", "Face detector: a name or an ONNX file.", autocompletion=complete_model_names("detector")),
 ]
 Jobs = Annotated[
     int | None,
-    setting("--jobs", "Clips at the same time, a process for each. Default: the CPUs that may be used.", min=1),
+    env_option("--jobs", "Clips at the same time, a process for each. Default: the CPUs that may be used.", min=1),
 ]
-Threads = Annotated[int | None, setting("--threads", "Threads of decoder and models, for each clip.", min=1)]
+Threads = Annotated[int | None, env_option("--threads", "Threads of decoder and models, for each clip.", min=1)]
 Timeout = Annotated[
     float | None,
-    setting(
+    env_option(
         "--timeout",
         "Give a clip up after this long: 90, 90s or 00:01:30; 0 never.",
         parser=_seconds,
@@ -159,10 +165,12 @@ Timeout = Annotated[
 ]
 Memory = Annotated[
     int | None,
-    setting("--memory", "Give a clip up that takes more MB of memory; 0 never. On Linux.", min=0, show_default="4096"),
+    env_option(
+        "--memory", "Give a clip up that takes more MB of memory; 0 never. On Linux.", min=0, show_default="4096"
+    ),
 ]
 Engine = Annotated[
-    Literal["local", "ray"], setting("--engine", "Work on this machine, or on a Ray cluster, which reads URLs too.")
+    Literal["local", "ray"], env_option("--engine", "Work on this machine, or on a Ray cluster, which reads URLs too.")
 ]
 Address = Annotated[
     str | None,
@@ -170,19 +178,21 @@ Address = Annotated[
 ]
 Device = Annotated[
     Literal["cpu", "cuda", "auto"],
-    setting(
+    env_option(
         "--device",
         "Where detector and network run; auto is cuda where it works. With cuda take --network mobilenetv1-fp32.",
     ),
 ]
-Show = Annotated[Literal["auto", "bar", "none", "json"], setting("--progress", "How to tell, on standard error.")]
-FailFast = Annotated[
-    bool, setting("--fail-fast/--no-fail-fast", "Stop at the first failure; the rest is recorded as skipped.")
+ProgressMode = Annotated[
+    Literal["auto", "bar", "none", "json"], env_option("--progress", "How to tell, on standard error.")
 ]
-ExitZero = Annotated[bool, setting("--exit-zero/--no-exit-zero", "Exit with 0 although inputs failed.")]
-Strict = Annotated[bool, setting("--strict/--no-strict", "A clip without a face is a failure.")]
+FailFast = Annotated[
+    bool, env_option("--fail-fast/--no-fail-fast", "Stop at the first failure; the rest is recorded as skipped.")
+]
+ExitZero = Annotated[bool, env_option("--exit-zero/--no-exit-zero", "Exit with 0 although inputs failed.")]
+Strict = Annotated[bool, env_option("--strict/--no-strict", "A clip without a face is a failure.")]
 Adaptive = Annotated[
-    bool, setting("--adaptive/--no-adaptive", "Look at few frames first, and stop when the classifier is sure.")
+    bool, env_option("--adaptive/--no-adaptive", "Look at few frames first, and stop when the classifier is sure.")
 ]
 BaselineOption = Annotated[
     str | None,
@@ -194,28 +204,32 @@ BaselineOption = Annotated[
     ),
 ]
 Identify = Annotated[
-    bool, setting("--identify/--no-identify", "Recognise people across clips: fills people[].identity.")
+    bool, env_option("--identify/--no-identify", "Recognise people across clips: fills people[].identity.")
 ]
 Labels = Annotated[
-    str | None, setting("--labels", "Only these, with commas between; 7 stands for the emotions without contempt.")
+    str | None, env_option("--labels", "Only these, with commas between; 7 stands for the emotions without contempt.")
 ]
 
 
 def prepare() -> None:
     """Let a worker import what it needs while this process does the same."""
-    from fervid.core.worker_pool import prepare
+    from fervid.core.worker_pool import prestart_worker
 
-    prepare("fervid.analysis.pipeline", "fervid.media.video")
+    prestart_worker("fervid.analysis.pipeline", "fervid.media.video")
 
 
-def labels_of(text: str | None) -> tuple[str, ...] | None:
+def parse_labels(text: str | None) -> tuple[str, ...] | None:
     """`a,b` or `7` -> labels."""
     if text is None:
         return None
-    return SEVEN if text.strip() == "7" else tuple(label.strip() for label in text.split(",") if label.strip())
+    return (
+        LABELS_WITHOUT_CONTEMPT
+        if text.strip() == "7"
+        else tuple(label.strip() for label in text.split(",") if label.strip())
+    )
 
 
-def options_of(
+def build_options(
     *,
     fps: float | None = None,
     every_frame: bool = False,
@@ -242,7 +256,7 @@ def options_of(
         return Options(Sampling(rate, start, end, turn, stream, aspect), **more)
 
 
-def limits_of(timeout: float | None, memory: int | None) -> Limits:
+def build_limits(timeout: float | None, memory: int | None) -> Limits:
     """What a clip may cost, from the flags that say so."""
     from fervid.core.worker_pool import Limits
 
@@ -251,7 +265,7 @@ def limits_of(timeout: float | None, memory: int | None) -> Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class SamplingOptions:
     """Which frames and faces of a clip are looked at."""
 
     fps: Fps = None
@@ -277,7 +291,7 @@ class Look:
         Raises:
             UsageError: The flags contradict each other, or one has a value that cannot be.
         """
-        return options_of(
+        return build_options(
             fps=self.fps,
             every_frame=self.every_frame,
             start=self.start,
@@ -288,14 +302,14 @@ class Look:
             face=self.face,
             min_face=self.min_face,
             attributes=attributes,
-            labels=labels_of(labels),
+            labels=parse_labels(labels),
             adaptive=adaptive,
             baseline=baseline,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
+class ModelOptions:
     """The models of the pipeline."""
 
     classifier: ClassifierName = None
@@ -324,7 +338,7 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limited:
+class LimitOptions:
     """What a clip may cost."""
 
     timeout: Timeout = None
@@ -333,11 +347,11 @@ class Limited:
     @property
     def limits(self) -> Limits:
         """In seconds and bytes."""
-        return limits_of(self.timeout, self.memory)
+        return build_limits(self.timeout, self.memory)
 
 
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of each of its parameters that is a record of options, such as `Look`.
+def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of each of its parameters that is a record of options, such as `SamplingOptions`.
 
     What the environment says against a flag of the command line does not count.
     """
@@ -357,7 +371,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def call(context: typer.Context, **given: Any) -> None:
-        given |= {name: defaults[name] for name in _overruled(context, given)}
+        given |= {name: defaults[name] for name in _cli_over_env(context, given)}
         made = {
             name: record(**{field.name: given.pop(field.name) for field in fields(record)})
             for name, record in records.items()
@@ -371,7 +385,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _overruled(context: typer.Context, given: Mapping[str, Any]) -> list[str]:
+def _cli_over_env(context: typer.Context, given: Mapping[str, Any]) -> list[str]:
     """Options that the environment sets against what the command line says."""
 
     def comes(name: str, source: str) -> bool:
@@ -381,13 +395,13 @@ def _overruled(context: typer.Context, given: Mapping[str, Any]) -> list[str]:
     rivals = [("every_frame", "fps"), ("fps", "every_frame"), ("resume", "force"), ("force", "resume")]
     found = [other for flag, other in rivals if comes(flag, "COMMANDLINE") and comes(other, "ENVIRONMENT")]
     if given.get("output") and comes("format", "ENVIRONMENT"):
-        from fervid.batch.writers import SUFFIXES
+        from fervid.batch.writers import FORMAT_BY_SUFFIX
 
-        found += ["format"] * (Path(given["output"]).suffix.lower() in SUFFIXES)
+        found += ["format"] * (Path(given["output"]).suffix.lower() in FORMAT_BY_SUFFIX)
     return found
 
 
-def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
+def plan_workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
     """Worker processes and threads for each, so that together they use the CPUs that this process may use.
 
     A single clip has a process of its own too, which it may bring down.

@@ -17,23 +17,23 @@ from fervid.cli.options import (
     Force,
     Jobs,
     Labels,
-    Limited,
-    Look,
-    Named,
+    LimitOptions,
+    ModelOptions,
+    ProgressMode,
     Recursive,
     Resume,
-    Show,
+    SamplingOptions,
     Strict,
     Threads,
-    grouped,
+    env_option,
+    expand_option_groups,
+    plan_workers,
     prepare,
-    setting,
-    workers,
 )
 from fervid.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from fervid.analysis.aggregate import Windows
+    from fervid.analysis.aggregate import WindowSpec
     from fervid.analysis.extractor import Options
     from fervid.core.progress import Progress
 
@@ -45,17 +45,17 @@ MANY = 1_000  # clips: as many may come at a time
 @live_app.command(
     epilog=examples("fervid watch inbox/ -o results.jsonl --resume", "fervid watch inbox/ --recursive | jq .label")
 )
-@grouped
+@expand_option_groups
 def watch(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where clips are put.")],
     recursive: Recursive = False,
     quiet: Annotated[
-        float, setting("--quiet", "Seconds for which a clip must not have changed, so that it is whole.", min=0.1)
+        float, env_option("--quiet", "Seconds for which a clip must not have changed, so that it is whole.", min=0.1)
     ] = 5.0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write here, as JSON Lines.")] = None,
     format: Annotated[
         Literal["table", "jsonl", "csv"] | None,
-        setting("--format", "Without it a table on a terminal, else JSON Lines."),
+        env_option("--format", "Without it a table on a terminal, else JSON Lines."),
     ] = None,
     force: Force = False,
     resume: Resume = False,
@@ -64,12 +64,12 @@ def watch(
     labels: Labels = None,
     jobs: Jobs = None,
     threads: Threads = None,
-    progress: Show = "auto",
+    progress: ProgressMode = "auto",
     strict: Strict = False,
     *,
-    look: Look,
-    named: Named,
-    limited: Limited,
+    look: SamplingOptions,
+    named: ModelOptions,
+    limited: LimitOptions,
 ) -> None:
     """Say which emotion each clip shows that lies in a folder or comes into it, until Ctrl-C or SIGTERM.
 
@@ -80,26 +80,26 @@ def watch(
     run.
     """
     prepare()
-    from fervid.batch.folder_watcher import Folder
-    from fervid.batch.runner import Policy, answer_folder, destination
-    from fervid.core.progress import shown, tell
+    from fervid.batch.folder_watcher import FolderWatcher
+    from fervid.batch.runner import RunConfig, classify_folder, open_writer
+    from fervid.core.progress import log, track_clips
 
     options = look.options(attributes=attributes, labels=labels, adaptive=adaptive)
-    inbox = Folder(folder, recursive=recursive, quiet=quiet, tell=tell)
-    jobs, threads = workers(MANY, jobs, threads)
+    inbox = FolderWatcher(folder, recursive=recursive, quiet=quiet, tell=log)
+    jobs, threads = plan_workers(MANY, jobs, threads)
     loaded = named.load(options, threads)
-    policy = Policy(jobs, strict=strict, limits=limited.limits)
-    with destination(output, format, loaded, inbox.stamps, resume=resume, force=force, endless=True, tell=tell) as (
+    policy = RunConfig(jobs, strict=strict, limits=limited.limits)
+    with open_writer(output, format, loaded, inbox.stamps, resume=resume, force=force, endless=True, tell=log) as (
         to,
         answered,
     ):
-        results = answer_folder(loaded, inbox, answered, policy)
-        with closing(shown(results, None, progress, lambda result: policy.failed(result.status))) as results:
+        results = classify_folder(loaded, inbox, answered, policy)
+        with closing(track_clips(results, None, progress, lambda result: policy.failed(result.status))) as results:
             for result in results:
                 to.write(result)
 
 
-def is_live(inputs: Sequence[str] | None, camera: int | None, unfit: Mapping[str, object]) -> bool:
+def is_stream_input(inputs: Sequence[str] | None, camera: int | None, unfit: Mapping[str, object]) -> bool:
     """Whether one stream or camera is to be followed, and not clips.
 
     Args:
@@ -123,9 +123,9 @@ def is_live(inputs: Sequence[str] | None, camera: int | None, unfit: Mapping[str
     return True
 
 
-def follow(
+def classify_stream(
     camera: int | None,
-    cut: Windows,
+    cut: WindowSpec,
     options: Options,
     *,
     output: str | Path | None,
@@ -134,33 +134,35 @@ def follow(
     threads: int | None,
     progress: Progress,
     strict: bool,
-    named: Named,
+    named: ModelOptions,
 ) -> bool:
     """Write a record for each window of standard input, or of a camera, until it ends; whether one of them failed."""
     import scipy.optimize  # noqa: F401  needed when people are many first, and then frames would have to wait for it
 
-    from fervid.batch.runner import Policy, destination
-    from fervid.core.progress import Summary, shown
+    from fervid.batch.runner import RunConfig, open_writer
+    from fervid.core.progress import Summary, track_clips
     from fervid.core.records import WindowResult
     from fervid.media import streams
-    from fervid.media.latest_frame import Live
+    from fervid.media.latest_frame import LatestFrameSource
 
     if camera is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError(
             "- is a stream on standard input, and there is none; as in `ffmpeg ... -f matroska - | fervid ...`"
         )
-    _, threads = workers(1, None, threads)
+    _, threads = plan_workers(1, None, threads)
     loaded = named.load(options, threads)
     if camera is None:
         pipe = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
-        source = Live("-", streams.stream(pipe, "standard input", options.sampling, threads))
+        source = LatestFrameSource("-", streams.read_stream(pipe, "standard input", options.sampling, threads))
     else:
-        source = Live(f"camera:{camera}", streams.camera(camera, options.sampling), patience=0.0)
-    policy, summary = Policy(strict=strict), Summary("window")
+        source = LatestFrameSource(f"camera:{camera}", streams.read_camera(camera, options.sampling), patience=0.0)
+    policy, summary = RunConfig(strict=strict), Summary("window")
     kind: Progress = "none" if progress == "auto" else progress  # what comes shows how far it is
     with (
-        destination(output, format, loaded, (), force=force, record=WindowResult, endless=True) as (writer, _),
-        closing(shown(loaded.live(source, cut), None, kind, lambda result: policy.failed(result.status))) as results,
+        open_writer(output, format, loaded, (), force=force, record=WindowResult, endless=True) as (writer, _),
+        closing(
+            track_clips(loaded.live(source, cut), None, kind, lambda result: policy.failed(result.status))
+        ) as results,
     ):
         for result in results:
             writer.write(result)

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.core.atomic_io import writing
+from fervid.core.atomic_io import as_output_error
 
 Arrays = Mapping[str, NDArray[Any]]
-DAMAGED = (
+NPZ_READ_ERRORS = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError),
     *(ValueError, zipfile.BadZipFile, zlib.error),
 )
 """What reading an .npz file raises that is none, or not ours."""
 
 
-def kept(path: Path, make: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
+def load_or_compute(path: Path, make: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
     """What a file holds; it is made if there is none yet, or a damaged one.
 
     Args:
@@ -35,7 +35,7 @@ def kept(path: Path, make: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
     Raises:
         OutputError: It cannot be written.
     """
-    with suppress(*DAMAGED), path.open("rb") as file, np.load(file) as stored:
+    with suppress(*NPZ_READ_ERRORS), path.open("rb") as file, np.load(file) as stored:
         found = dict(stored)
         if all(isinstance(array, np.ndarray) for array in found.values()):
             return found
@@ -54,7 +54,7 @@ def save(path: Path, arrays: Arrays) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    with writing(path):
+    with as_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent, suffix=".partial") as folder:
             unfinished = Path(folder, path.name)
@@ -62,7 +62,7 @@ def save(path: Path, arrays: Arrays) -> None:
             unfinished.replace(path)
 
 
-def columns(record: Any) -> Arrays:
+def dataclass_arrays(record: Any) -> Arrays:
     """The arrays of a data class by the names of its fields."""
     return {field.name: getattr(record, field.name) for field in fields(record)}
 

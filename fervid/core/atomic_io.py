@@ -15,11 +15,17 @@ import platformdirs
 
 from fervid.core.errors import OutputError, UsageError
 
-_UNABLE = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that lack it
+_UNSUPPORTED_ERRNOS = (
+    errno.EBADF,
+    errno.EINVAL,
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+)  # file systems that lack it
 
 
 @contextmanager
-def replacing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """A file that appears whole or not at all: written as `NAME.partial` beside and renamed at the end.
 
     When the block is left early what was written stays under the partial name. A symbolic link is followed. No other
@@ -32,14 +38,14 @@ def replacing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     Raises:
         OutputError: The file exists, is written by another run, or cannot be written.
     """
-    with writing(path), _emptied(path, force=force) as file:
+    with as_output_error(path), _truncated_partial(path, force=force) as file:
         yield file
         if path.exists() and not force:
             raise OutputError(f"{path} has come into being meanwhile; what was to be written there is in {file.name}")
-        appear(file, path)
+        commit(file, path)
 
 
-class Appended(io.FileIO):
+class AtomicAppendFile(io.FileIO):
     """A file that takes what it is given whole or not at all: a full disk takes a part before it refuses the rest."""
 
     def write(self, data: Any) -> int:
@@ -60,7 +66,7 @@ class Appended(io.FileIO):
 
 
 @contextmanager
-def growing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+def append_write(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """A file that is there from the start and grows record by record, for what somebody reads meanwhile.
 
     Args:
@@ -68,43 +74,43 @@ def growing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
         force: Whether an existing file may be replaced.
 
     Raises:
-        OutputError: As `replacing`.
+        OutputError: As `atomic_write`.
     """
-    with writing(path), _emptied(path, force=force) as claim:
-        appear(claim, path)
-        with Appended(path, "ab") as file:
+    with as_output_error(path), _truncated_partial(path, force=force) as claim:
+        commit(claim, path)
+        with AtomicAppendFile(path, "ab") as file:
             yield cast(BinaryIO, file)
 
 
 @contextmanager
-def _emptied(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+def _truncated_partial(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """What is claimed, without what another run may have left there."""
-    with claimed(path) as file:
-        refuse_existing(path, force=force)
+    with lock_partial(path) as file:
+        check_overwrite(path, force=force)
         if os.fstat(file.fileno()).st_size:
-            refuse_existing(partial(path), force=force)
+            check_overwrite(partial_path(path), force=force)
         file.truncate(0)
         yield file
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[BinaryIO]:
+def lock_partial(path: Path) -> Iterator[BinaryIO]:
     """`NAME.partial`, opened as it is, by the one run that may write NAME; if it is empty at the end it goes.
 
     What is locked (flock) is the file itself: the kernel frees it when the process ends, however it ends, and by
-    `appear` the lock passes on to NAME. It is advisory, so it stops fervid only; over NFS, Linux passes it on to the
+    `commit` the lock passes on to NAME. It is advisory, so it stops fervid only; over NFS, Linux passes it on to the
     server; a file system without locks goes without.
 
     Raises:
         OutputError: Another run writes NAME, or one of both is no regular file.
     """
-    unfinished = partial(path)
+    unfinished = partial_path(path)
     for place in (path, unfinished):
-        refuse_existing(place, force=True)
-    with open(unfinished, "wb", opener=_keeping) as file:
+        check_overwrite(place, force=True)
+    with open(unfinished, "wb", opener=_open_without_truncate) as file:
         lock(file.fileno(), path)
         try:
-            if not same(file, unfinished):  # renamed between opening and locking it
+            if not is_same_file(file, unfinished):  # renamed between opening and locking it
                 raise OutputError(f"{path} was being written by another run until now; look at what it holds")
             if path.exists():
                 with path.open("rb") as there:
@@ -112,11 +118,11 @@ def claimed(path: Path) -> Iterator[BinaryIO]:
             yield file
         finally:
             file.flush()
-            if same(file, unfinished) and not os.fstat(file.fileno()).st_size:
+            if is_same_file(file, unfinished) and not os.fstat(file.fileno()).st_size:
                 unfinished.unlink()
 
 
-def appear(file: BinaryIO, path: Path) -> None:
+def commit(file: BinaryIO, path: Path) -> None:
     """Give what was claimed its name, so that it lasts even if the power fails.
 
     Raises:
@@ -124,12 +130,12 @@ def appear(file: BinaryIO, path: Path) -> None:
     """
     file.flush()
     os.fsync(file.fileno())
-    unmoved(file, partial(path))
-    partial(path).replace(path.resolve())
-    settle(path.resolve().parent)
+    check_not_moved(file, partial_path(path))
+    partial_path(path).replace(path.resolve())
+    fsync_dir(path.resolve().parent)
 
 
-def partial(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Where a file lies that is not finished."""
     path = path.resolve()
     return path.with_name(path.name + ".partial")
@@ -144,11 +150,11 @@ def lock(descriptor: int, path: Path | str, how: int = fcntl.LOCK_EX) -> None:
             f"{path} is being written by another run; wait until it ends, or choose another name"
         ) from None
     except OSError as error:
-        if error.errno not in _UNABLE:
+        if error.errno not in _UNSUPPORTED_ERRNOS:
             raise
 
 
-def same(file: BinaryIO, path: Path) -> bool:
+def is_same_file(file: BinaryIO, path: Path) -> bool:
     """Whether an open file is what lies at that path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -156,13 +162,13 @@ def same(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def unmoved(file: BinaryIO, path: Path) -> None:
+def check_not_moved(file: BinaryIO, path: Path) -> None:
     """Raise `OutputError` if an open file is not at its path any more, so that what is written to it is lost."""
-    if not same(file, path):
+    if not is_same_file(file, path):
         raise OutputError(f"{path} was moved, removed or replaced while it was written; leave it there until the end")
 
 
-def settle(folder: Path) -> None:
+def fsync_dir(folder: Path) -> None:
     """Make what was created, renamed and removed in a folder last, where the file system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -171,15 +177,15 @@ def settle(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in (*_UNABLE, errno.EACCES):
+        if error.errno not in (*_UNSUPPORTED_ERRNOS, errno.EACCES):
             raise
 
 
-def _keeping(path: str, flags: int) -> int:
+def _open_without_truncate(path: str, flags: int) -> int:
     return os.open(path, flags & ~os.O_TRUNC, 0o666)
 
 
-def refuse_existing(path: Path, *, force: bool, resumable: bool = False) -> None:
+def check_overwrite(path: Path, *, force: bool, resumable: bool = False) -> None:
     """Raise `OutputError` if the file is there and may not be replaced, or is no file that could be.
 
     Args:
@@ -195,7 +201,7 @@ def refuse_existing(path: Path, *, force: bool, resumable: bool = False) -> None
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def as_output_error(path: Path) -> Iterator[None]:
     """Tell what the operating system has against writing a file as `OutputError`."""
     try:
         yield
@@ -207,7 +213,7 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def of_user(what: Literal["cache", "data"]) -> Path:
+def user_dir(what: Literal["cache", "data"]) -> Path:
     """The user's folder for what fervid keeps; it need not exist.
 
     Raises:

@@ -79,7 +79,7 @@ class EmptyInput(InputError):
     code = "empty_file"
 
 
-class NotAVideo(InputError):
+class UnsupportedFormat(InputError):
     """The content is no video or image format that the decoder knows, whatever the file's name says."""
 
     code = "not_a_video"
@@ -97,13 +97,13 @@ class Undecodable(InputError):
     code = "undecodable"
 
 
-class Truncated(InputError):
+class TruncatedVideo(InputError):
     """The file breaks off: what came before was given, what is missing is not known."""
 
     code = "truncated"
 
 
-class Damaged(InputError):
+class CorruptVideo(InputError):
     """Some packets inside the file could not be decoded; the frames around them were given."""
 
     code = "damaged"
@@ -123,7 +123,7 @@ class SeveralStreams(InputError):
     nothing_missing = True
 
 
-class NothingSampled(InputError):
+class NoFramesInRange(InputError):
     """The clip was read and none of its frames lies in the time that was asked for."""
 
     code = "nothing_sampled"
@@ -135,19 +135,19 @@ class FramesDropped(InputError):
     code = "dropped"
 
 
-class TooLarge(InputError):
+class FrameTooLarge(InputError):
     """The pictures have more pixels than are decoded."""
 
     code = "too_large"
 
 
-class TooLong(InputError):
+class ClipTooLong(InputError):
     """The clip goes on for longer than is looked at; what came before was given."""
 
     code = "too_long"
 
 
-class Crashed(InputError):
+class WorkerCrashed(InputError):
     """The process that worked on the file died of it."""
 
     code = "crashed"
@@ -183,7 +183,7 @@ class DatasetError(UsageError):
     code = "dataset"
 
 
-class NothingMatched(FervidError):
+class NoInputsFound(FervidError):
     """No input file is left to work on."""
 
     code = "nothing_matched"
@@ -207,7 +207,7 @@ class ModelNotFound(ModelError):
     code = "model_not_found"
 
 
-class ModelUnverified(ModelError):
+class ChecksumMismatch(ModelError):
     """The file is not the one that the manifest names: its SHA-256 differs."""
 
     code = "model_unverified"

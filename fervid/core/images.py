@@ -8,7 +8,7 @@ import numpy as np
 from fervid.core.records import Image
 
 
-def halved(image: Image, times: int) -> Image:
+def downscale_by_halves(image: Image, times: int) -> Image:
     """A picture (h, w, 3) or (h, w), uint8, halved so many times; an odd last row or column is left out."""
     for _ in range(times):
         height, width = (max(1, side // 2) for side in image.shape[:2])

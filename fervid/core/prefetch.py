@@ -10,7 +10,7 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 
 
-def ahead(items: Generator[_Item], room: int, size: Callable[[_Item], int] = lambda item: 1) -> Generator[_Item]:
+def prefetch(items: Generator[_Item], room: int, size: Callable[[_Item], int] = lambda item: 1) -> Generator[_Item]:
     """What a generator gives, made in a thread that runs ahead; it is joined on every path.
 
     What the generator raises is raised here, after everything that came before it.

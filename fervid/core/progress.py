@@ -22,7 +22,7 @@ _NAMED_FAILURES = 5  # clips whose names a summary lists
 _EVERY = 1.0  # seconds between two lines of JSON about bytes, or about a film
 
 
-def shown(
+def track_clips(
     results: Iterable[_Result], total: int | None, kind: Progress, failed: Callable[[_Result], bool]
 ) -> Generator[_Result]:
     """Pass the results on and tell how many are done and how many failed.
@@ -52,7 +52,7 @@ def shown(
                 print(json.dumps(event), file=sys.stderr, flush=True)
 
 
-def tell(message: str) -> None:
+def log(message: str) -> None:
     """Write a line above the bar, if there is one."""
     tqdm.write(f"fervid: {escape_control_chars(message)}", file=sys.stderr)
 
@@ -62,7 +62,7 @@ def note(message: str, kind: Progress) -> None:
     if kind == "json":
         print(json.dumps({"event": "note", "message": message}), file=sys.stderr, flush=True)
     elif kind != "none":
-        tell(message)
+        log(message)
 
 
 class Summary:
@@ -138,7 +138,7 @@ def _spoken(seconds: float) -> str:
 
 
 @contextmanager
-def filmed(total: float, kind: Progress) -> Iterator[Callable[[float], None]]:
+def track_seconds(total: float, kind: Progress) -> Iterator[Callable[[float], None]]:
     """What is to be told how many seconds of a film are done.
 
     Args:
@@ -159,7 +159,7 @@ def filmed(total: float, kind: Progress) -> Iterator[Callable[[float], None]]:
         yield tell
 
 
-def received(parts: Iterable[bytes], begun: int, total: int | None, kind: Progress) -> Iterator[bytes]:
+def track_bytes(parts: Iterable[bytes], begun: int, total: int | None, kind: Progress) -> Iterator[bytes]:
     """Pass the parts of a file on and tell how much of it has arrived.
 
     Args:

@@ -1,6 +1,6 @@
 """What passes from stage to stage: frozen records, checked where they are made.
 
-Rows for what people count (`Face`, `Person`), columns for what machines multiply (`FaceScores`). Images are RGB,
+Rows for what people count (`Face`, `Person`), columns for what machines multiply (`FaceOutputs`). Images are RGB,
 uint8, (height, width, 3); boxes and points are in pixels of the frame, x to the right and y down; times are seconds
 of presentation time from the start of the clip.
 """
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 SCHEMA_VERSION = 1
 
 Image = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+FloatArray = NDArray[np.float32]
 Box = tuple[float, float, float, float]
 Status = Literal["ok", "no_face", "error", "skipped"]
 
 
-def _require(condition: bool, problem: str) -> None:
+def _check(condition: bool, problem: str) -> None:
     if not condition:
         raise ValueError(problem)
 
@@ -42,11 +42,11 @@ class Frame:
     duration: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(
+        _check(
             self.image.ndim == 3 and self.image.shape[2] == 3 and self.image.dtype == np.uint8,
             f"a frame is (h, w, 3) uint8, not {self.image.shape} {self.image.dtype}",
         )
-        _require(self.duration >= 0, f"a frame cannot last {self.duration} s")
+        _check(self.duration >= 0, f"a frame cannot last {self.duration} s")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,13 +60,13 @@ class Face:
     """
 
     box: Box
-    landmarks: Floats
+    landmarks: FloatArray
     score: float
 
     def __post_init__(self) -> None:
         x1, y1, x2, y2 = self.box
-        _require(x1 < x2 and y1 < y2, f"a face box needs x1 < x2 and y1 < y2: {self.box}")
-        _require(
+        _check(x1 < x2 and y1 < y2, f"a face box needs x1 < x2 and y1 < y2: {self.box}")
+        _check(
             self.landmarks.ndim == 2 and self.landmarks.shape[0] >= 2 and self.landmarks.shape[1] == 2,
             f"landmarks are (k >= 2, 2), not {self.landmarks.shape}",
         )
@@ -85,7 +85,7 @@ class Face:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FaceScores:
+class FaceOutputs:
     """What the network says of n face crops, one row each; n = 0 is a valid answer to an empty batch.
 
     What a network does not estimate is a column of no width, (n, 0).
@@ -99,37 +99,37 @@ class FaceScores:
         identity: (n, i) vectors whose cosine says how alike two people are.
     """
 
-    embedding: Floats
-    expression: Floats
-    age: Floats
-    gender: Floats
-    ethnicity: Floats
-    identity: Floats
+    embedding: FloatArray
+    expression: FloatArray
+    age: FloatArray
+    gender: FloatArray
+    ethnicity: FloatArray
+    identity: FloatArray
 
     def __post_init__(self) -> None:
         rows = {len(column) for column in self._columns()}
-        _require(len(rows) == 1, f"columns of unequal length: {sorted(rows)}")
+        _check(len(rows) == 1, f"columns of unequal length: {sorted(rows)}")
         tables = (self.embedding, self.expression, self.ethnicity, self.identity)
-        _require(all(table.ndim == 2 for table in tables), "embedding, expression, ethnicity and identity are (n, d)")
+        _check(all(table.ndim == 2 for table in tables), "embedding, expression, ethnicity and identity are (n, d)")
 
     def __len__(self) -> int:
         return len(self.embedding)
 
-    def __getitem__(self, rows: slice | list[int]) -> FaceScores:
+    def __getitem__(self, rows: slice | list[int]) -> FaceOutputs:
         """The rows of some faces."""
-        return FaceScores(*(column[rows] for column in self._columns()))
+        return FaceOutputs(*(column[rows] for column in self._columns()))
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Of every column; of numbers, one a face, 1."""
         return tuple(column.shape[1] if column.ndim == 2 else 1 for column in self._columns())
 
-    def _columns(self) -> tuple[Floats, ...]:
+    def _columns(self) -> tuple[FloatArray, ...]:
         return (self.embedding, self.expression, self.age, self.gender, self.ethnicity, self.identity)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Observed:
+class FrameObservation:
     """What one frame shows, without its picture.
 
     Attributes:
@@ -144,11 +144,11 @@ class Observed:
     duration: float
     faces: Sequence[Face]
     shares: Sequence[float]
-    scores: FaceScores
+    scores: FaceOutputs
 
     def __post_init__(self) -> None:
         counts = {len(self.faces), len(self.shares), len(self.scores)}
-        _require(len(counts) == 1, f"faces, shares and scores of unequal number: {sorted(counts)}")
+        _check(len(counts) == 1, f"faces, shares and scores of unequal number: {sorted(counts)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,26 +160,26 @@ class ClipFeatures:
         count: How many rows (faces, or frames when all faces are pooled) went into them.
     """
 
-    statistics: Mapping[str, Floats]
+    statistics: Mapping[str, FloatArray]
     count: int
 
     def __post_init__(self) -> None:
-        _require(self.count >= 1, "features need at least one observation")
-        _require(all(v.ndim == 1 for v in self.statistics.values()), "every statistic is a vector")
+        _check(self.count >= 1, "features need at least one observation")
+        _check(all(v.ndim == 1 for v in self.statistics.values()), "every statistic is a vector")
 
-    def vector(self, names: Sequence[str]) -> Floats:
+    def vector(self, names: Sequence[str]) -> FloatArray:
         """The named statistics, concatenated in that order: (d1 + d2 + ...,).
 
         Raises:
             ValueError: There is no statistic of that name.
         """
         missing = [name for name in names if name not in self.statistics]
-        _require(not missing, f"no statistic {', '.join(missing)} among {', '.join(self.statistics)}")
+        _check(not missing, f"no statistic {', '.join(missing)} among {', '.join(self.statistics)}")
         return np.concatenate([self.statistics[name] for name in names])
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Prediction:
     """A label with the probabilities behind it, in the order of the classifier's labels."""
 
     probabilities: Mapping[str, float]
@@ -217,7 +217,7 @@ class Person:
 
     id: int
     seconds: float
-    answer: Answer
+    answer: Prediction
     age: float | None = None
     gender: str | None = None
     ethnicity: str | None = None
@@ -229,7 +229,7 @@ class Person:
             "id": self.id,
             "seconds": _rounded(self.seconds),
             "label": self.answer.label,
-            "probabilities": _plain(self.answer.probabilities),
+            "probabilities": _rounded_probabilities(self.answer.probabilities),
             "age": _rounded(self.age, 1),
             "gender": self.gender,
             "ethnicity": self.ethnicity,
@@ -244,7 +244,7 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ErrorInfo:
     """Why a clip could not be answered, or what was wrong with it although it was."""
 
     code: str
@@ -252,7 +252,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelIdentity:
+class ModelRef:
     """Which file gave an answer."""
 
     name: str
@@ -267,7 +267,7 @@ class Baseline:
     clips: int
 
     def __post_init__(self) -> None:
-        _require(self.clips >= 1, f"a baseline needs a clip, not {self.clips}")
+        _check(self.clips >= 1, f"a baseline needs a clip, not {self.clips}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,19 +290,19 @@ class ClipResult:
 
     path: str
     status: Status
-    answer: Answer | None = None
+    answer: Prediction | None = None
     people: tuple[Person, ...] = ()
     duration_s: float | None = None
     frames_sampled: int = 0
     frames_with_face: int = 0
-    models: Mapping[str, ModelIdentity] = field(default_factory=dict)
-    problem: Problem | None = None
+    models: Mapping[str, ModelRef] = field(default_factory=dict)
+    problem: ErrorInfo | None = None
     elapsed_s: float = 0.0
     baseline: Baseline | None = None
 
     def __post_init__(self) -> None:
-        _require((self.status == "ok") == (self.answer is not None), "a result has an answer exactly when it is ok")
-        _require(self.status in ("ok", "no_face") or self.problem is not None, f"{self.status} needs a problem")
+        _check((self.status == "ok") == (self.answer is not None), "a result has an answer exactly when it is ok")
+        _check(self.status in ("ok", "no_face") or self.problem is not None, f"{self.status} needs a problem")
 
     @property
     def label(self) -> str | None:
@@ -327,7 +327,7 @@ class ClipResult:
             "status": self.status,
             "label": self.label,
             "confidence": _rounded(self.confidence),
-            "probabilities": _plain(self.probabilities),
+            "probabilities": _rounded_probabilities(self.probabilities),
             "people": [person.as_dict() for person in self.people],
             "duration_s": _rounded(self.duration_s),
             "frames_sampled": self.frames_sampled,
@@ -374,5 +374,5 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None else round(float(value), digits)
 
 
-def _plain(probabilities: Mapping[str, float] | None) -> dict[str, float] | None:
+def _rounded_probabilities(probabilities: Mapping[str, float] | None) -> dict[str, float] | None:
     return None if probabilities is None else {label: round(float(p), 4) for label, p in probabilities.items()}

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from fervid.core.records import SCHEMA_VERSION, Status
 
 
-def schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, Any]:
+def record_json_schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, Any]:
     """JSON Schema (2020-12) of one record; `ClipResult.as_dict` and `WindowResult.as_dict` keep to it.
 
     Args:

@@ -26,19 +26,21 @@ from pathlib import Path
 from queue import LifoQueue
 from typing import Any, NoReturn, TypeVar
 
-from fervid.core.errors import Crashed, FervidError, InputError, OutOfMemory, TimedOut, UsageError
+from fervid.core.errors import FervidError, InputError, OutOfMemory, TimedOut, UsageError, WorkerCrashed
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
-AHEAD = 64  # items for each worker that may be answered before their turn, so that a slow one does not hold them back
-_BEGINNING = 300.0  # seconds in which a worker has to import and load what it needs
-_GLANCE = 0.1  # seconds from one look at what a worker has used to the next
+MAX_QUEUED_PER_WORKER = (
+    64  # items for each worker that may be answered before their turn, so that a slow one does not hold them back
+)
+_STARTUP_TIMEOUT_S = 300.0  # seconds in which a worker has to import and load what it needs
+_POLL_S = 0.1  # seconds from one look at what a worker has used to the next
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _NAMES = {-number: number.name for number in signal.Signals}
 _SPAWN = get_context("spawn")  # a fork would share the threads and locks of models that are loaded already
-_births = threading.Lock()  # starting a process waits for whichever has ended, and two may not wait for the same
-_ready: list[tuple[SpawnProcess, Connection]] = []  # started before there is work for them
+_spawn_lock = threading.Lock()  # starting a process waits for whichever has ended, and two may not wait for the same
+_prestarted: list[tuple[SpawnProcess, Connection]] = []  # started before there is work for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,10 @@ class Limits:
     memory: int | None = None
 
 
-class Died(Exception):
+class WorkerDied(Exception):
     """A worker ended, or was ended, with an item in hand."""
 
-    def __init__(self, how: str, kind: type[InputError] = Crashed) -> None:
+    def __init__(self, how: str, kind: type[InputError] = WorkerCrashed) -> None:
         """Say how.
 
         Args:
@@ -86,25 +88,25 @@ class Died(Exception):
                 f"{name} took too much memory ({self}); allow more with --memory, try fewer --jobs, or cut it"
             )
         if self._how == "SIGKILL":
-            return Crashed(
+            return WorkerCrashed(
                 f"{name} ended its process ({self}), as happens when memory runs out; try fewer --jobs, or cut it"
             )
-        return Crashed(
+        return WorkerCrashed(
             f"the decoder or a model crashed on {name} ({self}); convert it, as to H.264 in mp4, or report it"
         )
 
 
-def ordered(
+def map_ordered(
     work: Callable[[_Item], _Answer],
     items: Iterable[_Item],
     jobs: int,
-    lost: Callable[[_Item, Died], _Answer],
+    lost: Callable[[_Item, WorkerDied], _Answer],
     limits: Limits = Limits(),
 ) -> Generator[_Answer]:
     """What `work` makes of each item, in the order of the items.
 
-    No more than `AHEAD` items for each worker are read ahead, so memory does not grow with their number. When the
-    iterator is closed the workers are killed, and when this process dies they end by themselves.
+    No more than `MAX_QUEUED_PER_WORKER` items for each worker are read ahead, so memory does not grow with their number.
+    When the iterator is closed the workers are killed, and when this process dies they end by themselves.
 
     Args:
         work: Sent to each worker once, and so loads there once what it needs.
@@ -120,52 +122,52 @@ def ordered(
     if not jobs:
         yield from map(work, items)
         return
-    with _crew(work, jobs, lost, limits) as ask:
+    with _pool(work, jobs, lost, limits) as ask:
         waiting: deque[Future[_Answer]] = deque()
         for item in items:
             waiting.append(ask(item))
-            while waiting and (waiting[0].done() or len(waiting) >= AHEAD * jobs):
+            while waiting and (waiting[0].done() or len(waiting) >= MAX_QUEUED_PER_WORKER * jobs):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def as_ready(
+def map_unordered(
     work: Callable[[_Item], _Answer],
     items: Iterable[_Item | None],
     jobs: int,
-    lost: Callable[[_Item, Died], _Answer],
+    lost: Callable[[_Item, WorkerDied], _Answer],
     limits: Limits = Limits(),
 ) -> Generator[_Answer]:
     """What `work` makes of each item, as soon as it is made; of items that may come for ever.
 
     Args:
-        work: As for `ordered`, and so are all but the next.
+        work: As for `map_ordered`, and so are all but the next.
         items: What to work on; None in between, whenever what is ready should be given.
         jobs: Processes; 0 works in this one.
         lost: What to answer for an item at which a worker died.
         limits: What an item may cost.
 
     Raises:
-        UsageError: As `ordered`.
+        UsageError: As `map_ordered`.
     """
     if not jobs:
         yield from (work(item) for item in items if item is not None)
         return
-    with _crew(work, jobs, lost, limits) as ask:
+    with _pool(work, jobs, lost, limits) as ask:
         working: set[Future[_Answer]] = set()
         for item in items:
             if item is not None:
                 working.add(ask(item))
-            full = len(working) >= AHEAD * jobs
+            full = len(working) >= MAX_QUEUED_PER_WORKER * jobs
             ready, working = wait(working, None if full else 0, FIRST_COMPLETED)
             yield from (future.result() for future in ready)
         yield from (future.result() for future in as_completed(working))
 
 
 @contextmanager
-def _crew(
-    work: Callable[[_Item], _Answer], jobs: int, lost: Callable[[_Item, Died], _Answer], limits: Limits
+def _pool(
+    work: Callable[[_Item], _Answer], jobs: int, lost: Callable[[_Item, WorkerDied], _Answer], limits: Limits
 ) -> Iterator[Callable[[_Item], Future[_Answer]]]:
     """Processes, as long as the block lasts; what it is given asks the next idle one."""
     workers = [Worker(work, limits) for _ in range(jobs)]
@@ -178,7 +180,7 @@ def _crew(
         try:
             answer: _Answer = worker.ask(item)
             return answer
-        except Died as death:
+        except WorkerDied as death:
             return lost(item, death)
         finally:
             idle.put(worker)
@@ -193,13 +195,13 @@ def _crew(
         threads.shutdown()
         for worker in workers:
             worker.bury()
-        _dismiss()
+        _stop_prestarted()
 
 
-def prepare(*modules: str) -> None:
-    """Start a process that imports modules, for the first worker of `ordered`, which then has not to wait for that."""
-    with _births:
-        _ready.append(_born(*modules))
+def prestart_worker(*modules: str) -> None:
+    """Start a process that imports modules, so that the first worker of `map_ordered` need not wait for that."""
+    with _spawn_lock:
+        _prestarted.append(_spawn(*modules))
 
 
 class Worker:
@@ -224,7 +226,7 @@ class Worker:
             Died: There will be no answer.
             UsageError: The process died before it was ready.
         """
-        with _births:
+        with _spawn_lock:
             ended = self._process is not None and not self._process.is_alive()
         if ended:  # while it had nothing to do, which no item is to blame for
             self.bury()
@@ -237,14 +239,14 @@ class Worker:
 
     def kill(self) -> None:
         """Stop at once and for good."""
-        with _births:
+        with _spawn_lock:
             self._wanted = False
             if self._process is not None:
                 self._process.kill()
 
     def bury(self) -> str:
         """Leave no zombie of a process that is ending; how it ended."""
-        with _births:
+        with _spawn_lock:
             process, self._process = self._process, None
             if process is None:
                 return "never begun"
@@ -263,13 +265,13 @@ class Worker:
             Died: It was stopped for good.
             UsageError: The process died before it was ready; or whatever `work` raises when it arrives.
         """
-        with _births:
+        with _spawn_lock:
             if not self._wanted:
-                raise Died("stopped")
-            self._process, self._pipe = _ready.pop() if _ready else _born()
+                raise WorkerDied("stopped")
+            self._process, self._pipe = _prestarted.pop() if _prestarted else _spawn()
         try:
-            error = self._exchange(self._work, Limits(_BEGINNING))
-        except Died as death:
+            error = self._exchange(self._work, Limits(_STARTUP_TIMEOUT_S))
+        except WorkerDied as death:
             raise UsageError(
                 f"a worker process ended before its first clip ({death}); try fewer --jobs, or more memory"
             ) from None
@@ -286,47 +288,47 @@ class Worker:
         end = time.monotonic() + (limits.seconds or math.inf)
         try:
             self._pipe.send(message)
-            while not self._pipe.poll(_GLANCE):
+            while not self._pipe.poll(_POLL_S):
                 if time.monotonic() > end:
                     self._end(f"{limits.seconds:g} s", TimedOut)
-                if limits.memory and self._process and _held(self._process) > limits.memory:
+                if limits.memory and self._process and _rss_bytes(self._process) > limits.memory:
                     self._end(f"more than {limits.memory / 1e6:g} MB", OutOfMemory)
             return self._pipe.recv()
         except (EOFError, OSError):
-            raise Died(self.bury()) from None
+            raise WorkerDied(self.bury()) from None
 
     def _end(self, how: str, kind: type[InputError]) -> NoReturn:
         if self._process is not None:
             self._process.kill()
         self.bury()
-        raise Died(how, kind)
+        raise WorkerDied(how, kind)
 
 
-def _born(*modules: str) -> tuple[SpawnProcess, Connection]:
+def _spawn(*modules: str) -> tuple[SpawnProcess, Connection]:
     resource_tracker.ensure_running()  # to start it later would take the mask off again
     ours, theirs = _SPAWN.Pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: to stop workers is our business
     try:
         with theirs:
-            process = _SPAWN.Process(target=_main, args=(theirs, modules), name="fervid-worker", daemon=True)
+            process = _SPAWN.Process(target=_worker_main, args=(theirs, modules), name="fervid-worker", daemon=True)
             process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process, ours
 
 
-def _dismiss() -> None:
+def _stop_prestarted() -> None:
     """Leave no process that nobody needed."""
-    with _births:
-        while _ready:
-            process, pipe = _ready.pop()
+    with _spawn_lock:
+        while _prestarted:
+            process, pipe = _prestarted.pop()
             process.kill()
             process.join()
             process.close()
             pipe.close()
 
 
-def _held(process: SpawnProcess) -> int:
+def _rss_bytes(process: SpawnProcess) -> int:
     """Bytes of memory; 0 where nobody tells."""
     try:
         return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * _PAGE
@@ -334,16 +336,16 @@ def _held(process: SpawnProcess) -> int:
         return 0
 
 
-def _main(pipe: Connection, modules: Sequence[str]) -> None:
+def _worker_main(pipe: Connection, modules: Sequence[str]) -> None:
     """Where a worker begins."""
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     for module in modules:
         import_module(module)
     with suppress(EOFError, OSError):
         _serve(pipe)
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -355,7 +357,7 @@ def _serve(pipe: Connection) -> None:
     try:
         work = pipe.recv()
     except Exception as error:  # noqa: BLE001  raised where the first item is asked for
-        pipe.send(_noted(error))
+        pipe.send(_with_traceback(error))
         return
     pipe.send(None)
     while True:
@@ -365,17 +367,17 @@ def _serve(pipe: Connection) -> None:
         try:
             answer = work(item)
         except FervidError as error:
-            problem = _noted(error)
+            problem = _with_traceback(error)
         except MemoryError:
-            problem = Died("MemoryError", OutOfMemory)
+            problem = WorkerDied("MemoryError", OutOfMemory)
         except Exception as error:  # noqa: BLE001  nobody expected it: what this item did to us, and to no other
             where = traceback.extract_tb(error.__traceback__)[-1]
             what = f"{type(error).__name__}: {error}, {Path(where.filename).name} line {where.lineno}"
-            problem = Died(" ".join(what.split()))
+            problem = WorkerDied(" ".join(what.split()))
         pipe.send((answer, problem))
 
 
-def _noted(error: Exception) -> Exception:
+def _with_traceback(error: Exception) -> Exception:
     """With its traceback, which would stay behind."""
     error.add_note("".join(traceback.format_exception(error)))
     return error

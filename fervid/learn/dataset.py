@@ -27,9 +27,17 @@ from numpy.typing import NDArray
 
 from fervid.core.errors import DatasetError
 from fervid.core.text import is_utf8
-from fervid.learn.dataset_layouts import CLASSES, KNOWN, SPLITS, Layout, Sample, frames, read_text
+from fervid.learn.dataset_layouts import (
+    CLASS_FOLDERS,
+    KNOWN_LAYOUTS,
+    SPLIT_ALIASES,
+    Layout,
+    Sample,
+    frame_files,
+    read_text,
+)
 
-__all__ = ["Dataset", "Sample", "counts", "frames", "lacking_people", "read"]
+__all__ = ["Dataset", "Sample", "frame_files", "label_counts", "labels_with_few_people", "load_dataset"]
 
 COLUMNS = ("path", "label", "person", "split")
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -53,7 +61,7 @@ class Dataset:
     @property
     def labels(self) -> tuple[str, ...]:
         """The classes, sorted."""
-        return tuple(counts(self))
+        return tuple(label_counts(self))
 
     def part(self, split: str) -> Dataset:
         """The clips of one split."""
@@ -66,7 +74,7 @@ class Dataset:
             DatasetError: Some clips lack it.
         """
         known = sorted({rating for sample in self.samples for rating in sample.ratings})
-        _refuse(
+        _raise_if_any(
             f"no number for {name!r}",
             [(sample, "") for sample in self.samples if name not in sample.ratings],
             f"there are numbers for {', '.join(known)}" if known else "no column holds numbers only",
@@ -74,7 +82,7 @@ class Dataset:
         return np.array([sample.ratings[name] for sample in self.samples], np.float64)
 
 
-def read(source: str, labels: Sequence[str] | None = None) -> Dataset:
+def load_dataset(source: str, labels: Sequence[str] | None = None) -> Dataset:
     """Labelled clips from a folder, a list, or `NAME:FOLDER` with the name of a known set.
 
     Args:
@@ -86,19 +94,19 @@ def read(source: str, labels: Sequence[str] | None = None) -> Dataset:
             both sides of a split. The first few are named, with their lines.
     """
     name, colon, folder = source.partition(":")
-    if colon and name.lower() in KNOWN:
-        found = Dataset(name.lower(), _laid_out(os.path.expanduser(folder), KNOWN[name.lower()]))
+    if colon and name.lower() in KNOWN_LAYOUTS:
+        found = Dataset(name.lower(), _from_layout(os.path.expanduser(folder), KNOWN_LAYOUTS[name.lower()]))
     elif os.path.isdir(source):
-        found = Dataset(Path(source).resolve().name, _laid_out(source, CLASSES))
+        found = Dataset(Path(source).resolve().name, _from_layout(source, CLASS_FOLDERS))
     elif colon and not os.path.exists(source):
-        raise DatasetError(f"no data set is known as {name!r}; there are {', '.join(KNOWN)}")
+        raise DatasetError(f"no data set is known as {name!r}; there are {', '.join(KNOWN_LAYOUTS)}")
     else:
-        found = Dataset(Path(source).stem, _listed(Path(source)))
+        found = Dataset(Path(source).stem, _from_list(Path(source)))
     _check(found, labels)
     return found
 
 
-def only(found: Dataset, labels: Sequence[str]) -> Dataset:
+def filter_labels(found: Dataset, labels: Sequence[str]) -> Dataset:
     """The clips of some classes.
 
     Raises:
@@ -109,18 +117,18 @@ def only(found: Dataset, labels: Sequence[str]) -> Dataset:
     return replace(found, samples=tuple(sample for sample in found.samples if sample.label in labels))
 
 
-def counts(found: Dataset) -> dict[str, int]:
+def label_counts(found: Dataset) -> dict[str, int]:
     """How many clips of each class."""
     return dict(sorted(Counter(sample.label for sample in found.samples if sample.label is not None).items()))
 
 
-def lacking_people(found: Dataset, least: int = 2) -> list[str]:
+def labels_with_few_people(found: Dataset, least: int = 2) -> list[str]:
     """Classes with fewer people than cross-validation by person needs."""
     people = {label: {s.person for s in found.samples if s.label == label} for label in found.labels}
     return [label for label, known in people.items() if None not in known and len(known) < least]
 
 
-def _laid_out(folder: str, layout: Layout) -> tuple[Sample, ...]:
+def _from_layout(folder: str, layout: Layout) -> tuple[Sample, ...]:
     if not os.path.isdir(folder):
         raise DatasetError(f"{folder!r} is no folder; give NAME:FOLDER, with the folder where the set was unpacked")
     samples = tuple(layout.read(Path(folder)))
@@ -132,34 +140,36 @@ def _laid_out(folder: str, layout: Layout) -> tuple[Sample, ...]:
 def _check(found: Dataset, labels: Sequence[str] | None) -> None:
     samples = found.samples
     odd = [(s, f", {s.label!r}") for s in samples if s.label is not None and not is_utf8(s.label)]
-    _refuse("labels that are no text in UTF-8", odd, "rename the folder, or correct the list")
+    _raise_if_any("labels that are no text in UTF-8", odd, "rename the folder, or correct the list")
     if labels is not None:
-        _refuse(
+        _raise_if_any(
             f"not of the classes {', '.join(labels)}",
             [(s, f", {s.label!r}" if s.label else ", no label") for s in samples if s.label not in labels],
             "correct the label, or leave out the clip",
         )
-    _refuse(
+    _raise_if_any(
         "no such video or folder of pictures",
-        [(s, "") for s in samples if not frames(s.path)],
+        [(s, "") for s in samples if not frame_files(s.path)],
         "check the spelling, and whether all was unpacked; paths in a list start at its folder",
     )
     placed = [(s.path.resolve(), s) for s in samples]
     first = dict(reversed(placed))
     again = [(s, f", before at {first[place].where}") for place, s in placed if first[place] is not s]
-    _refuse("listed before", again, "keep one")
+    _raise_if_any("listed before", again, "keep one")
     if any(s.split for s in samples):
-        _refuse("in no part of the split", [(s, "") for s in samples if not s.split], "say train, val or test for each")
+        _raise_if_any(
+            "in no part of the split", [(s, "") for s in samples if not s.split], "say train, val or test for each"
+        )
     other = {s.person: s for s in reversed(samples)}
     both = [(s, other[s.person]) for s in samples if s.person and s.split != other[s.person].split]
-    _refuse(
+    _raise_if_any(
         "people on both sides of the split",
         [(s, f", {s.person!r} in {s.split}; in {other.split} at {other.where}") for s, other in both],
         "keep all clips of a person in one part",
     )
 
 
-def _refuse(problem: str, found: Sequence[tuple[Sample, str]], hint: str) -> None:
+def _raise_if_any(problem: str, found: Sequence[tuple[Sample, str]], hint: str) -> None:
     if found:
         named = ", ".join(f"{sample.path} ({sample.where}{detail})" for sample, detail in found[:3])
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -169,11 +179,11 @@ def _refuse(problem: str, found: Sequence[tuple[Sample, str]], hint: str) -> Non
 Row = tuple[str, Mapping[str, Any]]  # the line, and its values by column
 
 
-def _listed(path: Path) -> tuple[Sample, ...]:
+def _from_list(path: Path) -> tuple[Sample, ...]:
     """Rows of a CSV with a header, or objects of JSON Lines; paths start at the folder of the list."""
-    sets = ", ".join(f"{name}:FOLDER" for name in KNOWN)
+    sets = ", ".join(f"{name}:FOLDER" for name in KNOWN_LAYOUTS)
     text = read_text(path, f"give a folder with a folder for each class, a CSV or JSON Lines file in UTF-8, or {sets}")
-    rows = list(_objects(text, path) if path.suffix.lower() in (".jsonl", ".ndjson") else _rows(text, path))
+    rows = list(_jsonl_rows(text, path) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(text, path))
     if not rows:
         raise DatasetError(f"{path} lists no clips; write a line for each, with its path and label")
     return tuple(_sample(path.parent, row, ratings) for row, ratings in zip(rows, _ratings(rows), strict=True))
@@ -186,9 +196,9 @@ def _sample(folder: Path, row: Row, ratings: Mapping[str, float]) -> Sample:
         raise DatasetError(f"{where} has no path; write the path of a clip in each line")
     if label is None and not ratings:
         raise DatasetError(f"{where} has no label, and no column of numbers instead; write one in each line")
-    if split is not None and split.lower() not in SPLITS:
+    if split is not None and split.lower() not in SPLIT_ALIASES:
         raise DatasetError(f"{where}: {split!r} is no part of a split; write train, val or test")
-    return Sample(folder / path, label, person, SPLITS[split.lower()] if split else None, ratings, where)
+    return Sample(folder / path, label, person, SPLIT_ALIASES[split.lower()] if split else None, ratings, where)
 
 
 def _text(where: str, name: str, value: Any) -> str | None:
@@ -224,7 +234,7 @@ def _number(value: Any) -> float:
         return math.inf
 
 
-def _rows(text: str, path: Path) -> Iterator[Row]:
+def _csv_rows(text: str, path: Path) -> Iterator[Row]:
     text = _COMMENT.sub("", text)
     delimiter = _delimiter(text)
     blanks = " " if delimiter == "\t" else " \t"
@@ -281,7 +291,7 @@ def _header(where: str, cells: Sequence[str]) -> list[str]:
     return names
 
 
-def _objects(text: str, path: Path) -> Iterator[Row]:
+def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue

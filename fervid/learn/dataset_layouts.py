@@ -10,10 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fervid.core.errors import DatasetError
-from fervid.media.inputs import SUFFIXES
+from fervid.media.inputs import VIDEO_SUFFIXES
 
-PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+SPLIT_ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 _DEEP = 3  # folders within folders in which clips may have been put by mistake
 _LONG = 1000  # characters that no name and no pattern for names has; to match more could take minutes
 
@@ -52,7 +59,7 @@ class Layout:
     read: Callable[[Path], Iterator[Sample]]
 
 
-def frames(path: Path) -> list[Path]:
+def frame_files(path: Path) -> list[Path]:
     """The files of a clip: itself, the pictures of a folder, or those that a pattern matches; empty if there are none.
 
     Raises:
@@ -93,7 +100,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _pictures(folder: Path, pattern: str) -> list[Path]:
-    names = (name for name in fnmatch.filter(_names(folder), pattern) if Path(name).suffix.lower() in PICTURES)
+    names = (name for name in fnmatch.filter(_names(folder), pattern) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
     return [folder / name for name in sorted(names, key=_natural)]
 
 
@@ -106,19 +113,21 @@ def _folders(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(_names(folder)) if os.path.isdir(folder / name)]
 
 
-def _below(folder: Path, depth: int) -> Iterator[Path]:
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
     """A folder and those in it; links are followed, so `depth` must end a loop of them."""
     yield folder
     if depth:
         for inner in _folders(folder):
-            yield from _below(inner, depth - 1)
+            yield from _walk(inner, depth - 1)
 
 
 def _clips(folder: Path) -> list[Path]:
     """Videos in a folder, and the folders in it that hold pictures."""
     paths = [folder / name for name in sorted(_names(folder))]
     return [
-        path for path in paths if (_pictures(path, "*") if os.path.isdir(path) else path.suffix.lower() in SUFFIXES)
+        path
+        for path in paths
+        if (_pictures(path, "*") if os.path.isdir(path) else path.suffix.lower() in VIDEO_SUFFIXES)
     ]
 
 
@@ -133,21 +142,21 @@ def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
 def _classes(root: Path) -> Iterator[Sample]:
     """A folder for each class, or for each split with one for each class in it; what is neither is not passed over."""
     for top in _folders(root):
-        split = SPLITS.get(top.name.lower())
+        split = SPLIT_ALIASES.get(top.name.lower())
         if split:
-            _nothing_beside(top)
+            _check_no_stray_clips(top)
         for folder in _folders(top) if split else [top]:
             clips = _clips(folder)
-            if not clips and (deeper := next(filter(_clips, _below(folder, _DEEP)), None)):
+            if not clips and (deeper := next(filter(_clips, _walk(folder, _DEEP)), None)):
                 raise DatasetError(
                     f"{folder} holds no clips, but {deeper} does; the clips of a class lie in its folder itself, so"
                     " move them up, or the folder away"
                 )
             yield from (Sample(path, folder.name, split=split, where=str(folder)) for path in clips)
-    _nothing_beside(root)
+    _check_no_stray_clips(root)
 
 
-def _nothing_beside(folder: Path) -> None:
+def _check_no_stray_clips(folder: Path) -> None:
     """Refuse videos where the folders of the classes are, if there are any.
 
     Raises:
@@ -166,7 +175,7 @@ def _afew(root: Path) -> Iterator[Sample]:
     classes = {"angry": "anger", "happy": "happiness", "sad": "sadness"}
     classes |= {name: name for name in ("disgust", "fear", "neutral", "surprise")}
     for top in _folders(root):
-        split = SPLITS.get(top.name.lower().removesuffix("_afew"))
+        split = SPLIT_ALIASES.get(top.name.lower().removesuffix("_afew"))
         for folder in _folders(top) if split else ():
             label = classes.get(folder.name.lower())
             for path in _clips(folder):
@@ -191,7 +200,7 @@ def _vgaf(root: Path) -> Iterator[Sample]:
                 raise DatasetError(f"{where} is no name of a clip and then 1, 2 or 3; correct it")
             name = fields[0].removesuffix(".mp4")
             clip = there.get(name, folder / f"{name}.mp4")
-            yield Sample(clip, classes[fields[1]], split=SPLITS[part.lower()], where=where)
+            yield Sample(clip, classes[fields[1]], split=SPLIT_ALIASES[part.lower()], where=where)
 
 
 def _ravdess(root: Path) -> Iterator[Sample]:
@@ -202,20 +211,20 @@ def _ravdess(root: Path) -> Iterator[Sample]:
     classes = ("neutral", "calm", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
     codes = {f"{number:02}": label for number, label in enumerate(classes, 1)}
     pattern = r"0[12](?P<take>-0[12]-(?P<label>\d\d)(-\d\d){3}-(?P<person>\d\d))"
-    return _named(root, pattern, codes, "01-01-06-01-02-01-12")
+    return _from_filenames(root, pattern, codes, "01-01-06-01-02-01-12")
 
 
 def _crema_d(root: Path) -> Iterator[Sample]:
     """CREMA-D: actor, sentence, emotion, level."""
     codes = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happiness", "NEU": "neutral", "SAD": "sadness"}
     pattern = r"(?P<take>(?P<person>\d{4})_[A-Z]{3}_(?P<label>[A-Z]{3})_[A-Z]+)"
-    return _named(root, pattern, codes, "1001_DFA_ANG_XX")
+    return _from_filenames(root, pattern, codes, "1001_DFA_ANG_XX")
 
 
-def _named(root: Path, pattern: str, codes: Mapping[str, str], example: str) -> Iterator[Sample]:
+def _from_filenames(root: Path, pattern: str, codes: Mapping[str, str], example: str) -> Iterator[Sample]:
     """Clips whose names say all: the groups `take`, `label` and `person` of a pattern; of a take the first is taken."""
     taken = set()
-    for folder in _below(root, 2):
+    for folder in _walk(root, 2):
         for path in _clips(folder):
             found = re.fullmatch(pattern, path.stem)
             if found is None and os.path.isdir(path):
@@ -231,8 +240,8 @@ def _ck_plus(root: Path) -> Iterator[Sample]:
     """CK+: sequences of frames up to the peak; those without a file that names the emotion are left out."""
     classes = ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
     codes = {float(number): label for number, label in enumerate(classes)}
-    images = next((folder for folder in _below(root, 2) if folder.name == "cohn-kanade-images"), root)
-    for folder in _below(root, 4):
+    images = next((folder for folder in _walk(root, 2) if folder.name == "cohn-kanade-images"), root)
+    for folder in _walk(root, 4):
         for path in (folder / name for name in sorted(_names(folder)) if name.endswith("_emotion.txt")):
             person, sequence = path.name.split("_")[:2]
             try:
@@ -270,14 +279,14 @@ def _kerc2020(root: Path) -> Iterator[Sample]:
             if not (number and ratings and all(1 <= rating <= 9 for rating in ratings.values())):
                 raise DatasetError(f"{where} is no clip with {', '.join(_KERC_COLUMNS)} from 1 to 9; take {baseline}")
             clip = root / folder / pattern.format(int(number[1]))
-            if name not in _KERC_ABSENT or frames(clip):
+            if name not in _KERC_ABSENT or frame_files(clip):
                 valence, (low, high) = ratings["valence"], _KERC_BOUNDS
                 label = "negative" if valence < low else "positive" if valence > high else "neutral"
                 yield Sample(clip, label, split=split, ratings=ratings, where=where)
 
 
-CLASSES = Layout("happiness/a.mp4 or train/happiness/a.mp4, a folder for each class", _classes)
-KNOWN: Mapping[str, Layout] = {
+CLASS_FOLDERS = Layout("happiness/a.mp4 or train/happiness/a.mp4, a folder for each class", _classes)
+KNOWN_LAYOUTS: Mapping[str, Layout] = {
     "afew": Layout("Train_AFEW/Angry/*.avi and Val_AFEW/Angry/*.avi", _afew),
     "ck+": Layout("cohn-kanade-images/S005/001/*.png with Emotion/S005/001/S005_001_00000011_emotion.txt", _ck_plus),
     "crema-d": Layout("VideoFlash/1001_DFA_ANG_XX.flv", _crema_d),

@@ -21,17 +21,17 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.analysis.aggregate import gather
+from fervid.analysis.aggregate import aggregate_clip
 from fervid.analysis.extractor import Extractor
 from fervid.analysis.pooling import STATISTICS
-from fervid.core.array_cache import DAMAGED, save
-from fervid.core.atomic_io import replacing
+from fervid.core.array_cache import NPZ_READ_ERRORS, save
+from fervid.core.atomic_io import atomic_write
 from fervid.core.errors import DatasetError, InputError, InputUnreadable, NoFaces, UsageError
-from fervid.core.records import ClipFeatures, Floats, Observed
+from fervid.core.records import ClipFeatures, FloatArray, FrameObservation
 from fervid.core.text import to_valid_utf8
-from fervid.core.worker_pool import Died, Limits, ordered
-from fervid.learn.dataset import Sample, frames
-from fervid.media.video import read_pictures
+from fervid.core.worker_pool import Limits, WorkerDied, map_ordered
+from fervid.learn.dataset import Sample, frame_files
+from fervid.media.video import read_image_sequence
 
 IDENTITY = "identity.mean"
 FITTED = ("embedding", "expression", "logit")
@@ -40,11 +40,11 @@ FEATURE_VERSION = 1
 """Part of the name of a cached file; raised by one when the same clip, models and options give other features."""
 DIGEST_DIGITS = 16
 """Of the SHA-256 of a clip, by which it is known again."""
-ABOUT = frozenset({"face", "network", "network_sha256", "detector"})
+PROVENANCE_KEYS = frozenset({"face", "network", "network_sha256", "detector"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row:
+class ClipFeaturesRow:
     """The features of one clip, or why it has none.
 
     Attributes:
@@ -63,14 +63,14 @@ class Row:
     digest: str = ""
 
 
-def extract(
+def extract_features(
     samples: Iterable[Sample],
     extractor: Extractor,
     cache: Path | None = None,
     jobs: int = 0,
     strides: Sequence[int] = (),
     limits: Limits = Limits(),  # noqa: B008  frozen
-) -> Iterator[Row]:
+) -> Iterator[ClipFeaturesRow]:
     """Features of every clip, in their order.
 
     Args:
@@ -85,22 +85,22 @@ def extract(
         OutputError: The cache cannot be written.
     """
 
-    def lost(sample: Sample, death: Died) -> Row:
-        return Row(sample, None, problem=death.problem(sample.path))
+    def lost(sample: Sample, death: WorkerDied) -> ClipFeaturesRow:
+        return ClipFeaturesRow(sample, None, problem=death.problem(sample.path))
 
-    return ordered(partial(_row, extractor, cache, strides), samples, jobs, lost, limits)
+    return map_ordered(partial(_row, extractor, cache, strides), samples, jobs, lost, limits)
 
 
-def _row(extractor: Extractor, cache: Path | None, strides: Sequence[int], sample: Sample) -> Row:
+def _row(extractor: Extractor, cache: Path | None, strides: Sequence[int], sample: Sample) -> ClipFeaturesRow:
     try:
-        digest = compute_digest(frames(sample.path))
-        found = _kept(sample.path, digest, extractor, cache, (1, *strides))
+        digest = compute_digest(frame_files(sample.path))
+        found = _cached(sample.path, digest, extractor, cache, (1, *strides))
     except InputError as error:
-        return Row(sample, None, problem=error)
+        return ClipFeaturesRow(sample, None, problem=error)
     digest = digest[:DIGEST_DIGITS]
     if found[1] is None:
-        return Row(sample, None, problem=NoFaces(f"{sample.path} shows no face"), digest=digest)
-    return Row(sample, found[1], {stride: found[stride] for stride in strides}, digest=digest)
+        return ClipFeaturesRow(sample, None, problem=NoFaces(f"{sample.path} shows no face"), digest=digest)
+    return ClipFeaturesRow(sample, found[1], {stride: found[stride] for stride in strides}, digest=digest)
 
 
 def compute_digest(files: Sequence[Path]) -> str:
@@ -119,17 +119,17 @@ def compute_digest(files: Sequence[Path]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 
 
-def pooled(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int, ClipFeatures | None]:
+def compute_clip_features(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int, ClipFeatures | None]:
     """Stride to the features of a video, or of pictures that are its frames; None where no face is seen.
 
     Raises:
         InputError: The clip broke off before a face was seen.
     """
-    files = frames(path)
-    observed: list[Observed] = []
+    files = frame_files(path)
+    observed: list[FrameObservation] = []
     problem = None
     whole = files in ([], [path])
-    with closing(extractor.watch(path) if whole else extractor.observe(read_pictures(files))) as stream:
+    with closing(extractor.watch(path) if whole else extractor.observe(read_image_sequence(files))) as stream:
         try:
             observed.extend(stream)
         except InputError as error:
@@ -138,12 +138,12 @@ def pooled(path: Path, extractor: Extractor, strides: Sequence[int]) -> dict[int
         raise problem
     found = {}
     for stride in strides:
-        pool = gather(observed[::stride], extractor.rule, stride).pool(extractor.options.face)
-        found[stride] = _lean(pool.features(), extractor.options.face) if pool else None
+        pool = aggregate_clip(observed[::stride], extractor.rule, stride).pool(extractor.options.face)
+        found[stride] = _select_statistics(pool.features(), extractor.options.face) if pool else None
     return found
 
 
-def _lean(features: ClipFeatures, face: str) -> ClipFeatures:
+def _select_statistics(features: ClipFeatures, face: str) -> ClipFeatures:
     """What a classifier may be fitted on, and the identity to group people by, if the network knows it."""
     plain = [f"{name}.{kind}" for name in FITTED for kind in STATISTICS]
     spread = [f"{name}.spread.{kind}" for name in FITTED for kind in STATISTICS]
@@ -152,16 +152,16 @@ def _lean(features: ClipFeatures, face: str) -> ClipFeatures:
     return ClipFeatures({name: features.statistics[name] for name in names}, features.count)
 
 
-def _kept(
+def _cached(
     path: Path, digest: str, extractor: Extractor, cache: Path | None, strides: Sequence[int]
 ) -> dict[int, ClipFeatures | None]:
     if cache is None or not digest:
-        return pooled(path, extractor, strides)
-    place = cache / f"{_key(digest, extractor, strides)}.npz"
-    with suppress(*DAMAGED), place.open("rb") as old, np.load(old) as stored:
+        return compute_clip_features(path, extractor, strides)
+    place = cache / f"{_cache_key(digest, extractor, strides)}.npz"
+    with suppress(*NPZ_READ_ERRORS), place.open("rb") as old, np.load(old) as stored:
         return {stride: _unpacked(stored, f"{stride}/") for stride in strides}
-    found = pooled(path, extractor, strides)
-    columns: dict[str, Floats] = {}
+    found = compute_clip_features(path, extractor, strides)
+    columns: dict[str, FloatArray] = {}
     for stride, features in found.items():
         columns[f"{stride}/count"] = np.array([features.count if features else 0], np.float32)
         if features is not None:
@@ -170,20 +170,20 @@ def _kept(
     return found
 
 
-def _unpacked(stored: Mapping[str, Floats], prefix: str) -> ClipFeatures | None:
+def _unpacked(stored: Mapping[str, FloatArray], prefix: str) -> ClipFeatures | None:
     columns = {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
     count = int(columns.pop("count")[0])  # which stands in every file of ours, also of a clip without a face
     return ClipFeatures(columns, count) if count else None
 
 
-def _key(digest: str, extractor: Extractor, strides: Sequence[int]) -> str:
+def _cache_key(digest: str, extractor: Extractor, strides: Sequence[int]) -> str:
     """Of the bytes of a clip, the models, the options, and the code that comes between."""
     shas = (extractor.detector.identity.sha256, extractor.network.identity.sha256)
     return hashlib.sha256(repr((FEATURE_VERSION, *shas, extractor.options, *strides, digest)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class FeatureTable:
     """The features of n clips that show a face, a row each.
 
     Attributes:
@@ -194,20 +194,20 @@ class Table:
         coarse: Stride to statistics as above, in which clips that show no face then have rows of NaN.
         faceless: Further clips, which show no face at all.
         broken: Further clips, which cannot be read.
-        digests: (n,) of the clips, as of `Row`; empty if they are not known.
+        digests: (n,) of the clips, as of `ClipFeaturesRow`; empty if they are not known.
     """
 
     samples: tuple[Sample, ...]
-    statistics: Mapping[str, Floats]
+    statistics: Mapping[str, FloatArray]
     counts: NDArray[np.int64]
     about: Mapping[str, Any]
-    coarse: Mapping[int, Mapping[str, Floats]] = field(default_factory=dict)
+    coarse: Mapping[int, Mapping[str, FloatArray]] = field(default_factory=dict)
     faceless: tuple[Sample, ...] = ()
     broken: tuple[Sample, ...] = ()
     digests: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, rows: Iterable[Row], about: Mapping[str, Any]) -> Table:
+    def of(cls, rows: Iterable[ClipFeaturesRow], about: Mapping[str, Any]) -> FeatureTable:
         """The rows that have features, and beside them the clips that show no face or cannot be read.
 
         Raises:
@@ -228,16 +228,16 @@ class Table:
         samples = tuple(row.sample for row, _ in known)
         return cls(samples, columns, counts, about, coarse, faceless, broken, digests if all(digests) else ())
 
-    def __getitem__(self, rows: NDArray[Any]) -> Table:
+    def __getitem__(self, rows: NDArray[Any]) -> FeatureTable:
         """The rows of some clips, by number or by a mask; the faceless and broken ones stay beside them."""
         numbers = np.arange(len(self.samples))[rows]
         coarse = {stride: _rows(statistics, numbers) for stride, statistics in self.coarse.items()}
         samples = tuple(self.samples[i] for i in numbers)
         digests = tuple(self.digests[i] for i in numbers) if self.digests else ()
         statistics, counts = _rows(self.statistics, numbers), self.counts[numbers]
-        return Table(samples, statistics, counts, self.about, coarse, self.faceless, self.broken, digests)
+        return FeatureTable(samples, statistics, counts, self.about, coarse, self.faceless, self.broken, digests)
 
-    def matrix(self, names: Sequence[str], stride: int = 1) -> Floats:
+    def matrix(self, names: Sequence[str], stride: int = 1) -> FloatArray:
         """(n, d1 + d2 + ...) the named statistics side by side."""
         statistics = self.statistics if stride == 1 else self.coarse[stride]
         return np.concatenate([statistics[name] for name in names], axis=1)
@@ -249,12 +249,12 @@ class Table:
             UsageError: Another suffix, or pyarrow is not installed.
             OutputError: The file exists or cannot be written.
         """
-        write = writer(path)
-        with replacing(path, force=force) as file:
+        write = make_feature_writer(path)
+        with atomic_write(path, force=force) as file:
             write(self, file)
 
     @classmethod
-    def load(cls, path: Path) -> Table:
+    def load(cls, path: Path) -> FeatureTable:
         """What `save` wrote to an `.npz` file.
 
         Raises:
@@ -270,11 +270,11 @@ class Table:
                 digests = tuple(map(str, json.loads(str(stored["digests"])))) if "digests" in stored else ()
                 statistics = {name: np.asarray(stored[name], np.float32) for name in about.pop("statistics")}
                 counts = np.asarray(stored["count"], np.int64)
-                if lacking := ABOUT - about.keys():
+                if lacking := PROVENANCE_KEYS - about.keys():
                     raise ValueError(f"they lack their {', '.join(sorted(lacking))}")
-                if not all(isinstance(about[name], str) for name in ABOUT):
+                if not all(isinstance(about[name], str) for name in PROVENANCE_KEYS):
                     raise ValueError("what they say of themselves is no text")
-        except DAMAGED as error:
+        except NPZ_READ_ERRORS as error:
             raise DatasetError(
                 f"{path} holds no features ({error}); `fervid features ... -o {path.name}` writes them"
             ) from error
@@ -286,17 +286,17 @@ class Table:
         return cls(samples, statistics, counts, about, faceless=faceless, broken=broken, digests=digests)
 
 
-def _stacked(rows: Sequence[ClipFeatures | None], like: ClipFeatures) -> dict[str, Floats]:
+def _stacked(rows: Sequence[ClipFeatures | None], like: ClipFeatures) -> dict[str, FloatArray]:
     """Rows as matrices; of NaN where there is none."""
     lacking = {name: np.full_like(value, np.nan) for name, value in like.statistics.items()}
     return {name: np.stack([row.statistics[name] if row else lacking[name] for row in rows]) for name in lacking}
 
 
-def _rows(statistics: Mapping[str, Floats], numbers: NDArray[np.int64]) -> dict[str, Floats]:
+def _rows(statistics: Mapping[str, FloatArray], numbers: NDArray[np.int64]) -> dict[str, FloatArray]:
     return {name: matrix[numbers] for name, matrix in statistics.items()}
 
 
-def _npz(table: Table, file: BinaryIO) -> None:
+def _npz(table: FeatureTable, file: BinaryIO) -> None:
     statistics = {name: matrix for name, matrix in table.statistics.items() if name != IDENTITY}
     texts = {
         "about": {**table.about, "statistics": list(statistics)},
@@ -309,7 +309,7 @@ def _npz(table: Table, file: BinaryIO) -> None:
     np.savez(file, count=table.counts, **columns, **statistics)  # type: ignore[arg-type]
 
 
-def _parquet(table: Table, file: BinaryIO) -> None:
+def _parquet(table: FeatureTable, file: BinaryIO) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -348,10 +348,10 @@ def _plain(sample: Sample) -> dict[str, Any]:
     return {"path": str(sample.path), **plain, "ratings": dict(sample.ratings)}
 
 
-WRITERS: Mapping[str, Callable[[Table, BinaryIO], None]] = {".npz": _npz, ".parquet": _parquet}
+WRITERS: Mapping[str, Callable[[FeatureTable, BinaryIO], None]] = {".npz": _npz, ".parquet": _parquet}
 
 
-def writer(path: Path) -> Callable[[Table, BinaryIO], None]:
+def make_feature_writer(path: Path) -> Callable[[FeatureTable, BinaryIO], None]:
     """What writes a file of that suffix.
 
     Raises:

@@ -12,40 +12,40 @@ from numpy.typing import NDArray
 
 from fervid.analysis.baseline import LOGITS, MOVED, identify_people
 from fervid.analysis.clip_classifier import is_centered
-from fervid.analysis.early_exit import STRIDES, fitted
+from fervid.analysis.early_exit import STRIDES, fit_thresholds
 from fervid.analysis.extractor import Extractor
 from fervid.core.errors import DatasetError, NoFaces, UsageError
-from fervid.core.records import Floats
+from fervid.core.records import FloatArray
 from fervid.core.text import plural
-from fervid.learn.dataset import Dataset, lacking_people
+from fervid.learn.dataset import Dataset, labels_with_few_people
 from fervid.learn.dataset_layouts import Sample
-from fervid.learn.feature_table import IDENTITY, Row, Table
+from fervid.learn.feature_table import IDENTITY, ClipFeaturesRow, FeatureTable
 from fervid.learn.metrics import Predictions, evaluate, evaluate_regression
 from fervid.learn.model_selection import (
     FOLDS,
     SEED,
     Candidate,
-    Examples,
     Groups,
+    TrainingData,
     Truth,
-    answers,
-    choose,
     fit,
-    nested,
-    rated,
-    score,
-    sealed,
-    statistics_of,
+    is_regression,
+    nested_cv_predict,
+    parse_statistics,
+    predict,
+    select_candidate,
+    selection_score,
+    serialize_with_card,
     to_onnx,
 )
 
-MEASURED = ("val", "test")
+EVAL_SPLITS = ("val", "test")
 ROUNDING = 1e-4
 """Half a unit of the last digit that reports have, and rounding of float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Study:
+class LabeledFeatures:
     """Clips whose truth is known.
 
     Attributes:
@@ -59,7 +59,7 @@ class Study:
     """
 
     name: str
-    table: Table
+    table: FeatureTable
     labels: tuple[str, ...]
     target: str | None = None
     groups: Groups = None
@@ -71,7 +71,7 @@ class Study:
         """(n,) class numbers, or ratings."""
         return self._truth(self.table.samples)
 
-    def examples(self, statistics: Iterable[str]) -> Examples:
+    def examples(self, statistics: Iterable[str]) -> TrainingData:
         """To fit on, with statistics as `fit.statistics_of` reads them.
 
         Raises:
@@ -85,15 +85,15 @@ class Study:
                 " or leave these out with --labels"
             )
         for name in statistics:
-            parts = statistics_of(name)
+            parts = parse_statistics(name)
             if lacking := [part for part in parts if part not in self.table.statistics]:
                 raise UsageError(
                     f"the statistics {name} need {lacking[0]}; look at everybody in a clip with --face all"
                 )
             matrices[name] = self.matrix(parts)
-        return Examples(matrices, truth, self.groups, self.seed)
+        return TrainingData(matrices, truth, self.groups, self.seed)
 
-    def matrix(self, names: Sequence[str], stride: int = 1) -> Floats:
+    def matrix(self, names: Sequence[str], stride: int = 1) -> FloatArray:
         """(n, d) the named statistics side by side, centred by person if that is asked for.
 
         As a person is never in two parts or folds, the means are of the clips of one part or fold alone.
@@ -109,7 +109,7 @@ class Study:
         widths = [self.table.statistics[name].shape[1] for name in names]
         return center_by_group(x, self.groups, np.repeat([is_centered(name) for name in names], widths))
 
-    def part(self, splits: Sequence[str]) -> Study:
+    def part(self, splits: Sequence[str]) -> LabeledFeatures:
         """The clips of some splits.
 
         Raises:
@@ -136,17 +136,17 @@ class Study:
     def parted(self) -> bool:
         """Whether the set says what is for training and what for measuring."""
         splits = {sample.split for sample in (*self.table.samples, *self.faceless)}
-        return "train" in splits and not splits.isdisjoint(MEASURED)
+        return "train" in splits and not splits.isdisjoint(EVAL_SPLITS)
 
-    def held_out(self) -> tuple[Study, Study] | None:
+    def held_out(self) -> tuple[LabeledFeatures, LabeledFeatures] | None:
         """What is for training and what for measuring; None if the set does not say.
 
         Raises:
             DatasetError: No clip of one of them shows a face.
         """
-        return (self.part(("train",)), self.part(MEASURED)) if self.parted else None
+        return (self.part(("train",)), self.part(EVAL_SPLITS)) if self.parted else None
 
-    def report(self, said: Floats, labels: Sequence[str] | None = None) -> dict[str, Any]:
+    def report(self, said: FloatArray, labels: Sequence[str] | None = None) -> dict[str, Any]:
         """Figures of what was said of the n clips, with the faceless ones as clips without an answer.
 
         Args:
@@ -162,7 +162,7 @@ class Study:
             self._everyone(),
         )
 
-    def predictions(self, said: Floats, labels: Sequence[str] | None = None) -> Predictions:
+    def predictions(self, said: FloatArray, labels: Sequence[str] | None = None) -> Predictions:
         """What was said of the n clips, and of the faceless ones nothing."""
         nothing = np.full((len(self.faceless), said.shape[1]), np.nan, np.float32)
         truth = np.asarray(self._truth((*self.table.samples, *self.faceless), labels), np.int64)
@@ -181,12 +181,14 @@ class Study:
         return np.concatenate([self.groups, self.groups.max(initial=-1) + 1 + np.arange(len(self.faceless))])
 
 
-def looked_at(rows: Iterable[Row], about: Mapping[str, Any], *, skip_broken: bool = False) -> Table:
+def build_feature_table(
+    rows: Iterable[ClipFeaturesRow], about: Mapping[str, Any], *, skip_broken: bool = False
+) -> FeatureTable:
     """The features of clips.
 
     Args:
         rows: A row for each clip.
-        about: What the features come from, as of `Table`.
+        about: What the features come from, as of `FeatureTable`.
         skip_broken: Whether clips that cannot be read are left out; else they are an error that names them all.
 
     Raises:
@@ -199,10 +201,10 @@ def looked_at(rows: Iterable[Row], about: Mapping[str, Any], *, skip_broken: boo
             f"{plural(len(problems), 'clip')} cannot be read: {'; '.join(problems)}; mend or remove what is named here,"
             " or leave it out with `fervid train --skip-broken`"
         )
-    return Table.of(rows, about)
+    return FeatureTable.of(rows, about)
 
 
-def about(extractor: Extractor) -> dict[str, Any]:
+def feature_provenance(extractor: Extractor) -> dict[str, Any]:
     """What a card says of the models and options that features come from.
 
     `same_person` is the cosine from which two faces are one person.
@@ -218,7 +220,7 @@ def about(extractor: Extractor) -> dict[str, Any]:
     }
 
 
-def check(
+def validate_dataset(
     found: Dataset,
     *,
     target: str | None = None,
@@ -230,7 +232,7 @@ def check(
     Args:
         found: The clips.
         target: The rating to fit on, or that a regressor answers.
-        group: As in `study`.
+        group: As in `label_features`.
         answerable: Labels of the classifier that is measured; None if one is to be fitted.
 
     Raises:
@@ -251,7 +253,7 @@ def check(
             )
     elif len(found.labels) < 2:
         raise DatasetError(f"{found.name} has only the class {found.labels[0]}; it takes two or more to tell apart")
-    elif group == "auto" and (alone := lacking_people(found)):
+    elif group == "auto" and (alone := labels_with_few_people(found)):
         firsts = (next(sample for sample in found.samples if sample.label == label) for label in alone)
         named = "; ".join(f"{first.label} ({first.where or first.path})" for first in firsts)
         raise DatasetError(
@@ -260,20 +262,20 @@ def check(
         )
 
 
-def study(
+def label_features(
     found: Dataset,
-    table: Table,
+    table: FeatureTable,
     *,
     target: str | None = None,
     group: Literal["auto", "none"] = "auto",
     seed: int = SEED,
     center: Literal["person"] | None = None,
-) -> Study:
+) -> LabeledFeatures:
     """Labelled clips with their features.
 
     Args:
-        found: The clips, with which `check` finds no fault.
-        table: Their features; `same_person` of its `about` is the cosine from which two faces are
+        found: The clips, with which `validate_dataset` finds no fault.
+        table: Their features; `same_person` of its `feature_provenance` is the cosine from which two faces are
             one person.
         target: The rating to fit on instead of the classes.
         group: `auto` keeps the clips of a person together: by the names of the set, else by how alike the faces are.
@@ -296,11 +298,13 @@ def study(
             " away; add clips of the same people, or leave out --center person"
         )
     labels = () if target else found.labels
-    return Study(found.name, table, labels, target or None, groups, seed, center)
+    return LabeledFeatures(found.name, table, labels, target or None, groups, seed, center)
 
 
-def relative_to_people(table: Table) -> Table:
-    """The logits of each clip less the average of its person, as `--baseline person` has it; people as of `study`.
+def relative_to_people(table: FeatureTable) -> FeatureTable:
+    """Subtract the average of a person from the logits of each clip, as `--baseline person` does.
+
+    People are grouped as by `label_features`.
 
     Raises:
         UsageError: It is not known who is who.
@@ -315,7 +319,7 @@ def relative_to_people(table: Table) -> Table:
     return replace(table, statistics=moved, about={**table.about, "baseline": "person"})
 
 
-def center_by_group(x: Floats, groups: NDArray[np.int64], columns: NDArray[np.bool_]) -> Floats:
+def center_by_group(x: FloatArray, groups: NDArray[np.int64], columns: NDArray[np.bool_]) -> FloatArray:
     """Features less the mean over the clips of the same group.
 
     Args:
@@ -333,7 +337,7 @@ def center_by_group(x: Floats, groups: NDArray[np.int64], columns: NDArray[np.bo
     return centered
 
 
-def _groups(table: Table, group: str) -> Groups:
+def _groups(table: FeatureTable, group: str) -> Groups:
     if group == "none":
         return None
     named = [sample.person for sample in table.samples]
@@ -348,8 +352,8 @@ def _groups(table: Table, group: str) -> Groups:
     return identify_people(table.statistics[IDENTITY], clips, table.counts.tolist(), float(table.about["same_person"]))
 
 
-def train(
-    known: Study, ways: Sequence[Candidate], name: str, count: int = FOLDS, error: float | None = None
+def train_classifier(
+    known: LabeledFeatures, ways: Sequence[Candidate], name: str, count: int = FOLDS, error: float | None = None
 ) -> tuple[bytes, dict[str, Any]]:
     """Choose, fit and measure a classifier or regressor.
 
@@ -372,16 +376,16 @@ def train(
     parts = known.held_out()
     fitted_on = parts[0] if parts else known
     examples = fitted_on.examples({way.statistics for way in ways})
-    way, scores = choose(examples, ways, count)
-    said, chosen = nested(examples, ways, count)
+    way, scores = select_candidate(examples, ways, count)
+    said, chosen = nested_cv_predict(examples, ways, count)
     pipeline = fit(way, examples, count)
     alone = "clip" if known.groups is None else "person"
     cross_validated = fitted_on.report(said)
     figures = {f"cross-validated by {alone} on {known.name}": cross_validated}
     if parts:
-        held = parts[1].matrix(statistics_of(way.statistics))
+        held = parts[1].matrix(parse_statistics(way.statistics))
         splits = "/".join(sorted({str(sample.split) for sample in parts[1].table.samples}))
-        figures[f"held-out {splits} of {known.name}"] = parts[1].report(answers(pipeline, held, examples.truth))
+        figures[f"held-out {splits} of {known.name}"] = parts[1].report(predict(pipeline, held, examples.truth))
     passed_over = (
         f"; an embedding scored up to {max(scores.values()):.4f}, which is not clearly better over so few people"
         if scores[way] < max(scores.values())
@@ -391,9 +395,9 @@ def train(
         "name": name,
         "kind": "regressor" if known.target else "classifier",
         **({"target": known.target} if known.target else {"labels": list(known.labels)}),
-        "statistics": list(statistics_of(way.statistics)),
+        "statistics": list(parse_statistics(way.statistics)),
         **({"center": known.center} if known.center else {}),
-        **_usual(fitted_on, statistics_of(way.statistics)),
+        **_usual(fitted_on, parse_statistics(way.statistics)),
         **{key: known.table.about[key] for key in ("face", "network", "network_sha256", "detector")},
         "data": _summary(fitted_on),
         "training_digests": sorted(set(fitted_on.table.digests)),
@@ -405,14 +409,14 @@ def train(
         "figures": figures,
     }
     if error is not None:
-        card["adaptive"] = _levels(fitted_on, way, count, error)
+        card["adaptive"] = _fit_exit_levels(fitted_on, way, count, error)
     x = examples.matrices[way.statistics]
-    data = sealed(to_onnx(pipeline, x.shape[1]), card)
+    data = serialize_with_card(to_onnx(pipeline, x.shape[1]), card)
     check_training_score(data, x, examples.truth, cross_validated)
     return data, card
 
 
-def _usual(known: Study, statistics: Sequence[str]) -> dict[str, Any]:
+def _usual(known: LabeledFeatures, statistics: Sequence[str]) -> dict[str, Any]:
     """What people show on average, each alike, for answers relative to a baseline; nothing where nobody is known."""
     groups = known.groups
     if groups is None:
@@ -428,7 +432,7 @@ def _usual(known: Study, statistics: Sequence[str]) -> dict[str, Any]:
     return {"usual_logits": {"person": average(LOGITS)}} if LOGITS in known.table.statistics else {}
 
 
-def check_training_score(data: bytes, x: Floats, truth: Truth, cross_validated: Mapping[str, Any]) -> None:
+def check_training_score(data: bytes, x: FloatArray, truth: Truth, cross_validated: Mapping[str, Any]) -> None:
     """Run a model file on the clips that it was fitted on, which it must know at least as well as other people's.
 
     Args:
@@ -441,12 +445,12 @@ def check_training_score(data: bytes, x: Floats, truth: Truth, cross_validated: 
         DatasetError: It scores below the interval of cross-validation, or below its value where there is no interval.
     """
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    (output,) = session.run(["value" if rated(truth) else "probabilities"], {"features": x})
-    reached = score(truth, output[:, 0] if rated(truth) else output.argmax(axis=1))
-    figure = cross_validated["ccc"] if rated(truth) else cross_validated["answered"]["uar"]
+    (output,) = session.run(["value" if is_regression(truth) else "probabilities"], {"features": x})
+    reached = selection_score(truth, output[:, 0] if is_regression(truth) else output.argmax(axis=1))
+    figure = cross_validated["ccc"] if is_regression(truth) else cross_validated["answered"]["uar"]
     least = figure["interval"][0] if figure["interval"] else figure["value"]
     if not reached >= least - ROUNDING:
-        measure = "concordance" if rated(truth) else "mean recall"
+        measure = "concordance" if is_regression(truth) else "mean recall"
         raise DatasetError(
             f"the fitted file reaches a {measure} of {reached:.3f} on its own training clips, and cross-validation"
             f" {figure['value']:.3f} on people it did not know, so it is not what was measured and is not written;"
@@ -454,7 +458,7 @@ def check_training_score(data: bytes, x: Floats, truth: Truth, cross_validated: 
         )
 
 
-def _summary(known: Study) -> dict[str, Any]:
+def _summary(known: LabeledFeatures) -> dict[str, Any]:
     samples = known.table.samples
     people_ = None if known.groups is None else len(np.unique(known.groups))
     clips = {label: sum(sample.label == label for sample in samples) for label in known.labels}
@@ -462,19 +466,19 @@ def _summary(known: Study) -> dict[str, Any]:
     return summary | ({"broken": len(known.table.broken)} if known.table.broken else {})
 
 
-def _levels(known: Study, way: Candidate, count: int, error: float) -> dict[str, Any]:
+def _fit_exit_levels(known: LabeledFeatures, way: Candidate, count: int, error: float) -> dict[str, Any]:
     """Thresholds for few frames: fitted on one half of the people, set on the other (Savchenko, ICML 2023)."""
     examples = known.examples((way.statistics,))
     half, other = examples.folds(2)[0]
     pipeline = fit(way, examples[half], count)
-    truth, names = known.truth[other], statistics_of(way.statistics)
+    truth, names = known.truth[other], parse_statistics(way.statistics)
     confidences, right = [], []
     for stride in (*STRIDES, 1):
         x = known.table.matrix(names, stride)[other]
         seen = np.isfinite(x).all(axis=1)
         said = np.zeros((len(x), len(known.labels)), np.float32)
         if seen.any():
-            said[seen] = answers(pipeline, x[seen], truth)
+            said[seen] = predict(pipeline, x[seen], truth)
         confidences.append(np.where(seen, said.max(axis=1), -np.inf).astype(np.float32))
         right.append(seen & (said.argmax(axis=1) == truth))
-    return fitted(confidences, right, known.table.counts[other], error)
+    return fit_thresholds(confidences, right, known.table.counts[other], error)

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from fervid.core.records import Floats
+from fervid.core.records import FloatArray
 from fervid.core.text import plural
 
 SEED = 2021
-RESAMPLES = 1000
-FLIPS = 9999
-BINS = 10
+N_BOOTSTRAP = 1000
+N_PERMUTATIONS = 9999
+N_CALIBRATION_BINS = 10
 TOLERANCE = 0.01  # of a sum of probabilities, which may have been rounded on their way
 
 Rows = NDArray[np.int64]
@@ -41,7 +41,7 @@ class Predictions:
 
     labels: Sequence[str]
     truth: Rows
-    probabilities: Floats
+    probabilities: FloatArray
     groups: NDArray[np.generic] | None = None
 
     def __post_init__(self) -> None:
@@ -90,13 +90,13 @@ def evaluate(predictions: Predictions) -> dict[str, Any]:
     return {
         "labels": list(predictions.labels),
         "clips": len(predictions.truth),
-        "answered": _part(answered),
-        "all": _part(predictions),
+        "answered": _report(answered),
+        "all": _report(predictions),
         "calibration": calibration(answered),
     }
 
 
-def compare(ours: Predictions, theirs: Predictions) -> dict[str, Any]:
+def paired_test(ours: Predictions, theirs: Predictions) -> dict[str, Any]:
     """Whether one classifier is better than another on the same clips.
 
     A clip without an answer counts as wrong. The groups are those of `ours`.
@@ -116,7 +116,7 @@ def compare(ours: Predictions, theirs: Predictions) -> dict[str, Any]:
     truth, both = ours.truth, (ours.answers, theirs.answers)
 
     def gaps(rows: Rows) -> dict[str, float]:
-        first, second = (summary(confusion(truth[rows], answers[rows], len(ours.labels))) for answers in both)
+        first, second = (macro_scores(confusion(truth[rows], answers[rows], len(ours.labels))) for answers in both)
         return {name: first[name] - second[name] for name in first}
 
     difference = bootstrap(len(truth), gaps, ours.groups)
@@ -148,9 +148,9 @@ def sign_flip_test(gains: NDArray[np.float64], groups: NDArray[np.generic]) -> f
         The p of a two-sided test; with fewer than six groups it is never below 0.05.
     """
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], gains)
-    signs = np.random.default_rng(SEED).choice((-1, 1), (FLIPS, len(sums)))
+    signs = np.random.default_rng(SEED).choice((-1, 1), (N_PERMUTATIONS, len(sums)))
     reached = np.abs(signs @ sums) >= abs(sums.sum()) * (1 - 1e-9)
-    return float((1 + np.count_nonzero(reached)) / (1 + FLIPS))
+    return float((1 + np.count_nonzero(reached)) / (1 + N_PERMUTATIONS))
 
 
 def evaluate_regression(truth: Values, said: Values, groups: NDArray[np.generic] | None = None) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def evaluate_regression(truth: Values, said: Values, groups: NDArray[np.generic]
         groups: (n,) clips of one group are drawn together; None if every clip stands alone.
 
     Returns:
-        `clips` and how many of them are `unanswered`; of the others `ccc` (`concordance`), `mae` (mean absolute error
+        `clips` and how many of them are `unanswered`; of the others `ccc` (`ccc`), `mae` (mean absolute error
         in the unit of the truth) and `pearson` (correlation, 0 where one side is constant) as `{"value", "interval"}`.
 
     Raises:
@@ -182,7 +182,7 @@ def evaluate_regression(truth: Values, said: Values, groups: NDArray[np.generic]
         a, b = true[rows], given[rows]
         varied = np.ptp(a) > 0 and np.ptp(b) > 0
         return {
-            "ccc": concordance(a, b),
+            "ccc": ccc(a, b),
             "mae": float(np.abs(a - b).mean()),
             "pearson": float(np.corrcoef(a, b)[0, 1]) if varied else 0.0,
         }
@@ -198,7 +198,7 @@ def confusion(truth: Rows, answers: Rows, classes: int) -> Rows:
     return counts.reshape(classes, classes + 1).astype(np.int64)
 
 
-def scores(table: Rows) -> dict[str, NDArray[np.float64]]:
+def per_class_scores(table: Rows) -> dict[str, NDArray[np.float64]]:
     """Recall, precision and F1 (c,) of each class from a confusion table; 0 where nothing can be right."""
     right = np.diagonal(table).astype(np.float64)
     true, said = table.sum(axis=1), table[:, :-1].sum(axis=0)
@@ -209,9 +209,9 @@ def scores(table: Rows) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def summary(table: Rows) -> dict[str, float]:
+def macro_scores(table: Rows) -> dict[str, float]:
     """Accuracy, unweighted average recall and macro F1 over the classes that occur; 0 if none does."""
-    each, present = scores(table), table.sum(axis=1) > 0
+    each, present = per_class_scores(table), table.sum(axis=1) > 0
     classes = max(int(present.sum()), 1)
     return {
         "accuracy": float(np.diagonal(table).sum()) / max(float(table.sum()), 1.0),
@@ -239,7 +239,7 @@ def bootstrap(
     """
     if not count:
         raise ValueError("there are no clips; nothing can be measured")
-    samples = [measure(rows) for rows in _resamples(count, groups)]
+    samples = [measure(rows) for rows in _bootstrap_indices(count, groups)]
     return {
         name: {
             "value": _rounded(value),
@@ -263,7 +263,7 @@ def calibration(predictions: Predictions) -> dict[str, Any]:
     """
     sure = predictions.probabilities.max(axis=1)
     right = predictions.answers == predictions.truth
-    numbers = np.digitize(sure, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
+    numbers = np.digitize(sure, np.linspace(0, 1, N_CALIBRATION_BINS + 1)[1:-1], right=True)
     inside = [numbers == i for i in np.unique(numbers)]
     bins = [(sure[rows].mean(), right[rows].mean(), int(rows.sum())) for rows in inside]
     return {
@@ -274,7 +274,7 @@ def calibration(predictions: Predictions) -> dict[str, Any]:
     }
 
 
-def concordance(truth: Values, said: Values) -> float:
+def ccc(truth: Values, said: Values) -> float:
     """Lin's concordance correlation coefficient (Biometrics 45, 1989) of two vectors (n,).
 
     It is -1 to 1, and falls with every difference in mean or scale; two equal constants agree, which is 1.
@@ -285,27 +285,29 @@ def concordance(truth: Values, said: Values) -> float:
     return float(2 * covariance / spread) if spread else 1.0
 
 
-def _part(predictions: Predictions) -> dict[str, Any]:
+def _report(predictions: Predictions) -> dict[str, Any]:
     truth, answers, labels = predictions.truth, predictions.answers, predictions.labels
     table = confusion(truth, answers, len(labels))
     present = table.sum(axis=1) > 0
     return {
         "count": len(truth),
         **bootstrap(
-            len(truth), lambda rows: summary(confusion(truth[rows], answers[rows], len(labels))), predictions.groups
+            len(truth),
+            lambda rows: macro_scores(confusion(truth[rows], answers[rows], len(labels))),
+            predictions.groups,
         ),
         **{
             name: {
                 label: _rounded(value) if there else None
                 for label, value, there in zip(labels, values, present, strict=True)
             }
-            for name, values in scores(table).items()
+            for name, values in per_class_scores(table).items()
         },
         "confusion": table.tolist(),
     }
 
 
-def _resamples(count: int, groups: NDArray[np.generic] | None) -> Iterator[Rows]:
+def _bootstrap_indices(count: int, groups: NDArray[np.generic] | None) -> Iterator[Rows]:
     """Row numbers drawn with repetition, whole groups at a time; none if there is but one group."""
     members = None
     if groups is not None:
@@ -313,7 +315,7 @@ def _resamples(count: int, groups: NDArray[np.generic] | None) -> Iterator[Rows]
         members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(sizes)[:-1])
         count = len(members)
     rng = np.random.default_rng(SEED)
-    for _ in range(RESAMPLES if count > 1 else 0):
+    for _ in range(N_BOOTSTRAP if count > 1 else 0):
         drawn = rng.integers(0, count, count)
         yield drawn if members is None else np.concatenate([members[i] for i in drawn])
 

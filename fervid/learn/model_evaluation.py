@@ -9,29 +9,41 @@ from typing import Any
 import numpy as np
 
 from fervid.analysis import clip_classifier
-from fervid.analysis.early_exit import levels, saved
-from fervid.analysis.extractor import fitting
+from fervid.analysis.early_exit import early_exit_metrics, exit_levels
+from fervid.analysis.extractor import as_incompatible_model
 from fervid.core.errors import ModelIncompatible
-from fervid.core.records import Floats
-from fervid.learn.labeled_features import MEASURED, Study
-from fervid.learn.metrics import compare
-from fervid.learn.model_selection import FOLDS, Kind, Scaling, answers, candidates, choose, fit, nested, statistics_of
+from fervid.core.records import FloatArray
+from fervid.learn.labeled_features import EVAL_SPLITS, LabeledFeatures
+from fervid.learn.metrics import paired_test
+from fervid.learn.model_selection import (
+    FOLDS,
+    Kind,
+    Scaling,
+    candidates,
+    fit,
+    nested_cv_predict,
+    parse_statistics,
+    predict,
+    select_candidate,
+)
 from fervid.models.registry import Model
 
 
-def belongs(model: Model, about: Mapping[str, Any]) -> None:
+def check_network(model: Model, about: Mapping[str, Any]) -> None:
     """Refuse a classifier or regressor that was fitted on another network than clips are looked at with.
 
     Raises:
         ModelIncompatible: It was.
     """
-    if not clip_classifier.belongs(model.card, (about["network_sha256"],), about.get("expressions", ())):
+    if not clip_classifier.matches_network(model.card, (about["network_sha256"],), about.get("expressions", ())):
         raise ModelIncompatible(
             f"{model.identity.name} was fitted on another network than {about['network']}; name its --network"
         )
 
 
-def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, stride: int = 1) -> Floats:
+def predict_with_model(
+    known: LabeledFeatures, model: Model, labels: Sequence[str] | None = None, stride: int = 1
+) -> FloatArray:
     """What a model file says of the n clips: (n, c) probabilities, or (n,) ratings; NaN where no face is seen.
 
     Args:
@@ -46,24 +58,24 @@ def said_by(known: Study, model: Model, labels: Sequence[str] | None = None, str
         UsageError: It needs to be known who is who.
     """
     card = model.card
-    belongs(model, known.table.about)
+    check_network(model, known.table.about)
     if lacking := [name for name in card["statistics"] if name not in known.table.statistics]:
         raise ModelIncompatible(f"{model.identity.name} needs {lacking[0]}; give --face as it was fitted with")
     if unknown := [label for label in labels or () if label not in card.get("labels", ())]:
         raise ModelIncompatible(f"{model.identity.name} does not know {', '.join(unknown)}; see --labels")
     x = replace(known, center=card.get("center")).matrix(card["statistics"], stride)
     rows = np.nan_to_num(x, nan=1)  # where no face is seen, of which nothing will have been said
-    with fitting(model):
+    with as_incompatible_model(model):
         if known.target:
             said = np.array(model.session.run(["value"], {"features": rows})[0], np.float32)[:, 0]
         else:
-            said = clip_classifier.said(model.session, card, rows, labels or card["labels"])
+            said = clip_classifier.predict_proba(model.session, card, rows, labels or card["labels"])
     said[~np.isfinite(x).all(axis=1)] = np.nan
     return said
 
 
-def measured(
-    known: Study,
+def evaluate_model(
+    known: LabeledFeatures,
     model: Model,
     other: Model | None = None,
     labels: Sequence[str] | None = None,
@@ -87,26 +99,26 @@ def measured(
 
     Raises:
         DatasetError: No clip is in that part.
-        ModelIncompatible: As `said_by`.
+        ModelIncompatible: As `predict_with_model`.
         UsageError: The classifier has no thresholds for few frames.
     """
     if split is None and known.parted:
-        known = known.part(MEASURED)
+        known = known.part(EVAL_SPLITS)
     elif split not in (None, "all"):
         known = known.part((split,))
     answered = None if known.target else labels or tuple(model.card["labels"])
-    said = said_by(known, model, answered)
+    said = predict_with_model(known, model, answered)
     report = known.report(said, answered) | _training_clips(known, model)
     if other is not None:
-        theirs = known.predictions(said_by(known, other, answered), answered)
-        compared = compare(known.predictions(said, answered), theirs)
+        theirs = known.predictions(predict_with_model(known, other, answered), answered)
+        compared = paired_test(known.predictions(said, answered), theirs)
         report["against"] = {"name": other.identity.name, **compared, **_training_clips(known, other)}
     if adaptive:
-        report["adaptive"] = _few_frames(known, model, answered or ())
+        report["adaptive"] = _early_exit_report(known, model, answered or ())
     return report
 
 
-def _training_clips(known: Study, model: Model) -> dict[str, int]:
+def _training_clips(known: LabeledFeatures, model: Model) -> dict[str, int]:
     """How many of the clips a classifier was trained on, by their digests; nothing if these are not known."""
     digests = model.card.get("training_digests")
     if not isinstance(digests, list) or not digests or not known.table.digests:
@@ -115,17 +127,19 @@ def _training_clips(known: Study, model: Model) -> dict[str, int]:
     return {"training_clips": sum(digest in trained_on for digest in known.table.digests)}
 
 
-def _few_frames(known: Study, model: Model, labels: Sequence[str]) -> dict[str, Any]:
-    rates = levels(model.card)
-    said = np.stack([said_by(known, model, labels, stride) for stride in (*(rate.stride for rate in rates), 1)])
+def _early_exit_report(known: LabeledFeatures, model: Model, labels: Sequence[str]) -> dict[str, Any]:
+    rates = exit_levels(model.card)
+    said = np.stack(
+        [predict_with_model(known, model, labels, stride) for stride in (*(rate.stride for rate in rates), 1)]
+    )
     sure = np.nan_to_num(said.max(axis=2), nan=-np.inf)
     truth = known.predictions(said[-1], labels).truth[: said.shape[1]]
-    found = saved(rates, list(sure), list(said.argmax(axis=2) == truth), known.table.counts)
+    found = early_exit_metrics(rates, list(sure), list(said.argmax(axis=2) == truth), known.table.counts)
     return {name: found[name] for name in ("share of frames", "accuracy")}
 
 
-def methods(
-    known: Study,
+def compare_configurations(
+    known: LabeledFeatures,
     statistics: Sequence[str],
     kinds: Sequence[Kind],
     count: int = FOLDS,
@@ -147,13 +161,13 @@ def methods(
         for kind in kinds:
             ways = candidates([name], [kind], scalings or ())
             if parts is None:
-                said, _ = nested(known.examples([name]), ways, count)
+                said, _ = nested_cv_predict(known.examples([name]), ways, count)
                 found[f"{name}, {kind}"] = known.report(said)
                 continue
             examples = parts[0].examples([name])
-            way, _ = choose(examples, ways, count)
-            held = parts[1].matrix(statistics_of(name))
+            way, _ = select_candidate(examples, ways, count)
+            held = parts[1].matrix(parse_statistics(name))
             found[f"{name}, {way.kind} ({way.cost:g})"] = parts[1].report(
-                answers(fit(way, examples, count), held, examples.truth)
+                predict(fit(way, examples, count), held, examples.truth)
             )
     return found

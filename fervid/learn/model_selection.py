@@ -38,9 +38,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from fervid.analysis.pooling import STATISTICS
 from fervid.core.errors import DatasetError, UsageError
-from fervid.core.records import Floats
+from fervid.core.records import FloatArray
 from fervid.core.text import plural
-from fervid.learn.metrics import concordance, sign_flip_test
+from fervid.learn.metrics import ccc, sign_flip_test
 
 SEED = 2021
 FOLDS = 5
@@ -50,7 +50,7 @@ Truth = NDArray[np.int64] | NDArray[np.float64]
 Groups = NDArray[np.int64] | None
 Folds = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
-COMPARED = (
+DEFAULT_STATISTICS = (
     "logit+std+max+min",
     *("expression", "expression+std+max", "expression+std+min+max"),
     *("mean", "mean+std", "mean+std+max", "mean+std+min+max", "group"),
@@ -73,7 +73,7 @@ CLEARLY_P = 0.05
 """What a sign-flip test over people must find for something to be clearly better."""
 VECTORS = ("embedding", "expression", "logit", "embedding.spread", "expression.spread", "logit.spread")
 GROUP = ("embedding.mean", "embedding.std", "embedding.spread.mean", "embedding.spread.std")
-COSTS: Mapping[Kind, tuple[float, ...]] = {
+HYPERPARAMETERS: Mapping[Kind, tuple[float, ...]] = {
     "linear": (0.1, 0.3, 1.0, 3.0),
     "rbf": (0.3, 1.0, 3.0, 10.0),
     "mlp": (1e-3, 1e-1),
@@ -101,13 +101,13 @@ class PairwiseSVC(SVC):  # type: ignore[misc] # scikit-learn has no types
     Votes, by which `SVC` decides, say hardly more than the order of the classes, so no confidence can be made of them.
     """
 
-    def decision_function(self, X: Floats) -> NDArray[np.float64]:  # noqa: N803  the name that scikit-learn gives it
+    def decision_function(self, X: FloatArray) -> NDArray[np.float64]:  # noqa: N803  the name that scikit-learn gives it
         """(n, c) margins of n rows; (n,) those of the second of two classes."""
         weights, offsets = self.kernel_expansion()
         margins = rbf_kernel(X, self.support_vectors_, gamma=self._gamma) @ weights + offsets
         return np.asarray(margins[:, 1] - margins[:, 0] if len(self.classes_) == 2 else margins, np.float64)
 
-    def predict(self, X: Floats) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: FloatArray) -> NDArray[Any]:  # noqa: N803
         """(n,) the classes with the largest margin."""
         margins = self.decision_function(X)
         numbers = (margins > 0).astype(np.int64) if margins.ndim == 1 else margins.argmax(axis=1)
@@ -154,7 +154,7 @@ class Candidate:
     """One way to classify.
 
     Attributes:
-        statistics: As `statistics_of` reads them.
+        statistics: As `parse_statistics` reads them.
         kind: Of classifier.
         cost: C, or the weight decay of the MLP.
         scaling: Clips of unit length (`l2`), or values of mean 0 and deviation 1 (`standard`); None for what suits:
@@ -172,11 +172,11 @@ class Candidate:
     def estimator(self, truth: Truth, seed: int) -> tuple[BaseEstimator, BaseEstimator]:
         """Scaler and classifier, or regressor if `truth` is ratings."""
         scaler = StandardScaler() if _scaling(self.statistics, self.kind, self.scaling) == "standard" else Normalizer()
-        makers = REGRESSORS if rated(truth) else CLASSIFIERS
+        makers = REGRESSORS if is_regression(truth) else CLASSIFIERS
         return scaler, makers[self.kind](self.cost, seed)
 
 
-def statistics_of(name: str) -> tuple[str, ...]:
+def parse_statistics(name: str) -> tuple[str, ...]:
     """`mean+std+expression+max` -> the names under which those statistics are pooled.
 
     Each is of the vector that was named last, at first of the embedding: that maximum is of the probabilities, as in
@@ -200,7 +200,7 @@ def statistics_of(name: str) -> tuple[str, ...]:
 
 def of_expressions(name: str) -> bool:
     """Whether statistics are of the probabilities or logits of expressions alone, which are few numbers a clip."""
-    return all(part.startswith(("expression.", "logit.")) for part in statistics_of(name))
+    return all(part.startswith(("expression.", "logit.")) for part in parse_statistics(name))
 
 
 def candidates(
@@ -209,7 +209,7 @@ def candidates(
     """All combinations of statistics, kinds, scalings and costs.
 
     Args:
-        statistics: As `statistics_of` reads them.
+        statistics: As `parse_statistics` reads them.
         kinds: Of classifier; none for linear SVMs with RBF SVMs on expressions, and with logistic regression on others.
         scalings: None for what suits, as in `Candidate`.
     """
@@ -218,7 +218,7 @@ def candidates(
         for name in statistics
         for kind in kinds or _usual_kinds(name)
         for scaling in scalings or (None,)
-        for cost in (STANDARD_COSTS if _scaling(name, kind, scaling) == "standard" else COSTS)[kind]
+        for cost in (STANDARD_COSTS if _scaling(name, kind, scaling) == "standard" else HYPERPARAMETERS)[kind]
     ]
 
 
@@ -229,19 +229,19 @@ def _usual_kinds(name: str) -> tuple[Kind, ...]:
 def _scaling(name: str, kind: Kind, scaling: Scaling | None) -> Scaling:
     if scaling:
         return scaling
-    logits = all(part.startswith("logit.") for part in statistics_of(name))
+    logits = all(part.startswith("logit.") for part in parse_statistics(name))
     return "standard" if kind == "mlp" or logits else "l2"
 
 
-def rated(truth: Truth) -> bool:
+def is_regression(truth: Truth) -> bool:
     """Whether truth is ratings, not classes."""
     return bool(np.issubdtype(truth.dtype, np.floating))
 
 
-def score(truth: Truth, answers: Truth) -> float:
+def selection_score(truth: Truth, answers: Truth) -> float:
     """What candidates are chosen by: unweighted average recall of classes, concordance of ratings."""
-    if rated(truth):
-        return concordance(truth, answers)
+    if is_regression(truth):
+        return ccc(truth, answers)
     return float(balanced_accuracy_score(truth, answers))
 
 
@@ -253,9 +253,11 @@ def folds(truth: Truth, groups: Groups, count: int = FOLDS, seed: int = SEED) ->
     """
     splitter: Any
     if groups is None:
-        splitter = (KFold if rated(truth) else StratifiedKFold)(count, shuffle=True, random_state=seed)
+        splitter = (KFold if is_regression(truth) else StratifiedKFold)(count, shuffle=True, random_state=seed)
     else:
-        splitter = (GroupKFold if rated(truth) else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
+        splitter = (GroupKFold if is_regression(truth) else StratifiedGroupKFold)(
+            count, shuffle=True, random_state=seed
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # a class with fewer clips than folds
@@ -264,7 +266,7 @@ def folds(truth: Truth, groups: Groups, count: int = FOLDS, seed: int = SEED) ->
         raise DatasetError(
             f"the clips cannot be parted into {count} folds ({error}); add clips or people, or ask for fewer --folds"
         ) from error
-    if not rated(truth) and any(len(np.unique(truth[train])) < len(np.unique(truth)) for train, _ in found):
+    if not is_regression(truth) and any(len(np.unique(truth[train])) < len(np.unique(truth)) for train, _ in found):
         raise DatasetError(
             f"a class lies with too few people to be in every one of {count} folds; add people, or use fewer --folds,"
             " or --group none where it does not matter who is in a clip"
@@ -273,7 +275,7 @@ def folds(truth: Truth, groups: Groups, count: int = FOLDS, seed: int = SEED) ->
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Examples:
+class TrainingData:
     """What is fitted on.
 
     Attributes:
@@ -283,22 +285,24 @@ class Examples:
         seed: Of folds and classifiers.
     """
 
-    matrices: Mapping[str, Floats]
+    matrices: Mapping[str, FloatArray]
     truth: Truth
     groups: Groups = None
     seed: int = SEED
 
-    def __getitem__(self, rows: NDArray[Any]) -> Examples:
+    def __getitem__(self, rows: NDArray[Any]) -> TrainingData:
         """Some of them."""
         matrices = {name: matrix[rows] for name, matrix in self.matrices.items()}
-        return Examples(matrices, self.truth[rows], None if self.groups is None else self.groups[rows], self.seed)
+        return TrainingData(matrices, self.truth[rows], None if self.groups is None else self.groups[rows], self.seed)
 
     def folds(self, count: int) -> Folds:
         """Splits by person."""
         return folds(self.truth, self.groups, count, self.seed)
 
 
-def choose(known: Examples, ways: Sequence[Candidate], count: int = FOLDS) -> tuple[Candidate, dict[Candidate, float]]:
+def select_candidate(
+    known: TrainingData, ways: Sequence[Candidate], count: int = FOLDS
+) -> tuple[Candidate, dict[Candidate, float]]:
     """The candidate with the highest cross-validated score, the first of equals; and the score of each.
 
     With fewer than `LEAST_PEOPLE_FOR_EMBEDDINGS` people the embedding, which is hundreds of numbers, tells them apart
@@ -317,10 +321,10 @@ def choose(known: Examples, ways: Sequence[Candidate], count: int = FOLDS) -> tu
             answers[test] = pipeline.predict(x[test])
         return answers
 
-    with _quiet():
+    with _ignore_convergence():
         every = joblib.Parallel(joblib.cpu_count(), prefer="threads")(joblib.delayed(tried)(way) for way in ways)
     answers = dict(zip(ways, every, strict=True))
-    scores = {way: score(known.truth, answers[way]) for way in ways}
+    scores = {way: selection_score(known.truth, answers[way]) for way in ways}
     best = max(ways, key=scores.__getitem__)
     small = [way for way in ways if of_expressions(way.statistics)]
     groups = np.arange(len(known.truth)) if known.groups is None else known.groups
@@ -334,7 +338,7 @@ def choose(known: Examples, ways: Sequence[Candidate], count: int = FOLDS) -> tu
 
 def _losses(truth: Truth, answers: Truth) -> NDArray[np.float64]:
     """(n,) how wrong each clip is answered: by how much a rating, or whether a class, all classes weighing the same."""
-    if rated(truth):
+    if is_regression(truth):
         return np.abs(answers - truth)
     return np.asarray(compute_sample_weight("balanced", truth) * (answers != truth), np.float64)
 
@@ -354,12 +358,12 @@ class Calibrated:
     pipeline: Pipeline
     sharpness: float
 
-    def predict_proba(self, x: Floats) -> Floats:
+    def predict_proba(self, x: FloatArray) -> FloatArray:
         """(n, c) probabilities of n rows."""
         return np.asarray(softmax(self.sharpness * compute_margins(self.pipeline, x), axis=1), np.float32)
 
 
-def fit(way: Candidate, known: Examples, count: int = FOLDS) -> Calibrated | TransformedTargetRegressor:
+def fit(way: Candidate, known: TrainingData, count: int = FOLDS) -> Calibrated | TransformedTargetRegressor:
     """A candidate fitted on all examples, its confidence fitted on held-out folds.
 
     All classes weigh the same, whatever their share of the clips, in the fit and in the probabilities. An MLP holds
@@ -373,9 +377,9 @@ def fit(way: Candidate, known: Examples, count: int = FOLDS) -> Calibrated | Tra
     def fit_rows(rows: slice | NDArray[np.int64]) -> BaseEstimator:
         return _fitted(way, way.estimator(truth, known.seed), x[rows], truth[rows])
 
-    with _quiet():
+    with _ignore_convergence():
         pipeline = fit_rows(slice(None))
-        if rated(truth):
+        if is_regression(truth):
             return pipeline
         if way.kind == "mlp":
             return Calibrated(pipeline, 1.0)
@@ -387,7 +391,7 @@ def fit(way: Candidate, known: Examples, count: int = FOLDS) -> Calibrated | Tra
     return Calibrated(pipeline, fit_sharpness(held_out, np.asarray(truth, np.int64), spread))
 
 
-def compute_margins(pipeline: Pipeline, x: Floats) -> NDArray[np.float64]:
+def compute_margins(pipeline: Pipeline, x: FloatArray) -> NDArray[np.float64]:
     """(n, c) margins of n rows: what an SVM or a logistic regression decides by, or the logarithms of probabilities."""
     if not hasattr(pipeline, "decision_function"):
         return np.asarray(np.log(np.maximum(pipeline.predict_proba(x), TINY)))
@@ -416,12 +420,12 @@ def fit_sharpness(margins: NDArray[np.float64], truth: NDArray[np.int64], spread
     return float(factors[int(np.argmin(losses))])
 
 
-def _fitted(way: Candidate, steps: tuple[BaseEstimator, BaseEstimator], x: Floats, truth: Truth) -> BaseEstimator:
+def _fitted(way: Candidate, steps: tuple[BaseEstimator, BaseEstimator], x: FloatArray, truth: Truth) -> BaseEstimator:
     scaler, last = steps
     name = f"{type(last).__name__.lower()}__sample_weight"
     pipeline = make_pipeline(scaler, last)
     try:
-        if rated(truth):  # where zero lies and how wide the scale is must not matter
+        if is_regression(truth):  # where zero lies and how wide the scale is must not matter
             return TransformedTargetRegressor(pipeline, transformer=StandardScaler()).fit(x, truth)
         return pipeline.fit(x, truth, **{name: compute_sample_weight("balanced", truth)})
     except ValueError as error:
@@ -433,14 +437,16 @@ def _fitted(way: Candidate, steps: tuple[BaseEstimator, BaseEstimator], x: Float
         ) from error
 
 
-def answers(pipeline: Calibrated | TransformedTargetRegressor, x: Floats, truth: Truth) -> Floats:
+def predict(pipeline: Calibrated | TransformedTargetRegressor, x: FloatArray, truth: Truth) -> FloatArray:
     """(n, c) probabilities of n clips, or (n,) ratings if `truth` is ratings."""
     return np.asarray(
         pipeline.predict_proba(x) if isinstance(pipeline, Calibrated) else pipeline.predict(x), np.float32
     )
 
 
-def nested(known: Examples, ways: Sequence[Candidate], count: int = FOLDS) -> tuple[Floats, list[Candidate]]:
+def nested_cv_predict(
+    known: TrainingData, ways: Sequence[Candidate], count: int = FOLDS
+) -> tuple[FloatArray, list[Candidate]]:
     """What is said of people whom neither the fit nor the choice has seen.
 
     Returns:
@@ -449,13 +455,13 @@ def nested(known: Examples, ways: Sequence[Candidate], count: int = FOLDS) -> tu
     Raises:
         DatasetError: As `fit`.
     """
-    width = () if rated(known.truth) else (int(known.truth.max()) + 1,)
+    width = () if is_regression(known.truth) else (int(known.truth.max()) + 1,)
     said = np.full((len(known.truth), *width), np.nan, np.float32)
     chosen = []
     for train, test in known.folds(count):
-        way = ways[0] if len(ways) == 1 else choose(known[train], ways, count - 1)[0]
+        way = ways[0] if len(ways) == 1 else select_candidate(known[train], ways, count - 1)[0]
         pipeline = fit(way, known[train], count - 1)
-        said[test] = answers(pipeline, known.matrices[way.statistics][test], known.truth)
+        said[test] = predict(pipeline, known.matrices[way.statistics][test], known.truth)
         chosen.append(way)
     return said, chosen
 
@@ -470,7 +476,7 @@ def to_onnx(pipeline: Calibrated | TransformedTargetRegressor, width: int) -> on
     logging.getLogger("skl2onnx").setLevel(logging.ERROR)
     types = [("features", FloatTensorType([None, width]))]
     model: onnx.ModelProto = converted(pipeline.regressor_, initial_types=types, target_opset=17)
-    _rescaled(model.graph, pipeline.transformer_)
+    _append_inverse_scaling(model.graph, pipeline.transformer_)
     return model
 
 
@@ -530,7 +536,7 @@ def _classifier_graph(calibrated: Calibrated, width: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=versions, ir_version=8, producer_name="fervid")
 
 
-def _rescaled(graph: onnx.GraphProto, scaler: StandardScaler) -> None:
+def _append_inverse_scaling(graph: onnx.GraphProto, scaler: StandardScaler) -> None:
     """Let the one output be `value`, on the scale of the ratings that were fitted."""
     (output,) = graph.output
     for name, number in (("scale", scaler.scale_[0]), ("shift", scaler.mean_[0])):
@@ -540,7 +546,7 @@ def _rescaled(graph: onnx.GraphProto, scaler: StandardScaler) -> None:
     output.name = "value"
 
 
-def sealed(model: onnx.ModelProto, card: Mapping[str, Any]) -> bytes:
+def serialize_with_card(model: onnx.ModelProto, card: Mapping[str, Any]) -> bytes:
     """The bytes of a model file with that card inside."""
     del model.metadata_props[:]
     entry = model.metadata_props.add()
@@ -550,7 +556,7 @@ def sealed(model: onnx.ModelProto, card: Mapping[str, Any]) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _ignore_convergence() -> Iterator[None]:
     """Without the remark that more iterations might help: cross-validation says whether a candidate is any good."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -20,19 +20,19 @@ import av
 
 from fervid.core.errors import (
     EmptyInput,
+    FrameTooLarge,
     InputError,
     InputNotFound,
     InputUnreadable,
-    NotAVideo,
     NoVideoStream,
-    TooLarge,
-    Truncated,
+    TruncatedVideo,
     Undecodable,
+    UnsupportedFormat,
 )
 from fervid.media.image_header import is_animated
-from fervid.media.sampling import stretched
+from fervid.media.sampling import square_pixel_width
 
-PIXELS = 8192 * 8192
+MAX_FRAME_PIXELS = 8192 * 8192
 """Most pixels of a frame."""
 _FORMATS = (
     "apng asf av1 avi cavsvideo dirac dv flv gif gxf h261 h263 h264 hevc ivf m4v matroska mjpeg mov mpeg mpegts"
@@ -40,12 +40,12 @@ _FORMATS = (
     " aac ac3 aiff amr ape au caf dts eac3 flac mp3 mpc tta w64 wav wv"  # in order to say that they are sound
     " ico j2k_pipe jpegls_pipe jpegxl_anim jpegxl_pipe pam_pipe pbm_pipe pgm_pipe ppm_pipe qoi_pipe tiff_pipe"
 )
-_ALONE = {"protocol_whitelist": "", "format_whitelist": _FORMATS.replace(" ", ",")}
-_TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+_SANDBOX_OPTIONS = {"protocol_whitelist": "", "format_whitelist": _FORMATS.replace(" ", ",")}
+_METADATA_OPTIONS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 """So that text in no known encoding does not matter, which it never does from PyAV 19 on."""
 _DEFAULT = av.stream.Disposition.default
 _PICTURES_BESIDE = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-HEAD = 4096
+HEADER_BYTES = 4096
 """Bytes that tell what a file is."""
 _IMAGE_HEADER_BYTES = 2**20  # in which an image says whether it moves
 _BINARY = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
@@ -59,7 +59,7 @@ _ENCRYPTED_MP4 = re.compile(rb"(?:encv|drmi)\0{7}\x01")
 _ENCRYPTED_ASF = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e")
 _INDEX_BYTES = 1 << 24
 _BOXES = 1000  # of an mp4, before and including its index
-_PICTURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP", re.DOTALL)
+_IMAGE_MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP", re.DOTALL)
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -79,7 +79,7 @@ def open_file(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise _absent(path) from None
     except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
+        raise read_error(path, error) from error
     if not os.fstat(file.fileno()).st_size:
         file.close()
         raise EmptyInput(f"{path} is empty; copy or download it again")
@@ -111,17 +111,17 @@ def _absent(path: Path) -> InputError:
     return InputNotFound(f"{path} does not exist; check the spelling and the current folder")
 
 
-def unreadable(path: Path, error: OSError | ValueError) -> InputUnreadable:
+def read_error(path: Path, error: OSError | ValueError) -> InputUnreadable:
     """What to say of a file that the system does not give."""
     reason = getattr(error, "strerror", None) or error
     return InputUnreadable(f"{path} cannot be read ({reason}); check its permissions and its disk")
 
 
-def is_picture(file: BinaryIO) -> bool:
+def is_image(file: BinaryIO) -> bool:
     """Whether a file, at its beginning, is a still image, or a moving one that no demuxer reads."""
     head = file.read(_IMAGE_HEADER_BYTES)
     file.seek(0)
-    return _PICTURES.match(head) is not None and not (is_animated(head) and not is_webp(head))
+    return _IMAGE_MAGIC.match(head) is not None and not (is_animated(head) and not is_webp(head))
 
 
 def is_webp(head: bytes) -> bool:
@@ -129,7 +129,7 @@ def is_webp(head: bytes) -> bool:
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
 
-def contained(path: Path, file: BinaryIO) -> av.container.InputContainer:
+def open_container(path: Path, file: BinaryIO) -> av.container.InputContainer:
     """What a file holds.
 
     Raises:
@@ -141,16 +141,16 @@ def contained(path: Path, file: BinaryIO) -> av.container.InputContainer:
     try:
         if _is_encrypted(file):
             raise Undecodable(f"{path} is encrypted (DRM); ask where it comes from for one that is not")
-        return open_alone(nameless)
+        return open_sandboxed(nameless)
     except av.FFmpegError as error:
-        raise refusal(path, head_of(file)) from error
+        raise unsupported_format_error(path, read_header(file)) from error
     except OSError as error:
         if error.errno == errno.EINVAL:  # the clip says that it goes on where no file can
-            raise refusal(path, head_of(file)) from error
-        raise unreadable(path, error) from error
+            raise unsupported_format_error(path, read_header(file)) from error
+        raise read_error(path, error) from error
 
 
-def open_alone(source: object, **options: str) -> av.container.InputContainer:
+def open_sandboxed(source: object, **options: str) -> av.container.InputContainer:
     """What can be read holds, and what no other file has to be opened for.
 
     Args:
@@ -160,7 +160,9 @@ def open_alone(source: object, **options: str) -> av.container.InputContainer:
     Raises:
         av.FFmpegError, OSError: It cannot be told.
     """
-    container: av.container.InputContainer = av.open(source, "r", options=_ALONE | options, **_TAGS)
+    container: av.container.InputContainer = av.open(
+        source, "r", options=_SANDBOX_OPTIONS | options, **_METADATA_OPTIONS
+    )
     return container
 
 
@@ -170,7 +172,7 @@ def moving(container: av.container.InputContainer) -> list[av.VideoStream]:
     return [stream for stream in streams if stream.frames != 1] or streams
 
 
-def pictures_of(
+def select_video_stream(
     path: Path | str, container: av.container.InputContainer, head: bytes, wanted: int | None = None
 ) -> av.VideoStream:
     """The video stream to look at: as ffmpeg chooses, one that is flagged as default, then the largest.
@@ -197,7 +199,7 @@ def pictures_of(
         return max(streams, key=lambda stream: (bool(stream.disposition & _DEFAULT), math.prod(frame_size(stream))))
     kinds = {stream.type for stream in container.streams} - {"video"}
     if not kinds - {"data"}:
-        raise refusal(path, head)
+        raise unsupported_format_error(path, head)
     raise NoVideoStream(
         f"{path} has no video stream, only {' and '.join(sorted(kinds))}; fervid reads faces, not sound"
     )
@@ -214,8 +216,8 @@ def frame_size(stream: av.VideoStream) -> tuple[int, int]:
     return (context.width, context.height) if context else (0, 0)
 
 
-def limit(path: Path | str, pictures: av.VideoStream, threads: int) -> float:
-    """Say how a stream may be decoded: with so many threads, and no picture above `PIXELS`, edges aside.
+def configure_decoder(path: Path | str, pictures: av.VideoStream, threads: int) -> float:
+    """Say how a stream may be decoded: with so many threads, and no picture above `MAX_FRAME_PIXELS`, edges aside.
 
     Returns:
         The width of a pixel over its height.
@@ -225,36 +227,36 @@ def limit(path: Path | str, pictures: av.VideoStream, threads: int) -> float:
     """
     aspect = float(pictures.sample_aspect_ratio or 1)
     if (context := pictures.codec_context) is not None:  # None for a codec that nobody knows
-        check(path, stretched(context.width, aspect), context.height)
+        check_frame_size(path, square_pixel_width(context.width, aspect), context.height)
         context.thread_count = threads
-        context.options = {"max_pixels": str(2 * PIXELS)}  # of those that turn out larger, with edges
+        context.options = {"max_pixels": str(2 * MAX_FRAME_PIXELS)}  # of those that turn out larger, with edges
     return aspect
 
 
-def check(path: Path | str, width: int, height: int) -> None:
-    """Refuse a picture of more than `PIXELS`.
+def check_frame_size(path: Path | str, width: int, height: int) -> None:
+    """Refuse a picture of more than `MAX_FRAME_PIXELS`.
 
     Raises:
         TooLarge: It is.
     """
-    if width * height > PIXELS:
-        raise TooLarge(
-            f"{path} has pictures of {width} x {height} pixels, and more than {PIXELS} are not decoded; scale it down"
+    if width * height > MAX_FRAME_PIXELS:
+        raise FrameTooLarge(
+            f"{path} has frames of {width} x {height} pixels; more than {MAX_FRAME_PIXELS} are not decoded; scale it down"
         )
 
 
-def head_of(file: BinaryIO) -> bytes:
+def read_header(file: BinaryIO) -> bytes:
     """How a file begins; its position stays."""
     place = file.tell()
     file.seek(0)
-    head = file.read(HEAD)
+    head = file.read(HEADER_BYTES)
     file.seek(place)
     return head
 
 
 def _is_encrypted(file: BinaryIO) -> bool:
     """Whether the pictures of an mp4 or asf are encrypted; its position is then the beginning."""
-    head, place = head_of(file), 0
+    head, place = read_header(file), 0
     if not is_mp4(head):
         return _ENCRYPTED_ASF in head
     for _ in range(_BOXES):
@@ -283,22 +285,28 @@ def is_mp4(head: bytes) -> bool:
     return head[4:8] == b"ftyp"
 
 
-def refusal(path: Path | str, head: bytes) -> InputError:
+def unsupported_format_error(path: Path | str, head: bytes) -> InputError:
     """What to say of something that begins like that and cannot be read."""
     if is_mp4(head):
-        return Truncated(f"{path} breaks off before its index, so nothing can be decoded; copy or download it again")
+        return TruncatedVideo(
+            f"{path} breaks off before its index, so nothing can be decoded; copy or download it again"
+        )
     if head.startswith(b"version https://git-lfs.github.com/"):
-        return NotAVideo(f"{path} is a pointer of Git LFS instead of the video itself; fetch that with `git lfs pull`")
+        return UnsupportedFormat(
+            f"{path} is a pointer of Git LFS instead of the video itself; fetch that with `git lfs pull`"
+        )
     if _ENCRYPTED_FILE.match(head):
-        return NotAVideo(f"{path} is encrypted; decrypt it first")
+        return UnsupportedFormat(f"{path} is encrypted; decrypt it first")
     if _HTML.match(head):
-        return NotAVideo(
+        return UnsupportedFormat(
             f"{path} is an HTML page, as a site sends instead of a video that needs a login or is gone; open it in a"
             " browser, and download the video itself"
         )
     if not _BINARY.search(head):
-        return NotAVideo(
+        return UnsupportedFormat(
             f"{path} is no video or image but text, and if that is a playlist, no file that it names is opened; name"
             " the videos themselves"
         )
-    return NotAVideo(f"{path} is no video or image that can be read; check it with a player, or convert it to mp4")
+    return UnsupportedFormat(
+        f"{path} is no video or image that can be read; check it with a player, or convert it to mp4"
+    )

@@ -8,13 +8,13 @@ from struct import unpack_from
 
 _MARKER = re.compile(rb"\xff[^\0\xff]")  # of JPEG
 _ANIMATION = 0x02  # flag of the extended header of WebP
-_HEAD = 2**24  # bytes in which the frame of a JPEG begins
+_MAX_HEADER = 2**24  # bytes in which the frame of a JPEG begins
 
 
-def size(data: bytes) -> tuple[int, int] | None:
+def image_size(data: bytes) -> tuple[int, int] | None:
     """Width and height in pixels of a JPEG, PNG, BMP, TIFF or WebP image; None if its header does not tell."""
     try:
-        return next(read(data) for magic, read in _KINDS.items() if data.startswith(magic))
+        return next(read(data) for magic, read in _PARSERS.items() if data.startswith(magic))
     except (struct.error, ValueError, LookupError, StopIteration):
         return None
 
@@ -36,7 +36,7 @@ def _jpeg(data: bytes) -> tuple[int, int]:
     """From the first start of a frame, which may come after any other segments, a thousand at most."""
     at = 2
     for _ in range(1000):
-        if (found := _MARKER.search(data, at, _HEAD)) is None:
+        if (found := _MARKER.search(data, at, _MAX_HEADER)) is None:
             break
         marker, at = found[0][1], found.end()
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
@@ -83,4 +83,4 @@ def _tiff(data: bytes) -> tuple[int, int]:
     return found[256], found[257]
 
 
-_KINDS = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp, b"RIFF": _webp, b"II": _tiff, b"MM": _tiff}
+_PARSERS = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp, b"RIFF": _webp, b"II": _tiff, b"MM": _tiff}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from fervid.core.errors import NothingMatched, UsageError
+from fervid.core.errors import NoInputsFound, UsageError
 from fervid.media import remote_files
 
 _VIDEO_SUFFIXES = (
@@ -20,7 +20,7 @@ _VIDEO_SUFFIXES = (
     " .mpeg .mpg .mpv .mts .mxf .nsv .nut .obu .ogm .ogv .qt .rm .rmvb .swf .tod .trp .ts .vc1 .vob .vvc .webm .wmv"
     " .wtv .xvid .y4m"
 )
-SUFFIXES = frozenset(_VIDEO_SUFFIXES.split())
+VIDEO_SUFFIXES = frozenset(_VIDEO_SUFFIXES.split())
 """What counts as a video when a folder is searched. A file that is named is opened whatever its suffix."""
 
 _OTHER_SUFFIXES = (
@@ -74,13 +74,13 @@ class PassedOver:
         return ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in parts if count)
 
 
-def expand(
+def resolve_inputs(
     named: Iterable[str], *, recursive: bool = False, urls: bool = False, passed_over: PassedOver | None = None
 ) -> list[str]:
     """Every clip that is meant, once, in the order in which it was named; what a folder or glob holds is sorted.
 
-    A folder stands for its videos, as `videos` finds them; a file for itself, whatever its suffix and whether it exists
-    or not; a glob that the shell left alone for what it matches, or for its own name if that is nothing. Two names of
+    A folder stands for its videos, as `find_videos` finds them; a file for itself, whatever its suffix and whether it
+    exists or not; a glob that the shell left alone for what it matches, or for its own name if that is nothing. Two names of
     one file, by a symbolic link say, count once; two hard links are two files.
 
     Args:
@@ -95,12 +95,12 @@ def expand(
         NothingMatched: Nothing was named, or nothing was found there.
     """
     passed_over = PassedOver() if passed_over is None else passed_over
-    found = {name: _meant(name, recursive, urls, passed_over) for name in named}
+    found = {name: _resolve_one(name, recursive, urls, passed_over) for name in named}
     if not any(found.values()):
         if not found:
-            raise NothingMatched("no input was named; give files, folders or globs, or a list with --from-file")
+            raise NoInputsFound("no input was named; give files, folders or globs, or a list with --from-file")
         reasons = [str(passed_over), "check the spelling and the current folder" if any(map(_is_glob, found)) else ""]
-        raise NothingMatched("; ".join([f"no video was found in {', '.join(found)}", *filter(None, reasons)]))
+        raise NoInputsFound("; ".join([f"no video was found in {', '.join(found)}", *filter(None, reasons)]))
     clips: dict[str, str] = {}
     for name, paths in found.items():
         for path in paths or ([name] if _is_glob(name) else []):
@@ -128,15 +128,17 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
     return [os.fsdecode(name) for name in names if name]
 
 
-def _meant(name: str, recursive: bool, urls: bool, passed_over: PassedOver) -> list[str]:
+def _resolve_one(name: str, recursive: bool, urls: bool, passed_over: PassedOver) -> list[str]:
     if os.path.isdir(name):
-        return sorted(videos(name, recursive=recursive, passed_over=passed_over))
+        return sorted(find_videos(name, recursive=recursive, passed_over=passed_over))
     if urls and remote_files.is_url(name):
-        if remote_files.is_pattern(name):
-            return remote_files.found(name)
-        if remote_files.suffix(name) in SUFFIXES or (found := remote_files.found(name, recursive=recursive)) == [name]:
+        if remote_files.is_glob_url(name):
+            return remote_files.list_urls(name)
+        if remote_files.suffix(name) in VIDEO_SUFFIXES or (
+            found := remote_files.list_urls(name, recursive=recursive)
+        ) == [name]:
             return [name]
-        return [path for path in found if remote_files.suffix(path) in SUFFIXES]
+        return [path for path in found if remote_files.suffix(path) in VIDEO_SUFFIXES]
     if remote_files.is_url(name):
         return [name]
     if _is_glob(name):
@@ -146,11 +148,11 @@ def _meant(name: str, recursive: bool, urls: bool, passed_over: PassedOver) -> l
 
 def _is_glob(name: str) -> bool:
     if remote_files.is_url(name):
-        return remote_files.is_pattern(name)
+        return remote_files.is_glob_url(name)
     return glob.has_magic(name) and not os.path.lexists(name)
 
 
-def videos(folder: str, *, recursive: bool, passed_over: PassedOver | None = None) -> Iterator[str]:
+def find_videos(folder: str, *, recursive: bool, passed_over: PassedOver | None = None) -> Iterator[str]:
     """The videos in a folder, by suffix, or by how a file of unknown suffix begins; none that is hidden (`._a.mp4`).
 
     A folder that may not be listed is given too, because whatever it holds would be missing without a word.
@@ -192,7 +194,7 @@ def _is_video(path: str) -> bool:
         OSError: Its suffix does not tell, and it may not be read.
     """
     suffix = os.path.splitext(path)[1].lower()
-    if suffix in SUFFIXES:
+    if suffix in VIDEO_SUFFIXES:
         return True
     if suffix in _NO_VIDEO:
         return False

@@ -14,18 +14,18 @@ from collections.abc import Generator
 
 from fervid.core.records import Frame
 
-LATE = 0.5
+MAX_WAIT_S = 0.5
 """Seconds that a frame of a stream may wait, measured against the one that came earliest for its time."""
 
 
-class Live:
+class LatestFrameSource:
     """A source and how well it is kept up with.
 
     Attributes:
         name: What records call it.
     """
 
-    def __init__(self, name: str, source: Generator[Frame], patience: float = LATE) -> None:
+    def __init__(self, name: str, source: Generator[Frame], patience: float = MAX_WAIT_S) -> None:
         """Begin with nothing; the source is read from the first frame that is asked for.
 
         Args:

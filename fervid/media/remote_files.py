@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from fervid.core.errors import FervidError, InputNotFound, InputUnreadable, UsageError
 
-GONE = (-1, -1)
-_CHANGED = ("mtime", "LastModified", "last_modified", "updated", "created")
+MISSING = (-1, -1)
+_MTIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_listed: dict[str, tuple[int, int]] = {}
+_stat_cache: dict[str, tuple[int, int]] = {}
 
 
 def is_url(name: str) -> bool:
@@ -24,7 +24,7 @@ def is_url(name: str) -> bool:
     return _SCHEME.match(name) is not None
 
 
-def is_pattern(url: str) -> bool:
+def is_glob_url(url: str) -> bool:
     """Whether a URL is a glob; in a URL a question mark is none, it begins the query."""
     return "*" in url or "[" in url
 
@@ -34,7 +34,7 @@ def suffix(url: str) -> str:
     return PurePosixPath(urlsplit(url).path).suffix.lower()
 
 
-def opened(url: str) -> tuple[Any, str]:
+def open_filesystem(url: str) -> tuple[Any, str]:
     """The file system of a URL or of a local path, and the path on it.
 
     Raises:
@@ -44,7 +44,7 @@ def opened(url: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
     except ImportError:
         raise UsageError(f"{url} needs fsspec, which is not installed; pip install 'fervid[parquet]'") from None
-    with reaching(url, UsageError):
+    with wrap_fs_errors(url, UsageError):
         files, path = url_to_fs(url)
         return files, path
 
@@ -56,7 +56,7 @@ def is_local(files: Any) -> bool:
     return isinstance(files, LocalFileSystem)
 
 
-def found(url: str, *, recursive: bool = False) -> list[str]:
+def list_urls(url: str, *, recursive: bool = False) -> list[str]:
     """The files that a glob matches or a folder holds, as URLs in order; of a file its own.
 
     Args:
@@ -66,44 +66,44 @@ def found(url: str, *, recursive: bool = False) -> list[str]:
     Raises:
         UsageError: The file system cannot be reached, or refuses.
     """
-    files, path = opened(url)
-    with reaching(url, UsageError):
-        if is_pattern(url):
+    files, path = open_filesystem(url)
+    with wrap_fs_errors(url, UsageError):
+        if is_glob_url(url):
             listed = files.glob(path, detail=True)
         elif files.isdir(path):
             listed = files.find(path, maxdepth=None if recursive else 1, detail=True)
         else:
             return [url]
         listed = {files.unstrip_protocol(name): info for name, info in listed.items() if info["type"] != "directory"}
-        _listed.update({name: _stamp(info) for name, info in listed.items()})
+        _stat_cache.update({name: _stamp(info) for name, info in listed.items()})
     return sorted(listed)
 
 
-def stamp(url: str) -> tuple[int, int]:
-    """Bytes, and nanoseconds of the last change or 0 where nobody keeps them; `GONE` if that cannot be known.
+def file_stamp(url: str) -> tuple[int, int]:
+    """Bytes, and nanoseconds of the last change or 0 where nobody keeps them; `MISSING` if that cannot be known.
 
-    What `found` has listed is not asked for again.
+    What `list_urls` has listed is not asked for again.
     """
-    if known := _listed.pop(url, None):
+    if known := _stat_cache.pop(url, None):
         return known
     try:
-        files, path = opened(url)
-        with reaching(url, UsageError):
+        files, path = open_filesystem(url)
+        with wrap_fs_errors(url, UsageError):
             return _stamp(files.info(path))
     except (UsageError, FileNotFoundError):
-        return GONE
+        return MISSING
 
 
 def _stamp(info: Mapping[str, Any]) -> tuple[int, int]:
     """Each file system has its own name for the time of the last change."""
-    changed = next((info[key] for key in _CHANGED if info.get(key)), 0)
+    changed = next((info[key] for key in _MTIME_KEYS if info.get(key)), 0)
     if isinstance(changed, str):
         changed = datetime.fromisoformat(changed)
     return int(info["size"] or 0), int(1e9 * (changed.timestamp() if isinstance(changed, datetime) else changed))
 
 
 @contextmanager
-def copied(url: str) -> Iterator[Path]:
+def local_copy(url: str) -> Iterator[Path]:
     """A local copy for as long as it is needed: a decoder reads a file back and forth.
 
     Raises:
@@ -113,8 +113,8 @@ def copied(url: str) -> Iterator[Path]:
     with TemporaryDirectory(prefix="fervid-") as folder:
         copy = Path(folder, PurePosixPath(urlsplit(url).path).name or "clip")
         try:
-            files, path = opened(url)
-            with reaching(url, InputUnreadable):
+            files, path = open_filesystem(url)
+            with wrap_fs_errors(url, InputUnreadable):
                 files.get_file(path, str(copy))
         except FileNotFoundError as error:
             raise InputNotFound(f"{url} does not exist; check the spelling") from error
@@ -124,7 +124,7 @@ def copied(url: str) -> Iterator[Path]:
 
 
 @contextmanager
-def reaching(url: str, kind: type[FervidError]) -> Iterator[None]:
+def wrap_fs_errors(url: str, kind: type[FervidError]) -> Iterator[None]:
     """Tell whatever a file system has against a URL as an error of ours.
 
     Args:

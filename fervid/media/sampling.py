@@ -16,11 +16,13 @@ from fervid.core.records import Frame, Image
 if TYPE_CHECKING:
     import av
 
-LONGEST = 24 * 3600.0
+MAX_DURATION_S = 24 * 3600.0
 """Most seconds of a clip that are looked at."""
 
 _WIDEST = 4  # width of a picture over its height, or of its height over its width
-_JITTER = 1e-3  # seconds; Matroska and FLV round times to the millisecond, so a frame can seem to come before its turn
+_TIME_EPS = (
+    1e-3  # seconds; Matroska and FLV round times to the millisecond, so a frame can seem to come before its turn
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +62,18 @@ class Sampling:
     @property
     def stop(self) -> float:
         """Seconds from the start of the clip behind which nothing is looked at."""
-        longest = self.start + LONGEST
+        longest = self.start + MAX_DURATION_S
         return longest if self.end is None else min(self.end, longest)
 
     def turn(self, time: float) -> float:
         """Which look it is time for, counted from 0; negative before the start. The first frame of a turn is taken."""
         if self.fps is None:
             return math.inf if time >= self.start else -1
-        return math.floor((time - self.start + _JITTER) * self.fps)
+        return math.floor((time - self.start + _TIME_EPS) * self.fps)
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedFrame:
     """A decoded frame that has not been converted yet, for most never are."""
 
     frame: av.VideoFrame
@@ -80,13 +82,13 @@ class Decoded:
     end: float
 
 
-def convert(decoded: Decoded, duration: float, sampling: Sampling) -> Frame:
+def to_rgb_frame(decoded: DecodedFrame, duration: float, sampling: Sampling) -> Frame:
     """A decoded frame that stands for so many seconds: RGB, upright, in square pixels."""
     frame = decoded.frame
-    width = stretched(frame.width, decoded.aspect) if sampling.aspect is None else frame.width
+    width = square_pixel_width(frame.width, decoded.aspect) if sampling.aspect is None else frame.width
     image = np.asarray(frame.to_ndarray(format="rgb24", width=width, height=frame.height, threads=1), np.uint8)
     if sampling.rotate is not None:
-        upright = turned(image, sampling.rotate)
+        upright = rotate(image, sampling.rotate)
     else:
         matrix = cast("SupportsBytes | None", frame.side_data.get("DISPLAYMATRIX"))
         upright = image if matrix is None else orient(image, struct.unpack("=9i", bytes(matrix)))
@@ -103,7 +105,7 @@ def reshape(image: Image, aspect: float | None) -> Image:
     return np.asarray(cv2.resize(image, (wanted, height), interpolation=shrunk), np.uint8)
 
 
-def stretched(width: int, aspect: float) -> int:
+def square_pixel_width(width: int, aspect: float) -> int:
     """The width of a frame in square pixels, unless what the file says of them is absurd."""
     return round(width * aspect) if 0.25 <= aspect <= 4 else width
 
@@ -126,7 +128,7 @@ def orient(image: Image, matrix: Sequence[float]) -> Image:
     return np.ascontiguousarray(shown[:: -1 if down < 0 else 1, :: -1 if to_right < 0 else 1])
 
 
-def turned(image: Image, clockwise: int) -> Image:
+def rotate(image: Image, clockwise: int) -> Image:
     """A picture, turned by degrees that are a multiple of 90."""
     quarters = -clockwise // 90 % 4
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image

@@ -16,17 +16,29 @@ import av
 import cv2
 import numpy as np
 
-from fervid.core.errors import EmptyInput, InputError, InputNotFound, NotAVideo, Truncated, Undecodable
+from fervid.core.errors import EmptyInput, InputError, InputNotFound, TruncatedVideo, Undecodable, UnsupportedFormat
 from fervid.core.records import Frame
-from fervid.media.container import HEAD, check, is_mp4, limit, open_alone, pictures_of, refusal, start_of
-from fervid.media.sampling import Decoded, Sampling, convert, reshape, stretched, turned
+from fervid.media.container import (
+    HEADER_BYTES,
+    check_frame_size,
+    configure_decoder,
+    is_mp4,
+    open_sandboxed,
+    select_video_stream,
+    start_of,
+    unsupported_format_error,
+)
+from fervid.media.sampling import DecodedFrame, Sampling, reshape, rotate, square_pixel_width, to_rgb_frame
 from fervid.media.timestamps import Clock
 
-_AT_ONCE = {"analyzeduration": "500000", "fpsprobesize": "0"}  # microseconds and frames for which a stream may wait
+_LOW_LATENCY_OPTIONS = {
+    "analyzeduration": "500000",
+    "fpsprobesize": "0",
+}  # microseconds and frames for which a stream may wait
 _LONGEST_STEP_S = 1.0  # what comes later than this after a frame does not tell how long the next one lasts
 
 
-def stream(file: BinaryIO, name: str, sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:
+def read_stream(file: BinaryIO, name: str, sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:
     """Frames of a stream, each as soon as it has come; how long one lasts is not known by then, and is what is due.
 
     Args:
@@ -37,29 +49,29 @@ def stream(file: BinaryIO, name: str, sampling: Sampling | None = None, threads:
 
     Raises:
         EmptyInput, NotAVideo, NoVideoStream, Undecodable: It holds no picture.
-        TooLarge: A frame has more than `fervid.media.container.PIXELS`.
+        TooLarge: A frame has more than `fervid.media.container.MAX_FRAME_PIXELS`.
         Truncated: Raised after the last frame, if it broke off.
     """
-    sampling, pipe, due = sampling or Sampling(), _Pipe(file), -1.0
+    sampling, pipe, due = sampling or Sampling(), _HeaderRecorder(file), -1.0
     try:
-        container = open_alone(SimpleNamespace(read=pipe.read), **_AT_ONCE)
+        container = open_sandboxed(SimpleNamespace(read=pipe.read), **_LOW_LATENCY_OPTIONS)
     except (av.FFmpegError, OSError) as error:
-        raise _unfollowable(name, pipe.head) from error
+        raise _stream_error(name, pipe.head) from error
     with container:
-        pictures = pictures_of(name, container, pipe.head, sampling.stream)
+        pictures = select_video_stream(name, container, pipe.head, sampling.stream)
         pictures.thread_type = "SLICE"  # frames that are decoded in several threads come later
-        for one in _arriving(name, container, pictures, threads, pipe.head):
+        for one in _decode_stream(name, container, pictures, threads, pipe.head):
             if (turn := sampling.turn(one.start)) >= due:
                 due = turn + 1
-                yield convert(one, 1 / sampling.fps if sampling.fps else one.end - one.start, sampling)
+                yield to_rgb_frame(one, 1 / sampling.fps if sampling.fps else one.end - one.start, sampling)
 
 
-def camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:
+def read_camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:
     """Frames of a camera of this machine, each as soon as it has come.
 
     Args:
         number: Counted from 0, as the system does.
-        sampling: As for `stream`; the pictures are turned only if it says so.
+        sampling: As for `read_stream`; the pictures are turned only if it says so.
 
     Raises:
         InputNotFound: There is no such camera, or it cannot be opened.
@@ -83,13 +95,13 @@ def camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:
             if whole:  # a damaged one is left out, the next is as good
                 due, length, last = turn + 1, 1 / sampling.fps if sampling.fps else now - last, now
                 image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-                yield Frame(reshape(turned(image, sampling.rotate or 0), sampling.aspect), now, length)
-        raise Truncated(f"camera {number} gives no more pictures; check that it is still plugged in")
+                yield Frame(reshape(rotate(image, sampling.rotate or 0), sampling.aspect), now, length)
+        raise TruncatedVideo(f"camera {number} gives no more pictures; check that it is still plugged in")
     finally:
         device.release()
 
 
-class _Pipe:
+class _HeaderRecorder:
     """Remembers how it began."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -97,26 +109,26 @@ class _Pipe:
 
     def read(self, size: int) -> bytes:
         data = self._file.read(size)
-        self.head += data[: HEAD - len(self.head)]
+        self.head += data[: HEADER_BYTES - len(self.head)]
         return data
 
 
-def _unfollowable(name: str, head: bytes) -> InputError:
+def _stream_error(name: str, head: bytes) -> InputError:
     if not head:
         return EmptyInput(f"{name} is empty; what should have written to it ended before, and may say why")
     if is_mp4(head):
-        return NotAVideo(
+        return UnsupportedFormat(
             f"{name} is mp4 with its index behind the pictures, so it cannot be read as it comes; send Matroska (ffmpeg"
             " -f matroska) or mp4 in fragments (-movflags frag_keyframe+empty_moov)"
         )
-    return refusal(name, head)
+    return unsupported_format_error(name, head)
 
 
-def _arriving(
+def _decode_stream(
     name: str, container: av.container.InputContainer, pictures: av.VideoStream, threads: int, head: bytes
-) -> Generator[Decoded]:
+) -> Generator[DecodedFrame]:
     """Every frame of a stream. Times go on where a source begins anew; damaged packets are what a network loses."""
-    aspect, step = limit(name, pictures, threads), 1 / float(pictures.average_rate or 25)
+    aspect, step = configure_decoder(name, pictures, threads), 1 / float(pictures.average_rate or 25)
     origin, now, stopped = start_of(container), -step, ""
     clock = Clock(container, pictures)
     packets = container.demux(pictures)
@@ -135,12 +147,12 @@ def _arriving(
         with suppress(av.FFmpegError):
             frames = pictures.decode(packet)
         for frame in frames:
-            check(name, stretched(frame.width, aspect), frame.height)
+            check_frame_size(name, square_pixel_width(frame.width, aspect), frame.height)
             before, now = now, max(now, now + step if frame.time is None else round(frame.time - origin, 6))
             step = now - before if 0 < now - before < _LONGEST_STEP_S else step
-            yield Decoded(frame, aspect, now, now + step)
+            yield DecodedFrame(frame, aspect, now, now + step)
     if now < 0:
         none = Undecodable(f"{name} has a video stream of which no frame can be decoded; send H.264")
-        raise _unfollowable(name, head) if is_mp4(head) else none
+        raise _stream_error(name, head) if is_mp4(head) else none
     if stopped:
-        raise Truncated(f"{name} broke off after {now:.2f} s ({stopped}); start what sends it again")
+        raise TruncatedVideo(f"{name} broke off after {now:.2f} s ({stopped}); start what sends it again")

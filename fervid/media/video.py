@@ -1,7 +1,7 @@
 """A video file -> upright RGB frames with their presentation time.
 
-`read` is a generator that owns its file: it closes on the last frame, on an error and on an early `break`. Decoding
-runs ahead in a thread of its own, by some megabytes and no more, so memory does not depend on the length of a clip.
+`read_frames` is a generator that owns its file: it closes on the last frame, on an error and on an early `break`.
+Decoding prefetches some megabytes in a thread of its own, so memory does not depend on the length of a clip.
 
 What `fervid.media.container` opens it with reaches no other file. Neither size nor length is believed beyond a limit.
 """
@@ -25,40 +25,48 @@ import cv2
 import numpy as np
 
 from fervid.core.errors import (
-    Damaged,
+    ClipTooLong,
+    CorruptVideo,
     Discontinuity,
     InputError,
-    NotAVideo,
     SeveralStreams,
-    TooLong,
-    Truncated,
+    TruncatedVideo,
     Undecodable,
+    UnsupportedFormat,
 )
-from fervid.core.prefetch import ahead
+from fervid.core.prefetch import prefetch
 from fervid.core.records import Frame, Image
 from fervid.media.container import (
-    PIXELS,
-    check,
-    contained,
+    MAX_FRAME_PIXELS,
+    check_frame_size,
+    configure_decoder,
     frame_size,
-    head_of,
-    is_picture,
-    limit,
+    is_image,
     moving,
+    open_container,
     open_file,
-    pictures_of,
+    read_error,
+    read_header,
+    select_video_stream,
     start_of,
-    unreadable,
 )
-from fervid.media.image_header import is_animated, size
-from fervid.media.sampling import LONGEST, Decoded, Sampling, convert, reshape, stretched, turned
+from fervid.media.image_header import image_size, is_animated
+from fervid.media.sampling import (
+    MAX_DURATION_S,
+    DecodedFrame,
+    Sampling,
+    reshape,
+    rotate,
+    square_pixel_width,
+    to_rgb_frame,
+)
 from fervid.media.timestamps import Clock
 
-_IMAGE_BYTES = 8 * PIXELS  # enough for the largest in 16 bits without compression
+_IMAGE_BYTES = 8 * MAX_FRAME_PIXELS  # enough for the largest in 16 bits without compression
 _NO_DELAY_MS, _USUAL_DELAY_MS = 10, 100  # browsers show a frame of an animation for so long that asks for no more
-_AHEAD = 24_000_000  # bytes of frames that are decoded before they are asked for
-_REORDERED = 32  # packets; those of frames that are shown one after another are no further apart
-_LAST = 4  # frames of a clip are decoded in any case
+_PREFETCH_BYTES = 24_000_000  # bytes of frames that are decoded before they are asked for
+_MAX_REORDER = 32  # packets; those of frames that are shown one after another are no further apart
+_TAIL_FRAMES = 4  # frames of a clip are decoded in any case
 _SEAM = 4  # packets before timestamps start again that may be taken for damaged ones because of it
 _LONGEST_STEP_S = 2.0  # a frame is shown for as long, whatever the distance of frames is as a rule
 _STEPS = 5  # and for as many times that distance; what is longer is a gap, in which nothing is seen
@@ -66,18 +74,18 @@ _STEPS = 5  # and for as many times that distance; what is longer is a gap, in w
 _Packet: TypeAlias = "av.Packet[av.VideoStream]"
 
 
-def read_pictures(paths: Iterable[str | os.PathLike[str]]) -> Generator[Frame]:
+def read_image_sequence(paths: Iterable[str | os.PathLike[str]]) -> Generator[Frame]:
     """Pictures as the frames of a clip, five of them a second.
 
     Raises:
-        InputError: As `read`, for the first picture that cannot be read.
+        InputError: As `read_frames`, for the first picture that cannot be read.
     """
     for number, path in enumerate(paths):
-        with closing(read(path)) as frames:
+        with closing(read_frames(path)) as frames:
             yield replace(next(frames), time=number / 5, duration=1 / 5)
 
 
-def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:
+def read_frames(path: str | os.PathLike[str], sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:
     """Frames of a clip in order of presentation; a still image is a clip of one frame.
 
     The frames share the clip between them: each lasts until the next one that is given, the last until the end. A gap
@@ -91,8 +99,8 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads
     Raises:
         InputNotFound, InputUnreadable, EmptyInput: The file cannot be opened.
         NotAVideo, NoVideoStream, Undecodable: It holds no picture.
-        TooLarge: A frame has more than `fervid.media.container.PIXELS`.
-        TooLong: Raised after what was looked at, if the clip goes on for longer than `LONGEST`.
+        TooLarge: A frame has more than `fervid.media.container.MAX_FRAME_PIXELS`.
+        TooLong: Raised after what was looked at, if the clip goes on for longer than `MAX_DURATION_S`.
         Truncated, Damaged: Raised after the last frame that could be decoded, if some are missing.
         Discontinuity: Raised after the last frame, if the timestamps start again.
         SeveralStreams: Raised after the last frame, if there was a choice and `sampling` left it open.
@@ -101,18 +109,18 @@ def read(path: str | os.PathLike[str], sampling: Sampling | None = None, threads
     path = Path(path)
     with open_file(path) as file:
         try:
-            data = file.read(_IMAGE_BYTES) if is_picture(file) else b""
+            data = file.read(_IMAGE_BYTES) if is_image(file) else b""
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise read_error(path, error) from error
         if data and not is_animated(data):
             yield _read_picture(path, data, sampling)
         else:
             decoded = _decode_animation(path, file, data) if data else _decode(path, file, sampling, threads)
-            yield from ahead(_sample(decoded, sampling), _AHEAD, lambda frame: frame.image.nbytes)
+            yield from prefetch(_resample(decoded, sampling), _PREFETCH_BYTES, lambda frame: frame.image.nbytes)
 
 
 @contextmanager
-def opened(
+def open_video(
     path: str | os.PathLike[str], stream: int | None = None
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """A video as the demuxer knows it, and the stream of its pictures: for what goes beside them, such as sound.
@@ -128,25 +136,29 @@ def opened(
     """
     path = Path(path)
     with open_file(path) as file:
-        if is_picture(file):
-            if is_animated(head_of(file)):
-                raise NotAVideo(f"{path} is an animated WebP, whose frames cannot be written anew; convert it to mp4")
-            raise NotAVideo(f"{path} is a still image, which has no frames that follow each other; name a video")
-        with contained(path, file) as container:
-            yield container, pictures_of(path, container, head_of(file), stream)
+        if is_image(file):
+            if is_animated(read_header(file)):
+                raise UnsupportedFormat(
+                    f"{path} is an animated WebP, whose frames cannot be written anew; convert it to mp4"
+                )
+            raise UnsupportedFormat(
+                f"{path} is a still image, which has no frames that follow each other; name a video"
+            )
+        with open_container(path, file) as container:
+            yield container, select_video_stream(path, container, read_header(file), stream)
 
 
-def _decode_animation(path: Path, file: BinaryIO, data: bytes) -> Generator[Decoded]:
+def _decode_animation(path: Path, file: BinaryIO, data: bytes) -> Generator[DecodedFrame]:
     """Every frame of an animated WebP, some at a time, for OpenCV keeps those that it gives."""
-    shape = size(data) or (0, 0)
-    check(path, *shape)
-    at_once = max(1, _AHEAD // (4 * math.prod(shape) + 1))
+    shape = image_size(data) or (0, 0)
+    check_frame_size(path, *shape)
+    at_once = max(1, _PREFETCH_BYTES // (4 * math.prod(shape) + 1))
     start, count = 0.0, 0
     while images := _animation_part(file, count, at_once):
         for image, duration in images:
             end = start + (duration if duration > _NO_DELAY_MS else _USUAL_DELAY_MS) / 1000
             rgb = np.ascontiguousarray(image[..., 2::-1])
-            yield Decoded(av.VideoFrame.from_ndarray(rgb, format="rgb24"), 1.0, start, end)
+            yield DecodedFrame(av.VideoFrame.from_ndarray(rgb, format="rgb24"), 1.0, start, end)
             start = end
         count += len(images)
     if not count:
@@ -165,24 +177,24 @@ def _animation_part(file: BinaryIO, first: int, count: int) -> list[tuple[Image,
 def _read_picture(path: Path, data: bytes, sampling: Sampling) -> Frame:
     obey = 0 if sampling.rotate is None else cv2.IMREAD_IGNORE_ORIENTATION
     image = None
-    if shape := size(data):
-        check(path, *shape)
+    if shape := image_size(data):
+        check_frame_size(path, *shape)
         with suppress(cv2.error):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | obey)
     if image is None:
         raise Undecodable(f"{path} starts as an image and cannot be decoded; copy or download it again")
-    return Frame(reshape(turned(np.asarray(image, np.uint8), sampling.rotate or 0), sampling.aspect))
+    return Frame(reshape(rotate(np.asarray(image, np.uint8), sampling.rotate or 0), sampling.aspect))
 
 
-def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Generator[Decoded]:
+def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Generator[DecodedFrame]:
     """Every frame up to `sampling.end`, each once the next tells how long it lasted; then raises what was wrong."""
-    with contained(path, file) as container:
-        stream = pictures_of(path, container, head_of(file), sampling.stream)
+    with open_container(path, file) as container:
+        stream = select_video_stream(path, container, read_header(file), sampling.stream)
         stream.thread_type = "AUTO"
-        aspect = limit(path, stream, threads)
-        account = _Account(path, container, stream, chosen=sampling.stream is not None)
+        aspect = configure_decoder(path, stream, threads)
+        account = _DecodeAudit(path, container, stream, chosen=sampling.stream is not None)
         start = end = 0.0
-        held: Decoded | None = None
+        held: DecodedFrame | None = None
         for frame in account.frames(sampling):
             start = max(start, end if frame.time is None else round(frame.time - account.origin, 6))
             if held is not None:
@@ -192,13 +204,13 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
                 if sampling.stop == sampling.end:
                     account.inform()
                     return
-                raise TooLong(
-                    f"{path} goes on for longer than {LONGEST / 3600:g} hours, which were looked at; take another part"
-                    " with --start and --end"
+                raise ClipTooLong(
+                    f"{path} is longer than {MAX_DURATION_S / 3600:g} hours, of which these were analysed; choose"
+                    " another part with --start and --end"
                 )
-            check(path, *_shown_size(frame, aspect, sampling))
+            check_frame_size(path, *_shown_size(frame, aspect, sampling))
             end = start + (float(frame.duration * (frame.time_base or 0)) or account.step)
-            held = Decoded(frame, aspect, start, end)
+            held = DecodedFrame(frame, aspect, start, end)
         if held is not None:
             yield held
         account.settle(end)
@@ -207,13 +219,13 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
 def _shown_size(frame: av.VideoFrame, aspect: float, sampling: Sampling) -> tuple[int, int]:
     """The two sides in pixels of what becomes of a frame, in any order."""
     if sampling.aspect is None:
-        return stretched(frame.width, aspect), frame.height
+        return square_pixel_width(frame.width, aspect), frame.height
     sideways = (frame.rotation if sampling.rotate is None else sampling.rotate) % 180
     height = frame.width if sideways else frame.height
     return round(height * sampling.aspect), height
 
 
-class _Account:
+class _DecodeAudit:
     """What comes out of a file, against what its header promises."""
 
     def __init__(
@@ -237,7 +249,7 @@ class _Account:
         Frames that are not asked for and that no other is made from, as most B-frames, are not decoded at all.
         """
         context = self._stream.codec_context
-        for packet, asked in _asked(self._pictures(), sampling, self.origin):
+        for packet, asked in _mark_needed(self._pictures(), sampling, self.origin):
             if context is not None:
                 context.skip_frame = "DEFAULT" if asked else "NONREF"
             if packet.pts is not None and not packet.size:  # the picture before it, once more
@@ -272,7 +284,7 @@ class _Account:
             self._media_end = max(self._media_end, end)
             if packet.stream is self._stream:
                 insort(self._near, (start, end))
-                del self._near[: -3 * _REORDERED]
+                del self._near[: -3 * _MAX_REORDER]
                 if restarts != self._clock.restarts:  # a seam looks like damage of what comes before it
                     restarts = self._clock.restarts
                     flagged.clear()
@@ -310,7 +322,7 @@ class _Account:
             reason = f" ({self._stopped})" if self._stopped else ""
             declared = max(declared, promised)
             promise = f"; its header promises {declared:.2f} s" if declared > end else ""
-            raise Truncated(
+            raise TruncatedVideo(
                 f"{self._path} breaks off after {end:.2f} s{reason}{promise}; copy or download it again for the rest"
             )
         if not self._given:
@@ -320,7 +332,7 @@ class _Account:
             )
         if self._lost:
             besides = f"; {self._joined}" if self._clock.restarts else ""
-            raise Damaged(f"{self._path} has {self._lost} damaged frames; what surrounds them was used{besides}")
+            raise CorruptVideo(f"{self._path} has {self._lost} damaged frames; what surrounds them was used{besides}")
         self.inform()
 
     def inform(self) -> None:
@@ -344,7 +356,7 @@ class _Account:
         return f"its timestamps start again {often}, as in joined recordings, and time was taken to go on there"
 
 
-def _asked(packets: Iterator[_Packet], sampling: Sampling, origin: float) -> Iterator[tuple[_Packet, bool]]:
+def _mark_needed(packets: Iterator[_Packet], sampling: Sampling, origin: float) -> Iterator[tuple[_Packet, bool]]:
     """Every packet, with whether its frame may be asked for, as far as can be told from the times of those around it.
 
     A frame is the first of its turn unless one that is shown shortly before it is of the same. The last ones tell how
@@ -366,17 +378,17 @@ def _asked(packets: Iterator[_Packet], sampling: Sampling, origin: float) -> Ite
         if packet.pts is not None and packet.time_base:
             time = round(float(packet.pts * packet.time_base) - origin, 6)
             insort(times, time)
-            del times[: -3 * _REORDERED]
+            del times[: -3 * _MAX_REORDER]
         waiting.append((packet, time))
-        if len(waiting) > _REORDERED:
+        if len(waiting) > _MAX_REORDER:
             yield leave()
     while waiting:
-        yield leave(*times[-_LAST:][:1])
+        yield leave(*times[-_TAIL_FRAMES:][:1])
 
 
-def _sample(decoded: Iterator[Decoded], sampling: Sampling) -> Generator[Frame]:
+def _resample(decoded: Iterator[DecodedFrame], sampling: Sampling) -> Generator[Frame]:
     """The frames that were asked for, converted; each once the next is known, because only then is its duration."""
-    held: Decoded | None = None
+    held: DecodedFrame | None = None
     due: float = 0
     lasts = 0.0
     try:
@@ -384,14 +396,14 @@ def _sample(decoded: Iterator[Decoded], sampling: Sampling) -> Generator[Frame]:
             turn = sampling.turn(one.start)
             if turn >= due or (held is None and one.end > sampling.start):
                 if held is not None:
-                    yield convert(held, lasts, sampling)
+                    yield to_rgb_frame(held, lasts, sampling)
                 held, lasts = one, 0.0
                 if sampling.fps is not None:
                     due = max(turn, 0) + 1
             lasts += max(0.0, min(one.end, sampling.stop) - max(one.start, sampling.start))
     except InputError:
         if held is not None:
-            yield convert(held, lasts, sampling)
+            yield to_rgb_frame(held, lasts, sampling)
         raise
     if held is not None:
-        yield convert(held, lasts, sampling)
+        yield to_rgb_frame(held, lasts, sampling)

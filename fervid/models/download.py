@@ -21,19 +21,19 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from fervid import __version__
-from fervid.core.atomic_io import lock, settle
-from fervid.core.errors import DownloadFailed, ModelNotFound, ModelUnverified, OutputError
-from fervid.core.progress import Progress, received
+from fervid.core.atomic_io import fsync_dir, lock
+from fervid.core.errors import ChecksumMismatch, DownloadFailed, ModelNotFound, OutputError
+from fervid.core.progress import Progress, track_bytes
 from fervid.models import registry
 
-PATIENCE = 30.0  # seconds from one `LEAST` bytes to the next, and to an answer at all
-LEAST = 30_000
-REDIRECTS = 5
+STALL_TIMEOUT_S = 30.0  # seconds from one `MIN_BYTES_PER_TIMEOUT` bytes to the next, and to an answer at all
+MIN_BYTES_PER_TIMEOUT = 30_000
+MAX_REDIRECTS = 5
 _CHUNK = 2**16
-_Said = tuple[int, int | None] | bytes | Exception | None
+_QueueItem = tuple[int, int | None] | bytes | Exception | None
 
 
-def pull(name: str, show: Progress = "auto", schemes: Collection[str] = ("https",)) -> bool:
+def download_model(name: str, show: Progress = "auto", schemes: Collection[str] = ("https",)) -> bool:
     """Fetch an optional model, unless it is there.
 
     Proxies are those of the environment (`HTTPS_PROXY`, `NO_PROXY`).
@@ -51,16 +51,16 @@ def pull(name: str, show: Progress = "auto", schemes: Collection[str] = ("https"
         DownloadFailed: It cannot be fetched or written, or another pull is at it.
         ModelUnverified: What arrived is another file.
     """
-    entry = registry.entry_of(name)
+    entry = registry.manifest_entry(name)
     if "url" not in entry:
         raise ModelNotFound(f"{name} is shipped with fervid, there is nothing to pull")
-    path = registry.place(entry)
+    path = registry.model_path(entry)
     try:
-        if _right(path, entry):
+        if _is_verified(path, entry):
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.parent):
-            if _right(path, entry):  # by another pull, meanwhile
+        with _download_lock(path.parent):
+            if _is_verified(path, entry):  # by another pull, meanwhile
                 return False
             _fetch(entry, path, show, schemes)
     except OSError as error:
@@ -71,7 +71,7 @@ def pull(name: str, show: Progress = "auto", schemes: Collection[str] = ("https"
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _download_lock(folder: Path) -> Iterator[None]:
     """Keep other pulls out of a folder for as long as the block lasts."""
     with (folder / ".lock").open("wb") as file:
         try:
@@ -81,17 +81,17 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _right(path: Path, entry: Mapping[str, Any]) -> bool:
+def _is_verified(path: Path, entry: Mapping[str, Any]) -> bool:
     """Whether a file is there and the one that the manifest names."""
     try:
-        if path.stat().st_size > _limit(entry):
+        if path.stat().st_size > _max_bytes(entry):
             return False
-        return not registry.differs(path.read_bytes(), entry)
+        return not registry.digest_mismatch(path.read_bytes(), entry)
     except FileNotFoundError:
         return False
 
 
-def _limit(entry: Mapping[str, Any]) -> int:
+def _max_bytes(entry: Mapping[str, Any]) -> int:
     return int(entry.get("bytes") or entry["limit"])
 
 
@@ -100,19 +100,19 @@ def _fetch(entry: Mapping[str, Any], path: Path, show: Progress, schemes: Collec
     partial, reason = path.with_name(path.name + ".partial"), ""
     left = partial.stat().st_size if partial.exists() else 0
     for start in (left, 0) if left else (0,):
-        reason = _receive(entry, partial, start, show, schemes) if start < _limit(entry) else ""
-        if not reason and _right(partial, entry):
+        reason = _download_to(entry, partial, start, show, schemes) if start < _max_bytes(entry) else ""
+        if not reason and _is_verified(partial, entry):
             os.replace(partial, path)
-            settle(path.parent)
+            fsync_dir(path.parent)
             return
-        reason = reason or registry.differs(partial.read_bytes(), entry)
+        reason = reason or registry.digest_mismatch(partial.read_bytes(), entry)
         partial.unlink(missing_ok=True)
-    raise ModelUnverified(
+    raise ChecksumMismatch(
         f"{entry['url']} gave another file than was published: {reason}; a proxy may have put its own page in its place"
     )
 
 
-def _receive(entry: Mapping[str, Any], partial: Path, start: int, show: Progress, schemes: Collection[str]) -> str:
+def _download_to(entry: Mapping[str, Any], partial: Path, start: int, show: Progress, schemes: Collection[str]) -> str:
     """Write what the server gives from that byte on.
 
     Returns:
@@ -122,8 +122,8 @@ def _receive(entry: Mapping[str, Any], partial: Path, start: int, show: Progress
         DownloadFailed: It does not come, or not whole.
         OSError: It cannot be written.
     """
-    url, limit = entry["url"], _limit(entry)
-    with closing(_arriving(url, start, limit, schemes)) as parts:
+    url, limit = entry["url"], _max_bytes(entry)
+    with closing(_iter_with_deadline(url, start, limit, schemes)) as parts:
         begun, length = next(parts)
         if begun not in (0, start):
             return f"it begins at byte {begun:,} instead of {start:,}"
@@ -133,7 +133,7 @@ def _receive(entry: Mapping[str, Any], partial: Path, start: int, show: Progress
         with partial.open("r+b" if begun else "wb") as file:
             file.seek(begun)
             total = length if length is None else begun + length
-            for part in received((part for part in parts if isinstance(part, bytes)), begun, total, show):
+            for part in track_bytes((part for part in parts if isinstance(part, bytes)), begun, total, show):
                 count += len(part)
                 if count > limit:
                     return f"it has more than {limit:,} bytes"
@@ -148,7 +148,7 @@ def _receive(entry: Mapping[str, Any], partial: Path, start: int, show: Progress
     return ""
 
 
-def _arriving(url: str, start: int, limit: int, schemes: Collection[str]) -> Generator[Any]:
+def _iter_with_deadline(url: str, start: int, limit: int, schemes: Collection[str]) -> Generator[Any]:
     """At first where the answer begins and how long it is, if that is said, then its bytes.
 
     Another thread waits for the network, because names that are not resolved and headers that drip know no time-out.
@@ -156,26 +156,26 @@ def _arriving(url: str, start: int, limit: int, schemes: Collection[str]) -> Gen
     Raises:
         DownloadFailed: Nothing comes, too slowly, or it breaks off.
     """
-    said: SimpleQueue[_Said] = SimpleQueue()
+    said: SimpleQueue[_QueueItem] = SimpleQueue()
     enough = Event()
-    Thread(target=_ask, args=(url, start, limit, schemes, said, enough), daemon=True).start()
+    Thread(target=_request_thread, args=(url, start, limit, schemes, said, enough), daemon=True).start()
     try:
-        yield _next(url, said, time.monotonic() + PATIENCE)
-        deadline, count = time.monotonic() + PATIENCE, 0
+        yield _next(url, said, time.monotonic() + STALL_TIMEOUT_S)
+        deadline, count = time.monotonic() + STALL_TIMEOUT_S, 0
         while isinstance(part := _next(url, said, deadline), bytes):
             yield part
             count += len(part)
-            if count >= LEAST:
-                deadline, count = time.monotonic() + PATIENCE, 0
+            if count >= MIN_BYTES_PER_TIMEOUT:
+                deadline, count = time.monotonic() + STALL_TIMEOUT_S, 0
     finally:
         enough.set()
 
 
-def _next(url: str, said: SimpleQueue[_Said], deadline: float) -> _Said:
+def _next(url: str, said: SimpleQueue[_QueueItem], deadline: float) -> _QueueItem:
     try:
         found = said.get(timeout=max(0.0, deadline - time.monotonic()))
     except Empty:
-        found = TimeoutError(f"less than {LEAST // 1000} kB in {PATIENCE:g} s")
+        found = TimeoutError(f"less than {MIN_BYTES_PER_TIMEOUT // 1000} kB in {STALL_TIMEOUT_S:g} s")
     if isinstance(found, Exception):
         reason = str(found.reason if isinstance(found, URLError) else found) or type(found).__name__
         raise DownloadFailed(
@@ -185,14 +185,16 @@ def _next(url: str, said: SimpleQueue[_Said], deadline: float) -> _Said:
     return found
 
 
-def _ask(url: str, start: int, limit: int, schemes: Collection[str], said: SimpleQueue[_Said], enough: Event) -> None:
+def _request_thread(
+    url: str, start: int, limit: int, schemes: Collection[str], said: SimpleQueue[_QueueItem], enough: Event
+) -> None:
     """Say what the server says: where it begins and how long it is, its bytes, and None or what went wrong."""
     headers = {"User-Agent": f"fervid/{__version__}", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
-        with _opener(schemes).open(_request(url, headers, schemes), timeout=PATIENCE) as response:
-            said.put((_begun(response), response.length))
+        with _opener(schemes).open(_request(url, headers, schemes), timeout=STALL_TIMEOUT_S) as response:
+            said.put((_content_range_start(response), response.length))
             count = 0
             while not enough.is_set() and count <= limit and (part := response.read1(_CHUNK)):
                 said.put(part)
@@ -210,7 +212,7 @@ def _ask(url: str, start: int, limit: int, schemes: Collection[str], said: Simpl
         said.put(error)
 
 
-def _begun(response: http.client.HTTPResponse) -> int:
+def _content_range_start(response: http.client.HTTPResponse) -> int:
     """The first byte of an answer; -1 if it does not say."""
     if response.status != http.client.PARTIAL_CONTENT:
         return 0
@@ -228,7 +230,7 @@ def _request(url: str, headers: Mapping[str, str], schemes: Collection[str]) -> 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows a few redirects to the schemes that are allowed."""
 
-    max_redirections = REDIRECTS
+    max_redirections = MAX_REDIRECTS
 
     def __init__(self, schemes: Collection[str]) -> None:
         self._schemes = schemes

@@ -16,12 +16,12 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, compose, helper, numpy_helper
 
-from fervid.core.records import Floats
+from fervid.core.records import FloatArray
 
 _PREFIX = "published/"
 
 
-def adapted(data: bytes, card: Mapping[str, Any]) -> bytes:
+def adapt_published_model(data: bytes, card: Mapping[str, Any]) -> bytes:
     """The bytes of an ONNX file that keeps to the contract of its kind and carries its card.
 
     Args:
@@ -35,7 +35,7 @@ def adapted(data: bytes, card: Mapping[str, Any]) -> bytes:
         model = onnx.load_from_string(data)
     except DecodeError as error:
         raise ValueError(str(error)) from error
-    made = _WAYS[card["published"]["graph"]](compose.add_prefix(model, _PREFIX), card)
+    made = _ADAPTERS[card["published"]["graph"]](compose.add_prefix(model, _PREFIX), card)
     helper.set_model_props(made, {"fervid": json.dumps(card)})
     content: bytes = made.SerializeToString()
     return content
@@ -60,7 +60,7 @@ def _logits(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
     crops = helper.make_tensor_value_info("crops", TensorProto.FLOAT, ["n", 3, size, size])
     widths = {"embedding": card["embedding"], "expression": len(card["expressions"])}
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in widths.items()]
-    return _rebuilt(model, nodes, crops, outputs)
+    return _rebuild_model(model, nodes, crops, outputs)
 
 
 def _yunet(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
@@ -73,7 +73,7 @@ def _yunet(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
     names = {output.name.removeprefix(_PREFIX) for output in graph.output}
     if lacking := {f"{part}_{stride}" for part in ("cls", "obj", "bbox", "kps") for stride in strides} - names:
         raise ValueError(f"it has no output {', '.join(sorted(lacking))}")
-    cells, scale = _cells(size, strides)
+    cells, scale = _grid_centers(size, strides)
     points = len(card["landmarks"])
     constants = {
         "colours": np.array([2, 1, 0]),
@@ -127,13 +127,13 @@ def _yunet(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
     count = cells.shape[1]
     shapes = {"boxes": [1, count, 4], "landmarks": [1, count, points, 2], "scores": [1, count]}
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    return _rebuilt(model, nodes, images, outputs)
+    return _rebuild_model(model, nodes, images, outputs)
 
 
-_WAYS: Mapping[str, Callable[[ModelProto, Mapping[str, Any]], ModelProto]] = {"logits": _logits, "yunet": _yunet}
+_ADAPTERS: Mapping[str, Callable[[ModelProto, Mapping[str, Any]], ModelProto]] = {"logits": _logits, "yunet": _yunet}
 
 
-def _cells(size: int, strides: Sequence[int]) -> tuple[Floats, Floats]:
+def _grid_centers(size: int, strides: Sequence[int]) -> tuple[FloatArray, FloatArray]:
     """Column and row of each cell of every grid, (1, a, 2), and its side in pixels, (1, a, 1)."""
     grids = [np.stack(np.meshgrid(*[np.arange(size // stride)] * 2), -1).reshape(-1, 2) for stride in strides]
     sides = [np.full((len(grid), 1), stride) for grid, stride in zip(grids, strides, strict=True)]
@@ -149,7 +149,7 @@ def _input(graph: GraphProto) -> str:
     return str(names[0])
 
 
-def _rebuilt(
+def _rebuild_model(
     model: ModelProto, nodes: Sequence[NodeProto], into: ValueInfoProto, outputs: Sequence[ValueInfoProto]
 ) -> ModelProto:
     """The same weights behind another input, with other nodes and outputs."""

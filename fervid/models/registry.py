@@ -26,36 +26,36 @@ from typing import Any, Literal, get_args
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
-from fervid.core.atomic_io import of_user
-from fervid.core.errors import ModelIncompatible, ModelNotFound, ModelUnverified, UsageError
-from fervid.core.records import ModelIdentity
+from fervid.core.atomic_io import user_dir
+from fervid.core.errors import ChecksumMismatch, ModelIncompatible, ModelNotFound, UsageError
+from fervid.core.records import ModelRef
 
 Kind = Literal["detector", "network", "classifier", "regressor"]
 Device = Literal["cpu", "cuda", "auto"]
 
 DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "network": "mobilenetv1", "classifier": "emotion8"}
-REQUIRED: Mapping[Kind, frozenset[str]] = {
+REQUIRED_CARD_KEYS: Mapping[Kind, frozenset[str]] = {
     "detector": frozenset({"input", "threshold", "open_score", "smallest_face"}),
     "network": frozenset({"input", "margin", "embedding", "expressions"}),
     "classifier": frozenset({"labels", "statistics"}),
     "regressor": frozenset({"target", "statistics", "network_sha256"}),
 }
-TENSORS: Mapping[Kind, frozenset[str]] = {
+REQUIRED_TENSORS: Mapping[Kind, frozenset[str]] = {
     "detector": frozenset({"images", "boxes", "landmarks", "scores"}),
     "network": frozenset({"crops", "embedding", "expression"}),
     "classifier": frozenset({"features", "probabilities"}),
     "regressor": frozenset({"features", "value"}),
 }
-HEADS: Mapping[str, frozenset[str]] = {
+OPTIONAL_OUTPUTS: Mapping[str, frozenset[str]] = {
     "age": frozenset({"first_age"}),
     "gender": frozenset({"genders"}),
     "ethnicity": frozenset({"ethnicities"}),
     "identity": frozenset({"identity", "same_person"}),
 }
 """Outputs that a network may lack, and what its card says of those that it has."""
-PINS = frozenset({"file", "url", "bytes", "limit", "sha256", "git_blob"})
+FILE_KEYS = frozenset({"file", "url", "bytes", "limit", "sha256", "git_blob"})
 """What an entry of the manifest says of the file; the rest is the card."""
-LARGEST = 2**29  # bytes of a model file
+MAX_MODEL_BYTES = 2**29  # bytes of a model file
 LARGEST_INPUT = 2048  # pixels of a side
 SMALLEST_FACE = (0.005, 0.25)  # of the side of an input; others make too many tiles, or none
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -83,7 +83,7 @@ class Model:
         device: Where it was asked to run.
     """
 
-    identity: ModelIdentity
+    identity: ModelRef
     path: Path
     card: Mapping[str, Any]
     session: onnxruntime.InferenceSession
@@ -96,10 +96,10 @@ class Model:
         return self.identity.sha256, str(self.card.get("quantised_from", ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self.identity, self.path.absolute(), self.card["kind"], self.threads, self.device)
+        return _reload, (self.identity, self.path.absolute(), self.card["kind"], self.threads, self.device)
 
 
-def folder() -> Path:
+def models_dir() -> Path:
     """Where the shipped models are, in a wheel or in a checkout.
 
     Raises:
@@ -119,25 +119,27 @@ def manifest(section: Literal["models", "optional"] = "models") -> Mapping[str, 
     Raises:
         ModelUnverified: The manifest is damaged.
     """
-    path = folder() / "manifest.json"
+    path = models_dir() / "manifest.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         models: Mapping[str, Mapping[str, Any]] = content["models"] if section == "models" else content.get(section, {})
-        if all(_whole(entry, section) for entry in models.values()):
+        if all(_is_valid_entry(entry, section) for entry in models.values()):
             return models
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise ModelUnverified(f"{path} is damaged; install fervid again")
+    raise ChecksumMismatch(f"{path} is damaged; install fervid again")
 
 
-def _whole(entry: Mapping[str, Any], section: str) -> bool:
+def _is_valid_entry(entry: Mapping[str, Any], section: str) -> bool:
     if section == "models":
-        return isinstance(entry["file"], str) and isinstance(entry["sha256"], str) and entry["kind"] in REQUIRED
+        return (
+            isinstance(entry["file"], str) and isinstance(entry["sha256"], str) and entry["kind"] in REQUIRED_CARD_KEYS
+        )
     named = {"file", "url", "kind", "name", "published"} <= entry.keys()
     return named and not entry.keys().isdisjoint({"bytes", "limit"}) and not entry.keys().isdisjoint(_DIGESTS)
 
 
-def entry_of(name: str) -> Mapping[str, Any]:
+def manifest_entry(name: str) -> Mapping[str, Any]:
     """What the manifest says of a shipped or an optional model.
 
     Raises:
@@ -149,25 +151,28 @@ def entry_of(name: str) -> Mapping[str, Any]:
     raise ModelNotFound(f"no model is named {name!r}; there are {', '.join((*manifest(), *manifest('optional')))}")
 
 
-def place(entry: Mapping[str, Any]) -> Path:
+def model_path(entry: Mapping[str, Any]) -> Path:
     """Where the file of a model lies, or of an optional one will lie."""
     if "url" in entry:
-        return of_user("data") / "models" / str(entry["file"])
-    return folder() / str(entry["file"])
+        return user_dir("data") / "models" / str(entry["file"])
+    return models_dir() / str(entry["file"])
 
 
-def here() -> list[str]:
+def installed_models() -> list[str]:
     """Names of the shipped models, and of the optional ones that were pulled."""
     with suppress(UsageError):  # who has no home has pulled none
-        return [*manifest(), *(name for name, entry in manifest("optional").items() if os.path.isfile(place(entry)))]
+        return [
+            *manifest(),
+            *(name for name, entry in manifest("optional").items() if os.path.isfile(model_path(entry))),
+        ]
     return [*manifest()]
 
 
-def differs(data: bytes, entry: Mapping[str, Any]) -> str:
+def digest_mismatch(data: bytes, entry: Mapping[str, Any]) -> str:
     """How the digest of a file differs from that of its entry in the manifest; nothing if it does not."""
     for name, digest in _DIGESTS.items():
         if name in entry and (found := digest(data)) != entry[name]:
-            return f"its {_SPOKEN[name]} is {found}, not {entry[name]}"
+            return f"its {_DIGEST_LABELS[name]} is {found}, not {entry[name]}"
     return ""
 
 
@@ -179,10 +184,10 @@ _DIGESTS: Mapping[str, Callable[[bytes], str]] = {
     "sha256": lambda data: hashlib.sha256(data).hexdigest(),
     "git_blob": _git_blob,
 }
-_SPOKEN = {"sha256": "SHA-256", "git_blob": "git blob id"}
+_DIGEST_LABELS = {"sha256": "SHA-256", "git_blob": "git blob id"}
 
 
-def load(name: str, kind: Kind, threads: int = 1, device: Device = "cpu") -> Model:
+def load_model(name: str, kind: Kind, threads: int = 1, device: Device = "cpu") -> Model:
     """Find a model by its name in the manifest or by the path of a file, verify it and open it.
 
     Args:
@@ -201,7 +206,7 @@ def load(name: str, kind: Kind, threads: int = 1, device: Device = "cpu") -> Mod
         raise UsageError(f"a device is {', '.join(get_args(Device))}, not {device!r}")
     entry = manifest().get(name) or manifest("optional").get(name)
     optional = entry is not None and "url" in entry
-    path = place(entry) if entry else Path(name)
+    path = model_path(entry) if entry else Path(name)
     advice = f"`fervid models pull {name}` fetches it" if optional else "install fervid again"
     try:
         data = _read(path)
@@ -210,19 +215,20 @@ def load(name: str, kind: Kind, threads: int = 1, device: Device = "cpu") -> Mod
         if optional and isinstance(error, FileNotFoundError):
             raise ModelNotFound(f"the optional {kind} {name} is not here yet; {advice}") from error
         raise ModelNotFound(
-            f"{kind} {str(path) if entry else name!r} cannot be read ({reason}); {advice if entry else _choice(kind)}"
+            f"{kind} {str(path) if entry else name!r} cannot be read ({reason}); "
+            f"{advice if entry else _known_names_hint(kind)}"
         ) from error
-    if entry and (difference := differs(data, entry)):
+    if entry and (difference := digest_mismatch(data, entry)):
         theirs = "published" if optional else "shipped"
-        raise ModelUnverified(f"{path} is not the file that was {theirs}: {difference}; {advice}")
+        raise ChecksumMismatch(f"{path} is not the file that was {theirs}: {difference}; {advice}")
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        content = data if sha256 in {shipped["sha256"] for shipped in manifest().values()} else _understood(data)
+        content = data if sha256 in {shipped["sha256"] for shipped in manifest().values()} else _prepare_bytes(data)
     except ValueError as error:
-        raise _unfit(path, kind, error) from error
+        raise _incompatible(path, kind, error) from error
     session = _session(content, path, kind, threads, device)
     card = _card(session, path, kind)
-    identity = ModelIdentity(str(card.get("name", path.stem)), sha256)
+    identity = ModelRef(str(card.get("name", path.stem)), sha256)
     return Model(identity, path, card, session, threads, device)
 
 
@@ -236,13 +242,15 @@ def _read(path: Path) -> bytes:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise OSError("it is no file")
-    if found.st_size > LARGEST:
-        raise ModelIncompatible(f"{path} has {found.st_size:,} bytes, and a model {LARGEST:,} at most; name another")
+    if found.st_size > MAX_MODEL_BYTES:
+        raise ModelIncompatible(
+            f"{path} has {found.st_size:,} bytes, and a model {MAX_MODEL_BYTES:,} at most; name another"
+        )
     with path.open("rb") as file:
-        return file.read(LARGEST)
+        return file.read(MAX_MODEL_BYTES)
 
 
-def _understood(data: bytes) -> bytes:
+def _prepare_bytes(data: bytes) -> bytes:
     """A file as onnxruntime may have it: optional models, wherever they lie, are made to fit, others are looked at.
 
     Raises:
@@ -251,26 +259,28 @@ def _understood(data: bytes) -> bytes:
     from fervid.models import onnx_adapters, onnx_validation  # which import onnx, and shipped models do without
 
     for entry in manifest("optional").values():
-        if not differs(data, entry):
-            return onnx_adapters.adapted(data, {key: value for key, value in entry.items() if key not in PINS})
-    onnx_validation.check(data)
+        if not digest_mismatch(data, entry):
+            return onnx_adapters.adapt_published_model(
+                data, {key: value for key, value in entry.items() if key not in FILE_KEYS}
+            )
+    onnx_validation.validate_onnx(data)
     return data
 
 
-def _unfit(path: Path, kind: Kind, error: Exception) -> ModelIncompatible:
+def _incompatible(path: Path, kind: Kind, error: Exception) -> ModelIncompatible:
     reason = (str(error).splitlines() or ["empty"])[0]
-    return ModelIncompatible(f"{path} is no ONNX model that can be run ({reason}); {_choice(kind)}")
+    return ModelIncompatible(f"{path} is no ONNX model that can be run ({reason}); {_known_names_hint(kind)}")
 
 
-def _again(identity: ModelIdentity, path: Path, kind: Kind, threads: int, device: Device) -> Model:
+def _reload(identity: ModelRef, path: Path, kind: Kind, threads: int, device: Device) -> Model:
     """The same model in another process.
 
     Raises:
         ModelUnverified: The file is another one by now.
     """
-    model = load(str(path), kind, threads, device)
+    model = load_model(str(path), kind, threads, device)
     if model.identity != identity:
-        raise ModelUnverified(f"{path} was replaced while it was in use; start again")
+        raise ChecksumMismatch(f"{path} was replaced while it was in use; start again")
     return model
 
 
@@ -278,20 +288,20 @@ def verify(name: str) -> Model:
     """Load a shipped or optional model and compare its card with the manifest.
 
     Raises:
-        ModelError: As `load`; and `ModelUnverified` if the two cards differ.
+        ModelError: As `load_model`; and `ChecksumMismatch` if the two cards differ.
     """
-    entry = entry_of(name)
-    model = load(name, entry["kind"])
-    card = {key: value for key, value in entry.items() if key not in PINS}
+    entry = manifest_entry(name)
+    model = load_model(name, entry["kind"])
+    card = {key: value for key, value in entry.items() if key not in FILE_KEYS}
     differing = sorted(key for key in card.keys() | model.card.keys() if card.get(key) != model.card.get(key))
     if differing:
-        raise ModelUnverified(
+        raise ChecksumMismatch(
             f"{model.path}: its card and the manifest differ in {', '.join(differing)}; install fervid again"
         )
     return model
 
 
-def _choice(kind: Kind) -> str:
+def _known_names_hint(kind: Kind) -> str:
     known = ", ".join(sorted(name for name, entry in manifest().items() if entry["kind"] == kind))
     return f"known names: {known or 'none'}; or give the path of an ONNX file that fervid made"
 
@@ -304,7 +314,7 @@ def _session(data: bytes, path: Path, kind: Kind, threads: int, device: Device) 
     try:
         session = _open(data, threads, CPU)
     except ONNX_ERRORS as error:
-        raise _unfit(path, kind, error) from error
+        raise _incompatible(path, kind, error) from error
     if device == "cuda":
         raise UsageError(f"the device cuda cannot be used: {reason}, or use cpu or auto")
     return session
@@ -341,15 +351,17 @@ def _card(session: onnxruntime.InferenceSession, path: Path, kind: Kind) -> Mapp
     try:
         card = json.loads(session.get_modelmeta().custom_metadata_map["fervid"])
     except (KeyError, ValueError, RecursionError):
-        raise ModelIncompatible(f"{path} has no fervid card in its metadata; {_choice(kind)}") from None
+        raise ModelIncompatible(f"{path} has no fervid card in its metadata; {_known_names_hint(kind)}") from None
     if not isinstance(card, dict) or card.get("kind") != kind:
         found = card.get("kind", "unknown") if isinstance(card, dict) else "unknown"
         rates = (found, kind) == ("regressor", "classifier")
         hint = " (`fervid evaluate` measures it; to classify, train one without --target)" if rates else ""
-        raise ModelIncompatible(f"{path} is a model of the kind {found} and a {kind} is needed{hint}; {_choice(kind)}")
+        raise ModelIncompatible(
+            f"{path} is a model of the kind {found} and a {kind} is needed{hint}; {_known_names_hint(kind)}"
+        )
     tensors = {tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())}
-    needed, said = set(TENSORS[kind]), set(REQUIRED[kind])
-    for output, keys in HEADS.items() if kind == "network" else ():
+    needed, said = set(REQUIRED_TENSORS[kind]), set(REQUIRED_CARD_KEYS[kind])
+    for output, keys in OPTIONAL_OUTPUTS.items() if kind == "network" else ():
         if output in tensors or not keys.isdisjoint(card):
             needed.add(output)
             said |= keys
@@ -359,12 +371,12 @@ def _card(session: onnxruntime.InferenceSession, path: Path, kind: Kind) -> Mapp
         raise ModelIncompatible(f"the card of {path} lacks {', '.join(missing)}; export the model again")
     if missing := sorted(needed - tensors):
         raise ModelIncompatible(f"{path} has no input or output named {', '.join(missing)}; export the model again")
-    if fault := _absurd(card) if "input" in said else "":
+    if fault := _card_problem(card) if "input" in said else "":
         raise ModelIncompatible(f"the card of {path} {fault}; export the model again")
     return card
 
 
-def _absurd(card: Mapping[str, Any]) -> str:
+def _card_problem(card: Mapping[str, Any]) -> str:
     """What a card says that would fill the memory, or take for ever."""
     spec = card["input"] if isinstance(card["input"], dict) else {}
     size, multiple, smallest = spec.get("size"), spec.get("multiple", 1), card.get("smallest_face", SMALLEST_FACE[1])

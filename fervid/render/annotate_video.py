@@ -19,30 +19,32 @@ import av
 import cv2
 import numpy as np
 
-from fervid.analysis.clip_timeline import Story
-from fervid.core.atomic_io import partial, refuse_existing, replacing
-from fervid.core.errors import InputError, OutputError, TooLarge, UsageError
-from fervid.core.prefetch import ahead
+from fervid.analysis.clip_timeline import ClipTimeline
+from fervid.core.atomic_io import atomic_write, check_overwrite, partial_path
+from fervid.core.errors import FrameTooLarge, InputError, OutputError, UsageError
+from fervid.core.prefetch import prefetch
 from fervid.core.records import Frame
 from fervid.media.container import start_of
 from fervid.media.sampling import Sampling
-from fervid.media.video import opened, read
-from fervid.render.audio import Part, Sound
-from fervid.render.overlay import Layout, Painter
+from fervid.media.video import open_video, read_frames
+from fervid.render.audio import AudioCopier, TimeRange
+from fervid.render.overlay import FrameAnnotator, OverlayLayout
 
 SUFFIX = ".mp4"
 CODEC = "libx264"
-QUALITY = {"preset": "veryfast", "crf": "20"}
+ENCODER_OPTIONS = {"preset": "veryfast", "crf": "20"}
 """Of the encoder: as near to the film as what it gives unasked, in half of the time (benchmarks/annotate.py)."""
 
-LONGEST = 16384  # pixels of a side that the encoder takes
+MAX_ENCODED_SIDE = 16384  # pixels of a side that the encoder takes
 
 _PAINTED = 4  # frames that wait for the encoder
 _BT601, _LIMITED = 6, 1  # what OpenCV converts to, and what is written whatever was read
 _TIMESCALE = 2**31  # ticks a second, more than which mp4 cannot count
 
 
-def check(source: str | os.PathLike[str], target: Path, *, stream: int | None = None, force: bool = False) -> None:
+def validate_target(
+    source: str | os.PathLike[str], target: Path, *, stream: int | None = None, force: bool = False
+) -> None:
     """Refuse what cannot be written, before a film is looked at.
 
     Args:
@@ -58,19 +60,19 @@ def check(source: str | os.PathLike[str], target: Path, *, stream: int | None = 
     """
     if target.suffix.lower() != SUFFIX:
         raise UsageError(f"{target}: films are written as H.264 in mp4; choose a name that ends in {SUFFIX}")
-    if os.path.realpath(source) in (os.path.realpath(target), str(partial(target))):
+    if os.path.realpath(source) in (os.path.realpath(target), str(partial_path(target))):
         raise UsageError(f"the output {target} would overwrite the input {source}; choose another name")
     if CODEC not in av.codecs_available:
         raise UsageError(f"films are written with {CODEC}, which this PyAV lacks; pip install --force-reinstall av")
-    refuse_existing(target, force=force)
-    with opened(source, stream):
+    check_overwrite(target, force=force)
+    with open_video(source, stream):
         pass
 
 
 def annotate(
     source: str | os.PathLike[str],
     target: Path,
-    story: Story,
+    story: ClipTimeline,
     sampling: Sampling,
     *,
     threads: int = 0,
@@ -99,8 +101,8 @@ def annotate(
         InputError: It is no video, its pictures are too large for H.264, or nothing of it could be read.
         OutputError: The file exists, or cannot be written.
     """
-    check(source, target, stream=sampling.stream, force=force)
-    with opened(source, sampling.stream) as (container, pictures), replacing(target, force=force) as file:
+    validate_target(source, target, stream=sampling.stream, force=force)
+    with open_video(source, sampling.stream) as (container, pictures), atomic_write(target, force=force) as file:
         try:
             options = {"movflags": "faststart"}
             tick = pictures.time_base
@@ -110,8 +112,8 @@ def annotate(
             with av.open(file.name, "w", format="mp4", options=options) as written:
                 part = _part(container, sampling)
                 stream = _stream(written, pictures, base, threads)
-                sound = Sound(container, pictures, written, part)
-                frames = _painted(source, read(source, replace(sampling, fps=None), threads), story)
+                sound = AudioCopier(container, pictures, written, part)
+                frames = _annotated_frames(source, read_frames(source, replace(sampling, fps=None), threads), story)
                 problem = _encode(written, stream, frames, base, sampling.start, sound, passed)
         except BaseException as error:
             file.truncate(0)
@@ -126,18 +128,18 @@ def annotate(
     return notes
 
 
-def _part(container: av.container.InputContainer, sampling: Sampling) -> Part:
+def _part(container: av.container.InputContainer, sampling: Sampling) -> TimeRange:
     """What is taken of a film."""
     begin = start_of(container)
     end = math.inf if sampling.end is None else begin + sampling.end
-    return Part(begin + sampling.start, end, whole=not sampling.start)
+    return TimeRange(begin + sampling.start, end, whole=not sampling.start)
 
 
 def _stream(
     target: av.container.OutputContainer, pictures: av.VideoStream, base: Fraction, threads: int
 ) -> av.VideoStream:
     """A stream for pictures that browsers show, with the clock of those that were read; its size is still open."""
-    stream = cast(av.VideoStream, target.add_stream(CODEC, rate=pictures.average_rate or 25, options=QUALITY))
+    stream = cast(av.VideoStream, target.add_stream(CODEC, rate=pictures.average_rate or 25, options=ENCODER_OPTIONS))
     context, known = stream.codec_context, pictures.codec_context
     context.pix_fmt, context.time_base, context.thread_count = "yuv420p", base, threads
     context.colorspace, context.color_range = _BT601, _LIMITED
@@ -152,7 +154,7 @@ def _encode(
     frames: Generator[tuple[Frame, av.VideoFrame]],
     base: Fraction,
     begin: float,
-    sound: Sound,
+    sound: AudioCopier,
     passed: Callable[[float], None],
 ) -> str:
     """Write all of a film from `begin`, in seconds, on; why it breaks off, if it does.
@@ -161,7 +163,7 @@ def _encode(
         InputError: There was no frame.
     """
     problem, last = "", -1
-    with closing(ahead(frames, _PAINTED)) as painted:
+    with closing(prefetch(frames, _PAINTED)) as painted:
         try:
             for frame, picture in painted:
                 time = max(0.0, frame.time - begin)
@@ -184,8 +186,8 @@ def _encode(
     return problem
 
 
-def _painted(
-    source: str | os.PathLike[str], frames: Generator[Frame], story: Story
+def _annotated_frames(
+    source: str | os.PathLike[str], frames: Generator[Frame], story: ClipTimeline
 ) -> Generator[tuple[Frame, av.VideoFrame]]:
     """Each frame, and what is shown of it.
 
@@ -197,12 +199,12 @@ def _painted(
         for frame in frames:
             if painter is None:
                 height, width = frame.image.shape[:2]
-                painter = Painter(story, Layout.of(width, height, len(story.labels)))
+                painter = FrameAnnotator(story, OverlayLayout.of(width, height, len(story.labels)))
                 wide, high = painter.size
-                if max(wide, high) > LONGEST:
-                    raise TooLarge(
+                if max(wide, high) > MAX_ENCODED_SIDE:
+                    raise FrameTooLarge(
                         f"{source} has pictures of {width} x {height} pixels, and with a chart under them they would"
-                        f" have more than H.264 takes, {LONGEST} at a side; scale it down"
+                        f" have more than H.264 takes, {MAX_ENCODED_SIDE} at a side; scale it down"
                     )
                 canvas = np.empty((high, wide, 3), np.uint8)  # one for all: new memory costs more than what is drawn
                 planes = np.empty((high * 3 // 2, wide), np.uint8)

@@ -12,7 +12,7 @@ import av
 
 from fervid.media.timestamps import Clock
 
-COPIED = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "mp3float", "opus"})
+COPYABLE_CODECS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "mp3float", "opus"})
 """Decoders of the sound that mp4 files carry and players expect in them; other sound is encoded anew as AAC."""
 
 
@@ -24,7 +24,7 @@ _Packet: TypeAlias = "av.Packet[av.AudioStream]"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TimeRange:
     """What is taken of a film, in seconds of its demuxer's clock.
 
     Attributes:
@@ -38,7 +38,7 @@ class Part:
     whole: bool = True
 
 
-class Sound:
+class AudioCopier:
     """The sound of a film that is being written.
 
     Attributes:
@@ -50,7 +50,7 @@ class Sound:
         source: av.container.InputContainer,
         pictures: av.VideoStream,
         target: av.container.OutputContainer,
-        part: Part,
+        part: TimeRange,
     ) -> None:
         """Add a stream to the target for each one of the source.
 
@@ -68,7 +68,7 @@ class Sound:
         self._lengths: dict[int, int] = {}  # and how long that part lasts
         for stream in source.streams.audio:
             name = stream.codec_context.name if stream.codec_context else "unknown"
-            if name in COPIED:
+            if name in COPYABLE_CODECS:
                 self._targets[stream.index] = target.add_stream_from_template(stream)
             elif stream.codec_context and stream.rate:
                 added = target.add_stream(

@@ -67,7 +67,7 @@ def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = 
         ends = {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}
         for colour, size in (("var(--card)", 5), ("var(--ink)", 2)):
             layers.append({"mark": {"type": "rule", "aria": False, "color": colour, "size": size}, "encoding": ends})
-    return _drawn({"width": width, "height": {"step": 28}, "data": _data(values), "layer": layers})
+    return _to_svg({"width": width, "height": {"step": 28}, "data": _data(values), "layer": layers})
 
 
 def histogram(values: Values, title: str) -> str:
@@ -82,7 +82,7 @@ def histogram(values: Values, title: str) -> str:
     y = {"field": "count", "type": "quantitative", "title": "clips", "axis": _counts(values, "count")}
     encoding = {"x": x, "x2": {"field": "to"}, "y": y, **_SAID}
     mark = {"type": "bar", "color": "var(--accent)", "stroke": "var(--page)", "strokeWidth": 1}
-    return _drawn({"width": 420, "height": 190, "data": _data(values), "mark": mark, "encoding": encoding})
+    return _to_svg({"width": 420, "height": 190, "data": _data(values), "mark": mark, "encoding": encoding})
 
 
 def timeline(values: Values, bands: Values, labels: Sequence[str], length: float) -> str:
@@ -125,7 +125,7 @@ def timeline(values: Values, bands: Values, labels: Sequence[str], length: float
         "encoding": {"x": over, "x2": {"field": "to"}, "color": filled, **_SAID},
     }
     above = {"width": 960, "height": 150, "layer": [lines, hover], "data": _data(values)}
-    return _drawn({"vconcat": [above, {"width": 960, "height": 18, **band}], "spacing": 4})
+    return _to_svg({"vconcat": [above, {"width": 960, "height": 18, **band}], "spacing": 4})
 
 
 def matrix(values: Values, columns: int) -> str:
@@ -149,7 +149,7 @@ def matrix(values: Values, columns: int) -> str:
     }
     step = 52 if columns <= 10 else 38
     size = {"width": {"step": step}, "height": {"step": 34}}
-    return _drawn({**size, "data": _data(cells), "layer": [tiles, numbers]})
+    return _to_svg({**size, "data": _data(cells), "layer": [tiles, numbers]})
 
 
 def calibration(values: Values) -> str:
@@ -172,7 +172,7 @@ def calibration(values: Values) -> str:
         {"mark": {"type": "point", "filled": True, "size": 110, "color": "var(--accent)", "opacity": 1}}
         | {"encoding": {"x": x, "y": y, **_SAID}},
     ]
-    return _drawn({"width": 300, "height": 300, "data": _data(values), "layer": layers})
+    return _to_svg({"width": 300, "height": 300, "data": _data(values), "layer": layers})
 
 
 def colour(number: int) -> str:
@@ -197,7 +197,7 @@ def _short(label: str) -> str:
     return label if len(label) <= _LONGEST else f"{label[: _LONGEST // 2 - 1]}…{label[-_LONGEST // 2 :]}"
 
 
-def _drawn(specification: dict[str, Any]) -> str:
+def _to_svg(specification: dict[str, Any]) -> str:
     """The SVG.
 
     Raises:

@@ -11,15 +11,15 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from fervid.core.atomic_io import replacing
+from fervid.core.atomic_io import atomic_write
 from fervid.core.errors import UsageError
 from fervid.core.text import plural
 
 FIGURES = {"accuracy": "accuracy", "uar": "unweighted average recall", "f1": "macro F1"}
-PICTURES = (".png", ".svg", ".pdf")
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def shown(report: Mapping[str, Any]) -> list[Table]:
+def render_report(report: Mapping[str, Any]) -> list[Table]:
     """Whatever `fervid train` and `fervid evaluate` have to tell: a card, methods side by side, or one report."""
     if "kind" in report:
         return [_card(report), *(table for name, part in report["figures"].items() for table in _titled(name, part))]
@@ -29,7 +29,7 @@ def shown(report: Mapping[str, Any]) -> list[Table]:
     if note := trained_on(report):
         found[0].title = _heading(f"{'Summary' if 'labels' in report else 'Ratings'}: {note}")
     if "against" in report:
-        found.append(comparison(report["against"]))
+        found.append(paired_test_table(report["against"]))
     if "adaptive" in report:
         few = _table("Few frames first", "figure", "")
         for name, value in report["adaptive"].items():
@@ -48,7 +48,7 @@ def trained_on(report: Mapping[str, Any]) -> str:
 
 
 def _titled(name: str, report: Mapping[str, Any]) -> list[Table]:
-    found = shown(report)
+    found = render_report(report)
     found[0].title = _heading(f"{name}: {found[0].title}")
     return found
 
@@ -122,7 +122,7 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
     return [_summary(report), _classes(report), _confusion(report)]
 
 
-def comparison(report: Mapping[str, Any]) -> Table:
+def paired_test_table(report: Mapping[str, Any]) -> Table:
     """What `compare` returned."""
     note = f"; theirs was trained on {report['training_clips']:,} of them" if report.get("training_clips") else ""
     table = _table(f"Two classifiers on {plural(report['clips'], 'clip')}{note}", "figure", "ours - theirs")
@@ -134,31 +134,31 @@ def comparison(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def confusion_picture(report: Mapping[str, Any], path: Path, *, force: bool = False) -> None:
+def plot_confusion_matrix(report: Mapping[str, Any], path: Path, *, force: bool = False) -> None:
     """Draw the confusion of clips with a face: the share of each answer among the clips of a class, and the counts.
 
     Args:
         report: What `evaluate` returned.
-        path: Its suffix, one of `PICTURES`, decides the format.
+        path: Its suffix, one of `PLOT_SUFFIXES`, decides the format.
         force: Whether an existing file may be replaced.
 
     Raises:
         UsageError: Another suffix, or matplotlib is not installed.
         OutputError: The file exists, or cannot be written.
     """
-    picture = _picture(report, picture_format(path))
-    with replacing(path, force=force) as file:
+    picture = _picture(report, plot_format(path))
+    with atomic_write(path, force=force) as file:
         file.write(picture)
 
 
-def picture_format(path: Path) -> str:
+def plot_format(path: Path) -> str:
     """What kind of picture a file of that suffix is.
 
     Raises:
         UsageError: It stands for none, or matplotlib is not installed.
     """
-    if path.suffix.lower() not in PICTURES:
-        raise UsageError(f"{path}: no picture has this suffix; use one of {' '.join(PICTURES)}")
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise UsageError(f"{path}: no picture has this suffix; use one of {' '.join(PLOT_SUFFIXES)}")
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from fervid.core.errors import UsageError
 from fervid.render import charts
 from fervid.render.evaluation_tables import trained_on
-from fervid.render.result_reader import Measured, Record, Run, Timelines
+from fervid.render.result_reader import ClassificationRun, EvaluationRun, Record, TimelineRun
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    from fervid.analysis.highlights import Again, Moment
+    from fervid.analysis.highlights import ClipHighlights, Highlight
 
 BINS = 20
 """Of the histogram of confidences."""
@@ -38,8 +38,11 @@ _FIGURES = {"accuracy": "accuracy", "uar": "unweighted average recall", "f1": "m
 _RATED = {"ccc": "concordance (CCC)", "mae": "mean absolute error", "pearson": "correlation"}
 
 
-def page(
-    found: Run | Timelines | Measured, name: str, again: Mapping[str, Again] | None = None, version: str = ""
+def render_html(
+    found: ClassificationRun | TimelineRun | EvaluationRun,
+    name: str,
+    again: Mapping[str, ClipHighlights] | None = None,
+    version: str = "",
 ) -> bytes:
     """The page, in UTF-8.
 
@@ -53,9 +56,9 @@ def page(
         UsageError: The packages that a report needs are not installed.
     """
     environment = _environment()
-    if isinstance(found, Run):
+    if isinstance(found, ClassificationRun):
         content = {"kind": "run", **_run(found.records)}
-    elif isinstance(found, Timelines):
+    elif isinstance(found, TimelineRun):
         content = {"kind": "timelines", **_timelines(found.clips, again or {})}
     else:
         content = {"kind": "evaluation", **_evaluation(found.reports)}
@@ -70,13 +73,13 @@ def page(
     return text.encode("utf-8", "backslashreplace")
 
 
-def ready() -> None:
+def check_dependencies() -> None:
     """Raise `UsageError` if what a report is made with is not installed."""
     _environment()
     charts.bars([{"label": "", "value": 1, "said": ""}], "")
 
 
-def visible(text: object) -> str:
+def escape_invisible(text: object) -> str:
     """Text as it can be seen: what has no shape, would turn the text around, or is no character, as its number."""
     return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], str(text))
 
@@ -91,7 +94,7 @@ def _run(records: Sequence[Record]) -> dict[str, Any]:
     counted = Counter(record["label"] for record in answered)
     labels = list(dict.fromkeys(label for record in answered for label in record["probabilities"]))
     shares: list[dict[str, Any]] = [
-        {"label": visible(label), "value": counted[label], "said": _said(label, counted[label], len(answered))}
+        {"label": escape_invisible(label), "value": counted[label], "said": _said(label, counted[label], len(answered))}
         for label in sorted(labels, key=lambda label: -counted[label])
     ]
     sure = Counter(min(int(record["confidence"] * BINS), BINS - 1) for record in answered)
@@ -100,7 +103,7 @@ def _run(records: Sequence[Record]) -> dict[str, Any]:
         | {"said": f"{100 * i // BINS} to {100 * (i + 1) // BINS} %: {_clips(sure[i])}"}
         for i in range(BINS)
     ]
-    rows = [_row(record) for record in sorted(records, key=_urgency)]
+    rows = [_row(record) for record in sorted(records, key=_sort_key)]
     return {
         "records": len(records),
         "states": {state: states[state] for state in ("ok", "no_face", "error", "skipped")},
@@ -137,22 +140,22 @@ def _row(record: Record) -> list[Any]:
     second = max(others, key=lambda other: other[0], default=None)
     problem = record["error"]
     return [
-        visible(record["path"]),
+        escape_invisible(record["path"]),
         record["status"].replace("_", " "),
-        None if record["label"] is None else visible(record["label"]),
+        None if record["label"] is None else escape_invisible(record["label"]),
         record["confidence"],
-        visible(f"{second[1]} {100 * second[0]:.0f} %") if second else None,
+        escape_invisible(f"{second[1]} {100 * second[0]:.0f} %") if second else None,
         len(record["people"]),
         record["duration_s"],
-        visible(f"{problem['code']}: {problem['message']}") if problem else None,
+        escape_invisible(f"{problem['code']}: {problem['message']}") if problem else None,
     ]
 
 
-def _urgency(record: Record) -> tuple[int, float]:
+def _sort_key(record: Record) -> tuple[int, float]:
     return _FIRST.index(record["status"]), record["confidence"] or 0.0
 
 
-def _timelines(clips: Mapping[str, Sequence[Record]], again: Mapping[str, Again]) -> dict[str, Any]:
+def _timelines(clips: Mapping[str, Sequence[Record]], again: Mapping[str, ClipHighlights]) -> dict[str, Any]:
     found = [_clip(path, windows, again.get(path)) for path, windows in clips.items()]
     return {
         "clips": found,
@@ -161,7 +164,7 @@ def _timelines(clips: Mapping[str, Sequence[Record]], again: Mapping[str, Again]
     }
 
 
-def _clip(path: str, windows: Sequence[Record], again: Again | None) -> dict[str, Any]:
+def _clip(path: str, windows: Sequence[Record], again: ClipHighlights | None) -> dict[str, Any]:
     timed = [window for window in windows if None not in (window["start_s"], window["end_s"])]
     labels = list(dict.fromkeys(label for window in windows for label in window["probabilities"] or ()))
     length = max((window["end_s"] for window in timed), default=0.0)
@@ -205,7 +208,7 @@ def _person(
         middle, person = (begin + end) / 2, seen.get(begin)
         for label in labels:
             value = person["probabilities"].get(label) if person else None
-            values.append({"time": middle, "label": visible(label), "value": value})
+            values.append({"time": middle, "label": escape_invisible(label), "value": value})
         if person:
             half = min(step, end - begin or step) / 2
             first, last = (middle - half, middle + half)
@@ -214,14 +217,17 @@ def _person(
             if window is windows[-1]:
                 last = max(end, last)
             best = sorted(person["probabilities"].items(), key=lambda one: -one[1])[:3]
-            said = ", ".join(f"{visible(label)} {100 * share:.0f} %" for label, share in best)
+            said = ", ".join(f"{escape_invisible(label)} {100 * share:.0f} %" for label, share in best)
             bands.append(
                 {"from": first, "to": last}
-                | {"label": visible(person["label"]), "said": f"{round(begin, 2):g} to {round(end, 2):g} s: {said}"}
+                | {
+                    "label": escape_invisible(person["label"]),
+                    "said": f"{round(begin, 2):g} to {round(end, 2):g} s: {said}",
+                }
             )
     some = list(seen.values())
     counted = Counter(person["label"] for person in some)
-    most = ", ".join(f"{visible(label)} in {count}" for label, count in counted.most_common())
+    most = ", ".join(f"{escape_invisible(label)} in {count}" for label, count in counted.most_common())
     ages = [person["age"] for person in some if person["age"] is not None]
     about = [f"{sum(ages) / len(ages):.0f} years"] if ages else []
     about += [
@@ -235,7 +241,7 @@ def _person(
         "of": len(windows),
         "about": f", estimated {', '.join(about)}" if about else "",
         "chart": _figure(
-            charts.timeline(values, bands, [visible(label) for label in labels], length or step),
+            charts.timeline(values, bands, [escape_invisible(label) for label in labels], length or step),
             f"Line chart: probability of each label over time for person {number}. Of {len(some)} windows {most};"
             f" unfold Person {number} as a table",
         ),
@@ -259,11 +265,15 @@ def _window(window: Record) -> dict[str, Any]:
     }
 
 
-def _moment(moment: Moment) -> dict[str, Any]:
+def _moment(moment: Highlight) -> dict[str, Any]:
     told = moment.explanation
     shares = sorted(told.shares.items(), key=lambda share: -abs(share[1])) if told else []
     values: list[dict[str, Any]] = [
-        {"label": visible(name), "value": share, "said": f"{visible(name)}: {100 * share:+.1f} points"}
+        {
+            "label": escape_invisible(name),
+            "value": share,
+            "said": f"{escape_invisible(name)}: {100 * share:+.1f} points",
+        }
         for name, share in shares
     ]
     return {
@@ -328,13 +338,18 @@ def _classes(name: str, report: Record) -> dict[str, Any]:
     missed = any(row[-1] for row in every["confusion"])
     columns = [*labels, "(none)"] if missed else list(labels)
     cells = [
-        {"row": visible(label), "column": visible(column), "count": count, "share": count / max(sum(row), 1)}
-        | {"said": f"{visible(label)}, answered {visible(column)}: {_clips(count)} of {sum(row)}"}
+        {
+            "row": escape_invisible(label),
+            "column": escape_invisible(column),
+            "count": count,
+            "share": count / max(sum(row), 1),
+        }
+        | {"said": f"{escape_invisible(label)}, answered {escape_invisible(column)}: {_clips(count)} of {sum(row)}"}
         for label, row in zip(labels, every["confusion"], strict=True)
         for column, count in zip(columns, row, strict=False)
     ]
     right = [
-        f"{visible(label)} {row[i]:,} of {sum(row):,}"
+        f"{escape_invisible(label)} {row[i]:,} of {sum(row):,}"
         for i, (label, row) in enumerate(zip(labels, every["confusion"], strict=True))
     ]
     each = [_class(i, label, answered) for i, label in enumerate(labels)]
@@ -403,8 +418,10 @@ def _wilson(right: int, count: int) -> tuple[float, float]:
 
 def _interval(name: str, value: float, interval: Sequence[float] | None) -> dict[str, Any]:
     low, high = interval or (value, value)
-    said = f"{visible(name)}: {100 * value:.1f} %" + (f" ({100 * low:.1f} to {100 * high:.1f})" if interval else "")
-    return {"label": visible(name), "value": value, "low": low, "high": high, "said": said}
+    said = f"{escape_invisible(name)}: {100 * value:.1f} %" + (
+        f" ({100 * low:.1f} to {100 * high:.1f})" if interval else ""
+    )
+    return {"label": escape_invisible(name), "value": value, "low": low, "high": high, "said": said}
 
 
 def _models(records: Iterable[Record]) -> list[list[tuple[str, str, str]]]:
@@ -416,7 +433,7 @@ def _models(records: Iterable[Record]) -> list[list[tuple[str, str, str]]]:
 
 
 def _said(label: str, count: int, whole: int) -> str:
-    return f"{visible(label)}: {_clips(count)}, {100 * count / whole:.0f} %"
+    return f"{escape_invisible(label)}: {_clips(count)}, {100 * count / whole:.0f} %"
 
 
 def _clips(count: int) -> str:
@@ -442,9 +459,9 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
+        finalize=lambda value: escape_invisible(value) if type(value) is str else value,
     )
-    environment.filters |= {"percent": _percent, "figure": _spoken, "colour": charts.colour}
+    environment.filters |= {"percent": _percent, "figure": _format_interval, "colour": charts.colour}
     return environment
 
 
@@ -452,7 +469,7 @@ def _percent(share: float | None, digits: int = 1) -> str:
     return "" if share is None else f"{100 * share:.{digits}f} %"
 
 
-def _spoken(figure: Record, factor: float = 100, unit: str = " %", digits: int = 1, plus: str = "") -> str:
+def _format_interval(figure: Record, factor: float = 100, unit: str = " %", digits: int = 1, plus: str = "") -> str:
     """A figure as `76.9 % (73.7 to 80.0)`."""
     value = f"{factor * figure['value']:{plus}z.{digits}f}{unit}"
     if figure["interval"] is None:

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.analysis.clip_timeline import Appearance, Story
+from fervid.analysis.clip_timeline import ClipTimeline, PersonTrack
 from fervid.core.records import Box, Image
 from fervid.render.colors import Colour, colours, rgb
 
-SPAN = 20.0  # seconds that the chart shows at once
-ROWS = 8  # labels at most that have a bar
-LANES = 4  # people at most that have a band
+CHART_SECONDS = 20.0  # seconds that the chart shows at once
+MAX_BARS = 8  # labels at most that have a bar
+MAX_PEOPLE_LANES = 4  # people at most that have a band
 _NARROWEST = 288  # pixels: a narrower picture gets a margin, or the panel would have no room
 _SMALLEST, _LARGEST = 11, 40  # pixels that a line of text is high
 _SHARE = 42  # of the picture's shorter side that it is high
@@ -38,7 +38,7 @@ Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class OverlayLayout:
     """Where everything goes in a film of one size.
 
     Attributes:
@@ -54,10 +54,10 @@ class Layout:
     rows: int
 
     @classmethod
-    def of(cls, width: int, height: int, labels: int) -> Layout:
+    def of(cls, width: int, height: int, labels: int) -> OverlayLayout:
         """The layout for pictures of that size and so many labels."""
         text = round(min(max(min(width, height) / _SHARE, _SMALLEST), _LARGEST))
-        return cls(width, height, text, max(4, min(labels, ROWS)) + 1)
+        return cls(width, height, text, max(4, min(labels, MAX_BARS)) + 1)
 
     @property
     def line(self) -> int:
@@ -76,7 +76,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mark:
+class FaceOverlay:
     """One person in one frame.
 
     Attributes:
@@ -91,16 +91,16 @@ class Mark:
     probabilities: Doubles
     about: str = ""
 
-    def scaled(self, across: float, down: float) -> Mark:
+    def scaled(self, across: float, down: float) -> FaceOverlay:
         """The same in a picture of another size."""
         x1, y1, x2, y2 = self.box
         return replace(self, box=(across * x1, down * y1, across * x2, down * y2))
 
 
-class Painter:
+class FrameAnnotator:
     """Draws one film: call it with a picture and its time."""
 
-    def __init__(self, story: Story, layout: Layout) -> None:
+    def __init__(self, story: ClipTimeline, layout: OverlayLayout) -> None:
         """Get ready for pictures of one size.
 
         Args:
@@ -134,7 +134,7 @@ class Painter:
         if canvas is None:
             canvas = np.empty((high, wide, 3), np.uint8)
         boxes = [(person, person.box(time)) for person in self._story.people]
-        marks = [Mark(person.id, box, person.says(now)[0], person.about) for person, box in boxes if box]
+        marks = [FaceOverlay(person.id, box, person.says(now)[0], person.about) for person, box in boxes if box]
         height, width = image.shape[:2]
         if (width, height) != (layout.width, layout.height):  # the size has changed on the way
             image = np.asarray(cv2.resize(image, (layout.width, layout.height), interpolation=cv2.INTER_AREA), np.uint8)
@@ -142,8 +142,8 @@ class Painter:
             marks = [one.scaled(*factor) for one in marks]
         left = (wide - layout.width) // 4 * 2
         picture, panel = canvas[: -_even(layout.panel)], canvas[-_even(layout.panel) :]
-        _laid(picture, image, left)
-        mark(picture[:, left : left + layout.width], marks, self._story.labels, self._colours, layout)
+        _paste(picture, image, left)
+        draw_people(picture[:, left : left + layout.width], marks, self._story.labels, self._colours, layout)
         self._panel(panel, time, marks[0].id if marks else None)
         return canvas
 
@@ -155,18 +155,22 @@ class Painter:
         names = [story.labels[row] for row in self._rows]
         ground = [self._colours[row] for row in self._rows]
         title = "nobody is seen" if shown is None else f"person {shown}"
-        middle = bars(panel, layout, title, names, ground, None if says is None else says[self._rows])
+        middle = draw_probability_bars(panel, layout, title, names, ground, None if says is None else says[self._rows])
         right = panel.shape[1] - layout.text
-        begin = min(max(story.start, time - SPAN), max(story.start, story.end - SPAN))
+        begin = min(max(story.start, time - CHART_SECONDS), max(story.start, story.end - CHART_SECONDS))
         area = (middle + layout.text, layout.text // 2, right, panel.shape[0] - layout.text // 2)
-        chart(panel, area, layout, story, self._rows, self._colours, (begin, begin + self._seconds), time, person)
+        draw_probability_chart(
+            panel, area, layout, story, self._rows, self._colours, (begin, begin + self._seconds), time, person
+        )
 
     @property
     def _seconds(self) -> float:
-        return max(min(SPAN, self._story.end - self._story.start), 1e-3)
+        return max(min(CHART_SECONDS, self._story.end - self._story.start), 1e-3)
 
 
-def mark(image: Image, marks: Sequence[Mark], labels: Sequence[str], ink: Sequence[Colour], layout: Layout) -> Image:
+def draw_people(
+    image: Image, marks: Sequence[FaceOverlay], labels: Sequence[str], ink: Sequence[Colour], layout: OverlayLayout
+) -> Image:
     """Draw people onto a picture, the main person last.
 
     Args:
@@ -179,12 +183,17 @@ def mark(image: Image, marks: Sequence[Mark], labels: Sequence[str], ink: Sequen
     for one in reversed(marks):
         _box(image, one.box, ink[int(one.probabilities.argmax())], layout)
     for one in reversed(marks):
-        _plate(image, one, labels, ink, layout)
+        _draw_label(image, one, labels, ink, layout)
     return image
 
 
-def bars(
-    panel: Image, layout: Layout, title: str, labels: Sequence[str], ink: Sequence[Colour], shares: Doubles | None
+def draw_probability_bars(
+    panel: Image,
+    layout: OverlayLayout,
+    title: str,
+    labels: Sequence[str],
+    ink: Sequence[Colour],
+    shares: Doubles | None,
 ) -> int:
     """Draw a bar for each label at the left of a panel.
 
@@ -204,31 +213,31 @@ def bars(
     wide = max(_width("100 %", text), round(0.08 * panel.shape[1]))
     left, middle = text, text + names + text // 2
     end = middle + wide + text // 4 + _width("100%", text)
-    _write(panel, title, left, text // 2, text, _INK)
+    _put_text(panel, title, left, text // 2, text, _INK)
     thick = max(2, round(0.55 * text))
     for row, (label, colour) in enumerate(zip(labels, ink, strict=True), start=1):
         y = text // 2 + row * line
         best = shares is not None and shares.argmax() == row - 1
-        _write(panel, label, left, y, text, _INK if best or shares is None else _PALE)
+        _put_text(panel, label, left, y, text, _INK if best or shares is None else _PALE)
         top = y + (text - thick) // 2
         panel[top : top + thick, middle : middle + wide] = _LINE
         if shares is not None:
             share = float(shares[row - 1])
             panel[top : top + thick, middle : middle + round(wide * share)] = colour
-            _write(panel, f"{100 * share:.0f}%", middle + wide + text // 4, y, text, _INK if best else _PALE)
+            _put_text(panel, f"{100 * share:.0f}%", middle + wide + text // 4, y, text, _INK if best else _PALE)
     return int(end)
 
 
-def chart(
+def draw_probability_chart(
     panel: Image,
     area: tuple[int, int, int, int],
-    layout: Layout,
-    story: Story,
+    layout: OverlayLayout,
+    story: ClipTimeline,
     rows: Sequence[int],
     ink: Sequence[Colour],
     shown: tuple[float, float],
     now: float,
-    person: Appearance | None,
+    person: PersonTrack | None,
 ) -> None:
     """Draw what one person has shown so far as lines, and the label of each person as a band under them.
 
@@ -244,7 +253,7 @@ def chart(
         person: Whose lines they are; None for nobody's.
     """
     left, top, right, bottom = area
-    people, text = story.people[:LANES], layout.text
+    people, text = story.people[:MAX_PEOPLE_LANES], layout.text
     lane = max(3, round(0.5 * text))
     pitch = lane + max(2, lane // 2)
     number = _width("0", text) + text // 3 if len(people) > 1 else 0
@@ -274,7 +283,7 @@ def chart(
     for place, other in enumerate(people if number else ()):
         small = min(text, max(9, pitch))
         y = bands + text // 4 + place * pitch + (lane - small) // 2
-        _write(panel, str(other.id), left - number, y, small, _INK)
+        _put_text(panel, str(other.id), left - number, y, small, _INK)
     cv2.line(panel, (until, top), (until, axis - 1), _INK, max(1, text // 14))
 
 
@@ -282,7 +291,7 @@ def _lines(
     panel: Image,
     places: tuple[NDArray[np.int64], Doubles],
     rows_between: tuple[int, int],
-    person: Appearance,
+    person: PersonTrack,
     rows: Sequence[int],
     ink: Sequence[Colour],
     thick: int,
@@ -302,7 +311,7 @@ def _lines(
 
 
 def _ticks(
-    panel: Image, place: tuple[int, int, int], layout: Layout, shown: tuple[float, float], origin: float
+    panel: Image, place: tuple[int, int, int], layout: OverlayLayout, shown: tuple[float, float], origin: float
 ) -> None:
     """Times under a chart, as many as have room."""
     (left, right, y), (begin, end) = place, shown
@@ -314,7 +323,7 @@ def _ticks(
         x, text = left + round((time - begin) * per_second), _clock(time)
         half = _width(text, layout.text) // 2
         if left <= x - half and x + half <= right + layout.text:
-            _write(panel, text, x - half, y, layout.text, _FAINT)
+            _put_text(panel, text, x - half, y, layout.text, _FAINT)
             panel[y - 2 : y, x : x + 1] = _FAINT
 
 
@@ -323,15 +332,15 @@ def _clock(time: float) -> str:
     return f"{seconds:g} s" if time < 60 else f"{int(minutes)}:{seconds:02.0f}"
 
 
-def _rows(story: Story) -> list[int]:
+def _rows(story: ClipTimeline) -> list[int]:
     """The labels that have a bar, in their order: all, or those that are most probable over the film."""
-    if len(story.labels) <= ROWS:
+    if len(story.labels) <= MAX_BARS:
         return list(range(len(story.labels)))
     total = sum((person.probabilities.sum(axis=0) for person in story.people), np.zeros(len(story.labels)))
-    return sorted(int(row) for row in np.argsort(-total, kind="stable")[:ROWS])
+    return sorted(int(row) for row in np.argsort(-total, kind="stable")[:MAX_BARS])
 
 
-def _box(image: Image, box: Box, colour: Colour, layout: Layout) -> None:
+def _box(image: Image, box: Box, colour: Colour, layout: OverlayLayout) -> None:
     thick = max(2, round(layout.text / 7))
     one = 2**_SUBPIXEL
     (x1, y1), (x2, y2) = ((round(x * one), round(y * one)) for x, y in (box[:2], box[2:]))
@@ -339,7 +348,9 @@ def _box(image: Image, box: Box, colour: Colour, layout: Layout) -> None:
         cv2.rectangle(image, (x1, y1), (x2, y2), ink, width, cv2.LINE_AA, _SUBPIXEL)
 
 
-def _plate(image: Image, one: Mark, labels: Sequence[str], ink: Sequence[Colour], layout: Layout) -> None:
+def _draw_label(
+    image: Image, one: FaceOverlay, labels: Sequence[str], ink: Sequence[Colour], layout: OverlayLayout
+) -> None:
     """Who it is, the label, what else is known, and all probabilities side by side, over the box.
 
     At the edge of the picture it stays inside.
@@ -357,13 +368,13 @@ def _plate(image: Image, one: Mark, labels: Sequence[str], ink: Sequence[Colour]
     plate = image[y : y + high, x : x + wide]
     plate[:] = cv2.addWeighted(plate, 1 - _OPAQUE, np.full_like(plate, _GROUND), _OPAQUE, 0)
     for number, line in enumerate(lines):
-        _write(image, line, x + text // 4, y + round((0.15 + 1.25 * number) * text), text, _WHITE)
+        _put_text(image, line, x + text // 4, y + round((0.15 + 1.25 * number) * text), text, _WHITE)
     ends = np.round(np.cumsum([0.0, *one.probabilities]) / max(one.probabilities.sum(), 1e-9) * plate.shape[1])
     for colour, start, end in zip(ink, ends[:-1].astype(int), ends[1:].astype(int), strict=True):
         plate[high - strip :, start:end] = colour
 
 
-def _laid(ground: Image, image: Image, left: int) -> None:
+def _paste(ground: Image, image: Image, left: int) -> None:
     """Lay a picture onto the ground; what is left beside it is dark, and a last odd row or column goes on."""
     height, width = image.shape[:2]
     ground[:, :left] = _GROUND
@@ -375,7 +386,7 @@ def _laid(ground: Image, image: Image, left: int) -> None:
         rest[:height, 0] = image[:, -1]
 
 
-def _write(image: Image, text: str, x: int, y: int, height: int, ink: Colour) -> None:
+def _put_text(image: Image, text: str, x: int, y: int, height: int, ink: Colour) -> None:
     """A line of text whose upper left corner is there."""
     place = (x, y + round(0.78 * height))
     cv2.putText(image, text, place, _FONT, height / _FONT_HEIGHT, ink, _weight(height), cv2.LINE_AA)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from fervid.core.errors import UsageError
 from fervid.core.records import SCHEMA_VERSION
-from fervid.core.schema import schema
+from fervid.core.schema import record_json_schema
 from fervid.core.text import unescape_formula
 
 Record = Mapping[str, Any]
@@ -37,27 +37,27 @@ _KINDS = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class ClassificationRun:
     """The records of `fervid classify`, one a clip, in the order of the file."""
 
     records: list[Record]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Timelines:
+class TimelineRun:
     """The records of `fervid timeline`, those of each clip in the order of the file."""
 
     clips: dict[str, list[Record]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Measured:
+class EvaluationRun:
     """What `fervid evaluate --format json` printed: one report, or one for each method."""
 
     reports: dict[str, Record]
 
 
-def read(path: Path) -> Run | Timelines | Measured:
+def load_results(path: Path) -> ClassificationRun | TimelineRun | EvaluationRun:
     """What a file, or a folder of parquet, holds.
 
     Raises:
@@ -211,7 +211,7 @@ def _parquet(named: Path, path: Path) -> Iterator[tuple[str, Any]]:
         yield f"{path.name}, row {number}", record
 
 
-def _records(path: Path, rows: _Rows) -> Run | Timelines:
+def _records(path: Path, rows: _Rows) -> ClassificationRun | TimelineRun:
     """All records of one kind, each as the contract says."""
     found: list[Record] = []
     for where, row in rows:
@@ -227,23 +227,23 @@ def _records(path: Path, rows: _Rows) -> Run | Timelines:
             )
         if found and ("start_s" in row) != ("start_s" in found[0]):
             _refuse(path, f"holds records of clips and of windows ({where} is the first other); make a report of each")
-        if (wrong := _wrong(row)) is not None:
+        if (wrong := _consistency_error(row)) is not None:
             _refuse(path, f"holds at {where} no record as `fervid schema` has it ({wrong}); run it again")
         found.append(row)
     if not found:
         _refuse(path, "holds no record: the run had no input, or has not begun; wait for it, or run it again")
     if "start_s" not in found[0]:
-        return Run(found)
+        return ClassificationRun(found)
     clips: dict[str, list[Record]] = {}
     for record in found:
         clips.setdefault(record["path"], []).append(record)
-    return Timelines(clips)
+    return TimelineRun(clips)
 
 
-def _wrong(row: dict[str, Any]) -> str | None:
+def _consistency_error(row: dict[str, Any]) -> str | None:
     """What is wrong with a record, if anything is."""
     window = "start_s" in row
-    if problem := _against("timeline" if window else "classify", row):
+    if problem := _schema_error("timeline" if window else "classify", row):
         return problem
     if (row["status"] == "ok") != (row["label"] is not None and row["confidence"] is not None):
         return "a record has a label and a confidence exactly when it is ok"
@@ -329,15 +329,15 @@ _RATINGS = {
 
 
 @cache
-def _checker(kind: str) -> Callable[[Any], Any]:
+def _validator(kind: str) -> Callable[[Any], Any]:
     """What raises if a value is not of that kind."""
     try:
         import fastjsonschema
     except ModuleNotFoundError as error:
         raise UsageError("a report needs some more packages; pip install 'fervid[report]'") from error
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
-        "classify": lambda: schema("classify"),
-        "timeline": lambda: schema("timeline"),
+        "classify": lambda: record_json_schema("classify"),
+        "timeline": lambda: record_json_schema("timeline"),
         "classes": lambda: _CLASSES,
         "ratings": lambda: _RATINGS,
     }
@@ -348,8 +348,8 @@ def _checker(kind: str) -> Callable[[Any], Any]:
     return made
 
 
-def _against(kind: str, value: Any) -> str | None:
-    check = _checker(kind)
+def _schema_error(kind: str, value: Any) -> str | None:
+    check = _validator(kind)
     import fastjsonschema
 
     try:
@@ -359,21 +359,21 @@ def _against(kind: str, value: Any) -> str | None:
     return None
 
 
-def _measured(path: Path, report: dict[str, Any]) -> Measured:
+def _measured(path: Path, report: dict[str, Any]) -> EvaluationRun:
     """The one report, those of methods, or those in the card that `fervid train --format json` prints."""
     reports = report.get("methods", report.get("figures", {"": report}))
     if not isinstance(reports, dict) or not reports:
         _refuse(path, f"holds no figures; {_KINDS}")
     for name, part in reports.items():
         kind = "classes" if isinstance(part, dict) and "labels" in part else "ratings"
-        wrong = _against(kind, part) or (_misshapen(part) if kind == "classes" else None)
+        wrong = _schema_error(kind, part) or (_shape_error(part) if kind == "classes" else None)
         if wrong:
             of = f" of {name}" if name else ""
             _refuse(path, f"is no file of results, or not a whole one (figures{of}: {wrong}); {_KINDS}")
-    return Measured(dict(reports))
+    return EvaluationRun(dict(reports))
 
 
-def _misshapen(report: Mapping[str, Any]) -> str | None:
+def _shape_error(report: Mapping[str, Any]) -> str | None:
     labels = report["labels"]
     for part in (report["answered"], report["all"]):
         rows = part["confusion"]

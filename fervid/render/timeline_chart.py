@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fervid.core.atomic_io import replacing
-from fervid.core.records import Answer, WindowResult
+from fervid.core.atomic_io import atomic_write
+from fervid.core.records import Prediction, WindowResult
 from fervid.render.colors import colours
-from fervid.render.evaluation_tables import picture_format
+from fervid.render.evaluation_tables import plot_format
 
 PEOPLE = 6  # that are drawn; of more, those who are seen longest
 _WIDTH = 10.0  # inches
@@ -23,10 +23,10 @@ _LEAST = 1e-3  # seconds that are drawn, of still images too
 _JITTER = 1e-6  # seconds; sums of times are not exact
 _STYLES = ("-", "--", "-.", ":")  # beside colours, from one label to the next
 
-_Spans = list[tuple[float, float, Answer]]  # where an answer begins and ends
+_Spans = list[tuple[float, float, Prediction]]  # where an answer begins and ends
 
 
-def timeline_picture(parts: Sequence[WindowResult], path: Path, *, force: bool = False) -> None:
+def plot_timeline(parts: Sequence[WindowResult], path: Path, *, force: bool = False) -> None:
     """Draw the windows of one clip.
 
     Each person has lines for the probabilities, a band in the colour of the label, and gaps where the face was not
@@ -41,12 +41,12 @@ def timeline_picture(parts: Sequence[WindowResult], path: Path, *, force: bool =
         UsageError: Another suffix, or matplotlib is not installed.
         OutputError: The file exists, or cannot be written.
     """
-    picture = _picture(parts, picture_format(path))
-    with replacing(path, force=force) as file:
+    picture = _picture(parts, plot_format(path))
+    with atomic_write(path, force=force) as file:
         file.write(picture)
 
 
-def spans(parts: Sequence[WindowResult]) -> dict[int, _Spans]:
+def person_spans(parts: Sequence[WindowResult]) -> dict[int, _Spans]:
     """For each person, by falling time in view, what is said of which time.
 
     Windows overlap, so each stands for the time around its middle, as far as the windows beside it; the first reaches
@@ -77,7 +77,7 @@ def spans(parts: Sequence[WindowResult]) -> dict[int, _Spans]:
 def _picture(parts: Sequence[WindowResult], format: str) -> bytes:
     from matplotlib.figure import Figure
 
-    found = spans(parts)
+    found = person_spans(parts)
     shown = list(found)[:PEOPLE]
     figure = Figure(figsize=(_WIDTH, 1.1 + _HEIGHT * max(1, len(shown))), dpi=150, layout="constrained")
     axes = figure.subplots(max(1, len(shown)), sharex=True, squeeze=False)[:, 0]

@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 
 from fervid.analysis.early_exit import STRIDES
-from fervid.learn.labeled_features import train
+from fervid.learn.labeled_features import train_classifier
 from fervid.learn.model_selection import candidates
 from fervid.training import films
 from fervid.training.card import save_with_card
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     known = films.read(arguments.kerc, arguments.cache, strides=STRIDES)
-    data, card = train(known, WAYS, arguments.output.stem, error=ERROR)
+    data, card = train_classifier(known, WAYS, arguments.output.stem, error=ERROR)
     save_with_card(onnx.load_model_from_string(data), {**card, **CARD}, arguments.output)
     print(json.dumps(card["figures"], indent=2))
 

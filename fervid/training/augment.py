@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid.analysis.align import MARGIN
-from fervid.core.records import Floats, Image
-from fervid.training.faces import INNER
+from fervid.core.records import FloatArray, Image
+from fervid.training.faces import CROP_FRACTION
 
 MIRRORED = [1, 0, 2, 3, 5, 4]
 """Which of eyes, nose, mouth and ears each of them is in a mirror."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class GeometricJitter:
     """How a detector that erred would have cut a face.
 
     Attributes:
@@ -39,7 +39,7 @@ class Placement:
     mirrored: bool = False
 
     @classmethod
-    def random(cls, rng: np.random.Generator) -> Placement:
+    def random(cls, rng: np.random.Generator) -> GeometricJitter:
         """One that is likely."""
         roll, zoom = rng.uniform(-15, 15), np.exp(rng.uniform(-0.15, 0.15))
         right, down = rng.uniform(-0.05, 0.05, 2)
@@ -47,14 +47,14 @@ class Placement:
 
     def matrix(self, side: int, size: int) -> NDArray[np.float64]:
         """What takes pixels of a cached crop of that side to those of the view, before the mirror: (2, 3)."""
-        scale = size / (side * INNER) * self.zoom
+        scale = size / (side * CROP_FRACTION) * self.zoom
         angle = np.deg2rad(self.roll)
         cos, sin = scale * np.cos(angle), scale * np.sin(angle)
         centre, middle = (side - 1) / 2, (size - 1) / 2
         right, down = self.right * size + middle, self.down * size + middle
         return np.array([[cos, sin, right - (cos + sin) * centre], [-sin, cos, down - (cos - sin) * centre]])
 
-    def landmarks(self, places: Floats, side: int, size: int) -> Floats:
+    def landmarks(self, places: FloatArray, side: int, size: int) -> FloatArray:
         """Eyes, nose, mouth and ears (6, 2) in pixels of a cached crop, in those of the view."""
         matrix = self.matrix(side, size)
         seen = places @ matrix[:, :2].T + matrix[:, 2]
@@ -63,10 +63,10 @@ class Placement:
         return np.asarray(seen, np.float32)
 
 
-EXACT = Placement()
+NO_JITTER = GeometricJitter()
 
 
-def view(crop: Image, size: int, rng: np.random.Generator, often: float = 1.0, style: float = 0.0) -> Image:
+def augment(crop: Image, size: int, rng: np.random.Generator, often: float = 1.0, style: float = 0.0) -> Image:
     """One random view (size, size, 3) of a cached crop (s, s, 3).
 
     Args:
@@ -76,10 +76,10 @@ def view(crop: Image, size: int, rng: np.random.Generator, often: float = 1.0, s
         often: Factor of the chances of low resolution, blur, compression and occlusion.
         style: Chance that the face is shown as another data set would show it (`exchange_style`).
     """
-    image = frame(crop, size, Placement.random(rng))
+    image = frame(crop, size, GeometricJitter.random(rng))
     if style and rng.random() < style:
         image = exchange_style(image, rng)
-    return spoiled(image, rng, often)
+    return augment_appearance(image, rng, often)
 
 
 def exchange_style(image: Image, rng: np.random.Generator) -> Image:
@@ -138,18 +138,18 @@ def _tinted(image: Image, rng: np.random.Generator) -> Image:
     return np.asarray(cv2.LUT(np.ascontiguousarray(image), (ramp * 255).astype(np.uint8)[None]), np.uint8)
 
 
-def spoiled(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
+def augment_appearance(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
     """The light, resolution, blur, compression and occlusion of some video."""
-    image = light(image, rng)
+    image = jitter_colour(image, rng)
     if rng.random() < 0.3 * often:
         image = reduce_resolution(image, int(rng.integers(24, 80)))
-    image = stream(image, rng, often)
+    image = video_artifacts(image, rng, often)
     if rng.random() < 0.3 * often:
         image = _occlusion(image, rng)
     return np.ascontiguousarray(image)
 
 
-def stream(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
+def video_artifacts(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
     """Sometimes the blur of motion, and the blocks of compression."""
     if rng.random() < 0.15 * often:
         image = _motion(image, rng)
@@ -158,14 +158,14 @@ def stream(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
     return image
 
 
-def frame(crop: Image, size: int, placement: Placement = EXACT) -> Image:
+def frame(crop: Image, size: int, placement: GeometricJitter = NO_JITTER) -> Image:
     """What inference would see of a cached crop (s, s, 3), if its detector erred by that much: (size, size, 3)."""
     matrix = placement.matrix(crop.shape[0], size)
     seen = cv2.warpAffine(crop, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(np.ascontiguousarray(seen[:, ::-1]) if placement.mirrored else seen, np.uint8)
 
 
-def light(image: Image, rng: np.random.Generator) -> Image:
+def jitter_colour(image: Image, rng: np.random.Generator) -> Image:
     """Contrast, brightness, gamma and white balance by one table a channel; sometimes grey."""
     if rng.random() < 0.2:
         image = to_grey(image)

@@ -16,22 +16,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fervid.core.records import Floats, Image
+from fervid.core.records import FloatArray, Image
 from fervid.training import augment, faces, mobilenet
-from fervid.training.augment import Placement
-from fervid.training.faces import ExpressionSet, Faces, Sources
+from fervid.training.augment import GeometricJitter
+from fervid.training.faces import DatasetPaths, ExpressionSet, FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.losses import ABSENT, Targets
-from fervid.training.network import FIRST_CLASSES, pixels
+from fervid.training.network import FER2013_CLASSES, to_tensor
 from fervid.training.predict import Teacher, starting, taught
-from fervid.training.recipe import Recipe
+from fervid.training.recipe import TrainConfig
 
 RAREST = 1e-6  # share that a class without any example is taken to have
-FIRST_INDEX = np.array([FIRST_CLASSES.index(c) if c in FIRST_CLASSES else -1 for c in CLASSES])
+FIRST_INDEX = np.array([FER2013_CLASSES.index(c) if c in FER2013_CLASSES else -1 for c in CLASSES])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Data:
+class TrainingSets:
     """What a network is fitted on and watched on.
 
     Attributes:
@@ -47,26 +47,26 @@ class Data:
         frames: Film frames without labels, if the recipe asks for them.
     """
 
-    expressions: Faces
-    attributes: Faces
-    people: Faces
-    starting: Floats
-    valid_expressions: Faces
-    valid_attributes: Faces
-    taught: Floats | None = None
+    expressions: FaceDataset
+    attributes: FaceDataset
+    people: FaceDataset
+    starting: FloatArray
+    valid_expressions: FaceDataset
+    valid_attributes: FaceDataset
+    taught: FloatArray | None = None
     labelled: Mapping[str, ExpressionSet] = field(default_factory=dict)
     valid_labelled: Mapping[str, ExpressionSet] = field(default_factory=dict)
-    frames: Faces | None = None
+    frames: FaceDataset | None = None
 
     @classmethod
     def read(
         cls,
-        sources: Sources,
+        sources: DatasetPaths,
         cache: Path,
-        weights: mobilenet.Weights,
+        weights: mobilenet.TaskWeights,
         teachers: Sequence[Teacher] = (),
-        recipe: Recipe | None = None,
-    ) -> Data:
+        recipe: TrainConfig | None = None,
+    ) -> TrainingSets:
         """Read all data sets that a recipe asks for; what was cut and embedded is kept in the folder `cache`.
 
         Args:
@@ -83,8 +83,8 @@ class Data:
         expressions = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
         attributes = faces.read_utkface(sources.utkface, 2, cache)
         people = faces.read_celeba(sources.celeba, cache)
-        kept = starting(Faces.union([attributes, people]), weights, cache)
-        recipe = recipe or Recipe()
+        kept = starting(FaceDataset.union([attributes, people]), weights, cache)
+        recipe = recipe or TrainConfig()
         labelled, valid = (
             {name: faces.read_expressions(sources, name, split, cache) for name in recipe.labelled}
             for split in ("train", "valid")
@@ -126,14 +126,14 @@ class Data:
         }
 
 
-class Batches:
+class BatchSampler:
     """Step number to pictures and targets."""
 
-    def __init__(self, recipe: Recipe, data: Data) -> None:
+    def __init__(self, recipe: TrainConfig, data: TrainingSets) -> None:
         """Prepare targets and chances of being drawn."""
         self.recipe, self.data = recipe, data
         known = data.expressions.first
-        self.first = np.zeros((len(known), len(FIRST_CLASSES)), np.float32)
+        self.first = np.zeros((len(known), len(FER2013_CLASSES)), np.float32)
         has = np.flatnonzero(known >= 0)
         self.first[has, FIRST_INDEX[known[has]]] = 1
         share = recipe.first_share * (known >= 0).astype(np.float32)[:, None]
@@ -154,7 +154,7 @@ class Batches:
         expression, first = (torch.from_numpy(self.recipe.adjustment * log).float() for log in logs)
         return expression, first
 
-    def _blend(self, logits: Floats, has: NDArray[np.intp]) -> None:
+    def _blend(self, logits: FloatArray, has: NDArray[np.intp]) -> None:
         """Let votes and first labels, where there are any, give way to what teachers answer."""
         expression, first = self.adjustments()
         own, share = torch.from_numpy(logits), self.recipe.taught
@@ -177,11 +177,11 @@ class Batches:
         rows = [(data.expressions, voted), *((drawn.faces, chosen) for drawn, chosen in labelled), *unlabelled]
         side = recipe.side(step)
         views = [
-            augment.view(faces.crops[i], side, rng, recipe.degraded, recipe.style)
+            augment.augment(faces.crops[i], side, rng, recipe.degraded, recipe.style)
             for faces, chosen in rows
             for i in chosen
         ]
-        pictures = pixels(np.stack(views))
+        pictures = to_tensor(np.stack(views))
         votes = np.concatenate([faces.votes[chosen] for faces, chosen in rows])
         first = np.zeros((len(votes), self.first.shape[1]), np.float32)
         votes[: len(voted)], first[: len(voted)] = self.votes[voted], self.first[voted]
@@ -215,17 +215,18 @@ class Batches:
         """What the teacher sees of faces: (m, 3, s, s)."""
         mirrored = rng.random(len(crops)) < 0.5
         views = [
-            augment.frame(crop, side, Placement(mirrored=bool(m))) for crop, m in zip(crops, mirrored, strict=True)
+            augment.frame(crop, side, GeometricJitter(mirrored=bool(m)))
+            for crop, m in zip(crops, mirrored, strict=True)
         ]
         if self.recipe.teacher == "start":
             views = [augment.as_fer2013(view) for view in views]
-        return pixels(np.stack(views))
+        return to_tensor(np.stack(views))
 
 
 class _DrawnSet:
     """A labelled set as its faces are drawn."""
 
-    def __init__(self, known: ExpressionSet, count: int, recipe: Recipe) -> None:
+    def __init__(self, known: ExpressionSet, count: int, recipe: TrainConfig) -> None:
         """Prepare targets and chances of being drawn; `count` faces go into a batch."""
         self.faces, self.count = known.faces, count
         smoothed = known.has / known.has.sum()

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fervid.training import augment, export, faces, loop, mobilenet, state, synthesis
-from fervid.training.augment import Placement
-from fervid.training.faces import SIDE, Sources
+from fervid.training.augment import GeometricJitter
+from fervid.training.faces import SIDE, DatasetPaths
 from fervid.training.loop import Schedule
-from fervid.training.network import ETHNICITIES, build, load_pretrained, pixels
+from fervid.training.network import ETHNICITIES, build, load_pretrained, to_tensor
 from fervid.training.recipe import checked
 from fervid.training.synthesis import EXPRESSIONS, Synthetic
 from fervid.training.trace import traced
@@ -160,12 +160,12 @@ def batch(recipe: Recipe, made: Synthetic, step: int) -> Batch:
     """The batch of one step, whatever came before."""
     rng = np.random.default_rng((recipe.seed, step))
     rows = rng.integers(0, len(made), recipe.batch)
-    placed = [Placement.random(rng) for _ in rows]
+    placed = [GeometricJitter.random(rng) for _ in rows]
     views = [
-        augment.spoiled(augment.frame(made.crops[i], recipe.size, how), rng, recipe.degraded)
+        augment.augment_appearance(augment.frame(made.crops[i], recipe.size, how), rng, recipe.degraded)
         for i, how in zip(rows, placed, strict=True)
     ]
-    pictures = pixels(np.stack(views))
+    pictures = to_tensor(np.stack(views))
     wanted = targets(made, rows, placed, recipe.size)
     count = {"none": 0, "mixup": recipe.batch, "mixaugment": recipe.batch // 2}[recipe.mixing]
     partner = np.arange(recipe.batch)
@@ -178,7 +178,7 @@ def batch(recipe: Recipe, made: Synthetic, step: int) -> Batch:
     return Batch(pictures, wanted, Wanted(*(column[partner] for column in wanted)), share)
 
 
-def targets(made: Synthetic, rows: NDArray[np.int64], placed: list[Placement], size: int) -> Wanted:
+def targets(made: Synthetic, rows: NDArray[np.int64], placed: list[GeometricJitter], size: int) -> Wanted:
     """What is true of faces that are seen so."""
     seen = np.stack([how.landmarks(made.landmarks[i], SIDE, size) for i, how in zip(rows, placed, strict=True)])
     return Wanted(
@@ -211,7 +211,7 @@ def _each(found: Branches, wanted: Wanted, appearance: float) -> Tensor:
     return expression + appearance * torch.stack(rest).sum(0)
 
 
-def begin(recipe: Recipe, made: Synthetic, weights: mobilenet.Weights | None, pretrained: Path | None) -> TwoBranch:
+def begin(recipe: Recipe, made: Synthetic, weights: mobilenet.TaskWeights | None, pretrained: Path | None) -> TwoBranch:
     """The network at step 0.
 
     Args:
@@ -227,7 +227,7 @@ def begin(recipe: Recipe, made: Synthetic, weights: mobilenet.Weights | None, pr
     start = build(recipe.backbone, weights if recipe.backbone == "mobilenetv1" else None)
     backbone: nn.Module = start.backbone
     if isinstance(backbone, mobilenet.MobileNetV1):
-        mobilenet.normalise(backbone, batch(recipe, made, 0).pictures)
+        mobilenet.insert_batch_norm(backbone, batch(recipe, made, 0).pictures)
     elif pretrained is not None:
         load_pretrained(recipe.backbone, backbone, pretrained)
     return TwoBranch(backbone, start.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -250,15 +250,15 @@ def load(path: Path) -> tuple[Recipe, TwoBranch, dict[str, Any]]:
     """What a finished run gave: its recipe, its averaged weights, and all that decided them.
 
     Raises:
-        ValueError: As `state.finished`.
+        ValueError: As `state.load_final_weights`.
     """
-    about, weights = state.finished(path, "faces")
+    about, weights = state.load_final_weights(path, "faces")
     recipe = Recipe(**about["recipe"])
     start = build(recipe.backbone)
     network = TwoBranch(start.backbone, start.width)
     network.load_state_dict(weights)
     if isinstance(network.backbone, mobilenet.MobileNetV1):
-        network.backbone = mobilenet.folded(network.backbone)
+        network.backbone = mobilenet.fold_batch_norm(network.backbone)
     return recipe, network.eval(), about
 
 
@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe) if arguments.recipe else Recipe()
-    made = faces_to_learn_from(Sources(arguments.data), arguments.cache or arguments.data / "cache", recipe)
+    made = faces_to_learn_from(DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache", recipe)
     weights = mobilenet.read_tensorflowjs(arguments.weights) if arguments.weights else None
     for progress in fit(recipe, made, begin(recipe, made, weights, arguments.pretrained), arguments.run):
         print(json.dumps(progress), flush=True)
@@ -325,7 +325,7 @@ def main() -> None:
     save(network, recipe, made, {"data_sha256": about["faces"]}, arguments.output)
 
 
-def faces_to_learn_from(sources: Sources, cache: Path, recipe: Recipe) -> Synthetic:
+def faces_to_learn_from(sources: DatasetPaths, cache: Path, recipe: Recipe) -> Synthetic:
     """The synthetic faces of a recipe."""
     voted = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
     return synthesis.read(voted, faces.read_utkface(sources.utkface, 2, cache), recipe.each, recipe.seed, cache)

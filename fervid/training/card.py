@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from fervid.learn.model_selection import sealed
+from fervid.learn.model_selection import serialize_with_card
 
 MANIFEST = "manifest.json"
 
@@ -21,7 +21,7 @@ def save_with_card(model: onnx.ModelProto, card: Mapping[str, Any], path: Path) 
     Returns:
         The SHA-256 of the file, in hexadecimal.
     """
-    data = sealed(model, card)
+    data = serialize_with_card(model, card)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 

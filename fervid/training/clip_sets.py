@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from fervid.analysis.early_exit import STRIDES
 from fervid.analysis.extractor import Extractor, load_extractor
-from fervid.core.records import Floats
+from fervid.core.records import FloatArray
 from fervid.learn.dataset_layouts import Sample
-from fervid.learn.feature_table import Table, extract
-from fervid.learn.labeled_features import about, looked_at
+from fervid.learn.feature_table import FeatureTable, extract_features
+from fervid.learn.labeled_features import build_feature_table, feature_provenance
 from fervid.learn.metrics import Predictions, evaluate
 from fervid.models import registry
 from fervid.training import expression_sets, films
-from fervid.training.faces import Sources
+from fervid.training.faces import DatasetPaths
 from fervid.training.ferplus import CLASSES
 
 VALENCES = ("negative", "neutral", "positive")
@@ -45,14 +45,14 @@ class ClipSet:
 
     labels: tuple[str, ...]
     counts_as: NDArray[np.bool_]
-    table: Table
+    table: FeatureTable
     truth: NDArray[np.int64]
     people: NDArray[np.int64] | None
 
     def __len__(self) -> int:
         return len(self.table.samples)
 
-    def report(self, probabilities: Floats) -> dict[str, Any]:
+    def report(self, probabilities: FloatArray) -> dict[str, Any]:
         """How good answers among the eight expressions are; a clip without a face counts as wrong.
 
         Args:
@@ -75,7 +75,7 @@ class ClipSet:
 
 
 def read_clip_sets(
-    sources: Sources, cache: Path | None, network: str = registry.DEFAULTS["network"]
+    sources: DatasetPaths, cache: Path | None, network: str = registry.DEFAULTS["network"]
 ) -> dict[str, ClipSet]:
     """The three sets by name, as that network sees them.
 
@@ -109,8 +109,8 @@ def _read_expressions(
         Sample(path, CLASSES[label], None if people is None else people[i])
         for i, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
-    rows = extract(samples, extractor, cache, cv2.getNumberOfCPUs(), STRIDES)
-    table = looked_at(rows, about(extractor))
+    rows = extract_features(samples, extractor, cache, cv2.getNumberOfCPUs(), STRIDES)
+    table = build_feature_table(rows, feature_provenance(extractor))
     ordered = [*table.samples, *table.faceless]
     truth = np.array([CLASSES.index(str(sample.label)) for sample in ordered])
     names = None if people is None else np.unique([str(sample.person) for sample in ordered], return_inverse=True)[1]

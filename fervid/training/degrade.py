@@ -21,7 +21,7 @@ _RANGES = {
 }
 
 
-def clip(image: Image, face: Face, frames: int, rng: np.random.Generator) -> Iterator[tuple[Image, Face]]:
+def simulate_clip(image: Image, face: Face, frames: int, rng: np.random.Generator) -> Iterator[tuple[Image, Face]]:
     """A still as a clip: every quantity follows a smooth random curve, the resolution and compression stay.
 
     Args:
@@ -33,7 +33,7 @@ def clip(image: Image, face: Face, frames: int, rng: np.random.Generator) -> Ite
     Yields:
         Frame and face, as a camera and a detector would give them.
     """
-    paths = {name: curve(frames, low, high, rng) for name, (low, high) in _RANGES.items()}
+    paths = {name: smooth_curve(frames, low, high, rng) for name, (low, high) in _RANGES.items()}
     height, width = image.shape[:2]
     resolution = float(rng.uniform(0.5, 1.0))
     quality = int(rng.integers(30, 96))
@@ -48,7 +48,7 @@ def clip(image: Image, face: Face, frames: int, rng: np.random.Generator) -> Ite
         yield compressed, _moved(face, at, 2.0)
 
 
-def curve(frames: int, low: float, high: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def smooth_curve(frames: int, low: float, high: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """A smooth random path (frames,) between two values: two slow waves around a random level."""
     level = rng.uniform(low, high)
     time = np.linspace(0, 1, frames)

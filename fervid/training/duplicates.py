@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.core.records import Floats, Image
+from fervid.core.records import FloatArray, Image
 
 SIDE = 32  # pixels of the reduced images
 FREQUENCIES = 8
@@ -50,7 +50,7 @@ def _close_pairs(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> Iter
         yield start, np.bitwise_count(hashes[start : start + ROWS, None] ^ others) <= MAX_DISTANCE
 
 
-def _reduce(faces: Image) -> Floats:
+def _reduce(faces: Image) -> FloatArray:
     """(n, SIDE, SIDE) grey."""
     grey = [
         cv2.cvtColor(cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY) for face in faces
@@ -58,7 +58,7 @@ def _reduce(faces: Image) -> Floats:
     return np.asarray(grey, np.float32).reshape(-1, SIDE, SIDE)
 
 
-def _hash(reduced: Floats) -> NDArray[np.uint64]:
+def _hash(reduced: FloatArray) -> NDArray[np.uint64]:
     """(n,) 64 bits: whether each low frequency is above their median."""
     low = np.array([cv2.dct(image)[:FREQUENCIES, :FREQUENCIES].ravel() for image in reduced]).reshape(
         -1, FREQUENCIES**2
@@ -67,7 +67,7 @@ def _hash(reduced: Floats) -> NDArray[np.uint64]:
     return np.packbits(bits, axis=1).view(np.uint64).ravel()
 
 
-def _standardise(reduced: Floats) -> Floats:
+def _standardise(reduced: FloatArray) -> FloatArray:
     """(n, SIDE * SIDE) rows of mean 0 and length 1, whose products are correlations."""
     rows = reduced.reshape(-1, SIDE**2)
     rows = rows - rows.mean(axis=1, keepdims=True)

@@ -27,16 +27,16 @@ from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.model_selection import GroupKFold
 
 from fervid.analysis.baseline import LOGITS, average_people, move_features
-from fervid.analysis.early_exit import STRIDES, fitted
-from fervid.analysis.face_model import FaceNetwork
+from fervid.analysis.early_exit import STRIDES, fit_thresholds
+from fervid.analysis.face_model import FaceModel
 from fervid.analysis.pooling import to_logits
-from fervid.core.records import ClipFeatures, Floats
+from fervid.core.records import ClipFeatures, FloatArray
 from fervid.learn.model_selection import SEED
 from fervid.models import registry
 from fervid.training import augment
 from fervid.training.card import save_with_card
 from fervid.training.clip_sets import DEVELOPMENT, FILMS, STILLS, ClipSet, read_clip_sets
-from fervid.training.faces import Sources, read_expressions
+from fervid.training.faces import DatasetPaths, read_expressions
 from fervid.training.ferplus import CLASSES
 
 FOLDS = 5
@@ -55,7 +55,7 @@ class LabelledLogits:
         among: (8,) the expressions that the set has, among which it is asked.
     """
 
-    logits: Floats
+    logits: FloatArray
     truth: NDArray[np.int64]
     counts_as: NDArray[np.bool_]
     among: NDArray[np.bool_]
@@ -76,7 +76,7 @@ class Parameters:
     offset: NDArray[np.float64]
     temperature: float
 
-    def __call__(self, logits: Floats) -> Floats:
+    def __call__(self, logits: FloatArray) -> FloatArray:
         """Mean logits (n, 8) -> probabilities (n, 8)."""
         return np.asarray(softmax((logits + self.offset) / self.temperature, axis=1), np.float32)
 
@@ -102,18 +102,18 @@ def to_labelled_logits(known: ClipSet, rows: NDArray[np.int64] | None = None) ->
     return LabelledLogits(known.table.statistics[LOGITS][chosen], truth[chosen], known.counts_as, among)
 
 
-def read_stills(sources: Sources, cache: Path, network: str) -> LabelledLogits:
+def read_stills(sources: DatasetPaths, cache: Path, network: str) -> LabelledLogits:
     """The validation images of RAF-DB as clips of one frame."""
-    model = registry.load(network, "network", 2)
+    model = registry.load_model(network, "network", 2)
     faces = read_expressions(sources, "rafdb", "valid", cache).faces
     size = model.card["input"]["size"]
-    scores = FaceNetwork(model.session, model.card)(np.stack([augment.frame(crop, size) for crop in faces.crops]))
+    scores = FaceModel(model.session, model.card)(np.stack([augment.frame(crop, size) for crop in faces.crops]))
     among = faces.votes.any(axis=0)
     counts_as = np.eye(len(CLASSES), dtype=bool)
     return LabelledLogits(to_logits(scores.expression), faces.votes.argmax(axis=1), counts_as, np.asarray(among))
 
 
-def cross_validate(known: ClipSet, others: Sequence[LabelledLogits]) -> Floats:
+def cross_validate(known: ClipSet, others: Sequence[LabelledLogits]) -> FloatArray:
     """(n, 8) probabilities of clips by parameters that were fitted on other people of the set, and on other sets."""
     if known.people is None:
         raise ValueError("who is in these clips is not known, so they cannot be parted by person")
@@ -125,7 +125,7 @@ def cross_validate(known: ClipSet, others: Sequence[LabelledLogits]) -> Floats:
     return answers
 
 
-def move_to_usual(known: ClipSet, usual: Floats) -> Floats:
+def move_to_usual(known: ClipSet, usual: FloatArray) -> FloatArray:
     """(n, 8) mean logits relative to each person's average over the clips of the set."""
     if known.people is None:
         raise ValueError("who is in these clips is not known")
@@ -179,7 +179,7 @@ def set_thresholds(sets: Sequence[ClipSet], parameters: Parameters) -> dict[str,
             true.append(seen & ((answers @ known.counts_as.T).argmax(axis=1) == known.truth[: len(known)]))
         confidences.append(np.concatenate(sure).astype(np.float32))
         right.append(np.concatenate(true))
-    return fitted(confidences, right, np.concatenate([known.table.counts for known in sets]), ERROR)
+    return fit_thresholds(confidences, right, np.concatenate([known.table.counts for known in sets]), ERROR)
 
 
 def main() -> None:
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="where features and crops are kept; default: DATA/cache")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    sources, cache = Sources(arguments.data), arguments.cache or arguments.data / "cache"
+    sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     sets = read_clip_sets(sources, cache / "features", arguments.network)
     acted, scenes = sets[DEVELOPMENT], sets[FILMS]
     stills = read_stills(sources, cache, arguments.network)

@@ -31,7 +31,7 @@ def fuse(paths: Sequence[Path], output: Path) -> None:
     """
     if len(paths) < 2:
         raise ValueError("an ensemble has two networks at least")
-    loaded = [registry.load(str(path), "network") for path in paths]
+    loaded = [registry.load_model(str(path), "network") for path in paths]
     cards = [model.card for model in loaded]
     for path, card in zip(paths, cards, strict=True):
         if differing := [name for name in SHARED if name in cards[0] and name in card and card[name] != cards[0][name]]:

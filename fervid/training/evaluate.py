@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from fervid.analysis.align import MARGIN, crop
-from fervid.analysis.face_model import BATCH, FaceNetwork, scaled
-from fervid.core.records import Face, FaceScores, Floats, Image
-from fervid.learn.metrics import Rows, bootstrap, confusion, scores, summary
+from fervid.analysis.align import MARGIN, align_face
+from fervid.analysis.face_model import BATCH, FaceModel, preprocess
+from fervid.core.records import Face, FaceOutputs, FloatArray, Image
+from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_class_scores
 from fervid.models import registry
 from fervid.training import lfw, utkface
 from fervid.training.expression_tests import ExpressionTests
-from fervid.training.faces import Sources, cut_all
-from fervid.training.ferplus import CLASSES, FerPlus, first_labels, locate, read_split, stills_detector
-from fervid.training.network import FIRST_CLASSES
+from fervid.training.faces import DatasetPaths, crop_all
+from fervid.training.ferplus import CLASSES, FerPlus, detect_face, fer2013_labels, read_split, stills_detector
+from fervid.training.network import FER2013_CLASSES
 from fervid.training.utkface import Portrait
 
 FIRST = "fer2013"
@@ -56,7 +56,7 @@ class Tests:
     expressions: ExpressionTests
 
     @classmethod
-    def read(cls, sources: Sources, size: int, margin: float = MARGIN) -> Tests:
+    def read(cls, sources: DatasetPaths, size: int, margin: float = MARGIN) -> Tests:
         """Read the test splits and cut their faces, with the margin that the network is used to.
 
         Raises:
@@ -67,19 +67,19 @@ class Tests:
         faces = zip(split.images, split.faces, strict=True)
         portraits = utkface.read_split(sources.utkface, 0)
         detector = stills_detector(utkface.MIN_FACE)
-        cut, rows = cut_all([p.path for p in portraits], lambda image: locate(image, detector), size, margin)
+        cut, rows = crop_all([p.path for p in portraits], lambda image: detect_face(image, detector), size, margin)
         pairs = lfw.read_pairs(sources.pairs)
         names = sorted({name for pair in pairs for name in (pair.first, pair.second)})
         people, found = _lfw_crops(sources.lfw, names, size, margin)
         return cls(
             size,
             split,
-            first_labels(sources.first, split.images),
+            fer2013_labels(sources.first, split.images),
             [portraits[i] for i in rows],
             pairs,
             names,
             {
-                "ferplus": np.stack([crop(image, face, size, margin) for image, face in faces]),
+                "ferplus": np.stack([align_face(image, face, size, margin) for image, face in faces]),
                 "utkface": np.stack(cut),
                 "lfw": people,
             },
@@ -95,7 +95,7 @@ class Tests:
         """
         if tuple(model.card["expressions"]) != CLASSES:
             raise ValueError(f"{model.identity.name} has other expressions than FER+; measure one of its eight")
-        network = FaceNetwork(model.session, model.card)
+        network = FaceModel(model.session, model.card)
         crops = self.crops
         people = network(crops["lfw"])
         figures = {"FER+ PrivateTest": on_votes(network(crops["ferplus"]).expression, self.ferplus)}
@@ -117,16 +117,16 @@ class Tests:
         return {**figures, **self.expressions.measure(model)}
 
 
-def first_scores(model: registry.Model, crops: Image) -> Floats:
+def first_scores(model: registry.Model, crops: Image) -> FloatArray:
     """(n, 7) probabilities by the network's output for the first labels."""
     parts = [
-        model.session.run([FIRST], {"crops": scaled(crops[i : i + BATCH], model.card)})[0]
+        model.session.run([FIRST], {"crops": preprocess(crops[i : i + BATCH], model.card)})[0]
         for i in range(0, len(crops), BATCH)
     ]
     return np.concatenate(parts)
 
 
-def on_votes(expression: Floats, split: FerPlus) -> dict[str, Any]:
+def on_votes(expression: FloatArray, split: FerPlus) -> dict[str, Any]:
     """Against the most voted class: accuracy on all pictures and on those with a majority, and recall.
 
     Args:
@@ -140,7 +140,7 @@ def on_votes(expression: Floats, split: FerPlus) -> dict[str, Any]:
         return {
             "accuracy_all": right.mean(),
             "accuracy_majority": right[clear].mean() if clear.any() else 0.0,
-            "mean_recall": summary(confusion(labels[rows], answers[rows], len(CLASSES)))["uar"],
+            "mean_recall": macro_scores(confusion(labels[rows], answers[rows], len(CLASSES)))["uar"],
         }
 
     return {
@@ -151,25 +151,25 @@ def on_votes(expression: Floats, split: FerPlus) -> dict[str, Any]:
     }
 
 
-def on_first_labels(scores: Floats, first: Rows) -> dict[str, Any]:
+def on_first_labels(scores: FloatArray, first: Rows) -> dict[str, Any]:
     """Against the labels of FER2013 before the votes, seven classes.
 
     Args:
-        scores: (n, 7) probabilities in the order of `FIRST_CLASSES`.
+        scores: (n, 7) probabilities in the order of `FER2013_CLASSES`.
         first: (n,) numbers of `CLASSES`, -1 where unknown.
     """
     known = first >= 0
-    answers = np.array([CLASSES.index(name) for name in FIRST_CLASSES])[scores[known].argmax(axis=1)]
+    answers = np.array([CLASSES.index(name) for name in FER2013_CLASSES])[scores[known].argmax(axis=1)]
     labels = first[known]
 
     def measure(rows: Rows) -> dict[str, float]:
-        told = summary(confusion(labels[rows], answers[rows], len(CLASSES)))
+        told = macro_scores(confusion(labels[rows], answers[rows], len(CLASSES)))
         return {"accuracy": told["accuracy"], "mean_recall": told["uar"]}
 
     return {**bootstrap(len(labels), measure), "recall": _recall(labels, answers), "images": len(labels)}
 
 
-def on_utkface(scores: FaceScores, portraits: list[Portrait], male_from: float) -> dict[str, Any]:
+def on_utkface(scores: FaceOutputs, portraits: list[Portrait], male_from: float) -> dict[str, Any]:
     """Mean absolute error of age in years, accuracy of gender and of ethnicity."""
     error = np.abs(scores.age - np.array([p.age for p in portraits], np.float32))
     gender = (scores.gender >= male_from) == np.array([p.gender == 0 for p in portraits])
@@ -185,7 +185,7 @@ def on_utkface(scores: FaceScores, portraits: list[Portrait], male_from: float) 
     return {**figures, "images": len(portraits)}
 
 
-def on_lfw(identity: Floats, names: list[str], pairs: list[lfw.Pair]) -> dict[str, Any]:
+def on_lfw(identity: FloatArray, names: list[str], pairs: list[lfw.Pair]) -> dict[str, Any]:
     """Share of the pairs that the cosine of their vectors answers rightly, the threshold chosen on the other folds.
 
     Args:
@@ -214,7 +214,7 @@ def _lfw_crops(folder: Path, names: list[str], size: int, margin: float = MARGIN
         found.append(bool(faces))
         return _middle(image, faces) or _typical(image)
 
-    crops, _ = cut_all([paths[name] for name in names], middle, size, margin)
+    crops, _ = crop_all([paths[name] for name in names], middle, size, margin)
     return np.stack(crops), sum(found) / len(names)
 
 
@@ -238,5 +238,5 @@ def _typical(image: Image) -> Face:
 
 def _recall(labels: Rows, answers: Rows) -> dict[str, float]:
     """Of the classes that occur."""
-    each = scores(confusion(labels, answers, len(CLASSES)))["recall"]
+    each = per_class_scores(confusion(labels, answers, len(CLASSES)))["recall"]
     return {CLASSES[c]: round(float(each[c]), 4) for c in np.unique(labels)}

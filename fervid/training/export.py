@@ -16,17 +16,17 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from fervid.analysis.align import MARGIN
-from fervid.analysis.face_model import BATCH, scaled
-from fervid.core.records import Floats
-from fervid.learn.metrics import confusion, summary
+from fervid.analysis.face_model import BATCH, preprocess
+from fervid.core.records import FloatArray
+from fervid.learn.metrics import confusion, macro_scores
 from fervid.models import registry
 from fervid.training import augment, faces
 from fervid.training.batches import FIRST_INDEX, RAREST
 from fervid.training.card import save_with_card
 from fervid.training.evaluate import Tests
-from fervid.training.faces import Sources
+from fervid.training.faces import DatasetPaths
 from fervid.training.ferplus import CLASSES
-from fervid.training.network import ETHNICITIES, FIRST_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
+from fervid.training.network import ETHNICITIES, FER2013_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
 from fervid.training.predict import load, predict
 from fervid.training.trace import traced
 
@@ -77,7 +77,7 @@ def card(name: str, network: FaceNetwork, size: int) -> dict[str, Any]:
         **shape(name, size),
         "embedding": network.width,
         "expressions": list(CLASSES),
-        "fer2013": list(FIRST_CLASSES),
+        "fer2013": list(FER2013_CLASSES),
         "genders": {"male": 0.5, "female": 0.0},
         "ethnicities": list(ETHNICITIES),
         "identity": IDENTITY,
@@ -113,11 +113,11 @@ def to_onnx(network: FaceNetwork, size: int) -> onnx.ModelProto:
 
 def differences(network: FaceNetwork, path: Path, crops: NDArray[np.uint8]) -> dict[str, float]:
     """Largest difference of each output from torch, over several batch sizes of real crops (n, s, s, 3)."""
-    loaded = registry.load(str(path), "network")
+    loaded = registry.load_model(str(path), "network")
     reference = _Probabilities(network).eval()
     largest = dict.fromkeys(OUTPUTS, 0.0)
     for batch in (1, 2, BATCH + 1):
-        pictures = scaled(crops[:batch], loaded.card)
+        pictures = preprocess(crops[:batch], loaded.card)
         with torch.no_grad():
             expected = reference(torch.from_numpy(pictures))
         given = loaded.session.run(list(OUTPUTS), {"crops": pictures})
@@ -150,10 +150,10 @@ def save(network: FaceNetwork, about: Mapping[str, Any], path: Path, crops: NDAr
 
 
 class _Faces(CalibrationDataReader):
-    def __init__(self, pictures: Iterator[Floats]) -> None:
+    def __init__(self, pictures: Iterator[FloatArray]) -> None:
         self.pictures = pictures
 
-    def get_next(self) -> dict[str, Floats] | None:
+    def get_next(self) -> dict[str, FloatArray] | None:
         batch = next(self.pictures, None)
         return None if batch is None else {"crops": batch}
 
@@ -167,7 +167,7 @@ def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: ND
     Returns:
         The SHA-256 of the file.
     """
-    batches = (scaled(crops[i : i + BATCH], about) for i in range(0, len(crops), BATCH))
+    batches = (preprocess(crops[i : i + BATCH], about) for i in range(0, len(crops), BATCH))
     with tempfile.TemporaryDirectory() as folder:
         prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
@@ -189,7 +189,7 @@ def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: ND
 
 
 def export(
-    run: Path, sources: Sources, cache: Path, output: Path, tests: Tests | None = None
+    run: Path, sources: DatasetPaths, cache: Path, output: Path, tests: Tests | None = None
 ) -> dict[str, dict[str, Any]]:
     """Write a fitted network as `output` in int8 and beside it as NAME-fp32 in float32, both measured.
 
@@ -227,7 +227,7 @@ def export(
     moved = shift(network.expression, judged, prior)
     first, labelled = (part.first[part.first >= 0] for part in (voted, valid)), valid.first >= 0
     counted, labels = (FIRST_INDEX[labels] for labels in first)
-    counts = np.bincount(counted, minlength=len(FIRST_CLASSES)) / max(len(counted), 1)
+    counts = np.bincount(counted, minlength=len(FER2013_CLASSES)) / max(len(counted), 1)
     moved_first = shift(network.first, [(heads["first"][labelled], labels)], counts.astype(np.float32))
 
     tests = tests or Tests.read(sources, recipe.size)
@@ -246,7 +246,7 @@ def export(
         """Write a file, measure it, and put the figures into its card."""
         described = {**card(path.stem, network, recipe.size), **about}
         write(described)
-        figures[path.stem] = tests.measure(registry.load(str(path), "network", 2))
+        figures[path.stem] = tests.measure(registry.load_model(str(path), "network", 2))
         return save_with_card(onnx.load(path), {**described, "figures": figures[path.stem]}, path)
 
     sha256 = measured(full, lambda described: save(network, described, full, crops))
@@ -255,7 +255,7 @@ def export(
     return figures
 
 
-def shift(layer: nn.Linear, sets: Sequence[tuple[Floats, NDArray[np.int64]]], prior: Floats) -> float:
+def shift(layer: nn.Linear, sets: Sequence[tuple[FloatArray, NDArray[np.int64]]], prior: FloatArray) -> float:
     """Move the logits of a head along the logarithm of the class prior to where validation is best.
 
     Best is the highest sum of accuracy and mean recall, on average over the sets; what the training recipe took off is
@@ -276,7 +276,7 @@ def shift(layer: nn.Linear, sets: Sequence[tuple[Floats, NDArray[np.int64]]], pr
         tables = (
             confusion(labels, (logits + factor * direction).argmax(axis=1), len(prior)) for logits, labels in sets
         )
-        figures = [summary(table) for table in tables]
+        figures = [macro_scores(table) for table in tables]
         return float(np.mean([found["accuracy"] + found["uar"] for found in figures]))
 
     best = max(SHIFTS, key=lambda factor: (worth(factor), -abs(factor)))

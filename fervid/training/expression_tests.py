@@ -15,16 +15,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fervid.analysis.align import MARGIN, crop
+from fervid.analysis.align import MARGIN, align_face
 from fervid.analysis.extractor import Extractor, Options
-from fervid.analysis.face_model import FaceNetwork
-from fervid.core.records import Floats, Image
-from fervid.learn.feature_table import pooled
-from fervid.learn.metrics import Rows, bootstrap, confusion, scores, summary
+from fervid.analysis.face_model import FaceModel
+from fervid.core.records import FloatArray, Image
+from fervid.learn.feature_table import compute_clip_features
+from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_class_scores
 from fervid.models import registry
 from fervid.training import augment, expression_sets
-from fervid.training.faces import MIN_CLOSE_FACE, MIN_FRAME_FACE, Sources, cut_all, largest_face
-from fervid.training.ferplus import CLASSES, locate, median_face, stills_detector
+from fervid.training.faces import MIN_CLOSE_FACE, MIN_FRAME_FACE, DatasetPaths, crop_all, largest_face
+from fervid.training.ferplus import CLASSES, detect_face, median_face, stills_detector
 
 STYLES: Mapping[str, Callable[[Image], Image]] = {
     "grey": augment.to_grey,
@@ -68,7 +68,7 @@ class ExpressionTests:
     actors: Sequence[str]
 
     @classmethod
-    def read(cls, sources: Sources, size: int, margin: float = MARGIN) -> ExpressionTests:
+    def read(cls, sources: DatasetPaths, size: int, margin: float = MARGIN) -> ExpressionTests:
         """Read the sets and cut their faces, with the margin that the network is used to.
 
         Raises:
@@ -77,7 +77,7 @@ class ExpressionTests:
         """
         paths, labels = expression_sets.list_rafdb(sources.rafdb, "test")
         stills, still_labels = expression_sets.list_sfew(sources.sfew)
-        cut, rows = cut_all(stills, largest_face(MIN_FRAME_FACE), size, margin)
+        cut, rows = crop_all(stills, largest_face(MIN_FRAME_FACE), size, margin)
         sfew = LabelledCrops(np.stack(cut), still_labels[rows], len(rows) / len(stills))
         return cls(_cut_close_faces(paths, labels, size, margin), sfew, *expression_sets.list_javased(sources.javased))
 
@@ -87,7 +87,7 @@ class ExpressionTests:
         Args:
             model: A face network with the classes of FER+.
         """
-        network = FaceNetwork(model.session, model.card)
+        network = FaceModel(model.session, model.card)
         figures = {
             "RAF-DB test": {
                 **measure_expressions(network(self.rafdb.crops).expression, self.rafdb.labels),
@@ -109,11 +109,11 @@ class ExpressionTests:
 
     def _measure_clips(self, model: registry.Model) -> dict[str, Any]:
         """By the mean of the logits over the frames of a clip; a clip without a face counts as wrong."""
-        detector = registry.load(registry.DEFAULTS["detector"], "detector", 1)
+        detector = registry.load_model(registry.DEFAULTS["detector"], "detector", 1)
         extractor = Extractor(detector, model, Options(), cv2.getNumberOfCPUs())
         logits = np.full((len(self.clips), len(CLASSES)), np.nan, np.float32)
         for i, path in enumerate(self.clips):
-            if (features := pooled(path, extractor, (1,))[1]) is not None:
+            if (features := compute_clip_features(path, extractor, (1,))[1]) is not None:
                 logits[i] = features.statistics["logit.mean"]
         seen = np.isfinite(logits).all(axis=1)
         groups = np.unique(np.array(self.actors)[seen], return_inverse=True)[1]
@@ -123,7 +123,7 @@ class ExpressionTests:
         }
 
 
-def measure_expressions(answers: Floats, labels: Rows, groups: Rows | None = None) -> dict[str, Any]:
+def measure_expressions(answers: FloatArray, labels: Rows, groups: Rows | None = None) -> dict[str, Any]:
     """Accuracy, mean recall, and the recall of each class, of answers among all classes.
 
     Args:
@@ -134,15 +134,15 @@ def measure_expressions(answers: Floats, labels: Rows, groups: Rows | None = Non
     predicted = answers.argmax(axis=1)
 
     def measure(rows: Rows) -> dict[str, float]:
-        found = summary(confusion(labels[rows], predicted[rows], len(CLASSES)))
+        found = macro_scores(confusion(labels[rows], predicted[rows], len(CLASSES)))
         return {"accuracy": found["accuracy"], "mean_recall": found["uar"]}
 
     own = np.unique(labels)
     among_own = own[answers[:, own].argmax(axis=1)]
-    recall = scores(confusion(labels, predicted, len(CLASSES)))["recall"]
+    recall = per_class_scores(confusion(labels, predicted, len(CLASSES)))["recall"]
     return {
         **bootstrap(len(labels), measure, groups),
-        "mean_recall_among_own": round(summary(confusion(labels, among_own, len(CLASSES)))["uar"], 4),
+        "mean_recall_among_own": round(macro_scores(confusion(labels, among_own, len(CLASSES)))["uar"], 4),
         "recall": {CLASSES[c]: round(float(recall[c]), 4) for c in own},
         "images": len(labels),
     }
@@ -155,7 +155,7 @@ def _cut_close_faces(paths: Sequence[Path], labels: Rows, size: int, margin: flo
     if damaged := [str(path) for path, image in zip(paths, images, strict=True) if image is None]:
         raise ValueError(f"{len(damaged)} images are damaged, copy them again; the first: {', '.join(damaged[:3])}")
     whole = [np.asarray(image, np.uint8) for image in images]
-    faces = [locate(image, detector) for image in whole]
+    faces = [detect_face(image, detector) for image in whole]
     usual = median_face([face for face in faces if face is not None])
-    cut = [crop(image, face or usual, size, margin) for image, face in zip(whole, faces, strict=True)]
+    cut = [align_face(image, face or usual, size, margin) for image, face in zip(whole, faces, strict=True)]
     return LabelledCrops(np.stack(cut), labels, sum(face is not None for face in faces) / len(paths))

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from fervid.analysis import align
 from fervid.analysis.detector import Detector
-from fervid.core.array_cache import columns, digest, kept
-from fervid.core.records import Face, Floats, Image
+from fervid.core.array_cache import dataclass_arrays, digest, load_or_compute
+from fervid.core.records import Face, FloatArray, Image
 from fervid.models import registry
 from fervid.training import celeba, expression_sets, ferplus, utkface
 from fervid.training.duplicates import find_duplicates
@@ -28,7 +28,7 @@ from fervid.training.ferplus import CLASSES
 
 SIDE = 144
 MARGIN = 0.3  # on each side of the box, as a share of its longer side
-INNER = (1 + 2 * align.MARGIN) / (1 + 2 * MARGIN)
+CROP_FRACTION = (1 + 2 * align.MARGIN) / (1 + 2 * MARGIN)
 """Share of a cached crop's side that inference sees of it."""
 PHOTO_SIDE = 512  # more would only cost time
 MIN_CLOSE_FACE = 30  # pixels, in images of about 100 that a face fills
@@ -37,7 +37,7 @@ UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Faces:
+class FaceDataset:
     """n faces, each with the labels that are known of it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Faces:
     """
 
     crops: NDArray[np.uint8]
-    votes: Floats
+    votes: FloatArray
     first: NDArray[np.int64]
     age: NDArray[np.int64]
     gender: NDArray[np.int64]
@@ -63,12 +63,12 @@ class Faces:
     def __len__(self) -> int:
         return len(self.crops)
 
-    def __getitem__(self, rows: slice | NDArray[np.bool_]) -> Faces:
+    def __getitem__(self, rows: slice | NDArray[np.bool_]) -> FaceDataset:
         """Some of them."""
-        return Faces(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return FaceDataset(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @classmethod
-    def of(cls, crops: Sequence[Image], **labels: NDArray[np.generic]) -> Faces:
+    def of(cls, crops: Sequence[Image], **labels: NDArray[np.generic]) -> FaceDataset:
         """Faces of which only the named labels are known."""
         count = len(crops)
         columns = {name: labels.get(name, np.full(count, UNKNOWN)) for name in cls.__slots__[2:]}
@@ -78,18 +78,18 @@ class Faces:
         )
 
     @classmethod
-    def union(cls, parts: Iterable[Faces]) -> Faces:
+    def union(cls, parts: Iterable[FaceDataset]) -> FaceDataset:
         """All faces of the parts, in their order."""
         sets = list(parts)
         return cls(*(np.concatenate([getattr(part, field.name) for part in sets]) for field in fields(cls)))
 
     def digest(self) -> str:
         """SHA-256 of pixels and labels."""
-        return digest(columns(self))
+        return digest(dataclass_arrays(self))
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class DatasetPaths:
     """Where the data sets lie, each in its folder below one root; models/README.md says how they come there."""
 
     root: Path
@@ -169,7 +169,7 @@ class Sources:
         return self.root / "lfwpairs" / "data" / "pairs.txt"
 
 
-def read_ferplus(folder: Path, first: Path, split: str, cache: Path) -> Faces:
+def read_ferplus(folder: Path, first: Path, split: str, cache: Path) -> FaceDataset:
     """A split of FER+ with its votes and first labels.
 
     Args:
@@ -179,22 +179,24 @@ def read_ferplus(folder: Path, first: Path, split: str, cache: Path) -> Faces:
         cache: Folder for what was cut.
     """
 
-    def cut() -> Faces:
+    def cut() -> FaceDataset:
         found = ferplus.read_split(folder, split, ferplus.stills_detector())
-        crops = [align.crop(image, face, SIDE, MARGIN) for image, face in zip(found.images, found.faces, strict=True)]
-        return Faces.of(crops, votes=found.votes, first=ferplus.first_labels(first, found.images))
+        crops = [
+            align.align_face(image, face, SIDE, MARGIN) for image, face in zip(found.images, found.faces, strict=True)
+        ]
+        return FaceDataset.of(crops, votes=found.votes, first=ferplus.fer2013_labels(first, found.images))
 
     return _kept(cache, f"ferplus-{split}", [*_listed(folder), *_listed(first)], cut)
 
 
-def read_utkface(folder: Path, split: int, cache: Path) -> Faces:
+def read_utkface(folder: Path, split: int, cache: Path) -> FaceDataset:
     """A split of UTKFace: age, gender and ethnicity. See `fervid.training.utkface`."""
 
-    def cut() -> Faces:
+    def cut() -> FaceDataset:
         portraits = utkface.read_split(folder, split)
         detector = ferplus.stills_detector(utkface.MIN_FACE)
-        crops, rows = cut_all([p.path for p in portraits], lambda image: ferplus.locate(image, detector))
-        return Faces.of(
+        crops, rows = crop_all([p.path for p in portraits], lambda image: ferplus.detect_face(image, detector))
+        return FaceDataset.of(
             crops,
             age=np.array([portraits[i].age for i in rows]),
             gender=np.array([portraits[i].gender for i in rows]),
@@ -204,14 +206,14 @@ def read_utkface(folder: Path, split: int, cache: Path) -> Faces:
     return _kept(cache, f"utkface-{split}", _listed(folder), cut)
 
 
-def read_celeba(folder: Path, cache: Path) -> Faces:
+def read_celeba(folder: Path, cache: Path) -> FaceDataset:
     """Photographs of known people, the largest face of each. See `fervid.training.celeba`."""
 
-    def cut() -> Faces:
+    def cut() -> FaceDataset:
         photos = celeba.read(folder)
-        crops, rows = cut_all([photo.path for photo in photos], largest_face(PHOTO_SIDE // 10))
+        crops, rows = crop_all([photo.path for photo in photos], largest_face(PHOTO_SIDE // 10))
         numbers = np.unique([photo.person for photo in photos], return_inverse=True)[1]
-        return Faces.of(crops, person=numbers[rows])
+        return FaceDataset.of(crops, person=numbers[rows])
 
     return _kept(cache, "celeba", _listed(folder), cut)
 
@@ -225,11 +227,11 @@ class ExpressionSet:
         has: (8,) whether the set has a class.
     """
 
-    faces: Faces
+    faces: FaceDataset
     has: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, known: Faces) -> ExpressionSet:
+    def of(cls, known: FaceDataset) -> ExpressionSet:
         """A set that has the classes that occur in the votes."""
         return cls(known, np.asarray(known.votes.any(axis=0)))
 
@@ -238,7 +240,7 @@ EXPRESSION_SETS = ("rafdb", "affectnet")
 """The sets beside FER+; `affectnet` is four classes of AffectNet and contempt from a set of the same look."""
 
 
-def read_expressions(sources: Sources, name: str, split: str, cache: Path) -> ExpressionSet:
+def read_expressions(sources: DatasetPaths, name: str, split: str, cache: Path) -> ExpressionSet:
     """One of `EXPRESSION_SETS`; images in which no face is found are left out, but for those of a test.
 
     Args:
@@ -255,38 +257,38 @@ def read_expressions(sources: Sources, name: str, split: str, cache: Path) -> Ex
         raise ValueError(f"there is no set of expressions {name!r}; there are {', '.join(EXPRESSION_SETS)}")
     folders = [sources.rafdb] if name == "rafdb" else [sources.affectnet, sources.contempt]
 
-    def cut() -> Faces:
+    def cut() -> FaceDataset:
         if name == "rafdb":
             paths, labels = expression_sets.list_rafdb(sources.rafdb, split)
         else:
             paths, labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, split)
         detector = ferplus.stills_detector(MIN_CLOSE_FACE)
         side = expression_sets.AFFECTNET_SIZE if name == "affectnet" else PHOTO_SIDE
-        crops, rows = cut_all(paths, lambda image: ferplus.locate(image, detector), longest=side)
-        return Faces.of(crops, votes=expression_sets.to_votes(labels[rows]))
+        crops, rows = crop_all(paths, lambda image: ferplus.detect_face(image, detector), longest=side)
+        return FaceDataset.of(crops, votes=expression_sets.to_votes(labels[rows]))
 
     return ExpressionSet.of(_kept(cache, f"{name}-{split}", [f for folder in folders for f in _listed(folder)], cut))
 
 
-def read_frames(sources: Sources, cache: Path) -> Faces:
+def read_frames(sources: DatasetPaths, cache: Path) -> FaceDataset:
     """The largest face of each film frame of KERC 2020, training part, without its ratings."""
 
-    def cut() -> Faces:
-        crops, _ = cut_all(sorted(folder.glob("*.jpg")), largest_face(MIN_FRAME_FACE))
-        return Faces.of(crops)
+    def cut() -> FaceDataset:
+        crops, _ = crop_all(sorted(folder.glob("*.jpg")), largest_face(MIN_FRAME_FACE))
+        return FaceDataset.of(crops)
 
     folder = sources.kerc / "frame_img"
     return _kept(cache, "kerc-frames", _listed(folder), cut)
 
 
-def read_test_crops(sources: Sources, cache: Path) -> Image:
+def read_test_crops(sources: DatasetPaths, cache: Path) -> Image:
     """Faces (n, SIDE, SIDE, 3) of RAF-DB's test, SFEW, and what FER+ is validated and tested on."""
     rafdb = read_expressions(sources, "rafdb", "test", cache).faces
 
-    def cut() -> Faces:
+    def cut() -> FaceDataset:
         paths, labels = expression_sets.list_sfew(sources.sfew)
-        crops, rows = cut_all(paths, largest_face(MIN_FRAME_FACE))
-        return Faces.of(crops, votes=expression_sets.to_votes(labels[rows]))
+        crops, rows = crop_all(paths, largest_face(MIN_FRAME_FACE))
+        return FaceDataset.of(crops, votes=expression_sets.to_votes(labels[rows]))
 
     sfew = _kept(cache, "sfew", _listed(sources.sfew), cut)
     ferplus_sets = [
@@ -295,7 +297,7 @@ def read_test_crops(sources: Sources, cache: Path) -> Image:
     return np.concatenate([known.crops for known in (rafdb, sfew, *ferplus_sets)])
 
 
-def is_unseen(known: Faces, tests: Image, name: str) -> NDArray[np.bool_]:
+def is_unseen(known: FaceDataset, tests: Image, name: str) -> NDArray[np.bool_]:
     """(n,) whether a face is no copy of a test face; how many are is printed."""
     copies = find_duplicates(known.crops, tests) >= 0
     print(f"{name}: {copies.sum()} of {len(known)} faces are copies of test faces and are left out", flush=True)
@@ -304,12 +306,12 @@ def is_unseen(known: Faces, tests: Image, name: str) -> NDArray[np.bool_]:
 
 def largest_face(min_face: int) -> Callable[[Image], Face | None]:
     """A function that finds the largest face of an image, of at least that many pixels, or None."""
-    loaded = registry.load(registry.DEFAULTS["detector"], "detector")
+    loaded = registry.load_model(registry.DEFAULTS["detector"], "detector")
     detector = Detector(loaded.session, loaded.card, min_face)
     return lambda image: max(detector(image), key=lambda face: face.area, default=None)
 
 
-def cut_all(
+def crop_all(
     paths: Sequence[Path],
     locate: Callable[[Image], Face | None],
     side: int = SIDE,
@@ -336,7 +338,7 @@ def cut_all(
             return False, None
         image = _shrunk(np.asarray(picture, np.uint8), longest)
         face = locate(image)
-        return True, None if face is None else align.crop(image, face, side, margin)
+        return True, None if face is None else align.align_face(image, face, side, margin)
 
     with ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
         found = list(pool.map(cut, paths))
@@ -370,7 +372,7 @@ def _listed(folder: Path) -> list[tuple[str, int]]:
     return files
 
 
-def _kept(cache: Path, name: str, files: Sequence[tuple[str, int]], cut: Callable[[], Faces]) -> Faces:
+def _kept(cache: Path, name: str, files: Sequence[tuple[str, int]], cut: Callable[[], FaceDataset]) -> FaceDataset:
     detector = registry.manifest()[registry.DEFAULTS["detector"]]["sha256"]
     key = hashlib.sha256(repr((files, detector, SIDE, MARGIN)).encode()).hexdigest()[:16]
-    return Faces(**kept(cache / f"{name}-{key}.npz", lambda: columns(cut())))
+    return FaceDataset(**load_or_compute(cache / f"{name}-{key}.npz", lambda: dataclass_arrays(cut())))

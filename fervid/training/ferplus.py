@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid.analysis.detector import Detector
-from fervid.core.records import Face, Floats, Image
+from fervid.core.records import Face, FloatArray, Image
 from fervid.models import registry
 
 CLASSES = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
@@ -52,7 +52,7 @@ class FerPlus:
 
     images: NDArray[np.uint8]
     faces: list[Face]
-    votes: Floats
+    votes: FloatArray
     found: NDArray[np.bool_]
     names: tuple[str, ...]
 
@@ -67,12 +67,12 @@ class FerPlus:
         return np.asarray(self.votes.argmax(axis=1))
 
 
-def read_votes(folder: Path) -> dict[str, dict[str, Floats]]:
+def read_votes(folder: Path) -> dict[str, dict[str, FloatArray]]:
     """Split -> picture name -> votes, cleaned as the FER+ authors do.
 
     Single stray votes count as none; a row whose largest count is "unknown" or "not a face" is left out.
     """
-    splits: dict[str, dict[str, Floats]] = {split: {} for split in SPLITS}
+    splits: dict[str, dict[str, FloatArray]] = {split: {} for split in SPLITS}
     with (folder / "fer2013new.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             counts = np.array([float(row[column]) for column in COLUMNS], np.float32)
@@ -123,7 +123,7 @@ def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
             names.append(name)
 
     with ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
-        found = list(pool.map(lambda image: locate(image, detector), images))
+        found = list(pool.map(lambda image: detect_face(image, detector), images))
     if not any(found):
         raise ValueError(f"no face was found in the {len(found)} pictures of {split}; copy them again")
     typical = median_face([face for face in found if face is not None])
@@ -136,7 +136,7 @@ def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
     )
 
 
-def first_labels(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+def fer2013_labels(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The label in FER2013, before the votes, of each picture: (n,) numbers of `CLASSES`, -1 where no copy is found.
 
     Args:
@@ -172,11 +172,11 @@ def first_labels(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def stills_detector(min_face: int = 6) -> Detector:
     """The shipped detector, set to find the one face of a closely cut picture, at least that many pixels large."""
-    found = registry.load(registry.DEFAULTS["detector"], "detector")
+    found = registry.load_model(registry.DEFAULTS["detector"], "detector")
     return Detector(found.session, {**found.card, "threshold": 0.5}, min_face)
 
 
-def locate(image: Image, detector: Detector) -> Face | None:
+def detect_face(image: Image, detector: Detector) -> Face | None:
     """The main face of a closely cut picture, in its own pixels; None if the detector finds none."""
     border = round(max(image.shape[:2]) * BORDER)
     padded = cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE)

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 from fervid.analysis.extractor import load_extractor
-from fervid.core.records import Floats
+from fervid.core.records import FloatArray
 from fervid.learn import dataset
-from fervid.learn.feature_table import extract
-from fervid.learn.labeled_features import Study, about, looked_at, study
+from fervid.learn.feature_table import extract_features
+from fervid.learn.labeled_features import LabeledFeatures, build_feature_table, feature_provenance, label_features
 from fervid.models import registry
 
 VALENCE = {"happiness": "positive", "neutral": "neutral", "surprise": "neutral"}  # the rest is negative
@@ -25,7 +25,7 @@ def read(
     network: str = registry.DEFAULTS["network"],
     strides: Sequence[int] = (),
     target: str | None = None,
-) -> Study:
+) -> LabeledFeatures:
     """The clips as that network sees them; their people are told apart by face, because the set does not name them.
 
     Args:
@@ -38,13 +38,13 @@ def read(
     Raises:
         DatasetError: Clips are missing or cannot be read, or none shows a face.
     """
-    found = dataset.read(f"kerc2020:{kerc}")
+    found = dataset.load_dataset(f"kerc2020:{kerc}")
     extractor = load_extractor(network=network, threads=1)
-    rows = extract(found.samples, extractor, cache, cv2.getNumberOfCPUs(), strides)
-    return study(found, looked_at(rows, about(extractor)), target=target)
+    rows = extract_features(found.samples, extractor, cache, cv2.getNumberOfCPUs(), strides)
+    return label_features(found, build_feature_table(rows, feature_provenance(extractor)), target=target)
 
 
-def as_valence(known: Study, said: Floats, emotions: Sequence[str]) -> dict[str, Any]:
+def as_valence(known: LabeledFeatures, said: FloatArray, emotions: Sequence[str]) -> dict[str, Any]:
     """How well emotions tell the three classes of valence: the probabilities of those that count as one are added.
 
     Args:

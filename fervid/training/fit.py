@@ -18,26 +18,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fervid.core.records import Floats
-from fervid.learn.metrics import confusion, summary
+from fervid.core.records import FloatArray
+from fervid.learn.metrics import confusion, macro_scores
 from fervid.training import loop, losses, mobilenet, state
-from fervid.training.batches import FIRST_INDEX, Batches, Data
-from fervid.training.faces import Faces
+from fervid.training.batches import FIRST_INDEX, BatchSampler, TrainingSets
+from fervid.training.faces import FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.losses import Targets
 from fervid.training.network import IDENTITY, FaceNetwork, build, load_exported, load_pretrained
 from fervid.training.predict import EXPORTED, predict
-from fervid.training.recipe import Recipe
+from fervid.training.recipe import TrainConfig
 
 CHECK_EVERY = 500  # steps
 RIDGE = 0.1  # of the mean variance of an embedding's values
 
 
-class Fit:
+class Trainer:
     """A network on its way: weights, their moving average, the optimiser and the step."""
 
     def __init__(
-        self, recipe: Recipe, network: FaceNetwork, data: Data, earlier: Mapping[str, Any] | None = None
+        self, recipe: TrainConfig, network: FaceNetwork, data: TrainingSets, earlier: Mapping[str, Any] | None = None
     ) -> None:
         """Begin at step 0 with the weights of `network`.
 
@@ -68,7 +68,7 @@ class Fit:
             weight_decay=recipe.decay,
             fused=True,
         )
-        self.batches = Batches(recipe, data)
+        self.batches = BatchSampler(recipe, data)
         self.adjustments = self.batches.adjustments()
         self.teacher = self.average if recipe.teacher == "average" else copy.deepcopy(self.average)
         self.answers = _Prior(len(CLASSES))
@@ -87,10 +87,10 @@ class Fit:
     def run(self, path: Path) -> Iterator[dict[str, Any]]:
         """Train to the last step, keep the state in `path`, and tell every `CHECK_EVERY` steps how it stands."""
         losses_, began = [], time.monotonic()
-        for batch in loop.batches(self.batches, self.step, self.recipe.steps):
+        for batch in loop.prefetch_batches(self.batches, self.step, self.recipe.steps):
             losses_.append(self.advance(*batch))
             if self.step == self.recipe.steps and self.recipe.weights.distillation:
-                known = Faces.union([self.data.attributes, self.data.people])
+                known = FaceDataset.union([self.data.attributes, self.data.people])
                 fit_identity(self.average, known, self.data.starting, self.recipe.size)
             if self.step % CHECK_EVERY == 0 or self.step == self.recipe.steps:
                 self.save(path)
@@ -119,7 +119,7 @@ class Fit:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.step += 1
-        state.follow(self.average, self.network, recipe.average, self.step)
+        state.update_ema(self.average, self.network, recipe.average, self.step)
         return loss
 
     def _teach(self, weak: Tensor, targets: Targets) -> Targets:
@@ -141,7 +141,7 @@ class Fit:
             embedding = self.network.backbone(pictures)
         heads = self.network.heads(embedding.float())
         kept = self.bridge(heads.embedding)
-        loss = losses.total(heads, kept, self.people.weight, targets, self.recipe.weights, *self.adjustments)
+        loss = losses.multitask_loss(heads, kept, self.people.weight, targets, self.recipe.weights, *self.adjustments)
         loss.backward()
         return float(loss.detach())
 
@@ -162,7 +162,7 @@ class Fit:
         answers, labels = heads["expression"].argmax(axis=1), faces.votes.argmax(axis=1)
         majority, known = faces.votes.max(axis=1) > 0.5, faces.first >= 0
         right, first = answers == labels, FIRST_INDEX[faces.first]
-        told = summary(confusion(labels, answers, len(CLASSES)))
+        told = macro_scores(confusion(labels, answers, len(CLASSES)))
         attributes = self.data.valid_attributes
         found = predict(self.average, attributes, self.recipe.size)
         years = losses.expected_years(torch.from_numpy(found["age"])).numpy()
@@ -181,7 +181,7 @@ class Fit:
         """Accuracy and mean recall on a further set, the answer among all classes."""
         known = self.data.valid_labelled[name].faces
         answers = predict(self.average, known, self.recipe.size)["expression"].argmax(axis=1)
-        scores = summary(confusion(known.votes.argmax(axis=1), answers, len(CLASSES)))
+        scores = macro_scores(confusion(known.votes.argmax(axis=1), answers, len(CLASSES)))
         return {f"{name}_accuracy": scores["accuracy"], f"{name}_mean_recall": scores["uar"]}
 
     def save(self, path: Path) -> None:
@@ -218,7 +218,7 @@ class _Prior(nn.Module):
         self.shares.lerp_(answers.mean(dim=0), 1 - self.KEEP)
 
 
-def fit_identity(network: FaceNetwork, known: Faces, starting: Floats, size: int) -> None:
+def fit_identity(network: FaceNetwork, known: FaceDataset, starting: FloatArray, size: int) -> None:
     """Fit the identity head: what of the embedding tells people apart, as the starting weights see it.
 
     Ridge regression from the network's embeddings to the principal components of the starting ones, both centred.
@@ -250,8 +250,8 @@ class Start(NamedTuple):
     earlier: Mapping[str, Any] | None  # what gave its weights: `about` of a run, or the SHA-256 of a file
 
 
-def start(
-    recipe: Recipe, weights: mobilenet.Weights, earlier: Path | None = None, pretrained: Path | None = None
+def initial_weights(
+    recipe: TrainConfig, weights: mobilenet.TaskWeights, earlier: Path | None = None, pretrained: Path | None = None
 ) -> Start:
     """The network that a run begins with.
 
@@ -280,7 +280,7 @@ def start(
     about, step, tensors = state.read(earlier, "data")
     if (backbone := about["recipe"]["backbone"]) != recipe.backbone:
         raise ValueError(f"{earlier} is a run of {backbone}, not of {recipe.backbone}; begin anew or change the recipe")
-    network.load_state_dict(state.below(tensors, "average"))
+    network.load_state_dict(state.strip_prefix(tensors, "average"))
     return Start(network, {**about, "step": step})
 
 
@@ -289,10 +289,10 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def begin(recipe: Recipe, first: Start, data: Data) -> Fit:
+def make_trainer(recipe: TrainConfig, first: Start, data: TrainingSets) -> Trainer:
     """A run at step 0, which uses up what it begins with; the published weights are normalised on its first batch."""
     folded = first.earlier is None or "exported" in first.earlier
     if folded and isinstance(first.network.backbone, mobilenet.MobileNetV1):
-        pictures, _ = Batches(recipe, data)(0)
-        mobilenet.normalise(first.network.backbone, pictures)
-    return Fit(recipe, first.network, data, first.earlier)
+        pictures, _ = BatchSampler(recipe, data)(0)
+        mobilenet.insert_batch_norm(first.network.backbone, pictures)
+    return Trainer(recipe, first.network, data, first.earlier)

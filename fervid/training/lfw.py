@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.core.records import Floats
+from fervid.core.records import FloatArray
 
 MIN_FACE = 50  # pixels, in pictures of 250
 
@@ -51,7 +51,7 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def accuracy(likeness: Floats, pairs: list[Pair]) -> NDArray[np.bool_]:
+def accuracy(likeness: FloatArray, pairs: list[Pair]) -> NDArray[np.bool_]:
     """(n,) whether each pair is answered rightly, by the threshold that is best on the other folds."""
     same, fold = np.array([p.same for p in pairs]), np.array([p.fold for p in pairs])
     right = np.zeros(len(pairs), bool)

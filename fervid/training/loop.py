@@ -49,7 +49,7 @@ class Schedule:
         return self.rate * min(1.0, (step + 1) / max(self.warmup, 1)) * falling
 
 
-def batches(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
+def prefetch_batches(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
     """The batches of those steps; while one is learned from, a thread makes the next.
 
     Raises:
@@ -99,7 +99,7 @@ def fit(
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.decay, fused=True)
     step = state.restore(path, about, modules, optimiser) if path.exists() else 0
     losses, began = [], time.monotonic()
-    for batch in batches(make, step, schedule.steps):
+    for batch in prefetch_batches(make, step, schedule.steps):
         optimiser.param_groups[0]["lr"] = schedule.learning_rate(step)
         network.train()  # whoever looks at a run between steps may have left it in another mode
         value = loss(batch)
@@ -109,7 +109,7 @@ def fit(
         optimiser.step()
         optimiser.zero_grad()
         step += 1
-        state.follow(average, network, schedule.average, step)
+        state.update_ema(average, network, schedule.average, step)
         losses.append(float(value.detach()))
         if step % every == 0 or step == schedule.steps:
             state.save(path, about, step, modules, optimiser)

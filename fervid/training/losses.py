@@ -18,7 +18,7 @@ ABSENT = -1e4
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class TaskWeights:
     """How much each task counts in the sum; 0 leaves it out."""
 
     expression: float = 2.0
@@ -63,12 +63,12 @@ class Targets:
     taught_adjustment: Tensor | None = None
 
 
-def total(
+def multitask_loss(
     heads: Heads,
     kept: Tensor,
     people: Tensor,
     targets: Targets,
-    weights: Weights,
+    weights: TaskWeights,
     expression: Tensor,
     first: Tensor,
 ) -> Tensor:
@@ -90,17 +90,19 @@ def total(
     male = 1 - targets.gender[sexed].float()
     likeness = functional.normalize(heads.embedding[named]) @ functional.normalize(people).T
     parts = {
-        "expression": lambda: soft(
+        "expression": lambda: soft_cross_entropy(
             heads.expression + (expression if targets.adjustment is None else targets.adjustment), targets.votes
         ),
-        "first": lambda: soft(heads.first + first, targets.first),
-        "age": lambda: soft(heads.age[aged], bell(targets.age[aged], heads.age.shape[1])),
+        "first": lambda: soft_cross_entropy(heads.first + first, targets.first),
+        "age": lambda: soft_cross_entropy(
+            heads.age[aged], gaussian_label_distribution(targets.age[aged], heads.age.shape[1])
+        ),
         "years": lambda: _mean((expected_years(heads.age[aged]) - targets.age[aged]).abs()),
         "gender": lambda: _mean(
             functional.binary_cross_entropy_with_logits(heads.gender[sexed], male, reduction="none")
         ),
         "ethnicity": lambda: _mean(_hard(heads.ethnicity[placed], targets.ethnicity[placed])),
-        "distillation": lambda: distance(kept, targets.starting),
+        "distillation": lambda: cosine_distance(kept, targets.starting),
         "identity": lambda: _mean(_hard(IDENTITY_SCALE * likeness, targets.person[named])),
         "consistency": lambda: _consistency(heads.expression, targets),
     }
@@ -108,7 +110,7 @@ def total(
     return torch.stack(counting).sum()
 
 
-def soft(logits: Tensor, shares: Tensor) -> Tensor:
+def soft_cross_entropy(logits: Tensor, shares: Tensor) -> Tensor:
     """Cross-entropy against shares, over the rows that have any."""
     return -(shares * logits.log_softmax(1)).sum() / shares.sum().clamp(min=1)
 
@@ -117,10 +119,10 @@ def _consistency(logits: Tensor, targets: Targets) -> Tensor:
     """Cross-entropy of the last faces against what the teacher answers; 0 without a teacher."""
     if targets.taught is None or targets.taught_adjustment is None:
         return logits.sum() * 0
-    return soft(logits[len(logits) - len(targets.taught) :] + targets.taught_adjustment, targets.taught)
+    return soft_cross_entropy(logits[len(logits) - len(targets.taught) :] + targets.taught_adjustment, targets.taught)
 
 
-def bell(years: Tensor, classes: int) -> Tensor:
+def gaussian_label_distribution(years: Tensor, classes: int) -> Tensor:
     """Ages (n,) -> shares (n, classes) of the years from 1, spread as a bell (Gao et al., arXiv 1611.01731)."""
     off = torch.arange(1, classes + 1) - years.clamp(1, classes)[:, None]
     return torch.softmax(-(off**2) / (2 * AGE_SPREAD**2), dim=1)
@@ -131,7 +133,7 @@ def expected_years(logits: Tensor) -> Tensor:
     return logits.softmax(1) @ torch.arange(1.0, logits.shape[1] + 1)
 
 
-def distance(embedding: Tensor, starting: Tensor) -> Tensor:
+def cosine_distance(embedding: Tensor, starting: Tensor) -> Tensor:
     """One minus the cosine, over the rows that have a starting embedding."""
     known = starting.square().sum(1) > 0
     return _mean(1 - functional.cosine_similarity(embedding[known], starting[known]))

@@ -3,7 +3,8 @@
 The network is that of Savchenko (arXiv 2103.17107, section 3): MobileNetV1 1.0 (Howard et al., arXiv 1704.04861) on
 224-pixel faces, pre-trained on the identities of VGGFace2; age in 100 classes and gender on a dense layer of 256
 units. The published convolutions come with their batch normalisation folded in; for training it is put back
-(`normalise`), because without it the network learns far slower, and for use it is folded in again (`folded`).
+(`insert_batch_norm`), because without it the network learns far slower, and for use it is folded in again
+(`fold_batch_norm`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ BLOCKS = (
     *((512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
 )  # (channels, stride) of the 13 depthwise-separable blocks
 
-Weights = Mapping[str, NDArray[np.float32]]
+TaskWeights = Mapping[str, NDArray[np.float32]]
 
 
 class _SameConv(nn.Conv2d):
@@ -102,7 +103,7 @@ class MobileNetV1(nn.Module):
         return [layer for layer in self.modules() if isinstance(layer, _Normed)]
 
 
-def normalise(backbone: MobileNetV1, pictures: Tensor) -> None:
+def insert_batch_norm(backbone: MobileNetV1, pictures: Tensor) -> None:
     """Give the batch normalisation something to do without changing what the network says.
 
     Its statistics become those of `pictures` (n, 3, s, s), its factors and offsets what undoes them.
@@ -135,7 +136,7 @@ def freeze_normalisation(backbone: MobileNetV1) -> None:
         layer.frozen = True
 
 
-def folded(backbone: MobileNetV1) -> MobileNetV1:
+def fold_batch_norm(backbone: MobileNetV1) -> MobileNetV1:
     """The same network with its batch normalisation folded into the convolutions, for use only."""
     result = copy.deepcopy(backbone).eval()
     for layer in result.layers():
@@ -145,7 +146,7 @@ def folded(backbone: MobileNetV1) -> MobileNetV1:
     return result
 
 
-def read_tensorflowjs(manifest: Path) -> Weights:
+def read_tensorflowjs(manifest: Path) -> TaskWeights:
     """Every tensor of a TensorFlow.js layers or graph file, by name.
 
     Args:
@@ -160,7 +161,7 @@ def read_tensorflowjs(manifest: Path) -> Weights:
         raise ValueError(f"{manifest} is no manifest of TensorFlow.js weights ({error!r}); fetch it again") from error
 
 
-def _tensors(manifest: Path) -> Weights:
+def _tensors(manifest: Path) -> TaskWeights:
     tensors: dict[str, NDArray[np.float32]] = {}
     for group in json.loads(manifest.read_text())["weightsManifest"]:
         data = b"".join((manifest.parent / name).read_bytes() for name in group["paths"])
@@ -185,7 +186,7 @@ def load_layer(layer: nn.Module, kernel: NDArray[np.float32], bias: NDArray[np.f
     )
 
 
-def load_faceres(backbone: MobileNetV1, weights: Weights) -> None:
+def load_faceres(backbone: MobileNetV1, weights: TaskWeights) -> None:
     """Copy the published weights into `backbone`, whose batch normalisation then only adds their offsets.
 
     TensorFlow's kernels are (h, w, in, out), depthwise ones (h, w, channels, 1); the pointwise and first convolutions
@@ -210,7 +211,7 @@ def load_faceres(backbone: MobileNetV1, weights: Weights) -> None:
         )
 
 
-def load_exported(backbone: MobileNetV1, stored: Weights) -> None:
+def load_exported(backbone: MobileNetV1, stored: TaskWeights) -> None:
     """Copy weights by the names of an exported file into `backbone`, whose normalisation then only adds offsets.
 
     Raises:

@@ -27,7 +27,7 @@ from fervid.training.ferplus import CLASSES, FIRST_FOLDERS
 AGES = 100
 IDENTITY = 128
 ETHNICITIES = ("White", "Black", "Asian", "Indian", "Other")
-FIRST_CLASSES = tuple(FIRST_FOLDERS)
+FER2013_CLASSES = tuple(FIRST_FOLDERS)
 PIXEL_MEAN = (103.939, 116.779, 123.68)  # BGR, of the pictures that the starting weights were trained on
 
 
@@ -59,7 +59,7 @@ class FaceNetwork(nn.Module):
         self.backbone = backbone
         self.width = width
         self.expression = nn.Linear(width, len(CLASSES))
-        self.first = nn.Linear(width, len(FIRST_CLASSES))
+        self.first = nn.Linear(width, len(FER2013_CLASSES))
         self.attributes = nn.Linear(width, 256)
         self.age = nn.Linear(256, AGES)
         self.gender = nn.Linear(256, 1)
@@ -84,7 +84,7 @@ class FaceNetwork(nn.Module):
         )
 
 
-def build(backbone: str, weights: mobilenet.Weights | None = None) -> FaceNetwork:
+def build(backbone: str, weights: mobilenet.TaskWeights | None = None) -> FaceNetwork:
     """A network by the name of its backbone.
 
     Args:
@@ -142,7 +142,7 @@ def load_pretrained(name: str, backbone: nn.Module, path: Path) -> None:
         raise ValueError(f"{path} holds no weights of {name} ({error})") from error
 
 
-def _load(network: FaceNetwork, layers: mobilenet.MobileNetV1, weights: mobilenet.Weights) -> None:
+def _load(network: FaceNetwork, layers: mobilenet.MobileNetV1, weights: mobilenet.TaskWeights) -> None:
     mobilenet.load_faceres(layers, weights)
     for layer, name in ((network.attributes, "feats"), (network.age, "age_pred"), (network.gender, "gender_pred")):
         mobilenet.load_layer(layer, weights[f"{name}/kernel"].T, weights[f"{name}/bias"])
@@ -160,7 +160,7 @@ def _from_timm(name: str) -> FaceNetwork:
     return FaceNetwork(backbone, backbone.num_features)
 
 
-def pixels(crops: np.ndarray) -> Tensor:
+def to_tensor(crops: np.ndarray) -> Tensor:
     """(n, s, s, 3) uint8 RGB -> (n, 3, s, s) float32 BGR, mean subtracted, channels last in memory."""
     scaled = crops[..., ::-1].astype(np.float32) - np.array(PIXEL_MEAN, np.float32)
     return torch.from_numpy(scaled).permute(0, 3, 1, 2)

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from fervid.analysis.align import MARGIN
-from fervid.analysis.face_model import BATCH, scaled
-from fervid.core.array_cache import Arrays, kept
-from fervid.core.records import Floats, Image
+from fervid.analysis.face_model import BATCH, preprocess
+from fervid.core.array_cache import Arrays, load_or_compute
+from fervid.core.records import FloatArray, Image
 from fervid.models import registry
 from fervid.training import augment, losses, mobilenet, state
-from fervid.training.faces import UNKNOWN, Faces
+from fervid.training.faces import UNKNOWN, FaceDataset
 from fervid.training.ferplus import CLASSES
-from fervid.training.network import FIRST_CLASSES, FaceNetwork, Heads, build, pixels
-from fervid.training.recipe import Recipe
+from fervid.training.network import FER2013_CLASSES, FaceNetwork, Heads, build, to_tensor
+from fervid.training.recipe import TrainConfig
 
 STARTING_SIZE = 224
 EXPORTED = ".onnx"
@@ -30,20 +30,20 @@ LEAST = 1e-6  # probability that no logarithm is taken below
 
 
 def predict(
-    network: FaceNetwork, faces: Faces, size: int, batch: int = 64, *, mirrored: bool = False
+    network: FaceNetwork, faces: FaceDataset, size: int, batch: int = 64, *, mirrored: bool = False
 ) -> dict[str, NDArray[np.float32]]:
     """Heads by name, (n, ...) each, of the faces as inference would cut them."""
     parts = []
     for crops in _batches(faces, size, batch, mirrored):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=network.autocast):
-            embedding = network.backbone(pixels(crops))
+            embedding = network.backbone(to_tensor(crops))
         with torch.no_grad():
             parts.append([value.numpy() for value in network.heads(embedding.float())])
     names = Heads._fields
     return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
 
 
-def starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
+def starting(known: FaceDataset, weights: mobilenet.TaskWeights, cache: Path) -> FloatArray:
     """Unit embeddings (n, d) of faces by the starting weights, at the size that those were trained at."""
     key = hashlib.sha256(known.digest().encode())
     for name in sorted(weights):
@@ -53,17 +53,17 @@ def starting(known: Faces, weights: mobilenet.Weights, cache: Path) -> Floats:
         embedding = predict(build("mobilenetv1", weights).eval(), known, STARTING_SIZE)["embedding"]
         return {"embedding": embedding / np.linalg.norm(embedding, axis=1, keepdims=True)}
 
-    return kept(cache / f"starting-{key.hexdigest()[:16]}.npz", embedded)["embedding"]
+    return load_or_compute(cache / f"starting-{key.hexdigest()[:16]}.npz", embedded)["embedding"]
 
 
 class Teacher(NamedTuple):
     """A network whose answers others learn."""
 
     identity: bytes  # what distinguishes it from others
-    answers: Callable[[Faces, bool], Floats]  # n faces or, if so, their mirror images -> (n, 8 + 7) logits
+    answers: Callable[[FaceDataset, bool], FloatArray]  # n faces or, if so, their mirror images -> (n, 8 + 7) logits
 
 
-def taught(known: Faces, teachers: Sequence[Teacher], cache: Path) -> Floats:
+def taught(known: FaceDataset, teachers: Sequence[Teacher], cache: Path) -> FloatArray:
     """What teachers answer on average for faces and their mirror images, as targets for a pupil.
 
     Their answers are smoother than votes and first labels (born-again networks, Furlanello et al., arXiv 1805.04770).
@@ -87,7 +87,7 @@ def taught(known: Faces, teachers: Sequence[Teacher], cache: Path) -> Floats:
         )
         return {"logits": np.asarray(sums / (2 * len(teachers)), np.float32)}
 
-    return kept(cache / f"taught-{key.hexdigest()[:16]}.npz", answered)["logits"]
+    return load_or_compute(cache / f"taught-{key.hexdigest()[:16]}.npz", answered)["logits"]
 
 
 def teacher(name: str) -> Teacher:
@@ -103,36 +103,36 @@ def teacher(name: str) -> Teacher:
     if name not in registry.manifest() and Path(name).is_file() and not name.endswith(EXPORTED):
         recipe, network, _ = load(Path(name))
 
-        def by_run(known: Faces, mirrored: bool) -> Floats:
+        def by_run(known: FaceDataset, mirrored: bool) -> FloatArray:
             heads = predict(network, known, recipe.size, mirrored=mirrored)
             return np.hstack([heads["expression"], heads["first"]])
 
         return Teacher(hashlib.sha256(Path(name).read_bytes()).digest(), by_run)
 
-    model = registry.load(name, "network", THREADS)
-    if [model.card["expressions"], model.card.get("fer2013")] != [list(CLASSES), list(FIRST_CLASSES)]:
+    model = registry.load_model(name, "network", THREADS)
+    if [model.card["expressions"], model.card.get("fer2013")] != [list(CLASSES), list(FER2013_CLASSES)]:
         raise ValueError(f"{name} answers other classes than those of FER+ and FER2013 and cannot teach them")
     if model.card["margin"] != MARGIN:
         raise ValueError(f"{name} wants faces with a margin of {model.card['margin']}, but they are cut with {MARGIN}")
 
-    def by_file(known: Faces, mirrored: bool) -> Floats:
+    def by_file(known: FaceDataset, mirrored: bool) -> FloatArray:
         parts = []
         for crops in _batches(known, model.card["input"]["size"], BATCH, mirrored):
-            shares = model.session.run(["expression", "fer2013"], {"crops": scaled(crops, model.card)})
+            shares = model.session.run(["expression", "fer2013"], {"crops": preprocess(crops, model.card)})
             parts.append(np.log(np.maximum(np.hstack(shares), LEAST)))
         return np.concatenate(parts)
 
     return Teacher(model.identity.sha256.encode(), by_file)
 
 
-def _batches(faces: Faces, size: int, batch: int, mirrored: bool) -> Iterator[Image]:
+def _batches(faces: FaceDataset, size: int, batch: int, mirrored: bool) -> Iterator[Image]:
     """Faces as inference would cut them, some at a time."""
     for start in range(0, len(faces), batch):
         crops = np.stack([augment.frame(crop, size) for crop in faces.crops[start : start + batch]])
         yield np.ascontiguousarray(crops[:, :, ::-1]) if mirrored else crops
 
 
-def filled(known: Faces, run: Path) -> Faces:
+def pseudo_label(known: FaceDataset, run: Path) -> FaceDataset:
     """Faces with every label of the four tasks: those that they lack are what a finished run answers (`joint4`).
 
     Args:
@@ -159,17 +159,17 @@ def filled(known: Faces, run: Path) -> Faces:
     return replace(known, **labels)
 
 
-def load(path: Path) -> tuple[Recipe, FaceNetwork, dict[str, Any]]:
+def load(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
     """What a finished run gave: its recipe, its averaged weights, and all that decided them.
 
     Raises:
-        ValueError: As `state.finished`.
+        ValueError: As `state.load_final_weights`.
     """
-    about, weights = state.finished(path, "data")
-    recipe = Recipe.of(about["recipe"])
+    about, weights = state.load_final_weights(path, "data")
+    recipe = TrainConfig.of(about["recipe"])
     network = build(recipe.backbone)
     network.autocast = recipe.bfloat16
     network.load_state_dict(weights)
     if isinstance(network.backbone, mobilenet.MobileNetV1):
-        network.backbone = mobilenet.folded(network.backbone)
+        network.backbone = mobilenet.fold_batch_norm(network.backbone)
     return recipe, network.eval(), about

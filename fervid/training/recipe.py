@@ -13,7 +13,7 @@ from fervid.training import losses
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TrainConfig:
     """Everything that decides the result beside the data and the starting weights.
 
     Attributes:
@@ -81,11 +81,11 @@ class Recipe:
     teacher: str = "average"
     freeze_normalisation: bool = False
     bfloat16: bool = True
-    weights: losses.Weights = field(default_factory=losses.Weights)
+    weights: losses.TaskWeights = field(default_factory=losses.TaskWeights)
     seed: int = 2021
 
     @classmethod
-    def read(cls, path: Path) -> Recipe:
+    def read(cls, path: Path) -> TrainConfig:
         """Settings from a JSON object; what it does not name stays as it is here.
 
         Raises:
@@ -94,14 +94,14 @@ class Recipe:
         return cls.of(_settings(path))
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Recipe:
+    def of(cls, settings: Mapping[str, Any]) -> TrainConfig:
         """Settings by name, those of the tasks below `weights`."""
         weights = settings.get("weights", {})
         if not isinstance(weights, Mapping):
             raise ValueError(f"weights has the tasks by name, not {weights!r}")
-        _check(settings, asdict(cls()), tasks := asdict(losses.Weights()))
+        _check(settings, asdict(cls()), tasks := asdict(losses.TaskWeights()))
         _check(weights, tasks, {})
-        return cls(**{**settings, "weights": losses.Weights(**weights)})
+        return cls(**{**settings, "weights": losses.TaskWeights(**weights)})
 
     def side(self, step: int) -> int:
         """Side of the training pictures of a step."""
@@ -117,7 +117,7 @@ class Recipe:
 
 
 def checked(path: Path, standard: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from a JSON object, for a recipe with other names than `Recipe`.
+    """Settings from a JSON object, for a recipe with other names than `TrainConfig`.
 
     Args:
         path: The file.

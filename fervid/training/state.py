@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn, optim
 
 
-def follow(average: nn.Module, network: nn.Module, keep: float, step: int) -> None:
+def update_ema(average: nn.Module, network: nn.Module, keep: float, step: int) -> None:
     """Move the running average of a network's weights on; the first steps keep less, so that the start is forgotten."""
     keep = min(keep, (1 + step) / (10 + step))
     with torch.no_grad():
@@ -60,10 +60,10 @@ def restore(path: Path, about: Mapping[str, Any], modules: Mapping[str, nn.Modul
     if differing := _differing(stored, about):
         raise ValueError(f"{path} is of another run: {', '.join(differing)} differ; give another output or remove it")
     for name, module in modules.items():
-        module.load_state_dict(below(tensors, name))
+        module.load_state_dict(strip_prefix(tensors, name))
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in below(tensors, "optimiser").items():
+    for key, value in strip_prefix(tensors, "optimiser").items():
         number, _, name = key.partition("/")
         like = parameters[int(number)]
         if value.shape == like.shape:  # a fused step goes through memory, so both must lie in the same order
@@ -106,7 +106,7 @@ def read(path: Path, data: str | None = None) -> tuple[dict[str, Any], int, dict
     return about, step, tensors
 
 
-def finished(path: Path, data: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_final_weights(path: Path, data: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What decided the result of a run that came to its last step, and its averaged weights.
 
     Args:
@@ -119,9 +119,9 @@ def finished(path: Path, data: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     about, step, tensors = read(path, data)
     if step < (steps := about["recipe"]["steps"]):
         raise ValueError(f"{path} has done {step} of {steps} steps; train it to its end")
-    return about, below(tensors, "average")
+    return about, strip_prefix(tensors, "average")
 
 
-def below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def strip_prefix(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors of one module."""
     return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}

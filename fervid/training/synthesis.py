@@ -21,13 +21,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.analysis.face_model import FaceNetwork
-from fervid.core.array_cache import columns, digest, kept
-from fervid.core.records import FaceScores, Floats, Image
+from fervid.analysis.face_model import FaceModel
+from fervid.core.array_cache import dataclass_arrays, digest, load_or_compute
+from fervid.core.records import FaceOutputs, FloatArray, Image
 from fervid.models import registry
 from fervid.training import augment
-from fervid.training.faces import Faces
-from fervid.training.ferplus import CLASSES, locate, stills_detector
+from fervid.training.faces import FaceDataset
+from fervid.training.ferplus import CLASSES, detect_face, stills_detector
 
 EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 INDEX = np.array([CLASSES.index(name) for name in EXPRESSIONS])
@@ -61,8 +61,8 @@ class Synthetic:
 
     crops: Image
     expression: NDArray[np.int64]
-    landmarks: Floats
-    age: Floats
+    landmarks: FloatArray
+    age: FloatArray
     gender: NDArray[np.int64]
     ethnicity: NDArray[np.int64]
 
@@ -71,7 +71,7 @@ class Synthetic:
 
     def digest(self) -> str:
         """SHA-256 of pixels and labels."""
-        return digest(columns(self))
+        return digest(dataclass_arrays(self))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,28 +79,28 @@ class Located:
     """Faces in which the detector found landmarks, and what the teacher says of each."""
 
     crops: Image
-    landmarks: Floats
-    scores: FaceScores
+    landmarks: FloatArray
+    scores: FaceOutputs
 
     @classmethod
-    def of(cls, faces: Faces, rows: NDArray[np.intp]) -> Located:
+    def of(cls, faces: FaceDataset, rows: NDArray[np.intp]) -> Located:
         """Those rows; a face in which none is found is left out."""
         detector = stills_detector(SMALLEST)
-        found = [(row, face.landmarks) for row in rows if (face := locate(faces.crops[row], detector)) is not None]
+        found = [(row, face.landmarks) for row in rows if (face := detect_face(faces.crops[row], detector)) is not None]
         kept = np.array([row for row, _ in found], np.intp)
         places = np.array([landmarks for _, landmarks in found], np.float32).reshape(-1, 6, 2)
         return cls(faces.crops[kept], places, told(faces.crops[kept]))
 
 
-def told(crops: Image) -> FaceScores:
+def told(crops: Image) -> FaceOutputs:
     """What the teacher says of cached crops."""
-    model = registry.load(TEACHER, "network")
+    model = registry.load_model(TEACHER, "network")
     size = model.card["input"]["size"]
     small = [augment.frame(crop, size) for crop in crops]
-    return FaceNetwork(model.session, model.card)(np.stack(small) if small else np.zeros((0, size, size, 3), np.uint8))
+    return FaceModel(model.session, model.card)(np.stack(small) if small else np.zeros((0, size, size, 3), np.uint8))
 
 
-def read(expressions: Faces, attributes: Faces, each: int, seed: int, cache: Path) -> Synthetic:
+def read(expressions: FaceDataset, attributes: FaceDataset, each: int, seed: int, cache: Path) -> Synthetic:
     """The synthetic training set; it is kept in the folder `cache`.
 
     Args:
@@ -112,10 +112,14 @@ def read(expressions: Faces, attributes: Faces, each: int, seed: int, cache: Pat
     """
     given = (expressions.digest(), attributes.digest(), registry.manifest()[TEACHER]["sha256"], each, seed)
     path = cache / f"synthetic-{hashlib.sha256(repr(given).encode()).hexdigest()[:16]}.npz"
-    return Synthetic(**kept(path, lambda: columns(make(expressions, attributes, each, np.random.default_rng(seed)))))
+    return Synthetic(
+        **load_or_compute(
+            path, lambda: dataclass_arrays(make(expressions, attributes, each, np.random.default_rng(seed)))
+        )
+    )
 
 
-def make(expressions: Faces, attributes: Faces, each: int, rng: np.random.Generator) -> Synthetic:
+def make(expressions: FaceDataset, attributes: FaceDataset, each: int, rng: np.random.Generator) -> Synthetic:
     """So many faces of each expression.
 
     Raises:
@@ -149,7 +153,7 @@ def make(expressions: Faces, attributes: Faces, each: int, rng: np.random.Genera
     )
 
 
-def standing(faces: Faces, number: int) -> NDArray[np.intp]:
+def standing(faces: FaceDataset, number: int) -> NDArray[np.intp]:
     """The faces that stand for an expression of `CLASSES`, by votes and by first label."""
     return np.flatnonzero(faces.votes[:, number] + FIRST * (faces.first == number) > SURE)
 
@@ -159,7 +163,7 @@ def some(rng: np.random.Generator, rows: NDArray[np.intp], count: int) -> NDArra
     return rng.permutation(rows)[:count]
 
 
-def pose(landmarks: Floats) -> Floats:
+def pose(landmarks: FloatArray) -> FloatArray:
     """How heads are held, from landmarks (n, 6, 2): (n, 3).
 
     Roll in radians; how far the nose is beside the middle of the eyes, in distances of these, which grows with the
@@ -179,7 +183,7 @@ def pose(landmarks: Floats) -> Floats:
     ).astype(np.float32)
 
 
-def moved(crop: Image, places: Floats, shown: Located, rng: np.random.Generator) -> Image:
+def moved(crop: Image, places: FloatArray, shown: Located, rng: np.random.Generator) -> Image:
     """An expression on a neutral face, chosen at random among those that are held like it."""
     yaw = pose(shown.landmarks)[:, 1]
     near = np.argsort(np.abs(yaw - pose(places[None])[0, 1]))[: max(len(yaw) // POSED, 1)]
@@ -191,7 +195,7 @@ def moved(crop: Image, places: Floats, shown: Located, rng: np.random.Generator)
     return _lit(transplanted(crop, places, np.mean(laid, axis=0, dtype=np.float32), amount), rng)
 
 
-def transplanted(crop: Image, places: Floats, shown: Floats, amount: float) -> Image:
+def transplanted(crop: Image, places: FloatArray, shown: FloatArray, amount: float) -> Image:
     """The details of another face on this one.
 
     Args:
@@ -209,10 +213,10 @@ def transplanted(crop: Image, places: Floats, shown: Floats, amount: float) -> I
     return np.asarray(np.clip(crop * ((blended + 8) / (own + 8))[..., None], 0, 255), np.uint8)
 
 
-def _likeness(crops: Image, to: Image) -> Floats:
+def _likeness(crops: Image, to: Image) -> FloatArray:
     """(n,) correlation of each face with one, in grey at 16 by 16 pixels."""
 
-    def small(crop: Image) -> Floats:
+    def small(crop: Image) -> FloatArray:
         grey = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (16, 16), interpolation=cv2.INTER_AREA)
         even = grey.ravel().astype(np.float32) - grey.mean(dtype=np.float32)
         return np.asarray(even / (np.linalg.norm(even) + 1e-6))
@@ -220,7 +224,7 @@ def _likeness(crops: Image, to: Image) -> Floats:
     return np.stack([small(crop) for crop in crops]) @ small(to)
 
 
-def _similarity(source: Floats, target: Floats) -> Floats:
+def _similarity(source: FloatArray, target: FloatArray) -> FloatArray:
     """What takes points (n, 2) to others with the least squared error, by turning, scaling and moving: (2, 3)."""
     centre, aim = source.mean(axis=0), target.mean(axis=0)
     (x, y), (u, v) = (source - centre).T, (target - aim).T
@@ -230,14 +234,14 @@ def _similarity(source: Floats, target: Floats) -> Floats:
     return np.column_stack([turn, aim - turn @ centre])
 
 
-def _laid(crop: Image, places: Floats, onto: Floats) -> Floats:
+def _laid(crop: Image, places: FloatArray, onto: FloatArray) -> FloatArray:
     """A face in grey, its landmarks where another's are."""
     grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
     matrix = _similarity(places[RIGID], onto[RIGID])
     return cv2.warpAffine(grey, matrix, grey.shape, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
 
-def _oval(places: Floats, side: int) -> Floats:
+def _oval(places: FloatArray, side: int) -> FloatArray:
     """(side, side) 1 on the face, falling to 0 around it."""
     matrix = _similarity(places[: len(PLACES)], PLACES)
     y, x = np.mgrid[:side, :side].astype(np.float32)
@@ -247,7 +251,7 @@ def _oval(places: Floats, side: int) -> Floats:
     return np.asarray(np.exp(-((beyond / softness) ** 2)), np.float32)
 
 
-def _blended(own: Floats, other: Floats, mask: Floats) -> Floats:
+def _blended(own: FloatArray, other: FloatArray, mask: FloatArray) -> FloatArray:
     """The finer bands of `other` where `mask` is 1, of `own` where it is 0; the coarsest mostly of `own`."""
     bands = []
     for _ in range(BANDS):

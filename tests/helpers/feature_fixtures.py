@@ -14,8 +14,8 @@ import toy_models
 from fervid.analysis.extractor import Extractor, Options
 from fervid.analysis.pooling import STATISTICS
 from fervid.learn.dataset import Dataset, Sample
-from fervid.learn.feature_table import IDENTITY, Table
-from fervid.learn.labeled_features import Study, study
+from fervid.learn.feature_table import IDENTITY, FeatureTable
+from fervid.learn.labeled_features import LabeledFeatures, label_features
 from fervid.models import registry
 
 YELLOW, CYAN, MAGENTA = (255, 255, 0), (0, 255, 255), (255, 0, 255)
@@ -61,8 +61,8 @@ def network(place: Path, **card: Any) -> Path:
 
 def extractor(place: Path, options: Options | None = None, **card: Any) -> Extractor:
     """The two together; `card` is of the network."""
-    found = registry.load(str(detector(place)), "detector")
-    return Extractor(found, registry.load(str(network(place, **card)), "network"), options or Options())
+    found = registry.load_model(str(detector(place)), "detector")
+    return Extractor(found, registry.load_model(str(network(place, **card)), "network"), options or Options())
 
 
 def samples(
@@ -79,7 +79,7 @@ def samples(
 
 def table(
     clips: Sequence[Sample], means: np.ndarray, *, noise: float = 0.1, strides: Sequence[int] = (), seed: int = 0
-) -> Table:
+) -> FeatureTable:
     """Features of clips, three values for each statistic, which lie around those of `means` (n, 3)."""
     rng = np.random.default_rng(seed)
 
@@ -93,12 +93,12 @@ def table(
     people = sorted({str(sample.person) for sample in clips})
     identity = np.eye(len(people), dtype=np.float32)[[people.index(str(sample.person)) for sample in clips]]
     coarse = {stride: statistics() for stride in strides}
-    return Table(tuple(clips), {**statistics(), IDENTITY: identity}, np.full(len(clips), 16), ABOUT, coarse)
+    return FeatureTable(tuple(clips), {**statistics(), IDENTITY: identity}, np.full(len(clips), 16), ABOUT, coarse)
 
 
 def told_apart(
     labels: Sequence[str] = ("calm", "joy"), people: int = 6, each: int = 2, **more: Any
-) -> tuple[tuple[Sample, ...], Table]:
+) -> tuple[tuple[Sample, ...], FeatureTable]:
     """Clips of people who each show every label `each` times; the value of that number is higher in all statistics."""
     rows = [(label, f"p{person}") for person in range(people) for label in labels for _ in range(each)]
     clips = samples([label for label, _ in rows], [person for _, person in rows])
@@ -107,24 +107,30 @@ def told_apart(
 
 def known(
     labels: Sequence[str] = ("calm", "joy"), faceless: Sequence[Sample] = (), target: str | None = None, **more: Any
-) -> Study:
+) -> LabeledFeatures:
     """Those clips with their truth."""
     clips, features = told_apart(labels, **more)
-    return study(Dataset("set", (*clips, *faceless)), replace(features, faceless=tuple(faceless)), target=target)
+    return label_features(
+        Dataset("set", (*clips, *faceless)), replace(features, faceless=tuple(faceless)), target=target
+    )
 
 
-def parted(faceless: Sequence[Sample] = (), held: Sequence[str] = ("val",), **more: Any) -> Study:
+def parted(faceless: Sequence[Sample] = (), held: Sequence[str] = ("val",), **more: Any) -> LabeledFeatures:
     """The same of eight people, the last two of whom are for measuring."""
     clips, features = told_apart(people=8, **more)
     splits = {"p6": held[0], "p7": held[-1]}
     clips = tuple(replace(clip, split=splits.get(clip.person, "train")) for clip in clips)
-    return study(Dataset("set", (*clips, *faceless)), replace(features, samples=clips, faceless=tuple(faceless)))
+    return label_features(
+        Dataset("set", (*clips, *faceless)), replace(features, samples=clips, faceless=tuple(faceless))
+    )
 
 
-def rated(count: int = 30, faceless: Sequence[Sample] = (), **more: Any) -> Study:
+def rated(count: int = 30, faceless: Sequence[Sample] = (), **more: Any) -> LabeledFeatures:
     """Clips of ten people that are the more pleasant, the higher the first value."""
     values = np.linspace(1, 9, count)
     people = [f"p{i % 10}" for i in range(count)]
     clips = samples([None] * count, people, ratings=[{"valence": value} for value in values])
     features = table(clips, (values - 5)[:, None] * [1, 0, 0], **more)
-    return study(Dataset("set", (*clips, *faceless)), replace(features, faceless=tuple(faceless)), target="valence")
+    return label_features(
+        Dataset("set", (*clips, *faceless)), replace(features, faceless=tuple(faceless)), target="valence"
+    )

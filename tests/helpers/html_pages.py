@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from fervid.core.records import Answer, ClipResult, ModelIdentity, Person, Problem, Status, WindowResult
+from fervid.core.records import ClipResult, ErrorInfo, ModelRef, Person, Prediction, Status, WindowResult
 from fervid.learn.metrics import Predictions, evaluate
 
 EVIL = "</script><img src=x onerror=alert(1)>\"' & \u202e {{ 7 * 7 }} 😀 \udcff.mp4"
 """A name of a clip that would like to be more than that."""
-MODELS = {role: ModelIdentity(f"toy-{role}", "0" * 64) for role in ("detector", "network", "classifier")}
+MODELS = {role: ModelRef(f"toy-{role}", "0" * 64) for role in ("detector", "network", "classifier")}
 
 
 def clip(path: str, status: Status = "ok", sure: float = 0.75, labels: Sequence[str] = ("calm", "joy")) -> ClipResult:
     """A record; the first of two labels has that probability."""
-    answer = Answer({labels[0]: sure, labels[1]: 1 - sure}) if status == "ok" else None
+    answer = Prediction({labels[0]: sure, labels[1]: 1 - sure}) if status == "ok" else None
     return ClipResult(
         path,
         status,
@@ -27,7 +27,7 @@ def clip(path: str, status: Status = "ok", sure: float = 0.75, labels: Sequence[
         (Person(0, 1.5, answer),) if answer else (),
         duration_s=None if status == "error" else 2.5,
         models=MODELS,
-        problem=Problem("not_found", f"{path} does not exist") if status in ("error", "skipped") else None,
+        problem=ErrorInfo("not_found", f"{path} does not exist") if status in ("error", "skipped") else None,
     )
 
 

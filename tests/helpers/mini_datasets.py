@@ -17,10 +17,10 @@ from torch.nn import functional
 
 import clips
 from fervid.training import ferplus, mobilenet
-from fervid.training.batches import Data
-from fervid.training.faces import Faces
+from fervid.training.batches import TrainingSets
+from fervid.training.faces import FaceDataset
 from fervid.training.network import FaceNetwork
-from fervid.training.recipe import Recipe
+from fervid.training.recipe import TrainConfig
 
 WIDTH = 6
 
@@ -73,7 +73,7 @@ def still(number: int) -> np.ndarray:
 
 
 def data_sets(root: Path) -> Path:
-    """All data sets in the folders in which `faces.Sources` looks for them; the pictures show the astronaut."""
+    """All data sets in the folders in which `faces.DatasetPaths` looks for them; the pictures show the astronaut."""
     _ferplus(root / "ferplus")
     for name, folder in FIRST.items():
         copy = cv2.resize(still(int(name[3:10])), (96, 96), interpolation=cv2.INTER_CUBIC)
@@ -249,13 +249,13 @@ def network(seed: int = 0) -> FaceNetwork:
     return FaceNetwork(Backbone(), WIDTH)
 
 
-def recipe(**settings: Any) -> Recipe:
+def recipe(**settings: Any) -> TrainConfig:
     """A few steps of small batches."""
     small = {"size": 16, "steps": 6, "head_steps": 0, "warmup": 1, "expressions": 5, "attributes": 3, "people": 2}
-    return Recipe.of({**small, **settings})
+    return TrainConfig.of({**small, **settings})
 
 
-def faces(count: int, seed: int, *known: str) -> Faces:
+def faces(count: int, seed: int, *known: str) -> FaceDataset:
     """Faces of noise with those labels; every class of the votes and of the first labels occurs."""
     chance = np.random.default_rng(seed)
     votes = np.eye(8, dtype=np.float32)[np.arange(count) % 8] * 0.7
@@ -269,13 +269,13 @@ def faces(count: int, seed: int, *known: str) -> Faces:
         "person": np.arange(count) // 2,
     }
     crops = chance.integers(0, 256, (count, 36, 36, 3), np.uint8)
-    return Faces.of(list(crops), **{name: labels[name] for name in known})
+    return FaceDataset.of(list(crops), **{name: labels[name] for name in known})
 
 
-def data(width: int = WIDTH) -> Data:
+def data(width: int = WIDTH) -> TrainingSets:
     """Enough faces for `recipe`, for embeddings of that width."""
     starting = np.random.default_rng(0).normal(size=(9, width)).astype(np.float32)
-    return Data(
+    return TrainingSets(
         faces(16, 1, "votes", "first"),
         faces(5, 2, "age", "gender", "ethnicity"),
         faces(4, 3, "person"),

@@ -28,13 +28,13 @@ import html_pages
 import toy_models
 from fervid.analysis import pipeline
 from fervid.analysis.extractor import Extractor, Options
-from fervid.batch.resumable_jsonl import Ledger, companion
-from fervid.batch.writers import encode, writer
+from fervid.batch.resumable_jsonl import ResumableJsonlWriter, ledger_path
+from fervid.batch.writers import make_writer, to_json_line
 from fervid.cli import options
 from fervid.core.errors import FervidError
-from fervid.core.records import Answer, ClipResult, Frame
+from fervid.core.records import ClipResult, Frame, Prediction
 from fervid.learn import dataset, dataset_layouts, feature_table, metrics
-from fervid.learn.model_selection import statistics_of
+from fervid.learn.model_selection import parse_statistics
 from fervid.media import image_header, inputs
 from fervid.models import registry
 from fervid.render import html_report, result_reader
@@ -73,16 +73,16 @@ def _list(suffix: str, data: bytes, folder: Path) -> None:
     for name in CLIPS:
         (folder / name).touch()
     (folder / f"list{suffix}").write_bytes(data)
-    found = dataset.read(str(folder / f"list{suffix}"))
+    found = dataset.load_dataset(str(folder / f"list{suffix}"))
     assert len(found.samples) >= len(found.labels)
-    assert sum(dataset.counts(found).values()) <= len(found.samples)
+    assert sum(dataset.label_counts(found).values()) <= len(found.samples)
     assert all(sample.label or sample.ratings for sample in found.samples)
-    dataset.lacking_people(found)
+    dataset.labels_with_few_people(found)
     for rating in found.samples[0].ratings:
         with suppress(FervidError):
             assert np.isfinite(found.target(rating)).all()
     with suppress(FervidError):
-        dataset.only(found, ["joy"])
+        dataset.filter_labels(found, ["joy"])
 
 
 def _csv() -> list[bytes]:
@@ -108,14 +108,18 @@ def _kerc(data: bytes, folder: Path) -> None:
         (folder / "frame_img").mkdir(exist_ok=True)
         (folder / "frame_img" / f"v{number}-face_0.jpg").touch()
     (folder / "train_mean.csv").write_bytes(data)
-    assert all(1 <= sample.ratings["valence"] <= 9 for sample in dataset.read(f"kerc2020:{folder}").samples)
+    assert all(1 <= sample.ratings["valence"] <= 9 for sample in dataset.load_dataset(f"kerc2020:{folder}").samples)
 
 
 def _vgaf(data: bytes, folder: Path) -> None:
     (folder / "Train").mkdir()
     (folder / "Train" / "1_1.mp4").touch()
     (folder / "Train_labels.txt").write_bytes(data)
-    assert {sample.label for sample in dataset.read(f"vgaf:{folder}").samples} <= {"positive", "neutral", "negative"}
+    assert {sample.label for sample in dataset.load_dataset(f"vgaf:{folder}").samples} <= {
+        "positive",
+        "neutral",
+        "negative",
+    }
 
 
 def _emotion(data: bytes, folder: Path) -> None:
@@ -123,7 +127,7 @@ def _emotion(data: bytes, folder: Path) -> None:
         (folder / part / "S005" / "001").mkdir(parents=True)
     (folder / "cohn-kanade-images" / "S005" / "001" / "1.png").touch()
     (folder / "Emotion" / "S005" / "001" / "S005_001_1_emotion.txt").write_bytes(data)
-    dataset.read(f"ck+:{folder}")
+    dataset.load_dataset(f"ck+:{folder}")
 
 
 def _tree(data: bytes, folder: Path) -> None:
@@ -134,9 +138,9 @@ def _tree(data: bytes, folder: Path) -> None:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    for source in (str(folder), *(f"{name}:{folder}" for name in dataset_layouts.KNOWN)):
+    for source in (str(folder), *(f"{name}:{folder}" for name in dataset_layouts.KNOWN_LAYOUTS)):
         with suppress(FervidError):
-            dataset.read(source)
+            dataset.load_dataset(source)
 
 
 def _trees() -> list[bytes]:
@@ -163,10 +167,10 @@ def _pages() -> tuple[bytes, bytes]:
     """A ledger and its output, of two clips."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.jsonl"
-        with Ledger(output, _Silent(), CLIPS[:2], resume=False, force=False) as ledger:
+        with ResumableJsonlWriter(output, _Silent(), CLIPS[:2], resume=False, force=False) as ledger:
             for name in CLIPS[:2]:
-                ledger.write(ClipResult(name, "ok", Answer({"calm": 0.75, "joy": 0.25})))
-        return companion(output).read_bytes(), output.read_bytes()
+                ledger.write(ClipResult(name, "ok", Prediction({"calm": 0.75, "joy": 0.25})))
+        return ledger_path(output).read_bytes(), output.read_bytes()
 
 
 _pages = cache(_pages)
@@ -177,19 +181,19 @@ def _ledger(data: bytes, folder: Path) -> None:
     entries, _, records = data.partition(_BETWEEN)
     output = folder / "out.jsonl"
     output.write_bytes(records or _pages()[1])
-    companion(output).write_bytes(entries)
-    with Ledger(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
+    ledger_path(output).write_bytes(entries)
+    with ResumableJsonlWriter(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
         assert all(isinstance(path, str) for path in ledger.answered)
         assert set(ledger.answered.values()) <= {"ok", "no_face", "error", "skipped"}
-        ledger.write(ClipResult(CLIPS[2], "ok", Answer({"calm": 1.0})))
-    with Ledger(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
+        ledger.write(ClipResult(CLIPS[2], "ok", Prediction({"calm": 1.0})))
+    with ResumableJsonlWriter(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
         assert CLIPS[2] in ledger.answered
 
 
 def _table(data: bytes, folder: Path) -> None:
     path = folder / "features.npz"
     path.write_bytes(data)
-    found = feature_table.Table.load(path)
+    found = feature_table.FeatureTable.load(path)
     count = len(found.samples)
     assert len(found.counts) == count
     assert all(matrix.shape[0] == count and np.isfinite(matrix).all() for matrix in found.statistics.values())
@@ -239,18 +243,18 @@ def _classifier(folder: Path) -> tuple[bytes, str]:
 def _manifest(data: bytes, folder: Path) -> None:
     _classifier(folder)
     (folder / "manifest.json").write_bytes(data)
-    place, registry.folder = registry.folder, lambda: folder
+    place, registry.models_dir = registry.models_dir, lambda: folder
     registry.manifest.cache_clear()
     try:
         for name, entry in registry.manifest().items():
             with suppress(FervidError):
-                assert registry.load(name, entry["kind"]).identity.sha256 == entry["sha256"]
+                assert registry.load_model(name, entry["kind"]).identity.sha256 == entry["sha256"]
             with suppress(FervidError):
                 registry.verify(name)
             with suppress(FervidError):
-                registry.load("nothing", "network")
+                registry.load_model("nothing", "network")
     finally:
-        registry.folder = place
+        registry.models_dir = place
         registry.manifest.cache_clear()
 
 
@@ -283,12 +287,12 @@ def _card(kind: registry.Kind, data: bytes, folder: Path) -> None:
 def _asked(kind: registry.Kind, files: Mapping[str, str]) -> None:
     """Load these models and answer for a face with them."""
     if kind == "regressor":
-        registry.load(files[kind], kind)
+        registry.load_model(files[kind], kind)
         return
-    found = {role: registry.load(path, role) for role, path in files.items()}
+    found = {role: registry.load_model(path, role) for role, path in files.items()}
     extractor = Extractor(found["detector"], found["network"], Options(min_face=toy_models.FACE, attributes=True), 1)
     classifier = pipeline.Classifier(extractor, found["classifier"])
-    encode(classifier.classify_frames([Frame(toy_models.picture(toy_models.FIRST))]).as_dict())
+    to_json_line(classifier.classify_frames([Frame(toy_models.picture(toy_models.FIRST))]).as_dict())
 
 
 def _cards(kind: registry.Kind) -> list[bytes]:
@@ -320,8 +324,8 @@ def _flags(data: bytes, _: Path) -> None:
     text, _, more = data.decode("utf-8", "replace").partition("|")
     labels, _, statistics = more.partition("|")
     assert 0 <= options._seconds(text) < np.inf
-    options.options_of(start=options._seconds(text), labels=options.labels_of(labels))
-    statistics_of(statistics)
+    options.build_options(start=options._seconds(text), labels=options.parse_labels(labels))
+    parse_statistics(statistics)
 
 
 def _pictures() -> list[bytes]:
@@ -334,8 +338,8 @@ def _pictures() -> list[bytes]:
 
 def _page(data: bytes, folder: Path) -> None:
     (folder / "results").write_bytes(data)
-    found = result_reader.read(folder / "results")
-    assert html_report.page(found, "results").startswith(b"<!DOCTYPE html>")
+    found = result_reader.load_results(folder / "results")
+    assert html_report.render_html(found, "results").startswith(b"<!DOCTYPE html>")
 
 
 def _results() -> list[bytes]:
@@ -344,12 +348,12 @@ def _results() -> list[bytes]:
     texts = [io.BytesIO() for _ in range(3)]
     for text, form in zip(texts, ("jsonl", "json", "csv"), strict=True):
         records = windows if form == "jsonl" else clips
-        out = writer(form, text, ("calm", "joy"), type(records[0]))
+        out = make_writer(form, text, ("calm", "joy"), type(records[0]))
         for record in records:
             out.write(record)
         out.finish()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 20)
+        patch.setattr(metrics, "N_BOOTSTRAP", 20)
         measured = html_pages.report()
     difference = {name: measured["all"][name] for name in ("accuracy", "uar", "f1")}
     measured["against"] = {
@@ -377,11 +381,11 @@ TARGETS: Mapping[str, Target] = {
     "features": Target(_table, _tables),
     "features-rows": Target(_rows, _texts),
     "manifest": Target(_manifest, _manifests),
-    **{f"{kind}-card": Target(partial(_card, kind), partial(_cards, kind)) for kind in registry.REQUIRED},
+    **{f"{kind}-card": Target(partial(_card, kind), partial(_cards, kind)) for kind in registry.REQUIRED_CARD_KEYS},
     "onnx": Target(_onnx, lambda: [Path(_family()[1]["classifier"]).read_bytes()]),
     "results": Target(_page, _results),
     "list": Target(_names, lambda: [b"a.mp4\nb.mp4\r\n\n", b"a\nb\0c\0", "ä.mp4\n".encode("latin-1")]),
-    "still": Target(lambda data, _: image_header.size(data), _pictures),
+    "still": Target(lambda data, _: image_header.image_size(data), _pictures),
     "flags": Target(
         _flags,
         lambda: [b"00:01:12.5|a,b|mean+std", b"12.5s|7|group", b"1e3|a,b|expression+max"],

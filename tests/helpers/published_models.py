@@ -126,7 +126,7 @@ def git_blob(data: bytes) -> str:
 
 def manifest(folder: Path, files: dict[str, bytes], **more: Any) -> Path:
     """A copy of the shipped models, whose optional ones have these contents instead; `more` changes their entries."""
-    shipped = registry.folder()
+    shipped = registry.models_dir()
     folder.mkdir()
     for path in shipped.glob("*.onnx"):
         (folder / path.name).symlink_to(path)

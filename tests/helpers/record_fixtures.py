@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fervid.analysis.extractor import Options
-from fervid.core.records import Answer, ClipResult, ModelIdentity
+from fervid.core.records import ClipResult, ModelRef, Prediction
 
-MODELS = {role: ModelIdentity("toy", "0" * 64) for role in ("detector", "network", "classifier")}
+MODELS = {role: ModelRef("toy", "0" * 64) for role in ("detector", "network", "classifier")}
 
 
 @dataclass
@@ -30,4 +30,4 @@ def files(folder: Path, count: int) -> list[str]:
 
 def answer(path: str) -> ClipResult:
     """A record of that clip."""
-    return ClipResult(path, "ok", Answer({"calm": 0.75, "angry": 0.25}))
+    return ClipResult(path, "ok", Prediction({"calm": 0.75, "angry": 0.25}))

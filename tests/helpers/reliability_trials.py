@@ -12,8 +12,8 @@ from pathlib import Path
 import clips
 import malformed_videos
 from fervid.analysis.pipeline import Classifier
-from fervid.batch.runner import Policy, answer_all
-from fervid.batch.writers import encode
+from fervid.batch.runner import RunConfig, classify_all
+from fervid.batch.writers import to_json_line
 from fervid.core.records import ClipResult
 
 SLOW = 30.0  # seconds after which a file of a few kilobytes counts as hanging
@@ -85,7 +85,7 @@ def judge(cases: Sequence[malformed_videos.Case], paths: Sequence[str], results:
 
 def _unwritable(result: ClipResult) -> Iterator[str]:
     try:
-        encode(result.as_dict())
+        to_json_line(result.as_dict())
     except (ValueError, TypeError) as error:
         yield f"its record cannot be written ({error})"
     if result.problem is not None and not result.problem.message:
@@ -101,7 +101,7 @@ def attempt(
     cases: Sequence[malformed_videos.Case],
     classifier: Classifier,
     folder: Path,
-    policy: Policy,
+    policy: RunConfig,
     peaks: Peaks | None = None,
 ) -> Tally:
     """Answer cases as a run does, with a good clip after each, whose record must be as if it were alone."""
@@ -114,7 +114,7 @@ def attempt(
     assert alone.status == "ok"
     paths = [str(case.write(folder)) for case in cases]
     results = []
-    for result in answer_all(classifier, (path for one in paths for path in (one, good)), policy):
+    for result in classify_all(classifier, (path for one in paths for path in (one, good)), policy):
         results.append(result)
         if peaks:
             peaks.look()

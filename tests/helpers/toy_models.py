@@ -129,7 +129,7 @@ def classifier(path: Path, weights: Sequence[Sequence[float]], **card: Any) -> P
 
 
 def family(folder: Path, **card: Any) -> dict[str, str]:
-    """Paths of three models that belong together, as `fervid.load` takes them; `card` is for the classifier's."""
+    """Paths of three models that belong together, for `fervid.load_classifier`; `card` is for the classifier's."""
     spec = {**NETWORK["input"], "scale": [1 / 255] * 3}
     face = network(folder / "network.onnx", input=spec, same_person={"same_face": 0.45, "same_person": 0.9})
     sha256 = hashlib.sha256(face.read_bytes()).hexdigest()

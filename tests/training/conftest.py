@@ -9,13 +9,13 @@ import pytest
 import mini_datasets
 from fervid.analysis.detector import Detector
 from fervid.training import ferplus, mobilenet
-from fervid.training.faces import Sources
+from fervid.training.faces import DatasetPaths
 
 
 @pytest.fixture(scope="session")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
     """Every data set in miniature; tests only read it."""
-    return Sources(mini_datasets.data_sets(tmp_path_factory.mktemp("sets")))
+    return DatasetPaths(mini_datasets.data_sets(tmp_path_factory.mktemp("sets")))
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def weights(published: Path) -> mobilenet.Weights:
+def weights(published: Path) -> mobilenet.TaskWeights:
     """Those weights."""
     return mobilenet.read_tensorflowjs(published)
 

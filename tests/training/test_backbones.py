@@ -19,16 +19,18 @@ import mini_datasets
 from fervid.learn import metrics
 from fervid.models import registry
 from fervid.training import export, predict
-from fervid.training.faces import Sources
-from fervid.training.fit import Fit
+from fervid.training.faces import DatasetPaths
+from fervid.training.fit import Trainer
 from fervid.training.network import build
-from fervid.training.recipe import Recipe
+from fervid.training.recipe import TrainConfig
 
 SIDE = 32
 
 
 @pytest.fixture(scope="module")
-def arguments(sources: Sources, cache: Path, published: Path, tmp_path_factory: pytest.TempPathFactory) -> Namespace:
+def arguments(
+    sources: DatasetPaths, cache: Path, published: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Namespace:
     """What the command is asked for."""
     runs = tmp_path_factory.mktemp("backbones")
     return Namespace(data=sources.root, cache=cache, weights=published, runs=runs, teacher=[], pretrained=None)
@@ -51,7 +53,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backbones, "BACKBONES", {"tiny": 48})
     monkeypatch.setattr(predict, "STARTING_SIZE", SIDE)
     monkeypatch.setattr(export, "CALIBRATION", 8)
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
 
 
 def study_of_colours() -> tuple[list[np.ndarray], Any]:
@@ -63,7 +65,7 @@ def study_of_colours() -> tuple[list[np.ndarray], Any]:
 
 
 def test_the_recipe_suits_every_backbone() -> None:
-    recipe = Recipe.read(backbones.RECIPE)
+    recipe = TrainConfig.read(backbones.RECIPE)
     assert not recipe.bfloat16, "which is slow for squeeze and excitation, and for odd widths"
 
 
@@ -89,18 +91,18 @@ def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatc
         assert row.keys() > backbones.FIGURES.keys()
         assert row["ms"] > 0
         assert row["ms, made for"].endswith(" at 48")
-    figures = registry.load(str(arguments.runs / "tiny.onnx"), "network").card["figures"]
+    figures = registry.load_model(str(arguments.runs / "tiny.onnx"), "network").card["figures"]
     mean = figures["UTKFace test"]["age_mae"]
     assert small["age, years"] == "{:.2f} ({:.2f} to {:.2f})".format(mean["value"], *mean["interval"])
 
 
 @pytest.mark.usefixtures("tiny")
 def test_only_a_run_of_the_same_recipe_that_has_come_to_its_end_is_left_alone(tmp_path: Path) -> None:
-    recipe = replace(Recipe.read(backbones.RECIPE), backbone="tiny")
+    recipe = replace(TrainConfig.read(backbones.RECIPE), backbone="tiny")
     path, given = tmp_path / "tiny.safetensors", tmp_path / "given"
     for weights in (None, given):
         earlier = {"pretrained": hashlib.sha256(b"weights").hexdigest()} if weights else None
-        run = Fit(recipe, build("tiny"), mini_datasets.data(), earlier)
+        run = Trainer(recipe, build("tiny"), mini_datasets.data(), earlier)
         given.write_bytes(b"weights")
         path.unlink(missing_ok=True)
         assert not backbones.finished(path, recipe, weights)
@@ -124,7 +126,7 @@ def test_a_backbone_starts_from_weights_that_are_there(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_clips_are_told_apart_by_what_a_network_sees_in_their_faces(tmp_path: Path) -> None:
-    model = registry.load(str(feature_fixtures.network(tmp_path)), "network")
+    model = registry.load_model(str(feature_fixtures.network(tmp_path)), "network")
     clips, known = study_of_colours()
     small = [faces[:, :8, :8] for faces in clips]
     assert backbones.on_clips(model, small, known)["value"] == 1

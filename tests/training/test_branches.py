@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import mini_datasets
-from fervid.analysis.face_model import FaceNetwork
+from fervid.analysis.face_model import FaceModel
 from fervid.cli import app
 from fervid.models import registry
 from fervid.training import branches, ensemble, export, synthesis
 from fervid.training.branches import Recipe, TwoBranch
-from fervid.training.faces import SIDE, Sources
-from fervid.training.network import pixels
+from fervid.training.faces import SIDE, DatasetPaths
+from fervid.training.network import to_tensor
 from fervid.training.synthesis import EXPRESSIONS, Synthetic
 
 RECIPE = Recipe(size=24, each=2, steps=3, batch=6, warmup=1)
@@ -149,11 +149,11 @@ def crops(count: int = 5) -> NDArray[np.uint8]:
 
 
 def test_the_file_answers_as_torch_does(made: Synthetic, tmp_path: Path, tiny: None) -> None:
-    model = registry.load(str(exported(made, tmp_path / "mine.onnx")), "network")
+    model = registry.load_model(str(exported(made, tmp_path / "mine.onnx")), "network")
     assert model.card["expressions"] == list(EXPRESSIONS)
-    scores = FaceNetwork(model.session, model.card)(crops())
+    scores = FaceModel(model.session, model.card)(crops())
     with torch.no_grad():
-        expected = network().eval()(pixels(crops()))
+        expected = network().eval()(to_tensor(crops()))
     assert np.abs(scores.expression - expected.expression.softmax(1).numpy()).max() < 0.05
     assert scores.embedding.shape == (5, branches.WIDTH)
     assert scores.age.shape == (5, 0)
@@ -165,10 +165,11 @@ def test_several_are_one_file_that_averages_them(made: Synthetic, tmp_path: Path
     done = CliRunner().invoke(app.app, ["network", "ensemble", *map(str, paths), "-o", str(fused)])
     assert done.exit_code == 0, done.output
     alone = [
-        FaceNetwork(model.session, model.card)(crops(11)) for model in (registry.load(str(p), "network") for p in paths)
+        FaceModel(model.session, model.card)(crops(11))
+        for model in (registry.load_model(str(p), "network") for p in paths)
     ]
-    model = registry.load(str(fused), "network")
-    together = FaceNetwork(model.session, model.card)(crops(11))
+    model = registry.load_model(str(fused), "network")
+    together = FaceModel(model.session, model.card)(crops(11))
     assert np.allclose(together.expression, np.mean([one.expression for one in alone], axis=0), atol=1e-6)
     assert np.allclose(together.embedding, np.hstack([one.embedding for one in alone]), atol=1e-5)
     assert model.card["embedding"] == 3 * branches.WIDTH
@@ -178,12 +179,12 @@ def test_several_are_one_file_that_averages_them(made: Synthetic, tmp_path: Path
 def test_whole_networks_can_be_averaged_too(tmp_path: Path) -> None:
     """With age, gender, ethnicity and identity."""
     fused = tmp_path / "two.onnx"
-    ensemble.fuse([registry.folder() / f"{name}.onnx" for name in ("mobilenetv1", "mobilenetv1-fp32")], fused)
-    model = registry.load(str(fused), "network")
+    ensemble.fuse([registry.models_dir() / f"{name}.onnx" for name in ("mobilenetv1", "mobilenetv1-fp32")], fused)
+    model = registry.load_model(str(fused), "network")
     shown = np.random.default_rng(2).integers(0, 256, (2, 128, 128, 3), np.uint8)
-    scores = FaceNetwork(model.session, model.card)(shown)
-    one = registry.load("mobilenetv1", "network")
-    single = FaceNetwork(one.session, one.card)(shown)
+    scores = FaceModel(model.session, model.card)(shown)
+    one = registry.load_model("mobilenetv1", "network")
+    single = FaceModel(one.session, one.card)(shown)
     assert scores.identity.shape == (2, 2 * single.identity.shape[1])
     assert np.allclose(scores.age, single.age, atol=3)
 
@@ -212,7 +213,7 @@ def test_operators_that_only_one_of_them_names_do_no_harm(made: Synthetic, tmp_p
     assert model.opset_import.pop().domain == "org.pytorch.aten"
     onnx.save(model, one)
     ensemble.fuse([one, other], tmp_path / "both.onnx")
-    assert registry.load(str(tmp_path / "both.onnx"), "network").card["embedding"] == 2 * branches.WIDTH
+    assert registry.load_model(str(tmp_path / "both.onnx"), "network").card["embedding"] == 2 * branches.WIDTH
 
 
 def test_weights_of_imagenet_are_converted_for_the_network_that_they_are_of(
@@ -292,7 +293,7 @@ def test_what_is_grown_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_whole_way_from_data_sets_to_a_file(
-    sources: Sources,
+    sources: DatasetPaths,
     cache: Path,
     published: Path,
     tmp_path: Path,
@@ -308,7 +309,7 @@ def test_the_whole_way_from_data_sets_to_a_file(
     monkeypatch.setattr(sys, "argv", ["branches", *words, "--run", str(tmp_path / "run"), "-o", str(output)])
     branches.main()
     assert json.loads(capsys.readouterr().out.splitlines()[0])["step"] == 1
-    assert registry.load(str(output), "network").card["recipe"]["steps"] == 1
+    assert registry.load_model(str(output), "network").card["recipe"]["steps"] == 1
 
 
 def test_the_comparison_differs_in_nothing_but_what_it_says() -> None:
@@ -324,7 +325,7 @@ def test_the_comparison_differs_in_nothing_but_what_it_says() -> None:
 def test_figures_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     from fervid.learn import metrics
 
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
     labels = np.arange(60) % 6
     right = np.eye(6, dtype=np.float32)[labels]
     assert synthetic.macro_f1(labels, labels) == 1

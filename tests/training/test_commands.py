@@ -22,8 +22,8 @@ from fervid.cli import app
 from fervid.learn import metrics
 from fervid.models import registry
 from fervid.training import export, faces, fit, network, predict
-from fervid.training.batches import Data
-from fervid.training.faces import Sources
+from fervid.training.batches import TrainingSets
+from fervid.training.faces import DatasetPaths
 from fervid.training.mobilenet import BLOCKS
 
 SMALL = {"size": 32, "steps": 2, "head_steps": 0, "warmup": 1, "expressions": 4, "attributes": 2, "people": 2}
@@ -35,7 +35,7 @@ def patched() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "STARTING_SIZE", 32)
         patch.setattr(export, "CALIBRATION", 8)
-        patch.setattr(metrics, "RESAMPLES", 20)
+        patch.setattr(metrics, "N_BOOTSTRAP", 20)
         yield
 
 
@@ -53,7 +53,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(
     patched: None,
-    sources: Sources,
+    sources: DatasetPaths,
     cache: Path,
     published: Path,
     recipe: Path,
@@ -67,7 +67,7 @@ def trained(
 
 @pytest.fixture(scope="module")
 def exported(
-    trained: tuple[Path, Result], sources: Sources, cache: Path, tmp_path_factory: pytest.TempPathFactory
+    trained: tuple[Path, Result], sources: DatasetPaths, cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Result]:
     """The int8 file of that run beside its float32 one, and what was printed."""
     path = tmp_path_factory.mktemp("models") / "toy.onnx"
@@ -83,7 +83,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_training_prints_a_line_of_figures_and_a_finished_run_is_left_alone(
-    trained: tuple[Path, Result], sources: Sources, cache: Path, published: Path, recipe: Path
+    trained: tuple[Path, Result], sources: DatasetPaths, cache: Path, published: Path, recipe: Path
 ) -> None:
     path, result = trained
     assert (result.exit_code, result.stderr) == (0, "")
@@ -103,7 +103,7 @@ def test_training_prints_a_line_of_figures_and_a_finished_run_is_left_alone(
 
 def test_another_backbone_takes_the_place_of_that_of_the_recipe(
     trained: tuple[Path, Result],
-    sources: Sources,
+    sources: DatasetPaths,
     cache: Path,
     published: Path,
     recipe: Path,
@@ -129,10 +129,10 @@ def test_another_backbone_takes_the_place_of_that_of_the_recipe(
 
 
 def test_a_backbone_that_there_is_not_is_told_before_anything_is_read(
-    sources: Sources, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sources: DatasetPaths, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"]))
-    monkeypatch.setattr(Data, "read", None)
+    monkeypatch.setattr(TrainingSets, "read", None)
     options = ("--weights", published, "-o", tmp_path / "run", "--backbone", "tinny")
     result = run("train", "--data", sources.root, *options)
     assert (result.exit_code, result.stdout, list(tmp_path.iterdir())) == (2, "", [])
@@ -140,12 +140,12 @@ def test_a_backbone_that_there_is_not_is_told_before_anything_is_read(
 
 
 def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
-    exported: tuple[Path, Result], sources: Sources, cache: Path
+    exported: tuple[Path, Result], sources: DatasetPaths, cache: Path
 ) -> None:
     path, result = exported
     assert (result.exit_code, result.stderr) == (0, "")
     assert sorted(place.name for place in path.parent.iterdir()) == ["manifest.json", "toy-fp32.onnx", "toy.onnx"]
-    small, whole = (registry.load(str(path.with_name(name)), "network") for name in ("toy.onnx", "toy-fp32.onnx"))
+    small, whole = (registry.load_model(str(path.with_name(name)), "network") for name in ("toy.onnx", "toy-fp32.onnx"))
     assert small.card["quantised_from"] == whole.identity.sha256
     assert "quantised_from" not in whole.card
     assert (small.card["name"], whole.card["name"]) == ("toy", "toy-fp32")
@@ -173,11 +173,13 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
 
 
 @pytest.mark.parametrize("name", ["toy", "toy-fp32"])
-def test_evaluating_gives_the_figures_of_the_card(name: str, exported: tuple[Path, Result], sources: Sources) -> None:
+def test_evaluating_gives_the_figures_of_the_card(
+    name: str, exported: tuple[Path, Result], sources: DatasetPaths
+) -> None:
     path = exported[0].with_name(f"{name}.onnx")
     result = run("evaluate", path, "--data", sources.root, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert json.loads(result.stdout) == registry.load(str(path), "network").card["figures"]
+    assert json.loads(result.stdout) == registry.load_model(str(path), "network").card["figures"]
     table = run("evaluate", path, "--data", sources.root).stdout
     assert all(test.split()[0] in table for test in json.loads(result.stdout))
 
@@ -194,7 +196,7 @@ def commands(root: Path, published: Path, run: Path, model: Path, output: Path) 
 @pytest.mark.parametrize("command", ["train", "export", "evaluate"])
 def test_data_sets_that_are_missing_are_all_named_and_nothing_is_done(
     command: str,
-    sources: Sources,
+    sources: DatasetPaths,
     published: Path,
     trained: tuple[Path, Result],
     exported: tuple[Path, Result],
@@ -221,7 +223,7 @@ def test_data_sets_that_are_missing_are_all_named_and_nothing_is_done(
     ids=["damaged", "missing", "of another network"],
 )
 def test_weights_that_cannot_be_used_are_refused(
-    content: bytes | None, said: str, sources: Sources, tmp_path: Path
+    content: bytes | None, said: str, sources: DatasetPaths, tmp_path: Path
 ) -> None:
     path = tmp_path / "faceres.json"
     if content is not None:
@@ -232,7 +234,7 @@ def test_weights_that_cannot_be_used_are_refused(
     assert not (tmp_path / "run.safetensors").exists()
 
 
-def test_a_recipe_with_an_unknown_setting_is_refused(sources: Sources, published: Path, tmp_path: Path) -> None:
+def test_a_recipe_with_an_unknown_setting_is_refused(sources: DatasetPaths, published: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text('{"stesp": 3}')
     options = ("--weights", published, "--recipe", tmp_path / "recipe.json", "-o", tmp_path / "run")
     result = run("train", "--data", sources.root, *options)
@@ -240,7 +242,7 @@ def test_a_recipe_with_an_unknown_setting_is_refused(sources: Sources, published
     assert "there is no setting stesp" in result.stderr
 
 
-def test_a_file_that_is_no_run_cannot_be_exported(sources: Sources, tmp_path: Path) -> None:
+def test_a_file_that_is_no_run_cannot_be_exported(sources: DatasetPaths, tmp_path: Path) -> None:
     (tmp_path / "run").write_bytes(b"nothing of the kind")
     result = run("export", tmp_path / "run", "--data", sources.root, "-o", tmp_path / "toy.onnx")
     assert (result.exit_code, "run is no state of a run" in result.stderr) == (2, True)
@@ -248,12 +250,12 @@ def test_a_file_that_is_no_run_cannot_be_exported(sources: Sources, tmp_path: Pa
 
 
 def test_a_run_that_is_not_finished_cannot_be_exported(
-    trained: tuple[Path, Result], sources: Sources, tmp_path: Path
+    trained: tuple[Path, Result], sources: DatasetPaths, tmp_path: Path
 ) -> None:
     recipe = predict.load(trained[0])[0]
     path = tmp_path / "early.safetensors"
     data = mini_datasets.data(fit.mobilenet.EMBEDDING)
-    fit.Fit(recipe, network.build("mobilenetv1"), data).save(path)
+    fit.Trainer(recipe, network.build("mobilenetv1"), data).save(path)
     result = run("export", path, "--data", sources.root, "-o", tmp_path / "toy.onnx")
     assert (result.exit_code, "has done 0 of 2 steps" in result.stderr) == (2, True)
     assert not (tmp_path / "toy.onnx").exists()
@@ -272,7 +274,7 @@ def test_what_a_run_cannot_begin_with_is_told_before_data_are_read(
     options: list[str], status: int, said: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"]))
-    monkeypatch.setattr(Data, "read", lambda *_: pytest.fail("data are read"))
+    monkeypatch.setattr(TrainingSets, "read", lambda *_: pytest.fail("data are read"))
     result = run("train", "--data", tmp_path, "--weights", published, "-o", tmp_path / "run", *options)
     assert (result.exit_code, result.stdout) == (status, "")
     assert said in result.stderr
@@ -280,7 +282,7 @@ def test_what_a_run_cannot_begin_with_is_told_before_data_are_read(
 
 @pytest.mark.parametrize("command", ["train", "export"])
 def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(
-    command: str, sources: Sources, published: Path, tmp_path: Path
+    command: str, sources: DatasetPaths, published: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     missing = tmp_path / "no" / "such" / "folder"
@@ -306,7 +308,7 @@ main()
 
 
 @pytest.mark.parametrize("command", ["train", "export", "evaluate"])
-def test_without_torch_it_is_said_what_to_install(command: str, sources: Sources, published: Path) -> None:
+def test_without_torch_it_is_said_what_to_install(command: str, sources: DatasetPaths, published: Path) -> None:
     arguments = commands(sources.root, published, Path("run"), Path("model"), Path("output"))[command]
     called = [sys.executable, "-c", WITHOUT_TORCH, "network", *map(str, arguments)]
     done = subprocess.run(called, capture_output=True, text=True, check=False, timeout=60, env=os.environ)

@@ -13,27 +13,27 @@ import pytest
 
 import clips
 import mini_datasets
-from fervid.analysis.align import crop
+from fervid.analysis.align import align_face
 from fervid.analysis.detector import Detector
-from fervid.analysis.face_model import scaled
+from fervid.analysis.face_model import preprocess
 from fervid.core.records import Face
 from fervid.training import augment, celeba, faces, ferplus, lfw, utkface
-from fervid.training.augment import Placement
+from fervid.training.augment import GeometricJitter
 from fervid.training.export import card
-from fervid.training.faces import Faces, Sources
+from fervid.training.faces import DatasetPaths, FaceDataset
 from fervid.training.ferplus import CLASSES
-from fervid.training.network import pixels
+from fervid.training.network import to_tensor
 
 ASTRONAUT = Face((158, 58, 282, 182), np.float32([[196, 104], [246, 98]]), 0.9)
 
 
 @pytest.fixture
-def copied(sources: Sources, tmp_path: Path) -> Sources:
+def copied(sources: DatasetPaths, tmp_path: Path) -> DatasetPaths:
     """Data sets that a test may damage."""
-    return Sources(shutil.copytree(sources.root, tmp_path / "sets"))
+    return DatasetPaths(shutil.copytree(sources.root, tmp_path / "sets"))
 
 
-def test_votes_are_cleaned_as_published(sources: Sources) -> None:
+def test_votes_are_cleaned_as_published(sources: DatasetPaths) -> None:
     votes = ferplus.read_votes(sources.ferplus)
     assert list(votes["Training"]) == [f"fer000000{i}.png" for i in (0, 1, 3, 4, 5, 6, 7, 8, 9)]
     first = dict(zip(CLASSES, votes["Training"]["fer0000000.png"], strict=True))
@@ -43,7 +43,7 @@ def test_votes_are_cleaned_as_published(sources: Sources) -> None:
     assert votes["PublicTest"]["fer0000010.png"].sum() == pytest.approx(1)
 
 
-def test_training_pictures_that_are_in_another_split_are_left_out(sources: Sources, detector: Detector) -> None:
+def test_training_pictures_that_are_in_another_split_are_left_out(sources: DatasetPaths, detector: Detector) -> None:
     train = ferplus.read_split(sources.ferplus, "Training", detector)
     assert "fer0000003.png" in ferplus.read_votes(sources.ferplus)["Training"]
     assert train.names == tuple(f"fer000000{i}.png" for i in (0, 1, 4, 5, 6, 7, 8, 9))
@@ -53,7 +53,7 @@ def test_training_pictures_that_are_in_another_split_are_left_out(sources: Sourc
     assert ferplus.read_split(sources.ferplus, "PublicTest", detector).names == ("fer0000010.png", "fer0000011.png")
 
 
-def test_missing_and_damaged_stills_are_named(copied: Sources, detector: Detector) -> None:
+def test_missing_and_damaged_stills_are_named(copied: DatasetPaths, detector: Detector) -> None:
     place = copied.ferplus / "data" / "FER2013Train"
     (place / "fer0000001.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"fer0000001\.png is damaged"):
@@ -64,21 +64,21 @@ def test_missing_and_damaged_stills_are_named(copied: Sources, detector: Detecto
         ferplus.read_split(copied.ferplus, "PublicTest", detector)
 
 
-def test_first_labels_are_found_by_the_pixels_of_copies_in_another_size(sources: Sources) -> None:
+def test_first_labels_are_found_by_the_pixels_of_copies_in_another_size(sources: DatasetPaths) -> None:
     stills = np.stack([np.repeat(mini_datasets.still(i)[..., None], 3, axis=2) for i in (13, 8, 4, 6, 5)])
-    found = ferplus.first_labels(sources.first, stills)
+    found = ferplus.fer2013_labels(sources.first, stills)
     assert [CLASSES[label] if label >= 0 else None for label in found] == [None, "fear", None, "surprise", "disgust"]
 
 
-def test_damaged_and_missing_copies_with_first_labels_are_told(copied: Sources) -> None:
+def test_damaged_and_missing_copies_with_first_labels_are_told(copied: DatasetPaths) -> None:
     stills = np.zeros((1, 48, 48, 3), np.uint8)
     damaged = [copied.first / "angry" / "im0000009.jpg", copied.first / "happy" / "im0000014.jpg"]
     for path in damaged:
         path.write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=rf"2 pictures .* the first: {damaged[0]}, {damaged[1]}$"):
-        ferplus.first_labels(copied.first, stills)
+        ferplus.fer2013_labels(copied.first, stills)
     with pytest.raises(FileNotFoundError, match=r"holds no folders angry, disgust, .*, surprise of pictures"):
-        ferplus.first_labels(copied.utkface, stills)
+        ferplus.fer2013_labels(copied.utkface, stills)
 
 
 def test_portraits_are_split_by_the_hash_of_the_name_and_copies_are_skipped(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_portraits_are_split_by_the_hash_of_the_name_and_copies_are_skipped(tmp_
     assert (copy.gender, copy.race) == (copy.age % 2, copy.age % 5)
 
 
-def test_photographs_are_those_that_are_both_listed_and_there(sources: Sources) -> None:
+def test_photographs_are_those_that_are_both_listed_and_there(sources: DatasetPaths) -> None:
     photos = celeba.read(sources.celeba)
     assert [photo.path.name for photo in photos] == ["000007.jpg", "000012.jpg", "000020.jpg", "000031.jpg"]
     assert [photo.person for photo in photos] == [31, 2880, 5, 2880]
@@ -102,7 +102,7 @@ def test_photographs_are_those_that_are_both_listed_and_there(sources: Sources) 
         celeba.read(sources.utkface)
 
 
-def test_pairs_are_read_with_their_folds(sources: Sources) -> None:
+def test_pairs_are_read_with_their_folds(sources: DatasetPaths) -> None:
     assert lfw.read_pairs(sources.pairs) == [
         lfw.Pair("Ann_Lee_0001.jpg", "Ann_Lee_0003.jpg", True, 0),
         lfw.Pair("Ann_Lee_0001.jpg", "Bo_0001.jpg", False, 0),
@@ -139,19 +139,19 @@ def test_the_threshold_of_a_fold_is_the_best_one_of_the_others() -> None:
     assert lfw.accuracy(likeness, pairs).tolist() == [True, True, True, True, False, False, True, False]
 
 
-def test_every_data_set_has_its_place_and_all_that_are_missing_are_named(copied: Sources, tmp_path: Path) -> None:
+def test_every_data_set_has_its_place_and_all_that_are_missing_are_named(copied: DatasetPaths, tmp_path: Path) -> None:
     places = (copied.ferplus, copied.first, copied.utkface, copied.celeba, copied.lfw, copied.pairs)
     assert all(place.exists() and place.is_relative_to(copied.root) for place in places)
     for gone in (copied.utkface, copied.lfw):
         shutil.rmtree(gone)
     with pytest.raises(FileNotFoundError, match=rf"these are missing: {copied.utkface}, {copied.lfw};"):
-        Sources(copied.root)
+        DatasetPaths(copied.root)
     with pytest.raises(FileNotFoundError) as caught:
-        Sources(tmp_path / "nowhere")
+        DatasetPaths(tmp_path / "nowhere")
     assert all(str(tmp_path / "nowhere" / place.relative_to(copied.root)) in str(caught.value) for place in places)
 
 
-def test_faces_carry_the_labels_that_their_set_knows_and_no_others(sources: Sources, cache: Path) -> None:
+def test_faces_carry_the_labels_that_their_set_knows_and_no_others(sources: DatasetPaths, cache: Path) -> None:
     stills = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
     assert stills.votes.sum(axis=1) == pytest.approx(np.ones(8))
     assert stills.first.tolist() == [4, 6, -1, 2, 7, 5, 3, 0]
@@ -168,29 +168,31 @@ def test_faces_carry_the_labels_that_their_set_knows_and_no_others(sources: Sour
     assert not np.any(portraits.votes) | np.any(people.votes)
 
 
-def test_a_still_is_cut_where_the_detector_sees_the_face(sources: Sources, cache: Path, detector: Detector) -> None:
+def test_a_still_is_cut_where_the_detector_sees_the_face(
+    sources: DatasetPaths, cache: Path, detector: Detector
+) -> None:
     split = ferplus.read_split(sources.ferplus, "PublicTest", detector)
     kept = faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache)
     for image, face, cut in zip(split.images, split.faces, kept.crops, strict=True):
         seen = augment.frame(cut, 96).astype(float)
-        assert np.abs(seen - crop(image, face, 96)).mean() < 2
+        assert np.abs(seen - align_face(image, face, 96)).mean() < 2
 
 
 def test_a_split_in_which_no_face_is_found_is_refused(
-    sources: Sources, detector: Detector, monkeypatch: pytest.MonkeyPatch
+    sources: DatasetPaths, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ferplus, "locate", lambda *_: None)
+    monkeypatch.setattr(ferplus, "detect_face", lambda *_: None)
     with pytest.raises(ValueError, match=r"no face was found in the \d+ pictures of PublicTest"):
         ferplus.read_split(sources.ferplus, "PublicTest", detector)
 
 
-def test_what_was_cut_is_kept_until_a_picture_changes(copied: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_cut_is_kept_until_a_picture_changes(copied: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = copied.root / "kept"
     first = faces.read_utkface(copied.utkface, 1, cache)
     with monkeypatch.context() as patched:
-        patched.setattr(faces, "cut_all", lambda *_: pytest.fail("cut again"))
+        patched.setattr(faces, "crop_all", lambda *_: pytest.fail("cut again"))
         again = faces.read_utkface(copied.utkface, 1, cache)
-    for field in fields(Faces):
+    for field in fields(FaceDataset):
         before, after = getattr(first, field.name), getattr(again, field.name)
         assert before.dtype == after.dtype
         np.testing.assert_array_equal(before, after)
@@ -210,7 +212,7 @@ def test_an_empty_folder_is_not_taken_for_a_data_set(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("column", [field.name for field in fields(Faces)])
+@pytest.mark.parametrize("column", [field.name for field in fields(FaceDataset)])
 def test_the_digest_changes_with_one_value(column: str) -> None:
     some = mini_datasets.faces(9, 1, "votes", "first", "age", "gender", "ethnicity", "person")
     changed = getattr(some, column).copy()
@@ -220,7 +222,7 @@ def test_the_digest_changes_with_one_value(column: str) -> None:
 
 def test_a_union_keeps_faces_and_labels_in_order() -> None:
     voted, aged = mini_datasets.faces(3, 1, "votes", "first"), mini_datasets.faces(2, 2, "age")
-    both = Faces.union([voted, aged])
+    both = FaceDataset.union([voted, aged])
     assert len(both) == 5
     np.testing.assert_array_equal(both.crops, np.concatenate([voted.crops, aged.crops]))
     np.testing.assert_array_equal(both.votes, np.concatenate([voted.votes, np.zeros((2, 8))]))
@@ -235,7 +237,7 @@ def test_damaged_photographs_are_counted_and_the_first_named(tmp_path: Path) -> 
     cv2.imwrite(str(paths[2]), clips.portrait())
     named = ", ".join(str(paths[i]) for i in (0, 1, 3))
     with pytest.raises(ValueError, match=f"5 pictures are damaged.*the first: {named}$"):
-        faces.cut_all(paths, lambda _: None)
+        faces.crop_all(paths, lambda _: None)
 
 
 def test_crops_know_their_picture_and_large_pictures_are_shrunk_first(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def test_crops_know_their_picture_and_large_pictures_are_shrunk_first(tmp_path: 
         seen.append(image.shape)
         return None if image.shape[0] == 512 else Face((10, 10, 30, 30), np.float32([[15, 20], [25, 20]]), 1.0)
 
-    cut, rows = faces.cut_all(paths, locate, 24, 0.0)
+    cut, rows = faces.crop_all(paths, locate, 24, 0.0)
     assert (sorted(seen), rows) == ([(44, 512, 3), (100, 80, 3), (512, 256, 3)], [0, 2])
     assert [np.unique(one.reshape(-1, 3), axis=0).tolist() for one in cut] == [[[30, 20, 10]]] * 2
 
@@ -255,38 +257,38 @@ def test_crops_know_their_picture_and_large_pictures_are_shrunk_first(tmp_path: 
 @pytest.mark.parametrize("size", [96, 112, 160, 224])
 @pytest.mark.parametrize("face", [ASTRONAUT, replace(ASTRONAUT, landmarks=np.float32([[200, 130], [240, 100]]))])
 def test_a_frame_without_errors_is_what_inference_cuts(face: Face, size: int) -> None:
-    kept = crop(clips.astronaut(), face, faces.SIDE, faces.MARGIN)
-    expected = crop(clips.astronaut(), face, size).astype(float)
+    kept = align_face(clips.astronaut(), face, faces.SIDE, faces.MARGIN)
+    expected = align_face(clips.astronaut(), face, size).astype(float)
     assert np.abs(augment.frame(kept, size) - expected).mean() < 3
-    assert np.abs(augment.frame(kept, size, Placement(right=0.02)) - expected).mean() > 5
-    assert np.abs(augment.frame(kept, size, Placement(zoom=1.05)) - expected).mean() > 5
+    assert np.abs(augment.frame(kept, size, GeometricJitter(right=0.02)) - expected).mean() > 5
+    assert np.abs(augment.frame(kept, size, GeometricJitter(zoom=1.05)) - expected).mean() > 5
 
 
 def test_a_frame_shows_the_errors_of_the_detector() -> None:
-    kept = crop(clips.astronaut(), ASTRONAUT, faces.SIDE, faces.MARGIN)
+    kept = align_face(clips.astronaut(), ASTRONAUT, faces.SIDE, faces.MARGIN)
     plain = augment.frame(kept, 100).astype(float)
-    moved = augment.frame(kept, 100, Placement(right=0.1, down=-0.05)).astype(float)
+    moved = augment.frame(kept, 100, GeometricJitter(right=0.1, down=-0.05)).astype(float)
     assert np.abs(moved[:90, 15:] - plain[5:95, 5:90]).mean() < 1
-    half = augment.frame(kept, 100, Placement(zoom=2.0))[::2, ::2].astype(float)
+    half = augment.frame(kept, 100, GeometricJitter(zoom=2.0))[::2, ::2].astype(float)
     assert np.abs(half - cv2.resize(plain[25:75, 25:75], (50, 50))).mean() < 6
-    upright = augment.frame(kept, 100, Placement(roll=30.0))
+    upright = augment.frame(kept, 100, GeometricJitter(roll=30.0))
     turn = cv2.getRotationMatrix2D((49.5, 49.5), 30.0, 1)
     again = cv2.warpAffine(np.uint8(plain), turn, (100, 100)).astype(float)
     assert np.abs(upright[30:70, 30:70] - again[30:70, 30:70]).mean() < 2
 
 
 def test_a_view_depends_on_the_seed_alone_and_leaves_its_crop_as_it_was() -> None:
-    kept = crop(clips.astronaut(), ASTRONAUT, faces.SIDE, faces.MARGIN)
+    kept = align_face(clips.astronaut(), ASTRONAUT, faces.SIDE, faces.MARGIN)
     before = kept.copy()
-    views = [augment.view(kept, 48, np.random.default_rng(seed)) for seed in range(60)]
+    views = [augment.augment(kept, 48, np.random.default_rng(seed)) for seed in range(60)]
     assert all(view.shape == (48, 48, 3) and view.dtype == np.uint8 and view.flags.c_contiguous for view in views)
     assert len({view.tobytes() for view in views}) == 60
     np.testing.assert_array_equal(kept, before)
-    np.testing.assert_array_equal(views, [augment.view(kept, 48, np.random.default_rng(seed)) for seed in range(60)])
-    grey = augment.view(np.repeat(kept[..., :1], 3, axis=2), 48, np.random.default_rng(3))
+    np.testing.assert_array_equal(views, [augment.augment(kept, 48, np.random.default_rng(seed)) for seed in range(60)])
+    grey = augment.augment(np.repeat(kept[..., :1], 3, axis=2), 48, np.random.default_rng(3))
     assert (grey[..., 0] == grey[..., 2]).mean() > 0.8, "balance would colour it"
 
 
 def test_training_scales_pixels_as_inference_does() -> None:
     crops = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    np.testing.assert_array_equal(pixels(crops).numpy(), scaled(crops, card("any", mini_datasets.network(), 16)))
+    np.testing.assert_array_equal(to_tensor(crops).numpy(), preprocess(crops, card("any", mini_datasets.network(), 16)))

@@ -14,12 +14,12 @@ import feature_fixtures
 import mini_datasets
 from fervid.analysis.baseline import LOGITS
 from fervid.learn import metrics
-from fervid.learn.feature_table import Table
+from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry
 from fervid.training import clip_sets, emotion
 from fervid.training.clip_sets import DEVELOPMENT, FILMS, STILLS, VALENCES, ClipSet, read_clip_sets
 from fervid.training.emotion import LabelledLogits, Parameters, cross_validate, move_to_usual, to_labelled_logits
-from fervid.training.faces import Sources
+from fervid.training.faces import DatasetPaths
 from fervid.training.ferplus import CLASSES
 
 ALL = np.eye(8, dtype=bool)
@@ -55,7 +55,7 @@ def test_expressions_of_one_valence_are_added() -> None:
 def clip_set(logits: np.ndarray, truth: np.ndarray, people: np.ndarray) -> ClipSet:
     samples = feature_fixtures.samples([CLASSES[label] for label in truth], [f"p{person}" for person in people])
     statistics = {LOGITS: np.float32(logits)}
-    table = Table(samples, statistics, np.full(len(truth), 5), feature_fixtures.ABOUT)
+    table = FeatureTable(samples, statistics, np.full(len(truth), 5), feature_fixtures.ABOUT)
     return ClipSet(CLASSES, ALL, table, truth, people)
 
 
@@ -69,7 +69,7 @@ def acted() -> ClipSet:
 
 
 def test_relative_to_their_average_people_are_alike(acted: ClipSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
     parameters = Parameters.fit([to_labelled_logits(acted)])
     usual = np.array(emotion.usual(acted)["person"], np.float32)
     alone = acted.report(parameters(acted.table.statistics[LOGITS]))
@@ -95,9 +95,9 @@ def test_the_file_says_what_the_parameters_say(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def sets(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipSet]:
+def sets(sources: DatasetPaths, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipSet]:
     """The three sets in miniature, looked at by the shipped models."""
-    copied = Sources(shutil.copytree(sources.root, tmp_path_factory.mktemp("copied") / "sets"))
+    copied = DatasetPaths(shutil.copytree(sources.root, tmp_path_factory.mktemp("copied") / "sets"))
     mini_datasets.films(copied.kerc)
     return read_clip_sets(copied, tmp_path_factory.mktemp("features"))
 
@@ -115,7 +115,7 @@ def test_the_sets_are_read_with_people_and_truth(sets: dict[str, ClipSet]) -> No
 def test_happiness_counts_as_positive_and_a_clip_without_a_face_as_wrong(
     sets: dict[str, ClipSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
     films = sets[FILMS]
     happy = np.tile(np.float32(np.eye(8)[CLASSES.index("happiness")]), (len(films), 1))
     report = films.report(happy)
@@ -126,13 +126,13 @@ def test_happiness_counts_as_positive_and_a_clip_without_a_face_as_wrong(
 
 def test_the_whole_way_from_sets_to_a_file(
     sets: dict[str, ClipSet],
-    sources: Sources,
+    sources: DatasetPaths,
     cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
+    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
     films = sets[FILMS]  # who all show the astronaut
     strangers = replace(films, people=np.arange(len(films.truth)))
     monkeypatch.setattr(emotion, "read_clip_sets", lambda *_: {**sets, FILMS: strangers})
@@ -140,7 +140,7 @@ def test_the_whole_way_from_sets_to_a_file(
     output = tmp_path / "emotion8.onnx"
     monkeypatch.setattr("sys.argv", ["emotion", "--data", str(sources.root), "--cache", str(cache), "-o", str(output)])
     emotion.main()
-    model = registry.load(str(output), "classifier")
+    model = registry.load_model(str(output), "classifier")
     assert model.card["statistics"] == [LOGITS]
     assert {kind: len(values) for kind, values in model.card["usual_logits"].items()} == {"person": 8, "rest": 8}
     assert [level["stride"] for level in model.card["adaptive"]["levels"]] == [8, 4, 2]

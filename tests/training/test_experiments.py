@@ -11,13 +11,13 @@ import pytest
 
 import mini_datasets
 from fervid.training import predict as predicting
-from fervid.training.batches import Batches, Data
-from fervid.training.fit import Fit
-from fervid.training.predict import filled, predict
+from fervid.training.batches import BatchSampler, TrainingSets
+from fervid.training.fit import Trainer
+from fervid.training.predict import predict, pseudo_label
 
 
 @pytest.fixture(scope="module")
-def data() -> Data:
+def data() -> TrainingSets:
     return mini_datasets.data()
 
 
@@ -37,12 +37,12 @@ def test_single_networks_see_of_their_task_what_the_joint_ones_see() -> None:
 
 
 def test_what_a_face_lacks_is_filled_and_what_is_known_stays(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predicting, "build", lambda name: mini_datasets.network(seed=9))
-    run, path = Fit(mini_datasets.recipe(steps=1), mini_datasets.network(), data), tmp_path / "run.safetensors"
+    run, path = Trainer(mini_datasets.recipe(steps=1), mini_datasets.network(), data), tmp_path / "run.safetensors"
     list(run.run(path))
-    votes, portraits = filled(data.expressions, path), filled(data.attributes, path)
+    votes, portraits = pseudo_label(data.expressions, path), pseudo_label(data.attributes, path)
     np.testing.assert_array_equal(votes.votes[data.expressions.votes.any(axis=1)], votes.votes)
     for name in ("age", "gender", "ethnicity"):
         np.testing.assert_array_equal(getattr(portraits, name), getattr(data.attributes, name))
@@ -51,7 +51,7 @@ def test_what_a_face_lacks_is_filled_and_what_is_known_stays(
     heads = predict(predicting.load(path)[1], data.attributes, 16)
     shares = np.exp(heads["expression"]) / np.exp(heads["expression"]).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(portraits.votes, shares, atol=1e-5)
-    batches = Batches(mini_datasets.recipe(), replace(data, expressions=votes, attributes=portraits))
+    batches = BatchSampler(mini_datasets.recipe(), replace(data, expressions=votes, attributes=portraits))
     _, targets = batches(0)
     several = mini_datasets.recipe()
     known = several.expressions + several.attributes
@@ -59,7 +59,7 @@ def test_what_a_face_lacks_is_filled_and_what_is_known_stays(
     assert not targets.votes[known:].any()
 
 
-def test_little_is_watched_and_all_is_learned_from(data: Data) -> None:
+def test_little_is_watched_and_all_is_learned_from(data: TrainingSets) -> None:
     less = joint.few(data)
     assert (less.expressions, less.attributes) == (data.expressions, data.attributes)
     assert len(less.starting) == len(less.attributes) + len(less.people)

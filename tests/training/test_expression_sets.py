@@ -13,25 +13,25 @@ import torch
 import clips
 import mini_datasets
 from fervid.training import augment, duplicates, expression_sets, faces, fit, losses
-from fervid.training.batches import Batches, Data
+from fervid.training.batches import BatchSampler, TrainingSets
 from fervid.training.expression_tests import STYLES, measure_expressions
-from fervid.training.faces import ExpressionSet, Sources
+from fervid.training.faces import DatasetPaths, ExpressionSet
 from fervid.training.ferplus import CLASSES
-from fervid.training.fit import Fit
+from fervid.training.fit import Trainer
 from fervid.training.losses import ABSENT
 
 
 @pytest.fixture
-def copied(sources: Sources, tmp_path: Path) -> Sources:
+def copied(sources: DatasetPaths, tmp_path: Path) -> DatasetPaths:
     """Data sets that a test may damage."""
-    return Sources(shutil.copytree(sources.root, tmp_path / "sets"))
+    return DatasetPaths(shutil.copytree(sources.root, tmp_path / "sets"))
 
 
 def names(labels: np.ndarray) -> list[str]:
     return [CLASSES[label] for label in labels]
 
 
-def test_rafdb_is_read_in_its_official_split(sources: Sources) -> None:
+def test_rafdb_is_read_in_its_official_split(sources: DatasetPaths) -> None:
     paths, labels = expression_sets.list_rafdb(sources.rafdb, "test")
     assert [path.name for path in paths] == [f"test_000{i}_aligned.jpg" for i in (1, 2, 3, 4)]
     assert names(labels) == ["surprise", "happiness", "neutral", "disgust"]
@@ -41,46 +41,46 @@ def test_rafdb_is_read_in_its_official_split(sources: Sources) -> None:
     assert [path.name[6:10] for path in parts[1]] == ["0023", "0025"]
 
 
-def test_rafdb_with_missing_images_is_refused_and_names_them(copied: Sources) -> None:
+def test_rafdb_with_missing_images_is_refused_and_names_them(copied: DatasetPaths) -> None:
     (copied.rafdb / "aligned" / "test" / "test_images" / "test_0002_aligned.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 images .* are missing, the first: \S+test_0002_aligned\.jpg$"):
         expression_sets.list_rafdb(copied.rafdb, "test")
 
 
 @pytest.mark.parametrize("label", ["0", "8", "joy", ""])
-def test_rafdb_with_labels_out_of_range_is_refused(copied: Sources, label: str) -> None:
+def test_rafdb_with_labels_out_of_range_is_refused(copied: DatasetPaths, label: str) -> None:
     (copied.rafdb / "test_labels.csv").write_text(f"image,label\ntest_0001_aligned.jpg,{label}\n")
     with pytest.raises(ValueError, match=rf"1 labels are not 1 to 7, the first: test_0001_aligned\.jpg: {label}$"):
         expression_sets.list_rafdb(copied.rafdb, "test")
 
 
-def test_rafdb_without_its_columns_is_refused(copied: Sources) -> None:
+def test_rafdb_without_its_columns_is_refused(copied: DatasetPaths) -> None:
     (copied.rafdb / "test_labels.csv").write_text("name;class\na;1\n")
     with pytest.raises(ValueError, match="no columns image,label"):
         expression_sets.list_rafdb(copied.rafdb, "test")
 
 
-def test_affectnet_has_contempt_from_another_set(sources: Sources) -> None:
+def test_affectnet_has_contempt_from_another_set(sources: DatasetPaths) -> None:
     paths, labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, "train")
     rest, rest_labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, "valid")
     assert len({*paths, *rest}) == len(paths) + len(rest) == 30
     assert set(names(np.concatenate([labels, rest_labels]))) == {"contempt", "fear", "happiness", "neutral", "sadness"}
 
 
-def test_an_empty_folder_of_a_class_is_refused(copied: Sources) -> None:
+def test_an_empty_folder_of_a_class_is_refused(copied: DatasetPaths) -> None:
     shutil.rmtree(copied.affectnet / "sad")
     with pytest.raises(FileNotFoundError, match=r"\S+sad holds no images"):
         expression_sets.list_affectnet(copied.affectnet, copied.contempt, "train")
 
 
-def test_sfew_leaves_out_an_image_that_is_in_two_classes(copied: Sources) -> None:
+def test_sfew_leaves_out_an_image_that_is_in_two_classes(copied: DatasetPaths) -> None:
     shutil.copy(copied.sfew / "Happy" / "film_3.png", copied.sfew / "Sad" / "film_9.png")
     paths, labels = expression_sets.list_sfew(copied.sfew)
     assert names(labels) == ["anger", "disgust", "fear", "neutral", "sadness", "surprise"]
     assert not any(path.name in ("film_3.png", "film_9.png") for path in paths)
 
 
-def test_javased_leaves_out_the_actors_of_acceptance(sources: Sources) -> None:
+def test_javased_leaves_out_the_actors_of_acceptance(sources: DatasetPaths) -> None:
     paths, labels, actors = expression_sets.list_javased(sources.javased)
     assert [path.name for path in paths] == ["01-01-01_01.mp4", "01-01-03_01.mp4", "02-01-06_01.mp4"]
     assert (names(labels), actors) == (["neutral", "happiness", "anger"], ["01", "01", "02"])
@@ -99,11 +99,11 @@ def test_copies_are_found_whatever_their_light_and_size_and_other_faces_are_not(
 
 
 def test_sets_are_read_as_a_recipe_asks_and_without_copies_of_test_faces(
-    sources: Sources, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sources: DatasetPaths, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("fervid.training.batches.starting", lambda known, *_: np.ones((len(known), 4), np.float32))
     recipe = mini_datasets.recipe(labelled={"rafdb": 2, "affectnet": 3}, frames=2)
-    read = Data.read(sources, cache, {}, (), recipe)
+    read = TrainingSets.read(sources, cache, {}, (), recipe)
     assert set(read.labelled) == set(read.valid_labelled) == {"rafdb", "affectnet"}
     assert len(read.frames) == 3
     printed = capsys.readouterr().out
@@ -116,13 +116,13 @@ def test_sets_are_read_as_a_recipe_asks_and_without_copies_of_test_faces(
     assert set(read.digests()) == {"expressions", "attributes", "people", "starting", "rafdb", "affectnet", "frames"}
 
 
-def test_an_unknown_set_is_refused(sources: Sources, cache: Path) -> None:
+def test_an_unknown_set_is_refused(sources: DatasetPaths, cache: Path) -> None:
     with pytest.raises(ValueError, match="no set of expressions 'ck'; there are rafdb, affectnet"):
         faces.read_expressions(sources, "ck", "train", cache)
 
 
 @pytest.fixture
-def data() -> Data:
+def data() -> TrainingSets:
     """FER+ and a set that has no contempt and no fear, with frames."""
     known = mini_datasets.faces(8, 7, "votes")
     votes = np.eye(8, dtype=np.float32)[[0, 2, 4, 5, 6, 7, 5, 5]]
@@ -132,9 +132,9 @@ def data() -> Data:
     )
 
 
-def test_a_set_is_asked_among_its_own_classes(data: Data) -> None:
+def test_a_set_is_asked_among_its_own_classes(data: TrainingSets) -> None:
     recipe = mini_datasets.recipe(labelled={"rafdb": 3}, frames=2, adjustment=1.0, smoothing=0.6)
-    _, targets = Batches(recipe, data)(0)
+    _, targets = BatchSampler(recipe, data)(0)
     own = targets.adjustment[5:8]
     assert (own[:, [1, 3]] == ABSENT).all()
     assert (own[:, [0, 2, 4, 5, 6, 7]] > ABSENT).all()
@@ -144,15 +144,17 @@ def test_a_set_is_asked_among_its_own_classes(data: Data) -> None:
     assert not targets.votes[8:].any(), "faces without an expression have no votes"
     logits = torch.zeros(len(targets.votes), 8)
     logits[5:8, 1] = 50
-    assert losses.soft(logits + targets.adjustment, targets.votes) < 3, "a class that the set lacks costs nothing"
+    assert losses.soft_cross_entropy(logits + targets.adjustment, targets.votes) < 3, (
+        "a class that the set lacks costs nothing"
+    )
 
 
 @pytest.mark.parametrize("teacher", ["start", "average"])
-def test_faces_without_an_expression_are_taught(data: Data, teacher: str) -> None:
+def test_faces_without_an_expression_are_taught(data: TrainingSets, teacher: str) -> None:
     recipe = mini_datasets.recipe(
         labelled={"rafdb": 3}, frames=2, teacher=teacher, weights={"consistency": 1.0, "expression": 0.0}, style=0.5
     )
-    run = Fit(recipe, mini_datasets.network(), data)
+    run = Trainer(recipe, mini_datasets.network(), data)
     before = {name: value.clone() for name, value in run.teacher.state_dict().items()}
     _, targets = run.batches(0)
     assert targets.weak.shape == (3 + 2 + 2, 3, 16, 16)
@@ -166,16 +168,16 @@ def test_faces_without_an_expression_are_taught(data: Data, teacher: str) -> Non
 
 
 def test_a_run_with_a_teacher_goes_on_as_if_it_had_not_been_cut_off(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "CHECK_EVERY", 2)
     settings = {"labelled": {"rafdb": 3}, "frames": 2, "weights": {"consistency": 1.0}, "steps": 4}
-    whole = Fit(mini_datasets.recipe(**settings), mini_datasets.network(), data)
+    whole = Trainer(mini_datasets.recipe(**settings), mini_datasets.network(), data)
     figures = list(whole.run(tmp_path / "whole"))
     assert {"rafdb_accuracy", "rafdb_mean_recall"} <= figures[-1].keys()
-    cut = Fit(mini_datasets.recipe(**settings), mini_datasets.network(), data)
+    cut = Trainer(mini_datasets.recipe(**settings), mini_datasets.network(), data)
     next(iter(cut.run(tmp_path / "cut")))
-    again = Fit(mini_datasets.recipe(**settings), mini_datasets.network(), data)
+    again = Trainer(mini_datasets.recipe(**settings), mini_datasets.network(), data)
     again.resume(tmp_path / "cut")
     list(again.run(tmp_path / "cut"))
     for name, value in whole.network.state_dict().items():

@@ -23,14 +23,14 @@ def test_batches_are_made_once_in_order_and_none_beyond_the_last() -> None:
         made.append(step)
         return step
 
-    assert list(loop.batches(make, 3, 6)) == [3, 4, 5] == made
-    assert not list(loop.batches(make, 6, 6))
+    assert list(loop.prefetch_batches(make, 3, 6)) == [3, 4, 5] == made
+    assert not list(loop.prefetch_batches(make, 6, 6))
     assert made == [3, 4, 5]
 
 
 def test_what_goes_wrong_in_a_batch_is_told() -> None:
     with pytest.raises(ZeroDivisionError):
-        list(loop.batches(lambda step: 1 // step, 0, 2))
+        list(loop.prefetch_batches(lambda step: 1 // step, 0, 2))
 
 
 def test_the_rate_rises_and_falls_to_nothing() -> None:

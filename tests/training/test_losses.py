@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from fervid.training import losses
-from fervid.training.losses import Targets, Weights
+from fervid.training.losses import Targets, TaskWeights
 from fervid.training.network import AGES, Heads
 
 COUNTS = {"expression": 8, "first": 7, "age": AGES, "ethnicity": 5, "embedding": 4, "identity": 3}
-TASKS = [task for task in asdict(Weights()) if task != "consistency"]
-NOTHING = Weights(**dict.fromkeys(asdict(Weights()), 0.0))
+TASKS = [task for task in asdict(TaskWeights()) if task != "consistency"]
+NOTHING = TaskWeights(**dict.fromkeys(asdict(TaskWeights()), 0.0))
 NO_PRIOR = (torch.zeros(8), torch.zeros(7))
 PEOPLE = torch.eye(4)[:3] * 5
 PEAK = 1 / np.exp(-(np.arange(-29.0, 71) ** 2) / 8).sum()  # share of the age itself, for one of 30
@@ -48,7 +48,7 @@ def noise(count: int, seed: int = 0) -> Heads:
 
 def only(task: str, given: Heads, targets: Targets, prior: tuple[Tensor, Tensor] = NO_PRIOR) -> float:
     weights = replace(NOTHING, **{task: 1.0})
-    return float(losses.total(given, given.embedding, PEOPLE, targets, weights, *prior).detach())
+    return float(losses.multitask_loss(given, given.embedding, PEOPLE, targets, weights, *prior).detach())
 
 
 def log_softmax(*logits: float) -> np.ndarray:
@@ -118,7 +118,9 @@ def some_known() -> Targets:
 @pytest.mark.parametrize("task", TASKS)
 def test_a_face_without_the_label_of_a_task_changes_nothing_of_it(task: str) -> None:
     targets, given = some_known(), noise(5)
-    losses.total(given, given.embedding, PEOPLE, targets, replace(NOTHING, **{task: 1.0}), *NO_PRIOR).backward()
+    losses.multitask_loss(
+        given, given.embedding, PEOPLE, targets, replace(NOTHING, **{task: 1.0}), *NO_PRIOR
+    ).backward()
     known = {"expression": [0, 1, 2], "identity": [0, 1, 3]}.get(task, [0, 1])
     slope = getattr(given, HEAD[task]).grad
     touched = slope.reshape(5, -1).abs().sum(1) > 0
@@ -133,26 +135,26 @@ def test_a_face_without_the_label_of_a_task_changes_nothing_of_it(task: str) -> 
 @pytest.mark.parametrize("task", TASKS)
 def test_without_any_label_a_task_costs_nothing(task: str) -> None:
     given = noise(3)
-    loss = losses.total(given, given.embedding, PEOPLE, unknown(3), replace(NOTHING, **{task: 1.0}), *NO_PRIOR)
+    loss = losses.multitask_loss(given, given.embedding, PEOPLE, unknown(3), replace(NOTHING, **{task: 1.0}), *NO_PRIOR)
     loss.backward()
     assert loss == 0
     assert not getattr(given, HEAD[task]).grad.any()
 
 
 def test_the_tasks_are_weighted_and_added() -> None:
-    targets, given, weights = some_known(), noise(5), Weights(*range(1, 9))
+    targets, given, weights = some_known(), noise(5), TaskWeights(*range(1, 9))
     parts = {task: only(task, given, targets) for task in TASKS}
     expected = sum(asdict(weights)[task] * part for task, part in parts.items())
     assert all(part > 0 for part in parts.values())
-    whole = losses.total(given, given.embedding, PEOPLE, targets, weights, *NO_PRIOR)
+    whole = losses.multitask_loss(given, given.embedding, PEOPLE, targets, weights, *NO_PRIOR)
     assert whole.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_task_of_no_weight_is_left_out_even_where_it_could_not_be_worked_out() -> None:
     other = replace(some_known(), starting=torch.eye(5, 3))
-    left = replace(Weights(), distillation=0.0)
+    left = replace(TaskWeights(), distillation=0.0)
     given = noise(5)
-    assert torch.isfinite(losses.total(given, given.embedding, PEOPLE, other, left, *NO_PRIOR))
+    assert torch.isfinite(losses.multitask_loss(given, given.embedding, PEOPLE, other, left, *NO_PRIOR))
 
 
 def test_the_prior_is_added_to_the_logits_of_expression_and_first_labels() -> None:
@@ -168,14 +170,14 @@ def test_rows_of_zeros_count_neither_above_nor_below_the_line() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0], [5.0, 0.0, 0.0], [1.0, 1.0, 4.0]])
     shares = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     expected = -(log_softmax(0, 1, 2)[:2].mean() + log_softmax(1, 1, 4)[2]) / 2
-    assert float(losses.soft(logits, shares)) == pytest.approx(expected, rel=1e-6)
-    assert float(losses.soft(logits, torch.zeros(3, 3))) == 0
-    assert float(losses.soft(logits[:0], shares[:0])) == 0
+    assert float(losses.soft_cross_entropy(logits, shares)) == pytest.approx(expected, rel=1e-6)
+    assert float(losses.soft_cross_entropy(logits, torch.zeros(3, 3))) == 0
+    assert float(losses.soft_cross_entropy(logits[:0], shares[:0])) == 0
 
 
 def test_a_bell_sums_to_one_and_has_its_peak_at_the_age() -> None:
     years = torch.tensor([1, 2, 35, 99, 100, 116])
-    shares = losses.bell(years, AGES)
+    shares = losses.gaussian_label_distribution(years, AGES)
     assert shares.shape == (6, AGES)
     assert shares.sum(1).tolist() == pytest.approx([1] * 6, rel=1e-6)
     assert (shares.argmax(1) + 1).tolist() == [1, 2, 35, 99, 100, 100]
@@ -187,10 +189,12 @@ def test_a_bell_sums_to_one_and_has_its_peak_at_the_age() -> None:
 def test_the_expected_years_are_the_mean_of_the_years_from_one() -> None:
     logits = torch.log(torch.tensor([[0.25, 0.75, 1e-9], [1e-9, 1e-9, 1.0], [1.0, 1.0, 1.0]]))
     assert losses.expected_years(logits).tolist() == pytest.approx([1.75, 3, 2], rel=1e-5)
-    assert losses.expected_years(losses.bell(torch.tensor([40]), AGES).log()).tolist() == pytest.approx([40], rel=1e-4)
+    assert losses.expected_years(
+        losses.gaussian_label_distribution(torch.tensor([40]), AGES).log()
+    ).tolist() == pytest.approx([40], rel=1e-4)
 
 
 def test_the_distance_is_the_angle_from_the_starting_embedding_whatever_its_length() -> None:
     embedding = torch.tensor([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0], [3.0, 3.0]])
     starting = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-    assert float(losses.distance(embedding, starting)) == pytest.approx((0 + 1 + 2) / 3)
+    assert float(losses.cosine_distance(embedding, starting)) == pytest.approx((0 + 1 + 2) / 3)

@@ -22,5 +22,5 @@ def test_the_command_makes_the_shipped_file(count: int, tmp_path: Path, monkeypa
     assert len(path.read_bytes()) < 2000
     assert json.loads((tmp_path / "manifest.json").read_text())["models"] == {name: registry.manifest()[name]}
     row = np.random.default_rng(0).random((3, count), np.float32)
-    (said,) = registry.load(name, "classifier").session.run(["probabilities"], {"features": row})
+    (said,) = registry.load_model(name, "classifier").session.run(["probabilities"], {"features": row})
     assert np.array_equal(said, row)

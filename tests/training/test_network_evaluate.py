@@ -11,13 +11,13 @@ import onnx
 import pytest
 
 import mini_datasets
-from fervid.analysis.align import crop
-from fervid.core.records import FaceScores
+from fervid.analysis.align import align_face
+from fervid.core.records import FaceOutputs
 from fervid.models import registry
 from fervid.training import evaluate, export, lfw
-from fervid.training.faces import Sources
+from fervid.training.faces import DatasetPaths
 from fervid.training.ferplus import CLASSES, FerPlus
-from fervid.training.network import FIRST_CLASSES
+from fervid.training.network import FER2013_CLASSES
 from fervid.training.utkface import Portrait
 
 SIZE = 16
@@ -41,7 +41,7 @@ def test_on_votes_the_most_voted_class_counts_and_majorities_apart() -> None:
 
 def test_on_first_labels_only_the_known_ones_count_and_contempt_is_no_answer() -> None:
     first = np.array([CLASSES.index(name) for name in ("anger", "disgust", "disgust", "surprise", "sadness")] + [-1])
-    answers = [FIRST_CLASSES.index(name) for name in ("anger", "disgust", "fear", "surprise", "sadness", "fear")]
+    answers = [FER2013_CLASSES.index(name) for name in ("anger", "disgust", "fear", "surprise", "sadness", "fear")]
     figures = evaluate.on_first_labels(np.eye(7, dtype=np.float32)[answers], first)
     assert figures["accuracy"]["value"] == 0.8
     assert figures["mean_recall"]["value"] == pytest.approx(3.5 / 4)
@@ -53,7 +53,7 @@ def test_on_portraits_age_gender_and_ethnicity_are_measured() -> None:
     portraits = [Portrait(Path(), *labels) for labels in ((20, 0, 0), (40, 1, 2), (60, 1, 4), (80, 0, 1))]
     nothing = np.zeros((4, 1), np.float32)
     ethnicity = np.eye(5, dtype=np.float32)[[0, 2, 3, 1]]
-    scores = FaceScores(
+    scores = FaceOutputs(
         nothing, nothing, np.float32([21, 40, 55, 82]), np.float32([0.6, 0.59, 0.9, 0.7]), ethnicity, nothing
     )
     figures = evaluate.on_utkface(scores, portraits, 0.6)
@@ -73,25 +73,25 @@ def test_on_pairs_the_cosine_is_asked_whatever_the_length() -> None:
 
 
 @pytest.fixture(scope="module")
-def tests(sources: Sources) -> evaluate.Tests:
+def tests(sources: DatasetPaths) -> evaluate.Tests:
     return evaluate.Tests.read(sources, SIZE)
 
 
-def test_the_test_splits_are_read_and_cut_as_at_inference(tests: evaluate.Tests, sources: Sources) -> None:
+def test_the_test_splits_are_read_and_cut_as_at_inference(tests: evaluate.Tests, sources: DatasetPaths) -> None:
     assert tests.ferplus.names == tuple(f"fer00000{i}.png" for i in (12, 13, 14))
     assert tests.first.tolist() == [7, -1, 4]
     assert sorted((p.age, p.gender, p.race) for p in tests.portraits) == [(8, 0, 0), (44, 1, 2), (81, 1, 4)]
     assert tests.names == ["Ann_Lee_0001.jpg", "Ann_Lee_0003.jpg", "Bo_0001.jpg", "Bo_0002.jpg"]
     assert {name: len(cut) for name, cut in tests.crops.items()} == {"ferplus": 3, "utkface": 3, "lfw": 4}
     assert tests.found == {"utkface": 1.0, "lfw": 0.75}
-    expected = crop(tests.ferplus.images[1], tests.ferplus.faces[1], SIZE)
+    expected = align_face(tests.ferplus.images[1], tests.ferplus.faces[1], SIZE)
     np.testing.assert_array_equal(tests.crops["ferplus"][1], expected)
     picture = cv2.imread(str(sources.lfw / "data" / "Bo" / "Bo_0002.jpg"), cv2.IMREAD_COLOR_RGB)
-    usual = crop(picture, evaluate._typical(picture), SIZE)
+    usual = align_face(picture, evaluate._typical(picture), SIZE)
     np.testing.assert_array_equal(tests.crops["lfw"][3], usual)
 
 
-def test_a_picture_of_a_pair_that_is_missing_is_named(sources: Sources, tmp_path: Path) -> None:
+def test_a_picture_of_a_pair_that_is_missing_is_named(sources: DatasetPaths, tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"2 pictures are missing below .*, the first: A_0001\.jpg, B_0001\.jpg$"
     ):
@@ -117,7 +117,7 @@ EXPRESSIONS = (
 
 
 def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: Path) -> None:
-    figures = tests.measure(registry.load(str(model), "network"))
+    figures = tests.measure(registry.load_model(str(model), "network"))
     counts = {name: found.get("images", found.get("pairs")) for name, found in figures.items()}
     assert counts == {
         "FER+ PrivateTest": 3,
@@ -129,7 +129,7 @@ def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: P
     }
     assert all(figures[name]["style_gap"] == pytest.approx(0, abs=1) for name in EXPRESSIONS[2:5])
     assert [figures[name]["faces_found"] for name in list(figures)[:3]] == [1.0, 1.0, 0.75]
-    again = tests.measure(registry.load(str(model), "network"))
+    again = tests.measure(registry.load_model(str(model), "network"))
     assert again == figures
 
 
@@ -139,7 +139,7 @@ def test_a_network_without_first_labels_is_not_asked_for_them(
     plain = onnx.load(model)
     plain.graph.output.remove(next(output for output in plain.graph.output if output.name == evaluate.FIRST))
     onnx.save(plain, tmp_path / "plain.onnx")
-    figures = tests.measure(registry.load(str(tmp_path / "plain.onnx"), "network"))
+    figures = tests.measure(registry.load_model(str(tmp_path / "plain.onnx"), "network"))
     known = ["FER+ PrivateTest", "UTKFace test", "LFW pairs", "LFW pairs, by the embedding"]
     assert list(figures) == [*known, *EXPRESSIONS]
 
@@ -150,16 +150,16 @@ def test_a_network_of_expressions_alone_is_measured_on_what_it_estimates(
     plain = onnx.load(model)
     (entry,) = plain.metadata_props
     about = json.loads(entry.value)
-    for key in set().union(*registry.HEADS.values()):
+    for key in set().union(*registry.OPTIONAL_OUTPUTS.values()):
         del about[key]
     entry.value = json.dumps(about)
     kept = [output for output in plain.graph.output if output.name in ("embedding", "expression")]
     del plain.graph.output[:]
     plain.graph.output.extend(kept)
     onnx.save(plain, tmp_path / "plain.onnx")
-    figures = tests.measure(registry.load(str(tmp_path / "plain.onnx"), "network"))
+    figures = tests.measure(registry.load_model(str(tmp_path / "plain.onnx"), "network"))
     assert list(figures) == ["FER+ PrivateTest", "LFW pairs, by the embedding", *EXPRESSIONS]
     entry.value = json.dumps({**about, "expressions": about["expressions"][::-1]})
     onnx.save(plain, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="has other expressions than FER"):
-        tests.measure(registry.load(str(tmp_path / "other.onnx"), "network"))
+        tests.measure(registry.load_model(str(tmp_path / "other.onnx"), "network"))

@@ -21,18 +21,18 @@ import mini_datasets
 from fervid.core.errors import FervidError
 from fervid.training import augment, export, fit, losses, mobilenet
 from fervid.training import predict as predicting
-from fervid.training.batches import FIRST_INDEX, Batches, Data
+from fervid.training.batches import FIRST_INDEX, BatchSampler, TrainingSets
 from fervid.training.card import save_with_card
-from fervid.training.faces import Sources
-from fervid.training.fit import Fit
+from fervid.training.faces import DatasetPaths
+from fervid.training.fit import Trainer
 from fervid.training.losses import Targets
-from fervid.training.network import PIXEL_MEAN, FaceNetwork, pixels
+from fervid.training.network import PIXEL_MEAN, FaceNetwork, to_tensor
 from fervid.training.predict import load, predict
-from fervid.training.recipe import Recipe
+from fervid.training.recipe import TrainConfig
 
 
 @pytest.fixture(scope="module")
-def data() -> Data:
+def data() -> TrainingSets:
     return mini_datasets.data()
 
 
@@ -42,11 +42,11 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "CHECK_EVERY", 2)
 
 
-def begun(data: Data, **settings: object) -> Fit:
-    return Fit(mini_datasets.recipe(**settings), mini_datasets.network(), data)
+def begun(data: TrainingSets, **settings: object) -> Trainer:
+    return Trainer(mini_datasets.recipe(**settings), mini_datasets.network(), data)
 
 
-def state(run: Fit) -> dict[str, Tensor]:
+def state(run: Trainer) -> dict[str, Tensor]:
     """Everything that a run has learned, by name."""
     parts = {"network": run.network, "average": run.average}
     tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
@@ -68,10 +68,10 @@ def same_batch(ours: tuple[Tensor, Targets], theirs: tuple[Tensor, Targets]) -> 
 def test_a_recipe_names_only_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"steps": 10, "sharpness": 0, "weights": {"identity": 0.5}}))
-    weights = losses.Weights(identity=0.5)
-    assert Recipe.read(path) == replace(Recipe(), steps=10, sharpness=0, weights=weights)
-    assert Recipe.of(asdict(Recipe.read(path))) == Recipe.read(path)
-    assert Recipe.of({}) == Recipe()
+    weights = losses.TaskWeights(identity=0.5)
+    assert TrainConfig.read(path) == replace(TrainConfig(), steps=10, sharpness=0, weights=weights)
+    assert TrainConfig.of(asdict(TrainConfig.read(path))) == TrainConfig.read(path)
+    assert TrainConfig.of({}) == TrainConfig()
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_a_recipe_that_cannot_be_meant_is_refused(text: str, said: str, tmp_path
     path = tmp_path / "recipe.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=said):
-        Recipe.read(path)
+        TrainConfig.read(path)
 
 
 def test_the_rates_begin_with_the_heads_rise_and_fall_to_nothing() -> None:
-    recipe = Recipe(steps=100, head_steps=20, warmup=10, rate=3.0, head_rate=8.0)
+    recipe = TrainConfig(steps=100, head_steps=20, warmup=10, rate=3.0, head_rate=8.0)
     rates = [recipe.rates(step) for step in range(101)]
     assert [body for body, _ in rates[:21]] == [0] * 21
     assert [heads for _, heads in rates] == pytest.approx(
@@ -109,7 +109,7 @@ def test_the_rates_begin_with_the_heads_rise_and_fall_to_nothing() -> None:
     assert rates[100] == (0, 0)
 
 
-def test_a_class_without_any_example_spoils_nothing(data: Data) -> None:
+def test_a_class_without_any_example_spoils_nothing(data: TrainingSets) -> None:
     votes = data.expressions.votes.copy()
     votes[:, 2] = 0
     votes[votes.sum(axis=1) == 0, 0] = 1
@@ -120,27 +120,27 @@ def test_a_class_without_any_example_spoils_nothing(data: Data) -> None:
 
 
 def test_pictures_grow_to_their_size() -> None:
-    recipe = Recipe(size=112, small=80, growth=0.5, steps=80)
+    recipe = TrainConfig(size=112, small=80, growth=0.5, steps=80)
     assert [recipe.side(step) for step in (0, 19, 20, 39, 40, 79)] == [80, 80, 96, 96, 112, 112]
-    assert {Recipe(size=64, small=80).side(step) for step in (0, 8000)} == {64}
-    assert Recipe(size=120, small=80, steps=10).side(0) == 88
+    assert {TrainConfig(size=64, small=80).side(step) for step in (0, 8000)} == {64}
+    assert TrainConfig(size=120, small=80, steps=10).side(0) == 88
 
 
-def test_a_batch_depends_on_seed_and_step_alone(data: Data) -> None:
+def test_a_batch_depends_on_seed_and_step_alone(data: TrainingSets) -> None:
     before = data.digests()
-    one, other = Batches(mini_datasets.recipe(), data), Batches(mini_datasets.recipe(), data)
+    one, other = BatchSampler(mini_datasets.recipe(), data), BatchSampler(mini_datasets.recipe(), data)
     found = [one(step) for step in range(5)]
     assert same_batch(other(4), found[4])
     assert same_batch(other(1), found[1])
     assert not same_batch(found[4], found[1])
-    assert not same_batch(Batches(mini_datasets.recipe(seed=1), data)(4), found[4])
+    assert not same_batch(BatchSampler(mini_datasets.recipe(seed=1), data)(4), found[4])
     assert data.digests() == before
 
 
-def test_a_batch_carries_the_labels_of_its_faces(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augment, "view", lambda crop, *_: crop)
+def test_a_batch_carries_the_labels_of_its_faces(data: TrainingSets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "augment", lambda crop, *_: crop)
     recipe = mini_datasets.recipe(mixup=0.0, first_share=0.0, expressions=20, attributes=9, people=6)
-    pictures, targets = Batches(recipe, data)(3)
+    pictures, targets = BatchSampler(recipe, data)(3)
     raw = np.uint8((pictures.permute(0, 2, 3, 1).numpy()[..., ::-1] + np.float32(PIXEL_MEAN)[::-1]).round())
     starting = {data.attributes: data.starting[:5], data.people: data.starting[5:]}
     parts = [data.expressions] * 20 + [data.attributes] * 9 + [data.people] * 6
@@ -155,10 +155,10 @@ def test_a_batch_carries_the_labels_of_its_faces(data: Data, monkeypatch: pytest
         assert targets.starting[i].tolist() == expected.tolist()
 
 
-def test_mixup_mixes_pictures_and_both_votes_in_one_share_and_keeps_their_sums(data: Data) -> None:
+def test_mixup_mixes_pictures_and_both_votes_in_one_share_and_keeps_their_sums(data: TrainingSets) -> None:
     counts = {"expressions": 8, "attributes": 3, "people": 2}
-    plain, asked = Batches(mini_datasets.recipe(mixup=0.0, **counts), data)(2)
-    mixed, shares = Batches(mini_datasets.recipe(mixup=1.0, **counts), data)(2)
+    plain, asked = BatchSampler(mini_datasets.recipe(mixup=0.0, **counts), data)(2)
+    mixed, shares = BatchSampler(mini_datasets.recipe(mixup=1.0, **counts), data)(2)
     assert shares.votes.sum(1).tolist() == pytest.approx([1] * 8 + [0] * 5)
     assert float(shares.first.sum()) == pytest.approx(float(asked.first.sum()), abs=1)
     assert torch.equal(mixed[8:], plain[8:])
@@ -179,8 +179,8 @@ def test_mixup_mixes_pictures_and_both_votes_in_one_share_and_keeps_their_sums(d
     assert len(found) == 1
 
 
-def test_the_first_label_takes_its_share_of_the_votes(data: Data) -> None:
-    votes = Batches(mini_datasets.recipe(first_share=0.25), data).votes
+def test_the_first_label_takes_its_share_of_the_votes(data: TrainingSets) -> None:
+    votes = BatchSampler(mini_datasets.recipe(first_share=0.25), data).votes
     for i, first in enumerate(data.expressions.first):
         expected = data.expressions.votes[i]
         if first >= 0:
@@ -191,9 +191,9 @@ def test_the_first_label_takes_its_share_of_the_votes(data: Data) -> None:
 def test_rare_expressions_are_drawn_more_often_and_the_logits_freed_from_what_is_left() -> None:
     data = mini_datasets.data()
     data.expressions.votes[:] = np.eye(8, dtype=np.float32)[[0] * 9 + list(range(1, 8))]
-    even = Batches(mini_datasets.recipe(balance=0.0, first_share=0.0), data)
+    even = BatchSampler(mini_datasets.recipe(balance=0.0, first_share=0.0), data)
     assert even.chance == pytest.approx(np.full(16, 1 / 16))
-    batches = Batches(mini_datasets.recipe(balance=0.5, first_share=0.0, adjustment=2.0), data)
+    batches = BatchSampler(mini_datasets.recipe(balance=0.5, first_share=0.0, adjustment=2.0), data)
     assert batches.chance[9:] / batches.chance[0] == pytest.approx(np.full(7, 3.0))
     share = np.array([9, *[3] * 7]) / 30
     expression, first = batches.adjustments()
@@ -202,7 +202,7 @@ def test_rare_expressions_are_drawn_more_often_and_the_logits_freed_from_what_is
     assert (first.dtype, first.shape) == (torch.float32, (7,))
 
 
-def test_while_the_heads_learn_the_backbone_stays_as_it_is(data: Data) -> None:
+def test_while_the_heads_learn_the_backbone_stays_as_it_is(data: TrainingSets) -> None:
     run = begun(data, head_steps=2)
     last = {"identity.weight", "identity.bias"}  # fitted when all steps are done
     before = {name: value.clone() for name, value in run.network.named_parameters()}
@@ -216,7 +216,7 @@ def test_while_the_heads_learn_the_backbone_stays_as_it_is(data: Data) -> None:
     assert {name for name, value in run.network.named_parameters() if torch.equal(value, before[name])} == last
 
 
-def stepped(run: Fit, batch: tuple[Tensor, Targets], radius: float) -> list[Tensor]:
+def stepped(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> list[Tensor]:
     """The parameters after one step written out: SAM's way up, the slope there, and AdamW's first step from below."""
     network, people = copy.deepcopy(run.network).train(), run.people.weight.detach().clone().requires_grad_()
     learning = {name: value for name, value in network.named_parameters() if value.requires_grad}
@@ -226,7 +226,7 @@ def stepped(run: Fit, batch: tuple[Tensor, Targets], radius: float) -> list[Tens
         with torch.autocast("cpu", torch.bfloat16):
             embedding = network.backbone(batch[0])
         heads = network.heads(embedding.float())
-        loss = losses.total(heads, heads.embedding, people, batch[1], run.recipe.weights, *run.adjustments)
+        loss = losses.multitask_loss(heads, heads.embedding, people, batch[1], run.recipe.weights, *run.adjustments)
         return torch.autograd.grad(loss, parameters)
 
     below = [parameter.detach().clone() for parameter in parameters]
@@ -252,7 +252,7 @@ def stepped(run: Fit, batch: tuple[Tensor, Targets], radius: float) -> list[Tens
     ids=["without", "too early", "with"],
 )
 def test_a_step_goes_down_the_slope_and_with_sharpness_that_of_the_highest_place_nearby(
-    settings: dict[str, float], radius: float, data: Data
+    settings: dict[str, float], radius: float, data: TrainingSets
 ) -> None:
     run = begun(data, **settings)
     run.step = 2
@@ -266,7 +266,7 @@ def test_a_step_goes_down_the_slope_and_with_sharpness_that_of_the_highest_place
     assert torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, other, strict=True)]).max() > 1e-4
 
 
-def test_the_average_follows_the_weights_faster_at_first(data: Data) -> None:
+def test_the_average_follows_the_weights_faster_at_first(data: TrainingSets) -> None:
     run = begun(data, average=0.3)
     expected = {name: value.clone() for name, value in run.network.state_dict().items()}
     for step, keep in enumerate((2 / 11, 3 / 12, 0.3, 0.3)):
@@ -281,7 +281,9 @@ def test_the_average_follows_the_weights_faster_at_first(data: Data) -> None:
 
 
 @pytest.mark.parametrize("killed", [2, 4])
-def test_a_run_that_was_killed_ends_as_one_that_was_not(killed: int, data: Data, tmp_path: Path, often: None) -> None:
+def test_a_run_that_was_killed_ends_as_one_that_was_not(
+    killed: int, data: TrainingSets, tmp_path: Path, often: None
+) -> None:
     settings = {"head_steps": 3, "sharp_from": 0.7}
     whole = begun(data, **settings)
     told = list(whole.run(tmp_path / "whole.safetensors"))
@@ -292,7 +294,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(killed: int, data: Data,
     while next(first)["step"] < killed:
         pass
     first.close()
-    again = Fit(mini_datasets.recipe(**settings), mini_datasets.network(seed=5), data)
+    again = Trainer(mini_datasets.recipe(**settings), mini_datasets.network(seed=5), data)
     assert len(equal(state(again), state(whole))) < 10
     again.resume(path)
     assert again.step == killed
@@ -305,7 +307,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(killed: int, data: Data,
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_finished_run_that_is_continued_does_nothing(data: Data, tmp_path: Path, often: None) -> None:
+def test_a_finished_run_that_is_continued_does_nothing(data: TrainingSets, tmp_path: Path, often: None) -> None:
     path = tmp_path / "run.safetensors"
     list(begun(data, steps=2).run(path))
     before = path.read_bytes()
@@ -315,7 +317,7 @@ def test_a_finished_run_that_is_continued_does_nothing(data: Data, tmp_path: Pat
     assert path.read_bytes() == before
 
 
-def test_a_state_of_another_run_is_refused_and_what_differs_is_named(data: Data, tmp_path: Path) -> None:
+def test_a_state_of_another_run_is_refused_and_what_differs_is_named(data: TrainingSets, tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     begun(data).save(path)
     begun(data).resume(path)
@@ -330,7 +332,7 @@ def test_a_state_of_another_run_is_refused_and_what_differs_is_named(data: Data,
 
 
 @pytest.mark.parametrize("content", [b"", b"a text, and no state of a run\n" * 9, None])
-def test_a_file_that_is_no_state_is_refused(content: bytes | None, data: Data, tmp_path: Path) -> None:
+def test_a_file_that_is_no_state_is_refused(content: bytes | None, data: TrainingSets, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     if content is None:
         safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
@@ -349,11 +351,11 @@ def test_a_run_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         load(path)
     monkeypatch.setattr(fit, "build", lambda *_: mini_datasets.network(seed=9))
     with pytest.raises(ValueError, match=r"other\.safetensors is a run of another kind"):
-        fit.start(mini_datasets.recipe(), {}, path)
+        fit.initial_weights(mini_datasets.recipe(), {}, path)
 
 
 def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: None
+    data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: None
 ) -> None:
     monkeypatch.setattr(predicting, "build", lambda name: mini_datasets.network(seed=9))
     path, run = tmp_path / "run.safetensors", begun(data)
@@ -371,35 +373,35 @@ def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
 
 
 def test_a_run_begins_with_the_weights_of_another_and_says_so(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "build", lambda *_: mini_datasets.network(seed=9))
     first, path = begun(data), tmp_path / "first.safetensors"
     first.advance(*first.batches(0))
     first.save(path)
     recipe = mini_datasets.recipe(rate=1e-5)
-    second = fit.begin(recipe, fit.start(recipe, {}, path), data)
+    second = fit.make_trainer(recipe, fit.initial_weights(recipe, {}, path), data)
     assert equal(second.network.state_dict(), first.average.state_dict()) == list(first.average.state_dict())
     assert second.about["earlier"] == {**first.about, "step": 1}
     assert second.step == 0
     with pytest.raises(ValueError, match=r"first\.safetensors is a run of mobilenetv1, not of other"):
-        fit.start(mini_datasets.recipe(backbone="other"), {}, path)
+        fit.initial_weights(mini_datasets.recipe(backbone="other"), {}, path)
 
 
 def test_a_run_of_another_backbone_begins_with_weights_for_it_and_tells_their_digest(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "build", lambda *_: mini_datasets.network(seed=9))
     path, published = tmp_path / "pretrained.safetensors", mini_datasets.network(seed=1).backbone.state_dict()
     safetensors.torch.save_file(published, path)
     recipe = mini_datasets.recipe(backbone="other")
-    run = fit.begin(recipe, fit.start(recipe, {}, pretrained=path), data)
+    run = fit.make_trainer(recipe, fit.initial_weights(recipe, {}, pretrained=path), data)
     assert equal(run.network.backbone.state_dict(), published) == list(published)
     assert run.about["earlier"] == {"pretrained": hashlib.sha256(path.read_bytes()).hexdigest()}
     with pytest.raises(ValueError, match=r"pretrained\.safetensors can begin neither mobilenetv1 nor"):
-        fit.start(mini_datasets.recipe(), {}, pretrained=path)
+        fit.initial_weights(mini_datasets.recipe(), {}, pretrained=path)
     with pytest.raises(ValueError, match="can begin neither"):
-        fit.start(recipe, {}, path, path)
+        fit.initial_weights(recipe, {}, path, path)
 
 
 def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> None:
@@ -416,10 +418,10 @@ def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> 
 
 
 def test_an_embedding_of_another_width_is_kept_near_the_starting_one_through_a_linear_map(
-    data: Data, tmp_path: Path
+    data: TrainingSets, tmp_path: Path
 ) -> None:
     wider = replace(data, starting=np.eye(9, 8, dtype=np.float32))
-    only = {**dict.fromkeys(asdict(losses.Weights()), 0.0), "distillation": 1.0}
+    only = {**dict.fromkeys(asdict(losses.TaskWeights()), 0.0), "distillation": 1.0}
     run = begun(wider, weights=only, head_steps=0, warmup=0, rate=0.02, head_rate=0.02, steps=60, decay=0.0)
     batch = run.batches(0)
     found = [run.advance(*batch) for _ in range(40)]
@@ -430,7 +432,7 @@ def test_an_embedding_of_another_width_is_kept_near_the_starting_one_through_a_l
     assert again.advance(*batch) == run.advance(*batch)
 
 
-def test_the_figures_to_watch_are_those_of_the_answers(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_figures_to_watch_are_those_of_the_answers(data: TrainingSets, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, aged = data.valid_expressions, data.valid_attributes
     answers = np.eye(8, dtype=np.float32)[[0, 1, 2, 3, 4, 5, 0, 0, 1]]  # of classes 0 to 7 and 0 again
     first = np.eye(7, dtype=np.float32)[[0, 0, 1, 2, 3, 4, 5, 0, 0]]  # the second is not known, the eighth is wrong
@@ -475,10 +477,10 @@ def test_answers_do_not_depend_on_how_faces_are_batched() -> None:
         np.testing.assert_allclose(value, parts[name], atol=1e-5)
 
 
-def test_answers_are_worked_out_in_bfloat16_unless_the_recipe_says_otherwise(data: Data) -> None:
+def test_answers_are_worked_out_in_bfloat16_unless_the_recipe_says_otherwise(data: TrainingSets) -> None:
     some = mini_datasets.faces(5, 1)
     rounded, exact = begun(data), begun(data, bfloat16=False)
-    pictures = pixels(np.stack([augment.frame(crop, 16) for crop in some.crops]))
+    pictures = to_tensor(np.stack([augment.frame(crop, 16) for crop in some.crops]))
     with torch.no_grad():
         wanted = exact.average(pictures).expression.numpy()
     np.testing.assert_array_equal(predict(exact.average, some, 16)["expression"], wanted)
@@ -487,11 +489,11 @@ def test_answers_are_worked_out_in_bfloat16_unless_the_recipe_says_otherwise(dat
 
 
 def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_without(
-    data: Data, weights: mobilenet.Weights, tmp_path: Path
+    data: TrainingSets, weights: mobilenet.TaskWeights, tmp_path: Path
 ) -> None:
     wide = replace(data, starting=np.eye(9, mobilenet.EMBEDDING, dtype=np.float32))
     recipe = mini_datasets.recipe(steps=2, head_steps=1, size=32, small=32)
-    run = fit.begin(recipe, fit.start(recipe, weights), wide)
+    run = fit.make_trainer(recipe, fit.initial_weights(recipe, weights), wide)
     backbone = run.network.backbone
     assert isinstance(backbone, mobilenet.MobileNetV1)
     plain = fit.build("mobilenetv1", weights).backbone
@@ -507,22 +509,22 @@ def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_wit
 
 
 def test_data_is_read_with_the_starting_embeddings_and_both_are_kept(
-    sources: Sources, cache: Path, weights: mobilenet.Weights, monkeypatch: pytest.MonkeyPatch
+    sources: DatasetPaths, cache: Path, weights: mobilenet.TaskWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predicting, "STARTING_SIZE", 32)
-    data = Data.read(sources, cache, weights)
+    data = TrainingSets.read(sources, cache, weights)
     parts = (data.expressions, data.attributes, data.people, data.valid_expressions, data.valid_attributes)
     assert [len(part) for part in parts] == [8, 4, 3, 2, 2]
     assert data.starting.shape == (7, mobilenet.EMBEDDING)
     np.testing.assert_allclose(np.linalg.norm(data.starting, axis=1), 1, rtol=1e-5)
     monkeypatch.setattr(predicting, "predict", lambda *_: pytest.fail("embedded again"))
-    again = Data.read(sources, cache, weights)
+    again = TrainingSets.read(sources, cache, weights)
     np.testing.assert_array_equal(again.starting, data.starting)
     assert again.digests() == data.digests()
 
 
 def test_teachers_answer_faces_and_their_mirror_images_once(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predicting, "build", lambda name: mini_datasets.network(seed=9))
     runs = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
@@ -530,7 +532,7 @@ def test_teachers_answer_faces_and_their_mirror_images_once(
     some, mirrored = data.expressions, copy.copy(data.expressions)
     object.__setattr__(mirrored, "crops", np.ascontiguousarray(some.crops[:, :, ::-1]))
     for seed, path in enumerate(runs):
-        run = Fit(mini_datasets.recipe(steps=1, seed=seed), mini_datasets.network(seed=seed), data)
+        run = Trainer(mini_datasets.recipe(steps=1, seed=seed), mini_datasets.network(seed=seed), data)
         list(run.run(path))
         for faces in (some, mirrored):
             heads = predict(load(path)[1], faces, 16)
@@ -542,7 +544,7 @@ def test_teachers_answer_faces_and_their_mirror_images_once(
     np.testing.assert_array_equal(predicting.taught(some, teachers, tmp_path), found)
 
 
-def test_an_exported_network_teaches_what_its_run_would(data: Data, tmp_path: Path) -> None:
+def test_an_exported_network_teaches_what_its_run_would(data: TrainingSets, tmp_path: Path) -> None:
     network = mini_datasets.network(seed=3).eval()
     file = tmp_path / "teacher.onnx"
     save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
@@ -575,11 +577,11 @@ def test_what_is_no_network_cannot_teach(name: str) -> None:
         predicting.teacher(name)
 
 
-def test_what_teachers_answer_takes_its_share_of_votes_and_first_labels(data: Data) -> None:
+def test_what_teachers_answer_takes_its_share_of_votes_and_first_labels(data: TrainingSets) -> None:
     sure = np.full((16, 15), -40, np.float32)
     sure[:, [3, 8 + 2]] = 40
-    plain = Batches(mini_datasets.recipe(), data)
-    pupil = Batches(mini_datasets.recipe(taught=0.25), replace(data, taught=sure))
+    plain = BatchSampler(mini_datasets.recipe(), data)
+    pupil = BatchSampler(mini_datasets.recipe(taught=0.25), replace(data, taught=sure))
     np.testing.assert_allclose(pupil.votes, 0.75 * plain.votes + 0.25 * np.eye(8)[3], atol=1e-6)
     has = data.expressions.first >= 0
     np.testing.assert_allclose(pupil.first[has], 0.75 * plain.first[has] + 0.25 * np.eye(7)[2], atol=1e-6)

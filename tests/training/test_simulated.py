@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import clips
-from fervid.analysis.align import crop
+from fervid.analysis.align import align_face
 from fervid.core.records import Face
 from fervid.training import degrade
 
@@ -18,11 +18,11 @@ FACE = Face((4, 6, 44, 46), np.array([[14, 20], [34, 20], [24, 30]], np.float32)
 
 def test_a_simulated_clip_moves_smoothly_and_keeps_the_face_in_the_crop() -> None:
     image = cv2.resize(clips.portrait(160, 160, 1.2, 222, 118), (48, 48), interpolation=cv2.INTER_AREA)
-    views = [crop(*view, 48) for view in degrade.clip(image, FACE, 24, np.random.default_rng(5))]
+    views = [align_face(*view, 48) for view in degrade.simulate_clip(image, FACE, 24, np.random.default_rng(5))]
     steps = [np.abs(a.astype(int) - b).mean() for a, b in itertools.pairwise(views)]
     assert max(steps) < 12
     assert np.abs(views[0].astype(int) - views[12]).mean() > 2
-    again = [crop(*view, 48) for view in degrade.clip(image, FACE, 24, np.random.default_rng(5))]
+    again = [align_face(*view, 48) for view in degrade.simulate_clip(image, FACE, 24, np.random.default_rng(5))]
     np.testing.assert_array_equal(views, again)
 
 

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 
 import clips
-from fervid.core.records import FaceScores
+from fervid.core.records import FaceOutputs
 from fervid.training import augment, faces, synthesis
-from fervid.training.augment import MIRRORED, Placement
-from fervid.training.faces import SIDE, Faces, Sources
+from fervid.training.augment import MIRRORED, GeometricJitter
+from fervid.training.faces import SIDE, DatasetPaths, FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.synthesis import EXPRESSIONS, Located, Synthetic
 
 
 @pytest.fixture(scope="module")
-def sets(sources: Sources, cache: Path) -> tuple[Faces, Faces]:
+def sets(sources: DatasetPaths, cache: Path) -> tuple[FaceDataset, FaceDataset]:
     voted = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
     return voted, faces.read_utkface(sources.utkface, 2, cache)
 
 
 @pytest.fixture(scope="module")
-def made(sets: tuple[Faces, Faces], tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+def made(sets: tuple[FaceDataset, FaceDataset], tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     return synthesis.read(*sets, 2, 7, tmp_path_factory.mktemp("kept"))
 
 
@@ -38,7 +38,7 @@ def test_every_expression_is_made_as_often(made: Synthetic) -> None:
 
 
 def test_the_same_seed_makes_the_same_faces_and_they_are_kept(
-    sets: tuple[Faces, Faces], made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sets: tuple[FaceDataset, FaceDataset], made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = synthesis.read(*sets, 2, 7, tmp_path)
     assert again.digest() == made.digest()
@@ -49,9 +49,9 @@ def test_the_same_seed_makes_the_same_faces_and_they_are_kept(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_expression_that_nobody_shows_is_named(sets: tuple[Faces, Faces]) -> None:
+def test_an_expression_that_nobody_shows_is_named(sets: tuple[FaceDataset, FaceDataset]) -> None:
     voted, pictured = sets
-    calm = Faces.of(list(voted.crops), votes=np.eye(8)[[CLASSES.index("neutral")] * len(voted)])
+    calm = FaceDataset.of(list(voted.crops), votes=np.eye(8)[[CLASSES.index("neutral")] * len(voted)])
     with pytest.raises(ValueError, match=r"no training face of FER\+ shows anger"):
         synthesis.make(calm, pictured, 1, np.random.default_rng(0))
 
@@ -60,12 +60,12 @@ def test_votes_and_first_labels_decide_who_stands_for_an_expression() -> None:
     fear = CLASSES.index("fear")
     votes = np.zeros((4, 8), np.float32)
     votes[:, fear] = (0.6, 0.3, 0.3, 0.1)
-    some = Faces.of([np.zeros((8, 8, 3), np.uint8)] * 4, votes=votes, first=np.array([-1, fear, -1, fear]))
+    some = FaceDataset.of([np.zeros((8, 8, 3), np.uint8)] * 4, votes=votes, first=np.array([-1, fear, -1, fear]))
     assert synthesis.standing(some, fear).tolist() == [0, 1]
 
 
 def located(crop: np.ndarray) -> Located:
-    return Located.of(Faces.of([crop]), np.array([0]))
+    return Located.of(FaceDataset.of([crop]), np.array([0]))
 
 
 def portrait(x: int = 222, y: int = 120, zoom: float = 0.65) -> np.ndarray:
@@ -116,7 +116,11 @@ def test_a_pose_turns_with_the_head() -> None:
 def test_landmarks_are_where_a_view_shows_them() -> None:
     crop = portrait()
     places = located(crop).landmarks[0]
-    for placement in (Placement(), Placement(10, 1.1, 0.04, -0.03), Placement(-8, 0.95, -0.02, 0.01, mirrored=True)):
+    for placement in (
+        GeometricJitter(),
+        GeometricJitter(10, 1.1, 0.04, -0.03),
+        GeometricJitter(-8, 0.95, -0.02, 0.01, mirrored=True),
+    ):
         seen = located(augment.frame(crop, SIDE, placement))
         assert np.abs(seen.landmarks[0] - placement.landmarks(places, SIDE, SIDE)).mean() < 3
     assert [MIRRORED[i] for i in MIRRORED] == list(range(6))
@@ -124,7 +128,7 @@ def test_landmarks_are_where_a_view_shows_them() -> None:
 
 def test_the_teacher_is_asked_for_nothing() -> None:
     scores = synthesis.told(np.zeros((0, SIDE, SIDE, 3), np.uint8))
-    assert all(len(getattr(scores, field.name)) == 0 for field in fields(FaceScores))
+    assert all(len(getattr(scores, field.name)) == 0 for field in fields(FaceOutputs))
 
 
 def test_six_expressions_are_those_of_the_challenge() -> None:

@@ -16,12 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 import mini_datasets
 from fervid.training import blazeface, mobilenet
-from fervid.training.mobilenet import MobileNetV1, Weights
+from fervid.training.mobilenet import MobileNetV1, TaskWeights
 from fervid.training.network import build
 
 
 @pytest.fixture
-def backbone(weights: Weights) -> MobileNetV1:
+def backbone(weights: TaskWeights) -> MobileNetV1:
     layers = MobileNetV1()
     mobilenet.load_faceres(layers, weights)
     return layers.eval()
@@ -55,7 +55,7 @@ def test_a_damaged_manifest_is_refused_by_its_name(content: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("change", [{"feats/kernel": None}, {"age_pred/bias": np.zeros(99, np.float32)}])
-def test_weights_of_another_network_are_refused(change: dict[str, np.ndarray | None], weights: Weights) -> None:
+def test_weights_of_another_network_are_refused(change: dict[str, np.ndarray | None], weights: TaskWeights) -> None:
     other = {name: value for name, value in {**weights, **change}.items() if value is not None}
     with pytest.raises(ValueError, match="not the published weights of mobilenetv1"):
         build("mobilenetv1", other)
@@ -83,9 +83,9 @@ def test_normalising_and_folding_change_nothing(backbone: MobileNetV1, size: int
     pictures = torch.randn(8, 3, size, size) * 50
     with torch.no_grad():
         before = backbone(pictures)
-        mobilenet.normalise(backbone, pictures)
+        mobilenet.insert_batch_norm(backbone, pictures)
         torch.testing.assert_close(backbone.eval()(pictures), before, atol=1e-3, rtol=1e-3)
-        folded = mobilenet.folded(backbone)
+        folded = mobilenet.fold_batch_norm(backbone)
         torch.testing.assert_close(folded(pictures), before, atol=1e-3, rtol=1e-3)
     assert not [module for module in folded.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
@@ -94,12 +94,12 @@ def test_after_normalising_training_starts_from_the_same_answers(backbone: Mobil
     pictures = torch.randn(8, 3, 64, 64, generator=torch.manual_seed(0)) * 50
     with torch.no_grad():
         before = backbone(pictures)
-        mobilenet.normalise(backbone, pictures)
+        mobilenet.insert_batch_norm(backbone, pictures)
         assert [float(layer.norm.running_mean.abs().max()) for layer in backbone.layers()] != [0.0] * 27
         torch.testing.assert_close(backbone.train()(pictures), before, atol=0.05, rtol=0.05)
 
 
-def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights: Weights) -> None:
+def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights: TaskWeights) -> None:
     network, other = build("mobilenetv1", weights), build("mobilenetv1", weights)
     embedding = np.random.default_rng(0).random((3, network.width), np.float32)
     hidden = np.maximum(embedding @ weights["feats/kernel"] + weights["feats/bias"], 0)
@@ -112,7 +112,7 @@ def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights
     assert {name.split(".")[0] for name in fresh} == {"expression", "first", "ethnicity", "identity"}
 
 
-def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weights: Weights) -> None:
+def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weights: TaskWeights) -> None:
     def create_model(name: str, *, pretrained: bool, num_classes: int) -> torch.nn.Module:
         assert (name, pretrained, num_classes) == ("tiny", False, 0)
         backbone = mini_datasets.Backbone()
