@@ -471,6 +471,51 @@ def test_a_person_needs_evidence_in_proportion_to_the_clip(frames: int, with_fac
         assert f"shows a face in only {with_face} of {frames} frames" in problem.message
 
 
+@pytest.mark.parametrize(("with_face", "believed"), [(3, False), (14, False), (15, True)])
+def test_a_person_is_seen_for_half_a_second_however_many_frames_that_are(with_face: int, believed: bool) -> None:
+    frames = [see(i / 30, *((ANNA,) if i < with_face else ()), duration=1 / 30) for i in range(900)]
+    assert bool(aggregate_clip(frames, RULE).people) == believed
+
+
+def test_frames_without_duration_are_counted_alone() -> None:
+    frames = [see(0, *((ANNA,) if i < 3 else ()), duration=0) for i in range(428)]
+    seen = aggregate_clip(frames, RULE)
+    assert (len(seen.people), seen.group.count) == (1, 3)
+
+
+@pytest.mark.parametrize("many", [1, 100], ids=["joined", "apart"])
+def test_who_is_not_believed_is_in_no_group(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fervid.analysis.aggregate._COMPACT_EVERY", many)
+    frames = [see(i / 5, ANNA, *((BEN,) if i in (1, 200) else ())) for i in range(428)]
+    alone = aggregate_clip([see(i / 5, ANNA) for i in range(428)], RULE)
+    found, true = (seen.pool("all").features() for seen in (aggregate_clip(frames, RULE), alone))
+    assert found.count == true.count
+    for name, value in true.statistics.items():
+        assert found.statistics[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_who_is_believed_at_the_end_is_in_the_group_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fervid.analysis.aggregate._COMPACT_EVERY", 1)
+    seen = aggregate_clip(
+        [see(5.0 * i, ANNA, *((BEN,) if i in (1, 50, 90) else ()), duration=5) for i in range(100)], RULE
+    )
+    assert (len(seen.people), seen.group.count) == (2, 100)
+    assert seen.group.features().statistics["gender.mean"] == pytest.approx([3 * 0.5 / 100])
+    assert seen.waiting == []
+
+
+def test_few_frames_wait_for_what_is_known_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    most, plain = [], ClipObservations.add
+
+    def counted(seen: ClipObservations, *what: object) -> None:
+        plain(seen, *what)
+        most.append(len(seen.waiting))
+
+    monkeypatch.setattr(ClipObservations, "add", counted)
+    aggregate_clip((see(i / 5, ANNA, *((BEN,) if i % 50 == 0 else ())) for i in range(1000)), RULE)
+    assert max(most) <= 3 + 20
+
+
 def test_a_clip_without_any_face_has_no_problem_in_its_record() -> None:
     problem, error = aggregate_clip([see(i / 5) for i in range(428)], RULE).problems("clip.mp4")
     assert (problem, type(error)) == (None, NoFaces)

@@ -379,12 +379,32 @@ def test_too_little_memory_is_one_line(failure: Exception, smile: Path, monkeypa
 
 
 @pytest.mark.parametrize("kilobytes", [400_000, 1_000_000])
-def test_a_limit_of_address_space_is_told_before_anything_fails(kilobytes: int, smile: Path) -> None:
+def test_a_limit_of_address_space_ends_in_a_record_or_a_message(kilobytes: int, smile: Path) -> None:
     line = " ".join(map(shlex.quote, command(smile)))
     done = subprocess.run(
         ["sh", "-c", f"ulimit -c 0; ulimit -v {kilobytes}; {line}"], capture_output=True, timeout=120, check=False
     )
-    assert f"fervid: address space is limited to {kilobytes * 1024 / 1e6:.0f} MB (ulimit -v)" in done.stderr.decode()
+    said = done.stderr.decode()
+    assert said.startswith(f"fervid: address space is limited to {kilobytes * 1024 / 1e6:.0f} MB (ulimit -v)")
+    assert "Traceback" not in said
+    if done.stdout:
+        assert json.loads(done.stdout)["path"] == str(smile)
+    else:
+        assert (done.returncode, said.count("there is too little memory")) == (2, 1)
+
+
+def test_a_crash_under_a_limit_of_address_space_is_told() -> None:
+    crash = "import os, signal, fervid.cli.app as c; c.app = lambda: os.kill(os.getpid(), signal.SIGSEGV); c.main()"
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -v 1000000; exec {shlex.quote(sys.executable)} -c {shlex.quote(crash)}"],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines()[1:] == [
+        "fervid: there is too little memory; allow more (ulimit, container), or try fewer --jobs"
+    ]
 
 
 def test_a_name_that_a_spreadsheet_would_compute_is_text(

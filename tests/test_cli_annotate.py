@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,9 +61,10 @@ def frames(path: Path | str) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def test_a_film_is_annotated_and_nothing_is_printed(run: Run, moods: Path, tmp_path: Path) -> None:
+def test_a_film_is_annotated_and_the_end_is_told(run: Run, moods: Path, tmp_path: Path) -> None:
     result = run("annotate", moods, "-o", "out.mp4")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert re.fullmatch(r"fervid: 1 clip in [\d.]+ s: 1 ok; the film is in out\.mp4\n", result.stderr)
     assert frames("out.mp4") == 30
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
     written = Path("out.mp4").read_bytes()
@@ -130,7 +132,10 @@ def test_what_is_worth_saying_goes_to_standard_error(run: Run, moods: Path, tmp_
     assert nobody.stderr.startswith("fervid: empty.mp4 shows no face; try")
     told = run("annotate", moods, "-o", "out.mp4", "--progress", "json")
     assert told.exit_code == 0
-    assert all(json.loads(line)["event"] == "progress" for line in told.stderr.splitlines())
+    *running, end = (json.loads(line) for line in told.stderr.splitlines())
+    assert all(event["event"] == "progress" for event in running)
+    assert (end["event"], end["clips"], end["output"]) == ("summary", 1, "out.mp4")
+    assert run("annotate", moods, "-o", "silent.mp4", "--progress", "none").stderr == ""
     assert run("annotate", moods, "-o", "bar.mp4", "--progress", "bar").stderr.count("100%") >= 1
 
 

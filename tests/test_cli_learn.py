@@ -147,6 +147,21 @@ def test_features_are_written_and_the_second_time_nothing_is_looked_at(
         assert IDENTITY not in table.statistics
 
 
+def test_features_tell_what_was_passed_over_and_where_they_are(place: Path, tmp_path: Path) -> None:
+    for label, shade in {"joy": YELLOW, "calm": YELLOW}.items():
+        for folder in ("deeper", "clip"):
+            (tmp_path / label / folder).mkdir(parents=True)
+        feature_fixtures.frames(tmp_path / label / "clip", [shade], "a.png")
+        (tmp_path / label / "notes.txt").touch()
+    registry = ["--network", place / "network.onnx", "--detector", place / "detector.onnx", "--cache", place / "cache"]
+    output = tmp_path / "f.npz"
+    told = CliRunner().invoke(app.app, ["features", *map(str, [tmp_path, "-o", output, *registry])])
+    assert told.exit_code == 0
+    passed_over, end = told.stderr.splitlines()
+    assert passed_over == "fervid: 2 files are no videos, 2 folders were not searched"
+    assert re.fullmatch(rf"fervid: 2 clips in [\d.]+ s: 2 ok; features are in {output}", end)
+
+
 def test_clips_that_are_left_out_of_the_features_are_named(fervid: Callable[..., Result], tmp_path: Path) -> None:
     for name, shade in {"a.png": YELLOW, "dark.png": None}.items():
         feature_fixtures.frames(tmp_path, [shade], name)

@@ -30,6 +30,7 @@ from fervid.analysis.aggregate import WindowSpec
 from fervid.analysis.tracker import Tracker, TrackerConfig
 from fervid.cli import app
 from fervid.core.errors import (
+    Discontinuity,
     EmptyInput,
     FramesDropped,
     FrameTooLarge,
@@ -113,7 +114,9 @@ def test_a_frame_comes_before_what_follows_it_is_sent(sent: dict[str, bytes]) ->
 
 
 def test_times_go_on_where_a_source_begins_anew(sent: dict[str, bytes]) -> None:
-    found = [frame.time for frame in streams.read_stream(io.BytesIO(2 * sent["mpegts"]), "-", EVERY)]
+    found: list[float] = []
+    with pytest.raises(Discontinuity, match="its timestamps start again once"):
+        found.extend(frame.time for frame in streams.read_stream(io.BytesIO(2 * sent["mpegts"]), "-", EVERY))
     assert len(found) > 50
     assert all(0 < later - earlier < 0.5 for earlier, later in pairwise(found))
 
@@ -352,6 +355,20 @@ def test_what_was_dropped_is_told(toy: fervid.Classifier) -> None:
     assert second.problem is None
 
 
+def test_dropped_frames_are_told_before_what_is_only_worth_knowing(toy: fervid.Classifier) -> None:
+    def joined() -> Generator[Frame]:
+        yield from (Frame(toy_models.picture(toy_models.FIRST), number / 5, 0.2) for number in range(9))
+        raise Discontinuity("- was read whole")
+
+    source = LatestFrameSource("-", joined(), patience=600.0)
+    source._dropped.append(1.0)
+    (window,) = toy.live(source, WindowSpec(2, 2))
+    assert window.problem is not None
+    assert window.problem.code == "dropped"
+    assert window.problem.message.startswith("1 of 10 frames were dropped")
+    assert window.problem.message.endswith("; - was read whole")
+
+
 def test_people_who_left_are_forgotten() -> None:
     tracker = Tracker(TrackerConfig(0.5, -1.0, 2.0))
     face = fervid.core.records.Face((0, 0, 9, 9), np.zeros((2, 2), np.float32), 0.9)
@@ -397,6 +414,25 @@ def test_standard_input_is_followed(flags: list[str], sent: dict[str, bytes], tm
     assert table.stdout.splitlines()[-1] == "3 windows: 3 ok"
     assert len(table.stderr.splitlines()) == 3
     assert run("classify", "-", *flags, "--exit-zero", stdin=b"x").exit_code == 0
+
+
+def test_stdin_reports_discontinuity_as_a_file_does(
+    flags: list[str], sent: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        LatestFrameSource.__init__, "__defaults__", (600.0,)
+    )  # a busy machine drops frames, which is told instead
+    path = tmp_path / "joined.ts"
+    path.write_bytes(2 * sent["mpegts"])
+    whole = ("--window", 100, "--step", 100)
+    (file,) = records(run("timeline", path, *flags, *whole).stdout)
+    streamed = run("timeline", "-", *flags, *whole, stdin=path.read_bytes())
+    (stream,) = records(streamed.stdout)
+    assert streamed.exit_code == 0
+    assert file["error"]["code"] == stream["error"]["code"] == "discontinuity"
+    assert stream["error"]["message"] == file["error"]["message"].replace(str(path), "standard input")
+    same = ("status", "label", "confidence", "frames_sampled", "frames_with_face", "start_s", "end_s")
+    assert {name: stream[name] for name in same} == {name: file[name] for name in same}
 
 
 def test_a_camera_that_is_not_there_is_a_record_and_status_1(flags: list[str]) -> None:

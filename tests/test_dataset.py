@@ -21,6 +21,7 @@ from fervid.learn.dataset import (
     load_dataset,
 )
 from fervid.learn.dataset_layouts import KNOWN_LAYOUTS
+from fervid.media.inputs import PassedOver
 
 
 @pytest.fixture
@@ -28,6 +29,15 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_what_a_class_holds_besides_clips_is_counted(root: Path) -> None:
+    plant(root, "joy/a.mp4", "joy/notes.txt", "joy/b.xyz", "joy/deeper/c.mp4", "calm/d.mp4")
+    (root / "joy" / "e").write_bytes(b"\x1aE\xdf\xa3\x01\0\0\0\0\0\0\x1fB\x82\x84webm")
+    passed_over = PassedOver(advice="")
+    found = load_dataset(str(root), passed_over=passed_over)
+    assert [sample.path.name for sample in found.samples] == ["d.mp4", "a.mp4", "e"]
+    assert str(passed_over) == "2 files are no videos, 1 folder was not searched"
 
 
 def plant(root: Path, *names: str) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ import html_pages
 import toy_models
 from fervid.analysis.aggregate import WindowSpec
 from fervid.analysis.extractor import Options
+from fervid.batch.writers import make_writer
 from fervid.cli import app
 from fervid.learn import metrics
 from fervid.learn.metrics import evaluate_regression, paired_test
@@ -30,6 +32,7 @@ from fervid.media.sampling import Sampling
 from fervid.render import charts
 from fervid.render.html_report import ROWS, escape_invisible, render_html
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun, load_results
+from fervid.render.timeline_chart import person_spans
 from html_pages import EVIL, clip, lines, windows
 
 
@@ -243,6 +246,30 @@ def test_a_timeline_has_a_chart_for_each_person_with_gaps() -> None:
     )
 
 
+def test_people_come_in_the_same_order_in_report_and_plot() -> None:
+    parts = windows("a.mp4", [0.75, 0.25, 0.75])
+    other = replace(parts[0].people[0], id=1, seconds=2.5)
+    parts = [replace(part, people=(replace(part.people[0], seconds=2.0), other)) for part in parts]
+    said = made(TimelineRun({"a.mp4": [part.as_dict() for part in parts]})).said
+    assert list(person_spans(parts)) == [1, 0]
+    assert 0 < said.index("Person 1, seen in") < said.index("Person 0, seen in")
+
+
+def test_a_name_that_csv_escapes_is_itself_again_in_a_report(tmp_path: Path) -> None:
+    names = ["=1+1.mp4", "+a.mp4", "-b.mp4", "@c.mp4", "'=d.mp4", "'e.mp4", "\tf.mp4"]
+    records = [clip(name, "error") for name in names]
+    with (tmp_path / "results.csv").open("wb") as file:
+        csv = make_writer("csv", file, ("calm", "joy"))
+        for record in records:
+            csv.write(record)
+        csv.finish()
+    assert b"'=1+1.mp4" in (tmp_path / "results.csv").read_bytes()
+    found = load_results(tmp_path / "results.csv")
+    assert isinstance(found, ClassificationRun)
+    assert [record["path"] for record in found.records] == names
+    assert [record["error"]["message"] for record in found.records] == [one.problem.message for one in records]
+
+
 def test_several_clips_have_a_table_that_leads_to_them() -> None:
     from fervid.core.records import WindowResult
 
@@ -391,6 +418,12 @@ def test_the_command_writes_a_page_and_prints_nothing(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert output.read_bytes() == render_html(run(*MANY), "results.jsonl", version=fervid.__version__)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "results.jsonl"]
+
+
+def test_the_end_of_a_report_is_told(tmp_path: Path) -> None:
+    result_reader, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
+    told = CliRunner().invoke(app.app, ["report", str(result_reader), "-o", str(output)]).stderr
+    assert re.fullmatch(rf"fervid: {len(MANY)} clips in [\d.]+ s: \d+ ok.*; the page is in {output}\n", told)
 
 
 def test_a_page_is_not_replaced_unless_asked(tmp_path: Path) -> None:

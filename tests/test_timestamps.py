@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,10 +37,19 @@ def number(frame: Frame) -> int:
 
 
 def drain(path: Path, sampling: Sampling = EVERY) -> tuple[list[Frame], InputError | None]:
-    """The frames that come, and the error that ends them."""
+    """The frames that come of a file, and the error that ends them."""
+    return collect(video.read_frames(path, sampling))
+
+
+def drain_stream(path: Path, sampling: Sampling = EVERY) -> tuple[list[Frame], InputError | None]:
+    """Likewise of its bytes in a pipe."""
+    return collect(streams.read_stream(io.BytesIO(path.read_bytes()), str(path), sampling))
+
+
+def collect(given: Iterable[Frame]) -> tuple[list[Frame], InputError | None]:
     frames: list[Frame] = []
     try:
-        frames.extend(video.read_frames(path, sampling))
+        frames.extend(given)
     except InputError as error:
         return frames, error
     return frames, None
@@ -84,8 +94,10 @@ def test_joined_recordings_give_the_same_frames_from_a_file_and_a_stream(
         for i, count in enumerate((40, 25))
     ]
     path = join(tmp_path / f"joined.{suffix}", *parts)
-    frames, _ = drain(path, sampling)
-    streamed = list(streams.read_stream(io.BytesIO(path.read_bytes()), "-", sampling))
+    frames, error = drain(path, sampling)
+    streamed, told = drain_stream(path, sampling)
+    assert type(error) is type(told) is errors.Discontinuity
+    assert str(error) == str(told)
     unknown = STEP if suffix == "mpg" else 0.0  # of the second frame, before it is known that the first is no other's
     assert [frame.time for frame in frames] == pytest.approx([frame.time for frame in streamed], abs=unknown + 1e-6)
     assert len(frames) >= 5
@@ -207,7 +219,8 @@ def test_a_picture_that_is_repeated_by_empty_packets_is_no_damage(tmp_path: Path
     assert error is None
     assert [number(frame) for frame in frames] == list(range(20))
     assert [frame.time for frame in frames] == pytest.approx([2 * i * STEP for i in range(20)], abs=2e-3)
-    assert len(list(streams.read_stream(io.BytesIO(path.read_bytes()), "-", EVERY))) == 20
+    streamed, error = drain_stream(path)
+    assert (len(streamed), error) == (20, None)
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "mjpeg"])
@@ -227,6 +240,32 @@ def test_an_avi_with_dropped_frames_is_no_truncated_one(
     frames, error = drain(tmp_path / "dropped.avi")
     assert error is None
     assert [round(frame.time / STEP) for frame in frames] == numbers
+
+
+def empty_tail(data: bytes, kept: int) -> bytes:
+    """An AVI of pictures alone with empty chunks behind the first ones, as for dropped frames."""
+    movi = data.index(b"movi")
+    size = int.from_bytes(data[movi - 4 : movi], "little")
+    body, index, place, number = b"movi", b"", movi + 4, 0
+    while place < movi + size:
+        kind, length = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        chunk = data[place + 8 : place + 8 + length] if number < kept else b""
+        index += kind + struct.pack("<III", 16, len(body), len(chunk))
+        body += kind + struct.pack("<I", len(chunk)) + chunk + b"\0" * (len(chunk) % 2)
+        place, number = place + 8 + length + length % 2, number + 1
+    made = data[: movi - 4] + struct.pack("<I", len(body)) + body + b"idx1" + struct.pack("<I", len(index)) + index
+    return made[:4] + struct.pack("<I", len(made) - 8) + made[8:]
+
+
+@pytest.mark.parametrize(("lost", "told"), [(0, None), (500, errors.TruncatedVideo)])
+def test_an_avi_whose_last_frames_were_dropped_is_no_truncated_one(
+    tmp_path: Path, lost: int, told: type[InputError] | None
+) -> None:
+    path = clips.write(tmp_path / "webcam.avi", clips.smiling(100, 64, 48, 0.4), codec="mjpeg")
+    made = empty_tail(path.read_bytes(), 60)
+    path.write_bytes(made[: len(made) - lost])
+    frames, error = drain(path)
+    assert (len(frames), error and type(error)) == (60, told)
 
 
 def test_sound_is_shifted_as_its_pictures_are() -> None:

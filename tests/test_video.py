@@ -381,6 +381,16 @@ def test_of_several_video_streams_the_default_one_is_taken_then_the_largest(
     assert type(drain(path, Sampling(end=0.1))[1]) is errors.SeveralStreams
 
 
+def test_a_stream_of_several_video_streams_is_told_as_a_file_is(tmp_path: Path) -> None:
+    path = write_streams(tmp_path / "two.mkv", (SMALL, LARGE), (1,))
+    _, error = drain(path)
+    with pytest.raises(errors.SeveralStreams) as told:
+        list(read_stream(io.BytesIO(path.read_bytes()), str(path), EVERY))
+    assert str(told.value) == str(error)
+    chosen = read_stream(io.BytesIO(path.read_bytes()), str(path), Sampling(fps=None, stream=0))
+    assert len(list(chosen)) == 10
+
+
 @pytest.mark.parametrize("name", ["two.mkv", "two.ts"])
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_a_video_stream_that_is_asked_for_is_taken_without_a_word(tmp_path: Path, name: str, wanted: int) -> None:

@@ -9,9 +9,9 @@ from math import inf
 from typing import Literal
 
 from fervid.analysis.pooling import FeaturePooler
-from fervid.analysis.tracker import Tracker, TrackerConfig
+from fervid.analysis.tracker import ENOUGH_FRAMES, ENOUGH_SECONDS, Tracker, TrackerConfig
 from fervid.core.errors import InputError, NoFaces, NoFramesInRange
-from fervid.core.records import Box, FrameObservation
+from fervid.core.records import Box, FaceOutputs, FrameObservation
 
 _COMPACT_EVERY = 100  # tracks before those of one person are put together
 _JITTER = 1e-6  # seconds; sums of times are not exact
@@ -57,7 +57,9 @@ class ClipObservations:
         frames_with_face: In how many of them somebody was followed.
         seconds: How long they last together.
         tracks: Every followed face, by its number.
-        group: All followed faces of each frame together.
+        group: The faces of each frame together that belong to somebody who is believed.
+        sure: Tracks that were seen often enough by now to be believed in any case.
+        waiting: Frames with other tracks, as numbers and scores of their faces; at the end it is known who is believed.
         people: At the end, the tracks of each person who is believed put together, the main person first.
         problem: Why the frames broke off, if they did.
     """
@@ -67,33 +69,62 @@ class ClipObservations:
     seconds: float = 0.0
     tracks: dict[int, TrackStats] = field(default_factory=dict)
     group: FeaturePooler = field(default_factory=FeaturePooler)
+    sure: set[int] = field(default_factory=set)
+    waiting: list[tuple[list[int], FaceOutputs]] = field(default_factory=list)
     people: list[TrackStats] = field(default_factory=list)
     problem: InputError | None = None
 
     def add(self, one: FrameObservation, numbers: Sequence[int | None]) -> None:
         """Count a frame, and pool those of its faces that belong to a track."""
-        known = []
-        for i, number in enumerate(numbers):
-            if number is None:
-                continue
-            known.append(i)
+        known = {i: number for i, number in enumerate(numbers) if number is not None}
+        for i, number in known.items():
             track = self.tracks.setdefault(number, TrackStats(number))
             track.pool.update_group(one.scores[[i]])
             track.seconds += one.duration
             track.area += one.shares[i]
             track.weight += one.shares[i] * one.duration
-        self.group.update_group(one.scores[known])
         self.frames += 1
         self.frames_with_face += bool(known)
         self.seconds += one.duration
+        self.waiting.append((list(known.values()), one.scores[list(known)]))
+        self._pool_sure(known.values(), 1)
 
     def join(self, groups: Iterable[Sequence[int]]) -> None:
         """Let the tracks of each group go on as one, under the first number."""
+        kept: dict[int, int] = {}
         for first, *others in groups:
             self.tracks[first] = TrackStats.union(first, (self.tracks[first], *map(self.tracks.pop, others)))
+            kept |= dict.fromkeys(others, first)
+        self.waiting = [([kept.get(number, number) for number in numbers], scores) for numbers, scores in self.waiting]
+        self._pool_sure(list(self.tracks), len(self.waiting))
+
+    def _pool_sure(self, numbers: Iterable[int], newest: int) -> None:
+        """Note which of these tracks are sure by now, and pool the frames that need not wait any more.
+
+        Args:
+            numbers: Of tracks that have changed.
+            newest: How many frames at the end have to be looked at if none of the tracks was unsure before.
+        """
+        for number in numbers:
+            track = self.tracks[number]
+            long = track.seconds >= ENOUGH_SECONDS or not self.seconds
+            if number not in self.sure and track.pool.count >= ENOUGH_FRAMES and long:
+                self.sure.add(number)
+                newest = len(self.waiting)
+        looked, self.waiting = self.waiting[-newest:], self.waiting[:-newest]
+        for one in looked:
+            if self.sure.issuperset(one[0]):
+                self.group.update_group(one[1])
+            else:
+                self.waiting.append(one)
 
     def settle(self, groups: Iterable[Sequence[int]]) -> None:
-        """Put the tracks of each person together, as far as they occur here."""
+        """Put the tracks of each person together, as far as they occur here; nobody else's faces are pooled."""
+        groups = list(groups)
+        believed = {number for group in groups for number in group}
+        for numbers, scores in self.waiting:
+            self.group.update_group(scores[[i for i, number in enumerate(numbers) if number in believed]])
+        self.waiting.clear()
         present = ((min(group), [self.tracks[track] for track in group if track in self.tracks]) for group in groups)
         people = (TrackStats.union(number, tracks) for number, tracks in present if tracks)
         self.people = sorted(people, key=lambda person: (-person.weight, -person.area))
@@ -141,7 +172,7 @@ def aggregate_clip(observed: Iterable[FrameObservation], rule: TrackerConfig, st
     tracker, seen, many = Tracker(rule), ClipObservations(), _COMPACT_EVERY
     try:
         for one in observed:
-            seen.add(one, tracker.update(one.time, one.faces, one.scores.identity))
+            seen.add(one, tracker.update(one.time, one.faces, one.scores.identity, one.duration))
             if len(tracker) >= many:
                 seen.join(tracker.join())
                 many = 2 * len(tracker) + _COMPACT_EVERY
@@ -254,7 +285,7 @@ def iter_windows(
                 number += 1 if kept else max(1, int((one.time - limit) // cut.step))
                 while kept and kept[0][0].time < origin + number * cut.step - _JITTER:
                     kept.popleft()
-            tracks = tracker.update(one.time, one.faces, one.scores.identity)
+            tracks = tracker.update(one.time, one.faces, one.scores.identity, one.duration)
             if len(tracker) >= many:
                 for first, *others in tracker.join():
                     for other in others:

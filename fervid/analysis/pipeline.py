@@ -24,7 +24,7 @@ from fervid.analysis.clip_classifier import ClipClassifier, matches_network
 from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
 from fervid.analysis.early_exit import exit_levels
 from fervid.analysis.extractor import Extractor, Options, as_incompatible_model, load_extractor
-from fervid.core.errors import FramesDropped, InputError, ModelIncompatible, UsageError
+from fervid.core.errors import Discontinuity, FramesDropped, InputError, ModelIncompatible, SeveralStreams, UsageError
 from fervid.core.records import (
     Baseline,
     ClipFeatures,
@@ -280,7 +280,10 @@ class Classifier:
                     f"{missed} of {missed + result.frames_sampled} frames were dropped, because this machine does not"
                     " keep up; lower --fps, or leave more of it to this"
                 )
-                problem = ErrorInfo(told.code, told.message) if missed and not result.problem else result.problem
+                problem, minor = result.problem, (Discontinuity.code, SeveralStreams.code)
+                if missed and (problem is None or problem.code in minor):
+                    besides = f"; {problem.message}" if problem else ""
+                    problem = ErrorInfo(told.code, told.message + besides)
                 yield replace(result, problem=problem, elapsed_s=source.since())
 
     def _told(

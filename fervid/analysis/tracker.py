@@ -17,8 +17,11 @@ from fervid.core.records import Box, Face, FloatArray
 
 ENOUGH_FRAMES = 3
 """Frames in which a person has to be seen. A mistake of the detector is seldom made again."""
+ENOUGH_SECONDS = 0.5
+"""For which a person has to be seen. Frames that follow each other closely repeat a mistake of the detector."""
 SHORT_CLIP_FACTOR = 10
 """In fewer frames than that times `ENOUGH_FRAMES`, a person has to be seen in one of so many."""
+_JITTER = 1e-6  # seconds; sums of times are not exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,11 @@ class TrackerConfig:
 
 
 class _Track:
-    __slots__ = ("beside", "box", "count", "time", "total")
+    __slots__ = ("beside", "box", "count", "seconds", "time", "total")
 
     def __init__(self, width: int) -> None:
         self.box: Box = (0, 0, 0, 0)
-        self.time = 0.0
+        self.time = self.seconds = 0.0
         self.total: NDArray[np.float64] = np.zeros(width)
         self.count = 0
         self.beside: set[int] = set()
@@ -62,12 +65,15 @@ class Tracker:
         self._begun = 0
         self._live: list[int] = []
         self._frames = self._frames_with_face = 0
+        self._seconds = 0.0
 
     def __len__(self) -> int:
         """How many tracks are kept apart."""
         return len(self._tracks)
 
-    def update(self, time: float, faces: Sequence[Face], embeddings: FloatArray) -> list[int | None]:
+    def update(
+        self, time: float, faces: Sequence[Face], embeddings: FloatArray, duration: float = 0.0
+    ) -> list[int | None]:
         """Assign the faces of the next frame.
 
         Args:
@@ -75,6 +81,7 @@ class Tracker:
             faces: n faces of the frame.
             embeddings: (n, d) identity vectors of the network; d is 0 if it knows none, and faces then are followed by
                 overlap alone.
+            duration: Seconds of the clip that the frame stands for; 0 in all frames if that is not known.
 
         Returns:
             n track numbers, counted from 0; None for a doubtful face that continues no track.
@@ -100,10 +107,12 @@ class Tracker:
                 track.box, track.time = face.box, time
                 track.total += unit[i]
                 track.count += 1
+                track.seconds += duration
         present = {number for number in assigned if number is not None}
         for number in present:
             self._tracks[number].beside |= present - {number}
         self._frames += 1
+        self._seconds += duration
         self._frames_with_face += bool(present)
         return assigned
 
@@ -144,9 +153,9 @@ class Tracker:
     def believed(self, stride: int = 1) -> list[list[int]]:
         """Those of `people` who were seen often enough to be no mistake of the detector.
 
-        Somebody is who was seen in `ENOUGH_FRAMES`, or in one of `SHORT_CLIP_FACTOR` frames of a clip of fewer. If
-        nobody was, because nobody is known again after a cut, everybody is believed if one of `SHORT_CLIP_FACTOR`
-        frames shows a face.
+        Somebody is who was seen in `ENOUGH_FRAMES` and for `ENOUGH_SECONDS`, or in one of `SHORT_CLIP_FACTOR` frames
+        of a clip of fewer. If nobody was, because nobody is known again after a cut, everybody is believed if one of
+        `SHORT_CLIP_FACTOR` frames shows a face.
 
         Args:
             stride: Of how many frames of the clip one was looked at. A coarse look does not make a clip short, but half
@@ -154,8 +163,15 @@ class Tracker:
         """
         people = self.people()
         least = min(ENOUGH_FRAMES, self._frames * stride / SHORT_CLIP_FACTOR, self._frames / 2)
-        sure = [group for group in people if sum(self._tracks[number].count for number in group) >= least]
-        often = self._frames_with_face >= max(least, self._frames / SHORT_CLIP_FACTOR)
+        part = self._frames / SHORT_CLIP_FACTOR
+        long = min(ENOUGH_SECONDS, self._seconds / SHORT_CLIP_FACTOR) - _JITTER
+        sure = []
+        for group in people:
+            tracks = [self._tracks[number] for number in group]
+            count, seconds = sum(track.count for track in tracks), sum(track.seconds for track in tracks)
+            if count >= least and (seconds >= long or count >= part):
+                sure.append(group)
+        often = self._frames_with_face >= max(least, part)
         return sure or (people if often else [])
 
     def join(self) -> list[list[int]]:
@@ -172,6 +188,7 @@ class Tracker:
             for other in map(self._tracks.pop, others):
                 track.total += other.total
                 track.count += other.count
+                track.seconds += other.seconds
                 track.time = max(track.time, other.time)
                 track.beside |= other.beside
         for track in self._tracks.values():

@@ -68,7 +68,7 @@ def annotate(
     """Draw what everybody shows into a film: a box, the label and a chart that runs along; sound and times stay."""
     from fervid.analysis.aggregate import WindowSpec
     from fervid.batch.runner import RunConfig, build_timeline
-    from fervid.core.progress import track_seconds
+    from fervid.core.progress import Summary, track_seconds
     from fervid.render import annotate_video
 
     annotate_video.validate_target(source, output, stream=stream, force=force)
@@ -86,6 +86,7 @@ def annotate(
         attributes=attributes,
         labels=parse_labels(labels),
     )
+    summary = Summary("clip")
     jobs, threads = plan_workers(1, None, threads)
     loaded = named.load(options, threads)
     story = build_timeline(loaded, str(source), cut, RunConfig(jobs, limits=limited.limits))
@@ -95,3 +96,5 @@ def annotate(
         )
     for note in notes:
         print(f"fervid: {note}", file=sys.stderr)
+    summary.add(str(source), "ok" if story.people else "no_face", failed=False)
+    summary.tell(output, progress, "the film is")

@@ -35,6 +35,7 @@ ADDRESS_SPACE_BYTES = 1_500_000_000
 _NO_MEMORY = re.compile(
     r"failed to map segment|[Cc]annot allocate memory|can't start new thread|bad_alloc|Insufficient memory"
 )
+_TOO_LITTLE_MEMORY = "fervid: there is too little memory; allow more (ulimit, container), or try fewer --jobs"
 EXIT_CODES = {NoInputsFound: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
 
 
@@ -75,7 +76,7 @@ def _handle_errors() -> Iterator[None]:
         raise typer.Exit(OK) from None
     except Exception as error:
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-            _exit("fervid: there is too little memory; allow more (ulimit, container), or try fewer --jobs", USAGE)
+            _exit(_TOO_LITTLE_MEMORY, USAGE)
         if not isinstance(error, OSError):
             raise
         _exit(f"fervid: {error}", USAGE)
@@ -88,8 +89,8 @@ def main() -> None:
             setattr(sys, name, open(os.open(os.devnull, way), "w"))  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):  # what its encoding lacks is escaped
         sys.stdout.reconfigure(errors="backslashreplace")
+    _survive_limit_of_memory()
     signal.signal(signal.SIGTERM, _terminate)
-    _note_limit_of_memory()
     try:
         with _handle_errors():
             app()
@@ -101,12 +102,26 @@ def main() -> None:
         os._exit(status if isinstance(status, int) else FAILED)
 
 
-def _note_limit_of_memory() -> None:
-    """Say beforehand what may end the process without a word: C libraries crash where they get no memory."""
+def _survive_limit_of_memory() -> None:
+    """Under a limit of address space go on in a child: C libraries crash where they get none, and somebody must say so.
+
+    The limit itself is told before, in case the whole group is killed.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE_BYTES:
-        megabytes = f"{limit / 1e6:.0f} MB (ulimit -v), and a clip needs about {ADDRESS_SPACE_BYTES / 1e6:.0f} MB"
-        print(f"fervid: address space is limited to {megabytes}; allow more if this fails", file=sys.stderr, flush=True)
+    if limit == resource.RLIM_INFINITY or limit >= ADDRESS_SPACE_BYTES:
+        return
+    megabytes = f"{limit / 1e6:.0f} MB (ulimit -v), and a clip needs about {ADDRESS_SPACE_BYTES / 1e6:.0f} MB"
+    print(f"fervid: address space is limited to {megabytes}; allow more if this fails", file=sys.stderr, flush=True)
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child has it too, and leaves as it should
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0:
+        print(_TOO_LITTLE_MEMORY, file=sys.stderr, flush=True)
+    os._exit(USAGE if status < 0 else status)
 
 
 def _terminate(*_: object) -> NoReturn:

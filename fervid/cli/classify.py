@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from fervid.batch.writers import Writer
     from fervid.core.progress import Progress, Summary
     from fervid.core.records import ClipResult, Status, WindowResult
-    from fervid.media.inputs import PassedOver
 
 clips_app = typer.Typer()
 
@@ -142,7 +141,7 @@ def classify(
     passed_over, summary = PassedOver(), Summary("clip")
     names = _names(inputs, from_file, nul)
     clips = resolve_inputs(names, recursive=recursive, urls=cluster, passed_over=passed_over)
-    _tell_passed_over(passed_over, progress)
+    note(str(passed_over), progress)
     if not cluster:
         jobs, threads = plan_workers(len(clips), jobs, threads)
     loaded = named.load(options, threads, device="cpu" if cluster else None)
@@ -220,7 +219,7 @@ def timeline(
     relative = _relative(baseline, identify, {})
     from fervid.analysis.aggregate import WindowSpec
     from fervid.batch.runner import RunConfig, classify_windows, open_writer
-    from fervid.core.progress import Summary, track_clips
+    from fervid.core.progress import Summary, note, track_clips
     from fervid.core.records import WindowResult
     from fervid.media.inputs import PassedOver, resolve_inputs
 
@@ -243,7 +242,7 @@ def timeline(
         raise typer.Exit(FAILED if failed and not exit_zero else OK)
     passed_over, summary = PassedOver(), Summary("window")
     clips = resolve_inputs(_names(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
-    _tell_passed_over(passed_over, progress)
+    note(str(passed_over), progress)
     draw = _plot_sink(plot, clips, output, force)
     jobs, threads = plan_workers(len(clips), jobs, threads)
     loaded = named.load(options, threads)
@@ -375,14 +374,6 @@ def _plot_sink(
         raise UsageError(f"the picture and the records would both be {plot}; choose another name for one of them")
     check_overwrite(plot, force=force)
     return lambda parts: plot_timeline(parts, plot, force=force)
-
-
-def _tell_passed_over(passed_over: PassedOver, show: Progress) -> None:
-    """Say what folders hold that is not looked at."""
-    from fervid.core.progress import note
-
-    if message := str(passed_over):
-        note(message, show)
 
 
 def _names(inputs: Sequence[str] | None, from_file: Path | None, nul: bool) -> list[str]:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fervid.learn.dataset import Dataset
     from fervid.learn.feature_table import ClipFeaturesRow
     from fervid.learn.labeled_features import LabeledFeatures
+    from fervid.media.inputs import PassedOver
     from fervid.models.registry import Model
 
 _Name = TypeVar("_Name", bound=str)
@@ -142,19 +143,26 @@ def features(
 ) -> None:
     """Write the pooled statistics of each clip, to train on or to look at; those without a face are named."""
     from fervid.core.atomic_io import check_overwrite
+    from fervid.core.progress import Summary, note
     from fervid.learn.feature_table import FeatureTable, make_feature_writer
     from fervid.learn.labeled_features import feature_provenance, relative_to_people
+    from fervid.media.inputs import PassedOver
 
     check_overwrite(output, force=force)
     make_feature_writer(output)
-    found = _clips(sources, recursive=recursive)
+    passed_over, summary = PassedOver(), Summary("clip")
+    found = _clips(sources, recursive=recursive, passed_over=passed_over)
+    note(str(passed_over), looking.progress)
     extractor, rows = _rows(found, looking)
     for row in rows:
+        status = "ok" if row.problem is None else "no_face" if row.problem.code == "no_face" else "error"
+        summary.add(str(row.sample.path), status, failed=status == "error")
         if row.problem:
             typer.echo(f"left out: {escape_control_chars(row.problem.message)}", err=True)
     table = FeatureTable.of(rows, feature_provenance(extractor))
     (relative_to_people(table) if baseline else table).save(output, force=force)
-    raise typer.Exit(1 if any(row.problem and row.problem.code != "no_face" for row in rows) else 0)
+    summary.tell(output, looking.progress, "features are")
+    raise typer.Exit(1 if summary.failures else 0)
 
 
 @labelled_app.command(
@@ -362,7 +370,7 @@ def _parse_choices(text: str | None, known: Mapping[_Name, Any]) -> list[_Name]:
     return [names[name] for name in asked]
 
 
-def _clips(sources: Sequence[str], *, recursive: bool) -> Dataset:
+def _clips(sources: Sequence[str], *, recursive: bool, passed_over: PassedOver) -> Dataset:
     """Labelled clips, if that is what one source names; else files, folders and globs without labels."""
     from fervid.learn.dataset import Dataset, Sample, load_dataset
     from fervid.learn.dataset_layouts import KNOWN_LAYOUTS
@@ -373,10 +381,10 @@ def _clips(sources: Sequence[str], *, recursive: bool) -> Dataset:
     if not more and (
         (colon and name.lower() in KNOWN_LAYOUTS) or first.lower().endswith(LISTS) or _classes(Path(first))
     ):
-        return load_dataset(first)
-    return Dataset(
-        "clips", tuple(Sample(Path(path), None) for path in inputs.resolve_inputs(sources, recursive=recursive))
-    )
+        passed_over.advice = ""
+        return load_dataset(first, passed_over=passed_over)
+    found = inputs.resolve_inputs(sources, recursive=recursive, passed_over=passed_over)
+    return Dataset("clips", tuple(Sample(Path(path), None) for path in found))
 
 
 def _classes(folder: Path) -> bool:
@@ -452,16 +460,22 @@ def _study(
     """Labelled clips with their features, from the clips or from a file of features."""
     import numpy as np
 
-    from fervid.core.progress import log
+    from fervid.core.progress import log, note
     from fervid.learn.dataset import Dataset, filter_labels, load_dataset
     from fervid.learn.feature_table import FeatureTable
     from fervid.learn.labeled_features import build_feature_table, feature_provenance, label_features, validate_dataset
+    from fervid.media.inputs import PassedOver
 
     pooled = source.lower().endswith(".npz")
     if pooled and strides:
         raise UsageError("--adaptive has to look at the clips again; give the data set, not its features")
     table = FeatureTable.load(Path(source)) if pooled else None
-    found = Dataset(Path(source).stem, (*table.samples, *table.faceless)) if table else load_dataset(source)
+    passed_over = PassedOver(advice="")
+    if table:
+        found = Dataset(Path(source).stem, (*table.samples, *table.faceless))
+    else:
+        found = load_dataset(source, passed_over=passed_over)
+    note(str(passed_over), looking.progress)
     if labels:
         found = filter_labels(found, labels)
     validate_dataset(found, target=target, group=group, answerable=judged[0].card.get("labels") if judged else None)

@@ -80,8 +80,9 @@ def report(
     """
     from fervid import __version__
     from fervid.core.atomic_io import atomic_write, check_overwrite
+    from fervid.core.progress import Summary
     from fervid.render.html_report import check_dependencies, render_html
-    from fervid.render.result_reader import TimelineRun, load_results
+    from fervid.render.result_reader import ClassificationRun, TimelineRun, load_results
 
     if thumbnails and not explain:
         raise UsageError("--thumbnails reads the clips again, which --no-explain forbids; leave one of them out")
@@ -93,6 +94,11 @@ def report(
         fps=fps, every_frame=every_frame, rotate=rotate, stream=stream, aspect=aspect, face=face, min_face=min_face
     )
     found, again = load_results(results), {}
+    summary = Summary(
+        "clip" if isinstance(found, ClassificationRun) else "window" if isinstance(found, TimelineRun) else "evaluation"
+    )
+    for name, status in found.statuses():
+        summary.add(name, status, failed=False)
     if thumbnails and not isinstance(found, TimelineRun):
         raise UsageError(f"--thumbnails shows moments of a timeline, and {results} holds none; leave it out")
     if explain and isinstance(found, TimelineRun):
@@ -101,6 +107,7 @@ def report(
     made = render_html(found, results.name, again, __version__)
     with atomic_write(output, force=force) as file:
         file.write(made)
+    summary.tell(output, progress, "the page is")
 
 
 def _highlights(

@@ -58,7 +58,14 @@ def log(message: str) -> None:
 
 
 def note(message: str, kind: Progress) -> None:
-    """Say something about a whole run: a line for people, an event for programs, nothing with `none`."""
+    """Say something about a whole run: a line for people, an event for programs, nothing with `none`.
+
+    Args:
+        message: What; nothing is said of an empty one.
+        kind: How to say it.
+    """
+    if not message:
+        return
     if kind == "json":
         print(json.dumps({"event": "note", "message": message}), file=sys.stderr, flush=True)
     elif kind != "none":
@@ -68,7 +75,7 @@ def note(message: str, kind: Progress) -> None:
 class Summary:
     """What a run that wrote to a file has come to."""
 
-    def __init__(self, unit: Literal["clip", "window"]) -> None:
+    def __init__(self, unit: Literal["clip", "window", "evaluation"]) -> None:
         """Begin to count records and time.
 
         Args:
@@ -98,12 +105,13 @@ class Summary:
         """How many clips failed."""
         return len(self._failed)
 
-    def tell(self, output: object, kind: Progress) -> None:
+    def tell(self, output: object, kind: Progress, what: str = "records are") -> None:
         """Say it on standard error: a line for people, an event for programs, nothing with `none`.
 
         Args:
-            output: Where the records are.
+            output: Where that is which was written.
             kind: How to say it.
+            what: Subject and verb of the sentence that says where.
         """
         total, elapsed = self._statuses.total(), time.monotonic() - self._started
         if kind == "json":
@@ -122,7 +130,7 @@ class Summary:
             more = self.failures - _NAMED_FAILURES
             names = ", ".join(self._failed[:_NAMED_FAILURES])
             message += f"; failed: {names}{f' and {more} more' if more > 0 else ''}"
-        note(f"{message}; records are in {output}", kind)
+        note(f"{message}; {what} in {output}", kind)
 
 
 def _counted(number: int, unit: str) -> str:

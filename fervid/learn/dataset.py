@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ from fervid.learn.dataset_layouts import (
     Layout,
     Sample,
     frame_files,
+    read_classes,
     read_text,
 )
+from fervid.media.inputs import PassedOver
 
 __all__ = ["Dataset", "Sample", "frame_files", "label_counts", "labels_with_few_people", "load_dataset"]
 
@@ -82,12 +85,13 @@ class Dataset:
         return np.array([sample.ratings[name] for sample in self.samples], np.float64)
 
 
-def load_dataset(source: str, labels: Sequence[str] | None = None) -> Dataset:
+def load_dataset(source: str, labels: Sequence[str] | None = None, passed_over: PassedOver | None = None) -> Dataset:
     """Labelled clips from a folder, a list, or `NAME:FOLDER` with the name of a known set.
 
     Args:
         source: What the user gave.
         labels: The classes that may occur; None for any.
+        passed_over: Counts what folders of a class hold besides clips.
 
     Raises:
         DatasetError: No such set; files are missing, labels are unknown, a clip is listed twice, a person occurs on
@@ -97,7 +101,8 @@ def load_dataset(source: str, labels: Sequence[str] | None = None) -> Dataset:
     if colon and name.lower() in KNOWN_LAYOUTS:
         found = Dataset(name.lower(), _from_layout(os.path.expanduser(folder), KNOWN_LAYOUTS[name.lower()]))
     elif os.path.isdir(source):
-        found = Dataset(Path(source).resolve().name, _from_layout(source, CLASS_FOLDERS))
+        layout = replace(CLASS_FOLDERS, read=partial(read_classes, passed_over=passed_over))
+        found = Dataset(Path(source).resolve().name, _from_layout(source, layout))
     elif colon and not os.path.exists(source):
         raise DatasetError(f"no data set is known as {name!r}; there are {', '.join(KNOWN_LAYOUTS)}")
     else:

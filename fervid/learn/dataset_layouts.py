@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fervid.core.errors import DatasetError
-from fervid.media.inputs import VIDEO_SUFFIXES
+from fervid.media.inputs import PassedOver, is_video
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 SPLIT_ALIASES = {
@@ -121,14 +121,17 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
             yield from _walk(inner, depth - 1)
 
 
-def _clips(folder: Path) -> list[Path]:
-    """Videos in a folder, and the folders in it that hold pictures."""
-    paths = [folder / name for name in sorted(_names(folder))]
-    return [
-        path
-        for path in paths
-        if (_pictures(path, "*") if os.path.isdir(path) else path.suffix.lower() in VIDEO_SUFFIXES)
-    ]
+def _clips(folder: Path, passed_over: PassedOver | None = None) -> list[Path]:
+    """Videos in a folder, and the folders in it that hold pictures; what else is there is counted."""
+    passed_over = PassedOver() if passed_over is None else passed_over
+    clips = []
+    for path in (folder / name for name in sorted(_names(folder))):
+        if not os.path.isdir(path):
+            found = is_video(str(path), passed_over)
+        elif not (found := bool(_pictures(path, "*"))):
+            passed_over.folders += 1
+        clips += [path] * found
+    return clips
 
 
 def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -139,14 +142,22 @@ def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
             yield f"{path}:{number}", fields
 
 
-def _classes(root: Path) -> Iterator[Sample]:
-    """A folder for each class, or for each split with one for each class in it; what is neither is not passed over."""
+def read_classes(root: Path, passed_over: PassedOver | None = None) -> Iterator[Sample]:
+    """A folder for each class, or for each split with one for each class in it; a clip that is in neither is refused.
+
+    Args:
+        root: The folder that holds them.
+        passed_over: Counts what folders of a class hold besides clips.
+
+    Raises:
+        DatasetError: Clips lie above or below the folder of a class.
+    """
     for top in _folders(root):
         split = SPLIT_ALIASES.get(top.name.lower())
         if split:
             _check_no_stray_clips(top)
         for folder in _folders(top) if split else [top]:
-            clips = _clips(folder)
+            clips = _clips(folder, passed_over)
             if not clips and (deeper := next(filter(_clips, _walk(folder, _DEEP)), None)):
                 raise DatasetError(
                     f"{folder} holds no clips, but {deeper} does; the clips of a class lie in its folder itself, so"
@@ -285,7 +296,7 @@ def _kerc2020(root: Path) -> Iterator[Sample]:
                 yield Sample(clip, label, split=split, ratings=ratings, where=where)
 
 
-CLASS_FOLDERS = Layout("happiness/a.mp4 or train/happiness/a.mp4, a folder for each class", _classes)
+CLASS_FOLDERS = Layout("happiness/a.mp4 or train/happiness/a.mp4, a folder for each class", read_classes)
 KNOWN_LAYOUTS: Mapping[str, Layout] = {
     "afew": Layout("Train_AFEW/Angry/*.avi and Val_AFEW/Angry/*.avi", _afew),
     "ck+": Layout("cohn-kanade-images/S005/001/*.png with Emotion/S005/001/S005_001_00000011_emotion.txt", _ck_plus),

@@ -172,6 +172,11 @@ def moving(container: av.container.InputContainer) -> list[av.VideoStream]:
     return [stream for stream in streams if stream.frames != 1] or streams
 
 
+def beside(container: av.container.InputContainer, taken: av.VideoStream) -> list[av.VideoStream]:
+    """The video streams that might be looked at instead of the one that is."""
+    return [stream for stream in moving(container) if stream.index != taken.index]
+
+
 def select_video_stream(
     path: Path | str, container: av.container.InputContainer, head: bytes, wanted: int | None = None
 ) -> av.VideoStream:
@@ -252,6 +257,24 @@ def read_header(file: BinaryIO) -> bytes:
     head = file.read(HEADER_BYTES)
     file.seek(place)
     return head
+
+
+def is_whole_avi(file: BinaryIO) -> bool:
+    """Whether a file is an AVI that has all of the bytes which it says; its position stays.
+
+    Frames that it lacks nevertheless were dropped when it was written: their chunks are empty, and no demuxer gives
+    those.
+    """
+    before, end = file.tell(), file.seek(0, os.SEEK_END)
+    place = 0
+    while len(box := _read_at(file, place, 12)) == 12 and box[:4] == b"RIFF" and box[8:] in (b"AVI ", b"AVIX"):
+        size = int.from_bytes(box[4:8], "little")
+        place += 8 + size + size % 2
+        if size < 4 or place > end + size % 2:
+            place = 0
+            break
+    file.seek(before)
+    return place > 0
 
 
 def _is_encrypted(file: BinaryIO) -> bool:

@@ -59,17 +59,19 @@ class PassedOver:
         files: How many are no videos.
         unreadable: How many may not be read, so that nobody knows what they are.
         folders: How many lie within those that were searched, and were not.
+        advice: What to try so that they are.
     """
 
     files: int = 0
     unreadable: int = 0
     folders: int = 0
+    advice: str = "; --recursive"
 
     def __str__(self) -> str:
         parts = [
             (self.files, "file is no video", "files are no videos"),
             (self.unreadable, "file cannot be read", "files cannot be read"),
-            (self.folders, "folder was not searched; --recursive", "folders were not searched; --recursive"),
+            (self.folders, f"folder was not searched{self.advice}", f"folders were not searched{self.advice}"),
         ]
         return ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in parts if count)
 
@@ -177,18 +179,24 @@ def find_videos(folder: str, *, recursive: bool, passed_over: PassedOver | None 
             passed_over.folders += len(folders)
             folders.clear()
         for path in (os.path.join(place, file) for file in files if not file.startswith(".")):
-            try:
-                if _is_video(path):
-                    yield path
-                else:
-                    passed_over.files += 1
-            except OSError:
-                passed_over.unreadable += 1
+            if is_video(path, passed_over):
+                yield path
     yield from unlisted
 
 
-def _is_video(path: str) -> bool:
-    """Whether a file of a folder counts as a video.
+def is_video(path: str, passed_over: PassedOver) -> bool:
+    """Whether a file of a folder counts as a video; what does not is counted."""
+    try:
+        if _looks_like_video(path):
+            return True
+        passed_over.files += 1
+    except OSError:
+        passed_over.unreadable += 1
+    return False
+
+
+def _looks_like_video(path: str) -> bool:
+    """Whether a file is a video by its suffix, or by how it begins.
 
     Raises:
         OSError: Its suffix does not tell, and it may not be read.

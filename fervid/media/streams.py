@@ -20,6 +20,7 @@ from fervid.core.errors import EmptyInput, InputError, InputNotFound, TruncatedV
 from fervid.core.records import Frame
 from fervid.media.container import (
     HEADER_BYTES,
+    beside,
     check_frame_size,
     configure_decoder,
     is_mp4,
@@ -28,6 +29,7 @@ from fervid.media.container import (
     start_of,
     unsupported_format_error,
 )
+from fervid.media.remarks import remark
 from fervid.media.sampling import DecodedFrame, Sampling, reshape, rotate, square_pixel_width, to_rgb_frame
 from fervid.media.timestamps import Clock
 
@@ -51,6 +53,7 @@ def read_stream(file: BinaryIO, name: str, sampling: Sampling | None = None, thr
         EmptyInput, NotAVideo, NoVideoStream, Undecodable: It holds no picture.
         TooLarge: A frame has more than `fervid.media.container.MAX_FRAME_PIXELS`.
         Truncated: Raised after the last frame, if it broke off.
+        Discontinuity, SeveralStreams: Raised after the last frame, as `fervid.media.video.read_frames` does.
     """
     sampling, pipe, due = sampling or Sampling(), _HeaderRecorder(file), -1.0
     try:
@@ -60,10 +63,12 @@ def read_stream(file: BinaryIO, name: str, sampling: Sampling | None = None, thr
     with container:
         pictures = select_video_stream(name, container, pipe.head, sampling.stream)
         pictures.thread_type = "SLICE"  # frames that are decoded in several threads come later
-        for one in _decode_stream(name, container, pictures, threads, pipe.head):
+        clock = Clock(container, pictures)
+        for one in _decode_stream(name, container, pictures, clock, threads, pipe.head):
             if (turn := sampling.turn(one.start)) >= due:
                 due = turn + 1
                 yield to_rgb_frame(one, 1 / sampling.fps if sampling.fps else one.end - one.start, sampling)
+        remark(name, clock.restarts, pictures, beside(container, pictures) if sampling.stream is None else [])
 
 
 def read_camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:
@@ -125,12 +130,16 @@ def _stream_error(name: str, head: bytes) -> InputError:
 
 
 def _decode_stream(
-    name: str, container: av.container.InputContainer, pictures: av.VideoStream, threads: int, head: bytes
+    name: str,
+    container: av.container.InputContainer,
+    pictures: av.VideoStream,
+    clock: Clock,
+    threads: int,
+    head: bytes,
 ) -> Generator[DecodedFrame]:
     """Every frame of a stream. Times go on where a source begins anew; damaged packets are what a network loses."""
     aspect, step = configure_decoder(name, pictures, threads), 1 / float(pictures.average_rate or 25)
     origin, now, stopped = start_of(container), -step, ""
-    clock = Clock(container, pictures)
     packets = container.demux(pictures)
     while True:
         try:

@@ -24,25 +24,16 @@ import av
 import cv2
 import numpy as np
 
-from fervid.core.errors import (
-    ClipTooLong,
-    CorruptVideo,
-    Discontinuity,
-    InputError,
-    SeveralStreams,
-    TruncatedVideo,
-    Undecodable,
-    UnsupportedFormat,
-)
+from fervid.core.errors import ClipTooLong, CorruptVideo, InputError, TruncatedVideo, Undecodable, UnsupportedFormat
 from fervid.core.prefetch import prefetch
 from fervid.core.records import Frame, Image
 from fervid.media.container import (
     MAX_FRAME_PIXELS,
+    beside,
     check_frame_size,
     configure_decoder,
-    frame_size,
     is_image,
-    moving,
+    is_whole_avi,
     open_container,
     open_file,
     read_error,
@@ -51,6 +42,7 @@ from fervid.media.container import (
     start_of,
 )
 from fervid.media.image_header import image_size, is_animated
+from fervid.media.remarks import describe_restarts, remark
 from fervid.media.sampling import (
     MAX_DURATION_S,
     DecodedFrame,
@@ -192,7 +184,7 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
         stream = select_video_stream(path, container, read_header(file), sampling.stream)
         stream.thread_type = "AUTO"
         aspect = configure_decoder(path, stream, threads)
-        account = _DecodeAudit(path, container, stream, chosen=sampling.stream is not None)
+        account = _DecodeAudit(path, container, stream, chosen=sampling.stream is not None, whole=is_whole_avi(file))
         start = end = 0.0
         held: DecodedFrame | None = None
         for frame in account.frames(sampling):
@@ -229,15 +221,21 @@ class _DecodeAudit:
     """What comes out of a file, against what its header promises."""
 
     def __init__(
-        self, path: Path, container: av.container.InputContainer, stream: av.VideoStream, *, chosen: bool
+        self,
+        path: Path,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        *,
+        chosen: bool,
+        whole: bool,
     ) -> None:
-        self._path, self._container, self._stream = path, container, stream
+        self._path, self._container, self._stream, self._whole = path, container, stream, whole
         self.origin = start_of(container)
         started, base = stream.start_time, stream.time_base
         self._begin = max(0.0, float(started * base) - self.origin) if started is not None and base else 0.0
         self.step = 1 / float(stream.average_rate or 25)  # seconds from one frame to the next, as a rule
         self._clock = Clock(container, stream)
-        self._others = [] if chosen else [other for other in moving(container) if other.index != stream.index]
+        self._others = [] if chosen else beside(container, stream)
         self._near: list[tuple[float, float]] = []  # start and end of the packets around the next one, in order
         self._given = self._packets = self._lost = 0
         self._media_end = 0.0
@@ -318,7 +316,7 @@ class _DecodeAudit:
         missing_packets = self._stream.frames - self._packets > 1 + 0.02 * self._stream.frames
         missing_pictures = missing_packets and promised - end > allowed
         cut = bool(self._stopped) and not 0 < declared <= end
-        if cut or missing_pictures or missing_time:
+        if cut or ((missing_pictures or missing_time) and not self._whole):
             reason = f" ({self._stopped})" if self._stopped else ""
             declared = max(declared, promised)
             promise = f"; its header promises {declared:.2f} s" if declared > end else ""
@@ -331,29 +329,13 @@ class _DecodeAudit:
                 f"{self._path} has a video stream ({codec}) of which no frame can be decoded; convert it to H.264"
             )
         if self._lost:
-            besides = f"; {self._joined}" if self._clock.restarts else ""
+            besides = f"; {describe_restarts(self._clock.restarts)}" if self._clock.restarts else ""
             raise CorruptVideo(f"{self._path} has {self._lost} damaged frames; what surrounds them was used{besides}")
         self.inform()
 
     def inform(self) -> None:
         """Raise what is worth knowing of a file of which all was read that was asked for."""
-        if self._clock.restarts:
-            raise Discontinuity(
-                f"{self._path} was read whole, but {self._joined}; split it if the parts are no one clip"
-            )
-        if self._others:
-            taken, *others = (
-                "{} ({} x {})".format(one.index, *frame_size(one)) for one in (self._stream, *self._others)
-            )
-            raise SeveralStreams(
-                f"{self._path} has {1 + len(others)} video streams, and {taken} was looked at, not {', '.join(others)};"
-                " choose with --stream"
-            )
-
-    @property
-    def _joined(self) -> str:
-        often = "once" if self._clock.restarts == 1 else f"{self._clock.restarts} times"
-        return f"its timestamps start again {often}, as in joined recordings, and time was taken to go on there"
+        remark(self._path, self._clock.restarts, self._stream, self._others)
 
 
 def _mark_needed(packets: Iterator[_Packet], sampling: Sampling, origin: float) -> Iterator[tuple[_Packet, bool]]:

@@ -42,6 +42,10 @@ class ClassificationRun:
 
     records: list[Record]
 
+    def statuses(self) -> Iterator[tuple[str, str]]:
+        """Each clip and how it ended."""
+        return ((record["path"], record["status"]) for record in self.records)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TimelineRun:
@@ -49,12 +53,20 @@ class TimelineRun:
 
     clips: dict[str, list[Record]]
 
+    def statuses(self) -> Iterator[tuple[str, str]]:
+        """The clip of each window and how that ended."""
+        return ((record["path"], record["status"]) for records in self.clips.values() for record in records)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationRun:
     """What `fervid evaluate --format json` printed: one report, or one for each method."""
 
     reports: dict[str, Record]
+
+    def statuses(self) -> Iterator[tuple[str, str]]:
+        """Each evaluation."""
+        return ((name, "ok") for name in self.reports)
 
 
 def load_results(path: Path) -> ClassificationRun | TimelineRun | EvaluationRun:
