@@ -38,9 +38,10 @@ from fervid.analysis.face_model import FaceModel
 from fervid.analysis.tracker import Tracker
 from fervid.core.records import Face, FaceOutputs, FloatArray, Frame, Image
 from fervid.learn import dataset
-from fervid.learn.dataset import frames
+from fervid.learn.candidate_choice import nested_cv_predict
+from fervid.learn.dataset import frame_files
 from fervid.learn.labeled_features import LabeledFeatures
-from fervid.learn.model_selection import TrainingData, candidates, nested_cv_predict
+from fervid.learn.model_selection import TrainingData, candidates
 from fervid.media.video import read_image_sequence
 from fervid.models import registry
 from fervid.training import export, films, fit, mobilenet, state
@@ -150,7 +151,7 @@ def of_size(name: str, size: int, folder: Path) -> list[registry.Model]:
 
 def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceOutputs]]:
     """The faces of the main person of a clip, each with its frame and what the network says of it."""
-    pictures = list(read_image_sequence(frames(path)))
+    pictures = list(read_image_sequence(frame_files(path)))
     tracker, seen, faces = Tracker(extractor.rule), ClipObservations(), []
     for picture, one in zip(pictures, extractor.observe(pictures), strict=True):
         numbers = tracker.update(one.time, one.faces, one.scores.identity)

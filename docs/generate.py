@@ -227,7 +227,7 @@ def _kinds(kind: type[errors.FervidError] = errors.FervidError) -> Iterator[type
 
 
 def _status(kind: type[errors.FervidError]) -> int:
-    if issubclass(kind, errors.NoFaces):
+    if issubclass(kind, errors.NoFaceError):
         return commands.OK
     return next(status for of, status in app.EXIT_CODES.items() if issubclass(kind, of))
 

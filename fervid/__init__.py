@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from fervid.analysis.aggregate import WindowSpec as WindowSpec
     from fervid.analysis.extractor import Options as Options
     from fervid.analysis.pipeline import Classifier as Classifier
-    from fervid.analysis.pipeline import load as load
+    from fervid.analysis.pipeline import load_classifier as load_classifier
     from fervid.batch.tabular import to_arrow as to_arrow
     from fervid.batch.tabular import to_pandas as to_pandas
     from fervid.core.errors import FervidError as FervidError
     from fervid.core.errors import InputError as InputError
     from fervid.core.errors import ModelError as ModelError
-    from fervid.core.errors import NoFaces as NoFaces
+    from fervid.core.errors import NoFaceError as NoFaceError
     from fervid.core.records import ClipResult as ClipResult
     from fervid.core.records import Frame as Frame
     from fervid.core.records import Person as Person

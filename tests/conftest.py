@@ -37,13 +37,13 @@ def pytest_runtest_teardown() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands start no workers, which takes a second each, unless a test says `--jobs`."""
-    sized = cli.options.workers
+    sized = cli.options.plan_workers
 
     def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
         return sized(clips, jobs, threads) if jobs else (0, threads or cv2.getNumberOfCPUs())
 
     for part in (cli.annotate, cli.classify, cli.learn, cli.watch, cli.report):
-        monkeypatch.setattr(part, "workers", workers)
+        monkeypatch.setattr(part, "plan_workers", workers)
     for part in (cli.classify, cli.watch):
         monkeypatch.setattr(part, "prepare", lambda: None)
 

@@ -20,7 +20,7 @@ from fervid.analysis.aggregate import (
 )
 from fervid.analysis.pooling import FeaturePooler
 from fervid.analysis.tracker import TrackerConfig
-from fervid.core.errors import InputError, NoFaces, NoFramesInRange, TruncatedVideo
+from fervid.core.errors import InputError, NoFaceError, NoFramesInRange, TruncatedVideo
 from fervid.core.records import Face, FaceOutputs, FrameObservation
 
 RULE = TrackerConfig(open_score=0.8, same_face=0.45, same_person=0.62)
@@ -155,8 +155,8 @@ def test_the_statistics_are_those_of_the_main_person_or_of_all() -> None:
     [
         ([], None, NoFramesInRange, NoFramesInRange, type(None)),
         ([], GONE, TruncatedVideo, TruncatedVideo, type(None)),
-        ([see(0)], None, type(None), NoFaces, type(None)),
-        ([see(0)], GONE, TruncatedVideo, NoFaces, TruncatedVideo),
+        ([see(0)], None, type(None), NoFaceError, type(None)),
+        ([see(0)], GONE, TruncatedVideo, NoFaceError, TruncatedVideo),
         ([see(0, ANNA)], None, type(None), type(None), None),
         ([see(0, ANNA)], GONE, TruncatedVideo, TruncatedVideo, type(None)),
     ],
@@ -466,7 +466,7 @@ def test_a_person_needs_evidence_in_proportion_to_the_clip(frames: int, with_fac
     problem, error = seen.problems("clip.mp4")
     assert (problem is error is None) == believed
     if not believed:
-        assert isinstance(problem, NoFaces)
+        assert isinstance(problem, NoFaceError)
         assert problem is error
         assert f"shows a face in only {with_face} of {frames} frames" in problem.message
 
@@ -518,7 +518,7 @@ def test_few_frames_wait_for_what_is_known_at_the_end(monkeypatch: pytest.Monkey
 
 def test_a_clip_without_any_face_has_no_problem_in_its_record() -> None:
     problem, error = aggregate_clip([see(i / 5) for i in range(428)], RULE).problems("clip.mp4")
-    assert (problem, type(error)) == (None, NoFaces)
+    assert (problem, type(error)) == (None, NoFaceError)
 
 
 def test_a_person_who_is_not_believed_does_not_become_the_main_person() -> None:

@@ -372,7 +372,7 @@ def test_too_little_memory_is_one_line(failure: Exception, smile: Path, monkeypa
     def load(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr("fervid.analysis.pipeline.load", load)
+    monkeypatch.setattr("fervid.analysis.pipeline.load_classifier", load)
     result = classify(smile)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("fervid: there is too little memory; allow more")

@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 import child_processes
 import toy_models
-from fervid.analysis.pipeline import Classifier, load
+from fervid.analysis.pipeline import Classifier, load_classifier
 from fervid.batch.runner import open_writer
 from fervid.cli import app
 from fervid.core import atomic_io
@@ -141,7 +141,7 @@ def test_a_second_run_on_one_output_is_refused_at_once(
     if more == ("--resume",) and target.suffix in (".csv", ".json"):
         return
     models = {role: str(place / f"{role}.onnx") for role in ("detector", "network", "classifier")}
-    first = load(**models)
+    first = load_classifier(**models)
     clips = [str(path) for path in sorted((place / "clips").iterdir())[:2]]
     format = None if target.suffix else "parquet"
     with open_writer(target, format, first, clips) as (writer, _):

@@ -13,7 +13,7 @@ import pytest
 import feature_fixtures
 from feature_fixtures import known, parted, rated
 from fervid.analysis.early_exit import STRIDES
-from fervid.core.errors import DatasetError, InputError, NoFaces, UsageError
+from fervid.core.errors import DatasetError, InputError, NoFaceError, UsageError
 from fervid.core.records import ClipFeatures
 from fervid.learn.dataset import Dataset, Sample
 from fervid.learn.feature_table import ClipFeaturesRow
@@ -107,7 +107,7 @@ def test_clips_that_were_looked_at() -> None:
     features = ClipFeatures({"embedding.mean": np.ones(3, np.float32)}, 2)
     seen, nobody = (
         ClipFeaturesRow(clip("joy"), features),
-        ClipFeaturesRow(clip("fear"), None, problem=NoFaces("nobody")),
+        ClipFeaturesRow(clip("fear"), None, problem=NoFaceError("nobody")),
     )
     table = build_feature_table(iter([nobody, seen]), feature_fixtures.ABOUT)
     assert (table.samples, table.faceless) == ((seen.sample,), (nobody.sample,))
@@ -145,15 +145,15 @@ def test_truth_and_examples() -> None:
 
 
 def test_features_are_centred_by_the_person_in_each_part() -> None:
-    one = replace(known(), center="person")
-    x, plain = (study.matrix(["embedding.mean", "embedding.std"]) for study in (one, known()))
+    one = replace(known(each=3), center="person")
+    x, plain = (study.matrix(["embedding.mean", "embedding.std"]) for study in (one, known(each=3)))
     for person in np.unique(one.groups):
         rows = one.groups == person
         assert x[rows, :3].mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
         assert x[rows, :3] == pytest.approx(plain[rows, :3] - plain[rows, :3].mean(axis=0), abs=1e-6)
     assert np.array_equal(x[:, 3:], plain[:, 3:])  # deviations are left alone
     assert np.array_equal(one.examples(["mean+std"]).matrices["mean+std"], x)
-    learnt, held = replace(parted(), center="person").held_out()
+    learnt, held = replace(parted(each=3), center="person").held_out()
     for part in (learnt, held):
         sums = np.zeros((part.groups.max() + 1, 3))
         np.add.at(sums, part.groups, part.matrix(["embedding.mean"]))
@@ -161,19 +161,43 @@ def test_features_are_centred_by_the_person_in_each_part() -> None:
 
 
 def test_rows_without_a_face_do_not_count_for_the_mean_of_a_person() -> None:
-    one = replace(known(strides=(2,)), center="person")
+    one = replace(known(each=3, strides=(2,)), center="person")
     one.table.coarse[2]["embedding.mean"][1] = np.nan
     x = one.matrix(["embedding.mean"], 2)
     assert np.isnan(x[1]).all()
-    assert x[one.groups == 0][[0, 2, 3]].mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
+    assert x[one.groups == 0][[0, 2, 3, 4, 5]].mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
 
 
-def test_centring_needs_to_know_who_is_who_and_two_clips_of_somebody() -> None:
+def test_people_with_few_clips_are_compared_with_the_usual_mean() -> None:
+    """Of the first person there are four clips, as many as say nothing at use."""
+    whole = known(each=3)
+    few = replace(whole, table=whole.table[np.arange(36) > 1], groups=whole.groups[2:], center="person")
+    x, plain = few.matrix(["embedding.mean"]), few.table.statistics["embedding.mean"]
+    means = np.stack([plain[few.groups == group].mean(axis=0) for group in range(6)])
+    assert x[:4] == pytest.approx(plain[:4] - means.mean(axis=0), abs=1e-4)
+    assert x[4:10] == pytest.approx(plain[4:10] - means[1], abs=1e-5)
+    given = few.matrix(["embedding.mean"], usual={"embedding.mean": [1.0, 2.0, 3.0]})
+    assert given[:4] == pytest.approx(plain[:4] - [1, 2, 3], abs=1e-5)
+    assert given[4:] == pytest.approx(x[4:])
+
+
+def test_the_card_has_the_mean_that_people_with_few_clips_get(tmp_path: Path) -> None:
+    one = replace(known(each=3), center="person")
+    data, card = train_classifier(one, LINEAR, "mine", 3)
+    assert card["usual_statistics"].keys() == {"embedding.mean"}
+    model = loaded(tmp_path, data)
+    few = known()
+    told = predict_with_model(few, model)
+    rows = few.table.statistics["embedding.mean"] - np.float32(card["usual_statistics"]["embedding.mean"])
+    assert told == pytest.approx(model.session.run(["probabilities"], {"features": rows})[0], abs=1e-5)
+
+
+def test_centring_needs_to_know_who_is_who_and_five_clips_of_somebody() -> None:
     with pytest.raises(UsageError, match="leave out --group none"):
         replace(known(), groups=None, center="person").examples(["mean"])
-    clips = feature_fixtures.samples(["joy", "calm"] * 3, [f"p{i}" for i in range(6)])
-    with pytest.raises(DatasetError, match=r"every person has only one clip.*--center person"):
-        label_features(found(*clips), feature_fixtures.table(clips, np.zeros((6, 3))), center="person")
+    clips = feature_fixtures.samples(["joy", "calm"] * 4, [f"p{i % 2}" for i in range(8)])
+    with pytest.raises(DatasetError, match=r"nobody has 5 clips.*--center person"):
+        label_features(found(*clips), feature_fixtures.table(clips, np.zeros((8, 3))), center="person")
 
 
 def test_statistics_of_groups_need_everybody() -> None:

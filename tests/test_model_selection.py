@@ -21,6 +21,7 @@ from fervid.analysis.pooling import FeaturePooler
 from fervid.core.errors import DatasetError, UsageError
 from fervid.core.records import FaceOutputs
 from fervid.learn import model_selection
+from fervid.learn.candidate_choice import nested_cv_predict, select_candidate
 from fervid.learn.model_selection import (
     DEFAULT_STATISTICS,
     HYPERPARAMETERS,
@@ -29,10 +30,8 @@ from fervid.learn.model_selection import (
     TrainingData,
     candidates,
     folds,
-    nested_cv_predict,
     parse_statistics,
     predict,
-    select_candidate,
     serialize_with_card,
     to_onnx,
 )

@@ -21,7 +21,7 @@ from fervid.core.errors import (
     InputError,
     InputNotFound,
     ModelIncompatible,
-    NoFaces,
+    NoFaceError,
     NoFramesInRange,
     TruncatedVideo,
     UsageError,
@@ -80,7 +80,7 @@ def test_a_still_image_is_a_clip_of_one_frame(classifier: fervid.Classifier) -> 
 def test_what_cannot_be_answered_is_raised_by_classify_and_told_by_answer(
     classifier: fervid.Classifier, scenery: Path
 ) -> None:
-    for path, error in ((scenery, NoFaces), (Path("missing.mp4"), InputNotFound)):
+    for path, error in ((scenery, NoFaceError), (Path("missing.mp4"), InputNotFound)):
         with pytest.raises(error, match=path.name):
             classifier.classify(path)
     with pytest.raises(NoFramesInRange):
@@ -205,7 +205,7 @@ def test_a_faceless_clip_that_breaks_off_is_no_face_for_both(classifier: fervid.
         yield fervid.Frame(clips.scenery(1)[0], 0.0, 0.2)
         raise TruncatedVideo("cut.mp4 breaks off")
 
-    with pytest.raises(NoFaces) as caught:
+    with pytest.raises(NoFaceError) as caught:
         classifier.classify_frames(frames())
     assert isinstance(caught.value.__cause__, TruncatedVideo)
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from fervid.analysis.pooling import FeaturePooler
 from fervid.analysis.tracker import ENOUGH_FRAMES, ENOUGH_SECONDS, Tracker, TrackerConfig
-from fervid.core.errors import InputError, NoFaces, NoFramesInRange
+from fervid.core.errors import InputError, NoFaceError, NoFramesInRange
 from fervid.core.records import Box, FaceOutputs, FrameObservation
 
 _COMPACT_EVERY = 100  # tracks before those of one person are put together
@@ -142,12 +142,12 @@ class ClipObservations:
             problem = problem or no_frames_error(path)
         if self.people or not self.frames:
             return problem, problem
-        error = NoFaces(
+        error = NoFaceError(
             f"{path} shows no face in {self.frames} frames;"
             " try more of them (--fps, --every-frame) or smaller faces (--min-face)"
         )
         if self.frames_with_face:
-            error = NoFaces(
+            error = NoFaceError(
                 f"{path} shows a face in only {self.frames_with_face} of {self.frames} frames, which may be a mistake;"
                 " look at more of them (--fps, --every-frame) or at a part (--start, --end)"
             )

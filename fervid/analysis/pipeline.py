@@ -378,7 +378,7 @@ class Classifier:
         return Person(number, person.seconds, self._classify(features), age, gender, ethnicity)
 
 
-def load(
+def load_classifier(
     *,
     classifier: str | None = None,
     network: str = registry.DEFAULTS["network"],

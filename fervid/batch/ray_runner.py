@@ -19,7 +19,7 @@ import cv2
 
 from fervid import __version__
 from fervid.analysis.extractor import Options
-from fervid.analysis.pipeline import Classifier, load
+from fervid.analysis.pipeline import Classifier, load_classifier
 from fervid.batch.resumable_jsonl import run_fingerprint
 from fervid.batch.runner import RunConfig, stop_at_failure
 from fervid.core.errors import InputError, UsageError, WorkerCrashed
@@ -220,7 +220,7 @@ def _build_classifier(setup: WorkerSpec) -> Callable[[Path], ClipResult]:
             path.parent.mkdir()
             path.write_bytes(data)
             paths[role] = str(path)
-        classifier = load(**paths, options=setup.options, threads=setup.threads, device=setup.device)
+        classifier = load_classifier(**paths, options=setup.options, threads=setup.threads, device=setup.device)
     if run_fingerprint(classifier) != setup.run:
         raise UsageError(f"fervid {__version__} of the worker would answer otherwise than the one that asks")
     return classifier.answer

@@ -210,15 +210,9 @@ def train(
     """Fit a clip classifier on labelled clips, chosen and measured by cross-validation that keeps people together."""
     from fervid.analysis.early_exit import STRIDES
     from fervid.core.atomic_io import atomic_write, check_overwrite
+    from fervid.learn.candidate_choice import usual_candidates
     from fervid.learn.labeled_features import train_classifier as fitted
-    from fervid.learn.model_selection import (
-        HYPERPARAMETERS,
-        USUAL_GROUP_STATISTICS,
-        USUAL_STATISTICS,
-        Scaling,
-        candidates,
-        parse_statistics,
-    )
+    from fervid.learn.model_selection import HYPERPARAMETERS, Scaling
 
     check_overwrite(output, force=force)
     if adaptive is not None and target:
@@ -240,9 +234,14 @@ def train(
         strides=() if adaptive is None else STRIDES,
         skip_broken=skip_broken,
     )
-    usual = USUAL_GROUP_STATISTICS if looking.face == "all" else USUAL_STATISTICS
-    able = [name for name in usual if set(parse_statistics(name)) <= known.table.statistics.keys()]
-    ways = candidates(named or able, wanted_kinds, wanted_scalings or (["standard"] if center else []))
+    ways = usual_candidates(
+        known.table.statistics.keys(),
+        everybody=looking.face == "all",
+        centered=center is not None,
+        statistics=named,
+        kinds=wanted_kinds,
+        scalings=wanted_scalings,
+    )
     data, card = fitted(known, ways, output.stem, folds, adaptive)
     with atomic_write(output, force=force) as file:
         file.write(data)

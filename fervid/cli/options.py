@@ -325,9 +325,9 @@ class ModelOptions:
             threads: Of each model.
             device: Another than the flag says.
         """
-        from fervid.analysis.pipeline import load
+        from fervid.analysis.pipeline import load_classifier
 
-        return load(
+        return load_classifier(
             classifier=self.classifier,
             network=self.network,
             detector=self.detector,

@@ -165,7 +165,7 @@ class OutOfMemory(InputError):
     code = "memory"
 
 
-class NoFaces(InputError):
+class NoFaceError(InputError):
     """The clip was read and no face was found in it: there is nothing to classify."""
 
     code = "no_face"

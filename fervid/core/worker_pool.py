@@ -105,7 +105,7 @@ def map_ordered(
 ) -> Generator[_Answer]:
     """What `work` makes of each item, in the order of the items.
 
-    No more than `MAX_QUEUED_PER_WORKER` items for each worker are read ahead, so memory does not grow with their number.
+    At most `MAX_QUEUED_PER_WORKER` items a worker are read ahead, so memory does not grow with their number.
     When the iterator is closed the workers are killed, and when this process dies they end by themselves.
 
     Args:

@@ -26,7 +26,7 @@ from fervid.analysis.extractor import Extractor
 from fervid.analysis.pooling import STATISTICS
 from fervid.core.array_cache import NPZ_READ_ERRORS, save
 from fervid.core.atomic_io import atomic_write
-from fervid.core.errors import DatasetError, InputError, InputUnreadable, NoFaces, UsageError
+from fervid.core.errors import DatasetError, InputError, InputUnreadable, NoFaceError, UsageError
 from fervid.core.records import ClipFeatures, FloatArray, FrameObservation
 from fervid.core.text import to_valid_utf8
 from fervid.core.worker_pool import Limits, WorkerDied, map_ordered
@@ -99,7 +99,7 @@ def _row(extractor: Extractor, cache: Path | None, strides: Sequence[int], sampl
         return ClipFeaturesRow(sample, None, problem=error)
     digest = digest[:DIGEST_DIGITS]
     if found[1] is None:
-        return ClipFeaturesRow(sample, None, problem=NoFaces(f"{sample.path} shows no face"), digest=digest)
+        return ClipFeaturesRow(sample, None, problem=NoFaceError(f"{sample.path} shows no face"), digest=digest)
     return ClipFeaturesRow(sample, found[1], {stride: found[stride] for stride in strides}, digest=digest)
 
 
@@ -215,8 +215,8 @@ class FeatureTable:
         """
         rows = list(rows)
         known = [(row, row.features) for row in rows if row.features is not None]
-        faceless = tuple(row.sample for row in rows if isinstance(row.problem, NoFaces))
-        broken = tuple(row.sample for row in rows if row.problem and not isinstance(row.problem, NoFaces))
+        faceless = tuple(row.sample for row in rows if isinstance(row.problem, NoFaceError))
+        broken = tuple(row.sample for row in rows if row.problem and not isinstance(row.problem, NoFaceError))
         if not known:
             raise DatasetError("no clip shows a face, so nothing is left to learn from or to write; see --min-face")
         columns = _stacked([features for _, features in known], known[0][1])

@@ -8,15 +8,16 @@ from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from fervid.analysis.baseline import LOGITS, MOVED, identify_people
+from fervid.analysis.baseline import LOGITS, MIN_CLIPS, MOVED, identify_people
 from fervid.analysis.clip_classifier import is_centered
 from fervid.analysis.early_exit import STRIDES, fit_thresholds
 from fervid.analysis.extractor import Extractor
-from fervid.core.errors import DatasetError, NoFaces, UsageError
+from fervid.core.errors import DatasetError, NoFaceError, UsageError
 from fervid.core.records import FloatArray
 from fervid.core.text import plural
+from fervid.learn.candidate_choice import nested_cv_predict, select_candidate
+from fervid.learn.centering import average_by_group, center_by_group
 from fervid.learn.dataset import Dataset, labels_with_few_people
 from fervid.learn.dataset_layouts import Sample
 from fervid.learn.feature_table import IDENTITY, ClipFeaturesRow, FeatureTable
@@ -30,10 +31,8 @@ from fervid.learn.model_selection import (
     Truth,
     fit,
     is_regression,
-    nested_cv_predict,
     parse_statistics,
     predict,
-    select_candidate,
     selection_score,
     serialize_with_card,
     to_onnx,
@@ -91,12 +90,20 @@ class LabeledFeatures:
                     f"the statistics {name} need {lacking[0]}; look at everybody in a clip with --face all"
                 )
             matrices[name] = self.matrix(parts)
-        return TrainingData(matrices, truth, self.groups, self.seed)
+        return TrainingData(matrices, truth, self.groups, self.seed, self.center is not None)
 
-    def matrix(self, names: Sequence[str], stride: int = 1) -> FloatArray:
+    def matrix(
+        self, names: Sequence[str], stride: int = 1, usual: Mapping[str, Sequence[float]] | None = None
+    ) -> FloatArray:
         """(n, d) the named statistics side by side, centred by person if that is asked for.
 
-        As a person is never in two parts or folds, the means are of the clips of one part or fold alone.
+        As a person is never in two parts or folds, the means are of the clips of one part or fold alone. A person with
+        fewer than `MIN_CLIPS` clips has no mean that says much and gets the usual one, as `--baseline person` does.
+
+        Args:
+            names: Of the statistics.
+            stride: Of how many frames one was looked at.
+            usual: The usual mean of each centred statistic; None for the average of the people here, each alike.
 
         Raises:
             UsageError: It is not known who is who.
@@ -107,7 +114,12 @@ class LabeledFeatures:
         if self.groups is None:
             raise UsageError("to centre features by person it has to be known who is who; leave out --group none")
         widths = [self.table.statistics[name].shape[1] for name in names]
-        return center_by_group(x, self.groups, np.repeat([is_centered(name) for name in names], widths))
+        means = average_by_group(self.table, self.groups, names) if usual is None else usual
+        others = [
+            means[name] if is_centered(name) else [0.0] * width for name, width in zip(names, widths, strict=True)
+        ]
+        columns = np.repeat([is_centered(name) for name in names], widths)
+        return center_by_group(x, self.groups, columns, MIN_CLIPS, np.concatenate(others))
 
     def part(self, splits: Sequence[str]) -> LabeledFeatures:
         """The clips of some splits.
@@ -195,7 +207,9 @@ def build_feature_table(
         DatasetError: Clips cannot be read, or none shows a face.
     """
     rows = list(rows)
-    problems = [str(row.problem) for row in rows if row.problem is not None and not isinstance(row.problem, NoFaces)]
+    problems = [
+        str(row.problem) for row in rows if row.problem is not None and not isinstance(row.problem, NoFaceError)
+    ]
     if problems and not skip_broken:
         raise DatasetError(
             f"{plural(len(problems), 'clip')} cannot be read: {'; '.join(problems)}; mend or remove what is named here,"
@@ -284,7 +298,7 @@ def label_features(
 
     Raises:
         UsageError: It is not known who is who.
-        DatasetError: Features are centred by person, and no person has two clips.
+        DatasetError: Features are centred by person, and nobody has `MIN_CLIPS` clips.
     """
     if table.about.get("baseline"):
         raise UsageError(
@@ -292,10 +306,10 @@ def label_features(
             " --center person"
         )
     groups = _groups(table, group)
-    if center and groups is not None and len(np.unique(groups)) == len(groups):
+    if center and groups is not None and np.bincount(groups).max(initial=0) < MIN_CLIPS:
         raise DatasetError(
-            "every person has only one clip with a face, of which nothing is left when that person's mean is taken"
-            " away; add clips of the same people, or leave out --center person"
+            f"nobody has {MIN_CLIPS} clips with a face, fewer than which give no mean to compare a person with; add"
+            " clips of the same people, or leave out --center person"
         )
     labels = () if target else found.labels
     return LabeledFeatures(found.name, table, labels, target or None, groups, seed, center)
@@ -317,24 +331,6 @@ def relative_to_people(table: FeatureTable) -> FeatureTable:
         for name, rows in table.statistics.items()
     }
     return replace(table, statistics=moved, about={**table.about, "baseline": "person"})
-
-
-def center_by_group(x: FloatArray, groups: NDArray[np.int64], columns: NDArray[np.bool_]) -> FloatArray:
-    """Features less the mean over the clips of the same group.
-
-    Args:
-        x: (n, d); rows of NaN stay so and count for nothing.
-        groups: (n,) whose clips they are.
-        columns: (d,) which of them are centred.
-    """
-    centered = x.copy()
-    for group in np.unique(groups):
-        rows = np.flatnonzero(groups == group)
-        rows = rows[np.isfinite(x[rows]).all(axis=1)]
-        if len(rows):
-            mean = x[rows].mean(axis=0, dtype=np.float64)
-            centered[rows] = np.where(columns, x[rows] - mean, x[rows])
-    return centered
 
 
 def _groups(table: FeatureTable, group: str) -> Groups:
@@ -383,11 +379,12 @@ def train_classifier(
     cross_validated = fitted_on.report(said)
     figures = {f"cross-validated by {alone} on {known.name}": cross_validated}
     if parts:
-        held = parts[1].matrix(parse_statistics(way.statistics))
+        names = parse_statistics(way.statistics)
+        held = parts[1].matrix(names, usual=_usual(fitted_on, names).get("usual_statistics"))
         splits = "/".join(sorted({str(sample.split) for sample in parts[1].table.samples}))
         figures[f"held-out {splits} of {known.name}"] = parts[1].report(predict(pipeline, held, examples.truth))
     passed_over = (
-        f"; an embedding scored up to {max(scores.values()):.4f}, which is not clearly better over so few people"
+        f"; another scored up to {max(scores.values()):.4f}, which is not clearly better over so few people"
         if scores[way] < max(scores.values())
         else ""
     )
@@ -418,18 +415,13 @@ def train_classifier(
 
 def _usual(known: LabeledFeatures, statistics: Sequence[str]) -> dict[str, Any]:
     """What people show on average, each alike, for answers relative to a baseline; nothing where nobody is known."""
-    groups = known.groups
-    if groups is None:
+    if known.groups is None:
         return {}
-
-    def average(name: str) -> list[float]:
-        rows = known.table.statistics[name]
-        means = [rows[groups == group].mean(axis=0) for group in np.unique(groups)]
-        return [round(float(value), 4) for value in np.mean(means, axis=0)]
-
     if known.center:
-        return {"usual_statistics": {name: average(name) for name in statistics if is_centered(name)}}
-    return {"usual_logits": {"person": average(LOGITS)}} if LOGITS in known.table.statistics else {}
+        return {"usual_statistics": average_by_group(known.table, known.groups, filter(is_centered, statistics))}
+    if LOGITS not in known.table.statistics:
+        return {}
+    return {"usual_logits": {"person": average_by_group(known.table, known.groups, [LOGITS])[LOGITS]}}
 
 
 def check_training_score(data: bytes, x: FloatArray, truth: Truth, cross_validated: Mapping[str, Any]) -> None:

@@ -13,19 +13,10 @@ from fervid.analysis.early_exit import early_exit_metrics, exit_levels
 from fervid.analysis.extractor import as_incompatible_model
 from fervid.core.errors import ModelIncompatible
 from fervid.core.records import FloatArray
+from fervid.learn.candidate_choice import nested_cv_predict, select_candidate
 from fervid.learn.labeled_features import EVAL_SPLITS, LabeledFeatures
 from fervid.learn.metrics import paired_test
-from fervid.learn.model_selection import (
-    FOLDS,
-    Kind,
-    Scaling,
-    candidates,
-    fit,
-    nested_cv_predict,
-    parse_statistics,
-    predict,
-    select_candidate,
-)
+from fervid.learn.model_selection import FOLDS, Kind, Scaling, candidates, fit, parse_statistics, predict
 from fervid.models.registry import Model
 
 
@@ -47,7 +38,8 @@ def predict_with_model(
     """What a model file says of the n clips: (n, c) probabilities, or (n,) ratings; NaN where no face is seen.
 
     Args:
-        known: The clips; where the card says `center: person`, they are centred by the person's mean among them.
+        known: The clips; where the card says `center: person`, they are centred by the person's mean among them, or by
+            the card's of people who have too few.
         model: A classifier or regressor.
         labels: Which of its labels may be answered; None for all.
         stride: Of how many frames one was looked at.
@@ -63,7 +55,7 @@ def predict_with_model(
         raise ModelIncompatible(f"{model.identity.name} needs {lacking[0]}; give --face as it was fitted with")
     if unknown := [label for label in labels or () if label not in card.get("labels", ())]:
         raise ModelIncompatible(f"{model.identity.name} does not know {', '.join(unknown)}; see --labels")
-    x = replace(known, center=card.get("center")).matrix(card["statistics"], stride)
+    x = replace(known, center=card.get("center")).matrix(card["statistics"], stride, card.get("usual_statistics"))
     rows = np.nan_to_num(x, nan=1)  # where no face is seen, of which nothing will have been said
     with as_incompatible_model(model):
         if known.target:

@@ -1,9 +1,8 @@
 """Features of labelled clips -> a clip classifier or regressor as one ONNX file with its card.
 
-Statistics, kind and hyper-parameters are chosen by cross-validation in which all clips of a person stay together; how
-good the choice is, is measured by a second cross-validation around the first (nested; Varma and Simon, BMC
-Bioinformatics 7, 2006). Pooled statistics with an SVM are the pipelines of AFEW and VGAF (arXiv 2103.17107, sections
-4.2 and 4.3). Truth is (n,) int64 class numbers, or (n,) float64 ratings, on which a regression is fitted.
+Pooled statistics with an SVM are the pipelines of AFEW and VGAF (arXiv 2103.17107, sections 4.2 and 4.3). Which of them
+is fitted is decided in `choice`. Truth is (n,) int64 class numbers, or (n,) float64 ratings, on which a regression is
+fitted.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import joblib
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -40,7 +38,7 @@ from fervid.analysis.pooling import STATISTICS
 from fervid.core.errors import DatasetError, UsageError
 from fervid.core.records import FloatArray
 from fervid.core.text import plural
-from fervid.learn.metrics import ccc, sign_flip_test
+from fervid.learn.metrics import ccc
 
 SEED = 2021
 FOLDS = 5
@@ -59,7 +57,7 @@ DEFAULT_STATISTICS = (
 USUAL_STATISTICS = (
     "logit+std",
     "logit+std+max+min",
-    "expression+std+max",
+    "expression+std+max+min",
     "mean+std",
     "mean+std+max",
     "mean+std+min+max",
@@ -67,10 +65,6 @@ USUAL_STATISTICS = (
 """What a classifier is chosen from where nobody says which."""
 USUAL_GROUP_STATISTICS = ("logit+std+logit.spread+std", "group")
 """The same of everybody in a clip."""
-LEAST_PEOPLE_FOR_EMBEDDINGS = 30
-"""With fewer people, statistics of the embedding have to be clearly better than those of the expressions."""
-CLEARLY_P = 0.05
-"""What a sign-flip test over people must find for something to be clearly better."""
 VECTORS = ("embedding", "expression", "logit", "embedding.spread", "expression.spread", "logit.spread")
 GROUP = ("embedding.mean", "embedding.std", "embedding.spread.mean", "embedding.spread.std")
 HYPERPARAMETERS: Mapping[Kind, tuple[float, ...]] = {
@@ -171,7 +165,7 @@ class Candidate:
 
     def estimator(self, truth: Truth, seed: int) -> tuple[BaseEstimator, BaseEstimator]:
         """Scaler and classifier, or regressor if `truth` is ratings."""
-        scaler = StandardScaler() if _scaling(self.statistics, self.kind, self.scaling) == "standard" else Normalizer()
+        scaler = StandardScaler() if scaling_of(self) == "standard" else Normalizer()
         makers = REGRESSORS if is_regression(truth) else CLASSIFIERS
         return scaler, makers[self.kind](self.cost, seed)
 
@@ -196,6 +190,11 @@ def parse_statistics(name: str) -> tuple[str, ...]:
             )
         found.append(f"{vector}.{kind}")
     return tuple(dict.fromkeys(found))
+
+
+def scaling_of(way: Candidate) -> Scaling:
+    """What its scaling is, also where it is None."""
+    return _scaling(way.statistics, way.kind, way.scaling)
 
 
 def of_expressions(name: str) -> bool:
@@ -283,64 +282,24 @@ class TrainingData:
         truth: (n,).
         groups: (n,) people, or None.
         seed: Of folds and classifiers.
+        centered: Whether the mean of each person was taken away.
     """
 
     matrices: Mapping[str, FloatArray]
     truth: Truth
     groups: Groups = None
     seed: int = SEED
+    centered: bool = False
 
     def __getitem__(self, rows: NDArray[Any]) -> TrainingData:
         """Some of them."""
         matrices = {name: matrix[rows] for name, matrix in self.matrices.items()}
-        return TrainingData(matrices, self.truth[rows], None if self.groups is None else self.groups[rows], self.seed)
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, matrices=matrices, truth=self.truth[rows], groups=groups)
 
     def folds(self, count: int) -> Folds:
         """Splits by person."""
         return folds(self.truth, self.groups, count, self.seed)
-
-
-def select_candidate(
-    known: TrainingData, ways: Sequence[Candidate], count: int = FOLDS
-) -> tuple[Candidate, dict[Candidate, float]]:
-    """The candidate with the highest cross-validated score, the first of equals; and the score of each.
-
-    With fewer than `LEAST_PEOPLE_FOR_EMBEDDINGS` people the embedding, which is hundreds of numbers, tells them apart
-    rather than what they show. So a candidate of expressions is then chosen unless one of the embedding is clearly
-    better: by a paired sign-flip test over people with a p below `CLEARLY_P`, which fewer than six can never give.
-
-    Raises:
-        DatasetError: As `fit`.
-    """
-    splits = known.folds(count)
-
-    def tried(way: Candidate) -> Truth:
-        x, answers = known.matrices[way.statistics], np.empty_like(known.truth)
-        for train, test in splits:
-            pipeline = _fitted(way, way.estimator(known.truth, known.seed), x[train], known.truth[train])
-            answers[test] = pipeline.predict(x[test])
-        return answers
-
-    with _ignore_convergence():
-        every = joblib.Parallel(joblib.cpu_count(), prefer="threads")(joblib.delayed(tried)(way) for way in ways)
-    answers = dict(zip(ways, every, strict=True))
-    scores = {way: selection_score(known.truth, answers[way]) for way in ways}
-    best = max(ways, key=scores.__getitem__)
-    small = [way for way in ways if of_expressions(way.statistics)]
-    groups = np.arange(len(known.truth)) if known.groups is None else known.groups
-    if small and best not in small and len(np.unique(groups)) < LEAST_PEOPLE_FOR_EMBEDDINGS:
-        best_small = max(small, key=scores.__getitem__)
-        gains = _losses(known.truth, answers[best_small]) - _losses(known.truth, answers[best])
-        if sign_flip_test(gains, groups) >= CLEARLY_P:
-            best = best_small
-    return best, scores
-
-
-def _losses(truth: Truth, answers: Truth) -> NDArray[np.float64]:
-    """(n,) how wrong each clip is answered: by how much a rating, or whether a class, all classes weighing the same."""
-    if is_regression(truth):
-        return np.abs(answers - truth)
-    return np.asarray(compute_sample_weight("balanced", truth) * (answers != truth), np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -375,9 +334,9 @@ def fit(way: Candidate, known: TrainingData, count: int = FOLDS) -> Calibrated |
     x, truth = known.matrices[way.statistics], known.truth
 
     def fit_rows(rows: slice | NDArray[np.int64]) -> BaseEstimator:
-        return _fitted(way, way.estimator(truth, known.seed), x[rows], truth[rows])
+        return fit_candidate(way, x[rows], truth[rows], known.seed)
 
-    with _ignore_convergence():
+    with quiet():
         pipeline = fit_rows(slice(None))
         if is_regression(truth):
             return pipeline
@@ -420,8 +379,13 @@ def fit_sharpness(margins: NDArray[np.float64], truth: NDArray[np.int64], spread
     return float(factors[int(np.argmin(losses))])
 
 
-def _fitted(way: Candidate, steps: tuple[BaseEstimator, BaseEstimator], x: FloatArray, truth: Truth) -> BaseEstimator:
-    scaler, last = steps
+def fit_candidate(way: Candidate, x: FloatArray, truth: Truth, seed: int) -> BaseEstimator:
+    """A candidate fitted on rows (n, d), all classes weighing the same; of a classifier the confidence is not fitted.
+
+    Raises:
+        DatasetError: There are too few rows for this candidate.
+    """
+    scaler, last = way.estimator(truth, seed)
     name = f"{type(last).__name__.lower()}__sample_weight"
     pipeline = make_pipeline(scaler, last)
     try:
@@ -442,28 +406,6 @@ def predict(pipeline: Calibrated | TransformedTargetRegressor, x: FloatArray, tr
     return np.asarray(
         pipeline.predict_proba(x) if isinstance(pipeline, Calibrated) else pipeline.predict(x), np.float32
     )
-
-
-def nested_cv_predict(
-    known: TrainingData, ways: Sequence[Candidate], count: int = FOLDS
-) -> tuple[FloatArray, list[Candidate]]:
-    """What is said of people whom neither the fit nor the choice has seen.
-
-    Returns:
-        (n, c) probabilities or (n,) ratings, and the candidate that each outer fold chose.
-
-    Raises:
-        DatasetError: As `fit`.
-    """
-    width = () if is_regression(known.truth) else (int(known.truth.max()) + 1,)
-    said = np.full((len(known.truth), *width), np.nan, np.float32)
-    chosen = []
-    for train, test in known.folds(count):
-        way = ways[0] if len(ways) == 1 else select_candidate(known[train], ways, count - 1)[0]
-        pipeline = fit(way, known[train], count - 1)
-        said[test] = predict(pipeline, known.matrices[way.statistics][test], known.truth)
-        chosen.append(way)
-    return said, chosen
 
 
 def to_onnx(pipeline: Calibrated | TransformedTargetRegressor, width: int) -> onnx.ModelProto:
@@ -556,7 +498,7 @@ def serialize_with_card(model: onnx.ModelProto, card: Mapping[str, Any]) -> byte
 
 
 @contextmanager
-def _ignore_convergence() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the remark that more iterations might help: cross-validation says whether a candidate is any good."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

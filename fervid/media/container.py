@@ -246,7 +246,7 @@ def check_frame_size(path: Path | str, width: int, height: int) -> None:
     """
     if width * height > MAX_FRAME_PIXELS:
         raise FrameTooLarge(
-            f"{path} has frames of {width} x {height} pixels; more than {MAX_FRAME_PIXELS} are not decoded; scale it down"
+            f"{path} has frames of {width} x {height} pixels, and at most {MAX_FRAME_PIXELS} are decoded; scale it down"
         )
 
 

@@ -1,0 +1,89 @@
+"""Few people get the default unless another candidate is clearly better."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from fervid.learn import candidate_choice
+from fervid.learn.candidate_choice import (
+    CENTERED_DEFAULT,
+    DEFAULT,
+    nested_cv_predict,
+    select_candidate,
+    usual_candidates,
+)
+from fervid.learn.model_selection import USUAL_STATISTICS, Candidate, TrainingData, parse_statistics, scaling_of
+
+
+def examples(people_count: int, apart: float, *, centered: bool = False, each: int = 6) -> TrainingData:
+    """Clips in two classes that lie so far apart in the last of two statistics, and half as far in the default's."""
+    count = each * people_count
+    truth = np.arange(count) % 2
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=(2, count, 4)).astype(np.float32)
+    signal = np.float32(apart) * truth[:, None]
+    default = CENTERED_DEFAULT if centered else DEFAULT
+    matrices = {default.statistics: noise[0] + signal / 4, "logit": noise[1] + signal}
+    return TrainingData(matrices, truth, np.arange(count) // each, centered=centered)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize(
+    ("people_count", "apart", "default"),
+    [
+        (5, 9.0, True),  # fewer than six people show nothing clearly
+        (12, 2.0, False),  # clearly better
+        (12, 0.3, True),  # by luck
+        (31, 2.0, False),  # enough people
+    ],
+)
+def test_the_default_of_few_people_gives_way_to_what_is_clearly_better(
+    people_count: int, apart: float, *, default: bool, centered: bool
+) -> None:
+    known = examples(people_count, apart, centered=centered)
+    fixed = CENTERED_DEFAULT if centered else DEFAULT
+    other = Candidate("logit", "linear", 0.3)
+    way, scores = select_candidate(known, [other, fixed], 3)
+    assert list(scores) == [other, fixed]
+    assert way == (fixed if default else other)
+
+
+def test_the_default_is_known_by_the_scaling_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidate_choice, "CLEARLY_P", 0)
+    ways = [Candidate("logit", "linear", 0.3), replace(DEFAULT, scaling=None)]
+    assert select_candidate(examples(6, 5), ways, 3)[0] == ways[1]
+    assert select_candidate(examples(6, 5), [ways[0], replace(DEFAULT, scaling="l2")], 3)[0] == ways[0]
+
+
+@pytest.mark.parametrize(("default", "centered"), [(DEFAULT, False), (CENTERED_DEFAULT, True)])
+def test_the_default_is_among_what_is_usually_chosen_from(default: Candidate, *, centered: bool) -> None:
+    available = {part for name in USUAL_STATISTICS for part in parse_statistics(name)}
+    ways = usual_candidates(available, centered=centered)
+    assert default in {replace(way, scaling=scaling_of(way)) for way in ways}
+    assert {way.statistics for way in ways} == set(USUAL_STATISTICS)
+    few = usual_candidates({"logit.mean", "logit.std"})
+    assert {way.statistics for way in few} == {"logit+std"}
+    assert usual_candidates((), everybody=True) == []
+
+
+def test_outer_folds_of_few_people_have_the_default() -> None:
+    said, chosen = nested_cv_predict(examples(5, 9.0), [Candidate("logit", "linear", 0.3), DEFAULT], 5)
+    assert chosen == [DEFAULT] * 5
+    assert np.isfinite(said).all()
+
+
+def test_candidates_are_tried_on_one_thread_of_blas_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    fit_candidate = candidate_choice.fit_candidate
+
+    def watched(*given: object) -> object:
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return fit_candidate(*given)
+
+    monkeypatch.setattr(candidate_choice, "fit_candidate", watched)
+    select_candidate(examples(6, 2.0), [DEFAULT], 3)
+    assert set(seen) == {1}
