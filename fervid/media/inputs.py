@@ -82,8 +82,8 @@ def resolve_inputs(
     """Every clip that is meant, once, in the order in which it was named; what a folder or glob holds is sorted.
 
     A folder stands for its videos, as `find_videos` finds them; a file for itself, whatever its suffix and whether it
-    exists or not; a glob that the shell left alone for what it matches, or for its own name if that is nothing. Two names
-    of     one file, by a symbolic link say, count once; two hard links are two files.
+    exists or not; a glob that the shell left alone for what it matches, or for its own name if that is nothing. A file
+    and a symbolic link to it count once; two hard links are two files.
 
     Args:
         named: Files, folders and globs.
