@@ -18,19 +18,20 @@ import numpy as np
 from network import show
 
 from fervid.analysis.early_exit import STRIDES
-from fervid.learn.labeled_features import LabeledFeatures, train_classifier
+from fervid.learn.labeled_features import LabeledFeatures
 from fervid.learn.model_evaluation import evaluate_model, predict_with_model
-from fervid.learn.model_selection import candidates
+from fervid.learn.model_selection import make_candidates
+from fervid.learn.training import train_classifier
 from fervid.models import registry
-from fervid.training import films
+from fervid.training import kerc
 
 ERRORS = (0.0, 0.02, 0.05, 0.1, 0.2)
-WAYS = candidates(("mean+std+max",), ("linear",))
+WAYS = make_candidates(("mean+std+max",), ("linear",))
 
 
 def fitted(known: LabeledFeatures, error: float, folder: Path) -> registry.Model:
     """A classifier with thresholds for that share of errors."""
-    data, _ = train_classifier(known, WAYS, "few", error=error)
+    data, _ = train_classifier(known, WAYS, "few", early_exit_error=error)
     path = folder / f"few-{error}.onnx"
     path.write_bytes(data)
     return registry.load_model(str(path), "classifier")
@@ -63,8 +64,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="needs matplotlib")
     arguments = parser.parse_args()
-    known = films.read(arguments.kerc, arguments.cache, strides=STRIDES)
-    held, truth = known.part(("val",)), known.part(("val",)).truth
+    known = kerc.load_features(arguments.kerc, arguments.cache, strides=STRIDES)
+    held, truth = known.split(("val",)), known.split(("val",)).truth
     points = []
     with tempfile.TemporaryDirectory() as folder:
         for error in ERRORS:

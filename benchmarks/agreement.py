@@ -28,13 +28,14 @@ from timing import rounded, save
 
 from fervid.analysis.aggregate import aggregate_clip
 from fervid.analysis.clip_classifier import ClipClassifier
-from fervid.analysis.extractor import Extractor, Options, load_extractor
+from fervid.analysis.extractor import Extractor, load_extractor
+from fervid.analysis.options import Options
 from fervid.core.records import ClipFeatures, Face, FloatArray, Frame, FrameObservation, Image
 from fervid.learn import dataset
 from fervid.media import video
 from fervid.media.sampling import Sampling
 from fervid.models import registry
-from fervid.training import degrade, ferplus
+from fervid.training import ferplus, simulate_video
 
 STATISTICS = ("embedding.mean", "embedding.std", "embedding.max")
 WIDTH, HEIGHT, RATE, SECONDS = 640, 360, 5, 3  # of simulated films
@@ -65,14 +66,14 @@ class Look:
 class Moved(Extractor):
     """Sees every frame one pixel further to the right."""
 
-    def observe(self, frames: Iterable[Frame]) -> Generator[FrameObservation]:
+    def observe_frames(self, frames: Iterable[Frame]) -> Generator[FrameObservation]:
         """As the other, of other frames."""
-        yield from super().observe(replace(one, image=np.roll(one.image, 1, axis=1)) for one in frames)
+        yield from super().observe_frames(replace(one, image=np.roll(one.image, 1, axis=1)) for one in frames)
 
 
 def look(clip: Clip, extractor: Extractor, classify: ClipClassifier) -> Look:
     """Answer a clip."""
-    seen = aggregate_clip(clip(extractor), extractor.rule)
+    seen = aggregate_clip(clip(extractor), extractor.tracker_config)
     pool = seen.pool(extractor.options.face)
     features = pool.features() if pool else None
     return Look(features and classify(features).label, features, seen.frames, seen.frames_with_face)
@@ -140,10 +141,10 @@ def _person(
     still: Image, count: int, middle: float, room: float, rng: np.random.Generator
 ) -> Iterator[tuple[Image, FloatArray] | None]:
     """Of each frame the view of a face, and the matrix (2, 3) that puts it there; None until the person comes."""
-    views = degrade.simulate_clip(still, STILL, count, rng)
+    views = simulate_video.simulate_clip(still, STILL, count, rng)
     side = float(np.exp(rng.uniform(*np.log(SIDES))))
     ranges = {"x": (-0.5, 0.5), "y": (-0.5, 0.5), "roll": (-0.2, 0.2), "size": (-0.1, 0.1)}
-    paths = {name: degrade.smooth_curve(count, *ends, rng) for name, ends in ranges.items()}
+    paths = {name: simulate_video.smooth_curve(count, *ends, rng) for name, ends in ranges.items()}
     x = middle + rng.uniform(-0.5, 0.5) * max(0, room - 2 * side)
     y = HEIGHT / 2 + rng.uniform(-0.5, 0.5) * max(0, HEIGHT - 2 * side)
     comes = int(rng.integers(0, count // 2)) if rng.random() < 0.3 else 0
@@ -193,14 +194,14 @@ def simulated(folder: Path, count: int, background: Path | None) -> list[Clip]:
         own = np.random.default_rng((SEED, number))
         start = int(own.integers(len(scenery))) if scenery else 0
         backdrop = [*scenery[start:], *scenery[:start]] or noise(own)
-        return extractor.observe(film(split.images[shown[number]], backdrop, own))
+        return extractor.observe_frames(film(split.images[shown[number]], backdrop, own))
 
     return [partial(clip, number) for number in range(count)]
 
 
 def pictures(path: Path, extractor: Extractor) -> Iterator[FrameObservation]:
     """A folder or pattern of frames as a clip."""
-    return extractor.observe(video.read_image_sequence(dataset.frames(path)))
+    return extractor.observe_frames(video.read_image_sequence(dataset.frames(path)))
 
 
 def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,7 +237,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sets: dict[str, list[Clip]] = {}
     if arguments.clips:
-        sets["files"] = [lambda extractor, path=path: extractor.watch(path) for path in arguments.clips]
+        sets["files"] = [lambda extractor, path=path: extractor.iter_observations(path) for path in arguments.clips]
     if arguments.kerc:
         samples = dataset.load_dataset(f"kerc2020:{arguments.kerc}").samples
         sets["KERC 2020"] = [partial(pictures, sample.path) for sample in samples]
@@ -244,8 +245,8 @@ def main() -> None:
         sets["simulated"] = simulated(arguments.ferplus, arguments.simulated, arguments.background)
     if not sets:
         parser.error("name clips, --kerc or --ferplus")
-    usual = Options() if arguments.every is None else Options(detect_every=arguments.every)
-    slow = replace(usual, detect_every=0)
+    usual = Options() if arguments.every is None else Options(detection_interval_s=arguments.every)
+    slow = replace(usual, detection_interval_s=0)
     ways = [load_extractor(options=options, threads=1) for options in (usual, slow)]
     ways.append(Moved(ways[1].detector, ways[1].network, slow, 1))
     model = registry.load_model(registry.DEFAULTS["classifier"], "classifier")
@@ -261,7 +262,7 @@ def main() -> None:
         found[name] = compare([(one, slowly) for one, slowly, _ in looks])
         found[f"{name}, moved by a pixel"] = compare([(moved, slowly) for _, slowly, moved in looks])
     show([row(name, figures) for name, figures in found.items()], None)
-    save({"detect_every": usual.detect_every, "sets": found}, arguments.json)
+    save({"detect_every": usual.detection_interval_s, "sets": found}, arguments.json)
 
 
 if __name__ == "__main__":

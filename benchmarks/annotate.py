@@ -24,7 +24,7 @@ from network import show
 from timing import decode, medians, paired, ratios, rounded, save
 
 import fervid
-from fervid.analysis.aggregate import WindowSpec
+from fervid.analysis.windows import WindowSpec
 from fervid.render import annotate_video
 
 BASE, QUICK = "decode and encode", "with fervid's settings"
@@ -59,7 +59,7 @@ def loss(path: Path, settings: Mapping[str, str], folder: Path) -> dict[str, flo
 
 def measure(path: Path, classifier: fervid.Classifier, repeat: int) -> dict[str, Any]:
     """Everything about one film."""
-    story, sampling = classifier.follow(path, CUT), classifier.options.sampling
+    story, sampling = classifier.build_timeline(path, CUT), classifier.options.sampling
     with TemporaryDirectory() as folder:
         target = Path(folder) / "out.mp4"
 
@@ -67,12 +67,12 @@ def measure(path: Path, classifier: fervid.Classifier, repeat: int) -> dict[str,
             annotate_video.annotate(path, target, story, sampling, force=True)
 
         def annotate() -> None:
-            annotate_video.annotate(path, target, classifier.follow(path, CUT), sampling, force=True)
+            annotate_video.annotate(path, target, classifier.build_timeline(path, CUT), sampling, force=True)
 
         ways = {
             BASE: partial(encode, path, target, {}),
             QUICK: partial(encode, path, target, annotate_video.ENCODER_OPTIONS),
-            "look": partial(classifier.follow, path, CUT),
+            "look": partial(classifier.build_timeline, path, CUT),
             "draw": draw,
             "annotate": annotate,
         }

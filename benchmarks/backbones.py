@@ -41,17 +41,17 @@ from fervid.learn import dataset
 from fervid.learn.candidate_choice import nested_cv_predict
 from fervid.learn.dataset import frame_files
 from fervid.learn.labeled_features import LabeledFeatures
-from fervid.learn.model_selection import TrainingData, candidates
+from fervid.learn.model_selection import TrainingData, make_candidates
 from fervid.media.video import read_image_sequence
 from fervid.models import registry
-from fervid.training import export, films, fit, mobilenet, state
+from fervid.training import checkpoint, export, fit, kerc, mobilenet
 from fervid.training.batches import TrainingSets
-from fervid.training.card import save_with_card
+from fervid.training.config import TrainConfig
 from fervid.training.evaluate import Tests
 from fervid.training.faces import DatasetPaths
+from fervid.training.model_card import save_with_card
 from fervid.training.network import build
-from fervid.training.predict import teacher
-from fervid.training.recipe import TrainConfig
+from fervid.training.predict import load_teacher
 
 RECIPE = Path(__file__).parent.parent / "models/recipes/backbones.json"
 BACKBONES: Mapping[str, int] = {  # and the side of the pictures that each was made for
@@ -90,7 +90,7 @@ def finished(run: Path, recipe: TrainConfig, weights: Path | None) -> bool:
     """Whether a run of that recipe, begun with those weights, has come to its end; it may have learned other data."""
     if not run.exists():
         return False
-    about, step, _ = state.read(run)
+    about, step, _ = checkpoint.load(run)
     earlier = {"pretrained": fit.digest(weights)} if weights else None
     return bool(about["recipe"] == asdict(recipe) and about["earlier"] == earlier and step >= recipe.steps)
 
@@ -98,7 +98,7 @@ def finished(run: Path, recipe: TrainConfig, weights: Path | None) -> bool:
 def train(names: Sequence[str], arguments: argparse.Namespace) -> None:
     """Bring the runs of some backbones to their end."""
     paths = {name: arguments.runs / f"{name}.safetensors" for name in names}
-    recipes = {name: replace(TrainConfig.read(RECIPE), backbone=name) for name in names}
+    recipes = {name: replace(TrainConfig.from_json(RECIPE), backbone=name) for name in names}
     given = {name: pretrained(name, arguments.pretrained) for name in names}
     lacking = [name for name in names if not finished(paths[name], recipes[name], given[name])]
     if not lacking:
@@ -106,7 +106,7 @@ def train(names: Sequence[str], arguments: argparse.Namespace) -> None:
     weights, cache = mobilenet.read_tensorflowjs(arguments.weights), arguments.cache or arguments.data / "cache"
     starts = {name: fit.initial_weights(recipes[name], weights, pretrained=given[name]) for name in lacking}
     data = TrainingSets.read(
-        DatasetPaths(arguments.data), cache, weights, [teacher(name) for name in arguments.teacher]
+        DatasetPaths(arguments.data), cache, weights, [load_teacher(name) for name in arguments.teacher]
     )
     for name in lacking:
         print(f"{name} starts from {origin(name, starts[name].earlier)}", flush=True)
@@ -128,7 +128,7 @@ def write(names: Sequence[str], arguments: argparse.Namespace) -> None:
     if not lacking:
         return
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
-    tests = Tests.read(sources, TrainConfig.read(RECIPE).size)
+    tests = Tests.read(sources, TrainConfig.from_json(RECIPE).size)
     for name in lacking:
         with tempfile.TemporaryDirectory(dir=arguments.runs) as folder:  # a file that is there is a whole one
             made = Path(folder) / f"{name}.onnx"
@@ -152,16 +152,16 @@ def of_size(name: str, size: int, folder: Path) -> list[registry.Model]:
 def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceOutputs]]:
     """The faces of the main person of a clip, each with its frame and what the network says of it."""
     pictures = list(read_image_sequence(frame_files(path)))
-    tracker, seen, faces = Tracker(extractor.rule), ClipObservations(), []
-    for picture, one in zip(pictures, extractor.observe(pictures), strict=True):
+    tracker, seen, faces = Tracker(extractor.tracker_config), ClipObservations(), []
+    for picture, one in zip(pictures, extractor.observe_frames(pictures), strict=True):
         numbers = tracker.update(one.time, one.faces, one.scores.identity)
         seen.add(one, numbers)
         faces += [
             (number, picture, face, one.scores[[i]])
             for i, (number, face) in enumerate(zip(numbers, one.faces, strict=True))
         ]
-    groups = tracker.people()
-    seen.settle(groups)
+    groups = tracker.group_identities()
+    seen.finalize_people(groups)
     main = next((group for group in groups if seen.people and min(group) == seen.people[0].number), ())
     return [(picture, face, scores) for number, picture, face, scores in faces if number in main]
 
@@ -189,17 +189,17 @@ def on_clips(model: registry.Model, clips: Sequence[Image], known: LabeledFeatur
     name = "+".join(STATISTICS)
     matrix = np.stack([descriptor(network(faces).embedding) for faces in clips])
     examples = TrainingData({name: matrix}, known.truth, known.groups, known.seed)
-    found: Mapping[str, Any] = known.report(nested_cv_predict(examples, candidates([name], ["linear"]))[0])["answered"][
-        "uar"
-    ]
+    found: Mapping[str, Any] = known.evaluate(nested_cv_predict(examples, make_candidates([name], ["linear"]))[0])[
+        "answered"
+    ]["uar"]
     return found
 
 
-def read_clips(kerc: Path, features: Path | None, size: int) -> tuple[list[Image], LabeledFeatures]:
+def read_clips(folder: Path, features: Path | None, size: int) -> tuple[list[Image], LabeledFeatures]:
     """The faces of every clip that shows one to the shipped network, and what is known of those clips."""
-    known, extractor = films.read(kerc, features), load_extractor()
+    known, extractor = kerc.load_features(folder, features), load_extractor()
     shown = {
-        sample.path: clip(sample.path, extractor, size) for sample in dataset.load_dataset(f"kerc2020:{kerc}").samples
+        sample.path: clip(sample.path, extractor, size) for sample in dataset.load_dataset(f"kerc2020:{folder}").samples
     }
     kept = np.array([len(shown[sample.path]) > 0 for sample in known.table.samples])
     groups = None if known.groups is None else known.groups[kept]
@@ -264,7 +264,7 @@ def main() -> None:
     arguments.runs.mkdir(parents=True, exist_ok=True)
     train(arguments.only, arguments)
     write(arguments.only, arguments)
-    clips, known = read_clips(arguments.kerc, arguments.features, TrainConfig.read(RECIPE).size)
+    clips, known = read_clips(arguments.kerc, arguments.features, TrainConfig.from_json(RECIPE).size)
     show(table(arguments.only, arguments.runs, clips, known, arguments.repeat), arguments.json)
 
 

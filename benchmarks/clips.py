@@ -22,16 +22,22 @@ from fervid.analysis.baseline import identify_people
 from fervid.analysis.extractor import load_extractor
 from fervid.analysis.face_model import FaceModel
 from fervid.core.records import FloatArray
-from fervid.learn.candidate_choice import usual_candidates
+from fervid.learn.candidate_choice import make_default_candidates
 from fervid.learn.dataset import Dataset
-from fervid.learn.feature_table import IDENTITY
-from fervid.learn.labeled_features import label_features, train_classifier
+from fervid.learn.feature_extraction import IDENTITY
+from fervid.learn.labeled_features import label_features
+from fervid.learn.training import train_classifier
 from fervid.models import registry
 from fervid.training import lfw
-from fervid.training.clip_sets import DEVELOPMENT, FILMS, STILLS, ClipSet, read_clip_sets
-from fervid.training.emotion import cross_validate, move_to_usual, read_stills, to_labelled_logits
+from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, ClipSet, read_clip_sets
 from fervid.training.faces import DatasetPaths, crop_all
 from fervid.training.ferplus import stills_detector
+from fervid.training.train_emotion_classifier import (
+    cross_validate,
+    read_rafdb_logits,
+    subtract_baseline,
+    to_labelled_logits,
+)
 
 MIN_PHOTOS = 5  # of a person of LFW
 
@@ -45,13 +51,13 @@ def classify(known: ClipSet, name: str) -> FloatArray:
 
 def measure_shipped(sets: Mapping[str, ClipSet], sources: DatasetPaths, cache: Path, network: str) -> list[list[str]]:
     """Rows of set, way, and figures."""
-    acted, scenes, stills = sets[DEVELOPMENT], sets[FILMS], read_stills(sources, cache, network)
+    acted, scenes, stills = sets[DEVELOPMENT], sets[KERC], read_rafdb_logits(sources, cache, network)
     model = registry.load_model(registry.DEFAULTS["classifier"], "classifier", 1)
     usual = np.array(model.card["usual_logits"]["person"], np.float32)
 
     def relative(known: ClipSet) -> FloatArray:
         return np.asarray(
-            model.session.run(["probabilities"], {"features": move_to_usual(known, usual)})[0], np.float32
+            model.session.run(["probabilities"], {"features": subtract_baseline(known, usual)})[0], np.float32
         )
 
     ways = [
@@ -61,12 +67,12 @@ def measure_shipped(sets: Mapping[str, ClipSet], sources: DatasetPaths, cache: P
             cross_validate(acted, [to_labelled_logits(scenes), stills]),
         ),
         (DEVELOPMENT, "emotion8 --baseline person", relative(acted)),
-        (FILMS, "emotion8, cross-validated by person", cross_validate(scenes, [to_labelled_logits(acted), stills])),
-        (FILMS, "emotion8 --baseline person", relative(scenes)),
-        (STILLS, "emotion8, whole film frames", classify(sets[STILLS], "emotion8")),
+        (KERC, "emotion8, cross-validated by person", cross_validate(scenes, [to_labelled_logits(acted), stills])),
+        (KERC, "emotion8 --baseline person", relative(scenes)),
+        (SFEW, "emotion8, whole film frames", classify(sets[SFEW], "emotion8")),
         *((name, "probabilities averaged (mean8)", classify(known, "mean8")) for name, known in sets.items()),
     ]
-    return [[name, way, *_figures(sets[name].report(answers))] for name, way, answers in ways]
+    return [[name, way, *_figures(sets[name].evaluate(answers))] for name, way, answers in ways]
 
 
 def _figures(report: Mapping[str, Any]) -> list[str]:
@@ -81,12 +87,12 @@ def measure_trained(sets: Mapping[str, ClipSet]) -> list[list[str]]:
     Folds are by person; of five people each is left out once.
     """
     rows = []
-    for name in (DEVELOPMENT, FILMS):
+    for name in (DEVELOPMENT, KERC):
         table = sets[name].table
-        found = Dataset(name, (*table.samples, *table.faceless))
+        found = Dataset(name, (*table.samples, *table.no_face_samples))
         for center, way in ((None, "fervid train"), ("person", "fervid train --center person")):
             known = label_features(found, table, center=center)
-            ways = usual_candidates(table.statistics.keys(), centered=center is not None)
+            ways = make_default_candidates(table.statistics.keys(), centered=center is not None)
             _, card = train_classifier(known, ways, "trained")
             rows += [[part, way, *_trained_figures(report)] for part, report in card["figures"].items()]
     return rows
@@ -122,7 +128,7 @@ def measure_identities(sets: Mapping[str, ClipSet], sources: DatasetPaths, netwo
         (DEVELOPMENT, people, table.statistics[IDENTITY], table.counts),
         ("LFW, photographs", names, vectors, np.ones(len(names))),
     ):
-        found = identify_people(identities, range(len(truth)), frames, extractor.rule.same_person)
+        found = identify_people(identities, range(len(truth)), frames, extractor.tracker_config.min_person_similarity)
         figures = [f"{value:.1%}" for value in score_pairs(found, truth)]
         rows.append([name, str(len(set(truth))), str(len(truth)), str(found.max() + 1), *figures])
     return rows
@@ -137,7 +143,7 @@ def _lfw_identities(folder: Path, network: str) -> tuple[list[str], FloatArray]:
 
     def middle(image: NDArray[np.uint8]) -> Any:
         height, width = image.shape[:2]
-        faces = detector(image)
+        faces = detector.detect(image)
         return min(
             faces, key=lambda f: abs(f.box[0] + f.box[2] - width) + abs(f.box[1] + f.box[3] - height), default=None
         )

@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 import fervid
+from fervid.batch.output import open_writer
 from fervid.batch.ray_runner import classify_on_ray
-from fervid.batch.runner import RunConfig, classify_all, open_writer
+from fervid.batch.runner import RunConfig, classify_all
 
 MODEL = "seconds(n, m) = start + n * max(clip / (m * workers), record)"
 MEANING = {
@@ -50,7 +51,7 @@ def ways(engine: str, workers: int) -> Iterator[Any]:
     """What answers clips in that way, from loading on."""
     classifier, policy = fervid.load_classifier(threads=1), RunConfig(workers)
     if engine == "local":
-        yield classifier, partial(classify_all, classifier, policy=policy)
+        yield classifier, partial(classify_all, classifier, config=policy)
     else:
         with classify_on_ray(classifier, policy, jobs=workers, threads=1) as answer:
             yield classifier, answer

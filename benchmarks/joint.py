@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from fervid.learn.metrics import bootstrap
 from fervid.training import faces, fit, losses, mobilenet
 from fervid.training.batches import TrainingSets
+from fervid.training.config import TrainConfig
 from fervid.training.faces import DatasetPaths, FaceDataset
 from fervid.training.losses import TaskWeights
-from fervid.training.predict import load, predict, pseudo_label
-from fervid.training.recipe import TrainConfig
+from fervid.training.predict import load_run, predict, pseudo_label
 
 JOINT4 = Path(__file__).parent.parent / "models/recipes/joint4.json"
 NONE = TaskWeights(*[0.0] * 8)
@@ -39,7 +39,7 @@ Marks = Mapping[str, NDArray[np.float64]]
 
 def recipes() -> dict[str, TrainConfig]:
     """The variants; the last is begun when the masked one is finished."""
-    joint = TrainConfig.read(JOINT4)
+    joint = TrainConfig.from_json(JOINT4)
     told = {"expression": ("expression",), "age": ("age", "years"), "gender": ("gender",), "ethnicity": ("ethnicity",)}
     single = {
         task: replace(
@@ -56,12 +56,14 @@ def recipes() -> dict[str, TrainConfig]:
 def few(data: TrainingSets) -> TrainingSets:
     """The same to learn from, with little of what is only watched or tells people apart: neither is measured here."""
     some = slice(0, 200)
-    kept = np.concatenate([data.starting[: len(data.attributes)], data.starting[len(data.attributes) :][some]])
+    kept = np.concatenate(
+        [data.initial_embeddings[: len(data.attributes)], data.initial_embeddings[len(data.attributes) :][some]]
+    )
     watched = {name: getattr(data, name)[some] for name in ("valid_expressions", "valid_attributes", "people")}
-    return replace(data, starting=kept, **watched)
+    return replace(data, initial_embeddings=kept, **watched)
 
 
-def trained(name: str, seed: int, data: TrainingSets, weights: mobilenet.TaskWeights, runs: Path) -> Path:
+def trained(name: str, seed: int, data: TrainingSets, weights: mobilenet.NamedTensors, runs: Path) -> Path:
     """The finished run of a variant."""
     path = runs / f"{name}-{seed}.safetensors"
     if name == "filled":
@@ -79,7 +81,7 @@ def trained(name: str, seed: int, data: TrainingSets, weights: mobilenet.TaskWei
 
 def marks(path: Path, votes: FaceDataset, portraits: FaceDataset) -> Marks:
     """Of each picture whether a run is right; of age by how many years it is wrong."""
-    recipe, network, _ = load(path)
+    recipe, network, _ = load_run(path)
     shown, told = predict(network, votes, recipe.size), predict(network, portraits, recipe.size)
     years = losses.expected_years(torch.from_numpy(told["age"])).numpy()
     return {
@@ -143,7 +145,7 @@ def main() -> None:
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     weights = mobilenet.read_tensorflowjs(arguments.weights)
     data = few(TrainingSets.read(sources, cache, weights))
-    votes = faces.read_ferplus(sources.ferplus, sources.first, "PrivateTest", cache)
+    votes = faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache)
     portraits = faces.read_utkface(sources.utkface, 0, cache)
     seeds = range(2021, 2021 + arguments.seeds)
     found = {

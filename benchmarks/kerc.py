@@ -22,11 +22,12 @@ import torch
 from network import show
 
 from fervid.core.records import FloatArray
+from fervid.learn.estimators import Kind
 from fervid.learn.labeled_features import LabeledFeatures
 from fervid.learn.model_evaluation import compare_configurations, predict_with_model
-from fervid.learn.model_selection import Kind, Scaling
+from fervid.learn.model_selection import Scaling
 from fervid.models import registry
-from fervid.training import export, films, mobilenet
+from fervid.training import export, kerc, mobilenet
 from fervid.training.network import build
 
 Way = tuple[str, Kind, Scaling]
@@ -79,8 +80,8 @@ def unfitted(known: LabeledFeatures, name: str) -> Iterator[dict[str, Any]]:
     model = registry.load_model("emotion8", "classifier")
     for title, said in (("emotion8", lambda part: predict_with_model(part, model)), ("averaged", _averaged)):
         row = {"network": name, "statistics": f"{title}, as valence", "kind": "not fitted", "scaling": ""}
-        for protocol, part in (("val", known.part(("val",))), ("cross-validated", known)):
-            report = films.as_valence(part, said(part), model.card["labels"])
+        for protocol, part in (("val", known.split(("val",))), ("cross-validated", known)):
+            report = kerc.to_valence_report(part, said(part), model.card["labels"])
             row |= {f"{key}, {protocol}": value for key, value in _figures(report).items()}
         yield row
 
@@ -115,17 +116,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     ours = registry.DEFAULTS["network"]
-    known = films.read(arguments.kerc, arguments.cache, ours)
+    known = kerc.load_features(arguments.kerc, arguments.cache, ours)
     found = [*unfitted(known, ours), *rows(known, ours, WAYS)]
     with tempfile.TemporaryDirectory() as folder:
         published = str(frozen(arguments.weights, Path(folder)))
-        other = films.read(arguments.kerc, arguments.cache, published)
+        other = kerc.load_features(arguments.kerc, arguments.cache, published)
         found += rows(
             replace(other, groups=known.groups), "starting weights", FROZEN
         )  # the same detector, so the same rows
     show(found, arguments.json)
     for target in ("valence", "arousal"):
-        rated = list(rows(films.read(arguments.kerc, arguments.cache, ours, target=target), f"{ours}, {target}", RATED))
+        rated = list(
+            rows(kerc.load_features(arguments.kerc, arguments.cache, ours, target=target), f"{ours}, {target}", RATED)
+        )
         show(rated, arguments.json and arguments.json.with_name(f"{arguments.json.stem}-{target}.json"))
 
 

@@ -41,11 +41,13 @@ def exported(folder: Path) -> Path:
     import timm
     import torch
 
-    from fervid.training.trace import traced
+    from fervid.training.torch_to_onnx import export_to_onnx
 
     path = folder / f"{BACKBONE}.onnx"
     network = timm.create_model(BACKBONE, num_classes=CLASSES)
-    path.write_bytes(traced(network, torch.zeros(1, 3, SIDE, SIDE), "images", ["logits"], {}).SerializeToString())
+    path.write_bytes(
+        export_to_onnx(network, torch.zeros(1, 3, SIDE, SIDE), "images", ["logits"], {}).SerializeToString()
+    )
     return path
 
 
@@ -65,8 +67,8 @@ def frames(path: Path, seconds: float) -> Iterator[Image]:
 def blazeface() -> Finder:
     """The detector that fervid searches whole frames with."""
     found = registry.load_model("blazeface-back", "detector", cv2.getNumberOfCPUs())
-    detect = Detector(found.session, found.card)
-    return lambda image: [face.box for face in detect(image)]
+    detector = Detector(found.session, found.card)
+    return lambda image: [face.box for face in detector.detect(image)]
 
 
 def mtcnn() -> Finder:
@@ -119,9 +121,13 @@ def measure(
     find = FINDERS[detector]()
     ours = fervid.load_classifier(options=fervid.Options(fervid.Sampling(fps=None, end=seconds)))
     answer(path, min(seconds, 0.2), find, session)  # what was never run is slow
-    result = ours.answer(path)
+    result = ours.classify_or_error(path)
     rows = paired(
-        {"reference": lambda: answer(path, seconds, find, session), "every frame": lambda: ours.answer(path)}, repeat
+        {
+            "reference": lambda: answer(path, seconds, find, session),
+            "every frame": lambda: ours.classify_or_error(path),
+        },
+        repeat,
     )
     return {
         "clip": path.name,

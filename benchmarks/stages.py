@@ -31,18 +31,18 @@ from fervid.media import video
 
 FRAMES = 100  # are looked at, and held in memory
 POINTS = (
-    ("search", Detector, "__call__"),
-    ("glance", Detector, "glance"),
-    ("glance", Detector, "near"),
-    ("follow", FlowTracker, "__call__"),
-    ("crop", extractor, "crop"),
+    ("full detection", Detector, "detect"),
+    ("coarse detection", Detector, "detect_coarse"),
+    ("coarse detection", Detector, "detect_around"),
+    ("propagation", FlowTracker, "update"),
+    ("crop", extractor, "align_face"),
     ("embed", FaceModel, "__call__"),
     ("track, pool", Tracker, "update"),
-    ("track, pool", Tracker, "people"),
-    ("track, pool", Tracker, "join"),
+    ("track, pool", Tracker, "group_identities"),
+    ("track, pool", Tracker, "compact"),
     ("track, pool", ClipObservations, "add"),
-    ("track, pool", ClipObservations, "join"),
-    ("track, pool", ClipObservations, "settle"),
+    ("track, pool", ClipObservations, "merge_tracks"),
+    ("track, pool", ClipObservations, "finalize_people"),
     ("classify", ClipClassifier, "__call__"),
 )
 

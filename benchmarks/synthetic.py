@@ -3,7 +3,8 @@
 python benchmarks/synthetic.py --data SETS --weights faceres.json --lite0 lite0.safetensors
     --mobilenetv2 mobilenetv2.safetensors --runs FOLDER [--steps N] [--mixing none mixup mixaugment] [--json FILE]
 
-After Jeong et al. (arXiv 2207.10025): `fervid.training.branches` on the faces that `fervid.training.synthesis` makes,
+After Jeong et al. (arXiv 2207.10025): `fervid.training.two_branch` on the faces that
+`fervid.training.expression_transfer` makes,
 tested on real ones, those of FER+ PrivateTest on which more than half of the votes are for one of the six expressions.
 The figure is macro F1 with 95 % intervals by bootstrap over pictures; differences are paired by picture. An ensemble is
 the average of three backbones' probabilities; a blend is the weighted average with those of the shipped network, which
@@ -27,11 +28,11 @@ from numpy.typing import NDArray
 from fervid.analysis.face_model import BATCH
 from fervid.core.records import FloatArray
 from fervid.learn.metrics import bootstrap, confusion, per_class_scores
-from fervid.training import augment, branches, faces, mobilenet, synthesis
-from fervid.training.branches import Recipe
+from fervid.training import augment, expression_transfer, faces, mobilenet, two_branch
+from fervid.training.expression_transfer import EXPRESSIONS, INDEX, Synthetic
 from fervid.training.faces import DatasetPaths, FaceDataset
 from fervid.training.network import to_tensor
-from fervid.training.synthesis import EXPRESSIONS, INDEX, Synthetic
+from fervid.training.two_branch import TwoBranchConfig
 
 TWO_BRANCH = Path(__file__).parent.parent / "models/recipes/two-branch.json"
 BACKBONES = ("mobilenetv1", "efficientnet_lite0", "mobilenetv2_100")
@@ -40,7 +41,9 @@ MIXING: tuple[Mixing, ...] = get_args(Mixing)
 GENERAL = 0.7  # share of the shipped network in a blend
 
 
-def recipes(two: Recipe, ways_of_mixing: Sequence[Mixing] = MIXING) -> dict[tuple[str, str, str], Recipe]:
+def recipes(
+    two: TwoBranchConfig, ways_of_mixing: Sequence[Mixing] = MIXING
+) -> dict[tuple[str, str, str], TwoBranchConfig]:
     """Backbone, branches and mixing to the recipe of the variant."""
     return {
         (backbone, way, mixing): replace(two, backbone=backbone, appearance=weight, mixing=mixing)
@@ -51,21 +54,25 @@ def recipes(two: Recipe, ways_of_mixing: Sequence[Mixing] = MIXING) -> dict[tupl
 
 
 def trained(
-    path: Path, recipe: Recipe, made: Synthetic, weights: mobilenet.TaskWeights, pretrained: Mapping[str, Path]
+    path: Path,
+    recipe: TwoBranchConfig,
+    made: Synthetic,
+    weights: mobilenet.NamedTensors,
+    pretrained: Mapping[str, Path],
 ) -> Path:
     """The finished run of a variant."""
-    network = branches.begin(recipe, made, weights, pretrained.get(recipe.backbone))
-    for _ in branches.fit(recipe, made, network, path):
+    network = two_branch.make_network(recipe, made, weights, pretrained.get(recipe.backbone))
+    for _ in two_branch.fit(recipe, made, network, path):
         pass
     return path
 
 
 def probabilities(path: Path, real: FaceDataset) -> FloatArray:
     """(n, 6) what a run says of faces."""
-    recipe, network, _ = branches.load(path)
+    recipe, network, _ = two_branch.load_network(path)
     parts = []
     for start in range(0, len(real), BATCH):
-        crops = np.stack([augment.frame(crop, recipe.size) for crop in real.crops[start : start + BATCH]])
+        crops = np.stack([augment.crop_to_input(crop, recipe.size) for crop in real.crops[start : start + BATCH]])
         with torch.no_grad():
             parts.append(network(to_tensor(crops)).expression.softmax(1).numpy())
     return np.concatenate(parts)
@@ -73,7 +80,7 @@ def probabilities(path: Path, real: FaceDataset) -> FloatArray:
 
 def general(real: FaceDataset) -> FloatArray:
     """(n, 6) what the shipped network says of them, if it is one of the six."""
-    six = synthesis.told(real.crops).expression[:, INDEX]
+    six = expression_transfer.teacher_outputs(real.crops).expression[:, INDEX]
     return np.asarray(six / six.sum(axis=1, keepdims=True), np.float32)
 
 
@@ -149,9 +156,9 @@ def main() -> None:
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     weights = mobilenet.read_tensorflowjs(arguments.weights)
     pretrained = {"efficientnet_lite0": arguments.lite0, "mobilenetv2_100": arguments.mobilenetv2}
-    two = Recipe.read(TWO_BRANCH)
-    made = branches.faces_to_learn_from(sources, cache, two)
-    real, labels = tested(faces.read_ferplus(sources.ferplus, sources.first, "PrivateTest", cache))
+    two = TwoBranchConfig.from_json(TWO_BRANCH)
+    made = two_branch.load_synthetic_faces(sources, cache, two)
+    real, labels = tested(faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache))
     variants = recipes(replace(two, steps=arguments.steps or two.steps), arguments.mixing)
     runs = {key: arguments.runs / f"{'-'.join(key)}.safetensors" for key in variants}
     found = {

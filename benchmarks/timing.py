@@ -42,8 +42,8 @@ def decode(path: Path, threads: int = 0) -> int:
 
 WAYS: Mapping[str, Callable[[], Callable[[Path], Any]]] = {
     "decode": lambda: decode,
-    "default": lambda: fervid.load_classifier().answer,
-    "every frame": lambda: fervid.load_classifier(options=fervid.Options(fervid.Sampling(fps=None))).answer,
+    "default": lambda: fervid.load_classifier().classify_or_error,
+    "every frame": lambda: fervid.load_classifier(options=fervid.Options(fervid.Sampling(fps=None))).classify_or_error,
 }
 """Each gives, once whatever it needs is loaded, what takes a clip."""
 

@@ -13,10 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fervid.analysis.aggregate import WindowSpec as WindowSpec
-    from fervid.analysis.extractor import Options as Options
+    from fervid.analysis.options import Options as Options
     from fervid.analysis.pipeline import Classifier as Classifier
     from fervid.analysis.pipeline import load_classifier as load_classifier
+    from fervid.analysis.windows import WindowSpec as WindowSpec
     from fervid.batch.tabular import to_arrow as to_arrow
     from fervid.batch.tabular import to_pandas as to_pandas
     from fervid.core.errors import FervidError as FervidError
@@ -42,12 +42,12 @@ _LAZY_EXPORTS = {
     "InputError": "core.errors",
     "ModelError": "core.errors",
     "NoFaceError": "core.errors",
-    "Options": "analysis.extractor",
+    "Options": "analysis.options",
     "Person": "core.records",
     "Prediction": "core.records",
     "Sampling": "media.sampling",
     "WindowResult": "core.records",
-    "WindowSpec": "analysis.aggregate",
+    "WindowSpec": "analysis.windows",
     "load_classifier": "analysis.pipeline",
     "to_arrow": "batch.tabular",
     "to_pandas": "batch.tabular",

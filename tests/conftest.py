@@ -19,7 +19,7 @@ from fervid import cli
 from fervid.analysis.face_model import FaceModel
 from fervid.core.records import FaceOutputs
 from fervid.learn import metrics
-from fervid.learn.model_selection import HYPERPARAMETERS, STANDARD_COSTS
+from fervid.learn.model_selection import HYPERPARAMETERS, STANDARDIZED_HYPERPARAMETERS
 
 collect_ignore = [] if find_spec("torch") else ["training"]  # `make test-train` installs it
 
@@ -37,15 +37,15 @@ def pytest_runtest_teardown() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands start no workers, which takes a second each, unless a test says `--jobs`."""
-    sized = cli.options.plan_workers
+    plan_workers = cli.options.plan_workers
 
-    def workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
-        return sized(clips, jobs, threads) if jobs else (0, threads or cv2.getNumberOfCPUs())
+    def plan(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
+        return plan_workers(clips, jobs, threads) if jobs else (0, threads or cv2.getNumberOfCPUs())
 
-    for part in (cli.annotate, cli.classify, cli.learn, cli.watch, cli.report):
-        monkeypatch.setattr(part, "plan_workers", workers)
-    for part in (cli.classify, cli.watch):
-        monkeypatch.setattr(part, "prepare", lambda: None)
+    for part in (cli.annotate, cli.classify, cli.timeline, cli.stream, cli.dataset_features, cli.watch, cli.report):
+        monkeypatch.setattr(part, "plan_workers", plan)
+    for part in (cli.classify, cli.timeline, cli.watch):
+        monkeypatch.setattr(part, "preload_worker", lambda: None)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def crops(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few resamples, and few costs of each kind of classifier."""
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
-    for table in (HYPERPARAMETERS, STANDARD_COSTS):
+    for table in (HYPERPARAMETERS, STANDARDIZED_HYPERPARAMETERS):
         for kind, costs in table.items():
             monkeypatch.setitem(table, kind, costs[:2])
 

@@ -1,4 +1,4 @@
-"""A face is cut out upright, at a known scale, with a known margin."""
+"""Crops are upright, at the right scale and with the right margin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fervid.core.records import Box, Face
 
 
 def face(box: Box, degrees: float = 0.0) -> Face:
-    """A face whose eyes are rolled clockwise by that many degrees around the middle of its box."""
+    """Return a face whose eyes are rolled clockwise by this many degrees around the center of its box."""
     x1, y1, x2, y2 = box
     middle, reach = np.array([(x1 + x2) / 2, (y1 + y2) / 2]), (x2 - x1) / 4
     across = reach * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
@@ -20,7 +20,7 @@ def face(box: Box, degrees: float = 0.0) -> Face:
 
 
 def coordinates(width: int = 240, height: int = 200) -> np.ndarray:
-    """A picture whose red is the column and whose green is the row."""
+    """Return an image whose red is the column and whose green is the row."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x, y, np.zeros_like(x)], -1).astype(np.uint8)
 
@@ -37,9 +37,7 @@ def coordinates(width: int = 240, height: int = 200) -> np.ndarray:
         ((3, 3), (3, 3), 0),
     ],
 )
-def test_roll_is_the_clockwise_angle_of_the_line_through_the_eyes(
-    right: tuple[float, float], left: tuple[float, float], degrees: float
-) -> None:
+def test_roll_angle_is_clockwise(right: tuple[float, float], left: tuple[float, float], degrees: float) -> None:
     assert np.degrees(roll_angle(Face((0, 0, 1, 1), np.float32([right, left]), 1.0))) == pytest.approx(
         degrees, abs=1e-3
     )
@@ -56,9 +54,7 @@ def test_roll_is_the_clockwise_angle_of_the_line_through_the_eyes(
         ((80, 80, 120, 140), 0, (70, 80, 130, 140)),
     ],
 )
-def test_level_eyes_give_the_square_around_the_box_with_its_margin(
-    box: Box, margin: float, square: Box, size: int
-) -> None:
+def test_level_eyes_give_the_box_with_its_margin(box: Box, margin: float, square: Box, size: int) -> None:
     cut = align_face(coordinates(), face(box), size, margin).astype(float)
     step = (square[2] - square[0]) / size
     centres = (np.arange(size) + 0.5) * step
@@ -67,7 +63,7 @@ def test_level_eyes_give_the_square_around_the_box_with_its_margin(
     assert np.abs(cut[..., 1] - (square[1] + centres - 0.5)[:, None]).max() <= rounded
 
 
-def test_the_margin_of_the_cards_is_the_default() -> None:
+def test_cards_have_the_default_margin() -> None:
     picture = clips.portrait()
     assert np.array_equal(
         align_face(picture, face((90, 40, 250, 200)), 64), align_face(picture, face((90, 40, 250, 200)), 64, 0.1)
@@ -75,7 +71,7 @@ def test_the_margin_of_the_cards_is_the_default() -> None:
 
 
 @pytest.mark.parametrize("degrees", [-170, -90, -30, -5, 0, 12, 45, 90, 180])
-def test_a_rolled_face_comes_out_level(degrees: float) -> None:
+def test_a_rolled_face_is_levelled(degrees: float) -> None:
     picture = np.zeros((300, 300, 3), np.uint8)
     rolled = face((100, 90, 200, 190), degrees)
     for (x, y), channel in zip(rolled.landmarks, (0, 1), strict=True):
@@ -105,7 +101,7 @@ def test_a_rolled_face_comes_out_level(degrees: float) -> None:
     ],
     ids=["left", "right", "top", "bottom", "wholly left", "wholly below and right"],
 )
-def test_beyond_the_border_its_pixels_are_repeated(box: Box, same: object) -> None:
+def test_pixels_outside_the_frame_repeat_its_border(box: Box, same: object) -> None:
     picture = coordinates() + np.uint8(5)
     beyond = align_face(picture, face(box), 120)[same]
     assert set(np.unique(beyond)) <= {5, picture[..., 0].max(), picture[..., 1].max()}
@@ -114,7 +110,7 @@ def test_beyond_the_border_its_pixels_are_repeated(box: Box, same: object) -> No
 
 @pytest.mark.parametrize("ratio", [2, 2.4, 3, 4, 6, 8, 16])
 @pytest.mark.parametrize("offset", [0, 0.25, 0.5])
-def test_fine_detail_of_a_large_face_turns_grey_and_does_not_alias(ratio: float, offset: float) -> None:
+def test_downscaling_does_not_alias(ratio: float, offset: float) -> None:
     y, x = np.mgrid[:600, :600]
     checkers = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
     low, high = 300 + offset - ratio * 16, 300 + offset + ratio * 16
@@ -124,7 +120,7 @@ def test_fine_detail_of_a_large_face_turns_grey_and_does_not_alias(ratio: float,
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])
-def test_a_picture_turned_with_its_face_gives_the_same_crop(quarters: int) -> None:
+def test_a_quarter_turn_gives_the_same_crop(quarters: int) -> None:
     picture = cv2.GaussianBlur(clips.portrait(200, 200, 1.2), (0, 0), 2)
     upright = face((50, 40, 150, 140))
     turned, box = picture, np.array(upright.box).reshape(2, 2)
@@ -138,7 +134,7 @@ def test_a_picture_turned_with_its_face_gives_the_same_crop(quarters: int) -> No
 
 
 @pytest.mark.parametrize("degrees", [-60, -17, 8, 33, 120])
-def test_a_picture_turned_by_any_angle_gives_nearly_the_same_crop(degrees: float) -> None:
+def test_any_rotation_gives_nearly_the_same_crop(degrees: float) -> None:
     picture = cv2.GaussianBlur(clips.portrait(300, 300, 1.2, y=118), (0, 0), 2)
     turn = cv2.getRotationMatrix2D((149.5, 149.5), -degrees, 1)
     turned = cv2.warpAffine(picture, turn, (300, 300), flags=cv2.INTER_CUBIC)
@@ -151,7 +147,7 @@ def test_a_picture_turned_by_any_angle_gives_nearly_the_same_crop(degrees: float
 
 @pytest.mark.parametrize("size", [1, 2, 48, 224])
 @pytest.mark.parametrize("box", [(10, 10, 11, 11), (10.5, 20.25, 90, 70), (-300, -300, 900, 900)])
-def test_a_crop_is_a_contiguous_square_of_bytes(box: Box, size: int) -> None:
+def test_crops_are_contiguous_uint8_squares(box: Box, size: int) -> None:
     picture = clips.portrait()
     for view in (picture, picture[::2, ::-1], picture[:1, :1]):
         cut = align_face(np.ascontiguousarray(view), face(box), size)
@@ -160,7 +156,7 @@ def test_a_crop_is_a_contiguous_square_of_bytes(box: Box, size: int) -> None:
         assert cut.flags.c_contiguous
 
 
-def test_the_picture_is_left_as_it_was() -> None:
+def test_the_image_is_not_modified() -> None:
     picture = clips.portrait()
     before = picture.copy()
     align_face(picture, face((90, 40, 250, 200), 20), 64)

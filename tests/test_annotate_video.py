@@ -18,7 +18,7 @@ import pytest
 import clips
 import fervid
 import toy_models
-from fervid.analysis.aggregate import WindowSpec
+from fervid.analysis.windows import WindowSpec
 from fervid.core import errors
 from fervid.media.sampling import Sampling
 from fervid.render import annotate_video
@@ -128,7 +128,7 @@ def annotate(toy: fervid.Classifier, tmp_path: Path) -> Annotate:
             type(toy.extractor)(toy.extractor.detector, toy.extractor.network, options, 1), toy._classifier
         )
         target = tmp_path / "annotated.mp4"
-        notes = annotate_video.annotate(source, target, classifier.follow(source, CUT), sampling, force=True)
+        notes = annotate_video.annotate(source, target, classifier.build_timeline(source, CUT), sampling, force=True)
         assert not list(tmp_path.glob("*.partial"))
         data = target.read_bytes()
         assert 0 < data.index(b"moov") < data.index(b"mdat"), "players begin before all has arrived"
@@ -163,7 +163,7 @@ def test_pictures_that_begin_after_the_sound_keep_their_times(
     given, (made, _) = facts(source), annotate(source)
     same_times(given, made, 2e-3)
     assert float(made.times[0]) == pytest.approx(3, abs=0.05)
-    story = toy.follow(source, CUT)
+    story = toy.build_timeline(source, CUT)
     (person,) = story.people
     assert person.starts[0] == pytest.approx(3, abs=0.16)
     assert person.ends[-1] == pytest.approx(4.2, abs=0.1)
@@ -242,8 +242,8 @@ def test_odd_and_small_pictures_come_out_even(width: int, height: int, annotate:
         ("film.avi", "libmp3lame", ""),
         ("film.ts", "aac", ""),
         ("film.mkv", "aac ac3", ""),
-        ("film.mkv", "mp2", "encoded anew as AAC, because players expect no mp2 in mp4"),
-        ("film.mov", "pcm_s16le", "encoded anew as AAC, because players expect no pcm_s16le in mp4"),
+        ("film.mkv", "mp2", "re-encoded as AAC, as players do not support mp2 in mp4"),
+        ("film.mov", "pcm_s16le", "re-encoded as AAC, as players do not support pcm_s16le in mp4"),
     ],
 )
 def test_sound_is_copied_or_encoded_anew(name: str, codec: str, note: str, annotate: Annotate, tmp_path: Path) -> None:
@@ -349,14 +349,14 @@ def test_frames_that_are_shown_for_no_time_are_left_out(
     annotate: Annotate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = clips.write(tmp_path / "film.mp4", pictures(6), rate=10)
-    read = annotate_video.read
+    read = annotate_video.read_frames
 
     def doubled(*given: Any) -> Any:
         for frame in read(*given):
             yield frame
             yield frame
 
-    monkeypatch.setattr(annotate_video, "read", doubled)
+    monkeypatch.setattr(annotate_video, "read_frames", doubled)
     assert len(annotate(source)[0].times) == 6
 
 
@@ -369,27 +369,28 @@ def source(tmp_path: Path) -> Path:
 def test_what_is_cut_short_leaves_nothing(
     error: type[BaseException], toy: fervid.Classifier, source: Path, tmp_path: Path
 ) -> None:
-    story, before = toy.follow(source, CUT), threading.active_count()
+    story, before = toy.build_timeline(source, CUT), threading.active_count()
     (tmp_path / "old.mp4").write_text("old")
 
-    def passed(seconds: float) -> None:
+    def on_progress(seconds: float) -> None:
         if seconds > 1:
             raise error
 
     for name in ("new.mp4", "old.mp4"):
         with pytest.raises(error):
-            annotate_video.annotate(source, tmp_path / name, story, Sampling(), force=True, passed=passed)
+            annotate_video.annotate(source, tmp_path / name, story, Sampling(), force=True, on_progress=on_progress)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "old.mp4"]
     assert (tmp_path / "old.mp4").read_text() == "old"
     assert threading.active_count() == before
 
 
-def test_time_passes_up_to_the_end(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
-    passed: list[float] = []
-    annotate_video.annotate(source, tmp_path / "new.mp4", toy.follow(source, CUT), Sampling(), passed=passed.append)
-    assert len(passed) == 20
-    assert all(sooner < later for sooner, later in pairwise(passed))
-    assert passed[-1] == pytest.approx(2, abs=0.11)
+def test_progress_reaches_the_end(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
+    times: list[float] = []
+    timeline = toy.build_timeline(source, CUT)
+    annotate_video.annotate(source, tmp_path / "new.mp4", timeline, Sampling(), on_progress=times.append)
+    assert len(times) == 20
+    assert all(sooner < later for sooner, later in pairwise(times))
+    assert times[-1] == pytest.approx(2, abs=0.11)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +407,7 @@ def test_what_cannot_be_written_is_refused(
     name: str, error: type[Exception], words: str, toy: fervid.Classifier, source: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "there.mp4").write_text("mine")
-    before, story = source.read_bytes(), toy.follow(source, CUT)
+    before, story = source.read_bytes(), toy.build_timeline(source, CUT)
     with pytest.raises(error, match=words):
         annotate_video.annotate(source, tmp_path / name, story, Sampling())
     assert source.read_bytes() == before
@@ -417,8 +418,8 @@ def test_what_the_encoder_cannot_take_is_said(
     toy: fervid.Classifier, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = clips.write(tmp_path / "wide.mkv", clips.scenery(2, 16386, 16), codec="ffv1")
-    story = toy.follow(wide, CUT)
-    with pytest.raises(errors.FrameTooLarge, match="scale it down"):
+    story = toy.build_timeline(wide, CUT)
+    with pytest.raises(errors.FrameTooLarge, match="scale the video down"):
         annotate_video.annotate(wide, tmp_path / "out.mp4", story, Sampling())
     monkeypatch.setattr(annotate_video, "ENCODER_OPTIONS", {"preset": "none such"})
     with pytest.raises(errors.OutputError, match="cannot be written"):
@@ -449,7 +450,7 @@ def test_the_cover_of_an_album_is_no_film(tmp_path: Path) -> None:
 
 
 def test_what_is_no_film_is_refused(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
-    story = toy.follow(source, CUT)
+    story = toy.build_timeline(source, CUT)
     cv2.imwrite(str(tmp_path / "still.png"), pictures(1)[0])
     animation = cv2.Animation()
     animation.frames, animation.durations = pictures(2), np.array([100, 100], np.int32)
@@ -472,14 +473,14 @@ def test_what_is_no_film_is_refused(toy: fervid.Classifier, source: Path, tmp_pa
             network=str(toy.extractor.network.path),
             classifier=str(toy._classifier.path),
             options=fervid.Options(Sampling(start=99), min_face=toy_models.FACE),
-        ).follow(source)
+        ).build_timeline(source)
 
 
 def test_only_few_frames_wait_for_the_encoder(
     toy: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = clips.write(tmp_path / "film.mp4", pictures(60), rate=10)
-    story, ahead, most, read = toy.follow(source, CUT), 0, 0, annotate_video.read
+    story, ahead, most, read = toy.build_timeline(source, CUT), 0, 0, annotate_video.read_frames
 
     def counted(*given: Any) -> Any:
         nonlocal ahead
@@ -487,11 +488,11 @@ def test_only_few_frames_wait_for_the_encoder(
             ahead += 1
             yield frame
 
-    def passed(_: float) -> None:
+    def on_progress(_: float) -> None:
         nonlocal ahead, most
         most = max(most, ahead)
         ahead -= 1
 
-    monkeypatch.setattr(annotate_video, "read", counted)
-    annotate_video.annotate(source, tmp_path / "new.mp4", story, Sampling(), passed=passed)
+    monkeypatch.setattr(annotate_video, "read_frames", counted)
+    annotate_video.annotate(source, tmp_path / "new.mp4", story, Sampling(), on_progress=on_progress)
     assert most <= 8

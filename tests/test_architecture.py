@@ -29,7 +29,17 @@ MAY_IMPORT = {
     "cli": {"core", "media", "models", "analysis", "batch", "learn", "render", "training"},
 }
 """What each folder may import beside itself."""
-FRAME_STAGES = ("detector", "propagation", "tracker", "align", "face_model", "pooling", "clip_classifier", "early_exit")
+FRAME_STAGES = (
+    "detector",
+    "optical_flow",
+    "propagation",
+    "tracker",
+    "align",
+    "face_model",
+    "pooling",
+    "clip_classifier",
+    "early_exit",
+)
 """Modules of `analysis` that work on arrays and know neither files nor models."""
 
 
@@ -104,8 +114,10 @@ EXTRAS = {"fastjsonschema", "fsspec", "jinja2", "markupsafe", "pandas", "pyarrow
         "media.inputs",
         "media.remote_files",
         "render.charts",
+        "render.html_format",
         "render.html_report",
         "render.result_reader",
+        "render.result_schema",
     ],
 )
 def test_extras_are_imported_when_they_are_needed(module: str) -> None:
@@ -142,7 +154,7 @@ def test_no_model_or_data_is_ever_unpickled(module: str) -> None:
 def test_only_our_own_processes_are_sent_objects() -> None:
     """Pipes between them pickle, and are no files: nobody else can write to them."""
     sending = {module for module, names in IMPORTED.items() if any("multiprocessing" in name for name in names)}
-    assert sending == {"core.worker_pool"}
+    assert sending == {"core.worker_process"}
 
 
 def test_only_pulling_a_model_reaches_the_network() -> None:

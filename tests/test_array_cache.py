@@ -1,4 +1,4 @@
-"""Arrays that are kept are made once, and are whole whoever makes them at the same time."""
+"""Cached arrays: computed once, written atomically."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from fervid.core.errors import OutputError
 VALUES = {"numbers": np.arange(100_000), "names": np.array(["a", "b"])}
 
 
-def test_what_is_kept_is_made_once(tmp_path: Path) -> None:
+def test_computed_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "values.npz"
     for _ in range(2):
-        found = load_or_compute(path, lambda: VALUES)
-        assert {name: array.tolist() for name, array in found.items()} == {n: a.tolist() for n, a in VALUES.items()}
+        arrays = load_or_compute(path, lambda: VALUES)
+        assert {name: array.tolist() for name, array in arrays.items()} == {n: a.tolist() for n, a in VALUES.items()}
     assert load_or_compute(path, dict).keys() == VALUES.keys()
 
 
-def test_several_may_make_the_same_at_once(tmp_path: Path) -> None:
+def test_concurrent_computation(tmp_path: Path) -> None:
     barrier, path = Barrier(4), tmp_path / "values.npz"
 
-    def make() -> Arrays:
+    def compute() -> Arrays:
         barrier.wait(30)
         return VALUES
 
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: load_or_compute(path, make), range(4)):
-            assert digest(found) == digest(VALUES)
+        for arrays in pool.map(lambda _: load_or_compute(path, compute), range(4)):
+            assert digest(arrays) == digest(VALUES)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, **_: object) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -50,16 +50,16 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("kind", pickle_payloads.KINDS)
-def test_what_is_damaged_is_made_anew_and_never_unpickled(kind: str, tmp_path: Path) -> None:
+def test_damaged_file_is_recomputed_without_unpickling(kind: str, tmp_path: Path) -> None:
     mark, path = tmp_path / "it was run", tmp_path / "values.npz"
     path.write_bytes(pickle_payloads.files(mark)[kind])
     for _ in range(2):
-        found = load_or_compute(path, lambda: VALUES)
-    assert digest(found) == digest(VALUES)
+        arrays = load_or_compute(path, lambda: VALUES)
+    assert digest(arrays) == digest(VALUES)
     assert not mark.exists()
 
 
-def test_the_digest_is_of_the_values() -> None:
-    one = digest(VALUES)
-    assert digest({name: array.copy() for name, array in VALUES.items()}) == one
-    assert digest(VALUES | {"numbers": np.arange(100_000)[::-1]}) != one
+def test_digest_depends_on_values() -> None:
+    expected = digest(VALUES)
+    assert digest({name: array.copy() for name, array in VALUES.items()}) == expected
+    assert digest(VALUES | {"numbers": np.arange(100_000)[::-1]}) != expected

@@ -1,4 +1,4 @@
-"""Files that appear whole, for one run at a time, wherever the file system can do that."""
+"""Atomic writing and locking of files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_appears_with_the_rights_that_any_new_file_has(tmp_path: Path) -> None:
+def test_new_file_has_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with atomic_write(tmp_path / "out", force=False) as file:
         assert names(tmp_path) == ["out.partial", "plain"]
@@ -29,14 +29,14 @@ def test_a_file_appears_with_the_rights_that_any_new_file_has(tmp_path: Path) ->
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_writer_may_go_back_in_it(tmp_path: Path) -> None:
+def test_file_is_seekable(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "out.zip", force=False) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a", b"x" * 1000)
     assert zipfile.ZipFile(tmp_path / "out.zip").testzip() is None
 
 
 @pytest.mark.parametrize("written", [b"", b"half"])
-def test_what_is_left_early_stays_as_partial_unless_it_is_empty(written: bytes, tmp_path: Path) -> None:
+def test_partial_file_is_kept_unless_empty(written: bytes, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "out", force=False) as file:
         file.write(written)
         raise KeyboardInterrupt
@@ -50,7 +50,7 @@ def test_what_is_left_early_stays_as_partial_unless_it_is_empty(written: bytes, 
     assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"w")
 
 
-def test_an_empty_partial_that_a_kill_left_stops_nobody(tmp_path: Path) -> None:
+def test_empty_partial_file_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "out.partial").touch()
     with atomic_write(tmp_path / "out", force=False) as file:
         file.write(b"whole")
@@ -58,14 +58,14 @@ def test_an_empty_partial_that_a_kill_left_stops_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", ["out", "out.partial"])
-def test_what_is_no_regular_file_is_not_opened(odd: str, tmp_path: Path) -> None:
+def test_special_files_are_refused(odd: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / odd)
-    with pytest.raises(OutputError, match="no regular file"), atomic_write(tmp_path / "out", force=True):
+    with pytest.raises(OutputError, match="not a regular file"), atomic_write(tmp_path / "out", force=True):
         pass
     assert names(tmp_path) == [odd]
 
 
-def test_one_file_is_written_by_one_run(tmp_path: Path) -> None:
+def test_file_is_locked(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "out", force=False) as file:
         file.write(b"first")
         for force in (False, True):
@@ -74,22 +74,22 @@ def test_one_file_is_written_by_one_run(tmp_path: Path) -> None:
     assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"first")
 
 
-def test_a_run_that_ends_while_another_begins_keeps_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second has opened the partial file of the first, which the first then gives its name."""
+def test_commit_between_open_and_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run renames its partial file after the second has opened it."""
 
     def late(descriptor: int, path: Path | str, how: int = fcntl.LOCK_EX) -> None:
         (tmp_path / "out.partial").replace(tmp_path / "out")
 
     (tmp_path / "out.partial").write_bytes(b"first")
     monkeypatch.setattr(atomic_io, "lock", late)
-    with pytest.raises(OutputError, match="until now"), atomic_write(tmp_path / "out", force=True):
+    with pytest.raises(OutputError, match="just finished"), atomic_write(tmp_path / "out", force=True):
         pass
     assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"first")
 
 
 @pytest.mark.parametrize("call", ["flock", "fsync"])
 @pytest.mark.parametrize(("code", "fine"), [(errno.ENOLCK, True), (errno.EINVAL, True), (errno.EIO, False)])
-def test_a_file_system_that_cannot_goes_without_and_one_that_fails_is_told(
+def test_unsupported_fsync_is_ignored_and_errors_are_raised(
     call: str, code: int, fine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync = os.fsync
@@ -113,7 +113,7 @@ def test_a_file_system_that_cannot_goes_without_and_one_that_fails_is_told(
             file.write(b"whole")
 
 
-def test_a_file_that_grows_is_there_from_the_start_and_for_one_run(tmp_path: Path) -> None:
+def test_append_write(tmp_path: Path) -> None:
     with append_write(tmp_path / "out", force=False) as file:
         assert names(tmp_path) == ["out"]
         file.write(b"one\n")

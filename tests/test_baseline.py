@@ -1,4 +1,4 @@
-"""People are recognised across clips, and answers are relative to what each of them shows on average or at rest."""
+"""People are recognised across clips, and predictions are relative to their average or to clips at rest."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fervid.analysis.baseline import (
     average_people,
     check_card,
     identify_people,
-    move_features,
+    shift_features,
 )
-from fervid.batch.baseline_runner import BaselineSpec, RestClip
+from fervid.batch.baseline_spec import BaselineSpec, RestClip
 from fervid.cli.app import app
 from fervid.core.errors import UsageError
 from fervid.core.records import ClipFeatures
@@ -44,7 +44,7 @@ def test_people_are_numbered_by_first_appearance() -> None:
     assert identify_people(np.zeros((0, 2), np.float32), [], [], 0.9).tolist() == []
 
 
-def test_means_over_many_frames_have_to_be_more_alike() -> None:
+def test_means_over_many_frames_must_be_more_similar() -> None:
     """At an angle of 50 degrees the cosine is 0.64."""
     assert identify_people(vectors(0, 50), [0, 1], [1, 1], 0.6).tolist() == [0, 0]
     assert identify_people(vectors(0, 50), [0, 1], [50, 50], 0.6).tolist() == [0, 1]
@@ -56,42 +56,42 @@ def test_two_people_in_one_clip_are_never_the_same() -> None:
     assert len(set(identify_people(vectors(0, 1, 0.5), [7, 7, 8], [1] * 3, 0.5).tolist())) == 2
 
 
-def test_many_people_are_grouped_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_give_the_same_people(monkeypatch: pytest.MonkeyPatch) -> None:
     angles, clips = [0, 90, 2, 180, 91, 1, 181, 270, 3], list(range(9))
     at_once = identify_people(vectors(*angles), clips, [1] * 9, 0.9).tolist()
-    monkeypatch.setattr(baseline, "GROUPED_AT_ONCE", 2)
+    monkeypatch.setattr(baseline, "CLUSTER_BATCH", 2)
     assert identify_people(vectors(*angles), clips, [1] * 9, 0.9).tolist() == at_once == [0, 1, 0, 2, 1, 0, 2, 3, 0]
 
 
-def test_only_people_with_enough_clips_that_differ_have_an_average() -> None:
+def test_an_average_needs_enough_clips_that_differ() -> None:
     logits = np.float32([[i, -i] for i in range(5)] + [[3, -3]] * 5 + [[0, 1]] * 4)
     found = average_people({LOGITS: logits}, np.array([4] * 5 + [2] * 5 + [9] * 4))
     assert list(found) == [4]
     assert (found[4].clips, found[4].statistics[LOGITS].tolist()) == (5, [2, -2])
 
 
-def test_a_baseline_moves_where_logits_lie_and_not_how_far_they_spread() -> None:
+def test_a_baseline_shifts_logits_but_not_their_deviation() -> None:
     names = ("logit.mean", "logit.min", "logit.max", "logit.std", "expression.mean")
     features = ClipFeatures({name: np.float32([1, 2]) for name in names}, 3)
     reference = BaselineReference("person", 5, {LOGITS: np.float32([1, 1])})
     card = {"statistics": list(names[:4]), "usual_logits": {"person": [5, 0]}}
-    moved = move_features(features, reference, card, "person")
-    assert {name: value.tolist() for name, value in moved.statistics.items()} == {
+    shifted = shift_features(features, reference, card, "person")
+    assert {name: value.tolist() for name, value in shifted.statistics.items()} == {
         **{name: [5, 1] for name in names[:3]},
         **{name: [1, 2] for name in names[3:]},
     }
-    assert moved.count == 3
-    assert move_features(features, None, card, "person").statistics == features.statistics
+    assert shifted.count == 3
+    assert shift_features(features, None, card, "person").statistics == features.statistics
 
 
-def test_a_classifier_of_centred_features_gets_them_less_the_average_of_a_person() -> None:
+def test_centered_classifiers_get_features_minus_the_average() -> None:
     names = ("logit.mean", "logit.max", "logit.std")
     features = ClipFeatures({name: np.float32([3]) for name in names}, 3)
     card = {"statistics": list(names), "center": "person", "usual_statistics": {name: [1] for name in names[:2]}}
     reference = BaselineReference("person", 5, {"logit.mean": np.float32([2]), "logit.max": np.float32([5])})
-    moved = move_features(features, reference, card, "person").statistics
-    assert [moved[name].tolist() for name in names] == [[1], [-2], [3]]
-    alone = move_features(features, None, card, "person").statistics
+    shifted = shift_features(features, reference, card, "person").statistics
+    assert [shifted[name].tolist() for name in names] == [[1], [-2], [3]]
+    alone = shift_features(features, None, card, "person").statistics
     assert [alone[name].tolist() for name in names] == [[2], [2], [3]], "the average of the people it was fitted on"
 
 
@@ -100,11 +100,11 @@ def test_a_classifier_of_centred_features_gets_them_less_the_average_of_a_person
     [
         ({"statistics": ["embedding.mean"]}, "fitted on embedding.mean"),
         ({"statistics": ["logit.mean", "logit.spread.mean"]}, "fitted on"),
-        ({"statistics": ["logit.mean"]}, "does not say what is usual"),
-        ({"statistics": ["logit.mean"], "usual_logits": {"rest": USUAL}}, r"of that kind \(person\)"),
+        ({"statistics": ["logit.mean"]}, "no usual_logits"),
+        ({"statistics": ["logit.mean"], "usual_logits": {"rest": USUAL}}, "of kind person"),
     ],
 )
-def test_a_classifier_that_a_baseline_cannot_move_is_refused(card: dict, message: str) -> None:
+def test_classifiers_without_baseline_support_are_refused(card: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_card({"name": "mine", **card}, "person")
     if "center" not in card:
@@ -112,7 +112,7 @@ def test_a_classifier_that_a_baseline_cannot_move_is_refused(card: dict, message
 
 
 @pytest.mark.parametrize("kind", [None, "rest"])
-def test_a_classifier_of_centred_features_needs_the_average_of_each_person(kind: str | None) -> None:
+def test_centered_classifiers_need_a_person_baseline(kind: str | None) -> None:
     card = {"name": "mine", "statistics": ["embedding.mean"], "center": "person"}
     check_card(card, "person")
     with pytest.raises(UsageError, match="add --baseline person"):
@@ -206,7 +206,7 @@ def labels(records: Sequence[dict]) -> list[str | None]:
     return [record["label"] for record in records]
 
 
-def test_answers_are_relative_to_the_average_of_a_person(models: list[str], clips: Path) -> None:
+def test_predictions_are_relative_to_the_average_of_a_person(models: list[str], clips: Path) -> None:
     alone = classify(models, clips)
     assert labels(alone) == ["bright"] * 7 + [None]
     assert all(record["baseline"] is None for record in alone)
@@ -225,7 +225,7 @@ def test_answers_are_relative_to_the_average_of_a_person(models: list[str], clip
     assert names == [["person-1"]] * 5 + [["person-2"]] * 2 + [[]]
 
 
-def test_identify_names_people_and_changes_no_answer(models: list[str], clips: Path) -> None:
+def test_identify_names_people_and_changes_no_prediction(models: list[str], clips: Path) -> None:
     write_clip(clips / "d.png", (GREEN, 1.0), (PINK, 1.0))
     alone, found = classify(models, clips), classify(models, clips, "--identify")
     assert [r["probabilities"] for r in found] == [r["probabilities"] for r in alone]
@@ -240,7 +240,7 @@ def test_people_may_be_named_by_a_list(models: list[str], clips: Path, tmp_path:
     assert [r["people"][0]["identity"] for r in found[:7]] == ["Ann"] * 5 + ["Bo"] * 2
 
 
-def test_answers_are_relative_to_clips_at_rest(models: list[str], clips: Path, tmp_path: Path) -> None:
+def test_predictions_are_relative_to_clips_at_rest(models: list[str], clips: Path, tmp_path: Path) -> None:
     write_clip(tmp_path / "rest.png", (PINK, 1.0))
     (tmp_path / "rest.csv").write_text("path\nrest.png\n")
     found = classify(models, clips, "--baseline", str(tmp_path / "rest.csv"))
@@ -260,7 +260,7 @@ def test_a_clip_at_rest_without_a_face_is_refused(models: list[str], clips: Path
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_worker_processes_give_the_same_answers(models: list[str], clips: Path, jobs: str) -> None:
+def test_worker_processes_give_the_same_predictions(models: list[str], clips: Path, jobs: str) -> None:
     here = classify(models, clips, "--baseline", "person")
     there = classify(models, clips, "--baseline", "person", "--jobs", jobs)
     for one in (*here, *there):
@@ -268,7 +268,7 @@ def test_worker_processes_give_the_same_answers(models: list[str], clips: Path, 
     assert here == there
 
 
-def test_a_run_that_was_cut_off_observes_only_what_is_new(
+def test_resume_observes_only_new_clips(
     models: list[str], clips: Path, tmp_path: Path, crops: list[np.ndarray]
 ) -> None:
     output = tmp_path / "out.jsonl"
@@ -293,16 +293,14 @@ def test_a_run_that_was_cut_off_observes_only_what_is_new(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--adaptive"], "--adaptive answers each clip alone"),
-        (["--fail-fast"], "--fail-fast answers each clip alone"),
-        (["--engine", "ray"], "--engine ray answers each clip alone"),
-        (["--face", "all"], "--face all answers for everybody together"),
-        (["--resume", "-o", "out.csv"], "continues JSON Lines"),
+        (["--adaptive"], "--adaptive cannot be combined with --baseline"),
+        (["--fail-fast"], "--fail-fast cannot be combined with --baseline"),
+        (["--engine", "ray"], "--engine ray cannot be combined with --baseline"),
+        (["--face", "all"], "--face all pools them"),
+        (["--resume", "-o", "out.csv"], "needs a JSON Lines output"),
     ],
 )
-def test_what_does_not_go_with_a_baseline_is_refused(
-    models: list[str], clips: Path, flags: list[str], message: str
-) -> None:
+def test_incompatible_options_are_refused(models: list[str], clips: Path, flags: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["classify", str(clips / "a0.png"), *models, "--baseline", "person", *flags])
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())

@@ -127,10 +127,10 @@ def test_stages_are_watched_from_outside_and_let_go(smile: Path, scenery: Path) 
     assert found.pop("frames") == 6
     assert next(iter(found)) == "decode, convert"
     spent = {name for name, value in found.items() if value > 0}
-    assert {"search", "glance", "follow", "crop", "embed", "track, pool", "classify"} <= spent
+    assert {"full detection", "coarse detection", "propagation", "crop", "embed", "track, pool", "classify"} <= spent
     assert [getattr(owner, function) for _, owner, function in POINTS] == before
     nobody = stages(scenery, fervid.Sampling(fps=None))
-    assert nobody["embed"] < nobody["search"] / 10
+    assert nobody["embed"] < nobody["full detection"] / 10
 
 
 def test_speed_measures_a_clip(smile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_annotating_is_compared_with_decoding_and_encoding(smile: Path, tmp_path
 def test_what_is_no_clip_is_not_timed(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(SystemExit, match="is empty; copy"):
-        speed.measure(tmp_path / "empty.mp4", {"default": fervid.load_classifier().answer}, 1)
+        speed.measure(tmp_path / "empty.mp4", {"default": fervid.load_classifier().classify_or_error}, 1)
 
 
 def test_a_clip_is_cut(smile: Path, tmp_path: Path) -> None:
@@ -311,12 +311,12 @@ def test_a_face_in_a_film_is_found_and_followed() -> None:
     still = clips.portrait(48, 48, 0.4, 222, 118)
     rng = np.random.default_rng(1)
     frames = list(agreement.film([still], agreement.noise(rng), rng))
-    found = agreement.look(lambda one: one.observe(frames), extractor, ClipClassifier(model.session, model.card))
+    found = agreement.look(lambda one: one.observe_frames(frames), extractor, ClipClassifier(model.session, model.card))
     assert found.frames == 15
     assert found.with_face > 7
     assert found.label in model.card["labels"]
     nobody = [Frame(picture) for picture in agreement.noise(rng)]
-    found = agreement.look(lambda one: one.observe(nobody), extractor, ClipClassifier(model.session, model.card))
+    found = agreement.look(lambda one: one.observe_frames(nobody), extractor, ClipClassifier(model.session, model.card))
     assert (found.label, found.features, found.with_face) == (None, None, 0)
 
 

@@ -10,13 +10,19 @@ from threadpoolctl import threadpool_info
 
 from fervid.learn import candidate_choice
 from fervid.learn.candidate_choice import (
-    CENTERED_DEFAULT,
-    DEFAULT,
+    DEFAULT_CANDIDATE,
+    DEFAULT_CENTERED_CANDIDATE,
+    make_default_candidates,
     nested_cv_predict,
     select_candidate,
-    usual_candidates,
 )
-from fervid.learn.model_selection import USUAL_STATISTICS, Candidate, TrainingData, parse_statistics, scaling_of
+from fervid.learn.model_selection import (
+    CANDIDATE_STATISTICS,
+    Candidate,
+    TrainingData,
+    parse_statistics,
+    resolve_scaling,
+)
 
 
 def examples(people_count: int, apart: float, *, centered: bool = False, each: int = 6) -> TrainingData:
@@ -26,7 +32,7 @@ def examples(people_count: int, apart: float, *, centered: bool = False, each: i
     rng = np.random.default_rng(3)
     noise = rng.normal(size=(2, count, 4)).astype(np.float32)
     signal = np.float32(apart) * truth[:, None]
-    default = CENTERED_DEFAULT if centered else DEFAULT
+    default = DEFAULT_CENTERED_CANDIDATE if centered else DEFAULT_CANDIDATE
     matrices = {default.statistics: noise[0] + signal / 4, "logit": noise[1] + signal}
     return TrainingData(matrices, truth, np.arange(count) // each, centered=centered)
 
@@ -45,7 +51,7 @@ def test_the_default_of_few_people_gives_way_to_what_is_clearly_better(
     people_count: int, apart: float, *, default: bool, centered: bool
 ) -> None:
     known = examples(people_count, apart, centered=centered)
-    fixed = CENTERED_DEFAULT if centered else DEFAULT
+    fixed = DEFAULT_CENTERED_CANDIDATE if centered else DEFAULT_CANDIDATE
     other = Candidate("logit", "linear", 0.3)
     way, scores = select_candidate(known, [other, fixed], 3)
     assert list(scores) == [other, fixed]
@@ -53,26 +59,26 @@ def test_the_default_of_few_people_gives_way_to_what_is_clearly_better(
 
 
 def test_the_default_is_known_by_the_scaling_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidate_choice, "CLEARLY_P", 0)
-    ways = [Candidate("logit", "linear", 0.3), replace(DEFAULT, scaling=None)]
+    monkeypatch.setattr(candidate_choice, "SIGNIFICANCE_LEVEL", 0)
+    ways = [Candidate("logit", "linear", 0.3), replace(DEFAULT_CANDIDATE, scaling=None)]
     assert select_candidate(examples(6, 5), ways, 3)[0] == ways[1]
-    assert select_candidate(examples(6, 5), [ways[0], replace(DEFAULT, scaling="l2")], 3)[0] == ways[0]
+    assert select_candidate(examples(6, 5), [ways[0], replace(DEFAULT_CANDIDATE, scaling="l2")], 3)[0] == ways[0]
 
 
-@pytest.mark.parametrize(("default", "centered"), [(DEFAULT, False), (CENTERED_DEFAULT, True)])
+@pytest.mark.parametrize(("default", "centered"), [(DEFAULT_CANDIDATE, False), (DEFAULT_CENTERED_CANDIDATE, True)])
 def test_the_default_is_among_what_is_usually_chosen_from(default: Candidate, *, centered: bool) -> None:
-    available = {part for name in USUAL_STATISTICS for part in parse_statistics(name)}
-    ways = usual_candidates(available, centered=centered)
-    assert default in {replace(way, scaling=scaling_of(way)) for way in ways}
-    assert {way.statistics for way in ways} == set(USUAL_STATISTICS)
-    few = usual_candidates({"logit.mean", "logit.std"})
+    available = {part for name in CANDIDATE_STATISTICS for part in parse_statistics(name)}
+    ways = make_default_candidates(available, centered=centered)
+    assert default in {replace(way, scaling=resolve_scaling(way)) for way in ways}
+    assert {way.statistics for way in ways} == set(CANDIDATE_STATISTICS)
+    few = make_default_candidates({"logit.mean", "logit.std"})
     assert {way.statistics for way in few} == {"logit+std"}
-    assert usual_candidates((), everybody=True) == []
+    assert make_default_candidates((), all_faces=True) == []
 
 
 def test_outer_folds_of_few_people_have_the_default() -> None:
-    said, chosen = nested_cv_predict(examples(5, 9.0), [Candidate("logit", "linear", 0.3), DEFAULT], 5)
-    assert chosen == [DEFAULT] * 5
+    said, chosen = nested_cv_predict(examples(5, 9.0), [Candidate("logit", "linear", 0.3), DEFAULT_CANDIDATE], 5)
+    assert chosen == [DEFAULT_CANDIDATE] * 5
     assert np.isfinite(said).all()
 
 
@@ -85,5 +91,5 @@ def test_candidates_are_tried_on_one_thread_of_blas_each(monkeypatch: pytest.Mon
         return fit_candidate(*given)
 
     monkeypatch.setattr(candidate_choice, "fit_candidate", watched)
-    select_candidate(examples(6, 2.0), [DEFAULT], 3)
+    select_candidate(examples(6, 2.0), [DEFAULT_CANDIDATE], 3)
     assert set(seen) == {1}

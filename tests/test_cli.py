@@ -124,7 +124,7 @@ def test_a_clip_that_breaks_off_is_answered_and_says_so(tmp_path: Path) -> None:
 def test_what_a_folder_holds_besides_videos_is_told_unless_nothing_shall_be(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "clips")
     (tmp_path / "clips" / "more").mkdir()
-    message = "1 file is no video, 1 folder was not searched; --recursive"
+    message = "1 file is not a video, 1 folder was not searched; --recursive"
     for command in ("classify", "timeline"):
         assert run(command, tmp_path / "clips").stderr == f"fervid: {message}\n"
         assert run(command, tmp_path / "clips", "--progress", "none").stderr == ""
@@ -249,7 +249,7 @@ def test_an_empty_list_is_named(tmp_path: Path) -> None:
         (classify("--from-file", "-", stdin=b""), "on standard input"),
     ):
         assert (result.exit_code, result.stdout) == (3, "")
-        assert f"the list {name} names nothing; write" in result.stderr
+        assert f"the list {name} is empty; write" in result.stderr
 
 
 def test_lists_come_from_a_file_or_from_standard_input(smile: Path, scenery: Path, tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_a_clip_without_a_command_is_told_which_one_takes_it(smile: Path) -> Non
     for named in (smile, "no such clip.mp4"):
         result = run(named, "--fps", "2")
         assert (result.exit_code, result.stdout) == (2, "")
-        assert f"fervid: {named} is no command; try fervid classify " in result.stderr
+        assert f"fervid: {named} is not a command; try fervid classify " in result.stderr
     assert "'no such clip.mp4' --fps 2" in result.stderr
     assert "classify" not in run("clasify").stderr.replace("'classify'", "")
 
@@ -375,7 +375,7 @@ def test_too_little_memory_is_one_line(failure: Exception, smile: Path, monkeypa
     monkeypatch.setattr("fervid.analysis.pipeline.load_classifier", load)
     result = classify(smile)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("fervid: there is too little memory; allow more")
+    assert result.stderr.startswith("fervid: out of memory; raise the limit")
 
 
 @pytest.mark.parametrize("kilobytes", [400_000, 1_000_000])
@@ -390,7 +390,7 @@ def test_a_limit_of_address_space_ends_in_a_record_or_a_message(kilobytes: int, 
     if done.stdout:
         assert json.loads(done.stdout)["path"] == str(smile)
     else:
-        assert (done.returncode, said.count("there is too little memory")) == (2, 1)
+        assert (done.returncode, said.count("fervid: out of memory")) == (2, 1)
 
 
 def test_a_crash_under_a_limit_of_address_space_is_told() -> None:
@@ -403,7 +403,7 @@ def test_a_crash_under_a_limit_of_address_space_is_told() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.decode().splitlines()[1:] == [
-        "fervid: there is too little memory; allow more (ulimit, container), or try fewer --jobs"
+        "fervid: out of memory; raise the limit (ulimit, container), or use fewer --jobs"
     ]
 
 
@@ -488,7 +488,7 @@ def test_a_classifier_without_thresholds_cannot_be_asked_early(tmp_path: Path, s
     flags = [f"--{role}={path}" for role, path in toy_models.family(tmp_path).items()]
     result = classify(smile, *flags, "--adaptive")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "toy-classifier was fitted without --adaptive" in result.stderr
+    assert "toy-classifier was trained without --adaptive" in result.stderr
 
 
 def test_failing_fast_marks_the_rest_as_skipped(broken: Path, smile: Path) -> None:
@@ -507,7 +507,7 @@ def test_records_come_in_the_order_of_the_input(jobs: int, smile: Path, scenery:
 def test_progress_as_json_goes_to_standard_error(folder: Path) -> None:
     result = run("classify", folder, "--progress", "json")
     note, *events = [json.loads(line) for line in result.stderr.splitlines()]
-    assert note == {"event": "note", "message": "1 file is no video"}
+    assert note == {"event": "note", "message": "1 file is not a video"}
     assert [(e["event"], e["done"], e["total"], e["failed"]) for e in events] == [
         ("progress", 1, 2, 0),
         ("progress", 2, 2, 0),
@@ -805,7 +805,7 @@ def test_an_interrupt_does_not_wait_for_a_long_clip(smile: Path, endless: Path, 
     started = time.monotonic()
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert said == f"fervid: interrupted; what was answered is kept, unfinished in {partial}\n".encode()
+    assert said == f"fervid: interrupted; finished clips are kept, unfinished in {partial}\n".encode()
     assert time.monotonic() - started < 10
     assert [row["label"] for row in csv.DictReader(partial.read_text().splitlines())] == ["happiness"]
 
@@ -826,7 +826,7 @@ def test_without_standard_input_there_is_no_list(scenery: Path) -> None:
     line = f'exec "{sys.executable}" -c "from fervid.cli.app import main; main()" classify --from-file - <&-'
     done = subprocess.run(["sh", "-c", line], capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"there is no standard input" in done.stderr
+    assert b"stdin is closed" in done.stderr
 
 
 def test_what_an_encoding_lacks_is_escaped() -> None:

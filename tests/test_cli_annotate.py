@@ -16,12 +16,12 @@ from typer.testing import CliRunner, Result
 import clips
 import fervid
 import toy_models
-from fervid.analysis.aggregate import WindowSpec
+from fervid.analysis.windows import WindowSpec
 from fervid.batch import runner
 from fervid.batch.runner import RunConfig
 from fervid.cli import app
 from fervid.core.errors import WorkerCrashed
-from fervid.core.worker_pool import WorkerDied
+from fervid.core.worker_process import WorkerDied
 
 Run = Callable[..., Result]
 
@@ -64,7 +64,7 @@ def frames(path: Path | str) -> int:
 def test_a_film_is_annotated_and_the_end_is_told(run: Run, moods: Path, tmp_path: Path) -> None:
     result = run("annotate", moods, "-o", "out.mp4")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert re.fullmatch(r"fervid: 1 clip in [\d.]+ s: 1 ok; the film is in out\.mp4\n", result.stderr)
+    assert re.fullmatch(r"fervid: 1 clip in [\d.]+ s: 1 ok; the video is in out\.mp4\n", result.stderr)
     assert frames("out.mp4") == 30
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
     written = Path("out.mp4").read_bytes()
@@ -97,7 +97,7 @@ def test_attributes_are_drawn_only_when_they_are_asked_for(run: Run, moods: Path
         (["-o", "out.mp4"], 2, ""),
         (["moods.mp4", "-o", "out.avi"], 2, "ends in .mp4"),
         (["moods.mp4", "-o", "moods.mp4", "--force"], 2, "overwrite the input"),
-        (["moods.mp4", "-o", "out.mp4", "--window", "0"], 2, "longer than 0 s"),
+        (["moods.mp4", "-o", "out.mp4", "--window", "0"], 2, "above 0 s"),
         (["moods.mp4", "-o", "out.mp4", "--step", "3"], 2, "at most the window"),
         (["moods.mp4", "-o", "out.mp4", "--labels", "first"], 2, "two or more"),
         (["moods.mp4", "-o", "out.mp4", "--fps", "5", "--every-frame"], 2, "contradict"),
@@ -106,7 +106,7 @@ def test_attributes_are_drawn_only_when_they_are_asked_for(run: Run, moods: Path
         (["moods.mp4", "-o", "nowhere/out.mp4"], 2, "nowhere"),
         (["still.png", "-o", "out.mp4"], 1, "still image"),
         (["sound.m4a", "-o", "out.mp4"], 1, "no video stream"),
-        (["text.mp4", "-o", "out.mp4"], 1, "no video or image"),
+        (["text.mp4", "-o", "out.mp4"], 1, "not a video or image"),
         (["missing.mp4", "-o", "out.mp4"], 1, "does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -129,7 +129,7 @@ def test_what_is_worth_saying_goes_to_standard_error(run: Run, moods: Path, tmp_
     clips.write(tmp_path / "empty.mp4", clips.scenery(5, 64, 48))
     nobody = run("annotate", "empty.mp4", "-o", "nobody.mp4")
     assert (nobody.exit_code, nobody.stdout) == (0, "")
-    assert nobody.stderr.startswith("fervid: empty.mp4 shows no face; try")
+    assert nobody.stderr.startswith("fervid: empty.mp4: no face found; try")
     told = run("annotate", moods, "-o", "out.mp4", "--progress", "json")
     assert told.exit_code == 0
     *running, end = (json.loads(line) for line in told.stderr.splitlines())
@@ -157,7 +157,7 @@ def test_a_clip_that_brings_the_process_down_is_an_error(
     ) -> list:
         return [lost(items[0], WorkerDied("SIGSEGV"))]
 
-    monkeypatch.setattr(runner, "ordered", died)
+    monkeypatch.setattr(runner, "map_ordered", died)
     with pytest.raises(WorkerCrashed, match="SIGSEGV"):
         runner.build_timeline(classifier, str(moods), WindowSpec(1, 1), RunConfig(1))
 
@@ -187,7 +187,7 @@ def test_a_clip_that_fails_is_plotted_with_what_is_wrong(run: Run) -> None:
     ("arguments", "words"),
     [
         (["--plot", "out.jpg"], ".png .svg .pdf"),
-        (["other.mp4", "--plot", "out.png"], "draws one clip, and 2 were named"),
+        (["other.mp4", "--plot", "out.png"], "draws one clip, and 2 were given"),
         (["--plot", "there.png"], "exists"),
     ],
 )

@@ -22,7 +22,8 @@ from feature_fixtures import CYAN, MAGENTA, YELLOW
 from fervid.cli import app
 from fervid.core.errors import UsageError
 from fervid.learn import metrics, model_selection
-from fervid.learn.feature_table import IDENTITY, FeatureTable
+from fervid.learn.feature_extraction import IDENTITY
+from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry
 
 SIMPLE = ("--kind", "linear", "--statistics", "mean", "--folds", "3")
@@ -32,7 +33,7 @@ SIMPLE = ("--kind", "linear", "--statistics", "mean", "--folds", "3")
 def _quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "N_BOOTSTRAP", 20)
-        for table in (model_selection.HYPERPARAMETERS, model_selection.STANDARD_COSTS):
+        for table in (model_selection.HYPERPARAMETERS, model_selection.STANDARDIZED_HYPERPARAMETERS):
             for kind in table:
                 patch.setitem(table, kind, table[kind][-2:])
         yield
@@ -94,7 +95,7 @@ def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
     def looked(*_: object) -> None:
         raise AssertionError("a clip was looked at")
 
-    monkeypatch.setattr("fervid.learn.feature_table.compute_clip_features", looked)
+    monkeypatch.setattr("fervid.learn.feature_extraction.compute_clip_features", looked)
 
 
 @pytest.mark.parametrize("command", ["features", "train", "evaluate"])
@@ -104,7 +105,7 @@ def test_every_command_that_looks_at_clips_takes_limits(
     def refusing(*arguments: object) -> Iterator[object]:
         raise UsageError(f"with {arguments[-1]}")
 
-    monkeypatch.setattr("fervid.learn.feature_table.extract_features", refusing)
+    monkeypatch.setattr("fervid.learn.feature_extraction.extract_features", refusing)
     output = {"features": ["-o", tmp_path / "f.npz"], "train": ["-o", tmp_path / "m.onnx"]}.get(command, [])
     result = fervid(command, place / "list.csv", *output, "--timeout", "1:30", "--memory", "500")
     refused(result, 2, r"with Limits\(seconds=90.0, memory=500000000\)")
@@ -158,7 +159,7 @@ def test_features_tell_what_was_passed_over_and_where_they_are(place: Path, tmp_
     told = CliRunner().invoke(app.app, ["features", *map(str, [tmp_path, "-o", output, *registry])])
     assert told.exit_code == 0
     passed_over, end = told.stderr.splitlines()
-    assert passed_over == "fervid: 2 files are no videos, 2 folders were not searched"
+    assert passed_over == "fervid: 2 files are not videos, 2 folders were not searched"
     assert re.fullmatch(rf"fervid: 2 clips in [\d.]+ s: 2 ok; features are in {output}", end)
 
 
@@ -167,7 +168,7 @@ def test_clips_that_are_left_out_of_the_features_are_named(fervid: Callable[...,
         feature_fixtures.frames(tmp_path, [shade], name)
     result = fervid("features", tmp_path / "*.png", "-o", tmp_path / "f.npz")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == f"left out: {tmp_path / 'dark.png'} shows no face\n"
+    assert result.stderr == f"skipped: {tmp_path / 'dark.png'} shows no face\n"
     assert [sample.path.name for sample in FeatureTable.load(tmp_path / "f.npz").samples] == ["a.png"]
     (tmp_path / "empty.mp4").touch()
     named = [tmp_path / name for name in ("empty.mp4", "a.png", "missing.mp4")]
@@ -195,7 +196,7 @@ def test_what_features_are_of(fervid: Callable[..., Result], tmp_path: Path, mon
     assert labels("more/*/*.mp4") == [("more/deep/b.mp4", None)]
     assert labels("afew", "more", "--recursive") == [("afew/b.mp4", None), ("more/deep/b.mp4", None)]
     clips.write(Path("more") / "c.mp4", [feature_fixtures.picture(CYAN)] * 2)
-    refused(fervid("features", "more", "-o", "g.npz"), 2, "more/c.mp4 lies beside the folders of the classes")
+    refused(fervid("features", "more", "-o", "g.npz"), 2, "more/c.mp4 is next to the class folders")
     assert labels("more/*.mp4") == [("more/c.mp4", None)]
     Path("empty").mkdir()
     refused(fervid("features", "empty", "-o", "g.npz"), 3, "no video was found in empty")
@@ -210,7 +211,7 @@ def test_everybody_in_a_clip(place: Path, fervid: Callable[..., Result], tmp_pat
     everybody = (tmp_path / "groups", "--face", "all", "--group", "none", "--folds", "3")
     given = ("train", *everybody, "--kind", "logistic", "-o", tmp_path / "g.onnx", "--format", "json")
     card = parsed(fervid(*given))
-    assert {name.split(" on ")[1] for name in card["candidates"]} == set(model_selection.USUAL_GROUP_STATISTICS)
+    assert {name.split(" on ")[1] for name in card["candidates"]} == set(model_selection.CANDIDATE_GROUP_STATISTICS)
     card = parsed(fervid(*given, "--statistics", "group", "--force"))
     assert card["face"] == "all"
     assert "embedding.spread.mean" in card["statistics"]
@@ -223,7 +224,7 @@ def test_everybody_in_a_clip(place: Path, fervid: Callable[..., Result], tmp_pat
         r"g needs embedding\.spread",
     )
     clip = tmp_path / "groups" / "mixed" / "1" / "0.png"
-    refused(fervid("classify", clip, "--classifier", tmp_path / "g.onnx"), 2, "g was fitted on everybody.*--face all")
+    refused(fervid("classify", clip, "--classifier", tmp_path / "g.onnx"), 2, "g was trained .*--face all")
     assert fervid("classify", clip, "--classifier", tmp_path / "g.onnx", "--face", "all").exit_code == 0
 
 
@@ -259,7 +260,7 @@ def test_by_default_few_people_are_told_by_their_expressions(
     (tmp_path / "five.csv").write_text("\n".join((place / "list.csv").read_text().splitlines()[:21]))
     given = ("train", tmp_path / "five.csv", "--folds", "3", "--format", "json", "-o")
     card = parsed(fervid(*given, tmp_path / "a.onnx"))
-    assert {name.split(" on ")[1] for name in card["candidates"]} == set(model_selection.USUAL_STATISTICS)
+    assert {name.split(" on ")[1] for name in card["candidates"]} == set(model_selection.CANDIDATE_STATISTICS)
     assert {name.partition(".")[0] for name in card["statistics"]} <= {"logit", "expression"}
     assert "; another scored up to " in card["recipe"]
     assert fervid("features", tmp_path / "five.csv", "-o", tmp_path / "f.npz").exit_code == 0
@@ -425,9 +426,7 @@ def test_without_a_cache_that_can_be_written_there_is_none_and_that_is_said(
 
     result = run()
     assert (result.exit_code, result.stdout) == (0, "")
-    assert re.fullmatch(
-        r"fervid: there is no cache that can be written \(.*file.*\); .* --cache keeps them\n", result.stderr
-    )
+    assert re.fullmatch(r"fervid: the cache folder is not writable \(.*file.*\); .* --cache FOLDER\n", result.stderr)
     assert len(FeatureTable.load(tmp_path / "f.npz").samples) == 1
 
     def homeless(_: str) -> Path:
@@ -531,42 +530,42 @@ def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], 
         ("features {list} -o {old}", "exists; --force"),
         ("features {list}", "Missing option"),
         ("features {list} -o {new}.npz --every-frame --fps 2", "contradict"),
-        ("features ravdess:{folder}/nothing -o {new}.npz", "is no folder"),
+        ("features ravdess:{folder}/nothing -o {new}.npz", "is not a folder"),
         ("train {list} -o {old}", "exists; --force"),
-        ("train {list} -o {new} --kind linear,boosting", "no boosting; there are linear, rbf, mlp, logistic"),
-        ("train {list} -o {new} --statistics median", "no statistic 'median'; join mean, std, min, max of"),
+        ("train {list} -o {new} --kind linear,boosting", "boosting; choose from linear, rbf, mlp, logistic"),
+        ("train {list} -o {new} --statistics median", "unknown statistic 'median'; join mean, std, min, max of"),
         ("train {list} -o {new} --folds 2", "--folds"),
         ("train {list} -o {new} --seed -1", "--seed"),
         ("train {list} -o {new} --adaptive 1.5", "--adaptive"),
-        ("train {list} -o {new} --adaptive 0.1 --target valence", "--adaptive asks how sure"),
-        ("train {list} -o {new} --adaptive 0.1 --center person", "--adaptive is for one clip at a time"),
-        ("train {list} -o {new} --group none --center person", "--center person has to know who is who"),
-        ("train {list} -o {new} --target arousal", "no number for 'arousal'.*valence"),
+        ("train {list} -o {new} --adaptive 0.1 --target valence", "--adaptive needs class probabilities"),
+        ("train {list} -o {new} --adaptive 0.1 --center person", "--adaptive classifies one clip at a time"),
+        ("train {list} -o {new} --group none --center person", "drop --group none"),
+        ("train {list} -o {new} --target arousal", "no rating 'arousal'"),
         ("train {list} -o {new} --labels joy", "only the class joy"),
         ("train {list} -o {new} --labels joy,fear", "no clips of fear; it has calm, joy"),
-        ("train {alone} -o {new}", r"joy \(.*\): a class with fewer than two people.*--group none"),
+        ("train {alone} -o {new}", r"joy \(.*\): cross-validation by person needs two or more people.*--group none"),
         ("train {folder}/nothing -o {new}", "cannot be read"),
-        ("train {broken} -o {new}", r"broken\.npz holds no features.*fervid features"),
-        ("train {features} -o {new} --adaptive 0.1", "has to look at the clips again"),
+        ("train {broken} -o {new}", r"broken\.npz is no file of features.*fervid features"),
+        ("train {features} -o {new} --adaptive 0.1", "has to read the clips again"),
         ("train {unlabelled} -o {new}", r"0\.mp4 \(list:0\) has no label"),
         ("train {features} -o {new} --statistics group --kind linear", "--face all"),
-        ("evaluate {list} --split val", "need a --classifier"),
-        ("evaluate {list} --plot {new}.png", "need a --classifier"),
-        ("evaluate {list} --against {mine}", "need a --classifier"),
-        ("evaluate {list} --adaptive", "need a --classifier"),
-        ("evaluate {list} --kind boosting", "no boosting"),
-        ("evaluate {list} --statistics mean,mean+median", "no statistic 'median'"),
-        ("evaluate {list} --classifier {mine} --kind rbf", "not what to measure"),
-        ("evaluate {list} --classifier {mine} --statistics mean", "not what to measure"),
-        ("evaluate {list} --classifier {mine} --cross-validate", "not what to measure"),
-        ("evaluate {list} --classifier {mine} --target valence", "not what to measure"),
+        ("evaluate {list} --split val", "need --classifier"),
+        ("evaluate {list} --plot {new}.png", "need --classifier"),
+        ("evaluate {list} --against {mine}", "need --classifier"),
+        ("evaluate {list} --adaptive", "need --classifier"),
+        ("evaluate {list} --kind boosting", "unknown name boosting"),
+        ("evaluate {list} --statistics mean,mean+median", "unknown statistic 'median'"),
+        ("evaluate {list} --classifier {mine} --kind rbf", "or drop --classifier"),
+        ("evaluate {list} --classifier {mine} --statistics mean", "or drop --classifier"),
+        ("evaluate {list} --classifier {mine} --cross-validate", "or drop --classifier"),
+        ("evaluate {list} --classifier {mine} --target valence", "or drop --classifier"),
         ("evaluate {list} --classifier {mine} --plot {new}.xyz", r"use one of \.png"),
         ("evaluate {list} --classifier {mine} --plot {old}", r"use one of \.png"),
         ("evaluate {list} --classifier {mine} --plot {picture}", "exists; --force"),
-        ("evaluate {list} --classifier {toy} --adaptive", "fitted without --adaptive"),
-        ("evaluate {list} --classifier {toy}", "does not know calm, joy, but first"),
-        ("evaluate {features} --classifier {toy}", "does not know calm, joy, but first"),
-        ("evaluate {features} --classifier {mine} --adaptive", "has to look at the clips again"),
+        ("evaluate {list} --classifier {toy} --adaptive", "trained without --adaptive"),
+        ("evaluate {list} --classifier {toy}", "no label calm, joy; its labels are first"),
+        ("evaluate {features} --classifier {toy}", "no label calm, joy; its labels are first"),
+        ("evaluate {features} --classifier {mine} --adaptive", "has to read the clips again"),
         ("evaluate {list} --classifier {mine} --split dev", "--split"),
         ("evaluate {list} --format csv", "--format"),
     ],

@@ -26,8 +26,8 @@ from typer.testing import CliRunner, Result
 import clips
 import fervid
 import toy_models
-from fervid.analysis.aggregate import WindowSpec
 from fervid.analysis.tracker import Tracker, TrackerConfig
+from fervid.analysis.windows import WindowSpec
 from fervid.cli import app
 from fervid.core.errors import (
     Discontinuity,
@@ -84,7 +84,7 @@ def toy(family: dict[str, str]) -> fervid.Classifier:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_stream_gives_the_frames_of_the_file(form: str, sent: dict[str, bytes], moods: Path) -> None:
+def test_stream_gives_same_frames_as_file(form: str, sent: dict[str, bytes], moods: Path) -> None:
     for sampling in (EVERY, Sampling(fps=2.5), Sampling(fps=1, rotate=90)):
         there = list(video.read_frames(moods, sampling))
         found = list(streams.read_stream(io.BytesIO(sent[form]), "-", sampling))
@@ -106,14 +106,14 @@ class Arriving(io.RawIOBase):
         return part
 
 
-def test_a_frame_comes_before_what_follows_it_is_sent(sent: dict[str, bytes]) -> None:
+def test_frame_arrives_before_next_is_sent(sent: dict[str, bytes]) -> None:
     pipe = Arriving(sent["mpegts"])
     given = [pipe.given for _ in streams.read_stream(pipe, "-", EVERY)]
     assert len(given) == 30
     assert given[-8] < len(sent["mpegts"])
 
 
-def test_times_go_on_where_a_source_begins_anew(sent: dict[str, bytes]) -> None:
+def test_restarted_stream_has_continuous_time(sent: dict[str, bytes]) -> None:
     found: list[float] = []
     with pytest.raises(Discontinuity, match="its timestamps start again once"):
         found.extend(frame.time for frame in streams.read_stream(io.BytesIO(2 * sent["mpegts"]), "-", EVERY))
@@ -124,19 +124,23 @@ def test_times_go_on_where_a_source_begins_anew(sent: dict[str, bytes]) -> None:
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
-        (b"", EmptyInput, "ended before"),
-        (b"no video\n" * 99, UnsupportedFormat, "is no video or image but text"),
-        (b"ffconcat version 1.0\nfile '/etc/passwd'\n", UnsupportedFormat, "no file that it names is opened"),
-        (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", UnsupportedFormat, "no file that it names is opened"),
-        (bytes(range(256)) * 64, UnsupportedFormat, "is no video or image that can be read"),
+        (b"", EmptyInput, "exited without output"),
+        (b"no video\n" * 99, UnsupportedFormat, "is text"),
+        (
+            b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+            UnsupportedFormat,
+            "files that a playlist names are not opened",
+        ),
+        (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", UnsupportedFormat, "files that a playlist names are not opened"),
+        (bytes(range(256)) * 64, UnsupportedFormat, "is not a video or image"),
     ],
 )
-def test_what_is_no_stream_is_told(data: bytes, error: type[InputError], words: str) -> None:
+def test_unsupported_stream(data: bytes, error: type[InputError], words: str) -> None:
     with pytest.raises(error, match=f"standard input.*{words}"):
         list(streams.read_stream(io.BytesIO(data), "standard input"))
 
 
-def test_a_stream_without_pictures_is_told(tmp_path: Path) -> None:
+def test_stream_without_video(tmp_path: Path) -> None:
     clips.write_sound(tmp_path / "sound.ts")
     with pytest.raises(NoVideoStream, match="only audio"):
         list(streams.read_stream(io.BytesIO((tmp_path / "sound.ts").read_bytes()), "-"))
@@ -146,9 +150,7 @@ def test_a_stream_without_pictures_is_told(tmp_path: Path) -> None:
         list(streams.read_stream(io.BytesIO((tmp_path / "long.mp4").read_bytes()), "-"))
 
 
-def test_pictures_that_cannot_be_decoded_or_are_too_large_are_told(
-    sent: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_undecodable_or_large_stream(sent: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 100)
     with pytest.raises(FrameTooLarge):
         list(streams.read_stream(io.BytesIO(sent["matroska"]), "-"))
@@ -161,7 +163,7 @@ def test_pictures_that_cannot_be_decoded_or_are_too_large_are_told(
         list(streams.read_stream(io.BytesIO(sent["mpegts"][:headers] + sent["mpegts"][middle:]), "-"))
 
 
-def test_a_stream_that_breaks_off_gives_what_came_before(sent: dict[str, bytes]) -> None:
+def test_truncated_stream_gives_frames_then_error(sent: dict[str, bytes]) -> None:
     class Breaking(Arriving):
         def read(self, size: int = -1) -> bytes:
             if self.given > len(self._data) * 0.8:
@@ -203,7 +205,7 @@ class Device:
         self.released = True
 
 
-def test_a_camera_gives_upright_pictures_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_camera_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", Device)
     for sampling, least, most, shape in (
         (EVERY, 39, 39, (20, 30, 3)),  # one is damaged
@@ -211,7 +213,7 @@ def test_a_camera_gives_upright_pictures_in_time(monkeypatch: pytest.MonkeyPatch
     ):
         Device.left = 40
         found: list[Frame] = []
-        with pytest.raises(TruncatedVideo, match="gives no more pictures"):
+        with pytest.raises(TruncatedVideo, match="camera 0"):
             found.extend(streams.read_camera(0, sampling))
         assert least <= len(found) <= most
         assert found[0].image.shape == shape
@@ -220,7 +222,7 @@ def test_a_camera_gives_upright_pictures_in_time(monkeypatch: pytest.MonkeyPatch
         assert all(frame.duration > 0 for frame in found)
 
 
-def test_a_camera_that_is_not_there_is_told() -> None:
+def test_missing_camera() -> None:
     with pytest.raises(InputNotFound, match=r"camera 97 cannot be opened.*plugged in"):
         list(streams.read_camera(97))
 
@@ -235,17 +237,17 @@ def frames(count: int, before: float = 0.0) -> Generator[Frame]:
         yield Frame(BLACK, number / 10, 0.1)
 
 
-def test_a_source_that_is_ahead_of_time_waits_and_loses_nothing() -> None:
+def test_fast_source_waits() -> None:
     source = LatestFrameSource("-", frames(50))
     found = []
     for frame in source.frames():
         time.sleep(0.001)
         found.append(frame.time)
     assert len(found) == 50
-    assert source.missed(0, 99) == 0
+    assert source.dropped_between(0, 99) == 0
 
 
-def test_of_a_source_that_is_not_kept_up_with_only_the_newest_frame_is_given() -> None:
+def test_slow_consumer_gets_newest_frame() -> None:
     begun = time.monotonic()
     source = LatestFrameSource("-", frames(60, 0.02))  # as if its clock ran five times as fast
     source._earliest = begun - 99  # and it were behind already
@@ -253,16 +255,16 @@ def test_of_a_source_that_is_not_kept_up_with_only_the_newest_frame_is_given() -
     for frame in source.frames():
         time.sleep(0.1)
         found.append(frame.time)
-        assert source.since() < 0.1 + 0.02 + 0.2
+        assert source.latency() < 0.1 + 0.02 + 0.2
     assert len(found) < 30
-    missed = source.missed(0, 3) + source.missed(3, 6)
+    missed = source.dropped_between(0, 3) + source.dropped_between(3, 6)
     assert missed + len(found) == 60
-    assert source.missed(6, 9) == 0
+    assert source.dropped_between(6, 9) == 0
 
 
-@pytest.mark.parametrize(("patience", "waits"), [(0.0, False), (60.0, True)])
-def test_a_camera_does_not_wait_and_what_it_shows_meanwhile_is_counted(patience: float, waits: bool) -> None:
-    source = LatestFrameSource("camera:0", frames(9), patience)
+@pytest.mark.parametrize(("max_wait", "waits"), [(0.0, False), (60.0, True)])
+def test_camera_drops_are_counted(max_wait: float, waits: bool) -> None:
+    source = LatestFrameSource("camera:0", frames(9), max_wait)
     given = source.frames()
     found = [next(given)]
     with source._changed:
@@ -270,19 +272,19 @@ def test_a_camera_does_not_wait_and_what_it_shows_meanwhile_is_counted(patience:
     found += given
     assert found[-1].time == 0.8
     assert (len(found) == 9) is waits
-    assert source.missed(0, 99) + len(found) == 9
+    assert source.dropped_between(0, 99) + len(found) == 9
 
 
-def test_what_is_dropped_while_no_window_is_told_of_counts_for_the_next() -> None:
+def test_drops_between_windows_count_for_next() -> None:
     source = LatestFrameSource("-", iter_of())
     source._dropped.extend([0.5, 1.5, 2.5, 3.5, 4.5])
-    assert source.missed(0, 1) == 1
-    assert source.missed(3, 4) == 3
-    assert source.missed(3.5, 4.5) == 1, "as far as windows overlap, what is dropped is in both"
-    assert source.missed(4, 5) == 1
+    assert source.dropped_between(0, 1) == 1
+    assert source.dropped_between(3, 4) == 3
+    assert source.dropped_between(3.5, 4.5) == 1, "as far as windows overlap, what is dropped is in both"
+    assert source.dropped_between(4, 5) == 1
 
 
-def test_a_frame_waits_no_longer_than_it_may() -> None:
+def test_max_wait() -> None:
     source = LatestFrameSource("-", iter_of(Frame(BLACK, 0.0), Frame(BLACK, 0.0), Frame(BLACK, 0.1), Frame(BLACK, 0.2)))
     given = source.frames()
     next(given)
@@ -295,7 +297,7 @@ def iter_of(*given: Frame) -> Generator[Frame]:
     yield from given
 
 
-def test_what_the_source_raises_comes_after_its_frames_and_it_is_closed() -> None:
+def test_source_error_comes_after_frames() -> None:
     closed = []
 
     def breaking() -> Generator[Frame]:
@@ -322,7 +324,7 @@ def test_what_the_source_raises_comes_after_its_frames_and_it_is_closed() -> Non
 def test_each_window_of_a_stream_has_its_answer(toy: fervid.Classifier, sent: dict[str, bytes]) -> None:
     for form in FORMS:
         source = LatestFrameSource("-", streams.read_stream(io.BytesIO(sent[form]), "-"))
-        parts = list(toy.live(source, WindowSpec(2, 2)))
+        parts = list(toy.classify_stream(source, WindowSpec(2, 2)))
         assert [(part.start_s, part.label) for part in parts] == [(0, "first"), (2, "second"), (4, "third")]
         assert [part.end_s for part in parts] == pytest.approx([2, 4, 6], abs=2e-3)
         assert all((part.path, part.status, part.problem) == ("-", "ok", None) for part in parts)
@@ -338,7 +340,7 @@ def test_a_window_is_told_while_the_stream_goes_on(toy: fervid.Classifier) -> No
             yield Frame(toy_models.picture(toy_models.FIRST), number / 5, 0.2)
         assert going.wait(20)
 
-    parts = toy.live(LatestFrameSource("-", waiting()), WindowSpec(2, 2))
+    parts = toy.classify_stream(LatestFrameSource("-", waiting()), WindowSpec(2, 2))
     assert next(parts).label == "first"
     going.set()
     assert len(list(parts)) == 1
@@ -348,7 +350,7 @@ def test_what_was_dropped_is_told(toy: fervid.Classifier) -> None:
     given = [Frame(toy_models.picture(toy_models.FIRST), number / 5, 0.2) for number in range(20)]
     source = LatestFrameSource("-", iter_of(*given[:5], *given[8:]))
     source._dropped.extend((1.0, 1.2, 1.4))
-    first, second = toy.live(source, WindowSpec(2, 2))
+    first, second = toy.classify_stream(source, WindowSpec(2, 2))
     assert first.problem is not None
     assert first.problem.code == FramesDropped.code == "dropped"
     assert first.problem.message.startswith("3 of 10 frames were dropped")
@@ -358,15 +360,15 @@ def test_what_was_dropped_is_told(toy: fervid.Classifier) -> None:
 def test_dropped_frames_are_told_before_what_is_only_worth_knowing(toy: fervid.Classifier) -> None:
     def joined() -> Generator[Frame]:
         yield from (Frame(toy_models.picture(toy_models.FIRST), number / 5, 0.2) for number in range(9))
-        raise Discontinuity("- was read whole")
+        raise Discontinuity("- was read completely")
 
-    source = LatestFrameSource("-", joined(), patience=600.0)
+    source = LatestFrameSource("-", joined(), max_wait=600.0)
     source._dropped.append(1.0)
-    (window,) = toy.live(source, WindowSpec(2, 2))
+    (window,) = toy.classify_stream(source, WindowSpec(2, 2))
     assert window.problem is not None
     assert window.problem.code == "dropped"
     assert window.problem.message.startswith("1 of 10 frames were dropped")
-    assert window.problem.message.endswith("; - was read whole")
+    assert window.problem.message.endswith("; - was read completely")
 
 
 def test_people_who_left_are_forgotten() -> None:
@@ -374,9 +376,9 @@ def test_people_who_left_are_forgotten() -> None:
     face = fervid.core.records.Face((0, 0, 9, 9), np.zeros((2, 2), np.float32), 0.9)
     for moment in range(100):
         tracker.update(moment * 10.0, [face], np.zeros((1, 0), np.float32))
-        tracker.forget(moment * 10.0 - 50)
+        tracker.prune(moment * 10.0 - 50)
         assert len(tracker) <= 6
-    assert tracker.people()[0] == [94]
+    assert tracker.group_identities()[0] == [94]
 
 
 def run(command: str, *arguments: object, stdin: bytes = b"") -> Result:
@@ -468,14 +470,14 @@ def test_wrong_usage_is_status_2(arguments: list[str], tmp_path: Path, monkeypat
 
 
 def test_a_terminal_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fervid.cli import watch as command
+    from fervid.cli import stream
 
     for stdin in (None, SimpleNamespace(isatty=lambda: True)):
-        monkeypatch.setattr(command.sys, "stdin", stdin)
+        monkeypatch.setattr(stream.sys, "stdin", stdin)
         with pytest.raises(fervid.core.errors.UsageError, match="ffmpeg"):
-            command.classify_stream(
+            stream.classify_stream(
                 *(None, WindowSpec(), fervid.Options()),
-                **dict.fromkeys(("output", "format", "force", "threads", "progress", "strict", "named")),
+                **dict.fromkeys(("output", "format", "force", "threads", "progress", "strict", "models")),
             )
         monkeypatch.undo()
 

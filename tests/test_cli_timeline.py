@@ -18,7 +18,8 @@ from typer.testing import CliRunner, Result
 import clips
 import fervid
 import toy_models
-from fervid.analysis.aggregate import WindowSpec, aggregate_clip
+from fervid.analysis.aggregate import aggregate_clip
+from fervid.analysis.windows import WindowSpec
 from fervid.cli import app
 from fervid.core.records import WindowResult
 from fervid.core.schema import record_json_schema
@@ -87,7 +88,7 @@ def test_no_frame_is_looked_at_twice_however_much_windows_overlap(
 def test_a_window_is_answered_as_its_frames_alone_are(
     family: dict[str, str], moods: Path, cut: WindowSpec, face: str
 ) -> None:
-    options = fervid.Options(face=face, min_face=toy_models.FACE, detect_every=0.0)
+    options = fervid.Options(face=face, min_face=toy_models.FACE, detection_interval_s=0.0)
     classifier = fervid.load_classifier(**family, options=options, threads=1)
     frames = list(video.read_frames(moods))
     for part in classifier.timeline(moods, cut):
@@ -97,13 +98,13 @@ def test_a_window_is_answered_as_its_frames_alone_are(
         assert (part.frames_sampled, part.frames_with_face) == (len(inside), alone.frames_with_face)
         assert part.duration_s == pytest.approx(alone.duration_s)
         assert [person.seconds for person in part.people] == pytest.approx([person.seconds for person in alone.people])
-        observed = classifier.extractor.observe(inside)
-        assert len(aggregate_clip(observed, classifier.extractor.rule).people) == len(part.people)
+        observed = classifier.extractor.observe_frames(inside)
+        assert len(aggregate_clip(observed, classifier.extractor.tracker_config).people) == len(part.people)
 
 
 def test_one_window_over_all_of_a_clip_is_the_answer_of_the_clip(classifier: fervid.Classifier, smile: Path) -> None:
     (part,) = classifier.timeline(smile, WindowSpec(60, 1))
-    whole = classifier.answer(smile).as_dict()
+    whole = classifier.classify_or_error(smile).as_dict()
     assert (part.start_s, part.end_s) == (0, pytest.approx(1.2))
     assert {**part.as_dict(), "elapsed_s": 0} == {
         "start_s": 0,
@@ -125,7 +126,7 @@ def test_people_keep_their_id_through_cuts(toy: fervid.Classifier, tmp_path: Pat
     right, nobody = toy_models.picture(None, toy_models.SECOND), toy_models.picture()
     path = write(tmp_path / "cuts.mp4", (5, both), (5, right), (10, nobody), (5, right), (5, nobody), (5, left))
     parts = list(toy.timeline(path, WindowSpec(1, 1)))
-    people = [{person.answer.label: person.id for person in part.people} for part in parts]
+    people = [{person.prediction.label: person.id for person in part.people} for part in parts]
     assert sorted(people[0].values()) == [0, 1]
     left, right = ({label: people[0][label]} for label in ("first", "second"))
     assert people == [left | right, right, {}, {}, right, {}, left]
@@ -183,7 +184,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_clip_that_breaks_off_says_so_in_its_last_window(toy: fervid.Classifier, cut: Path) -> None:
-    whole = toy.answer(cut)
+    whole = toy.classify_or_error(cut)
     parts = list(toy.timeline(cut, WindowSpec(2, 2)))
     assert len(parts) > 1
     assert [part.problem for part in parts[:-1]] == [None] * (len(parts) - 1)
@@ -201,7 +202,7 @@ def test_a_window_is_there_before_the_next_is_looked_at_and_a_clip_left_early_is
     assert next(parts).label == "first"
     assert len(crops) <= 16
     parts.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "fervid-ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "fervid-prefetch"]
 
 
 def test_only_the_labels_that_are_asked_for_are_answered(family: dict[str, str], moods: Path) -> None:

@@ -1,4 +1,4 @@
-"""A folder into which clips are put: each is answered once, when it is whole, until somebody ends it."""
+"""The folder watcher and `fervid watch`: each clip is classified once, when it is complete."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from fervid.core.errors import UsageError
 
 
 class Clock:
-    """Time that passes when somebody sleeps; at some times something happens."""
+    """A clock that advances on sleep and runs scheduled events."""
 
     def __init__(self) -> None:
-        """Begin at 0."""
+        """Start at 0."""
         self.now = 0.0
         self.events: list[tuple[float, Callable[[], object]]] = []
 
@@ -60,8 +60,8 @@ def put(path: Path, content: bytes = b"x", changed: int = 1_000_000_000) -> Path
     return path
 
 
-def given(clips: Iterator[str | None], clock: Clock, until: float) -> dict[str, float]:
-    """What is given until then, and when."""
+def collect(clips: Iterator[str | None], clock: Clock, until: float) -> dict[str, float]:
+    """Names of the clips that are yielded until a time, with the time of each."""
     found = {}
     while clock.now < until:
         if path := next(clips):
@@ -69,99 +69,97 @@ def given(clips: Iterator[str | None], clock: Clock, until: float) -> dict[str, 
     return found
 
 
-def test_what_is_there_and_what_comes_is_given_once_and_when_it_is_left_alone(inbox: Path, clock: Clock) -> None:
+def test_files_are_yielded_once_when_they_stop_changing(inbox: Path, clock: Clock) -> None:
     for name in ("b.mp4", "a.MKV", "notes.txt", "c.mp4.part"):
         put(inbox / name)
-    clips = FolderWatcher(inbox, quiet=2).clips()
-    assert given(clips, clock, 1.5) == {}
-    assert list(given(clips, clock, 5)) == ["a.MKV", "b.mp4"]
+    clips = FolderWatcher(inbox, settle_s=2).iter_stable_files()
+    assert collect(clips, clock, 1.5) == {}
+    assert list(collect(clips, clock, 5)) == ["a.MKV", "b.mp4"]
     clock.events = [
         (6, lambda: put(inbox / "slow.mp4")),
         (7, lambda: put(inbox / "slow.mp4", b"longer")),
         (8.5, lambda: put(inbox / "slow.mp4", b"LONGER", 2_000_000_000)),
         (9, lambda: (inbox / "c.mp4.part").rename(inbox / "c.mp4")),
     ]
-    found = given(clips, clock, 20)
+    found = collect(clips, clock, 20)
     assert set(found) == {"slow.mp4", "c.mp4"}
     assert found["slow.mp4"] >= 10.5
     assert found["c.mp4"] >= 11
 
 
-def test_folders_within_are_looked_into_when_asked_for(inbox: Path, clock: Clock) -> None:
+def test_subfolders_are_searched_if_recursive(inbox: Path, clock: Clock) -> None:
     (inbox / "deep" / "er").mkdir(parents=True)
     put(inbox / "deep" / "er" / "a.mp4")
-    assert given(FolderWatcher(inbox, quiet=1).clips(), clock, 5) == {}
-    clips = FolderWatcher(inbox, quiet=1, recursive=True).clips()
-    assert list(given(clips, clock, 10)) == ["a.mp4"]
+    assert collect(FolderWatcher(inbox, settle_s=1).iter_stable_files(), clock, 5) == {}
+    clips = FolderWatcher(inbox, settle_s=1, recursive=True).iter_stable_files()
+    assert list(collect(clips, clock, 10)) == ["a.mp4"]
 
 
-def test_a_clip_that_is_replaced_is_new_once_the_first_is_answered(inbox: Path, clock: Clock) -> None:
+def test_replaced_clip_is_new_after_the_first_is_done(inbox: Path, clock: Clock) -> None:
     clip = put(inbox / "a.mp4")
-    folder = FolderWatcher(inbox, quiet=1)
-    clips = folder.clips()
-    assert list(given(clips, clock, 5)) == ["a.mp4"]
-    first = folder.stamps[str(clip)]
+    folder = FolderWatcher(inbox, settle_s=1)
+    clips = folder.iter_stable_files()
+    assert list(collect(clips, clock, 5)) == ["a.mp4"]
+    first = folder.fingerprints[str(clip)]
     put(clip, b"other")
-    assert given(clips, clock, 10) == {}
-    assert folder.stamps[str(clip)] == first != folder_watcher.FolderWatcher(inbox).stamps[str(clip)]
-    folder.settle(str(clip))
-    assert list(given(clips, clock, 15)) == ["a.mp4"]
+    assert collect(clips, clock, 10) == {}
+    assert folder.fingerprints[str(clip)] == first != folder_watcher.FolderWatcher(inbox).fingerprints[str(clip)]
+    folder.mark_done(str(clip))
+    assert list(collect(clips, clock, 15)) == ["a.mp4"]
 
 
-def test_clips_that_go_do_no_harm_and_are_known_when_they_come_back(inbox: Path, clock: Clock) -> None:
-    folder = FolderWatcher(inbox, quiet=2)
-    clips = folder.clips()
+def test_deleted_clips_are_remembered(inbox: Path, clock: Clock) -> None:
+    folder = FolderWatcher(inbox, settle_s=2)
+    clips = folder.iter_stable_files()
     clock.events = [
         (1, lambda: put(inbox / "short-lived.mp4")),
         (2, (inbox / "short-lived.mp4").unlink),
         (2, lambda: (inbox / "nowhere.mp4").symlink_to(inbox / "nothing")),
         (3, lambda: put(inbox / "a.mp4")),
     ]
-    assert list(given(clips, clock, 10)) == ["a.mp4"]
-    folder.settle(str(inbox / "a.mp4"))
+    assert list(collect(clips, clock, 10)) == ["a.mp4"]
+    folder.mark_done(str(inbox / "a.mp4"))
     clock.events = [(11, (inbox / "a.mp4").unlink), (15, lambda: put(inbox / "a.mp4"))]
-    assert given(clips, clock, 25) == {}
+    assert collect(clips, clock, 25) == {}
 
 
-def test_a_folder_that_is_away_for_a_while_is_waited_for(inbox: Path, clock: Clock) -> None:
+def test_unreadable_folder_is_waited_for(inbox: Path, clock: Clock) -> None:
     put(inbox / "a.mp4")
     told: list[str] = []
-    folder = FolderWatcher(inbox, quiet=1, tell=told.append)
-    clips = folder.clips()
-    assert list(given(clips, clock, 4)) == ["a.mp4"]
-    folder.settle(str(inbox / "a.mp4"))
+    folder = FolderWatcher(inbox, settle_s=1, on_message=told.append)
+    clips = folder.iter_stable_files()
+    assert list(collect(clips, clock, 4)) == ["a.mp4"]
+    folder.mark_done(str(inbox / "a.mp4"))
     away = inbox.with_name("away")
     clock.events = [
         (5, lambda: inbox.rename(away)),
         (20, lambda: away.rename(inbox)),
         (21, lambda: put(inbox / "b.mp4")),
     ]
-    assert list(given(clips, clock, 30)) == ["b.mp4"]
+    assert list(collect(clips, clock, 30)) == ["b.mp4"]
     assert told == [
         f"{inbox} cannot be read (No such file or directory); waiting until it can",
-        f"{inbox} is here again",
+        f"{inbox} can be read again",
     ]
 
 
-def test_memory_does_not_grow_with_what_is_gone(inbox: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_deleted_clips_are_forgotten(inbox: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_watcher, "MAX_TOMBSTONES", 3)
-    folder = FolderWatcher(inbox, quiet=0.5)
-    clips = folder.clips()
+    folder = FolderWatcher(inbox, settle_s=0.5)
+    clips = folder.iter_stable_files()
     for number in range(12):
         clip = put(inbox / f"{number}.mp4")
-        assert list(given(clips, clock, 3 * number + 3)) == [clip.name]
-        folder.settle(str(clip))
+        assert list(collect(clips, clock, 3 * number + 3)) == [clip.name]
+        folder.mark_done(str(clip))
         clip.unlink()
-    given(clips, clock, 40)
-    assert list(folder.stamps) == [str(inbox / f"{number}.mp4") for number in (9, 10, 11)]
-    assert folder._settled == set(folder.stamps)
-    assert not folder._given
-    assert not folder._waiting
+    collect(clips, clock, 40)
+    assert list(folder.fingerprints) == [str(inbox / f"{number}.mp4") for number in (9, 10, 11)]
+    assert folder._done == set(folder.fingerprints)
+    assert not folder._in_progress
+    assert not folder._changing
 
 
-def test_listing_a_large_folder_takes_a_small_share_of_the_time(
-    inbox: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_listing_is_repeated_less_often(inbox: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     listed: list[float] = []
 
     def slow(folder: str, *, recursive: bool) -> list[str]:
@@ -169,32 +167,32 @@ def test_listing_a_large_folder_takes_a_small_share_of_the_time(
         clock.now += 3
         return []
 
-    monkeypatch.setattr(folder_watcher, "videos", slow)
-    given(FolderWatcher(inbox, quiet=1).clips(), clock, 200)
+    monkeypatch.setattr(folder_watcher, "find_videos", slow)
+    collect(FolderWatcher(inbox, settle_s=1).iter_stable_files(), clock, 200)
     assert len(listed) == 5
 
 
-def test_work_that_takes_long_puts_off_no_look_at_the_folder(inbox: Path, clock: Clock) -> None:
+def test_long_work_does_not_delay_the_next_listing(inbox: Path, clock: Clock) -> None:
     for name in ("a.mp4", "b.mp4"):
         put(inbox / name)
-    clips = FolderWatcher(inbox, quiet=1).clips()
+    clips = FolderWatcher(inbox, settle_s=1).iter_stable_files()
     assert next(path for path in clips if path) == str(inbox / "a.mp4")
-    clock.now += 5000  # until somebody asks for the next
+    clock.now += 5000  # the consumer is busy
     put(inbox / "c.mp4")
-    assert list(given(clips, clock, 5010)) == ["b.mp4", "c.mp4"]
+    assert list(collect(clips, clock, 5010)) == ["b.mp4", "c.mp4"]
 
 
-def test_what_is_answered_already_is_not_given_unless_it_has_changed(inbox: Path, clock: Clock) -> None:
+def test_answered_clips_are_skipped_unless_changed(inbox: Path, clock: Clock) -> None:
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         put(inbox / name)
-    folder = FolderWatcher(inbox, quiet=1)
+    folder = FolderWatcher(inbox, settle_s=1)
     put(inbox / "b.mp4", b"changed since")
     answered = [str(inbox / name) for name in ("a.mp4", "b.mp4", "gone.mp4")]
-    assert list(given(folder.clips(answered), clock, 5)) == ["b.mp4", "c.mp4"]
+    assert list(collect(folder.iter_stable_files(answered), clock, 5)) == ["b.mp4", "c.mp4"]
 
 
 @pytest.mark.parametrize("name", ["missing", "file"])
-def test_what_is_no_folder_cannot_be_watched(name: str, tmp_path: Path) -> None:
+def test_missing_folder_or_file_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="create it, or check"):
         FolderWatcher(tmp_path / name)
@@ -208,7 +206,7 @@ def stop() -> None:
     raise KeyboardInterrupt
 
 
-def test_records_come_on_standard_output_as_they_are_made(inbox: Path, smile: Path, clock: Clock) -> None:
+def test_records_are_written_to_stdout_at_once(inbox: Path, smile: Path, clock: Clock) -> None:
     (inbox / "empty.mp4").touch()
     shutil.copy(smile, inbox)
     for form, lines in (("jsonl", 2), ("csv", 3), ("table", 5)):
@@ -234,7 +232,7 @@ def test_records_come_on_standard_output_as_they_are_made(inbox: Path, smile: Pa
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_status_2(
+def test_wrong_usage_exits_with_2(
     arguments: list[str], inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -243,13 +241,13 @@ def test_wrong_usage_is_status_2(
     assert os.listdir(tmp_path) == ["inbox"]
 
 
-def test_a_folder_that_is_missing_is_status_2(tmp_path: Path) -> None:
+def test_missing_folder_exits_with_2(tmp_path: Path) -> None:
     assert run(tmp_path / "missing").exit_code == 2
 
 
 @pytest.fixture
 def started(inbox: Path, tmp_path: Path) -> Iterator[Callable[[], SimpleNamespace]]:
-    """Starts the command as a service would; whatever is left of it is killed."""
+    """Start the command as a service would, and kill it after the test."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start() -> SimpleNamespace:
@@ -274,12 +272,12 @@ def started(inbox: Path, tmp_path: Path) -> Iterator[Callable[[], SimpleNamespac
     yield start
     for process in running:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the workers too, or they would hold the pipe
+            os.killpg(process.pid, signal.SIGKILL)  # including the workers, which would keep the pipe open
         process.communicate()
 
 
 def answered(output: Path, count: int) -> list[tuple[str, str]]:
-    """Name and status of the records, when there are so many."""
+    """Wait for a number of records, and return their names and statuses."""
     deadline = time.monotonic() + 60
     found: list[tuple[str, str]] = []
     while time.monotonic() < deadline and len(found) < count:
@@ -289,7 +287,7 @@ def answered(output: Path, count: int) -> list[tuple[str, str]]:
     return found
 
 
-def test_each_clip_is_answered_once_across_restarts(
+def test_each_clip_is_classified_once_across_restarts(
     started: Callable[[], SimpleNamespace], inbox: Path, tmp_path: Path, smile: Path, scenery: Path
 ) -> None:
     output = tmp_path / "out.jsonl"

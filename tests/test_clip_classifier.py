@@ -1,4 +1,4 @@
-"""A clip classifier takes the statistics that its card names and answers in the order of its labels."""
+"""Clip classifiers take the statistics of their card and return probabilities in the order of its labels."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ FEATURES = ClipFeatures(
 
 
 def classifier(
-    folder: Path, weights: list[list[float]], only: list[str] | None = None, **card: object
+    folder: Path, weights: list[list[float]], allowed: list[str] | None = None, **card: object
 ) -> ClipClassifier:
     model = registry.load_model(str(toy_models.classifier(folder / "toy.onnx", weights, **card)), "classifier")
-    return ClipClassifier(model.session, model.card, only)
+    return ClipClassifier(model.session, model.card, allowed)
 
 
-def chooses(column: int, of: int) -> list[list[float]]:
-    """Weights under which each label's sum is the feature of that number times the label's number plus one."""
+def selecting_weights(column: int, of: int) -> list[list[float]]:
+    """Weights that make the logit of label i the selected feature times i + 1."""
     return [[float(label + 1) * (row == column) for label in range(3)] for row in range(of)]
 
 
 @pytest.mark.parametrize("labels", [["anger", "fear", "joy"], ["joy", "anger", "fear"], ["c", "a", "b"]])
 def test_probabilities_follow_the_order_of_the_labels(tmp_path: Path, labels: list[str]) -> None:
-    answer = classifier(tmp_path, [[0, 1, 2], [0, 0, 0]], labels=labels)(FEATURES)
+    prediction = classifier(tmp_path, [[0, 1, 2], [0, 0, 0]], labels=labels)(FEATURES)
     true = np.exp([0, 1, 2]) / np.exp([0, 1, 2]).sum()
-    assert list(answer.probabilities) == labels
-    assert list(answer.probabilities.values()) == pytest.approx(true)
-    assert answer.label == labels[2]
-    assert answer.confidence == pytest.approx(true[2])
-    assert all(type(p) is float for p in answer.probabilities.values())
+    assert list(prediction.probabilities) == labels
+    assert list(prediction.probabilities.values()) == pytest.approx(true)
+    assert prediction.label == labels[2]
+    assert prediction.confidence == pytest.approx(true[2])
+    assert all(type(p) is float for p in prediction.probabilities.values())
 
 
 @pytest.mark.parametrize(
@@ -55,45 +55,43 @@ def test_probabilities_follow_the_order_of_the_labels(tmp_path: Path, labels: li
         (["expression.max", "embedding.std", "embedding.mean"], [0.5, 0.25, 4, 3, 1, 2]),
     ],
 )
-def test_statistics_are_concatenated_in_the_order_of_the_card(
-    tmp_path: Path, statistics: list[str], vector: list[float]
-) -> None:
+def test_statistics_are_concatenated_in_card_order(tmp_path: Path, statistics: list[str], vector: list[float]) -> None:
     for column, value in enumerate(vector):
-        answer = classifier(tmp_path, chooses(column, len(vector)), statistics=statistics)(FEATURES)
+        prediction = classifier(tmp_path, selecting_weights(column, len(vector)), statistics=statistics)(FEATURES)
         sums = np.array([1, 2, 3]) * value
-        assert list(answer.probabilities.values()) == pytest.approx(np.exp(sums) / np.exp(sums).sum(), rel=1e-5)
+        assert list(prediction.probabilities.values()) == pytest.approx(np.exp(sums) / np.exp(sums).sum(), rel=1e-5)
 
 
-def test_a_missing_statistic_is_named_beside_those_that_are_there(tmp_path: Path) -> None:
+def test_missing_statistic_is_named(tmp_path: Path) -> None:
     classify = classifier(tmp_path, [[0, 0, 0]], statistics=["embedding.mean", "age.mean", "gender.std"])
     with pytest.raises(ValueError, match=r"no statistic age\.mean, gender\.std among embedding\.mean, embedding\.std"):
         classify(FEATURES)
 
 
-def test_labels_that_do_not_match_the_outputs_are_refused(tmp_path: Path) -> None:
+def test_wrong_number_of_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelIncompatible, match="for the labels"):
         classifier(tmp_path, [[0, 0, 0], [0, 0, 0]], labels=["only", "two"])(FEATURES)
 
 
 @pytest.mark.parametrize(
-    "only", [["first", "second", "third"], ["third", "first"], ["second", "third"], ["second"]], ids=" ".join
+    "allowed", [["first", "second", "third"], ["third", "first"], ["second", "third"], ["second"]], ids=" ".join
 )
-def test_of_some_labels_the_probabilities_add_up_to_one_in_the_order_asked_for(tmp_path: Path, only: list[str]) -> None:
+def test_probabilities_of_allowed_labels_sum_to_one(tmp_path: Path, allowed: list[str]) -> None:
     weights = [[0, 1, 2], [0, 0, 0]]
-    every = classifier(tmp_path, weights)(FEATURES).probabilities
-    some = classifier(tmp_path, weights, only)(FEATURES)
-    whole = sum(every[label] for label in only)
-    assert list(some.probabilities) == only
-    assert some.probabilities == pytest.approx({label: every[label] / whole for label in only})
-    assert sum(some.probabilities.values()) == pytest.approx(1)
-    assert some.label == max(only, key=every.__getitem__)
+    unrestricted = classifier(tmp_path, weights)(FEATURES).probabilities
+    restricted = classifier(tmp_path, weights, allowed)(FEATURES)
+    total = sum(unrestricted[label] for label in allowed)
+    assert list(restricted.probabilities) == allowed
+    assert restricted.probabilities == pytest.approx({label: unrestricted[label] / total for label in allowed})
+    assert sum(restricted.probabilities.values()) == pytest.approx(1)
+    assert restricted.label == max(allowed, key=unrestricted.__getitem__)
 
 
-def test_labels_of_which_the_classifier_thinks_nothing_are_equally_likely(tmp_path: Path) -> None:
-    answer = classifier(tmp_path, [[0, 0, 200], [0, 0, 0]], ["first", "second"])(FEATURES)
-    assert answer.probabilities == {"first": 0.5, "second": 0.5}
+def test_allowed_labels_of_zero_probability_are_equally_likely(tmp_path: Path) -> None:
+    prediction = classifier(tmp_path, [[0, 0, 200], [0, 0, 0]], ["first", "second"])(FEATURES)
+    assert prediction.probabilities == {"first": 0.5, "second": 0.5}
 
 
-def test_labels_that_are_not_in_the_card_are_refused_all_at_once(tmp_path: Path) -> None:
+def test_unknown_labels_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="toy-classifier has no label calm, bored; it has first, second, third"):
         classifier(tmp_path, [[0, 0, 0], [0, 0, 0]], ["calm", "first", "bored"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from fervid.render.colors import EMOTIONS, colours, rgb
+from fervid.render.colors import EMOTIONS, assign_colors, hex_to_rgb
 
 SEEN = {
     "all cones": np.eye(3),
@@ -20,7 +20,7 @@ SEEN = {
 
 
 def linear(colour: str) -> np.ndarray:
-    value = np.array(rgb(colour)) / 255
+    value = np.array(hex_to_rgb(colour)) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
@@ -43,13 +43,13 @@ def test_every_colour_stands_out() -> None:
 
 
 def test_emotions_keep_their_colour_and_others_get_what_is_left() -> None:
-    assert colours(list(EMOTIONS)) == EMOTIONS
-    assert colours(["neutral"]) == {"neutral": EMOTIONS["neutral"]}
-    mixed = colours(["calm", "anger", "bored"])
+    assert assign_colors(list(EMOTIONS)) == EMOTIONS
+    assert assign_colors(["neutral"]) == {"neutral": EMOTIONS["neutral"]}
+    mixed = assign_colors(["calm", "anger", "bored"])
     assert mixed["anger"] == EMOTIONS["anger"]
     assert len(set(mixed.values())) == 3
-    assert len(set(colours([f"class {i}" for i in range(8)]).values())) == 8
-    assert len(colours([f"class {i}" for i in range(20)])) == 20
-    assert len(colours([*EMOTIONS, "ninth"])) == 9
-    assert colours([]) == {}
-    assert rgb("#0CC779") == (12, 199, 121)
+    assert len(set(assign_colors([f"class {i}" for i in range(8)]).values())) == 8
+    assert len(assign_colors([f"class {i}" for i in range(20)])) == 20
+    assert len(assign_colors([*EMOTIONS, "ninth"])) == 9
+    assert assign_colors([]) == {}
+    assert hex_to_rgb("#0CC779") == (12, 199, 121)

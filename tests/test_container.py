@@ -1,4 +1,4 @@
-"""What files are that are no videos, and what is said of them."""
+"""Errors for files that cannot be opened as a video."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refused(path: str | Path) -> InputError:
         (b"just text about <html>\n", "text"),
     ],
 )
-def test_what_only_has_the_name_of_a_video_is_told_for_what_it_is(content: bytes, words: str, tmp_path: Path) -> None:
+def test_unsupported_content_is_named(content: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
     error = refused(path)
@@ -43,7 +43,7 @@ def test_what_only_has_the_name_of_a_video_is_told_for_what_it_is(content: bytes
 
 
 @pytest.mark.parametrize("flags", ["write_colr", "faststart", "frag_keyframe+empty_moov"])
-def test_an_encrypted_video_is_told_to_be_one(flags: str, tmp_path: Path) -> None:
+def test_encrypted_video(flags: str, tmp_path: Path) -> None:
     key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "0" * 31 + "1", "encryption_kid": "0" * 32}
     path = clips.write(tmp_path / "clip.mp4", clips.scenery(5), muxer={**key, "movflags": flags})
     error = refused(path)
@@ -53,7 +53,7 @@ def test_an_encrypted_video_is_told_to_be_one(flags: str, tmp_path: Path) -> Non
     assert len(list(read_frames(plain))) > 0
 
 
-def test_many_small_boxes_cost_no_time(tmp_path: Path) -> None:
+def test_many_boxes_are_fast(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"\0\0\0\x08ftyp" + b"\0\0\0\x08free" * 1_000_000)
     assert "is encrypted" not in refused(path).message
@@ -62,26 +62,26 @@ def test_many_small_boxes_cost_no_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("https://host/a.mp4", "https://host/a.mp4 is a URL, and files of this machine are read"),
+        ("https://host/a.mp4", "https://host/a.mp4 is a URL, and only local files are read"),
         ("rtsp://camera/1", "rtsp://camera/1 is a URL"),
         ("s3://bucket/a.mp4", "--engine ray"),
         ("file:///no/such.mp4", "file:///no/such.mp4 is a URL; name the file by its path"),
     ],
 )
-def test_a_url_is_told_to_be_one(url: str, words: str) -> None:
+def test_url_is_named_in_error(url: str, words: str) -> None:
     error = refused(url)
     assert isinstance(error, InputNotFound)
     assert words in error.message
 
 
 @pytest.mark.parametrize("place", ["/dev/fd/987", "/proc/self/fd/987"])
-def test_a_process_substitution_is_a_pipe_that_no_other_process_has(place: str) -> None:
+def test_process_substitution_is_a_pipe(place: str) -> None:
     error = refused(place)
     assert isinstance(error, InputUnreadable)
     assert f"{place} is a pipe" in error.message
 
 
-def test_a_dangling_link_is_told_with_what_it_leads_to(tmp_path: Path) -> None:
+def test_dangling_link_names_target(tmp_path: Path) -> None:
     link = tmp_path / "clip.mp4"
     link.symlink_to("../annex/SHA256-1.mp4")
     error = refused(link)
@@ -89,7 +89,7 @@ def test_a_dangling_link_is_told_with_what_it_leads_to(tmp_path: Path) -> None:
     assert "is a link to ../annex/SHA256-1.mp4, which does not exist" in error.message
 
 
-def test_a_folder_that_may_be_listed_is_told_to_be_given_as_one(tmp_path: Path) -> None:
+def test_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputUnreadable, match="is a folder; name the files in it"):
         open_file(tmp_path)
     assert os.listdir(tmp_path) == []

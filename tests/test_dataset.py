@@ -15,7 +15,7 @@ from fervid.learn.dataset import (
     Dataset,
     Sample,
     filter_labels,
-    frames,
+    frame_files,
     label_counts,
     labels_with_few_people,
     load_dataset,
@@ -37,7 +37,7 @@ def test_what_a_class_holds_besides_clips_is_counted(root: Path) -> None:
     passed_over = PassedOver(advice="")
     found = load_dataset(str(root), passed_over=passed_over)
     assert [sample.path.name for sample in found.samples] == ["d.mp4", "a.mp4", "e"]
-    assert str(passed_over) == "2 files are no videos, 1 folder was not searched"
+    assert str(passed_over) == "2 files are not videos, 1 folder was not searched"
 
 
 def plant(root: Path, *names: str) -> None:
@@ -75,7 +75,7 @@ def test_a_folder_is_the_label_of_its_videos_and_of_its_folders_of_pictures(root
         ("joy/a.AVI", "joy", None, None),
         ("joy/b.mp4", "joy", None, None),
     ]
-    assert [sample.where for sample in found.samples] == ["set/fear", "set/joy", "set/joy"]
+    assert [sample.source for sample in found.samples] == ["set/fear", "set/joy", "set/joy"]
     assert found.labels == ("fear", "joy")
     assert label_counts(found) == {"fear": 1, "joy": 2}
 
@@ -85,16 +85,16 @@ def test_folders_named_like_parts_of_a_split_may_lie_above_the_classes(root: Pat
     found = load_dataset(".")
     assert found.name == root.name
     assert [(s.path.name, s.split) for s in found.samples] == [("a.mp4", "train"), ("c.mp4", "test"), ("b.mp4", "val")]
-    assert [sample.path.name for sample in found.part("val").samples] == ["b.mp4"]
-    assert found.part("unheard of").samples == ()
+    assert [sample.path.name for sample in found.split("val").samples] == ["b.mp4"]
+    assert found.split("unheard of").samples == ()
 
 
 @pytest.mark.parametrize(
     ("stray", "said"),
     [
-        ("set/stray.mp4", r"set/stray\.mp4 lies beside the folders of the classes"),
-        ("set/fear/anna/a.mp4", r"set/fear holds no clips, but set/fear/anna does"),
-        ("set/fear/films/anna/1/a.mp4", r"set/fear holds no clips, but set/fear/films/anna/1 does"),
+        ("set/stray.mp4", r"set/stray\.mp4 is next to the class folders"),
+        ("set/fear/anna/a.mp4", r"set/fear has no clips, but set/fear/anna has"),
+        ("set/fear/films/anna/1/a.mp4", r"set/fear has no clips, but set/fear/films/anna/1 has"),
     ],
 )
 def test_clips_that_lie_in_no_class_are_not_passed_over(stray: str, said: str, root: Path) -> None:
@@ -105,13 +105,13 @@ def test_clips_that_lie_in_no_class_are_not_passed_over(stray: str, said: str, r
 
 def test_clips_beside_the_classes_of_a_part_are_not_passed_over(root: Path) -> None:
     plant(root, "train/joy/a.mp4", "train/stray.mp4", "train/other.mp4")
-    with pytest.raises(DatasetError, match=r"train/other\.mp4 lies beside .*2 such clips"):
+    with pytest.raises(DatasetError, match=r"train/other\.mp4 is next to .*2 such clips"):
         load_dataset(".")
 
 
 def test_labels_that_are_no_text_are_refused(root: Path) -> None:
     plant(root, "set/jo\udcffy/a.mp4", "set/calm/a.mp4")
-    with pytest.raises(DatasetError, match=r"labels that are no text in UTF-8.*rename the folder"):
+    with pytest.raises(DatasetError, match=r"labels that are not UTF-8.*rename the folder"):
         load_dataset("set")
 
 
@@ -123,18 +123,18 @@ def test_one_class_is_a_data_set_too(root: Path) -> None:
 def test_frames_are_sorted_as_people_count_and_hidden_ones_are_none(root: Path) -> None:
     names = ["f1.png", "f2.PNG", "f10.jpg", "f².jpg"]
     plant(root, "clip/._f1.png", "clip/sound.wav", *(f"clip/{name}" for name in reversed(names)), "clip/g1.png")
-    assert [path.name for path in frames(root / "clip")] == [*names, "g1.png"]
-    assert [path.name for path in frames(root / "clip" / "f*")] == names
-    assert frames(root / "clip" / "sound.wav") == [root / "clip" / "sound.wav"]
-    assert frames(root / "clip" / "*.wav") == []
-    assert frames(root / "nowhere" / "*.png") == []
+    assert [path.name for path in frame_files(root / "clip")] == [*names, "g1.png"]
+    assert [path.name for path in frame_files(root / "clip" / "f*")] == names
+    assert frame_files(root / "clip" / "sound.wav") == [root / "clip" / "sound.wav"]
+    assert frame_files(root / "clip" / "*.wav") == []
+    assert frame_files(root / "nowhere" / "*.png") == []
 
 
 @pytest.mark.parametrize("names", [(), ("a.mp4",), ("joy/notes.txt",), ("train/a.mp4",)], ids=str)
 def test_a_folder_without_clips_in_classes_is_an_error(root: Path, names: tuple[str, ...]) -> None:
     (root / "set").mkdir()
     plant(root / "set", *names)
-    with pytest.raises(DatasetError, match=r"^set has no clips .* it is happiness/a\.mp4 or train/happiness/a\.mp4"):
+    with pytest.raises(DatasetError, match=r"^set has no clips .*, happiness/a\.mp4 or train/happiness/a\.mp4"):
         load_dataset("set")
 
 
@@ -161,7 +161,7 @@ def test_a_csv_names_clips_from_its_own_folder(root: Path) -> None:
         ("b.mp4", "fear", None, "val"),
         ("set/c", "fear", "bob", "test"),
     ]
-    assert [sample.where for sample in found.samples] == [f"set/list.csv:{line}" for line in (2, 5, 6)]
+    assert [sample.source for sample in found.samples] == [f"set/list.csv:{line}" for line in (2, 5, 6)]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_comma_in_a_name_between_semicolons_belongs_to_it(root: Path) -> None:
 def test_comments_between_json_lines(root: Path) -> None:
     text = '# mine\n{"path": "a.mp4", "label": "joy"}\n  # more\n{"path": "b.mp4", "label": "#fear"}\n'
     found = load_dataset(listed(root, text, "list.jsonl"))
-    assert [(sample.label, sample.where) for sample in found.samples] == [
+    assert [(sample.label, sample.source) for sample in found.samples] == [
         ("joy", "list.jsonl:2"),
         ("#fear", "list.jsonl:4"),
     ]
@@ -220,8 +220,8 @@ def test_json_lines(root: Path, name: str) -> None:
     text = "\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\r\n"
     found = load_dataset(listed(root, text, name))
     assert rows(found, root) == [("a.mp4", "joy", "7", None), ("b.mp4", "fear", None, None)]
-    assert [sample.where for sample in found.samples] == [f"{name}:1", f"{name}:3"]
-    assert found.target("valence").tolist() == [3, 0.5]
+    assert [sample.source for sample in found.samples] == [f"{name}:1", f"{name}:3"]
+    assert found.ratings("valence").tolist() == [3, 0.5]
 
 
 def test_further_columns_that_hold_numbers_only_are_ratings(root: Path) -> None:
@@ -235,13 +235,13 @@ def test_further_columns_that_hold_numbers_only_are_ratings(root: Path) -> None:
     assert [sample.label for sample in found.samples] == ["joy", None, "fear"]
     assert found.labels == ("fear", "joy")
     assert label_counts(found) == {"fear": 1, "joy": 1}
-    target = found.target("valence")
+    target = found.ratings("valence")
     assert target.dtype == np.float64
     assert target.tolist() == [10, 7, 7.5]
-    with pytest.raises(DatasetError, match=r"^no number for 'stress': b\.mp4 \(list\.csv:3\); .* for stress, valence$"):
-        found.target("stress")
-    with pytest.raises(DatasetError, match=r"'grade': a\.mp4 \(list\.csv:2\), b\.mp4 .*, c\.mp4 .*; there are numbers"):
-        found.target("grade")
+    with pytest.raises(DatasetError, match=r"^no rating 'stress': b\.mp4 \(list\.csv:3\); .* stress, valence$"):
+        found.ratings("stress")
+    with pytest.raises(DatasetError, match=r"'grade': a\.mp4 \(list\.csv:2\), b\.mp4 .*, c\.mp4 .*; the ratings are"):
+        found.ratings("grade")
 
 
 def test_a_list_without_ratings_says_so_and_no_clips_have_no_targets(root: Path) -> None:
@@ -249,9 +249,9 @@ def test_a_list_without_ratings_says_so_and_no_clips_have_no_targets(root: Path)
     found = load_dataset(
         listed(root, "path,label\n" + "".join(f"{name},joy\n" for name in names), clips=" ".join(names))
     )
-    with pytest.raises(DatasetError, match=r"list\.csv:4\) and 2 more; no column holds numbers only"):
-        found.target("valence")
-    assert Dataset("none", ()).target("valence").shape == (0,)
+    with pytest.raises(DatasetError, match=r"list\.csv:4\) and 2 more; no column holds only numbers"):
+        found.ratings("valence")
+    assert Dataset("none", ()).ratings("valence").shape == (0,)
 
 
 @pytest.mark.parametrize("column", [[True, 1], ["1", [2]], [{}, 1], ["one", 2]], ids=str)
@@ -264,50 +264,53 @@ def test_what_is_no_number_makes_no_rating(root: Path, column: list[object]) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", r"^list\.csv lists no clips; write a line for each"),
+        ("", r"^list\.csv lists no clips; add a line"),
         ("path,label\n\n", r"^list\.csv lists no clips"),
-        ("a.mp4,joy\n", r"^list\.csv:1 does not name path, but a\.mp4, joy; a list starts with .*path,label"),
-        ("\npath|label\na.mp4|joy\n", r"^list\.csv:2 does not name path, but path\|label"),
-        ("path;label\na.mp4;joy;\n", r"^list\.csv:2 has more fields .* what holds a semicolon in quotes"),
+        ("a.mp4,joy\n", r"^list\.csv:1: no column path among a\.mp4, joy; .*path,label"),
+        ("\npath|label\na.mp4|joy\n", r"^list\.csv:2: no column path among path\|label"),
+        ("path;label\na.mp4;joy;\n", r"^list\.csv:2 has more fields .* contain a semicolon"),
         ("# clips\npath,label\n# none yet\n", r"^list\.csv lists no clips"),
         ("# one\npath,label\n# two\n,joy\n", r"^list\.csv:4 has no path"),
-        ("path,label,Path\n", r"^list\.csv:1 names path twice"),
+        ("path,label,Path\n", r"^list\.csv:1: duplicate column path"),
         ("path,label\n,joy\n", r"^list\.csv:2 has no path"),
-        ("path,label\na.mp4,joy\nb.mp4\n", r"^list\.csv:3 has no label, and no column of numbers instead"),
+        ("path,label\na.mp4,joy\nb.mp4\n", r"^list\.csv:3 has no label and no rating"),
         ("path,lable\na.mp4,joy\n", r"^list\.csv:2 has no label"),
         ("path,valence\na.mp4,1\nb.mp4,\n", r"^list\.csv:3 has no label"),
-        ("path,label,split\na.mp4,joy,dev\n", r"^list\.csv:2: 'dev' is no part of a split; write train, val or test"),
-        ("path,label\na.mp4,joy,\n", r"^list\.csv:2 has more fields than the header; put what holds a comma in quotes"),
+        ("path,label,split\na.mp4,joy,dev\n", r"^list\.csv:2: unknown split 'dev'; use train, val or test"),
+        (
+            "path,label\na.mp4,joy,\n",
+            r"^list\.csv:2 has more fields than the header; quote .* comma",
+        ),
         (
             'path,label\na.mp4,joy\n"b.mp4,joy\nc.mp4,fear\n',
-            r"^list\.csv:3 is no CSV \(unexpected end of data\); close",
+            r"^list\.csv:3 is not valid CSV \(unexpected end of data\); close",
         ),
-        ('path,label\n"a.mp4"x,joy\n', r"^list\.csv:2 is no CSV .*; close each quote, and double those in a field"),
-        (f"path,label\na.mp4,{'x' * 140_000}\n", r"^list\.csv:2 is no CSV \(field larger than field limit"),
-        ("path,label\na.mp4,jo\0y\n", r"^list\.csv:2 holds a NUL character; give a folder"),
+        ('path,label\n"a.mp4"x,joy\n', r"^list\.csv:2 is not valid CSV .*; close every quote"),
+        (f"path,label\na.mp4,{'x' * 140_000}\n", r"^list\.csv:2 is not valid CSV \(field larger than field limit"),
+        ("path,label\na.mp4,jo\0y\n", r"^list\.csv:2 contains a NUL character; give a folder"),
         (
             b"\xef\xbb\xbfpath,label\na.mp4,joy\nb.mp4,\xe4rger\n",
-            r"^list\.csv:3 is no text in UTF-8; .* or afew:FOLDER, ck",
+            r"^list\.csv:3 is not UTF-8 text; .* or afew:FOLDER, ck",
         ),
-        ("path,label\n".encode("utf-16"), r"^list\.csv:1 is no text in UTF-8"),
-        ("path,x\na.mp4,1\nb.mp4,nan\n", r"^list\.csv:3: x is nan; leave it empty, or leave out the clip"),
+        ("path,label\n".encode("utf-16"), r"^list\.csv:1 is not UTF-8 text"),
+        ("path,x\na.mp4,1\nb.mp4,nan\n", r"^list\.csv:3: x is nan; leave the cell empty, or remove the line"),
         ("path,x\na.mp4,-inf\n", r"^list\.csv:2: x is -inf"),
         (
             "path,label\na.mp4,joy\nno.mp4,joy\n*.mp4,joy\n",
-            r"^no such video or folder of pictures: no\.mp4 \(list\.csv:3\)",
+            r"^no such video or image folder: no\.mp4 \(list\.csv:3\)",
         ),
-        (f"path,label\n{'x' * 5000},joy\n", r"^no such video or folder .*; check the spelling"),
+        (f"path,label\n{'x' * 5000},joy\n", r"^no such video or .*; check the spelling"),
         (
             "path,label\na.mp4,joy\nb.mp4,joy\n./a.mp4,fear\n",
-            r"^listed before: a\.mp4 \(list\.csv:4, before at list\.csv:2",
+            r"^duplicate clips: a\.mp4 \(list\.csv:4, first at list\.csv:2",
         ),
         (
             "path,label,split\na.mp4,joy,train\nb.mp4,joy,\n",
-            r"^in no part of the split: b\.mp4 \(list\.csv:3\); say train",
+            r"^no split: b\.mp4 \(list\.csv:3\); add train",
         ),
         (
             "path,label,person,split\na.mp4,joy,ann,train\nb.mp4,joy,bob,test\nc.mp4,joy,ann,test\n",
-            r"^people on both sides of the split: c\.mp4 \(list\.csv:4, 'ann' in test; in train at list\.csv:2\); keep",
+            r"^people in two splits: c\.mp4 \(list\.csv:4, 'ann' in test; in train at list\.csv:2\); keep",
         ),
     ],
     ids=lambda value: str(value)[:40],
@@ -320,21 +323,24 @@ def test_what_is_wrong_with_a_csv_is_said_with_its_line(root: Path, text: str | 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", r"^l\.jsonl:2 is no JSON \(.*\); write an object in each line"),
-        ("[" * 200_000, r"^l\.jsonl:2 is no JSON \(.*recursion"),
-        ('["a.mp4", "joy"]', r'^l\.jsonl:2 is no object; write \{"path": \.\.\., "label": \.\.\.\} in each line'),
+        ("{", r"^l\.jsonl:2 is not valid JSON \(.*\); write one object per line"),
+        ("[" * 200_000, r"^l\.jsonl:2 is not valid JSON \(.*recursion"),
+        (
+            '["a.mp4", "joy"]',
+            r"^l\.jsonl:2 is not a JSON object; write",
+        ),
         ('{"label": "joy"}', r"^l\.jsonl:2 has no path"),
         ('{"path": "a.mp4"}', r"^l\.jsonl:2 has no label"),
-        ('{"path": 3, "label": "joy"}', r"^l\.jsonl:2: path is no text but of type int; put it in quotes"),
-        ('{"path": "a.mp4", "label": 3}', r"^l\.jsonl:2: label is no text but of type int"),
-        ('{"path": "a.mp4", "label": ["joy"]}', r"^l\.jsonl:2: label is no text but of type list"),
-        ('{"path": "a.mp4", "label": "joy", "person": 0.5}', r"^l\.jsonl:2: person is no text but of type float"),
-        ('{"path": "a.mp4", "label": "joy", "person": true}', r"^l\.jsonl:2: person is no text but of type bool"),
-        ('{"path": "a.mp4", "label": "joy", "split": 1}', r"^l\.jsonl:2: split is no text but of type int"),
+        ('{"path": 3, "label": "joy"}', r"^l\.jsonl:2: path must be a string, not int; put it in quotes"),
+        ('{"path": "a.mp4", "label": 3}', r"^l\.jsonl:2: label must be a string, not int"),
+        ('{"path": "a.mp4", "label": ["joy"]}', r"^l\.jsonl:2: label must be a string, not list"),
+        ('{"path": "a.mp4", "label": "joy", "person": 0.5}', r"^l\.jsonl:2: person must be a string, not float"),
+        ('{"path": "a.mp4", "label": "joy", "person": true}', r"^l\.jsonl:2: person must be a string, not bool"),
+        ('{"path": "a.mp4", "label": "joy", "split": 1}', r"^l\.jsonl:2: split must be a string, not int"),
         ('{"path": "a.mp4", "x": NaN}', r"^l\.jsonl:2: x is nan"),
         (f'{{"path": "a.mp4", "x": 1{"0" * 400}}}', r"^l\.jsonl:2: x is inf"),
-        ('{"path": "a\\u0000.mp4", "label": "joy"}', r"^no such video or folder of pictures: .* \(l\.jsonl:2\)"),
-        ('{"path": "\\ud800.mp4", "label": "joy"}', r"^no such video or folder of pictures: .* \(l\.jsonl:2\)"),
+        ('{"path": "a\\u0000.mp4", "label": "joy"}', r"^no such video or image folder: .* \(l\.jsonl:2\)"),
+        ('{"path": "\\ud800.mp4", "label": "joy"}', r"^no such video or image folder: .* \(l\.jsonl:2\)"),
     ],
     ids=lambda value: value[:40],
 )
@@ -347,7 +353,7 @@ def test_only_the_classes_that_may_occur(root: Path) -> None:
     source = listed(root, "path,label,x\na.mp4,joy,1\nb.mp4,sad,2\nc.mp4,,3\n")
     assert len(load_dataset(source).samples) == 3
     with pytest.raises(
-        DatasetError, match=r"classes joy, fear: b\.mp4 \(list\.csv:3, 'sad'\), c\.mp4 .*, no label\); cor"
+        DatasetError, match=r"labels other than joy, fear: b\.mp4 \(list\.csv:3, 'sad'\), c\.mp4 .*, no label\); cor"
     ):
         load_dataset(source, labels=("joy", "fear"))
 
@@ -364,14 +370,14 @@ def test_the_clips_of_some_classes() -> None:
 def test_links_to_one_clip_are_one_clip(root: Path) -> None:
     plant(root, "fear/a.mp4", "joy/b.mp4")
     (root / "joy" / "a.mp4").symlink_to("../fear/a.mp4")
-    with pytest.raises(DatasetError, match=r"^listed before: joy/a\.mp4 \(joy, before at fear\); keep one"):
+    with pytest.raises(DatasetError, match=r"^duplicate clips: joy/a\.mp4 \(joy, first at fear\); keep one"):
         load_dataset(".")
 
 
 def test_a_dangling_link_is_no_clip(root: Path) -> None:
     plant(root, "joy/b.mp4")
     (root / "joy" / "a.mp4").symlink_to("nowhere.mp4")
-    with pytest.raises(DatasetError, match=r"^no such video or folder of pictures: joy/a\.mp4 \(joy\)"):
+    with pytest.raises(DatasetError, match=r"^no such video or image folder: joy/a\.mp4 \(joy\)"):
         load_dataset(".")
 
 
@@ -382,10 +388,10 @@ def test_a_dangling_link_is_no_clip(root: Path) -> None:
         ("", r"cannot be read \(Is a directory\)"),
         (
             "affwild:/data",
-            r"^no data set is known as 'affwild'; there are afew, ck\+, crema-d, kerc2020, ravdess, vgaf$",
+            r"^unknown data set 'affwild'; use one of afew, ck\+, crema-d, kerc2020, ravdess, vgaf$",
         ),
-        ("ravdess:none", r"^'none' is no folder; give NAME:FOLDER"),
-        ("ravdess:", r"^'' is no folder"),
+        ("ravdess:none", r"^'none' is not a folder; give NAME:FOLDER"),
+        ("ravdess:", r"^'' is not a folder"),
     ],
 )
 @pytest.mark.usefixtures("root")
@@ -426,9 +432,7 @@ def test_a_known_set_that_is_not_there_says_how_it_looks(root: Path, name: str) 
     plant(root, "joy/notes.txt", "joy/a/1.png")
     with pytest.raises(DatasetError) as caught:
         load_dataset(f"{name.upper()}:{root}")
-    assert str(caught.value).endswith(
-        f"has no clips in the layout that is looked for; it is {KNOWN_LAYOUTS[name].looks}"
-    )
+    assert str(caught.value).endswith(f"has no clips in the expected layout, {KNOWN_LAYOUTS[name].example}")
 
 
 def test_a_tilde_is_the_home_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,12 +453,12 @@ def test_afew(root: Path, parts: tuple[str, str]) -> None:
         (f"{val}/Happy/3", "happiness", None, "val"),
         (f"{val}/Sad/4.avi", "sadness", None, "val"),
     ]
-    assert found.samples[0].where == f"{train}/Angry"
+    assert found.samples[0].source == f"{train}/Angry"
 
 
 def test_afew_names_a_video_in_a_class_that_it_does_not_have(root: Path) -> None:
     plant(root, "Train_AFEW/Angry/1.avi", "Train_AFEW/Bored/2.avi")
-    with pytest.raises(DatasetError, match=r"^Train_AFEW/Bored/2\.avi is in none of AFEW's classes, angry, .*rename"):
+    with pytest.raises(DatasetError, match=r"^Train_AFEW/Bored/2\.avi is in none of the AFEW classes angry, .*rename"):
         load_dataset("afew:.")
 
 
@@ -472,24 +476,24 @@ def test_vgaf(root: Path) -> None:
         ("Val/9_1.mp4", "negative", None, "val"),
     ]
     lines = ["Train_labels.txt:2", "Train_labels.txt:3", "Train_labels.txt:5", "Val_labels.txt:1"]
-    assert [sample.where for sample in found.samples] == lines
+    assert [sample.source for sample in found.samples] == lines
 
 
 @pytest.mark.parametrize(
     ("files", "labels", "words"),
     [
-        ("Train/1.mp4", None, r"^Train_labels\.txt cannot be read .*; unpack the annotations of the set there too"),
+        ("Train/1.mp4", None, r"^Train_labels\.txt cannot be read .*; unpack the annotations"),
         (
             "Train/1.mp4",
             "1 1\n2 1\n",
-            r"^no such video or .*: Train/2\.mp4 \(Train_labels\.txt:2\); .* all was unpacked",
+            r"^no such video or .*: Train/2\.mp4 \(Train_labels\.txt:2\); .* everything is unpacked",
         ),
-        ("", "1 1\n", r"^no such video or folder of pictures: Train/1\.mp4"),
-        ("Train/1.mp4", "1 4\n", r"^Train_labels\.txt:1 is no name of a clip and then 1, 2 or 3"),
-        ("Train/1.mp4", "name label\n1 x\n", r"^Train_labels\.txt:2 is no name"),
-        ("Train/1.mp4", "1 1 1\n", r"^Train_labels\.txt:1 is no name"),
-        ("Train/1.mp4", "1\n", r"^Train_labels\.txt:1 is no name"),
-        ("Train/1.mp4", "name label\n", r"^\. has no clips in the layout"),
+        ("", "1 1\n", r"^no such video or image folder: Train/1\.mp4"),
+        ("Train/1.mp4", "1 4\n", r"^Train_labels\.txt:1 must be the name of a clip and 1, 2 or 3"),
+        ("Train/1.mp4", "name label\n1 x\n", r"^Train_labels\.txt:2 must be the name"),
+        ("Train/1.mp4", "1 1 1\n", r"^Train_labels\.txt:1 must be the name"),
+        ("Train/1.mp4", "1\n", r"^Train_labels\.txt:1 must be the name"),
+        ("Train/1.mp4", "name label\n", r"^\. has no clips in the expected layout"),
     ],
 )
 def test_vgaf_with_files_that_lack_or_labels_that_are_none(
@@ -541,7 +545,7 @@ def test_crema_d(root: Path, top: str) -> None:
 def test_a_clip_whose_name_says_no_class_is_named(root: Path, name: str, stray: str) -> None:
     plant(root, f"videos/{stray}")
     with pytest.raises(
-        DatasetError, match=rf"^videos/{stray.split('/')[0]} has no name like [\w-]+; correct it, or move"
+        DatasetError, match=rf"^the name of videos/{stray.split('/')[0]} is not like [\w-]+; correct it, or move"
     ):
         load_dataset(f"{name}:.")
 
@@ -570,14 +574,14 @@ def test_ck_plus(root: Path, images: str, emotion: str) -> None:
         (f"{images}S010/004", "surprise", "S010", None),
         (f"{images}S011/001", "neutral", "S011", None),
     ]
-    assert found.samples[0].where == f"{emotion.format('S005', '001')}S005_001_00000002_emotion.txt"
+    assert found.samples[0].source == f"{emotion.format('S005', '001')}S005_001_00000002_emotion.txt"
 
 
 @pytest.mark.parametrize("text", ["", "8", "1.5", "-1", "nan", "happy", "3 4", "3\n4"], ids=repr)
 def test_ck_plus_names_a_file_that_holds_no_emotion(root: Path, text: str) -> None:
     plant(root, "cohn-kanade-images/S005/001/S005_001_00000001.png")
     (root / "S005_001_00000001_emotion.txt").write_text(text)
-    with pytest.raises(DatasetError, match=r"^S005_001_00000001_emotion\.txt holds no number from 0 to 7"):
+    with pytest.raises(DatasetError, match=r"^S005_001_00000001_emotion\.txt must contain a number from 0 to 7"):
         load_dataset("ck+:.")
 
 
@@ -614,17 +618,17 @@ def test_kerc2020(root: Path) -> None:
         ("frame_img/v5-face_*.jpg", "positive", "train"),
         ("new_Test_img/637_*.jpg", "positive", "val"),
     ]
-    assert [path.name for path in frames(found.samples[0].path)] == ["v1-face_0.jpg", "v1-face_1.jpg"]
-    assert [path.name for path in frames(found.samples[-1].path)] == ["637_1.jpg", "637_9.jpg", "637_10.jpg"]
-    assert found.samples[0].where == "train_mean.csv:4"
+    assert [path.name for path in frame_files(found.samples[0].path)] == ["v1-face_0.jpg", "v1-face_1.jpg"]
+    assert [path.name for path in frame_files(found.samples[-1].path)] == ["637_1.jpg", "637_9.jpg", "637_10.jpg"]
+    assert found.samples[0].source == "train_mean.csv:4"
     assert found.samples[-1].ratings == {"valence": 9, "arousal": 1, "stress": 5.25}
-    assert found.part("train").target("stress").tolist() == [7] * 5
+    assert found.split("train").ratings("stress").tolist() == [7] * 5
 
 
 def test_kerc2020_takes_the_table_of_the_baseline_if_there_are_two(root: Path) -> None:
     kerc(root, HEADER + "Train/0010.mp4,5.9,3.9,0\n", HEADER + "Val/0637.mp4,4.3,5.4,5.6\n")
     (root / "CODE_Baseline" / "csv" / "train_mean.csv").write_text(HEADER + "Train/0010.mp4,5.9,3.9,3.8\n")
-    assert load_dataset("kerc2020:.").target("stress").tolist() == [3.8, 5.6]
+    assert load_dataset("kerc2020:.").ratings("stress").tolist() == [3.8, 5.6]
 
 
 @pytest.mark.parametrize(
@@ -634,15 +638,15 @@ def test_kerc2020_takes_the_table_of_the_baseline_if_there_are_two(root: Path) -
         ("", r"^\. has no clips"),
         (
             HEADER + "Train/0001.mp4,5.9,3.9,0\n",
-            r"^train_mean\.csv:2 is no clip with valence, .*take CODE_Baseline/csv/tr",
+            r"^train_mean\.csv:2 must be a clip with valence, .*use CODE_Baseline/csv/tr",
         ),
-        ("Train/0001.mp4,5.9,3.9,9.1\n", r"^train_mean\.csv:1 is no clip"),
-        ("Train/0001.mp4,nan,3.9,9\n", r"^train_mean\.csv:1 is no clip"),
-        ("Train/0001.mp4,high,3.9,9\n", r"^train_mean\.csv:1 is no clip"),
-        ("Train/0001.mp4,5,4\n", r"^train_mean\.csv:1 is no clip"),
-        ("Train/0001.mp4,5,4,3,2\n", r"^train_mean\.csv:1 is no clip"),
-        ("one.mp4,5,4,3\n", r"^train_mean\.csv:1 is no clip"),
-        ("video_name,Arousal,Valence,Stress\n", r"^train_mean\.csv:1 is no clip"),
+        ("Train/0001.mp4,5.9,3.9,9.1\n", r"^train_mean\.csv:1 must be a clip"),
+        ("Train/0001.mp4,nan,3.9,9\n", r"^train_mean\.csv:1 must be a clip"),
+        ("Train/0001.mp4,high,3.9,9\n", r"^train_mean\.csv:1 must be a clip"),
+        ("Train/0001.mp4,5,4\n", r"^train_mean\.csv:1 must be a clip"),
+        ("Train/0001.mp4,5,4,3,2\n", r"^train_mean\.csv:1 must be a clip"),
+        ("one.mp4,5,4,3\n", r"^train_mean\.csv:1 must be a clip"),
+        ("video_name,Arousal,Valence,Stress\n", r"^train_mean\.csv:1 must be a clip"),
         ("Train/0007.mp4,5,4,3\n", r"^no such .*: frame_img/v7-face_\*\.jpg \(train_mean\.csv:1\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Faces are found where they are, at any size of frame, and candidates become one face each."""
+"""Faces are detected at the right place in frames of any size, and candidates are merged into one face each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def detector(min_face: int = 24, name: str = "blazeface-back", **card: object) -
 
 
 def paste(canvas: np.ndarray, face: float, x: float, y: float) -> np.ndarray:
-    """Put the astronaut's head on the canvas, the face centred at x, y and `face` pixels wide; returns its box."""
+    """Paste the astronaut's head, the face centered at x, y and `face` pixels wide, and return the face's box."""
     zoom = face / (BOX[2] - BOX[0])
     head = clips.astronaut()[:200, 110:340]
     small = cv2.resize(head, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
@@ -42,7 +42,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def candidates(*boxes: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes, and as their landmarks two of their corners."""
+    """Return boxes (n, 4), and two corners of each as its landmarks (n, 2, 2)."""
     array = np.array(boxes, np.float32).reshape(-1, 4)
     return array, array.reshape(-1, 2, 2)
 
@@ -60,8 +60,8 @@ def candidates(*boxes: list[float]) -> tuple[np.ndarray, np.ndarray]:
         (100, 2000, 0.7),
     ],
 )
-def test_the_face_is_found_at_any_size_and_shape_of_frame(width: int, height: int, zoom: float) -> None:
-    (face,) = detector()(clips.portrait(width, height, zoom))
+def test_a_face_is_found_in_frames_of_any_shape(width: int, height: int, zoom: float) -> None:
+    (face,) = detector().detect(clips.portrait(width, height, zoom))
     shift = np.array([width / 2 - zoom * 222, height / 2 - zoom * 130])
     assert iou(face.box, zoom * BOX + np.tile(shift, 2)) > 0.8
     assert np.abs(face.landmarks[:2] - (zoom * EYES + shift)).max() < 0.08 * zoom * (BOX[2] - BOX[0])
@@ -71,39 +71,39 @@ def test_the_face_is_found_at_any_size_and_shape_of_frame(width: int, height: in
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 8), (1, 300), (300, 1), (2, 2000), (2000, 2), (64, 64)])
 @pytest.mark.parametrize("min_face", [6, 24])
-def test_a_frame_too_small_for_a_face_has_none(shape: tuple[int, int], min_face: int) -> None:
-    assert detector(min_face)(np.full((*shape, 3), 127, np.uint8)) == []
+def test_tiny_frames_have_no_face(shape: tuple[int, int], min_face: int) -> None:
+    assert detector(min_face).detect(np.full((*shape, 3), 127, np.uint8)) == []
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 240), (240, 320), (1280, 720), (1000, 90)])
 def test_scenery_has_no_face(width: int, height: int) -> None:
-    assert detector(24)(clips.scenery(1, width, height)[0]) == []
+    assert detector(24).detect(clips.scenery(1, width, height)[0]) == []
 
 
-def test_a_small_face_in_a_large_frame_is_found_in_the_tiles_only() -> None:
+def test_a_small_face_is_found_in_tiles_only() -> None:
     frame = clips.scenery(1, 1280, 720)[0]
     true = paste(frame, 17, 903, 411)
-    (face,) = detector(min_face=12)(frame)
+    (face,) = detector(min_face=12).detect(frame)
     assert iou(face.box, true) > 0.5
-    assert detector(min_face=12, smallest_face=0.001)(frame) == []
+    assert detector(min_face=12, smallest_face=0.001).detect(frame) == []
 
 
-def test_faces_of_every_size_between_tile_and_frame_are_found_once_and_sorted_by_area() -> None:
+def test_faces_of_all_sizes_are_found_once_sorted_by_area() -> None:
     frame = clips.scenery(1, 1920, 1080)[0]
     places = [(240, 400, 350), (110, 900, 200), (90, 1200, 250), (75, 1500, 330), (65, 1750, 200), (40, 1300, 800)]
     true = [paste(frame, *place) for place in places]
-    faces = detector(min_face=12)(frame)
+    faces = detector(min_face=12).detect(frame)
     assert [round(max(iou(face.box, box) for face in faces), 1) >= 0.7 for box in true] == [True] * len(true)
     assert len(faces) == len(true)
     assert [face.area for face in faces] == sorted((face.area for face in faces), reverse=True)
 
 
 @pytest.mark.parametrize(("min_face", "found"), [(40, 2), (75, 1), (170, 0)])
-def test_faces_below_the_smallest_size_are_left_out(min_face: int, found: int) -> None:
+def test_faces_below_min_face_are_dropped(min_face: int, found: int) -> None:
     frame = clips.scenery(1, 640, 400)[0]
     paste(frame, 150, 200, 200)
     paste(frame, 60, 500, 200)
-    assert len(detector(min_face)(frame)) == found
+    assert len(detector(min_face).detect(frame)) == found
 
 
 @pytest.mark.parametrize("size", [64, 128, 160, 320])
@@ -116,22 +116,22 @@ def test_boxes_and_landmarks_are_in_pixels_of_the_frame(
     frame = np.zeros((size, size, 3), np.uint8)
     bounds = [round(edge * cell) for edge in (row, row + 1, column, column + 1)]
     frame[bounds[0] : bounds[1], bounds[2] : bounds[3]] = 255
-    (face,) = Detector(model.session, model.card, int(cell))(frame)
+    (face,) = Detector(model.session, model.card, int(cell)).detect(frame)
     assert np.array(face.box) == pytest.approx(
         [column * cell, row * cell, (column + 1) * cell, (row + 1) * cell], abs=1e-3
     )
     assert face.landmarks[0] == pytest.approx([(column + 1 / 3) * cell, (row + 1 / 2) * cell], abs=1e-3)
 
 
-def test_a_face_in_a_tile_is_in_pixels_of_the_frame(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_faces_of_tiles_are_in_pixels_of_the_frame(tmp_path_factory: pytest.TempPathFactory) -> None:
     model = registry.load_model(str(toy_models.detector(tmp_path_factory.mktemp("toy") / "toy.onnx")), "detector")
     frame = np.zeros((64, 128, 3), np.uint8)
     frame[8:12, 84:88] = 255  # the second tile begins at column 32, the third at 64
-    (face,) = Detector(model.session, model.card, 4)(frame)
+    (face,) = Detector(model.session, model.card, 4).detect(frame)
     assert face.box == (84, 8, 88, 12)
 
 
-def test_tiles_of_every_size_go_through_the_network_one_by_one() -> None:
+def test_tiles_are_run_one_by_one() -> None:
     sizes = []
 
     def run(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -140,7 +140,7 @@ def test_tiles_of_every_size_go_through_the_network_one_by_one() -> None:
         return [np.zeros((count, 5, 4)), np.zeros((count, 5, 2, 2)), np.zeros((count, 5))]
 
     card = {"input": {"size": 16}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.25}
-    assert Detector(SimpleNamespace(run=run), card, 5)(np.zeros((600, 900, 3), np.uint8)) == []
+    assert Detector(SimpleNamespace(run=run), card, 5).detect(np.zeros((600, 900, 3), np.uint8)) == []
     assert set(sizes) == {1}
     fine, coarse = tiles(600, 900, 20), [tiles(600, 900, side) for side in (40, 80, 160, 320, 640)]
     assert sum(sizes) == 1 + len(fine) + sum(map(len, coarse)) + 1  # the last with a border, as there is no sure face
@@ -160,7 +160,7 @@ def test_tiles_of_every_size_go_through_the_network_one_by_one() -> None:
     ],
 )
 @pytest.mark.parametrize("score", [0.0, 0.69, 0.7])
-def test_a_detector_of_any_input_size_is_given_no_more_pixels_than_its_smallest_face_needs(
+def test_flexible_inputs_are_no_larger_than_needed(
     frame: tuple[int, int],
     min_face: int | None,
     shapes: set[tuple[int, int]],
@@ -174,14 +174,14 @@ def test_a_detector_of_any_input_size_is_given_no_more_pixels_than_its_smallest_
         return [np.zeros((1, 5, 4)), np.zeros((1, 5, 2, 2)), np.full((1, 5), score)]
 
     card = {"input": {"size": 640, "multiple": 32}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 12 / 640}
-    assert Detector(SimpleNamespace(run=run), card, min_face)(np.zeros((*frame, 3), np.uint8)) == []
+    assert Detector(SimpleNamespace(run=run), card, min_face).detect(np.zeros((*frame, 3), np.uint8)) == []
     if score < 0.7:  # no face is sure, so one may fill the frame
         assert seen.pop() == bordered
     assert set(seen) == shapes
 
 
 def brightness(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """A detector to which whatever is bright is one face, even if it is cut off or a single pixel."""
+    """Act as a model that detects all bright pixels together as one face."""
     boxes = np.zeros((len(feed["images"]), 1, 4), np.float32)
     for box, image in zip(boxes[:, 0], feed["images"], strict=True):
         rows, columns = np.nonzero(image[..., 0] > 127)
@@ -195,7 +195,7 @@ def brightness(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
 def test_a_face_that_fills_the_frame_is_found(zoom: float, beyond: int) -> None:
     x1, y1, x2, y2 = BOX + np.array([beyond, beyond, -beyond, -beyond])
     frame = cv2.resize(clips.astronaut()[y1:y2, x1:x2], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
-    face = detector()(frame)[0]
+    face = detector().detect(frame)[0]
     assert iou(np.array(face.box) / zoom + [x1, y1, x1, y1], BOX) > 0.55
     assert face.score >= registry.load_model("blazeface-back", "detector").card["open_score"]
     assert np.abs(face.landmarks[:2] / zoom + [x1, y1] - EYES).max() < 20
@@ -205,36 +205,36 @@ def test_a_face_that_fills_the_frame_is_found(zoom: float, beyond: int) -> None:
 @pytest.mark.parametrize(
     ("sure", "share", "found"), [(0.0, 0.95, 1), (0.0, 0.42, 1), (0.0, 0.38, 0), (0.69, 0.95, 1), (0.71, 0.95, 0)]
 )
-def test_only_without_a_sure_face_a_large_one_is_looked_for_with_a_border(
+def test_the_padded_frame_is_searched_without_confident_detection(
     width: int, height: int, sure: float, share: float, found: int
 ) -> None:
     side = share * min(width, height)
     true = np.array([-5, 3, side - 5, side + 3], np.float32)
     longer = max(width, height)
     inputs = (true + 0.25 * longer) * 128 / (1.5 * longer)
-    answers = [(np.zeros(4, np.float32), sure), (inputs, 0.9)]
+    outputs = [(np.zeros(4, np.float32), sure), (inputs, 0.9)]
 
     def run(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        box, score = answers.pop(0)
+        box, score = outputs.pop(0)
         return [box.reshape(1, 1, 4), box.reshape(1, 1, 2, 2), np.full((1, 1), score, np.float32)]
 
     card = {"input": {"size": 128}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.05}
-    faces = Detector(SimpleNamespace(run=run), card, 32)(np.zeros((height, width, 3), np.uint8))
-    assert len(answers) == (sure >= 0.7)
+    faces = Detector(SimpleNamespace(run=run), card, 32).detect(np.zeros((height, width, 3), np.uint8))
+    assert len(outputs) == (sure >= 0.7)
     assert [face.box for face in faces] == [pytest.approx(true, abs=0.5)] * found
     for face in faces:
         assert face.landmarks == pytest.approx(true.reshape(2, 2), abs=0.5)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_face_across_the_border_of_a_tile_is_seen_whole_and_as_finely_as_can_be(seed: int) -> None:
+def test_a_face_across_tiles_is_found_whole_and_precisely(seed: int) -> None:
     random = np.random.default_rng(seed)
     card = {"input": {"size": 128}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.05}
     frame = np.zeros((400, 640, 3), np.uint8)
     side = int(random.integers(10, 39))
     x, y = (int(random.integers(0, length - side)) for length in (640, 400))
     frame[y : y + side, x : x + side] = 255
-    (face,) = Detector(SimpleNamespace(run=brightness), card, 8)(frame)
+    (face,) = Detector(SimpleNamespace(run=brightness), card, 8).detect(frame)
     pixel = 8 / 0.05 / 128
     assert np.abs(np.array(face.box) - [x, y, x + side, y + side]).max() <= (pixel / 2 if side < 0.2 * 160 else pixel)
 
@@ -243,45 +243,43 @@ def test_a_face_across_the_border_of_a_tile_is_seen_whole_and_as_finely_as_can_b
     ("width", "height", "side", "found"),
     [(320, 240, 10, 0), (320, 240, 14, 1), (640, 360, 14, 0), (640, 360, 18, 1), (360, 640, 14, 0), (1280, 720, 34, 1)],
 )
-def test_unless_told_faces_count_from_a_fortieth_of_the_longer_side_and_from_12_pixels(
-    width: int, height: int, side: int, found: int
-) -> None:
+def test_default_min_face_is_a_fortieth_and_at_least_12_px(width: int, height: int, side: int, found: int) -> None:
     card = {"input": {"size": 128}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.05}
     frame = np.zeros((height, width, 3), np.uint8)
     frame[100 : 100 + side, 120 : 120 + side] = 255
-    assert len(Detector(SimpleNamespace(run=brightness), card)(frame)) == found
+    assert len(Detector(SimpleNamespace(run=brightness), card).detect(frame)) == found
 
 
-def test_a_glance_shows_large_faces_and_overlooks_what_is_only_seen_in_tiles() -> None:
+def test_detect_coarse_finds_large_faces_only() -> None:
     canvas = np.full((1080, 1920, 3), 128, np.uint8)
     large, small = paste(canvas, 300, 500, 500), paste(canvas, 40, 1500, 300)
-    found = detector(24)(canvas)
+    found = detector(24).detect(canvas)
     assert [iou(face.box, box) > 0.5 for face, box in zip(found, (large, small), strict=True)] == [True, True]
-    [glanced] = detector(24).glance(canvas)
-    assert iou(glanced.box, large) > 0.5
+    [coarse] = detector(24).detect_coarse(canvas)
+    assert iou(coarse.box, large) > 0.5
 
 
 @pytest.mark.parametrize(("x", "y"), [(1500, 300), (80, 80), (1840, 1000)])
 @pytest.mark.parametrize("off", [-30, 0, 30])
-def test_a_face_is_seen_near_the_place_where_one_was(x: float, y: float, off: float) -> None:
+def test_detect_around_finds_a_face(x: float, y: float, off: float) -> None:
     canvas = np.full((1080, 1920, 3), 128, np.uint8)
     box = paste(canvas, 60, x, y)
     x1, y1, x2, y2 = box + off
-    [face] = detector(24).near(canvas, (x1, y1, x2, y2))
+    [face] = detector(24).detect_around(canvas, (x1, y1, x2, y2))
     assert iou(face.box, box) > 0.5
 
 
-def test_a_face_that_fills_the_frame_is_seen_near_the_place_where_it_was() -> None:
+def test_detect_around_finds_a_face_that_fills_the_frame() -> None:
     canvas = clips.portrait(200, 200, 1.9, 225, 126)
-    [found] = detector(24)(canvas)
-    [near] = detector(24).near(canvas, found.box)
+    [found] = detector(24).detect(canvas)
+    [near] = detector(24).detect_around(canvas, found.box)
     assert near.box == found.box
 
 
-def test_nobody_is_seen_near_a_place_where_nobody_is() -> None:
+def test_detect_around_an_empty_place_finds_nothing() -> None:
     canvas = np.full((480, 640, 3), 128, np.uint8)
     paste(canvas, 60, 500, 300)
-    assert detector(24).near(canvas, (100.0, 100.0, 160.0, 160.0)) == []
+    assert detector(24).detect_around(canvas, (100.0, 100.0, 160.0, 160.0)) == []
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 7, 20, 64])
@@ -296,13 +294,13 @@ def test_tiles_cover_every_pixel_and_overlap_by_a_quarter(side: int) -> None:
         assert all(0 < after - before <= max(1, 0.75 * side) for before, after in pairwise(starts))
 
 
-def test_tiles_are_laid_in_both_directions() -> None:
+def test_tiles_cover_both_directions() -> None:
     assert tiles(8, 8, 8) == [(0, 0, 8)]
     assert tiles(8, 9, 8) == [(0, 0, 8), (1, 0, 8)]
     assert tiles(14, 9, 8) == [(x, y, 8) for y in (0, 6) for x in (0, 1)]
 
 
-def test_no_candidates_are_no_faces() -> None:
+def test_no_candidates_give_no_faces() -> None:
     assert blend_overlapping(*candidates(), np.zeros(0, np.float32)) == []
 
 
@@ -355,9 +353,7 @@ def test_overlapping_candidates_are_blended_by_score(shift: float) -> None:
         "heads that touch",
     ],
 )
-def test_candidates_that_are_one_face_are_put_together(
-    boxes: list[list[float]], scores: list[float], kept: list[int]
-) -> None:
+def test_candidates_of_one_face_are_merged(boxes: list[list[float]], scores: list[float], kept: list[int]) -> None:
     faces = blend_overlapping(*candidates(*boxes), np.float32(scores))
     assert [list(face.box) for face in faces] == [boxes[i] for i in kept]
     assert all(isinstance(face, Face) for face in faces)
@@ -368,10 +364,10 @@ CLOSE_UPS = [(6, 640, 360, 6.81, 201, 106), (2, 320, 240, 2.46, 229, 111), (0, 6
 
 @pytest.mark.parametrize(("person", "width", "height", "zoom", "x", "y"), CLOSE_UPS, ids=str)
 def test_a_close_up_is_one_face(person: int, width: int, height: int, zoom: float, x: float, y: float) -> None:
-    assert len(detector()(clips.portrait(width, height, zoom, x, y, person))) == 1
+    assert len(detector().detect(clips.portrait(width, height, zoom, x, y, person))) == 1
 
 
-def test_merged_faces_come_in_falling_order_of_score_whatever_the_order_of_candidates() -> None:
+def test_merged_faces_are_sorted_by_score() -> None:
     random = np.random.default_rng(5)
     boxes, landmarks = candidates(*([30 * i, 0, 30 * i + 20, 20] for i in range(20)))
     scores = random.permutation(np.linspace(0.5, 0.95, 20)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""The pages: what they show runs, every command line in them parses, and the generated ones say what the code says.
+"""The documentation: its code blocks run, its command lines parse, and the generated pages agree with the code.
 
-Blocks are run by `walkthrough` in a clone that `stage` has set up, with clips in which one astronaut's face, bent, is
-everybody's. What a machine lacks for a page is told where its test is skipped; `make test-docs` brings what can be had.
+`docs_walkthrough` runs the blocks in a clone that `docs_stage` prepares, with clips of one astronaut's face, warped to
+stand for several people. A test that is skipped names what the machine lacks; `make test-docs` installs what PyPI has.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 import docs_stage
 import fervid
-from docs_walkthrough import Block, blocks, follow
+from docs_walkthrough import Block, read_blocks, run_blocks
 from fervid import cli as commands
 from fervid.cli import app
 from fervid.core import errors
@@ -37,7 +37,6 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
-SHORTHAND = ("network", "train", "|")  # in README.md stands for three commands
 
 _spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
 generate = importlib.util.module_from_spec(_spec)
@@ -49,7 +48,7 @@ COMMANDS = typer.main.get_command(app.app).commands
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which a reader has put clips."""
+    """Create a clone with clips."""
     place = docs_stage.clone(tmp_path_factory.mktemp("docs") / "fervid")
     docs_stage.videos(place)
     return place
@@ -57,7 +56,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shell(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which a page is followed, with `fervid` on the path."""
+    """Change to a folder with a clone, with `fervid` on the path."""
     place = tmp_path / "work"
     shutil.copytree(material, place)
     programs = docs_stage.programs(tmp_path / "bin", place / "examples" / "astronaut.mp4")
@@ -73,7 +72,7 @@ def shell(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @contextmanager
 def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a page takes for granted."""
+    """Provide what a page assumes."""
     shutil.copy(place / "examples" / "phone.mp4", place / "clip.mp4")
     shutil.copytree(place / "examples", place / "inbox")
     if page == "tutorial.md" and "INSTALL" in os.environ:
@@ -82,7 +81,7 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
     elif page == "tutorial.md":
         docs_stage.few_classifiers(place)
     around = {
-        "how-to/models.md": docs_stage.others,
+        "how-to/third-party-models.md": docs_stage.optional_models,
         "how-to/ray.md": docs_stage.cluster,
         "how-to/train.md": docs_stage.trained,
     }
@@ -97,38 +96,38 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
 SLOW = ("how-to/ray.md", "how-to/train.md", "papers/")
 RUN = [
     pytest.param(name, marks=[pytest.mark.slow] if name.startswith(SLOW) else [])
-    for name in (str(page.relative_to(DOCS)) for page in PAGES if any(block.runs for block in blocks(page)))
+    for name in (str(page.relative_to(DOCS)) for page in PAGES if any(block.runs for block in read_blocks(page)))
 ]
 
 
 @pytest.mark.parametrize("page", RUN)
-def test_what_a_page_shows_runs(page: str, shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_blocks_run(page: str, shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with setting(page, shell, monkeypatch):
-        left_out = follow(blocks(DOCS / page))
-    if left_out:
-        pytest.skip(f"all but what this machine lacks: {'; '.join(left_out)}")
+        skipped = run_blocks(read_blocks(DOCS / page))
+    if skipped:
+        pytest.skip(f"ran all blocks except: {'; '.join(skipped)}")
 
 
-def test_the_notebook_runs(shell: Path) -> None:
+def test_notebook_runs(shell: Path) -> None:
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] for cell in cells)
     os.chdir(shell / "examples")
-    follow([Block("python", "", "", False, "".join(cell["source"]), f"cell {n}") for n, cell in enumerate(cells)])
+    run_blocks([Block("python", "", "", False, "".join(cell["source"]), f"cell {n}") for n, cell in enumerate(cells)])
 
 
-def test_every_block_is_of_a_kind_that_is_run_or_read() -> None:
+def test_block_languages_are_known() -> None:
     for page in PAGES:
-        for block in blocks(page):
+        for block in read_blocks(page):
             known = ("bash", "python", "console", "text", "json", "ini", "docker", "snakemake")
             assert block.language in known, block.where
 
 
-@pytest.mark.parametrize("said", ["not run: why", "need: jq", "interrupted!"])
-def test_a_comment_before_a_block_that_says_something_else_is_caught(said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("comment", ["not run: why", "need: jq", "interrupted!"])
+def test_unknown_comment_before_block_is_an_error(comment: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"<!-- {said} -->\n```bash\ntrue\n```\n")
-    with pytest.raises(ValueError, match=said):
-        blocks(page)
+    page.write_text(f"<!-- {comment} -->\n```bash\ntrue\n```\n")
+    with pytest.raises(ValueError, match=comment):
+        read_blocks(page)
 
 
 @pytest.mark.parametrize(
@@ -137,26 +136,26 @@ def test_a_comment_before_a_block_that_says_something_else_is_caught(said: str, 
         ("", "false", "ended with 1"),
         ("<!-- interrupted -->\n", "trap 'exit 130' INT; sleep 0.1; exit 3", "ended with 3"),
         ("<!-- interrupted -->\n", "trap 'exit 2' INT; echo '\"ok\"'; sleep 60", "ended with 2"),
-        ("<!-- interrupted -->\n", "echo '\"error\"'; exit 130", "answered no clip"),
+        ("<!-- interrupted -->\n", "echo '\"error\"'; exit 130", "wrote no record"),
     ],
 )
-def test_a_block_that_fails_is_caught(
+def test_failing_block_is_an_error(
     marks: str, text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "page.md"
     page.write_text(f"{marks}```bash\n{text}\n```\n")
     with pytest.raises(AssertionError, match=words):
-        follow(blocks(page))
+        run_blocks(read_blocks(page))
 
 
 @pytest.mark.parametrize(
     "page", [DOCS / "index.md", DOCS / "tutorial.md", ROOT / "README.md"], ids=lambda page: page.stem
 )
-def test_the_table_that_is_shown_is_the_one_that_is_printed(page: Path, shell: Path) -> None:
-    """But for its figures, which differ a little from CPU to CPU."""
+def test_shown_table_matches_output(page: Path, shell: Path) -> None:
+    """Digits are ignored, because figures differ slightly between CPUs."""
     printed = CliRunner().invoke(app.app, ["classify", "examples", "--format", "table", "--progress", "none"]).stdout
-    [shown] = [block.text for block in blocks(page) if "coffee.mp4  " in block.text]
+    [shown] = [block.text for block in read_blocks(page) if "coffee.mp4  " in block.text]
     assert _without_figures(shown.partition("$ fervid classify examples/\n")[2] or shown) == _without_figures(printed)
 
 
@@ -168,24 +167,23 @@ def _without_figures(table: str) -> str:
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
-    """Every call of fervid in a script: its arguments, up to what redirects or joins it."""
+    """Yield the arguments of every call of fervid in a script, up to a redirection or pipe."""
     for line in re.sub(r"\\\n", " ", text).splitlines():
         lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
-        with contextlib.suppress(ValueError):  # a quote that goes on in the next line is none of ours
+        with contextlib.suppress(ValueError):  # a quote that continues on the next line is not a call of fervid
             words = list(lexer)
             for start in (i for i, word in enumerate(words) if word == "fervid"):
                 rest = words[start + 1 :]
                 called = start == 0 or words[start - 1] in ("|", "do", "then", "||", "&&")
-                if not (called or set(rest[:1]) & set(COMMANDS)):  # a name of something else, as an image
+                if not (called or set(rest[:1]) & set(COMMANDS)):  # another use of the name, such as a Docker image
                     continue
                 end = next((i for i, word in enumerate(rest) if re.fullmatch(r"[|;&<>()]+", word)), len(rest))
-                if tuple(rest[:3]) != SHORTHAND:
-                    yield rest[:end]
+                yield rest[:end]
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse as the command line does, without running; a wrong option raises."""
+    """Parse arguments without running the command; a wrong option raises."""
     command, name = typer.main.get_command(app.app), "fervid"
     while arguments and arguments[0] in getattr(command, "commands", ()):
         name = f"{name} {arguments[0]}"
@@ -200,10 +198,10 @@ def parse(arguments: list[str]) -> None:
     [*PAGES, ROOT / "README.md", *(ROOT / name for name in generate.ELSEWHERE)],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_every_command_line_parses(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_lines_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("FERVID_")]:
         monkeypatch.delenv(name)
-    for block in blocks(page):
+    for block in read_blocks(page):
         quoted = re.findall(r"[\"'](fervid .*?)[\"']", block.text) if block.title else []
         shown = [block.text] if block.language in ("bash", "console", "sh") else []
         for text in [*quoted, *shown]:
@@ -231,7 +229,7 @@ def test_command_lines_are_found(line: str, found: list[list[str]]) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["classify --frames 5", "clasify a.mp4", "train videos/", "classify --start noon x"])
-def test_a_command_line_that_is_wrong_is_caught(wrong: str) -> None:
+def test_wrong_command_line_is_an_error(wrong: str) -> None:
     with pytest.raises((AssertionError, Exception), match=r"frames|clasify|output|noon"):
         parse(wrong.split())
 
@@ -240,7 +238,7 @@ def test_a_command_line_that_is_wrong_is_caught(wrong: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+def test_links_to_files_exist(page: Path) -> None:
     generated = {DOCS / name for name in generate.pages()}
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", page.read_text()):
         path = Path(os.path.normpath(page.parent / target))
@@ -248,15 +246,35 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "papers").glob("*.md")), ids=lambda page: page.stem)
-def test_figures_beside_those_of_a_paper_stand_where_their_command_does(page: Path) -> None:
-    known = "".join((ROOT / name).read_text() for name in ("models/README.md", "benchmarks/README.md"))
-    for figure in re.findall(r"-?[\d.]+(?: \S+)? \(-?[\d.]+ to -?[\d.]+\)", page.read_text()):
+def test_figures_in_papers_are_in_benchmarks_or_cards(page: Path) -> None:
+    known, text = (
+        " ".join("".join(path.read_text() for path in paths).split())
+        for paths in ([ROOT / "models" / "README.md", ROOT / "benchmarks" / "README.md"], [page])
+    )
+    for figure in re.findall(r"-?[\d.]+(?: \S+)? \(-?[\d.]+ to -?[\d.]+\)", text):
         assert figure in known
 
 
-def test_the_reference_names_every_command_and_every_option() -> None:
+def test_architecture_lists_every_module() -> None:
+    tree = (ROOT / "ARCHITECTURE.md").read_text().split("```")[1]
+    listed, folder = set(), ""
+    for line in tree.splitlines():
+        folder = line.split("/")[0] if re.match(r"\w+/ ", line) else folder
+        if line.startswith("  "):
+            listed |= {f"{folder}/{name}" for name in re.findall(r"(?<!/)\b\w+\.py\b", line)}
+    modules = {path for path in (ROOT / "fervid").glob("*/*.py") if path.name != "__init__.py"}
+    assert listed == {f"{path.parent.name}/{path.name}" for path in modules}
+
+
+def test_architecture_shows_the_tree_of_errors() -> None:
+    drawing = [line.strip() for line in (errors.__doc__ or "").splitlines() if "──" in line]
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    assert [line for line in drawing if line not in text] == []
+
+
+def test_reference_lists_commands_and_options() -> None:
     text = generate.command_line()
-    found = dict(generate.listed(typer.main.get_command(app.app)))
+    found = dict(generate.list_commands(typer.main.get_command(app.app)))
     assert {"fervid classify", "fervid timeline", "fervid models pull", "fervid network train"} <= set(found)
     for name, command in found.items():
         section = text.partition(f"## `{name}`\n")[2].partition("\n## ")[0]
@@ -266,13 +284,13 @@ def test_the_reference_names_every_command_and_every_option() -> None:
             assert parameter.name == "help" or shown in section, f"{name} {shown}"
 
 
-def test_the_reference_names_every_error_with_its_status() -> None:
+def test_reference_lists_errors_with_status() -> None:
     text = generate.failures()
     for kind, status in (
-        ("NotAVideo", 1),
-        ("NoFaces", 0),
+        ("UnsupportedFormat", 1),
+        ("NoFaceError", 0),
         ("DatasetError", 2),
-        ("NothingMatched", 3),
+        ("NoInputsFound", 3),
         ("ModelNotFound", 4),
     ):
         assert f"| `{getattr(errors, kind).code}` | `{kind}` | {status} | " in text
@@ -283,34 +301,35 @@ def test_the_reference_names_every_error_with_its_status() -> None:
     assert {name for name in vars(commands) if name.isupper()} == set(generate.STATUSES)
 
 
-def test_the_reference_has_every_field_and_every_public_name() -> None:
+def test_reference_lists_fields_and_public_names() -> None:
     text = generate.record()
     for command in ("classify", "timeline"):
         assert all(f"| `{field}` |" in text for field in record_json_schema(command)["properties"])
     assert generate.api().count("\n::: fervid.") == len(fervid.__all__) - 1
 
 
-def test_every_model_has_its_licence() -> None:
+def test_models_have_licences() -> None:
     text = generate.licences()
     for name in ("emotion8", "mobilenetv1", "yunet"):
         assert f"| `{name}` |" in text
 
 
 @pytest.mark.parametrize(
-    ("path", "written", "linked"),
+    ("path", "source", "expected"),
     [
-        ("meaning.md", "[x](../models/README.md)", "[x](models/index.md)"),
+        ("interpreting-results.md", "[x](../models/README.md)", "[x](models/index.md)"),
         ("how-to/train.md", "[x](../../models/README.md#emotion8)", "[x](../models/index.md#emotion8)"),
         ("security.md", "[x](models/README.md)", "[x](models/index.md)"),
+        ("models/index.md", "[x](../docs/research/what-helped.md)", "[x](../research/what-helped.md)"),
         ("how-to/train.md", "[x](batch.md) [y](https://a.md)", "[x](batch.md) [y](https://a.md)"),
     ],
 )
-def test_links_to_pages_that_lie_elsewhere_work_on_the_site(path: str, written: str, linked: str) -> None:
-    assert generate.relinked(written, path) == linked
+def test_links_outside_docs_are_rewritten(path: str, source: str, expected: str) -> None:
+    assert generate.relink(source, path) == expected
 
 
 class _Assets(html.parser.HTMLParser):
-    """What a page fetches by itself."""
+    """Collect the URLs that a page loads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -323,7 +342,7 @@ class _Assets(html.parser.HTMLParser):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="the extra docs is not installed")
-def test_the_site_builds_strictly_and_fetches_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_site_builds_and_loads_nothing_external(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -353,7 +372,7 @@ def test_the_site_builds_strictly_and_fetches_nothing_from_elsewhere(tmp_path: P
 # the image
 
 
-def test_the_image_takes_in_what_the_wheel_needs_and_nothing_private() -> None:
+def test_docker_image_copies_only_package_files() -> None:
     kept = {"fervid", "models", "pyproject.toml", "README.md", "LICENSE", "requirements-dev.lock"}
     lines = (ROOT / ".dockerignore").read_text().split()
     assert lines[0] == "*"
@@ -363,15 +382,15 @@ def test_the_image_takes_in_what_the_wheel_needs_and_nothing_private() -> None:
     assert set(sources.split()) <= kept | {"./"}
 
 
-def test_the_image_is_run_by_nobody_in_particular() -> None:
+def test_docker_image_runs_unprivileged() -> None:
     stage = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
     assert re.search(r"^USER (\d+)(:\d+)?$", stage, re.MULTILINE)[1] != "0"
     assert re.search(r'^ENTRYPOINT \["fervid"\]$', stage, re.MULTILINE)
     assert "apt-get" not in stage
 
 
-def test_python_shown_in_files_is_python() -> None:
+def test_python_blocks_parse() -> None:
     for page in PAGES:
-        for block in blocks(page):
+        for block in read_blocks(page):
             if block.language == "python" and block.title != "Snakefile":
                 ast.parse(block.text)

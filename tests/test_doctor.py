@@ -83,26 +83,26 @@ def test_all_is_well_and_says_so() -> None:
     }
     assert wrong() == []
     assert found["extra plot"] == Check("extra plot", "ok", "installed")
-    assert found["extra train"].finding.endswith(
+    assert found["extra train"].message.endswith(
         "(lacks torch, safetensors); if you need it: pip install 'fervid[train]'"
     )
-    assert "h264" in found["decoders"].finding
+    assert "h264" in found["decoders"].message
     result = CliRunner().invoke(app.app, ["doctor"])
     assert (result.exit_code, result.stderr) == (0, "")
     assert {line.split()[0] for line in result.stdout.splitlines()} == {"ok", "note"}
 
 
 @pytest.mark.parametrize(
-    ("versions", "brought", "name", "finding"),
+    ("versions", "distributions", "name", "message"),
     [
         ({"av": None}, {}, "av", "not installed; pip install 'av>=18.1'"),
-        ({"numpy": "1.26.4"}, {}, "numpy", "1.26.4 does not do, >=2.0 does; pip install 'numpy>=2.0'"),
+        ({"numpy": "1.26.4"}, {}, "numpy", "1.26.4 is installed, needs >=2.0; pip install 'numpy>=2.0'"),
         (
             {"opencv-python": "4.12"},
             {"cv2": ["opencv-python-headless", "opencv-python"]},
             "import cv2",
             (
-                "opencv-python and opencv-python-headless write over one another; pip uninstall -y opencv-python"
+                "opencv-python and opencv-python-headless overwrite each other; pip uninstall -y opencv-python"
                 " opencv-python-headless, then pip install opencv-python-headless"
             ),
         ),
@@ -111,7 +111,7 @@ def test_all_is_well_and_says_so() -> None:
             {"onnxruntime": ["onnxruntime", "onnxruntime-gpu"]},
             "import onnxruntime",
             (
-                "onnxruntime and onnxruntime-gpu write over one another; pip uninstall -y onnxruntime onnxruntime-gpu,"
+                "onnxruntime and onnxruntime-gpu overwrite each other; pip uninstall -y onnxruntime onnxruntime-gpu,"
                 " then pip install onnxruntime"
             ),
         ),
@@ -119,13 +119,13 @@ def test_all_is_well_and_says_so() -> None:
 )
 def test_packages_that_are_missing_too_old_or_too_many_are_wrong(
     versions: dict[str, str | None],
-    brought: dict[str, list[str]],
+    distributions: dict[str, list[str]],
     name: str,
-    finding: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    installed(monkeypatch, versions, **brought)
-    assert wrong() == [Check(name, "WRONG", finding)]
+    installed(monkeypatch, versions, **distributions)
+    assert wrong() == [Check(name, "WRONG", message)]
     assert status() == 2
 
 
@@ -137,7 +137,7 @@ def test_another_package_may_bring_the_same_module(monkeypatch: pytest.MonkeyPat
         cv2=["opencv-python"],
     )
     assert wrong() == []
-    found = {check.name: check.finding for check in run_checks()}
+    found = {check.name: check.message for check in run_checks()}
     assert found["onnxruntime"] == "1.30, as onnxruntime-gpu"
 
 
@@ -161,7 +161,7 @@ def test_a_library_that_cannot_be_loaded_is_told_and_the_rest_is_looked_at(
     monkeypatch.setattr(doctor, "import_module", failing)
     (check,) = wrong()
     assert check.name == f"import {broken}"
-    assert check.finding.startswith("cannot be loaded (libGL.so.1: cannot open shared object file: No such file); pip")
+    assert check.message.startswith("cannot be loaded (libGL.so.1: cannot open shared object file: No such file); pip")
     names = {check.name for check in run_checks()}
     assert {"cache folder", "python"} <= names
     assert ("model emotion8" in names) == (broken != "onnxruntime")
@@ -172,7 +172,7 @@ def test_a_library_that_cannot_be_loaded_is_told_and_the_rest_is_looked_at(
 def test_missing_decoders_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "DECODERS", ("h264", "no-such-codec"))
     (check,) = wrong()
-    assert check.finding.startswith("missing: no-such-codec; pip install")
+    assert check.message.startswith("missing: no-such-codec; pip install")
 
 
 @pytest.mark.parametrize(("affinity", "reason"), [({0}, "affinity"), ({0, 1, 2}, "cgroup")])
@@ -182,8 +182,8 @@ def test_cpus_that_may_not_be_used_are_noted(affinity: set[int], reason: str, mo
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: affinity, raising=False)
     (check,) = (check for check in run_checks() if check.name == "cpus")
     assert check.state == "note"
-    assert check.finding.startswith("1 usable of 4, limited by ")
-    assert reason in check.finding
+    assert check.message.startswith("1 usable of 4, limited by ")
+    assert reason in check.message
 
 
 def test_folders_that_cannot_be_written_are_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -192,8 +192,8 @@ def test_folders_that_cannot_be_written_are_wrong(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path and plain(place, mode))
     cache, data = wrong()
     assert (cache.name, data.name) == ("cache folder", "data folder")
-    assert "--cache FOLDER" in cache.finding
-    assert "XDG_DATA_HOME" in data.finding
+    assert "--cache FOLDER" in cache.message
+    assert "XDG_DATA_HOME" in data.message
 
 
 @pytest.mark.parametrize("home", ["missing", "of another"])
@@ -207,8 +207,8 @@ def test_nobody_is_told_to_take_over_folders_of_others(
     monkeypatch.setattr(os, "getuid", lambda: 65534)
     for check in doctor._folders():
         assert check.state == "WRONG"
-        assert "chown" not in check.finding
-        assert "set HOME to a folder of yours" in check.finding
+        assert "chown" not in check.message
+        assert "set HOME to a folder of yours" in check.message
 
 
 def test_a_folder_in_the_users_own_home_may_be_taken_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ def test_a_folder_in_the_users_own_home_may_be_taken_over(monkeypatch: pytest.Mo
     (tmp_path / ".cache").mkdir()
     monkeypatch.setattr(os, "access", lambda place, mode: False)
     cache, _ = doctor._folders()
-    assert cache.finding.endswith(
-        f"cannot be made in {tmp_path / '.cache'}; features, train and evaluate need another:"
-        f" --cache FOLDER, or chown {os.getuid()} {tmp_path / '.cache'}"
+    assert cache.message.endswith(
+        f"cannot be created in {tmp_path / '.cache'}; for features, train and evaluate use --cache FOLDER,"
+        f" or chown {os.getuid()} {tmp_path / '.cache'}"
     )
 
 
@@ -248,10 +248,10 @@ def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(f"platformdirs.user_{what}_path", homeless)
     found = {check.name: check for check in doctor._folders()}
     assert {check.state for check in found.values()} == {"WRONG"}
-    assert "set HOME, or XDG_DATA_HOME" in found["data folder"].finding
+    assert "set HOME, or XDG_DATA_HOME" in found["data folder"].message
     assert registry.installed_models() == list(registry.manifest())
     assert CliRunner().invoke(app.app, ["models", "list"]).exit_code == 0
-    with pytest.raises(UsageError, match="no home folder to keep cache in; set HOME, or XDG_CACHE_HOME"):
+    with pytest.raises(UsageError, match=r"no home folder .*set HOME, or XDG_CACHE_HOME"):
         atomic_io.user_dir("cache")
     assert status() == 2
 
@@ -283,7 +283,7 @@ def test_a_model_that_is_missing_or_damaged_is_wrong(copied: Path) -> None:
         file.write(b"more")
     found = wrong()
     assert [check.name for check in found] == ["model emotion8", "model mean8"]
-    assert all(check.finding.endswith("pip install --force-reinstall --no-deps fervid") for check in found)
+    assert all(check.message.endswith("pip install --force-reinstall --no-deps fervid") for check in found)
     assert status() == 4
 
 
@@ -301,4 +301,4 @@ def test_a_pulled_model_that_is_damaged_is_pulled_again(tmp_path: Path) -> None:
     file.write_bytes(json.dumps({}).encode())
     (check,) = wrong()
     assert check.name == "model yunet"
-    assert check.finding.endswith(f"rm {file}, then fervid models pull yunet")
+    assert check.message.endswith(f"rm {file}, then fervid models pull yunet")

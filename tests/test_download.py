@@ -1,4 +1,4 @@
-"""A model is pulled whole and right or not at all, whatever the server, the disk and the neighbours do."""
+"""Downloading models: slow, broken and malicious servers, interrupted downloads, full disks and locks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from http_server import Request, Server, serving
 
 LOOPBACK = ("http", "https")
 DATA = np.random.default_rng(3).bytes(200_000)
-NAMES = ["yunet", "hsemotion-b0"]  # of known size and SHA-256; of a limit and a git blob
+NAMES = ["yunet", "hsemotion-b0"]  # the first has a size and SHA-256, the second a limit and git blob id
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def entry(name: str, **values: object) -> None:
 
 
 def files(place: Path) -> dict[str, bytes]:
-    """What lies in the data folder, but for the lock."""
+    """Files in the data folder."""
     return {path.name: path.read_bytes() for path in place.glob("*")} if place.exists() else {}
 
 
@@ -85,7 +85,7 @@ def fails(words: str, name: str = "yunet", error: type[Exception] = DownloadFail
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_lies_in_the_data_folder_under_its_name(server: Server, place: Path, name: str) -> None:
+def test_model_is_saved_in_the_data_folder(server: Server, place: Path, name: str) -> None:
     assert download_model(name, "none", LOOPBACK)
     assert left(place) == {f"{name}.onnx": DATA}
     ((path, headers),) = server.asked
@@ -95,7 +95,7 @@ def test_it_lies_in_the_data_folder_under_its_name(server: Server, place: Path, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_there_is_not_fetched_again(server: Server, place: Path, name: str) -> None:
+def test_installed_model_is_not_downloaded_again(server: Server, place: Path, name: str) -> None:
     assert [download_model(name, "none", LOOPBACK) for _ in range(2)] == [True, False]
     assert len(server.asked) == 1
     assert left(place) == {f"{name}.onnx": DATA}
@@ -139,7 +139,7 @@ def slow(request: Request) -> None:
 
 @pytest.mark.parametrize("answer", [without_length, chunked, slow])
 @pytest.mark.parametrize("name", NAMES)
-def test_servers_say_the_length_or_not_and_take_their_time(
+def test_missing_length_chunks_and_slow_servers(
     server: Server, place: Path, name: str, answer: Callable[[Request], None]
 ) -> None:
     server.answer = answer
@@ -180,20 +180,20 @@ def drips_a_line(request: Request) -> None:
 
 
 @pytest.mark.parametrize("answer", [silent, stalls, drips, drips_headers, drips_a_line])
-def test_who_keeps_us_waiting_is_left(
+def test_stalled_download_fails(
     server: Server, place: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], None]
 ) -> None:
     server.answer = answer
     monkeypatch.setattr(pulling, "STALL_TIMEOUT_S", 0.3)
-    fails("cannot be fetched.*pull again: what has arrived is kept")
+    fails("cannot be downloaded.*retry, which continues the download")
     assert "yunet.onnx" not in left(place)
 
 
-def test_where_nobody_listens_the_connection_is_to_blame(place: Path) -> None:
+def test_refused_connection_names_the_proxy_variable(place: Path) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
+        taken.bind(("127.0.0.1", 0))  # without listening
         entry("yunet", url=f"http://127.0.0.1:{taken.getsockname()[1]}/model.onnx")
-        fails("cannot be fetched.*refused.*HTTPS_PROXY names a proxy")
+        fails("cannot be downloaded.*refused.*HTTPS_PROXY sets a proxy")
     assert left(place) == {}
 
 
@@ -202,16 +202,16 @@ def no_http(request: Request) -> None:
 
 
 @pytest.mark.parametrize("answer", [no_http, lambda request: None], ids=["other", "hangs up"])
-def test_who_speaks_something_else_is_named(server: Server, place: Path, answer: Callable[[Request], None]) -> None:
+def test_invalid_response_names_the_url(server: Server, place: Path, answer: Callable[[Request], None]) -> None:
     server.answer = answer
-    fails(rf"{server.url}/model\.onnx cannot be fetched")
+    fails(rf"{server.url}/model\.onnx cannot be downloaded")
     assert left(place) == {}
 
 
 @pytest.mark.parametrize("status", [403, 404, 407, 429, 500, 503])
-def test_what_the_server_says_is_told(server: Server, place: Path, status: int) -> None:
+def test_http_errors_are_reported(server: Server, place: Path, status: int) -> None:
     server.answer = lambda request: request.head(status, Content_Length=0)
-    fails(f"the server says {status}")
+    fails(f"the server returned {status}")
     assert left(place) == {}
 
 
@@ -226,10 +226,10 @@ def length(said: int) -> Callable[[Request], None]:
     return answer
 
 
-def test_a_length_above_the_limit_is_not_even_read(server: Server, place: Path) -> None:
+def test_length_above_the_limit_is_refused(server: Server, place: Path) -> None:
     for name, said in (("yunet", len(DATA) + 1), ("hsemotion-b0", 2**40)):
         server.answer = length(said)
-        fails(f"gave another file than was published: it has {said:,} bytes, more than", name, ChecksumMismatch)
+        fails(f"sent another file than was published: it has {said:,} bytes, more than", name, ChecksumMismatch)
     assert left(place) == {}
 
 
@@ -248,9 +248,7 @@ def endless_chunk(request: Request) -> None:
 
 @pytest.mark.parametrize("answer", [endless, endless_chunk])
 @pytest.mark.parametrize("name", NAMES)
-def test_an_answer_without_end_is_ended(
-    server: Server, place: Path, name: str, answer: Callable[[Request], None]
-) -> None:
+def test_endless_response_is_stopped(server: Server, place: Path, name: str, answer: Callable[[Request], None]) -> None:
     entry("hsemotion-b0", limit=300_000)
     server.answer = answer
     fails(r"it has more than (200|300),000 bytes", name, ChecksumMismatch)
@@ -258,12 +256,12 @@ def test_an_answer_without_end_is_ended(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_length_that_is_too_short_gives_no_file(server: Server, place: Path, name: str) -> None:
+def test_short_response_is_refused(server: Server, place: Path, name: str) -> None:
     server.answer = length(1000)
-    if name == "yunet":  # of which it is known how long it is
-        fails("broke off after 1,000 bytes of 200,000", name)
+    if name == "yunet":  # its size is in the manifest
+        fails("ended after 1,000 of 200,000 bytes", name)
     else:
-        fails("gave another file.*its git blob id is", name, ChecksumMismatch)
+        fails("sent another file.*its git blob id is", name, ChecksumMismatch)
     assert f"{name}.onnx" not in left(place)
 
 
@@ -271,10 +269,10 @@ def test_a_length_that_is_too_short_gives_no_file(server: Server, place: Path, n
 @pytest.mark.parametrize(
     "wrong", [b"", b"<html>Sign in to the network of the hotel</html>", bytes(len(DATA)), DATA[1:]]
 )
-def test_wrong_bytes_are_thrown_away(server: Server, place: Path, name: str, wrong: bytes) -> None:
+def test_wrong_content_is_deleted(server: Server, place: Path, name: str, wrong: bytes) -> None:
     server.answer = lambda request: request.whole(wrong) if wrong else request.head(Content_Length=0)
-    whole = name == "hsemotion-b0" or len(wrong) == len(DATA)
-    fails("gave another file" if whole else "broke off", name, ChecksumMismatch if whole else DownloadFailed)
+    complete = name == "hsemotion-b0" or len(wrong) == len(DATA)
+    fails("sent another file" if complete else "ended after", name, ChecksumMismatch if complete else DownloadFailed)
     assert f"{name}.onnx" not in left(place)
     server.answer = lambda request: request.whole(DATA)
     assert download_model(name, "none", LOOPBACK)
@@ -294,9 +292,9 @@ def breaks_off(after: int) -> Callable[[Request], None]:
 
 @pytest.mark.parametrize("after", [1, 65_536, 123_456, len(DATA) - 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_what_broke_off_is_continued(server: Server, place: Path, name: str, after: int) -> None:
+def test_interrupted_download_is_continued(server: Server, place: Path, name: str, after: int) -> None:
     server.answer = breaks_off(after)
-    fails("it broke off", name)
+    fails("the connection was lost", name)
     assert left(place) == {f"{name}.onnx.partial": DATA[:after]}
     server.answer = lambda request: request.whole(DATA)
     assert download_model(name, "none", LOOPBACK)
@@ -309,9 +307,9 @@ def broken_chunks(request: Request) -> None:
     request.wfile.write(b"%x\r\n%s" % (len(DATA), DATA[:50_000]))
 
 
-def test_chunks_that_break_off_are_continued(server: Server, place: Path) -> None:
+def test_interrupted_chunked_download_is_continued(server: Server, place: Path) -> None:
     server.answer = broken_chunks
-    fails("it broke off", "hsemotion-b0")
+    fails("the connection was lost", "hsemotion-b0")
     server.answer = lambda request: request.whole(DATA)
     assert download_model("hsemotion-b0", "none", LOOPBACK)
     assert server.asked[-1][1]["range"] == "bytes=50000-"
@@ -322,7 +320,7 @@ def partial(place: Path, name: str, data: bytes) -> None:
     (place / f"{name}.onnx.partial").write_bytes(data)
 
 
-def test_a_partial_file_that_is_whole_needs_no_network(server: Server, place: Path) -> None:
+def test_complete_partial_file_needs_no_network(server: Server, place: Path) -> None:
     partial(place, "yunet", DATA)
     assert download_model("yunet", "none", LOOPBACK)
     assert server.asked == []
@@ -331,7 +329,7 @@ def test_a_partial_file_that_is_whole_needs_no_network(server: Server, place: Pa
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("begun", [b"x" * 5000, DATA + b"x", bytes(len(DATA)), bytes(40_000_000)], ids=len)
-def test_what_cannot_be_continued_is_begun_anew(server: Server, place: Path, name: str, begun: bytes) -> None:
+def test_download_that_cannot_be_continued_restarts(server: Server, place: Path, name: str, begun: bytes) -> None:
     partial(place, name, begun)
     assert download_model(name, "none", LOOPBACK)
     assert server.asked[-1][1].get("range") is None
@@ -361,7 +359,7 @@ def no_part_named(request: Request) -> None:
 
 
 @pytest.mark.parametrize(("answer", "asked"), [(ignores_ranges, 1), (another_part, 2), (no_part_named, 2)])
-def test_servers_that_cannot_continue_give_the_whole(
+def test_server_without_ranges_sends_the_complete_file(
     server: Server, place: Path, answer: Callable[[Request], None], asked: int
 ) -> None:
     partial(place, "yunet", DATA[:9000])
@@ -371,7 +369,7 @@ def test_servers_that_cannot_continue_give_the_whole(
     assert left(place) == {"yunet.onnx": DATA}
 
 
-def test_it_is_begun_anew_only_once(server: Server, place: Path) -> None:
+def test_download_restarts_only_once(server: Server, place: Path) -> None:
     partial(place, "yunet", b"x" * 5000)
     server.answer = lambda request: request.whole(bytes(len(DATA)))
     fails("its SHA-256 is", error=ChecksumMismatch)
@@ -393,7 +391,7 @@ def leads(to: str, status: int = 302) -> Callable[[Request], None]:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_followed_and_told_only_what_is_needed(server: Server, place: Path, status: int) -> None:
+def test_redirects_get_no_other_headers(server: Server, place: Path, status: int) -> None:
     partial(place, "yunet", DATA[:9000])
     server.answer = leads("/elsewhere", status)
     assert download_model("yunet", "none", LOOPBACK)
@@ -419,24 +417,24 @@ def test_redirects_are_followed_and_told_only_what_is_needed(server: Server, pla
 )
 def test_redirects_to_anything_but_https_are_refused(server: Server, place: Path, to: str) -> None:
     server.answer = leads(to)
-    fails("cannot be fetched")
+    fails("cannot be downloaded")
     assert left(place) == {}
     assert {path for path, _ in server.asked} <= {"/model.onnx", "/%01"}
     assert len(server.asked) <= pulling.MAX_REDIRECTS + 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_only_https_is_followed_unless_a_test_says_otherwise(server: Server, status: int) -> None:
-    with pytest.raises(DownloadFailed, match=r"it leads to http://.*, and only https is followed"):
+def test_only_https_is_allowed_by_default(server: Server, status: int) -> None:
+    with pytest.raises(DownloadFailed, match=r"it redirects to http://.*, and only https is allowed"):
         download_model("yunet", "none")
-    with pytest.raises(URLError, match=r"it leads to http://.*/elsewhere, and only https is followed"):
+    with pytest.raises(URLError, match=r"it redirects to http://.*/elsewhere, and only https is allowed"):
         pulling._Redirects(("https",)).redirect_request(
             pulling._request("https://a/", {}, ("https",)), None, status, "", {}, f"{server.url}/elsewhere"
         )
     assert server.asked == []
 
 
-def test_the_scheme_of_every_published_file_is_https(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_manifest_url_is_https(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     registry.manifest.cache_clear()
     for name, published in registry.manifest("optional").items():
@@ -454,9 +452,9 @@ def wanders(request: Request) -> None:
 
 
 @pytest.mark.parametrize("answer", [loops, wanders])
-def test_redirects_without_end_are_left(server: Server, place: Path, answer: Callable[[Request], None]) -> None:
+def test_endless_redirects_are_stopped(server: Server, place: Path, answer: Callable[[Request], None]) -> None:
     server.answer = answer
-    fails("cannot be fetched .*(loop|redirect)")
+    fails("cannot be downloaded .*(loop|redirect)")
     assert len(server.asked) <= pulling.MAX_REDIRECTS + 1
     assert left(place) == {}
 
@@ -470,7 +468,7 @@ def heavy(request: Request) -> None:
         request.wfile.write(bytes(100_000))
 
 
-def test_the_page_of_a_redirect_is_not_read(server: Server, place: Path) -> None:
+def test_body_of_a_redirect_is_not_read(server: Server, place: Path) -> None:
     server.answer = heavy
     assert download_model("yunet", "none", LOOPBACK)
     assert left(place) == {"yunet.onnx": DATA}
@@ -479,14 +477,14 @@ def test_the_page_of_a_redirect_is_not_read(server: Server, place: Path) -> None
 # Proxies
 
 
-def test_the_proxy_of_the_environment_is_used(server: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_the_environment_is_used(server: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry("yunet", url="http://models.example/model.onnx")
     monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://user:secret@"))
     assert download_model("yunet", "none", LOOPBACK)
     assert [path for path, _ in server.asked] == ["http://models.example/model.onnx"]
 
 
-def test_the_password_of_a_proxy_is_for_the_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_password_is_sent_to_the_proxy_only(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     entry("yunet", url="http://models.example/model.onnx")
     monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://user:secret@"))
     with serving() as direct:
@@ -498,7 +496,7 @@ def test_the_password_of_a_proxy_is_for_the_proxy(server: Server, monkeypatch: p
     assert "proxy-authorization" not in direct.asked[0][1]
 
 
-def test_https_goes_through_the_proxy_too(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_uses_the_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     entry("yunet", url="https://models.example/model.onnx")
     monkeypatch.setenv("https_proxy", server.url)
     server.answer = lambda request: request.head(403, Content_Length=0)
@@ -507,7 +505,7 @@ def test_https_goes_through_the_proxy_too(server: Server, monkeypatch: pytest.Mo
     assert [path for path, _ in server.asked] == ["models.example:443"]
 
 
-def test_a_server_without_a_certificate_is_refused(server: Server) -> None:
+def test_server_without_a_certificate_is_refused(server: Server) -> None:
     entry("yunet", url=f"{server.url.replace('http', 'https')}/model.onnx")
     with pytest.raises(DownloadFailed, match="SSL"):
         download_model("yunet", "none")
@@ -518,7 +516,7 @@ def test_a_server_without_a_certificate_is_refused(server: Server) -> None:
 
 @contextmanager
 def file_size(limit: int) -> Iterator[None]:
-    """No file may grow larger."""
+    """Limit the size of files."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -527,44 +525,44 @@ def file_size(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_file_that_may_not_grow_says_so_and_is_continued(place: Path) -> None:
+def test_file_size_limit_is_reported_and_download_continues(place: Path) -> None:
     with file_size(100_000):
-        fails(r"yunet\.onnx cannot be written \(File too large\); make room")
+        fails(r"cannot write .*yunet\.onnx \(File too large\); free disk space")
     assert left(place) == {"yunet.onnx.partial": DATA[:100_000]}
     assert download_model("yunet", "none", LOOPBACK)
     assert left(place) == {"yunet.onnx": DATA}
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_disk_that_is_full_leaves_no_torn_file(place: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_full_disk_leaves_no_incomplete_file(place: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
         patched.setattr(pulling.os, step, full)
-        fails("No space left on device.*make room or give leave, then pull again")
+        fails("No space left on device.*free disk space or fix permissions, then retry")
     assert left(place).keys() == {"yunet.onnx.partial"}
     assert download_model("yunet", "none", LOOPBACK)
     assert left(place) == {"yunet.onnx": DATA}
 
 
-def test_a_folder_that_cannot_be_written_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_folder_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place.parent.mkdir(parents=True)
     place.write_text("a file")
-    fails(r"yunet\.onnx cannot be written \((Not a directory|File exists)\)")
+    fails(r"cannot write .*yunet\.onnx \((Not a directory|File exists)\)")
     place.unlink()
 
     def denied(path: Path, *_: object, **__: object) -> io.BytesIO:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(Path, "open", denied)
-    fails(r"yunet\.onnx cannot be written \(Permission denied\)")
+    fails(r"cannot write .*yunet\.onnx \(Permission denied\)")
 
 
 # Neighbours
 
 
-def test_two_pulls_at_the_same_time_do_not_meet(server: Server, place: Path) -> None:
+def test_concurrent_downloads_are_excluded(server: Server, place: Path) -> None:
     reached, go = threading.Event(), threading.Event()
 
     def waits(request: Request) -> None:
@@ -577,7 +575,7 @@ def test_two_pulls_at_the_same_time_do_not_meet(server: Server, place: Path) -> 
     first = threading.Thread(target=lambda: done.append(download_model("yunet", "none", LOOPBACK)))
     first.start()
     assert reached.wait(10)
-    fails("another pull writes to .*wait until it is done")
+    fails("another process downloads a model to .*wait until it is done")
     go.set()
     first.join()
     assert done == [True]
@@ -585,9 +583,7 @@ def test_two_pulls_at_the_same_time_do_not_meet(server: Server, place: Path) -> 
     assert left(place) == {"yunet.onnx": DATA}
 
 
-def test_what_another_pull_has_brought_meanwhile_is_taken(
-    server: Server, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_downloaded_meanwhile_is_used(server: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def brings(*_: object) -> None:
         (place / "yunet.onnx").write_bytes(DATA)
 
@@ -605,24 +601,24 @@ def run(*arguments: str) -> Any:
 
 @pytest.fixture
 def permitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command may follow http."""
+    """Allow http for the command."""
     monkeypatch.setattr(pulling, "download_model", lambda name, show: download_model(name, show, LOOPBACK))
 
 
 @pytest.mark.usefixtures("permitted")
-def test_the_command_prints_where_the_files_lie(place: Path) -> None:
+def test_command_prints_the_paths(place: Path) -> None:
     paths = "".join(f"{place / name}.onnx\n" for name in NAMES)
     result = run(*NAMES)
     assert (result.exit_code, result.stdout) == (0, paths)
-    assert "yunet is here now" in result.stderr
+    assert "yunet: downloaded" in result.stderr
     result = run(*NAMES, "--progress", "json")
     assert (result.exit_code, result.stdout) == (0, paths)
-    assert "yunet was here already" in result.stderr
+    assert "yunet: already installed" in result.stderr
 
 
 @pytest.mark.usefixtures("permitted")
 @pytest.mark.parametrize("show", ["bar", "json"])
-def test_progress_is_told_on_standard_error(place: Path, show: str) -> None:
+def test_progress_is_shown_on_stderr(place: Path, show: str) -> None:
     partial(place, "yunet", DATA[:50_000])
     result = run("yunet", "--progress", show)
     assert result.exit_code == 0
@@ -634,7 +630,7 @@ def test_progress_is_told_on_standard_error(place: Path, show: str) -> None:
 
 
 @pytest.mark.usefixtures("permitted")
-def test_failures_are_one_line_and_status_4(server: Server) -> None:
+def test_failure_is_one_line_and_exits_with_4(server: Server) -> None:
     assert run("emotion8").exit_code == run("no-such").exit_code == 4
     server.answer = lambda request: request.head(404, Content_Length=0)
     result = run("yunet")
@@ -644,6 +640,6 @@ def test_failures_are_one_line_and_status_4(server: Server) -> None:
     assert run().exit_code == 2
 
 
-def test_no_option_lets_the_command_follow_http() -> None:
+def test_command_never_allows_http() -> None:
     result = run("yunet")
-    assert (result.exit_code, "only https is followed" in result.stderr) == (4, True)
+    assert (result.exit_code, "only https is allowed" in result.stderr) == (4, True)

@@ -1,4 +1,4 @@
-"""The tree of errors: its codes are stable, and its drawing is true."""
+"""The tree of errors: stable codes, and a drawing in the docstring that matches the classes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fervid.core.errors import FervidError
 from fervid.core.text import plural
 
 
-def below(kind: type[FervidError]) -> Iterator[type[FervidError]]:
+def subclasses(kind: type[FervidError]) -> Iterator[type[FervidError]]:
     for child in kind.__subclasses__():
         if child.__module__ == errors.__name__:
             yield child
-            yield from below(child)
+            yield from subclasses(child)
 
 
-def drawn() -> dict[str, tuple[str, str]]:
-    """Each class in the drawing, with the class it hangs from and the first word beside it."""
+def read_drawing() -> dict[str, tuple[str, str]]:
+    """Map each class in the drawing to its parent and the first word beside it."""
     tree: dict[str, tuple[str, str]] = {}
     above = [FervidError.__name__]
     for branch, name, word in re.findall(r"^    ([│ ]*)[├└]── (\w+) +(\w+)", errors.__doc__ or "", re.MULTILINE):
@@ -29,7 +29,7 @@ def drawn() -> dict[str, tuple[str, str]]:
     return tree
 
 
-KINDS = list(below(FervidError))
+KINDS = list(subclasses(FervidError))
 CODES = {
     "InputError": "input",
     "InputNotFound": "not_found",
@@ -62,27 +62,27 @@ CODES = {
 }
 
 
-def test_the_codes_are_those_that_scripts_rely_on() -> None:
+def test_codes_are_stable() -> None:
     assert {kind.__name__: kind.code for kind in KINDS} == CODES
 
 
-def test_every_error_has_a_code_of_its_own() -> None:
+def test_codes_are_unique() -> None:
     assert all("code" in vars(kind) for kind in KINDS)
     assert len({kind.code for kind in [FervidError, *KINDS]}) == len(KINDS) + 1
 
 
-def test_the_drawing_shows_every_error_under_its_parent() -> None:
-    parents = {name: parent for name, (parent, _) in drawn().items()}
+def test_drawing_matches_class_hierarchy() -> None:
+    parents = {name: parent for name, (parent, _) in read_drawing().items()}
     assert parents == {kind.__name__: kind.__bases__[0].__name__ for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.__subclasses__()], ids=lambda kind: kind.__name__)
-def test_the_drawing_names_the_code_of_every_error_that_is_raised(kind: type[FervidError]) -> None:
-    assert drawn()[kind.__name__][1] == kind.code
+def test_drawing_shows_codes(kind: type[FervidError]) -> None:
+    assert read_drawing()[kind.__name__][1] == kind.code
 
 
 @pytest.mark.parametrize("kind", [FervidError, *KINDS], ids=lambda kind: kind.__name__)
-def test_the_message_is_what_the_error_was_made_with(kind: type[FervidError]) -> None:
+def test_message_is_the_argument(kind: type[FervidError]) -> None:
     assert kind("a.mp4 is odd; try another").message == "a.mp4 is odd; try another"
     assert kind.__doc__
 
@@ -90,5 +90,5 @@ def test_the_message_is_what_the_error_was_made_with(kind: type[FervidError]) ->
 @pytest.mark.parametrize(
     ("count", "words"), [(0, "0 clips, 0 people"), (1, "1 clip, 1 person"), (2000, "2,000 clips, 2,000 people")]
 )
-def test_one_is_not_many(count: int, words: str) -> None:
+def test_plural(count: int, words: str) -> None:
     assert f"{plural(count, 'clip')}, {plural(count, 'person', 'people')}" == words

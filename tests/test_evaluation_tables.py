@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fervid.core.errors import OutputError, UsageError
-from fervid.learn.metrics import Predictions, evaluate, evaluate_regression, paired_test
+from fervid.learn.metrics import Predictions, evaluate, evaluate_regression
+from fervid.learn.significance import paired_test
 from fervid.render.evaluation_tables import (
     PLOT_SUFFIXES,
     paired_test_table,

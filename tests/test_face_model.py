@@ -1,4 +1,4 @@
-"""Crops are scored as the card says, and a row does not depend on the batch that it was in."""
+"""Crops are preprocessed as the card says, and a row does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from fervid.analysis.detector import Detector
 from fervid.analysis.face_model import BATCH, FaceModel, empty_outputs, expected_age
 from fervid.core.errors import ModelIncompatible
 from fervid.models import registry
-from fervid.training.expression_tests import STYLES
+from fervid.models.card import OPTIONAL_OUTPUTS
+from fervid.training.expression_evaluation import STYLES
 
-LEAST_COSINE, LARGEST_CHANGE = 0.8, 0.3
+MIN_COSINE, MAX_CHANGE = 0.8, 0.3
 
 COLUMNS = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
 RAW = {"size": 8, "colour": "RGB", "mean": [0.0, 0.0, 0.0], "scale": [1.0, 1.0, 1.0]}
@@ -57,7 +58,7 @@ def test_a_row_does_not_depend_on_its_batch(tmp_path: Path, count: int) -> None:
         (2 * BATCH, [BATCH, BATCH]),
     ],
 )
-def test_at_most_a_batch_goes_through_the_network_together(tmp_path: Path, count: int, batches: list[int]) -> None:
+def test_crops_are_run_in_batches(tmp_path: Path, count: int, batches: list[int]) -> None:
     real, seen = network(tmp_path), []
 
     def run(names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -83,14 +84,12 @@ def test_at_most_a_batch_goes_through_the_network_together(tmp_path: Path, count
     ],
     ids=["as it is", "turned", "mean", "mean of the turned", "scale", "mean before scale", "to one"],
 )
-def test_colour_order_mean_and_scale_are_those_of_the_card(
-    tmp_path: Path, spec: dict[str, object], expected: list[float]
-) -> None:
+def test_preprocessing_follows_the_card(tmp_path: Path, spec: dict[str, object], expected: list[float]) -> None:
     plain = np.broadcast_to(np.uint8([200, 100, 50]), (1, 8, 8, 3))
     assert network(tmp_path, **spec)(plain).embedding[0] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_rows_and_columns_of_a_crop_keep_their_places(tmp_path: Path) -> None:
+def test_crops_are_not_transposed_or_flipped(tmp_path: Path) -> None:
     nodes = [("Flatten", ["crops"], "embedding", {}), ("ReduceMean", ["crops"], "gender", {"axes": [1, 2, 3]})]
     nodes += [("Softmax", ["embedding"], name, {"axis": 1}) for name in ("expression", "age", "ethnicity", "identity")]
     inputs = {"crops": (1, ["n", 3, 2, 2])}
@@ -113,7 +112,7 @@ def test_every_output_has_its_column(tmp_path: Path) -> None:
     assert scores.identity.tolist() == scores.embedding.tolist()
 
 
-def test_no_crops_keep_the_widths_of_the_card() -> None:
+def test_empty_outputs_have_the_widths_of_the_card() -> None:
     scores = empty_outputs(toy_models.NETWORK | {"embedding": 7, "expressions": list("abcd")})
     assert len(scores) == 0
     assert scores.embedding.shape == (0, 7)
@@ -134,13 +133,11 @@ def test_no_crops_keep_the_widths_of_the_card() -> None:
         ([0.02, 0.03, 0.05, 0.9], 1, 3.83),
     ],
 )
-def test_the_age_is_the_mean_of_the_years_by_their_probability(
-    probabilities: list[float], first: int, years: float
-) -> None:
+def test_expected_age_is_the_probability_weighted_mean(probabilities: list[float], first: int, years: float) -> None:
     assert expected_age(np.float32([probabilities]), first) == pytest.approx([years], rel=1e-5)
 
 
-def test_ages_come_one_a_row() -> None:
+def test_expected_age_has_one_value_per_row() -> None:
     rows = np.eye(5, dtype=np.float32)[[4, 0, 2]]
     ages = expected_age(rows, 10)
     assert ages.tolist() == [14, 10, 12]
@@ -148,13 +145,11 @@ def test_ages_come_one_a_row() -> None:
     assert expected_age(np.zeros((0, 5), np.float32), 10).shape == (0,)
 
 
-def test_a_network_may_estimate_expressions_alone(tmp_path: Path) -> None:
+def test_a_model_may_have_expressions_only(tmp_path: Path) -> None:
     whole = onnx.load(toy_models.network(tmp_path / "whole.onnx"))
     del whole.graph.output[2:]
     card = {
-        key: value
-        for key, value in toy_models.NETWORK.items()
-        if key not in set().union(*registry.OPTIONAL_OUTPUTS.values())
+        key: value for key, value in toy_models.NETWORK.items() if key not in set().union(*OPTIONAL_OUTPUTS.values())
     }
     model = registry.load_model(str(toy_models.write(tmp_path / "plain.onnx", whole, card)), "network")
     some, none = (FaceModel(model.session, model.card)(crops(count)) for count in (3, 0))
@@ -163,8 +158,8 @@ def test_a_network_may_estimate_expressions_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["first_age", "genders", "ethnicities", "identity", "same_person"])
-def test_what_a_card_says_the_graph_must_give(tmp_path: Path, key: str) -> None:
-    output = next(name for name, keys in registry.OPTIONAL_OUTPUTS.items() if key in keys)
+def test_outputs_named_by_the_card_must_exist(tmp_path: Path, key: str) -> None:
+    output = next(name for name, keys in OPTIONAL_OUTPUTS.items() if key in keys)
     whole = onnx.load(toy_models.network(tmp_path / "whole.onnx"))
     kept = [value for value in whole.graph.output if value.name != output]
     del whole.graph.output[:]
@@ -176,14 +171,15 @@ def test_what_a_card_says_the_graph_must_give(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("style", list(STYLES))
 @pytest.mark.parametrize("person", range(4))
-def test_the_look_of_a_face_hardly_changes_what_the_shipped_network_says(style: str, person: int) -> None:
-    """Grey, at 48 pixels, or cut at the box, as other data sets would show the same face."""
+def test_shipped_model_is_robust_to_image_style(style: str, person: int) -> None:
+    """Greyscale, 48 pixels or a tight crop, as in other datasets."""
     loaded = registry.load_model(registry.DEFAULTS["detector"], "detector")
     image = clips.portrait(320, 240, 1.6, person=person)
-    (face, *_) = Detector(loaded.session, loaded.card)(image)
+    (face, *_) = Detector(loaded.session, loaded.card).detect(image)
     shipped = registry.load_model(registry.DEFAULTS["network"], "network")
     plain = align_face(image, face, shipped.card["input"]["size"])
     scores = FaceModel(shipped.session, shipped.card)(np.stack([plain, STYLES[style](plain)]))
-    one, other = scores.embedding
-    assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > LEAST_COSINE
-    assert np.abs(scores.expression[0] - scores.expression[1]).max() < LARGEST_CHANGE
+    plain_embedding, styled_embedding = scores.embedding
+    norms = np.linalg.norm(plain_embedding), np.linalg.norm(styled_embedding)
+    assert plain_embedding @ styled_embedding / norms[0] / norms[1] > MIN_COSINE
+    assert np.abs(scores.expression[0] - scores.expression[1]).max() < MAX_CHANGE

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 import child_processes
 import toy_models
 from fervid.analysis.pipeline import Classifier, load_classifier
-from fervid.batch.runner import open_writer
+from fervid.batch.output import open_writer
 from fervid.cli import app
 from fervid.core import atomic_io
 from fervid.core.records import ClipResult
@@ -145,11 +145,11 @@ def test_a_second_run_on_one_output_is_refused_at_once(
     clips = [str(path) for path in sorted((place / "clips").iterdir())[:2]]
     format = None if target.suffix else "parquet"
     with open_writer(target, format, first, clips) as (writer, _):
-        writer.write(first.answer(clips[0]))
+        writer.write(first.classify_or_error(clips[0]))
         assert told(classify(place, target, *more), f"{target} is being written by another run")
         if target.suffix == ".jsonl":  # nor as another format
             assert told(classify(place, target, "--force", "--format", "csv"), "is being written by another run")
-        writer.write(first.answer(clips[1]))
+        writer.write(first.classify_or_error(clips[1]))
     assert answered(target) == ["00.png", "01.png"]
     assert not list(tmp_path.rglob("*.partial"))
     assert classify(place, target, *(more or ("--force",))).exit_code == 0
@@ -161,7 +161,7 @@ def test_a_second_run_on_one_output_is_refused_at_once(
     [
         ("out.jsonl", "out.jsonl", "moved, removed or replaced"),
         ("out.csv", "out.csv.partial", "moved, removed or replaced"),
-        ("out.csv", None, "come into being meanwhile"),
+        ("out.csv", None, "created by another process"),
     ],
 )
 def test_an_output_that_somebody_else_takes_or_makes_is_told(
@@ -175,7 +175,7 @@ def test_an_output_that_somebody_else_takes_or_makes_is_told(
 
         return answer
 
-    monkeypatch.setattr(Classifier, "answer", interfering(Classifier.answer))
+    monkeypatch.setattr(Classifier, "classify_or_error", interfering(Classifier.classify_or_error))
     assert told(classify(place, tmp_path / name), said)
     if not taken:
         assert (tmp_path / name).read_text() == "mine"

@@ -22,13 +22,15 @@ import clips
 import feature_fixtures
 import fervid
 from feature_fixtures import CYAN, MAGENTA, YELLOW
-from fervid.analysis.extractor import Extractor, Options
+from fervid.analysis.extractor import Extractor
+from fervid.analysis.options import Options
 from fervid.core.errors import DatasetError, OutputError, TruncatedVideo, UsageError
 from fervid.core.records import ClipFeatures, Frame, FrameObservation
-from fervid.core.worker_pool import Limits
-from fervid.learn import feature_table
+from fervid.core.worker_process import Limits
+from fervid.learn import feature_extraction
 from fervid.learn.dataset import Sample
-from fervid.learn.feature_table import IDENTITY, ClipFeaturesRow, FeatureTable, compute_clip_features, extract_features
+from fervid.learn.feature_extraction import IDENTITY, ClipFeaturesRow, compute_clip_features, extract_features
+from fervid.learn.feature_table import FeatureTable
 from fervid.media.sampling import Sampling
 from fervid.media.video import read_image_sequence
 
@@ -47,7 +49,7 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return compute_clip_features(path, *more)
 
-    monkeypatch.setattr(feature_table, "compute_clip_features", watched)
+    monkeypatch.setattr(feature_extraction, "compute_clip_features", watched)
     return names
 
 
@@ -84,10 +86,10 @@ def test_a_second_run_looks_at_nothing(
     for one, other in zip(first, second, strict=True):
         assert one.sample == other.sample
         assert same(one.features, other.features)
-        assert one.coarse.keys() == other.coarse.keys()
-        assert all(same(value, other.coarse[stride]) for stride, value in one.coarse.items())
-        assert (one.problem and one.problem.message) == (other.problem and other.problem.message)
-    assert [row.problem and row.problem.code for row in second] == [None, None, None, "no_face"]
+        assert one.by_stride.keys() == other.by_stride.keys()
+        assert all(same(value, other.by_stride[stride]) for stride, value in one.by_stride.items())
+        assert (one.error and one.error.message) == (other.error and other.error.message)
+    assert [row.error and row.error.code for row in second] == [None, None, None, "no_face"]
     assert sorted(path.suffix for path in cache.iterdir()) == [".npz"] * 4
 
 
@@ -101,17 +103,17 @@ def test_a_clip_is_known_again_by_its_bytes(four: list[Sample], extractor: Extra
     assert digests[-1] == ""
     assert len(set(digests)) == 6
     assert [row.digest for row in extract_features(four, extractor, tmp_path / "cache")] == digests[2:-1]
-    table = FeatureTable.of(rows, feature_fixtures.ABOUT)
+    table = FeatureTable.from_rows(rows, feature_fixtures.ABOUT)
     assert table.digests == tuple(digests[:5])
     assert table[np.array([2, 0])].digests == (digests[2], digests[0])
-    assert [one.path.name for one in table.broken] == ["missing"]
+    assert [one.path.name for one in table.unreadable_samples] == ["missing"]
     table.save(tmp_path / "f.npz")
     again = FeatureTable.load(tmp_path / "f.npz")
-    assert (again.digests, again.broken) == (table.digests, table.broken)
+    assert (again.digests, again.unreadable_samples) == (table.digests, table.unreadable_samples)
 
 
 def test_features_that_tell_no_digests_still_load(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
-    FeatureTable.of(extract_features(four, extractor), feature_fixtures.ABOUT).save(tmp_path / "f.npz")
+    FeatureTable.from_rows(extract_features(four, extractor), feature_fixtures.ABOUT).save(tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as stored:
         old = {name: stored[name] for name in stored if name not in ("digests", "broken")}
         few = dict(stored) | {"digests": np.array('["a"]')}
@@ -135,7 +137,7 @@ def changed_byte(place: Path, patch: pytest.MonkeyPatch) -> Extractor:
 
 
 def another_version(place: Path, patch: pytest.MonkeyPatch) -> Extractor:
-    patch.setattr(feature_table, "FEATURE_VERSION", 0)
+    patch.setattr(feature_extraction, "FEATURE_VERSION", 0)
     return feature_fixtures.extractor(place)
 
 
@@ -173,7 +175,7 @@ def test_another_detector_and_other_strides_look_again(
     list(extract_features(four[:1], extractor, cache))
     list(extract_features(four[:1], extractor, cache, strides=(4, 2)))
     feature_fixtures.detector(tmp_path, name="another")
-    loaded = feature_table.Extractor(
+    loaded = feature_extraction.Extractor(
         fervid.models.registry.load(str(tmp_path / "detector.onnx"), "detector"), extractor.network, Options()
     )
     list(extract_features(four[:1], loaded, cache))
@@ -254,7 +256,7 @@ def test_a_folder_of_frames_is_a_clip_of_its_pictures_in_their_order(extractor: 
     by_pattern = compute_clip_features(path / "*.png", extractor, (1,))
     assert same(by_pattern[1], found[1])
     by_hand = [path / f"{i}.png" for i in range(11)]
-    assert len(list(extractor.observe(read_image_sequence(by_hand)))) == 11
+    assert len(list(extractor.observe_frames(read_image_sequence(by_hand)))) == 11
 
 
 def test_a_video_and_its_frames_give_nearly_the_same(extractor: Extractor, tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_coarse_features_are_of_every_so_many_frames(extractor: Extractor, tmp_p
     path = feature_fixtures.frames(tmp_path / "late", [None, YELLOW, None, YELLOW])
     (row,) = extract_features([sample(path)], extractor, strides=(2, 3))
     assert row.features.count == 2
-    assert {stride: value and value.count for stride, value in row.coarse.items()} == {2: None, 3: 1}
+    assert {stride: value and value.count for stride, value in row.by_stride.items()} == {2: None, 3: 1}
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -298,8 +300,8 @@ def test_what_cannot_be_read_is_told_in_its_row(cached: bool, extractor: Extract
     given = [sample(tmp_path / name) for name in names] + [sample(good)]
     rows = list(extract_features(given, extractor, tmp_path / "cache" if cached else None))
     codes = ["not_found", "empty_file", "not_a_video", "unreadable", "unreadable", "undecodable", None]
-    assert [row.problem and row.problem.code for row in rows] == codes
-    assert all(row.features is None and row.sample.path.name in row.problem.message for row in rows[:-1])
+    assert [row.error and row.error.code for row in rows] == codes
+    assert all(row.features is None and row.sample.path.name in row.error.message for row in rows[:-1])
 
 
 def test_a_file_that_the_system_refuses_is_told(
@@ -310,10 +312,10 @@ def test_a_file_that_the_system_refuses_is_told(
     def refuse(*_: object) -> object:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(feature_table.hashlib, "file_digest", refuse)
+    monkeypatch.setattr(feature_extraction.hashlib, "file_digest", refuse)
     (row,) = extract_features([sample(path)], extractor, tmp_path / "cache")
-    assert row.problem.code == "unreadable"
-    assert "Permission denied" in row.problem.message
+    assert row.error.code == "unreadable"
+    assert "Permission denied" in row.error.message
 
 
 @pytest.mark.parametrize(("colour", "answered"), [(YELLOW, True), (None, False)])
@@ -325,7 +327,7 @@ def test_a_clip_that_breaks_off_counts_if_it_showed_a_face(
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.8)])
     (row,) = extract_features([sample(cut)], extractor, tmp_path / "cache")
-    assert isinstance(row.problem, TruncatedVideo) != answered
+    assert isinstance(row.error, TruncatedVideo) != answered
     assert (row.features is not None) == answered
 
 
@@ -345,11 +347,11 @@ class Fragile(Extractor):
     def __reduce__(self) -> tuple[object, ...]:
         return Fragile, super().__reduce__()[1]
 
-    def observe(self, stream: Iterator[Frame]) -> Generator[FrameObservation]:
-        for one in super().observe(stream):
-            if one.shares and one.faces[0].box[0] < 64:
+    def observe_frames(self, stream: Iterator[Frame]) -> Generator[FrameObservation]:
+        for one in super().observe_frames(stream):
+            if one.area_fractions and one.faces[0].box[0] < 64:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if one.shares and one.faces[0].box[0] > 128:
+            if one.area_fractions and one.faces[0].box[0] > 128:
                 time.sleep(600)
             yield one
 
@@ -363,15 +365,15 @@ def test_a_clip_that_brings_down_a_worker_or_hangs_is_told_in_its_row(four: list
     extractor = Fragile(plain.detector, plain.network, plain.options)
     rows = list(extract_features(given, extractor, tmp_path / "cache", 1, limits=Limits(seconds=2)))
     assert [row.sample for row in rows] == given
-    assert [row.problem and row.problem.code for row in rows] == [None, "crashed", "timeout", None]
-    assert all(str(row.sample.path) in row.problem.message for row in rows[1:3])
+    assert [row.error and row.error.code for row in rows] == [None, "crashed", "timeout", None]
+    assert all(str(row.sample.path) in row.error.message for row in rows[1:3])
 
 
 # Tables
 
 
-def row(name: str, *values: float, coarse: dict[int, ClipFeatures | None] | None = None) -> ClipFeaturesRow:
-    return ClipFeaturesRow(sample(Path(name)), clip(*values) if values else None, coarse or {})
+def row(name: str, *values: float, by_stride: dict[int, ClipFeatures | None] | None = None) -> ClipFeaturesRow:
+    return ClipFeaturesRow(sample(Path(name)), clip(*values) if values else None, by_stride or {})
 
 
 def clip(*values: float) -> ClipFeatures:
@@ -380,8 +382,8 @@ def clip(*values: float) -> ClipFeatures:
 
 
 def test_a_table_has_a_row_for_each_clip_with_a_face() -> None:
-    rows = [row("a", 1, 2, coarse={2: clip(5, 6)}), row("b"), row("c", 3, 4, coarse={2: None})]
-    table = FeatureTable.of(iter(rows), feature_fixtures.ABOUT)
+    rows = [row("a", 1, 2, by_stride={2: clip(5, 6)}), row("b"), row("c", 3, 4, by_stride={2: None})]
+    table = FeatureTable.from_rows(iter(rows), feature_fixtures.ABOUT)
     assert [one.path.name for one in table.samples] == ["a", "c"]
     assert table.counts.tolist() == [2, 2]
     assert table.matrix(["embedding.std", "embedding.mean"]) == pytest.approx(
@@ -398,13 +400,13 @@ def test_a_table_has_a_row_for_each_clip_with_a_face() -> None:
 
 def test_no_face_at_all_is_an_error() -> None:
     with pytest.raises(DatasetError, match=r"no clip shows a face.*--min-face"):
-        FeatureTable.of([row("a")], feature_fixtures.ABOUT)
+        FeatureTable.from_rows([row("a")], feature_fixtures.ABOUT)
 
 
 @pytest.fixture
 def table() -> FeatureTable:
     """Two clips, one of them without label and person."""
-    found = FeatureTable.of([row("a b.mp4", 1, 2), row("ä.mp4", 3, 4)], feature_fixtures.ABOUT)
+    found = FeatureTable.from_rows([row("a b.mp4", 1, 2), row("ä.mp4", 3, 4)], feature_fixtures.ABOUT)
     return replace(found, samples=(found.samples[0], Sample(Path("ä.mp4"), None, ratings={"arousal": 1.0})))
 
 
@@ -412,9 +414,9 @@ def test_npz_and_back(table: FeatureTable, tmp_path: Path) -> None:
     table.save(tmp_path / "f.npz")
     back = FeatureTable.load(tmp_path / "f.npz")
     assert back.samples == table.samples
-    assert back.about == table.about
+    assert back.provenance == table.provenance
     assert back.counts.tolist() == table.counts.tolist()
-    assert back.coarse == {}
+    assert back.by_stride == {}
     assert back.statistics.keys() == table.statistics.keys() - {IDENTITY}
     assert all(np.array_equal(matrix, table.statistics[name]) for name, matrix in back.statistics.items())
     back.save(tmp_path / "g.npz")
@@ -459,7 +461,7 @@ def test_features_are_not_replaced_unless_asked(table: FeatureTable, tmp_path: P
 
 def stored(table: FeatureTable, **changes: object) -> dict[str, object]:
     """The columns of an `.npz` file, some of them changed, those that are None left out."""
-    about = json.dumps({**table.about, "statistics": ["embedding.mean"]})
+    about = json.dumps({**table.provenance, "statistics": ["embedding.mean"]})
     samples = json.dumps([{"path": "a", "label": "joy"}, {"path": "b", "label": "joy"}])
     texts = {"about": about, "samples": samples, "faceless": "[]"}
     columns = {**texts, "count": [1, 1], "embedding.mean": np.ones((2, 3))}
@@ -500,7 +502,7 @@ def test_what_is_no_table_of_features_is_refused(
     np.savez(tmp_path / "whole.npz", **stored(table))
     assert len(FeatureTable.load(tmp_path / "whole.npz").samples) == 2
     np.savez(tmp_path / "f.npz", **stored(table, **changes))
-    with pytest.raises(DatasetError, match=r"f\.npz (holds no features|is damaged).*write"):
+    with pytest.raises(DatasetError, match=r"f\.npz (is no file of features|is damaged).*write"):
         FeatureTable.load(tmp_path / "f.npz")
 
 
@@ -508,14 +510,14 @@ def test_what_is_no_table_of_features_is_refused(
 def test_what_is_no_npz_is_refused(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "f.npz").write_bytes(content)
-    with pytest.raises(DatasetError, match=r"f\.npz holds no features"):
+    with pytest.raises(DatasetError, match=r"f\.npz is no file of features"):
         FeatureTable.load(tmp_path / "f.npz")
 
 
 def test_a_single_matrix_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "f.npz").open("wb") as file:
         np.save(file, np.ones(3))
-    with pytest.raises(DatasetError, match=r"f\.npz holds no features"):
+    with pytest.raises(DatasetError, match=r"f\.npz is no file of features"):
         FeatureTable.load(tmp_path / "f.npz")
 
 

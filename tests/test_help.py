@@ -1,4 +1,4 @@
-"""Help has examples that can be run, says with which status a command ends, and shells complete names."""
+"""Help texts, their examples and exit statuses, and shell completion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT: Any = typer.main.get_command(app.app)
 
 
 def commands(group: Any = ROOT, *before: str) -> Iterator[tuple[str, Any]]:
-    """Every command that can be called, with its words."""
+    """Yield every callable command with its words."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, *before, name)
@@ -34,23 +34,23 @@ COMMANDS = dict(commands())
 
 
 def calls(text: str) -> list[list[str]]:
-    """The words behind `fervid` of each example."""
+    """Return the arguments of each example."""
     lines = re.findall(r"`([^`]*)`", text)
     parts = (part.strip() for line in lines for part in re.split(r"[|><]", line))
     return [shlex.split(part)[1:] for part in parts if part.startswith("fervid ")]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_two_examples_that_parse(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_have_two_examples_that_parse(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in [variable for variable in os.environ if variable.startswith("FERVID_")]:
         monkeypatch.delenv(variable)
     assert COMMANDS[name].epilog.startswith("Example")
-    found = calls(COMMANDS[name].epilog)
+    examples = calls(COMMANDS[name].epilog)
     assert len(set(re.findall(r"`([^`]*fervid [^`]*)`", COMMANDS[name].epilog))) >= 2
-    for words in found:
+    for words in examples:
         assert " ".join(words).startswith(name)
-        rest = words[len(name.split()) :]
-        with COMMANDS[name].make_context(name, rest) as context:
+        arguments = words[len(name.split()) :]
+        with COMMANDS[name].make_context(name, arguments) as context:
             assert not context.args
 
 
@@ -62,15 +62,15 @@ def test_help_fits_a_terminal(name: str) -> None:
     assert name in ("models", "network") or ("Example" in result.stdout) == bool(name)
 
 
-def test_help_tells_the_exit_statuses() -> None:
-    told = CliRunner().invoke(app.app, ["--help"], env={"COLUMNS": "100", "NO_COLOR": "1"}).stdout
+def test_help_lists_exit_statuses() -> None:
+    output = CliRunner().invoke(app.app, ["--help"], env={"COLUMNS": "100", "NO_COLOR": "1"}).stdout
     for status in (app.OK, app.FAILED, app.USAGE, app.NOTHING, app.MODEL):
-        assert re.search(rf"^ +{status}  \w", told, re.MULTILINE)
-    assert f"{app.INTERRUPTED}, {app.TERMINATED}  interrupted" in told
+        assert re.search(rf"^ +{status}  \w", output, re.MULTILINE)
+    assert f"{app.INTERRUPTED}, {app.TERMINATED}  interrupted" in output
 
 
-def python(**variables: str) -> list[str]:
-    """What a shell gets to hear that asks for completions, line by line."""
+def complete(**variables: str) -> list[str]:
+    """Return the completions that a shell gets."""
     code = "import sys; sys.argv = ['fervid']; from fervid.cli.app import main; main()"
     environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", **variables}
     done = subprocess.run(
@@ -96,30 +96,30 @@ def python(**variables: str) -> list[str]:
 def test_bash_completes_names(line: str, expected: set[str]) -> None:
     words = shlex.split(line)
     number = len(words) - (not line.endswith(" "))
-    assert set(python(_FERVID_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(number))) == expected
+    assert set(complete(_FERVID_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(number))) == expected
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_complete_names(shell: str) -> None:
-    asked = {"_TYPER_COMPLETE_ARGS": "fervid classify --network m", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    assert set(python(_FERVID_COMPLETE=f"complete_{shell}", **asked)) == {"mobilenetv1", "mobilenetv1-fp32"}
+    request = {"_TYPER_COMPLETE_ARGS": "fervid classify --network m", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    assert set(complete(_FERVID_COMPLETE=f"complete_{shell}", **request)) == {"mobilenetv1", "mobilenetv1-fp32"}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_for_a_shell_is_shown(shell: str) -> None:
+def test_completion_script_is_printed(shell: str) -> None:
     code = (
         "import sys; sys.argv = ['fervid', '--show-completion', sys.argv[1]]; from fervid.cli.app import main; main()"
     )
     environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     script = subprocess.check_output([sys.executable, "-c", code, shell], text=True, env=environment)
     assert f"_FERVID_COMPLETE=complete_{shell}" in script
-    if place := shutil.which(shell):
+    if program := shutil.which(shell):
         check = "\ncomplete -p fervid\n" if shell == "bash" else ""
-        told = subprocess.run([place, "-c", script + check], capture_output=True, text=True, check=False, timeout=20)
-        assert shell != "bash" or "_fervid_completion" in told.stdout
+        done = subprocess.run([program, "-c", script + check], capture_output=True, text=True, check=False, timeout=20)
+        assert shell != "bash" or "_fervid_completion" in done.stdout
 
 
-def test_help_imports_nothing_heavy_and_comes_at_once() -> None:
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
     heavy = {"numpy", "onnxruntime", "cv2", "av", "scipy", "sklearn", "torch", "tqdm"}
     code = f"""
 import sys

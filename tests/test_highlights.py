@@ -1,4 +1,4 @@
-"""The strongest moments of a clip, looked at again by the models that answered."""
+"""Highlights of a clip are explained by the models that its records name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ import fervid
 import html_pages
 import toy_models
 from fervid.analysis import highlights
-from fervid.analysis.aggregate import WindowSpec
-from fervid.analysis.extractor import Options
 from fervid.analysis.highlights import HighlightExtractor, find_highlights, load_recorded_models, top_window_per_label
+from fervid.analysis.options import Options
+from fervid.analysis.windows import WindowSpec
 from fervid.core.errors import ModelIncompatible, ModelNotFound
-from fervid.core.worker_pool import Limits
+from fervid.core.worker_process import Limits
 from fervid.media.sampling import Sampling
 from fervid.models import registry
+from fervid.models.card import Kind
 
 Record = Mapping[str, Any]
 OPTIONS = Options(Sampling(5.0), min_face=toy_models.FACE)
@@ -46,44 +47,49 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def said(family: dict[str, str], clip: str) -> list[Record]:
-    """What `fervid timeline` says of the clip."""
+def records(family: dict[str, str], clip: str) -> list[Record]:
+    """The records of `fervid timeline` for the clip."""
     classifier = fervid.load_classifier(**family, options=OPTIONS, threads=1)
     return [window.as_dict() for window in classifier.timeline(clip, WindowSpec(1.0, 1.0))]
 
 
-def looked(
-    said: Sequence[Record], family: dict[str, str], options: Options = OPTIONS, **more: Any
+def highlight(
+    records: Sequence[Record], family: dict[str, str], options: Options = OPTIONS, **more: Any
 ) -> highlights.ClipHighlights:
-    ((path, found),) = find_highlights({said[0]["path"]: said}, family, options, **more)
-    assert path == said[0]["path"]
-    return found
+    ((path, clip_highlights),) = find_highlights({records[0]["path"]: records}, family, options, **more)
+    assert path == records[0]["path"]
+    return clip_highlights
 
 
-def test_the_strongest_window_of_each_label_is_found_in_order_of_time() -> None:
-    records = [one.as_dict() for one in html_pages.windows("a", [0.75, 0.125, None, 0.875, 0.875, 0.25])]
-    assert [(one["label"], one["start_s"]) for one in top_window_per_label(records)] == [("joy", 1.0), ("calm", 3.0)]
+def test_top_window_per_label() -> None:
+    records = [window.as_dict() for window in html_pages.windows("a", [0.75, 0.125, None, 0.875, 0.875, 0.25])]
+    assert [(window["label"], window["start_s"]) for window in top_window_per_label(records)] == [
+        ("joy", 1.0),
+        ("calm", 3.0),
+    ]
     assert top_window_per_label([records[2]]) == []
 
 
-def test_moments_are_explained_by_the_models_that_answered(said: list[Record], family: dict[str, str]) -> None:
-    found = looked(said, family)
-    assert found.note == ""
-    assert [moment.record["label"] for moment in found.moments] == ["first", "second"]
-    for moment in found.moments:
-        told = moment.explanation
-        assert told is not None
-        assert (moment.note, moment.thumbnail, told.label) == ("", None, moment.record["label"])
-        assert told.confidence == pytest.approx(moment.record["confidence"], abs=0.02)
-        assert told.nothing == pytest.approx(1 / 3)
-        assert told.shares == pytest.approx({"embedding, mean": told.confidence - told.nothing})
+def test_highlights_are_explained_by_the_recorded_models(records: list[Record], family: dict[str, str]) -> None:
+    clip_highlights = highlight(records, family)
+    assert clip_highlights.note == ""
+    assert [item.record["label"] for item in clip_highlights.highlights] == ["first", "second"]
+    for item in clip_highlights.highlights:
+        explanation = item.explanation
+        assert explanation is not None
+        assert (item.note, item.thumbnail, explanation.label) == ("", None, item.record["label"])
+        assert explanation.confidence == pytest.approx(item.record["confidence"], abs=0.02)
+        assert explanation.baseline_probability == pytest.approx(1 / 3)
+        assert explanation.contributions == pytest.approx(
+            {"embedding, mean": explanation.confidence - explanation.baseline_probability}
+        )
 
 
-def test_a_thumbnail_shows_the_frame_that_was_surest(said: list[Record], family: dict[str, str]) -> None:
-    first, second = looked(said, family, thumbnails=True).moments
-    for moment, colour in ((first, toy_models.FIRST), (second, toy_models.SECOND)):
-        assert moment.record["start_s"] <= moment.time < moment.record["end_s"]
-        kind, _, data = moment.thumbnail.partition(",")
+def test_thumbnail_shows_the_most_confident_frame(records: list[Record], family: dict[str, str]) -> None:
+    first, second = highlight(records, family, thumbnails=True).highlights
+    for item, colour in ((first, toy_models.FIRST), (second, toy_models.SECOND)):
+        assert item.record["start_s"] <= item.time < item.record["end_s"]
+        kind, _, data = item.thumbnail.partition(",")
         assert kind == "data:image/jpeg;base64"
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
         assert picture.shape == (256, 256, 3)
@@ -92,103 +98,103 @@ def test_a_thumbnail_shows_the_frame_that_was_surest(said: list[Record], family:
 
 def test_thumbnails_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(highlights, "THUMBNAIL_PX", 40)
-    data = base64.b64decode(highlights._jpeg(np.zeros((10, 80, 3), np.uint8)).partition(",")[2])
+    data = base64.b64decode(highlights._jpeg_data_url(np.zeros((10, 80, 3), np.uint8)).partition(",")[2])
     assert cv2.imdecode(np.frombuffer(data, np.uint8), 1).shape == (5, 40, 3)
 
 
-def test_only_some_labels_are_told_apart_as_they_were(clip: str, family: dict[str, str]) -> None:
+def test_restricted_labels_are_kept(clip: str, family: dict[str, str]) -> None:
     options = replace(OPTIONS, labels=("second", "third"))
     classifier = fervid.load_classifier(**family, options=options, threads=1)
     records = [window.as_dict() for window in classifier.timeline(clip, WindowSpec(1.0, 1.0))]
-    for moment in looked(records, family).moments:
-        assert moment.note == ""
-        assert moment.explanation.nothing == pytest.approx(0.5)
+    for item in highlight(records, family).highlights:
+        assert item.note == ""
+        assert item.explanation.baseline_probability == pytest.approx(0.5)
 
 
-def test_a_clip_that_changed_is_said_to_have_changed(
-    said: list[Record], family: dict[str, str], tmp_path: Path
-) -> None:
+def test_changed_clip_is_noted(records: list[Record], family: dict[str, str], tmp_path: Path) -> None:
     path = clips.write(tmp_path / "other.mp4", [toy_models.picture(toy_models.THIRD)] * 50, options={"crf": "4"})
-    moved = [{**record, "path": str(path)} for record in said]
-    first, second = looked(moved, family).moments
-    assert "On looking again the answer is third" in first.note
-    assert (second.explanation, "no face was seen here: the clip has changed" in second.note) == (None, True)
+    moved = [{**record, "path": str(path)} for record in records]
+    first, second = highlight(moved, family).highlights
+    assert "predicts third" in first.note
+    assert (second.explanation, "No face was found" in second.note) == (None, True)
     nobody = clips.write(tmp_path / "nobody.mp4", clips.scenery(100))
-    gone = looked([{**record, "path": str(nobody)} for record in said], family)
-    assert gone == highlights.ClipHighlights(note="On looking again no face was seen here: the clip has changed.")
+    gone = highlight([{**record, "path": str(nobody)} for record in records], family)
+    assert gone == highlights.ClipHighlights(note=second.note)
 
 
-def test_a_clip_that_is_gone_is_said_to_be_gone(said: list[Record], family: dict[str, str], tmp_path: Path) -> None:
-    found = looked([{**record, "path": str(tmp_path / "gone.mp4")} for record in said], family, thumbnails=True)
-    assert not found.moments
-    assert "gone.mp4 does not exist" in found.note
+def test_missing_clip_is_noted(records: list[Record], family: dict[str, str], tmp_path: Path) -> None:
+    missing = highlight([{**record, "path": str(tmp_path / "gone.mp4")} for record in records], family, thumbnails=True)
+    assert not missing.highlights
+    assert "gone.mp4 does not exist" in missing.note
 
 
 @pytest.mark.parametrize("name", ["mirrored", "upside-down", "mirrored-and-turned-right"])
-def test_a_thumbnail_is_turned_and_mirrored_as_players_do(tmp_path: Path, name: str) -> None:
-    matrix, shown = clips.ORIENTATIONS[name]
+def test_thumbnail_follows_the_display_matrix(tmp_path: Path, name: str) -> None:
+    matrix, display = clips.ORIENTATIONS[name]
     image = clips.portrait(160, 128, 0.8)
     path = clips.orient(clips.write(tmp_path / "clip.mp4", [image] * 3), *matrix)
     url = highlights._thumbnail(str(path), 0.04, OPTIONS)
     assert url is not None
-    found = cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert np.abs(found.astype(int) - shown(image)).mean() < 8
+    thumbnail = cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert np.abs(thumbnail.astype(int) - display(image)).mean() < 8
 
 
-def test_a_thumbnail_that_cannot_be_read_any_more_is_left_out(tmp_path: Path, clip: str) -> None:
+def test_thumbnail_of_a_missing_clip_is_none(tmp_path: Path, clip: str) -> None:
     assert highlights._thumbnail(str(tmp_path / "gone.mp4"), 0.0, OPTIONS) is None
     assert highlights._thumbnail(clip, 0.0, OPTIONS) is not None
 
 
-def test_labels_that_the_classifier_does_not_have_are_said(said: list[Record], family: dict[str, str]) -> None:
-    strange = {**said[0], "label": "x", "probabilities": {"x": 0.9, "first": 0.1}}
-    assert looked([strange], family).note == "toy-classifier does not know x."
+def test_unknown_labels_are_noted(records: list[Record], family: dict[str, str]) -> None:
+    strange = {**records[0], "label": "x", "probabilities": {"x": 0.9, "first": 0.1}}
+    assert highlight([strange], family).note == "toy-classifier has no label x."
 
 
-def test_models_are_those_that_answered(said: list[Record], family: dict[str, str], tmp_path: Path) -> None:
-    named = said[0]["model"]
-    assert isinstance(load_recorded_models(named, family, OPTIONS), HighlightExtractor)
-    with pytest.raises(ModelNotFound, match=r"toy-classifier, is not known here by that name; .* --classifier"):
-        load_recorded_models(named, {role: path for role, path in family.items() if role != "classifier"}, OPTIONS)
-    path = {**named, "classifier": {"name": family["classifier"], "sha256": named["classifier"]["sha256"]}}
-    with pytest.raises(ModelNotFound, match=r"not known here by that name"):
+def test_load_recorded_models(records: list[Record], family: dict[str, str], tmp_path: Path) -> None:
+    recorded = records[0]["model"]
+    assert isinstance(load_recorded_models(recorded, family, OPTIONS), HighlightExtractor)
+    with pytest.raises(ModelNotFound, match=r"toy-classifier is not an installed model; .*--classifier"):
+        load_recorded_models(recorded, {role: path for role, path in family.items() if role != "classifier"}, OPTIONS)
+    path = {**recorded, "classifier": {"name": family["classifier"], "sha256": recorded["classifier"]["sha256"]}}
+    with pytest.raises(ModelNotFound, match="not an installed model"):
         load_recorded_models(path, {role: path for role, path in family.items() if role != "classifier"}, OPTIONS)
     other = toy_models.family(tmp_path, note="another")
-    with pytest.raises(ModelIncompatible, match=r"is not the classifier that answered .* --classifier"):
-        load_recorded_models(named, {**family, "classifier": other["classifier"]}, OPTIONS)
-    roles: tuple[registry.Kind, ...] = ("detector", "network", "classifier")
+    with pytest.raises(ModelIncompatible, match=r"is not the classifier that the record names.*--classifier"):
+        load_recorded_models(recorded, {**family, "classifier": other["classifier"]}, OPTIONS)
+    roles: tuple[Kind, ...] = ("detector", "network", "classifier")
     shipped = {role: registry.load_model(registry.DEFAULTS[role], role).identity for role in roles}
-    answered = {role: {"name": one.name, "sha256": one.sha256} for role, one in shipped.items()}
-    assert load_recorded_models(answered, family, OPTIONS).classifier.identity == shipped["classifier"]
+    names = {role: {"name": model.name, "sha256": model.sha256} for role, model in shipped.items()}
+    assert load_recorded_models(names, family, OPTIONS).classifier.identity == shipped["classifier"]
     with pytest.raises(ModelNotFound, match="names no network"):
-        load_recorded_models({"detector": named["detector"]}, family, OPTIONS)
+        load_recorded_models({"detector": recorded["detector"]}, family, OPTIONS)
     stray = toy_models.classifier(tmp_path / "stray.onnx", 25 * np.eye(3))
     sha256 = hashlib.sha256(stray.read_bytes()).hexdigest()
-    with pytest.raises(ModelIncompatible, match="fitted on another network"):
+    with pytest.raises(ModelIncompatible, match="another face model"):
         load_recorded_models(
-            {**named, "classifier": {"name": "stray", "sha256": sha256}}, {**family, "classifier": str(stray)}, OPTIONS
+            {**recorded, "classifier": {"name": "stray", "sha256": sha256}},
+            {**family, "classifier": str(stray)},
+            OPTIONS,
         )
 
 
-def test_a_model_that_is_not_here_costs_the_clips_that_it_answered(said: list[Record], family: dict[str, str]) -> None:
-    unknown = [{**record, "path": "x", "model": {}} for record in said]
-    silent = [record for record in said if record["label"] is None]
-    found = dict(find_highlights({"a": said, "b": unknown, "c": silent}, family, OPTIONS))
-    assert len(found["a"].moments) == 2
-    assert "names no detector" in found["b"].note
-    assert found["c"] == highlights.ClipHighlights()
+def test_missing_model_affects_its_clips_only(records: list[Record], family: dict[str, str]) -> None:
+    unknown = [{**record, "path": "x", "model": {}} for record in records]
+    silent = [record for record in records if record["label"] is None]
+    results = dict(find_highlights({"a": records, "b": unknown, "c": silent}, family, OPTIONS))
+    assert len(results["a"].highlights) == 2
+    assert "names no detector" in results["b"].note
+    assert results["c"] == highlights.ClipHighlights()
 
 
-def test_a_clip_that_crashes_its_process_costs_itself(
-    said: list[Record], family: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_crash_affects_one_clip_only(
+    records: list[Record], family: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moved = [{**record, "path": "/nowhere/at all.mp4"} for record in said]
-    found = dict(find_highlights({"a": moved, "b": said}, family, OPTIONS, jobs=1, threads=1, limits=Limits()))
-    assert "does not exist" in found["a"].note
-    assert len(found["b"].moments) == 2
+    moved = [{**record, "path": "/nowhere/at all.mp4"} for record in records]
+    results = dict(find_highlights({"a": moved, "b": records}, family, OPTIONS, jobs=1, threads=1, limits=Limits()))
+    assert "does not exist" in results["a"].note
+    assert len(results["b"].highlights) == 2
     monkeypatch.setattr(highlights, "load_recorded_models", lambda *_, **__: _die)
-    found = dict(find_highlights({"b": said}, family, OPTIONS, jobs=1, threads=1))
-    assert "crashed on" in found["b"].note
+    results = dict(find_highlights({"b": records}, family, OPTIONS, jobs=1, threads=1))
+    assert "crashed on" in results["b"].note
 
 
 def _die(windows: Sequence[Record]) -> list[highlights.Highlight]:

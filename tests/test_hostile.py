@@ -132,7 +132,7 @@ def test_names_are_those_of_different_cases_and_one_makes_the_same_file_again(tm
 def test_seeds_are_whole_and_show_a_face(name: str, single: fervid.Classifier, tmp_path: Path) -> None:
     path = tmp_path / f"seed{malformed_videos.SEEDS[name][0]}"
     path.write_bytes(malformed_videos.seed(name))
-    result = single.answer(path)
+    result = single.classify_or_error(path)
     assert (result.status, result.problem) == ("ok", None)
     assert len(list(read_frames(path, Sampling(None)))) == (12 if result.duration_s else 1)
 
@@ -208,7 +208,7 @@ def test_a_clip_that_is_harmed_by_the_one_before_it_is_noticed(tmp_path: Path) -
     class Forgetful:
         """Says another thing of what comes behind a gif."""
 
-        def answer(self, path: str) -> ClipResult:
+        def classify_or_error(self, path: str) -> ClipResult:
             label = "fear" if getattr(self, "last", "").endswith(".gif") else "calm"
             self.last = path
             return ClipResult(path, "ok", Prediction({label: 1.0}))
@@ -271,7 +271,7 @@ def test_a_picture_that_is_nearly_a_line_needs_little_memory(turned: bool, singl
     line = np.zeros((2, 16_384, 3), np.uint8)
     tracemalloc.start()
     try:
-        assert single.extractor._detect(line.swapaxes(0, 1).copy() if turned else line) == []
+        assert single.extractor._face_detector.detect(line.swapaxes(0, 1).copy() if turned else line) == []
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()

@@ -22,15 +22,18 @@ import clips
 import fervid
 import html_pages
 import toy_models
-from fervid.analysis.aggregate import WindowSpec
-from fervid.analysis.extractor import Options
+from fervid.analysis.options import Options
+from fervid.analysis.windows import WindowSpec
 from fervid.batch.writers import make_writer
 from fervid.cli import app
 from fervid.learn import metrics
-from fervid.learn.metrics import evaluate_regression, paired_test
+from fervid.learn.metrics import evaluate_regression
+from fervid.learn.significance import paired_test
 from fervid.media.sampling import Sampling
 from fervid.render import charts
-from fervid.render.html_report import ROWS, escape_invisible, render_html
+from fervid.render.html_format import escape_invisible
+from fervid.render.html_report import render_html
+from fervid.render.html_run import ROWS_PER_PAGE
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun, load_results
 from fervid.render.timeline_chart import person_spans
 from html_pages import EVIL, clip, lines, windows
@@ -147,10 +150,10 @@ def test_a_clip_that_is_answered_and_damaged_is_among_the_problems() -> None:
 def test_only_one_page_of_rows_is_in_the_document_of_ten_thousand() -> None:
     found = made(run(*(clip(f"{i}.mp4") for i in range(10_000))))
     assert len(found.rows) == 10_000
-    assert sum(tag == "tr" for tag, _ in found.tags) < ROWS + 50
+    assert sum(tag == "tr" for tag, _ in found.tags) < ROWS_PER_PAGE + 50
     assert len(found.text) < 2e6
     assert found.values("aria-rowcount") == ["10001"]
-    assert found.values("aria-rowindex") == [str(i) for i in range(1, ROWS + 2)]
+    assert found.values("aria-rowindex") == [str(i) for i in range(1, ROWS_PER_PAGE + 2)]
 
 
 def test_nothing_that_a_name_says_becomes_part_of_the_page() -> None:
@@ -273,7 +276,7 @@ def test_a_name_that_csv_escapes_is_itself_again_in_a_report(tmp_path: Path) -> 
 def test_several_clips_have_a_table_that_leads_to_them() -> None:
     from fervid.core.records import WindowResult
 
-    lost = WindowResult.of(clip("b", "error")).as_dict()
+    lost = WindowResult.from_clip_result(clip("b", "error")).as_dict()
     found = TimelineRun({**timelines(a=[0.75, 0.25, 0.75]).clips, "b": [lost]})
     parsed = made(found)
     assert "a 4.0 3 3 calm" in parsed.said
@@ -286,14 +289,14 @@ def test_many_people_are_folded_up_and_none_is_left_out() -> None:
     record = windows("a", [0.75])[0].as_dict()
     record["people"] = [{**record["people"][0], "id": i} for i in range(6)]
     parsed = made(TimelineRun({"a": [record]}))
-    assert "2 more, who were seen for less long" in parsed.said
+    assert "2 more, seen for a shorter time" in parsed.said
     assert all(f"Person {i}, seen in 1" in parsed.said for i in range(6))
 
 
 def test_a_clip_that_has_no_windows_says_why() -> None:
     from fervid.core.records import WindowResult
 
-    records = [WindowResult.of(clip("a", "error")).as_dict()]
+    records = [WindowResult.from_clip_result(clip("a", "error")).as_dict()]
     said = made(TimelineRun({"a": records})).said
     assert "a does not exist" in said
     assert "whole clip error" in said
@@ -360,13 +363,18 @@ def test_what_has_no_shape_is_shown_as_its_number() -> None:
 
 
 CHARTS = {
-    "bars": lambda label: charts.bars([{"label": label, "value": 3, "said": label}], "clips"),
-    "none": lambda label: charts.bars([{"label": label, "value": 0, "said": label}], "clips"),
-    "signed": lambda label: charts.bars([{"label": label, "value": -0.5, "said": label}], "x", shares=True),
+    "bars": lambda label: charts.bars([{"label": label, "value": 3, "description": label}], "clips"),
+    "none": lambda label: charts.bars([{"label": label, "value": 0, "description": label}], "clips"),
+    "signed": lambda label: charts.bars([{"label": label, "value": -0.5, "description": label}], "x", shares=True),
     "timeline": lambda label: charts.timeline(
-        [{"time": 1, "label": label, "value": 0.5}], [{"from": 0, "to": 2, "label": label, "said": label}], [label], 2
+        [{"time": 1, "label": label, "value": 0.5}],
+        [{"from": 0, "to": 2, "label": label, "description": label}],
+        [label],
+        2,
     ),
-    "matrix": lambda label: charts.matrix([{"row": label, "column": label, "share": 1, "count": 1, "said": label}], 1),
+    "matrix": lambda label: charts.matrix(
+        [{"row": label, "column": label, "share": 1, "count": 1, "description": label}], 1
+    ),
 }
 
 
@@ -421,27 +429,27 @@ def test_the_command_writes_a_page_and_prints_nothing(tmp_path: Path) -> None:
 
 
 def test_the_end_of_a_report_is_told(tmp_path: Path) -> None:
-    result_reader, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
-    told = CliRunner().invoke(app.app, ["report", str(result_reader), "-o", str(output)]).stderr
-    assert re.fullmatch(rf"fervid: {len(MANY)} clips in [\d.]+ s: \d+ ok.*; the page is in {output}\n", told)
+    results, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
+    told = CliRunner().invoke(app.app, ["report", str(results), "-o", str(output)]).stderr
+    assert re.fullmatch(rf"fervid: {len(MANY)} clips in [\d.]+ s: \d+ ok.*; the report is in {output}\n", told)
 
 
 def test_a_page_is_not_replaced_unless_asked(tmp_path: Path) -> None:
-    result_reader, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
+    results, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
     output.write_text("mine")
-    refused = report(result_reader, "-o", output)
+    refused = report(results, "-o", output)
     assert (refused.exit_code, output.read_text()) == (2, "mine")
     assert "--force replaces it" in refused.stderr
-    assert report(result_reader, "-o", output, "--force").exit_code == 0
+    assert report(results, "-o", output, "--force").exit_code == 0
     assert output.read_bytes().startswith(b"<!DOCTYPE html>")
 
 
 def test_the_results_are_not_overwritten(tmp_path: Path) -> None:
-    result_reader = lines(tmp_path / "results.jsonl", MANY)
-    refused = report(result_reader, "-o", tmp_path / "." / "results.jsonl", "--force")
+    results = lines(tmp_path / "results.jsonl", MANY)
+    refused = report(results, "-o", tmp_path / "." / "results.jsonl", "--force")
     assert refused.exit_code == 2
     assert "would overwrite the results" in refused.stderr
-    assert load_results(result_reader)
+    assert load_results(results)
 
 
 def test_what_is_no_file_of_results_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -449,14 +457,14 @@ def test_what_is_no_file_of_results_leaves_nothing_behind(tmp_path: Path) -> Non
     refused = report(tmp_path / "x.jsonl", "-o", tmp_path / "report.html")
     assert refused.exit_code == 2
     assert refused.stderr.count("\n") == 1
-    assert "line 1 is torn" in refused.stderr
+    assert "line 1 is truncated" in refused.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
 
 
 def test_a_timeline_is_explained_and_what_is_gone_is_said(looked: Path, family: dict[str, str], tmp_path: Path) -> None:
     assert report(looked, "-o", tmp_path / "r.html", *toy_flags(family)).exit_code == 0
     parsed = Page((tmp_path / "r.html").read_text())
-    assert re.search(r"From 33\.3 %, told nothing, to 9\d\.\d % for first", parsed.said)
+    assert re.search(r"From a baseline of 33\.3 % to 9\d\.\d % for first", parsed.said)
     assert re.search(r"embedding, mean \+59\.\d points", parsed.said)
     assert "gone.mp4 does not exist" in parsed.said
     assert "img" not in {name for name, _ in parsed.tags}
@@ -474,7 +482,7 @@ def test_thumbnails_are_shown_only_if_asked_for(looked: Path, family: dict[str, 
 def test_without_the_models_the_page_says_so(looked: Path, tmp_path: Path) -> None:
     assert report(looked, "-o", tmp_path / "r.html").exit_code == 0
     said = Page((tmp_path / "r.html").read_text()).said
-    assert "toy-detector, is not known here by that name; give its file with --detector" in said
+    assert "toy-detector is not an installed model; pass its file with --detector" in said
     assert "Over time" in said
 
 
@@ -483,14 +491,14 @@ def test_no_clip_is_read_if_nothing_shall_be_explained(
 ) -> None:
     monkeypatch.setattr("fervid.analysis.highlights.find_highlights", None)
     assert report(looked, "-o", tmp_path / "r.html", "--no-explain").exit_code == 0
-    assert "Strongest moments" not in (tmp_path / "r.html").read_text()
+    assert "Most confident window of each label" not in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--thumbnails"], "--thumbnails shows moments of a timeline"),
-        (["--thumbnails", "--no-explain"], "leave one of them out"),
+        (["--thumbnails"], "--thumbnails needs the results of `fervid timeline`"),
+        (["--thumbnails", "--no-explain"], "drop one"),
         (["--fps", "0"], "above 0"),
     ],
 )
@@ -505,11 +513,11 @@ def test_flags_that_do_not_fit_are_refused(flags: list[str], said: str, tmp_path
 def test_without_its_packages_the_command_says_what_to_install(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fervid.render import result_reader
+    from fervid.render import result_schema
 
-    result_reader._validator.cache_clear()
+    result_schema.validator.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     refused = report(lines(tmp_path / "results.jsonl", MANY), "-o", tmp_path / "report.html")
     assert refused.exit_code == 2
     assert "pip install 'fervid[report]'" in refused.stderr
-    result_reader._validator.cache_clear()
+    result_schema.validator.cache_clear()

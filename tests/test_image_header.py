@@ -1,4 +1,4 @@
-"""The size of still images, against what a decoder makes of them, and without one."""
+"""Image sizes from headers, compared with those of a decoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fervid.media.image_header import image_size, is_animated
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (300, 1), (48, 64), (70, 1025)])
-def test_the_size_is_that_which_the_decoder_finds(suffix: str, shape: tuple[int, int]) -> None:
+def test_size_matches_decoder(suffix: str, shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     data = cv2.imencode(suffix, image)[1].tobytes()
     height, width = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
@@ -40,7 +40,7 @@ PROFILE = struct.pack(">I4s3000x4x", 3000, b"iCCP")
         (b"", False),
     ],
 )
-def test_an_image_says_whether_it_moves(data: bytes, moves: bool) -> None:
+def test_is_animated(data: bytes, moves: bool) -> None:
     assert is_animated(data) is moves
 
 
@@ -52,7 +52,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(("suffix", "settings"), SETTINGS.values(), ids=SETTINGS)
-def test_every_kind_of_a_format_tells(suffix: str, settings: list[int]) -> None:
+def test_size_of_format_variants(suffix: str, settings: list[int]) -> None:
     data = cv2.imencode(suffix, np.full((48, 65, 3), 99, np.uint8), settings)[1].tobytes()
     assert image_size(data) == (65, 48)
 
@@ -72,13 +72,13 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("data", HEADERS.values(), ids=HEADERS)
-def test_the_header_alone_is_enough(data: bytes) -> None:
+def test_header_is_enough(data: bytes) -> None:
     width, height = image_size(data) or (0, 0)
     assert (width, height) in [(70_000, 50_000), (60_000, 50_000), (50_000, 60_000), (16_383, 16_384)]
 
 
 @pytest.mark.parametrize("data", HEADERS.values(), ids=HEADERS)
-def test_a_header_that_breaks_off_tells_nothing(data: bytes) -> None:
+def test_truncated_header(data: bytes) -> None:
     assert {image_size(data[:kept]) for kept in range(len(data))} == {None}
 
 
@@ -94,5 +94,5 @@ def test_a_header_that_breaks_off_tells_nothing(data: bytes) -> None:
     ],
     ids=["nothing", "another format", "many beginnings", "filling", "zeros", "no tags"],
 )
-def test_what_tells_no_size_is_no_error(data: bytes) -> None:
+def test_invalid_header_gives_none(data: bytes) -> None:
     assert image_size(data) is None

@@ -1,4 +1,4 @@
-"""What is named on the command line, and which clips are meant by it."""
+"""Resolution of command-line inputs to clips."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
 )
 @pytest.mark.usefixtures("tree")
-def test_names_stand_for_clips_in_the_order_given_and_sorted_within(
-    named: list[str], recursive: bool, meant: list[str]
-) -> None:
+def test_resolve_inputs_keeps_order_and_sorts_folders(named: list[str], recursive: bool, meant: list[str]) -> None:
     assert resolve_inputs(named, recursive=recursive) == meant
 
 
@@ -69,11 +67,11 @@ def test_names_stand_for_clips_in_the_order_given_and_sorted_within(
     ],
     ids=str,
 )
-def test_a_clip_named_twice_counts_once_under_its_first_name(named: list[str], meant: list[str]) -> None:
+def test_duplicate_names_count_once(named: list[str], meant: list[str]) -> None:
     assert resolve_inputs(named) == meant
 
 
-def test_an_absolute_name_and_a_link_are_the_same_clip(tree: Path) -> None:
+def test_absolute_path_and_link_are_same_clip(tree: Path) -> None:
     (tree / "link.mp4").symlink_to("b.mp4")
     (tree / "other").symlink_to("sub")
     assert resolve_inputs(["link.mp4", "b.mp4", str(tree / "b.mp4")]) == ["link.mp4"]
@@ -81,13 +79,13 @@ def test_an_absolute_name_and_a_link_are_the_same_clip(tree: Path) -> None:
     assert resolve_inputs(["other/c.mp4", "sub"]) == ["other/c.mp4", "sub/d.webm"]
 
 
-def test_a_dangling_link_stays_in_the_list(tree: Path) -> None:
+def test_dangling_link_is_kept(tree: Path) -> None:
     (tree / "sub" / "z.mp4").symlink_to("nowhere.mp4")
     assert resolve_inputs(["sub"]) == ["sub/c.mp4", "sub/d.webm", "sub/z.mp4"]
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "loop"])
-def test_links_that_lead_back_are_harmless(tree: Path, target: str) -> None:
+def test_link_cycles(tree: Path, target: str) -> None:
     (tree / "sub" / "loop").symlink_to(target)
     found = resolve_inputs(["sub"], recursive=True)
     real = [os.path.realpath(path) for path in found]
@@ -95,7 +93,7 @@ def test_links_that_lead_back_are_harmless(tree: Path, target: str) -> None:
     assert {"sub/c.mp4", "sub/d.webm", "sub/deep/e.gif"} <= {os.path.relpath(path, tree) for path in real}
 
 
-def test_a_folder_is_searched_by_suffix_and_a_folder_with_a_suffix_is_no_clip(tree: Path) -> None:
+def test_folder_search_by_suffix(tree: Path) -> None:
     place = tree / "kinds"
     (place / "folder.mp4").mkdir(parents=True)
     for suffix in VIDEO_SUFFIXES:
@@ -107,7 +105,7 @@ SOUND_AND_STILLS = {"heic", "heif", "avif", "isma", "m4a", "m4b", "mka", "mks", 
 SCRIPTS = {"avs", "ism", "psp"}
 
 
-def test_every_suffix_that_the_decoder_knows_as_that_of_a_video_is_searched_for() -> None:
+def test_video_suffixes_cover_decoder() -> None:
     formats = ("avi", "cavsvideo", "dv", "flv", "gif", "h261", "h264", "hevc", "m4v", "matroska", "mjpeg", "mov")
     known = {suffix for name in formats for suffix in av.ContainerFormat(name, "r").extensions}
     assert {f".{suffix}" for suffix in known - SOUND_AND_STILLS - SCRIPTS} <= VIDEO_SUFFIXES
@@ -137,9 +135,7 @@ CONTAINERS = {
 
 @pytest.mark.parametrize("suffix", [name for name, codec in CONTAINERS.items() if codec in av.codecs_available])
 @pytest.mark.parametrize("name", ["clip", "clip.DAT", "2024-05-01 12.30"])
-def test_a_video_without_a_suffix_that_says_so_is_found_by_how_it_begins(
-    suffix: str, name: str, tmp_path: Path
-) -> None:
+def test_unknown_suffix_is_recognised_by_header(suffix: str, name: str, tmp_path: Path) -> None:
     path = clips.write(tmp_path / f"made.{suffix}", clips.scenery(3, 64, 48), codec=CONTAINERS[suffix])
     passed_over = PassedOver()
     assert resolve_inputs([str(path.rename(tmp_path / name))]) == resolve_inputs(
@@ -148,7 +144,7 @@ def test_a_video_without_a_suffix_that_says_so_is_found_by_how_it_begins(
     assert passed_over == PassedOver()
 
 
-def test_sound_stills_text_and_what_is_unfinished_are_no_videos_and_are_counted(tmp_path: Path) -> None:
+def test_other_files_are_counted(tmp_path: Path) -> None:
     video = clips.write(tmp_path / "made.mp4", clips.scenery(3, 64, 48)).read_bytes()
     clips.write_sound(tmp_path / "sound.mp4").rename(tmp_path / "sound.m4a")
     (tmp_path / "clip.mp4.part").write_bytes(video)
@@ -162,7 +158,7 @@ def test_sound_stills_text_and_what_is_unfinished_are_no_videos_and_are_counted(
     passed_over = PassedOver()
     assert resolve_inputs([str(tmp_path)], passed_over=passed_over) == [str(tmp_path / "made.mp4")]
     assert passed_over == PassedOver(files=6, folders=1)
-    assert str(passed_over) == "6 files are no videos, 1 folder was not searched; --recursive"
+    assert str(passed_over) == "6 files are not videos, 1 folder was not searched; --recursive"
 
 
 @pytest.fixture
@@ -181,7 +177,7 @@ def locked(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("locked")
-def test_a_folder_that_may_not_be_listed_is_an_input_that_cannot_be_read() -> None:
+def test_unlistable_folder_is_unreadable_input() -> None:
     assert resolve_inputs(["sub"]) == ["sub/c.mp4", "sub/d.webm"]
     assert resolve_inputs(["sub"], recursive=True) == ["sub/c.mp4", "sub/d.webm", "sub/deep/e.gif", "sub/locked"]
     assert resolve_inputs(["sub/locked"]) == ["sub/locked"]
@@ -189,7 +185,7 @@ def test_a_folder_that_may_not_be_listed_is_an_input_that_cannot_be_read() -> No
         open_file(Path("sub/locked"))
 
 
-def test_files_of_unknown_kind_that_may_not_be_read_are_counted(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_are_counted(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / "sub" / "unknown").write_bytes(b"?")
 
     def refuse(path: str, *mode: str) -> object:
@@ -202,14 +198,14 @@ def test_files_of_unknown_kind_that_may_not_be_read_are_counted(tree: Path, monk
 
 
 @pytest.mark.usefixtures("tree")
-def test_a_url_stands_for_itself_although_it_may_look_like_a_glob() -> None:
+def test_url_is_not_a_glob() -> None:
     assert resolve_inputs(["https://host/*.mp4", "s3://bucket/[a].mp4"]) == [
         "https://host/*.mp4",
         "s3://bucket/[a].mp4",
     ]
 
 
-def test_what_is_hidden_is_no_clip_unless_it_is_named(tree: Path) -> None:
+def test_hidden_files_are_skipped_unless_named(tree: Path) -> None:
     for name in ("shown/a.mp4", "shown/._a.mp4", "shown/.Trash/b.mp4"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).touch()
@@ -217,13 +213,13 @@ def test_what_is_hidden_is_no_clip_unless_it_is_named(tree: Path) -> None:
     assert resolve_inputs([str(tree / "shown/._a.mp4")]) == [str(tree / "shown/._a.mp4")]
 
 
-def test_a_file_whose_name_looks_like_a_glob_is_itself(tree: Path) -> None:
+def test_file_named_like_a_glob(tree: Path) -> None:
     (tree / "b[1].mp4").touch()
     (tree / "b1.mp4").touch()
     assert resolve_inputs(["b[1].mp4"]) == ["b[1].mp4"]
 
 
-def test_a_generator_of_names_will_do(tree: Path) -> None:
+def test_names_from_generator(tree: Path) -> None:
     assert resolve_inputs(path.name for path in [tree / "b.mp4"]) == ["b.mp4"]
 
 
@@ -232,18 +228,16 @@ def test_a_generator_of_names_will_do(tree: Path) -> None:
     [
         ([], False, "no input was named"),
         (["*.avi"], False, r"found in \*\.avi; check the spelling and the current folder$"),
-        (["none"], False, "found in none; 1 file is no video$"),
-        (["none"], True, "found in none; 1 file is no video$"),
+        (["none"], False, "found in none; 1 file is not a video$"),
+        (["none"], True, "found in none; 1 file is not a video$"),
         (["nested"], False, "found in nested; 1 folder was not searched; --recursive$"),
-        (["nested"], True, "found in nested; 2 files are no videos$"),
-        (["none", "*.avi"], True, r"found in none, \*\.avi; 1 file is no video; check the spelling"),
+        (["nested"], True, "found in nested; 2 files are not videos$"),
+        (["none", "*.avi"], True, r"found in none, \*\.avi; 1 file is not a video; check the spelling"),
     ],
     ids=["nothing", "glob", "folder", "folder-recursive", "nested", "nested-recursive", "both"],
 )
 @pytest.mark.usefixtures("tree")
-def test_nothing_found_is_an_error_that_says_where_and_what_is_there(
-    named: list[str], recursive: bool, words: str
-) -> None:
+def test_no_inputs_error_names_places_and_counts(named: list[str], recursive: bool, words: str) -> None:
     Path("nested/in").mkdir(parents=True)
     for name in ("a.txt", "b.jpg"):
         Path("nested/in", name).touch()
@@ -273,12 +267,12 @@ def test_nothing_found_is_an_error_that_says_where_and_what_is_there(
     ],
     ids=str,
 )
-def test_a_list_holds_one_name_a_line_or_between_nuls(data: bytes, nul: bool, names: list[str]) -> None:
+def test_read_list(data: bytes, nul: bool, names: list[str]) -> None:
     assert read_list(data, nul=nul) == names
 
 
 @pytest.mark.parametrize("nul", [False, True])
-def test_bytes_that_are_no_text_still_name_their_file(tmp_path: Path, nul: bool) -> None:
+def test_read_list_keeps_non_utf8_names(tmp_path: Path, nul: bool) -> None:
     raw = os.fsencode(tmp_path) + b"/\xff\xfe.mp4"
     Path(os.fsdecode(raw)).touch()
     names = read_list(raw + (b"\0" if nul else b"\n"), nul=nul)
@@ -288,6 +282,6 @@ def test_bytes_that_are_no_text_still_name_their_file(tmp_path: Path, nul: bool)
     assert Path(names[0]).exists()
 
 
-def test_a_list_with_nuls_read_as_lines_is_a_usage_error_that_names_the_option() -> None:
+def test_nul_in_line_list_is_usage_error() -> None:
     with pytest.raises(UsageError, match="add -0"):
         read_list(b"a.mp4\0b.mp4\0")

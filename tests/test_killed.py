@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment and resumed come to the records of one that nobody disturbed."""
+"""A run that is killed at any time and resumed produces the records of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def unharmed(counts: Counts, kills: int, inputs: int) -> bool:
     return counts.harmed == 0
 
 
-def test_a_few_kills_harm_nothing() -> None:
+def test_run_resumes_after_a_few_kills() -> None:
     counts = killed_runs(3, inputs=20)
     assert unharmed(counts, 3, 20), counts
 
@@ -21,6 +21,6 @@ def test_a_few_kills_harm_nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(("format", "kills"), [("jsonl", 100), ("parquet", 30)])
-def test_many_kills_harm_nothing(format: Format, kills: int) -> None:
+def test_run_resumes_after_many_kills(format: Format, kills: int) -> None:
     counts = killed_runs(kills, inputs=200, format=format)
     assert unharmed(counts, kills, 200), counts

@@ -15,22 +15,18 @@ from feature_fixtures import known, parted, rated
 from fervid.analysis.early_exit import STRIDES
 from fervid.core.errors import DatasetError, InputError, NoFaceError, UsageError
 from fervid.core.records import ClipFeatures
-from fervid.learn.dataset import Dataset, Sample
-from fervid.learn.feature_table import ClipFeaturesRow
-from fervid.learn.labeled_features import (
-    build_feature_table,
-    feature_provenance,
-    label_features,
-    relative_to_people,
-    train_classifier,
-    validate_dataset,
-)
+from fervid.learn.classifier_export import to_onnx
+from fervid.learn.dataset import Dataset, Sample, validate_dataset
+from fervid.learn.estimators import Kind
+from fervid.learn.feature_extraction import ClipFeaturesRow
+from fervid.learn.labeled_features import build_feature_table, feature_provenance, label_features, relative_to_people
 from fervid.learn.model_evaluation import evaluate_model, predict_with_model
-from fervid.learn.model_selection import Kind, candidates, to_onnx
+from fervid.learn.model_selection import make_candidates
+from fervid.learn.training import train_classifier
 from fervid.models import registry
 
 pytestmark = pytest.mark.usefixtures("quick")
-LINEAR = candidates(["mean"], ["linear"])[:2]
+LINEAR = make_candidates(["mean"], ["linear"])[:2]
 
 
 def loaded(place: Path, data: bytes, name: str = "mine.onnx") -> registry.Model:
@@ -46,25 +42,25 @@ def found(*samples: Sample) -> Dataset:
     return Dataset("set", samples)
 
 
-def clip(label: str | None, person: str | None = None, where: str = "list:1", **ratings: float) -> Sample:
-    return Sample(Path("a.mp4"), label, person, None, ratings, where)
+def clip(label: str | None, person: str | None = None, source: str = "list:1", **ratings: float) -> Sample:
+    return Sample(Path("a.mp4"), label, person, None, ratings, source)
 
 
 @pytest.mark.parametrize(
     ("samples", "options", "words"),
     [
-        ([clip("joy"), clip(None)], {}, r"a\.mp4 \(list:1\) has no label; give it one, or name a --target"),
-        ([clip("joy"), clip(None, where="")], {}, r"a\.mp4 has no label"),
-        ([clip("joy")], {}, "set has only the class joy; it takes two"),
+        ([clip("joy"), clip(None)], {}, r"a\.mp4 \(list:1\) has no label; .*--target"),
+        ([clip("joy"), clip(None, source="")], {}, r"a\.mp4 has no label"),
+        ([clip("joy")], {}, "set has only the class joy"),
         (
             [clip("joy", "A"), clip("joy", "B"), clip("fear", "A")],
             {},
-            "fear \\(.*\\): a class with fewer than two people",
+            r"^fear \(list:1\): .*two or more people.*--group none",
         ),
-        ([clip("joy", valence=1), clip("joy")], {"target": "valence"}, "no number for 'valence'"),
-        ([clip("joy"), clip("bored")], {"answerable": ["joy", "fear"]}, "know bored, but joy, fear; .*--labels joy$"),
-        ([clip("bored")], {"answerable": ["joy", "fear"]}, "know bored, but joy, fear; measure another"),
-        ([clip(None)], {"answerable": ["joy"]}, "has no label"),
+        ([clip("joy", valence=1), clip("joy")], {"target": "valence"}, "no rating 'valence'"),
+        ([clip("joy"), clip("bored")], {"model_labels": ["joy", "fear"]}, "no label bored; .*--labels joy$"),
+        ([clip("bored")], {"model_labels": ["joy", "fear"]}, "no label bored; .* joy, fear; use another"),
+        ([clip(None)], {"model_labels": ["joy"]}, "has no label"),
     ],
 )
 def test_clips_that_will_not_do(samples: list[Sample], options: dict[str, Any], words: str) -> None:
@@ -78,7 +74,7 @@ def test_clips_that_will_not_do(samples: list[Sample], options: dict[str, Any], 
         ([clip("joy", "A"), clip("fear", "A")], {"group": "none"}),
         ([clip("joy", "A"), clip("joy", "B"), clip("fear", "A"), clip("fear", "C")], {}),
         ([clip("joy"), clip("fear")], {}),
-        ([clip("joy", "A")], {"answerable": ["joy", "fear"]}),
+        ([clip("joy", "A")], {"model_labels": ["joy", "fear"]}),
         ([clip(None, valence=1.0)], {"target": "valence"}),
     ],
 )
@@ -98,7 +94,7 @@ def test_who_is_who_by_name_by_face_or_not_at_all() -> None:
     assert seen.tolist() == named.tolist()
     assert alone is None
     blind = replace(nameless, statistics={"embedding.mean": table.statistics["embedding.mean"]})
-    with pytest.raises(UsageError, match=r"who is who.*--group none"):
+    with pytest.raises(UsageError, match=r"do not identify people.*--group none"):
         label_features(found(*clips), blind)
     assert label_features(found(*clips), blind, group="none").groups is None
 
@@ -107,19 +103,19 @@ def test_clips_that_were_looked_at() -> None:
     features = ClipFeatures({"embedding.mean": np.ones(3, np.float32)}, 2)
     seen, nobody = (
         ClipFeaturesRow(clip("joy"), features),
-        ClipFeaturesRow(clip("fear"), None, problem=NoFaceError("nobody")),
+        ClipFeaturesRow(clip("fear"), None, error=NoFaceError("nobody")),
     )
     table = build_feature_table(iter([nobody, seen]), feature_fixtures.ABOUT)
-    assert (table.samples, table.faceless) == ((seen.sample,), (nobody.sample,))
-    broken = [ClipFeaturesRow(clip("joy"), None, problem=InputError(f"{i}.mp4 is empty")) for i in range(4)]
+    assert (table.samples, table.no_face_samples) == ((seen.sample,), (nobody.sample,))
+    broken = [ClipFeaturesRow(clip("joy"), None, error=InputError(f"{i}.mp4 is empty")) for i in range(4)]
     every = "; ".join(rf"{i}\.mp4 is empty" for i in range(4))
-    with pytest.raises(DatasetError, match=rf"^4 clips cannot be read: {every}; mend or remove .*--skip-broken"):
+    with pytest.raises(DatasetError, match=rf"^4 clips cannot be read: {every}; repair or remove .*--skip-broken"):
         build_feature_table([seen, *broken], feature_fixtures.ABOUT)
     with pytest.raises(DatasetError, match=r"^1 clip cannot be read: "):
         build_feature_table([seen, broken[0]], feature_fixtures.ABOUT)
     table = build_feature_table([seen, *broken, nobody], feature_fixtures.ABOUT, skip_broken=True)
-    assert (table.samples, table.faceless) == ((seen.sample,), (nobody.sample,))
-    assert table.broken == tuple(row.sample for row in broken)
+    assert (table.samples, table.no_face_samples) == ((seen.sample,), (nobody.sample,))
+    assert table.unreadable_samples == tuple(row.sample for row in broken)
 
 
 def test_what_features_come_from(tmp_path: Path) -> None:
@@ -138,7 +134,7 @@ def test_truth_and_examples() -> None:
     one = known()
     assert one.labels == ("calm", "joy")
     assert one.truth.tolist() == [0, 0, 1, 1] * 6
-    examples = one.examples(["mean", "mean+std"])
+    examples = one.training_data(["mean", "mean+std"])
     assert {name: matrix.shape for name, matrix in examples.matrices.items()} == {"mean": (24, 3), "mean+std": (24, 6)}
     assert examples.groups.tolist() == one.groups.tolist()
     assert rated(10).truth.tolist() == pytest.approx(np.linspace(1, 9, 10).tolist())
@@ -152,7 +148,7 @@ def test_features_are_centred_by_the_person_in_each_part() -> None:
         assert x[rows, :3].mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
         assert x[rows, :3] == pytest.approx(plain[rows, :3] - plain[rows, :3].mean(axis=0), abs=1e-6)
     assert np.array_equal(x[:, 3:], plain[:, 3:])  # deviations are left alone
-    assert np.array_equal(one.examples(["mean+std"]).matrices["mean+std"], x)
+    assert np.array_equal(one.training_data(["mean+std"]).matrices["mean+std"], x)
     learnt, held = replace(parted(each=3), center="person").held_out()
     for part in (learnt, held):
         sums = np.zeros((part.groups.max() + 1, 3))
@@ -162,7 +158,7 @@ def test_features_are_centred_by_the_person_in_each_part() -> None:
 
 def test_rows_without_a_face_do_not_count_for_the_mean_of_a_person() -> None:
     one = replace(known(each=3, strides=(2,)), center="person")
-    one.table.coarse[2]["embedding.mean"][1] = np.nan
+    one.table.by_stride[2]["embedding.mean"][1] = np.nan
     x = one.matrix(["embedding.mean"], 2)
     assert np.isnan(x[1]).all()
     assert x[one.groups == 0][[0, 2, 3, 4, 5]].mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
@@ -176,7 +172,7 @@ def test_people_with_few_clips_are_compared_with_the_usual_mean() -> None:
     means = np.stack([plain[few.groups == group].mean(axis=0) for group in range(6)])
     assert x[:4] == pytest.approx(plain[:4] - means.mean(axis=0), abs=1e-4)
     assert x[4:10] == pytest.approx(plain[4:10] - means[1], abs=1e-5)
-    given = few.matrix(["embedding.mean"], usual={"embedding.mean": [1.0, 2.0, 3.0]})
+    given = few.matrix(["embedding.mean"], fallback_means={"embedding.mean": [1.0, 2.0, 3.0]})
     assert given[:4] == pytest.approx(plain[:4] - [1, 2, 3], abs=1e-5)
     assert given[4:] == pytest.approx(x[4:])
 
@@ -194,7 +190,7 @@ def test_the_card_has_the_mean_that_people_with_few_clips_get(tmp_path: Path) ->
 
 def test_centring_needs_to_know_who_is_who_and_five_clips_of_somebody() -> None:
     with pytest.raises(UsageError, match="leave out --group none"):
-        replace(known(), groups=None, center="person").examples(["mean"])
+        replace(known(), groups=None, center="person").training_data(["mean"])
     clips = feature_fixtures.samples(["joy", "calm"] * 4, [f"p{i % 2}" for i in range(8)])
     with pytest.raises(DatasetError, match=r"nobody has 5 clips.*--center person"):
         label_features(found(*clips), feature_fixtures.table(clips, np.zeros((8, 3))), center="person")
@@ -202,13 +198,13 @@ def test_centring_needs_to_know_who_is_who_and_five_clips_of_somebody() -> None:
 
 def test_statistics_of_groups_need_everybody() -> None:
     with pytest.raises(UsageError, match=r"group need embedding\.spread\.mean; .*--face all"):
-        known().examples(["group"])
+        known().training_data(["group"])
 
 
 def test_a_class_of_which_no_clip_shows_a_face_cannot_be_learnt() -> None:
-    faceless = feature_fixtures.samples(["fear"] * 2, ["x", "y"])
-    with pytest.raises(DatasetError, match=r"no clip of fear in set .*--labels"):
-        train_classifier(known(faceless=faceless), LINEAR, "mine")
+    no_face_samples = feature_fixtures.samples(["fear"] * 2, ["x", "y"])
+    with pytest.raises(DatasetError, match=r"no face found in any training clip of fear in set.*--labels"):
+        train_classifier(known(no_face_samples=no_face_samples), LINEAR, "mine")
 
 
 def test_parts_keep_their_people_and_faceless_clips() -> None:
@@ -216,40 +212,43 @@ def test_parts_keep_their_people_and_faceless_clips() -> None:
     learnt, held = whole.held_out()
     assert (len(learnt.table.samples), len(held.table.samples)) == (24, 8)
     assert not set(learnt.groups) & set(held.groups)
-    assert ([one.label for one in learnt.faceless], [one.label for one in held.faceless]) == (["calm"], ["joy"])
-    assert whole.part(("test",)).faceless == ()
+    assert ([one.label for one in learnt.no_face_samples], [one.label for one in held.no_face_samples]) == (
+        ["calm"],
+        ["joy"],
+    )
+    assert whole.split(("test",)).no_face_samples == ()
     assert known().held_out() is None
-    assert parted().part(("train",)).held_out() is None
-    with pytest.raises(DatasetError, match=r"no clip of set in the part unheard shows a face.*--split"):
-        whole.part(("unheard",))
+    assert parted().split(("train",)).held_out() is None
+    with pytest.raises(DatasetError, match=r"no clip of set in the unheard split shows a face.*--split"):
+        whole.split(("unheard",))
 
 
 def test_a_part_that_shows_no_face_is_not_replaced_by_another() -> None:
-    learnt = parted().part(("train",))
-    faceless = feature_fixtures.samples(["joy"], splits=["val"])
-    with pytest.raises(DatasetError, match="in the part val/test shows a face"):
-        train_classifier(replace(learnt, table=replace(learnt.table, faceless=faceless)), LINEAR, "mine")
+    learnt = parted().split(("train",))
+    no_face_samples = feature_fixtures.samples(["joy"], splits=["val"])
+    with pytest.raises(DatasetError, match="in the val/test split shows a face"):
+        train_classifier(replace(learnt, table=replace(learnt.table, no_face_samples=no_face_samples)), LINEAR, "mine")
 
 
 def test_reports_count_faceless_clips_as_wrong() -> None:
-    one = known(faceless=feature_fixtures.samples(["joy", "calm"]))
+    one = known(no_face_samples=feature_fixtures.samples(["joy", "calm"]))
     said = np.eye(2, dtype=np.float32)[one.truth]
-    report = one.report(said)
+    report = one.evaluate(said)
     assert (report["answered"]["count"], report["answered"]["accuracy"]["value"]) == (24, 1)
     assert (report["all"]["count"], report["all"]["accuracy"]["value"]) == (26, round(24 / 26, 4))
-    alone = replace(one, groups=None).report(said)
+    alone = replace(one, groups=None).evaluate(said)
     assert alone["all"]["count"] == 26
     predictions = one.predictions(said)
     assert len(set(predictions.groups)) == 8
-    more = replace(one, labels=("calm", "joy")).report(
+    more = replace(one, labels=("calm", "joy")).evaluate(
         np.eye(3, dtype=np.float32)[one.truth + 1], ("fear", *one.labels)
     )
     assert more["answered"]["recall"] == {"fear": None, "calm": 1, "joy": 1}
 
 
 def test_reports_of_ratings() -> None:
-    one = rated(faceless=feature_fixtures.samples([None], ratings=[{"valence": 2.0}]))
-    report = one.report(one.truth.astype(np.float32) + 0.5)
+    one = rated(no_face_samples=feature_fixtures.samples([None], ratings=[{"valence": 2.0}]))
+    report = one.evaluate(one.truth.astype(np.float32) + 0.5)
     assert (report["clips"], report["unanswered"]) == (31, 1)
     assert report["mae"]["value"] == pytest.approx(0.5)
 
@@ -287,7 +286,7 @@ def test_people_who_look_different_are_told_by_how_they_differ_from_themselves(t
     looks = np.random.default_rng(0).normal(scale=30, size=(8, 3)).astype(np.float32)[one.groups]
     for name in ("embedding.mean", "embedding.max"):
         one.table.statistics[name][:] += looks
-    ways = candidates(["mean", "max"], ["linear"], ["standard"])
+    ways = make_candidates(["mean", "max"], ["linear"], ["standard"])
     (plain,) = train_classifier(one, ways, "mine", 3)[1]["figures"].values()
     data, card = train_classifier(replace(one, center="person"), ways, "mine", 3)
     (centered,) = card["figures"].values()
@@ -320,8 +319,8 @@ def test_a_part_for_measuring_is_kept_out() -> None:
 
 
 def test_a_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
-    one = rated(faceless=feature_fixtures.samples([None], ratings=[{"valence": 2.0}]))
-    ways = candidates(["mean"], ["rbf"])
+    one = rated(no_face_samples=feature_fixtures.samples([None], ratings=[{"valence": 2.0}]))
+    ways = make_candidates(["mean"], ["rbf"])
     data, card = train_classifier(one, ways, "pleasure", 3)
     model = loaded(tmp_path, data)
     assert (card["kind"], card["target"], "labels" in card) == ("regressor", "valence", False)
@@ -344,7 +343,7 @@ def test_a_file_that_answers_the_opposite_is_not_written(monkeypatch: pytest.Mon
         factor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(factor), "logits_1"))
         return model
 
-    monkeypatch.setattr("fervid.learn.labeled_features.to_onnx", inverted)
+    monkeypatch.setattr("fervid.learn.training.to_onnx", inverted)
     with pytest.raises(DatasetError, match=r"mean recall of 0\.000 on its own training clips.*is not written; try"):
         train_classifier(known(), LINEAR, "mine", 3)
 
@@ -354,7 +353,7 @@ def test_few_people_give_a_file_that_knows_its_training_clips(kind: Kind, tmp_pa
     """14 people with two clips each, of whom held-out folds say little."""
     for seed in range(3):
         study_of_few = replace(known(people=14, each=1, noise=2.5, seed=seed), seed=seed)
-        data, card = train_classifier(study_of_few, candidates(["mean"], [kind]), "mine", 3)
+        data, card = train_classifier(study_of_few, make_candidates(["mean"], [kind]), "mine", 3)
         (report,) = card["figures"].values()
         answers = predict_with_model(study_of_few, loaded(tmp_path, data)).argmax(axis=1)
         assert (answers == study_of_few.truth).mean() >= report["answered"]["accuracy"]["interval"][0]
@@ -369,9 +368,9 @@ def test_the_same_seed_gives_the_same_file() -> None:
 
 def test_thresholds_for_few_frames_are_set_on_other_people(tmp_path: Path) -> None:
     one = known(people=8, each=3, strides=STRIDES)
-    lost = one.table.coarse[8]["embedding.mean"]
+    lost = one.table.by_stride[8]["embedding.mean"]
     lost[:] = np.nan
-    data, card = train_classifier(one, LINEAR, "mine", 3, error=0.02)
+    data, card = train_classifier(one, LINEAR, "mine", 3, early_exit_error=0.02)
     assert [level["stride"] for level in card["adaptive"]["levels"]] == list(STRIDES)
     assert card["adaptive"]["accuracy"] > 0.9
     assert 0.25 <= card["adaptive"]["share of frames"] <= 1

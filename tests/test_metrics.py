@@ -20,9 +20,8 @@ from fervid.learn.metrics import (
     evaluate,
     evaluate_regression,
     macro_scores,
-    paired_test,
-    sign_flip_test,
 )
+from fervid.learn.significance import paired_test, sign_flip_test
 
 LABELS = ["anger", "happiness", "neutral"]
 ALL_RIGHT = {"value": 1.0, "interval": [1.0, 1.0]}
@@ -55,7 +54,7 @@ def drawn(count: int, classes: int = 3, unanswered: float = 0.1, seed: int = 0) 
 def test_figures_equal_those_of_scikit_learn(part: str, seed: int) -> None:
     given = drawn(200, seed=seed)
     found = evaluate(given)[part]
-    truth, answers = given.truth, np.where(given.answers < 0, 3, given.answers)
+    truth, answers = given.truth, np.where(given.predicted < 0, 3, given.predicted)
     if part == "answered":
         truth, answers = truth[answers < 3], answers[answers < 3]
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(truth, answers, labels=range(3), zero_division=0)
@@ -129,15 +128,15 @@ def test_one_clip_or_one_group_has_no_interval(truth: list[int], groups: list[in
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_without_an_answer_nothing_is_measured(count: int) -> None:
-    with pytest.raises(ValueError, match=f"none of {count} clips? has an answer"):
+    with pytest.raises(ValueError, match=f"none of {count} clips? has a prediction"):
         evaluate(predictions([0] * count, [-1] * count))
 
 
 def test_answers_are_the_most_probable_class() -> None:
     given = predictions([0, 1, 2], [2, -1, 0])
-    assert given.answers.tolist() == [2, -1, 0]
-    assert given.answered.tolist() == [True, False, True]
-    assert given[given.answered].truth.tolist() == [0, 2]
+    assert given.predicted.tolist() == [2, -1, 0]
+    assert given.has_prediction.tolist() == [True, False, True]
+    assert given[given.has_prediction].truth.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +155,7 @@ def test_answers_are_the_most_probable_class() -> None:
 def test_probabilities_sum_to_one_or_are_missing(row: list[float], fits: bool) -> None:
     rows, truth = np.array([[1, 0, 0], row], np.float32), np.array([0, 1])
     if fits:
-        assert Predictions(LABELS, truth, rows).answered[0]
+        assert Predictions(LABELS, truth, rows).has_prediction[0]
     else:
         with pytest.raises(ValueError, match="do not sum to 1"):
             Predictions(LABELS, truth, rows)
@@ -165,12 +164,12 @@ def test_probabilities_sum_to_one_or_are_missing(row: list[float], fits: bool) -
 @pytest.mark.parametrize(
     ("labels", "truth", "shape", "groups", "problem"),
     [
-        (LABELS, [0], (2, 3), None, "do not fit"),
-        (LABELS, [0, 1], (2, 2), None, "do not fit"),
-        (LABELS, [0, 1], (6,), None, "do not fit"),
-        (LABELS, [[0, 1]], (2, 3), None, "do not fit"),
-        (LABELS, [0, 1], (2, 3), [1], "do not fit"),
-        (["a", "b", "a"], [0, 1], (2, 3), None, "occurs twice"),
+        (LABELS, [0], (2, 3), None, "do not match"),
+        (LABELS, [0, 1], (2, 2), None, "do not match"),
+        (LABELS, [0, 1], (6,), None, "do not match"),
+        (LABELS, [[0, 1]], (2, 3), None, "do not match"),
+        (LABELS, [0, 1], (2, 3), [1], "do not match"),
+        (["a", "b", "a"], [0, 1], (2, 3), None, "duplicate label"),
         (LABELS, [0, 3], (2, 3), None, "from 0 to 2"),
         (LABELS, [-1, 0], (2, 3), None, "from 0 to 2"),
         (LABELS, [0.0, 1.0], (2, 3), None, "from 0 to 2"),
@@ -385,9 +384,9 @@ def test_one_number_has_no_interval(said: float, ccc: float) -> None:
 @pytest.mark.parametrize(
     ("truth", "said", "groups", "problem"),
     [
-        ([1.0, 2.0], [1.0], None, "one length"),
-        ([[1.0]], [[1.0]], None, "one length"),
-        ([1.0, 2.0], [1.0, 2.0], [1], "one length"),
+        ([1.0, 2.0], [1.0], None, "same length"),
+        ([[1.0]], [[1.0]], None, "same length"),
+        ([1.0, 2.0], [1.0, 2.0], [1], "same length"),
         ([np.nan], [1.0], None, "not finite"),
         ([1.0], [np.inf], None, "not finite"),
         ([1.0, 2.0], [np.nan, np.nan], None, "none of 2 clips"),

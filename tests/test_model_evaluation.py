@@ -15,9 +15,10 @@ import feature_fixtures
 import toy_models
 from feature_fixtures import known, parted, rated
 from fervid.core.errors import DatasetError, ModelIncompatible, UsageError
-from fervid.learn.labeled_features import LabeledFeatures, train_classifier
+from fervid.learn.labeled_features import LabeledFeatures
 from fervid.learn.model_evaluation import check_network, compare_configurations, evaluate_model, predict_with_model
-from fervid.learn.model_selection import candidates
+from fervid.learn.model_selection import make_candidates
+from fervid.learn.training import train_classifier
 from fervid.models import registry
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -34,7 +35,7 @@ def toy(place: Path, weights: Sequence[Sequence[float]] = ((9, 0), (0, 9), (0, 0
 
 def test_what_a_file_says_of_clips(tmp_path: Path) -> None:
     one = known(strides=(2,))
-    one.table.coarse[2]["embedding.mean"][5, 1] = np.nan
+    one.table.by_stride[2]["embedding.mean"][5, 1] = np.nan
     model = toy(tmp_path)
     said = predict_with_model(one, model, stride=2)
     assert np.flatnonzero(np.isnan(said).all(axis=1)).tolist() == [5]
@@ -56,10 +57,10 @@ def test_only_some_labels_may_be_answered(tmp_path: Path) -> None:
     ("card", "words"),
     [
         ({"network_sha256": "1" * 64}, "toy-classifier was fitted on another network than toy-network.*--network"),
-        ({"statistics": ["embedding.spread.mean"]}, r"needs embedding\.spread\.mean; give --face"),
-        ({"labels": ["calm"]}, "does not know joy; see --labels"),
-        ({"labels": ["calm", "fear", "joy"]}, r"gives \[.*for the labels .* export it again"),
-        ({"statistics": ["embedding.mean", "embedding.std"]}, "does not do what its card says"),
+        ({"statistics": ["embedding.spread.mean"]}, r"needs embedding\.spread\.mean; .*--face"),
+        ({"labels": ["calm"]}, "has no label joy; see --labels"),
+        ({"labels": ["calm", "fear", "joy"]}, r"gives \[.*for the labels .* re-export it"),
+        ({"statistics": ["embedding.mean", "embedding.std"]}, "does not match its model card"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(card: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -69,12 +70,12 @@ def test_a_file_that_does_not_fit_is_refused(card: dict[str, Any], words: str, t
 
 @pytest.mark.parametrize("weights", [[[math.nan, 0], [0, 1], [0, 0]], [[0, 0, 9], [0, 9, 0], [0, 0, 0]]])
 def test_a_file_that_gives_no_probability_for_each_label_is_refused(weights: list, tmp_path: Path) -> None:
-    with pytest.raises(ModelIncompatible, match=r"gives \[.*for the labels .* export it again"):
+    with pytest.raises(ModelIncompatible, match=r"gives \[.*for the labels .* re-export it"):
         predict_with_model(known(), toy(tmp_path, weights, labels=["calm", "joy"]))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelIncompatible, match="does not do what its card says"):
+    with pytest.raises(ModelIncompatible, match="does not match its model card"):
         predict_with_model(rated(), toy(tmp_path))
 
 
@@ -92,9 +93,9 @@ def test_the_part_that_is_measured_by(split: str | None, clips: int, tmp_path: P
 
 def test_a_set_without_parts_is_measured_by_as_a_whole(tmp_path: Path) -> None:
     assert evaluate_model(known(), toy(tmp_path))["clips"] == 24
-    only_val = parted().part(("val",))
+    only_val = parted().split(("val",))
     assert evaluate_model(only_val, toy(tmp_path))["clips"] == 8
-    with pytest.raises(DatasetError, match="in the part test shows a face"):
+    with pytest.raises(DatasetError, match="in the test split shows a face"):
         evaluate_model(known(), toy(tmp_path), split="test")
 
 
@@ -117,7 +118,7 @@ def test_clips_that_a_classifier_was_trained_on_are_counted(tmp_path: Path) -> N
 
 def test_of_a_part_only_its_own_clips_count(tmp_path: Path) -> None:
     whole = digested(parted(), [f"{i:016x}" for i in range(32)])
-    data, card = train_classifier(whole, candidates(["mean"], ["linear"]), "mine", 3)
+    data, card = train_classifier(whole, make_candidates(["mean"], ["linear"]), "mine", 3)
     (tmp_path / "mine.onnx").write_bytes(data)
     model = registry.load_model(str(tmp_path / "mine.onnx"), "classifier")
     assert len(card["training_digests"]) == 24
@@ -135,7 +136,7 @@ def test_one_clip_can_be_measured_by(tmp_path: Path) -> None:
 
 def test_classifiers_are_compared_clip_by_clip(tmp_path: Path) -> None:
     good, bad = toy(tmp_path), toy(tmp_path, [[1, 0], [0, 0], [0, 0]], name="bad")
-    report = evaluate_model(known(faceless=feature_fixtures.samples(["joy"])), good, bad)
+    report = evaluate_model(known(no_face_samples=feature_fixtures.samples(["joy"])), good, bad)
     assert report["against"]["name"] == "bad"
     assert (report["against"]["clips"], report["against"]["only_theirs"]) == (25, 0)
     assert report["against"]["only_ours"] == 12
@@ -143,17 +144,17 @@ def test_classifiers_are_compared_clip_by_clip(tmp_path: Path) -> None:
         toy(tmp_path, labels=["fear", "joy"]),
         registry.load_model(str(toy_models.regressor(tmp_path / "r")), "regressor"),
     ):
-        with pytest.raises(ModelIncompatible, match="does not know calm"):
+        with pytest.raises(ModelIncompatible, match="has no label calm"):
             evaluate_model(known(), good, other)
 
 
 def test_few_frames_need_thresholds(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="fitted without --adaptive"):
+    with pytest.raises(UsageError, match="trained without --adaptive"):
         evaluate_model(known(), toy(tmp_path), adaptive=True)
     levels = [{"stride": stride, "confidence": least} for stride, least in ((8, 1.01), (4, 0.0))]
     model = toy(tmp_path, adaptive={"levels": levels})
-    one = known(strides=(8, 4), faceless=feature_fixtures.samples(["joy"]))
-    one.table.coarse[4]["embedding.mean"][:12] = np.nan
+    one = known(strides=(8, 4), no_face_samples=feature_fixtures.samples(["joy"]))
+    one.table.by_stride[4]["embedding.mean"][:12] = np.nan
     few = evaluate_model(one, model, adaptive=True)["adaptive"]
     assert few == {"share of frames": round((12 * 16 + 12 * 4) / (24 * 16), 4), "accuracy": 1.0}
 
@@ -184,14 +185,14 @@ def test_a_class_that_is_only_measured_by_is_an_error_and_one_that_is_only_learn
     assert report["answered"]["recall"]["joy"] is None
     joyless = [one.split == "val" or one.label == "calm" for one in whole.table.samples]
     part = replace(whole, table=whole.table[np.array(joyless)], groups=whole.groups[joyless])
-    with pytest.raises(DatasetError, match="no clip of joy"):
+    with pytest.raises(DatasetError, match="training clip of joy"):
         compare_configurations(part, ["mean"], ["logistic"], 3)
 
 
 def test_a_part_that_shows_no_face_is_not_measured_by_another() -> None:
-    learnt = parted().part(("train",))
-    table = replace(learnt.table, faceless=feature_fixtures.samples(["joy"], splits=["val"]))
-    with pytest.raises(DatasetError, match="in the part val/test shows a face"):
+    learnt = parted().split(("train",))
+    table = replace(learnt.table, no_face_samples=feature_fixtures.samples(["joy"], splits=["val"]))
+    with pytest.raises(DatasetError, match="in the val/test split shows a face"):
         compare_configurations(replace(learnt, table=table), ["mean"], ["linear"])
 
 

@@ -20,20 +20,19 @@ from fervid.analysis.baseline import identify_people
 from fervid.analysis.pooling import FeaturePooler
 from fervid.core.errors import DatasetError, UsageError
 from fervid.core.records import FaceOutputs
-from fervid.learn import model_selection
+from fervid.learn import calibration, estimators, model_selection
+from fervid.learn.calibration import predict
 from fervid.learn.candidate_choice import nested_cv_predict, select_candidate
+from fervid.learn.classifier_export import serialize_with_card, to_onnx
+from fervid.learn.estimators import Kind
 from fervid.learn.model_selection import (
     DEFAULT_STATISTICS,
     HYPERPARAMETERS,
     Candidate,
-    Kind,
     TrainingData,
-    candidates,
-    folds,
+    make_candidates,
     parse_statistics,
-    predict,
-    serialize_with_card,
-    to_onnx,
+    split_folds,
 )
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -59,7 +58,7 @@ def examples(
 
 
 def test_candidates_are_all_combinations() -> None:
-    found = candidates(["mean", "group"], ["mlp", "rbf"])
+    found = make_candidates(["mean", "group"], ["mlp", "rbf"])
     assert len(found) == len(set(found)) == 2 * (len(HYPERPARAMETERS["mlp"]) + len(HYPERPARAMETERS["rbf"]))
     assert str(found[0]) == "mlp (0.001) on mean"
     assert set(HYPERPARAMETERS) == set(KINDS)
@@ -101,7 +100,7 @@ def test_the_statistics_of_the_papers_are_pooled() -> None:
 
 @pytest.mark.parametrize("name", ["median", "", "mean+", "mean++std", "age.mean", "spread", "expression.median", "a b"])
 def test_a_statistic_that_there_is_not_is_named(name: str) -> None:
-    with pytest.raises(UsageError, match=r"^there is no statistic '.*'; join mean, std, min, max of emb.*group$"):
+    with pytest.raises(UsageError, match=r"^unknown statistic '.*'; join mean, std, min, max of emb.*group$"):
         parse_statistics(name)
 
 
@@ -119,17 +118,17 @@ def test_the_score_is_mean_recall_or_concordance(truth: Sequence[float], said: S
 
 
 def test_logits_are_standardised_and_tried_with_both_machines_unless_told_otherwise() -> None:
-    usual = candidates(["logit+std", "mean+std"])
+    usual = make_candidates(["logit+std", "mean+std"])
     assert [(way.statistics, way.kind) for way in usual] == [
-        *[("logit+std", "linear")] * len(model_selection.STANDARD_COSTS["linear"]),
-        *[("logit+std", "rbf")] * len(model_selection.STANDARD_COSTS["rbf"]),
+        *[("logit+std", "linear")] * len(model_selection.STANDARDIZED_HYPERPARAMETERS["linear"]),
+        *[("logit+std", "rbf")] * len(model_selection.STANDARDIZED_HYPERPARAMETERS["rbf"]),
         *[("mean+std", "linear")] * len(HYPERPARAMETERS["linear"]),
         *[("mean+std", "logistic")] * len(HYPERPARAMETERS["logistic"]),
     ]
-    scalers = {way.statistics: type(way.estimator(np.arange(3), 0)[0]).__name__ for way in usual}
+    scalers = {way.statistics: type(way.make_steps(np.arange(3), 0)[0]).__name__ for way in usual}
     assert scalers == {"logit+std": "StandardScaler", "mean+std": "Normalizer"}
-    (l2, *_) = candidates(["logit+std"], ["linear"], ["l2"])
-    assert type(l2.estimator(np.arange(3), 0)[0]).__name__ == "Normalizer"
+    (l2, *_) = make_candidates(["logit+std"], ["linear"], ["l2"])
+    assert type(l2.make_steps(np.arange(3), 0)[0]).__name__ == "Normalizer"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_logits_are_standardised_and_tried_with_both_machines_unless_told_otherw
     ],
 )
 def test_statistics_of_expressions_alone(name: str, small: bool) -> None:
-    assert model_selection.of_expressions(name) == small
+    assert model_selection.uses_expressions_only(name) == small
 
 
 # Folds
@@ -165,14 +164,14 @@ def test_folds_never_split_a_person(classes: int | None) -> None:
 @pytest.mark.parametrize("classes", [2, None])
 def test_without_people_every_clip_stands_alone(classes: int | None) -> None:
     truth = examples(20, classes).truth
-    found = folds(truth, None, 5)
+    found = split_folds(truth, None, 5)
     assert sorted(np.concatenate([test for _, test in found])) == list(range(20))
     assert all(len(test) == 4 for _, test in found)
 
 
 def test_folds_follow_the_seed() -> None:
     known = examples(30, 2)
-    first, again, other = (folds(known.truth, known.groups, 3, seed) for seed in (1, 1, 2))
+    first, again, other = (split_folds(known.truth, known.groups, 3, seed) for seed in (1, 1, 2))
     assert all(
         np.array_equal(a, b) for one, same in zip(first, again, strict=True) for a, b in zip(one, same, strict=True)
     )
@@ -183,18 +182,18 @@ def test_folds_follow_the_seed() -> None:
     ("truth", "groups", "words"),
     [
         ([0, 1] * 10, [0, 1] * 10, "fewer --folds"),
-        ([0, 1] * 2, None, "add clips or people, or ask for fewer --folds"),
-        ([0] * 20 + [1], None, "add clips or people, or ask for fewer --folds"),
-        ([0] * 20 + [1], range(21), "add clips or people, or ask for fewer --folds"),
-        ([0] * 15 + [1] * 5, [*range(15), *[15] * 5], "a class lies with too few people.*add people, or use fewer"),
-        ([1.0, 2.0], None, "add clips or people, or ask for fewer --folds"),
-        ([1.0, 2.0] * 10, [0, 1] * 10, "add clips or people, or ask for fewer --folds"),
-        ([], None, "add clips or people, or ask for fewer --folds"),
+        ([0, 1] * 2, None, "add clips or people, or use fewer --folds"),
+        ([0] * 20 + [1], None, "add clips or people, or use fewer --folds"),
+        ([0] * 20 + [1], range(21), "add clips or people, or use fewer --folds"),
+        ([0] * 15 + [1] * 5, [*range(15), *[15] * 5], "too few people for 5 folds; .*--group none"),
+        ([1.0, 2.0], None, "add clips or people, or use fewer --folds"),
+        ([1.0, 2.0] * 10, [0, 1] * 10, "add clips or people, or use fewer --folds"),
+        ([], None, "add clips or people, or use fewer --folds"),
     ],
 )
 def test_too_few_to_part_is_an_error(truth: list[float], groups: Sequence[int] | None, words: str) -> None:
     with pytest.raises(DatasetError, match=words):
-        folds(np.array(truth), None if groups is None else np.array(groups))
+        split_folds(np.array(truth), None if groups is None else np.array(groups))
 
 
 # Fitting
@@ -204,14 +203,14 @@ def test_too_few_to_part_is_an_error(truth: list[float], groups: Sequence[int] |
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_exported_file_answers_as_scikit_learn_did(kind: Kind, classes: int | None) -> None:
     known = examples(45, classes)
-    pipeline = model_selection.fit(way(kind), known, 3)
+    pipeline = calibration.fit(way(kind), known, 3)
     model = to_onnx(pipeline, 5)
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(serialize_with_card(model, {}))
     clips = np.random.default_rng(7).normal(scale=2, size=(100, 5)).astype(np.float32)
     name = "value" if classes is None else "probabilities"
     (said,) = session.run([name], {"features": clips})
-    expected = predict(pipeline, clips, known.truth)
+    expected = predict(pipeline, clips)
     assert said.shape == (100, classes or 1)
     assert said.reshape(expected.shape) == pytest.approx(expected, abs=1e-5)
     if classes:
@@ -240,14 +239,14 @@ def test_calibration_never_changes_the_label(kind: Kind, separable: bool, scalin
     for seed in range(6):
         known, count = random_table(seed, separable=separable)
         x, classes = known.matrices["mean"], len(np.unique(known.truth))
-        calibrated = model_selection.fit(
+        calibrated = calibration.fit(
             Candidate("mean", kind, HYPERPARAMETERS[kind][seed % len(HYPERPARAMETERS[kind])], scaling), known, count
         )
         session = onnxruntime.InferenceSession(serialize_with_card(to_onnx(calibrated, x.shape[1]), {}))
         others = np.random.default_rng(seed).normal(size=(200, x.shape[1])).astype(np.float32)
         for rows in (x, others):
             (probabilities,) = session.run(["probabilities"], {"features": rows})
-            margins = model_selection.compute_margins(calibrated.pipeline, rows)
+            margins = calibration.compute_margins(calibrated.pipeline, rows)
             ordered = np.sort(margins, axis=1)
             sure = ordered[:, -1] - ordered[:, -2] > 1e-3 * np.abs(margins).max()
             assert sure.mean() > 0.8
@@ -262,7 +261,7 @@ def test_calibration_never_changes_the_label(kind: Kind, separable: bool, scalin
 def test_pairwise_margins_are_the_sums_of_those_of_the_machines(classes: int) -> None:
     known = examples(60, classes, apart=1)
     x = known.matrices["mean"]
-    machine = model_selection.PairwiseSVC(C=3.0).fit(x, known.truth)
+    machine = estimators.PairwiseSVC(C=3.0).fit(x, known.truth)
     summed = machine.decision_function(x)
     machine.__class__ = SVC
     machine.decision_function_shape = "ovo"
@@ -289,13 +288,13 @@ def test_confidence_is_how_often_held_out_margins_are_right(
     margins: list[list[float]], least: float, most: float
 ) -> None:
     truth = np.arange(len(margins)) % 2
-    sharpness = model_selection.fit_sharpness(np.array(margins, float), truth, 2.0)
+    sharpness = calibration.fit_sharpness(np.array(margins, float), truth, 2.0)
     assert sharpness > 0
     assert least <= 1 / (1 + np.exp(-4 * sharpness)) <= most
 
 
 def test_margins_without_spread_have_a_confidence() -> None:
-    assert model_selection.fit_sharpness(np.zeros((4, 2)), np.arange(4) % 2, 0.0) == 1.0
+    assert calibration.fit_sharpness(np.zeros((4, 2)), np.arange(4) % 2, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("classes", [3, None])
@@ -303,7 +302,7 @@ def test_margins_without_spread_have_a_confidence() -> None:
 def test_what_can_be_learnt_is_learnt(kind: Kind, classes: int | None) -> None:
     known, others = examples(120, classes), examples(60, classes, seed=2)
     cost = HYPERPARAMETERS[kind][0 if kind == "mlp" else -1]
-    said = predict(model_selection.fit(way(kind, cost), known, 3), others.matrices["mean"], known.truth)
+    said = predict(calibration.fit(way(kind, cost), known, 3), others.matrices["mean"])
     if classes:
         assert (said.argmax(axis=1) == others.truth).mean() > 0.8
     else:
@@ -314,7 +313,7 @@ def test_what_can_be_learnt_is_learnt(kind: Kind, classes: int | None) -> None:
 def test_the_scale_of_ratings_does_not_matter(kind: Kind) -> None:
     known, others = examples(60, None), examples(30, None, seed=2).matrices["mean"]
     wide = replace(known, truth=10 * known.truth + 500)
-    plain, scaled = (predict(model_selection.fit(way(kind), one, 3), others, one.truth) for one in (known, wide))
+    plain, scaled = (predict(calibration.fit(way(kind), one, 3), others) for one in (known, wide))
     assert (scaled - 500) / 10 == pytest.approx(plain, abs=2e-3)
 
 
@@ -323,7 +322,7 @@ def test_a_rare_class_weighs_as_much_as_a_common_one(kind: Kind) -> None:
     rng = np.random.default_rng(3)
     truth = np.r_[np.zeros(160, int), np.ones(20, int)]
     known = TrainingData({"mean": rng.normal(size=(180, 3)).astype(np.float32)}, truth, np.arange(180))
-    said = predict(model_selection.fit(way(kind), known, 4), rng.normal(size=(200, 3)).astype(np.float32), truth)
+    said = predict(calibration.fit(way(kind), known, 4), rng.normal(size=(200, 3)).astype(np.float32))
     assert said[:, 1].mean() == pytest.approx(0.5, abs=0.12)
 
 
@@ -333,7 +332,7 @@ def test_the_same_seed_gives_the_same_bytes(kind: Kind, classes: int | None) -> 
     def made(seed: int) -> bytes:
         base = examples(45, classes)
         known = TrainingData(base.matrices, base.truth, base.groups, seed)
-        return serialize_with_card(to_onnx(model_selection.fit(way(kind, 0.5), known, 3), 5), {"seed": 5, "name": "a"})
+        return serialize_with_card(to_onnx(calibration.fit(way(kind, 0.5), known, 3), 5), {"seed": 5, "name": "a"})
 
     assert made(1) == made(1)
     if classes and kind != "logistic":
@@ -341,7 +340,7 @@ def test_the_same_seed_gives_the_same_bytes(kind: Kind, classes: int | None) -> 
 
 
 def test_the_card_is_sealed_in_alone() -> None:
-    model = to_onnx(model_selection.fit(way("logistic"), examples(30, 2), 3), 5)
+    model = to_onnx(calibration.fit(way("logistic"), examples(30, 2), 3), 5)
     model.metadata_props.add(key="fervid", value="old")
     data = serialize_with_card(model, {"name": "ä", "b": [1]})
     assert {prop.key: prop.value for prop in onnx.load_from_string(data).metadata_props} == {
@@ -354,13 +353,13 @@ def test_the_card_is_sealed_in_alone() -> None:
 def test_too_few_clips_for_a_network_are_an_error(truth: np.ndarray) -> None:
     known = TrainingData({"mean": np.eye(9, dtype=np.float32)}, truth, None)
     with pytest.raises(DatasetError, match=r"mlp \(0\.001\) on mean cannot be fitted on 9 clips .*another --kind"):
-        model_selection.fit(way("mlp"), known, 3)
+        calibration.fit(way("mlp"), known, 3)
 
 
 def test_a_mistake_is_not_blamed_on_the_clips() -> None:
     known = TrainingData({"mean": np.full((12, 2), np.nan, np.float32)}, np.arange(12) % 2)
     with pytest.raises(ValueError, match="NaN"):
-        model_selection.fit(way("logistic"), known, 3)
+        calibration.fit(way("logistic"), known, 3)
 
 
 def test_a_candidate_that_does_not_converge_is_no_warning() -> None:
@@ -369,7 +368,7 @@ def test_a_candidate_that_does_not_converge_is_no_warning() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         select_candidate(slow, [way("mlp"), way("linear", 1e6)], 3)
-        model_selection.fit(way("mlp"), slow, 3)
+        calibration.fit(way("mlp"), slow, 3)
     assert not [one for one in caught if issubclass(one.category, ConvergenceWarning)]
 
 
@@ -398,7 +397,7 @@ class Mimic(ClassifierMixin, BaseEstimator):
 def memory(monkeypatch: pytest.MonkeyPatch) -> TrainingData:
     """Every person has one class, and three clips that are the same; what remembers them stands in for two kinds."""
     for kind in ("logistic", "linear"):
-        monkeypatch.setitem(model_selection.CLASSIFIERS, kind, lambda *_: Mimic())
+        monkeypatch.setitem(estimators.CLASSIFIERS, kind, lambda *_: Mimic())
     rows = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32).repeat(3, axis=0)
     return TrainingData({"mean": rows}, np.arange(72) // 3 % 2, np.arange(72) // 3)
 
@@ -411,7 +410,7 @@ def test_people_are_measured_by_what_has_not_seen_them(memory: TrainingData) -> 
     said, winners = nested_cv_predict(memory, ways, 4)
     assert said.argmax(axis=1).tolist() == [0] * 72
     assert winners == [ways[0]] * 4
-    seen = predict(model_selection.fit(way("logistic"), memory), memory.matrices["mean"], memory.truth)
+    seen = predict(calibration.fit(way("logistic"), memory), memory.matrices["mean"])
     assert seen.argmax(axis=1).tolist() == memory.truth.tolist()
 
 
@@ -422,7 +421,7 @@ def test_clips_that_stand_alone_are_recognised_by_their_likes(memory: TrainingDa
 
 
 def test_margins_become_probabilities_on_people_whom_the_machine_has_not_seen(memory: TrainingData) -> None:
-    said = predict(model_selection.fit(way("linear"), memory, 4), memory.matrices["mean"], memory.truth)
+    said = predict(calibration.fit(way("linear"), memory, 4), memory.matrices["mean"])
     assert said == pytest.approx(np.full((72, 2), 0.5), abs=0.01)
 
 
@@ -491,7 +490,7 @@ def test_ratings_of_few_people_are_fitted_on_expressions_too() -> None:
 
 def test_the_first_of_equals_is_chosen() -> None:
     known = examples(30, 2, apart=20)
-    ways = candidates(["mean"], ["logistic"])
+    ways = make_candidates(["mean"], ["logistic"])
     assert select_candidate(known, ways, 3)[0] == ways[0]
 
 

@@ -1,4 +1,4 @@
-"""Cards for notebooks: well-formed, escaped, without script or colours of their own."""
+"""HTML cards: well-formed, escaped, without scripts and colours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ODD = '<script>alert("x")</script> & \udcff.mp4'
 
 
 def clip(**more: object) -> ClipResult:
-    return ClipResult(**{"path": "a.mp4", "status": "ok", "answer": CALM, "models": MODELS, **more})
+    return ClipResult(**{"path": "a.mp4", "status": "ok", "prediction": CALM, "models": MODELS, **more})
 
 
 def shown(record: object) -> ElementTree.Element:
@@ -31,13 +31,16 @@ def words(record: object) -> str:
 
 RECORDS = [
     *(CALM, ONE, GUESSED, clip(), clip(people=(ONE, GUESSED), duration_s=2.0, frames_sampled=10, frames_with_face=8)),
-    *(WindowResult.of(clip(), 0.0, 4.0), WindowResult.of(clip())),
-    *(clip(status="no_face", answer=None), clip(status="error", answer=None, problem=ErrorInfo("empty_file", ODD))),
+    *(WindowResult.from_clip_result(clip(), 0.0, 4.0), WindowResult.from_clip_result(clip())),
+    *(
+        clip(status="no_face", prediction=None),
+        clip(status="error", prediction=None, problem=ErrorInfo("empty_file", ODD)),
+    ),
 ]
 
 
 @pytest.mark.parametrize("record", RECORDS)
-def test_a_card_is_well_formed_and_brings_neither_script_nor_colours(record: object) -> None:
+def test_card_is_well_formed_without_scripts_and_colours(record: object) -> None:
     tree = shown(record)
     assert tree.tag == "section"
     assert tree.attrib["aria-label"]
@@ -47,35 +50,35 @@ def test_a_card_is_well_formed_and_brings_neither_script_nor_colours(record: obj
     assert "http" not in record._repr_html_()
 
 
-def test_a_clip_says_what_it_was_answered_with() -> None:
+def test_clip_card() -> None:
     text = words(RECORDS[4])
-    assert text.startswith("a.mp4 calm, 75 % Probabilities calm 75 % angry 25 % People person seen for label age")
+    assert text.startswith("a.mp4 calm, 75 % Probabilities calm 75 % angry 25 % People person visible for label age")
     assert "0 1.5 s calm, 75 % 1 0.5 s calm, 75 % 33 years male white" in text
     assert text.endswith("2.0 s, 8 of 10 frames with a face")
 
 
-def test_a_column_of_which_nobody_has_a_value_is_left_out() -> None:
-    assert "People person seen for label 0 1.5 s" in words(clip(people=(ONE,)))
+def test_empty_columns_are_dropped() -> None:
+    assert "People person visible for label 0 1.5 s" in words(clip(people=(ONE,)))
 
 
-def test_a_window_says_when_it_is_and_one_without_times_does_not() -> None:
+def test_window_card_shows_times() -> None:
     assert "a.mp4 from 0.0 s to 4.0 s calm" in words(RECORDS[5])
     assert "from" not in words(RECORDS[6])
 
 
-def test_a_person_and_an_answer_have_a_card_of_their_own() -> None:
-    assert words(GUESSED).startswith("person 1, seen for 0.5 s calm, 75 % 33 years, male, white Probabilities calm")
+def test_person_and_prediction_cards() -> None:
+    assert words(GUESSED).startswith("person 1, visible for 0.5 s calm, 75 % 33 years, male, white Probabilities calm")
     assert words(CALM) == "calm, 75 % Probabilities calm 75 % angry 25 %"
 
 
-def test_what_a_file_is_called_is_text_and_nothing_else() -> None:
-    html = clip(path=ODD, status="error", answer=None, problem=ErrorInfo("not_a_video", ODD))._repr_html_()
+def test_file_name_is_escaped() -> None:
+    html = clip(path=ODD, status="error", prediction=None, problem=ErrorInfo("not_a_video", ODD))._repr_html_()
     assert "<script" not in html
     assert html.count("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; \\udcff.mp4") == 3
     html.encode()
 
 
-def test_bars_are_for_the_eye_alone() -> None:
+def test_bars_are_hidden_from_screen_readers() -> None:
     [*cells] = shown(CALM).iter("td")
     assert [cell.get("aria-hidden") for cell in cells] == [None, "true"] * 2
     assert [cell.find("div").get("style").partition(";")[0] for cell in cells[1::2]] == ["width:75.0%", "width:25.0%"]

@@ -1,4 +1,4 @@
-"""Models that others publish are made to fit, in memory, and answer as they would elsewhere."""
+"""Published models are adapted in memory, and give the results of their original code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry
 from fervid.models.onnx_adapters import adapt_published_model
 
-FACE = (190.0, 130.0, 470.0, 420.0)  # in the 640 pixels of a look-alike: that of `clips.smiling`, 320 pixels wide
+FACE = (190.0, 130.0, 470.0, 420.0)  # in the 640 pixels of the substitute: that of `clips.smiling`, 320 pixels wide
 
 
 def run(*arguments: object) -> Any:
@@ -38,7 +38,7 @@ def run(*arguments: object) -> Any:
 
 @pytest.fixture
 def pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A data folder with look-alikes of both optional models, and a manifest that names them."""
+    """A data folder with small substitutes of both optional models, and a manifest that lists them."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     place = tmp_path / "fervid" / "models"
     place.mkdir(parents=True)
@@ -56,7 +56,7 @@ def card(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0, 4.0])
-def test_yunet_is_decoded_as_opencv_decodes_it(tmp_path: Path, noise: float) -> None:
+def test_yunet_matches_opencv(tmp_path: Path, noise: float) -> None:
     faces = [(100.0, 100.0, 180.0, 210.0), (300.0, 330.0, 420.0, 460.0), (610.0, 4.0, 660.0, 60.0)] if noise < 4 else []
     path = published_models.yunet(tmp_path / "yunet.onnx", faces, noise)
     picture = np.random.default_rng(1).integers(0, 256, (640, 640, 3), np.uint8)
@@ -83,16 +83,16 @@ def test_yunet_is_decoded_as_opencv_decodes_it(tmp_path: Path, noise: float) -> 
 
 
 @pytest.mark.usefixtures("pulled")
-def test_yunet_finds_a_face_where_it_is() -> None:
+def test_yunet_locates_a_face() -> None:
     model = registry.load_model("yunet", "detector")
-    (face,) = Detector(model.session, model.card).glance(clips.portrait(320, 320))
+    (face,) = Detector(model.session, model.card).detect_coarse(clips.portrait(320, 320))
     np.testing.assert_allclose(face.box, np.array(FACE) / 2, atol=2)
     np.testing.assert_allclose(face.landmarks[0], (95 + 0.3 * 140, 65 + 0.35 * 145), atol=2)
     assert model.identity.name == "yunet"
 
 
 @pytest.mark.parametrize(("batch", "last"), [("batch_size", "Gemm"), (1, "Gemm"), ("n", "MatMul")])
-def test_a_network_of_logits_gives_embedding_and_probabilities(tmp_path: Path, batch: str | int, last: str) -> None:
+def test_logits_network_gives_embedding_and_probabilities(tmp_path: Path, batch: str | int, last: str) -> None:
     path = published_models.hsemotion(tmp_path / "b0.onnx", batch=batch, last=last)
     about = card("hsemotion-b0")
     network = FaceModel(onnxruntime.InferenceSession(adapt_published_model(path.read_bytes(), about)), about)
@@ -116,11 +116,11 @@ def test_a_network_of_logits_gives_embedding_and_probabilities(tmp_path: Path, b
     [
         ("hsemotion-b0", b"no model", "parsing"),
         ("hsemotion-b0", "Relu", "it does not end in a linear layer"),
-        ("hsemotion-b0", "two inputs", "it has 2 inputs, not one"),
+        ("hsemotion-b0", "two inputs", "it has 2 inputs instead of one"),
         ("yunet", "Gemm", "it has no output bbox_16, bbox_32, bbox_8, cls_16"),
     ],
 )
-def test_a_file_that_is_built_otherwise_is_refused(tmp_path: Path, name: str, data: bytes | str, words: str) -> None:
+def test_unexpected_graph_is_refused(tmp_path: Path, name: str, data: bytes | str, words: str) -> None:
     if isinstance(data, str):
         path = published_models.hsemotion(tmp_path / "b0.onnx", 8, last=data if data != "two inputs" else "Gemm")
         model = onnx.load(path)
@@ -131,9 +131,9 @@ def test_a_file_that_is_built_otherwise_is_refused(tmp_path: Path, name: str, da
         adapt_published_model(data, card(name))
 
 
-def test_one_that_was_pulled_and_is_built_otherwise_is_incompatible(pulled: Path) -> None:
+def test_downloaded_model_with_an_unexpected_graph_is_incompatible(pulled: Path) -> None:
     content = json.loads((registry.models_dir() / "manifest.json").read_text())
-    del content["optional"]["hsemotion-b0"]  # which it would be known as
+    del content["optional"]["hsemotion-b0"]  # otherwise the file would be recognized by its digest
     content["optional"]["yunet"] |= {
         "sha256": hashlib.sha256((pulled / "hsemotion-b0.onnx").read_bytes()).hexdigest(),
         "file": "hsemotion-b0.onnx",
@@ -148,7 +148,7 @@ def test_one_that_was_pulled_and_is_built_otherwise_is_incompatible(pulled: Path
 
 
 @pytest.mark.usefixtures("pulled")
-def test_a_clip_is_answered_by_models_that_were_pulled(smile: Path) -> None:
+def test_clip_is_classified_by_downloaded_models(smile: Path) -> None:
     result = run("classify", smile, "--network", "hsemotion-b0", "--detector", "yunet", "--format", "jsonl")
     assert result.exit_code == 0, result.stderr
     record = json.loads(result.stdout)
@@ -163,9 +163,9 @@ def test_a_clip_is_answered_by_models_that_were_pulled(smile: Path) -> None:
 
 
 @pytest.mark.usefixtures("pulled")
-def test_the_answer_is_the_mean_of_what_the_network_says(crops: list[np.ndarray]) -> None:
+def test_prediction_is_the_mean_expression(crops: list[np.ndarray]) -> None:
     classifier = fervid.load_classifier(network="hsemotion-b0", detector="yunet", threads=1)
-    del crops[:]  # what the models were tried on
+    del crops[:]  # remove the crops of the warm-up
     frames = [fervid.Frame(image, i / 5, 0.2) for i, image in enumerate(clips.smiling(5))]
     answer = classifier.classify_frames(frames)
     network = registry.load_model("hsemotion-b0", "network")
@@ -175,7 +175,7 @@ def test_the_answer_is_the_mean_of_what_the_network_says(crops: list[np.ndarray]
 
 @pytest.mark.parametrize("command", ["classify", "timeline"])
 @pytest.mark.usefixtures("pulled")
-def test_what_the_network_does_not_estimate_cannot_be_asked_for(smile: Path, command: str) -> None:
+def test_missing_attributes_are_refused(smile: Path, command: str) -> None:
     result = run(command, smile, "--network", "hsemotion-b0", "--attributes")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "hsemotion-b0 estimates no age, gender, ethnicity; leave out --attributes" in result.stderr
@@ -184,12 +184,12 @@ def test_what_the_network_does_not_estimate_cannot_be_asked_for(smile: Path, com
 
 
 @pytest.mark.usefixtures("pulled")
-def test_a_classifier_of_another_network_is_refused() -> None:
-    with pytest.raises(ModelIncompatible, match=r"emotion8 was fitted on network [0-9a-f]{12}, not on hsemotion-b0"):
+def test_classifier_of_another_network_is_refused() -> None:
+    with pytest.raises(ModelIncompatible, match=r"emotion8 was trained on face model [0-9a-f]{12}, not on hsemotion"):
         fervid.load_classifier(network="hsemotion-b0", classifier="emotion8")
 
 
-def test_the_mean_goes_with_every_network_of_its_classes_and_no_other(tmp_path: Path, smile: Path) -> None:
+def test_mean_classifier_needs_a_network_with_its_classes(tmp_path: Path, smile: Path) -> None:
     answer = fervid.load_classifier(classifier="mean8", threads=1).classify(smile)
     assert answer.label == "happiness"
     content = onnx.load(registry.models_dir() / "mean8.onnx")
@@ -197,12 +197,12 @@ def test_the_mean_goes_with_every_network_of_its_classes_and_no_other(tmp_path: 
     path = tmp_path / "other.onnx"
     onnx.helper.set_model_props(content, {"fervid": json.dumps(about)})
     path.write_bytes(content.SerializeToString())
-    with pytest.raises(ModelIncompatible, match="mean8 was fitted on network of other expressions, not on mobilenetv1"):
+    with pytest.raises(ModelIncompatible, match=r"mean8 was trained on .* with other expressions, not on mobilenetv1"):
         fervid.load_classifier(classifier=str(path))
 
 
 @pytest.mark.usefixtures("pulled", "quick")
-def test_a_classifier_is_fitted_and_measured_on_a_network_without_identities(tmp_path: Path) -> None:
+def test_train_and_evaluate_on_a_network_without_identities(tmp_path: Path) -> None:
     for label, zoom in (("near", 0.8), ("far", 0.6)):
         for i in range(4):
             (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def test_a_classifier_is_fitted_and_measured_on_a_network_without_identities(tmp
     assert (measured.exit_code, "mean8 does not know" in measured.stderr) == (4, True)  # it has other classes
     measured = run("evaluate", tmp_path / "clips", "--classifier", tmp_path / "m.onnx", "--group", "none", *looking)
     assert measured.exit_code == 0, measured.stderr
-    with pytest.raises(ModelIncompatible, match="m was fitted on network"):
+    with pytest.raises(ModelIncompatible, match="m was trained on face model"):
         fervid.load_classifier(classifier=str(tmp_path / "m.onnx"))
 
     written = run("features", tmp_path / "clips" / "near", "-o", tmp_path / "f.npz", *looking[:-2])
@@ -234,17 +234,17 @@ def test_a_classifier_is_fitted_and_measured_on_a_network_without_identities(tmp
 # Whether it is the right file
 
 
-def test_before_it_is_pulled_the_command_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smile: Path) -> None:
+def test_missing_optional_model_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smile: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     for flag, name in (("--network", "hsemotion-b0"), ("--detector", "yunet")):
         result = run("classify", smile, flag, name)
         assert (result.exit_code, result.stdout) == (4, "")
-        assert f"{name} is not here yet; `fervid models pull {name}` fetches it" in result.stderr
+        assert f"{name} was not downloaded yet; `fervid models pull {name}` downloads it" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["yunet", "hsemotion-b0"])
 @pytest.mark.parametrize("damage", ["byte", "cut", "longer", "gone", "folder"])
-def test_a_pulled_file_that_was_changed_is_refused_at_every_load(pulled: Path, name: str, damage: str) -> None:
+def test_changed_downloaded_file_is_refused(pulled: Path, name: str, damage: str) -> None:
     path = pulled / f"{name}.onnx"
     data = path.read_bytes()
     registry.verify(name)
@@ -255,11 +255,11 @@ def test_a_pulled_file_that_was_changed_is_refused_at_every_load(pulled: Path, n
         path.write_bytes({"byte": bytes([data[0] ^ 1]) + data[1:], "cut": data[:-1], "longer": data + b"\0"}[damage])
     with pytest.raises(ModelNotFound if damage in ("gone", "folder") else ChecksumMismatch) as caught:
         registry.load_model(name, "network")
-    assert f"`fervid models pull {name}` fetches it" in caught.value.message
+    assert f"`fervid models pull {name}` downloads it" in caught.value.message
     assert run("models", "verify", name).exit_code == 4
 
 
-def test_it_is_known_by_its_content_wherever_it_lies(pulled: Path, tmp_path: Path) -> None:
+def test_optional_model_is_recognized_by_content(pulled: Path, tmp_path: Path) -> None:
     moved = (pulled / "hsemotion-b0.onnx").rename(tmp_path / "enet_b0_8_best_vgaf.onnx")
     model = registry.load_model(str(moved), "network")
     assert model.identity.name == "hsemotion-b0"
@@ -269,12 +269,12 @@ def test_it_is_known_by_its_content_wherever_it_lies(pulled: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("pulled")
-def test_a_model_for_something_else_is_named() -> None:
+def test_optional_model_of_another_kind_is_refused() -> None:
     with pytest.raises(ModelIncompatible, match="of the kind detector and a network is needed"):
         load_extractor(network="yunet")
 
 
-def test_models_that_can_be_pulled_are_listed_shown_and_verified(
+def test_optional_models_are_listed_shown_and_verified(
     pulled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sha256 = hashlib.sha256((pulled / "hsemotion-b0.onnx").read_bytes()).hexdigest()

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from fervid.analysis.clip_timeline import ClipTimeline, PersonTrack, TrackSegment
-from fervid.render.colors import EMOTIONS, rgb
-from fervid.render.overlay import CHART_SECONDS, FaceOverlay, FrameAnnotator, OverlayLayout, draw_people
+from fervid.render.colors import EMOTIONS, hex_to_rgb
+from fervid.render.overlay import FaceOverlay, FrameAnnotator, draw_people
+from fervid.render.overlay_chart import CHART_SECONDS
+from fervid.render.overlay_layout import OverlayLayout
 
 LABELS = tuple(EMOTIONS)
-INK = [rgb(colour) for colour in EMOTIONS.values()]
+INK = [hex_to_rgb(colour) for colour in EMOTIONS.values()]
 HAPPY = np.eye(8)[4] * 0.72 + 0.04
 GROUND = (22, 24, 28)
 
@@ -152,7 +154,7 @@ def test_the_chart_of_a_long_film_shows_the_last_seconds() -> None:
 def test_a_gap_is_a_gap_in_the_chart() -> None:
     both = person(0)
     gone = PersonTrack(
-        0, 4, np.array([0.0, 8.0]), np.array([2.0, 10.0]), both.spans * 2, both.times, both.probabilities
+        0, 4, np.array([0.0, 8.0]), np.array([2.0, 10.0]), both.segments * 2, both.times, both.probabilities
     )
     _, panel, _ = paint(tale(gone), grey(640, 360), 9.99)
     columns = (np.abs(panel[:, 160:].astype(int) - INK[4]).max(axis=2) < 12).any(axis=0)
@@ -165,7 +167,7 @@ def test_many_people_and_many_labels_do_not_break_the_layout() -> None:
     names = tuple(f"label {i}" for i in range(30))
     says = np.full(30, 1 / 30)
     people = [
-        PersonTrack(i, 10, *(np.array([t]) for t in (0.0, 10.0)), person(0).spans, np.array([5.0]), says[None])
+        PersonTrack(i, 10, *(np.array([t]) for t in (0.0, 10.0)), person(0).segments, np.array([5.0]), says[None])
         for i in range(12)
     ]
     picture, panel, _ = paint(tale(*people, labels=names), grey(320, 180))

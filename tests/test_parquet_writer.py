@@ -1,4 +1,4 @@
-"""Records as parquet parts: whole or not there, and continued like a ledger."""
+"""The parquet writer: parts are complete or absent, and a run can be resumed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import fsspec
 import pyarrow.parquet
 import pytest
 
-from fervid.analysis.extractor import Options
+from fervid.analysis.options import Options
 from fervid.batch import parquet_writer
+from fervid.batch.output import open_writer
 from fervid.batch.parquet_writer import ParquetDatasetWriter
-from fervid.batch.runner import open_writer
 from fervid.core.errors import OutputError, UsageError
 from fervid.core.records import ClipResult, ErrorInfo, Person, Prediction
 from record_fixtures import MODELS, Stub, files
@@ -26,7 +26,7 @@ def clips(tmp_path: Path) -> list[str]:
 
 @pytest.fixture(params=["folder", "url", "memory"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A folder by its name, by its URL, and one that is on no disk."""
+    """A folder as a path, as a URL, and in memory."""
     yield {"folder": str(tmp_path / "out"), "url": (tmp_path / "out").as_uri(), "memory": "memory://out/"}[
         request.param
     ]
@@ -44,7 +44,7 @@ def failure(path: str) -> ClipResult:
 
 
 def write(output: str, paths: list[str], work: object = answer, **options: bool) -> list[str]:
-    """Answer what is not answered yet; which those were."""
+    """Write the missing records, and return their paths."""
     with ParquetDatasetWriter(output, Stub(), paths, **{"resume": False, "force": False, **options}) as writer:
         missing = [path for path in paths if path not in writer.answered]
         for path in missing:
@@ -63,7 +63,7 @@ def rows(output: str) -> list[dict]:
     return [row for table in found for row in table.to_pylist()]
 
 
-def test_a_row_is_the_record_and_what_was_answered(output: str, clips: list[str]) -> None:
+def test_row_is_the_record_and_its_fingerprint(output: str, clips: list[str]) -> None:
     write(output, clips[:2], lambda path: answer(path) if path == clips[0] else failure(path))
     assert names(output) == ["part-00000.parquet"]
     for row, result in zip(rows(output), (answer(clips[0]), failure(clips[1])), strict=True):
@@ -73,9 +73,7 @@ def test_a_row_is_the_record_and_what_was_answered(output: str, clips: list[str]
         assert list(row) == list(result.as_dict())
 
 
-def test_a_part_is_written_when_it_is_full_or_old(
-    output: str, clips: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_part_is_written_when_full_or_old(output: str, clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_writer, "ROWS_PER_PART", 2)
     write(output, clips)
     assert names(output) == [f"part-0000{i}.parquet" for i in range(3)]
@@ -85,19 +83,19 @@ def test_a_part_is_written_when_it_is_full_or_old(
     assert names(output) == [f"part-0000{i}.parquet" for i in range(5)]
 
 
-def test_a_run_without_records_leaves_no_part(output: str) -> None:
+def test_run_without_records_leaves_no_part(output: str) -> None:
     write(output, [])
     assert rows(output) == []
 
 
-def test_a_finished_run_leaves_nothing_to_do(output: str, clips: list[str]) -> None:
+def test_finished_run_leaves_nothing_to_resume(output: str, clips: list[str]) -> None:
     write(output, clips)
     before = rows(output)
     assert write(output, clips, resume=True) == []
     assert rows(output) == before
 
 
-def test_what_is_left_early_keeps_whole_records_and_is_continued(output: str, clips: list[str]) -> None:
+def test_interrupted_run_keeps_complete_records_and_resumes(output: str, clips: list[str]) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
         ParquetDatasetWriter(output, Stub(), clips, resume=False, force=False) as writer,
@@ -109,7 +107,7 @@ def test_what_is_left_early_keeps_whole_records_and_is_continued(output: str, cl
     assert [row["path"] for row in rows(output)] == clips
 
 
-def test_what_failed_or_changed_is_answered_again_and_all_else_stays(
+def test_resume_repeats_failed_and_changed_clips(
     output: str, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parquet_writer, "ROWS_PER_PART", 2)
@@ -122,7 +120,7 @@ def test_what_failed_or_changed_is_answered_again_and_all_else_stays(
     assert names(output) == ["part-00000.parquet", "part-00002.parquet", "part-00003.parquet"]
 
 
-def test_other_options_answer_everything_again(output: str, clips: list[str]) -> None:
+def test_resume_with_other_options_repeats_all_clips(output: str, clips: list[str]) -> None:
     write(output, clips)
     other = Stub(options=Options(face="all"))
     with ParquetDatasetWriter(output, other, clips, resume=True, force=False) as writer:
@@ -130,20 +128,20 @@ def test_other_options_answer_everything_again(output: str, clips: list[str]) ->
     assert rows(output) == []
 
 
-def test_parts_with_other_labels_are_not_continued(output: str, clips: list[str]) -> None:
+def test_parts_with_other_labels_are_refused(output: str, clips: list[str]) -> None:
     write(output, clips[:2])
     other = Stub(labels=("positive", "negative"))
     before = rows(output)
-    with pytest.raises(OutputError, match=r"holds answers with other labels \(part-00000"):
+    with pytest.raises(OutputError, match=r"has records with other labels \(part-00000"):
         ParquetDatasetWriter(output, other, clips[1:], resume=True, force=False)
     assert rows(output) == before
 
 
-def test_parts_are_replaced_only_by_force_and_nothing_else_is_touched(output: str, clips: list[str]) -> None:
+def test_force_replaces_parts_only(output: str, clips: list[str]) -> None:
     write(output, clips)
     files, folder = fsspec.core.url_to_fs(output)
     files.pipe_file(f"{folder}/notes.txt", b"mine")
-    with pytest.raises(OutputError, match="holds parts; --force"):
+    with pytest.raises(OutputError, match="has parts already; replace them with --force"):
         write(output, clips)
     write(output, clips[:1], force=True)
     assert names(output) == ["notes.txt", "part-00000.parquet"]
@@ -151,7 +149,7 @@ def test_parts_are_replaced_only_by_force_and_nothing_else_is_touched(output: st
 
 
 @pytest.mark.parametrize("damage", ["text", "columns"])
-def test_a_part_that_is_none_of_ours_is_not_continued(damage: str, clips: list[str], tmp_path: Path) -> None:
+def test_foreign_part_is_refused(damage: str, clips: list[str], tmp_path: Path) -> None:
     if damage == "text":
         (tmp_path / "part-00000.parquet").write_text("no parquet")
     else:
@@ -160,7 +158,7 @@ def test_a_part_that_is_none_of_ours_is_not_continued(damage: str, clips: list[s
         write(str(tmp_path), clips, resume=True)
 
 
-def test_a_folder_that_cannot_be_made_or_written_is_an_output_error(
+def test_unwritable_folder_is_an_output_error(
     clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -175,17 +173,17 @@ def test_a_folder_that_cannot_be_made_or_written_is_an_output_error(
         ParquetDatasetWriter(str(tmp_path / "out"), Stub(), clips, resume=False, force=False) as writer,
     ):
         writer.write(answer(clips[0]))
-        monkeypatch.setattr(writer, "_put", full)
+        monkeypatch.setattr(writer, "_write_part", full)
         writer.finish()
 
 
-def test_an_object_store_without_the_folder_has_no_parts(clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_folder_of_an_object_store_has_no_parts(clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.makedirs", lambda *_, **__: None)
     with ParquetDatasetWriter("memory://new/folder", Stub(), clips, resume=True, force=False) as writer:
         assert writer.answered == {}
 
 
-def test_a_name_that_is_no_utf8_is_kept_escaped_and_known_again(output: str, tmp_path: Path) -> None:
+def test_invalid_utf8_name_is_escaped_and_resumed(output: str, tmp_path: Path) -> None:
     clip = f"{tmp_path}/caf\udce9.mp4"
     Path(clip).write_bytes(b"x")
     write(output, [clip, clip + "x"], lambda path: answer(path) if path == clip else failure(path))
@@ -201,7 +199,7 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(("target", "format"), [("out", "parquet"), ("memory://bucket/out", None)])
-def test_a_folder_or_a_url_is_a_destination(
+def test_open_writer_writes_parquet_to_a_folder_or_url(
     target: str, format: str | None, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -214,6 +212,6 @@ def test_a_folder_or_a_url_is_a_destination(
 
 
 @pytest.mark.parametrize(("target", "format"), [(None, "parquet"), ("memory://x.jsonl", "jsonl")])
-def test_parquet_needs_a_folder_and_a_url_parquet(target: str | None, format: str) -> None:
+def test_parquet_needs_a_folder_and_url_needs_parquet(target: str | None, format: str) -> None:
     with pytest.raises(UsageError, match="a URL is written as parquet"), open_writer(target, format, Stub(), []):
         pass

@@ -14,12 +14,15 @@ import clips
 import pickle_payloads
 import published_models
 import toy_models
-from fervid.analysis.extractor import Options, load_extractor
+from fervid.analysis.extractor import load_extractor
+from fervid.analysis.options import Options
 from fervid.cli import app
 from fervid.core.errors import ChecksumMismatch, DatasetError, ModelIncompatible
 from fervid.learn.dataset import Sample
-from fervid.learn.feature_table import FeatureTable, extract_features
+from fervid.learn.feature_extraction import extract_features
+from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry
+from fervid.models.card import Kind
 
 
 @pytest.fixture(params=pickle_payloads.KINDS)
@@ -34,8 +37,8 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("kind", get_args(registry.Kind))
-def test_as_a_model(evil: bytes, tmp_path: Path, kind: registry.Kind) -> None:
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_as_a_model(evil: bytes, tmp_path: Path, kind: Kind) -> None:
     path = tmp_path / "mine.onnx"
     path.write_bytes(evil)
     with pytest.raises(ModelIncompatible, match=r"mine\.onnx is no ONNX model that can be run"):
@@ -80,7 +83,7 @@ def test_as_a_shipped_model_whose_entry_was_changed_too(
 def test_as_features(evil: bytes, tmp_path: Path) -> None:
     path = tmp_path / "features.npz"
     path.write_bytes(evil)
-    with pytest.raises(DatasetError, match=r"features\.npz holds no features"):
+    with pytest.raises(DatasetError, match=r"features\.npz is no file of features"):
         FeatureTable.load(path)
     for command in (["train", path, "-o", tmp_path / "m.onnx"], ["evaluate", path]):
         assert run(*command).exit_code == 2

@@ -1,4 +1,4 @@
-"""Statistics in one pass equal those of numpy over all rows, however the rows arrive."""
+"""One-pass statistics equal those of numpy over all rows, in any order and chunking."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def pooled(*parts: np.ndarray) -> RunningStats:
     return pool
 
 
-def same(found: dict[str, np.ndarray], true: dict[str, np.ndarray], tolerance: float = 1e-6) -> None:
-    assert list(found) == list(STATISTICS)
-    for name, value in true.items():
-        assert found[name].dtype == np.float32
-        assert found[name] == pytest.approx(value.astype(np.float32), rel=tolerance, abs=1e-7), name
+def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float = 1e-6) -> None:
+    assert list(actual) == list(STATISTICS)
+    for name, value in expected.items():
+        assert actual[name].dtype == np.float32
+        assert actual[name] == pytest.approx(value.astype(np.float32), rel=tolerance, abs=1e-7), name
 
 
 def scores(*rows: list[float]) -> FaceOutputs:
-    """Faces of which each row gives two values of embedding, two of expression, the age and the gender."""
+    """Return faces; each row is two values of embedding, two of expression, age and gender."""
     table = np.array(rows, np.float32).reshape(-1, 6)
     return FaceOutputs(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5], table[:, 2:4], table[:, :2])
 
@@ -50,16 +50,16 @@ def table(count: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
 @pytest.mark.parametrize("seed", range(5))
-def test_chunks_of_any_size_give_the_statistics_of_the_whole(count: int, seed: int) -> None:
+def test_chunks_of_any_size_give_the_same_statistics(count: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     rows = random.normal(3, 10, (count, 4)).astype(np.float32)
     pool = pooled(*chunks(rows, random))
     assert pool.count == count
-    same(pool.statistics(), expected(rows))
+    assert_same(pool.statistics(), expected(rows))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_pools_merged_in_any_order_give_the_statistics_of_the_whole(seed: int) -> None:
+def test_merging_in_any_order_gives_the_same_statistics(seed: int) -> None:
     random = np.random.default_rng(seed)
     rows = random.normal(-2, 5, (300, 4)).astype(np.float32)
     parts = [pooled(part) for part in chunks(rows, random)]
@@ -67,20 +67,20 @@ def test_pools_merged_in_any_order_give_the_statistics_of_the_whole(seed: int) -
     for i in random.permutation(len(parts)):
         whole.merge(parts[i])
     assert whole.count == 300
-    same(whole.statistics(), expected(rows))
+    assert_same(whole.statistics(), expected(rows))
 
 
-def test_merging_leaves_the_other_pool_as_it_was() -> None:
+def test_merge_leaves_the_other_unchanged() -> None:
     rows = table(7)
     part, whole = pooled(rows), RunningStats()
     whole.merge(part)
     whole.update(table(9, seed=1))
     assert part.count == 7
-    same(part.statistics(), expected(rows))
+    assert_same(part.statistics(), expected(rows))
 
 
 @pytest.mark.parametrize("step", [1, 7, 500])
-def test_nearly_equal_large_values_keep_their_deviation(step: int) -> None:
+def test_large_nearly_equal_values_keep_their_deviation(step: int) -> None:
     noise = np.random.default_rng(2).normal(0, 1e-3, (500, 4))
     rows = 1e6 + noise
     found = pooled(*(rows[i : i + step] for i in range(0, 500, step))).statistics()
@@ -88,10 +88,10 @@ def test_nearly_equal_large_values_keep_their_deviation(step: int) -> None:
     assert found["mean"] == pytest.approx(1e6)
 
 
-def test_single_precision_rows_are_summed_in_double() -> None:
+def test_float32_rows_are_summed_in_float64() -> None:
     noise = np.random.default_rng(2).normal(0, 1, (2000, 4))
     rows = (1e6 + noise).astype(np.float32)
-    same(pooled(*np.split(rows, 40)).statistics(), expected(rows), 1e-6)
+    assert_same(pooled(*np.split(rows, 40)).statistics(), expected(rows), 1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, -3.5, 0.1, 1e30])
@@ -101,12 +101,12 @@ def test_equal_rows_have_no_deviation(value: float) -> None:
     assert found["min"].tolist() == found["max"].tolist() == found["mean"].tolist() == [np.float32(value)] * 4
 
 
-def test_no_rows_change_nothing() -> None:
+def test_zero_rows_change_nothing() -> None:
     rows = table(3)
     pool = pooled(np.zeros((0, 6), np.float32), rows, np.zeros((0, 6), np.float32))
     pool.merge(RunningStats())
     assert pool.count == 3
-    same(pool.statistics(), expected(rows))
+    assert_same(pool.statistics(), expected(rows))
 
 
 def test_an_empty_pool_has_no_statistics() -> None:
@@ -115,10 +115,10 @@ def test_an_empty_pool_has_no_statistics() -> None:
     with pytest.raises(ValueError, match="at least one observation"):
         FeaturePooler().features()
     with pytest.raises(ValueError, match="at least one observation"):
-        FeaturePooler.union([FeaturePooler()]).features()
+        FeaturePooler.combine([FeaturePooler()]).features()
 
 
-def test_features_of_a_person_are_named_after_column_and_statistic() -> None:
+def test_features_are_named_by_column_and_statistic() -> None:
     pool = FeaturePooler()
     pool.update(scores([1, 2, 0.25, 0.75, 30, 0.9], [3, 2, 0.75, 0.25, 34, 0.7]))
     features = pool.features()
@@ -131,7 +131,7 @@ def test_features_of_a_person_are_named_after_column_and_statistic() -> None:
     assert features.statistics["gender.mean"] == pytest.approx([0.8])
 
 
-def test_a_group_is_pooled_over_its_faces_and_then_over_frames() -> None:
+def test_groups_are_pooled_over_faces_then_frames() -> None:
     frames = [table(3, seed=1), table(1, seed=2), table(0), table(4, seed=3)]
     pool = FeaturePooler()
     for frame in frames:
@@ -152,7 +152,7 @@ def test_a_group_is_pooled_over_its_faces_and_then_over_frames() -> None:
 
 
 @pytest.mark.parametrize(("faces", "count"), [(0, 0), (1, 1), (3, 1)])
-def test_a_frame_counts_once_however_many_faces_it_has(faces: int, count: int) -> None:
+def test_a_frame_of_a_group_counts_once(faces: int, count: int) -> None:
     pool = FeaturePooler()
     pool.update_group(scores(*table(faces).tolist()))
     assert pool.count == count
@@ -165,35 +165,35 @@ def test_one_face_in_a_frame_has_no_spread() -> None:
 
 
 @pytest.mark.parametrize("update", ["update", "update_group"])
-def test_the_union_of_parts_equals_the_whole(update: str) -> None:
+def test_combined_parts_equal_the_whole(update: str) -> None:
     frames = [scores(*table(n, seed=n).tolist()) for n in (2, 5, 1, 3)]
     whole, first, second = FeaturePooler(), FeaturePooler(), FeaturePooler()
     for i, frame in enumerate(frames):
         getattr(whole, update)(frame)
         getattr((first, second)[i % 2], update)(frame)
     for parts in ([first, second], [second, FeaturePooler(), first], iter([first, second])):
-        union = FeaturePooler.union(parts).features()
-        assert union.count == whole.count
-        assert union.statistics.keys() == whole.features().statistics.keys()
+        combined = FeaturePooler.combine(parts).features()
+        assert combined.count == whole.count
+        assert combined.statistics.keys() == whole.features().statistics.keys()
         for name, value in whole.features().statistics.items():
-            assert union.statistics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+            assert combined.statistics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
-def test_a_union_leaves_its_parts_as_they_were() -> None:
+def test_combine_leaves_its_parts_unchanged() -> None:
     part = FeaturePooler()
     part.update(scores(*table(3).tolist()))
-    FeaturePooler.union([part]).update(scores(*table(5).tolist()))
+    FeaturePooler.combine([part]).update(scores(*table(5).tolist()))
     assert part.count == 3
 
 
 @pytest.mark.parametrize("update", ["update", "update_group"])
-def test_faces_of_nobody_change_nothing(update: str) -> None:
+def test_zero_faces_change_nothing(update: str) -> None:
     pool = FeaturePooler()
     getattr(pool, update)(scores())
     assert pool.count == 0
 
 
-def test_what_a_network_does_not_estimate_has_no_statistics() -> None:
+def test_missing_outputs_have_no_statistics() -> None:
     rows, nothing = np.float32([[1, 2], [3, 4]]), np.zeros((2, 0), np.float32)
     pool = FeaturePooler()
     pool.update_group(FaceOutputs(rows, rows, nothing, nothing, nothing, nothing))
@@ -204,7 +204,7 @@ def test_what_a_network_does_not_estimate_has_no_statistics() -> None:
     assert found["expression.spread.mean"].tolist() == [1, 1]
 
 
-def test_logits_are_those_of_the_network_up_to_what_a_softmax_forgets() -> None:
+def test_logits_are_recovered_up_to_a_constant() -> None:
     logits = np.float32([[3, 0, -1.5], [0, 0, 0], [-20, 1, 2]])
     shifted = np.exp(logits + 5)
     found = to_logits(np.float32(shifted / shifted.sum(axis=1, keepdims=True)))

@@ -1,4 +1,4 @@
-"""Whatever a power failure takes of what was not synced, a run that is resumed comes to the same records."""
+"""A run that is resumed after a power failure produces the same records, whatever unsynced data was lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from fervid.batch import parquet_writer
-from fervid.batch.runner import open_writer
+from fervid.batch.output import open_writer
 from fervid.batch.writers import to_json_line
 from fervid.core.records import ClipResult, ErrorInfo
 from power_loss import Disk, lay, losses
@@ -29,7 +29,7 @@ def line(path: str) -> bytes:
 
 
 def run(output: Path, paths: Iterable[str], disk: Disk | None = None, bad: Iterable[str] = (), **options: bool) -> None:
-    """Answer what is not answered yet; to a disk that watches, JSON Lines promise to be there from then on."""
+    """Write the missing records; JSON Lines are recorded as durable on the simulated disk."""
     format = None if output.suffix else "parquet"
     with open_writer(output, format, Stub(), list(paths), **options) as (writer, answered):
         for path in paths:
@@ -64,7 +64,7 @@ def test_json_lines(
             disk.promised = tuple(found for found in output.read_bytes().splitlines() if found in whole)
         run(output, clips, disk, **{"force" if before == "replaced" else "resume": True})
         disk.close()
-    for state in disk.moments[-1].states(random.Random(0)):  # once the run has ended, it lasts, with its ledger
+    for state in disk.moments[-1].states(random.Random(0)):  # after the run, output and ledger are durable
         assert state == {path.name: path.read_bytes() for path in place.iterdir()}
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     tried = 0
@@ -97,7 +97,7 @@ def test_parquet(before: str, clips: list[str], place: Path, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("before", [b"", b"old\n"])
-def test_what_appears_at_the_end_is_whole_or_what_was_there_before(
+def test_atomic_output_is_complete_or_unchanged(
     before: bytes, clips: list[str], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = place / "out.csv"
@@ -113,5 +113,5 @@ def test_what_appears_at_the_end_is_whole_or_what_was_there_before(
             assert [row["path"] for row in csv.DictReader(content.decode().splitlines())] == clips
         found.add(content)
     assert len(found) == 2
-    for state in disk.moments[-1].states(random.Random(0)):  # once the run has ended, it lasts
+    for state in disk.moments[-1].states(random.Random(0)):  # after the run, the output is durable
         assert state == {"out.csv": output.read_bytes()}

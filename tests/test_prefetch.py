@@ -1,4 +1,4 @@
-"""A generator that runs ahead gives the same as one that does not, and leaves nothing behind."""
+"""Prefetching: order, capacity, errors and cleanup."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fervid.core.prefetch import prefetch
 
 
 class Source:
-    """Counts up, and knows how far it was read and whether it was closed."""
+    """A counting generator that records how far it was read and whether it was closed."""
 
     def __init__(self, count: int, error: BaseException | None = None) -> None:
-        """Give so many numbers, then raise."""
+        """Prepare to give `count` items, then raise."""
         self.given, self.closed = 0, False
         self.items = self._items(count, error)
 
@@ -32,20 +32,20 @@ class Source:
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "fervid-ahead"]
+    return [thread for thread in threading.enumerate() if thread.name == "fervid-prefetch"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
-def test_all_items_come_in_order(count: int) -> None:
+def test_items_keep_order(count: int) -> None:
     source = Source(count)
     assert [item or 0 for item in prefetch(source.items, 2)] == list(range(count))
     assert (source.closed, threads()) == (True, [])
 
 
-@pytest.mark.parametrize(("room", "size", "most"), [(1, 1, 1), (4, 1, 4), (8, 3, 3), (9, 3, 3), (1, 5, 1)])
-def test_no_more_is_made_than_there_is_room_for(room: int, size: int, most: int) -> None:
+@pytest.mark.parametrize(("capacity", "cost", "most"), [(1, 1, 1), (4, 1, 4), (8, 3, 3), (9, 3, 3), (1, 5, 1)])
+def test_capacity_is_respected(capacity: int, cost: int, most: int) -> None:
     source = Source(1000)
-    with closing(prefetch(source.items, room, lambda item: size)) as items:
+    with closing(prefetch(source.items, capacity, lambda item: cost)) as items:
         next(items)
         time.sleep(0.3)
         assert source.given == most + 1  # waiting, and taken
@@ -53,14 +53,14 @@ def test_no_more_is_made_than_there_is_room_for(room: int, size: int, most: int)
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), StopAsyncIteration()])
-def test_what_is_raised_comes_after_what_came_before(error: BaseException) -> None:
-    source, seen = Source(3, error), []
+def test_error_comes_after_items(error: BaseException) -> None:
+    source, items = Source(3, error), []
     with pytest.raises(type(error)):
-        seen.extend(prefetch(source.items, 1))
-    assert (seen, source.closed, threads()) == ([None, 1, 2], True, [])
+        items.extend(prefetch(source.items, 1))
+    assert (items, source.closed, threads()) == ([None, 1, 2], True, [])
 
 
-def test_a_generator_that_nobody_began_to_read_starts_no_thread() -> None:
+def test_unused_generator_starts_no_thread() -> None:
     source = Source(3)
     prefetch(source.items, 1).close()
     assert (source.given, threads()) == (0, [])

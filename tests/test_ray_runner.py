@@ -1,4 +1,4 @@
-"""The same records from a real Ray cluster of two workers, whatever happens to them."""
+"""The Ray engine: the same records as the local one, on a real cluster of two workers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from fervid.batch.resumable_jsonl import run_fingerprint
 from fervid.batch.runner import RunConfig
 from fervid.cli import app
 from fervid.core.errors import UsageError
-from fervid.core.worker_pool import Limits
+from fervid.core.worker_process import Limits
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # of its own settings
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # about its own settings
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # it leaves pipes and processes to the collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # it does not close pipes and processes
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -43,13 +43,13 @@ def ray() -> Iterator[object]:
     ray = ray_runner._import()
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
-    time.sleep(2)  # what fails while Ray is shut down would take this process along
+    time.sleep(2)  # a failure while Ray shuts down would end this process
     ray.shutdown()
 
 
 @pytest.fixture
 def mixed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Inputs of every kind, named in every way."""
+    """Inputs of every kind, with absolute, relative and unusual paths."""
     place = tmp_path / "mixed"
     shutil.copytree(folder, place)
     (place / "empty.mp4").touch()
@@ -65,7 +65,7 @@ def run(*arguments: object) -> Result:
 
 
 def parsed(text: str) -> list[dict]:
-    """Records without what no two runs have in common."""
+    """Records without the fields that differ between runs."""
     records = [json.loads(line) for line in text.splitlines()]
     for record in records:
         record.pop("elapsed_s")
@@ -76,7 +76,7 @@ def plain(results: list[fervid.ClipResult]) -> list[dict]:
     return parsed("\n".join(json.dumps(result.as_dict()) for result in results))
 
 
-def test_the_records_are_those_of_the_local_engine(ray: object, mixed: list[str]) -> None:
+def test_records_match_the_local_engine(ray: object, mixed: list[str]) -> None:
     local, far = run(*mixed), run(*mixed, "--engine", "ray")
     assert (local.exit_code, far.exit_code) == (1, 1)
     assert parsed(far.stdout) == parsed(local.stdout)
@@ -85,7 +85,7 @@ def test_the_records_are_those_of_the_local_engine(ray: object, mixed: list[str]
     ]
 
 
-def test_urls_go_in_and_parquet_comes_out_and_is_continued(ray: object, mixed: list[str], tmp_path: Path) -> None:
+def test_urls_are_classified_to_parquet_and_resumed(ray: object, mixed: list[str], tmp_path: Path) -> None:
     source, target = (tmp_path / "far").as_uri(), (tmp_path / "out").as_uri()
     local = parsed(run("far").stdout)
     assert run(source, f"{source}/gone.mp4", "--engine", "ray", "-o", target).exit_code == 1
@@ -99,7 +99,7 @@ def test_urls_go_in_and_parquet_comes_out_and_is_continued(ray: object, mixed: l
     assert pyarrow.parquet.read_table(tmp_path / "out") == table
 
 
-def test_each_engine_continues_what_the_other_began(ray: object, smile: Path, scenery: Path, tmp_path: Path) -> None:
+def test_each_engine_resumes_the_other(ray: object, smile: Path, scenery: Path, tmp_path: Path) -> None:
     output, gone = tmp_path / "out.jsonl", tmp_path / "gone.mp4"
     assert run(smile, "-o", output).exit_code == 0
     first = output.read_bytes()
@@ -112,11 +112,9 @@ def test_each_engine_continues_what_the_other_began(ray: object, smile: Path, sc
     assert output.read_bytes().startswith(first)
 
 
-def test_a_worker_that_is_killed_costs_nothing(
-    ray: object, classifier: fervid.Classifier, smile: Path, tmp_path: Path
-) -> None:
+def test_killed_worker_costs_no_record(ray: object, classifier: fervid.Classifier, smile: Path, tmp_path: Path) -> None:
     names = [shutil.copy(smile, tmp_path / f"{i:02}.mp4") for i in range(12)]
-    ending = workers()  # of the test before
+    ending = workers()  # workers of the previous test
     with classify_on_ray(classifier, RunConfig()) as answer:
         results = answer(names)
         found = [next(results)]
@@ -124,12 +122,12 @@ def test_a_worker_that_is_killed_costs_nothing(
         os.kill(working[0], signal.SIGKILL)
         found += results
     assert len(working) == 2
-    assert plain(found) == plain([classifier.answer(name) for name in names])
+    assert plain(found) == plain([classifier.classify_or_error(name) for name in names])
     assert {result.status for result in found} == {"ok"}
 
 
 def workers() -> list[int]:
-    """Processes of our cluster that have loaded the models."""
+    """Process ids of the workers of this cluster."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -145,21 +143,21 @@ def workers() -> list[int]:
     return found
 
 
-def test_a_file_that_kills_every_worker_is_told_apart_from_those_beside_it(
+def test_clip_that_kills_every_worker_costs_one_record(
     ray: object, classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Deadly(RayWorker):
-        def answer(self, clip: str) -> fervid.ClipResult:
+        def classify(self, clip: str) -> fervid.ClipResult:
             if clip == "poison.mp4":
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().answer(clip)
+            return super().classify(clip)
 
     monkeypatch.setattr(ray_runner, "RayWorker", Deadly)
-    monkeypatch.setattr(ray_runner, "BLOCK", 3)
+    monkeypatch.setattr(ray_runner, "MAX_CLIPS_PER_BLOCK", 3)
     names = [f"gone{i}.mp4" for i in range(8)] + ["poison.mp4"]
     with classify_on_ray(classifier, RunConfig(), jobs=1) as answer:
         *others, poisoned = answer(names)
-    assert plain(others) == plain([classifier.answer(name) for name in names[:-1]])
+    assert plain(others) == plain([classifier.classify_or_error(name) for name in names[:-1]])
     assert (poisoned.path, poisoned.status, poisoned.problem.code) == ("poison.mp4", "error", "crashed")
     assert poisoned.models == classifier.models
 
@@ -167,7 +165,7 @@ def test_a_file_that_kills_every_worker_is_told_apart_from_those_beside_it(
 @pytest.mark.parametrize(
     ("limits", "code"), [(Limits(seconds=0.001), "timeout"), (Limits(memory=1), "memory")], ids=["time", "memory"]
 )
-def test_a_clip_that_costs_too_much_is_told_and_the_next_is_answered(
+def test_clip_beyond_limits_is_an_error_record(
     limits: Limits, code: str, ray: object, classifier: fervid.Classifier, tmp_path: Path
 ) -> None:
     long = str(clips.write(tmp_path / "long.mp4", clips.smiling(20) * 20))
@@ -178,31 +176,31 @@ def test_a_clip_that_costs_too_much_is_told_and_the_next_is_answered(
     assert (result.models, other.path) == (classifier.models, gone)
 
 
-def test_workers_with_another_version_do_not_answer(ray: object, smile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_runner, "run_digest", lambda _: "another")
+def test_other_version_on_workers_is_a_usage_error(ray: object, smile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_runner, "run_fingerprint", lambda _: "another")
     result = run(smile, "--engine", "ray")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.splitlines()[-1].startswith("fervid: the workers cannot start (")
-    assert f"fervid {fervid.__version__} of the worker would answer otherwise" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("fervid: the Ray workers cannot start (")
+    assert f"version mismatch: the Ray worker (fervid {fervid.__version__})" in result.stderr
 
 
-def test_nothing_to_answer_starts_no_worker(ray: object, classifier: fervid.Classifier) -> None:
+def test_no_clips_start_no_worker(ray: object, classifier: fervid.Classifier) -> None:
     with classify_on_ray(classifier, RunConfig()) as answer:
         assert list(answer([])) == []
 
 
-class Here:
-    """What an actor would answer, in this process."""
+class LocalActor:
+    """An actor in this process."""
 
-    def __init__(self, tries: AttemptCounter) -> None:
-        """Count there."""
-        self.begin = SimpleNamespace(remote=tries.begin)
-        self.end = SimpleNamespace(remote=tries.end)
+    def __init__(self, attempts: AttemptCounter) -> None:
+        """Wrap a counter."""
+        self.begin = SimpleNamespace(remote=attempts.begin)
+        self.end = SimpleNamespace(remote=attempts.end)
 
 
 @pytest.fixture
-def setup(classifier: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSpec:
-    """What a worker is told, where Ray would be needed for nothing."""
+def spec(classifier: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSpec:
+    """The spec of a worker that runs without Ray."""
     monkeypatch.setattr(ray_runner, "_import", lambda: SimpleNamespace(get=lambda value: value))
     files = {role: (path.name, path.read_bytes()) for role, path in classifier.files.items()}
     return WorkerSpec(
@@ -211,20 +209,20 @@ def setup(classifier: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def worker(setup: WorkerSpec) -> Iterator[RayWorker]:
-    """A worker in this process, which has one of its own."""
-    worker = RayWorker(setup, Here(AttemptCounter()))
+def worker(spec: WorkerSpec) -> Iterator[RayWorker]:
+    """A worker in this process, with its child process."""
+    worker = RayWorker(spec, LocalActor(AttemptCounter()))
     yield worker
-    worker._process.kill()
-    worker._process.bury()
+    worker._process.stop()
+    worker._process.reap()
 
 
-def test_a_worker_answers_as_this_process_would(
+def test_worker_makes_the_same_records(
     worker: RayWorker, classifier: fervid.Classifier, mixed: list[str], tmp_path: Path
 ) -> None:
     for name in ("mixed/smile.mp4", "./mixed/empty.mp4", str(tmp_path / "gone.mp4"), "mixed/caf\udce9.mp4"):
         result = worker({"item": os.fsencode(name)})["result"]
-        assert plain([result]) == plain([classifier.answer(name)])
+        assert plain([result]) == plain([classifier.classify_or_error(name)])
     url = f"{tmp_path.as_uri()}/mixed/empty.mp4"
     result = worker({"item": url.encode()})["result"]
     assert (result.path, result.problem.code) == (url, "empty_file")
@@ -233,30 +231,28 @@ def test_a_worker_answers_as_this_process_would(
     assert (result.path, result.problem.code) == ("nowhere://a/b.mp4", "unreadable")
 
 
-def test_a_clip_is_given_up_after_the_last_try_and_forgotten_when_it_is_answered(worker: RayWorker) -> None:
+def test_clip_is_given_up_after_max_attempts(worker: RayWorker) -> None:
     for _ in range(ray_runner.MAX_ATTEMPTS):
-        worker._tries.begin.remote("a.mp4")
+        worker._attempts.begin.remote("a.mp4")
     row = {"item": b"a.mp4"}
     assert [worker(row)["result"].problem.code for _ in range(2)] == ["crashed", "not_found"]
 
 
-def test_a_worker_that_would_answer_otherwise_does_not_start(setup: WorkerSpec) -> None:
-    with pytest.raises(UsageError, match="would answer otherwise"):
-        RayWorker(replace(setup, run="another"), None)
+def test_worker_with_another_fingerprint_does_not_start(spec: WorkerSpec) -> None:
+    with pytest.raises(UsageError, match="version mismatch"):
+        RayWorker(replace(spec, run="another"), None)
 
 
-def test_what_a_worker_sends_to_its_process_is_the_classifier(
-    setup: WorkerSpec, classifier: fervid.Classifier, smile: Path
-) -> None:
-    loaded, arguments = ClassifierFactory(setup).__reduce__()
-    assert plain([loaded(*arguments)(smile)]) == plain([classifier.answer(smile)])
+def test_factory_unpickles_as_the_classifier(spec: WorkerSpec, classifier: fervid.Classifier, smile: Path) -> None:
+    loaded, arguments = ClassifierFactory(spec).__reduce__()
+    assert plain([loaded(*arguments)(smile)]) == plain([classifier.classify_or_error(smile)])
 
 
 class Unconnected:
-    """Ray as it is before it has been started; keeps how it was."""
+    """A stub of Ray before it is started, which records how it is started."""
 
     def __init__(self, error: Exception | None = None) -> None:
-        """Not to be connected with, if there is an error."""
+        """Fail to connect if an error is given."""
         self.error, self.asked, self.up = error, [], False
 
     def is_initialized(self) -> bool:
@@ -277,7 +273,7 @@ class Unconnected:
 
 
 @pytest.mark.parametrize(("address", "own"), [(None, {"num_cpus": 6, "include_dashboard": False}), ("auto", {})])
-def test_a_cluster_is_started_here_unless_one_is_named_and_left_on_every_path(
+def test_local_cluster_is_shut_down_on_every_exit(
     address: str | None, own: dict, classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -302,25 +298,25 @@ def test_a_cluster_is_started_here_unless_one_is_named_and_left_on_every_path(
         ({"device": "cuda", "jobs": 1}, 1, {"num_cpus": 1, "num_gpus": 1}, "cuda"),
     ],
 )
-def test_the_workers_fill_the_cluster_unless_their_number_is_given(
+def test_workers_fill_the_cluster_by_default(
     asked: dict, workers: int, share: dict, device: str,
     classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     given = []
 
-    def answers(ray: object, setup: WorkerSpec, clips: list[str], *more: object) -> Iterator[fervid.ClipResult]:
-        given.append((setup.threads, setup.device, *more))
-        yield from map(classifier.answer, clips)
+    def run(ray: object, spec: WorkerSpec, clips: list[str], *more: object) -> Iterator[fervid.ClipResult]:
+        given.append((spec.threads, spec.device, *more))
+        yield from map(classifier.classify_or_error, clips)
 
     monkeypatch.setattr(ray_runner, "_import", Unconnected)
-    monkeypatch.setattr(ray_runner, "_answers", answers)
+    monkeypatch.setattr(ray_runner, "_run", run)
     with classify_on_ray(classifier, RunConfig(), address="auto", **asked) as answer:
         assert [result.path for result in answer(["a.mp4"])] == ["a.mp4"]
     assert given == [(asked.get("threads", 1), device, workers, share)]
 
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
-def test_a_cluster_without_gpus_has_no_cuda(
+def test_cluster_without_gpus_has_no_cuda(
     device: str, classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_runner, "_import", Unconnected)
@@ -345,7 +341,7 @@ def test_a_cluster_without_gpus_has_no_cuda(
         ("nonsense", "invalid literal"),
     ],
 )
-def test_a_cluster_that_does_not_answer_is_a_usage_error(
+def test_unreachable_cluster_is_a_usage_error(
     address: str | None, said: str, classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_runner, "_import", lambda: Unconnected(ConnectionError("a long story\nnobody there\n")))
@@ -356,26 +352,26 @@ def test_a_cluster_that_does_not_answer_is_a_usage_error(
         pass
 
 
-def test_without_ray_the_error_says_what_to_install(smile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ray_says_what_to_install(smile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     result = run(smile, "--engine", "ray")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("fervid: ray is not installed; pip install 'fervid[ray]'")
 
 
-def test_an_address_belongs_to_ray(smile: Path) -> None:
+def test_address_needs_the_ray_engine(smile: Path) -> None:
     result = run(smile, "--address", "auto")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--engine ray" in result.stderr
 
 
-def test_the_command_starts_a_cluster_prints_only_records_and_can_be_interrupted(tmp_path: Path) -> None:
+def test_local_cluster_can_be_interrupted(tmp_path: Path) -> None:
     place = tmp_path / "clips"
     place.mkdir()
     clips.write(place / "00.mp4", clips.smiling(50))
     for i in range(1, 60):
         shutil.copy(place / "00.mp4", place / f"{i:02}.mp4")
-    # What a shell starts in the background ignores the signal, and so does all that it starts.
+    # A background process of a shell ignores the signal, and its children do too.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from fervid.cli.app import main; main()"
@@ -392,7 +388,7 @@ def test_the_command_starts_a_cluster_prints_only_records_and_can_be_interrupted
         for line in running.stderr:
             if line.startswith('{"event"'):
                 break
-        os.killpg(running.pid, signal.SIGINT)  # as a terminal does it: to all of them
+        os.killpg(running.pid, signal.SIGINT)  # a terminal signals the whole process group
         output, errors = running.communicate()
     assert running.returncode == 130
     assert "fervid: interrupted" in errors

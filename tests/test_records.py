@@ -1,4 +1,4 @@
-"""Records refuse what cannot be, and a result keeps to the published schema."""
+"""Validation of records, and results against the published schema."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def scores(rows: int) -> FaceOutputs:
         ),
         (lambda: ClipFeatures({"a": points(3)}, 0), "at least one"),
         (lambda: ClipFeatures({"a": points(3), "b": points(3, 1)}, 1), "is a vector"),
-        (lambda: ClipResult("a.mp4", "ok"), "answer exactly when it is ok"),
-        (lambda: ClipResult("a.mp4", "no_face", Prediction({"fear": 1.0})), "answer exactly when it is ok"),
+        (lambda: ClipResult("a.mp4", "ok"), "prediction if and only if"),
+        (lambda: ClipResult("a.mp4", "no_face", Prediction({"fear": 1.0})), "prediction if and only if"),
         (lambda: ClipResult("a.mp4", "error"), "error needs a problem"),
         (lambda: ClipResult("a.mp4", "skipped"), "skipped needs a problem"),
-        (lambda: WindowResult("a.mp4", "ok", start_s=0, end_s=1), "answer exactly when it is ok"),
+        (lambda: WindowResult("a.mp4", "ok", start_s=0, end_s=1), "prediction if and only if"),
     ],
 )
-def test_a_record_that_cannot_be_is_refused_where_it_is_made(make: Callable[[], object], words: str) -> None:
+def test_invalid_records_are_refused(make: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
 
@@ -104,44 +104,44 @@ def test_a_record_that_cannot_be_is_refused_where_it_is_made(make: Callable[[], 
     ],
     ids=lambda record: type(record).__name__,
 )
-def test_a_record_is_frozen(record: Any) -> None:
+def test_records_are_frozen(record: Any) -> None:
     name = dataclasses.fields(record)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(record, name, None)
     assert not hasattr(record, "__dict__")
 
 
-def test_a_still_frame_and_a_frame_of_one_pixel_are_allowed() -> None:
+def test_smallest_frame() -> None:
     frame = Frame(image(1, 1, 3))
     assert (frame.time, frame.duration) == (0, 0)
 
 
-def test_a_face_has_the_size_of_its_shorter_side_and_may_reach_over_the_border() -> None:
+def test_face_size_and_area() -> None:
     face = Face((-10, -5, 30, 15), points(5, 2), 0.5)
     assert (face.size, face.area) == (20, 800)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])
-def test_scores_have_one_row_a_face_and_none_is_allowed(rows: int) -> None:
+def test_face_outputs_length(rows: int) -> None:
     assert len(scores(rows)) == rows
     assert len(scores(rows)[:0]) == 0
 
 
-def test_rows_of_scores_are_taken_from_every_column() -> None:
+def test_face_outputs_row_selection() -> None:
     taken = scores(4)[[3, 1]]
     assert taken.age.tolist() == taken.gender.tolist() == [3, 1]
     assert taken.embedding[:, 0].tolist() == taken.expression[:, 0].tolist() == [3, 1]
     assert scores(4)[1:3].age.tolist() == [1, 2]
 
 
-def test_features_are_joined_in_the_order_asked_for() -> None:
+def test_features_vector_keeps_order() -> None:
     features = ClipFeatures({"a": np.float32([1, 2]), "b": np.float32([3])}, 1)
     assert features.vector(["b", "a"]).tolist() == [3, 1, 2]
     with pytest.raises(ValueError, match="no statistic c among a, b"):
         features.vector(["c"])
 
 
-def test_the_label_is_the_most_probable_and_the_first_of_equals() -> None:
+def test_label_is_most_probable_first_of_equals() -> None:
     answer = Prediction({"anger": 0.2, "fear": 0.4, "joy": 0.4})
     assert (answer.label, answer.confidence) == ("fear", 0.4)
 
@@ -160,7 +160,7 @@ RESULTS = {
 
 
 @pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
-def test_a_result_keeps_to_the_schema_in_fields_and_their_order(result: ClipResult) -> None:
+def test_clip_result_matches_schema(result: ClipResult) -> None:
     record = result.as_dict()
     Draft202012Validator(record_json_schema()).validate(record)
     assert list(record) == list(record_json_schema()["properties"]) == record_json_schema()["required"]
@@ -170,13 +170,13 @@ def test_a_result_keeps_to_the_schema_in_fields_and_their_order(result: ClipResu
 
 
 @pytest.mark.parametrize("name", ["no_face", "no_face and truncated", "error", "skipped"])
-def test_without_an_answer_label_confidence_and_probabilities_are_null(name: str) -> None:
+def test_no_prediction_gives_nulls(name: str) -> None:
     record = RESULTS[name].as_dict()
     assert [record[field] for field in ("label", "confidence", "probabilities")] == [None] * 3
     assert record["people"] == []
 
 
-def test_an_answer_is_written_with_its_people_and_models() -> None:
+def test_clip_result_as_dict() -> None:
     record = RESULTS["ok"].as_dict()
     assert (record["label"], record["confidence"]) == ("joy", 0.8765)
     assert list(record["probabilities"].items()) == [("anger", 0.1235), ("joy", 0.8765)]
@@ -188,11 +188,11 @@ def test_an_answer_is_written_with_its_people_and_models() -> None:
     assert (record["error"], record["elapsed_s"]) == (None, 0.25)
 
 
-def test_a_problem_is_written_as_code_and_message() -> None:
+def test_problem_as_dict() -> None:
     assert RESULTS["ok and damaged"].as_dict()["error"] == {"code": "damaged", "message": "holes"}
 
 
-def test_the_schema_is_a_schema_and_notices_what_is_wrong() -> None:
+def test_schema_rejects_invalid_records() -> None:
     Draft202012Validator.check_schema(record_json_schema())
     valid = Draft202012Validator(record_json_schema()).is_valid
     record = RESULTS["ok"].as_dict()
@@ -205,10 +205,8 @@ def test_the_schema_is_a_schema_and_notices_what_is_wrong() -> None:
 
 @pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
 @pytest.mark.parametrize("times", [(0.0, 4.0), (1.00004, 2.5), (None, None)])
-def test_a_window_is_the_record_of_a_clip_with_its_times_after_the_path(
-    result: ClipResult, times: tuple[float | None, float | None]
-) -> None:
-    record = WindowResult.of(result, *times).as_dict()
+def test_window_result_adds_times(result: ClipResult, times: tuple[float | None, float | None]) -> None:
+    record = WindowResult.from_clip_result(result, *times).as_dict()
     assert list(record)[:4] == ["schema_version", "path", "start_s", "end_s"]
     assert (record.pop("start_s"), record.pop("end_s")) == tuple(time and round(time, 4) for time in times)
     assert record == result.as_dict()
@@ -216,10 +214,13 @@ def test_a_window_is_the_record_of_a_clip_with_its_times_after_the_path(
 
 
 @pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
-def test_a_window_keeps_to_its_schema_in_fields_and_their_order(result: ClipResult) -> None:
+def test_window_result_matches_schema(result: ClipResult) -> None:
     contract = record_json_schema("timeline")
     Draft202012Validator.check_schema(contract)
-    for record in (WindowResult.of(result, 0.0, 4.0).as_dict(), WindowResult.of(result).as_dict()):
+    for record in (
+        WindowResult.from_clip_result(result, 0.0, 4.0).as_dict(),
+        WindowResult.from_clip_result(result).as_dict(),
+    ):
         Draft202012Validator(contract).validate(record)
         assert list(record) == list(contract["properties"]) == contract["required"]
         assert not Draft202012Validator(record_json_schema()).is_valid(record)

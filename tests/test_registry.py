@@ -1,4 +1,4 @@
-"""A model is used only if it is the file that it claims to be, and nothing in it is ever executed."""
+"""Loading models: names and paths, digests, damaged files, cards, devices and pickling."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 import toy_models
 from fervid.core.errors import ChecksumMismatch, ModelError, ModelIncompatible, ModelNotFound, UsageError
 from fervid.models import registry
+from fervid.models.card import OPTIONAL_OUTPUTS, REQUIRED_CARD_KEYS, Kind
+from fervid.models.session import CPU, CUDA, Device
 
-KINDS: tuple[registry.Kind, ...] = get_args(registry.Kind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def toy(kind: registry.Kind, path: Path, **card: Any) -> Path:
+def toy(kind: Kind, path: Path, **card: Any) -> Path:
     if kind == "classifier":
         return toy_models.classifier(path, [[0, 1, 2], [0, 0, 0]], **card)
     return {"detector": toy_models.detector, "network": toy_models.network, "regressor": toy_models.regressor}[kind](
@@ -32,7 +34,7 @@ def toy(kind: registry.Kind, path: Path, **card: Any) -> Path:
     )
 
 
-def card(kind: registry.Kind) -> dict[str, Any]:
+def card(kind: Kind) -> dict[str, Any]:
     cards = {"detector": toy_models.DETECTOR, "network": toy_models.NETWORK, "classifier": toy_models.CLASSIFIER}
     return (cards | {"regressor": toy_models.REGRESSOR})[kind]
 
@@ -70,7 +72,7 @@ def change(manifest: Path, model: str, values: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_known_name_gives_the_shipped_model(shipped: Path, kind: registry.Kind) -> None:
+def test_shipped_model_is_loaded_by_name(shipped: Path, kind: Kind) -> None:
     model = registry.load_model(f"toy-{kind}", kind)
     assert model.path == shipped / f"{kind}.onnx"
     assert model.card == card(kind)
@@ -80,20 +82,20 @@ def test_a_known_name_gives_the_shipped_model(shipped: Path, kind: registry.Kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_path_gives_the_model_that_lies_there(tmp_path: Path, kind: registry.Kind) -> None:
+def test_model_is_loaded_by_path(tmp_path: Path, kind: Kind) -> None:
     path = toy(kind, tmp_path / "mine.onnx", name="mine")
     model = registry.load_model(str(path), kind, threads=2)
     assert (model.path, model.identity.name) == (path, "mine")
     assert model.session.get_session_options().intra_op_num_threads == 2
 
 
-def test_a_model_without_a_name_is_named_after_its_file(tmp_path: Path) -> None:
+def test_model_without_a_name_is_named_after_its_file(tmp_path: Path) -> None:
     nameless = {key: value for key, value in toy_models.CLASSIFIER.items() if key != "name"}
     path = toy_models.write(tmp_path / "mine.onnx", onnx.load(toy("classifier", tmp_path / "toy.onnx")), nameless)
     assert registry.load_model(str(path), "classifier").identity.name == "mine"
 
 
-def test_a_shipped_name_wins_over_a_file_of_that_name(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_name_takes_precedence_over_a_file(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shipped.parent)
     toy("network", Path("toy-network"), name="another")
     assert registry.load_model("toy-network", "network").identity.name == "toy-network"
@@ -103,21 +105,21 @@ def test_a_shipped_name_wins_over_a_file_of_that_name(shipped: Path, monkeypatch
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["toy", "no/such/file.onnx", "", ".", "a\0b", "x" * 5000])
-def test_an_unknown_name_is_answered_with_the_known_ones(name: str, kind: registry.Kind) -> None:
+def test_unknown_name_lists_the_known_names(name: str, kind: Kind) -> None:
     with pytest.raises(ModelNotFound) as caught:
         registry.load_model(name, kind)
     assert repr(name) in caught.value.message
     assert f"known names: toy-{kind}; or give the path of an ONNX file" in caught.value.message
 
 
-def test_where_nothing_of_the_kind_is_shipped_no_name_is_known(shipped: Path) -> None:
+def test_empty_manifest_has_no_known_names(shipped: Path) -> None:
     (shipped / "manifest.json").write_text('{"models": {}}')
     registry.manifest.cache_clear()
     with pytest.raises(ModelNotFound, match="known names: none"):
         registry.load_model("toy-network", "network")
 
 
-def test_a_shipped_model_whose_file_is_gone_names_the_file(shipped: Path) -> None:
+def test_missing_file_of_a_shipped_model_is_named(shipped: Path) -> None:
     (shipped / "detector.onnx").unlink()
     with pytest.raises(ModelNotFound, match=r"detector\.onnx' cannot be read .*install fervid again"):
         registry.load_model("toy-detector", "detector")
@@ -125,7 +127,7 @@ def test_a_shipped_model_whose_file_is_gone_names_the_file(shipped: Path) -> Non
 
 @pytest.mark.parametrize("position", [0, 100, -1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_shipped_model_with_a_changed_byte_is_refused(shipped: Path, kind: registry.Kind, position: int) -> None:
+def test_changed_byte_in_a_shipped_model_is_refused(shipped: Path, kind: Kind, position: int) -> None:
     path = shipped / f"{kind}.onnx"
     data = bytearray(path.read_bytes())
     data[position] ^= 1
@@ -138,7 +140,7 @@ def test_a_shipped_model_with_a_changed_byte_is_refused(shipped: Path, kind: reg
 
 
 @pytest.mark.parametrize("kept", [0, 1, 0.5, 0.99])
-def test_a_shipped_model_that_breaks_off_is_refused(shipped: Path, kept: float) -> None:
+def test_truncated_shipped_model_is_refused(shipped: Path, kept: float) -> None:
     path = shipped / "network.onnx"
     data = path.read_bytes()
     path.write_bytes(data[: kept if kept == 1 else int(kept * len(data))])
@@ -188,8 +190,8 @@ def with_opset(data: bytes, version: int) -> bytes:
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_model_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: registry.Kind, damage: Callable[[bytes], bytes]
+def test_file_that_is_no_model_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: Kind, damage: Callable[[bytes], bytes]
 ) -> None:
     path = toy(kind, tmp_path / "mine.onnx")
     path.write_bytes(damage(path.read_bytes()))
@@ -201,7 +203,7 @@ def test_what_is_no_model_is_refused(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_model_with_damaged_bytes_loads_or_is_refused(tmp_path: Path) -> None:
+def test_damaged_bytes_load_or_are_refused(tmp_path: Path) -> None:
     random = np.random.default_rng(8)
     path = toy("classifier", tmp_path / "mine.onnx")
     whole = path.read_bytes()
@@ -228,7 +230,7 @@ def test_a_model_with_damaged_bytes_loads_or_is_refused(tmp_path: Path) -> None:
         ('{"kind": "classifier"}', "lacks labels, network_sha256, statistics; export the model again"),
     ],
 )
-def test_a_model_without_a_proper_card_is_refused(tmp_path: Path, stored: str | None, words: str) -> None:
+def test_model_without_a_valid_card_is_refused(tmp_path: Path, stored: str | None, words: str) -> None:
     path = toy("classifier", tmp_path / "mine.onnx")
     toy_models.write(path, onnx.load(path), stored)
     with pytest.raises(ModelIncompatible, match=words) as caught:
@@ -239,7 +241,7 @@ def test_a_model_without_a_proper_card_is_refused(tmp_path: Path, stored: str | 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("other", KINDS)
-def test_a_model_of_another_kind_is_refused(kind: registry.Kind, other: registry.Kind) -> None:
+def test_model_of_another_kind_is_refused(kind: Kind, other: Kind) -> None:
     if kind == other:
         assert registry.load_model(f"toy-{other}", kind).card["kind"] == kind
         return
@@ -250,14 +252,14 @@ def test_a_model_of_another_kind_is_refused(kind: registry.Kind, other: registry
 
 
 NEEDED = {
-    **registry.REQUIRED_CARD_KEYS,
-    "classifier": {*registry.REQUIRED_CARD_KEYS["classifier"], "network_sha256"},
-    "network": registry.REQUIRED_CARD_KEYS["network"].union(*registry.OPTIONAL_OUTPUTS.values()),
+    **REQUIRED_CARD_KEYS,
+    "classifier": {*REQUIRED_CARD_KEYS["classifier"], "network_sha256"},
+    "network": REQUIRED_CARD_KEYS["network"].union(*OPTIONAL_OUTPUTS.values()),
 }
 
 
 @pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind in KINDS for key in sorted(NEEDED[kind])])
-def test_a_card_that_lacks_a_key_is_refused(tmp_path: Path, kind: registry.Kind, key: str) -> None:
+def test_card_without_a_required_key_is_refused(tmp_path: Path, kind: Kind, key: str) -> None:
     path = toy(kind, tmp_path / "mine.onnx")
     toy_models.write(path, onnx.load(path), {name: value for name, value in card(kind).items() if name != key})
     with pytest.raises(ModelIncompatible) as caught:
@@ -282,22 +284,22 @@ def test_a_card_that_lacks_a_key_is_refused(tmp_path: Path, kind: registry.Kind,
     ],
     ids=lambda content: content[:20].decode("latin-1") or "empty",
 )
-def test_a_damaged_manifest_is_named(shipped: Path, content: bytes) -> None:
+def test_damaged_manifest_is_named(shipped: Path, content: bytes) -> None:
     (shipped / "manifest.json").write_bytes(content)
     with pytest.raises(ChecksumMismatch) as caught:
         registry.load_model("toy-network", "network")
     assert caught.value.message == f"{shipped / 'manifest.json'} is damaged; install fervid again"
 
 
-def test_a_manifest_that_cannot_be_read_is_named(shipped: Path) -> None:
+def test_unreadable_manifest_is_named(shipped: Path) -> None:
     (shipped / "manifest.json").unlink()
     (shipped / "manifest.json").mkdir()
     with pytest.raises(ChecksumMismatch, match="install fervid again"):
         registry.load_model("toy-network", "network")
 
 
-def test_without_a_manifest_the_models_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "__file__", str(tmp_path / "site" / "fervid" / "models.py"))
+def test_models_dir_needs_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "__file__", str(tmp_path / "site" / "fervid" / "models" / "registry.py"))
     with pytest.raises(ModelNotFound, match="install fervid again"):
         registry.models_dir()
     for place in (tmp_path / "site" / "models", tmp_path / "site" / "fervid" / "_models"):
@@ -316,13 +318,13 @@ def zipped(data: bytes, path: Path) -> bytes:
 @pytest.mark.parametrize("pack", [lambda data, _: data, zipped], ids=["pickle", "torch"])
 @pytest.mark.parametrize("name", ["mine.pkl", "mine.pt", "mine.onnx"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_pickle_is_refused_and_not_executed(
-    tmp_path: Path, kind: registry.Kind, name: str, pack: Callable[[bytes, Path], bytes]
+def test_pickle_is_refused_and_not_executed(
+    tmp_path: Path, kind: Kind, name: str, pack: Callable[[bytes, Path], bytes]
 ) -> None:
     mark = tmp_path / "executed"
     malice = f"cos\nmkdir\n(V{mark}\ntR.".encode()
     pickle.loads(malice)
-    mark.rmdir()  # raises unless the pickle does what it is meant to
+    mark.rmdir()  # raises unless the pickle has created it
     path = tmp_path / name
     path.write_bytes(pack(malice, tmp_path / "archive"))
     with pytest.raises(ModelIncompatible) as caught:
@@ -334,7 +336,7 @@ def test_a_pickle_is_refused_and_not_executed(
 @pytest.mark.parametrize(
     "location", ["w.bin", "./w.bin", "../w.bin", "../other/w.bin", "../here/w.bin", "{}/w.bin", "{}/here/w.bin"]
 )
-def test_tensors_in_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+def test_external_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
     weights = np.ones((4, 4096), np.float32)
     for place in (tmp_path, tmp_path / "here", tmp_path / "other"):
         place.mkdir(exist_ok=True)
@@ -355,7 +357,7 @@ def test_tensors_in_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_card_that_equals_its_manifest_entry_is_verified(kind: registry.Kind) -> None:
+def test_card_equal_to_the_manifest_is_verified(kind: Kind) -> None:
     assert registry.verify(f"toy-{kind}").card == card(kind)
 
 
@@ -367,9 +369,7 @@ def test_a_card_that_equals_its_manifest_entry_is_verified(kind: registry.Kind) 
         ({"threshold": 0.1, "licence": "x", "name": "y"}, "differ in licence, name, threshold"),
     ],
 )
-def test_a_card_that_differs_from_its_manifest_entry_is_refused(
-    shipped: Path, values: dict[str, Any], words: str
-) -> None:
+def test_card_that_differs_from_the_manifest_is_refused(shipped: Path, values: dict[str, Any], words: str) -> None:
     change(shipped / "manifest.json", "toy-detector", values)
     with pytest.raises(ChecksumMismatch, match=words) as caught:
         registry.verify("toy-detector")
@@ -377,23 +377,23 @@ def test_a_card_that_differs_from_its_manifest_entry_is_refused(
     assert "install fervid again" in caught.value.message
 
 
-def test_only_shipped_models_can_be_verified(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match=r"no model is named .*there are affect3, .*yunet"):
+def test_only_models_in_the_manifest_can_be_verified(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"no model is named .*known models: affect3, .*yunet"):
         registry.verify(str(toy("network", tmp_path / "mine.onnx")))
 
 
 @pytest.mark.parametrize("name", sorted(registry.manifest()))
-def test_every_shipped_model_is_the_one_of_the_manifest(name: str) -> None:
+def test_every_shipped_model_matches_the_manifest(name: str) -> None:
     registry.manifest.cache_clear()
     described = registry.manifest()[name]
     path = registry.models_dir() / described["file"]
     model = registry.verify(name)
     assert entry(path) == described
     assert model.identity.sha256 == described["sha256"]
-    assert registry.REQUIRED_CARD_KEYS[described["kind"]] <= model.card.keys()
+    assert REQUIRED_CARD_KEYS[described["kind"]] <= model.card.keys()
 
 
-def test_the_shipped_models_stay_below_20_megabytes() -> None:
+def test_shipped_models_stay_below_20_megabytes() -> None:
     assert sum(path.stat().st_size for path in registry.models_dir().rglob("*") if path.is_file()) < 20e6
 
 
@@ -402,14 +402,14 @@ def test_every_refusal_is_a_model_error(error: type[Exception]) -> None:
     assert issubclass(error, ModelError)
 
 
-def test_a_model_whose_outputs_have_other_names_is_refused(tmp_path: Path) -> None:
+def test_model_with_other_output_names_is_refused(tmp_path: Path) -> None:
     path = toy_models.classifier(tmp_path / "toy.onnx", [[1.0], [2.0], [3.0]])
     path.write_bytes(path.read_bytes().replace(b"probabilities", b"probabilitiez"))
     with pytest.raises(ModelIncompatible, match=r"toy\.onnx has no input or output named probabilities"):
         registry.load_model(str(path), "classifier")
 
 
-def test_a_classifier_that_calls_itself_a_regressor_is_refused(tmp_path: Path) -> None:
+def test_classifier_with_a_regressor_card_is_refused(tmp_path: Path) -> None:
     path = toy_models.classifier(tmp_path / "toy.onnx", [[1.0]], kind="regressor", target="valence")
     with pytest.raises(ModelIncompatible, match=r"toy\.onnx has no input or output named value"):
         registry.load_model(str(path), "regressor")
@@ -427,7 +427,7 @@ def again(model: registry.Model) -> registry.Model:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_that_is_sent_is_opened_again(kind: registry.Kind, tmp_path: Path) -> None:
+def test_unpickled_model_is_loaded_again(kind: Kind, tmp_path: Path) -> None:
     model = registry.load_model(str(toy(kind, tmp_path / "toy.onnx")), kind, 3, "auto")
     other = again(model)
     assert (other.identity, other.path, other.card) == (model.identity, model.path, model.card)
@@ -436,7 +436,7 @@ def test_a_model_that_is_sent_is_opened_again(kind: registry.Kind, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("shipped")
-def test_what_is_sent_is_the_file_and_not_the_name(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_keeps_the_path_and_not_the_name(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shipped.parent)
     toy("network", Path("toy-network"), name="another")
     for name, identity in (("toy-network", "toy-network"), ("./toy-network", "another")):
@@ -446,7 +446,7 @@ def test_what_is_sent_is_the_file_and_not_the_name(shipped: Path, monkeypatch: p
             assert pickle.loads(sent).identity.name == identity
 
 
-def test_a_model_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_model_replaced_before_unpickling_is_refused(tmp_path: Path) -> None:
     model = registry.load_model(str(toy("network", tmp_path / "toy.onnx")), "network")
     toy("network", tmp_path / "toy.onnx", first_age=7)
     with pytest.raises(ChecksumMismatch, match=r"toy\.onnx was replaced while it was in use"):
@@ -457,10 +457,10 @@ def test_a_model_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
 
 
 class Session:
-    """A session that has the providers which the machine is said to have, or fails as CUDA does without a driver."""
+    """A session that reports the providers of another machine."""
 
     def __init__(self, real: onnxruntime.InferenceSession, providers: list[str]) -> None:
-        """Put other providers before a session."""
+        """Wrap a session and report other providers."""
         self._real, self._providers = real, providers
 
     def __getattr__(self, name: str) -> object:
@@ -472,17 +472,17 @@ class Session:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes a machine whose onnxruntime lists CUDA, which starts, is left out, or raises."""
+    """Simulate an onnxruntime with CUDA, which starts, is dropped, or raises an error."""
 
     def make(starts: bool = True, error: Exception | None = None) -> None:
         def session(data: bytes, options: Any, providers: list[str], **more: Any) -> Session:
-            real = open_session(data, options, providers=[registry.CPU], **more)
-            if registry.CUDA in providers and error:
+            real = open_session(data, options, providers=[CPU], **more)
+            if CUDA in providers and error:
                 raise error
-            return Session(real, providers if starts else [registry.CPU])
+            return Session(real, providers if starts else [CPU])
 
         open_session = onnxruntime.InferenceSession
-        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [registry.CUDA, registry.CPU])
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
         monkeypatch.setattr(onnxruntime, "InferenceSession", session)
 
     return make
@@ -493,19 +493,17 @@ def path(tmp_path: Path) -> str:
     return str(toy("network", tmp_path / "toy.onnx"))
 
 
-@pytest.mark.parametrize(("device", "first"), [("cpu", registry.CPU), ("cuda", registry.CUDA), ("auto", registry.CUDA)])
-def test_a_device_that_starts_is_used_if_it_was_asked_for(
-    device: registry.Device, first: str, cuda: Callable[..., None], path: str
-) -> None:
+@pytest.mark.parametrize(("device", "first"), [("cpu", CPU), ("cuda", CUDA), ("auto", CUDA)])
+def test_requested_device_is_used(device: Device, first: str, cuda: Callable[..., None], path: str) -> None:
     cuda()
     model = registry.load_model(path, "network", device=device)
     assert (model.session.get_providers()[0], model.device) == (first, device)
 
 
-def test_a_device_that_onnxruntime_does_not_know_says_what_to_install(path: str) -> None:
+def test_missing_cuda_support_says_what_to_install(path: str) -> None:
     with pytest.raises(UsageError, match=r"cuda cannot be used.*pip install onnxruntime-gpu.*or use cpu"):
         registry.load_model(path, "network", device="cuda")
-    assert registry.load_model(path, "network", device="auto").session.get_providers() == [registry.CPU]
+    assert registry.load_model(path, "network", device="auto").session.get_providers() == [CPU]
 
 
 @pytest.mark.parametrize(
@@ -517,18 +515,18 @@ def test_a_device_that_onnxruntime_does_not_know_says_what_to_install(path: str)
     ],
     ids=["left out", "raises", "fails"],
 )
-def test_a_device_that_does_not_start_is_told_or_replaced(
+def test_cuda_that_does_not_start_fails_or_falls_back(
     failure: dict[str, Any], reason: str, cuda: Callable[..., None], path: str
 ) -> None:
     cuda(**failure)
     with pytest.raises(UsageError, match=rf"{reason}.*nvidia-smi.*or use cpu"):
         registry.load_model(path, "network", device="cuda")
-    assert registry.load_model(path, "network", device="auto").session.get_providers() == [registry.CPU]
+    assert registry.load_model(path, "network", device="auto").session.get_providers() == [CPU]
 
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
-def test_a_damaged_model_is_not_the_fault_of_the_device(
-    device: registry.Device, cuda: Callable[..., None], tmp_path: Path
+def test_damaged_model_is_not_reported_as_a_missing_device(
+    device: Device, cuda: Callable[..., None], tmp_path: Path
 ) -> None:
     cuda()
     (tmp_path / "damaged.onnx").write_bytes(b"damaged")
@@ -536,6 +534,6 @@ def test_a_damaged_model_is_not_the_fault_of_the_device(
         registry.load_model(str(tmp_path / "damaged.onnx"), "network", device=device)
 
 
-def test_there_are_no_other_devices(path: str) -> None:
+def test_unknown_device_is_refused(path: str) -> None:
     with pytest.raises(UsageError, match="cpu, cuda, auto, not 'tpu'"):
         registry.load_model(path, "network", device="tpu")

@@ -15,7 +15,7 @@ from fervid.batch.writers import make_writer
 from fervid.core.errors import UsageError
 from fervid.core.records import ClipResult, ErrorInfo, WindowResult
 from fervid.learn.metrics import evaluate_regression
-from fervid.render import result_reader
+from fervid.render import result_reader, result_schema
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun, load_results
 from html_pages import clip, lines, windows
 
@@ -40,7 +40,11 @@ def test_whatever_classify_writes_is_read_whole(form: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
 def test_whatever_timeline_writes_is_read_by_clip(form: str, tmp_path: Path) -> None:
-    records = [*windows("a.mp4", [0.5, None]), *windows("b.mp4", [0.875]), WindowResult.of(clip("c.mp4", "error"))]
+    records = [
+        *windows("a.mp4", [0.5, None]),
+        *windows("b.mp4", [0.875]),
+        WindowResult.from_clip_result(clip("c.mp4", "error")),
+    ]
     found = load_results(written(tmp_path / "results", form, list(records), WindowResult))
     assert isinstance(found, TimelineRun)
     assert {path: len(some) for path, some in found.clips.items()} == {"a.mp4": 2, "b.mp4": 1, "c.mp4": 1}
@@ -64,7 +68,7 @@ def test_parquet_is_read_as_a_folder_and_as_a_part(tmp_path: Path) -> None:
     assert load_results(tmp_path / "parts" / "part-00001.parquet").records == [one.as_dict() for one in ALL[2:]]
     (tmp_path / "parts" / "part-00001.parquet").write_bytes(b"PAR1 and no more")
     for name in ("parts", "parts/part-00001.parquet"):
-        with pytest.raises(UsageError, match=r"part-00001.parquet is no whole parquet file .*run it again"):
+        with pytest.raises(UsageError, match=r"part-00001.parquet is not a complete parquet file .*run it again"):
             load_results(tmp_path / name)
 
 
@@ -106,35 +110,38 @@ def test_evaluations_methods_ratings_and_cards_are_told_apart(tmp_path: Path) ->
 RECORD = clip("a.mp4").as_dict()
 WINDOW = windows("a.mp4", [0.5])[0].as_dict()
 WRONG: dict[str, tuple[object, str]] = {
-    "empty": ("", "is empty; it takes what"),
+    "empty": ("", "is empty; expected"),
     "blank": ("\n \n", "is empty"),
-    "none": ("[]", "holds no record"),
-    "binary": (b"\x00\xff\xfe", "no text in UTF-8"),
-    "prose": ("Dear Sir or Madam", "is no file of results; it takes what"),
-    "torn line": (json.dumps(RECORD) + "\n" + json.dumps(RECORD)[:-30], r"line 2 is torn or no JSON .*--resume"),
-    "torn array": ("[" + json.dumps(RECORD) + ",\n", "it is torn or no JSON"),
-    "torn evaluation": (json.dumps(html_pages.report(), indent=2)[:-5], "line 1 is torn"),
-    "no object": ("[1]", "holds at record 1 no record but a int"),
-    "another table": ("clip,label\na,b\n", "is no file of results"),
-    "another object": ('{"a": 1}', "is no file of results, or not a whole one"),
-    "another line": (json.dumps(RECORD) + '\n{"a": 1}', "line 2 no record of fervid"),
-    "another version": (json.dumps(RECORD | {"schema_version": 2}), r"schema version 2, .*reads version 1; make the"),
-    "mixed": (json.dumps(RECORD) + "\n" + json.dumps(WINDOW), r"of clips and of windows \(line 2 is the first other\)"),
-    "missing field": (json.dumps({k: v for k, v in RECORD.items() if k != "status"}), "no record as `fervid schema`"),
-    "wrong type": (json.dumps(RECORD | {"label": {"a": 1}}), "no record as `fervid schema` has it"),
+    "none": ("[]", "has no records"),
+    "binary": (b"\x00\xff\xfe", "not UTF-8 text"),
+    "prose": ("Dear Sir or Madam", "is not a results file; expected"),
+    "torn line": (json.dumps(RECORD) + "\n" + json.dumps(RECORD)[:-30], r"line 2 is truncated or not JSON .*--resume"),
+    "torn array": ("[" + json.dumps(RECORD) + ",\n", "the array is truncated or not JSON"),
+    "torn evaluation": (json.dumps(html_pages.report(), indent=2)[:-5], "line 1 is truncated"),
+    "no object": ("[1]", "has a int instead of a record at record 1"),
+    "another table": ("clip,label\na,b\n", "is not a results file"),
+    "another object": ('{"a": 1}', "is not a results file, or is incomplete"),
+    "another line": (json.dumps(RECORD) + '\n{"a": 1}', "no record of fervid at line 2"),
+    "another version": (
+        json.dumps(RECORD | {"schema_version": 2}),
+        r"schema version 2 at record 1, .*reads version 1; make the",
+    ),
+    "mixed": (json.dumps(RECORD) + "\n" + json.dumps(WINDOW), r"of clips and of windows \(from line 2 on\)"),
+    "missing field": (json.dumps({k: v for k, v in RECORD.items() if k != "status"}), "invalid record at record 1"),
+    "wrong type": (json.dumps(RECORD | {"label": {"a": 1}}), "invalid record at record 1"),
     "beyond a share": (json.dumps(RECORD | {"confidence": 1.5}), "confidence"),
-    "not a number": (json.dumps(RECORD).replace("0.75", "NaN"), "no plain JSON"),
-    "endless": (json.dumps(RECORD).replace("2.5", "1e999"), "no plain JSON"),
-    "huge": (json.dumps(RECORD).replace("2.5", "9" * 400), "no plain JSON"),
-    "deep": ("[" * 100_000, "torn or no JSON"),
-    "no answer": (json.dumps(RECORD | {"label": None}), "exactly when it is ok"),
-    "unknown label": (json.dumps(RECORD | {"label": "x"}), "none of those that have a probability"),
-    "no reason": (json.dumps(clip("a", "no_face").as_dict() | {"status": "error"}), "says error and not why"),
-    "timeless": (json.dumps(WINDOW | {"start_s": None}), "an answered window has no time"),
-    "backwards": (json.dumps(WINDOW | {"start_s": 3}), "ends before it begins"),
-    "no figures": ('{"methods": {}}', "holds no figures"),
-    "not of the labels": (json.dumps(html_pages.report() | {"labels": ["calm", "x"]}), "recall is not of the labels"),
-    "misshapen": (json.dumps(html_pages.report() | {"labels": ["calm"]}), "no table of 1 labels"),
+    "not a number": (json.dumps(RECORD).replace("0.75", "NaN"), "not plain JSON"),
+    "endless": (json.dumps(RECORD).replace("2.5", "1e999"), "not plain JSON"),
+    "huge": (json.dumps(RECORD).replace("2.5", "9" * 400), "not plain JSON"),
+    "deep": ("[" * 100_000, "truncated or not JSON"),
+    "no answer": (json.dumps(RECORD | {"label": None}), "if and only if the status is ok"),
+    "unknown label": (json.dumps(RECORD | {"label": "x"}), "label has no probability"),
+    "no reason": (json.dumps(clip("a", "no_face").as_dict() | {"status": "error"}), "there is no error"),
+    "timeless": (json.dumps(WINDOW | {"start_s": None}), "a window with a label has no time"),
+    "backwards": (json.dumps(WINDOW | {"start_s": 3}), "ends before it starts"),
+    "no figures": ('{"methods": {}}', "has no figures"),
+    "not of the labels": (json.dumps(html_pages.report() | {"labels": ["calm", "x"]}), "labels of recall differ"),
+    "misshapen": (json.dumps(html_pages.report() | {"labels": ["calm"]}), "not a table of 1 labels"),
     "method": (json.dumps({"methods": {"a": 1}}), "figures of a: must be object"),
 }
 
@@ -153,10 +160,10 @@ def test_what_is_no_file_of_results_says_what_it_is_and_what_to_try(name: str, t
 def test_what_is_not_there_or_too_large_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"cannot be read \(No such file"):
         load_results(tmp_path / "nothing")
-    with pytest.raises(UsageError, match="a folder without parts"):
+    with pytest.raises(UsageError, match="a folder without parquet files"):
         load_results(tmp_path)
-    monkeypatch.setattr(result_reader, "LARGEST", 10)
-    with pytest.raises(UsageError, match="10 are read at most"):
+    monkeypatch.setattr(result_reader, "MAX_FILE_BYTES", 10)
+    with pytest.raises(UsageError, match="the limit is 10"):
         load_results(lines(tmp_path / "x", ALL))
 
 
@@ -167,10 +174,10 @@ def test_a_torn_table_is_refused_and_never_read_in_part(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"line 4 has 3 cells for \d+ columns"):
         load_results(path)
     path.write_text(whole + '1,"a')
-    with pytest.raises(UsageError, match="torn or no CSV"):
+    with pytest.raises(UsageError, match="truncated or not CSV"):
         load_results(path)
     path.write_text(whole.replace("0.625", "much", 1))
-    with pytest.raises(UsageError, match=r"line 5, confidence, is torn"):
+    with pytest.raises(UsageError, match=r"line 5, confidence, is truncated"):
         load_results(path)
 
 
@@ -183,13 +190,13 @@ def test_long_cells_are_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_problem_beside_an_answer_is_kept(tmp_path: Path) -> None:
     record = ClipResult(
-        "a", "ok", ALL[0].answer, models=html_pages.MODELS, problem=ErrorInfo("damaged", "2 packets,\nof 10")
+        "a", "ok", ALL[0].prediction, models=html_pages.MODELS, problem=ErrorInfo("damaged", "2 packets,\nof 10")
     )
     assert load_results(written(tmp_path / "x", "csv", [record])).records == [record.as_dict()]
 
 
 def test_without_its_packages_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result_reader._validator.cache_clear()
+    result_schema.validator.cache_clear()
     monkeypatch.setitem(sys.modules, "fastjsonschema", None)
     with pytest.raises(UsageError, match=r"pip install 'fervid\[report\]'"):
         load_results(lines(tmp_path / "x", ALL))

@@ -1,4 +1,4 @@
-"""A run that was cut off at any byte goes on to the same records."""
+"""The resumable JSON Lines writer: interrupted runs, changed clips, full disks and edited files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fervid.analysis.extractor import Options
+from fervid.analysis.options import Options
 from fervid.batch import resumable_jsonl
 from fervid.batch.resumable_jsonl import ResumableJsonlWriter
 from fervid.core.atomic_io import AtomicAppendFile
@@ -24,7 +24,7 @@ def inputs(tmp_path: Path) -> list[str]:
 
 
 def write(output: Path, paths: list[str], **options: bool) -> list[str]:
-    """Answer what is not answered yet; which those were."""
+    """Write the missing records, and return their paths."""
     with ResumableJsonlWriter(output, Stub(), paths, **{"resume": False, "force": False, **options}) as book:
         missing = [path for path in paths if path not in book.answered]
         for path in missing:
@@ -36,7 +36,7 @@ def paths_of(output: Path) -> list[str]:
     return [json.loads(line)["path"] for line in output.read_bytes().splitlines()]
 
 
-def test_a_finished_run_leaves_nothing_to_do(inputs: list[str], tmp_path: Path) -> None:
+def test_finished_run_leaves_nothing_to_resume(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     assert write(output, inputs) == inputs
     before = output.read_bytes()
@@ -44,7 +44,7 @@ def test_a_finished_run_leaves_nothing_to_do(inputs: list[str], tmp_path: Path) 
     assert output.read_bytes() == before
 
 
-def test_cut_at_any_byte_every_input_is_answered_once(inputs: list[str], tmp_path: Path) -> None:
+def test_output_cut_at_any_byte_is_completed(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     book = output.with_name("out.jsonl.ledger")
     write(output, inputs)
@@ -58,7 +58,7 @@ def test_cut_at_any_byte_every_input_is_answered_once(inputs: list[str], tmp_pat
         assert sorted(output.read_bytes().splitlines()) == sorted(whole[0].splitlines())
 
 
-def test_a_clip_that_changed_is_answered_again(inputs: list[str], tmp_path: Path) -> None:
+def test_resume_repeats_changed_clips(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs)
     Path(inputs[2]).write_bytes(b"longer than before")
@@ -66,7 +66,7 @@ def test_a_clip_that_changed_is_answered_again(inputs: list[str], tmp_path: Path
     assert sorted(paths_of(output)) == inputs
 
 
-def test_failures_are_tried_again(inputs: list[str], tmp_path: Path) -> None:
+def test_resume_repeats_failed_clips(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
@@ -86,7 +86,7 @@ def test_failures_are_tried_again(inputs: list[str], tmp_path: Path) -> None:
     ],
     ids=["size", "adaptive", "labels", "models"],
 )
-def test_other_models_or_options_answer_the_named_clips_anew(other: Stub, inputs: list[str], tmp_path: Path) -> None:
+def test_resume_repeats_clips_of_other_models_or_options(other: Stub, inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs)
     with ResumableJsonlWriter(output, other, inputs[:4], resume=True, force=False) as book:
@@ -95,7 +95,7 @@ def test_other_models_or_options_answer_the_named_clips_anew(other: Stub, inputs
     assert resumable_jsonl.run_fingerprint(other) != resumable_jsonl.run_fingerprint(Stub())
 
 
-def test_an_output_without_its_ledger_is_not_touched(inputs: list[str], tmp_path: Path) -> None:
+def test_output_without_a_ledger_is_not_changed(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     output.write_text("somebody's file\n")
     with pytest.raises(OutputError, match="no ledger"):
@@ -111,7 +111,7 @@ def test_an_output_without_its_ledger_is_not_touched(inputs: list[str], tmp_path
     assert write(output, inputs, force=True) == inputs
 
 
-def test_a_full_disk_is_told(inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_an_output_error(inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -127,7 +127,7 @@ def test_a_full_disk_is_told(inputs: list[str], tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(resumable_jsonl.os, "fsync", full)  # at the end the ledger is synced
 
 
-def test_answers_to_clips_that_are_not_in_this_run_or_are_gone_stay(inputs: list[str], tmp_path: Path) -> None:
+def test_records_of_other_and_deleted_clips_are_kept(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs[:4])
     before = output.read_bytes()
@@ -138,7 +138,7 @@ def test_answers_to_clips_that_are_not_in_this_run_or_are_gone_stay(inputs: list
     assert sorted(paths_of(output)) == [*inputs[:4], inputs[5]]
 
 
-def test_records_in_another_order_are_kept_and_foreign_ones_refused(inputs: list[str], tmp_path: Path) -> None:
+def test_reordered_records_are_kept_and_foreign_records_refused(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs)
     lines = output.read_bytes().splitlines(keepends=True)
@@ -151,7 +151,7 @@ def test_records_in_another_order_are_kept_and_foreign_ones_refused(inputs: list
     assert output.read_bytes() == edited
 
 
-def test_a_clip_that_changes_while_it_is_answered_is_answered_again(inputs: list[str], tmp_path: Path) -> None:
+def test_clip_changed_while_read_is_repeated(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
         Path(inputs[0]).write_bytes(b"rewritten while it was read")
@@ -160,13 +160,11 @@ def test_a_clip_that_changes_while_it_is_answered_is_answered_again(inputs: list
     assert write(output, inputs, resume=True) == [inputs[0]]
 
 
-def test_a_disk_that_takes_a_part_of_a_record_keeps_none_of_it(
-    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_partly_written_record_is_removed(inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "out.jsonl"
 
     class Filling(io.FileIO):
-        """Takes ten bytes of what comes after the first record, and then nothing more."""
+        """Accept ten bytes after the first record, and then fail."""
 
         def write(self, data: bytes) -> int:
             if not output.stat().st_size:
@@ -176,7 +174,7 @@ def test_a_disk_that_takes_a_part_of_a_record_keeps_none_of_it(
             raise OSError(28, "No space left on device")
 
     class Records(AtomicAppendFile, Filling):
-        """What the ledger writes to, on that disk."""
+        """A file on that disk."""
 
     with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
@@ -194,9 +192,7 @@ def test_a_disk_that_takes_a_part_of_a_record_keeps_none_of_it(
 
 @pytest.mark.parametrize("which", ["out.jsonl", "out.jsonl.ledger"])
 @pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
-def test_a_file_that_is_taken_away_while_it_is_written_is_told(
-    which: str, how: str, inputs: list[str], tmp_path: Path
-) -> None:
+def test_moved_or_replaced_output_is_an_error(which: str, how: str, inputs: list[str], tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match=f"{which} was moved, removed or replaced"),
         ResumableJsonlWriter(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book,
@@ -215,7 +211,7 @@ def test_a_file_that_is_taken_away_while_it_is_written_is_told(
 
 
 @pytest.mark.parametrize("options", [{}, {"force": True}, {"resume": True}], ids=str)
-def test_a_second_run_on_the_same_output_is_refused(options: dict, inputs: list[str], tmp_path: Path) -> None:
+def test_second_run_on_the_same_output_is_refused(options: dict, inputs: list[str], tmp_path: Path) -> None:
     output, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
     link.symlink_to(output)
     with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
@@ -234,14 +230,14 @@ def test_a_second_run_on_the_same_output_is_refused(options: dict, inputs: list[
     assert write(output, inputs, resume=True) == []
 
 
-def test_a_run_that_was_killed_before_it_had_a_ledger_is_continued(inputs: list[str], tmp_path: Path) -> None:
+def test_run_killed_before_its_ledger_exists_is_resumed(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     output.touch()
     assert write(output, inputs, resume=True) == inputs
 
 
 @pytest.mark.parametrize("line", ["[1]", '{"path": 1}', "[" * 100_000, '{"path": {}, "record": []}', "\0" * 99])
-def test_a_line_of_nonsense_in_a_ledger_counts_for_nothing(line: str, inputs: list[str], tmp_path: Path) -> None:
+def test_invalid_ledger_lines_are_ignored(line: str, inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs[:2])
     book = resumable_jsonl.ledger_path(output)

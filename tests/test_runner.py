@@ -1,4 +1,4 @@
-"""Many clips: order, bounded reading ahead, stopping early, and where the records go."""
+"""Batches of clips: order, failures, fail-fast, crashes and outputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from fervid.analysis.aggregate import WindowSpec
-from fervid.analysis.extractor import Options
-from fervid.batch.runner import RunConfig, classify_all, classify_windows, open_writer
+from fervid.analysis.options import Options
+from fervid.analysis.windows import WindowSpec
+from fervid.batch.output import open_writer
+from fervid.batch.runner import RunConfig, classify_all, classify_windows
 from fervid.core.errors import OutputError, UsageError
 from fervid.core.records import ClipResult, ErrorInfo, ModelRef, Prediction, WindowResult
 from fervid.core.schema import record_json_schema
@@ -24,14 +25,14 @@ from fervid.core.schema import record_json_schema
 
 @dataclass
 class Stub:
-    """Fails for names that start with `bad`, takes its time for `slow`, and dies for `deadly`."""
+    """A classifier that fails for names starting with `bad`, is slow for `slow`, and kills its process for `deadly`."""
 
     models: dict = field(default_factory=dict)
     options: Options = field(default_factory=Options)
     labels: tuple[str, ...] = ("calm", "angry")
     asked: list[str] = field(default_factory=list)
 
-    def answer(self, path: str) -> ClipResult:
+    def classify_or_error(self, path: str) -> ClipResult:
         self.asked.append(path)
         time.sleep(0.05 if path.startswith("slow") else 0.001)
         if path.startswith("deadly"):
@@ -41,18 +42,18 @@ class Stub:
         return ClipResult(path, "ok", Prediction({"calm": 0.9, "angry": 0.1}))
 
     def timeline(self, path: str, cut: WindowSpec) -> Iterator[WindowResult]:
-        result = self.answer(path)
+        result = self.classify_or_error(path)
         for number in range(1 if path.startswith("bad") else 3):
-            yield WindowResult.of(result, number * cut.step, number * cut.step + cut.length)
+            yield WindowResult.from_clip_result(result, number * cut.step, number * cut.step + cut.length)
 
 
 @pytest.mark.parametrize(("jobs", "count"), [(0, 0), (0, 1), (0, 9), (2, 9)])
-def test_records_come_in_order_whoever_is_done_first(jobs: int, count: int) -> None:
+def test_records_come_in_input_order(jobs: int, count: int) -> None:
     names = [("slow" if i % 4 == 0 else "fast") + str(i) for i in range(count)]
     assert [r.path for r in classify_all(Stub(), names, RunConfig(jobs))] == names
 
 
-def test_in_one_process_a_list_is_not_read_ahead() -> None:
+def test_input_is_not_read_ahead_without_workers() -> None:
     read = 0
 
     def endless() -> Iterator[str]:
@@ -69,7 +70,7 @@ def test_in_one_process_a_list_is_not_read_ahead() -> None:
 
 
 @pytest.mark.parametrize("jobs", [0, 2])
-def test_failing_fast_asks_for_no_more_and_skips_the_rest(jobs: int) -> None:
+def test_fail_fast_skips_the_remaining_clips(jobs: int) -> None:
     stub = Stub()
     names = ["a", "bad", *(f"slow {i}" for i in range(200))]
     results = list(classify_all(stub, names, RunConfig(jobs, fail_fast=True)))
@@ -80,17 +81,17 @@ def test_failing_fast_asks_for_no_more_and_skips_the_rest(jobs: int) -> None:
 
 
 @pytest.mark.parametrize("names", [[], ["a"], ["a", "bad"]])
-def test_failing_fast_has_nothing_to_skip_behind_the_last(names: list[str]) -> None:
+def test_fail_fast_at_the_last_clip_skips_nothing(names: list[str]) -> None:
     results = list(classify_all(Stub(), names, RunConfig(fail_fast=True)))
     assert [r.status for r in results] == ["ok", "error"][: len(names)]
 
 
-def test_failures_do_not_stop_the_others() -> None:
+def test_failures_do_not_stop_other_clips() -> None:
     results = list(classify_all(Stub(), ["bad 1", "a", "bad 2", "b"], RunConfig()))
     assert [r.status for r in results] == ["error", "ok", "error", "ok"]
 
 
-def test_a_clip_that_brings_down_its_worker_costs_one_record() -> None:
+def test_crashed_worker_costs_one_record() -> None:
     names = ["a", "deadly 1", "slow b", "bad", "deadly 2", "c"]
     stub = Stub({"network": ModelRef("toy", "0" * 64)})
     results = list(classify_all(stub, names, RunConfig(1)))
@@ -116,7 +117,7 @@ def test_a_clip_that_brings_down_its_worker_costs_one_record() -> None:
     ],
 )
 def test_what_counts_as_failed(status: str, strict: bool, failed: bool) -> None:
-    assert RunConfig(strict=strict).failed(status) is failed
+    assert RunConfig(strict=strict).is_failure(status) is failed
 
 
 @pytest.mark.parametrize(
@@ -129,14 +130,14 @@ def test_what_counts_as_failed(status: str, strict: bool, failed: bool) -> None:
         (["ok", "error"], False, True),
     ],
 )
-def test_a_clip_failed_if_one_of_its_windows_did(statuses: list[str], strict: bool, failed: bool) -> None:
-    made = {"ok": {"answer": Prediction({"calm": 1.0})}, "error": {"problem": ErrorInfo("truncated", "cut")}}
+def test_failed_window_is_a_failure_of_the_clip(statuses: list[str], strict: bool, failed: bool) -> None:
+    made = {"ok": {"prediction": Prediction({"calm": 1.0})}, "error": {"problem": ErrorInfo("truncated", "cut")}}
     results = [WindowResult("a.mp4", status, **made.get(status, {})) for status in statuses]
-    assert RunConfig(strict=strict).any_failed(results) is failed
+    assert RunConfig(strict=strict).has_failure(results) is failed
 
 
 @pytest.mark.parametrize(("jobs", "count"), [(0, 0), (0, 1), (0, 7), (2, 7)])
-def test_the_windows_of_each_clip_come_together_and_in_order(jobs: int, count: int) -> None:
+def test_windows_are_grouped_by_clip_in_input_order(jobs: int, count: int) -> None:
     names = [("slow", "bad", "fast")[i % 3] + str(i) for i in range(count)]
     found = list(classify_windows(Stub(), names, WindowSpec(2, 1), RunConfig(jobs)))
     assert [{part.path for part in parts} for parts in found] == [{name} for name in names]
@@ -145,7 +146,7 @@ def test_the_windows_of_each_clip_come_together_and_in_order(jobs: int, count: i
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.json", "out.csv", "out.txt"])
-def test_windows_are_written_in_every_format_with_their_times(name: str, tmp_path: Path) -> None:
+def test_windows_have_times_in_every_format(name: str, tmp_path: Path) -> None:
     output = tmp_path / name
     with open_writer(output, None, Stub(), ["a"], record=WindowResult) as (writer, answered):
         for part in Stub().timeline("a", WindowSpec(2.5, 1)):
@@ -168,7 +169,7 @@ def test_windows_are_written_in_every_format_with_their_times(name: str, tmp_pat
     assert [(float(row["start_s"]), float(row["end_s"])) for row in rows] == [(0, 2.5), (1, 3.5), (2, 4.5)]
 
 
-def test_a_window_without_times_leaves_its_columns_empty(tmp_path: Path) -> None:
+def test_window_without_times_has_empty_columns(tmp_path: Path) -> None:
     for name in ("out.csv", "out.txt"):
         with open_writer(tmp_path / name, None, Stub(), [], record=WindowResult) as (writer, _):
             writer.write(WindowResult("gone.mp4", "error", problem=ErrorInfo("not_found", "gone")))
@@ -178,10 +179,10 @@ def test_a_window_without_times_leaves_its_columns_empty(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("record", [ClipResult, WindowResult])
-def test_what_replaces_an_output_replaces_its_ledger(record: type[ClipResult], tmp_path: Path) -> None:
+def test_replacing_an_output_removes_its_ledger(record: type[ClipResult], tmp_path: Path) -> None:
     output, kind = tmp_path / "out.jsonl", "csv" if record is ClipResult else "jsonl"
     with open_writer(output, None, Stub(), ["a"]) as (writer, _):
-        writer.write(Stub().answer("a"))
+        writer.write(Stub().classify_or_error("a"))
     ledger = tmp_path / "out.jsonl.ledger"
     before = ledger.read_bytes()
     output.rename(tmp_path / "moved.jsonl")
@@ -189,17 +190,19 @@ def test_what_replaces_an_output_replaces_its_ledger(record: type[ClipResult], t
         pass
     assert (output.exists(), ledger.read_bytes()) == (False, before)
     with open_writer(output, kind, Stub(), [], force=True, record=record) as (writer, _):
-        writer.write(next(Stub().timeline("a", WindowSpec(2, 1))) if record is WindowResult else Stub().answer("a"))
+        writer.write(
+            next(Stub().timeline("a", WindowSpec(2, 1))) if record is WindowResult else Stub().classify_or_error("a")
+        )
     assert (output.exists(), ledger.exists()) == (True, False)
     with pytest.raises(OutputError, match="no ledger"), open_writer(output, "jsonl", Stub(), ["a"], resume=True):
         pass
 
 
 @pytest.mark.parametrize("name", ["out.json", "out.csv"])
-def test_a_run_that_is_left_early_keeps_whole_records_under_the_partial_name(name: str, tmp_path: Path) -> None:
+def test_interrupted_run_leaves_a_valid_partial_file(name: str, tmp_path: Path) -> None:
     output = tmp_path / name
     with pytest.raises(KeyboardInterrupt), open_writer(output, None, Stub(), []) as (writer, _):
-        writer.write(Stub().answer("a"))
+        writer.write(Stub().classify_or_error("a"))
         raise KeyboardInterrupt
     assert not output.exists()
     left = (tmp_path / f"{name}.partial").read_text()
@@ -217,21 +220,19 @@ def test_a_run_that_is_left_early_keeps_whole_records_under_the_partial_name(nam
         (Path("a.mp4"), None, False, "no format for this suffix"),
     ],
 )
-def test_outputs_that_make_no_sense_are_refused(
-    output: Path | None, format: str | None, resume: bool, said: str
-) -> None:
+def test_invalid_outputs_are_refused(output: Path | None, format: str | None, resume: bool, said: str) -> None:
     with pytest.raises(UsageError, match=said), open_writer(output, format, Stub(), [], resume=resume):
         pass
 
 
-def test_the_format_can_be_chosen_against_the_suffix(tmp_path: Path) -> None:
+def test_format_option_overrides_the_suffix(tmp_path: Path) -> None:
     with open_writer(tmp_path / "data.log", "jsonl", Stub(), ["a"]) as (writer, answered):
-        writer.write(Stub().answer("a"))
+        writer.write(Stub().classify_or_error("a"))
     assert answered == {}
     assert json.loads((tmp_path / "data.log").read_text())["label"] == "calm"
 
 
-def test_an_empty_run_is_an_empty_document(tmp_path: Path) -> None:
+def test_empty_run_writes_an_empty_document(tmp_path: Path) -> None:
     for name, content in (("a.json", "[]\n"), ("a.jsonl", "")):
         with open_writer(tmp_path / name, None, Stub(), []):
             pass
@@ -240,7 +241,7 @@ def test_an_empty_run_is_an_empty_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clip.jsonl", "clip.csv", "clip.json"])
 @pytest.mark.parametrize("suffix", ["", ".partial", ".ledger"])
-def test_an_input_is_never_overwritten(name: str, suffix: str, tmp_path: Path) -> None:
+def test_input_is_never_overwritten(name: str, suffix: str, tmp_path: Path) -> None:
     clip = tmp_path / (name + suffix)
     clip.write_bytes(b"a video")
     (tmp_path / "link").symlink_to(clip)
@@ -253,32 +254,32 @@ def test_an_input_is_never_overwritten(name: str, suffix: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
-def test_what_is_no_regular_file_is_not_replaced(name: str, tmp_path: Path) -> None:
+def test_folder_is_not_replaced(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     with (
-        pytest.raises(OutputError, match="no regular file"),
+        pytest.raises(OutputError, match="not a regular file"),
         open_writer(tmp_path / name, None, Stub(), [], force=True),
     ):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
-def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+def test_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
     with open_writer(tmp_path / "link.csv", None, Stub(), []) as (writer, _):
-        writer.write(Stub().answer("a"))
+        writer.write(Stub().classify_or_error("a"))
     assert (tmp_path / "link.csv").is_symlink()
     assert "calm" in (tmp_path / "real.csv").read_text()
 
 
 @pytest.mark.parametrize("name", ["Title [dQw4w9WgXcQ].mp4", ":smile:.mp4", "[/foo].mp4", "[red]x[b].mp4"])
-def test_a_table_shows_names_as_they_are(name: str, tmp_path: Path) -> None:
+def test_table_shows_names_unchanged(name: str, tmp_path: Path) -> None:
     with open_writer(tmp_path / "out.txt", None, Stub(), []) as (writer, _):
-        writer.write(Stub().answer(name))
+        writer.write(Stub().classify_or_error(name))
     assert name in (tmp_path / "out.txt").read_text()
 
 
-def test_a_table_escapes_what_would_command_the_terminal(tmp_path: Path) -> None:
+def test_table_escapes_control_characters(tmp_path: Path) -> None:
     with open_writer(tmp_path / "out.txt", None, Stub(), []) as (writer, _):
-        writer.write(Stub().answer("a\x1b[31m\nb"))
+        writer.write(Stub().classify_or_error("a\x1b[31m\nb"))
     assert r"a\x1b[31m\nb" in (tmp_path / "out.txt").read_text()

@@ -1,4 +1,4 @@
-"""The table for people and the bar beside it, on terminals of all widths."""
+"""The table and the progress bar, on terminals of all widths."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAMES = [
 
 
 class Terminal(io.BytesIO):
-    """What is written to a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -49,8 +49,8 @@ def record(path: str, number: int = 0) -> ClipResult:
     return kinds[number % len(kinds)]
 
 
-def drawn(stream: io.BytesIO, *records: ClipResult, endless: bool = False) -> list[str]:
-    table = TableWriter(stream, type(records[0]) if records else ClipResult, endless=endless)
+def drawn(stream: io.BytesIO, *records: ClipResult, streaming: bool = False) -> list[str]:
+    table = TableWriter(stream, type(records[0]) if records else ClipResult, streaming=streaming)
     for one in records:
         table.write(one)
     table.finish()
@@ -66,18 +66,18 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINES", "25")
 
 
-@pytest.mark.parametrize("endless", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("columns", [200, 80, 60, 40, 1])
 @pytest.mark.parametrize("kind", [ClipResult, WindowResult])
 @pytest.mark.usefixtures("narrow")
-def test_every_record_is_one_line_of_a_terminal(
-    kind: type[ClipResult], columns: int, endless: bool, monkeypatch: pytest.MonkeyPatch
+def test_every_row_fits_one_terminal_line(
+    kind: type[ClipResult], columns: int, streaming: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     records = [record(name, i) for i, name in enumerate(NAMES)]
     if kind is WindowResult:
-        records = [WindowResult.of(one, 3599.5, 3603.5) for one in records]
-    lines = drawn(Terminal(), *records, endless=endless)
+        records = [WindowResult.from_clip_result(one, 3599.5, 3603.5) for one in records]
+    lines = drawn(Terminal(), *records, streaming=streaming)
     assert all(escape_control_chars(line) == line for line in lines)
     if columns == 1:
         return
@@ -92,7 +92,7 @@ def test_every_record_is_one_line_of_a_terminal(
 
 
 @pytest.mark.usefixtures("narrow")
-def test_elsewhere_nothing_is_left_out() -> None:
+def test_nothing_is_omitted_outside_a_terminal() -> None:
     lines = drawn(io.BytesIO(), *(record(name, i) for i, name in enumerate(NAMES)))
     assert lines[1].startswith(f"{LONG}  surprise")
     assert lines[4].startswith(r"\x1b[31mred\n\u202egpj.mp4")
@@ -107,14 +107,14 @@ def test_elsewhere_nothing_is_left_out() -> None:
 
 
 @pytest.mark.usefixtures("narrow")
-def test_a_status_that_is_its_own_reason_is_said_once() -> None:
+def test_error_code_equal_to_the_status_is_shown_once() -> None:
     found = ClipResult("a.mp4", "no_face", problem=ErrorInfo("no_face", "a.mp4 shows a face in only 1 of 428 frames"))
     assert drawn(io.BytesIO(), found)[1:] == ["a.mp4  no_face", "a.mp4 shows a face in only 1 of 428 frames"]
 
 
-def test_rows_that_nobody_waits_for_come_at_once_with_what_is_wrong(narrow: None) -> None:
+def test_streaming_table_writes_rows_and_errors_at_once(narrow: None) -> None:
     stream = io.BytesIO()
-    table = TableWriter(stream, endless=True)
+    table = TableWriter(stream, streaming=True)
     for number, lines in ((0, 2), (1, 3), (2, 5)):
         table.write(record("a.mp4", number))
         assert stream.getvalue().count(b"\n") == lines
@@ -123,13 +123,13 @@ def test_rows_that_nobody_waits_for_come_at_once_with_what_is_wrong(narrow: None
     assert stream.getvalue().splitlines()[-1] == b"3 clips: 1 ok, 1 no_face, 1 error"
 
 
-def test_an_empty_table_is_its_titles(narrow: None) -> None:
+def test_empty_table_has_titles_only(narrow: None) -> None:
     assert drawn(io.BytesIO()) == ["clip  label  confidence  people  seconds"]
-    assert drawn(io.BytesIO(), endless=True) == []
+    assert drawn(io.BytesIO(), streaming=True) == []
 
 
 def seen(*arguments: object, columns: int = 80, **variables: str) -> bytes:
-    """What a terminal gets to see of a command."""
+    """Run a command in a pseudo-terminal, and return its output."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (25, columns))
     environment = {
@@ -152,7 +152,7 @@ def seen(*arguments: object, columns: int = 80, **variables: str) -> bytes:
     return shown
 
 
-def test_the_bar_and_what_is_written_keep_out_of_each_others_way(smile: Path, scenery: Path, tmp_path: Path) -> None:
+def test_progress_bar_and_output_do_not_overlap(smile: Path, scenery: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     table = seen("classify", smile, scenery, tmp_path / "empty.mp4", "--jobs", 1)
     assert b"\x1b[31m" in table
@@ -166,7 +166,7 @@ def test_the_bar_and_what_is_written_keep_out_of_each_others_way(smile: Path, sc
     assert "\x1b[3" not in records
 
 
-def test_what_has_no_end_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_total_counts(capsys: pytest.CaptureFixture[str]) -> None:
     for result in track_clips(iter([False, True]), None, "bar", bool):
         log(f"a line above it\x1b, after {result}")
     said = capsys.readouterr().err
@@ -175,7 +175,7 @@ def test_what_has_no_end_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("total", "bar"), [(None, True), (0, False), (1, False), (2, True)])
-def test_a_bar_is_for_a_terminal_and_more_than_one_clip(
+def test_bar_needs_a_terminal_and_several_clips(
     total: int | None, bar: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list(track_clips(range(2), total, "auto", bool)) == [0, 1]

@@ -1,4 +1,4 @@
-"""Many records as one table: the columns of the writers, and nothing lost on the way."""
+"""Records as an arrow table or DataFrame, with the columns of parquet and CSV."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FAILED = ClipResult("\udcff.mp4", "error", models=MODELS, problem=ErrorInfo("emp
 
 
 def window(start: float | None = 0.0) -> WindowResult:
-    return WindowResult.of(ANSWERED, start, None if start is None else start + 4)
+    return WindowResult.from_clip_result(ANSWERED, start, None if start is None else start + 4)
 
 
-def test_a_frame_has_the_columns_of_the_csv() -> None:
+def test_dataframe_has_the_columns_of_csv() -> None:
     stream = io.BytesIO()
     writer = CsvWriter(stream, ["calm", "angry"])
     for result in (ANSWERED, FAILED):
@@ -43,7 +43,7 @@ def test_a_frame_has_the_columns_of_the_csv() -> None:
     assert frame["path"].tolist()[1] == written[1]["path"] == "\\udcff.mp4"
 
 
-def test_an_arrow_table_holds_the_records() -> None:
+def test_arrow_table_holds_the_records() -> None:
     table = fervid.to_arrow(iter([ANSWERED, FAILED]))
     assert table.schema.names == list(ANSWERED.as_dict())
     first, second = table.to_pylist()
@@ -62,7 +62,7 @@ def test_windows_have_their_times(convert: Callable) -> None:
     assert tabular[2:4] == ["start_s", "end_s"]
 
 
-def test_the_schema_is_that_of_the_records() -> None:
+def test_arrow_schema_matches_as_dict() -> None:
     import pyarrow
 
     for record, result in ((ClipResult, ANSWERED), (WindowResult, window())):
@@ -71,7 +71,7 @@ def test_the_schema_is_that_of_the_records() -> None:
 
 @pytest.mark.parametrize("convert", [fervid.to_pandas, fervid.to_arrow])
 @pytest.mark.parametrize("results", [[], [FAILED]], ids=["none", "a failure"])
-def test_nothing_answered_is_a_table_too(convert: Callable, results: list[ClipResult]) -> None:
+def test_results_without_predictions_make_a_table(convert: Callable, results: list[ClipResult]) -> None:
     table = convert(results)
     assert len(table) == len(results)
     assert "status" in (table.schema.names if convert is fervid.to_arrow else table.columns)
@@ -79,14 +79,14 @@ def test_nothing_answered_is_a_table_too(convert: Callable, results: list[ClipRe
         parquet.write_table(table, io.BytesIO())
 
 
-def test_names_that_are_no_utf8_are_escaped() -> None:
+def test_invalid_utf8_is_escaped() -> None:
     models = {**MODELS, "classifier": ModelRef("wei\udcff", "0" * 64)}
     table = fervid.to_arrow([replace(ANSWERED, path="caf\udce9.mp4", models=models)])
     assert table.to_pylist()[0]["path"] == r"caf\udce9.mp4"
     assert table.to_pylist()[0]["model"]["classifier"]["name"] == r"wei\udcff"
 
 
-def test_the_labels_of_several_classifiers_stand_beside_one_another() -> None:
+def test_labels_of_several_classifiers_are_merged() -> None:
     other = ClipResult("b.mp4", "ok", Prediction({"positive": 1.0}), models=MODELS)
     frame = fervid.to_pandas([ANSWERED, other])
     assert [name for name in frame.columns if name.startswith("probabilities.")] == [
@@ -103,7 +103,7 @@ def test_the_labels_of_several_classifiers_stand_beside_one_another() -> None:
     ("convert", "package", "extra"),
     [(fervid.to_pandas, "pandas", "pandas"), (fervid.to_arrow, "pyarrow", "parquet")],
 )
-def test_without_the_package_it_is_said_what_to_install(
+def test_missing_package_says_what_to_install(
     convert: Callable, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)

@@ -11,9 +11,9 @@ import pytest
 
 from fervid.core.errors import OutputError, UsageError
 from fervid.core.records import ErrorInfo, Person, Prediction, WindowResult
-from fervid.render.colors import EMOTIONS, rgb
+from fervid.render.colors import EMOTIONS, hex_to_rgb
 from fervid.render.evaluation_tables import PLOT_SUFFIXES
-from fervid.render.timeline_chart import PEOPLE, person_spans, plot_timeline
+from fervid.render.timeline_chart import MAX_PEOPLE, person_spans, plot_timeline
 
 GLAD, SAD = (Prediction({"happiness": share, "sadness": 1 - share}) for share in (0.8, 0.1))
 
@@ -73,7 +73,7 @@ def drawn(path: Path) -> np.ndarray:
 
 
 def amount(image: np.ndarray, colour: str) -> int:
-    return int((np.abs(image.astype(int) - rgb(colour)).max(axis=2) < 10).sum())
+    return int((np.abs(image.astype(int) - hex_to_rgb(colour)).max(axis=2) < 10).sum())
 
 
 def test_every_person_has_lines_and_a_band(tmp_path: Path) -> None:
@@ -91,9 +91,8 @@ def test_every_person_has_lines_and_a_band(tmp_path: Path) -> None:
 def test_a_gap_is_hatched(tmp_path: Path) -> None:
     parts = [window(t, 2, *([(0, 2, GLAD)] if not 3 < t < 9 else [])) for t in range(12)]
     plot_timeline(parts, tmp_path / "gap.png")
-    columns = (np.abs(drawn(tmp_path / "gap.png").astype(int) - rgb(EMOTIONS["happiness"])).max(axis=2) < 10).sum(
-        axis=0
-    )
+    difference = np.abs(drawn(tmp_path / "gap.png").astype(int) - hex_to_rgb(EMOTIONS["happiness"]))
+    columns = (difference.max(axis=2) < 10).sum(axis=0)
     inked = np.flatnonzero(columns > 10)
     assert np.diff(inked).max() > 0.3 * (inked[-1] - inked[0])
 
@@ -113,7 +112,7 @@ def test_the_suffix_decides_the_format(suffix: str, tmp_path: Path) -> None:
         [window(0, 0, (0, 0, GLAD))],
         [WindowResult("x.mp4", "error", problem=ErrorInfo("not_found", "x.mp4 does not exist"))],
         [window(0, 2, (0, 2, GLAD), problem=ErrorInfo("truncated", "breaks off"))],
-        [window(0, 2, *((i, 2, SAD) for i in range(PEOPLE + 3)))],
+        [window(0, 2, *((i, 2, SAD) for i in range(MAX_PEOPLE + 3)))],
         [window(0, 2, (0, 2, Prediction({f"label {i}": 0.05 for i in range(20)})))],
         [window(0, 2, (0, 2, GLAD), path="日本語\n\x1b[0m\udcff $_{.mp4")],
     ],

@@ -1,4 +1,4 @@
-"""Timestamps as recorders write them: they start again, leave gaps, repeat a picture, or begin late."""
+"""Irregular timestamps: restarts, gaps, repeated frames, late starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEP = 1 / 25
 
 
 def grey(first: int, count: int) -> list[np.ndarray]:
-    """Pictures whose brightness tells their number."""
+    """Frames whose brightness encodes their number."""
     return [np.full((48, 64, 3), 10 + 5 * i, np.uint8) for i in range(first, first + count)]
 
 
@@ -37,12 +37,12 @@ def number(frame: Frame) -> int:
 
 
 def drain(path: Path, sampling: Sampling = EVERY) -> tuple[list[Frame], InputError | None]:
-    """The frames that come of a file, and the error that ends them."""
+    """Read a file; return its frames and the final error."""
     return collect(video.read_frames(path, sampling))
 
 
 def drain_stream(path: Path, sampling: Sampling = EVERY) -> tuple[list[Frame], InputError | None]:
-    """Likewise of its bytes in a pipe."""
+    """Read a file as a stream; return its frames and the final error."""
     return collect(streams.read_stream(io.BytesIO(path.read_bytes()), str(path), sampling))
 
 
@@ -56,7 +56,7 @@ def collect(given: Iterable[Frame]) -> tuple[list[Frame], InputError | None]:
 
 
 def join(path: Path, *parts: Path) -> Path:
-    """What `cat` makes of them."""
+    """Concatenate files."""
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     return path
 
@@ -68,7 +68,7 @@ MPEG = {"ts": "libx264", "vob": "mpeg2video", "mpg": "mpeg1video"}
 @pytest.mark.parametrize(
     "counts", [(12, 30), (30, 12), (24, 24), (3, 2), (10, 10, 10)], ids=lambda counts: "+".join(map(str, counts))
 )
-def test_joined_recordings_are_read_whole_and_time_goes_on(tmp_path: Path, suffix: str, counts: Sequence[int]) -> None:
+def test_joined_recordings_have_continuous_time(tmp_path: Path, suffix: str, counts: Sequence[int]) -> None:
     firsts = np.cumsum((0, *counts))
     parts = [
         clips.write(tmp_path / f"{first}.{suffix}", grey(first, count), codec=MPEG[suffix])
@@ -81,14 +81,12 @@ def test_joined_recordings_are_read_whole_and_time_goes_on(tmp_path: Path, suffi
     assert [frame.duration for frame in frames] == pytest.approx([STEP] * sum(counts), abs=2e-3)
     assert type(error) is errors.Discontinuity
     often = "once" if len(counts) == 2 else "2 times"
-    assert f"{path} was read whole, but its timestamps start again {often}" in error.message
+    assert f"{path} was read completely, but its timestamps start again {often}" in error.message
 
 
 @pytest.mark.parametrize("suffix", MPEG)
 @pytest.mark.parametrize("sampling", [EVERY, Sampling(), Sampling(2)], ids=["every", "5", "2"])
-def test_joined_recordings_give_the_same_frames_from_a_file_and_a_stream(
-    tmp_path: Path, suffix: str, sampling: Sampling
-) -> None:
+def test_joined_recordings_same_from_file_and_stream(tmp_path: Path, suffix: str, sampling: Sampling) -> None:
     parts = [
         clips.write(tmp_path / f"{i}.{suffix}", clips.smiling(count, 64, 48, 0.4), codec=MPEG[suffix])
         for i, count in enumerate((40, 25))
@@ -106,7 +104,7 @@ def test_joined_recordings_give_the_same_frames_from_a_file_and_a_stream(
 
 
 @pytest.mark.parametrize("offsets", [(0, 1000), (1000, 0), (80_000, 9000), (5, 30, 5)], ids=str)
-def test_recordings_whose_clocks_began_anywhere_are_read_whole(tmp_path: Path, offsets: Sequence[int]) -> None:
+def test_joined_recordings_with_any_start_time(tmp_path: Path, offsets: Sequence[int]) -> None:
     parts = [
         clips.write(tmp_path / f"{i}.ts", grey(10 * i, 10), muxer={"output_ts_offset": f"{1_000_000 * offset}"})
         for i, offset in enumerate(offsets)
@@ -117,7 +115,7 @@ def test_recordings_whose_clocks_began_anywhere_are_read_whole(tmp_path: Path, o
     assert type(error) is errors.Discontinuity
 
 
-def test_a_clock_that_overflows_is_no_discontinuity(tmp_path: Path) -> None:
+def test_clock_wraparound_is_no_discontinuity(tmp_path: Path) -> None:
     overflow = 2**33 / 90000
     muxer = {"output_ts_offset": f"{round(1e6 * (overflow - 2))}"}
     path = clips.write(tmp_path / "long.ts", grey(0, 50), rate=10, muxer=muxer)
@@ -126,7 +124,7 @@ def test_a_clock_that_overflows_is_no_discontinuity(tmp_path: Path) -> None:
     assert [frame.time for frame in frames] == pytest.approx([i / 10 for i in range(50)], abs=2e-3)
 
 
-def test_damage_is_told_before_timestamps_that_start_again_and_these_besides(tmp_path: Path) -> None:
+def test_damage_message_mentions_restarts(tmp_path: Path) -> None:
     parts = [clips.write(tmp_path / f"{i}.ts", clips.smiling(50, 160, 128, 0.8)) for i in range(2)]
     data = parts[0].read_bytes()
     at = len(data) // 2 // 188 * 188
@@ -136,7 +134,7 @@ def test_damage_is_told_before_timestamps_that_start_again_and_these_besides(tmp
     assert "its timestamps start again once" in error.message
 
 
-def test_an_answer_stands_beside_a_discontinuity(tmp_path: Path) -> None:
+def test_discontinuity_keeps_prediction(tmp_path: Path) -> None:
     classifier = fervid.load_classifier(
         **toy_models.family(tmp_path), options=fervid.Options(min_face=toy_models.FACE), threads=1
     )
@@ -144,7 +142,7 @@ def test_an_answer_stands_beside_a_discontinuity(tmp_path: Path) -> None:
         clips.write(tmp_path / f"{i}.ts", [toy_models.picture(colour)] * count, rate=10)
         for i, (colour, count) in enumerate(((toy_models.FIRST, 10), (toy_models.SECOND, 30)))
     ]
-    result = classifier.answer(join(tmp_path / "joined.ts", *parts))
+    result = classifier.classify_or_error(join(tmp_path / "joined.ts", *parts))
     assert (result.status, result.label) == ("ok", "second")
     assert result.duration_s == pytest.approx(4, abs=0.02)
     assert result.problem is not None
@@ -163,7 +161,7 @@ GAPS = {
 @pytest.mark.parametrize("name", ["gap.mkv", "gap.mp4", "gap.ts"])
 @pytest.mark.parametrize(("times", "before"), GAPS.values(), ids=GAPS)
 @pytest.mark.parametrize("fps", [None, 5.0, 0.5], ids=["every", "5", "half"])
-def test_a_gap_in_timestamps_does_not_count_as_time_seen(
+def test_gap_is_not_counted_as_duration(
     tmp_path: Path, name: str, times: Sequence[float], before: int, fps: float | None
 ) -> None:
     path = clips.write(tmp_path / name, grey(0, len(times)), times=times)
@@ -183,27 +181,27 @@ def test_a_gap_in_timestamps_does_not_count_as_time_seen(
     [[10.0 * i for i in range(6)], [0, 1.5, 3.4, 5, 6.9], [0, 8, 20, 30, 38]],
     ids=["one in ten seconds", "slow", "slides"],
 )
-def test_frames_that_are_far_apart_as_a_rule_last_until_the_next(tmp_path: Path, times: Sequence[float]) -> None:
+def test_slow_frame_rate_is_no_gap(tmp_path: Path, times: Sequence[float]) -> None:
     frames, error = drain(clips.write(tmp_path / "slow.mkv", grey(0, len(times)), times=times))
     assert error is None
     assert [frame.duration for frame in frames[:-1]] == pytest.approx(np.diff(times), abs=2e-3)
 
 
-def test_who_is_seen_before_a_gap_is_not_the_main_person(tmp_path: Path) -> None:
+def test_gap_does_not_decide_main_person(tmp_path: Path) -> None:
     classifier = fervid.load_classifier(
         **toy_models.family(tmp_path), options=fervid.Options(min_face=toy_models.FACE), threads=1
     )
     colours = [toy_models.FIRST] * 4 + [toy_models.SECOND] * 40
     times = [i / 10 + 600 * (i >= 4) for i in range(len(colours))]
     path = clips.write(tmp_path / "gap.mkv", [toy_models.picture(colour) for colour in colours], times=times)
-    result = classifier.answer(path)
+    result = classifier.classify_or_error(path)
     assert (result.label, result.duration_s) == ("second", pytest.approx(6.3, abs=0.07))
     parts = list(classifier.timeline(path))
     assert max(part.duration_s or 0 for part in parts) < 6
     assert sum(part.label == "first" for part in parts) == 1
 
 
-def test_a_picture_that_is_repeated_by_empty_packets_is_no_damage(tmp_path: Path) -> None:
+def test_empty_packets_are_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "repeated.nut"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=25, options={"qmax": "2"})
@@ -225,9 +223,7 @@ def test_a_picture_that_is_repeated_by_empty_packets_is_no_damage(tmp_path: Path
 
 @pytest.mark.parametrize("codec", ["mpeg4", "mjpeg"])
 @pytest.mark.parametrize("kept", [lambda i: i % 5 != 3, lambda i: i % 3 == 0, lambda i: i < 40 or i == 99])
-def test_an_avi_with_dropped_frames_is_no_truncated_one(
-    tmp_path: Path, codec: str, kept: Callable[[int], bool]
-) -> None:
+def test_avi_with_dropped_frames_is_complete(tmp_path: Path, codec: str, kept: Callable[[int], bool]) -> None:
     numbers = [i for i in range(100) if kept(i)]
     path = clips.write(tmp_path / "webcam.avi", clips.smiling(len(numbers), 64, 48, 0.4), codec=codec)
     with av.open(str(path)) as container:
@@ -243,7 +239,7 @@ def test_an_avi_with_dropped_frames_is_no_truncated_one(
 
 
 def empty_tail(data: bytes, kept: int) -> bytes:
-    """An AVI of pictures alone with empty chunks behind the first ones, as for dropped frames."""
+    """An AVI without sound, with empty chunks after the first frames, as for dropped frames."""
     movi = data.index(b"movi")
     size = int.from_bytes(data[movi - 4 : movi], "little")
     body, index, place, number = b"movi", b"", movi + 4, 0
@@ -258,9 +254,7 @@ def empty_tail(data: bytes, kept: int) -> bytes:
 
 
 @pytest.mark.parametrize(("lost", "told"), [(0, None), (500, errors.TruncatedVideo)])
-def test_an_avi_whose_last_frames_were_dropped_is_no_truncated_one(
-    tmp_path: Path, lost: int, told: type[InputError] | None
-) -> None:
+def test_avi_with_dropped_tail_is_complete(tmp_path: Path, lost: int, told: type[InputError] | None) -> None:
     path = clips.write(tmp_path / "webcam.avi", clips.smiling(100, 64, 48, 0.4), codec="mjpeg")
     made = empty_tail(path.read_bytes(), 60)
     path.write_bytes(made[: len(made) - lost])
@@ -268,7 +262,7 @@ def test_an_avi_whose_last_frames_were_dropped_is_no_truncated_one(
     assert (len(frames), error and type(error)) == (60, told)
 
 
-def test_sound_is_shifted_as_its_pictures_are() -> None:
+def test_sound_is_shifted_with_video() -> None:
     streams = [SimpleNamespace(index=index, average_rate=Fraction(25)) for index in range(2)]
     clock = Clock(SimpleNamespace(format=SimpleNamespace(name="mpegts")), streams[0])
     times = [(0, 0), (1, 0.01), (0, 0.04), (1, 0.05), (1, 0.0), (0, 0.0), (1, 0.05), (0, 0.04)]

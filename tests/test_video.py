@@ -1,4 +1,4 @@
-"""Reading clips: every container, the true times, the right pictures, and what is said of files that are broken."""
+"""Reading of clips: formats, times, orientation, limits and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ import clips
 from fervid.core import errors
 from fervid.core.errors import InputError
 from fervid.core.records import Frame
-from fervid.media import container, inputs, video
+from fervid.media import container, decode_audit, inputs, video
+from fervid.media.decode_audit import DecodeAudit
 from fervid.media.sampling import Sampling, orient
 from fervid.media.streams import read_stream
 from fervid.media.video import read_frames
@@ -47,7 +48,7 @@ FORMATS = {
 
 
 def steps(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
-    """Flat grey pictures that grow brighter by 20 each, so that a picture tells its number."""
+    """Flat grey frames whose brightness encodes their number."""
     return [np.full((height, width, 3), 10 + 20 * i, np.uint8) for i in range(count)]
 
 
@@ -56,7 +57,7 @@ def number(frame: Frame) -> int:
 
 
 def drain(path: Path, sampling: Sampling = EVERY) -> tuple[list[Frame], InputError | None]:
-    """The frames that come, and the error that ends them."""
+    """Read a file; return its frames and the final error."""
     frames = []
     try:
         for frame in read_frames(path, sampling):
@@ -91,7 +92,7 @@ def portrait() -> np.ndarray:
     return clips.portrait(160, 128, 0.8)
 
 
-def test_every_format_gives_each_frame_once_at_its_time(whole: Path) -> None:
+def test_formats(whole: Path) -> None:
     frames, error = drain(whole)
     assert error is None
     assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(COUNT)], abs=1e-3)
@@ -115,12 +116,12 @@ def test_every_format_gives_each_frame_once_at_its_time(whole: Path) -> None:
         ("b.ts", "libx265", {}),
     ],
 )
-def test_what_is_not_decoded_is_not_missed(
+def test_skipped_frames_do_not_change_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, codec: str, options: dict[str, str], sampling: Sampling
 ) -> None:
     path = clips.write(tmp_path / name, clips.smiling(60, 64, 48, 0.4), codec=codec, options=options)
     frames, error = drain(path, sampling)
-    monkeypatch.setattr(video, "_mark_needed", lambda packets, *_: ((packet, True) for packet in packets))
+    monkeypatch.setattr(decode_audit, "mark_needed", lambda packets, *_: ((packet, True) for packet in packets))
     wanted, same_error = drain(path, sampling)
     assert (type(error), len(frames)) == (type(same_error), len(wanted))
     for one, other in zip(frames, wanted, strict=True):
@@ -128,26 +129,24 @@ def test_what_is_not_decoded_is_not_missed(
         np.testing.assert_array_equal(one.image, other.image)
 
 
-def test_many_frames_that_nobody_asks_for_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unneeded_frames_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.write(tmp_path / "b.mp4", clips.smiling(100, 64, 48, 0.4), options={"x264-params": "b-pyramid=none"})
     decoded = []
-    plain = video._DecodeAudit.frames
+    plain = DecodeAudit.frames
 
-    def counted(account: video._DecodeAudit, sampling: Sampling) -> Iterator[object]:
+    def counted(account: DecodeAudit, sampling: Sampling) -> Iterator[object]:
         for frame in plain(account, sampling):
             decoded.append(frame)
             yield frame
 
-    monkeypatch.setattr(video._DecodeAudit, "frames", counted)
+    monkeypatch.setattr(DecodeAudit, "frames", counted)
     assert len(drain(path, Sampling(5))[0]) == 20
     assert 20 <= len(decoded) < 70
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff", ".txt"])
 @pytest.mark.parametrize("sampling", [Sampling(), EVERY, Sampling(start=3, end=4)], ids=["5fps", "every", "later"])
-def test_a_still_image_is_one_frame_without_duration(
-    tmp_path: Path, portrait: np.ndarray, suffix: str, sampling: Sampling
-) -> None:
+def test_still_image(tmp_path: Path, portrait: np.ndarray, suffix: str, sampling: Sampling) -> None:
     path = tmp_path / f"still{suffix}"
     data = cv2.imencode(".png" if suffix == ".txt" else suffix, portrait[..., ::-1])[1]
     path.write_bytes(data.tobytes())
@@ -160,9 +159,7 @@ def test_a_still_image_is_one_frame_without_duration(
 @pytest.mark.parametrize(
     ("rotate", "clockwise"), [(None, 90), (0, 0), (90, 90)], ids=["obeys-exif", "as-stored", "given"]
 )
-def test_a_photograph_is_turned_as_exif_says_unless_told_otherwise(
-    tmp_path: Path, portrait: np.ndarray, rotate: int | None, clockwise: int
-) -> None:
+def test_exif_rotation(tmp_path: Path, portrait: np.ndarray, rotate: int | None, clockwise: int) -> None:
     jpeg = cv2.imencode(".jpg", portrait[..., ::-1])[1].tobytes()
     turn_right = bytes.fromhex("4d4d002a00000008 0001 0112 0003 00000001 0006 0000 00000000")
     exif = b"Exif\0\0" + turn_right
@@ -175,7 +172,7 @@ def test_a_photograph_is_turned_as_exif_says_unless_told_otherwise(
 @pytest.mark.parametrize(
     ("name", "codec"), [("v.mp4", "libx264"), ("v.mkv", "libx264"), ("v.webm", "libvpx"), ("v.gif", "gif")]
 )
-def test_a_variable_frame_rate_keeps_its_presentation_times(tmp_path: Path, name: str, codec: str) -> None:
+def test_variable_frame_rate(tmp_path: Path, name: str, codec: str) -> None:
     times = [0, 0.04, 0.08, 0.5, 0.52, 2.0, 2.3]
     path = clips.write(tmp_path / name, steps(7), codec=codec, times=times)
     frames, error = drain(path)
@@ -201,9 +198,7 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize(("fps", "chosen"), SAMPLES.values(), ids=SAMPLES)
-def test_sampling_takes_the_first_frame_of_each_interval_and_shares_out_the_clip(
-    second: Path, fps: float | None, chosen: list[int]
-) -> None:
+def test_sampling_takes_first_frame_of_each_slot(second: Path, fps: float | None, chosen: list[int]) -> None:
     frames, error = drain(second, Sampling(fps=fps))
     assert error is None
     assert [round(frame.time * 25) for frame in frames] == chosen
@@ -214,7 +209,7 @@ def test_sampling_takes_the_first_frame_of_each_interval_and_shares_out_the_clip
 
 @pytest.mark.parametrize("name", ["c.mp4", "c.mkv", "c.flv"])
 @pytest.mark.parametrize(("fps", "chosen"), [(60, 60), (30, 30), (20, 20), (3, 3)])
-def test_times_rounded_by_the_container_do_not_lose_samples(
+def test_rounded_times_lose_no_samples(
     tmp_path_factory: pytest.TempPathFactory, name: str, fps: float, chosen: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"sixty-{name}"
@@ -241,7 +236,7 @@ def test_times_rounded_by_the_container_do_not_lose_samples(
     ],
     ids=lambda value: f"{value.fps}fps-{value.start}-{value.end}" if isinstance(value, Sampling) else "",
 )
-def test_start_and_end_bound_what_is_looked_at(second: Path, sampling: Sampling, times: list[float]) -> None:
+def test_start_and_end(second: Path, sampling: Sampling, times: list[float]) -> None:
     frames, error = drain(second, sampling)
     assert error is None
     assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-6)
@@ -249,11 +244,11 @@ def test_start_and_end_bound_what_is_looked_at(second: Path, sampling: Sampling,
     assert sum(frame.duration for frame in frames) == pytest.approx(length, abs=1e-6)
 
 
-def test_a_start_beyond_the_end_gives_no_frame(second: Path) -> None:
+def test_start_after_clip_gives_no_frame(second: Path) -> None:
     assert drain(second, Sampling(start=1.0)) == ([], None)
 
 
-def test_an_end_before_the_damage_raises_nothing(broken_off: tuple[Path, Path]) -> None:
+def test_end_before_damage_raises_nothing(broken_off: tuple[Path, Path]) -> None:
     _, cut = broken_off
     frames, error = drain(cut, Sampling(None, end=0.04))
     assert (len(frames), error) == (1, None)
@@ -283,13 +278,13 @@ def test_an_end_before_the_damage_raises_nothing(broken_off: tuple[Path, Path]) 
     ],
     ids=str,
 )
-def test_sampling_refuses_what_cannot_be_meant(bad: dict[str, Any]) -> None:
+def test_invalid_sampling(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=str(list(bad.values())[-1])):
         Sampling(**bad)
 
 
 @pytest.mark.parametrize("clockwise", [0, 90, 180, 270])
-def test_a_turned_clip_comes_out_upright(tmp_path: Path, portrait: np.ndarray, clockwise: int) -> None:
+def test_rotated_clip_is_upright(tmp_path: Path, portrait: np.ndarray, clockwise: int) -> None:
     stored = np.rot90(portrait, clockwise // 90)
     path = clips.turn(clips.write(tmp_path / "turned.mp4", [stored] * 3), clockwise)
     frames, _ = drain(path)
@@ -297,7 +292,7 @@ def test_a_turned_clip_comes_out_upright(tmp_path: Path, portrait: np.ndarray, c
 
 
 @pytest.mark.parametrize(("matrix", "shown"), clips.ORIENTATIONS.values(), ids=clips.ORIENTATIONS)
-def test_a_picture_is_turned_and_mirrored_as_its_display_matrix_says(
+def test_display_matrix(
     tmp_path: Path, portrait: np.ndarray, matrix: tuple[float, ...], shown: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     path = clips.orient(clips.write(tmp_path / "mirrored.mp4", [portrait] * 3), *matrix)
@@ -310,18 +305,18 @@ def test_a_picture_is_turned_and_mirrored_as_its_display_matrix_says(
 @pytest.mark.parametrize(
     "matrix", [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1), (1, 1, 1, 1), (-1, 2, -1, 2)], ids=str
 )
-def test_a_display_matrix_that_is_no_turn_says_nothing(portrait: np.ndarray, matrix: tuple[float, ...]) -> None:
+def test_singular_display_matrix_is_ignored(portrait: np.ndarray, matrix: tuple[float, ...]) -> None:
     a, b, c, d = matrix
     np.testing.assert_array_equal(orient(portrait, (a, b, 0, c, d, 0, 0, 0, 1)), portrait)
 
 
-def test_a_clip_with_a_display_matrix_of_zeros_is_not_turned(tmp_path: Path, portrait: np.ndarray) -> None:
+def test_zero_display_matrix_is_ignored(tmp_path: Path, portrait: np.ndarray) -> None:
     path = clips.orient(clips.write(tmp_path / "zeros.mp4", [portrait] * 3), 0, 0, 0, 0)
     assert differs(next(read_frames(path)).image, portrait) < 6
 
 
 @pytest.mark.parametrize(("degrees", "clockwise"), [(10, 0), (-44, 0), (46, 90), (80, 90), (170, 180), (-100, 270)])
-def test_other_angles_count_as_the_nearest_quarter(portrait: np.ndarray, degrees: float, clockwise: int) -> None:
+def test_angles_are_rounded(portrait: np.ndarray, degrees: float, clockwise: int) -> None:
     cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     shown = orient(portrait, (cosine, sine, 0, -sine, cosine, 0, 0, 0, 1))
     np.testing.assert_array_equal(shown, np.rot90(portrait, -clockwise // 90))
@@ -365,7 +360,7 @@ SMALL, LARGE = (64, 48), (128, 96)
     ],
     ids=str,
 )
-def test_of_several_video_streams_the_default_one_is_taken_then_the_largest(
+def test_default_or_largest_stream_is_selected(
     tmp_path: Path, name: str, sizes: Sequence[tuple[int, int]], default: Sequence[int], chosen: int
 ) -> None:
     path = write_streams(tmp_path / name, sizes, default)
@@ -375,13 +370,11 @@ def test_of_several_video_streams_the_default_one_is_taken_then_the_largest(
     assert frames[0].image.shape[1::-1] == sizes[chosen]
     assert type(error) is errors.SeveralStreams
     (width, height), (other, _) = sizes[chosen], sizes[1 - chosen]
-    assert f"has 2 video streams, and {chosen} ({width} x {height}) was looked at, not {1 - chosen} ({other}" in str(
-        error
-    )
+    assert f"has 2 video streams, and {chosen} ({width} x {height}) was used, not {1 - chosen} ({other}" in str(error)
     assert type(drain(path, Sampling(end=0.1))[1]) is errors.SeveralStreams
 
 
-def test_a_stream_of_several_video_streams_is_told_as_a_file_is(tmp_path: Path) -> None:
+def test_several_streams_in_pipe(tmp_path: Path) -> None:
     path = write_streams(tmp_path / "two.mkv", (SMALL, LARGE), (1,))
     _, error = drain(path)
     with pytest.raises(errors.SeveralStreams) as told:
@@ -393,7 +386,7 @@ def test_a_stream_of_several_video_streams_is_told_as_a_file_is(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["two.mkv", "two.ts"])
 @pytest.mark.parametrize("wanted", [0, 1])
-def test_a_video_stream_that_is_asked_for_is_taken_without_a_word(tmp_path: Path, name: str, wanted: int) -> None:
+def test_chosen_stream(tmp_path: Path, name: str, wanted: int) -> None:
     path = write_streams(tmp_path / name, (SMALL, LARGE), (1,))
     frames, error = drain(path, Sampling(fps=None, stream=wanted))
     assert (len(frames), error) == (10, None)
@@ -403,14 +396,14 @@ def test_a_video_stream_that_is_asked_for_is_taken_without_a_word(tmp_path: Path
     np.testing.assert_array_equal(streamed.image, frames[0].image)
 
 
-def test_a_video_stream_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, second: Path) -> None:
+def test_missing_stream_lists_existing_ones(tmp_path: Path, second: Path) -> None:
     for path, there in ((write_streams(tmp_path / "two.mkv", (SMALL, LARGE), (1,)), "0, 1"), (second, "0")):
         frames, error = drain(path, Sampling(stream=7))
         assert (frames, type(error)) == ([], errors.NoVideoStream)
         assert f"{path} has no video stream 7, only {there}; choose one of them with --stream" in str(error)
 
 
-def test_the_cover_of_a_film_is_not_looked_at(tmp_path: Path) -> None:
+def test_cover_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "covered.mp4"
     with av.open(str(path), "w") as container:
         cover, film = container.add_stream("mjpeg", rate=1), container.add_stream("libx264", rate=25)
@@ -428,9 +421,7 @@ def test_the_cover_of_a_film_is_not_looked_at(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_file", [0, 90])
 @pytest.mark.parametrize("clockwise", [0, 90, 180, 270])
-def test_a_rotation_that_is_given_replaces_that_of_the_file(
-    tmp_path: Path, portrait: np.ndarray, in_file: int, clockwise: int
-) -> None:
+def test_rotation_option(tmp_path: Path, portrait: np.ndarray, in_file: int, clockwise: int) -> None:
     stored = np.rot90(portrait, clockwise // 90)
     path = clips.turn(clips.write(tmp_path / "turned.mp4", [stored] * 3), in_file)
     frame = next(read_frames(path, Sampling(rotate=clockwise)))
@@ -439,7 +430,7 @@ def test_a_rotation_that_is_given_replaces_that_of_the_file(
 
 @pytest.mark.parametrize(("name", "codec"), [("c.mp4", "libx264"), ("c.avi", "cinepak"), ("c.png", "png")])
 @pytest.mark.parametrize("colour", [(230, 30, 30), (30, 200, 30), (30, 30, 230)], ids=["red", "green", "blue"])
-def test_colours_come_as_red_green_blue(tmp_path: Path, name: str, codec: str, colour: tuple[int, int, int]) -> None:
+def test_rgb_order(tmp_path: Path, name: str, codec: str, colour: tuple[int, int, int]) -> None:
     image = np.full((48, 64, 3), colour, np.uint8)
     path = tmp_path / name
     if codec == "png":
@@ -454,7 +445,7 @@ def test_colours_come_as_red_green_blue(tmp_path: Path, name: str, codec: str, c
     [("2/1", 0, (128, 320, 3)), ("1/2", 0, (128, 80, 3)), ("2/1", 90, (320, 128, 3)), ("8/1", 0, (128, 160, 3))],
     ids=["wide", "narrow", "wide-and-turned", "absurd"],
 )
-def test_pixels_that_are_not_square_are_stretched(
+def test_non_square_pixels(
     tmp_path: Path, portrait: np.ndarray, aspect: str, clockwise: int, shape: tuple[int, int, int]
 ) -> None:
     path = clips.write(tmp_path / "wide.mp4", [portrait] * 2, options={"aspect": aspect})
@@ -464,9 +455,7 @@ def test_pixels_that_are_not_square_are_stretched(
 
 @pytest.mark.parametrize("clockwise", [0, 90, 180])
 @pytest.mark.parametrize(("aspect", "width"), [(16 / 9, 228), (0.5, 64), (1.25, 160)])
-def test_an_aspect_ratio_that_is_given_replaces_that_of_the_file(
-    tmp_path: Path, portrait: np.ndarray, aspect: float, width: int, clockwise: int
-) -> None:
+def test_aspect_option(tmp_path: Path, portrait: np.ndarray, aspect: float, width: int, clockwise: int) -> None:
     stored = np.rot90(portrait, clockwise // 90)
     path = clips.turn(clips.write(tmp_path / "squeezed.mp4", [stored] * 2, options={"aspect": "2/1"}), clockwise)
     frame = next(read_frames(path, Sampling(aspect=aspect)))
@@ -476,7 +465,7 @@ def test_an_aspect_ratio_that_is_given_replaces_that_of_the_file(
     assert next(read_frames(still, Sampling(aspect=aspect))).image.shape == (128, width, 3)
 
 
-def test_what_an_aspect_ratio_makes_too_large_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aspect_option_counts_for_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.write(tmp_path / "wide.mp4", steps(2))
     for allowed, count in ((192 * 48, 2), (192 * 48 - 1, 0)):
         monkeypatch.setattr(container, "MAX_FRAME_PIXELS", allowed)
@@ -494,9 +483,7 @@ def write_animation(path: Path, durations: Sequence[int], first: int = 0) -> Pat
 
 @pytest.mark.parametrize("suffix", [".webp", ".png", ".avif", ".gif"])
 @pytest.mark.parametrize("ahead", [24_000_000, 1])
-def test_every_frame_of_an_animated_image_is_given_at_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, ahead: int
-) -> None:
+def test_animated_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, ahead: int) -> None:
     monkeypatch.setattr(video, "_PREFETCH_BYTES", ahead)
     path = write_animation(tmp_path / f"moves{suffix}", [100, 40, 200, 60, 500, 100])
     frames, error = drain(path)
@@ -508,19 +495,19 @@ def test_every_frame_of_an_animated_image_is_given_at_its_time(
     assert [number(frame) for frame in few] == [1, 5]
 
 
-def test_an_animation_that_is_shown_without_delay_is_shown_as_browsers_do(tmp_path: Path) -> None:
+def test_animation_without_delay(tmp_path: Path) -> None:
     frames, _ = drain(write_animation(tmp_path / "hasty.webp", [0, 5, 10, 0]))
     assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
 @pytest.mark.parametrize("name", ["moves.webp", b"\xff.webp", "moves%d.webp", "moves.txt"], ids=repr)
-def test_an_animation_may_have_any_name(tmp_path: Path, name: str | bytes) -> None:
+def test_animation_file_names(tmp_path: Path, name: str | bytes) -> None:
     path = tmp_path / (os.fsdecode(name) if isinstance(name, bytes) else name)
     write_animation(tmp_path / "written.webp", [100] * 3).rename(path)
     assert len(drain(path)[0]) == 3
 
 
-def test_an_animation_that_is_damaged_or_too_large_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_or_large_animation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_animation(tmp_path / "moves.webp", [100] * 6)
     (tmp_path / "zeros.webp").write_bytes(path.read_bytes()[:48] + bytes(400))
     frames, error = drain(tmp_path / "zeros.webp")
@@ -552,9 +539,7 @@ def write_with_sound(path: Path, frames: int, codec: str, late: float) -> Path:
     ("name", "codec"), [("s.mp4", "libx264"), ("s.mkv", "libx264"), ("s.ts", "libx264"), ("s.flv", "flv")]
 )
 @pytest.mark.parametrize("late", [0.0, 1.0])
-def test_time_starts_with_the_clip_even_if_its_pictures_come_later(
-    tmp_path: Path, name: str, codec: str, late: float
-) -> None:
+def test_time_starts_with_container(tmp_path: Path, name: str, codec: str, late: float) -> None:
     path = write_with_sound(tmp_path / name, 10, codec, late)
     frames, error = drain(path)
     assert error is None
@@ -589,7 +574,7 @@ def broken_off(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return path, place / name
 
 
-def test_a_file_that_breaks_off_gives_its_frames_and_then_says_where(broken_off: tuple[Path, Path]) -> None:
+def test_truncated_file_gives_frames_then_error(broken_off: tuple[Path, Path]) -> None:
     path, cut = broken_off
     frames, error = drain(cut)
     complete, no_error = drain(path)
@@ -608,7 +593,7 @@ def test_a_file_that_breaks_off_gives_its_frames_and_then_says_where(broken_off:
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
 @pytest.mark.parametrize("name", ["late.mp4", "late.mov"])
-def test_an_mp4_cut_before_its_index_is_truncated_without_a_frame(tmp_path: Path, name: str, share: float) -> None:
+def test_mp4_cut_before_index(tmp_path: Path, name: str, share: float) -> None:
     path = clips.write(tmp_path / name, clips.smiling(10, 160, 128), codec="mpeg4")
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     frames, error = drain(path)
@@ -617,7 +602,7 @@ def test_an_mp4_cut_before_its_index_is_truncated_without_a_frame(tmp_path: Path
 
 
 @pytest.mark.parametrize("kept", range(8, 700, 60))
-def test_an_mp4_cut_within_its_index_is_truncated_without_a_frame(second: Path, tmp_path: Path, kept: int) -> None:
+def test_mp4_cut_within_index(second: Path, tmp_path: Path, kept: int) -> None:
     data = second.read_bytes()
     path = tmp_path / "index.mp4"
     path.write_bytes(data[: data.index(b"moov") + kept])
@@ -639,7 +624,7 @@ def blank(path: Path, start: float, end: float, box: bytes = b"mdat") -> Path:
 @pytest.mark.parametrize(
     ("name", "codec"), [("holes.mp4", "libx264"), ("holes.mov", "mpeg4"), ("pictures.mov", "mjpeg")]
 )
-def test_damage_in_the_middle_costs_frames_there_and_is_told_at_the_end(tmp_path: Path, name: str, codec: str) -> None:
+def test_damage_in_the_middle(tmp_path: Path, name: str, codec: str) -> None:
     path = clips.write(tmp_path / name, clips.smiling(50, 160, 128, 0.8), codec=codec)
     frames, error = drain(blank(path, 0.5, 0.6))
     assert type(error) is errors.CorruptVideo
@@ -663,9 +648,7 @@ def overwrite(data: bytes, at: int) -> bytes:
     [("h.ts", "libx264", lose), ("h.avi", "mpeg4", overwrite)],
     ids=["packets-flagged-by-the-container", "frames-flagged-by-the-decoder"],
 )
-def test_little_damage_is_told_whoever_notices_it(
-    tmp_path: Path, name: str, codec: str, harm: Callable[[bytes, int], bytes]
-) -> None:
+def test_small_damage_is_reported(tmp_path: Path, name: str, codec: str, harm: Callable[[bytes, int], bytes]) -> None:
     path = clips.write(tmp_path / name, clips.smiling(50, 160, 128, 0.8), codec=codec)
     data = path.read_bytes()
     path.write_bytes(harm(data, len(data) // 2 // 188 * 188))
@@ -684,7 +667,7 @@ def unknown_codec(path: Path) -> Path:
 @pytest.mark.parametrize(
     "spoil", [unknown_codec, lambda path: blank(path, 0, 1)], ids=["unknown-codec", "nothing-but-zeros"]
 )
-def test_a_video_of_which_no_frame_decodes_is_undecodable(tmp_path: Path, spoil: Callable[[Path], Path]) -> None:
+def test_undecodable_video(tmp_path: Path, spoil: Callable[[Path], Path]) -> None:
     path = spoil(clips.write(tmp_path / "dark.mp4", clips.scenery(10)))
     frames, error = drain(path)
     assert (frames, type(error)) == ([], errors.Undecodable)
@@ -692,7 +675,7 @@ def test_a_video_of_which_no_frame_decodes_is_undecodable(tmp_path: Path, spoil:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_an_image_that_breaks_off_is_undecodable(tmp_path: Path, portrait: np.ndarray, suffix: str) -> None:
+def test_truncated_image(tmp_path: Path, portrait: np.ndarray, suffix: str) -> None:
     data = cv2.imencode(suffix, portrait)[1].tobytes()
     path = tmp_path / f"cut{suffix}"
     path.write_bytes(data[: len(data) // 2])
@@ -703,7 +686,7 @@ def test_an_image_that_breaks_off_is_undecodable(tmp_path: Path, portrait: np.nd
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff", ".mp4", ".webm", ".avi"])
 @pytest.mark.parametrize(("allowed", "expected"), [(160 * 128, type(None)), (160 * 128 - 1, errors.FrameTooLarge)])
-def test_more_pixels_than_are_allowed_are_not_decoded(
+def test_pixel_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, allowed: int, expected: type
 ) -> None:
     path = tmp_path / f"large{suffix}"
@@ -718,7 +701,7 @@ def test_more_pixels_than_are_allowed_are_not_decoded(
     assert error is None or f"{path} has frames of 160 x 128 pixels, and at most 20479 are" in error.message
 
 
-def test_an_image_that_would_fill_the_memory_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_image_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "huge.bmp"
     path.write_bytes(struct.pack("<2sI4xI3I2H24x", b"BM", 54, 54, 40, 40_000, 40_000, 1, 24))
     monkeypatch.setattr(cv2, "imdecode", None)
@@ -726,9 +709,7 @@ def test_an_image_that_would_fill_the_memory_is_not_decoded(tmp_path: Path, monk
     assert (frames, type(error)) == ([], errors.FrameTooLarge)
 
 
-def test_what_pixels_that_are_not_square_are_stretched_to_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pixel_limit_counts_stretched_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.write(tmp_path / "wide.mp4", steps(2), options={"aspect": "4/1"})
     for allowed, count in ((256 * 48, 2), (256 * 48 - 1, 0)):
         monkeypatch.setattr(container, "MAX_FRAME_PIXELS", allowed)
@@ -736,7 +717,7 @@ def test_what_pixels_that_are_not_square_are_stretched_to_counts(
 
 
 @pytest.mark.parametrize(("allowed", "expected"), [(7000, errors.FrameTooLarge), (5000, errors.CorruptVideo)])
-def test_pictures_that_grow_too_large_end_the_clip(
+def test_frames_that_grow_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, expected: type[InputError]
 ) -> None:
     """Those that are far too large are refused by the decoder."""
@@ -768,7 +749,7 @@ GAP = 5.0  # seconds that a frame lasts before a gap, if the frames before are a
         ([0, 1, 2 * DAY], Sampling(5, start=0.5), [0.5, GAP], True),
     ],
 )
-def test_no_more_than_a_day_of_a_clip_is_looked_at(
+def test_duration_limit(
     tmp_path: Path, times: list[float], sampling: Sampling, expected: list[float], too_long: bool
 ) -> None:
     path = clips.write(tmp_path / "long.mkv", steps(3), times=times)
@@ -779,7 +760,7 @@ def test_no_more_than_a_day_of_a_clip_is_looked_at(
 
 
 @pytest.mark.parametrize(("sampling", "count"), [(EVERY, 12), (Sampling(), 1)])
-def test_time_that_stands_still_gives_frames_without_duration(tmp_path: Path, sampling: Sampling, count: int) -> None:
+def test_constant_timestamps(tmp_path: Path, sampling: Sampling, count: int) -> None:
     path = tmp_path / "still.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg", rate=25)
@@ -865,7 +846,7 @@ PLAYLISTS = {
 
 @pytest.mark.parametrize("suffix", ["mp4", "as its own"])
 @pytest.mark.parametrize("kind", PLAYLISTS)
-def test_what_a_playlist_names_is_not_opened(
+def test_playlist_entries_are_not_opened(
     tmp_path: Path, canary: tuple[Path, Watch], listener: socket.socket, kind: str, suffix: str
 ) -> None:
     secret, watch = canary
@@ -875,15 +856,13 @@ def test_what_a_playlist_names_is_not_opened(
         path.write_text(PLAYLISTS[kind].format(name))
         frames, error = drain(path)
         assert (frames, type(error)) == ([], errors.UnsupportedFormat)
-        assert "is no video or image but text" in error.message
-        assert "no file that it names is opened; name the videos themselves" in error.message
+        assert "is text, not a video or image" in error.message
+        assert "files that a playlist names are not opened; name the videos themselves" in error.message
         assert (watch.noticed(), came(listener)) == (False, False)
 
 
 @pytest.mark.parametrize("kind", ["m3u8", "ffconcat"])
-def test_the_playlists_would_be_followed_if_they_were_not_refused(
-    tmp_path: Path, canary: tuple[Path, Watch], kind: str
-) -> None:
+def test_playlists_work_without_sandbox(tmp_path: Path, canary: tuple[Path, Watch], kind: str) -> None:
     secret, watch = canary
     path = tmp_path / f"list.{kind}"
     path.write_text(PLAYLISTS[kind].format(secret.name))
@@ -911,9 +890,7 @@ def alias(path: Path) -> bytes:
     return struct.pack(">10xB27s12xB63s16xHH16xHH", 0, b"", 0, b"", 1, 1, 2, len(name)) + name + b"\xff\xff\0\0"
 
 
-def test_other_files_that_a_movie_says_its_pictures_are_in_are_not_opened(
-    tmp_path: Path, canary: tuple[Path, Watch], listener: socket.socket
-) -> None:
+def test_mov_references_are_not_opened(tmp_path: Path, canary: tuple[Path, Watch], listener: socket.socket) -> None:
     secret, watch = canary
     movie = clips.write(tmp_path / "plain.mov", steps(3), codec="mpeg4").read_bytes()
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/a.mov\0".encode()
@@ -932,7 +909,7 @@ def test_other_files_that_a_movie_says_its_pictures_are_in_are_not_opened(
         assert watch.noticed()  # so it is what it pretends to be
 
 
-def test_a_matroska_file_that_goes_on_in_another_is_read_alone(tmp_path: Path, canary: tuple[Path, Watch]) -> None:
+def test_linked_matroska_is_not_followed(tmp_path: Path, canary: tuple[Path, Watch]) -> None:
     secret, watch = canary
     path = clips.write(tmp_path / "first.mkv", steps(3))
     data = path.read_bytes()
@@ -949,7 +926,7 @@ def test_a_matroska_file_that_goes_on_in_another_is_read_alone(tmp_path: Path, c
 
 
 @pytest.mark.parametrize("name", ["shot%d.dpx", "shot*.dpx", "concat:shot1.dpx", "http:shot.dpx"])
-def test_a_name_that_is_a_pattern_or_a_url_is_the_name_of_a_file(
+def test_file_named_like_pattern_or_url(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, canary: tuple[Path, Watch], name: str
 ) -> None:
     secret, watch = canary
@@ -1001,10 +978,20 @@ REFUSED = {
     "name too long": ("a" * 300, lambda _: None, errors.InputUnreadable, "cannot be read"),
     "NUL in the name": ("a\0.mp4", lambda _: None, errors.InputUnreadable, "cannot be read"),
     "empty": ("a.mp4", filled(b""), errors.EmptyInput, "is empty"),
-    "one byte": ("a.mp4", filled(b"x"), errors.UnsupportedFormat, "no video or image"),
-    "random": ("a.mp4", filled(np.random.default_rng(0).bytes(10_000)), errors.UnsupportedFormat, "no video or image"),
-    "zeros": ("a.mp4", filled(bytes(10_000)), errors.UnsupportedFormat, "no video or image"),
-    "text": ("a.mp4", filled(b"This is a letter, not a film.\n" * 50), errors.UnsupportedFormat, "no video or image"),
+    "one byte": ("a.mp4", filled(b"x"), errors.UnsupportedFormat, "not a video or image"),
+    "random": (
+        "a.mp4",
+        filled(np.random.default_rng(0).bytes(10_000)),
+        errors.UnsupportedFormat,
+        "not a video or image",
+    ),
+    "zeros": ("a.mp4", filled(bytes(10_000)), errors.UnsupportedFormat, "not a video or image"),
+    "text": (
+        "a.mp4",
+        filled(b"This is a letter, not a film.\n" * 50),
+        errors.UnsupportedFormat,
+        "not a video or image",
+    ),
     "sound": ("a.m4a", clips.write_sound, errors.NoVideoStream, "only audio"),
     "sound named as video": (
         "a.mp4",
@@ -1017,7 +1004,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("name", "make", "expected", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_video_is_refused_by_name_and_reason(
+def test_unsupported_files(
     tmp_path: Path, name: str, make: Callable[[Path], object], expected: type[InputError], words: str
 ) -> None:
     path = tmp_path / name
@@ -1028,7 +1015,7 @@ def test_what_is_no_video_is_refused_by_name_and_reason(
     assert words in str(error)
 
 
-def test_a_file_that_may_not_be_read_is_unreadable(second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file(second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -1053,9 +1040,7 @@ class FailingDisk(io.FileIO):
 @pytest.mark.parametrize(
     ("good", "expected"), [(0, errors.InputUnreadable), (1, errors.InputUnreadable), (5, errors.TruncatedVideo)]
 )
-def test_a_failing_disk_is_an_error_of_that_clip(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int, expected: type[InputError]
-) -> None:
+def test_disk_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int, expected: type[InputError]) -> None:
     path = clips.write(tmp_path / "long.mkv", clips.smiling(40), codec="mjpeg", muxer={"live": "1"})
     monkeypatch.setattr(FailingDisk, "good", good)
     monkeypatch.setattr(Path, "open", lambda path, _: FailingDisk(os.fspath(path)))
@@ -1065,7 +1050,7 @@ def test_a_failing_disk_is_an_error_of_that_clip(
     assert "Input/output error" in str(error)
 
 
-def test_a_pipe_is_refused_with_advice(second: Path) -> None:
+def test_pipe_is_refused(second: Path) -> None:
     reader, writer = os.pipe()
     os.write(writer, second.read_bytes()[:4096])
     os.close(writer)
@@ -1091,7 +1076,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[io.BufferedReader]:
 
 
 def decoding() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "fervid-ahead"]
+    return [thread for thread in threading.enumerate() if thread.name == "fervid-prefetch"]
 
 
 def leave(frames: Iterator[Frame]) -> None:
@@ -1111,7 +1096,7 @@ def exhaust(frames: Iterator[Frame]) -> None:
 
 @pytest.mark.parametrize("consume", [leave, fail, exhaust])
 @pytest.mark.parametrize("fps", [None, 5.0])
-def test_no_thread_and_no_open_file_is_left_behind(
+def test_no_thread_or_file_is_left(
     second: Path, opened: list[io.BufferedReader], consume: Callable[[Iterator[Frame]], None], fps: float | None
 ) -> None:
     frames = read_frames(second, Sampling(fps=fps))
@@ -1125,13 +1110,13 @@ def test_no_thread_and_no_open_file_is_left_behind(
     assert [file.closed for file in opened] == [True]
 
 
-def test_a_generator_that_is_dropped_cleans_up(second: Path, opened: list[io.BufferedReader]) -> None:
+def test_dropped_generator_cleans_up(second: Path, opened: list[io.BufferedReader]) -> None:
     leave(read_frames(second, EVERY))
     assert decoding() == []
     assert [file.closed for file in opened] == [True]
 
 
-def test_a_generator_that_is_never_asked_opens_nothing(second: Path, opened: list[io.BufferedReader]) -> None:
+def test_unused_generator_opens_nothing(second: Path, opened: list[io.BufferedReader]) -> None:
     read_frames(second).close()
     assert opened == []
 
@@ -1141,7 +1126,7 @@ def test_a_generator_that_is_never_asked_opens_nothing(second: Path, opened: lis
     [b"", b"This is a letter, not a film.\n" * 50, b"\x89PNG\r\n\x1a\nno more"],
     ids=["empty", "text", "image"],
 )
-def test_a_refused_file_is_closed(tmp_path: Path, opened: list[io.BufferedReader], content: bytes) -> None:
+def test_refused_file_is_closed(tmp_path: Path, opened: list[io.BufferedReader], content: bytes) -> None:
     path = tmp_path / "refused.mp4"
     path.write_bytes(content)
     assert drain(path)[1] is not None
@@ -1149,29 +1134,29 @@ def test_a_refused_file_is_closed(tmp_path: Path, opened: list[io.BufferedReader
     assert [file.closed for file in opened] == [True] * len(opened)
 
 
-def test_an_unexpected_error_while_decoding_reaches_the_caller(
+def test_unexpected_error_reaches_caller(
     second: Path, monkeypatch: pytest.MonkeyPatch, opened: list[io.BufferedReader]
 ) -> None:
     def explode(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(video, "convert", explode)
+    monkeypatch.setattr(video, "to_rgb_frame", explode)
     with pytest.raises(MemoryError):
         next(read_frames(second))
     assert decoding() == []
     assert [file.closed for file in opened] == [True]
 
 
-def test_a_slow_consumer_holds_back_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_consumer_limits_prefetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.write(tmp_path / "long.mp4", clips.scenery(100, 64, 48))
     converted: list[float] = []
-    original = video.convert
+    original = video.to_rgb_frame
 
     def count(decoded: Any, until: float, sampling: Sampling) -> Frame:
         converted.append(until)
         return original(decoded, until, sampling)
 
-    monkeypatch.setattr(video, "convert", count)
+    monkeypatch.setattr(video, "to_rgb_frame", count)
     monkeypatch.setattr(video, "_PREFETCH_BYTES", 3 * 64 * 48 * 3)
     frames = read_frames(path, EVERY)
     for taken in range(1, 4):
@@ -1184,7 +1169,7 @@ def test_a_slow_consumer_holds_back_the_decoder(tmp_path: Path, monkeypatch: pyt
     assert decoding() == []
 
 
-def test_two_clips_can_be_read_at_once(second: Path) -> None:
+def test_two_clips_at_once(second: Path) -> None:
     pairs = list(zip(read_frames(second, EVERY), read_frames(second, EVERY), strict=True))
     assert [first.time for first, _ in pairs] == [other.time for _, other in pairs]
     assert decoding() == []

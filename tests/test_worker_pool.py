@@ -1,4 +1,4 @@
-"""Answers in the order of the items, a bounded number of them ahead, and no process left behind."""
+"""Order of results, bounded read-ahead, deaths of workers, limits, and no process left behind."""
 
 from __future__ import annotations
 
@@ -20,20 +20,12 @@ from pathlib import Path
 import pytest
 
 import child_processes
-from fervid.core import worker_pool
+from fervid.core import worker_process
 from fervid.core.errors import ChecksumMismatch, OutOfMemory, OutputError, TimedOut, UsageError
-from fervid.core.worker_pool import (
-    MAX_QUEUED_PER_WORKER,
-    Limits,
-    Worker,
-    WorkerDied,
-    _serve,
-    map_ordered,
-    map_unordered,
-    prestart_worker,
-)
+from fervid.core.worker_pool import MAX_QUEUED_PER_WORKER, map_ordered, map_unordered
+from fervid.core.worker_process import Limits, WorkerDied, WorkerProcess, prestart_worker, serve
 
-# What workers do
+# Functions that workers run
 
 
 def square(item: int) -> int:
@@ -41,28 +33,28 @@ def square(item: int) -> int:
     return item * item
 
 
-def seen(path: Path, count: int) -> bool:
-    """Whether that many files are in a folder within a minute."""
+def wait_for_files(path: Path, count: int) -> bool:
+    """Wait up to a minute for that many files in a folder; return whether they appeared."""
     deadline = time.monotonic() + 60
     while len(os.listdir(path)) < count and time.monotonic() < deadline:
         time.sleep(0.01)
     return len(os.listdir(path)) >= count
 
 
-def meet(folder: Path, count: int, _: int) -> bool:
+def meet_others(folder: Path, count: int, _: int) -> bool:
     (folder / str(os.getpid())).touch()
-    return seen(folder, count)
+    return wait_for_files(folder, count)
 
 
 def wait_for_the_others(folder: Path, count: int, item: int) -> bool:
     if item == 0:
-        return seen(folder, count)
+        return wait_for_files(folder, count)
     (folder / str(item)).touch()
     return True
 
 
 def die(of: dict[int, int], item: int) -> int:
-    """Of a signal, if the number is one, else with the negative of it as the status."""
+    """Die of the signal of an item, or exit with its negative as the status."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if of.get(item, 0) > 0:
         os.kill(os.getpid(), of[item])
@@ -90,7 +82,7 @@ def sleep(folder: Path, item: int) -> int:
 
 
 def hang(how: str, item: int) -> int:
-    """In Python, or in a C library that neither gives the interpreter back nor heeds a signal."""
+    """Hang in Python, or in C code that holds the interpreter lock and ignores signals."""
     if item == 1:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.Signals)
         if how == "sleep":
@@ -99,42 +91,42 @@ def hang(how: str, item: int) -> int:
     return item
 
 
-def devour(item: int) -> int:
-    """2 GB, which take a while; 20 MB are harmless."""
-    hoard = [bytearray(b"x" * 10_000_000) for _ in range(200 if item == 1 else 2)]
+def allocate(item: int) -> int:
+    """Allocate 2 GB slowly for item 1, 20 MB for the others."""
+    blocks = [bytearray(b"x" * 10_000_000) for _ in range(200 if item == 1 else 2)]
     time.sleep(30 if item == 1 else 0.3)
-    return item * len(hoard[0]) // 10_000_000
+    return item * len(blocks[0]) // 10_000_000
 
 
-def blunder(item: int) -> int:
+def divide_by_zero(item: int) -> int:
     return 1 // (item - 1)
 
 
-def lost(item: int, death: WorkerDied) -> str:
+def describe_death(item: int, death: WorkerDied) -> str:
     return f"{item}: {death}"
 
 
-def told(item: int, death: WorkerDied) -> str:
-    return f"{death.problem(item).code}: {death}"
+def code_of_death(item: int, death: WorkerDied) -> str:
+    return f"{death.to_input_error(item).code}: {death}"
 
 
-def never(item: object, death: WorkerDied) -> object:
-    raise AssertionError(f"{item} was lost: {death}")
+def unexpected_death(item: object, death: WorkerDied) -> object:
+    raise AssertionError(f"{item} was describe_death: {death}")
 
 
-def imported(module: str) -> tuple[int, bool]:
+def pid_and_is_imported(module: str) -> tuple[int, bool]:
     return os.getpid(), module in sys.modules
 
 
-def heeds_interrupts(_: int) -> bool:
+def accepts_interrupts(_: int) -> bool:
     return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-class Loading:
-    """Calls a function where it arrives."""
+class RunsWhenUnpickled:
+    """A function that calls another one when it is unpickled."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
-        """Call it with these arguments."""
+        """Store the call."""
         self.call = function, arguments
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -144,17 +136,17 @@ class Loading:
         return item
 
 
-def refuse(*_: object) -> None:
+def raise_checksum_mismatch(*_: object) -> None:
     raise ChecksumMismatch("the model was replaced")
 
 
-# In this process
+# Without workers
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_without_workers_everything_is_done_in_this_process_and_only_when_asked(count: int) -> None:
+def test_no_jobs_works_lazily_in_process(count: int) -> None:
     done: list[int] = []
-    answers = map_ordered(lambda item: (done.append(item), os.getpid())[1], range(count), 0, never)
+    answers = map_ordered(lambda item: (done.append(item), os.getpid())[1], range(count), 0, unexpected_death)
     assert done == []
     for number in range(count):
         assert next(answers) == os.getpid()
@@ -162,50 +154,53 @@ def test_without_workers_everything_is_done_in_this_process_and_only_when_asked(
     assert list(answers) == []
 
 
-def test_without_workers_what_work_and_items_raise_is_raised() -> None:
-    answers = map_ordered(fail, range(9), 0, never)
+def test_no_jobs_raises_errors() -> None:
+    answers = map_ordered(fail, range(9), 0, unexpected_death)
     assert [next(answers), next(answers)] == [0, 1]
     with pytest.raises(OutputError, match="full"):
         next(answers)
     with pytest.raises(LookupError, match="broke off"):
-        list(map_ordered(square, breaking_off(), 0, never))
+        list(map_ordered(square, failing_items(), 0, unexpected_death))
 
 
-def breaking_off() -> Iterator[int]:
+def failing_items() -> Iterator[int]:
     yield 1
     raise LookupError("the list broke off")
 
 
-# In workers
+# With workers
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def no_leftovers() -> Iterator[None]:
     yield
     assert multiprocessing.active_children() == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fervid")]
 
 
 @pytest.mark.parametrize(("jobs", "count"), [(1, 0), (1, 5), (2, 1), (3, 50)])
-def test_answers_come_in_the_order_of_the_items_whoever_is_done_first(jobs: int, count: int) -> None:
-    assert list(map_ordered(square, range(count), jobs, never)) == [item * item for item in range(count)]
+def test_results_in_order(jobs: int, count: int) -> None:
+    assert list(map_ordered(square, range(count), jobs, unexpected_death)) == [item * item for item in range(count)]
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_as_many_are_worked_on_at_a_time_as_there_are_jobs(jobs: int, tmp_path: Path) -> None:
-    assert all(map_ordered(partial(meet, tmp_path, jobs), range(3 * jobs), jobs, never))
+def test_runs_jobs_in_parallel(jobs: int, tmp_path: Path) -> None:
+    assert all(map_ordered(partial(meet_others, tmp_path, jobs), range(3 * jobs), jobs, unexpected_death))
     assert len(os.listdir(tmp_path)) == jobs
     assert os.getpid() not in map(int, os.listdir(tmp_path))
 
 
-def test_a_slow_one_does_not_hold_back_the_others(tmp_path: Path) -> None:
+def test_slow_item_does_not_block_others(tmp_path: Path) -> None:
     answers = map_ordered(
-        partial(wait_for_the_others, tmp_path, MAX_QUEUED_PER_WORKER), range(3 * MAX_QUEUED_PER_WORKER), 2, never
+        partial(wait_for_the_others, tmp_path, MAX_QUEUED_PER_WORKER),
+        range(3 * MAX_QUEUED_PER_WORKER),
+        2,
+        unexpected_death,
     )
     assert list(answers) == [True] * 3 * MAX_QUEUED_PER_WORKER
 
 
-def test_thousands_of_items_are_not_read_far_ahead() -> None:
+def test_read_ahead_is_bounded() -> None:
     read = 0
 
     def items() -> Iterator[int]:
@@ -214,136 +209,139 @@ def test_thousands_of_items_are_not_read_far_ahead() -> None:
             read += 1
             yield read
 
-    for given, answer in enumerate(map_ordered(abs, items(), 2, never), start=1):
+    for given, answer in enumerate(map_ordered(abs, items(), 2, unexpected_death), start=1):
         assert answer == given
         assert read <= given + 2 * MAX_QUEUED_PER_WORKER
     assert given == read == 5000
 
 
-def test_a_worker_that_dies_costs_what_it_had_in_hand_and_nothing_else() -> None:
+def test_death_costs_one_item() -> None:
     deaths = {0: signal.SIGSEGV, 7: signal.SIGKILL, 8: -3, 9: signal.SIGABRT, 19: signal.SIGBUS}
     names = {item: number.name if number > 0 else f"status {-number}" for item, number in deaths.items()}
-    answers = list(map_ordered(partial(die, deaths), range(20), 2, lost))
+    answers = list(map_ordered(partial(die, deaths), range(20), 2, describe_death))
     assert answers == [f"{item}: {names[item]}" if item in names else item for item in range(20)]
 
 
-def test_a_worker_that_dies_with_nothing_in_hand_costs_nothing() -> None:
-    worker = Worker(square, Limits())
-    assert worker.ask(2) == 4
+def test_death_of_idle_worker_costs_nothing() -> None:
+    worker = WorkerProcess(square, Limits())
+    assert worker.call(2) == 4
     assert worker._process is not None
     worker._process.kill()
     worker._process.join()
-    assert worker.ask(3) == 9
-    worker.kill()
-    worker.bury()
+    assert worker.call(3) == 9
+    worker.stop()
+    worker.reap()
 
 
-def test_what_needs_more_memory_than_there_is_costs_itself_alone() -> None:
-    assert list(map_ordered(exhaust, range(3), 1, lost)) == [0, "1: MemoryError", 2]
+def test_memory_error_costs_one_item() -> None:
+    assert list(map_ordered(exhaust, range(3), 1, describe_death)) == [0, "1: MemoryError", 2]
 
 
 @pytest.mark.parametrize("how", ["sleep", "in C"])
-def test_what_hangs_is_given_up_and_the_next_is_answered(how: str) -> None:
-    answers = list(map_ordered(partial(hang, how), range(3), 1, told, Limits(seconds=1.5)))
+def test_timeout_costs_one_item(how: str) -> None:
+    answers = list(map_ordered(partial(hang, how), range(3), 1, code_of_death, Limits(seconds=1.5)))
     assert answers == [0, "timeout: 1.5 s", 2]
 
 
-def test_the_time_of_an_item_begins_when_a_worker_has_it() -> None:
-    assert list(map_ordered(square, [3] * 200, 1, never, Limits(seconds=1.5))) == [9] * 200
+def test_timeout_starts_when_worker_receives_item() -> None:
+    assert list(map_ordered(square, [3] * 200, 1, unexpected_death, Limits(seconds=1.5))) == [9] * 200
 
 
-def test_what_eats_memory_is_given_up_and_the_next_is_answered() -> None:
-    answers = list(map_ordered(devour, range(3), 1, told, Limits(memory=300_000_000)))
+def test_memory_limit_costs_one_item() -> None:
+    answers = list(map_ordered(allocate, range(3), 1, code_of_death, Limits(memory=300_000_000)))
     assert answers == [0, "memory: more than 300 MB", 2]
 
 
-def test_where_nobody_tells_memory_is_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_pool, "Path", lambda _: Path("there is no such system"))
-    assert list(map_ordered(devour, [0], 1, never, Limits(memory=1))) == [0]
+def test_memory_limit_needs_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "Path", lambda _: Path("there is no such system"))
+    assert list(map_ordered(allocate, [0], 1, unexpected_death, Limits(memory=1))) == [0]
 
 
-def test_what_nobody_expected_costs_itself_alone_and_says_where_it_was() -> None:
-    one, two, three = map_ordered(blunder, range(3), 1, told)
+def test_unexpected_error_costs_one_item_and_names_line() -> None:
+    one, two, three = map_ordered(divide_by_zero, range(3), 1, code_of_death)
     assert (one, three) == (-1, 1)
     assert two.startswith("crashed: ZeroDivisionError: integer division or modulo by zero, test_worker_pool.py line ")
 
 
-def test_a_worker_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_pool, "_STARTUP_TIMEOUT_S", 0.5)
+def test_startup_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "_STARTUP_TIMEOUT_S", 0.5)
     with pytest.raises(UsageError, match=r"ended before its first clip \(0.5 s\)"):
-        list(map_ordered(Loading(time.sleep, 60), range(2), 1, never))
+        list(map_ordered(RunsWhenUnpickled(time.sleep, 60), range(2), 1, unexpected_death))
 
 
-def test_a_process_that_is_prepared_is_the_first_worker() -> None:
+def test_prestarted_process_is_used_first() -> None:
     prestart_worker("colorsys", "quopri")
     (first,) = [process.pid for process in multiprocessing.active_children()]
-    found = list(map_ordered(imported, ["colorsys", "quopri", "tabnanny"], 1, never))
+    found = list(map_ordered(pid_and_is_imported, ["colorsys", "quopri", "tabnanny"], 1, unexpected_death))
     assert found == [(first, True), (first, True), (first, False)]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_process_that_nobody_needed_is_not_left_behind(jobs: int) -> None:
+def test_unused_prestarted_process_is_stopped(jobs: int) -> None:
     prestart_worker("colorsys")
-    assert list(map_ordered(square, [], jobs, never)) == []
+    assert list(map_ordered(square, [], jobs, unexpected_death)) == []
 
 
-def test_a_process_is_prepared_with_interrupts_left_to_its_parent() -> None:
+def test_prestarted_process_ignores_interrupts() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     prestart_worker("colorsys")
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-    assert list(map_ordered(heeds_interrupts, [0], 1, never)) == [False]
+    assert list(map_ordered(accepts_interrupts, [0], 1, unexpected_death)) == [False]
 
 
-def test_what_work_raises_comes_in_its_turn_with_where_it_was_raised() -> None:
-    answers = map_ordered(fail, range(100), 2, never)
+def test_error_of_work_comes_in_order_with_traceback() -> None:
+    answers = map_ordered(fail, range(100), 2, unexpected_death)
     assert [next(answers), next(answers)] == [0, 1]
     with pytest.raises(OutputError, match="full") as raised:
         next(answers)
     assert "in fail" in raised.value.__notes__[0]
 
 
-def test_what_the_items_raise_is_raised() -> None:
+def test_error_of_items_is_raised() -> None:
     with pytest.raises(LookupError, match="broke off"):
-        list(map_ordered(square, breaking_off(), 1, never))
+        list(map_ordered(square, failing_items(), 1, unexpected_death))
 
 
-def test_what_cannot_be_loaded_is_told() -> None:
+def test_error_while_unpickling_is_raised() -> None:
     with pytest.raises(ChecksumMismatch, match="replaced"):
-        list(map_ordered(Loading(refuse), range(9), 2, never))
+        list(map_ordered(RunsWhenUnpickled(raise_checksum_mismatch), range(9), 2, unexpected_death))
 
 
-def test_workers_that_die_before_they_can_work_end_it_all() -> None:
+def test_death_at_startup_is_usage_error() -> None:
     with pytest.raises(UsageError, match=r"before its first clip \(status 5\).*--jobs"):
-        list(map_ordered(Loading(os._exit, 5), range(9), 2, never))
+        list(map_ordered(RunsWhenUnpickled(os._exit, 5), range(9), 2, unexpected_death))
 
 
-def test_leaving_early_does_not_wait_for_what_is_being_worked_on_and_begins_nothing_more(tmp_path: Path) -> None:
-    answers = map_ordered(partial(sleep, tmp_path), range(10), 2, never)
+def test_closing_early_stops_running_items(tmp_path: Path) -> None:
+    answers = map_ordered(partial(sleep, tmp_path), range(10), 2, unexpected_death)
     assert next(answers) == 0
-    assert seen(tmp_path, 3)
+    assert wait_for_files(tmp_path, 3)
     started = time.monotonic()
     answers.close()
     assert time.monotonic() - started < 10
     assert sorted(os.listdir(tmp_path)) == ["0", "1", "2"]
 
 
-def test_leaving_at_once_leaves_nothing_behind(tmp_path: Path) -> None:
-    answers = map_ordered(square, range(3), 3, never)
+def test_closing_at_once(tmp_path: Path) -> None:
+    answers = map_ordered(square, range(3), 3, unexpected_death)
     assert next(answers) == 0
     answers.close()
-    map_ordered(square, range(3), 3, never).close()
+    map_ordered(square, range(3), 3, unexpected_death).close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_with_the_process_that_started_them(number: int, tmp_path: Path) -> None:
+def test_workers_exit_with_parent(number: int, tmp_path: Path) -> None:
     code = (
         "from functools import partial; from pathlib import Path; from test_worker_pool import *;"
-        f"list(ordered(partial(sleep, Path({str(tmp_path)!r})), range(3), 2, never))"
+        f"list(map_ordered(partial(sleep, Path({str(tmp_path)!r})), range(3), 2, unexpected_death))"
     )
     run = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, start_new_session=True, stderr=subprocess.PIPE
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
     )
-    assert seen(tmp_path, 3)
+    assert wait_for_files(tmp_path, 3)
     assert len(child_processes.alive(run.pid)) >= 3
     run.send_signal(number)
     assert child_processes.gone(run.pid)
@@ -351,18 +349,18 @@ def test_workers_end_with_the_process_that_started_them(number: int, tmp_path: P
 
 
 @contextmanager
-def serving(work: Callable[[int], int]) -> Iterator[Connection]:
-    """A worker in this process, which has its work."""
+def served(work: Callable[[int], int]) -> Iterator[Connection]:
+    """Serve a function in a thread of this process; yield our end of the pipe."""
     ours, theirs = multiprocessing.Pipe()
     ended: list[type[BaseException]] = []
 
-    def serve() -> None:
+    def run() -> None:
         try:
-            _serve(theirs)
+            serve(theirs)
         except EOFError as error:
             ended.append(type(error))
 
-    thread = threading.Thread(target=serve)
+    thread = threading.Thread(target=run)
     thread.start()
     with theirs:
         with ours:
@@ -373,8 +371,8 @@ def serving(work: Callable[[int], int]) -> Iterator[Connection]:
     assert ended == [EOFError]
 
 
-def test_a_worker_loads_its_work_and_answers_until_the_pipe_is_closed() -> None:
-    with serving(fail) as pipe:
+def test_serve_until_pipe_closes() -> None:
+    with served(fail) as pipe:
         for item in (1, 2, 3):
             pipe.send(item)
         assert pipe.recv() == (1, None)
@@ -384,29 +382,32 @@ def test_a_worker_loads_its_work_and_answers_until_the_pipe_is_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "code", "said"),
-    [(exhaust, "memory", "MemoryError"), (blunder, "crashed", "ZeroDivisionError: .*, test_worker_pool.py line")],
+    ("work", "code", "words"),
+    [
+        (exhaust, "memory", "MemoryError"),
+        (divide_by_zero, "crashed", "ZeroDivisionError: .*, test_worker_pool.py line"),
+    ],
 )
-def test_a_worker_tells_what_an_item_did_to_it_and_goes_on(work: Callable[[int], int], code: str, said: str) -> None:
-    with serving(work) as pipe:
+def test_serve_reports_error_and_continues(work: Callable[[int], int], code: str, words: str) -> None:
+    with served(work) as pipe:
         pipe.send(1)
         pipe.send(0)
         answer, death = pipe.recv()
-        assert (answer, death.problem("a.mp4").code) == (None, code)
-        assert re.match(said, str(death))
+        assert (answer, death.to_input_error("a.mp4").code) == (None, code)
+        assert re.match(words, str(death))
         assert pipe.recv()[1] is None
 
 
-def test_a_worker_that_cannot_load_its_work_says_why_and_ends() -> None:
+def test_serve_reports_unpickling_error() -> None:
     ours, theirs = multiprocessing.Pipe()
     with ours, theirs:
-        ours.send(Loading(refuse))
-        _serve(theirs)
+        ours.send(RunsWhenUnpickled(raise_checksum_mismatch))
+        serve(theirs)
         assert isinstance(ours.recv(), ChecksumMismatch)
 
 
 @pytest.mark.parametrize(
-    ("death", "code", "said"),
+    ("death", "code", "words"),
     [
         (WorkerDied("SIGSEGV"), "crashed", r"crashed on a\.mp4 \(SIGSEGV\); convert it"),
         (WorkerDied("status 1"), "crashed", r"\(status 1\)"),
@@ -419,13 +420,13 @@ def test_a_worker_that_cannot_load_its_work_says_why_and_ends() -> None:
         ),
     ],
 )
-def test_a_death_is_an_error_of_its_file(death: WorkerDied, code: str, said: str) -> None:
-    problem = death.problem("a.mp4")
+def test_death_as_input_error(death: WorkerDied, code: str, words: str) -> None:
+    problem = death.to_input_error("a.mp4")
     assert problem.code == code
-    assert re.search(said, problem.message)
+    assert re.search(words, problem.message)
 
 
-def last_or_first(number: int) -> int:
+def delay_or_die(number: int) -> int:
     if not number:
         time.sleep(0.5)
     if number == 3:
@@ -433,7 +434,7 @@ def last_or_first(number: int) -> int:
     return number
 
 
-def test_answers_come_when_they_are_ready_and_not_in_turn() -> None:
+def test_unordered_results_come_when_ready() -> None:
     def items() -> Iterator[int | None]:
         yield from (None, 0, 1, None, 2, 3)
         deadline = time.monotonic() + 20
@@ -443,13 +444,13 @@ def test_answers_come_when_they_are_ready_and_not_in_turn() -> None:
         yield 4
 
     found: list[int] = []
-    for answer in map_unordered(last_or_first, items(), 2, lambda number, death: -number):
+    for answer in map_unordered(delay_or_die, items(), 2, lambda number, death: -number):
         found.append(answer)  # noqa: PERF402  items look at it
     assert (sorted(found), found[-1]) == ([-3, 0, 1, 2, 4], 4)
     assert found[0] != 0
 
 
-def test_no_more_than_some_wait_for_an_answer_even_if_nobody_pauses() -> None:
+def test_unordered_read_ahead_is_bounded() -> None:
     begun: list[int] = []
 
     def items() -> Iterator[int]:
@@ -457,7 +458,7 @@ def test_no_more_than_some_wait_for_an_answer_even_if_nobody_pauses() -> None:
             begun.append(number)
             yield number
 
-    answers = map_unordered(abs, items(), 1, never)
+    answers = map_unordered(abs, items(), 1, unexpected_death)
     first = next(answers)
     assert len(begun) <= MAX_QUEUED_PER_WORKER
     assert sorted([first, *answers]) == list(range(MAX_QUEUED_PER_WORKER + 20))

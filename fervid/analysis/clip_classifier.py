@@ -1,7 +1,7 @@
-"""Clip features -> label and probabilities, through a classifier that was exported to ONNX.
+"""Clip features -> label and probabilities, with a classifier exported to ONNX.
 
-The file takes `features` (n, d) float32, the statistics that its card names in that order, and gives `probabilities`
-(n, c) in the order of the card's labels. Normalisation is part of the file.
+The ONNX file takes `features` (n, d) float32, the statistics that its card names in that order, and returns
+`probabilities` (n, c) in the order of the card's labels. It includes the normalisation of the features.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fervid.core.text import is_utf8
 
 
 def matches_network(card: Mapping[str, Any], sha256s: Iterable[str], expressions: Sequence[str]) -> bool:
-    """Whether a clip classifier goes with a network.
+    """Whether a clip classifier can classify the features of a face model.
 
     Args:
-        card: The classifier's. It names the network that it was fitted on by SHA-256; one that was fitted on none, and
-            takes only what the network says of each face, names the classes of that: `network_expressions`.
-        sha256s: Of the network, and of what that was quantised from.
-        expressions: The classes of the network.
+        card: Card of the classifier. `network_sha256` names the face model that it was trained on. A classifier that
+            uses only expression probabilities needs a face model with the same classes, `network_expressions`.
+        sha256s: SHA-256 of the face model, and of the model that it was quantised from.
+        expressions: Expression classes of the face model.
     """
     if "network_expressions" in card:
         return list(card["network_expressions"]) == list(expressions)
@@ -33,72 +33,78 @@ def matches_network(card: Mapping[str, Any], sha256s: Iterable[str], expressions
 
 
 def is_centered(statistic: str) -> bool:
-    """Whether a person's mean is subtracted from a pooled statistic, for classifiers whose card says `center: person`.
+    """Whether a person's mean is subtracted from a statistic, for classifiers whose card says `center: person`.
 
-    Standard deviations are left alone: they are already relative to the person's mean in a clip, and on acted clips of
-    five people mean recall was 1 point lower when they were centred too.
+    Standard deviations are not centred: they are relative to the person's mean in a clip already. On acted clips of
+    five people, centring them lowered mean recall by 1 point.
     """
     return not statistic.endswith(".std")
 
 
 def predict_proba(
-    session: onnxruntime.InferenceSession, card: Mapping[str, Any], rows: FloatArray, only: Sequence[str] | None = None
+    session: onnxruntime.InferenceSession,
+    card: Mapping[str, Any],
+    rows: FloatArray,
+    allowed_labels: Sequence[str] | None = None,
 ) -> FloatArray:
-    """What a clip classifier says of n clips.
+    """Run a clip classifier on the features of n clips.
 
     Args:
         session: The ONNX classifier.
-        card: Its `labels`.
+        card: Its card, of which `labels` is read.
         rows: (n, d) features, the statistics that the card names in that order.
-        only: Which of its labels may be answered, their probabilities then adding up to 1; None for all.
+        allowed_labels: Labels to choose from, with probabilities scaled to sum to 1; None for all of the card.
 
     Returns:
-        (n, c) probabilities of those labels.
+        (n, c) probabilities of the allowed labels.
 
     Raises:
-        ModelIncompatible: The classifier gives something else than a probability for each of its labels.
+        ModelIncompatible: The output is not a probability for each label of the card.
     """
     labels = list(card["labels"])
-    found = np.asarray(session.run(["probabilities"], {"features": rows})[0], np.float32)
-    if found.shape[1:] != (len(set(labels)),) or not np.isfinite(found).all():
+    probabilities = np.asarray(session.run(["probabilities"], {"features": rows})[0], np.float32)
+    if probabilities.shape[1:] != (len(set(labels)),) or not np.isfinite(probabilities).all():
         raise ModelIncompatible(
-            f"{card.get('name')} gives {found[0].tolist()} for the labels {labels}; export it again"
+            f"{card.get('name')} gives {probabilities[0].tolist()} for the labels {labels}; re-export it"
         )
-    if only is None:
-        return found
-    some = found[:, [labels.index(label) for label in only]]
-    whole = some.sum(axis=1, keepdims=True)
-    return np.asarray(np.divide(some, whole, np.full_like(some, 1 / len(only)), where=whole > 0), np.float32)
+    if allowed_labels is None:
+        return probabilities
+    allowed = probabilities[:, [labels.index(label) for label in allowed_labels]]
+    total = allowed.sum(axis=1, keepdims=True)
+    uniform = np.full_like(allowed, 1 / len(allowed_labels))
+    return np.asarray(np.divide(allowed, total, uniform, where=total > 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class ClipClassifier:
-    """A clip classifier: call it with the features of a clip.
+    """A clip classifier; call it with the features of a clip.
 
     Attributes:
         session: The ONNX classifier.
-        card: Its `labels`, `statistics` and the SHA-256 of the network that it was fitted on.
-        only: Which of its labels may be answered, their probabilities then adding up to 1; None for all.
+        card: Its card, of which `labels` and `statistics` are read.
+        allowed_labels: Labels to choose from, with probabilities scaled to sum to 1; None for all of the card.
     """
 
     session: onnxruntime.InferenceSession
     card: Mapping[str, Any]
-    only: Sequence[str] | None = None
+    allowed_labels: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if not all(isinstance(label, str) and is_utf8(label) for label in self.card["labels"]):
-            raise ValueError(f"labels that are no names: {self.card['labels']}")
-        if unknown := [label for label in self.only or () if label not in self.card["labels"]]:
+            raise ValueError(f"labels must be valid text, not {self.card['labels']}")
+        if unknown := [label for label in self.allowed_labels or () if label not in self.card["labels"]]:
             raise UsageError(
                 f"{self.card.get('name')} has no label {', '.join(unknown)}; it has {', '.join(self.card['labels'])}"
             )
 
     def __call__(self, features: ClipFeatures) -> Prediction:
-        """Probabilities of the card's labels.
+        """Classify a clip.
 
         Raises:
             ModelIncompatible: As `predict_proba`.
+            ValueError: The features lack a statistic that the card names.
         """
         row = features.vector(self.card["statistics"])[None]
-        (shares,) = predict_proba(self.session, self.card, row, self.only)
-        return Prediction(dict(zip(self.only or self.card["labels"], map(float, shares), strict=True)))
+        (probabilities,) = predict_proba(self.session, self.card, row, self.allowed_labels)
+        labels = self.allowed_labels or self.card["labels"]
+        return Prediction(dict(zip(labels, map(float, probabilities), strict=True)))

@@ -1,47 +1,57 @@
-"""Windows of a clip -> where each person is at any moment, and what the person shows then.
+"""Windows of a clip -> where each person is at any time, and the predictions for the person over time.
 
-Faces are looked at some times a second only. In between they are where a line from one look to the next leads, and
-small tremors of the detector are smoothed away, so what is drawn by it does not flicker.
+Faces are detected in sampled frames only. Between them, boxes are interpolated linearly; they are smoothed over time
+against jitter of the detector.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.analysis.aggregate import TrackedBox, WindowObservations
-from fervid.analysis.tracker import TrackerConfig, box_iou
+from fervid.analysis.tracker import TrackerConfig
+from fervid.analysis.windows import TrackedBox, WindowObservations
+from fervid.core.boxes import box_iou
 from fervid.core.records import Box, ErrorInfo, Person
 
-_CENTRE = 0.08  # seconds, standard deviation of the weights over which the middle of a box is smoothed
-_SIZE = 0.25  # and its size, which changes more slowly
-_MIN_WEIGHT = 0.01  # weights below that are none
-_EDGE_S = 0.1  # seconds at most: halfway between a look at a face and one that does not find it, it comes or goes
-_MIN_VISIBLE_S = 0.25  # seconds; who is there for less is not shown, unless the clip is no longer
-_SHARED = 0.1  # intersection over union of the boxes before and after a gap: the face is still about there
-_SOON = 1e-6  # seconds; sums of times are not exact
+_CENTER_SIGMA_S = 0.08
+"""Standard deviation in seconds of the Gaussian that smooths the center of a box."""
+_SIZE_SIGMA_S = 0.25
+"""Standard deviation in seconds of the Gaussian that smooths the size of a box, which changes more slowly."""
+_MIN_WEIGHT = 0.01
+"""Weight of the Gaussian below which neighbours are ignored."""
+_EDGE_S = 0.1
+"""Longest time in seconds that a face stays visible before its first and after its last box."""
+_MIN_VISIBLE_S = 0.25
+"""Shortest visible time in seconds, unless the clip is shorter; anything shorter would flash."""
+_MIN_IOU = 0.1
+"""Lowest intersection over union of the boxes before and after a gap for a segment to continue."""
+_MIN_DURATION_S = 1e-9
+"""Duration that frames and windows without one count as, for their weight."""
+_TIME_EPS = 1e-6
+"""Seconds by which equal times may differ, because sums of times are not exact."""
 
-FloatArray = NDArray[np.float64]
+Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackSegment:
-    """A time through which a face is seen without a break.
+    """A time range in which a face is visible without interruption.
 
     Attributes:
-        times: (n,) of the looks, in seconds of presentation time.
-        boxes: (n, 4) x1, y1, x2, y2 in pixels of the frame, smoothed.
+        times: (n,) times of the sampled frames, in seconds of presentation time.
+        boxes: (n, 4) x1, y1, x2, y2 in pixels of the frame, smoothed over time.
     """
 
-    times: FloatArray
-    boxes: FloatArray
+    times: Float64Array
+    boxes: Float64Array
 
-    def box(self, time: float) -> Box:
-        """Where the face is at that time."""
+    def box_at(self, time: float) -> Box:
+        """Interpolate the box at a time."""
         x1, y1, x2, y2 = (float(np.interp(time, self.times, side)) for side in self.boxes.T)
         return x1, y1, x2, y2
 
@@ -51,50 +61,50 @@ class PersonTrack:
     """One person through a clip.
 
     Attributes:
-        id: 0 for the main person, then by falling share of the picture over time.
-        seconds: For how long the face was seen.
-        starts: (k,) times at which the face comes into view.
-        ends: (k,) times at which it goes again.
-        spans: k, where it is in between.
-        times: (m,) middles of the windows in which the person was seen.
-        probabilities: (m, c) what the classifier says of the person in each.
-        about: Age, gender and ethnicity in words, empty unless they were asked for.
+        id: 0 for the main person, then by decreasing fraction of the frame over time.
+        seconds: Time for which the face was seen.
+        starts: (k,) times at which the segments start.
+        ends: (k,) times at which the segments end.
+        segments: k time ranges in which the face is visible.
+        times: (m,) centers of the windows in which the person was seen.
+        probabilities: (m, c) prediction for the person in each of them.
+        attribute_text: Age, gender and ethnicity for display; empty unless they were estimated.
     """
 
     id: int
     seconds: float
-    starts: FloatArray
-    ends: FloatArray
-    spans: Sequence[TrackSegment]
-    times: FloatArray
-    probabilities: FloatArray
-    about: str = ""
+    starts: Float64Array
+    ends: Float64Array
+    segments: Sequence[TrackSegment]
+    times: Float64Array
+    probabilities: Float64Array
+    attribute_text: str = ""
 
-    def box(self, time: float) -> Box | None:
-        """Where the face is at that time; None while it is not seen."""
-        number = int(np.searchsorted(self.starts, time, side="right")) - 1
-        return self.spans[number].box(time) if number >= 0 and time < self.ends[number] else None
+    def box_at(self, time: float) -> Box | None:
+        """Interpolate the box at a time; None while the face is not visible."""
+        index = int(np.searchsorted(self.starts, time, side="right")) - 1
+        return self.segments[index].box_at(time) if index >= 0 and time < self.ends[index] else None
 
-    def seen(self, times: FloatArray) -> NDArray[np.bool_]:
-        """(n,) whether the face is seen at each of those times."""
-        number = np.searchsorted(self.starts, times, side="right") - 1
-        return np.asarray((number >= 0) & (times < self.ends[number]))
+    def visible_at(self, times: Float64Array) -> NDArray[np.bool_]:
+        """Return (n,) whether the face is visible at each time."""
+        index = np.searchsorted(self.starts, times, side="right") - 1
+        return np.asarray((index >= 0) & (times < self.ends[index]))
 
-    def says(self, times: FloatArray) -> FloatArray:
-        """(n, c) probabilities at each of those times, between the answers of the windows around it."""
+    def probabilities_at(self, times: Float64Array) -> Float64Array:
+        """Interpolate the (n, c) probabilities between the centers of windows."""
         return np.stack([np.interp(times, self.times, column) for column in self.probabilities.T], axis=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipTimeline:
-    """Who is where in a clip, and what they show as it goes on.
+    """The people of a clip and their predictions over time.
 
     Attributes:
         labels: c names, in the order of the probabilities.
-        start: Where looking began, in seconds of presentation time.
-        end: Where it ended.
+        start: Start of the analysed time, in seconds of presentation time.
+        end: End of the analysed time.
         people: The main person first.
-        problem: What was wrong with the clip, if it breaks off.
+        problem: What is wrong with the clip, for example that it is truncated.
     """
 
     labels: tuple[str, ...]
@@ -106,149 +116,165 @@ class ClipTimeline:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _WindowPrediction:
-    """What a window says of a person."""
+    """The prediction for one person in one window.
 
-    middle: float
+    Attributes:
+        center: Time of the middle of the window.
+        person: The person, as recorded for the window.
+        probabilities: (c,) probabilities of the labels.
+    """
+
+    center: float
     person: Person
-    probabilities: FloatArray
+    probabilities: Float64Array
 
 
 def build_clip_timeline(
-    parts: Iterable[tuple[WindowObservations, Sequence[Person]]], labels: Sequence[str], rule: TrackerConfig
+    windows: Iterable[tuple[WindowObservations, Sequence[Person]]], labels: Sequence[str], config: TrackerConfig
 ) -> ClipTimeline:
-    """Put the windows of a clip together.
+    """Combine the windows of a clip into a timeline.
+
+    Only one window is kept at a time, and of each face in each frame only its box.
 
     Args:
-        parts: Each window in order, with what the classifier says of the people in it. Of the windows themselves no
-            more than one is kept, and of each face in each frame only where it was.
-        labels: Of the classifier.
-        rule: When a face goes on and when it begins anew.
+        windows: Each window in order of time, with the predictions for its people.
+        labels: Labels of the classifier.
+        config: When a face continues a track.
     """
-    looks: list[TrackedBox] = []
-    said: list[_WindowPrediction] = []
+    boxes: list[TrackedBox] = []
+    predictions: list[_WindowPrediction] = []
     groups: Sequence[Sequence[int]] = ()
-    begin, end, problem = None, 0.0, None
-    for part, people in parts:
-        begin, end = part.start if begin is None else begin, part.end
-        looks += part.looks
-        middle = (part.start + part.end) / 2
-        said += [
-            _WindowPrediction(middle, one, np.array([one.answer.probabilities[label] for label in labels]))
-            for one in people
-        ]
-        groups, error = part.people, part.seen.problem
+    start, end, problem = None, 0.0, None
+    for window, people in windows:
+        start, end = window.start if start is None else start, window.end
+        boxes += window.boxes
+        center = (window.start + window.end) / 2
+        for person in people:
+            probabilities = np.array([person.prediction.probabilities[label] for label in labels])
+            predictions.append(_WindowPrediction(center, person, probabilities))
+        groups, error = window.people, window.clip.problem
         problem = ErrorInfo(error.code, error.message) if error else None
-    begin = begin or 0.0
-    everybody = tuple(_people(looks, said, groups, rule, begin, end))
-    return ClipTimeline(tuple(labels), begin, end, everybody, problem)
+    start = start or 0.0
+    person_of_track = {track: min(group) for group in groups for track in group}
+    tracks = tuple(_person_tracks(boxes, predictions, person_of_track, config, start, end))
+    return ClipTimeline(tuple(labels), start, end, tracks, problem)
 
 
-def _people(
-    looks: Sequence[TrackedBox],
-    said: Sequence[_WindowPrediction],
-    groups: Sequence[Sequence[int]],
-    rule: TrackerConfig,
-    begin: float,
+def _person_tracks(
+    boxes: Sequence[TrackedBox],
+    predictions: Sequence[_WindowPrediction],
+    person_of_track: Mapping[int, int],
+    config: TrackerConfig,
+    start: float,
     end: float,
-) -> Iterable[PersonTrack]:
-    """Everybody, once it is known which tracks are of one person; what was two people by then is one now.
+) -> Iterator[PersonTrack]:
+    """Yield the track of each person, the main person first.
 
-    Who was never believed, or comes and goes in a moment, is left out: it is a mistake more often than a person, and
-    it would flash.
+    Tracks are assigned to people as of the last window, so two people of an earlier window may be one. People without
+    a prediction or a segment of visible length are left out, because most are false detections.
     """
-    person = {track: min(group) for group in groups for track in group}
-    mine: dict[int, list[TrackedBox]] = {}
-    for look in looks:
-        mine.setdefault(person[look.track], []).append(look)
-    answers: dict[int, dict[float, list[_WindowPrediction]]] = {}
-    for one in said:
-        answers.setdefault(person[one.person.id], {}).setdefault(one.middle, []).append(one)
-    ranked = sorted(
-        mine.keys() & answers.keys(),
-        key=lambda number: -sum(look.share * max(look.duration, 1e-9) for look in mine[number]),
-    )
-    flash, rank = min(_MIN_VISIBLE_S, end - begin), -1
-    for number in ranked:
-        parts = [part for part in _split_segments(mine[number], rule) if _duration(part, end) >= flash - _SOON]
-        if not parts:
+    boxes_of: dict[int, list[TrackedBox]] = {}
+    for box in boxes:
+        boxes_of.setdefault(person_of_track[box.track], []).append(box)
+    predictions_of: dict[int, dict[float, list[_WindowPrediction]]] = {}  # person -> center of window -> predictions
+    for prediction in predictions:
+        by_center = predictions_of.setdefault(person_of_track[prediction.person.id], {})
+        by_center.setdefault(prediction.center, []).append(prediction)
+    by_size = sorted(boxes_of.keys() & predictions_of.keys(), key=lambda person: -_screen_time(boxes_of[person]))
+    min_visible, id = min(_MIN_VISIBLE_S, end - start), 0
+    for person in by_size:
+        segments = [
+            segment
+            for segment in _split_segments(boxes_of[person], config)
+            if _duration(segment, end) >= min_visible - _TIME_EPS
+        ]
+        if not segments:
             continue
-        rank, windows = rank + 1, answers[number]
-        starts, ends = zip(*(_segment_bounds(part, end) for part in parts), strict=True)
+        windows = predictions_of[person]
+        starts, ends = zip(*(_segment_bounds(segment, end) for segment in segments), strict=True)
         yield PersonTrack(
-            rank,
-            sum(look.duration for look in mine[number]),
+            id,
+            sum(box.duration for box in boxes_of[person]),
             np.array(starts, np.float64),
             np.array(ends, np.float64),
-            tuple(map(_span, parts)),
+            tuple(map(_smooth_segment, segments)),
             np.array(list(windows), np.float64),
-            np.array([_weighted_mean(ones) for ones in windows.values()]),
-            _about([one.person for ones in windows.values() for one in ones]),
+            np.array([_weighted_mean(in_window) for in_window in windows.values()]),
+            _attribute_text([prediction.person for in_window in windows.values() for prediction in in_window]),
         )
+        id += 1
 
 
-def _weighted_mean(parts: Sequence[_WindowPrediction]) -> FloatArray:
-    """The mean of several answers, each by the seconds that it stands for."""
-    weights = [max(one.person.seconds, 1e-9) for one in parts]
-    return np.asarray(np.average([one.probabilities for one in parts], axis=0, weights=weights))
+def _screen_time(boxes: Sequence[TrackedBox]) -> float:
+    """Sum the fraction of the frame that a face fills over time."""
+    return sum(box.area_fraction * max(box.duration, _MIN_DURATION_S) for box in boxes)
 
 
-def _about(windows: Sequence[Person]) -> str:
-    """The middle of a person's ages in all windows, and what was said most often of the rest."""
+def _weighted_mean(predictions: Sequence[_WindowPrediction]) -> Float64Array:
+    """Average predictions, weighted by the seconds for which the person was seen."""
+    weights = [max(prediction.person.seconds, _MIN_DURATION_S) for prediction in predictions]
+    return np.asarray(np.average([prediction.probabilities for prediction in predictions], axis=0, weights=weights))
+
+
+def _attribute_text(windows: Sequence[Person]) -> str:
+    """Format the median age and the most common gender and ethnicity of a person over all windows."""
     ages = [person.age for person in windows if person.age is not None]
-    named = (
-        Counter(name for name in names if name is not None).most_common(1)
-        for names in ([person.gender for person in windows], [person.ethnicity for person in windows])
-    )
-    return ", ".join([*([f"about {np.median(ages):.0f}"] if ages else []), *(found[0][0] for found in named if found)])
+    parts = [f"about {np.median(ages):.0f}"] if ages else []
+    for names in ([person.gender for person in windows], [person.ethnicity for person in windows]):
+        parts += [name for name, _ in Counter(name for name in names if name is not None).most_common(1)]
+    return ", ".join(parts)
 
 
-def _split_segments(looks: Sequence[TrackedBox], rule: TrackerConfig) -> list[list[TrackedBox]]:
-    """The looks, cut where the face was away for long, or is suddenly somewhere else as after a cut."""
-    parts: list[list[TrackedBox]] = []
-    before = None
-    for look in looks:
-        goes_on = (
-            before is not None
-            and look.time - before.time - before.duration <= rule.gap
-            and (look.track == before.track or box_iou([look.box], [before.box])[0, 0] >= _SHARED)
-        )
-        if goes_on:
-            parts[-1].append(look)
+def _split_segments(boxes: Sequence[TrackedBox], config: TrackerConfig) -> list[list[TrackedBox]]:
+    """Split the boxes of a person at long gaps and at jumps, as at a scene cut."""
+    segments: list[list[TrackedBox]] = []
+    previous = None
+    for box in boxes:
+        if (
+            previous is not None
+            and box.time - previous.time - previous.duration <= config.max_gap_s
+            and (box.track == previous.track or box_iou([box.box], [previous.box])[0, 0] >= _MIN_IOU)
+        ):
+            segments[-1].append(box)
         else:
-            parts.append([look])
-        before = look
-    return parts
+            segments.append([box])
+        previous = box
+    return segments
 
 
-def _segment_bounds(looks: Sequence[TrackedBox], over: float) -> tuple[float, float]:
-    """When a face comes and goes: halfway to the looks before and after its own, but for the end of the clip."""
-    first, last = looks[0], looks[-1]
+def _segment_bounds(boxes: Sequence[TrackedBox], clip_end: float) -> tuple[float, float]:
+    """Return when a face appears and disappears.
+
+    It appears and disappears halfway between the sampled frames with and without it, or at most `_EDGE_S` from its
+    first and last box; at the end of the clip it stays visible.
+    """
+    first, last = boxes[0], boxes[-1]
     end = last.time + last.duration
-    left = min(last.duration / 2, _EDGE_S) if end < over - _SOON else 0.0
-    return first.time - min(first.duration / 2, _EDGE_S), end - left
+    cut_off = min(last.duration / 2, _EDGE_S) if end < clip_end - _TIME_EPS else 0.0
+    return first.time - min(first.duration / 2, _EDGE_S), end - cut_off
 
 
-def _duration(looks: Sequence[TrackedBox], over: float) -> float:
-    start, end = _segment_bounds(looks, over)
+def _duration(boxes: Sequence[TrackedBox], clip_end: float) -> float:
+    start, end = _segment_bounds(boxes, clip_end)
     return end - start
 
 
-def _span(looks: Sequence[TrackedBox]) -> TrackSegment:
-    times, boxes = np.array([look.time for look in looks]), np.array([look.box for look in looks], np.float64)
-    centres = _gaussian_smooth(times, (boxes[:, :2] + boxes[:, 2:]) / 2, _CENTRE)
-    halves = _gaussian_smooth(times, (boxes[:, 2:] - boxes[:, :2]) / 2, _SIZE)
-    return TrackSegment(times, np.concatenate([centres - halves, centres + halves], axis=1))
+def _smooth_segment(segment: Sequence[TrackedBox]) -> TrackSegment:
+    times, boxes = np.array([box.time for box in segment]), np.array([box.box for box in segment], np.float64)
+    centers = _gaussian_smooth(times, (boxes[:, :2] + boxes[:, 2:]) / 2, _CENTER_SIGMA_S)
+    half_sizes = _gaussian_smooth(times, (boxes[:, 2:] - boxes[:, :2]) / 2, _SIZE_SIGMA_S)
+    return TrackSegment(times, np.concatenate([centers - half_sizes, centers + half_sizes], axis=1))
 
 
-def _gaussian_smooth(times: FloatArray, values: FloatArray, sigma: float) -> FloatArray:
-    """Values (n, d) averaged with their neighbours in time, whose weights are a normal distribution."""
+def _gaussian_smooth(times: Float64Array, values: Float64Array, sigma: float) -> Float64Array:
+    """Smooth values (n, d) over times (n,) with a Gaussian of standard deviation `sigma`."""
     total, weights = values.copy(), np.ones((len(times), 1))
-    for apart in range(1, len(times)):
-        weight = np.exp(-0.5 * np.square((times[apart:] - times[:-apart]) / sigma))[:, None]
+    for offset in range(1, len(times)):
+        weight = np.exp(-0.5 * np.square((times[offset:] - times[:-offset]) / sigma))[:, None]
         if weight.max() < _MIN_WEIGHT:
             break
-        total[apart:] += weight * values[:-apart]
-        total[:-apart] += weight * values[apart:]
-        weights[apart:] += weight
-        weights[:-apart] += weight
+        total[offset:] += weight * values[:-offset]
+        total[:-offset] += weight * values[offset:]
+        weights[offset:] += weight
+        weights[:-offset] += weight
     return np.asarray(total / weights)

@@ -1,19 +1,18 @@
-"""Frames -> faces: box, landmarks and score, through any detector that speaks the contract below.
+"""Detect faces in a frame: boxes, landmarks and scores, with any ONNX model that meets the contract below.
 
-The ONNX file takes `images` (n, h, w, 3) uint8 RGB and gives `boxes` (n, a, 4), `landmarks` (n, a, k, 2) in input
-pixels and `scores` (n, a). Its card names `threshold`, `open_score`, from which a face is sure, `input.size`, the
-longest side of an input, and `smallest_face`, the smallest face that it finds as a share of that. Inputs are squares of
-that size, or, if the card names `input.multiple`, of any sides up to it that are multiples of that. Whatever else
-differs between detectors stays inside their graphs.
+The model takes `images` (n, h, w, 3) uint8 RGB and returns `boxes` (n, a, 4) and `landmarks` (n, a, k, 2) in input
+pixels, and `scores` (n, a). Anchors and decoding are part of its graph. Its card gives `threshold`, the lowest score of
+a detection; `open_score`, the lowest score of a confident one; `input.size`, the longest side of an input; and
+`smallest_face`, the size of the smallest face that the model finds, as a fraction of the input. Inputs are squares of
+`input.size`; if the card gives `input.multiple`, their sides may be any multiples of it up to that size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from math import floor, log2
-from typing import Any
+from math import floor, inf, log2
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,26 +22,53 @@ from numpy.typing import NDArray
 from fervid.core.images import downscale_by_halves
 from fervid.core.records import Box, Face, FloatArray, Image
 
-MERGE_IOU = 0.3  # faces that share more than this (intersection over union) are one face
-MERGE_CONTAINMENT = 0.7  # and so are those of which one holds this much of the other
-PAD_FRACTION = 0.25  # of the frame's longer side, put around it to find a face that fills it; its shorter side at most
-MIN_FILLING_FACE = 0.4  # of the shorter side: the smallest face that is looked for there
-LARGE_FACE_INPUT_PX = (
-    256  # pixels are enough of a frame that is filled by a face; in more a detector of small faces sees its parts
-)
-ROI_SCALE = 4  # sides of a box: the square that is looked at when a face was lost
+MERGE_IOU = 0.3  # intersection over union above which two candidates are one face
+MERGE_CONTAINMENT = 0.7  # fraction of the smaller candidate inside the other above which they are one face
+PAD_FRACTION = 0.25  # of the longer side: border added to find a face that fills the frame; at most the shorter side
+MIN_FILLING_FACE = 0.4  # of the shorter side: smallest face that is searched for in the padded frame
+LARGE_FACE_INPUT_PX = 256  # longest input side for the padded frame; in larger ones only parts of the face are found
+ROI_SCALE = 4  # side of the region searched around a box, as a multiple of the box's longer side
+
+
+class _Tile(NamedTuple):
+    """A square of a frame, in its pixels, and the smallest face to keep from it."""
+
+    x: int
+    y: int
+    side: int
+    min_extent: float = 0.0
+
+
+class _Candidates(NamedTuple):
+    """Detections before merging, in pixels of the frame."""
+
+    boxes: FloatArray  # (n, 4)
+    landmarks: FloatArray  # (n, k, 2)
+    scores: FloatArray  # (n,)
+
+
+class _ImagePyramid:
+    """An image at full size (level 0), half of it (level 1), and so on; each level is computed on first use."""
+
+    def __init__(self, image: Image) -> None:
+        self._levels = [image]
+
+    def __getitem__(self, level: int) -> Image:
+        while len(self._levels) <= level:
+            self._levels.append(downscale_by_halves(self._levels[-1], 1))
+        return self._levels[level]
 
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A face detector: call it with a frame to find every face, or let it `glance` to see the large ones.
+    """A face detector: `detect` finds every face of a frame, `detect_coarse` the large ones only.
 
     Attributes:
-        session: The ONNX network.
+        session: The ONNX model.
         card: Its `input.size`, `threshold`, `open_score` and `smallest_face`.
-        min_face: Shorter side in frame pixels of the smallest face to look for; None for a fortieth of the frame's
-            longer side, and at least 12. Frames in which such a face would be too small for the network are looked at
-            again in overlapping tiles, coarse ones and fine ones.
+        min_face: Shorter side of the smallest face to find, in pixels of the frame. None means 1/40 of the frame's
+            longer side, and at least 12. If the model cannot see such faces in the whole frame, `detect` also searches
+            overlapping tiles of several sizes.
     """
 
     session: onnxruntime.InferenceSession
@@ -50,121 +76,134 @@ class Detector:
     min_face: int | None = None
 
     def __post_init__(self) -> None:
-        if not all(0 < self.card[name] <= 1 for name in ("threshold", "open_score")):
-            raise ValueError(f"scores from {self.card['threshold']} and {self.card['open_score']}")
+        threshold, open_score = self.card["threshold"], self.card["open_score"]
+        if not (0 < threshold <= 1 and 0 < open_score <= 1):
+            raise ValueError(f"threshold and open_score must be in (0, 1], got {threshold} and {open_score}")
 
-    def __call__(self, image: Image) -> list[Face]:
+    @property
+    def new_track_threshold(self) -> float:
+        """Score from which a detection is confident enough to start a track."""
+        return float(self.card["open_score"])
+
+    def detect(self, image: Image) -> list[Face]:
         """Find the faces of a frame.
 
         Args:
             image: (h, w, 3) uint8 RGB, of any size.
 
         Returns:
-            Faces of that size at least, the largest first; empty if there are none.
+            Faces of at least `min_face` pixels, the largest first; may be empty.
         """
         height, width = image.shape[:2]
-        return self._find(image, self._windows(height, width, self._least(image)), filling=True)
+        return self._detect_tiles(image, self._tile_pyramid(height, width, self._min_face(image)), may_fill_frame=True)
 
-    @property
-    def sure(self) -> float:
-        """Score from which a face is one."""
-        return float(self.card["open_score"])
+    def detect_coarse(self, image: Image) -> list[Face]:
+        """Search the frame as a whole, without tiles: several times faster, but misses small faces."""
+        return self._detect_tiles(image, [_Tile(0, 0, max(image.shape[:2]))], may_fill_frame=False)
 
-    def glance(self, image: Image) -> list[Face]:
-        """Look at the whole frame only: several times faster, but small faces are overlooked."""
-        return self._find(image, [(0, 0, max(image.shape[:2]), 0.0)], filling=False)
-
-    def near(self, image: Image, box: Box) -> list[Face]:
-        """Look around a place where a face of that size was."""
+    def detect_around(self, image: Image, box: Box) -> list[Face]:
+        """Search a square of `ROI_SCALE` times the size of a box around it."""
         height, width = image.shape[:2]
         side = round(ROI_SCALE * max(box[2] - box[0], box[3] - box[1]))
         if side >= max(height, width):
-            return self._find(image, [(0, 0, max(height, width), 0.0)], filling=True)
+            return self._detect_tiles(image, [_Tile(0, 0, max(height, width))], may_fill_frame=True)
         x, y = (
             max(0, min(round((low + high - side) / 2), length - side))
             for low, high, length in ((box[0], box[2], width), (box[1], box[3], height))
         )
-        return self._find(image, [(x, y, side, 0.0)], filling=False)
+        return self._detect_tiles(image, [_Tile(x, y, side)], may_fill_frame=False)
 
-    def _least(self, image: Image) -> int:
+    def _min_face(self, image: Image) -> int:
         return _default_min_face(image) if self.min_face is None else self.min_face
 
-    def _find(self, image: Image, windows: Sequence[tuple[int, int, int, float]], *, filling: bool) -> list[Face]:
-        least, scale = self._least(image), np.inf
-        if "multiple" in self.card["input"]:
-            scale = self.card["smallest_face"] * self.card["input"]["size"] / min(least, _default_min_face(image))
-        at = cache(lambda times: downscale_by_halves(image, times))
-        looks = [self._look(at, *window, scale) for window in windows]
-        if filling and max(scores.max(initial=0) for *_, scores in looks) < self.card["open_score"]:
-            looks.append(self._filling(image, scale))
-        faces = blend_overlapping(*(np.concatenate(column) for column in zip(*looks, strict=True)))
-        return sorted((face for face in faces if face.size >= least), key=lambda face: -face.area)
+    def _detect_tiles(self, image: Image, tiles: Sequence[_Tile], *, may_fill_frame: bool) -> list[Face]:
+        """Run the model on each tile and merge the results.
 
-    def _filling(self, image: Image, scale: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Candidates that fill the frame, as in clips of cut faces: the network knows a face by what is around it."""
-        border = min(round(PAD_FRACTION * max(image.shape[:2])), *image.shape[:2])
-        padded = np.asarray(cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE), np.uint8)
-        side, least = max(padded.shape), MIN_FILLING_FACE * min(image.shape[:2])
-        at = cache(lambda times: downscale_by_halves(padded, times))
-        boxes, landmarks, scores = self._look(at, 0, 0, side, least, min(scale, LARGE_FACE_INPUT_PX / side))
-        return boxes - border, landmarks - border, scores
-
-    def _windows(self, height: int, width: int, min_face: int) -> list[tuple[int, int, int, float]]:
-        """Squares (x, y, side) to look at, each with the smallest face that counts there.
-
-        Tiles of one size see every face up to a quarter of their side whole; the next size starts a little below, and
-        is so much larger that the network can still see those. The last is the whole frame.
+        Args:
+            image: The frame.
+            tiles: Where to search.
+            may_fill_frame: Whether to search for a face that fills the frame if no tile has a confident detection.
         """
-        longer, visible = max(height, width), self.card["smallest_face"]
-        windows: list[tuple[int, int, int, float]] = []
-        side, least = min_face / visible, 0.0
+        min_face, max_scale = self._min_face(image), inf
+        if "multiple" in self.card["input"]:
+            smallest_px = self.card["smallest_face"] * self.card["input"]["size"]
+            max_scale = smallest_px / min(min_face, _default_min_face(image))
+        pyramid = _ImagePyramid(image)
+        candidates = [self._run_tile(pyramid, tile, max_scale) for tile in tiles]
+        if may_fill_frame and max(c.scores.max(initial=0) for c in candidates) < self.card["open_score"]:
+            candidates.append(self._detect_large_face(image, max_scale))
+        faces = blend_overlapping(*(np.concatenate(column) for column in zip(*candidates, strict=True)))
+        return sorted((face for face in faces if face.size >= min_face), key=lambda face: -face.area)
+
+    def _detect_large_face(self, image: Image, max_scale: float) -> _Candidates:
+        """Find a face that fills the frame, as in clips of cropped faces.
+
+        The frame is padded, because the model needs some background around a face.
+        """
+        pad = min(round(PAD_FRACTION * max(image.shape[:2])), *image.shape[:2])
+        padded = np.asarray(cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE), np.uint8)
+        side = max(padded.shape)
+        tile = _Tile(0, 0, side, MIN_FILLING_FACE * min(image.shape[:2]))
+        boxes, landmarks, scores = self._run_tile(
+            _ImagePyramid(padded), tile, min(max_scale, LARGE_FACE_INPUT_PX / side)
+        )
+        return _Candidates(boxes - pad, landmarks - pad, scores)
+
+    def _tile_pyramid(self, height: int, width: int, min_face: int) -> list[_Tile]:
+        """Return tiles of growing size, in which the model can see faces of every size from `min_face`.
+
+        Tiles of one size contain every face of up to a quarter of their side completely. The next size is as large as
+        the model can see faces of a little less than that. The last tile is the whole frame.
+        """
+        longer, smallest = max(height, width), self.card["smallest_face"]
+        result: list[_Tile] = []
+        side, min_extent = min_face / smallest, 0.0
         while side < longer:
-            windows += [(*tile, least) for tile in tiles(height, width, round(side))]
-            side, least = side * max(2, 0.25 / visible), 0.2 * side
-        return [*windows, (0, 0, longer, least)]
+            result += [_Tile(*tile, min_extent) for tile in tiles(height, width, round(side))]
+            side, min_extent = side * max(2, 0.25 / smallest), 0.2 * side
+        return [*result, _Tile(0, 0, longer, min_extent)]
 
-    def _look(
-        self, at: Callable[[int], Image], x: int, y: int, side: int, least: float, scale: float
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Candidates in one square: boxes (n, 4) and landmarks (n, k, 2) in pixels of the frame, and scores (n,).
+    def _run_tile(self, pyramid: _ImagePyramid, tile: _Tile, max_scale: float) -> _Candidates:
+        """Run the model on one tile.
 
-        One square at a time is faster than a batch of them, because it stays in the processor's cache. Enlarging it
-        by more than `scale` would show nothing that counts. `at` gives the frame, halved so many times.
+        Candidates are dropped if they are smaller than `min_extent`, if the tile's edge cuts them off, or if they are
+        larger than half of a tile that is not the whole frame. Running tiles one by one is faster than in a batch,
+        because one tile stays in the processor's cache.
+
+        Args:
+            pyramid: The frame.
+            tile: The part to search.
+            max_scale: Largest useful scale from frame to input pixels.
         """
         size = self.card["input"]["size"]
         multiple = self.card["input"].get("multiple", size)
-        scale = min(size / side, scale)
-        times = max(0, floor(-log2(scale)))
-        x, y = ((start >> times) << times for start in (x, y))
-        part = at(times)[y >> times : (y + side) >> times, x >> times : (x + side) >> times]
-        left = scale * 2**times
-        height, width = (max(1, min(size, round(length * left))) for length in part.shape[:2])
-        picture = np.zeros((1, -(-height // multiple) * multiple, -(-width // multiple) * multiple, 3), np.uint8)
-        picture[0, :height, :width] = cv2.resize(
-            part, (width, height), interpolation=cv2.INTER_AREA if left < 1 else cv2.INTER_LINEAR
+        scale = min(size / tile.side, max_scale)
+        level = max(0, floor(-log2(scale)))
+        x, y = ((start >> level) << level for start in (tile.x, tile.y))
+        crop = pyramid[level][y >> level : (y + tile.side) >> level, x >> level : (x + tile.side) >> level]
+        resize = scale * 2**level
+        height, width = (max(1, min(size, round(length * resize))) for length in crop.shape[:2])
+        images = np.zeros((1, -(-height // multiple) * multiple, -(-width // multiple) * multiple, 3), np.uint8)
+        images[0, :height, :width] = cv2.resize(
+            crop, (width, height), interpolation=cv2.INTER_AREA if resize < 1 else cv2.INTER_LINEAR
         )
-        found = self.session.run(["boxes", "landmarks", "scores"], {"images": picture})
-        boxes, landmarks, scores = (column[0][found[2][0] >= self.card["threshold"]] for column in found)
+        outputs = self.session.run(["boxes", "landmarks", "scores"], {"images": images})
+        boxes, landmarks, scores = (output[0][outputs[2][0] >= self.card["threshold"]] for output in outputs)
 
-        start, frame = np.array([x, y], np.float32), np.array(at(0).shape[1::-1], np.float32)
-        boxes, landmarks = boxes / scale + np.tile(start, 2), landmarks / scale + start
+        corner, frame_size = np.array([x, y], np.float32), np.array(pyramid[0].shape[1::-1], np.float32)
+        boxes, landmarks = boxes / scale + np.tile(corner, 2), landmarks / scale + corner
         extent = np.max(boxes[:, 2:] - boxes[:, :2], axis=1)
-        cut = ((boxes[:, :2] <= start) & (start > 0)) | ((boxes[:, 2:] >= start + side) & (start + side < frame))
-        fits = (extent >= least) & ((extent < side / 2) | (side >= frame.max()))
-        counts = fits & ~np.any(cut, axis=1)
-        return boxes[counts], landmarks[counts], scores[counts]
-
-
-def _default_min_face(image: Image) -> int:
-    """The smallest face that is looked for, as a rule."""
-    longer: int = max(image.shape[:2])
-    return max(12, round(longer / 40))
+        cut_low = (boxes[:, :2] <= corner) & (corner > 0)
+        cut_high = (boxes[:, 2:] >= corner + tile.side) & (corner + tile.side < frame_size)
+        fits = (extent >= tile.min_extent) & ((extent < tile.side / 2) | (tile.side >= frame_size.max()))
+        kept = fits & ~np.any(cut_low | cut_high, axis=1)
+        return _Candidates(boxes[kept], landmarks[kept], scores[kept])
 
 
 def tiles(height: int, width: int, side: int) -> list[tuple[int, int, int]]:
-    """Squares (x, y, side) that cover a picture and overlap by a quarter at least.
+    """Cover a frame with squares (x, y, side) that overlap by at least a quarter of their side.
 
-    Nothing of the picture's smaller details is lost on a seam: whatever is shorter than side / 4 lies whole in one.
+    Anything shorter than side / 4 therefore lies completely in one of them.
     """
 
     def starts(length: int) -> list[int]:
@@ -177,11 +216,11 @@ def tiles(height: int, width: int, side: int) -> list[tuple[int, int, int]]:
 
 
 def blend_overlapping(boxes: FloatArray, landmarks: FloatArray, scores: FloatArray) -> list[Face]:
-    """Candidates -> one face each: the blending of overlapping boxes of BlazeFace (arXiv 1907.05047, section 3.4).
+    """Merge candidates by the blending variant of non-maximum suppression of BlazeFace (arXiv 1907.05047, section 3.4).
 
-    Instead of keeping the best of overlapping candidates, their positions are averaged by score, which flickers less.
-    A candidate whose middle lies in a face, as that of half of it, or of another scale, is no other face: people whose
-    heads touch are further apart.
+    Overlapping candidates are averaged, weighted by score, instead of keeping the best one: positions flicker less. A
+    candidate that is mostly contained in a face, or whose center lies in it, is dropped as a part of that face or as
+    the same face at another scale; the centers of two heads that touch are further apart.
 
     Args:
         boxes: (n, 4) x1, y1, x2, y2.
@@ -194,32 +233,40 @@ def blend_overlapping(boxes: FloatArray, landmarks: FloatArray, scores: FloatArr
     order = np.argsort(-scores, kind="stable")
     boxes, landmarks, scores = boxes[order], landmarks[order], scores[order]
     area = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
-    left = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+    remaining = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
     faces = []
     for best in range(len(boxes)):
-        if not left[best]:
+        if not remaining[best]:
             continue
         sides = np.minimum(boxes[best, 2:], boxes[:, 2:]) - np.maximum(boxes[best, :2], boxes[:, :2])
-        shared = np.prod(np.clip(sides, 0, None), axis=1)
-        iou = shared / (area + area[best] - shared)
-        same = left & (iou > MERGE_IOU)
-        left &= ~same & (shared <= MERGE_CONTAINMENT * np.minimum(area, area[best]))
-        weight = scores[same] / scores[same].sum()
-        blended = weight @ boxes[same]
-        left &= ~_is_inside(blended, boxes)
+        intersection = np.prod(np.clip(sides, 0, None), axis=1)
+        iou = intersection / (area + area[best] - intersection)
+        overlapping = remaining & (iou > MERGE_IOU)
+        remaining &= ~overlapping & (intersection <= MERGE_CONTAINMENT * np.minimum(area, area[best]))
+        weight = scores[overlapping] / scores[overlapping].sum()
+        blended = weight @ boxes[overlapping]
+        remaining &= ~_is_inside(blended, boxes)
         x1, y1, x2, y2 = (float(v) for v in blended)
-        faces.append(Face((x1, y1, x2, y2), np.tensordot(weight, landmarks[same], 1), float(scores[best])))
+        faces.append(Face((x1, y1, x2, y2), np.tensordot(weight, landmarks[overlapping], 1), float(scores[best])))
     return faces
 
 
+def _default_min_face(image: Image) -> int:
+    longer: int = max(image.shape[:2])
+    return max(12, round(longer / 40))
+
+
 def _is_inside(box: FloatArray, boxes: FloatArray) -> NDArray[np.bool_]:
-    """(n,) whether the middle of the smaller of two boxes lies in the ellipse that the larger one encloses.
+    """Return whether the center of the smaller of two boxes lies in the ellipse inscribed in the larger one.
 
     Args:
         box: (4,) x1, y1, x2, y2.
         boxes: (n, 4).
+
+    Returns:
+        (n,) one for each pair of `box` and one of `boxes`.
     """
-    apart = (boxes[:, :2] + boxes[:, 2:] - box[:2] - box[2:]) / 2
-    halves, others = (box[2:] - box[:2]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-    larger = np.where((others.prod(axis=1) > halves.prod())[:, None], others, halves)
-    return np.asarray(np.square(apart / np.maximum(larger, 1e-6)).sum(axis=1) < 1)
+    offset = (boxes[:, :2] + boxes[:, 2:] - box[:2] - box[2:]) / 2
+    half_size, half_sizes = (box[2:] - box[:2]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    larger = np.where((half_sizes.prod(axis=1) > half_size.prod())[:, None], half_sizes, half_size)
+    return np.asarray(np.square(offset / np.maximum(larger, 1e-6)).sum(axis=1) < 1)

@@ -1,7 +1,7 @@
-"""Which frames are worth looking at: few first, more only while the classifier is not sure.
+"""Early exit: classify a clip from few frames, and from more only while the classifier is not confident.
 
-After Savchenko (ICML 2023): a clip is answered from a coarse rate if the classifier is surer than a threshold, which is
-fitted so that few clips are answered wrongly above it; else from the next finer one.
+After Savchenko (ICML 2023): the prediction at a low frame rate is accepted if its confidence reaches a threshold, which
+is fitted so that few accepted predictions are wrong; otherwise the next higher frame rate is tried.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from fervid.core.errors import UsageError
 from fervid.core.records import FloatArray
 
 STRIDES = (8, 4, 2)
-"""How many times fewer frames the coarse rates have; after the last comes the full rate."""
+"""Factors by which the levels reduce the frame rate; after the last comes the full rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExitLevel:
-    """A coarse rate, and how sure an answer from it must be.
+    """A reduced frame rate and the confidence that a prediction at that rate needs.
 
     Attributes:
-        stride: One of how many frames is looked at.
-        confidence: Least probability of the answer; above 1 none is sure enough.
+        stride: Factor by which the frame rate is reduced.
+        confidence: Minimum probability of the predicted label; above 1 no prediction is accepted.
     """
 
     stride: int
@@ -35,87 +35,101 @@ class ExitLevel:
 
     def __post_init__(self) -> None:
         if self.stride < 1:
-            raise ValueError(f"a stride is 1 or more, not {self.stride}")
+            raise ValueError(f"stride must be 1 or more, not {self.stride}")
 
 
 def exit_levels(card: Mapping[str, Any]) -> tuple[ExitLevel, ...]:
-    """The levels in the card of a classifier, the coarsest first.
+    """Read the exit levels from the card of a classifier, the lowest frame rate first.
 
     Raises:
-        UsageError: It was fitted without.
+        UsageError: The classifier was trained without them.
     """
     if "adaptive" not in card:
-        raise UsageError(f"{card.get('name')} was fitted without --adaptive; fit it with, or leave --adaptive out")
+        raise UsageError(
+            f"{card.get('name')} was trained without --adaptive; train it with --adaptive, or leave that option out"
+        )
     return tuple(ExitLevel(int(level["stride"]), float(level["confidence"])) for level in card["adaptive"]["levels"])
 
 
-def confidence_threshold(confidence: FloatArray, right: NDArray[np.bool_], error: float) -> float:
-    """The smallest confidence above which no more than a share `error` of all clips is answered wrongly.
+def confidence_threshold(confidences: FloatArray, correct: NDArray[np.bool_], max_error: float) -> float:
+    """Compute the smallest threshold at which few of the accepted predictions are wrong.
 
     Args:
-        confidence: (n,) of the answers; -inf for clips without one.
-        right: (n,) whether they are true.
-        error: Share of all n clips.
+        confidences: (n,) confidence of each prediction; -inf for clips without one.
+        correct: (n,) whether each prediction is correct.
+        max_error: Maximum number of accepted wrong predictions, as a fraction of all n clips.
 
     Returns:
-        A confidence, 0 or more; 1.01, which none reaches, if there are no clips.
+        A confidence of 0 or more; 1.01, which no prediction reaches, if there are no clips.
     """
-    order = np.argsort(-confidence, kind="stable")
-    wrong = np.cumsum(~right[order])
-    spoiled = np.flatnonzero(wrong > error * len(order))
-    least = float(confidence[order[spoiled[0]]]) + 1e-6 if len(spoiled) else 0.0
-    return max(0.0, least) if len(order) else 1.01
+    order = np.argsort(-confidences, kind="stable")
+    if not len(order):
+        return 1.01
+    errors = np.cumsum(~correct[order])
+    excess = np.flatnonzero(errors > max_error * len(order))
+    return max(0.0, float(confidences[order[excess[0]]]) + 1e-6) if len(excess) else 0.0
 
 
 def fit_thresholds(
-    confidences: Sequence[FloatArray], right: Sequence[NDArray[np.bool_]], counts: NDArray[np.int64], error: float
+    confidences: Sequence[FloatArray], correct: Sequence[NDArray[np.bool_]], counts: NDArray[np.int64], max_error: float
 ) -> dict[str, Any]:
-    """Thresholds for a card, and what they did to the clips that they were set on.
+    """Fit the thresholds of a classifier's card, and measure them on the same clips.
 
     Args:
-        confidences: (n,) of the answers at each of `STRIDES` and at the full rate.
-        right: (n,) whether each answer is true.
-        counts: (n,) frames of each clip at the full rate.
-        error: Share of the clips that may be answered wrongly from each of the coarse rates.
+        confidences: (n,) confidence of each prediction, at each of `STRIDES` and at the full rate.
+        correct: (n,) whether each prediction is correct, likewise.
+        counts: (n,) number of frames of each clip at the full rate.
+        max_error: Maximum fraction of the clips with a wrong prediction that each reduced rate may accept.
+
+    Returns:
+        The entry `adaptive` of the card.
     """
-    exact = [confidence_threshold(sure, true, error) for sure, true in zip(confidences[:-1], right[:-1], strict=True)]
-    least = [math.ceil(confidence * 1e4) / 1e4 for confidence in exact]  # rounded down it would let others through
-    rates = [ExitLevel(stride, confidence) for stride, confidence in zip(STRIDES, least, strict=True)]
-    found = early_exit_metrics(rates, confidences, right, counts)
-    return {"levels": [asdict(rate) for rate in rates], "error": error, **found}
+    thresholds = [
+        confidence_threshold(confidence, right, max_error)
+        for confidence, right in zip(confidences[:-1], correct[:-1], strict=True)
+    ]
+    levels = [
+        ExitLevel(stride, math.ceil(threshold * 1e4) / 1e4)  # rounded up, so that no further prediction is accepted
+        for stride, threshold in zip(STRIDES, thresholds, strict=True)
+    ]
+    metrics = early_exit_metrics(levels, confidences, correct, counts)
+    return {"levels": [asdict(level) for level in levels], "error": max_error, **metrics}
 
 
 def early_exit_metrics(
-    rates: Sequence[ExitLevel],
+    levels: Sequence[ExitLevel],
     confidences: Sequence[FloatArray],
-    right: Sequence[NDArray[np.bool_]],
+    correct: Sequence[NDArray[np.bool_]],
     counts: NDArray[np.int64],
 ) -> dict[str, float]:
-    """What thresholds do to clips: the share of frames that is looked at, and the accuracy with them and with all.
+    """Measure the fraction of frames analysed, and the accuracy with early exit and at the full rate.
 
     Args:
-        rates: The coarse ones.
-        confidences: (n,) of the answers at each of them and at the full rate.
-        right: (n,) whether each answer is true.
-        counts: (n,) frames of each clip at the full rate.
+        levels: The reduced frame rates with their thresholds.
+        confidences: (n,) confidence of each prediction, at each level and at the full rate.
+        correct: (n,) whether each prediction is correct, likewise.
+        counts: (n,) number of frames of each clip at the full rate.
     """
-    level = exit_level_of(confidences[:-1], [rate.confidence for rate in rates])
-    frames = np.ceil(counts / np.array([*(rate.stride for rate in rates), 1])[level])
-    answered = np.stack(right)[level, np.arange(len(level))]
+    exits = exit_level_of(confidences[:-1], [level.confidence for level in levels])
+    frames = np.ceil(counts / np.array([*(level.stride for level in levels), 1])[exits])
+    correct_at_exit = np.stack(correct)[exits, np.arange(len(exits))]
     return {
         "share of frames": round(float(frames.sum() / counts.sum()), 4),
-        "accuracy": round(float(answered.mean()), 4),
-        "accuracy of all frames": round(float(right[-1].mean()), 4),
+        "accuracy": round(float(correct_at_exit.mean()), 4),
+        "accuracy of all frames": round(float(correct[-1].mean()), 4),
     }
 
 
 def exit_level_of(confidences: Sequence[FloatArray], thresholds: Sequence[float]) -> NDArray[np.int64]:
-    """(n,) number of the level from which each clip is answered; `len(thresholds)` is the full rate.
+    """Find the first level that accepts the prediction of each clip.
 
     Args:
-        confidences: (n,) for each level.
-        thresholds: Of each level.
+        confidences: (n,) confidence of each prediction, at each level.
+        thresholds: Threshold of each level.
+
+    Returns:
+        (n,) index of the level; `len(thresholds)` is the full rate.
     """
-    sure = [confidence >= least for confidence, least in zip(confidences, thresholds, strict=True)]
-    always = np.ones(len(confidences[0]), bool)
-    return np.asarray(np.stack([*sure, always]).argmax(axis=0), np.int64)
+    accepted = [confidence >= threshold for confidence, threshold in zip(confidences, thresholds, strict=True)]
+    full_rate = np.ones(len(confidences[0]), bool)
+    return np.asarray(np.stack([*accepted, full_rate]).argmax(axis=0), np.int64)

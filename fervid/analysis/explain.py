@@ -1,11 +1,10 @@
-"""Clip features + classifier -> which statistics spoke for the label.
+"""Clip features and a classifier -> how much each statistic contributed to the predicted probability.
 
-Shapley values (Shapley 1953; Lundberg and Lee, arXiv 1705.07874) of groups of statistics: how much each adds to the
-probability of the label, averaged over all orders in which the groups could be told. They are exact here, because all
-subsets of a dozen groups are few rows for a clip classifier, and so they hold for every kind of file alike: linear and
-RBF SVM, MLP, logistic regression, and `mean8`. Together they are the probability of the label less what the classifier
-says when it is told nothing. What nothing is, comes with the file: the mean of the clips that it was fitted on where it
-scales values by them, and else zeros, which of a clip of unit length are what is left out.
+Shapley values (Shapley 1953; Lundberg and Lee, arXiv 1705.07874) of groups of statistics: how much a group adds to the
+probability of the label, averaged over all orders of adding groups. Groups that are not added yet have a baseline
+value: the training mean if the classifier standardises its features, else 0, which contributes nothing to a linear
+model. With at most a dozen groups, the classifier can be run on every subset, so the values are exact for any kind of
+classifier. They add up to the probability of the label less the baseline probability.
 """
 
 from __future__ import annotations
@@ -21,95 +20,104 @@ from numpy.typing import NDArray
 from fervid.core.records import ClipFeatures, FloatArray
 
 MAX_GROUPS = 12
-"""How many groups there are at most; each doubles the work."""
+"""Maximum number of groups; each doubles the work."""
 _STATISTIC_LABELS = {"mean": "mean", "std": "change over time", "min": "lowest", "max": "highest"}
-_ROWS = 1024  # that the classifier is asked at a time
+_BATCH_ROWS = 1024
 
 Columns = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What spoke for a label.
+    """How much each group of statistics contributed to a prediction.
 
     Attributes:
-        label: Of which class.
-        confidence: Its probability, all being told.
-        nothing: Its probability, nothing being told.
-        shares: Name of each group to what it adds; the sum is `confidence` less `nothing`.
+        label: The predicted label.
+        confidence: Its probability.
+        baseline_probability: Its probability when all features have their baseline values.
+        contributions: What each group adds, by name; the sum is `confidence` less `baseline_probability`.
     """
 
     label: str
     confidence: float
-    nothing: float
-    shares: Mapping[str, float]
+    baseline_probability: float
+    contributions: Mapping[str, float]
 
 
 def explain(
     classify: Callable[[FloatArray], FloatArray],
-    told: FloatArray,
-    untold: FloatArray,
+    features: FloatArray,
+    baseline: FloatArray,
     groups: Mapping[str, Columns],
     labels: Sequence[str],
 ) -> Explanation:
-    """What each group of statistics adds to the probability of the most probable label.
+    """Compute what each group of statistics adds to the probability of the predicted label.
 
     Args:
-        classify: (n, d) rows to (n, c) probabilities.
-        told: (d,) the statistics of the clip.
-        untold: (d,) what stands for a statistic that is not told.
-        groups: Name to columns; at most `MAX_GROUPS`, which have no column in common.
+        classify: Function from rows (n, d) to probabilities (n, c).
+        features: (d,) features of the clip.
+        baseline: (d,) values of the features that are left out.
+        groups: Disjoint sets of columns by name, at most `MAX_GROUPS`.
         labels: The c classes.
 
     Raises:
-        ValueError: There are too many groups, or none.
+        ValueError: There are no groups, or too many.
     """
     if not 0 < len(groups) <= MAX_GROUPS:
-        raise ValueError(f"there are {len(groups)} groups of statistics, and 1 to {MAX_GROUPS} can be told apart")
-    subsets = np.arange(2 ** len(groups))
+        raise ValueError(f"expected 1 to {MAX_GROUPS} groups of statistics, got {len(groups)}")
+    subsets = np.arange(2 ** len(groups))  # bit i says whether group i is added
     member = (subsets[:, None] >> np.arange(len(groups)) & 1).astype(bool)  # (2 ** g, g)
-    rows = np.concatenate([classify(part) for part in _coalition_rows(told, untold, list(groups.values()), member)])
-    best = int(rows[-1].argmax())
-    values = rows[:, best].astype(np.float64)
+    batches = _coalition_rows(features, baseline, list(groups.values()), member)
+    probabilities = np.concatenate([classify(batch) for batch in batches])
+    best = int(probabilities[-1].argmax())
+    values = probabilities[:, best].astype(np.float64)
     size, count = member.sum(axis=1), len(groups)
     weights = np.array([factorial(s) * factorial(count - s - 1) / factorial(count) for s in range(count)])
-    shares = {}
+    contributions = {}
     for i, name in enumerate(groups):
         without = subsets[~member[:, i]]
-        shares[name] = float(weights[size[without]] @ (values[without | 1 << i] - values[without]))
-    return Explanation(labels[best], float(values[-1]), float(values[0]), shares)
+        contributions[name] = float(weights[size[without]] @ (values[without | 1 << i] - values[without]))
+    return Explanation(labels[best], float(values[-1]), float(values[0]), contributions)
 
 
 def feature_groups(features: ClipFeatures, names: Sequence[str], expressions: Sequence[str]) -> dict[str, Columns]:
-    """Groups of the columns of `features.vector(names)`, as fine as `MAX_GROUPS` allows.
+    """Group the columns of `features.vector(names)`, as finely as `MAX_GROUPS` allows.
 
-    Every statistic is one, and those of expressions are parted by expression instead, all that is known of one
-    together; where that is too many, every statistic is one; or else all statistics of a vector.
+    The finest grouping has a group for each expression, with all its statistics, and one for each other statistic. The
+    next has a group for each statistic, and the coarsest one for each vector, with all its statistics.
 
     Args:
-        features: Of any clip.
+        features: Features of any clip.
         names: The statistics that a classifier takes.
-        expressions: The classes of the face network.
+        expressions: Expression classes of the face model.
+
+    Returns:
+        Columns of each group, by a name to display.
     """
-    fine: dict[str, list[int]] = {}
-    whole: dict[str, list[int]] = {}
-    coarse: dict[str, list[int]] = {}
+    by_expression: dict[str, list[int]] = {}
+    by_statistic: dict[str, list[int]] = {}
+    by_vector: dict[str, list[int]] = {}
     start = 0
     for name in names:
         vector, _, kind = name.rpartition(".")
-        for i in range(width := features.statistics[name].size):
-            known = vector in ("expression", "logit") and width == len(expressions)
-            spoken = f"{vector.replace('.spread', ' between people')}, {_STATISTIC_LABELS[kind]}"
-            fine.setdefault(f"expression of {expressions[i]}" if known else spoken, []).append(start + i)
-            whole.setdefault(spoken, []).append(start + i)
-            coarse.setdefault(vector, []).append(start + i)
+        statistic = f"{vector.replace('.spread', ' between people')}, {_STATISTIC_LABELS[kind]}"
+        width = features.statistics[name].size
+        is_expression = vector in ("expression", "logit") and width == len(expressions)
+        for i in range(width):
+            finest = f"expression of {expressions[i]}" if is_expression else statistic
+            by_expression.setdefault(finest, []).append(start + i)
+            by_statistic.setdefault(statistic, []).append(start + i)
+            by_vector.setdefault(vector, []).append(start + i)
         start += width
-    found = next((way for way in (fine, whole) if len(way) <= MAX_GROUPS), coarse)
-    return {name: np.array(columns) for name, columns in found.items()}
+    groups = next((groups for groups in (by_expression, by_statistic) if len(groups) <= MAX_GROUPS), by_vector)
+    return {name: np.array(columns) for name, columns in groups.items()}
 
 
-def baseline(model: bytes, width: int) -> FloatArray:
-    """(width,) what stands for statistics that are not told: the mean in a classifier file that scales by one, or 0."""
+def baseline_features(model: bytes, width: int) -> FloatArray:
+    """Return the (width,) feature values that stand for features left out.
+
+    They are the means in the classifier's scaler, or 0 if it has none of that width.
+    """
     graph = onnx.load_from_string(model).graph
     for node in graph.node:
         if node.op_type == "Scaler" and "features" in node.input:
@@ -120,12 +128,12 @@ def baseline(model: bytes, width: int) -> FloatArray:
 
 
 def _coalition_rows(
-    told: FloatArray, untold: FloatArray, groups: Sequence[Columns], member: NDArray[np.bool_]
+    features: FloatArray, baseline: FloatArray, groups: Sequence[Columns], member: NDArray[np.bool_]
 ) -> Iterator[FloatArray]:
-    """A row for each subset of the groups, some at a time."""
-    for start in range(0, len(member), _ROWS):
-        part = member[start : start + _ROWS]
-        rows = np.tile(untold, (len(part), 1))
+    """Yield batches of rows, a row for each subset of the groups (2 ** g, g)."""
+    for start in range(0, len(member), _BATCH_ROWS):
+        batch = member[start : start + _BATCH_ROWS]
+        rows = np.tile(baseline, (len(batch), 1))
         for i, columns in enumerate(groups):
-            rows[np.ix_(part[:, i], columns)] = told[columns]
+            rows[np.ix_(batch[:, i], columns)] = features[columns]
         yield rows

@@ -1,7 +1,7 @@
-"""A clip and what was said of its windows -> its strongest moments, looked at again.
+"""The windows of a clip with the most confident prediction of each label, explained and with a thumbnail.
 
-The strongest moment of a label is the window that was given it most surely. Only those windows are read, and by the
-models that answered, so that what is told of them is what happened.
+The records alone do not explain a prediction, so these windows are analysed again with the models that the records
+name.
 """
 
 from __future__ import annotations
@@ -18,34 +18,39 @@ import numpy as np
 
 from fervid.analysis.aggregate import aggregate_clip
 from fervid.analysis.clip_classifier import matches_network, predict_proba
-from fervid.analysis.explain import Explanation, baseline, explain, feature_groups
-from fervid.analysis.extractor import Extractor, Options, as_incompatible_model
+from fervid.analysis.explain import Explanation, baseline_features, explain, feature_groups
+from fervid.analysis.extractor import Extractor, as_incompatible_model
+from fervid.analysis.options import Options
 from fervid.core.errors import InputError, ModelError, ModelIncompatible, ModelNotFound
 from fervid.core.records import ClipFeatures, FloatArray, Frame, FrameObservation, Image
-from fervid.core.worker_pool import Limits, WorkerDied, map_ordered
+from fervid.core.worker_pool import map_ordered
+from fervid.core.worker_process import Limits, WorkerDied
 from fervid.media import video
 from fervid.models import registry
+from fervid.models.card import Kind
 from fervid.models.registry import Model
 
 Record = Mapping[str, Any]
 
 THUMBNAIL_PX = 320
-"""Pixels of the longer side of a thumbnail."""
+"""Longer side of a thumbnail in pixels."""
 TOLERANCE = 0.05
-"""By how much a confidence may differ on looking again, for what came before a window bears on how it is followed."""
-_MOMENT = 1e-3  # seconds; within it lies the frame that was asked for
+"""Allowed difference between the recorded confidence and that of the second analysis. They differ slightly, because
+tracking depends on the frames before the window."""
+_TIME_EPS = 1e-3
+"""Seconds by which the time of a frame may differ from the requested time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Highlight:
-    """The window that was given a label most surely.
+    """The window with the most confident prediction of a label.
 
     Attributes:
-        record: What was said of it.
-        explanation: What spoke for the label; None if nobody can tell, and `note` says why.
-        time: When the thumbnail was taken, in seconds.
-        thumbnail: A frame of it as JPEG in a `data:` URL; None without.
-        note: What has to be said besides, in plain words.
+        record: The record of the window.
+        explanation: What contributed to the prediction; None if it is unknown, and `note` says why.
+        time: Time of the thumbnail in seconds.
+        thumbnail: A frame of the window as a `data:` URL of a JPEG; None without thumbnails.
+        note: A remark for the reader, or an empty string.
     """
 
     record: Record
@@ -57,14 +62,14 @@ class Highlight:
 
 @dataclass(frozen=True, slots=True)
 class ClipHighlights:
-    """What looking at a clip again has shown.
+    """The highlights of a clip.
 
     Attributes:
-        moments: Its strongest moments, in order of time.
-        note: Why there are none, in plain words.
+        highlights: One for each predicted label, in order of time.
+        note: Why there are none, or an empty string.
     """
 
-    moments: Sequence[Highlight] = ()
+    highlights: Sequence[Highlight] = ()
     note: str = ""
 
 
@@ -78,45 +83,57 @@ def find_highlights(
     threads: int = 0,
     limits: Limits | None = None,
 ) -> Iterator[tuple[str, ClipHighlights]]:
-    """Every clip with what looking at it again has shown; what cannot be looked at has a note that says why.
+    """Yield the path and the highlights of each clip; if a clip cannot be analysed, its note says why.
 
     Args:
-        clips: Path to the records of its windows.
-        files: As of `load_recorded_models`.
-        options: How the clips were looked at.
-        thumbnails: Whether to take a frame of each moment.
-        jobs: Processes that look at a clip each; 0 to look in this one.
-        threads: To decode with.
-        limits: What a clip may cost in a process of its own.
+        clips: Records of the windows of each clip, by path.
+        files: Paths or names of models, by role, as for `load_recorded_models`.
+        options: Options of the run that made the records.
+        thumbnails: Whether to make a thumbnail for each highlight.
+        jobs: Number of worker processes; 0 to analyse the clips in this process.
+        threads: Number of decoder threads.
+        limits: Limits for a clip in a worker process.
     """
 
-    def lost(windows: Sequence[Record], death: WorkerDied) -> list[Highlight]:
-        return [Highlight(windows[0], note=death.problem(windows[0]["path"]).message)]
+    def report_death(windows: Sequence[Record], death: WorkerDied) -> list[Highlight]:
+        return [Highlight(windows[0], note=death.to_input_error(windows[0]["path"]).message)]
 
-    by_models: dict[str, dict[str, list[Record]]] = {}
-    for path, windows in clips.items():
-        best = top_window_per_label(windows)
-        by_models.setdefault(json.dumps(best[0]["model"] if best else None), {})[path] = best
-    for key, some in by_models.items():
-        named = json.loads(key)
-        if named is None:
-            yield from ((path, ClipHighlights()) for path in some)
+    for models, windows_by_path in _group_by_models(clips):
+        if models is None:
+            yield from ((path, ClipHighlights()) for path in windows_by_path)
             continue
         try:
-            looker = load_recorded_models(named, files, options, thumbnails=thumbnails, threads=threads)
+            extractor = load_recorded_models(models, files, options, thumbnails=thumbnails, threads=threads)
         except ModelError as error:
-            yield from ((path, ClipHighlights(note=error.message)) for path in some)
+            yield from ((path, ClipHighlights(note=error.message)) for path in windows_by_path)
             continue
-        found = map_ordered(looker, some.values(), jobs, lost, limits or Limits())
-        with closing(found):
-            for path, moments in zip(some, found, strict=True):
-                notes = {moment.note for moment in moments}
-                told = any(moment.explanation for moment in moments) or len(notes) > 1
-                yield path, ClipHighlights(moments) if told else ClipHighlights(note="".join(notes))
+        results = map_ordered(extractor, windows_by_path.values(), jobs, report_death, limits or Limits())
+        with closing(results):
+            for path, highlights in zip(windows_by_path, results, strict=True):
+                yield path, _join_notes(highlights)
+
+
+def _group_by_models(
+    clips: Mapping[str, Sequence[Record]],
+) -> list[tuple[Mapping[str, Mapping[str, str]] | None, dict[str, list[Record]]]]:
+    """Group the top windows of clips by the models that their records name; None for clips without a prediction."""
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for path, windows in clips.items():
+        top = top_window_per_label(windows)
+        groups.setdefault(json.dumps(top[0]["model"] if top else None), {})[path] = top
+    return [(json.loads(models), windows_by_path) for models, windows_by_path in groups.items()]
+
+
+def _join_notes(highlights: Sequence[Highlight]) -> ClipHighlights:
+    """Replace highlights that only repeat one note by a note for the whole clip."""
+    notes = {highlight.note for highlight in highlights}
+    if len(notes) > 1 or any(highlight.explanation for highlight in highlights):
+        return ClipHighlights(highlights)
+    return ClipHighlights(note="".join(notes))
 
 
 def top_window_per_label(windows: Sequence[Record]) -> list[Record]:
-    """Of each label that a window was given the one with the highest confidence, in order of time."""
+    """Return the window with the most confident prediction of each label, in order of time."""
     best: dict[str, Record] = {}
     for window in windows:
         label = window["label"]
@@ -127,15 +144,15 @@ def top_window_per_label(windows: Sequence[Record]) -> list[Record]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HighlightExtractor:
-    """Looks at moments again; may be sent to another process, where it loads the same files.
+    """Analyses windows again; picklable, and loads the same files in another process.
 
     Attributes:
-        detector: As the record names it.
-        network: Likewise.
-        classifier: Likewise.
-        options: How the clip was looked at.
-        thumbnails: Whether to take a frame of each moment.
-        threads: To decode with.
+        detector: Face detector that the records name.
+        network: Face model that the records name.
+        classifier: Clip classifier that the records name.
+        options: Options of the run that made the records.
+        thumbnails: Whether to make a thumbnail for each window.
+        threads: Number of decoder threads.
     """
 
     detector: Model
@@ -146,122 +163,128 @@ class HighlightExtractor:
     threads: int = 0
 
     def __call__(self, windows: Sequence[Record]) -> list[Highlight]:
-        """Some windows of a clip, looked at again; what cannot be read is said in their notes."""
-        return [self._moment(window) for window in windows]
+        """Analyse windows of a clip; the note of a window says what is wrong with it."""
+        return [self._analyze_window(window) for window in windows]
 
-    def _moment(self, window: Record) -> Highlight:
-        begin, end, labels = window["start_s"], window["end_s"], tuple(window["probabilities"])
+    def _analyze_window(self, window: Record) -> Highlight:
+        start, end, labels = window["start_s"], window["end_s"], tuple(window["probabilities"])
         if unknown := [label for label in labels if label not in self.classifier.card["labels"]]:
-            return Highlight(window, note=f"{self.classifier.identity.name} does not know {', '.join(unknown)}.")
-        sampling = replace(self.options.sampling, start=begin, end=end if end > begin else None)
+            return Highlight(window, note=f"{self.classifier.identity.name} has no label {', '.join(unknown)}.")
+        sampling = replace(self.options.sampling, start=start, end=end if end > start else None)
         options = replace(self.options, sampling=sampling)
         extractor = Extractor(self.detector, self.network, options, self.threads)
-        observed: list[FrameObservation] = []
+        observations: list[FrameObservation] = []
         problem = ""
         try:
-            with closing(extractor.watch(window["path"])) as watched:
-                observed.extend(watched)
+            with closing(extractor.iter_observations(window["path"])) as stream:
+                observations.extend(stream)
         except InputError as error:
             problem = error.message
-        pool = aggregate_clip(observed, extractor.rule, 0).pool(options.face)
+        pool = aggregate_clip(observations, extractor.tracker_config, 0).pool(options.face)
         if pool is None:
-            return Highlight(window, note=problem or "On looking again no face was seen here: the clip has changed.")
-        told = self._explained(pool.features(), labels)
+            return Highlight(
+                window, note=problem or "No face was found here in a second analysis: the clip has changed."
+            )
+        explanation = self._explain(pool.features(), labels)
         note = ""
-        if told.label != window["label"] or abs(told.confidence - window["confidence"]) > TOLERANCE:
+        if explanation.label != window["label"] or abs(explanation.confidence - window["confidence"]) > TOLERANCE:
             note = (
-                f"On looking again the answer is {told.label} with {100 * told.confidence:.0f} %: the clip has"
-                " changed, or --fps, --face and the like are not what they were."
+                f"A second analysis predicts {explanation.label} with {100 * explanation.confidence:.0f} %: the clip"
+                " has changed, or options such as --fps and --face differ from those of the run."
             )
         if not self.thumbnails:
-            return Highlight(window, told, note=note)
-        time = self._surest(observed, extractor, window["label"], labels)
-        return Highlight(window, told, time, _thumbnail(window["path"], time, options), note)
+            return Highlight(window, explanation, note=note)
+        time = self._peak_frame_time(observations, extractor, window["label"], labels)
+        return Highlight(window, explanation, time, _thumbnail(window["path"], time, options), note)
 
-    def _explained(self, features: ClipFeatures, labels: Sequence[str]) -> Explanation:
+    def _explain(self, features: ClipFeatures, labels: Sequence[str]) -> Explanation:
         with as_incompatible_model(self.classifier):
             names = list(self.classifier.card["statistics"])
             row = features.vector(names)
-            data = self.classifier.path.read_bytes()
-            parts = feature_groups(features, names, self.network.card["expressions"])
-            return explain(lambda rows: self._say(rows, labels), row, baseline(data, len(row)), parts, labels)
+            baseline = baseline_features(self.classifier.path.read_bytes(), len(row))
+            groups = feature_groups(features, names, self.network.card["expressions"])
+            return explain(lambda rows: self._predict(rows, labels), row, baseline, groups, labels)
 
-    def _say(self, rows: FloatArray, labels: Sequence[str]) -> FloatArray:
-        """(n, c) probabilities of those labels, which may be some of the classifier's."""
+    def _predict(self, rows: FloatArray, labels: Sequence[str]) -> FloatArray:
+        """Return (n, c) probabilities of the c labels, which may be a subset of the classifier's."""
         return predict_proba(self.classifier.session, self.classifier.card, rows, labels)
 
-    def _surest(
-        self, observed: Sequence[FrameObservation], extractor: Extractor, label: str, labels: Sequence[str]
+    def _peak_frame_time(
+        self, observations: Sequence[FrameObservation], extractor: Extractor, label: str, labels: Sequence[str]
     ) -> float:
-        """When the frame was shown from which alone the classifier would say the label most surely."""
+        """Return the time of the frame from which alone the label is predicted with the highest probability."""
         names = self.classifier.card["statistics"]
-        pools = ((one, aggregate_clip([one], extractor.rule).pool(self.options.face)) for one in observed)
-        found = [(one.time, pool.features().vector(names)) for one, pool in pools if pool is not None]
-        sure = self._say(np.array([row for _, row in found]), labels)[:, list(labels).index(label)]
-        return found[int(sure.argmax())][0]
+        times, rows = [], []
+        for observation in observations:
+            pool = aggregate_clip([observation], extractor.tracker_config).pool(self.options.face)
+            if pool is not None:
+                times.append(observation.time)
+                rows.append(pool.features().vector(names))
+        probabilities = self._predict(np.array(rows), labels)[:, list(labels).index(label)]
+        return times[int(probabilities.argmax())]
 
 
 def load_recorded_models(
-    named: Mapping[str, Mapping[str, str]],
+    models: Mapping[str, Mapping[str, str]],
     files: Mapping[str, str],
     options: Options,
     *,
     thumbnails: bool = False,
     threads: int = 0,
 ) -> HighlightExtractor:
-    """The models that a record names, to look again with them.
+    """Load the models that a record names.
 
     Args:
-        named: Role to `name` and `sha256`, as in a record.
-        files: Role to the path or name of a model, where the name in the record is none that is known here.
-        options: How the clips were looked at.
-        thumbnails: Whether to take a frame of each moment.
-        threads: To decode with.
+        models: `name` and `sha256` of each model, by role, as in a record.
+        files: Paths or names, by role, of models that are not installed under the name in the record.
+        options: Options of the run that made the record.
+        thumbnails: Whether to make a thumbnail for each highlight.
+        threads: Number of decoder threads.
 
     Raises:
-        ModelError: A model is not here, or is another one than that which answered.
+        ModelError: A model is missing, or is not the one that the record names.
     """
-    found = {}
-    for role in ("detector", "network", "classifier"):
-        if role not in named:
-            raise ModelNotFound(f"the record names no {role}, so what it rests on cannot be told")
-        name, sha256 = named[role]["name"], named[role]["sha256"]
-        places = (
-            [name] if name in registry.installed_models() else []
-        )  # a record comes from anywhere, so it names no files
-        places += [files[role]] if role in files else []
-        if not places:
-            raise ModelNotFound(
-                f"the {role} that answered, {name}, is not known here by that name; give its file with --{role}"
-            )
-        loaded = [registry.load_model(place, role, 1) for place in places]
-        model = next((one for one in loaded if one.identity.sha256 == sha256), loaded[-1])
-        if model.identity.sha256 != sha256:
-            raise ModelIncompatible(
-                f"{model.path} is not the {role} that answered (its SHA-256 begins with {model.identity.sha256[:12]},"
-                f" not {sha256[:12]}); give that with --{role}"
-            )
-        found[role] = model
-    network = found["network"]
-    if not matches_network(found["classifier"].card, network.sha256s, network.card["expressions"]):
+    detector = _load_recorded_model("detector", models, files)
+    network = _load_recorded_model("network", models, files)
+    classifier = _load_recorded_model("classifier", models, files)
+    if not matches_network(classifier.card, network.sha256s, network.card["expressions"]):
         raise ModelIncompatible(
-            f"{found['classifier'].identity.name} was fitted on another network than the record names"
+            f"{classifier.identity.name} was trained on another face model than the one that the record names"
         )
-    return HighlightExtractor(**found, options=options, thumbnails=thumbnails, threads=threads)
+    return HighlightExtractor(detector, network, classifier, options, thumbnails, threads)
+
+
+def _load_recorded_model(role: Kind, models: Mapping[str, Mapping[str, str]], files: Mapping[str, str]) -> Model:
+    if role not in models:
+        raise ModelNotFound(f"the record names no {role}, so its predictions cannot be explained")
+    name, sha256 = models[role]["name"], models[role]["sha256"]
+    # A record may come from anywhere, so its name of a model must not be used as a path.
+    candidates = [name] if name in registry.installed_models() else []
+    candidates += [files[role]] if role in files else []
+    if not candidates:
+        raise ModelNotFound(f"the {role} {name} is not an installed model; pass its file with --{role}")
+    loaded = [registry.load_model(candidate, role, 1) for candidate in candidates]
+    model = next((model for model in loaded if model.identity.sha256 == sha256), loaded[-1])
+    if model.identity.sha256 != sha256:
+        raise ModelIncompatible(
+            f"{model.path} is not the {role} that the record names: its SHA-256 begins with"
+            f" {model.identity.sha256[:12]}, not {sha256[:12]}; pass the right file with --{role}"
+        )
+    return model
 
 
 def _thumbnail(path: str, time: float, options: Options) -> str | None:
-    """The frame that is shown at that time, small, as a `data:` URL."""
-    sampling = replace(options.sampling, fps=None, start=max(0.0, time - _MOMENT), end=time + _MOMENT)
+    """Return the frame at a time as a small `data:` URL; None if it cannot be read any more."""
+    sampling = replace(options.sampling, fps=None, start=max(0.0, time - _TIME_EPS), end=time + _TIME_EPS)
     try:
         with closing(video.read_frames(path, sampling)) as frames:
-            shown: Frame | None = next((frame for frame in frames if frame.time >= time - _MOMENT), None)
-            return _jpeg(shown.image) if shown else None
-    except InputError:  # it has been read a moment ago, and the page can do without
+            frame: Frame | None = next((frame for frame in frames if frame.time >= time - _TIME_EPS), None)
+            return _jpeg_data_url(frame.image) if frame else None
+    except InputError:
         return None
 
 
-def _jpeg(image: Image) -> str:
+def _jpeg_data_url(image: Image) -> str:
     scale = min(1.0, THUMBNAIL_PX / max(image.shape[:2]))
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,100 +1,59 @@
-"""The stages in order: one clip, or frames from anywhere, to one answer."""
+"""The pipeline: one clip, or frames in memory, to one record."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from fervid.analysis.aggregate import (
-    ClipObservations,
-    TrackStats,
-    WindowObservations,
-    WindowSpec,
-    aggregate_clip,
-    iter_windows,
-    no_frames_error,
-)
-from fervid.analysis.baseline import LOGITS, BaselineReference, check_card, move_features
-from fervid.analysis.clip_classifier import ClipClassifier, matches_network
+from fervid.analysis.adaptive_sampling import observe_with_early_exit
+from fervid.analysis.aggregate import ClipObservations, aggregate_clip
+from fervid.analysis.baseline import BaselineReference, shift_features
+from fervid.analysis.clip_classifier import ClipClassifier
 from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
+from fervid.analysis.compatibility import check_compatible, check_labels
 from fervid.analysis.early_exit import exit_levels
-from fervid.analysis.extractor import Extractor, Options, as_incompatible_model, load_extractor
-from fervid.core.errors import Discontinuity, FramesDropped, InputError, ModelIncompatible, SeveralStreams, UsageError
-from fervid.core.records import (
-    Baseline,
-    ClipFeatures,
-    ClipResult,
-    ErrorInfo,
-    Frame,
-    FrameObservation,
-    Person,
-    WindowResult,
-)
+from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
+from fervid.analysis.observed_record import ObservedRecord, make_observed_record
+from fervid.analysis.options import Options
+from fervid.analysis.result_builder import AttributeNames, ResultBuilder, report_dropped_frames
+from fervid.analysis.windows import WindowSpec
+from fervid.core.errors import InputError, UsageError
+from fervid.core.records import Baseline, ClipResult, Frame, WindowResult
 from fervid.media.latest_frame import LatestFrameSource
 from fervid.media.sampling import Sampling
 from fervid.models import registry
-
-IDENTITY = "identity.mean"
-ATTRIBUTES = {"age": "first_age", "gender": "genders", "ethnicity": "ethnicities"}
-"""What `Options.attributes` asks for, and what the card of a network that estimates it says of it."""
-
+from fervid.models.session import Device
 
 FORGET_PERSON_AFTER_S = 600.0
-"""Seconds after which a person who left is not known again in what goes on without end."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ObservedRecord:
-    """A record, and what a baseline needs of the people in it: a few kilobytes.
-
-    Attributes:
-        result: The record, with answers that are relative to nothing.
-        people: Features of each person in it.
-    """
-
-    result: ClipResult
-    people: tuple[ClipFeatures, ...]
+"""Seconds without a face after which a person in a live stream is forgotten, to bound memory."""
 
 
 class Classifier:
-    """The whole pipeline, loaded and ready. Its methods may be called from several threads at once.
+    """The whole pipeline, with its models loaded. Several threads may call its methods at once.
 
-    They work in this process, which a file that crashes, hangs or exhausts the decoder then does too; a process for
-    each clip is what `batch.answer_all` has. Sent to another process it loads the same files there again.
+    Everything runs in this process, so a file that crashes or hangs the decoder, or exhausts memory, affects it too;
+    `batch.runner.classify_all` gives each clip a process. Unpickling in another process loads the same files there.
     """
 
     def __init__(self, extractor: Extractor, classifier: registry.Model) -> None:
-        """Put a clip classifier behind the stages that it was fitted on.
+        """Combine a clip classifier with the extractor that it was trained on.
 
         Args:
-            extractor: Gives the statistics of a clip.
-            classifier: A model of that kind.
+            extractor: Computes the features of a clip.
+            classifier: The clip classifier.
 
         Raises:
-            ModelIncompatible: The classifier was fitted on another network, or does not do what its card says.
-            UsageError: The options name fewer than two labels or some that it does not have, it needs everybody in a
-                clip and is to be asked for one, it cannot be asked early, it needs the mean of a person, or the network
-                estimates no attributes.
+            ModelIncompatible: The classifier was trained on another face model, or a model does not match its card.
+            UsageError: The options and the models do not fit: unknown or fewer than two labels, early exit without
+                thresholds, a missing baseline, attributes that the face model does not estimate, or a classifier that
+                needs `face="all"`.
         """
         network, options = extractor.network, extractor.options
-        if not matches_network(classifier.card, network.sha256s, network.card["expressions"]):
-            theirs = str(classifier.card.get("network_sha256", "of other expressions"))
-            raise ModelIncompatible(
-                f"{classifier.identity.name} was fitted on network {theirs[:12] if len(theirs) == 64 else theirs},"
-                f" not on {network.identity.name} ({network.identity.sha256[:12]}); fit it again, or name its network"
-            )
-        check_card(classifier.card, options.baseline)
-        lacking = [name for name, known in ATTRIBUTES.items() if known not in network.card]
-        if options.attributes and lacking:
-            raise UsageError(
-                f"{network.identity.name} estimates no {', '.join(lacking)};"
-                f" leave out --attributes, or name --network {registry.DEFAULTS['network']}"
-            )
+        check_compatible(network, classifier, options)
         self.extractor, self.options = extractor, options
         self._classifier = classifier
         self.models = {
@@ -104,278 +63,206 @@ class Classifier:
         }
         self.files = {"detector": extractor.detector.path, "network": network.path, "classifier": classifier.path}
         with as_incompatible_model(network):
-            self._genders = sorted(network.card.get("genders", {}).items(), key=lambda entry: -entry[1])
-            self._ethnicities: tuple[str, ...] = tuple(map(str, network.card.get("ethnicities", ())))
+            genders = sorted(network.card.get("genders", {}).items(), key=lambda entry: -entry[1])
+            attributes = AttributeNames(genders, tuple(map(str, network.card.get("ethnicities", ()))))
         with as_incompatible_model(classifier):
-            if options.face != "all" and classifier.card.get("face") == "all":
-                raise UsageError(
-                    f"{classifier.identity.name} was fitted on everybody in a clip together; add --face all"
-                )
-            self.labels: tuple[str, ...] = self.options.labels or tuple(classifier.card["labels"])
-            self._classify = ClipClassifier(classifier.session, classifier.card, self.options.labels)
-            if options.labels is not None and len(set(options.labels)) < max(len(options.labels), 2):
-                raise UsageError(
-                    f"labels are two or more different ones of {', '.join(classifier.card['labels'])}, not"
-                    f" {', '.join(options.labels) or 'none'}"
-                )
-            self._levels = exit_levels(classifier.card) if self.options.adaptive else ()
-            self._person(0, extractor.tried)
+            self.labels: tuple[str, ...] = options.labels or tuple(classifier.card["labels"])
+            self._classify = ClipClassifier(classifier.session, classifier.card, options.labels)
+            check_labels(options.labels, classifier.card)
+            self._exit_levels = exit_levels(classifier.card) if options.adaptive else ()
+            self._results = ResultBuilder(
+                self.models,
+                self._classify,
+                extractor.tracker_config,
+                options.face,
+                attributes if options.attributes else None,
+            )
+            self._results.make_person(0, extractor.warmup_stats)
 
     @property
     def card(self) -> Mapping[str, Any]:
-        """Of the clip classifier."""
+        """Model card of the clip classifier."""
         return self._classifier.card
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Classifier, (self.extractor, self._classifier)
 
     def classify(self, path: str | os.PathLike[str]) -> ClipResult:
-        """The answer for one clip.
+        """Classify a clip.
 
         Args:
-            path: A video or image file.
+            path: Path of a video or image file.
 
         Raises:
-            NoFaces: No face was found.
+            NoFaceError: No face was found.
             InputError: The file could not be read.
         """
-        return _raise_unless_ok(*self._answer(path))
+        return _raise_unless_ok(*self._classify_path(path))
 
-    def observe(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> list[ObservedRecord]:
-        """The record of one clip with the features behind it, to be moved by a baseline (`relate`).
+    def classify_or_error(self, path: str | os.PathLike[str]) -> ClipResult:
+        """Classify a clip; if that fails, return a record of the error instead of raising it."""
+        return self._classify_path(path)[0]
+
+    def classify_many(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[ClipResult]:
+        """Classify clips in order, yielding a record of the error for each clip that fails.
+
+        Raises:
+            UsageError: `paths` is a single path.
+        """
+        if isinstance(paths, str | bytes | os.PathLike):
+            raise UsageError(f"{paths!r} is a single path; use classify() for it, or pass a list of paths")
+        return map(self.classify_or_error, paths)
+
+    def classify_frames(self, frames: Iterable[Frame], name: str = "frames") -> ClipResult:
+        """Classify frames that are in memory or come from another decoder.
 
         Args:
-            path: A video or image file.
-            sampling: Which frames; None for those of the options.
+            frames: Frames in order of time.
+            name: The `path` of the result.
+
+        Raises:
+            NoFaceError: No face was found.
+            InputError: There are no frames, or iterating over them raised this error.
         """
         started = time.perf_counter()
-        with closing(self.extractor.watch(path, sampling)) as observed:
-            seen = aggregate_clip(observed, self.extractor.rule)
-        return [self._record(self._summarise(os.fspath(path), seen, started)[0], seen)]
+        observations = self.extractor.observe_frames(frames)
+        clip = aggregate_clip(observations, self.extractor.tracker_config)
+        return _raise_unless_ok(*self._results.build(name, clip, started))
 
-    def observe_windows(self, path: str | os.PathLike[str], cut: WindowSpec | None = None) -> list[ObservedRecord]:
-        """As `observe`, a record for each window of a clip."""
-        started, name = time.perf_counter(), os.fspath(path)
+    def observe_clip(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> list[ObservedRecord]:
+        """Classify a clip and keep the features that `apply_baseline` needs.
+
+        Args:
+            path: Path of a video or image file.
+            sampling: Which frames to sample; None for those of the options.
+
+        Returns:
+            One record.
+        """
+        started = time.perf_counter()
+        with closing(self.extractor.iter_observations(path, sampling)) as observations:
+            clip = aggregate_clip(observations, self.extractor.tracker_config)
+        result, _ = self._results.build(os.fspath(path), clip, started)
+        return [make_observed_record(result, clip, self.card["statistics"])]
+
+    def observe_windows(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> list[ObservedRecord]:
+        """Classify each window of a clip and keep the features that `apply_baseline` needs.
+
+        Args:
+            path: Path of a video or image file.
+            spec: Length and step of the windows.
+
+        Returns:
+            A record for each window, or one record of the error if there is none.
+        """
+        started, name, statistics = time.perf_counter(), os.fspath(path), self.card["statistics"]
         try:
-            with closing(self.extractor.watch(path)) as observed:
+            with closing(self.extractor.iter_observations(path)) as observations:
                 return [
-                    self._record(WindowResult.of(result, part.start, part.end), part.seen)
-                    for result, part in self._windows(name, observed, cut, self.options.sampling.start)
+                    make_observed_record(
+                        WindowResult.from_clip_result(result, window.start, window.end), window.clip, statistics
+                    )
+                    for result, window in self._results.build_windows(
+                        name, observations, spec or WindowSpec(), self.options.sampling.start
+                    )
                 ]
         except InputError as error:
-            seen = ClipObservations(problem=error)
-            return [self._record(WindowResult.of(self._summarise(name, seen, started)[0]), seen)]
+            clip = ClipObservations(problem=error)
+            result, _ = self._results.build(name, clip, started)
+            return [make_observed_record(WindowResult.from_clip_result(result), clip, statistics)]
 
-    def _record(self, result: ClipResult, seen: ClipObservations) -> ObservedRecord:
-        """With the statistics that the classifier takes, and what tells people and their average."""
-        names = {*self.card["statistics"], LOGITS, IDENTITY}
-        people = tuple(
-            ClipFeatures({name: value for name, value in features.statistics.items() if name in names}, features.count)
-            for features in (person.pool.features() for person in seen.people)
-        )
-        return ObservedRecord(result, people)
-
-    def relate(
+    def apply_baseline(
         self,
         record: ObservedRecord,
         identities: Sequence[str],
         references: Sequence[BaselineReference | None],
     ) -> ClipResult:
-        """The record with names of people, and answers relative to their averages.
+        """Name the people of a record and make their predictions relative to their baselines.
 
         Args:
-            record: What `observe` gave.
-            identities: A name for each person in it.
-            references: What each person's answer is relative to; None for a person without an average.
+            record: A record of `observe_clip` or `observe_windows`.
+            identities: A name for each person in the record.
+            references: The baseline of each person; None for a person without one.
         """
         kind, people = self.options.baseline, []
         for person, features, identity, reference in zip(
             record.result.people, record.people, identities, references, strict=True
         ):
-            answer = person.answer
+            prediction = person.prediction
             if kind is not None:
-                answer = self._classify(move_features(features, reference, self.card, kind))
-            people.append(replace(person, answer=answer, identity=identity))
+                prediction = self._classify(shift_features(features, reference, self.card, kind))
+            people.append(replace(person, prediction=prediction, identity=identity))
         main = references[0] if references else None
         return replace(
             record.result,
             people=tuple(people),
-            answer=people[0].answer if people else None,
+            prediction=people[0].prediction if people else None,
             baseline=Baseline(main.kind, main.clips) if main else None,
         )
 
-    def classify_frames(self, frames: Iterable[Frame], name: str = "frames") -> ClipResult:
-        """The answer for frames that are already in memory, or come from elsewhere.
+    def timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> Iterator[WindowResult]:
+        """Classify each window of a clip and yield its record as soon as the window is complete.
+
+        Frames in overlapping windows are analysed once. If the clip is truncated or has no frame, the last record
+        reports it.
 
         Args:
-            frames: In order of time.
-            name: What to put into the result as the path.
-
-        Raises:
-            NoFaces: No face was found.
-            InputError: There are no frames, or what they raised.
+            path: Path of a video or image file.
+            spec: Length and step of the windows.
         """
-        started = time.perf_counter()
-        observed = self.extractor.observe(frames)
-        return _raise_unless_ok(*self._summarise(name, aggregate_clip(observed, self.extractor.rule), started))
-
-    def answer(self, path: str | os.PathLike[str]) -> ClipResult:
-        """The record of one clip whatever happens to it: problems with the clip are told in the record."""
-        return self._answer(path)[0]
-
-    def classify_many(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[ClipResult]:
-        """One record per clip, in the order of the input; one bad file does not stop the rest.
-
-        Raises:
-            UsageError: It is a single path.
-        """
-        if isinstance(paths, str | bytes | os.PathLike):
-            raise UsageError(f"{paths!r} is one path; call classify, or give a list of them")
-        return map(self.answer, paths)
-
-    def timeline(self, path: str | os.PathLike[str], cut: WindowSpec | None = None) -> Iterator[WindowResult]:
-        """One record for each window of a clip, as soon as it is over; no frame is looked at twice.
-
-        A clip that breaks off, or has no frame, has a last record that says so.
-
-        Args:
-            path: A video or image file.
-            cut: Length and step of the windows.
-        """
-        with closing(self.extractor.watch(path)) as observed:
-            yield from self._told(os.fspath(path), observed, cut, self.options.sampling.start)
-
-    def follow(self, path: str | os.PathLike[str], cut: WindowSpec | None = None) -> ClipTimeline:
-        """Where everybody is in a clip, and what they show as it goes on: what `fervid annotate` draws.
-
-        A clip that breaks off is told as far as it goes, and the story says so.
-
-        Args:
-            path: A video or image file.
-            cut: Length and step of the windows that are answered, as of `timeline`.
-
-        Raises:
-            InputError: The file could not be read, or none of it lies in the time that was asked for.
-        """
-        with closing(self.extractor.watch(path)) as observed:
-            answered = self._windows(os.fspath(path), observed, cut, self.options.sampling.start)
-            return build_clip_timeline(
-                ((part, result.people) for result, part in answered), self.labels, self.extractor.rule
+        with closing(self.extractor.iter_observations(path)) as observations:
+            yield from self._results.build_window_results(
+                os.fspath(path), observations, spec or WindowSpec(), self.options.sampling.start
             )
 
-    def live(self, source: LatestFrameSource, cut: WindowSpec | None = None) -> Iterator[WindowResult]:
-        """One record for each window of what does not wait, as soon as it is over.
+    def build_timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> ClipTimeline:
+        """Track the people of a clip and their predictions over time, as `fervid annotate` draws them.
 
-        A frame is looked at when it comes. Those that come meanwhile are dropped, but for the newest, and the record
-        says how many. Its `elapsed_s` is the time since the frame came that ended the window.
+        The timeline of a truncated clip ends where the clip does and has its `problem` set.
+
+        Args:
+            path: Path of a video or image file.
+            spec: Length and step of the windows that are classified, as in `timeline`.
+
+        Raises:
+            InputError: The file could not be read, or has no frame in the requested time range.
+        """
+        with closing(self.extractor.iter_observations(path)) as observations:
+            windows = self._results.build_windows(
+                os.fspath(path), observations, spec or WindowSpec(), self.options.sampling.start
+            )
+            return build_clip_timeline(
+                ((window, result.people) for result, window in windows), self.labels, self.extractor.tracker_config
+            )
+
+    def classify_stream(self, source: LatestFrameSource, spec: WindowSpec | None = None) -> Iterator[WindowResult]:
+        """Classify each window of a live stream and yield its record as soon as the window is complete.
+
+        Frames are analysed as they arrive. While one is being analysed, all but the newest of those that arrive are
+        dropped; the record says how many. `elapsed_s` is the time since the last frame of the window arrived.
 
         Args:
             source: A stream or camera.
-            cut: Length and step of the windows.
+            spec: Length and step of the windows.
         """
-        with closing(self.extractor.observe(source.frames(), live=True)) as observed:
-            for result in self._told(source.name, observed, cut, 0.0, FORGET_PERSON_AFTER_S):
-                missed = source.missed(result.start_s or 0.0, result.end_s or 0.0)
-                told = FramesDropped(
-                    f"{missed} of {missed + result.frames_sampled} frames were dropped, because this machine does not"
-                    " keep up; lower --fps, or leave more of it to this"
-                )
-                problem, minor = result.problem, (Discontinuity.code, SeveralStreams.code)
-                if missed and (problem is None or problem.code in minor):
-                    besides = f"; {problem.message}" if problem else ""
-                    problem = ErrorInfo(told.code, told.message + besides)
-                yield replace(result, problem=problem, elapsed_s=source.since())
+        with closing(self.extractor.observe_frames(source.frames(), live=True)) as observations:
+            for result in self._results.build_window_results(
+                source.name, observations, spec or WindowSpec(), 0.0, FORGET_PERSON_AFTER_S
+            ):
+                dropped = source.dropped_between(result.start_s or 0.0, result.end_s or 0.0)
+                problem = report_dropped_frames(dropped, result.frames_sampled, result.problem)
+                yield replace(result, problem=problem, elapsed_s=source.latency())
 
-    def _told(
-        self,
-        name: str,
-        observed: Generator[FrameObservation],
-        cut: WindowSpec | None,
-        origin: float,
-        memory: float = math.inf,
-    ) -> Iterator[WindowResult]:
-        """A record for each window, or one that says why there is none."""
+    def _classify_path(self, path: str | os.PathLike[str]) -> tuple[ClipResult, InputError | None]:
         started = time.perf_counter()
-        try:
-            for result, part in self._windows(name, observed, cut, origin, memory):
-                yield WindowResult.of(result, part.start, part.end)
-                started = time.perf_counter()
-        except InputError as error:
-            yield WindowResult.of(self._summarise(name, ClipObservations(problem=error), started)[0])
+        return self._results.build(os.fspath(path), self._observe(path), started)
 
-    def _windows(
-        self,
-        name: str,
-        observed: Generator[FrameObservation],
-        cut: WindowSpec | None,
-        origin: float,
-        memory: float = math.inf,
-    ) -> Iterator[tuple[ClipResult, WindowObservations]]:
-        """Each window with its answer.
-
-        Raises:
-            InputError: The frames broke off before the first window, or there is none.
-        """
-        started, part = time.perf_counter(), None
-        for part in iter_windows(observed, self.extractor.rule, cut or WindowSpec(), origin, memory):
-            numbers = [person.number for person in part.seen.people]
-            yield self._summarise(name, part.seen, started, numbers)[0], part
-            started = time.perf_counter()
-        if part is None:
-            raise no_frames_error(name)
-
-    def _answer(self, path: str | os.PathLike[str]) -> tuple[ClipResult, InputError | None]:
-        started = time.perf_counter()
-        return self._summarise(os.fspath(path), self._look(path), started)
-
-    def _look(self, path: str | os.PathLike[str]) -> ClipObservations:
-        """What a clip shows; with an adaptive rate, from no more frames than the classifier needs to be sure.
-
-        The first rates are coarse and each finer one looks only at what is new (Savchenko, ICML 2023).
-        """
-        if not self._levels:
-            return self.extractor.look(path)
-        known: dict[float, FrameObservation] = {}
-        for level in self._levels:
-            seen = aggregate_clip(self.extractor.refine(path, level.stride, known), self.extractor.rule, level.stride)
-            pool = seen.pool(self.options.face)
-            if not seen.frames or (pool and self._classify(pool.features()).confidence >= level.confidence):
-                return seen
-        seen = aggregate_clip(self.extractor.refine(path, 1, known), self.extractor.rule)
-        if seen.people or not seen.frames:
-            return seen
-        again = aggregate_clip(self.extractor.restretch(path), self.extractor.rule)
-        again.problem = seen.problem
-        return again if again.people else seen
-
-    def _summarise(
-        self, path: str, seen: ClipObservations, started: float, numbers: Sequence[int] | None = None
-    ) -> tuple[ClipResult, InputError | None]:
-        (problem, error), pool = seen.problems(path), seen.pool(self.options.face)
-        answer = self._classify(pool.features()) if pool else None
-        result = ClipResult(
-            path=path,
-            status="ok" if answer else "no_face" if seen.frames else "error",
-            answer=answer,
-            people=tuple(map(self._person, numbers or range(len(seen.people)), seen.people)),
-            duration_s=seen.seconds if seen.frames else None,
-            frames_sampled=seen.frames,
-            frames_with_face=seen.frames_with_face,
-            models=self.models,
-            problem=ErrorInfo(problem.code, problem.message) if problem else None,
-            elapsed_s=time.perf_counter() - started,
+    def _observe(self, path: str | os.PathLike[str]) -> ClipObservations:
+        if not self._exit_levels:
+            return self.extractor.observe_clip(path)
+        return observe_with_early_exit(
+            self.extractor, path, self._exit_levels, lambda features: self._classify(features).confidence
         )
-        return result, error
-
-    def _person(self, number: int, person: TrackStats) -> Person:
-        features = person.pool.features()
-        age = gender = ethnicity = None
-        if self.options.attributes:
-            age = float(features.statistics["age.mean"][0])
-            share = float(features.statistics["gender.mean"][0])
-            gender = next(name for name, least in self._genders if share >= least)
-            ethnicity = self._ethnicities[int(features.statistics["ethnicity.mean"].argmax())]
-        return Person(number, person.seconds, self._classify(features), age, gender, ethnicity)
 
 
 def load_classifier(
@@ -385,22 +272,22 @@ def load_classifier(
     detector: str = registry.DEFAULTS["detector"],
     options: Options | None = None,
     threads: int | None = None,
-    device: registry.Device = "cpu",
+    device: Device = "cpu",
 ) -> Classifier:
-    """Load the models and put the pipeline together.
+    """Load the models of the pipeline.
 
     Args:
-        classifier: Name of a shipped clip classifier, or the path of an ONNX file; by default what goes with the
-            network.
-        network: Name or path of the face network.
+        classifier: Name of a shipped clip classifier, or path of an ONNX file; by default the one that the face
+            model's card names.
+        network: Name or path of the face model.
         detector: Name or path of the face detector.
-        options: What to look at in a clip.
-        threads: Threads a model may use; by default the CPUs that this process may use (affinity and cgroup).
-        device: Where detector and network run: `cuda`, or `auto` for it if it can be used; by default `cpu`.
+        options: How to analyse a clip.
+        threads: Number of threads; by default the CPUs available to this process (affinity and cgroup).
+        device: Where the detector and the face model run: `cpu`, `cuda`, or `auto` for `cuda` where it is available.
 
     Raises:
-        ModelError: A model is missing, unverifiable, or does not fit the others.
-        UsageError: The device cannot be used.
+        ModelError: A model is missing, fails verification, or does not fit the others.
+        UsageError: The device is not available.
     """
     extractor = load_extractor(network=network, detector=detector, options=options, threads=threads, device=device)
     name = classifier or str(extractor.network.card.get("classifier", registry.DEFAULTS["classifier"]))

@@ -1,4 +1,4 @@
-"""Scores over time -> statistics of a clip, in one pass and flat memory."""
+"""Pool the outputs of a face model over time into statistics, in one pass and constant memory."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from fervid.core.records import ClipFeatures, FaceOutputs, FloatArray
 
 STATISTICS = ("mean", "std", "min", "max")
 POOLED_OUTPUTS = ("embedding", "expression", "logit", "age", "gender", "ethnicity", "identity")
-LEAST_PROBABILITY = 1e-6  # what is below it is rounding, and would decide the mean of logarithms
+MIN_PROBABILITY = 1e-6  # smaller values are rounding errors, whose logarithms would dominate a mean
 
 
 def to_logits(probabilities: FloatArray) -> FloatArray:
-    """Probabilities (n, c) -> logits (n, c) whose mean over the classes is 0.
+    """Convert probabilities (n, c) to logits (n, c) with mean 0 over the classes.
 
-    A soft-max forgets what all logits of a row have in common, so that is all that is lost.
+    These are the logits of the model up to a constant for each row, which softmax removes.
     """
-    logs = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
+    logs = np.log(np.maximum(probabilities, MIN_PROBABILITY))
     return np.asarray(logs - logs.mean(axis=1, keepdims=True), np.float32)
 
 
 class RunningStats:
     """Running mean, standard deviation, minimum and maximum of vectors.
 
-    Means and squared deviations are updated and joined by Chan, Golub and LeVeque's pairwise form of Welford's method
-    (The American Statistician 37(3), 1983), so that many rows of nearly the same value lose no digits.
+    Means and sums of squared deviations are updated by the pairwise form of Welford's method (Chan, Golub and LeVeque,
+    The American Statistician 37(3), 1983), which loses no digits on many rows of nearly the same value.
     """
 
     __slots__ = ("_deviation", "_max", "_mean", "_min", "count")
 
     def __init__(self) -> None:
-        """Start empty, for vectors of any width."""
+        """Start without rows; the first ones set the width."""
         self.count = 0
-        none: NDArray[np.floating] = np.zeros(0)
-        self._mean, self._deviation, self._min, self._max = none, none, none, none
+        empty: NDArray[np.floating] = np.zeros(0)
+        self._mean, self._deviation, self._min, self._max = empty, empty, empty, empty
 
     def update(self, rows: FloatArray) -> None:
-        """Take in rows (n, width); n = 0 changes nothing."""
+        """Add rows (n, width); n may be 0."""
         if len(rows):
             mean = rows.mean(axis=0, dtype=np.float64)
-            self._join(len(rows), mean, np.square(rows - mean).sum(axis=0), rows.min(axis=0), rows.max(axis=0))
+            self._merge(len(rows), mean, np.square(rows - mean).sum(axis=0), rows.min(axis=0), rows.max(axis=0))
 
-    def repeat(self, row: FloatArray, times: int) -> None:
-        """Take in the same row (width,) so many times."""
+    def update_constant(self, row: FloatArray, times: int) -> None:
+        """Add the same row (width,) several times."""
         if times:
-            self._join(times, row.astype(np.float64), np.zeros(len(row)), row, row)
+            self._merge(times, row.astype(np.float64), np.zeros(len(row)), row, row)
 
     def merge(self, other: RunningStats) -> None:
-        """Take in everything that another pool has seen."""
+        """Add all rows of another instance, which stays unchanged."""
         if other.count:
-            self._join(other.count, other._mean, other._deviation, other._min, other._max)
+            self._merge(other.count, other._mean, other._deviation, other._min, other._max)
 
-    def _join(
+    def _merge(
         self,
         count: int,
         mean: NDArray[np.floating],
@@ -75,87 +75,85 @@ class RunningStats:
         self.count = total
 
     def statistics(self) -> dict[str, FloatArray]:
-        """The four statistics (width,); the standard deviation is that of the population, 0 for one row.
+        """Return each of `STATISTICS` (width,); the standard deviation is that of the population, 0 for one row.
 
         Raises:
-            ValueError: Nothing was taken in.
+            ValueError: No row was added.
         """
         if not self.count:
-            raise ValueError("an empty pool has no statistics")
+            raise ValueError("no statistics of an empty pool")
         values = (self._mean, np.sqrt(self._deviation / self.count), self._min, self._max)
         return {name: value.astype(np.float32) for name, value in zip(STATISTICS, values, strict=True)}
 
 
 class FeaturePooler:
-    """Pools the columns of `FaceOutputs`, each under its name, and the logits of the expression as `logit`.
+    """Pools the columns of `FaceOutputs` under their names, and the logits of the expression under `logit`.
 
-    `update` takes the faces of one person; `update_group` all the faces of one frame, first over the faces, then over
-    frames, as for VGAF (arXiv 2103.17107, section 4.3): the mean over the faces goes under the plain names and the
-    standard deviation over them under `embedding.spread.mean` and so on.
+    Use either `update`, with faces of one person, or `update_group`, with all faces of a frame. A group is pooled over
+    the faces of each frame, then over frames, as for VGAF (arXiv 2103.17107, section 4.3): statistics of the mean over
+    the faces get the plain names, and those of the standard deviation over the faces are called
+    `embedding.spread.mean` and so on.
     """
 
-    __slots__ = ("_alone", "_plain", "_spread", "_widths")
+    __slots__ = ("_means", "_single_face_frames", "_spreads", "_widths")
 
     def __init__(self) -> None:
-        """Start empty."""
+        """Start without faces."""
         self._widths: Mapping[str, int] = {}
-        self._plain, self._spread = (
-            RunningStats(),
-            RunningStats(),
-        )  # of all columns side by side, because few large sums are fast
-        self._alone = 0  # frames of one face: their spread is zero, and is taken in at the end
+        self._means, self._spreads = RunningStats(), RunningStats()  # of all columns concatenated, which is faster
+        self._single_face_frames = 0  # their spread is 0; `features` adds them all at once
 
     @property
     def count(self) -> int:
-        """Rows taken in: faces of a person, or frames of a group."""
-        return self._plain.count
+        """Number of faces of a person, or of frames of a group."""
+        return self._means.count
 
     def update(self, scores: FaceOutputs) -> None:
-        """Take in faces of one person, a row each."""
-        self._plain.update(self._side_by_side(scores))
+        """Add faces of one person, one per row."""
+        self._means.update(self._concat_outputs(scores))
 
     def update_group(self, scores: FaceOutputs) -> None:
-        """Take in all faces of one frame; a frame without faces changes nothing."""
-        rows = self._side_by_side(scores)
+        """Add all faces of one frame; a frame without faces changes nothing."""
+        rows = self._concat_outputs(scores)
         if len(rows) > 1:
-            self._plain.update(rows.mean(axis=0, keepdims=True))
-            self._spread.update(rows.std(axis=0, keepdims=True))
+            self._means.update(rows.mean(axis=0, keepdims=True))
+            self._spreads.update(rows.std(axis=0, keepdims=True))
         else:
-            self._plain.update(rows)
-            self._alone += len(rows)
+            self._means.update(rows)
+            self._single_face_frames += len(rows)
 
     def features(self) -> ClipFeatures:
-        """Every statistic of every column that has a width.
+        """Return every statistic of every column that the face model has.
 
         Raises:
-            ValueError: Nothing was taken in.
+            ValueError: No face was added.
         """
-        spread = RunningStats()
-        spread.merge(self._spread)
-        spread.repeat(np.zeros(sum(self._widths.values()), np.float32), self._alone)
+        spreads = RunningStats()
+        spreads.merge(self._spreads)
+        spreads.update_constant(np.zeros(sum(self._widths.values()), np.float32), self._single_face_frames)
         ends = np.cumsum(list(self._widths.values()))[:-1]
         statistics = {
-            f"{name}{suffix}.{kind}": part
-            for suffix, pool in (("", self._plain), (".spread", spread))
-            if pool.count
-            for kind, values in pool.statistics().items()
-            for name, part in zip(self._widths, np.split(values, ends), strict=True)
-            if len(part)
+            f"{name}{suffix}.{kind}": vector
+            for suffix, stats in (("", self._means), (".spread", spreads))
+            if stats.count
+            for kind, values in stats.statistics().items()
+            for name, vector in zip(self._widths, np.split(values, ends), strict=True)
+            if len(vector)
         }
         return ClipFeatures(statistics, self.count)
 
     @classmethod
-    def union(cls, parts: Iterable[FeaturePooler]) -> FeaturePooler:
-        """What all the parts have seen, as one."""
-        whole = cls()
+    def combine(cls, parts: Iterable[FeaturePooler]) -> FeaturePooler:
+        """Pool the faces of several instances, which stay unchanged."""
+        combined = cls()
         for part in parts:
-            whole._widths = whole._widths or part._widths
-            whole._plain.merge(part._plain)
-            whole._spread.merge(part._spread)
-            whole._alone += part._alone
-        return whole
+            combined._widths = combined._widths or part._widths
+            combined._means.merge(part._means)
+            combined._spreads.merge(part._spreads)
+            combined._single_face_frames += part._single_face_frames
+        return combined
 
-    def _side_by_side(self, scores: FaceOutputs) -> FloatArray:
+    def _concat_outputs(self, scores: FaceOutputs) -> FloatArray:
         columns = [
             (name, to_logits(scores.expression) if name == "logit" else getattr(scores, name))
             for name in POOLED_OUTPUTS

@@ -1,8 +1,8 @@
-"""Faces over time -> people.
+"""Link faces into tracks, and tracks into people.
 
-Within a shot a face is followed by overlap; two thresholds on the detector's score (as in ByteTrack, Zhang et al.,
-arXiv 2110.06864) let a sure face open a track and a doubtful one only continue it. Across gaps and cuts the pieces
-are put together by identity embedding, never two that were seen in the same frame.
+Within a shot, faces are linked by the overlap of their boxes. Two thresholds on the detector's score, as in ByteTrack
+(Zhang et al., arXiv 2110.06864), let a confident face start a track and an unsure one only continue it. Across gaps and
+cuts, tracks are grouped by identity embedding; two tracks that occur in the same frame are never grouped.
 """
 
 from __future__ import annotations
@@ -13,211 +13,228 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fervid.core.boxes import box_iou
 from fervid.core.records import Box, Face, FloatArray
 
 ENOUGH_FRAMES = 3
-"""Frames in which a person has to be seen. A mistake of the detector is seldom made again."""
+"""Frames in which a person must appear. False detections rarely recur."""
 ENOUGH_SECONDS = 0.5
-"""For which a person has to be seen. Frames that follow each other closely repeat a mistake of the detector."""
+"""Seconds for which a person must appear. A false detection often recurs in frames that are close in time."""
 SHORT_CLIP_FACTOR = 10
-"""In fewer frames than that times `ENOUGH_FRAMES`, a person has to be seen in one of so many."""
-_JITTER = 1e-6  # seconds; sums of times are not exact
+"""In clips of fewer than `ENOUGH_FRAMES` times as many frames, a person must appear in one of this many frames."""
+COMPACT_EVERY = 100
+"""New tracks after which the tracks of each person are merged."""
+_TIME_EPS = 1e-6  # seconds; sums of times are not exact
 
 
 @dataclass(frozen=True, slots=True)
 class TrackerConfig:
-    """When two faces are the same person.
+    """Thresholds for linking faces.
 
     Attributes:
-        open_score: Detector score from which a face opens a track; the detector's card knows it.
-        same_face: Least cosine similarity to the track's mean embedding for overlap to count; lower means a cut. This
-            and the next are in the card of the network.
-        same_person: Least cosine similarity of mean embeddings for two tracks to be one person.
-        overlap: Least intersection over union with the last box of a track.
-        gap: Seconds after which overlap means nothing.
+        new_track_threshold: Detector score from which a face starts a track.
+        min_track_similarity: Lowest cosine similarity to a track's mean embedding at which a face can continue it; a
+            lower one at the same place means a scene cut.
+        min_person_similarity: Lowest cosine similarity of the mean embeddings of two tracks of one person.
+        min_iou: Lowest intersection over union with a track's last box at which a face can continue it.
+        max_gap_s: Seconds without a face after which a track has ended.
     """
 
-    open_score: float
-    same_face: float
-    same_person: float
-    overlap: float = 0.3
-    gap: float = 1.0
+    new_track_threshold: float
+    min_track_similarity: float
+    min_person_similarity: float
+    min_iou: float = 0.3
+    max_gap_s: float = 1.0
+
+    @classmethod
+    def from_card(cls, open_score: float, *, same_face: float, same_person: float) -> TrackerConfig:
+        """Create a configuration from the values of model cards, under the names that they have there."""
+        return cls(open_score, same_face, same_person)
 
 
 class _Track:
-    __slots__ = ("beside", "box", "count", "seconds", "time", "total")
+    __slots__ = ("box", "cooccurring", "count", "embedding_sum", "seconds", "time")
 
     def __init__(self, width: int) -> None:
         self.box: Box = (0, 0, 0, 0)
         self.time = self.seconds = 0.0
-        self.total: NDArray[np.float64] = np.zeros(width)
+        self.embedding_sum: NDArray[np.float64] = np.zeros(width)
         self.count = 0
-        self.beside: set[int] = set()
+        self.cooccurring: set[int] = set()
 
 
 class Tracker:
-    """Links the faces of successive frames. Its memory is one embedding a track; `join` makes it one a person."""
+    """Links the faces of successive frames.
 
-    def __init__(self, rule: TrackerConfig) -> None:
+    Memory is one embedding for each track. `compact` reduces it to one for each person, `prune` drops people.
+    """
+
+    def __init__(self, config: TrackerConfig) -> None:
         """Start without tracks."""
-        self._rule = rule
+        self._config = config
         self._tracks: dict[int, _Track] = {}
-        self._begun = 0
-        self._live: list[int] = []
+        self._next_id = 0
+        self._active: list[int] = []
         self._frames = self._frames_with_face = 0
         self._seconds = 0.0
+        self._compact_at = COMPACT_EVERY
 
     def __len__(self) -> int:
-        """How many tracks are kept apart."""
+        """Return the number of tracks in memory."""
         return len(self._tracks)
 
     def update(
         self, time: float, faces: Sequence[Face], embeddings: FloatArray, duration: float = 0.0
     ) -> list[int | None]:
-        """Assign the faces of the next frame.
+        """Assign the faces of the next frame to tracks.
 
         Args:
-            time: Its presentation time in seconds.
+            time: Presentation time of the frame in seconds.
             faces: n faces of the frame.
-            embeddings: (n, d) identity vectors of the network; d is 0 if it knows none, and faces then are followed by
-                overlap alone.
-            duration: Seconds of the clip that the frame stands for; 0 in all frames if that is not known.
+            embeddings: (n, d) identity vectors. With d = 0, for a face model without them, and a config that accepts
+                every similarity, faces are linked by overlap alone.
+            duration: Seconds of the clip that the frame stands for; 0 in all frames if unknown.
 
         Returns:
-            n track numbers, counted from 0; None for a doubtful face that continues no track.
+            n track ids, counted from 0; None for an unsure face that continues no track.
         """
-        rule, unit = self._rule, _l2_normalize(embeddings)
-        self._live = [t for t in self._live if time - self._tracks[t].time <= rule.gap]
+        config, unit = self._config, _l2_normalize(embeddings)
+        self._active = [track_id for track_id in self._active if time - self._tracks[track_id].time <= config.max_gap_s]
         assigned: list[int | None] = [None] * len(faces)
-        if faces and self._live:
-            overlap = box_iou([face.box for face in faces], [self._tracks[t].box for t in self._live])
-            alike = unit @ _l2_normalize(np.stack([self._tracks[t].total for t in self._live])).T
-            possible = (overlap >= rule.overlap) & (alike >= rule.same_face)
-            for row, column in _assign(np.where(possible, overlap + alike, 0)):
-                if possible[row, column]:
-                    assigned[row] = self._live[column]
+        if faces and self._active:
+            active = [self._tracks[track_id] for track_id in self._active]
+            iou = box_iou([face.box for face in faces], [track.box for track in active])
+            similarity = unit @ _l2_normalize(np.stack([track.embedding_sum for track in active])).T
+            allowed = (iou >= config.min_iou) & (similarity >= config.min_track_similarity)
+            for row, column in _assign(np.where(allowed, iou + similarity, 0)):
+                if allowed[row, column]:
+                    assigned[row] = self._active[column]
         for i, face in enumerate(faces):
-            if assigned[i] is None and face.score >= rule.open_score:
-                assigned[i] = self._begun
-                self._live.append(self._begun)
-                self._tracks[self._begun] = _Track(embeddings.shape[1])
-                self._begun += 1
-            if (number := assigned[i]) is not None:
-                track = self._tracks[number]
+            if assigned[i] is None and face.score >= config.new_track_threshold:
+                assigned[i] = self._next_id
+                self._active.append(self._next_id)
+                self._tracks[self._next_id] = _Track(embeddings.shape[1])
+                self._next_id += 1
+            if (track_id := assigned[i]) is not None:
+                track = self._tracks[track_id]
                 track.box, track.time = face.box, time
-                track.total += unit[i]
+                track.embedding_sum += unit[i]
                 track.count += 1
                 track.seconds += duration
-        present = {number for number in assigned if number is not None}
-        for number in present:
-            self._tracks[number].beside |= present - {number}
+        present = {track_id for track_id in assigned if track_id is not None}
+        for track_id in present:
+            self._tracks[track_id].cooccurring |= present - {track_id}
         self._frames += 1
         self._seconds += duration
         self._frames_with_face += bool(present)
         return assigned
 
-    def forget(self, before: float) -> None:
-        """Let go of people who were last seen before that time; who of them comes back is somebody else."""
-        over = {number for number, track in self._tracks.items() if track.time < before}
-        gone = {number for group in (self.people() if over else ()) if over.issuperset(group) for number in group}
-        self._live = [number for number in self._live if number not in gone]
-        self._tracks = {number: track for number, track in self._tracks.items() if number not in gone}
+    def prune(self, before: float) -> None:
+        """Drop people who were last seen before that time; if one of them returns, it is a new person."""
+        ended = {track_id for track_id, track in self._tracks.items() if track.time < before}
+        groups = self.group_identities() if ended else ()
+        dropped = {track_id for group in groups if ended.issuperset(group) for track_id in group}
+        self._active = [track_id for track_id in self._active if track_id not in dropped]
+        self._tracks = {track_id: track for track_id, track in self._tracks.items() if track_id not in dropped}
         for track in self._tracks.values():
-            track.beside -= gone
+            track.cooccurring -= dropped
 
-    def people(self) -> list[list[int]]:
-        """Tracks of the same person, put together.
+    def group_identities(self) -> list[list[int]]:
+        """Group the tracks of each person, by greedy clustering of their mean embeddings.
 
-        From the longest to the shortest, a track joins the person whose mean embedding is most like its own, unless
-        none is alike enough or the two were seen side by side; then it is a person of its own.
+        From the longest track to the shortest, each joins the person with the most similar mean embedding, unless the
+        similarity is too low or the two occur in the same frame; then it becomes a person of its own.
 
         Returns:
-            Groups of track numbers, the person with the longest track first.
+            Groups of track ids, the person with the longest track first.
         """
         groups: list[list[int]] = []
-        totals: NDArray[np.float64] = np.zeros((0, 0))
-        for number in sorted(self._tracks, key=lambda t: -self._tracks[t].count):
-            track = self._tracks[number]
+        sums: NDArray[np.float64] = np.zeros((0, 0))
+        for track_id in sorted(self._tracks, key=lambda key: -self._tracks[key].count):
+            track = self._tracks[track_id]
             if groups:
-                alike = _l2_normalize(totals) @ _l2_normalize(track.total[None])[0]
-                alike[[not track.beside.isdisjoint(group) for group in groups]] = -1
-                best = int(alike.argmax())
-                if alike[best] >= self._rule.same_person:
-                    groups[best].append(number)
-                    totals[best] += track.total
+                similarity = _l2_normalize(sums) @ _l2_normalize(track.embedding_sum[None])[0]
+                similarity[[not track.cooccurring.isdisjoint(group) for group in groups]] = -1
+                best = int(similarity.argmax())
+                if similarity[best] >= self._config.min_person_similarity:
+                    groups[best].append(track_id)
+                    sums[best] += track.embedding_sum
                     continue
-            totals = np.concatenate([totals.reshape(len(groups), len(track.total)), track.total[None]])
-            groups.append([number])
+            sums = np.concatenate([sums.reshape(len(groups), len(track.embedding_sum)), track.embedding_sum[None]])
+            groups.append([track_id])
         return groups
 
-    def believed(self, stride: int = 1) -> list[list[int]]:
-        """Those of `people` who were seen often enough to be no mistake of the detector.
+    def reliable_identities(self, stride: int = 1) -> list[list[int]]:
+        """Return those of `group_identities` that are seen too often to be false detections.
 
-        Somebody is who was seen in `ENOUGH_FRAMES` and for `ENOUGH_SECONDS`, or in one of `SHORT_CLIP_FACTOR` frames
-        of a clip of fewer. If nobody was, because nobody is known again after a cut, everybody is believed if one of
-        `SHORT_CLIP_FACTOR` frames shows a face.
+        A person must appear in `ENOUGH_FRAMES` frames and for `ENOUGH_SECONDS`, or, in a short clip, in one of
+        `SHORT_CLIP_FACTOR` frames. If nobody does, because the pieces of a person are not recognised after cuts, all
+        people are returned if one of `SHORT_CLIP_FACTOR` frames shows a face.
 
         Args:
-            stride: Of how many frames of the clip one was looked at. A coarse look does not make a clip short, but half
-                of what it shows will do. With 0, everybody is believed.
+            stride: One of this many frames of the clip was analysed. A coarse sampling does not make a clip short, but
+                a person in half of the analysed frames is always reliable. 0 returns everybody.
         """
-        people = self.people()
-        least = min(ENOUGH_FRAMES, self._frames * stride / SHORT_CLIP_FACTOR, self._frames / 2)
-        part = self._frames / SHORT_CLIP_FACTOR
-        long = min(ENOUGH_SECONDS, self._seconds / SHORT_CLIP_FACTOR) - _JITTER
-        sure = []
-        for group in people:
-            tracks = [self._tracks[number] for number in group]
+        groups = self.group_identities()
+        min_count = min(ENOUGH_FRAMES, self._frames * stride / SHORT_CLIP_FACTOR, self._frames / 2)
+        min_fraction_count = self._frames / SHORT_CLIP_FACTOR
+        min_seconds = min(ENOUGH_SECONDS, self._seconds / SHORT_CLIP_FACTOR) - _TIME_EPS
+        reliable = []
+        for group in groups:
+            tracks = [self._tracks[track_id] for track_id in group]
             count, seconds = sum(track.count for track in tracks), sum(track.seconds for track in tracks)
-            if count >= least and (seconds >= long or count >= part):
-                sure.append(group)
-        often = self._frames_with_face >= max(least, part)
-        return sure or (people if often else [])
+            if count >= min_count and (seconds >= min_seconds or count >= min_fraction_count):
+                reliable.append(group)
+        shows_faces_often = self._frames_with_face >= max(min_count, min_fraction_count)
+        return reliable or (groups if shows_faces_often else [])
 
-    def join(self) -> list[list[int]]:
-        """Put tracks of the same person that are over together for good: memory then grows with people, not with cuts.
+    def compact(self) -> list[list[int]]:
+        """Merge the ended tracks of each person, so that memory grows with people and not with cuts.
 
         Returns:
-            Groups of track numbers; each goes on as one track under the smallest of them.
+            Groups of track ids; each group goes on as one track under its smallest id.
         """
-        over = (sorted(set(group) - set(self._live)) for group in self.people())
-        groups = [group for group in over if len(group) > 1]
-        kept = {number: group[0] for group in groups for number in group}
+        ended = (sorted(set(group) - set(self._active)) for group in self.group_identities())
+        groups = [group for group in ended if len(group) > 1]
+        merged_into = {track_id: group[0] for group in groups for track_id in group}
         for first, *others in groups:
             track = self._tracks[first]
             for other in map(self._tracks.pop, others):
-                track.total += other.total
+                track.embedding_sum += other.embedding_sum
                 track.count += other.count
                 track.seconds += other.seconds
                 track.time = max(track.time, other.time)
-                track.beside |= other.beside
+                track.cooccurring |= other.cooccurring
         for track in self._tracks.values():
-            track.beside = {kept.get(number, number) for number in track.beside}
+            track.cooccurring = {merged_into.get(track_id, track_id) for track_id in track.cooccurring}
+        return groups
+
+    def compact_if_due(self) -> list[list[int]]:
+        """Compact when the number of tracks has doubled, and grown by `COMPACT_EVERY`, since the last time."""
+        if len(self._tracks) < self._compact_at:
+            return []
+        groups = self.compact()
+        self._compact_at = 2 * len(self._tracks) + COMPACT_EVERY
         return groups
 
 
 def _assign(gain: NDArray[np.float64]) -> Iterable[tuple[int, int]]:
-    """The pairs of rows and columns whose gains (n, m) have the largest sum; a gain of 0 is no pair."""
+    """Return the pairs of rows and columns with the largest sum of gains (n, m); pairs with a gain of 0 do not count.
+
+    If every possible pair is the only one of its row or its column, the greedy choice is optimal and avoids the import
+    of scipy, which takes as long as a clip.
+    """
     pairs = np.argwhere(gain)
     in_row, in_column = (np.count_nonzero(gain, axis=axis) for axis in (1, 0))
-    if ((in_row[pairs[:, 0]] == 1) | (in_column[pairs[:, 1]] == 1)).all():  # who competes does so for one place alone
-        found: dict[int, int] = {}
+    if ((in_row[pairs[:, 0]] == 1) | (in_column[pairs[:, 1]] == 1)).all():
+        chosen: dict[int, int] = {}
         for row, column in sorted(pairs.tolist(), key=lambda pair: -gain[tuple(pair)]):
-            if row not in found and column not in found.values():
-                found[row] = column
-        return found.items()
-    from scipy.optimize import linear_sum_assignment  # takes as long to import as a clip to answer
+            if row not in chosen and column not in chosen.values():
+                chosen[row] = column
+        return chosen.items()
+    from scipy.optimize import linear_sum_assignment
 
     return zip(*linear_sum_assignment(gain, maximize=True), strict=True)
-
-
-def box_iou(a: Sequence[Box], b: Sequence[Box]) -> FloatArray:
-    """Intersection over union of every box of `a` with every box of `b`: (len(a), len(b))."""
-    first, second = np.array(a, np.float32).reshape(-1, 1, 4), np.array(b, np.float32).reshape(1, -1, 4)
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
-    shared = np.prod(np.clip(sides, 0, None), axis=-1)
-    areas = [np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) for boxes in (first, second)]
-    return np.asarray(shared / (areas[0] + areas[1] - shared), np.float32)
 
 
 def _l2_normalize(rows: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -1,179 +1,144 @@
-"""Many clips, answered relative to the people in them: all are observed first, and answered when people are known."""
+"""Classify many clips relative to a baseline of each person.
+
+All clips are observed first. Then people are identified across clips, and each prediction is made relative to the
+person's average, or to clips in which the person is at rest.
+"""
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.analysis.aggregate import WindowSpec
-from fervid.analysis.baseline import BaselineReference, Kind, average_people, identify_people, make_reference
-from fervid.analysis.pipeline import IDENTITY, Classifier, ObservedRecord
+from fervid.analysis.baseline import BaselineReference, average_people, identify_people, make_reference
+from fervid.analysis.observed_record import IDENTITY, ObservedRecord
+from fervid.analysis.pipeline import Classifier
+from fervid.analysis.windows import WindowSpec
+from fervid.batch.baseline_spec import BaselineSpec, RestClip
 from fervid.batch.observation_store import ObservationFile
 from fervid.batch.resumable_jsonl import file_stamp
-from fervid.batch.runner import RunConfig, lost_clip
+from fervid.batch.runner import RunConfig, crash_result
 from fervid.core.errors import UsageError
 from fervid.core.records import ClipFeatures, ClipResult, FloatArray, WindowResult
-from fervid.core.worker_pool import WorkerDied, map_ordered
+from fervid.core.worker_pool import map_ordered
+from fervid.core.worker_process import WorkerDied
 from fervid.media.sampling import Sampling
 
-PERSON = "person"
 ShowProgress = Callable[[Iterable[Sequence[ObservedRecord]]], Iterable[Sequence[ObservedRecord]]]
-
-
-@dataclass(frozen=True, slots=True)
-class RestClip:
-    """A clip, or a part of it in seconds of presentation time, in which somebody is at rest."""
-
-    path: str
-    start: float = 0.0
-    end: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BaselineSpec:
-    """What answers are to be relative to.
-
-    Attributes:
-        kind: Of the baseline; None only names people.
-        rest: Clips in which somebody is at rest, if that is the baseline.
-        people: Path to the name of its main person, if a list says; people are recognised otherwise.
-    """
-
-    kind: Kind | None = None
-    rest: tuple[RestClip, ...] = ()
-    people: Mapping[str, str] | None = None
-
-    @classmethod
-    def read(cls, text: str) -> BaselineSpec:
-        """`person`, or a CSV file with the columns `path,person`, `path` or `path,start,end`.
-
-        Raises:
-            UsageError: The file cannot be read, or has other columns or values.
-        """
-        if text == PERSON:
-            return cls("person")
-        source = Path(text)
-        try:
-            rows = list(csv.DictReader(source.read_text("utf-8-sig").splitlines(), skipinitialspace=True))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8"
-            raise UsageError(f"the baseline {text} cannot be read ({reason}); give person, or a CSV file") from error
-        columns = set(rows[0]) if rows else set()
-        if columns >= {"path", "person"}:
-            return cls("person", people={_beside(source, row["path"]): row["person"] for row in rows})
-        if "path" not in columns or not columns <= {"path", "start", "end"}:
-            raise UsageError(
-                f"{text} has the columns {', '.join(sorted(map(str, columns)))}; a baseline has"
-                " path,person for names of people, or path or path,start,end for clips at rest"
-            )
-        return cls("rest", tuple(_rest_clip(source, number, row) for number, row in enumerate(rows, 2)))
-
-
-def _rest_clip(source: Path, line: int, row: Mapping[str, str]) -> RestClip:
-    try:
-        start, end = (float(row.get(name) or default) for name, default in (("start", 0.0), ("end", np.inf)))
-        if not 0 <= start < end:
-            raise ValueError
-    except ValueError:
-        raise UsageError(f"line {line} of {source}: start and end are seconds, start before end") from None
-    return RestClip(_beside(source, row["path"]), start, None if end == np.inf else end)
-
-
-def _beside(source: Path, path: str) -> str:
-    """A path in a list, which is relative to the folder of the list if it is not found from here."""
-    path = path.strip()
-    return path if os.path.isabs(path) or os.path.exists(path) else os.fspath(source.parent / path)
 
 
 def classify_relative(
     classifier: Classifier,
     paths: Iterable[str],
-    policy: RunConfig,
+    config: RunConfig,
     spec: BaselineSpec,
     progress: ShowProgress = iter,
     observations: ObservationFile | None = None,
 ) -> Generator[ClipResult]:
-    """One record per clip, in the order of the input, once all clips were observed.
+    """Yield one record per clip, in input order, after all clips were observed.
 
     Args:
-        classifier: Who answers.
+        classifier: Classifies the clips.
         paths: The clips.
-        policy: How many clips at a time, and what each may cost.
-        spec: What answers are relative to.
-        progress: Passes the observed clips on as they come.
-        observations: What was observed before, which is not observed again, and where what is observed goes.
+        config: Number of workers, and what each clip may cost.
+        spec: The baseline.
+        progress: Wraps the iterator over observed clips, to show progress.
+        observations: Observations of an earlier run, which are reused, and to which new ones are added.
 
     Raises:
-        UsageError: The classifier cannot be asked relative to a baseline, or knows no identities.
+        UsageError: The classifier does not support the baseline, the face model does not identify people, or a clip of
+            the baseline shows no face.
     """
-    for (result,) in _classify(classifier, _observe, paths, policy, spec, progress, observations):
+    for (result,) in _classify(classifier, _observe, paths, config, spec, progress, observations):
         yield result
 
 
 def classify_windows_relative(
     classifier: Classifier,
     paths: Iterable[str],
-    cut: WindowSpec,
-    policy: RunConfig,
+    windows: WindowSpec,
+    config: RunConfig,
     spec: BaselineSpec,
     progress: ShowProgress = iter,
 ) -> Generator[Sequence[WindowResult]]:
-    """As `classify_relative`, the windows of each clip."""
-    observe = partial(_observe_windows, cut)
-    for results in _classify(classifier, observe, paths, policy, spec, progress):
-        yield [result if isinstance(result, WindowResult) else WindowResult.of(result) for result in results]
+    """Yield the windows of each clip, otherwise as `classify_relative`."""
+    observe = partial(_observe_windows, windows)
+    for results in _classify(classifier, observe, paths, config, spec, progress):
+        yield [
+            result if isinstance(result, WindowResult) else WindowResult.from_clip_result(result) for result in results
+        ]
 
 
 def _classify(
     classifier: Classifier,
     observe: Callable[[Classifier, str], list[ObservedRecord]],
     paths: Iterable[str],
-    policy: RunConfig,
+    config: RunConfig,
     spec: BaselineSpec,
     progress: ShowProgress,
     observations: ObservationFile | None = None,
 ) -> Iterator[Sequence[ClipResult]]:
     check_relative(classifier, spec)
-    lost, lost_rest = partial(_lost, classifier), partial(_lost_rest, classifier)
-    paths = list(paths)
-    known = {path: records for path in paths if observations and (records := observations.find(path)) is not None}
-    stamps = {path: file_stamp(path) for path in paths if path not in known}
-    observed = map_ordered(partial(observe, classifier), stamps, policy.jobs, lost, policy.limits)
-
-    def in_order() -> Iterator[Sequence[ObservedRecord]]:
-        for path in paths:
-            if path not in known:
-                known[path] = next(observed)
-                if observations:
-                    observations.add(path, known[path], stamps[path])
-            yield known[path]
-
-    clips = list(progress(in_order()))
-    rest = list(map_ordered(partial(_observe_rest, classifier), spec.rest, policy.jobs, lost_rest, policy.limits))
-    if broken := [record.result for (record,) in rest if not record.people]:
-        why = broken[0].problem.message if broken[0].problem else f"{broken[0].path} shows no face"
-        raise UsageError(f"{len(broken)} clips of the baseline show nobody at rest, the first: {why}; take them out")
+    clips = list(progress(_observe_all(classifier, observe, list(paths), config, observations)))
+    rest = _observe_baseline(classifier, spec.rest, config)
     yield from relate_clips(classifier, clips, rest, spec)
 
 
-def check_relative(classifier: Classifier, spec: BaselineSpec) -> None:
-    """Whether a classifier can be asked relative to a baseline, before anything is observed.
+def _observe_all(
+    classifier: Classifier,
+    observe: Callable[[Classifier, str], list[ObservedRecord]],
+    paths: Sequence[str],
+    config: RunConfig,
+    observations: ObservationFile | None,
+) -> Iterator[Sequence[ObservedRecord]]:
+    """Yield the records of each clip in input order; observe those that `observations` lacks, and add them to it."""
+    records_of = {path: records for path in paths if observations and (records := observations.find(path)) is not None}
+    stamps = {path: file_stamp(path) for path in paths if path not in records_of}
+    on_death = partial(_crash_records, classifier)
+    new_records = map_ordered(partial(observe, classifier), stamps, config.jobs, on_death, config.limits)
+    for path in paths:
+        if path not in records_of:
+            records_of[path] = next(new_records)
+            if observations:
+                observations.add(path, records_of[path], stamps[path])
+        yield records_of[path]
+
+
+def _observe_baseline(
+    classifier: Classifier, clips: Sequence[RestClip], config: RunConfig
+) -> list[list[ObservedRecord]]:
+    """Observe the clips at rest.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: One shows no face, or cannot be read.
+    """
+    on_death = partial(_crash_records_at_rest, classifier)
+    observed = list(map_ordered(partial(_observe_at_rest, classifier), clips, config.jobs, on_death, config.limits))
+    if without_face := [record.result for (record,) in observed if not record.people]:
+        first = without_face[0]
+        reason = first.problem.message if first.problem else f"{first.path} shows no face"
+        raise UsageError(
+            f"{len(without_face)} clip(s) of the baseline have no face, the first: {reason}; remove them from the list"
+        )
+    return observed
+
+
+def check_relative(classifier: Classifier, spec: BaselineSpec) -> None:
+    """Check that a classifier supports a baseline, before clips are observed.
+
+    Raises:
+        UsageError: It does not.
     """
     if classifier.options.face == "all" and spec.kind:
-        raise UsageError("a baseline is of a person, and --face all answers for everybody together; leave one out")
+        raise UsageError(
+            "a baseline needs the faces of single people, but --face all pools them; leave one of them out"
+        )
     if not classifier.extractor.network.card.get("identity"):
         raise UsageError(
-            f"{classifier.models['network'].name} knows no identities, so nobody is recognised in another clip;"
+            f"{classifier.models['network'].name} does not identify people, so they cannot be recognised across clips;"
             " leave out --network"
         )
 
@@ -184,30 +149,32 @@ def relate_clips(
     rest: Sequence[Sequence[ObservedRecord]],
     spec: BaselineSpec,
 ) -> Iterator[Sequence[ClipResult]]:
-    """The records of clips with names of people, relative to their averages.
+    """Yield the records of each clip with identities, and with predictions relative to the baseline.
 
     Args:
-        classifier: Who answers.
-        clips: The records of each clip, one or one for each window.
-        rest: The same of the clips at rest.
-        spec: What answers are relative to.
+        classifier: Classifies the clips.
+        clips: The records of each clip: one, or one for each window.
+        rest: The records of the clips at rest.
+        spec: The baseline.
     """
     people = [person for i, records in enumerate([*clips, *rest]) for person in _people_of(i, records)]
-    numbers = _identify(people, [*clips, *rest], classifier.extractor.rule.same_person, spec)
+    numbers = _identify(people, [*clips, *rest], classifier.extractor.tracker_config.min_person_similarity, spec)
     number_of = {(person.clip, person.id): int(number) for person, number in zip(people, numbers, strict=True)}
     references = _references(people, numbers, len(clips), spec)
-    names = _names(number_of, [*clips, *rest], spec)
+    names = _names(number_of, spec)
     for i, records in enumerate(clips):
-        known = [[number_of[i, person.id] for person in record.result.people] for record in records]
+        numbers_of_records = [[number_of[i, person.id] for person in record.result.people] for record in records]
         yield [
-            classifier.relate(record, [names[n] for n in own], [references.get(n) for n in own])
-            for record, own in zip(records, known, strict=True)
+            classifier.apply_baseline(
+                record, [names[n] for n in record_numbers], [references.get(n) for n in record_numbers]
+            )
+            for record, record_numbers in zip(records, numbers_of_records, strict=True)
         ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ClipPerson:
-    """A person in a clip: means over the windows in which it occurs."""
+    """A person in a clip: statistics averaged over the windows in which the person occurs."""
 
     clip: int
     id: int
@@ -227,7 +194,7 @@ def _people_of(clip: int, records: Sequence[ObservedRecord]) -> list[_ClipPerson
 
 
 def _average(parts: Sequence[ClipFeatures]) -> dict[str, FloatArray]:
-    """Statistics over windows, each as heavy as it has frames."""
+    """Average statistics over windows, weighted by their number of frames."""
     counts = [part.count for part in parts]
     return {
         name: np.average([part.statistics[name] for part in parts], axis=0, weights=counts)
@@ -238,41 +205,42 @@ def _average(parts: Sequence[ClipFeatures]) -> dict[str, FloatArray]:
 def _identify(
     people: Sequence[_ClipPerson], clips: Sequence[Sequence[ObservedRecord]], min_similarity: float, spec: BaselineSpec
 ) -> NDArray[np.int64]:
+    """Number the people across clips: first the names of `spec.people` in sorted order, then everybody else."""
     if not people:
         return np.zeros(0, np.int64)
     vectors = np.stack([person.statistics[IDENTITY] for person in people])
-    clips_, frames = ([getattr(person, name) for person in people] for name in ("clip", "frames"))
-    numbers = identify_people(vectors, clips_, frames, min_similarity)
+    clip_of, frames = [person.clip for person in people], [person.frames for person in people]
+    numbers = identify_people(vectors, clip_of, frames, min_similarity)
     if spec.people is None:
         return numbers
-    named = sorted(set(spec.people.values()))
-    found = numbers + len(named)
-    seen: set[int] = set()
+    listed = sorted(set(spec.people.values()))
+    numbers = numbers + len(listed)
+    clips_with_main_person: set[int] = set()
     for row, person in enumerate(people):
         name = spec.people.get(clips[person.clip][0].result.path)
-        if name is not None and person.clip not in seen:  # the main person comes first
-            found[row] = named.index(name)
-        seen.add(person.clip)
-    return found
+        if name is not None and person.clip not in clips_with_main_person:  # the first person of a clip is the main one
+            numbers[row] = listed.index(name)
+        clips_with_main_person.add(person.clip)
+    return numbers
 
 
-def _names(
-    number_of: Mapping[tuple[int, int], int], clips: Sequence[Sequence[ObservedRecord]], spec: BaselineSpec
-) -> dict[int, str]:
-    named = sorted(set(spec.people.values())) if spec.people else []
-    others = [number for number in dict.fromkeys(number_of.values()) if number >= len(named)]
-    return dict(enumerate(named)) | {number: f"person-{i}" for i, number in enumerate(others, 1)}
+def _names(number_of: Mapping[tuple[int, int], int], spec: BaselineSpec) -> dict[int, str]:
+    """Return the name of each number: a name of `spec.people`, or `person-1` and so on."""
+    listed = sorted(set(spec.people.values())) if spec.people else []
+    unlisted = [number for number in dict.fromkeys(number_of.values()) if number >= len(listed)]
+    return dict(enumerate(listed)) | {number: f"person-{i}" for i, number in enumerate(unlisted, 1)}
 
 
 def _references(
-    people: Sequence[_ClipPerson], numbers: NDArray[np.int64], answered: int, spec: BaselineSpec
+    people: Sequence[_ClipPerson], numbers: NDArray[np.int64], n_clips: int, spec: BaselineSpec
 ) -> dict[int, BaselineReference]:
+    """Return the baseline of each person by number; clips from `n_clips` on are those at rest."""
     if spec.kind is None or not people:
         return {}
     statistics = {name: np.stack([person.statistics[name] for person in people]) for name in people[0].statistics}
     if spec.kind == "person":
         return average_people(statistics, numbers)
-    at_rest = np.array([person.clip >= answered for person in people])
+    at_rest = np.array([person.clip >= n_clips for person in people])
     return {
         int(number): make_reference("rest", statistics, at_rest & (numbers == number))
         for number in np.unique(numbers[at_rest])
@@ -280,21 +248,21 @@ def _references(
 
 
 def _observe(classifier: Classifier, path: str) -> list[ObservedRecord]:
-    return classifier.observe(path)
+    return classifier.observe_clip(path)
 
 
-def _observe_windows(cut: WindowSpec, classifier: Classifier, path: str) -> list[ObservedRecord]:
-    return classifier.observe_windows(path, cut)
+def _observe_windows(windows: WindowSpec, classifier: Classifier, path: str) -> list[ObservedRecord]:
+    return classifier.observe_windows(path, windows)
 
 
-def _observe_rest(classifier: Classifier, clip: RestClip) -> list[ObservedRecord]:
+def _observe_at_rest(classifier: Classifier, clip: RestClip) -> list[ObservedRecord]:
     sampling: Sampling = replace(classifier.options.sampling, start=clip.start, end=clip.end)
-    return classifier.observe(clip.path, sampling)
+    return classifier.observe_clip(clip.path, sampling)
 
 
-def _lost(classifier: Classifier, path: str, death: WorkerDied) -> list[ObservedRecord]:
-    return [ObservedRecord(lost_clip(classifier, path, death), ())]
+def _crash_records(classifier: Classifier, path: str, death: WorkerDied) -> list[ObservedRecord]:
+    return [ObservedRecord(crash_result(classifier, path, death), ())]
 
 
-def _lost_rest(classifier: Classifier, clip: RestClip, death: WorkerDied) -> list[ObservedRecord]:
-    return _lost(classifier, clip.path, death)
+def _crash_records_at_rest(classifier: Classifier, clip: RestClip, death: WorkerDied) -> list[ObservedRecord]:
+    return _crash_records(classifier, clip.path, death)

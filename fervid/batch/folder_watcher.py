@@ -1,8 +1,7 @@
-"""A folder into which clips are put -> the name of each, once it is whole.
+"""Watch a folder for new clips, and yield each once it is complete.
 
-The folder is listed again and again. Kernels tell of changes too, but not of those that another machine makes on a
-network drive, and not of all when there are many; and a clip has to be left alone for some seconds in any case, before
-anybody can know that it is whole.
+The folder is polled. Change notifications of the kernel miss what another machine writes to a network drive, and drop
+events when there are many. A clip also counts as complete only once it has not changed for some seconds.
 """
 
 from __future__ import annotations
@@ -15,20 +14,21 @@ from fervid.core.errors import UsageError
 from fervid.media.inputs import find_videos
 
 FileStamp = tuple[int, int]
-"""Size in bytes, and time of the last change in nanoseconds."""
+"""Size in bytes, and modification time in nanoseconds."""
 
-MAX_TOMBSTONES = 100_000  # clips that are gone: a drive that was away for a while brings back what is answered already
-_GLANCE = 0.2  # seconds from one look whether an answer is ready to the next
-_SHARE = 0.05  # of the time that listing the folder may take
+MAX_TOMBSTONES = 100_000
+"""Number of deleted clips to remember, because a drive that was disconnected brings back clips that are done."""
+_POLL_S = 0.2  # between two checks of whether a result is ready
+_MAX_LISTING_SHARE = 0.05  # maximum share of the time that is spent on listing the folder
 
 
 class FolderWatcher:
-    """Says what is new in a folder. It remembers what is there, so its memory does not grow with time.
+    """A poller for the new clips of a folder. It remembers the clips in the folder, so memory does not grow with time.
 
-    A clip is known by its name, size and time of change. One that is replaced or written on is new.
+    A clip is identified by its name, size and modification time. A clip that is replaced or changed is new.
 
     Attributes:
-        stamps: Of each clip that was there at the start, or was given since.
+        fingerprints: Size and modification time of each clip that existed at the start, or was yielded since.
     """
 
     def __init__(
@@ -36,96 +36,98 @@ class FolderWatcher:
         path: str | os.PathLike[str],
         *,
         recursive: bool = False,
-        quiet: float = 5.0,
-        tell: Callable[[str], None] = lambda message: None,
+        settle_s: float = 5.0,
+        on_message: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """Look for the first time.
+        """List the folder for the first time.
 
         Args:
             path: The folder.
-            recursive: Whether to search the folders within it, too.
-            quiet: Seconds for which size and time of change of a clip must stay the same.
-            tell: Is told when the folder cannot be read, and when it can be again.
+            recursive: Whether to search its subfolders too.
+            settle_s: Seconds for which the size and modification time of a clip must stay the same.
+            on_message: Called with a message when the folder cannot be read, and when it can be read again.
 
         Raises:
-            UsageError: There is no such folder, or it cannot be read.
+            UsageError: The folder does not exist or cannot be read.
         """
-        self._path, self._recursive, self._quiet, self._tell = os.fspath(path), recursive, quiet, tell
-        self._waiting: dict[str, tuple[FileStamp, float]] = {}
-        self._given: set[str] = set()
-        self._settled: set[str] = set()
-        self._away, self._took = False, 0.0
+        self._path, self._recursive, self._settle_s, self._on_message = os.fspath(path), recursive, settle_s, on_message
+        self._changing: dict[str, tuple[FileStamp, float]] = {}
+        self._in_progress: set[str] = set()
+        self._done: set[str] = set()
+        self._unreachable, self._listing_s = False, 0.0
         try:
-            self.stamps: dict[str, FileStamp] = self._list()
+            self.fingerprints: dict[str, FileStamp] = self._list()
         except OSError as error:
             raise UsageError(
                 f"the folder {self._path} cannot be read ({error.strerror}); create it, or check its permissions"
             ) from error
 
-    def clips(self, answered: Iterable[str] = ()) -> Iterator[str | None]:
-        """The clips that are whole, those first that are there already; without end.
+    def iter_stable_files(self, answered: Iterable[str] = ()) -> Iterator[str | None]:
+        """Yield the complete clips, those that exist already first; without end.
 
-        A clip is not given again before `settle` was called for it. None in between says that there is time to spare.
+        A clip is not yielded again before `mark_done` was called for it. None is yielded while there is nothing to do.
 
         Args:
-            answered: Those of `stamps` that need not be given.
+            answered: Clips in `fingerprints` that need not be yielded.
         """
-        self._settled |= self.stamps.keys() & set(answered)
-        pause = min(1.0, self._quiet / 2)
+        self._done |= self.fingerprints.keys() & set(answered)
+        pause = min(1.0, self._settle_s / 2)
         while True:
-            yield from self._whole()
-            until = time.monotonic() + max(pause, self._took / _SHARE)
-            while (left := until - time.monotonic()) > 0:
+            yield from self._stable_files()
+            next_listing = time.monotonic() + max(pause, self._listing_s / _MAX_LISTING_SHARE)
+            while (remaining := next_listing - time.monotonic()) > 0:
                 yield None
-                time.sleep(min(_GLANCE, left))
+                time.sleep(min(_POLL_S, remaining))
 
-    def settle(self, path: str) -> None:
-        """Take note that a clip was answered as it was given."""
-        self._given.discard(path)
-        self._settled.add(path)
+    def mark_done(self, path: str) -> None:
+        """Record that a clip was classified in the state in which it was yielded."""
+        self._in_progress.discard(path)
+        self._done.add(path)
 
-    def _whole(self) -> Iterator[str]:
+    def _stable_files(self) -> Iterator[str]:
+        """Yield the clips that have not changed for `settle_s`, and are neither done nor in progress."""
         try:
-            found = self._list()
+            current = self._list()
         except OSError as error:
-            if not self._away:
-                self._tell(f"{self._path} cannot be read ({error.strerror}); waiting until it can")
-            self._away = True
+            if not self._unreachable:
+                self._on_message(f"{self._path} cannot be read ({error.strerror}); waiting until it can")
+            self._unreachable = True
             return
-        if self._away:
-            self._tell(f"{self._path} is here again")
-        self._away = False
-        now, before, self._waiting = time.monotonic(), self._waiting, {}
-        for path, stamp in found.items():
-            if path in self._given or (path in self._settled and self.stamps[path] == stamp):
+        if self._unreachable:
+            self._on_message(f"{self._path} can be read again")
+        self._unreachable = False
+        now, previous, self._changing = time.monotonic(), self._changing, {}
+        for path, stamp in current.items():
+            if path in self._in_progress or (path in self._done and self.fingerprints[path] == stamp):
                 continue
-            known, since = before.get(path, (stamp, now))
-            since = since if known == stamp else now
-            if now - since < self._quiet:
-                self._waiting[path] = stamp, since
+            previous_stamp, since = previous.get(path, (stamp, now))
+            since = since if previous_stamp == stamp else now
+            if now - since < self._settle_s:
+                self._changing[path] = stamp, since
             else:
-                self.stamps.pop(path, None)  # so that what was given last is forgotten last
-                self.stamps[path] = stamp
-                self._given.add(path)
+                self.fingerprints.pop(path, None)  # reinsert at the end, because the oldest entries are pruned first
+                self.fingerprints[path] = stamp
+                self._in_progress.add(path)
                 yield path
-        self._forget(found.keys())
+        self._prune(current.keys())
 
-    def _forget(self, found: Container[str]) -> None:
-        gone = [path for path in self.stamps if path not in found and path not in self._given]
-        for path in gone[: max(0, len(gone) - MAX_TOMBSTONES)]:
-            del self.stamps[path]
-            self._settled.discard(path)
+    def _prune(self, current: Container[str]) -> None:
+        """Forget the oldest deleted clips beyond `MAX_TOMBSTONES`."""
+        deleted = [path for path in self.fingerprints if path not in current and path not in self._in_progress]
+        for path in deleted[: max(0, len(deleted) - MAX_TOMBSTONES)]:
+            del self.fingerprints[path]
+            self._done.discard(path)
 
     def _list(self) -> dict[str, FileStamp]:
-        began = time.monotonic()
-        with os.scandir(self._path):  # raises what `find_videos` would pass over
+        started = time.monotonic()
+        with os.scandir(self._path):  # raises errors that `find_videos` ignores
             pass
-        found = {}
+        stamps = {}
         for path in sorted(find_videos(self._path, recursive=self._recursive)):
             try:
                 status = os.stat(path)
-            except OSError:  # gone by now, or a link to nowhere
+            except OSError:  # deleted meanwhile, or a broken link
                 continue
-            found[path] = status.st_size, status.st_mtime_ns
-        self._took = time.monotonic() - began
-        return found
+            stamps[path] = status.st_size, status.st_mtime_ns
+        self._listing_s = time.monotonic() - started
+        return stamps

@@ -1,7 +1,8 @@
-"""What was observed of clips, kept beside an output, so that a run relative to a baseline goes on after it was cut off.
+"""Observations of clips on disk, with which an interrupted run relative to a baseline can resume.
 
-A JSON Lines file `NAME.observed`: a line for each clip, with its size and time of change, the models and options, and
-its records with the statistics behind them, a few kilobytes each. A line that was torn is observed again.
+They are in `NAME.observed`, a JSON Lines file beside the output. It has a line of a few kilobytes for each clip: size
+and modification time, a fingerprint of models and options, and the records with their statistics. A clip whose line is
+incomplete is observed again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from fervid.analysis.pipeline import Classifier, ObservedRecord
+from fervid.analysis.observed_record import ObservedRecord
+from fervid.analysis.pipeline import Classifier
 from fervid.batch.resumable_jsonl import FINAL_STATUSES, file_stamp, run_fingerprint
 from fervid.batch.writers import to_json_line
 from fervid.core.atomic_io import AtomicAppendFile, as_output_error, check_not_moved, lock_partial
@@ -23,11 +25,11 @@ from fervid.core.records import ClipFeatures, ClipResult, ErrorInfo, Person, Pre
 
 
 class ObservationFile:
-    """Observed clips by path; only those that are as they were, and were observed by the same models and options."""
+    """A file of observations by path, which returns those of unchanged clips, made with the same models and options."""
 
-    def __init__(self, classifier: Classifier, known: Mapping[str, Any], file: AtomicAppendFile, path: Path) -> None:
+    def __init__(self, classifier: Classifier, entries: Mapping[str, Any], file: AtomicAppendFile, path: Path) -> None:
         """Use `ObservationFile.open`."""
-        self._classifier, self._known, self._file, self._path = classifier, known, file, path
+        self._classifier, self._entries, self._file, self._path = classifier, entries, file, path
         self._run = run_fingerprint(classifier)
 
     @classmethod
@@ -37,23 +39,23 @@ class ObservationFile:
 
         Args:
             output: The JSON Lines file of the records.
-            classifier: Who observes.
-            resume: Whether to keep what the file holds.
+            classifier: Makes the observations.
+            resume: Whether to keep the observations of the file.
 
         Raises:
-            OutputError: Another run writes it, or it cannot be written.
+            OutputError: Another run writes the file, or it cannot be written.
         """
         path = output.with_name(output.name + ".observed")
         with as_output_error(path), lock_partial(path):
             lines = path.read_bytes().splitlines(keepends=True) if resume and path.exists() else []
-            whole = [line for line in lines if line.endswith(b"\n")]
+            complete = [line for line in lines if line.endswith(b"\n")]
             with AtomicAppendFile(path, "ab") as file:
-                file.truncate(sum(map(len, whole)))
-                yield cls(classifier, dict(_entries(whole)), file, path)
+                file.truncate(sum(map(len, complete)))
+                yield cls(classifier, dict(_entries(complete)), file, path)
 
     def find(self, clip: str) -> list[ObservedRecord] | None:
-        """What was observed of a clip; None if that was not, failed, or the clip or the run is another now."""
-        entry = self._known.get(clip)
+        """Return the observations of a clip; None if there are none, or the clip, models or options have changed."""
+        entry = self._entries.get(clip)
         if entry is None or entry["run"] != self._run or tuple(entry["stamp"]) != file_stamp(clip):
             return None
         try:
@@ -61,20 +63,20 @@ class ObservationFile:
         except (KeyError, TypeError, ValueError):
             return None
 
-    def add(self, clip: str, records: Sequence[ObservedRecord], observed: tuple[int, int]) -> None:
-        """Append what was observed of a clip that can be answered.
+    def add(self, clip: str, records: Sequence[ObservedRecord], stamp: tuple[int, int]) -> None:
+        """Append the observations of a clip, unless one is an error.
 
         Args:
-            clip: Its path.
-            records: What was observed.
-            observed: `ledger.stamp` of the clip before that.
+            clip: Path of the clip.
+            records: The observations.
+            stamp: `file_stamp` of the clip before it was observed.
 
         Raises:
-            OutputError: The disk is full or the file is gone.
+            OutputError: The disk is full, or the file was moved, removed or replaced.
         """
         if any(record.result.status not in FINAL_STATUSES for record in records):
             return
-        entry = {"path": clip, "stamp": observed, "run": self._run, "records": [_to_json(record) for record in records]}
+        entry = {"path": clip, "stamp": stamp, "run": self._run, "records": [_to_json(record) for record in records]}
         with as_output_error(self._path):
             self._file.write(to_json_line(entry) + b"\n")
             check_not_moved(self._file, self._path)
@@ -90,7 +92,7 @@ def _entries(lines: Sequence[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 def _to_json(record: ObservedRecord) -> dict[str, Any]:
-    """A record with all digits, as JSON types."""
+    """Convert a record to JSON types, without rounding."""
     plain = asdict(record.result)
     for name in ("path", "models", "baseline"):
         del plain[name]
@@ -102,14 +104,16 @@ def _to_json(record: ObservedRecord) -> dict[str, Any]:
 
 
 def _from_json(path: str, plain: Mapping[str, Any], classifier: Classifier) -> ObservedRecord:
-    """What `_to_json` wrote.
+    """Restore a record from the result of `_to_json`.
 
     Raises:
-        KeyError, TypeError, ValueError: It did not write that.
+        KeyError, TypeError, ValueError: It is not one.
     """
     result = dict(plain["result"])
-    people = tuple(Person(**{**person, "answer": Prediction(**person["answer"])}) for person in result.pop("people"))
-    answer, problem = result.pop("answer"), result.pop("problem")
+    people = tuple(
+        Person(**{**person, "prediction": Prediction(**person["prediction"])}) for person in result.pop("people")
+    )
+    prediction, problem = result.pop("prediction"), result.pop("problem")
     features = tuple(
         ClipFeatures({name: np.array(value, np.float32) for name, value in part["statistics"].items()}, part["count"])
         for part in plain["people"]
@@ -119,7 +123,7 @@ def _from_json(path: str, plain: Mapping[str, Any], classifier: Classifier) -> O
             path,
             **result,
             people=people,
-            answer=Prediction(**answer) if answer else None,
+            prediction=Prediction(**prediction) if prediction else None,
             problem=ErrorInfo(**problem) if problem else None,
             models=classifier.models,
         ),

@@ -1,4 +1,4 @@
-"""A JSON Lines output that a run which was cut off can continue."""
+"""JSON Lines output that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -28,11 +28,21 @@ from fervid.core.records import SCHEMA_VERSION, ClipResult, Status
 from fervid.media import remote_files
 
 FINAL_STATUSES = ("ok", "no_face")
+"""Statuses of records that a resumed run keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResumeEntry:
-    """Which file, as it was, got the record of that digest in which run: a line of the ledger, or columns of a part."""
+    """A record that was written: a line of the ledger, or the last columns of a parquet row.
+
+    Attributes:
+        path: The clip.
+        size: Its size in bytes before it was read.
+        mtime_ns: Its modification time before it was read, in nanoseconds.
+        run: Fingerprint of the run that made the record.
+        status: Status of the record.
+        record: Digest of the record's line in a JSON Lines file.
+    """
 
     path: str
     size: int
@@ -42,32 +52,33 @@ class ResumeEntry:
     record: str = ""
 
     def __post_init__(self) -> None:
-        kinds = (str, int, int, str, str, str)
-        if tuple(type(value) for value in astuple(self)) != kinds or self.status not in get_args(Status):
-            raise ValueError(f"this is no entry: {self}")
+        types = (str, int, int, str, str, str)
+        if tuple(type(value) for value in astuple(self)) != types or self.status not in get_args(Status):
+            raise ValueError(f"invalid ledger entry: {self}")
 
-    def stands(self, run: str, stamp: tuple[int, int] | None) -> bool:
-        """Whether a record stays, because its clip is not in this run, is gone, or is as it was.
+    def is_current(self, run: str, stamp: tuple[int, int] | None) -> bool:
+        """Return whether to keep the record: its clip is not in this run, was deleted, or is unchanged.
 
         Args:
-            run: The digest of this run.
-            stamp: Of the clip as it is now; None if it is not in this run.
+            run: Fingerprint of this run.
+            stamp: Current size and modification time of the clip; None if it is not in this run.
         """
         if stamp is None:
             return True
-        current = stamp == remote_files.MISSING or (self.run == run and stamp == (self.size, self.mtime_ns))
-        return current and self.status in FINAL_STATUSES
+        unchanged = stamp == remote_files.MISSING or (self.run == run and stamp == (self.size, self.mtime_ns))
+        return unchanged and self.status in FINAL_STATUSES
 
 
 class ResumableJsonlWriter:
-    """A JSON Lines output that can be continued, with `NAME.ledger` beside it.
+    """A JSON Lines file that can be resumed, with a ledger `NAME.ledger` beside it.
 
-    A record is on disk before the ledger names it, and counts only if the ledger does. The ledger itself is synced at
-    the end: what a power failure takes of it is answered again. No two runs write one output.
+    A record counts only if the ledger lists it, and it is synced to disk before the ledger lists it. The ledger is
+    synced at the end, so clips whose entries a power failure removes are classified again. A lock keeps other runs from
+    writing the same output.
 
-    On resuming, what was torn is cut off, and the records of those clips of the new run are dropped that failed, have
-    changed since, or were answered by other models or options, because they are answered again; all others stay. New
-    records follow the old ones.
+    On resuming, incomplete lines are removed. The records of clips of the new run that failed, have changed, or were
+    made with other models or options are removed too, because these clips are classified again. All other records
+    stay, and new records follow them.
     """
 
     def __init__(
@@ -78,111 +89,111 @@ class ResumableJsonlWriter:
         *,
         resume: bool,
         force: bool,
-        tell: Callable[[str], None] = lambda message: None,
+        on_message: Callable[[str], None] = lambda message: None,
     ) -> None:
         """Open or create the output.
 
         Args:
             output: The JSON Lines file.
-            classifier: Whose answers they are.
-            clips: The inputs of this run; as a mapping to the stamps of what is read, which may change as more come.
+            classifier: Makes the records.
+            clips: The inputs of this run; a mapping gives their `file_stamp`s, and may grow and change during the run.
             resume: Whether to continue the file.
             force: Whether an existing file may be replaced.
-            tell: Is told when lines are dropped that the ledger does not name.
+            on_message: Called with a notice if lines that the ledger does not list are removed.
 
         Raises:
-            OutputError: It exists and neither `resume` nor `force` is given, its ledger does not fit it, another run
-                writes it, or it cannot be written.
+            OutputError: The file exists and neither `resume` nor `force` is given, its ledger does not match it,
+                another run writes it, or it cannot be written.
         """
-        self._output, self._path = output, ledger_path(output)
+        self._output, self._ledger_path = output, ledger_path(output)
         self._run = run_fingerprint(classifier)
-        # Before they are read: a change meanwhile shows later.
+        # Taken before the clips are read, so that a change while they are read is noticed on resuming.
         self._stamps: Mapping[str, tuple[int, int]] = (
             clips if isinstance(clips, Mapping) else {clip: file_stamp(clip) for clip in clips}
         )
-        kept: dict[str, ResumeEntry] = {}
-        with as_output_error(output), ExitStack() as opened:
-            claim = opened.enter_context(lock_partial(output))
+        current: dict[str, ResumeEntry] = {}
+        with as_output_error(output), ExitStack() as resources:
+            partial = resources.enter_context(lock_partial(output))
             if resume and output.exists():
-                entries, unknown = _load_entries(output, self._path)
-                if unknown:
-                    tell(
-                        f"{unknown} line(s) at the end of {output} that {self._path.name} does not name cannot be kept;"
-                        " what a run lost there is answered again"
+                entries, n_unlisted = _load_entries(output, self._ledger_path)
+                if n_unlisted:
+                    on_message(
+                        f"removed {n_unlisted} line(s) at the end of {output} that {self._ledger_path.name} does not"
+                        " list; clips whose records were lost are classified again"
                     )
-                kept = {e.record: e for e in entries if e.stands(self._run, self._stamps.get(e.path))}
+                current = {e.record: e for e in entries if e.is_current(self._run, self._stamps.get(e.path))}
             else:
                 check_overwrite(output, force=force, resumable=True)
-                check_overwrite(self._path, force=force)
-            self._rewrite(claim, kept)
-            self._records = opened.enter_context(AtomicAppendFile(output, "ab"))
-            self._entries = opened.enter_context(AtomicAppendFile(self._path, "ab"))
-            self._opened = opened.pop_all()
-        self.answered: dict[str, Status] = {entry.path: entry.status for entry in kept.values()}
+                check_overwrite(self._ledger_path, force=force)
+            self._rewrite(partial, current)
+            self._records = resources.enter_context(AtomicAppendFile(output, "ab"))
+            self._ledger = resources.enter_context(AtomicAppendFile(self._ledger_path, "ab"))
+            self._resources = resources.pop_all()
+        self.answered: dict[str, Status] = {entry.path: entry.status for entry in current.values()}
 
     def __enter__(self) -> ResumableJsonlWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with self._opened, as_output_error(self._path):
-            os.fsync(self._entries.fileno())
+        with self._resources, as_output_error(self._ledger_path):
+            os.fsync(self._ledger.fileno())
 
     def write(self, result: ClipResult) -> None:
         """Append one record.
 
         Raises:
-            OutputError: The disk is full or the file is gone.
+            OutputError: The disk is full, or the file was moved, removed or replaced.
         """
         line = to_json_line(result.as_dict()) + b"\n"
         entry = ResumeEntry(result.path, *self._stamps[result.path], self._run, result.status, _digest(line))
         with as_output_error(self._output):
             self._records.write(line)
             os.fsync(self._records.fileno())
-            self._entries.write(to_json_line(asdict(entry)) + b"\n")
+            self._ledger.write(to_json_line(asdict(entry)) + b"\n")
             check_not_moved(self._records, self._output)
-            check_not_moved(self._entries, self._path)
+            check_not_moved(self._ledger, self._ledger_path)
 
     def finish(self) -> None:
-        """Every record is written already."""
+        """Do nothing, because every record is written at once."""
 
-    def _rewrite(self, claim: BinaryIO, kept: dict[str, ResumeEntry]) -> None:
-        """Leave only these records. Between the two renames the ledger names more than there is, which is harmless."""
-        claim.truncate(0)
-        if kept:
+    def _rewrite(self, partial: BinaryIO, current: dict[str, ResumeEntry]) -> None:
+        """Keep only these records. Between the renames the ledger lists removed records, which is harmless."""
+        partial.truncate(0)
+        if current:
             with self._output.open("rb") as records:
-                claim.writelines(line for line in records if _digest(line) in kept)
-        commit(claim, self._output)
-        with atomic_write(self._path, force=True) as file:
-            file.writelines(to_json_line(asdict(entry)) + b"\n" for entry in kept.values())
+                partial.writelines(line for line in records if _digest(line) in current)
+        commit(partial, self._output)
+        with atomic_write(self._ledger_path, force=True) as file:
+            file.writelines(to_json_line(asdict(entry)) + b"\n" for entry in current.values())
 
 
 def ledger_path(output: Path) -> Path:
-    """Where the ledger of an output lies: beside the file itself, if that is a link."""
+    """Return the path of an output's ledger, which is beside the target if the output is a link."""
     output = output.resolve()
     return output.with_name(output.name + ".ledger")
 
 
 def run_fingerprint(classifier: Classifier) -> str:
-    """What an answer depends on beside the clip: version, models and options, in one short string."""
+    """Return a short digest of what a record depends on beside the clip: version, models and options."""
     models = {role: asdict(identity) for role, identity in classifier.models.items()}
     run = [__version__, SCHEMA_VERSION, models, asdict(classifier.options)]
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _load_entries(output: Path, ledger: Path) -> tuple[list[ResumeEntry], int]:
-    """The entries whose records are in the output; what is torn in the ledger or at the end of it is left out.
+    """Load the ledger entries whose records are in the output; incomplete lines are ignored.
 
     Returns:
-        The entries, and how many whole lines follow that are none of theirs: those of which a power failure took the
-        entry, or that somebody has added.
+        The entries, and the number of complete lines after them that the ledger does not list, because a power failure
+        removed the entries or because somebody added the lines.
 
     Raises:
-        OutputError: A record that the ledger does not name stands before one that it does: somebody edited the file.
+        OutputError: There is no ledger, or the file was edited: a line that the ledger lists follows one it does not.
     """
     if not ledger.exists():
         if not output.stat().st_size:  # killed between the first two renames
             return [], 0
-        raise OutputError(f"{output} has no ledger beside it, so it cannot be resumed; --force writes it anew")
+        raise OutputError(f"{output} has no ledger beside it, so it cannot be resumed; --force replaces it")
     entries = {}
     for line in ledger.read_bytes().splitlines(keepends=True):
         try:
@@ -191,19 +202,19 @@ def _load_entries(output: Path, ledger: Path) -> tuple[list[ResumeEntry], int]:
         except (ValueError, TypeError, RecursionError):
             continue
     recorded: list[ResumeEntry] = []
-    unknown = 0
+    n_unlisted = 0
     with output.open("rb") as records:
         for line in records:
-            if (known := entries.get(_digest(line))) is None:
-                unknown += line.endswith(b"\n")
-            elif unknown:
+            if (recorded_entry := entries.get(_digest(line))) is None:
+                n_unlisted += line.endswith(b"\n")
+            elif n_unlisted:
                 raise OutputError(
-                    f"{output} was edited: it holds records that {ledger.name} does not name; keep it under another"
-                    " name and start anew"
+                    f"{output} was edited: it contains records that {ledger.name} does not list; rename it and start a"
+                    " new output"
                 )
             else:
-                recorded.append(known)
-    return recorded, unknown
+                recorded.append(recorded_entry)
+    return recorded, n_unlisted
 
 
 def _digest(line: bytes) -> str:
@@ -211,7 +222,7 @@ def _digest(line: bytes) -> str:
 
 
 def file_stamp(path: str) -> tuple[int, int]:
-    """Size in bytes and time of the last change in nanoseconds of a clip; `remote.GONE` of one that is not there."""
+    """Return the size in bytes and the modification time in nanoseconds of a clip; `remote_files.MISSING` if none."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Records -> columns: those of CSV and parquet, and many records at once as an arrow table or a pandas frame."""
+"""Columns of records for CSV and parquet; records as an arrow table or a pandas DataFrame."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MODEL_ROLES = ("detector", "network", "classifier")
 
 
 def column_names(labels: Sequence[str], record: type[ClipResult] = ClipResult) -> list[str]:
-    """The columns of a flat table in order: nested fields as `error.code`.
+    """Return the columns of a flat table in order, with nested fields as `error.code`.
 
     Args:
-        labels: The classifier's labels, of which each is a column.
-        record: Of which kind the records are.
+        labels: The classifier's labels, each of which is a column.
+        record: Type of the records.
     """
     nested = {
         "probabilities": labels,
@@ -34,7 +34,7 @@ def column_names(labels: Sequence[str], record: type[ClipResult] = ClipResult) -
 
 
 def flatten(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Columns of a plain record and what stands in them; people stay a list."""
+    """Yield the columns of a record and their values; `people` stays a list."""
     for name, value in record.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{name}.")
@@ -43,12 +43,12 @@ def flatten(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def arrow_schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> Any:
-    """The arrow schema of a record as its `as_dict` gives it, with nested fields as structures.
+    """Return the arrow schema of `ClipResult.as_dict`, with nested fields as structs.
 
     Args:
         arrow: The module pyarrow.
         labels: The classifier's labels.
-        record: Of which kind the records are.
+        record: Type of the records.
     """
     text, count, real = arrow.string(), arrow.int64(), arrow.float64()
     probabilities = arrow.struct([(label, real) for label in labels]) if labels else arrow.null()
@@ -78,7 +78,7 @@ def arrow_schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = C
 
 
 def to_arrow_dict(result: ClipResult) -> dict[str, Any]:
-    """A record as plain types that arrow and pandas can hold."""
+    """Convert a record to types that arrow and pandas can store; invalid UTF-8 is escaped."""
     record = result.as_dict()
     record["path"] = to_valid_utf8(record["path"])
     for model in (record["model"] or {}).values():
@@ -89,10 +89,10 @@ def to_arrow_dict(result: ClipResult) -> dict[str, Any]:
 
 
 def to_arrow(results: Iterable[ClipResult]) -> pyarrow.Table:
-    """Many results as an arrow table: a row each, with the columns of `fervid classify --format parquet`.
+    """Convert results to an arrow table with a row each, and the columns of `fervid classify --format parquet`.
 
     Args:
-        results: Of clips, or of windows, which have `start_s` and `end_s` too.
+        results: Results of clips, or of windows, which also have `start_s` and `end_s`.
 
     Raises:
         UsageError: pyarrow is not installed.
@@ -101,18 +101,18 @@ def to_arrow(results: Iterable[ClipResult]) -> pyarrow.Table:
         import pyarrow
     except ImportError:
         raise UsageError("arrow tables need pyarrow, which is not installed; pip install 'fervid[parquet]'") from None
-    known = list(results)
-    rows = [to_arrow_dict(result) for result in known]
-    return pyarrow.Table.from_pylist(rows, arrow_schema(pyarrow, _labels(known), _record_type(known)))
+    results = list(results)
+    rows = [to_arrow_dict(result) for result in results]
+    return pyarrow.Table.from_pylist(rows, arrow_schema(pyarrow, _labels(results), _record_type(results)))
 
 
 def to_pandas(results: Iterable[ClipResult]) -> pandas.DataFrame:
-    """Many results as a pandas frame: a row each, with the columns of `fervid classify --format csv`.
+    """Convert results to a pandas DataFrame with a row each, and the columns of `fervid classify --format csv`.
 
-    `people` holds a list of dictionaries for each clip.
+    The column `people` has a list of dictionaries for each clip.
 
     Args:
-        results: Of clips, or of windows, which have `start_s` and `end_s` too.
+        results: Results of clips, or of windows, which also have `start_s` and `end_s`.
 
     Raises:
         UsageError: pandas is not installed.
@@ -120,17 +120,17 @@ def to_pandas(results: Iterable[ClipResult]) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError:
-        raise UsageError("frames need pandas, which is not installed; pip install 'fervid[pandas]'") from None
-    known = list(results)
-    columns = column_names(_labels(known), _record_type(known))
-    rows = [dict(flatten(to_arrow_dict(result))) for result in known]
+        raise UsageError("a DataFrame needs pandas, which is not installed; pip install 'fervid[pandas]'") from None
+    results = list(results)
+    columns = column_names(_labels(results), _record_type(results))
+    rows = [dict(flatten(to_arrow_dict(result))) for result in results]
     frame = pandas.DataFrame([[row.get(column) for column in columns] for row in rows], columns=columns)
     reals = [name for name in columns if name.startswith("probabilities.") or name.endswith("_s")]
     return frame.astype(dict.fromkeys(["confidence", *reals], "float64"))
 
 
 def _labels(results: Sequence[ClipResult]) -> list[str]:
-    """Every label that a result knows, in the order in which they occur."""
+    """Return all labels of the results, in order of first occurrence."""
     return list(dict.fromkeys(label for result in results for label in result.probabilities or ()))
 
 

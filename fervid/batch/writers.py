@@ -1,4 +1,4 @@
-"""Records -> table, JSON Lines, JSON or CSV, on a stream."""
+"""Write records to a stream as a table, JSON Lines, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from fervid.core.records import ClipResult, WindowResult
 from fervid.core.text import escape_control_chars, escape_formula
 
 Format = Literal["table", "jsonl", "json", "csv"]
-_NAME, _SHORT = 16, 10  # cells that the name of a clip has at least beside people and seconds, and beside the others
-_UNMEASURED = 40  # cells for it where rows are written as they come, and no terminal limits them
-_LABEL = len("error (no_video_stream)")
+_MIN_NAME = 16  # minimum width of the clip's name in a table with the column `people`
+_MIN_NAME_SHORT = 10  # the same in a table with fewer columns
+_UNMEASURED_NAME = 40  # width of the name if rows are written at once and no terminal limits it
+_STREAMED_LABEL = len("error (no_video_stream)")
 _STYLES = {"ok": "", "no_face": "dim", "skipped": "dim", "error": "red"}
 FORMAT_BY_SUFFIX: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -34,26 +35,26 @@ FORMAT_BY_SUFFIX: dict[str, Format] = {
 
 
 class Writer(Protocol):
-    """Takes records one by one; `finish` completes the document."""
+    """A sink for records."""
 
     def write(self, result: ClipResult) -> None:
-        """Write one record whole."""
+        """Write one record."""
 
     def finish(self) -> None:
-        """Write what closes the document."""
+        """Complete the document."""
 
 
 def format_from_suffix(path: Path) -> Format:
-    """The format that a file's suffix stands for.
+    """Return the format that belongs to a file's suffix.
 
     Raises:
-        UsageError: It stands for none.
+        UsageError: There is none.
     """
     try:
         return FORMAT_BY_SUFFIX[path.suffix.lower()]
     except KeyError:
         raise UsageError(
-            f"{path}: no format for this suffix; use one of {' '.join(FORMAT_BY_SUFFIX)} or --format"
+            f"no format for this suffix: {path}; use one of {' '.join(FORMAT_BY_SUFFIX)}, or add --format"
         ) from None
 
 
@@ -63,26 +64,26 @@ def make_writer(
     labels: Sequence[str],
     record: type[ClipResult] = ClipResult,
     *,
-    endless: bool = False,
+    streaming: bool = False,
 ) -> Writer:
-    """The writer of a format.
+    """Make the writer of a format.
 
     Args:
-        format: Which one.
-        stream: Binary; every record reaches it in one write.
+        format: The format.
+        stream: A binary stream; each record reaches it in one write.
         labels: The classifier's labels, which are columns in CSV.
-        record: Of which kind the records are.
-        endless: Whether nobody waits for the last record, so that the rows of a table are written as they come.
+        record: Type of the records.
+        streaming: Whether to write the rows of a table at once, because the last record may never come.
     """
     if format == "csv":
         return CsvWriter(stream, labels, record)
     if format == "json":
         return JsonWriter(stream)
-    return TableWriter(stream, record, endless=endless) if format == "table" else JsonLinesWriter(stream)
+    return TableWriter(stream, record, streaming=streaming) if format == "table" else JsonLinesWriter(stream)
 
 
 def to_json_line(value: Any) -> bytes:
-    """One line of JSON in UTF-8. Names that are no valid UTF-8 are escaped, so that the line always is."""
+    """Encode a value as one line of JSON. If it contains invalid UTF-8, all characters beyond ASCII are escaped."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
@@ -90,10 +91,10 @@ def to_json_line(value: Any) -> bytes:
 
 
 class JsonLinesWriter:
-    """One JSON object a line."""
+    """A writer of JSON Lines: one object per record."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        """Write to that stream."""
+        """Write to a stream."""
         self._stream = stream
 
     def write(self, result: ClipResult) -> None:
@@ -102,14 +103,14 @@ class JsonLinesWriter:
         self._stream.flush()
 
     def finish(self) -> None:
-        """Nothing is left to write."""
+        """Do nothing, because each record is complete."""
 
 
 class JsonWriter:
-    """One JSON array."""
+    """A writer of JSON: one array of records."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        """Write to that stream."""
+        """Write to a stream."""
         self._stream = stream
         self._opening = b"["
 
@@ -125,27 +126,27 @@ class JsonWriter:
 
 
 class CsvWriter:
-    """A header and one row a record: nested fields as `error.code`, people as JSON.
+    """A writer of CSV: a header, and a row per record with nested fields as `error.code` and people as JSON.
 
-    A text that a spreadsheet would take for a formula has an apostrophe before it, as OWASP advises.
+    Text that a spreadsheet would evaluate as a formula is prefixed with an apostrophe, as OWASP advises.
     """
 
     def __init__(self, stream: BinaryIO, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> None:
-        """Write the header to that stream."""
+        """Write the header to a stream."""
         self._stream = stream
         self._columns = column_names(labels, record)
         self._row(self._columns)
 
     def write(self, result: ClipResult) -> None:
         """Write one row."""
-        found = {
+        cells = {
             name: json.dumps(value) if isinstance(value, list) else escape_formula(value)
             for name, value in flatten(result.as_dict())
         }
-        self._row([found.get(column) for column in self._columns])
+        self._row([cells.get(column) for column in self._columns])
 
     def finish(self) -> None:
-        """Nothing is left to write."""
+        """Do nothing, because each record is complete."""
 
     def _row(self, cells: Sequence[Any]) -> None:
         text = io.StringIO()
@@ -155,28 +156,28 @@ class CsvWriter:
 
 
 class TableWriter:
-    """A table for people: a row a record, what is wrong with which clip, and how many there are of each status.
+    """A writer of a table for reading: a row per record, then the errors, then the number of records by status.
 
-    On a terminal every row is one line: of a long name the middle is left out, and on a narrow one the last columns.
-    Elsewhere nothing is left out.
+    On a terminal each row is one line: the middle of long names is omitted, and on a narrow terminal the last columns
+    are. Other outputs get everything.
     """
 
-    def __init__(self, stream: BinaryIO, record: type[ClipResult] = ClipResult, *, endless: bool = False) -> None:
-        """Draw to that stream, when all records are there, or each at once if they are endless."""
+    def __init__(self, stream: BinaryIO, record: type[ClipResult] = ClipResult, *, streaming: bool = False) -> None:
+        """Write to a stream, each row at once if `streaming`, and otherwise when all records are known."""
         self._stream = io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True)
         terminal = self._stream.isatty()
         self._console = Console(file=self._stream, width=None if terminal else 2**16)
         self._limit = self._console.width if terminal else None
-        self._endless, self._what = endless, "window" if issubclass(record, WindowResult) else "clip"
-        times = ("from",) if self._what == "window" else ()
+        self._streaming, self._unit = streaming, "window" if issubclass(record, WindowResult) else "clip"
+        times = ("from",) if self._unit == "window" else ()
         self._titles = ["clip", *times, "label", "confidence", "people", "seconds"]
         self._rows: list[tuple[list[str], str]] = []
-        self._problems: list[str] = []
+        self._errors: list[str] = []
         self._widths: list[int] = []
         self._counts: Counter[str] = Counter()
 
     def write(self, result: ClipResult) -> None:
-        """Keep one row, or write it."""
+        """Buffer one row, or write it at once."""
         label = escape_control_chars(result.label or result.status)
         row = [
             escape_control_chars(result.path),
@@ -189,38 +190,38 @@ class TableWriter:
         self._counts[result.status] += 1
         self._rows.append((row, _STYLES[result.status]))
         if result.problem:
-            self._problems.append(escape_control_chars(result.problem.message))
-        if self._endless:
-            self._draw([_UNMEASURED, *(max(len(title), 7) for title in self._titles[1:])])
+            self._errors.append(escape_control_chars(result.problem.message))
+        if self._streaming:
+            self._draw([_UNMEASURED_NAME, *(max(len(title), 7) for title in self._titles[1:])])
 
     def finish(self) -> None:
-        """Draw what is left of the table."""
-        if not self._endless:
+        """Write the buffered rows, and the number of records by status."""
+        if not self._streaming:
             rows = [self._titles, *(row for row, _ in self._rows)]
             self._draw([max(map(cell_len, column)) for column in zip(*rows, strict=True)])
         if self._counts.total() > 1:
             counts = ", ".join(f"{count} {status}" for status, count in self._counts.items())
-            self._print(Text(f"{self._counts.total()} {self._what}s: {counts}", "bold"))
+            self._print(Text(f"{self._counts.total()} {self._unit}s: {counts}", "bold"))
         self._stream.detach()
 
     def _draw(self, widths: list[int]) -> None:
-        """Write the rows that are kept, below the titles if these are the first, and then what was wrong."""
+        """Write the buffered rows, after the titles if they are the first, and then the buffered errors."""
         if not self._widths:
             label = self._titles.index("label")
-            widths[label] = max(widths[label], _LABEL if self._endless else 0)
+            widths[label] = max(widths[label], _STREAMED_LABEL if self._streaming else 0)
             self._widths = list(_fit_columns(widths, self._limit))
             self._print(self._line(self._titles, "bold"))
         for row, style in self._rows:
             self._print(self._line(row, style))
-        for problem in self._problems:
-            self._print(Text(f"  {problem}" if self._endless else problem, "red"))
-        self._rows, self._problems = [], []
+        for problem in self._errors:
+            self._print(Text(f"  {problem}" if self._streaming else problem, "red"))
+        self._rows, self._errors = [], []
 
     def _line(self, row: Sequence[str], style: str) -> Text:
         name, *cells = row[: len(self._widths)]
-        room, *widths = self._widths
-        name = name if self._limit is None else _ellipsize_middle(name, room)
-        parts = [name + " " * (room - cell_len(name))]
+        name_width, *widths = self._widths
+        name = name if self._limit is None else _ellipsize_middle(name, name_width)
+        parts = [name + " " * (name_width - cell_len(name))]
         for title, cell, width in zip(self._titles[1:], cells, widths, strict=False):
             parts.append(cell + " " * (width - cell_len(cell)) if title == "label" else cell.rjust(width))
         return Text("  ".join(parts).rstrip(), style)
@@ -230,32 +231,33 @@ class TableWriter:
 
 
 def _fit_columns(widths: Sequence[int], limit: int | None) -> Iterator[int]:
-    """Widths of columns, two cells apart, in a limit: the first gives way, then the last are left out."""
+    """Fit the widths of columns, two cells apart, into a limit: shrink the first column, then drop the last ones."""
     if limit is None:
         yield from widths
         return
-    least = [min(widths[0], _SHORT if end < len(widths) - 1 else _NAME) for end in range(2, len(widths) + 1)]
-    taken = [sum(width + 2 for width in widths[1:end]) for end in range(2, len(widths) + 1)]
-    count = sum(name + rest <= limit for name, rest in zip(least, taken, strict=True)) or 1
-    yield max(1, min(widths[0], limit - taken[count - 1]))
-    yield from widths[1 : count + 1]
+    counts = range(2, len(widths) + 1)
+    name_widths = [min(widths[0], _MIN_NAME_SHORT if count < len(widths) - 1 else _MIN_NAME) for count in counts]
+    other_widths = [sum(width + 2 for width in widths[1:count]) for count in counts]
+    n_fitting = sum(name + others <= limit for name, others in zip(name_widths, other_widths, strict=True)) or 1
+    yield max(1, min(widths[0], limit - other_widths[n_fitting - 1]))
+    yield from widths[1 : n_fitting + 1]
 
 
-def _ellipsize_middle(text: str, room: int) -> str:
-    """A text that fits into so many cells of a terminal; of a longer one the middle is left out, less of its end."""
-    if cell_len(text) <= room:
+def _ellipsize_middle(text: str, width: int) -> str:
+    """Shorten a text to a number of terminal cells by omitting its middle; two thirds of the rest are its end."""
+    if cell_len(text) <= width:
         return text
-    tail = _truncate_cells(reversed(text), (room - 1) * 2 // 3)[::-1]
-    return f"{_truncate_cells(text, room - 1 - cell_len(tail))}…{tail}"
+    tail = _truncate_cells(reversed(text), (width - 1) * 2 // 3)[::-1]
+    return f"{_truncate_cells(text, width - 1 - cell_len(tail))}…{tail}"
 
 
-def _truncate_cells(text: Iterable[str], room: int) -> str:
-    taken = ""
+def _truncate_cells(text: Iterable[str], width: int) -> str:
+    head = ""
     for character in text:
-        if cell_len(taken + character) > room:
+        if cell_len(head + character) > width:
             break
-        taken += character
-    return taken
+        head += character
+    return head
 
 
 def _seconds(value: float | None) -> str:

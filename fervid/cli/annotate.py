@@ -1,4 +1,4 @@
-"""The command that draws what a clip shows into the clip."""
+"""The command `annotate`: draw the predictions into a copy of a video."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fervid.cli.options import (
+from fervid.cli import format_examples
+from fervid.cli.flags import (
     Aspect,
     Attributes,
     End,
@@ -16,37 +17,34 @@ from fervid.cli.options import (
     Force,
     Fps,
     Labels,
-    LimitOptions,
     MinFace,
-    ModelOptions,
     ProgressMode,
     Rotate,
     Start,
     Stream,
     Threads,
-    build_options,
     env_option,
-    expand_option_groups,
-    parse_labels,
-    plan_workers,
 )
-from fervid.core.errors import usage
+from fervid.cli.option_groups import expand_option_groups
+from fervid.cli.options import LimitOptions, ModelOptions, build_options, parse_labels, plan_workers
+from fervid.core.errors import as_usage_error
 
 annotate_app = typer.Typer()
 
 
 @annotate_app.command(
-    epilog="Examples: `fervid annotate clip.mp4 -o out.mp4`, `fervid annotate clip.mov -o out.mp4 --every-frame`"
+    epilog=format_examples("fervid annotate clip.mp4 -o out.mp4", "fervid annotate clip.mov -o out.mp4 --every-frame")
 )
 @expand_option_groups
 def annotate(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A video.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Write the film here, as H.264 in mp4.", show_default=False)
-    ],
-    window: Annotated[float, env_option("--window", "Seconds around a moment that its answer is made of.")] = 2.0,
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Video file.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output file, .mp4 (H.264).", show_default=False)],
+    window: Annotated[
+        float, env_option("--window", "Window length in seconds for each prediction. Longer is smoother.")
+    ] = 2.0,
     step: Annotated[
-        float | None, env_option("--step", "Seconds from one answer to the next. Default: 0.5 at most.")
+        float | None,
+        env_option("--step", "Seconds between two predictions. Default: 0.5, or the window if that is shorter."),
     ] = None,
     force: Force = False,
     fps: Fps = None,
@@ -62,18 +60,21 @@ def annotate(
     threads: Threads = None,
     progress: ProgressMode = "auto",
     *,
-    named: ModelOptions,
-    limited: LimitOptions,
+    models: ModelOptions,
+    limits: LimitOptions,
 ) -> None:
-    """Draw what everybody shows into a film: a box, the label and a chart that runs along; sound and times stay."""
-    from fervid.analysis.aggregate import WindowSpec
+    """Draw the predictions into a copy of a video: face boxes, labels and a running chart.
+
+    Sound and timestamps are kept.
+    """
+    from fervid.analysis.windows import WindowSpec
     from fervid.batch.runner import RunConfig, build_timeline
     from fervid.core.progress import Summary, track_seconds
     from fervid.render import annotate_video
 
     annotate_video.validate_target(source, output, stream=stream, force=force)
-    with usage():
-        cut = WindowSpec(window, min(0.5, window) if step is None else step)
+    with as_usage_error():
+        window_spec = WindowSpec(window, min(0.5, window) if step is None else step)
     options = build_options(
         fps=fps,
         every_frame=every_frame,
@@ -88,13 +89,13 @@ def annotate(
     )
     summary = Summary("clip")
     jobs, threads = plan_workers(1, None, threads)
-    loaded = named.load(options, threads)
-    story = build_timeline(loaded, str(source), cut, RunConfig(jobs, limits=limited.limits))
-    with track_seconds(story.end - story.start, progress) as passed:
+    classifier = models.load(options, threads)
+    timeline = build_timeline(classifier, str(source), window_spec, RunConfig(jobs, limits=limits.limits))
+    with track_seconds(timeline.end - timeline.start, progress) as on_progress:
         notes = annotate_video.annotate(
-            source, output, story, options.sampling, threads=threads, force=force, passed=passed
+            source, output, timeline, options.sampling, threads=threads, force=force, on_progress=on_progress
         )
     for note in notes:
         print(f"fervid: {note}", file=sys.stderr)
-    summary.add(str(source), "ok" if story.people else "no_face", failed=False)
-    summary.tell(output, progress, "the film is")
+    summary.add(str(source), "ok" if timeline.people else "no_face", failed=False)
+    summary.log(output, progress, "the video is")

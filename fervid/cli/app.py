@@ -1,6 +1,6 @@
-"""The command line: the commands put together, and what their errors say to a person. The only place that exits.
+"""The command-line program: all commands, and the conversion of errors to messages and exit statuses.
 
-Heavy modules are imported inside the commands, so that help comes at once.
+Heavy modules are imported inside the commands, so that help is fast. No other module ends the process.
 """
 
 from __future__ import annotations
@@ -21,33 +21,36 @@ from typer.core import TyperGroup
 
 from fervid.cli import FAILED, INTERRUPTED, MODEL, NOTHING, OK, TERMINATED, USAGE
 from fervid.cli.annotate import annotate_app
-from fervid.cli.classify import clips_app
-from fervid.cli.learn import labelled_app
-from fervid.cli.models import about_app
+from fervid.cli.classify import classify_app
+from fervid.cli.evaluate import evaluate_app
+from fervid.cli.features import features_app
+from fervid.cli.models import info_app
 from fervid.cli.network import network_app
 from fervid.cli.report import report_app
-from fervid.cli.watch import live_app
+from fervid.cli.timeline import timeline_app
+from fervid.cli.train import train_app
+from fervid.cli.watch import watch_app
 from fervid.core.errors import FervidError, InputError, ModelError, NoInputsFound, UsageError
 from fervid.core.text import escape_control_chars
 
 ADDRESS_SPACE_BYTES = 1_500_000_000
-"""What libraries and models map into a process, though they use much less of it."""
-_NO_MEMORY = re.compile(
+"""Address space that libraries and models map into a process, which is much more than they use."""
+_MEMORY_ERRORS = re.compile(
     r"failed to map segment|[Cc]annot allocate memory|can't start new thread|bad_alloc|Insufficient memory"
 )
-_TOO_LITTLE_MEMORY = "fervid: there is too little memory; allow more (ulimit, container), or try fewer --jobs"
+_OUT_OF_MEMORY = "fervid: out of memory; raise the limit (ulimit, container), or use fewer --jobs"
 EXIT_CODES = {NoInputsFound: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
 
 
 class _Terminated(SystemExit):
-    """SIGTERM: everything is closed as after an interrupt."""
+    """Raised by SIGTERM, so that files are closed as after Ctrl-C."""
 
 
 class _ErrorHandlingGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if self.get_command(ctx, name) is None and (os.path.splitext(name)[1] or os.path.exists(name)):
-            raise UsageError(f"{name} is no command; try fervid classify {shlex.join(args)}")
+            raise UsageError(f"{name} is not a command; try fervid classify {shlex.join(args)}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -55,13 +58,13 @@ class _ErrorHandlingGroup(TyperGroup):
             try:
                 return super().invoke(ctx)
             finally:
-                if not isinstance(sys.exception(), FervidError):  # which may be that it cannot be written
+                if not isinstance(sys.exception(), FervidError):  # it may be that stdout is not writable
                     sys.stdout.flush()
 
 
 @contextmanager
 def _handle_errors() -> Iterator[None]:
-    """Errors become one line on standard error and an exit status: here, and nowhere else."""
+    """Convert errors to one line on standard error and an exit status."""
     try:
         yield
     except FervidError as error:
@@ -69,27 +72,27 @@ def _handle_errors() -> Iterator[None]:
             f"fervid: {error.message}", next(status for kind, status in EXIT_CODES.items() if isinstance(error, kind))
         )
     except (KeyboardInterrupt, _Terminated) as error:
-        how, status = ("terminated", TERMINATED) if isinstance(error, _Terminated) else ("interrupted", INTERRUPTED)
-        _exit(", ".join([f"fervid: {how}; what was answered is kept", *getattr(error, "__notes__", ())]), status)
+        reason, status = ("terminated", TERMINATED) if isinstance(error, _Terminated) else ("interrupted", INTERRUPTED)
+        _exit(", ".join([f"fervid: {reason}; finished clips are kept", *getattr(error, "__notes__", ())]), status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(OK) from None
     except Exception as error:
-        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-            _exit(_TOO_LITTLE_MEMORY, USAGE)
+        if isinstance(error, MemoryError) or _MEMORY_ERRORS.search(str(error)):
+            _exit(_OUT_OF_MEMORY, USAGE)
         if not isinstance(error, OSError):
             raise
         _exit(f"fervid: {error}", USAGE)
 
 
 def main() -> None:
-    """Run the command line and leave at once: an ordinary exit would wait for clips that nobody wants any more."""
-    for name, way in (("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
-        if getattr(sys, name) is None:  # closed by the caller: data that is written there is an error, messages are not
-            setattr(sys, name, open(os.open(os.devnull, way), "w"))  # noqa: SIM115
-    if isinstance(sys.stdout, TextIOWrapper):  # what its encoding lacks is escaped
+    """Run the command line and end the process at once, without waiting for clips that are still being processed."""
+    for name, mode in (("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:  # closed by the caller: writing records fails, writing messages does not
+            setattr(sys, name, open(os.open(os.devnull, mode), "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    _survive_limit_of_memory()
+    _fork_under_memory_limit()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         with _handle_errors():
@@ -102,25 +105,25 @@ def main() -> None:
         os._exit(status if isinstance(status, int) else FAILED)
 
 
-def _survive_limit_of_memory() -> None:
-    """Under a limit of address space go on in a child: C libraries crash where they get none, and somebody must say so.
+def _fork_under_memory_limit() -> None:
+    """Continue in a child process if the address space is limited, and report the child's crash.
 
-    The limit itself is told before, in case the whole group is killed.
+    C libraries crash when they get no memory. The limit is printed first, in case both processes are killed.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY or limit >= ADDRESS_SPACE_BYTES:
         return
-    megabytes = f"{limit / 1e6:.0f} MB (ulimit -v), and a clip needs about {ADDRESS_SPACE_BYTES / 1e6:.0f} MB"
-    print(f"fervid: address space is limited to {megabytes}; allow more if this fails", file=sys.stderr, flush=True)
+    sizes = f"{limit / 1e6:.0f} MB (ulimit -v), and a clip needs about {ADDRESS_SPACE_BYTES / 1e6:.0f} MB"
+    print(f"fervid: address space is limited to {sizes}; raise the limit if this fails", file=sys.stderr, flush=True)
     child = os.fork()
     if not child:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child has it too, and leaves as it should
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child receives it too
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0:
-        print(_TOO_LITTLE_MEMORY, file=sys.stderr, flush=True)
+        print(_OUT_OF_MEMORY, file=sys.stderr, flush=True)
     os._exit(USAGE if status < 0 else status)
 
 
@@ -134,29 +137,35 @@ def _exit(message: str, status: int) -> NoReturn:
 
 
 HELP = """Exit status:
-  0  every input was answered
-  1  some input failed, and the others were answered
-  2  wrong usage, or an output that cannot be written
-  3  nothing matched
+  0  all inputs were processed
+  1  some inputs failed, the others were processed
+  2  wrong usage, or the output is not writable
+  3  no input was found
   4  a model cannot be used
-  130, 143  interrupted (Ctrl-C), terminated (SIGTERM); answers are kept
+  130, 143  interrupted (Ctrl-C), terminated (SIGTERM); finished clips are kept
 
-Every option that shows an env var can be set by it. `fervid COMMAND --help` has examples."""
+Options that show an env var can also be set by it. `fervid COMMAND --help` has examples."""
 
 app = typer.Typer(
     cls=_ErrorHandlingGroup, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, epilog=HELP
 )
-app.add_typer(clips_app)
-app.add_typer(annotate_app)
-app.add_typer(live_app)
-app.add_typer(labelled_app)
-app.add_typer(report_app)
-app.add_typer(about_app)
+for part in (
+    classify_app,
+    timeline_app,
+    annotate_app,
+    watch_app,
+    features_app,
+    train_app,
+    evaluate_app,
+    report_app,
+    info_app,
+):
+    app.add_typer(part)
 app.add_typer(network_app, name="network")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from fervid import __version__
 
         print(f"fervid {__version__}")
@@ -166,7 +175,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _fervid(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Which emotion a video clip shows: video files in, one labelled record per clip out."""
+    """Classify the emotion shown in video clips: video files in, one record per clip out."""

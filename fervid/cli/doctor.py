@@ -1,4 +1,4 @@
-"""What works here, and what mends what does not: packages, codecs, CPUs, providers, folders, settings and models."""
+"""Checks of the installation: packages, codecs, CPUs, providers, folders, settings and models."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from fervid.core.errors import ModelError, UsageError
 
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "cinepak", "gif")
 MODULES = ("av", "cv2", "joblib", "onnx", "onnxruntime", "scipy", "skl2onnx", "sklearn")
-"""Most have libraries in C, which can be there and not be loaded."""
+"""Modules to import, as most use C libraries that may fail to load although the package is installed."""
 CONFLICTING_PACKAGES = {"cv2": "opencv-python-headless", "onnxruntime": "onnxruntime"}
-"""Modules that several packages bring, which write over one another, and which of them to install."""
+"""Modules that several packages provide and overwrite, with the package to install."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding.
+    """The result of one check.
 
     Attributes:
-        name: What was looked at.
-        state: `note` is for what is well, and may surprise.
-        finding: What was seen; what to do, if it is wrong.
+        name: What was checked.
+        state: `WRONG` for a problem; `note` for what is no problem but may surprise.
+        message: The result, with the command that fixes a problem.
     """
 
     name: str
     state: Literal["ok", "note", "WRONG"]
-    finding: str
+    message: str
 
 
 def run_checks() -> Iterator[Check]:
-    """Look at everything that a classification needs."""
+    """Check everything that classification needs."""
     yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Check("fervid", "ok", __version__)
     yield from _packages()
-    broken = list(_import_checks())
-    yield from broken
-    unusable = {check.name for check in broken}
+    failed_imports = list(_import_checks())
+    yield from failed_imports
+    unusable = {check.name for check in failed_imports}
     if "import cv2" not in unusable:
         yield from _cpu_checks()
     yield from _folders()
@@ -61,54 +61,57 @@ def run_checks() -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    """Those that are needed, and then those of the extras."""
-    brought = packages_distributions()
-    lacking: dict[str, list[str]] = {}
-    for need in map(Requirement, _requirements()):
-        extra = re.search(r"""extra == ['"](\w+)['"]""", str(need.marker))
-        if extra is None and (need.marker is None or need.marker.evaluate()):
-            yield _package(need, brought)
+    """Check the required packages, then those of the extras."""
+    distributions = packages_distributions()
+    missing_by_extra: dict[str, list[str]] = {}
+    for requirement in map(Requirement, _requirements()):
+        extra = re.search(r"""extra == ['"](\w+)['"]""", str(requirement.marker))
+        if extra is None and (requirement.marker is None or requirement.marker.evaluate()):
+            yield _package(requirement, distributions)
         elif extra and extra[1] != "dev":
-            lacking.setdefault(extra[1], []).extend([need.name] * (not _fits(need)))
-    for module, wanted in CONFLICTING_PACKAGES.items():
-        if len(several := sorted(set(brought.get(module, ())))) > 1:
+            missing_by_extra.setdefault(extra[1], []).extend([requirement.name] * (not _is_installed(requirement)))
+    for module, package in CONFLICTING_PACKAGES.items():
+        if len(conflicting := sorted(set(distributions.get(module, ())))) > 1:
             yield Check(
                 f"import {module}",
                 "WRONG",
-                f"{' and '.join(several)} write over one another; pip uninstall -y {' '.join(several)}, then"
-                f" pip install {wanted}",
+                f"{' and '.join(conflicting)} overwrite each other; pip uninstall -y {' '.join(conflicting)}, then"
+                f" pip install {package}",
             )
-    for extra_name, names in lacking.items():
-        missing = f"not installed (lacks {', '.join(names)}); if you need it: pip install 'fervid[{extra_name}]'"
-        yield Check(f"extra {extra_name}", "note" if names else "ok", missing if names else "installed")
+    for name, packages in missing_by_extra.items():
+        if packages:
+            message = f"not installed (lacks {', '.join(packages)}); if you need it: pip install 'fervid[{name}]'"
+            yield Check(f"extra {name}", "note", message)
+        else:
+            yield Check(f"extra {name}", "ok", "installed")
 
 
 def _requirements() -> Sequence[str]:
     try:
         return requires("fervid") or ()
-    except PackageNotFoundError:  # run where it lies
+    except PackageNotFoundError:  # run from a source tree
         return ()
 
 
-def _package(need: Requirement, brought: Mapping[str, list[str]]) -> Check:
-    others = next(
-        (brought.get(module, []) for module, package in CONFLICTING_PACKAGES.items() if package == need.name), []
-    )
-    name = need.name if need.name in others or not others else others[0]
+def _package(requirement: Requirement, distributions: Mapping[str, list[str]]) -> Check:
+    """Check that a package, or another one that provides the same module, is installed in the right version."""
+    package, specifier = requirement.name, requirement.specifier
+    modules = [module for module, usual in CONFLICTING_PACKAGES.items() if usual == package]
+    providers = distributions.get(modules[0], []) if modules else []
+    name = package if package in providers or not providers else providers[0]
     try:
-        found = version(name)
+        installed = version(name)
     except PackageNotFoundError:
-        return Check(need.name, "WRONG", f"not installed; pip install '{need.name}{need.specifier}'")
-    if not need.specifier.contains(found, prereleases=True):
-        return Check(
-            need.name, "WRONG", f"{found} does not do, {need.specifier} does; pip install '{name}{need.specifier}'"
-        )
-    return Check(need.name, "ok", found if name == need.name else f"{found}, as {name}")
+        return Check(package, "WRONG", f"not installed; pip install '{package}{specifier}'")
+    if not specifier.contains(installed, prereleases=True):
+        return Check(package, "WRONG", f"{installed} is installed, needs {specifier}; pip install '{name}{specifier}'")
+    return Check(package, "ok", installed if name == package else f"{installed}, as {name}")
 
 
-def _fits(need: Requirement) -> bool:
+def _is_installed(requirement: Requirement) -> bool:
+    """Return whether a package is installed in the right version."""
     try:
-        return need.specifier.contains(version(need.name), prereleases=True)
+        return requirement.specifier.contains(version(requirement.name), prereleases=True)
     except PackageNotFoundError:
         return False
 
@@ -118,48 +121,52 @@ def _import_checks() -> Iterator[Check]:
         try:
             import_module(module)
         except (ImportError, OSError) as error:
-            said = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             package = next(iter(packages_distributions().get(module, [])), CONFLICTING_PACKAGES.get(module, module))
             yield Check(
-                f"import {module}", "WRONG", f"cannot be loaded ({said}); pip install --force-reinstall {package}"
+                f"import {module}", "WRONG", f"cannot be loaded ({reason}); pip install --force-reinstall {package}"
             )
 
 
 def _cpu_checks() -> Iterator[Check]:
     import cv2
 
-    usable, there = cv2.getNumberOfCPUs(), os.cpu_count() or 1
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
-    reason = "the affinity of this process (taskset)" if bound <= usable else "a cgroup (as by docker --cpus)"
-    limited = f"{usable} usable of {there}, limited by {reason}; --jobs and --threads go by that"
-    yield Check("cpus", "note" if usable < there else "ok", limited if usable < there else f"{usable}")
+    usable, total = cv2.getNumberOfCPUs(), os.cpu_count() or 1
+    if usable >= total:
+        yield Check("cpus", "ok", f"{usable}")
+        return
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    reason = "the affinity of this process (taskset)" if affinity <= usable else "a cgroup (docker --cpus)"
+    yield Check(
+        "cpus", "note", f"{usable} usable of {total}, limited by {reason}; defaults of --jobs and --threads follow it"
+    )
 
 
 def _folders() -> Iterator[Check]:
-    uses: Mapping[Literal["cache", "data"], str] = {
-        "cache": "features, train and evaluate need another: --cache FOLDER",
-        "data": "models pull needs another: set XDG_DATA_HOME",
+    remedies: Mapping[Literal["cache", "data"], str] = {
+        "cache": "for features, train and evaluate use --cache FOLDER",
+        "data": "for models pull set XDG_DATA_HOME",
     }
-    for what, use in uses.items():
+    for kind, remedy in remedies.items():
         try:
-            folder = user_dir(what)
+            folder = user_dir(kind)
         except UsageError as error:
-            yield Check(f"{what} folder", "WRONG", error.message)
+            yield Check(f"{kind} folder", "WRONG", error.message)
             continue
-        there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), Path("/"))
-        well = os.path.isdir(there) and os.access(there, os.R_OK | os.W_OK | os.X_OK)
-        fault = "cannot be read and written" if there == folder else f"cannot be made in {there}"
-        mend = f"chown {os.getuid()} {there}" if _belongs_to_user(there) else "set HOME to a folder of yours"
-        yield Check(
-            f"{what} folder", "ok" if well else "WRONG", f"{folder}{'' if well else f' {fault}; {use}, or {mend}'}"
-        )
+        existing = next((path for path in (folder, *folder.parents) if os.path.exists(path)), Path("/"))
+        if os.path.isdir(existing) and os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+            yield Check(f"{kind} folder", "ok", str(folder))
+            continue
+        problem = "is not readable and writable" if existing == folder else f"cannot be created in {existing}"
+        fix = f"chown {os.getuid()} {existing}" if _is_in_home(existing) else "set HOME to a folder of yours"
+        yield Check(f"{kind} folder", "WRONG", f"{folder} {problem}; {remedy}, or {fix}")
 
 
-def _belongs_to_user(place: Path) -> bool:
-    """Whether a folder lies in a home folder of this user, and so should be the user's too."""
+def _is_in_home(folder: Path) -> bool:
+    """Return whether a folder is inside the user's own home folder, and so should be owned by the user."""
     home = Path(os.path.expanduser("~"))
     try:
-        return home in place.parents and home.stat().st_uid == os.getuid()
+        return home in folder.parents and home.stat().st_uid == os.getuid()
     except OSError:
         return False
 
@@ -167,49 +174,48 @@ def _belongs_to_user(place: Path) -> bool:
 def _settings() -> Iterator[Check]:
     for name in sorted(os.environ):
         if name.startswith("FERVID_"):
-            yield Check(name, "note", f"is set to {os.environ[name]!r}: an option that is not given takes that")
+            yield Check(name, "note", f"is set to {os.environ[name]!r}: the default of that option")
     if os.environ.get("NO_COLOR"):
         yield Check("NO_COLOR", "note", "is set: no colours")
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
     if encoding not in ("utf-8", "utf8"):
-        yield Check("encoding", "note", f"of the terminal is {encoding}: names may look odd; export PYTHONUTF8=1")
+        yield Check("encoding", "note", f"of the terminal is {encoding}: names may be garbled; export PYTHONUTF8=1")
 
 
 def _decoders() -> Check:
     import av
 
     missing = [name for name in DECODERS if name not in av.codecs_available]
-    told = f"missing: {', '.join(missing)}; pip install --force-reinstall --only-binary av av"
-    return Check("decoders", "WRONG" if missing else "ok", told if missing else ", ".join(DECODERS))
+    if missing:
+        fix = "pip install --force-reinstall --only-binary av av"
+        return Check("decoders", "WRONG", f"missing: {', '.join(missing)}; {fix}")
+    return Check("decoders", "ok", ", ".join(DECODERS))
 
 
 def _providers() -> Check:
     import onnxruntime
 
-    found = onnxruntime.get_available_providers()
-    gpu = "" if "CUDAExecutionProvider" in found else "; for --device cuda: pip install onnxruntime-gpu instead"
-    return Check("providers", "ok", f"{', '.join(found)}{gpu}")
+    providers = onnxruntime.get_available_providers()
+    gpu = "" if "CUDAExecutionProvider" in providers else "; for --device cuda: pip install onnxruntime-gpu instead"
+    return Check("providers", "ok", f"{', '.join(providers)}{gpu}")
 
 
 def _models() -> Iterator[Check]:
     from fervid.models import registry
 
-    again = "pip install --force-reinstall --no-deps fervid"
+    reinstall = "pip install --force-reinstall --no-deps fervid"
     try:
         names = registry.installed_models()
     except ModelError as error:
-        yield Check("models", "WRONG", f"{error.message}: {again}")
+        yield Check("models", "WRONG", f"{error.message}: {reinstall}")
         return
     for name in names:
         try:
             yield Check(f"model {name}", "ok", f"verified, SHA-256 {registry.verify(name).identity.sha256[:12]}")
         except ModelError as error:
-            shipped = name in registry.manifest()
-            mend = (
-                again
-                if shipped
-                else f"rm {registry.model_path(registry.manifest_entry(name))}, then fervid models pull {name}"
-            )
-            yield Check(f"model {name}", "WRONG", f"{error.message}: {mend}")
+            fix = reinstall
+            if name not in registry.manifest():
+                fix = f"rm {registry.model_path(registry.manifest_entry(name))}, then fervid models pull {name}"
+            yield Check(f"model {name}", "WRONG", f"{error.message}: {fix}")
     for name in (name for name in registry.manifest("optional") if name not in names):
-        yield Check(f"model {name}", "note", f"not pulled; if you need it: fervid models pull {name}")
+        yield Check(f"model {name}", "note", f"not downloaded; if you need it: fervid models pull {name}")

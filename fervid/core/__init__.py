@@ -1,1 +1,1 @@
-"""Records, errors, and files, processes and progress: what every other part uses."""
+"""Records, errors, text, files, processes and progress, used by all other subpackages."""

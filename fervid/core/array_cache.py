@@ -1,4 +1,4 @@
-"""Arrays that take long to make, each set in a file whose name says of what it is."""
+"""Cache of computed arrays in `.npz` files."""
 
 from __future__ import annotations
 
@@ -19,57 +19,66 @@ from fervid.core.atomic_io import as_output_error
 
 Arrays = Mapping[str, NDArray[Any]]
 NPZ_READ_ERRORS = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError),
-    *(ValueError, zipfile.BadZipFile, zlib.error),
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
-"""What reading an .npz file raises that is none, or not ours."""
+"""Errors that numpy raises when it reads a damaged or foreign `.npz` file."""
 
 
-def load_or_compute(path: Path, make: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
-    """What a file holds; it is made if there is none yet, or a damaged one.
+def load_or_compute(path: Path, compute: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
+    """Load arrays from a file; compute and save them if it does not exist or is damaged.
 
     Args:
         path: An `.npz` file.
-        make: Gives arrays by name.
+        compute: Computes the arrays by name.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     with suppress(*NPZ_READ_ERRORS), path.open("rb") as file, np.load(file) as stored:
-        found = dict(stored)
-        if all(isinstance(array, np.ndarray) for array in found.values()):
-            return found
-    made = make()
-    save(path, made)
-    return dict(made)
+        cached = dict(stored)
+        if all(isinstance(array, np.ndarray) for array in cached.values()):
+            return cached
+    computed = compute()
+    save(path, computed)
+    return dict(computed)
 
 
 def save(path: Path, arrays: Arrays) -> None:
-    """Write arrays to a file that appears whole or not at all, whoever else writes the same.
+    """Write arrays to a file atomically; several processes may write the same file.
 
     Args:
-        path: An `.npz` file; its folder is made.
-        arrays: By name.
+        path: An `.npz` file; its folder is created.
+        arrays: The arrays by name.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     with as_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent, suffix=".partial") as folder:
-            unfinished = Path(folder, path.name)
-            np.savez(unfinished, **arrays)  # type: ignore[arg-type]
-            unfinished.replace(path)
+            temporary = Path(folder, path.name)
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
+            temporary.replace(path)
 
 
 def dataclass_arrays(record: Any) -> Arrays:
-    """The arrays of a data class by the names of its fields."""
+    """Return the arrays of a dataclass by the names of its fields."""
     return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def digest(arrays: Arrays) -> str:
-    """SHA-256 of their values, in the order of the arrays."""
-    found = hashlib.sha256()
+    """Compute the SHA-256 of the values of all arrays, in their order."""
+    sha256 = hashlib.sha256()
     for array in arrays.values():
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+        sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()

@@ -1,4 +1,4 @@
-"""Files that are never half there, written by one run at a time."""
+"""Atomic writing of files, by one run at a time."""
 
 from __future__ import annotations
 
@@ -21,44 +21,43 @@ _UNSUPPORTED_ERRNOS = (
     errno.ENOLCK,
     errno.ENOSYS,
     errno.EOPNOTSUPP,
-)  # file systems that lack it
+)  # of file systems without locks or fsync
 
 
 @contextmanager
 def atomic_write(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file that appears whole or not at all: written as `NAME.partial` beside and renamed at the end.
+    """Write a file as `NAME.partial` and rename it at the end of the block.
 
-    When the block is left early what was written stays under the partial name. A symbolic link is followed. No other
-    run can write the same file meanwhile.
+    If the block raises, `NAME.partial` stays. A symbolic link is followed. The file is locked against other runs.
 
     Args:
-        path: Where it shall appear.
-        force: Whether an existing file may be replaced.
+        path: The file.
+        force: Whether to replace an existing file.
 
     Raises:
-        OutputError: The file exists, is written by another run, or cannot be written.
+        OutputError: The file exists, is being written by another run, or cannot be written.
     """
     with as_output_error(path), _truncated_partial(path, force=force) as file:
         yield file
         if path.exists() and not force:
-            raise OutputError(f"{path} has come into being meanwhile; what was to be written there is in {file.name}")
+            raise OutputError(f"{path} was created by another process; the output was kept as {file.name}")
         commit(file, path)
 
 
 class AtomicAppendFile(io.FileIO):
-    """A file that takes what it is given whole or not at all: a full disk takes a part before it refuses the rest."""
+    """A file whose writes are complete or have no effect, even on a full disk."""
 
     def write(self, data: Any) -> int:
-        """Write all of it.
+        """Append all of the data.
 
         Raises:
-            OSError: It cannot be written, and the file is as it was.
+            OSError: The data cannot be written; the file is unchanged.
         """
         end = os.fstat(self.fileno()).st_size
-        left = memoryview(data)
+        remaining = memoryview(data)
         try:
-            while left:
-                left = left[super().write(left) or 0 :]
+            while remaining:
+                remaining = remaining[super().write(remaining) or 0 :]
         except OSError:
             os.truncate(self.fileno(), end)
             raise
@@ -67,24 +66,24 @@ class AtomicAppendFile(io.FileIO):
 
 @contextmanager
 def append_write(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file that is there from the start and grows record by record, for what somebody reads meanwhile.
+    """Create an empty file and append to it record by record, so that others can read it meanwhile.
 
     Args:
-        path: Where it shall be.
-        force: Whether an existing file may be replaced.
+        path: The file.
+        force: Whether to replace an existing file.
 
     Raises:
         OutputError: As `atomic_write`.
     """
-    with as_output_error(path), _truncated_partial(path, force=force) as claim:
-        commit(claim, path)
+    with as_output_error(path), _truncated_partial(path, force=force) as locked:
+        commit(locked, path)
         with AtomicAppendFile(path, "ab") as file:
             yield cast(BinaryIO, file)
 
 
 @contextmanager
 def _truncated_partial(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """What is claimed, without what another run may have left there."""
+    """Lock and empty `NAME.partial`; what another run left there is replaced only by force."""
     with lock_partial(path) as file:
         check_overwrite(path, force=force)
         if os.fstat(file.fileno()).st_size:
@@ -95,38 +94,42 @@ def _truncated_partial(path: Path, *, force: bool) -> Iterator[BinaryIO]:
 
 @contextmanager
 def lock_partial(path: Path) -> Iterator[BinaryIO]:
-    """`NAME.partial`, opened as it is, by the one run that may write NAME; if it is empty at the end it goes.
+    """Open and lock `NAME.partial` without truncating it; remove it at the end if it is empty.
 
-    What is locked (flock) is the file itself: the kernel frees it when the process ends, however it ends, and by
-    `commit` the lock passes on to NAME. It is advisory, so it stops fervid only; over NFS, Linux passes it on to the
-    server; a file system without locks goes without.
+    The lock (flock) is on the open file. The kernel releases it when the process ends, and after `commit` it is a lock
+    on NAME. It is advisory, so it stops other runs of fervid only. Over NFS, Linux forwards it to the server. On a
+    file system without locks nothing is locked.
 
     Raises:
-        OutputError: Another run writes NAME, or one of both is no regular file.
+        OutputError: Another run is writing NAME, or NAME or `NAME.partial` is not a regular file.
     """
-    unfinished = partial_path(path)
-    for place in (path, unfinished):
-        check_overwrite(place, force=True)
-    with open(unfinished, "wb", opener=_open_without_truncate) as file:
+    partial = partial_path(path)
+    for target in (path, partial):
+        check_overwrite(target, force=True)
+    with open(partial, "wb", opener=_open_without_truncate) as file:
         lock(file.fileno(), path)
         try:
-            if not is_same_file(file, unfinished):  # renamed between opening and locking it
-                raise OutputError(f"{path} was being written by another run until now; look at what it holds")
+            if not is_same_file(file, partial):  # the other run committed between our open and our lock
+                raise OutputError(f"another run has just finished writing {path}; check its content, then try again")
             if path.exists():
-                with path.open("rb") as there:
-                    lock(there.fileno(), path, fcntl.LOCK_SH)
+                with path.open("rb") as existing:
+                    lock(existing.fileno(), path, fcntl.LOCK_SH)
             yield file
         finally:
             file.flush()
-            if is_same_file(file, unfinished) and not os.fstat(file.fileno()).st_size:
-                unfinished.unlink()
+            if is_same_file(file, partial) and not os.fstat(file.fileno()).st_size:
+                partial.unlink()
 
 
 def commit(file: BinaryIO, path: Path) -> None:
-    """Give what was claimed its name, so that it lasts even if the power fails.
+    """Rename `NAME.partial` to NAME and sync both file and folder to disk.
+
+    Args:
+        file: The open `NAME.partial`.
+        path: NAME.
 
     Raises:
-        OutputError: The partial file is not there any more.
+        OutputError: `NAME.partial` was moved or removed.
     """
     file.flush()
     os.fsync(file.fileno())
@@ -136,13 +139,22 @@ def commit(file: BinaryIO, path: Path) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file lies that is not finished."""
+    """Return the path of the unfinished file, `NAME.partial`."""
     path = path.resolve()
     return path.with_name(path.name + ".partial")
 
 
 def lock(descriptor: int, path: Path | str, how: int = fcntl.LOCK_EX) -> None:
-    """Lock an open file or folder until it is closed; raise `OutputError` if another run holds it."""
+    """Lock an open file or folder until it is closed.
+
+    Args:
+        descriptor: The open file or folder.
+        path: Its name in messages.
+        how: `fcntl.LOCK_EX` or `fcntl.LOCK_SH`.
+
+    Raises:
+        OutputError: Another run holds the lock.
+    """
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -155,7 +167,7 @@ def lock(descriptor: int, path: Path | str, how: int = fcntl.LOCK_EX) -> None:
 
 
 def is_same_file(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file is what lies at that path."""
+    """Whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -163,13 +175,15 @@ def is_same_file(file: BinaryIO, path: Path) -> bool:
 
 
 def check_not_moved(file: BinaryIO, path: Path) -> None:
-    """Raise `OutputError` if an open file is not at its path any more, so that what is written to it is lost."""
+    """Raise `OutputError` if an open file is no longer at its path, so that its data would be lost."""
     if not is_same_file(file, path):
-        raise OutputError(f"{path} was moved, removed or replaced while it was written; leave it there until the end")
+        raise OutputError(
+            f"{path} was moved, removed or replaced while it was written; leave it in place until the run ends"
+        )
 
 
 def fsync_dir(folder: Path) -> None:
-    """Make what was created, renamed and removed in a folder last, where the file system can."""
+    """Sync the entries of a folder to disk, if the file system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -186,15 +200,18 @@ def _open_without_truncate(path: str, flags: int) -> int:
 
 
 def check_overwrite(path: Path, *, force: bool, resumable: bool = False) -> None:
-    """Raise `OutputError` if the file is there and may not be replaced, or is no file that could be.
+    """Check that a file does not exist or may be replaced.
 
     Args:
         path: The file.
-        force: Whether it may be replaced.
-        resumable: Whether the command could continue it instead.
+        force: Whether to replace an existing file.
+        resumable: Whether the message mentions `--resume`.
+
+    Raises:
+        OutputError: The file exists and `force` is false, or it is not a regular file.
     """
     if path.exists() and not path.is_file():
-        raise OutputError(f"{path} is no regular file, so it cannot be written; name a file, or use standard output")
+        raise OutputError(f"{path} is not a regular file; name another file, or use standard output")
     if path.exists() and not force:
         resume = "--resume continues it, " if resumable else ""
         raise OutputError(f"{path} exists; --force replaces it, {resume}or choose another name")
@@ -202,7 +219,7 @@ def check_overwrite(path: Path, *, force: bool, resumable: bool = False) -> None
 
 @contextmanager
 def as_output_error(path: Path) -> Iterator[None]:
-    """Tell what the operating system has against writing a file as `OutputError`."""
+    """Convert an `OSError` while writing a file to `OutputError`, except that of a closed pipe."""
     try:
         yield
     except BrokenPipeError:
@@ -213,15 +230,15 @@ def as_output_error(path: Path) -> Iterator[None]:
         ) from error
 
 
-def user_dir(what: Literal["cache", "data"]) -> Path:
-    """The user's folder for what fervid keeps; it need not exist.
+def user_dir(kind: Literal["cache", "data"]) -> Path:
+    """Return the folder of the user for cached or downloaded files, which need not exist.
 
     Raises:
-        UsageError: This user has no home, as in a container that runs under any number.
+        UsageError: The user has no home folder, as in a container that runs under an arbitrary user id.
     """
     try:
-        return platformdirs.user_cache_path("fervid") if what == "cache" else platformdirs.user_data_path("fervid")
+        return platformdirs.user_cache_path("fervid") if kind == "cache" else platformdirs.user_data_path("fervid")
     except RuntimeError as error:
         raise UsageError(
-            f"this user has no home folder to keep {what} in; set HOME, or XDG_{what.upper()}_HOME to another folder"
+            f"this user has no home folder for {kind} files; set HOME, or XDG_{kind.upper()}_HOME to another folder"
         ) from error

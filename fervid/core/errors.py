@@ -1,38 +1,38 @@
-"""One tree of errors; each carries the stable `code` that records and scripts can rely on.
+"""The errors of fervid, each with a stable `code` for records and scripts.
 
 ::
 
     FervidError
-    ├── InputError            the clip: costs one record, never the batch
+    ├── InputError            a clip: costs one record, never the batch
     │   ├── InputNotFound         not_found
     │   ├── InputUnreadable       unreadable
     │   ├── EmptyInput            empty_file
-    │   ├── NotAVideo             not_a_video
+    │   ├── UnsupportedFormat     not_a_video
     │   ├── NoVideoStream         no_video_stream
     │   ├── Undecodable           undecodable
-    │   ├── Truncated             truncated
-    │   ├── Damaged               damaged
+    │   ├── TruncatedVideo        truncated
+    │   ├── CorruptVideo          damaged
     │   ├── Discontinuity         discontinuity
     │   ├── SeveralStreams        several_streams
-    │   ├── NothingSampled        nothing_sampled
+    │   ├── NoFramesInRange       nothing_sampled
     │   ├── FramesDropped         dropped
-    │   ├── TooLarge              too_large
-    │   ├── TooLong               too_long
-    │   ├── Crashed               crashed
+    │   ├── FrameTooLarge         too_large
+    │   ├── ClipTooLong           too_long
+    │   ├── WorkerCrashed         crashed
     │   ├── TimedOut              timeout
     │   ├── OutOfMemory           memory
-    │   └── NoFaces               no_face
+    │   └── NoFaceError           no_face
     ├── UsageError            usage: options that do not fit together
-    │   └── DatasetError          dataset: labelled clips that cannot be meant so
-    ├── NothingMatched        nothing_matched: no input to work on
-    ├── OutputError           output: the answer cannot be written
-    └── ModelError            the models: nothing can be answered
+    │   └── DatasetError          dataset: labelled clips that are wrong or contradictory
+    ├── NoInputsFound         nothing_matched: no input to work on
+    ├── OutputError           output: the output cannot be written
+    └── ModelError            models: nothing can be classified
         ├── ModelNotFound         model_not_found
-        ├── ModelUnverified       model_unverified
+        ├── ChecksumMismatch      model_unverified
         ├── DownloadFailed        download_failed
         └── ModelIncompatible     model_incompatible
 
-A message says what is wrong, with which file, and what to try.
+A message says what is wrong, with which file or option, and what to try.
 """
 
 from __future__ import annotations
@@ -43,154 +43,154 @@ from typing import ClassVar
 
 
 class FervidError(Exception):
-    """Anything that fervid reports on purpose."""
+    """Base class of all errors that fervid raises on purpose."""
 
     code: ClassVar[str] = "error"
 
     @property
     def message(self) -> str:
-        """What is wrong and what to try, in one line."""
+        """The error and what to try, in one line."""
         return str(self)
 
 
 class InputError(FervidError):
-    """One clip cannot be answered; the others can."""
+    """One clip cannot be classified, or not completely; other clips are not affected."""
 
     code = "input"
-    nothing_missing: ClassVar[bool] = False
-    """Whether all of the clip was read nevertheless, so that only something is worth knowing."""
+    is_notice: ClassVar[bool] = False
+    """Whether the clip was read completely, so that the error is only a notice."""
 
 
 class InputNotFound(InputError):
-    """There is no such file."""
+    """The file does not exist."""
 
     code = "not_found"
 
 
 class InputUnreadable(InputError):
-    """The file is there and the operating system refuses to let us read it."""
+    """The operating system denies reading the file."""
 
     code = "unreadable"
 
 
 class EmptyInput(InputError):
-    """The file has no bytes."""
+    """The file is empty."""
 
     code = "empty_file"
 
 
 class UnsupportedFormat(InputError):
-    """The content is no video or image format that the decoder knows, whatever the file's name says."""
+    """The content is not a supported video or image format, whatever the suffix of the file."""
 
     code = "not_a_video"
 
 
 class NoVideoStream(InputError):
-    """A media file that carries no pictures, such as sound alone."""
+    """The media file has no video stream, such as a file with sound only."""
 
     code = "no_video_stream"
 
 
 class Undecodable(InputError):
-    """A video whose pictures cannot be decoded, not even one."""
+    """The file has a video stream, but no frame can be decoded."""
 
     code = "undecodable"
 
 
 class TruncatedVideo(InputError):
-    """The file breaks off: what came before was given, what is missing is not known."""
+    """The file ends early; the frames before that were used."""
 
     code = "truncated"
 
 
 class CorruptVideo(InputError):
-    """Some packets inside the file could not be decoded; the frames around them were given."""
+    """Some packets cannot be decoded; the other frames were used."""
 
     code = "damaged"
 
 
 class Discontinuity(InputError):
-    """The timestamps of the clip start again: it was read whole, and time was taken to go on there."""
+    """The timestamps of the clip start again; it was read completely, with continuous times."""
 
     code = "discontinuity"
-    nothing_missing = True
+    is_notice = True
 
 
 class SeveralStreams(InputError):
-    """The clip has several video streams, and one of them was looked at."""
+    """The clip has several video streams, and one of them was used."""
 
     code = "several_streams"
-    nothing_missing = True
+    is_notice = True
 
 
 class NoFramesInRange(InputError):
-    """The clip was read and none of its frames lies in the time that was asked for."""
+    """The clip has no frame in the requested time range."""
 
     code = "nothing_sampled"
 
 
 class FramesDropped(InputError):
-    """Frames of a stream came faster than they could be looked at; the others were."""
+    """A live source was faster than the analysis, so that some of its frames were dropped."""
 
     code = "dropped"
 
 
 class FrameTooLarge(InputError):
-    """The pictures have more pixels than are decoded."""
+    """The frames exceed the pixel limit."""
 
     code = "too_large"
 
 
 class ClipTooLong(InputError):
-    """The clip goes on for longer than is looked at; what came before was given."""
+    """The clip exceeds the duration limit; the frames before that were used."""
 
     code = "too_long"
 
 
 class WorkerCrashed(InputError):
-    """The process that worked on the file died of it."""
+    """The worker process crashed on the file."""
 
     code = "crashed"
 
 
 class TimedOut(InputError):
-    """The file took longer than it may."""
+    """The file exceeded the time limit."""
 
     code = "timeout"
 
 
 class OutOfMemory(InputError):
-    """The file took more memory than it may, or than there is."""
+    """The file exceeded the memory limit, or the memory of the machine."""
 
     code = "memory"
 
 
 class NoFaceError(InputError):
-    """The clip was read and no face was found in it: there is nothing to classify."""
+    """The clip was read, but shows no face to classify."""
 
     code = "no_face"
 
 
 class UsageError(FervidError):
-    """Options or settings that are wrong or do not fit together."""
+    """Options or settings are wrong or do not fit together."""
 
     code = "usage"
 
 
 class DatasetError(UsageError):
-    """Labelled clips that are missing, unknown, or contradict each other."""
+    """Labelled clips are missing, unknown or contradictory."""
 
     code = "dataset"
 
 
 class NoInputsFound(FervidError):
-    """No input file is left to work on."""
+    """There is no input file to work on."""
 
     code = "nothing_matched"
 
 
 class OutputError(FervidError):
-    """The output cannot be written, or would overwrite something."""
+    """The output cannot be written, or would overwrite a file."""
 
     code = "output"
 
@@ -202,32 +202,32 @@ class ModelError(FervidError):
 
 
 class ModelNotFound(ModelError):
-    """No model of that name, or no file at that path."""
+    """There is no model of that name, or no file at that path."""
 
     code = "model_not_found"
 
 
 class ChecksumMismatch(ModelError):
-    """The file is not the one that the manifest names: its SHA-256 differs."""
+    """The SHA-256 of a model file differs from the one in the manifest."""
 
     code = "model_unverified"
 
 
 class DownloadFailed(ModelError):
-    """A model cannot be fetched, or not be written; what has arrived is kept."""
+    """A model cannot be downloaded or written; the bytes that arrived are kept."""
 
     code = "download_failed"
 
 
 class ModelIncompatible(ModelError):
-    """The file is no model of the kind that is needed, or it was fitted on another network."""
+    """The file is not a model of the required kind, or was fitted on another face model."""
 
     code = "model_incompatible"
 
 
 @contextmanager
-def usage() -> Iterator[None]:
-    """What a record says of a wrong value is a usage error of who gave it."""
+def as_usage_error() -> Iterator[None]:
+    """Convert a `ValueError`, which records and options raise for invalid values, to `UsageError`."""
     try:
         yield
     except ValueError as error:

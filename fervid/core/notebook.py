@@ -1,6 +1,6 @@
-"""Records -> small cards of HTML for notebooks: no script, no style sheet, the colours of the page around them.
+"""HTML cards of records for notebooks, without scripts or style sheets, in the colours of the surrounding page.
 
-It imports nothing of ours, so that `records` may ask for it.
+This module imports nothing of fervid, because `records` imports it.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ _LINE = "margin:.2em 0"
 
 
 def clip_card(record: Mapping[str, Any]) -> str:
-    """The card of a clip or of a window, as `ClipResult.as_dict` and `WindowResult.as_dict` give it."""
-    answer = f"{record['label']}, {_percent(record['confidence'])}" if record["label"] else record["status"]
-    seen = f"{record['frames_with_face']} of {record['frames_sampled']} frames with a face"
+    """Render a clip or window, as `ClipResult.as_dict` and `WindowResult.as_dict` give it."""
+    prediction = f"{record['label']}, {_percent(record['confidence'])}" if record["label"] else record["status"]
+    frames = f"{record['frames_with_face']} of {record['frames_sampled']} frames with a face"
     error = record["error"]
     return _card(
         record["path"],
         _line(f"from {_seconds(record['start_s'])} to {_seconds(record['end_s'])}") if record.get("end_s") else "",
-        _line(answer, "strong"),
+        _line(prediction, "strong"),
         _line(f"{error['code']}: {error['message']}") if error else "",
         _bars(record["probabilities"]),
         _people(record["people"]),
-        _line(", ".join([*([_seconds(record["duration_s"])] if record["duration_s"] else []), seen])),
+        _line(", ".join([*([_seconds(record["duration_s"])] if record["duration_s"] else []), frames])),
     )
 
 
 def person_card(person: Mapping[str, Any]) -> str:
-    """The card of one person of a clip, as `Person.as_dict` gives it."""
-    guessed = [_age(person["age"]), person["gender"], person["ethnicity"]]
+    """Render one person, as `Person.as_dict` gives it."""
+    attributes = [_age(person["age"]), person["gender"], person["ethnicity"]]
     return _card(
-        f"person {person['id']}, seen for {_seconds(person['seconds'])}",
+        f"person {person['id']}, visible for {_seconds(person['seconds'])}",
         _line(f"{person['label']}, {_percent(person['probabilities'][person['label']])}", "strong"),
-        _line(", ".join(guess for guess in guessed if guess)) if any(guessed) else "",
+        _line(", ".join(filter(None, attributes))) if any(attributes) else "",
         _bars(person["probabilities"]),
     )
 
 
-def answer_card(probabilities: Mapping[str, float]) -> str:
-    """The card of an answer alone."""
+def prediction_card(probabilities: Mapping[str, float]) -> str:
+    """Render a prediction."""
     label = max(probabilities, key=probabilities.__getitem__)
     return _card(f"{label}, {_percent(probabilities[label])}", _bars(probabilities))
 
@@ -62,27 +62,27 @@ def _line(text: str, tag: str = "span") -> str:
 
 
 def _bars(probabilities: Mapping[str, float] | None) -> str:
-    """The classes, the most probable first; the bars repeat the figures for the eye."""
+    """Render the classes as a table with bars, the most probable first."""
     if not probabilities:
         return ""
     rows = []
-    for label, share in sorted(probabilities.items(), key=lambda entry: -entry[1]):
-        bar = f'<div style="width:{100 * share:.1f}%;height:.7em;background:currentColor;opacity:.6"></div>'
+    for label, probability in sorted(probabilities.items(), key=lambda entry: -entry[1]):
+        bar = f'<div style="width:{100 * probability:.1f}%;height:.7em;background:currentColor;opacity:.6"></div>'
         rows.append(
             f'<tr style="{_ROW}"><th scope="row" style="{_CELL}">{_text(label)}</th>'
-            f'<td style="{_NUMBER}">{_percent(share)}</td>'
+            f'<td style="{_NUMBER}">{_percent(probability)}</td>'
             f'<td aria-hidden="true" style="{_BAR}">{bar}</td></tr>'
         )
     return _table("Probabilities", "".join(rows))
 
 
 def _people(people: Sequence[Mapping[str, Any]]) -> str:
-    """Who was followed, with the columns of which somebody has a value."""
+    """Render the people as a table, without empty columns."""
     if not people:
         return ""
     columns = {
         "person": [str(person["id"]) for person in people],
-        "seen for": [_seconds(person["seconds"]) for person in people],
+        "visible for": [_seconds(person["seconds"]) for person in people],
         "label": [f"{person['label']}, {_percent(person['probabilities'][person['label']])}" for person in people],
         "age": [_age(person["age"]) for person in people],
         "gender": [person["gender"] or "" for person in people],
@@ -105,12 +105,12 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _text(text: object) -> str:
-    """Escaped; a name that is no valid UTF-8 is shown with backslashes."""
+    """Escape a text for HTML; bytes that are not UTF-8 become backslash escapes."""
     return escape(str(text).encode("utf-8", "backslashreplace").decode())
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"
 
 
 def _seconds(value: float) -> str:

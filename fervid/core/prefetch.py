@@ -1,4 +1,4 @@
-"""A generator that runs ahead in a thread of its own."""
+"""Prefetching: a generator that runs ahead in a thread."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 
 
-def prefetch(items: Generator[_Item], room: int, size: Callable[[_Item], int] = lambda item: 1) -> Generator[_Item]:
-    """What a generator gives, made in a thread that runs ahead; it is joined on every path.
+def prefetch(items: Generator[_Item], capacity: int, cost: Callable[[_Item], int] = lambda item: 1) -> Generator[_Item]:
+    """Run a generator ahead in a thread, which is joined when this generator ends or is closed.
 
-    What the generator raises is raised here, after everything that came before it.
+    An error of the generator is raised after all items before it.
 
     Args:
-        items: What to run ahead.
-        room: No more is made while what waits is as large as that.
-        size: Of an item.
+        items: The generator.
+        capacity: The thread pauses while the total cost of the waiting items is at least this.
+        cost: Returns the cost of an item, such as its bytes.
     """
     changed = threading.Condition()
     waiting: deque[_Item] = deque()
-    ended: list[BaseException | None] = []  # at the end one entry: what was raised, if anything
+    ended: list[BaseException | None] = []  # one entry at the end: the error of the generator, if any
     stop = False
 
-    def work() -> None:
+    def run() -> None:
         error = None
         try:
             for item in items:
                 with changed:
                     waiting.append(item)
                     changed.notify()
-                    changed.wait_for(lambda: stop or sum(map(size, waiting)) < room)
+                    changed.wait_for(lambda: stop or sum(map(cost, waiting)) < capacity)
                 if stop:
                     break
-        except BaseException as raised:  # noqa: BLE001  handed over whole and raised where the items are asked for
+        except BaseException as raised:  # noqa: BLE001  raised again in the consumer
             error = raised
         finally:
             items.close()
@@ -43,7 +43,7 @@ def prefetch(items: Generator[_Item], room: int, size: Callable[[_Item], int] = 
                 ended.append(error)
                 changed.notify()
 
-    thread = threading.Thread(target=work, name="fervid-ahead", daemon=True)
+    thread = threading.Thread(target=run, name="fervid-prefetch", daemon=True)
     thread.start()
     try:
         while True:

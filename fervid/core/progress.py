@@ -1,4 +1,4 @@
-"""How far a run is: a bar for people, JSON Lines for programs, both on standard error."""
+"""Progress and summary of a run on standard error: a bar and text, or JSON Lines."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from fervid.core.text import escape_control_chars
 Progress = Literal["auto", "bar", "none", "json"]
 _Result = TypeVar("_Result")
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"
-_COUNT = "{n_fmt} clips [{elapsed}{postfix}]"  # of what has no end
-_NAMED_FAILURES = 5  # clips whose names a summary lists
-_EVERY = 1.0  # seconds between two lines of JSON about bytes, or about a film
+_COUNTER = "{n_fmt} clips [{elapsed}{postfix}]"  # if the total is unknown
+_MAX_NAMED_FAILURES = 5  # in the summary
+_EVENT_INTERVAL_S = 1.0  # between two JSON events about bytes or seconds
 
 
 def track_clips(
     results: Iterable[_Result], total: int | None, kind: Progress, failed: Callable[[_Result], bool]
 ) -> Generator[_Result]:
-    """Pass the results on and tell how many are done and how many failed.
+    """Pass on results and show how many clips are done and how many failed.
 
-    While a result is worked on outside, there is no bar: what is written to the same terminal stands in its place.
+    The bar is hidden while the caller handles a result, so that it can write to the same terminal.
 
     Args:
-        results: One per clip.
-        total: How many there will be; None if nobody knows.
-        kind: `auto` is a bar if standard error is a terminal and there is more than one clip.
-        failed: Whether one counts as a failure.
+        results: One result per clip.
+        total: Number of clips; None if unknown.
+        kind: `auto` shows a bar if standard error is a terminal and there is more than one clip.
+        failed: Whether a result counts as a failure.
     """
     started, failures = time.monotonic(), 0
     bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty() and (total is None or total > 1))
-    form = _COUNT if total is None else _BAR
-    with tqdm(total=total, unit="clip", file=sys.stderr, disable=not bar, dynamic_ncols=True, bar_format=form) as line:
+    bar_format = _COUNTER if total is None else _BAR
+    with tqdm(
+        total=total, unit="clip", file=sys.stderr, disable=not bar, dynamic_ncols=True, bar_format=bar_format
+    ) as line:
         line.set_postfix(failed=failures)
         for done, result in enumerate(results, start=1):
             failures += failed(result)
@@ -53,16 +55,16 @@ def track_clips(
 
 
 def log(message: str) -> None:
-    """Write a line above the bar, if there is one."""
+    """Write a line to standard error, above the bar if there is one."""
     tqdm.write(f"fervid: {escape_control_chars(message)}", file=sys.stderr)
 
 
 def note(message: str, kind: Progress) -> None:
-    """Say something about a whole run: a line for people, an event for programs, nothing with `none`.
+    """Write a note about the whole run: a line of text, or an event with `json`; nothing with `none`.
 
     Args:
-        message: What; nothing is said of an empty one.
-        kind: How to say it.
+        message: The note; an empty one is not written.
+        kind: The progress mode.
     """
     if not message:
         return
@@ -73,13 +75,13 @@ def note(message: str, kind: Progress) -> None:
 
 
 class Summary:
-    """What a run that wrote to a file has come to."""
+    """Counter of the records of a run that writes to a file."""
 
     def __init__(self, unit: Literal["clip", "window", "evaluation"]) -> None:
-        """Begin to count records and time.
+        """Start to count records and time.
 
         Args:
-            unit: What a record is of.
+            unit: What a record describes.
         """
         self._unit, self._started = unit, time.monotonic()
         self._statuses: Counter[str] = Counter()
@@ -91,9 +93,9 @@ class Summary:
 
         Args:
             path: The clip.
-            status: Of the record.
-            failed: Whether it counts as a failure.
-            earlier: Whether the record was there already.
+            status: The status of the record.
+            failed: Whether the record counts as a failure.
+            earlier: Whether the record is from an earlier run.
         """
         self._statuses[status] += 1
         self._earlier += earlier
@@ -102,16 +104,16 @@ class Summary:
 
     @property
     def failures(self) -> int:
-        """How many clips failed."""
+        """Number of clips that failed."""
         return len(self._failed)
 
-    def tell(self, output: object, kind: Progress, what: str = "records are") -> None:
-        """Say it on standard error: a line for people, an event for programs, nothing with `none`.
+    def log(self, output: object, kind: Progress, subject: str = "records are") -> None:
+        """Write the summary to standard error: a line of text, or an event with `json`; nothing with `none`.
 
         Args:
-            output: Where that is which was written.
-            kind: How to say it.
-            what: Subject and verb of the sentence that says where.
+            output: The file that was written.
+            kind: The progress mode.
+            subject: Subject and verb of the clause about the output.
         """
         total, elapsed = self._statuses.total(), time.monotonic() - self._started
         if kind == "json":
@@ -121,70 +123,70 @@ class Summary:
             print(json.dumps(event), file=sys.stderr, flush=True)
             return
         parts = [
-            f"{_counted(total, self._unit)} in {_spoken(elapsed)}"
+            f"{_format_count(total, self._unit)} in {_format_duration(elapsed)}"
             + (f" ({self._earlier} answered before)" if self._earlier else ""),
             ", ".join(f"{count} {status}" for status, count in self._statuses.items()),
         ]
         message = ": ".join(filter(None, parts))
         if self._failed:
-            more = self.failures - _NAMED_FAILURES
-            names = ", ".join(self._failed[:_NAMED_FAILURES])
+            more = self.failures - _MAX_NAMED_FAILURES
+            names = ", ".join(self._failed[:_MAX_NAMED_FAILURES])
             message += f"; failed: {names}{f' and {more} more' if more > 0 else ''}"
-        note(f"{message}; {what} in {output}", kind)
+        note(f"{message}; {subject} in {output}", kind)
 
 
-def _counted(number: int, unit: str) -> str:
+def _format_count(number: int, unit: str) -> str:
     return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
-def _spoken(seconds: float) -> str:
-    """`3.2 s`, `2 min 3 s` or `1 h 2 min`."""
+def _format_duration(seconds: float) -> str:
+    """Format a duration, such as `3.2 s`, `2 min 3 s` or `1 h 2 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    minutes, full_seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {full_seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager
 def track_seconds(total: float, kind: Progress) -> Iterator[Callable[[float], None]]:
-    """What is to be told how many seconds of a film are done.
+    """Show progress in seconds of a clip; yield the callback that takes the seconds done so far.
 
     Args:
-        total: Seconds that it lasts.
-        kind: `auto` is a bar if standard error is a terminal.
+        total: Duration of the clip in seconds.
+        kind: `auto` shows a bar if standard error is a terminal.
     """
-    bar, told = kind == "bar" or (kind == "auto" and sys.stderr.isatty()), time.monotonic()
+    bar, last_event = kind == "bar" or (kind == "auto" and sys.stderr.isatty()), time.monotonic()
     with tqdm(total=round(total, 1), unit="s", file=sys.stderr, disable=not bar, dynamic_ncols=True) as line:
 
-        def tell(done: float) -> None:
-            nonlocal told
+        def update(done: float) -> None:
+            nonlocal last_event
             line.update(min(done, total) - line.n)
-            if kind == "json" and time.monotonic() >= told + _EVERY:
-                told = time.monotonic()
+            if kind == "json" and time.monotonic() >= last_event + _EVENT_INTERVAL_S:
+                last_event = time.monotonic()
                 event = {"event": "progress", "done": round(done, 3), "total": round(total, 3)}
                 print(json.dumps(event), file=sys.stderr, flush=True)
 
-        yield tell
+        yield update
 
 
-def track_bytes(parts: Iterable[bytes], begun: int, total: int | None, kind: Progress) -> Iterator[bytes]:
-    """Pass the parts of a file on and tell how much of it has arrived.
+def track_bytes(chunks: Iterable[bytes], initial: int, total: int | None, kind: Progress) -> Iterator[bytes]:
+    """Pass on the chunks of a download and show how much has arrived.
 
     Args:
-        parts: As they come.
-        begun: Bytes that were there already.
-        total: How many there will be, if that is known.
-        kind: `auto` is a bar if standard error is a terminal.
+        chunks: The chunks as they arrive.
+        initial: Bytes that were downloaded before.
+        total: Size of the file in bytes; None if unknown.
+        kind: `auto` shows a bar if standard error is a terminal.
     """
     bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty())
-    done, told = begun, time.monotonic()
+    done, last_event = initial, time.monotonic()
     with tqdm(
-        total=total, initial=begun, unit="B", unit_scale=True, file=sys.stderr, disable=not bar, dynamic_ncols=True
+        total=total, initial=initial, unit="B", unit_scale=True, file=sys.stderr, disable=not bar, dynamic_ncols=True
     ) as line:
-        for part in parts:
-            done += len(part)
-            yield part
-            line.update(len(part))
-            if kind == "json" and (time.monotonic() >= told + _EVERY or done == total):
-                told = time.monotonic()
+        for chunk in chunks:
+            done += len(chunk)
+            yield chunk
+            line.update(len(chunk))
+            if kind == "json" and (time.monotonic() >= last_event + _EVENT_INTERVAL_S or done == total):
+                last_event = time.monotonic()
                 print(json.dumps({"event": "progress", "done": done, "total": total}), file=sys.stderr, flush=True)

@@ -1,8 +1,7 @@
-"""What passes from stage to stage: frozen records, checked where they are made.
+"""The records that stages exchange: frozen dataclasses that check their values.
 
-Rows for what people count (`Face`, `Person`), columns for what machines multiply (`FaceOutputs`). Images are RGB,
-uint8, (height, width, 3); boxes and points are in pixels of the frame, x to the right and y down; times are seconds
-of presentation time from the start of the clip.
+Images are RGB, uint8, (height, width, 3). Boxes and points are in pixels of the frame, x to the right and y down.
+Times are seconds of presentation time from the start of the clip.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ Box = tuple[float, float, float, float]
 Status = Literal["ok", "no_face", "error", "skipped"]
 
 
-def _check(condition: bool, problem: str) -> None:
+def _check(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(problem)
+        raise ValueError(message)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture of a clip.
+    """One frame of a clip.
 
     Attributes:
         image: (h, w, 3) uint8 RGB, upright.
@@ -54,8 +53,8 @@ class Face:
     """One face in one frame.
 
     Attributes:
-        box: x1, y1, x2, y2 in pixels of the frame; may reach over its border.
-        landmarks: (k, 2) x, y; row 0 is the subject's right eye (left in the picture), row 1 the left eye.
+        box: x1, y1, x2, y2 in pixels of the frame; may extend beyond its border.
+        landmarks: (k, 2) x, y; row 0 is the subject's right eye (left in the image), row 1 the left eye.
         score: The detector's confidence, 0 to 1.
     """
 
@@ -86,17 +85,17 @@ class Face:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceOutputs:
-    """What the network says of n face crops, one row each; n = 0 is a valid answer to an empty batch.
+    """Outputs of the face model for n face crops, one row each; n may be 0.
 
-    What a network does not estimate is a column of no width, (n, 0).
+    Outputs that a face model lacks have shape (n, 0); later stages ignore them.
 
     Attributes:
-        embedding: (n, d) penultimate activations.
+        embedding: (n, d) activations of the penultimate layer.
         expression: (n, c) probabilities.
         age: (n,) years.
         gender: (n,) probability of the class "male".
         ethnicity: (n, e) probabilities.
-        identity: (n, i) vectors whose cosine says how alike two people are.
+        identity: (n, i) vectors whose cosine is the similarity of two people.
     """
 
     embedding: FloatArray
@@ -116,12 +115,12 @@ class FaceOutputs:
         return len(self.embedding)
 
     def __getitem__(self, rows: slice | list[int]) -> FaceOutputs:
-        """The rows of some faces."""
+        """Select rows."""
         return FaceOutputs(*(column[rows] for column in self._columns()))
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of every column; of numbers, one a face, 1."""
+        """Width of every output; 1 for those of shape (n,)."""
         return tuple(column.shape[1] if column.ndim == 2 else 1 for column in self._columns())
 
     def _columns(self) -> tuple[FloatArray, ...]:
@@ -130,34 +129,34 @@ class FaceOutputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameObservation:
-    """What one frame shows, without its picture.
+    """The faces of one frame, without its image.
 
     Attributes:
         time: Presentation time in seconds from the start of the clip.
         duration: Seconds of the clip that the frame stands for.
-        faces: n faces.
-        shares: n, of each the share of the picture that it fills.
-        scores: What the network says of them, n rows.
+        faces: The n faces.
+        area_fractions: For each face, the area of its box as a fraction of the frame.
+        scores: Outputs of the face model, n rows.
     """
 
     time: float
     duration: float
     faces: Sequence[Face]
-    shares: Sequence[float]
+    area_fractions: Sequence[float]
     scores: FaceOutputs
 
     def __post_init__(self) -> None:
-        counts = {len(self.faces), len(self.shares), len(self.scores)}
-        _check(len(counts) == 1, f"faces, shares and scores of unequal number: {sorted(counts)}")
+        counts = {len(self.faces), len(self.area_fractions), len(self.scores)}
+        _check(len(counts) == 1, f"faces, area fractions and scores of unequal number: {sorted(counts)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipFeatures:
-    """Statistics of a clip, each under its name (`embedding.mean`, `expression.max` ...).
+    """Statistics over the frames of a clip.
 
     Attributes:
-        statistics: Name to vector.
-        count: How many rows (faces, or frames when all faces are pooled) went into them.
+        statistics: Vectors by name, such as `embedding.mean` and `expression.max`.
+        count: Number of rows that were aggregated: faces, or frames if all faces are pooled.
     """
 
     statistics: Mapping[str, FloatArray]
@@ -168,10 +167,10 @@ class ClipFeatures:
         _check(all(v.ndim == 1 for v in self.statistics.values()), "every statistic is a vector")
 
     def vector(self, names: Sequence[str]) -> FloatArray:
-        """The named statistics, concatenated in that order: (d1 + d2 + ...,).
+        """Concatenate statistics in the given order: (d1 + d2 + ...,).
 
         Raises:
-            ValueError: There is no statistic of that name.
+            ValueError: A statistic does not exist.
         """
         missing = [name for name in names if name not in self.statistics]
         _check(not missing, f"no statistic {', '.join(missing)} among {', '.join(self.statistics)}")
@@ -180,7 +179,7 @@ class ClipFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A label with the probabilities behind it, in the order of the classifier's labels."""
+    """Probabilities of the classes, in the order of the classifier's labels."""
 
     probabilities: Mapping[str, float]
 
@@ -195,41 +194,41 @@ class Prediction:
         return self.probabilities[self.label]
 
     def _repr_html_(self) -> str:
-        """The answer as notebooks show it."""
-        from fervid.core.notebook import answer_card
+        """Render the prediction in a notebook."""
+        from fervid.core.notebook import prediction_card
 
-        return answer_card(self.probabilities)
+        return prediction_card(self.probabilities)
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One person followed through a clip.
+    """One person tracked through a clip.
 
     Attributes:
-        id: 0 for the main person, then by falling share of the picture over time; of windows the same in each.
-        seconds: For how long the face was seen.
-        answer: What the classifier says of this person alone.
-        age: Mean expected age in years, None unless attributes were asked for.
-        gender: The network's name of the class, None unless attributes were asked for.
-        ethnicity: Likewise.
-        identity: A name that is the same for one person in all clips of a run, None unless it was asked for.
+        id: 0 for the main person, others by falling area over time; the same in all windows of a clip.
+        seconds: How long the face is visible.
+        prediction: The prediction for this person alone.
+        age: Mean expected age in years; None unless attributes were requested.
+        gender: Name of the class; None unless attributes were requested.
+        ethnicity: Name of the class; None unless attributes were requested.
+        identity: A name that is the same for one person in all clips of a run; None unless requested.
     """
 
     id: int
     seconds: float
-    answer: Prediction
+    prediction: Prediction
     age: float | None = None
     gender: str | None = None
     ethnicity: str | None = None
     identity: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The person as plain JSON types."""
+        """Convert the person to plain JSON types."""
         return {
             "id": self.id,
             "seconds": _rounded(self.seconds),
-            "label": self.answer.label,
-            "probabilities": _rounded_probabilities(self.answer.probabilities),
+            "label": self.prediction.label,
+            "probabilities": _rounded_probabilities(self.prediction.probabilities),
             "age": _rounded(self.age, 1),
             "gender": self.gender,
             "ethnicity": self.ethnicity,
@@ -237,7 +236,7 @@ class Person:
         }
 
     def _repr_html_(self) -> str:
-        """The person as notebooks show it."""
+        """Render the person in a notebook."""
         from fervid.core.notebook import person_card
 
         return person_card(self.as_dict())
@@ -245,7 +244,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """Why a clip could not be answered, or what was wrong with it although it was."""
+    """Why a clip has no prediction, or what was wrong with a clip that has one."""
 
     code: str
     message: str
@@ -253,7 +252,7 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Which file gave an answer."""
+    """A model file that contributed to a result."""
 
     name: str
     sha256: str
@@ -261,36 +260,36 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What an answer is relative to: the average of the main person over so many clips, or over clips at rest."""
+    """What a prediction is relative to: the average of the main person over several clips, or over clips at rest."""
 
     kind: Literal["person", "rest"]
     clips: int
 
     def __post_init__(self) -> None:
-        _check(self.clips >= 1, f"a baseline needs a clip, not {self.clips}")
+        _check(self.clips >= 1, f"a baseline needs at least one clip, not {self.clips}")
 
 
 @dataclass(frozen=True, slots=True)
 class ClipResult:
-    """The one record that every input gets; `as_dict` is the contract of `fervid schema`.
+    """The result of one input; `as_dict` follows the schema that `fervid schema` prints.
 
     Attributes:
-        path: The input as it was named.
-        status: `ok`, `no_face`, `error`, or `skipped` (because the run stopped early).
-        answer: The clip's label and probabilities; set exactly when the status is `ok`.
-        people: The main person first.
-        duration_s: Seconds of presentation time that were looked at, None if nothing could be read.
-        frames_sampled: Frames looked at.
-        frames_with_face: Those of them in which somebody was followed.
-        models: detector, network and classifier.
-        problem: Set when the status is `error` or `skipped`, and beside the other two when the file is damaged.
-        elapsed_s: Wall-clock seconds spent on this clip.
-        baseline: What the answer is relative to; None unless a baseline was asked for and enough clips give one.
+        path: The input as named by the user.
+        status: `ok`, `no_face`, `error`, or `skipped` if the run stopped early.
+        prediction: Label and probabilities of the clip; set if and only if the status is `ok`.
+        people: The tracked people, the main person first.
+        duration_s: Seconds of presentation time that were analysed; None if nothing could be read.
+        frames_sampled: Number of analysed frames.
+        frames_with_face: Number of those with a tracked face.
+        models: The models by role: detector, network and classifier.
+        problem: Set if the status is `error` or `skipped`, and with the other two if the file is damaged.
+        elapsed_s: Wall-clock seconds spent on the clip.
+        baseline: What the prediction is relative to; None unless a baseline was requested and enough clips give one.
     """
 
     path: str
     status: Status
-    answer: Prediction | None = None
+    prediction: Prediction | None = None
     people: tuple[Person, ...] = ()
     duration_s: float | None = None
     frames_sampled: int = 0
@@ -301,26 +300,29 @@ class ClipResult:
     baseline: Baseline | None = None
 
     def __post_init__(self) -> None:
-        _check((self.status == "ok") == (self.answer is not None), "a result has an answer exactly when it is ok")
+        _check(
+            (self.status == "ok") == (self.prediction is not None),
+            "a result needs a prediction if and only if it is ok",
+        )
         _check(self.status in ("ok", "no_face") or self.problem is not None, f"{self.status} needs a problem")
 
     @property
     def label(self) -> str | None:
-        """The clip's label, None unless ok."""
-        return self.answer.label if self.answer else None
+        """The label of the clip; None unless ok."""
+        return self.prediction.label if self.prediction else None
 
     @property
     def confidence(self) -> float | None:
-        """Probability of the label, None unless ok."""
-        return self.answer.confidence if self.answer else None
+        """Probability of the label; None unless ok."""
+        return self.prediction.confidence if self.prediction else None
 
     @property
     def probabilities(self) -> Mapping[str, float] | None:
-        """Probability of every class, None unless ok."""
-        return self.answer.probabilities if self.answer else None
+        """Probability of every class; None unless ok."""
+        return self.prediction.probabilities if self.prediction else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as plain JSON types, in the column order of the schema."""
+        """Convert the record to plain JSON types, in the order of the schema."""
         return {
             "schema_version": SCHEMA_VERSION,
             "path": self.path,
@@ -339,7 +341,7 @@ class ClipResult:
         }
 
     def _repr_html_(self) -> str:
-        """The record as notebooks show it."""
+        """Render the record in a notebook."""
         from fervid.core.notebook import clip_card
 
         return clip_card(self.as_dict())
@@ -347,23 +349,23 @@ class ClipResult:
 
 @dataclass(frozen=True, slots=True)
 class WindowResult(ClipResult):
-    """The record of one window of a clip; without times if the clip has none.
+    """The result of one window of a clip.
 
     Attributes:
-        start_s: Where the window begins, in seconds of presentation time.
-        end_s: Where it ends.
+        start_s: Start of the window in seconds of presentation time; None if the clip could not be read.
+        end_s: End of the window in seconds; None likewise.
     """
 
     start_s: float | None = None
     end_s: float | None = None
 
     @classmethod
-    def of(cls, result: ClipResult, start: float | None = None, end: float | None = None) -> WindowResult:
-        """The record of a window from what was seen in it."""
+    def from_clip_result(cls, result: ClipResult, start: float | None = None, end: float | None = None) -> WindowResult:
+        """Add the times of a window to its result."""
         return cls(**{field.name: getattr(result, field.name) for field in fields(result)}, start_s=start, end_s=end)
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as plain JSON types; the times follow the path."""
+        """Convert the record to plain JSON types; the times follow the path."""
         plain = ClipResult.as_dict(self)
         version, path = plain.pop("schema_version"), plain.pop("path")
         times = {"start_s": _rounded(self.start_s), "end_s": _rounded(self.end_s)}

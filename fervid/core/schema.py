@@ -1,4 +1,4 @@
-"""The JSON Schema of a record: the contract that `fervid schema` prints."""
+"""The JSON Schema of a record, which `fervid schema` prints."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from fervid.core.records import SCHEMA_VERSION, Status
 
 
 def record_json_schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, Any]:
-    """JSON Schema (2020-12) of one record; `ClipResult.as_dict` and `WindowResult.as_dict` keep to it.
+    """Return the JSON Schema (2020-12) of one record, as `ClipResult.as_dict` and `WindowResult.as_dict` give it.
 
     Args:
-        command: Which command writes the record: one for each clip, or one for each window of a clip.
+        command: The command that writes the record: `classify` one per clip, `timeline` one per window.
     """
-    share = {"type": "number", "minimum": 0, "maximum": 1}
-    probabilities = {"type": "object", "additionalProperties": share}
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
+    probabilities = {"type": "object", "additionalProperties": probability}
     count = {"type": "integer", "minimum": 0}
     seconds = {"type": "number", "minimum": 0}
     window = command == "timeline"
     times: dict[str, Any] = {
-        "start_s": _nullable({**seconds, "description": "where the window begins; null if the clip has none"}),
-        "end_s": _nullable({**seconds, "description": "where it ends"}),
+        "start_s": _nullable({**seconds, "description": "start of the window; null if the clip could not be read"}),
+        "end_s": _nullable({**seconds, "description": "end of the window"}),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "fervid window" if window else "fervid record",
         **_object(
             schema_version={"const": SCHEMA_VERSION},
-            path={"type": "string", "description": "the input as it was named"},
+            path={"type": "string", "description": "the input as named by the user"},
             **(times if window else {}),
             status={"enum": list(get_args(Status))},
             label=_nullable({"type": "string", "description": "the most probable class; null unless ok"}),
-            confidence=_nullable(share),
+            confidence=_nullable(probability),
             probabilities=_nullable(probabilities),
             people={
                 "type": "array",
@@ -43,13 +43,13 @@ def record_json_schema(command: Literal["classify", "timeline"] = "classify") ->
                     probabilities=probabilities,
                     age=_nullable({"type": "number", "description": "years; null without --attributes"}),
                     gender=_nullable({"type": "string", "description": "null without --attributes"}),
-                    ethnicity=_nullable({"type": "string", "description": "null unless --attributes"}),
+                    ethnicity=_nullable({"type": "string", "description": "null without --attributes"}),
                     identity=_nullable(
-                        {"type": "string", "description": "the same for one person in all clips; null unless asked for"}
+                        {"type": "string", "description": "the same for one person in all clips; null unless requested"}
                     ),
                 ),
             },
-            duration_s=_nullable({**seconds, "description": "presentation time that was looked at"}),
+            duration_s=_nullable({**seconds, "description": "seconds of presentation time that were analysed"}),
             frames_sampled=count,
             frames_with_face=count,
             model={
@@ -62,14 +62,14 @@ def record_json_schema(command: Literal["classify", "timeline"] = "classify") ->
             error=_nullable(
                 {
                     **_object(code={"type": "string"}, message={"type": "string"}),
-                    "description": "why there is no answer; beside ok or no_face: what was wrong with the clip",
+                    "description": "why there is no prediction; with ok or no_face: what was wrong with the clip",
                 }
             ),
             elapsed_s=seconds,
             baseline=_nullable(
                 {
                     **_object(kind={"enum": ["person", "rest"]}, clips={"type": "integer", "minimum": 1}),
-                    "description": "what the answer is relative to; null for an answer that is not",
+                    "description": "what the prediction is relative to; null if it is not relative",
                 }
             ),
         ),

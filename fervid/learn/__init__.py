@@ -1,1 +1,1 @@
-"""Labelled clips -> features, fitted classifiers and their evaluation."""
+"""Features of labelled clips, and classifiers that are fitted and evaluated on them."""

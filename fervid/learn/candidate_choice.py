@@ -1,9 +1,9 @@
-"""Which candidate a clip classifier is fitted by, and how good that choice is on people whom it has not seen.
+"""Choose a candidate by cross-validation, and measure how well that choice generalizes.
 
-Statistics, kind and hyper-parameters are chosen by cross-validation in which all clips of a person stay together; how
-good the choice is, is measured by a second cross-validation around the first (nested; Varma and Simon, BMC
-Bioinformatics 7, 2006). With few people the best of many candidates is the luckiest, and worse on the next person than
-one that was fixed before; so there is a default then, which gives way only to what is clearly better.
+Features, kind and hyperparameters are chosen by cross-validation that keeps all clips of a person in one fold. A second
+cross-validation around the first measures the choice (nested; Varma and Simon, BMC Bioinformatics 7, 2006). With few
+people the best of many candidates is often best by luck and generalizes worse than a fixed one, so small data sets get
+a default candidate unless another is significantly better.
 """
 
 from __future__ import annotations
@@ -18,131 +18,134 @@ from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 
 from fervid.core.records import FloatArray
-from fervid.learn.metrics import sign_flip_test
+from fervid.learn.calibration import fit, predict
+from fervid.learn.estimators import Kind, Truth, ignore_convergence_warnings, is_regression
 from fervid.learn.model_selection import (
+    CANDIDATE_GROUP_STATISTICS,
+    CANDIDATE_STATISTICS,
     FOLDS,
-    USUAL_GROUP_STATISTICS,
-    USUAL_STATISTICS,
     Candidate,
-    Kind,
     Scaling,
     TrainingData,
-    Truth,
-    candidates,
-    fit,
     fit_candidate,
-    is_regression,
-    of_expressions,
+    make_candidates,
     parse_statistics,
-    predict,
-    quiet,
-    scaling_of,
+    resolve_scaling,
     selection_score,
+    uses_expressions_only,
 )
+from fervid.learn.significance import sign_flip_test
 
-FEW_PEOPLE = 30
-"""With fewer people, other candidates have to be clearly better than the default."""
-CLEARLY_P = 0.05
-"""What a sign-flip test over people must find for something to be clearly better."""
-DEFAULT = Candidate("logit+std+max+min", "rbf", 0.3, "standard")
-"""Of few people; chosen on acted clips of five people and film scenes of sixteen, leaving people out."""
-CENTERED_DEFAULT = Candidate("expression+std+max+min", "linear", 0.003, "standard")
-"""The same where features are centred by person."""
+MIN_PEOPLE_TO_SELECT = 30
+"""With fewer people, another candidate must be significantly better than the default."""
+SIGNIFICANCE_LEVEL = 0.05
+"""Largest p of the sign-flip test over people that counts as significant."""
+DEFAULT_CANDIDATE = Candidate("logit+std+max+min", "rbf", 0.3, "standard")
+"""Default for few people, chosen by leaving people out of acted clips of five people and film scenes of sixteen."""
+DEFAULT_CENTERED_CANDIDATE = Candidate("expression+std+max+min", "linear", 0.003, "standard")
+"""The same for features that are centred by person."""
 
 
-def usual_candidates(
+def make_default_candidates(
     available: Collection[str],
     *,
-    everybody: bool = False,
+    all_faces: bool = False,
     centered: bool = False,
     statistics: Sequence[str] = (),
     kinds: Sequence[Kind] = (),
     scalings: Sequence[Scaling] = (),
 ) -> list[Candidate]:
-    """What `fervid train` chooses from.
+    """List the candidates that `fervid train` chooses from.
 
     Args:
-        available: The pooled statistics that there are.
-        everybody: Whether they are of everybody in a clip.
-        centered: Whether features are centred by person, and so no longer of unit length.
-        statistics: As `fit.statistics_of` reads them; none for the usual ones of those that are available.
-        kinds: Of classifier; none for the usual ones.
-        scalings: None for the usual ones.
+        available: Names of the pooled statistics in the feature table.
+        all_faces: Whether the features are of all faces in a clip.
+        centered: Whether the features are centred by person, and so no longer of unit length.
+        statistics: Names that `parse_statistics` accepts; empty for the available ones of `CANDIDATE_STATISTICS`.
+        kinds: Kinds of classifier; empty for the default ones.
+        scalings: Scalings to try; empty for the default ones.
     """
-    usual = USUAL_GROUP_STATISTICS if everybody else USUAL_STATISTICS
-    able = [name for name in usual if set(parse_statistics(name)) <= set(available)]
-    return candidates(statistics or able, kinds, scalings or (["standard"] if centered else []))
+    names = CANDIDATE_GROUP_STATISTICS if all_faces else CANDIDATE_STATISTICS
+    usable = [name for name in names if set(parse_statistics(name)) <= set(available)]
+    return make_candidates(statistics or usable, kinds, scalings or (["standard"] if centered else []))
 
 
 def select_candidate(
-    known: TrainingData, ways: Sequence[Candidate], count: int = FOLDS
+    data: TrainingData, candidates: Sequence[Candidate], n_folds: int = FOLDS
 ) -> tuple[Candidate, dict[Candidate, float]]:
-    """The candidate with the highest cross-validated score, the first of equals; and the score of each.
+    """Select the candidate with the highest cross-validated score; the first one wins a tie.
 
-    With fewer than `FEW_PEOPLE` people the default is chosen unless another candidate is clearly better: by a paired
-    sign-flip test over people with a p below `CLEARLY_P`, which fewer than six can never give. Where the default is
-    not among the candidates, the best one of expressions takes its place, because the embedding, which is hundreds of
-    numbers, tells few people apart rather than what they show.
+    With fewer than `MIN_PEOPLE_TO_SELECT` people the default is selected unless a paired sign-flip test over people
+    finds another candidate better with p < `SIGNIFICANCE_LEVEL`, which is impossible for fewer than six people. If the
+    default is not among the candidates, the best one that uses expressions only takes its place, because a
+    classifier on the embedding, which has hundreds of features, tells few people apart and not what they show.
+
+    Returns:
+        The candidate, and the score of each candidate.
 
     Raises:
-        DatasetError: As `fit`.
+        DatasetError: As for `fit`.
     """
-    splits = known.folds(count)
+    folds = data.folds(n_folds)
 
-    def tried(way: Candidate) -> Truth:
-        x, answers = known.matrices[way.statistics], np.empty_like(known.truth)
-        for train, test in splits:
-            answers[test] = fit_candidate(way, x[train], known.truth[train], known.seed).predict(x[test])
-        return answers
+    def cross_validate(candidate: Candidate) -> Truth:
+        x, predicted = data.matrices[candidate.statistics], np.empty_like(data.truth)
+        for train, test in folds:
+            predicted[test] = fit_candidate(candidate, x[train], data.truth[train], data.seed).predict(x[test])
+        return predicted
 
-    with quiet(), threadpool_limits(1, "blas"):  # a thread for each candidate takes all cores already
-        every = joblib.Parallel(joblib.cpu_count(), prefer="threads")(joblib.delayed(tried)(way) for way in ways)
-    answers = dict(zip(ways, every, strict=True))
-    scores = {way: selection_score(known.truth, answers[way]) for way in ways}
-    best = max(ways, key=scores.__getitem__)
-    groups = np.arange(len(known.truth)) if known.groups is None else known.groups
-    default = _find_default(scores, known.centered) if len(np.unique(groups)) < FEW_PEOPLE else None
+    with ignore_convergence_warnings(), threadpool_limits(1, "blas"):  # the threads of joblib already use all cores
+        results = joblib.Parallel(joblib.cpu_count(), prefer="threads")(
+            joblib.delayed(cross_validate)(candidate) for candidate in candidates
+        )
+    predicted = dict(zip(candidates, results, strict=True))
+    scores = {candidate: selection_score(data.truth, predicted[candidate]) for candidate in candidates}
+    best = max(candidates, key=scores.__getitem__)
+    groups = np.arange(len(data.truth)) if data.groups is None else data.groups
+    default = _find_default(scores, data.centered) if len(np.unique(groups)) < MIN_PEOPLE_TO_SELECT else None
     if default is not None and default != best:
-        gains = _losses(known.truth, answers[default]) - _losses(known.truth, answers[best])
-        if sign_flip_test(gains, groups) >= CLEARLY_P:
+        gains = _losses(data.truth, predicted[default]) - _losses(data.truth, predicted[best])
+        if sign_flip_test(gains, groups) >= SIGNIFICANCE_LEVEL:
             best = default
     return best, scores
 
 
 def _find_default(scores: Mapping[Candidate, float], centered: bool) -> Candidate | None:
-    """The default if it is among the candidates, else the best one of expressions, if there is any."""
-    default = CENTERED_DEFAULT if centered else DEFAULT
-    for way in scores:
-        if replace(way, scaling=scaling_of(way)) == default:
-            return way
-    small = [way for way in scores if of_expressions(way.statistics)]
-    return max(small, key=scores.__getitem__) if small else None
+    """Find the default among the candidates, else the best one that uses expressions only, else None."""
+    default = DEFAULT_CENTERED_CANDIDATE if centered else DEFAULT_CANDIDATE
+    for candidate in scores:
+        if replace(candidate, scaling=resolve_scaling(candidate)) == default:
+            return candidate
+    on_expressions = [candidate for candidate in scores if uses_expressions_only(candidate.statistics)]
+    return max(on_expressions, key=scores.__getitem__) if on_expressions else None
 
 
-def _losses(truth: Truth, answers: Truth) -> NDArray[np.float64]:
-    """(n,) how wrong each clip is answered: by how much a rating, or whether a class, all classes weighing the same."""
+def _losses(truth: Truth, predicted: Truth) -> NDArray[np.float64]:
+    """Compute the loss (n,) of each clip: absolute error of a rating, or class-weighted 0-1 loss."""
     if is_regression(truth):
-        return np.abs(answers - truth)
-    return np.asarray(compute_sample_weight("balanced", truth) * (answers != truth), np.float64)
+        return np.abs(predicted - truth)
+    return np.asarray(compute_sample_weight("balanced", truth) * (predicted != truth), np.float64)
 
 
 def nested_cv_predict(
-    known: TrainingData, ways: Sequence[Candidate], count: int = FOLDS
+    data: TrainingData, candidates: Sequence[Candidate], n_folds: int = FOLDS
 ) -> tuple[FloatArray, list[Candidate]]:
-    """What is said of people whom neither the fit nor the choice has seen.
+    """Predict each clip with a model that neither was fitted nor selected on clips of the same person.
 
     Returns:
-        (n, c) probabilities or (n,) ratings, and the candidate that each outer fold chose.
+        (n, c) probabilities or (n,) ratings, and the candidate that was selected in each outer fold.
 
     Raises:
-        DatasetError: As `fit`.
+        DatasetError: As for `fit`.
     """
-    width = () if is_regression(known.truth) else (int(known.truth.max()) + 1,)
-    said = np.full((len(known.truth), *width), np.nan, np.float32)
-    chosen = []
-    for train, test in known.folds(count):
-        way = ways[0] if len(ways) == 1 else select_candidate(known[train], ways, count - 1)[0]
-        pipeline = fit(way, known[train], count - 1)
-        said[test] = predict(pipeline, known.matrices[way.statistics][test], known.truth)
-        chosen.append(way)
-    return said, chosen
+    width = () if is_regression(data.truth) else (int(data.truth.max()) + 1,)
+    predictions = np.full((len(data.truth), *width), np.nan, np.float32)
+    selected = []
+    for train, test in data.folds(n_folds):
+        candidate = candidates[0]
+        if len(candidates) > 1:
+            candidate, _ = select_candidate(data[train], candidates, n_folds - 1)
+        model = fit(candidate, data[train], n_folds - 1)
+        predictions[test] = predict(model, data.matrices[candidate.statistics][test])
+        selected.append(candidate)
+    return predictions, selected

@@ -1,4 +1,4 @@
-"""Features of clips less what each person shows on average."""
+"""Features relative to the average of each person."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ def center_by_group(
     groups: NDArray[np.int64],
     columns: NDArray[np.bool_],
     min_clips: int = 1,
-    usual: NDArray[np.float64] | float = 0.0,
+    fallback_mean: NDArray[np.float64] | float = 0.0,
 ) -> FloatArray:
-    """Features less the mean over the clips of the same group.
+    """Subtract the mean of each group from its rows.
 
     Args:
-        x: (n, d); rows of NaN stay so and count for nothing.
-        groups: (n,) whose clips they are.
-        columns: (d,) which of them are centred.
-        min_clips: With fewer clips, the usual mean is taken away instead.
-        usual: (d,) that mean.
+        x: (n, d) features; rows of NaN are ignored and stay NaN.
+        groups: (n,) the person in each clip.
+        columns: (d,) which features to centre.
+        min_clips: Groups with fewer clips use the fallback mean.
+        fallback_mean: (d,) or scalar.
     """
     centered = x.copy()
     for group in np.unique(groups):
         rows = np.flatnonzero(groups == group)
         rows = rows[np.isfinite(x[rows]).all(axis=1)]
         if len(rows):
-            mean = x[rows].mean(axis=0, dtype=np.float64) if len(rows) >= min_clips else usual
+            mean = x[rows].mean(axis=0, dtype=np.float64) if len(rows) >= min_clips else fallback_mean
             centered[rows] = np.where(columns, x[rows] - mean, x[rows])
     return centered
 
 
 def average_by_group(table: FeatureTable, groups: NDArray[np.int64], names: Iterable[str]) -> dict[str, list[float]]:
-    """What people show on average, each alike.
+    """Average statistics over people, each with the same weight, and round them to four digits.
 
     Args:
         table: Features of n clips.
-        groups: (n,) whose clips they are.
-        names: Of the statistics.
+        groups: (n,) the person in each clip.
+        names: Names of statistics.
     """
-    rows = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    rows_by_person = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     averages = {
-        name: np.mean([table.statistics[name][own].mean(axis=0) for own in rows], axis=0)
+        name: np.mean([table.statistics[name][rows].mean(axis=0) for rows in rows_by_person], axis=0)
         for name in dict.fromkeys(names)
     }
     return {name: [round(float(value), 4) for value in values] for name, values in averages.items()}

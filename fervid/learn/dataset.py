@@ -1,60 +1,52 @@
-"""Labelled clips: a folder for each class, a list, or a known data set by its name.
+"""Labelled clips from folders, lists and published data sets.
 
-    videos/happiness/a.mp4                     the folder is the label
-    list.csv, list.jsonl                       path,label[,person][,split], and columns of numbers: ratings;
-                                               commas, semicolons or tabs between; lines that begin with # are comments
-    ravdess:/data/RAVDESS                      label, person and split are read from the published layout
+    videos/happiness/a.mp4                     the name of the folder is the label
+    list.csv, list.jsonl                       columns path,label[,person][,split]; other columns that hold only numbers
+                                               are ratings; delimiters are commas, semicolons or tabs, and lines that
+                                               begin with # are comments
+    ravdess:/data/RAVDESS                      label, person and split follow from the published layout
 
-A clip is a video file, or a folder of pictures, which are its frames in the order of their names.
+A clip is a video file, or a folder of images, which are its frames in the order of their names.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fervid.core.errors import DatasetError
 from fervid.core.text import is_utf8
-from fervid.learn.dataset_layouts import (
-    CLASS_FOLDERS,
-    KNOWN_LAYOUTS,
-    SPLIT_ALIASES,
-    Layout,
-    Sample,
-    frame_files,
-    read_classes,
-    read_text,
-)
+from fervid.learn.clip_files import frame_files
+from fervid.learn.dataset_layouts import CLASS_FOLDERS, KNOWN_LAYOUTS, Layout, Sample, read_classes
+from fervid.learn.dataset_lists import read_list
 from fervid.media.inputs import PassedOver
 
-__all__ = ["Dataset", "Sample", "frame_files", "label_counts", "labels_with_few_people", "load_dataset"]
-
-COLUMNS = ("path", "label", "person", "split")
-DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
-"""What may lie between the cells of a list, and what it is called."""
-_COMMENT = re.compile(r"^[ \t]*#.*$", re.MULTILINE)
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+__all__ = [
+    "Dataset",
+    "Sample",
+    "filter_labels",
+    "frame_files",
+    "label_counts",
+    "labels_with_few_people",
+    "load_dataset",
+    "validate_dataset",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Labelled clips, in the order in which they were listed.
+    """Labelled clips, in the order in which they are listed.
 
     Attributes:
-        name: Of a known set, or the name of the folder or list.
+        name: Name of a published data set, or of the folder or list.
         samples: The clips.
     """
 
@@ -66,244 +58,161 @@ class Dataset:
         """The classes, sorted."""
         return tuple(label_counts(self))
 
-    def part(self, split: str) -> Dataset:
-        """The clips of one split."""
-        return replace(self, samples=tuple(sample for sample in self.samples if sample.split == split))
+    def split(self, name: str) -> Dataset:
+        """Select the clips of one split."""
+        return replace(self, samples=tuple(sample for sample in self.samples if sample.split == name))
 
-    def target(self, name: str) -> NDArray[np.float64]:
-        """One rating of every clip (n,), to fit a regression on.
+    def ratings(self, name: str) -> NDArray[np.float64]:
+        """Return one rating of every clip (n,).
 
         Raises:
-            DatasetError: Some clips lack it.
+            DatasetError: A clip lacks the rating.
         """
-        known = sorted({rating for sample in self.samples for rating in sample.ratings})
+        names = sorted({rating for sample in self.samples for rating in sample.ratings})
         _raise_if_any(
-            f"no number for {name!r}",
+            f"no rating {name!r}",
             [(sample, "") for sample in self.samples if name not in sample.ratings],
-            f"there are numbers for {', '.join(known)}" if known else "no column holds numbers only",
+            f"the ratings are {', '.join(names)}" if names else "no column holds only numbers",
         )
         return np.array([sample.ratings[name] for sample in self.samples], np.float64)
 
 
 def load_dataset(source: str, labels: Sequence[str] | None = None, passed_over: PassedOver | None = None) -> Dataset:
-    """Labelled clips from a folder, a list, or `NAME:FOLDER` with the name of a known set.
+    """Load labelled clips from a folder, a list, or `NAME:FOLDER` with the name of a published data set.
 
     Args:
-        source: What the user gave.
-        labels: The classes that may occur; None for any.
-        passed_over: Counts what folders of a class hold besides clips.
+        source: The folder, file or `NAME:FOLDER`.
+        labels: The labels to allow; None for any.
+        passed_over: Counts the files in class folders that are no clips.
 
     Raises:
-        DatasetError: No such set; files are missing, labels are unknown, a clip is listed twice, a person occurs on
-            both sides of a split. The first few are named, with their lines.
+        DatasetError: The data set is unknown, files are missing, a label is not allowed, a clip is listed twice, or a
+            person occurs in two splits. The message names the first few with their lines.
     """
     name, colon, folder = source.partition(":")
     if colon and name.lower() in KNOWN_LAYOUTS:
-        found = Dataset(name.lower(), _from_layout(os.path.expanduser(folder), KNOWN_LAYOUTS[name.lower()]))
+        dataset = Dataset(name.lower(), _from_layout(os.path.expanduser(folder), KNOWN_LAYOUTS[name.lower()]))
     elif os.path.isdir(source):
         layout = replace(CLASS_FOLDERS, read=partial(read_classes, passed_over=passed_over))
-        found = Dataset(Path(source).resolve().name, _from_layout(source, layout))
+        dataset = Dataset(Path(source).resolve().name, _from_layout(source, layout))
     elif colon and not os.path.exists(source):
-        raise DatasetError(f"no data set is known as {name!r}; there are {', '.join(KNOWN_LAYOUTS)}")
+        raise DatasetError(f"unknown data set {name!r}; use one of {', '.join(KNOWN_LAYOUTS)}")
     else:
-        found = Dataset(Path(source).stem, _from_list(Path(source)))
-    _check(found, labels)
-    return found
+        dataset = Dataset(Path(source).stem, read_list(Path(source)))
+    _check(dataset, labels)
+    return dataset
 
 
-def filter_labels(found: Dataset, labels: Sequence[str]) -> Dataset:
-    """The clips of some classes.
+def filter_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
+    """Select the clips of some classes.
 
     Raises:
         DatasetError: A class has no clips.
     """
-    if unknown := [label for label in labels if label not in found.labels]:
-        raise DatasetError(f"{found.name} has no clips of {', '.join(unknown)}; it has {', '.join(found.labels)}")
-    return replace(found, samples=tuple(sample for sample in found.samples if sample.label in labels))
+    if unknown := [label for label in labels if label not in dataset.labels]:
+        raise DatasetError(f"{dataset.name} has no clips of {', '.join(unknown)}; it has {', '.join(dataset.labels)}")
+    return replace(dataset, samples=tuple(sample for sample in dataset.samples if sample.label in labels))
 
 
-def label_counts(found: Dataset) -> dict[str, int]:
-    """How many clips of each class."""
-    return dict(sorted(Counter(sample.label for sample in found.samples if sample.label is not None).items()))
+def label_counts(dataset: Dataset) -> dict[str, int]:
+    """Count the clips of each class."""
+    return dict(sorted(Counter(sample.label for sample in dataset.samples if sample.label is not None).items()))
 
 
-def labels_with_few_people(found: Dataset, least: int = 2) -> list[str]:
-    """Classes with fewer people than cross-validation by person needs."""
-    people = {label: {s.person for s in found.samples if s.label == label} for label in found.labels}
-    return [label for label, known in people.items() if None not in known and len(known) < least]
+def labels_with_few_people(dataset: Dataset, min_people: int = 2) -> list[str]:
+    """List the classes with too few people for cross-validation by person, if all their people are known."""
+    people = {label: {s.person for s in dataset.samples if s.label == label} for label in dataset.labels}
+    return [label for label, names in people.items() if None not in names and len(names) < min_people]
+
+
+def validate_dataset(
+    dataset: Dataset,
+    *,
+    target: str | None = None,
+    group: Literal["auto", "none"] = "auto",
+    model_labels: Sequence[str] | None = None,
+) -> None:
+    """Check labels, ratings and people before any feature is extracted.
+
+    Args:
+        dataset: The labelled clips.
+        target: The rating to fit on, or that a regressor predicts.
+        group: As for `label_features`.
+        model_labels: Labels of the classifier to evaluate; None if one is to be fitted.
+
+    Raises:
+        DatasetError: A label or a rating is missing or unknown, or a class to fit on has too few people.
+    """
+    if target:
+        dataset.ratings(target)
+        return
+    if unlabelled := [sample for sample in dataset.samples if sample.label is None]:
+        source = f" ({unlabelled[0].source})" if unlabelled[0].source else ""
+        raise DatasetError(f"{unlabelled[0].path}{source} has no label; add one, or choose a rating with --target")
+    if model_labels is not None:
+        if unknown := [label for label in dataset.labels if label not in model_labels]:
+            shared = [label for label in dataset.labels if label in model_labels]
+            hint = f"exclude those clips with --labels {','.join(shared)}" if shared else "use another classifier"
+            raise DatasetError(
+                f"the classifier has no label {', '.join(unknown)}; its labels are {', '.join(model_labels)}; {hint}"
+            )
+    elif len(dataset.labels) < 2:
+        raise DatasetError(f"{dataset.name} has only the class {dataset.labels[0]}; training needs two or more classes")
+    elif group == "auto" and (lacking := labels_with_few_people(dataset)):
+        examples = (next(sample for sample in dataset.samples if sample.label == label) for label in lacking)
+        classes = "; ".join(f"{sample.label} ({sample.source or sample.path})" for sample in examples)
+        raise DatasetError(
+            f"{classes}: cross-validation by person needs two or more people for each class; add people, or treat all"
+            " clips as independent with --group none"
+        )
 
 
 def _from_layout(folder: str, layout: Layout) -> tuple[Sample, ...]:
     if not os.path.isdir(folder):
-        raise DatasetError(f"{folder!r} is no folder; give NAME:FOLDER, with the folder where the set was unpacked")
+        raise DatasetError(f"{folder!r} is not a folder; give NAME:FOLDER with the folder of the unpacked data set")
     samples = tuple(layout.read(Path(folder)))
     if not samples:
-        raise DatasetError(f"{folder} has no clips in the layout that is looked for; it is {layout.looks}")
+        raise DatasetError(f"{folder} has no clips in the expected layout, {layout.example}")
     return samples
 
 
-def _check(found: Dataset, labels: Sequence[str] | None) -> None:
-    samples = found.samples
-    odd = [(s, f", {s.label!r}") for s in samples if s.label is not None and not is_utf8(s.label)]
-    _raise_if_any("labels that are no text in UTF-8", odd, "rename the folder, or correct the list")
+def _check(dataset: Dataset, labels: Sequence[str] | None) -> None:
+    samples = dataset.samples
+    undecodable = [(s, f", {s.label!r}") for s in samples if s.label is not None and not is_utf8(s.label)]
+    _raise_if_any("labels that are not UTF-8", undecodable, "rename the folder, or correct the list")
     if labels is not None:
         _raise_if_any(
-            f"not of the classes {', '.join(labels)}",
+            f"labels other than {', '.join(labels)}",
             [(s, f", {s.label!r}" if s.label else ", no label") for s in samples if s.label not in labels],
-            "correct the label, or leave out the clip",
+            "correct the label, or remove the clip",
         )
     _raise_if_any(
-        "no such video or folder of pictures",
+        "no such video or image folder",
         [(s, "") for s in samples if not frame_files(s.path)],
-        "check the spelling, and whether all was unpacked; paths in a list start at its folder",
+        "check the spelling, and that everything is unpacked; paths in a list are relative to its folder",
     )
-    placed = [(s.path.resolve(), s) for s in samples]
-    first = dict(reversed(placed))
-    again = [(s, f", before at {first[place].where}") for place, s in placed if first[place] is not s]
-    _raise_if_any("listed before", again, "keep one")
+    resolved = [(s.path.resolve(), s) for s in samples]
+    first = dict(reversed(resolved))
+    duplicates = [(s, f", first at {first[path].source}") for path, s in resolved if first[path] is not s]
+    _raise_if_any("duplicate clips", duplicates, "keep one of them")
     if any(s.split for s in samples):
-        _raise_if_any(
-            "in no part of the split", [(s, "") for s in samples if not s.split], "say train, val or test for each"
-        )
-    other = {s.person: s for s in reversed(samples)}
-    both = [(s, other[s.person]) for s in samples if s.person and s.split != other[s.person].split]
+        _raise_if_any("no split", [(s, "") for s in samples if not s.split], "add train, val or test to each clip")
+    first_of_person = {s.person: s for s in reversed(samples)}
+    pairs = [(s, first_of_person[s.person]) for s in samples if s.person]
     _raise_if_any(
-        "people on both sides of the split",
-        [(s, f", {s.person!r} in {s.split}; in {other.split} at {other.where}") for s, other in both],
-        "keep all clips of a person in one part",
+        "people in two splits",
+        [
+            (s, f", {s.person!r} in {s.split}; in {other.split} at {other.source}")
+            for s, other in pairs
+            if s.split != other.split
+        ],
+        "keep all clips of a person in one split",
     )
 
 
-def _raise_if_any(problem: str, found: Sequence[tuple[Sample, str]], hint: str) -> None:
-    if found:
-        named = ", ".join(f"{sample.path} ({sample.where}{detail})" for sample, detail in found[:3])
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise DatasetError(f"{problem}: {named}{more}; {hint}")
-
-
-Row = tuple[str, Mapping[str, Any]]  # the line, and its values by column
-
-
-def _from_list(path: Path) -> tuple[Sample, ...]:
-    """Rows of a CSV with a header, or objects of JSON Lines; paths start at the folder of the list."""
-    sets = ", ".join(f"{name}:FOLDER" for name in KNOWN_LAYOUTS)
-    text = read_text(path, f"give a folder with a folder for each class, a CSV or JSON Lines file in UTF-8, or {sets}")
-    rows = list(_jsonl_rows(text, path) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(text, path))
-    if not rows:
-        raise DatasetError(f"{path} lists no clips; write a line for each, with its path and label")
-    return tuple(_sample(path.parent, row, ratings) for row, ratings in zip(rows, _ratings(rows), strict=True))
-
-
-def _sample(folder: Path, row: Row, ratings: Mapping[str, float]) -> Sample:
-    where, values = row
-    path, label, person, split = (_text(where, name, values.get(name)) for name in COLUMNS)
-    if path is None:
-        raise DatasetError(f"{where} has no path; write the path of a clip in each line")
-    if label is None and not ratings:
-        raise DatasetError(f"{where} has no label, and no column of numbers instead; write one in each line")
-    if split is not None and split.lower() not in SPLIT_ALIASES:
-        raise DatasetError(f"{where}: {split!r} is no part of a split; write train, val or test")
-    return Sample(folder / path, label, person, SPLIT_ALIASES[split.lower()] if split else None, ratings, where)
-
-
-def _text(where: str, name: str, value: Any) -> str | None:
-    if name == "person" and type(value) is int:
-        value = str(value)
-    if not isinstance(value, str | None):
-        raise DatasetError(f"{where}: {name} is no text but of type {type(value).__name__}; put it in quotes")
-    return (value or "").strip() or None
-
-
-def _ratings(rows: Sequence[Row]) -> list[dict[str, float]]:
-    """For each row its values in the further columns that hold numbers only."""
-    ratings: list[dict[str, float]] = [{} for _ in rows]
-    for name in dict.fromkeys(name for _, values in rows for name in values if name and name not in COLUMNS):
-        given = {i: values[name] for i, (_, values) in enumerate(rows) if values.get(name) not in (None, "")}
-        try:
-            numbers = {i: _number(value) for i, value in given.items()}
-        except ValueError:
-            continue
-        for i, number in numbers.items():
-            if not math.isfinite(number):
-                raise DatasetError(f"{rows[i][0]}: {name} is {number}; leave it empty, or leave out the clip")
-            ratings[i][name] = number
-    return ratings
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(value)
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _csv_rows(text: str, path: Path) -> Iterator[Row]:
-    text = _COMMENT.sub("", text)
-    delimiter = _delimiter(text)
-    blanks = " " if delimiter == "\t" else " \t"
-    text = re.sub(rf'"[{blanks}]+(?=$|[\r\n{delimiter}])', '"', text)  # strict reading takes no blank behind a quote
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    header: list[str] = []
-    line = 1
-    try:
-        for fields in reader:
-            where, line = f"{path}:{line}", reader.line_num + 1
-            cells = [cell.strip() for cell in fields]
-            if not any(cells):
-                continue
-            if not header:
-                header = _header(where, cells)
-            elif len(cells) > len(header):
-                raise DatasetError(
-                    f"{where} has more fields than the header; put what holds a {DELIMITERS[delimiter]} in quotes"
-                )
-            else:
-                yield (
-                    where,
-                    {
-                        name: cell if name in COLUMNS else _with_decimal_point(cell, delimiter)
-                        for name, cell in zip(header, cells, strict=False)
-                    },
-                )
-    except csv.Error as error:
-        raise DatasetError(
-            f"{path}:{line} is no CSV ({error}); close each quote, and double those in a field"
-        ) from error
-
-
-def _delimiter(text: str) -> str:
-    """What separates the cells of the first line that is not empty: of those that give a cell `path`, the first."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    for delimiter in DELIMITERS:
-        if "path" in (cell.strip(' "').lower() for cell in first.split(delimiter)):
-            return delimiter
-    return ","
-
-
-def _with_decimal_point(cell: str, delimiter: str) -> str:
-    """Where Excel separates cells by semicolons or tabs it may write 3,5 for 3.5."""
-    return cell.replace(",", ".") if delimiter != "," and _DECIMAL_COMMA.fullmatch(cell) else cell
-
-
-def _header(where: str, cells: Sequence[str]) -> list[str]:
-    names = [cell.lower() for cell in cells]
-    twice = [name for name, count in Counter(names).items() if name and count > 1]
-    if "path" not in names or twice:
-        problem = f"names {twice[0]} twice" if twice else f"does not name path, but {', '.join(names)}"
-        raise DatasetError(f"{where} {problem}; a list starts with the names of its columns: path,label")
-    return names
-
-
-def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DatasetError(f"{path}:{number} is no JSON ({error}); write an object in each line") from error
-        if not isinstance(row, dict):
-            raise DatasetError(f'{path}:{number} is no object; write {{"path": ..., "label": ...}} in each line')
-        yield f"{path}:{number}", {name.strip().lower(): value for name, value in row.items()}
+def _raise_if_any(problem: str, clips: Sequence[tuple[Sample, str]], hint: str) -> None:
+    """Raise DatasetError if there are clips, and name the first three, each with a detail."""
+    if clips:
+        names = ", ".join(f"{sample.path} ({sample.source}{detail})" for sample, detail in clips[:3])
+        more = f" and {len(clips) - 3} more" if len(clips) > 3 else ""
+        raise DatasetError(f"{problem}: {names}{more}; {hint}")

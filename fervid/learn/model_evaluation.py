@@ -1,4 +1,4 @@
-"""A model file, or the ways to fit one -> its report on labelled clips."""
+"""Evaluate a model file on labelled clips, or compare configurations of a classifier."""
 
 from __future__ import annotations
 
@@ -13,61 +13,66 @@ from fervid.analysis.early_exit import early_exit_metrics, exit_levels
 from fervid.analysis.extractor import as_incompatible_model
 from fervid.core.errors import ModelIncompatible
 from fervid.core.records import FloatArray
+from fervid.learn.calibration import fit, predict
 from fervid.learn.candidate_choice import nested_cv_predict, select_candidate
+from fervid.learn.estimators import Kind
 from fervid.learn.labeled_features import EVAL_SPLITS, LabeledFeatures
-from fervid.learn.metrics import paired_test
-from fervid.learn.model_selection import FOLDS, Kind, Scaling, candidates, fit, parse_statistics, predict
+from fervid.learn.model_selection import FOLDS, Scaling, make_candidates, parse_statistics
+from fervid.learn.significance import paired_test
 from fervid.models.registry import Model
 
 
-def check_network(model: Model, about: Mapping[str, Any]) -> None:
-    """Refuse a classifier or regressor that was fitted on another network than clips are looked at with.
+def check_network(model: Model, provenance: Mapping[str, Any]) -> None:
+    """Refuse a classifier or regressor that was fitted with another face model than the features come from.
 
     Raises:
-        ModelIncompatible: It was.
+        ModelIncompatible: The face models differ.
     """
-    if not clip_classifier.matches_network(model.card, (about["network_sha256"],), about.get("expressions", ())):
+    sha256s, expressions = (provenance["network_sha256"],), provenance.get("expressions", ())
+    if not clip_classifier.matches_network(model.card, sha256s, expressions):
         raise ModelIncompatible(
-            f"{model.identity.name} was fitted on another network than {about['network']}; name its --network"
+            f"{model.identity.name} was fitted on another network than {provenance['network']}; choose its network"
+            " with --network"
         )
 
 
 def predict_with_model(
-    known: LabeledFeatures, model: Model, labels: Sequence[str] | None = None, stride: int = 1
+    features: LabeledFeatures, model: Model, labels: Sequence[str] | None = None, stride: int = 1
 ) -> FloatArray:
-    """What a model file says of the n clips: (n, c) probabilities, or (n,) ratings; NaN where no face is seen.
+    """Predict the n clips with a model file: (n, c) probabilities or (n,) ratings, NaN where no face is found.
 
     Args:
-        known: The clips; where the card says `center: person`, they are centred by the person's mean among them, or by
-            the card's of people who have too few.
+        features: The clips. If the card says `center: person`, they are centred by the person's mean among these clips,
+            or, for people with few clips, by the mean in the card.
         model: A classifier or regressor.
-        labels: Which of its labels may be answered; None for all.
-        stride: Of how many frames one was looked at.
+        labels: The labels to allow; None for all.
+        stride: Use the features of every `stride`-th frame.
 
     Raises:
-        ModelIncompatible: It was fitted on another network or other statistics than the clips were looked at with, or
-            does not answer what is asked.
-        UsageError: It needs to be known who is who.
+        ModelIncompatible: The model was fitted with another face model or other statistics, or lacks a label.
+        UsageError: The model needs to know the people, and they are unknown.
     """
     card = model.card
-    check_network(model, known.table.about)
-    if lacking := [name for name in card["statistics"] if name not in known.table.statistics]:
-        raise ModelIncompatible(f"{model.identity.name} needs {lacking[0]}; give --face as it was fitted with")
+    check_network(model, features.table.provenance)
+    if missing := [name for name in card["statistics"] if name not in features.table.statistics]:
+        raise ModelIncompatible(f"{model.identity.name} needs {missing[0]}; use the --face that it was fitted with")
     if unknown := [label for label in labels or () if label not in card.get("labels", ())]:
-        raise ModelIncompatible(f"{model.identity.name} does not know {', '.join(unknown)}; see --labels")
-    x = replace(known, center=card.get("center")).matrix(card["statistics"], stride, card.get("usual_statistics"))
-    rows = np.nan_to_num(x, nan=1)  # where no face is seen, of which nothing will have been said
+        raise ModelIncompatible(f"{model.identity.name} has no label {', '.join(unknown)}; see --labels")
+    centered = replace(features, center=card.get("center"))
+    x = centered.matrix(card["statistics"], stride, card.get("usual_statistics"))
+    has_face = np.isfinite(x).all(axis=1)
+    rows = np.nan_to_num(x, nan=1)  # any valid values: predictions without a face are discarded
     with as_incompatible_model(model):
-        if known.target:
-            said = np.array(model.session.run(["value"], {"features": rows})[0], np.float32)[:, 0]
+        if features.target:
+            predicted = np.array(model.session.run(["value"], {"features": rows})[0], np.float32)[:, 0]
         else:
-            said = clip_classifier.predict_proba(model.session, card, rows, labels or card["labels"])
-    said[~np.isfinite(x).all(axis=1)] = np.nan
-    return said
+            predicted = clip_classifier.predict_proba(model.session, card, rows, labels or card["labels"])
+    predicted[~has_face] = np.nan
+    return predicted
 
 
 def evaluate_model(
-    known: LabeledFeatures,
+    features: LabeledFeatures,
     model: Model,
     other: Model | None = None,
     labels: Sequence[str] | None = None,
@@ -75,91 +80,92 @@ def evaluate_model(
     *,
     adaptive: bool = False,
 ) -> dict[str, Any]:
-    """The report of a model file on labelled clips.
+    """Evaluate a model file on labelled clips.
 
     Args:
-        known: The clips.
+        features: The clips.
         model: A classifier or regressor.
         other: Another classifier, for a paired test.
-        labels: Which labels may be answered; None for all of the classifier's.
-        split: The part to measure on, `all` for all; None for what is not for training, if the set says so.
-        adaptive: Whether to tell how it does on few frames.
+        labels: The labels to allow; None for all labels of the classifier.
+        split: The split to evaluate on, or `all`; None for the held-out splits if the data set has any, else for all.
+        adaptive: Also evaluate early exits.
 
     Returns:
-        As of `evaluate.evaluate` or `evaluate.evaluate_regression`, with `against` and `adaptive` if asked for, and
-        `training_clips`, how many of the clips with a face the classifier was trained on, if its card tells.
+        The report of `metrics.evaluate` or `metrics.evaluate_regression`, with `against` and `adaptive` if requested,
+        and `training_clips`, the number of clips with a face that the model was trained on, if that is known.
 
     Raises:
-        DatasetError: No clip is in that part.
-        ModelIncompatible: As `predict_with_model`.
-        UsageError: The classifier has no thresholds for few frames.
+        DatasetError: No clip is in that split.
+        ModelIncompatible: As for `predict_with_model`.
+        UsageError: The classifier has no early-exit thresholds.
     """
-    if split is None and known.parted:
-        known = known.part(EVAL_SPLITS)
+    if split is None and features.has_split:
+        features = features.split(EVAL_SPLITS)
     elif split not in (None, "all"):
-        known = known.part((split,))
-    answered = None if known.target else labels or tuple(model.card["labels"])
-    said = predict_with_model(known, model, answered)
-    report = known.report(said, answered) | _training_clips(known, model)
+        features = features.split((split,))
+    model_labels = None if features.target else labels or tuple(model.card["labels"])
+    predicted = predict_with_model(features, model, model_labels)
+    report = features.evaluate(predicted, model_labels) | _count_training_clips(features, model)
     if other is not None:
-        theirs = known.predictions(predict_with_model(known, other, answered), answered)
-        compared = paired_test(known.predictions(said, answered), theirs)
-        report["against"] = {"name": other.identity.name, **compared, **_training_clips(known, other)}
+        other_predicted = predict_with_model(features, other, model_labels)
+        comparison = paired_test(
+            features.predictions(predicted, model_labels), features.predictions(other_predicted, model_labels)
+        )
+        report["against"] = {"name": other.identity.name, **comparison, **_count_training_clips(features, other)}
     if adaptive:
-        report["adaptive"] = _early_exit_report(known, model, answered or ())
+        report["adaptive"] = _early_exit_report(features, model, model_labels or ())
     return report
 
 
-def _training_clips(known: LabeledFeatures, model: Model) -> dict[str, int]:
-    """How many of the clips a classifier was trained on, by their digests; nothing if these are not known."""
+def _count_training_clips(features: LabeledFeatures, model: Model) -> dict[str, int]:
+    """Count the clips that a model was trained on, by their digests; empty if these are unknown."""
     digests = model.card.get("training_digests")
-    if not isinstance(digests, list) or not digests or not known.table.digests:
+    if not isinstance(digests, list) or not digests or not features.table.digests:
         return {}
     trained_on = set(map(str, digests))
-    return {"training_clips": sum(digest in trained_on for digest in known.table.digests)}
+    return {"training_clips": sum(digest in trained_on for digest in features.table.digests)}
 
 
-def _early_exit_report(known: LabeledFeatures, model: Model, labels: Sequence[str]) -> dict[str, Any]:
-    rates = exit_levels(model.card)
-    said = np.stack(
-        [predict_with_model(known, model, labels, stride) for stride in (*(rate.stride for rate in rates), 1)]
-    )
-    sure = np.nan_to_num(said.max(axis=2), nan=-np.inf)
-    truth = known.predictions(said[-1], labels).truth[: said.shape[1]]
-    found = early_exit_metrics(rates, list(sure), list(said.argmax(axis=2) == truth), known.table.counts)
-    return {name: found[name] for name in ("share of frames", "accuracy")}
+def _early_exit_report(features: LabeledFeatures, model: Model, labels: Sequence[str]) -> dict[str, Any]:
+    levels = exit_levels(model.card)
+    strides = (*(level.stride for level in levels), 1)
+    probabilities = np.stack([predict_with_model(features, model, labels, stride) for stride in strides])
+    confidences = np.nan_to_num(probabilities.max(axis=2), nan=-np.inf)
+    truth = features.predictions(probabilities[-1], labels).truth[: probabilities.shape[1]]
+    correct = probabilities.argmax(axis=2) == truth
+    report = early_exit_metrics(levels, list(confidences), list(correct), features.table.counts)
+    return {name: report[name] for name in ("share of frames", "accuracy")}
 
 
 def compare_configurations(
-    known: LabeledFeatures,
+    features: LabeledFeatures,
     statistics: Sequence[str],
     kinds: Sequence[Kind],
-    count: int = FOLDS,
+    n_folds: int = FOLDS,
     *,
     scalings: Sequence[Scaling] | None = None,
     cross: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """What each kind of classifier makes of each choice of statistics: the tables of the papers.
+    """Evaluate each kind of classifier on each set of statistics, as in the tables of the papers.
 
-    Where the set has a part for measuring, each is chosen and fitted on the other part and measured on that; else, or
-    if `cross` is set, by nested cross-validation by person on all clips.
+    If the data set has a held-out split and `cross` is not set, each configuration is chosen and fitted on the training
+    split and evaluated on the held-out one, else it is evaluated by nested cross-validation by person on all clips.
 
     Returns:
-        Name of the method to its report, as of `evaluate.evaluate` or `evaluate.evaluate_regression`.
+        The report of `metrics.evaluate` or `metrics.evaluate_regression` by name of the configuration.
     """
-    parts = None if cross else known.held_out()
-    found = {}
+    splits = None if cross else features.held_out()
+    reports = {}
     for name in statistics:
         for kind in kinds:
-            ways = candidates([name], [kind], scalings or ())
-            if parts is None:
-                said, _ = nested_cv_predict(known.examples([name]), ways, count)
-                found[f"{name}, {kind}"] = known.report(said)
+            candidates = make_candidates([name], [kind], scalings or ())
+            if splits is None:
+                predicted, _ = nested_cv_predict(features.training_data([name]), candidates, n_folds)
+                reports[f"{name}, {kind}"] = features.evaluate(predicted)
                 continue
-            examples = parts[0].examples([name])
-            way, _ = select_candidate(examples, ways, count)
-            held = parts[1].matrix(parse_statistics(name))
-            found[f"{name}, {way.kind} ({way.cost:g})"] = parts[1].report(
-                predict(fit(way, examples, count), held, examples.truth)
-            )
-    return found
+            train, held_out = splits
+            data = train.training_data([name])
+            candidate, _ = select_candidate(data, candidates, n_folds)
+            predicted = predict(fit(candidate, data, n_folds), held_out.matrix(parse_statistics(name)))
+            reports[f"{name}, {candidate.kind} ({candidate.hyperparameter:g})"] = held_out.evaluate(predicted)
+    return reports

@@ -1,4 +1,4 @@
-"""What the header of an image says: how large it is, before a decoder makes room for it, and whether it moves."""
+"""Size and animation flag of an image from its header, before a decoder allocates memory for it."""
 
 from __future__ import annotations
 
@@ -6,45 +6,46 @@ import re
 import struct
 from struct import unpack_from
 
-_MARKER = re.compile(rb"\xff[^\0\xff]")  # of JPEG
-_ANIMATION = 0x02  # flag of the extended header of WebP
-_MAX_HEADER = 2**24  # bytes in which the frame of a JPEG begins
+_MARKER = re.compile(rb"\xff[^\0\xff]")  # start of a JPEG segment
+_WEBP_ANIMATION = 0x02  # flag in the extended header of WebP
+_MAX_HEADER = 2**24  # bytes of a JPEG that are searched for its frame header
+_MAX_SEGMENTS = 1000  # before the frame header
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels of a JPEG, PNG, BMP, TIFF or WebP image; None if its header does not tell."""
+    """Return width and height in pixels of a JPEG, PNG, BMP, TIFF or WebP image; None if its header is damaged."""
     try:
-        return next(read(data) for magic, read in _PARSERS.items() if data.startswith(magic))
+        return next(parse(data) for magic, parse in _PARSERS.items() if data.startswith(magic))
     except (struct.error, ValueError, LookupError, StopIteration):
         return None
 
 
 def is_animated(data: bytes) -> bool:
-    """Whether a PNG or WebP image has several frames, as far as the part of it that is given tells."""
+    """Whether a PNG or WebP image has several frames, judged by its first bytes."""
     if data.startswith(b"RIFF"):
-        return data[12:16] == b"VP8X" and bool(data[20:21]) and bool(data[20] & _ANIMATION)
-    at = 8
-    while data.startswith(b"\x89PNG") and len(data) >= at + 12:
-        length, kind = unpack_from(">I4s", data, at)
+        return data[12:16] == b"VP8X" and bool(data[20:21]) and bool(data[20] & _WEBP_ANIMATION)
+    offset = 8
+    while data.startswith(b"\x89PNG") and len(data) >= offset + 12:
+        length, kind = unpack_from(">I4s", data, offset)
         if kind in (b"acTL", b"IDAT"):
-            return kind == b"acTL" and int.from_bytes(data[at + 8 : at + 12], "big") > 1
-        at += 12 + length
+            return kind == b"acTL" and int.from_bytes(data[offset + 8 : offset + 12], "big") > 1
+        offset += 12 + length
     return False
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
-    """From the first start of a frame, which may come after any other segments, a thousand at most."""
-    at = 2
-    for _ in range(1000):
-        if (found := _MARKER.search(data, at, _MAX_HEADER)) is None:
+    """Parse the first frame header (SOF), which follows any number of other segments."""
+    offset = 2
+    for _ in range(_MAX_SEGMENTS):
+        if (match := _MARKER.search(data, offset, _MAX_HEADER)) is None:
             break
-        marker, at = found[0][1], found.end()
+        marker, offset = match[0][1], match.end()
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = unpack_from(">HH", data, at + 3)
+            height, width = unpack_from(">HH", data, offset + 3)
             return width, height
-        if marker != 0x01 and not 0xD0 <= marker <= 0xD8:  # those have no segment
-            at += unpack_from(">H", data, at)[0]
-    raise ValueError("no frame begins")
+        if marker != 0x01 and not 0xD0 <= marker <= 0xD8:  # these markers have no segment
+            offset += unpack_from(">H", data, offset)[0]
+    raise ValueError("no frame header")
 
 
 def _png(data: bytes) -> tuple[int, int]:
@@ -53,17 +54,17 @@ def _png(data: bytes) -> tuple[int, int]:
 
 
 def _bmp(data: bytes) -> tuple[int, int]:
-    """A height below zero says that the rows come from the top; the oldest kind has 16 bits for each."""
-    (header,) = unpack_from("<I", data, 14)
-    width, height = unpack_from("<HH" if header == 12 else "<ii", data, 18)
+    """Parse the info header; a negative height means top-down rows, and the oldest version has 16-bit sizes."""
+    (header_size,) = unpack_from("<I", data, 14)
+    width, height = unpack_from("<HH" if header_size == 12 else "<ii", data, 18)
     return abs(width), abs(height)
 
 
 def _webp(data: bytes) -> tuple[int, int]:
     kind = data[12:16]
     if kind == b"VP8X":
-        wide, high = unpack_from("3s3s", data, 24)
-        return 1 + int.from_bytes(wide, "little"), 1 + int.from_bytes(high, "little")
+        width_bytes, height_bytes = unpack_from("3s3s", data, 24)
+        return 1 + int.from_bytes(width_bytes, "little"), 1 + int.from_bytes(height_bytes, "little")
     if kind == b"VP8L":
         (bits,) = unpack_from("<I", data, 21)
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
@@ -72,15 +73,15 @@ def _webp(data: bytes) -> tuple[int, int]:
 
 
 def _tiff(data: bytes) -> tuple[int, int]:
-    """From the tags 256 and 257 of the first directory, of 16 or 32 bits each."""
-    order = "<" if data[:2] == b"II" else ">"
-    (at,) = unpack_from(f"{order}I", data, 4)
-    (count,) = unpack_from(f"{order}H", data, at)
-    found = {}
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind = unpack_from(f"{order}HH", data, entry)
-        (found[tag],) = unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, entry + 8)
-    return found[256], found[257]
+    """Parse the tags ImageWidth (256) and ImageLength (257) of the first directory, each of 16 or 32 bits."""
+    byte_order = "<" if data[:2] == b"II" else ">"
+    (directory,) = unpack_from(f"{byte_order}I", data, 4)
+    (count,) = unpack_from(f"{byte_order}H", data, directory)
+    tags = {}
+    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+        tag, kind = unpack_from(f"{byte_order}HH", data, entry)
+        (tags[tag],) = unpack_from(f"{byte_order}{'H' if kind == 3 else 'I'}", data, entry + 8)
+    return tags[256], tags[257]
 
 
 _PARSERS = {b"\xff\xd8\xff": _jpeg, b"\x89PNG": _png, b"BM": _bmp, b"RIFF": _webp, b"II": _tiff, b"MM": _tiff}

@@ -1,4 +1,4 @@
-"""What the user names -> the clips that are meant: files, folders, globs, lists, and URLs of all of these."""
+"""Resolution of the inputs that a user names to clips: files, folders, globs, lists, and URLs of these."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ _VIDEO_SUFFIXES = (
     " .wtv .xvid .y4m"
 )
 VIDEO_SUFFIXES = frozenset(_VIDEO_SUFFIXES.split())
-"""What counts as a video when a folder is searched. A file that is named is opened whatever its suffix."""
+"""Suffixes of videos when a folder is searched; a file that is named itself may have any suffix."""
 
 _OTHER_SUFFIXES = (
     ".m4a .m4b .mka .mks .mp3 .oga .opus .wav .wma"  # sound and subtitles, some in the containers of videos
-    " .crdownload .download .part .partial .tmp"  # what is not finished
+    " .crdownload .download .part .partial .tmp"  # incomplete files
     " .csv .json .jsonl .jpeg .jpg .md .npy .npz .parquet .png .py .srt .txt .xml .yaml .zip"
 )
 _NO_VIDEO = frozenset(_OTHER_SUFFIXES.split())
-"""What is no video, so that the file need not be opened to know it."""
+"""Suffixes of other files, which are not opened to recognise their format."""
 _QUOTED = re.compile(rb"\A([\"'])(.*)\1\Z", re.DOTALL)
 
-
-_HEAD_BYTES = 4096
-_SNIFFED_FILES = 100_000  # whose kind is remembered, because a folder that is watched is searched again and again
-_VIDEO_HEAD = re.compile(
+_HEADER_BYTES = 4096
+_MAX_CACHED_HEADERS = 100_000  # because a watched folder is searched again and again
+_VIDEO_HEADER = re.compile(
     rb".{4}ftyp(?!M4[ABP] |hei|hev|avi|mif1|msf1|crx )|.{4}(?:moov|mdat|wide)"  # mp4 and mov
     rb"|\x1aE\xdf\xa3.{,60}(?:matroska|webm)"
     rb"|RIFF.{4}(?:AVI |AVIX|AMV |CDXA)"
@@ -53,13 +52,13 @@ _VIDEO_HEAD = re.compile(
 
 @dataclass(slots=True)
 class PassedOver:
-    """What searching folders left out; hidden files and folders are not counted.
+    """Counts of the files and folders that a search skipped; hidden ones are not counted.
 
     Attributes:
-        files: How many are no videos.
-        unreadable: How many may not be read, so that nobody knows what they are.
-        folders: How many lie within those that were searched, and were not.
-        advice: What to try so that they are.
+        files: Files that are not videos.
+        unreadable: Files of unknown suffix that cannot be read.
+        folders: Subfolders that were not searched.
+        advice: What to try to have subfolders searched.
     """
 
     files: int = 0
@@ -69,55 +68,60 @@ class PassedOver:
 
     def __str__(self) -> str:
         parts = [
-            (self.files, "file is no video", "files are no videos"),
+            (self.files, "file is not a video", "files are not videos"),
             (self.unreadable, "file cannot be read", "files cannot be read"),
             (self.folders, f"folder was not searched{self.advice}", f"folders were not searched{self.advice}"),
         ]
-        return ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in parts if count)
+        return ", ".join(f"{count} {singular if count == 1 else plural}" for count, singular, plural in parts if count)
 
 
 def resolve_inputs(
-    named: Iterable[str], *, recursive: bool = False, urls: bool = False, passed_over: PassedOver | None = None
+    names: Iterable[str], *, recursive: bool = False, urls: bool = False, passed_over: PassedOver | None = None
 ) -> list[str]:
-    """Every clip that is meant, once, in the order in which it was named; what a folder or glob holds is sorted.
+    """List the clips of all inputs, without duplicates, in the order of the inputs.
 
-    A folder stands for its videos, as `find_videos` finds them; a file for itself, whatever its suffix and whether it
-    exists or not; a glob that the shell left alone for what it matches, or for its own name if that is nothing. A file
-    and a symbolic link to it count once; two hard links are two files.
+    A folder stands for its videos, sorted, as `find_videos` finds them. A file stands for itself, whatever its suffix
+    and even if it does not exist. A glob stands for its matches, sorted, or for its own name if nothing matches and
+    other inputs have clips. A file and a symbolic link to it count once; two hard links are two files.
 
     Args:
-        named: Files, folders and globs.
-        recursive: Whether to search the folders within folders.
-        urls: Whether names like s3://bucket/folder/ mean files on other file systems. One with the suffix of a video
-            stands for itself without asking, because a list of them may be long.
-        passed_over: Counts what folders hold besides.
+        names: Files, folders and globs.
+        recursive: Whether to search subfolders.
+        urls: Whether to resolve URLs such as s3://bucket/folder/. A URL with the suffix of a video is not looked up,
+            because a list of them may be long.
+        passed_over: Counts the files and folders that are skipped.
 
     Raises:
         UsageError: A file system cannot be reached.
-        NothingMatched: Nothing was named, or nothing was found there.
+        NoInputsFound: There are no names, or no clips.
     """
     passed_over = PassedOver() if passed_over is None else passed_over
-    found = {name: _resolve_one(name, recursive, urls, passed_over) for name in named}
-    if not any(found.values()):
-        if not found:
+    clips_by_name = {name: _resolve_one(name, recursive, urls, passed_over) for name in names}
+    if not any(clips_by_name.values()):
+        if not clips_by_name:
             raise NoInputsFound("no input was named; give files, folders or globs, or a list with --from-file")
-        reasons = [str(passed_over), "check the spelling and the current folder" if any(map(_is_glob, found)) else ""]
-        raise NoInputsFound("; ".join([f"no video was found in {', '.join(found)}", *filter(None, reasons)]))
+        has_glob = any(map(_is_glob, clips_by_name))
+        reasons = [str(passed_over), "check the spelling and the current folder" if has_glob else ""]
+        raise NoInputsFound("; ".join([f"no video was found in {', '.join(clips_by_name)}", *filter(None, reasons)]))
     clips: dict[str, str] = {}
-    for name, paths in found.items():
+    for name, paths in clips_by_name.items():
         for path in paths or ([name] if _is_glob(name) else []):
             clips.setdefault(os.path.realpath(path), path)
     return list(clips.values())
 
 
 def read_list(data: bytes, *, nul: bool = False) -> list[str]:
-    """Names from a list: one a line, or separated by NUL and taken as they are; empty ones are dropped.
+    """Parse a list of names, one per line or separated by NUL; empty names are dropped.
 
-    Of a line, blanks at both ends and a pair of quotes around the rest are left out, and lines that begin with `#`
-    are comments. A name that itself has these is written in quotes, or in a list with NULs.
+    In lines, surrounding whitespace and one pair of quotes are removed, and lines that start with `#` are comments. A
+    name with these characters must be quoted, or separated by NUL. Names separated by NUL are taken as they are.
+
+    Args:
+        data: The content of the list.
+        nul: Whether names are separated by NUL.
 
     Raises:
-        UsageError: The list is separated by NUL and was said to hold lines.
+        UsageError: The list has NUL characters although `nul` is false.
     """
     if b"\0" in data and not nul:
         raise UsageError("the list holds NUL characters; add -0, or write one name a line in UTF-8")
@@ -137,10 +141,10 @@ def _resolve_one(name: str, recursive: bool, urls: bool, passed_over: PassedOver
         if remote_files.is_glob_url(name):
             return remote_files.list_urls(name)
         if remote_files.suffix(name) in VIDEO_SUFFIXES or (
-            found := remote_files.list_urls(name, recursive=recursive)
+            listed := remote_files.list_urls(name, recursive=recursive)
         ) == [name]:
             return [name]
-        return [path for path in found if remote_files.suffix(path) in VIDEO_SUFFIXES]
+        return [url for url in listed if remote_files.suffix(url) in VIDEO_SUFFIXES]
     if remote_files.is_url(name):
         return [name]
     if _is_glob(name):
@@ -155,37 +159,38 @@ def _is_glob(name: str) -> bool:
 
 
 def find_videos(folder: str, *, recursive: bool, passed_over: PassedOver | None = None) -> Iterator[str]:
-    """The videos in a folder, by suffix, or by how a file of unknown suffix begins; none that is hidden (`._a.mp4`).
+    """Find the videos in a folder, by suffix, or by header if the suffix is unknown.
 
-    A folder that may not be listed is given too, because whatever it holds would be missing without a word.
+    Hidden files and folders, such as `._a.mp4`, are skipped. A folder that cannot be listed is given as if it were a
+    video, so that its clips are reported as unreadable.
 
     Args:
-        folder: Where to look.
-        recursive: Whether to search the folders within, too.
-        passed_over: Counts what else is there.
+        folder: The folder to search.
+        recursive: Whether to search subfolders.
+        passed_over: Counts the files and folders that are skipped.
     """
-    seen: set[str] = set()
+    visited: set[str] = set()
     unlisted: list[str] = []
     passed_over = PassedOver() if passed_over is None else passed_over
     walk = os.walk(folder, followlinks=True, onerror=lambda error: unlisted.append(error.filename or folder))
-    for place, folders, files in walk:
-        real = os.path.realpath(place)
-        if real in seen:  # a symbolic link leads back
+    for current, folders, files in walk:
+        real_path = os.path.realpath(current)
+        if real_path in visited:  # a symbolic link to a parent folder
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real_path)
         folders[:] = [name for name in folders if not name.startswith(".")]
         if not recursive:
             passed_over.folders += len(folders)
             folders.clear()
-        for path in (os.path.join(place, file) for file in files if not file.startswith(".")):
+        for path in (os.path.join(current, file) for file in files if not file.startswith(".")):
             if is_video(path, passed_over):
                 yield path
     yield from unlisted
 
 
 def is_video(path: str, passed_over: PassedOver) -> bool:
-    """Whether a file of a folder counts as a video; what does not is counted."""
+    """Whether a file in a folder is a video; if not, count it in `passed_over`."""
     try:
         if _looks_like_video(path):
             return True
@@ -196,10 +201,10 @@ def is_video(path: str, passed_over: PassedOver) -> bool:
 
 
 def _looks_like_video(path: str) -> bool:
-    """Whether a file is a video by its suffix, or by how it begins.
+    """Whether a file is a video by its suffix, or by its header if the suffix is unknown.
 
     Raises:
-        OSError: Its suffix does not tell, and it may not be read.
+        OSError: Its suffix is unknown, and it cannot be read.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix in VIDEO_SUFFIXES:
@@ -207,10 +212,10 @@ def _looks_like_video(path: str) -> bool:
     if suffix in _NO_VIDEO:
         return False
     status = os.stat(path)
-    return stat.S_ISREG(status.st_mode) and _begins_like_video(path, status.st_size, status.st_mtime_ns)
+    return stat.S_ISREG(status.st_mode) and _has_video_header(path, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(_SNIFFED_FILES)
-def _begins_like_video(path: str, size: int, mtime_ns: int) -> bool:
+@lru_cache(_MAX_CACHED_HEADERS)
+def _has_video_header(path: str, size: int, mtime_ns: int) -> bool:
     with open(path, "rb") as file:
-        return _VIDEO_HEAD.match(file.read(_HEAD_BYTES)) is not None
+        return _VIDEO_HEADER.match(file.read(_HEADER_BYTES)) is not None

@@ -1,7 +1,7 @@
-"""Frames that come whether anybody is ready or not -> the newest of them, whenever one is asked for.
+"""The newest frame of a live source, so that processing stays current.
 
-A source is read in a thread of its own. One that is ahead of real time, as a file in a pipe is, has to wait; of one
-that has fallen behind only the newest frame is kept, so that an answer is never about long ago.
+A thread reads the source. A source that is ahead of real time, such as a file in a pipe, has to wait; of a source that
+is ahead of the analysis only the newest frame is kept, and the others are dropped.
 """
 
 from __future__ import annotations
@@ -15,49 +15,50 @@ from collections.abc import Generator
 from fervid.core.records import Frame
 
 MAX_WAIT_S = 0.5
-"""Seconds that a frame of a stream may wait, measured against the one that came earliest for its time."""
+"""Seconds that a frame may wait for the analysis, relative to the frame with the least delay."""
 
 
 class LatestFrameSource:
-    """A source and how well it is kept up with.
+    """A live source of which stale frames are dropped.
 
     Attributes:
-        name: What records call it.
+        name: The name of the source in records.
     """
 
-    def __init__(self, name: str, source: Generator[Frame], patience: float = MAX_WAIT_S) -> None:
-        """Begin with nothing; the source is read from the first frame that is asked for.
+    def __init__(self, name: str, source: Generator[Frame], max_wait: float = MAX_WAIT_S) -> None:
+        """Prepare a source; `frames` starts to read it.
 
         Args:
-            name: What records call it.
-            source: Frames in order of time, each as soon as it has come.
-            patience: Seconds that a frame may wait; 0 for what is never ahead of time, as a camera.
+            name: The name of the source in records.
+            source: Frames in order of time, each as soon as it arrives.
+            max_wait: Seconds that a frame may wait before the next one replaces it; 0 for sources that are never ahead
+                of real time, such as cameras.
         """
         self.name = name
-        self._source, self._patience = source, patience
+        self._source, self._max_wait = source, max_wait
         self._changed = threading.Condition()
-        self._waiting: list[tuple[Frame, float]] = []  # one at most, with the time at which it came
-        self._earliest = math.inf
-        self._dropped: deque[float] = deque()
-        self._reached = 0.0
-        self._came = time.monotonic()
-        self._ended: list[BaseException | None] = []
+        self._waiting: list[tuple[Frame, float]] = []  # at most one frame, with its time of arrival
+        self._earliest = math.inf  # smallest difference between arrival and presentation time
+        self._dropped: deque[float] = deque()  # times of the dropped frames
+        self._counted_until = 0.0
+        self._arrived_at = time.monotonic()
+        self._ended: list[BaseException | None] = []  # one entry at the end: the error of the source, if any
         self._stop = False
 
     def frames(self) -> Generator[Frame]:
-        """The newest frame again and again, until the source ends.
+        """Give the newest frame, again and again, until the source ends.
 
         Raises:
-            InputError: What the source raised, after its last frame.
+            InputError: The error of the source, after its last frame.
         """
-        threading.Thread(target=self._read, name="fervid-live", daemon=True).start()  # it may wait for ever
+        threading.Thread(target=self._read, name="fervid-live", daemon=True).start()  # not joined: it may block
         try:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._waiting or self._ended)
                     if not self._waiting:
                         break
-                    frame, self._came = self._waiting.pop()
+                    frame, self._arrived_at = self._waiting.pop()
                     self._changed.notify()
                 yield frame
             if self._ended[0] is not None:
@@ -67,30 +68,30 @@ class LatestFrameSource:
                 self._stop = True
                 self._changed.notify()
 
-    def missed(self, start: float, end: float) -> int:
-        """How many frames of a window were dropped, those between the last window and this one included.
+    def dropped_between(self, start: float, end: float) -> int:
+        """Count the frames dropped in a window, and those dropped between the previous window and this one.
 
         Args:
-            start: Seconds; windows are asked for in order.
-            end: Seconds.
+            start: Start of the window in seconds; windows must be queried in order.
+            end: End of the window in seconds.
         """
         with self._changed:
-            while self._dropped and self._dropped[0] < min(start, self._reached):
+            while self._dropped and self._dropped[0] < min(start, self._counted_until):
                 self._dropped.popleft()
-            self._reached = end
-            return sum(moment < end for moment in self._dropped)
+            self._counted_until = end
+            return sum(dropped_at < end for dropped_at in self._dropped)
 
-    def since(self) -> float:
-        """Seconds since the frame came that was given last."""
-        return time.monotonic() - self._came
+    def latency(self) -> float:
+        """Return the seconds since the arrival of the latest frame that `frames` gave."""
+        return time.monotonic() - self._arrived_at
 
     def _read(self) -> None:
         error = None
         try:
             for frame in self._source:
-                if self._put(frame):
+                if self._offer(frame):
                     break
-        except BaseException as raised:  # noqa: BLE001  handed over whole and raised where the frames are asked for
+        except BaseException as raised:  # noqa: BLE001  raised again in `frames`
             error = raised
         finally:
             self._source.close()
@@ -98,13 +99,13 @@ class LatestFrameSource:
                 self._ended.append(error)
                 self._changed.notify()
 
-    def _put(self, frame: Frame) -> bool:
-        """Hand a frame over, at the latest when it would be late; whether nobody wants more."""
+    def _offer(self, frame: Frame) -> bool:
+        """Replace the waiting frame, once it is taken or `max_wait` is over; return whether to stop reading."""
         now = time.monotonic()
         with self._changed:
             self._earliest = min(self._earliest, now - frame.time)
-            in_time = self._earliest + frame.time + self._patience - now
-            self._changed.wait_for(lambda: not self._waiting or self._stop, max(0.0, in_time))
+            wait = self._earliest + frame.time + self._max_wait - now
+            self._changed.wait_for(lambda: not self._waiting or self._stop, max(0.0, wait))
             self._dropped.extend(old.time for old, _ in self._waiting)
             self._waiting = [(frame, now)]
             self._changed.notify()

@@ -1,4 +1,7 @@
-"""Files that a URL names, on any file system that fsspec opens: file://, s3://, gs://, https:// and the like."""
+"""Files named by a URL, on any file system of fsspec: file://, s3://, gs://, https:// and others.
+
+`list_urls` stores size and modification time of what it lists in a cache of this module, which `file_stamp` reads.
+"""
 
 from __future__ import annotations
 
@@ -14,108 +17,110 @@ from urllib.parse import urlsplit
 from fervid.core.errors import FervidError, InputNotFound, InputUnreadable, UsageError
 
 MISSING = (-1, -1)
-_MTIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")
+"""The stamp of a file that cannot be read."""
+_MTIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")  # differ between file systems
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _stat_cache: dict[str, tuple[int, int]] = {}
 
 
 def is_url(name: str) -> bool:
-    """Whether a name begins with a scheme."""
+    """Whether a name starts with a URL scheme."""
     return _SCHEME.match(name) is not None
 
 
 def is_glob_url(url: str) -> bool:
-    """Whether a URL is a glob; in a URL a question mark is none, it begins the query."""
+    """Whether a URL is a glob; a question mark is not a wildcard, but starts the query."""
     return "*" in url or "[" in url
 
 
 def suffix(url: str) -> str:
-    """The suffix of the file, in small letters."""
+    """Return the suffix of the file in lower case."""
     return PurePosixPath(urlsplit(url).path).suffix.lower()
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
-    """The file system of a URL or of a local path, and the path on it.
+    """Open the file system of a URL or local path; return it and the path on it.
 
     Raises:
-        UsageError: There is no such kind of file system, or its package is not installed.
+        UsageError: The scheme is unknown, or its package is not installed.
     """
     try:
         from fsspec.core import url_to_fs
     except ImportError:
         raise UsageError(f"{url} needs fsspec, which is not installed; pip install 'fervid[parquet]'") from None
     with wrap_fs_errors(url, UsageError):
-        files, path = url_to_fs(url)
-        return files, path
+        filesystem, path = url_to_fs(url)
+        return filesystem, path
 
 
-def is_local(files: Any) -> bool:
-    """Whether a file system that was opened is that of this machine."""
+def is_local(filesystem: Any) -> bool:
+    """Whether an open file system is the local one."""
     from fsspec.implementations.local import LocalFileSystem
 
-    return isinstance(files, LocalFileSystem)
+    return isinstance(filesystem, LocalFileSystem)
 
 
 def list_urls(url: str, *, recursive: bool = False) -> list[str]:
-    """The files that a glob matches or a folder holds, as URLs in order; of a file its own.
+    """List the files that a glob matches or a folder contains, as sorted URLs; a file gives its own URL.
 
     Args:
         url: A file, a folder or a glob.
-        recursive: Whether to search the folders within a folder.
+        recursive: Whether to search subfolders.
 
     Raises:
-        UsageError: The file system cannot be reached, or refuses.
+        UsageError: The file system cannot be reached, or denies access.
     """
-    files, path = open_filesystem(url)
+    filesystem, path = open_filesystem(url)
     with wrap_fs_errors(url, UsageError):
         if is_glob_url(url):
-            listed = files.glob(path, detail=True)
-        elif files.isdir(path):
-            listed = files.find(path, maxdepth=None if recursive else 1, detail=True)
+            entries = filesystem.glob(path, detail=True)
+        elif filesystem.isdir(path):
+            entries = filesystem.find(path, maxdepth=None if recursive else 1, detail=True)
         else:
             return [url]
-        listed = {files.unstrip_protocol(name): info for name, info in listed.items() if info["type"] != "directory"}
-        _stat_cache.update({name: _stamp(info) for name, info in listed.items()})
-    return sorted(listed)
+        files = {
+            filesystem.unstrip_protocol(name): info for name, info in entries.items() if info["type"] != "directory"
+        }
+        _stat_cache.update({file: _stamp(info) for file, info in files.items()})
+    return sorted(files)
 
 
 def file_stamp(url: str) -> tuple[int, int]:
-    """Bytes, and nanoseconds of the last change or 0 where nobody keeps them; `MISSING` if that cannot be known.
+    """Return size in bytes and modification time in nanoseconds, 0 if unknown; `MISSING` if the file cannot be read.
 
-    What `list_urls` has listed is not asked for again.
+    The stamp of a file that `list_urls` listed is taken from the cache, once.
     """
-    if known := _stat_cache.pop(url, None):
-        return known
+    if cached := _stat_cache.pop(url, None):
+        return cached
     try:
-        files, path = open_filesystem(url)
+        filesystem, path = open_filesystem(url)
         with wrap_fs_errors(url, UsageError):
-            return _stamp(files.info(path))
+            return _stamp(filesystem.info(path))
     except (UsageError, FileNotFoundError):
         return MISSING
 
 
 def _stamp(info: Mapping[str, Any]) -> tuple[int, int]:
-    """Each file system has its own name for the time of the last change."""
-    changed = next((info[key] for key in _MTIME_KEYS if info.get(key)), 0)
-    if isinstance(changed, str):
-        changed = datetime.fromisoformat(changed)
-    return int(info["size"] or 0), int(1e9 * (changed.timestamp() if isinstance(changed, datetime) else changed))
+    mtime = next((info[key] for key in _MTIME_KEYS if info.get(key)), 0)
+    if isinstance(mtime, str):
+        mtime = datetime.fromisoformat(mtime)
+    return int(info["size"] or 0), int(1e9 * (mtime.timestamp() if isinstance(mtime, datetime) else mtime))
 
 
 @contextmanager
 def local_copy(url: str) -> Iterator[Path]:
-    """A local copy for as long as it is needed: a decoder reads a file back and forth.
+    """Copy a remote file to a temporary local one, because decoders seek.
 
     Raises:
-        InputNotFound: There is no such file.
-        InputUnreadable: It cannot be fetched.
+        InputNotFound: The file does not exist.
+        InputUnreadable: It cannot be read.
     """
     with TemporaryDirectory(prefix="fervid-") as folder:
         copy = Path(folder, PurePosixPath(urlsplit(url).path).name or "clip")
         try:
-            files, path = open_filesystem(url)
+            filesystem, path = open_filesystem(url)
             with wrap_fs_errors(url, InputUnreadable):
-                files.get_file(path, str(copy))
+                filesystem.get_file(path, str(copy))
         except FileNotFoundError as error:
             raise InputNotFound(f"{url} does not exist; check the spelling") from error
         except UsageError as error:
@@ -125,16 +130,16 @@ def local_copy(url: str) -> Iterator[Path]:
 
 @contextmanager
 def wrap_fs_errors(url: str, kind: type[FervidError]) -> Iterator[None]:
-    """Tell whatever a file system has against a URL as an error of ours.
+    """Convert any error of a file system, except `FileNotFoundError`, to an error of fervid.
 
     Args:
-        url: What is asked for.
-        kind: Of what kind the error is. That a file is not there stays a `FileNotFoundError`.
+        url: The URL to name in the message.
+        kind: The class of the error.
     """
     try:
         yield
     except (FervidError, FileNotFoundError):
         raise
-    except Exception as error:  # every file system has errors of its own
+    except Exception as error:  # file systems raise errors of many classes
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise kind(f"{url} cannot be used ({reason}); check the spelling, the permissions and the network") from error

@@ -1,6 +1,6 @@
-"""What does not wait -> frames, each as soon as it has come: a stream that is read forwards only, or a camera.
+"""Reading of live sources: pipes, which cannot be rewound, and cameras.
 
-How long a frame lasts is not known by then, and is what is due.
+Each frame is given as soon as it arrives. The next frame is not known by then, so its duration is the expected one.
 """
 
 from __future__ import annotations
@@ -19,149 +19,149 @@ import numpy as np
 from fervid.core.errors import EmptyInput, InputError, InputNotFound, TruncatedVideo, Undecodable, UnsupportedFormat
 from fervid.core.records import Frame
 from fervid.media.container import (
-    HEADER_BYTES,
-    beside,
     check_frame_size,
     configure_decoder,
-    is_mp4,
     open_sandboxed,
+    other_video_streams,
     select_video_stream,
-    start_of,
-    unsupported_format_error,
+    start_time,
 )
-from fervid.media.remarks import remark
+from fervid.media.file_format import HEADER_BYTES, is_mp4, unsupported_format_error
+from fervid.media.notices import raise_notices
 from fervid.media.sampling import DecodedFrame, Sampling, reshape, rotate, square_pixel_width, to_rgb_frame
 from fervid.media.timestamps import Clock
 
 _LOW_LATENCY_OPTIONS = {
-    "analyzeduration": "500000",
-    "fpsprobesize": "0",
-}  # microseconds and frames for which a stream may wait
-_LONGEST_STEP_S = 1.0  # what comes later than this after a frame does not tell how long the next one lasts
+    "analyzeduration": "500000",  # microseconds of a stream to analyse before its first frame
+    "fpsprobesize": "0",  # frames to analyse
+}
+_MAX_STEP_S = 1.0  # a longer distance between two frames is a gap, not the frame rate
 
 
 def read_stream(file: BinaryIO, name: str, sampling: Sampling | None = None, threads: int = 0) -> Generator[Frame]:
-    """Frames of a stream, each as soon as it has come; how long one lasts is not known by then, and is what is due.
+    """Read the frames of a stream, each as soon as it arrives.
 
     Args:
-        file: Gives what has come by now, and can be read forwards only: a pipe without a buffer.
-        name: What messages call it.
-        sampling: Which frames to give; 5 a second if None. A stream is followed from its first frame to its last.
-        threads: As for `read`.
+        file: An unbuffered file, which need not be seekable, such as a pipe.
+        name: The name of the stream in messages.
+        sampling: Which frames to give; 5 a second if None. It cannot set `start` and `end`.
+        threads: As for `fervid.media.video.read_frames`.
 
     Raises:
-        EmptyInput, NotAVideo, NoVideoStream, Undecodable: It holds no picture.
-        TooLarge: A frame has more than `fervid.media.container.MAX_FRAME_PIXELS`.
-        Truncated: Raised after the last frame, if it broke off.
+        EmptyInput, UnsupportedFormat, NoVideoStream, Undecodable: It holds no frame.
+        FrameTooLarge: A frame has more than `fervid.media.container.MAX_FRAME_PIXELS`.
+        TruncatedVideo: Raised after the last frame, if the stream broke off.
         Discontinuity, SeveralStreams: Raised after the last frame, as `fervid.media.video.read_frames` does.
     """
-    sampling, pipe, due = sampling or Sampling(), _HeaderRecorder(file), -1.0
+    sampling, recorder, next_slot = sampling or Sampling(), _HeaderRecorder(file), -1.0
     try:
-        container = open_sandboxed(SimpleNamespace(read=pipe.read), **_LOW_LATENCY_OPTIONS)
+        container = open_sandboxed(SimpleNamespace(read=recorder.read), **_LOW_LATENCY_OPTIONS)
     except (av.FFmpegError, OSError) as error:
-        raise _stream_error(name, pipe.head) from error
+        raise _stream_error(name, recorder.header) from error
     with container:
-        pictures = select_video_stream(name, container, pipe.head, sampling.stream)
-        pictures.thread_type = "SLICE"  # frames that are decoded in several threads come later
-        clock = Clock(container, pictures)
-        for one in _decode_stream(name, container, pictures, clock, threads, pipe.head):
-            if (turn := sampling.turn(one.start)) >= due:
-                due = turn + 1
-                yield to_rgb_frame(one, 1 / sampling.fps if sampling.fps else one.end - one.start, sampling)
-        remark(name, clock.restarts, pictures, beside(container, pictures) if sampling.stream is None else [])
+        stream = select_video_stream(name, container, recorder.header, sampling.stream)
+        stream.thread_type = "SLICE"  # frame threads delay the frames
+        clock = Clock(container, stream)
+        for frame in _decode_stream(name, container, stream, clock, threads, recorder.header):
+            if (slot := sampling.slot_index(frame.start)) >= next_slot:
+                next_slot = slot + 1
+                yield to_rgb_frame(frame, 1 / sampling.fps if sampling.fps else frame.end - frame.start, sampling)
+        others = other_video_streams(container, stream) if sampling.stream is None else []
+        raise_notices(name, clock.restarts, stream, others)
 
 
 def read_camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:
-    """Frames of a camera of this machine, each as soon as it has come.
+    """Read the frames of a local camera, each as soon as it arrives.
 
     Args:
-        number: Counted from 0, as the system does.
-        sampling: As for `read_stream`; the pictures are turned only if it says so.
+        number: Number of the camera, as the system counts them from 0.
+        sampling: As for `read_stream`.
 
     Raises:
         InputNotFound: There is no such camera, or it cannot be opened.
-        Truncated: It gives no more pictures.
+        TruncatedVideo: The camera stopped.
     """
-    sampling, device, due = sampling or Sampling(), cv2.VideoCapture(number), -1.0
-    begun, last = time.monotonic(), 0.0
+    sampling, device, next_slot = sampling or Sampling(), cv2.VideoCapture(number), -1.0
+    opened_at, last = time.monotonic(), 0.0
     try:
         if not device.isOpened():
-            there = " ".join(sorted(glob("/dev/video*"))) or "none"
+            cameras = " ".join(sorted(glob("/dev/video*"))) or "none"
             raise InputNotFound(
-                f"camera {number} cannot be opened (there are: {there}); check that it is plugged in, that you may"
-                " read it (on Linux the group video), and that nobody else uses it"
+                f"camera {number} cannot be opened (cameras: {cameras}); check that it is plugged in, that you may"
+                " read it (on Linux: group video), and that no other program uses it"
             )
         device.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         while device.grab():
-            now = time.monotonic() - begun
-            if (turn := sampling.turn(now)) < due:
+            now = time.monotonic() - opened_at
+            if (slot := sampling.slot_index(now)) < next_slot:
                 continue
-            whole, picture = device.retrieve()
-            if whole:  # a damaged one is left out, the next is as good
-                due, length, last = turn + 1, 1 / sampling.fps if sampling.fps else now - last, now
-                image = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-                yield Frame(reshape(rotate(image, sampling.rotate or 0), sampling.aspect), now, length)
-        raise TruncatedVideo(f"camera {number} gives no more pictures; check that it is still plugged in")
+            retrieved, bgr = device.retrieve()
+            if retrieved:  # skip a damaged frame and take the next one for this slot
+                next_slot, duration, last = slot + 1, 1 / sampling.fps if sampling.fps else now - last, now
+                image = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+                yield Frame(reshape(rotate(image, sampling.rotate or 0), sampling.aspect), now, duration)
+        raise TruncatedVideo(f"camera {number} stopped sending frames; check that it is still plugged in")
     finally:
         device.release()
 
 
 class _HeaderRecorder:
-    """Remembers how it began."""
+    """Reader of a file that keeps the first bytes for error messages."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.head = file, b""
+        self._file, self.header = file, b""
 
     def read(self, size: int) -> bytes:
         data = self._file.read(size)
-        self.head += data[: HEADER_BYTES - len(self.head)]
+        self.header += data[: HEADER_BYTES - len(self.header)]
         return data
 
 
-def _stream_error(name: str, head: bytes) -> InputError:
-    if not head:
-        return EmptyInput(f"{name} is empty; what should have written to it ended before, and may say why")
-    if is_mp4(head):
+def _stream_error(name: str, header: bytes) -> InputError:
+    if not header:
+        return EmptyInput(f"{name} is empty: the producing command exited without output; check its error message")
+    if is_mp4(header):
         return UnsupportedFormat(
-            f"{name} is mp4 with its index behind the pictures, so it cannot be read as it comes; send Matroska (ffmpeg"
-            " -f matroska) or mp4 in fragments (-movflags frag_keyframe+empty_moov)"
+            f"{name} is mp4 with its index at the end, which cannot be streamed; send Matroska (ffmpeg"
+            " -f matroska) or fragmented mp4 (-movflags frag_keyframe+empty_moov)"
         )
-    return unsupported_format_error(name, head)
+    return unsupported_format_error(name, header)
 
 
 def _decode_stream(
     name: str,
     container: av.container.InputContainer,
-    pictures: av.VideoStream,
+    stream: av.VideoStream,
     clock: Clock,
     threads: int,
-    head: bytes,
+    header: bytes,
 ) -> Generator[DecodedFrame]:
-    """Every frame of a stream. Times go on where a source begins anew; damaged packets are what a network loses."""
-    aspect, step = configure_decoder(name, pictures, threads), 1 / float(pictures.average_rate or 25)
-    origin, now, stopped = start_of(container), -step, ""
-    packets = container.demux(pictures)
+    """Decode every frame; damaged packets, as a network loses some, are skipped without an error."""
+    aspect, step = configure_decoder(name, stream, threads), 1 / float(stream.average_rate or 25)
+    origin, now, demux_error = start_time(container), -step, ""
+    packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError) as error:
-            stopped = str(error.strerror or error)
+            demux_error = str(error.strerror or error)
             break
         if packet is None:
             break
         clock.correct(packet)
-        if packet.pts is not None and not packet.size:  # the picture before it, once more
+        if packet.pts is not None and not packet.size:  # repeats the previous frame
             continue
         frames: list[av.VideoFrame] = []
         with suppress(av.FFmpegError):
-            frames = pictures.decode(packet)
+            frames = stream.decode(packet)
         for frame in frames:
             check_frame_size(name, square_pixel_width(frame.width, aspect), frame.height)
-            before, now = now, max(now, now + step if frame.time is None else round(frame.time - origin, 6))
-            step = now - before if 0 < now - before < _LONGEST_STEP_S else step
+            previous, now = now, max(now, now + step if frame.time is None else round(frame.time - origin, 6))
+            step = now - previous if 0 < now - previous < _MAX_STEP_S else step
             yield DecodedFrame(frame, aspect, now, now + step)
     if now < 0:
-        none = Undecodable(f"{name} has a video stream of which no frame can be decoded; send H.264")
-        raise _stream_error(name, head) if is_mp4(head) else none
-    if stopped:
-        raise TruncatedVideo(f"{name} broke off after {now:.2f} s ({stopped}); start what sends it again")
+        if is_mp4(header):
+            raise _stream_error(name, header)
+        raise Undecodable(f"{name} has a video stream of which no frame can be decoded; send H.264")
+    if demux_error:
+        raise TruncatedVideo(f"{name} broke off after {now:.2f} s ({demux_error}); restart the sender")

@@ -1,4 +1,4 @@
-"""Timestamps of packets -> a clock that goes on where they start again, as in recordings that were joined."""
+"""Correction of packet timestamps that start again, as in joined recordings, to a continuous clock."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import av
 
 Packet: TypeAlias = "av.Packet[Any]"
 
-_BACK_S = 1.0  # by which the times of a stream may run back before they count as starting again
-_FORWARD_S = 10.0  # by which those of MPEG streams may run ahead, as for ffmpeg
-_MPEG = ("mpeg", "mpegts")  # formats whose clock begins anywhere, and wraps
+_MAX_BACKWARD_S = 1.0  # a larger step back is a restart
+_MAX_FORWARD_S = 10.0  # a larger step ahead in an MPEG stream is a restart, as in ffmpeg
+_MPEG = ("mpeg", "mpegts")  # formats whose clock starts at any time and wraps around
 
 
 @dataclass(slots=True)
 class _Run:
-    """A stream from where its times started last; `end` alone is a time of the clock.
+    """State of a stream since the last restart of its timestamps.
 
     Attributes:
         step: Seconds from one packet to the next.
-        end: When all that was seen of it by now has been shown.
-        offset: Seconds to add to its times.
-        number: How often its times started again by now.
-        first: Smallest time to decode by; None before there is one.
-        last: The newest time to decode by.
+        end: End of the latest packet, in corrected seconds.
+        offset: Seconds to add to its timestamps.
+        number: Number of restarts so far.
+        first: Smallest decoding timestamp in seconds; None before the first packet.
+        last: Latest decoding timestamp in seconds; None before the first packet.
     """
 
     step: float
@@ -36,55 +36,55 @@ class _Run:
 
 
 class Clock:
-    """Corrects the times of packets, so that they go on where they start again.
+    """Corrector of packet timestamps: after a restart they continue where they were.
 
-    The stream of pictures sets the clock: the others are shifted as it is, so that sound stays with its pictures.
+    The video stream sets the offsets. Other streams are shifted equally, so that sound stays in sync.
     """
 
-    def __init__(self, container: av.container.InputContainer, pictures: av.VideoStream) -> None:
-        """Begin before the first packet of a container.
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+        """Start before the first packet of a container.
 
         Args:
-            container: Whose packets will be corrected.
-            pictures: The stream that sets the clock.
+            container: The container of the packets.
+            stream: The video stream that sets the offsets.
         """
-        self._pictures = pictures.index
-        self._step = 1 / float(pictures.average_rate or 25)
-        self._ahead = _FORWARD_S if container.format.name in _MPEG else float("inf")
+        self._video_index = stream.index
+        self._step = 1 / float(stream.average_rate or 25)
+        self._max_forward = _MAX_FORWARD_S if container.format.name in _MPEG else float("inf")
         self._offsets = [0.0]
         self._runs: dict[int, _Run] = {}
 
     @property
     def restarts(self) -> int:
-        """How often the times of the pictures have started again."""
+        """Number of restarts of the video stream so far."""
         return len(self._offsets) - 1
 
     def correct(self, packet: Packet) -> None:
-        """Shift the times of the next packet in place."""
+        """Shift the timestamps of the next packet in place."""
         stamp, base = packet.dts if packet.pts is None else packet.pts, packet.time_base
         if stamp is None or not base:
             return
-        index, shown = packet.stream.index, float(stamp * base)
-        run = self._runs.setdefault(index, _Run(step=self._step, end=shown))
-        if packet.dts is not None:  # those to decode by run on, whatever the order of what is shown
+        index, start = packet.stream.index, float(stamp * base)
+        run = self._runs.setdefault(index, _Run(step=self._step, end=start))
+        if packet.dts is not None:  # decoding timestamps increase, presentation timestamps need not
             time = float(packet.dts * base)
-            if self._starts_again(run, time):
-                run.first, run.offset, run.number = time, run.end - shown, run.number + 1
-                if index == self._pictures:
+            if self._is_restart(run, time):
+                run.first, run.offset, run.number = time, run.end - start, run.number + 1
+                if index == self._video_index:
                     self._offsets.append(run.offset)
             elif run.last is not None and time > run.last:
                 run.step = time - run.last
             run.first, run.last = time if run.first is None else min(run.first, time), time
         if run.number < len(self._offsets):
             run.offset = self._offsets[run.number]
-        run.end = max(run.end, shown + run.offset + (float(packet.duration * base) if packet.duration else run.step))
+        run.end = max(run.end, start + run.offset + (float(packet.duration * base) if packet.duration else run.step))
         if shift := round(run.offset / base):
             packet.pts = packet.pts if packet.pts is None else packet.pts + shift
             packet.dts = packet.dts if packet.dts is None else packet.dts + shift
 
-    def _starts_again(self, run: _Run, time: float) -> bool:
-        """Whether a packet begins a new run: far back, far ahead, or back where the run began."""
+    def _is_restart(self, run: _Run, time: float) -> bool:
+        """Whether a packet starts a new run: it is far back, far ahead, or back at the start of the run."""
         if run.first is None or run.last is None:
             return False
-        back = run.last - time
-        return back > _BACK_S or -back > self._ahead or (back > 0 and time <= run.first)
+        backward = run.last - time
+        return backward > _MAX_BACKWARD_S or -backward > self._max_forward or (backward > 0 and time <= run.first)

@@ -1,8 +1,8 @@
-"""A model as its authors published it -> the tensors that fervid's stages know, in memory.
+"""Adapt published ONNX models in memory to the inputs and outputs that fervid expects.
 
-The file itself stays as it was pulled, so that its digest can be compared with the authors'. What has to be put in
-front of the graph and behind it is said by `published` of its card in the manifest; scale, colour and crop of a
-network are as in the card of any other.
+The file stays as it was downloaded, so that its digest can be compared with the authors'. `published` in the model's
+card says which preprocessing and postprocessing to add to the graph; scale, colour and crop of a face model are in the
+card as for any other.
 """
 
 from __future__ import annotations
@@ -22,39 +22,45 @@ _PREFIX = "published/"
 
 
 def adapt_published_model(data: bytes, card: Mapping[str, Any]) -> bytes:
-    """The bytes of an ONNX file that keeps to the contract of its kind and carries its card.
+    """Add the inputs, outputs and card that a model of its kind must have.
 
     Args:
         data: The published file.
-        card: What the manifest says of it.
+        card: The model's card, from the manifest.
+
+    Returns:
+        The adapted ONNX file.
 
     Raises:
-        ValueError: The file is not built as the card says.
+        ValueError: The graph is not as the card describes it.
     """
     try:
         model = onnx.load_from_string(data)
     except DecodeError as error:
         raise ValueError(str(error)) from error
-    made = _ADAPTERS[card["published"]["graph"]](compose.add_prefix(model, _PREFIX), card)
-    helper.set_model_props(made, {"fervid": json.dumps(card)})
-    content: bytes = made.SerializeToString()
+    adapted = _ADAPTERS[card["published"]["graph"]](compose.add_prefix(model, _PREFIX), card)
+    helper.set_model_props(adapted, {"fervid": json.dumps(card)})
+    content: bytes = adapted.SerializeToString()
     return content
 
 
-def _logits(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
-    """A network that ends in a linear layer: what goes into that is the embedding, the softmax of it the expression."""
+def _adapt_logits(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
+    """Adapt a network that ends in a linear layer.
+
+    The input of the layer is the embedding, and the softmax of its output the expression.
+    """
     graph, size = model.graph, card["input"]["size"]
-    makers = {name: node for node in graph.node for name in node.output}
+    producers = {name: node for node in graph.node for name in node.output}
     logits = graph.output[0].name
-    last = makers.get(logits)
-    while last is not None and last.op_type in ("Identity", "Add"):
-        last = makers.get(next((name for name in last.input if name in makers), ""))
-    if last is None or last.op_type not in ("Gemm", "MatMul"):
+    layer = producers.get(logits)
+    while layer is not None and layer.op_type in ("Identity", "Add"):
+        layer = producers.get(next((name for name in layer.input if name in producers), ""))
+    if layer is None or layer.op_type not in ("Gemm", "MatMul"):
         raise ValueError("it does not end in a linear layer")
     nodes = [
         helper.make_node("Identity", ["crops"], [_input(graph)]),
         *graph.node,
-        helper.make_node("Identity", [last.input[0]], ["embedding"]),
+        helper.make_node("Identity", [layer.input[0]], ["embedding"]),
         helper.make_node("Softmax", [logits], ["expression"], axis=1),
     ]
     crops = helper.make_tensor_value_info("crops", TensorProto.FLOAT, ["n", 3, size, size])
@@ -63,16 +69,16 @@ def _logits(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
     return _rebuild_model(model, nodes, crops, outputs)
 
 
-def _yunet(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
-    """YuNet (Wu et al., Machine Intelligence Research 20, 2023): offsets to the cells of three grids -> faces.
+def _adapt_yunet(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
+    """Adapt YuNet (Wu et al., Machine Intelligence Research 20, 2023): decode the outputs of three grids into faces.
 
-    A score is the geometric mean of class and objectness. Centre and landmarks are offsets in cells, sides the
-    exponential of what is given, in cells.
+    The score is the geometric mean of class and objectness. Centre and landmarks are offsets from the cell, and width
+    and height are exponentials, all in units of the cell's side.
     """
     graph, size, strides = model.graph, card["input"]["size"], card["published"]["strides"]
     names = {output.name.removeprefix(_PREFIX) for output in graph.output}
-    if lacking := {f"{part}_{stride}" for part in ("cls", "obj", "bbox", "kps") for stride in strides} - names:
-        raise ValueError(f"it has no output {', '.join(sorted(lacking))}")
+    if missing := {f"{part}_{stride}" for part in ("cls", "obj", "bbox", "kps") for stride in strides} - names:
+        raise ValueError(f"it has no output {', '.join(sorted(missing))}")
     cells, scale = _grid_centers(size, strides)
     points = len(card["landmarks"])
     constants = {
@@ -90,10 +96,10 @@ def _yunet(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
         "last_two": np.array([2, 3]),
     }
 
-    def joined(part: str) -> NodeProto:
+    def concat(part: str) -> NodeProto:
         return helper.make_node("Concat", [f"{_PREFIX}{part}_{stride}" for stride in strides], [part], axis=1)
 
-    def bounded(part: str) -> tuple[NodeProto, NodeProto]:  # the inputs of Clip are not the same in every opset
+    def clip_to_unit(part: str) -> tuple[NodeProto, NodeProto]:  # instead of Clip, whose inputs differ between opsets
         low = helper.make_node("Max", [part, "zero"], [f"{part}_from_zero"])
         return low, helper.make_node("Min", [f"{part}_from_zero", "one"], [f"{part}_in_range"])
 
@@ -102,9 +108,9 @@ def _yunet(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
         helper.make_node("Transpose", ["numbers"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("Gather", ["planes", "colours"], [_input(graph)], axis=1),
         *graph.node,
-        *map(joined, ("cls", "obj", "bbox", "kps")),
-        *bounded("cls"),
-        *bounded("obj"),
+        *map(concat, ("cls", "obj", "bbox", "kps")),
+        *clip_to_unit("cls"),
+        *clip_to_unit("obj"),
         helper.make_node("Mul", ["cls_in_range", "obj_in_range"], ["both"]),
         helper.make_node("Sqrt", ["both"], ["root"]),
         helper.make_node("Reshape", ["root", "to_row"], ["scores"]),
@@ -130,28 +136,31 @@ def _yunet(model: ModelProto, card: Mapping[str, Any]) -> ModelProto:
     return _rebuild_model(model, nodes, images, outputs)
 
 
-_ADAPTERS: Mapping[str, Callable[[ModelProto, Mapping[str, Any]], ModelProto]] = {"logits": _logits, "yunet": _yunet}
+_ADAPTERS: Mapping[str, Callable[[ModelProto, Mapping[str, Any]], ModelProto]] = {
+    "logits": _adapt_logits,
+    "yunet": _adapt_yunet,
+}
 
 
 def _grid_centers(size: int, strides: Sequence[int]) -> tuple[FloatArray, FloatArray]:
-    """Column and row of each cell of every grid, (1, a, 2), and its side in pixels, (1, a, 1)."""
+    """Return column and row of each cell of all grids, (1, a, 2), and the cell's side in pixels, (1, a, 1)."""
     grids = [np.stack(np.meshgrid(*[np.arange(size // stride)] * 2), -1).reshape(-1, 2) for stride in strides]
     sides = [np.full((len(grid), 1), stride) for grid, stride in zip(grids, strides, strict=True)]
     return np.concatenate(grids)[None].astype(np.float32), np.concatenate(sides)[None].astype(np.float32)
 
 
 def _input(graph: GraphProto) -> str:
-    """The one input that is no weight; old files list those too."""
+    """Return the name of the only input; old files list weights as inputs too, which are ignored."""
     weights = {tensor.name for tensor in graph.initializer}
     names = [value.name for value in graph.input if value.name not in weights]
     if len(names) != 1:
-        raise ValueError(f"it has {len(names)} inputs, not one")
+        raise ValueError(f"it has {len(names)} inputs instead of one")
     return str(names[0])
 
 
 def _rebuild_model(
-    model: ModelProto, nodes: Sequence[NodeProto], into: ValueInfoProto, outputs: Sequence[ValueInfoProto]
+    model: ModelProto, nodes: Sequence[NodeProto], graph_input: ValueInfoProto, outputs: Sequence[ValueInfoProto]
 ) -> ModelProto:
-    """The same weights behind another input, with other nodes and outputs."""
-    graph = helper.make_graph(nodes, "adapted", [into], outputs, model.graph.initializer)
+    """Make a model with the same weights, but another input, other nodes and outputs."""
+    graph = helper.make_graph(nodes, "adapted", [graph_input], outputs, model.graph.initializer)
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4))

@@ -1,13 +1,13 @@
-"""Name or path -> a verified ONNX file, its card and an onnxruntime session.
+"""Find models by name or path, verify their files and load them.
 
-The shipped models lie in the top-level folder `models/` (in a wheel: `fervid/_models/`) beside `manifest.json`, which
-gives the SHA-256 of each. It names optional models too, which others have published and `fervid models pull` fetches
-into the user's data folder. A file is read once, hashed, and handed to onnxruntime from memory, so what was verified is
-what runs, and a model cannot pull in other files.
+The shipped models are in the top-level folder `models/` (in a wheel: `fervid/_models/`), beside `manifest.json`, which
+lists the SHA-256 of each. The manifest also lists optional third-party models, which `fervid models pull` downloads
+into the user's data folder. A file is read once, hashed, and passed to onnxruntime from memory, so the bytes that were
+verified are the bytes that run, and a model cannot load other files.
 
-An optional model whose authors give no SHA-256 is pinned by the id of its blob in their git repository, `git_blob`: the
-SHA-1 of its length and content. To find another file with the SHA-1 of one that exists is beyond anybody; only someone
-who made both could have two, and that is who published it.
+Optional models whose authors publish no SHA-256 are pinned by `git_blob`, the id of the file in the authors' git
+repository: the SHA-1 of its length and content. A second file with the same SHA-1 as an existing one cannot be made in
+practice; only the publisher could have prepared such a pair.
 """
 
 from __future__ import annotations
@@ -21,66 +21,33 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
 from fervid.core.atomic_io import user_dir
 from fervid.core.errors import ChecksumMismatch, ModelIncompatible, ModelNotFound, UsageError
 from fervid.core.records import ModelRef
-
-Kind = Literal["detector", "network", "classifier", "regressor"]
-Device = Literal["cpu", "cuda", "auto"]
+from fervid.models.card import REQUIRED_CARD_KEYS, Kind, read_card
+from fervid.models.session import ONNX_ERRORS, Device, check_device, open_session
 
 DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "network": "mobilenetv1", "classifier": "emotion8"}
-REQUIRED_CARD_KEYS: Mapping[Kind, frozenset[str]] = {
-    "detector": frozenset({"input", "threshold", "open_score", "smallest_face"}),
-    "network": frozenset({"input", "margin", "embedding", "expressions"}),
-    "classifier": frozenset({"labels", "statistics"}),
-    "regressor": frozenset({"target", "statistics", "network_sha256"}),
-}
-REQUIRED_TENSORS: Mapping[Kind, frozenset[str]] = {
-    "detector": frozenset({"images", "boxes", "landmarks", "scores"}),
-    "network": frozenset({"crops", "embedding", "expression"}),
-    "classifier": frozenset({"features", "probabilities"}),
-    "regressor": frozenset({"features", "value"}),
-}
-OPTIONAL_OUTPUTS: Mapping[str, frozenset[str]] = {
-    "age": frozenset({"first_age"}),
-    "gender": frozenset({"genders"}),
-    "ethnicity": frozenset({"ethnicities"}),
-    "identity": frozenset({"identity", "same_person"}),
-}
-"""Outputs that a network may lack, and what its card says of those that it has."""
 FILE_KEYS = frozenset({"file", "url", "bytes", "limit", "sha256", "git_blob"})
-"""What an entry of the manifest says of the file; the rest is the card."""
-MAX_MODEL_BYTES = 2**29  # bytes of a model file
-LARGEST_INPUT = 2048  # pixels of a side
-SMALLEST_FACE = (0.005, 0.25)  # of the side of an input; others make too many tiles, or none
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-ONNX_ERRORS = (
-    onnx_errors.Fail,
-    onnx_errors.InvalidArgument,
-    onnx_errors.InvalidGraph,
-    onnx_errors.InvalidProtobuf,
-    onnx_errors.NotImplemented,
-    onnx_errors.RuntimeException,
-    UnicodeDecodeError,  # its message quotes bytes of a damaged file
-)
+"""Keys of a manifest entry that describe the file; the other keys are the card."""
+MAX_MODEL_BYTES = 2**29
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A model file that has been verified; what is sent to another process is its name, and loaded there again.
+    """A verified model. Pickling it keeps the path, and unpickling loads and verifies the file again.
 
     Attributes:
         identity: Name and SHA-256.
-        path: Where it lies.
-        card: What the file says of itself: kind, labels, preprocessing, data, licence, figures.
-        session: Ready to run.
-        threads: Threads it may use.
-        device: Where it was asked to run.
+        path: The ONNX file.
+        card: The file's description of itself: kind, labels, preprocessing, data, licence, figures.
+        session: The opened model.
+        threads: Threads that the session may use.
+        device: The requested device.
     """
 
     identity: ModelRef
@@ -92,7 +59,7 @@ class Model:
 
     @property
     def sha256s(self) -> tuple[str, ...]:
-        """By which others may know it: its own, and that of the file that it was quantised from."""
+        """Digests that other cards may refer to: its own, and that of the file it was quantised from, or ""."""
         return self.identity.sha256, str(self.card.get("quantised_from", ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -100,24 +67,24 @@ class Model:
 
 
 def models_dir() -> Path:
-    """Where the shipped models are, in a wheel or in a checkout.
+    """Return the folder of the shipped models, in a wheel or in a checkout.
 
     Raises:
-        ModelNotFound: Neither place has a manifest.
+        ModelNotFound: Neither folder has a manifest.
     """
     package = Path(__file__).parents[1]
-    for place in (package / "_models", package.parent / "models"):
-        if (place / "manifest.json").is_file():
-            return place
+    for folder in (package / "_models", package.parent / "models"):
+        if (folder / "manifest.json").is_file():
+            return folder
     raise ModelNotFound("the shipped models are missing; install fervid again")
 
 
 @cache
 def manifest(section: Literal["models", "optional"] = "models") -> Mapping[str, Mapping[str, Any]]:
-    """Name -> entry (file, bytes, digest and the card) of every shipped model, or of those that can be pulled.
+    """Return the manifest entry (file, size, digest and card) of every shipped or every optional model, by name.
 
     Raises:
-        ModelUnverified: The manifest is damaged.
+        ChecksumMismatch: The manifest is damaged.
     """
     path = models_dir() / "manifest.json"
     try:
@@ -135,12 +102,12 @@ def _is_valid_entry(entry: Mapping[str, Any], section: str) -> bool:
         return (
             isinstance(entry["file"], str) and isinstance(entry["sha256"], str) and entry["kind"] in REQUIRED_CARD_KEYS
         )
-    named = {"file", "url", "kind", "name", "published"} <= entry.keys()
-    return named and not entry.keys().isdisjoint({"bytes", "limit"}) and not entry.keys().isdisjoint(_DIGESTS)
+    complete = {"file", "url", "kind", "name", "published"} <= entry.keys()
+    return complete and not entry.keys().isdisjoint({"bytes", "limit"}) and not entry.keys().isdisjoint(_DIGESTS)
 
 
 def manifest_entry(name: str) -> Mapping[str, Any]:
-    """What the manifest says of a shipped or an optional model.
+    """Return the manifest entry of a shipped or optional model.
 
     Raises:
         ModelNotFound: No model has that name.
@@ -148,31 +115,29 @@ def manifest_entry(name: str) -> Mapping[str, Any]:
     for models in (manifest(), manifest("optional")):
         if name in models:
             return models[name]
-    raise ModelNotFound(f"no model is named {name!r}; there are {', '.join((*manifest(), *manifest('optional')))}")
+    raise ModelNotFound(f"no model is named {name!r}; known models: {', '.join((*manifest(), *manifest('optional')))}")
 
 
 def model_path(entry: Mapping[str, Any]) -> Path:
-    """Where the file of a model lies, or of an optional one will lie."""
+    """Return the path of a model's file; that of an optional model exists only once it was downloaded."""
     if "url" in entry:
         return user_dir("data") / "models" / str(entry["file"])
     return models_dir() / str(entry["file"])
 
 
 def installed_models() -> list[str]:
-    """Names of the shipped models, and of the optional ones that were pulled."""
-    with suppress(UsageError):  # who has no home has pulled none
-        return [
-            *manifest(),
-            *(name for name, entry in manifest("optional").items() if os.path.isfile(model_path(entry))),
-        ]
-    return [*manifest()]
+    """List the names of the shipped models and of the optional ones that were downloaded."""
+    names = [*manifest()]
+    with suppress(UsageError):  # without a home folder nothing was downloaded
+        names += [name for name, entry in manifest("optional").items() if os.path.isfile(model_path(entry))]
+    return names
 
 
 def digest_mismatch(data: bytes, entry: Mapping[str, Any]) -> str:
-    """How the digest of a file differs from that of its entry in the manifest; nothing if it does not."""
+    """Compare a file with its manifest entry; return how the digest differs, or "" if it does not."""
     for name, digest in _DIGESTS.items():
-        if name in entry and (found := digest(data)) != entry[name]:
-            return f"its {_DIGEST_LABELS[name]} is {found}, not {entry[name]}"
+        if name in entry and (actual := digest(data)) != entry[name]:
+            return f"its {_DIGEST_LABELS[name]} is {actual}, not {entry[name]}"
     return ""
 
 
@@ -188,75 +153,110 @@ _DIGEST_LABELS = {"sha256": "SHA-256", "git_blob": "git blob id"}
 
 
 def load_model(name: str, kind: Kind, threads: int = 1, device: Device = "cpu") -> Model:
-    """Find a model by its name in the manifest or by the path of a file, verify it and open it.
+    """Load a model by its name in the manifest or by the path of its file, after verifying it.
 
     Args:
-        name: Manifest name, or the path of an ONNX file with a card or of one that is an optional model.
-        kind: What the model is needed for.
-        threads: How many threads one call of the session may use.
+        name: Manifest name, or the path of an ONNX file that has a card or is an optional model.
+        kind: The kind of model that is needed.
+        threads: Threads that one call of the session may use.
         device: Where to run; `auto` is a GPU if one can be used, and the CPU otherwise.
 
     Raises:
-        UsageError: There is no such device, or it cannot be used.
-        ModelNotFound: Neither a known name nor a file, or an optional model that was not pulled.
-        ModelUnverified: The file of a known model is not the one that the manifest names.
-        ModelIncompatible: No ONNX model, no card, the card of another kind, or more than a model may ask for.
+        UsageError: `device` is unknown, or is `cuda` and cannot be used.
+        ModelNotFound: `name` is no model and no readable file, or is an optional model that was not downloaded.
+        ChecksumMismatch: The file of a shipped or optional model is not the one in the manifest.
+        ModelIncompatible: The file is no ONNX model, has no card or a card of another kind, or exceeds a limit.
     """
-    if device not in get_args(Device):
-        raise UsageError(f"a device is {', '.join(get_args(Device))}, not {device!r}")
+    check_device(device)
+    source = _find(name, kind)
+    data = _read_source(source)
+    sha256, hint = hashlib.sha256(data).hexdigest(), _known_names_hint(kind)
+    try:
+        is_shipped = any(sha256 == entry["sha256"] for entry in manifest().values())
+        session = open_session(data if is_shipped else _prepare_bytes(data), threads, device)
+    except (ValueError, *ONNX_ERRORS) as error:
+        reason = (str(error).splitlines() or ["empty"])[0]
+        raise ModelIncompatible(f"{source.path} is no ONNX model that can be run ({reason}); {hint}") from error
+    card = read_card(session, source.path, kind, hint)
+    identity = ModelRef(str(card.get("name", source.path.stem)), sha256)
+    return Model(identity, source.path, card, session, threads, device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The file of a model, and its entry in the manifest; None if `name` is a path."""
+
+    name: str
+    kind: Kind
+    path: Path
+    entry: Mapping[str, Any] | None
+
+    @property
+    def is_optional(self) -> bool:
+        return self.entry is not None and "url" in self.entry
+
+    @property
+    def advice(self) -> str:
+        """What to do if the file is missing or damaged."""
+        if self.entry is None:
+            return _known_names_hint(self.kind)
+        return f"`fervid models pull {self.name}` downloads it" if self.is_optional else "install fervid again"
+
+
+def _find(name: str, kind: Kind) -> _Source:
     entry = manifest().get(name) or manifest("optional").get(name)
-    optional = entry is not None and "url" in entry
-    path = model_path(entry) if entry else Path(name)
-    advice = f"`fervid models pull {name}` fetches it" if optional else "install fervid again"
+    return _Source(name, kind, model_path(entry) if entry else Path(name), entry)
+
+
+def _read_source(source: _Source) -> bytes:
+    """Read a model's file, and compare it with the manifest.
+
+    Raises:
+        ModelNotFound: It cannot be read.
+        ModelIncompatible: It is too large.
+        ChecksumMismatch: It is not the file in the manifest.
+    """
+    path, entry = source.path, source.entry
     try:
         data = _read(path)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        if optional and isinstance(error, FileNotFoundError):
-            raise ModelNotFound(f"the optional {kind} {name} is not here yet; {advice}") from error
-        raise ModelNotFound(
-            f"{kind} {str(path) if entry else name!r} cannot be read ({reason}); "
-            f"{advice if entry else _known_names_hint(kind)}"
-        ) from error
+        if source.is_optional and isinstance(error, FileNotFoundError):
+            message = f"the optional {source.kind} {source.name} was not downloaded yet"
+        else:
+            reason = getattr(error, "strerror", None) or error
+            message = f"{source.kind} {str(path) if entry else source.name!r} cannot be read ({reason})"
+        raise ModelNotFound(f"{message}; {source.advice}") from error
     if entry and (difference := digest_mismatch(data, entry)):
-        theirs = "published" if optional else "shipped"
-        raise ChecksumMismatch(f"{path} is not the file that was {theirs}: {difference}; {advice}")
-    sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        content = data if sha256 in {shipped["sha256"] for shipped in manifest().values()} else _prepare_bytes(data)
-    except ValueError as error:
-        raise _incompatible(path, kind, error) from error
-    session = _session(content, path, kind, threads, device)
-    card = _card(session, path, kind)
-    identity = ModelRef(str(card.get("name", path.stem)), sha256)
-    return Model(identity, path, card, session, threads, device)
+        origin = "published" if source.is_optional else "shipped"
+        raise ChecksumMismatch(f"{path} is not the file that was {origin}: {difference}; {source.advice}")
+    return data
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of an ordinary file that is not too large.
+    """Read a regular file of at most `MAX_MODEL_BYTES`.
 
     Raises:
-        ModelIncompatible: It is too large.
-        OSError: It cannot be read, or is none.
+        ModelIncompatible: It is larger.
+        OSError: It cannot be read, or is no regular file.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError("it is no file")
-    if found.st_size > MAX_MODEL_BYTES:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("not a regular file")
+    if status.st_size > MAX_MODEL_BYTES:
         raise ModelIncompatible(
-            f"{path} has {found.st_size:,} bytes, and a model {MAX_MODEL_BYTES:,} at most; name another"
+            f"{path} has {status.st_size:,} bytes, but a model may have at most {MAX_MODEL_BYTES:,}; use another file"
         )
     with path.open("rb") as file:
         return file.read(MAX_MODEL_BYTES)
 
 
 def _prepare_bytes(data: bytes) -> bytes:
-    """A file as onnxruntime may have it: optional models, wherever they lie, are made to fit, others are looked at.
+    """Make a file safe to open: adapt it if it is an optional model, wherever it is stored, and validate it otherwise.
 
     Raises:
-        ValueError: It is not built as it should be.
+        ValueError: It is not a valid file of its kind.
     """
-    from fervid.models import onnx_adapters, onnx_validation  # which import onnx, and shipped models do without
+    from fervid.models import onnx_adapters, onnx_validation  # these import onnx, which shipped models do not need
 
     for entry in manifest("optional").values():
         if not digest_mismatch(data, entry):
@@ -267,16 +267,11 @@ def _prepare_bytes(data: bytes) -> bytes:
     return data
 
 
-def _incompatible(path: Path, kind: Kind, error: Exception) -> ModelIncompatible:
-    reason = (str(error).splitlines() or ["empty"])[0]
-    return ModelIncompatible(f"{path} is no ONNX model that can be run ({reason}); {_known_names_hint(kind)}")
-
-
 def _reload(identity: ModelRef, path: Path, kind: Kind, threads: int, device: Device) -> Model:
-    """The same model in another process.
+    """Load the same model in another process.
 
     Raises:
-        ModelUnverified: The file is another one by now.
+        ChecksumMismatch: The file has changed since.
     """
     model = load_model(str(path), kind, threads, device)
     if model.identity != identity:
@@ -285,10 +280,10 @@ def _reload(identity: ModelRef, path: Path, kind: Kind, threads: int, device: De
 
 
 def verify(name: str) -> Model:
-    """Load a shipped or optional model and compare its card with the manifest.
+    """Load a shipped or optional model, and compare its card with the manifest.
 
     Raises:
-        ModelError: As `load_model`; and `ChecksumMismatch` if the two cards differ.
+        ModelError: As for `load_model`; `ChecksumMismatch` also if the two cards differ.
     """
     entry = manifest_entry(name)
     model = load_model(name, entry["kind"])
@@ -302,88 +297,5 @@ def verify(name: str) -> Model:
 
 
 def _known_names_hint(kind: Kind) -> str:
-    known = ", ".join(sorted(name for name, entry in manifest().items() if entry["kind"] == kind))
-    return f"known names: {known or 'none'}; or give the path of an ONNX file that fervid made"
-
-
-def _session(data: bytes, path: Path, kind: Kind, threads: int, device: Device) -> onnxruntime.InferenceSession:
-    """Where the device says; a graph that does not run on the CPU is the model's fault, and not the device's."""
-    session, reason = (None, "") if device == "cpu" else _on_cuda(data, threads)
-    if session is not None:
-        return session
-    try:
-        session = _open(data, threads, CPU)
-    except ONNX_ERRORS as error:
-        raise _incompatible(path, kind, error) from error
-    if device == "cuda":
-        raise UsageError(f"the device cuda cannot be used: {reason}, or use cpu or auto")
-    return session
-
-
-def _on_cuda(data: bytes, threads: int) -> tuple[onnxruntime.InferenceSession | None, str]:
-    """A session there, or why there is none."""
-    if CUDA not in onnxruntime.get_available_providers():
-        return None, "this onnxruntime knows none; pip uninstall onnxruntime and pip install onnxruntime-gpu"
-    try:
-        session = _open(data, threads, CUDA, CPU)
-    except (RuntimeError, *ONNX_ERRORS) as error:
-        reason = str(error).partition("\n")[0]
-    else:
-        if CUDA in session.get_providers():  # a provider that cannot be loaded is left out without a word
-            return session, ""
-        reason = "its libraries are missing"
-    return None, f"it does not start ({reason}); `nvidia-smi` must show a GPU, and CUDA and cuDNN be installed"
-
-
-def _open(data: bytes, threads: int, *providers: str) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoder has work for that CPU
-    options.log_severity_level = 4
-    # Tensors in other files are looked for below this path, not in the current folder, and it can hold none.
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    # The fallback would print to standard output and try the same again.
-    return onnxruntime.InferenceSession(data, options, providers=list(providers), enable_fallback=0)
-
-
-def _card(session: onnxruntime.InferenceSession, path: Path, kind: Kind) -> Mapping[str, Any]:
-    try:
-        card = json.loads(session.get_modelmeta().custom_metadata_map["fervid"])
-    except (KeyError, ValueError, RecursionError):
-        raise ModelIncompatible(f"{path} has no fervid card in its metadata; {_known_names_hint(kind)}") from None
-    if not isinstance(card, dict) or card.get("kind") != kind:
-        found = card.get("kind", "unknown") if isinstance(card, dict) else "unknown"
-        rates = (found, kind) == ("regressor", "classifier")
-        hint = " (`fervid evaluate` measures it; to classify, train one without --target)" if rates else ""
-        raise ModelIncompatible(
-            f"{path} is a model of the kind {found} and a {kind} is needed{hint}; {_known_names_hint(kind)}"
-        )
-    tensors = {tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())}
-    needed, said = set(REQUIRED_TENSORS[kind]), set(REQUIRED_CARD_KEYS[kind])
-    for output, keys in OPTIONAL_OUTPUTS.items() if kind == "network" else ():
-        if output in tensors or not keys.isdisjoint(card):
-            needed.add(output)
-            said |= keys
-    if kind == "classifier" and "network_expressions" not in card:  # it goes with one network, or with those classes
-        said.add("network_sha256")
-    if missing := sorted(said - card.keys()):
-        raise ModelIncompatible(f"the card of {path} lacks {', '.join(missing)}; export the model again")
-    if missing := sorted(needed - tensors):
-        raise ModelIncompatible(f"{path} has no input or output named {', '.join(missing)}; export the model again")
-    if fault := _card_problem(card) if "input" in said else "":
-        raise ModelIncompatible(f"the card of {path} {fault}; export the model again")
-    return card
-
-
-def _card_problem(card: Mapping[str, Any]) -> str:
-    """What a card says that would fill the memory, or take for ever."""
-    spec = card["input"] if isinstance(card["input"], dict) else {}
-    size, multiple, smallest = spec.get("size"), spec.get("multiple", 1), card.get("smallest_face", SMALLEST_FACE[1])
-    if not (isinstance(size, int) and 1 <= size <= LARGEST_INPUT):
-        return f"must say input.size, of 1 to {LARGEST_INPUT} pixels"
-    if not (isinstance(multiple, int) and 1 <= multiple <= size):
-        return f"must say an input.multiple of 1 to {size} pixels, or none"
-    if not (isinstance(smallest, float) and SMALLEST_FACE[0] <= smallest <= SMALLEST_FACE[1]):
-        return f"must say a smallest_face of {SMALLEST_FACE[0]} to {SMALLEST_FACE[1]}"
-    return ""
+    names = ", ".join(sorted(name for name, entry in manifest().items() if entry["kind"] == kind))
+    return f"known names: {names or 'none'}; or give the path of an ONNX file that fervid made"

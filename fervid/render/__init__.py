@@ -1,1 +1,1 @@
-"""What was found, drawn for people: tables and pictures."""
+"""Output for people: tables, plots, HTML reports and annotated videos."""

@@ -1,7 +1,7 @@
-"""A film with what is known of it drawn on: frames, times and sound as they were, upright, H.264 in mp4.
+"""Output of a video with the predictions drawn on it: the same frames, times and sound, upright, as H.264 in mp4.
 
-Pictures are decoded, drawn on and encoded frame by frame, each in a thread that runs a little ahead, and the sound
-passes by them packet by packet, so memory does not depend on the length of the film.
+Frames are decoded, annotated and encoded one by one, with a short queue between these steps, and audio packets are
+interleaved with them, so memory use does not depend on the length of the video.
 """
 
 from __future__ import annotations
@@ -24,46 +24,47 @@ from fervid.core.atomic_io import atomic_write, check_overwrite, partial_path
 from fervid.core.errors import FrameTooLarge, InputError, OutputError, UsageError
 from fervid.core.prefetch import prefetch
 from fervid.core.records import Frame
-from fervid.media.container import start_of
+from fervid.media.container import start_time
 from fervid.media.sampling import Sampling
 from fervid.media.video import open_video, read_frames
 from fervid.render.audio import AudioCopier, TimeRange
-from fervid.render.overlay import FrameAnnotator, OverlayLayout
+from fervid.render.overlay import FrameAnnotator
+from fervid.render.overlay_layout import OverlayLayout
 
 SUFFIX = ".mp4"
 CODEC = "libx264"
 ENCODER_OPTIONS = {"preset": "veryfast", "crf": "20"}
-"""Of the encoder: as near to the film as what it gives unasked, in half of the time (benchmarks/annotate.py)."""
+"""Options of the encoder: the quality of its defaults in half of the time (benchmarks/annotate.py)."""
 
-MAX_ENCODED_SIDE = 16384  # pixels of a side that the encoder takes
+MAX_ENCODED_SIDE = 16384  # pixels of a side that the encoder accepts
 
-_PAINTED = 4  # frames that wait for the encoder
-_BT601, _LIMITED = 6, 1  # what OpenCV converts to, and what is written whatever was read
-_TIMESCALE = 2**31  # ticks a second, more than which mp4 cannot count
+_QUEUE_FRAMES = 4  # annotated frames that wait for the encoder
+_BT601, _LIMITED = 6, 1  # colour space and range of what OpenCV converts to
+_MAX_TIMESCALE = 2**31  # ticks per second in mp4
 
 
 def validate_target(
     source: str | os.PathLike[str], target: Path, *, stream: int | None = None, force: bool = False
 ) -> None:
-    """Refuse what cannot be written, before a film is looked at.
+    """Check that an annotated video can be written, before the clip is analysed.
 
     Args:
-        source: The film.
-        target: What to write.
-        stream: Number of its video stream, as in `Sampling`.
+        source: Input video.
+        target: Output video.
+        stream: Index of the video stream, as in `Sampling`.
         force: Whether an existing file may be replaced.
 
     Raises:
-        UsageError: The name does not end in .mp4, or would overwrite the film; or there is no encoder.
-        OutputError: The file exists.
-        InputError: The source is no video.
+        UsageError: The target does not end in .mp4 or is the source, or PyAV lacks the encoder.
+        OutputError: The target exists.
+        InputError: The source is not a video.
     """
     if target.suffix.lower() != SUFFIX:
-        raise UsageError(f"{target}: films are written as H.264 in mp4; choose a name that ends in {SUFFIX}")
+        raise UsageError(f"{target}: videos are written as H.264 in mp4; use a name that ends in {SUFFIX}")
     if os.path.realpath(source) in (os.path.realpath(target), str(partial_path(target))):
-        raise UsageError(f"the output {target} would overwrite the input {source}; choose another name")
+        raise UsageError(f"the output {target} would overwrite the input {source}; use another name")
     if CODEC not in av.codecs_available:
-        raise UsageError(f"films are written with {CODEC}, which this PyAV lacks; pip install --force-reinstall av")
+        raise UsageError(f"PyAV lacks the encoder {CODEC}; pip install --force-reinstall av")
     check_overwrite(target, force=force)
     with open_video(source, stream):
         pass
@@ -72,49 +73,48 @@ def validate_target(
 def annotate(
     source: str | os.PathLike[str],
     target: Path,
-    story: ClipTimeline,
+    timeline: ClipTimeline,
     sampling: Sampling,
     *,
     threads: int = 0,
     force: bool = False,
-    passed: Callable[[float], None] = lambda seconds: None,
+    on_progress: Callable[[float], None] = lambda seconds: None,
 ) -> list[str]:
-    """Write a film with everybody's box, label and probabilities, and a chart under it.
+    """Write a copy of a video with boxes, labels and probabilities of all people, and a chart below.
 
-    A film that breaks off is written as far as it could be read. One that cannot be written for another reason leaves
-    nothing behind.
+    A truncated video is written as far as it can be read. On any other error no file is left behind.
 
     Args:
-        source: The film.
-        target: What to write; appears whole or not at all.
-        story: Who is where in it, and what they show.
-        sampling: Which part of it, and how it is turned; every frame is written.
-        threads: Of decoder and encoder; 0 leaves it to them.
+        source: Input video.
+        target: Output video; written atomically.
+        timeline: People of the video and their probabilities.
+        sampling: Time range and rotation; its frame rate is ignored, as every frame is written.
+        threads: Threads of the decoder and the encoder; 0 for their defaults.
         force: Whether an existing file may be replaced.
-        passed: Told, after each frame, how many seconds of the film are written.
+        on_progress: Called after each frame with the seconds of video written.
 
     Returns:
-        What is worth saying about it: that it breaks off, that its sound was encoded anew, that it shows no face.
+        Warnings: the video is truncated, its sound was re-encoded, no face was found.
 
     Raises:
-        UsageError: The name does not end in .mp4, or would overwrite the film.
-        InputError: It is no video, its pictures are too large for H.264, or nothing of it could be read.
-        OutputError: The file exists, or cannot be written.
+        UsageError: The target does not end in .mp4, or is the source.
+        InputError: The source is not a video, its frames are too large for H.264, or none can be read.
+        OutputError: The target exists, or cannot be written.
     """
     validate_target(source, target, stream=sampling.stream, force=force)
-    with open_video(source, sampling.stream) as (container, pictures), atomic_write(target, force=force) as file:
+    with open_video(source, sampling.stream) as (container, video), atomic_write(target, force=force) as file:
         try:
             options = {"movflags": "faststart"}
-            tick = pictures.time_base
+            tick = video.time_base
             base = Fraction(tick.numerator, tick.denominator) if tick else Fraction(1, 90000)
-            if base.denominator < _TIMESCALE:
+            if base.denominator < _MAX_TIMESCALE:
                 options["video_track_timescale"] = str(base.denominator)
-            with av.open(file.name, "w", format="mp4", options=options) as written:
-                part = _part(container, sampling)
-                stream = _stream(written, pictures, base, threads)
-                sound = AudioCopier(container, pictures, written, part)
-                frames = _annotated_frames(source, read_frames(source, replace(sampling, fps=None), threads), story)
-                problem = _encode(written, stream, frames, base, sampling.start, sound, passed)
+            with av.open(file.name, "w", format="mp4", options=options) as output:
+                stream = _add_video_stream(output, video, base, threads)
+                audio = AudioCopier(container, video, output, _time_range(container, sampling))
+                frames = read_frames(source, replace(sampling, fps=None), threads)
+                annotated = _annotated_frames(source, frames, timeline)
+                problem = _encode(output, stream, annotated, base, sampling.start, audio, on_progress)
         except BaseException as error:
             file.truncate(0)
             if isinstance(error, av.FFmpegError):
@@ -122,29 +122,29 @@ def annotate(
                     f"{target} cannot be written ({error.strerror}); check the disk, or convert {source} first"
                 ) from error
             raise
-    notes = [*([problem] if problem else []), *(f"{source}: {note}" for note in sound.notes)]
-    if not story.people:
-        notes.append(f"{source} shows no face; try more frames (--fps, --every-frame) or smaller faces (--min-face)")
+    notes = [*([problem] if problem else []), *(f"{source}: {note}" for note in audio.notes)]
+    if not timeline.people:
+        notes.append(f"{source}: no face found; try more frames (--fps, --every-frame) or smaller faces (--min-face)")
     return notes
 
 
-def _part(container: av.container.InputContainer, sampling: Sampling) -> TimeRange:
-    """What is taken of a film."""
-    begin = start_of(container)
+def _time_range(container: av.container.InputContainer, sampling: Sampling) -> TimeRange:
+    """Return the part of a video that is copied."""
+    begin = start_time(container)
     end = math.inf if sampling.end is None else begin + sampling.end
-    return TimeRange(begin + sampling.start, end, whole=not sampling.start)
+    return TimeRange(begin + sampling.start, end, from_beginning=not sampling.start)
 
 
-def _stream(
-    target: av.container.OutputContainer, pictures: av.VideoStream, base: Fraction, threads: int
+def _add_video_stream(
+    target: av.container.OutputContainer, source: av.VideoStream, base: Fraction, threads: int
 ) -> av.VideoStream:
-    """A stream for pictures that browsers show, with the clock of those that were read; its size is still open."""
-    stream = cast(av.VideoStream, target.add_stream(CODEC, rate=pictures.average_rate or 25, options=ENCODER_OPTIONS))
-    context, known = stream.codec_context, pictures.codec_context
+    """Add a video stream that browsers can play, with the time base of the source; its size is set later."""
+    stream = cast(av.VideoStream, target.add_stream(CODEC, rate=source.average_rate or 25, options=ENCODER_OPTIONS))
+    context, source_context = stream.codec_context, source.codec_context
     context.pix_fmt, context.time_base, context.thread_count = "yuv420p", base, threads
     context.colorspace, context.color_range = _BT601, _LIMITED
-    if known is not None:
-        context.color_primaries, context.color_trc = known.color_primaries, known.color_trc
+    if source_context is not None:
+        context.color_primaries, context.color_trc = source_context.color_primaries, source_context.color_trc
     return stream
 
 
@@ -154,60 +154,73 @@ def _encode(
     frames: Generator[tuple[Frame, av.VideoFrame]],
     base: Fraction,
     begin: float,
-    sound: AudioCopier,
-    passed: Callable[[float], None],
+    audio: AudioCopier,
+    on_progress: Callable[[float], None],
 ) -> str:
-    """Write all of a film from `begin`, in seconds, on; why it breaks off, if it does.
+    """Write all frames and the audio between them.
+
+    Args:
+        target: Output file.
+        stream: Its video stream.
+        frames: Frames of the source, each with the annotated frame.
+        base: Time base of the stream.
+        begin: Time of the source that becomes 0, in seconds.
+        audio: Audio of the source.
+        on_progress: Called after each frame with the seconds of video written.
+
+    Returns:
+        Why the source could not be read to its end; empty if it could.
 
     Raises:
-        InputError: There was no frame.
+        InputError: No frame could be read.
     """
-    problem, last = "", -1
-    with closing(prefetch(frames, _PAINTED)) as painted:
+    problem, last_pts = "", -1
+    with closing(prefetch(frames, _QUEUE_FRAMES)) as annotated:
         try:
-            for frame, picture in painted:
+            for frame, output in annotated:
                 time = max(0.0, frame.time - begin)
-                picture.pts = round(time / base)
-                if picture.pts <= last:  # shown for no time
+                output.pts = round(time / base)
+                if output.pts <= last_pts:  # the frame is displayed for no time
                     continue
-                if last < 0:
-                    stream.width, stream.height = picture.width, picture.height
-                last = picture.pts
-                picture.time_base, picture.duration = base, round(frame.duration / base)
-                target.mux(list(sound.until(time)))
-                target.mux(stream.encode(picture))
-                passed(frame.time + frame.duration)
+                if last_pts < 0:
+                    stream.width, stream.height = output.width, output.height
+                last_pts = output.pts
+                output.time_base, output.duration = base, round(frame.duration / base)
+                target.mux(list(audio.packets_until(time)))
+                target.mux(stream.encode(output))
+                on_progress(frame.time + frame.duration)
         except InputError as error:
-            if last < 0:
+            if last_pts < 0:
                 raise
             problem = error.message
     target.mux(stream.encode())
-    target.mux(list(sound.until(math.inf)))
+    target.mux(list(audio.packets_until(math.inf)))
     return problem
 
 
 def _annotated_frames(
-    source: str | os.PathLike[str], frames: Generator[Frame], story: ClipTimeline
+    source: str | os.PathLike[str], frames: Generator[Frame], timeline: ClipTimeline
 ) -> Generator[tuple[Frame, av.VideoFrame]]:
-    """Each frame, and what is shown of it.
+    """Yield each frame with the annotated frame.
 
     Raises:
-        TooLarge: No H.264 can hold them.
+        FrameTooLarge: The annotated frames exceed the size limit of H.264.
     """
-    painter = None
+    annotator = None
     with closing(frames):
         for frame in frames:
-            if painter is None:
+            if annotator is None:
                 height, width = frame.image.shape[:2]
-                painter = FrameAnnotator(story, OverlayLayout.of(width, height, len(story.labels)))
-                wide, high = painter.size
-                if max(wide, high) > MAX_ENCODED_SIDE:
+                annotator = FrameAnnotator(timeline, OverlayLayout.of(width, height, len(timeline.labels)))
+                canvas_width, canvas_height = annotator.size
+                if max(canvas_width, canvas_height) > MAX_ENCODED_SIDE:
                     raise FrameTooLarge(
-                        f"{source} has pictures of {width} x {height} pixels, and with a chart under them they would"
-                        f" have more than H.264 takes, {MAX_ENCODED_SIDE} at a side; scale it down"
+                        f"{source}: frames of {width} x {height} pixels with a chart below exceed the limit of H.264,"
+                        f" {MAX_ENCODED_SIDE} pixels per side; scale the video down"
                     )
-                canvas = np.empty((high, wide, 3), np.uint8)  # one for all: new memory costs more than what is drawn
-                planes = np.empty((high * 3 // 2, wide), np.uint8)
-            painter(frame.image, frame.time, canvas)
+                # The arrays are reused, because allocating them takes longer than drawing.
+                canvas = np.empty((canvas_height, canvas_width, 3), np.uint8)
+                planes = np.empty((canvas_height * 3 // 2, canvas_width), np.uint8)
+            annotator(frame.image, frame.time, canvas)
             cv2.cvtColor(canvas, cv2.COLOR_RGB2YUV_I420, planes)
             yield frame, av.VideoFrame.from_ndarray(planes, format="yuv420p")

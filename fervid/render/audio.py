@@ -1,4 +1,4 @@
-"""The sound of a film -> that of another: its packets as they are, or encoded anew where mp4 has no place for them."""
+"""Copying of audio streams from one video to another, re-encoded where mp4 cannot hold the codec."""
 
 from __future__ import annotations
 
@@ -13,59 +13,58 @@ import av
 from fervid.media.timestamps import Clock
 
 COPYABLE_CODECS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "mp3float", "opus"})
-"""Decoders of the sound that mp4 files carry and players expect in them; other sound is encoded anew as AAC."""
+"""Codecs that mp4 players support; other audio is re-encoded as AAC."""
 
-
-_LEAST_S = 1e-3  # that a part of the sound lasts
-_UNSTEADY = "times of its sound repeat or run backwards, so that one part was put behind the other there"
-_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # of AAC; other sound is resampled
+_MIN_DURATION_S = 1e-3  # of a packet or frame
+_REPAIRED_TIMES = "timestamps of its sound repeat or run backwards; those parts were placed one after the other"
+_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # of AAC; others are resampled
 
 _Packet: TypeAlias = "av.Packet[av.AudioStream]"
 
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """What is taken of a film, in seconds of its demuxer's clock.
+    """The part of a video that is copied, in seconds of its demuxer's clock.
 
     Attributes:
-        begin: What becomes time 0.
-        end: Where it ends.
-        whole: Whether the film is taken from its beginning, with what comes before time 0 too.
+        begin: Time that becomes 0.
+        end: End of the part.
+        from_beginning: Whether the part starts with the video; then audio before time 0 is copied too.
     """
 
     begin: float
     end: float = math.inf
-    whole: bool = True
+    from_beginning: bool = True
 
 
 class AudioCopier:
-    """The sound of a film that is being written.
+    """Copies the audio streams of a video into a video that is being written.
 
     Attributes:
-        notes: What is worth saying about it.
+        notes: Warnings, such as that audio was re-encoded.
     """
 
     def __init__(
         self,
         source: av.container.InputContainer,
-        pictures: av.VideoStream,
+        video: av.VideoStream,
         target: av.container.OutputContainer,
-        part: TimeRange,
+        time_range: TimeRange,
     ) -> None:
-        """Add a stream to the target for each one of the source.
+        """Add a stream to the target for each audio stream of the source.
 
         Args:
-            source: The film that was.
-            pictures: Its video stream, which sets the clock.
-            target: The film that comes.
-            part: What of it is taken.
+            source: Input file.
+            video: Its video stream, which corrects the clock of the audio.
+            target: Output file.
+            time_range: Part of the input that is copied.
         """
         self.notes: list[str] = []
-        self._part = part
+        self._range = time_range
         self._targets: dict[int, av.AudioStream] = {}
-        self._anew: set[int] = set()
-        self._last: dict[int, int] = {}  # newest time of each stream, in ticks of its packets or frames
-        self._lengths: dict[int, int] = {}  # and how long that part lasts
+        self._reencoded: set[int] = set()
+        self._last_times: dict[int, int] = {}  # of the newest packet or frame of each stream, in ticks
+        self._last_durations: dict[int, int] = {}  # of the same packet or frame, in ticks
         for stream in source.streams.audio:
             name = stream.codec_context.name if stream.codec_context else "unknown"
             if name in COPYABLE_CODECS:
@@ -73,83 +72,82 @@ class AudioCopier:
             elif stream.codec_context and stream.rate:
                 added = target.add_stream(
                     "aac",
-                    rate=stream.rate if stream.rate in _RATES else _RATES[-1],
+                    rate=stream.rate if stream.rate in _SAMPLE_RATES else _SAMPLE_RATES[-1],
                     layout="mono" if stream.channels == 1 else "stereo",
                 )
                 self._targets[stream.index] = added
-                self._anew.add(stream.index)
-                self.notes.append(
-                    f"its sound ({name}) was encoded anew as AAC, because players expect no {name} in mp4"
-                )
+                self._reencoded.add(stream.index)
+                self.notes.append(f"its sound ({name}) was re-encoded as AAC, as players do not support {name} in mp4")
             else:
-                self.notes.append(f"its sound ({name}) was left out, because it cannot be decoded")
-        self._packets = self._taken(source, pictures) if self._targets else iter(())
+                self.notes.append(f"its sound ({name}) was dropped, as it cannot be decoded")
+        self._packets = self._timed_packets(source, video) if self._targets else iter(())
         self._next: tuple[float, list[_Packet]] | None = next(self._packets, None)
 
-    def until(self, time: float) -> Iterator[_Packet]:
-        """What is to be written before the frame at that time, in seconds of the new film."""
+    def packets_until(self, time: float) -> Iterator[_Packet]:
+        """Yield the packets to write before the frame at that time, in seconds of the output."""
         while self._next is not None and self._next[0] <= time:
             yield from self._next[1]
             self._next = next(self._packets, None)
 
-    def _taken(
-        self, source: av.container.InputContainer, pictures: av.VideoStream
+    def _timed_packets(
+        self, source: av.container.InputContainer, video: av.VideoStream
     ) -> Iterator[tuple[float, list[_Packet]]]:
+        """Yield times of the output, each with the packets to write then."""
         streams = [stream for stream in source.streams.audio if stream.index in self._targets]
-        packets, clock, time = source.demux([pictures, *streams]), Clock(source, pictures), 0.0
+        packets, clock, time = source.demux([video, *streams]), Clock(source, video), 0.0
         while True:
             try:
                 packet = next(packets)
-            except (StopIteration, av.FFmpegError, OSError):  # of a film that breaks off its pictures tell
+            except (StopIteration, av.FFmpegError, OSError):  # a truncated file is reported by the reader of its frames
                 break
             clock.correct(packet)
-            if packet.stream is pictures or packet.pts is None or not packet.time_base:
+            if packet.stream is video or packet.pts is None or not packet.time_base:
                 continue
-            time = float(packet.pts * packet.time_base) - self._part.begin
-            if time >= self._part.end - self._part.begin or (time < 0 and not self._part.whole):
+            time = float(packet.pts * packet.time_base) - self._range.begin
+            if time >= self._range.end - self._range.begin or (time < 0 and not self._range.from_beginning):
                 continue
-            yield time, self._made(cast(_Packet, packet))
-        for index in self._anew:
+            yield time, self._convert(cast(_Packet, packet))
+        for index in self._reencoded:
             yield time, list(self._targets[index].encode())
 
-    def _made(self, packet: _Packet) -> list[_Packet]:
-        """What becomes of a packet of the source."""
+    def _convert(self, packet: _Packet) -> list[_Packet]:
+        """Return the packets of the target that replace a packet of the source."""
         stream = packet.stream
         target = self._targets[stream.index]
-        shift = round(self._part.begin / (packet.time_base or 1))
-        if stream.index not in self._anew:
+        shift = round(self._range.begin / (packet.time_base or 1))
+        if stream.index not in self._reencoded:
             packet.pts = (packet.pts or 0) - shift
             packet.dts = packet.pts if packet.dts is None else packet.dts - shift
-            steady = self._steady(stream.index, packet.dts, packet.duration or 0, packet.time_base)
-            if steady != packet.dts:
-                packet.pts = packet.dts = steady
+            dts = self._increasing_time(stream.index, packet.dts, packet.duration or 0, packet.time_base)
+            if dts != packet.dts:
+                packet.pts = packet.dts = dts
             packet.stream = target
             return [packet]
-        made: list[_Packet] = []
+        packets: list[_Packet] = []
         try:
             frames = stream.decode(packet)
-        except av.FFmpegError:  # a moment of silence
-            return made
+        except av.FFmpegError:  # leaves a short silence
+            return packets
         for frame in frames:
             if frame.pts is not None and frame.time_base:
-                length = round(frame.samples / frame.sample_rate / frame.time_base)
-                frame.pts = self._steady(stream.index, frame.pts - shift, length, frame.time_base)
-            made += target.encode(frame)
-        return made
+                duration = round(frame.samples / frame.sample_rate / frame.time_base)
+                frame.pts = self._increasing_time(stream.index, frame.pts - shift, duration, frame.time_base)
+            packets += target.encode(frame)
+        return packets
 
-    def _steady(self, index: int, time: int, length: int, tick: Fraction | None) -> int:
-        """The time of the next part of a stream: where the last one ended, if it is no later than that began.
+    def _increasing_time(self, index: int, time: int, duration: int, tick: Fraction | None) -> int:
+        """Return the time of the next packet of a stream; if it does not increase, the end of the packet before.
 
         Args:
-            index: Of the stream.
-            time: What the film says, in ticks.
-            length: How long the part lasts, in ticks; 0 if nobody knows.
-            tick: Seconds that one lasts.
+            index: Index of the stream.
+            time: Time of the packet in the source, in ticks.
+            duration: Duration of the packet in ticks; 0 if unknown.
+            tick: Seconds per tick.
         """
-        last, least = self._last.get(index), max(1, round(_LEAST_S / (tick or _LEAST_S)))
+        last, min_duration = self._last_times.get(index), max(1, round(_MIN_DURATION_S / (tick or _MIN_DURATION_S)))
         if last is not None and time <= last:
-            time = last + self._lengths.get(index, least)
-            if _UNSTEADY not in self.notes:
-                self.notes.append(_UNSTEADY)
-        self._last[index], self._lengths[index] = time, max(length, least)
+            time = last + self._last_durations.get(index, min_duration)
+            if _REPAIRED_TIMES not in self.notes:
+                self.notes.append(_REPAIRED_TIMES)
+        self._last_times[index], self._last_durations[index] = time, max(duration, min_duration)
         return time

@@ -1,8 +1,8 @@
-"""Numbers -> charts as SVG, drawn by Vega-Lite when the page is made, so that a page carries no code that draws.
+"""Charts as SVG, rendered by Vega-Lite when the page is made, so that the page needs no drawing code.
 
-Colours are custom properties of the page, so a chart follows its theme. Every mark says in `aria-label` what it shows,
-which is what the page tells under the pointer. Labels are data and never part of a specification's grammar: neither
-names of fields nor expressions.
+Colours are CSS custom properties, so charts follow the theme of the page. Each mark has its description in
+`aria-label`, which the page shows as a tooltip. Labels are untrusted: they are only data of a specification, never
+field names or expressions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from fervid.core.errors import UsageError
 Values = Sequence[Mapping[str, Any]]
 
 SERIES = 8
-"""Colours of series that a page has; the next ones come again, dashed."""
+"""Number of series colours; further series repeat them with dashed lines."""
 _DASHES = ([1, 0], [6, 3], [2, 2])
-_LONGEST = 34  # characters of a label at an axis
-_INK = {
+_MAX_LABEL = 34  # characters of an axis label
+_TEXT = {
     "labelColor": "var(--ink)",
     "titleColor": "var(--ink)",
     "labelFontSize": 12,
@@ -29,28 +29,33 @@ _INK = {
 _CONFIG = {
     "background": None,
     "font": "system-ui, sans-serif",
-    "padding": {"left": 32, "right": 12, "top": 4, "bottom": 4},  # the page's font may be wider than what is measured
+    "padding": {
+        "left": 32,
+        "right": 12,
+        "top": 4,
+        "bottom": 4,
+    },  # the page's font may be wider than the one that Vega measures
     "view": {"stroke": None},
-    "axis": _INK
+    "axis": _TEXT
     | {"gridColor": "var(--line)", "domainColor": "var(--faint)", "tickColor": "var(--faint)"}
     | {"titleFontWeight": "normal", "labelFlush": False, "labelOverlap": "greedy"},
-    "legend": _INK | {"orient": "top", "columns": 8, "symbolStrokeWidth": 3},
+    "legend": _TEXT | {"orient": "top", "columns": 8, "symbolStrokeWidth": 3},
     "text": {"limit": 0},
 }
 _NOMINAL = {"type": "nominal", "sort": None}
 _PERCENT = {"format": ".0%", "values": [0, 0.2, 0.4, 0.6, 0.8, 1]}
-_SAID = {"description": {"field": "said", "type": "nominal"}}
+_DESCRIPTION = {"description": {"field": "description", "type": "nominal"}}
 
 
 def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = False, width: int = 350) -> str:
-    """A bar for each row.
+    """Draw a bar for each row.
 
     Args:
-        values: `label`, `value`, `said`; and `low` and `high` with intervals.
-        title: Of the axis of the values.
-        shares: Whether the values are shares of a whole.
-        intervals: Whether to draw them.
-        width: Of the axis, in pixels.
+        values: `label`, `value`, `description`; and `low` and `high` with intervals.
+        title: Title of the value axis.
+        shares: Whether the values are fractions, shown in percent.
+        intervals: Whether to draw intervals.
+        width: Width of the axis in pixels.
     """
     x: dict[str, Any] = {"field": "value", "type": "quantitative", "title": title}
     if not shares:
@@ -61,7 +66,7 @@ def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = 
         x |= {"axis": {"format": ".0%", "tickCount": 4}}
     y = {"field": "label", **_NOMINAL, "title": None}
     layers: list[dict[str, Any]] = [
-        {"mark": {"type": "bar", "color": "var(--accent)"}, "encoding": {"x": x, "y": y, **_SAID}}
+        {"mark": {"type": "bar", "color": "var(--accent)"}, "encoding": {"x": x, "y": y, **_DESCRIPTION}}
     ]
     if intervals:
         ends = {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}
@@ -71,33 +76,36 @@ def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = 
 
 
 def histogram(values: Values, title: str) -> str:
-    """Bars over a scale from 0 to 1.
+    """Draw a histogram of values from 0 to 1.
 
     Args:
-        values: `from`, `to`, `count`, `said`.
-        title: Of the scale.
+        values: `from`, `to`, `count`, `description`.
+        title: Title of the scale.
     """
     x = {"field": "from", "type": "quantitative", "title": title, "axis": _PERCENT, "scale": {"domain": [0, 1]}}
     x |= {"bin": {"binned": True}}
     y = {"field": "count", "type": "quantitative", "title": "clips", "axis": _counts(values, "count")}
-    encoding = {"x": x, "x2": {"field": "to"}, "y": y, **_SAID}
+    encoding = {"x": x, "x2": {"field": "to"}, "y": y, **_DESCRIPTION}
     mark = {"type": "bar", "color": "var(--accent)", "stroke": "var(--page)", "strokeWidth": 1}
     return _to_svg({"width": 420, "height": 190, "data": _data(values), "mark": mark, "encoding": encoding})
 
 
 def timeline(values: Values, bands: Values, labels: Sequence[str], length: float) -> str:
-    """Probabilities over time, and below them what each moment was labelled.
+    """Draw probabilities over time, and below them a band with the label of each window.
 
     Args:
-        values: `time`, `label`, `value`; no value where nobody was seen, and the line breaks.
-        bands: `from`, `to`, `label`, `said`, one for each window.
-        labels: In the order of their colours.
-        length: Seconds that the axis is long.
+        values: `time`, `label`, `value`; the line is interrupted where the value is None.
+        bands: `from`, `to`, `label`, `description`, one for each window.
+        labels: Labels in the order of their colours.
+        length: Length of the axis in seconds.
     """
     colours = {
         "field": "label",
         "type": "nominal",
-        "scale": {"domain": [_short(label) for label in labels], "range": [colour(i) for i in range(len(labels))]},
+        "scale": {
+            "domain": [_short(label) for label in labels],
+            "range": [series_color(i) for i in range(len(labels))],
+        },
         "legend": {"title": None, "symbolType": "stroke"},
     }
     dashes = {
@@ -112,28 +120,34 @@ def timeline(values: Values, bands: Values, labels: Sequence[str], length: float
     axis = {"type": "quantitative", "scale": {"domain": [0, max(length, 1e-3)], "nice": False}}
     x = {"field": "time", **axis, "axis": {"title": None, "labels": False}}
     y = {"field": "value", "type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _PERCENT, "title": None}
-    few = len(bands) <= 60
-    mark = {"type": "line", "aria": False, "invalid": "break-paths-show-path-domains", "point": few, "strokeWidth": 2}
+    has_points = len(bands) <= 60
+    mark = {
+        "type": "line",
+        "aria": False,
+        "invalid": "break-paths-show-path-domains",
+        "point": has_points,
+        "strokeWidth": 2,
+    }
     lines = {"mark": mark, "encoding": {"x": x, "y": y, "color": colours, "strokeDash": dashes}}
     over = {"field": "from", **axis, "axis": {"title": "seconds"}}
-    under = {"x": {**over, "axis": x["axis"]}, "x2": {"field": "to"}, **_SAID}
+    under = {"x": {**over, "axis": x["axis"]}, "x2": {"field": "to"}, **_DESCRIPTION}
     hover = {"mark": {"type": "rect", "color": "var(--ink)", "opacity": 0.001}, "data": _data(bands), "encoding": under}
     filled = {**colours, "legend": None}
     band = {
         "mark": {"type": "rect"},
         "data": _data(bands),
-        "encoding": {"x": over, "x2": {"field": "to"}, "color": filled, **_SAID},
+        "encoding": {"x": over, "x2": {"field": "to"}, "color": filled, **_DESCRIPTION},
     }
     above = {"width": 960, "height": 150, "layer": [lines, hover], "data": _data(values)}
     return _to_svg({"vconcat": [above, {"width": 960, "height": 18, **band}], "spacing": 4})
 
 
 def matrix(values: Values, columns: int) -> str:
-    """A cell for each row: the deeper, the higher its share.
+    """Draw a matrix with a cell for each row, coloured by its share.
 
     Args:
-        values: `row`, `column`, `share`, `count`, `said`.
-        columns: How many there are.
+        values: `row`, `column`, `share`, `count`, `description`.
+        columns: Number of columns.
     """
     cells = [{**row, "row": _short(row["row"]), "column": _short(row["column"])} for row in values]
     x = {"field": "column", **_NOMINAL, "title": "answer", "axis": {"orient": "top", "labelAngle": -40}}
@@ -141,7 +155,7 @@ def matrix(values: Values, columns: int) -> str:
     shade = {"field": "share", "type": "quantitative", "scale": {"domain": [0, 1], "range": [0, 0.6]}, "legend": None}
     tiles = {
         "mark": {"type": "rect", "color": "var(--deep)", "stroke": "var(--line)", "strokeOpacity": 1},
-        "encoding": {"x": x, "y": y, "fillOpacity": shade, **_SAID},
+        "encoding": {"x": x, "y": y, "fillOpacity": shade, **_DESCRIPTION},
     }
     numbers = {
         "mark": {"type": "text", "aria": False, "fontSize": 12, "color": "var(--ink)"},
@@ -153,39 +167,39 @@ def matrix(values: Values, columns: int) -> str:
 
 
 def calibration(values: Values) -> str:
-    """How often answers were right against how sure they were, and the line on which both are the same.
+    """Draw accuracy against confidence, and the diagonal of perfect calibration.
 
     Args:
-        values: `confidence`, `accuracy`, `low`, `high`, `said`.
+        values: `confidence`, `accuracy`, `low`, `high`, `description`.
     """
     share = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _PERCENT}
-    x = {**share, "field": "confidence", "title": "how sure the answers were"}
-    y = {**share, "field": "accuracy", "title": "how often they were right"}
-    both = [{"confidence": end, "accuracy": end} for end in (0, 1)]
+    x = {**share, "field": "confidence", "title": "confidence"}
+    y = {**share, "field": "accuracy", "title": "accuracy"}
+    diagonal = [{"confidence": end, "accuracy": end} for end in (0, 1)]
     dashed = {"type": "line", "aria": False, "color": "var(--faint)", "strokeDash": [4, 4]}
     line = {"type": "line", "aria": False, "color": "var(--accent)", "strokeWidth": 2}
     layers = [
-        {"data": _data(both), "mark": dashed, "encoding": {"x": x, "y": y}},
+        {"data": _data(diagonal), "mark": dashed, "encoding": {"x": x, "y": y}},
         {"mark": {"type": "rule", "aria": False, "color": "var(--faint)", "strokeWidth": 2}}
         | {"encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
         {"mark": line, "encoding": {"x": x, "y": y}},
         {"mark": {"type": "point", "filled": True, "size": 110, "color": "var(--accent)", "opacity": 1}}
-        | {"encoding": {"x": x, "y": y, **_SAID}},
+        | {"encoding": {"x": x, "y": y, **_DESCRIPTION}},
     ]
     return _to_svg({"width": 300, "height": 300, "data": _data(values), "layer": layers})
 
 
-def colour(number: int) -> str:
-    """The colour of a series, whatever the theme."""
+def series_color(number: int) -> str:
+    """Return the CSS colour of a series, which depends on the theme."""
     return f"var(--series-{number % SERIES})"
 
 
 def _counts(values: Values, field: str) -> dict[str, Any]:
-    """An axis with whole numbers, some five of them."""
-    most = max((row[field] for row in values), default=0)
+    """Return an axis with about five ticks at whole numbers."""
+    maximum = max((row[field] for row in values), default=0)
     steps = (digit * 10**power for power in range(10) for digit in (1, 2, 5))
-    step = next(step for step in steps if most <= 6 * step)
-    return {"format": ",d", "values": list(range(0, int(most) + 1, step))}
+    step = next(step for step in steps if maximum <= 6 * step)
+    return {"format": ",d", "values": list(range(0, int(maximum) + 1, step))}
 
 
 def _data(values: Values) -> dict[str, Any]:
@@ -193,20 +207,20 @@ def _data(values: Values) -> dict[str, Any]:
 
 
 def _short(label: str) -> str:
-    """What fits beside an axis, without the middle; Vega would cut characters beyond the first plane in two."""
-    return label if len(label) <= _LONGEST else f"{label[: _LONGEST // 2 - 1]}…{label[-_LONGEST // 2 :]}"
+    """Shorten a label in the middle to fit beside an axis; Vega would split characters outside the BMP."""
+    return label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL // 2 - 1]}…{label[-_MAX_LABEL // 2 :]}"
 
 
 def _to_svg(specification: dict[str, Any]) -> str:
-    """The SVG.
+    """Render a Vega-Lite specification.
 
     Raises:
-        UsageError: What draws is not installed.
+        UsageError: vl-convert is not installed.
     """
     try:
         import vl_convert
     except ModuleNotFoundError as error:
-        raise UsageError("a report needs some more packages; pip install 'fervid[report]'") from error
+        raise UsageError("`fervid report` needs more packages; pip install 'fervid[report]'") from error
     svg: str = vl_convert.vegalite_to_svg(
         {**specification, "config": _CONFIG},
         vl_version="5.20",

@@ -1,15 +1,14 @@
-"""One colour for each label, the same in films and plots; pages have theirs, for two themes, in `page/report.css`.
+"""Colours of labels in videos and plots; those of HTML reports are in `templates/report.css`, for two themes.
 
-The eight were searched for so that any two differ by 15 (CIEDE2000) at least, also as seen without red, green or blue
-cones (Machado et al., IEEE TVCG 15(6), 2009), and stand out by 2.2 to 1 from white and 3 to 1 from the dark ground of
-films.
+Any two of the eight differ by at least 15 (CIEDE2000), also for viewers without red, green or blue cones (Machado et
+al., IEEE TVCG 15(6), 2009). Their contrast is at least 2.2:1 on white and 3:1 on the dark background of videos.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 EMOTIONS: dict[str, str] = {
     "anger": "#B33B02",
@@ -23,18 +22,18 @@ EMOTIONS: dict[str, str] = {
 }
 
 
-def colours(labels: Sequence[str]) -> dict[str, str]:
-    """A colour `#RRGGBB` for each label; those that are no emotion take what the others leave, in order.
+def assign_colors(labels: Sequence[str]) -> dict[str, str]:
+    """Return a colour `#RRGGBB` for each label.
 
-    Beyond eight labels colours come again.
+    Labels that are no emotion get the unused colours in order; beyond eight labels colours repeat.
     """
-    free = [colour for label, colour in EMOTIONS.items() if label not in labels] or list(EMOTIONS.values())
-    others = [label for label in labels if label not in EMOTIONS]
-    given = {label: free[number % len(free)] for number, label in enumerate(others)}
-    return {label: EMOTIONS.get(label) or given[label] for label in labels}
+    unused = [color for label, color in EMOTIONS.items() if label not in labels] or list(EMOTIONS.values())
+    new_labels = [label for label in labels if label not in EMOTIONS]
+    new_colors = {label: unused[number % len(unused)] for number, label in enumerate(new_labels)}
+    return {label: EMOTIONS.get(label) or new_colors[label] for label in labels}
 
 
-def rgb(colour: str) -> Colour:
-    """`#RRGGBB` -> red, green, blue, 0 to 255."""
-    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+def hex_to_rgb(color: str) -> Color:
+    """Convert `#RRGGBB` to red, green and blue from 0 to 255."""
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
     return red, green, blue

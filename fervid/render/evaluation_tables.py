@@ -1,4 +1,4 @@
-"""The report of `evaluate` -> tables for the terminal and a picture of the confusion matrix."""
+"""Tables of evaluation reports for the terminal, and the plot of the confusion matrix."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def render_report(report: Mapping[str, Any]) -> list[Table]:
-    """Whatever `fervid train` and `fervid evaluate` have to tell: a card, methods side by side, or one report."""
+    """Return the tables of a model card, of several methods, or of a single evaluation report."""
     if "kind" in report:
-        return [_card(report), *(table for name, part in report["figures"].items() for table in _titled(name, part))]
+        return [_card(report), *(table for name, part in report["figures"].items() for table in _named(name, part))]
     if "methods" in report:
         return _methods(report["methods"])
-    found = tables(report) if "labels" in report else [_ratings({"": report})]
+    rendered = tables(report) if "labels" in report else [_regression({"": report})]
     if note := trained_on(report):
-        found[0].title = _heading(f"{'Summary' if 'labels' in report else 'Ratings'}: {note}")
+        rendered[0].title = _heading(f"{'Summary' if 'labels' in report else 'Ratings'}: {note}")
     if "against" in report:
-        found.append(paired_test_table(report["against"]))
+        rendered.append(paired_test_table(report["against"]))
     if "adaptive" in report:
-        few = _table("Few frames first", "figure", "")
+        early_exit = _table("Few frames first", "figure", "")
         for name, value in report["adaptive"].items():
-            few.add_row(name, _percent(value))
-        found.append(few)
-    return found
+            early_exit.add_row(name, _percent(value))
+        rendered.append(early_exit)
+    return rendered
 
 
 def trained_on(report: Mapping[str, Any]) -> str:
-    """What a heading says of figures on clips that the classifier was trained on; empty if there are none."""
+    """Return a warning that the classifier was trained on some of the clips; empty if it was not."""
     count = report.get("training_clips", 0)
     clips = report["answered"]["count"] if "answered" in report else report["clips"] - report["unanswered"]
     if not count:
@@ -47,10 +47,11 @@ def trained_on(report: Mapping[str, Any]) -> str:
     return f"trained on {count:,} of these {plural(clips, 'clip')}, no measure of new ones"
 
 
-def _titled(name: str, report: Mapping[str, Any]) -> list[Table]:
-    found = render_report(report)
-    found[0].title = _heading(f"{name}: {found[0].title}")
-    return found
+def _named(name: str, report: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of a report, with its name in the first title."""
+    rendered = render_report(report)
+    rendered[0].title = _heading(f"{name}: {rendered[0].title}")
+    return rendered
 
 
 def _card(card: Mapping[str, Any]) -> Table:
@@ -59,12 +60,12 @@ def _card(card: Mapping[str, Any]) -> Table:
     for key in ("labels", "target", "statistics", "center", "recipe", "data", "adaptive"):
         if key in card:
             value = card[key]
-            say = {"data": _data, "adaptive": _adaptive}.get(key, str)
-            table.add_row(key, Text(", ".join(value) if isinstance(value, list) else say(value)))
+            describe = {"data": _describe_data, "adaptive": _describe_early_exit}.get(key, str)
+            table.add_row(key, Text(", ".join(value) if isinstance(value, list) else describe(value)))
     return table
 
 
-def _data(data: Mapping[str, Any]) -> str:
+def _describe_data(data: Mapping[str, Any]) -> str:
     clips = data["clips"]
     classes, count = "", clips
     if isinstance(clips, Mapping):
@@ -79,7 +80,7 @@ def _data(data: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _adaptive(adaptive: Mapping[str, Any]) -> str:
+def _describe_early_exit(adaptive: Mapping[str, Any]) -> str:
     return (
         f"looks at {_percent(adaptive['share of frames'])} of the frames, with an accuracy of"
         f" {_percent(adaptive['accuracy'])} instead of {_percent(adaptive['accuracy of all frames'])}"
@@ -87,10 +88,10 @@ def _adaptive(adaptive: Mapping[str, Any]) -> str:
 
 
 def _methods(methods: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """One row a method: the tables of the papers."""
+    """Return tables with one row per method, as in the papers."""
     first = next(iter(methods.values()))
     if "labels" not in first:
-        return [_ratings(methods)]
+        return [_regression(methods)]
     figures = _table("Clips with a face, and all clips", "method", "accuracy", "UAR", "all: accuracy", "all: UAR")
     recalls = _table("Recall of each class, clips with a face", "method")
     for label in first["labels"]:
@@ -104,7 +105,7 @@ def _methods(methods: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     return [figures, recalls]
 
 
-def _ratings(reports: Mapping[str, Mapping[str, Any]]) -> Table:
+def _regression(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     table = _table("Ratings", "method", "concordance (CCC)", "mean absolute error", "correlation")
     for name, report in reports.items():
         table.add_row(
@@ -114,16 +115,16 @@ def _ratings(reports: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
-    """The summary, the figures of each class, and the confusion, from what `evaluate` returned.
+    """Return the summary, the figures of each class and the confusion matrix of an evaluation report.
 
-    The figures of a class are of clips with a face; the confusion is of all clips, with those without an answer in a
-    column `none` if there are any. What a narrow terminal has no room for ends in `…`.
+    Figures of classes are of clips with a face. The confusion matrix is of all clips; those without a prediction are in
+    a column `none`. Cells that are too wide for the terminal end in `…`.
     """
     return [_summary(report), _classes(report), _confusion(report)]
 
 
 def paired_test_table(report: Mapping[str, Any]) -> Table:
-    """What `compare` returned."""
+    """Return the table of a paired test of two classifiers."""
     note = f"; theirs was trained on {report['training_clips']:,} of them" if report.get("training_clips") else ""
     table = _table(f"Two classifiers on {plural(report['clips'], 'clip')}{note}", "figure", "ours - theirs")
     for name, title in FIGURES.items():
@@ -135,43 +136,43 @@ def paired_test_table(report: Mapping[str, Any]) -> Table:
 
 
 def plot_confusion_matrix(report: Mapping[str, Any], path: Path, *, force: bool = False) -> None:
-    """Draw the confusion of clips with a face: the share of each answer among the clips of a class, and the counts.
+    """Plot the confusion matrix of clips with a face: percentages of each row, and counts.
 
     Args:
-        report: What `evaluate` returned.
-        path: Its suffix, one of `PLOT_SUFFIXES`, decides the format.
+        report: An evaluation report of a classifier.
+        path: Output file; its suffix, one of `PLOT_SUFFIXES`, selects the format.
         force: Whether an existing file may be replaced.
 
     Raises:
-        UsageError: Another suffix, or matplotlib is not installed.
+        UsageError: The suffix is unknown, or matplotlib is not installed.
         OutputError: The file exists, or cannot be written.
     """
-    picture = _picture(report, plot_format(path))
+    plot = _render_confusion(report, plot_format(path))
     with atomic_write(path, force=force) as file:
-        file.write(picture)
+        file.write(plot)
 
 
 def plot_format(path: Path) -> str:
-    """What kind of picture a file of that suffix is.
+    """Return the format of a plot by the suffix of its file.
 
     Raises:
-        UsageError: It stands for none, or matplotlib is not installed.
+        UsageError: The suffix is unknown, or matplotlib is not installed.
     """
     if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise UsageError(f"{path}: no picture has this suffix; use one of {' '.join(PLOT_SUFFIXES)}")
+        raise UsageError(f"{path}: unknown suffix of a plot; use one of {' '.join(PLOT_SUFFIXES)}")
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UsageError("a picture needs matplotlib; pip install 'fervid[plot]'") from error
+        raise UsageError("--plot needs matplotlib; pip install 'fervid[plot]'") from error
     return path.suffix.lower().removeprefix(".")
 
 
 def _summary(report: Mapping[str, Any]) -> Table:
-    answered, every = report["answered"], report["all"]
+    answered, all_clips = report["answered"], report["all"]
     table = _table("Summary, with 95 % intervals", "figure", "clips with a face", "all clips")
-    table.add_row("clips", f"{answered['count']:,}", f"{every['count']:,}")
+    table.add_row("clips", f"{answered['count']:,}", f"{all_clips['count']:,}")
     for name, title in FIGURES.items():
-        table.add_row(title, _figure(answered[name]), _figure(every[name]))
+        table.add_row(title, _figure(answered[name]), _figure(all_clips[name]))
     table.add_row("calibration error", _percent(report["calibration"]["error"]), "")
     return table
 
@@ -196,11 +197,11 @@ def _confusion(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _table(title: str, first: str, *others: str) -> Table:
+def _table(title: str, first: str, *numeric: str) -> Table:
     table = Table(title=_heading(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column(first, no_wrap=True)
-    for other in others:
-        table.add_column(other, justify="right")
+    for head in numeric:
+        table.add_column(head, justify="right")
     return table
 
 
@@ -209,7 +210,7 @@ def _heading(title: str) -> Text:
 
 
 def _figure(figure: Mapping[str, Any], unit: str = " %", digits: str = ".1f", factor: int = 100) -> str:
-    """A share as `76.9 % (73.7 to 80.0)`."""
+    """Return a figure with its interval as `76.9 % (73.7 to 80.0)`."""
     value = f"{factor * figure['value']:{digits}}{unit}"
     if figure["interval"] is None:
         return value
@@ -221,13 +222,15 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _picture(report: Mapping[str, Any], format: str) -> bytes:
+def _render_confusion(report: Mapping[str, Any], format: str) -> bytes:
     from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
 
     counts = np.array(report["answered"]["confusion"])[:, :-1]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    labels = [label.replace("$", r"\$") for label in report["labels"]]  # a pair of $ would be set as a formula
+    labels = [
+        label.replace("$", r"\$") for label in report["labels"]
+    ]  # matplotlib sets text between two $ as a formula
     side = 2.5 + 0.8 * len(labels)
     figure = Figure(figsize=(side, side), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -237,6 +240,6 @@ def _picture(report: Mapping[str, Any], format: str) -> bytes:
         text.set(text=f"{100 * share:.0f} %\n{count:,}" if count else "", color="white" if share > 0.5 else "black")
     axes.set(xlabel="answer", ylabel="truth", title=f"{plural(counts.sum(), 'clip')} with a face")
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    picture = io.BytesIO()
-    figure.savefig(picture, format=format)
-    return picture.getvalue()
+    plot = io.BytesIO()
+    figure.savefig(plot, format=format)
+    return plot.getvalue()

@@ -1,7 +1,7 @@
-"""A file that fervid wrote -> what it holds: the records of a run or of timelines, or the figures of an evaluation.
+"""Reading of result files: the records of `classify` or `timeline`, or the reports of `evaluate`.
 
-Which of them it is, is recognised from what is in the file, never from its name. A file may come from anybody: each
-record is held against the contract of `fervid schema` before anything is made of it, and nothing is skipped.
+The kind of a file is detected from its content, never from its name. Files are untrusted: each record is validated
+against the schema of `fervid schema`, and an invalid record is an error, never skipped.
 """
 
 from __future__ import annotations
@@ -11,174 +11,221 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fervid.core.errors import UsageError
 from fervid.core.records import SCHEMA_VERSION
-from fervid.core.schema import record_json_schema
 from fervid.core.text import unescape_formula
+from fervid.render.result_schema import find_record_error, find_report_error
 
 Record = Mapping[str, Any]
-_Rows = Iterable[tuple[str, Any]]  # where it stands, and what
+_Rows = Iterable[tuple[str, Any]]  # pairs of a position in the file and a value
 
-LARGEST = 2**30
-"""Bytes of a file of results."""
-_PART = re.compile(r"part-\d{5,}\.parquet")
-_OF_PARTS = ("size", "mtime_ns", "run")  # columns that parquet has behind those of the record
-_TEXTS = frozenset({"path", "status", "label", "error.code", "error.message", "baseline.kind"})
-_KINDS = (
-    "it takes what `fervid classify -o`, `fervid timeline -o` and `fervid evaluate --format json` write"
+MAX_FILE_BYTES = 2**30
+_PART_NAME = re.compile(r"part-\d{5,}\.parquet")
+_PART_COLUMNS = ("size", "mtime_ns", "run")  # columns of parquet that are not part of the record
+_TEXT_COLUMNS = frozenset({"path", "status", "label", "error.code", "error.message", "baseline.kind"})
+_EXPECTED = (
+    "expected the output of `fervid classify -o`, `fervid timeline -o` or `fervid evaluate --format json`"
     " (jsonl, json, csv, parquet)"
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassificationRun:
-    """The records of `fervid classify`, one a clip, in the order of the file."""
+    """Records of `fervid classify`, one per clip, in the order of the file."""
 
     records: list[Record]
 
     def statuses(self) -> Iterator[tuple[str, str]]:
-        """Each clip and how it ended."""
+        """Yield path and status of each clip."""
         return ((record["path"], record["status"]) for record in self.records)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TimelineRun:
-    """The records of `fervid timeline`, those of each clip in the order of the file."""
+    """Records of `fervid timeline` by path of the clip, in the order of the file."""
 
     clips: dict[str, list[Record]]
 
     def statuses(self) -> Iterator[tuple[str, str]]:
-        """The clip of each window and how that ended."""
+        """Yield path and status of each window."""
         return ((record["path"], record["status"]) for records in self.clips.values() for record in records)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationRun:
-    """What `fervid evaluate --format json` printed: one report, or one for each method."""
+    """Reports of `fervid evaluate --format json` by method; the name of a single report is empty."""
 
     reports: dict[str, Record]
 
     def statuses(self) -> Iterator[tuple[str, str]]:
-        """Each evaluation."""
+        """Yield name and status of each evaluation."""
         return ((name, "ok") for name in self.reports)
 
 
 def load_results(path: Path) -> ClassificationRun | TimelineRun | EvaluationRun:
-    """What a file, or a folder of parquet, holds.
+    """Load a file of results, or a folder of parquet files.
 
     Raises:
-        UsageError: It cannot be read, holds nothing, is torn, of several kinds, or nothing that fervid writes.
+        UsageError: The file cannot be read, is empty or truncated, mixes records of clips and windows, or was not
+            written by fervid.
     """
     try:
         if path.is_dir():
-            return _records(path, _folder(path))
+            return _load_records(path, _read_folder(path))
         size = path.stat().st_size
-        if size > LARGEST:
-            _refuse(path, f"has {size:,} bytes, and {LARGEST:,} are read at most; make a report of a part of it")
+        if size > MAX_FILE_BYTES:
+            _raise(path, f"has {size:,} bytes, and the limit is {MAX_FILE_BYTES:,}; make a report of a part of it")
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); check its name and permissions") from error
     if data[:4] == b"PAR1":
-        return _records(path, _parquet(path, path))
-    text = _decoded(path, data)
+        return _load_records(path, _read_parquet(path, path))
+    text = _decode(path, data)
     if not text.strip():
-        _refuse(path, f"is empty; {_KINDS}")
+        _raise(path, f"is empty; {_EXPECTED}")
     if text.lstrip().startswith("["):
-        found = _json(path, "it", text)
-        return _records(path, ((f"record {i}", one) for i, one in enumerate(found, start=1)))
+        values = _parse_json(path, "the array", text)
+        return _load_records(path, ((f"record {i}", value) for i, value in enumerate(values, start=1)))
     if text.lstrip().startswith("{"):
-        whole = _whole(text)
-        if whole is not None and "schema_version" not in whole:
-            return _measured(path, whole)
-        return _records(path, _lines(path, text))
-    return _records(path, _cells(path, text))
+        document = _parse_single_object(text)
+        if document is not None and "schema_version" not in document:
+            return _load_reports(path, document)
+        return _load_records(path, _read_json_lines(path, text))
+    return _load_records(path, _read_csv(path, text))
 
 
-def _refuse(path: Path, problem: str) -> NoReturn:
+def _raise(path: Path, problem: str) -> NoReturn:
     raise UsageError(f"{path} {problem}")
 
 
-def _decoded(path: Path, data: bytes) -> str:
+def _load_records(path: Path, rows: _Rows) -> ClassificationRun | TimelineRun:
+    """Validate records, and group those of windows by clip."""
+    records: list[Record] = []
+    for position, row in rows:
+        if not isinstance(row, dict):
+            _raise(path, f"has a {type(row).__name__} instead of a record at {position}; {_EXPECTED}")
+        if row.get("schema_version") != SCHEMA_VERSION:
+            has_version = "schema_version" in row
+            kind = f"a record of schema version {row['schema_version']!r}" if has_version else "no record of fervid"
+            _raise(
+                path,
+                f"has {kind} at {position}, and this fervid reads version {SCHEMA_VERSION};"
+                " make the report with the fervid that wrote it, or run it again with this one",
+            )
+        if records and ("start_s" in row) != ("start_s" in records[0]):
+            _raise(path, f"mixes records of clips and of windows (from {position} on); make a report of each")
+        if (problem := find_record_error(row)) is not None:
+            _raise(path, f"has an invalid record at {position} ({problem}); see `fervid schema`, or run it again")
+        records.append(row)
+    if not records:
+        _raise(path, "has no records: the run had no input, or has not finished its first clip; run it again")
+    if "start_s" not in records[0]:
+        return ClassificationRun(records)
+    clips: dict[str, list[Record]] = {}
+    for record in records:
+        clips.setdefault(record["path"], []).append(record)
+    return TimelineRun(clips)
+
+
+def _load_reports(path: Path, document: dict[str, Any]) -> EvaluationRun:
+    """Validate a report of `evaluate`, reports of several methods, or those in a card that `train` printed."""
+    reports = document.get("methods", document.get("figures", {"": document}))
+    if not isinstance(reports, dict) or not reports:
+        _raise(path, f"has no figures; {_EXPECTED}")
+    for name, report in reports.items():
+        if problem := find_report_error(report):
+            method = f" of {name}" if name else ""
+            _raise(path, f"is not a results file, or is incomplete (figures{method}: {problem}); {_EXPECTED}")
+    return EvaluationRun(dict(reports))
+
+
+# JSON
+
+
+def _decode(path: Path, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        _refuse(path, f"is no text in UTF-8, so it is no file of results; {_KINDS}")
+        _raise(path, f"is not UTF-8 text; {_EXPECTED}")
 
 
-def _json(path: Path, where: str, text: str) -> Any:
+def _parse_json(path: Path, position: str, text: str) -> Any:
     try:
-        return _parsed(text)
+        return _loads_strict(text)
     except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is no plain JSON"
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is not plain JSON"
         raise UsageError(
-            f"{path}: {where} is torn or no JSON ({reason}); if the run was cut off, continue it with --resume,"
-            " or run it again"
+            f"{path}: {position} is truncated or not JSON ({reason}); if the run was interrupted, continue it with"
+            " --resume, or run it again"
         ) from error
 
 
-def _parsed(text: str) -> Any:
-    return json.loads(text, parse_constant=_real, parse_float=_real, parse_int=_integer)
+def _loads_strict(text: str) -> Any:
+    """Parse JSON without NaN, infinity, and integers that a float cannot hold."""
+    return json.loads(text, parse_constant=_finite_float, parse_float=_finite_float, parse_int=_exact_int)
 
 
-def _real(text: str) -> float:
+def _finite_float(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is no number that could be meant")
+        raise ValueError(f"{text} is not finite")
     return value
 
 
-def _integer(text: str) -> int:
+def _exact_int(text: str) -> int:
     if not -(2**53) < (value := int(text)) < 2**53:
-        raise ValueError(f"{text} is no number that could be meant")
+        raise ValueError(f"{text} is out of range")
     return value
 
 
-def _whole(text: str) -> dict[str, Any] | None:
-    """The one object that the text is, if it is one; JSON Lines of several are none."""
+def _parse_single_object(text: str) -> dict[str, Any] | None:
+    """Return the object if the text is a single one; None for JSON Lines of several."""
     try:
-        found = _parsed(text)
+        value = _loads_strict(text)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
-def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    whole = _whole(text)
-    if whole is not None:  # one record, however it is broken into lines
-        yield "record 1", whole
+def _read_json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    document = _parse_single_object(text)
+    if document is not None:  # a single record, which may span several lines
+        yield "record 1", document
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield f"line {number}", _json(path, f"line {number}", line)
+            yield f"line {number}", _parse_json(path, f"line {number}", line)
 
 
-def _cells(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+# CSV
+
+
+def _read_csv(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(rows)
         if header[:2] != ["schema_version", "path"]:
-            _refuse(path, f"is no file of results; {_KINDS}")
+            _raise(path, f"is not a results file; {_EXPECTED}")
         for row in rows:
-            where = f"line {rows.line_num}"
+            position = f"line {rows.line_num}"
             if len(row) != len(header):
-                _refuse(path, f"{where} has {len(row)} cells for {len(header)} columns: it is torn; run it again")
-            yield where, _nested(path, where, dict(zip(header, row, strict=True)))
+                _raise(path, f"{position} has {len(row)} cells for {len(header)} columns; run it again")
+            yield position, _unflatten(path, position, dict(zip(header, row, strict=True)))
     except csv.Error as error:
-        raise UsageError(f"{path} is torn or no CSV ({error}); run it again, or write .jsonl") from error
+        raise UsageError(f"{path} is truncated or not CSV ({error}); run it again, or write .jsonl") from error
 
 
-def _nested(path: Path, where: str, cells: Mapping[str, str]) -> dict[str, Any]:
-    """The record that a row stands for, as `output.CsvWriter` flattens it."""
+def _unflatten(path: Path, position: str, cells: Mapping[str, str]) -> dict[str, Any]:
+    """Return the record that `writers.CsvWriter` flattened to that row."""
     nested = ("probabilities", "error", "baseline")
     record: dict[str, Any] = {"model": {}, **{name: {} for name in nested}}
     for column, cell in cells.items():
         field, _, name = column.partition(".")
-        value = _value(path, where, column, cell)
+        value = _parse_cell(path, position, column, cell)
         if field == "model":
             role, _, key = name.partition(".")
             if cell:
@@ -191,21 +238,32 @@ def _nested(path: Path, where: str, cells: Mapping[str, str]) -> dict[str, Any]:
     return record | {name: record[name] or None for name in nested}
 
 
-def _value(path: Path, where: str, column: str, cell: str) -> Any:
-    if column in _TEXTS or column.startswith("model."):
-        return unescape_formula(cell) or None if column != "path" else unescape_formula(cell)
-    return _json(path, f"{where}, {column},", cell) if cell else None
+def _parse_cell(path: Path, position: str, column: str, cell: str) -> Any:
+    if column == "path":
+        return unescape_formula(cell)
+    if column in _TEXT_COLUMNS or column.startswith("model."):
+        return unescape_formula(cell) or None
+    return _parse_json(path, f"{position}, {column},", cell) if cell else None
 
 
-def _folder(folder: Path) -> Iterator[tuple[str, Any]]:
-    parts = sorted(path for path in folder.iterdir() if _PART.fullmatch(path.name))
+# parquet
+
+
+def _read_folder(folder: Path) -> Iterator[tuple[str, Any]]:
+    parts = sorted(path for path in folder.iterdir() if _PART_NAME.fullmatch(path.name))
     if not parts:
-        _refuse(folder, f"is a folder without parts (part-00000.parquet ...); {_KINDS}")
+        _raise(folder, f"is a folder without parquet files (part-00000.parquet ...); {_EXPECTED}")
     for part in parts:
-        yield from _parquet(folder, part)
+        yield from _read_parquet(folder, part)
 
 
-def _parquet(named: Path, path: Path) -> Iterator[tuple[str, Any]]:
+def _read_parquet(source: Path, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the records of a parquet file.
+
+    Args:
+        source: The file or folder that the user named.
+        path: The file.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -215,183 +273,9 @@ def _parquet(named: Path, path: Path) -> Iterator[tuple[str, Any]]:
         rows = pyarrow.parquet.read_table(pyarrow.BufferReader(path.read_bytes())).to_pylist()
     except pyarrow.ArrowException as error:
         reason = str(error).partition("\n")[0]
-        raise UsageError(f"{named}: {path.name} is no whole parquet file ({reason}); run it again") from error
+        raise UsageError(f"{source}: {path.name} is not a complete parquet file ({reason}); run it again") from error
     for number, row in enumerate(rows, start=1):
-        record = {name: value for name, value in row.items() if name not in _OF_PARTS}
+        record = {name: value for name, value in row.items() if name not in _PART_COLUMNS}
         if isinstance(models := record.get("model"), dict):
             record["model"] = {role: model for role, model in models.items() if model is not None}
         yield f"{path.name}, row {number}", record
-
-
-def _records(path: Path, rows: _Rows) -> ClassificationRun | TimelineRun:
-    """All records of one kind, each as the contract says."""
-    found: list[Record] = []
-    for where, row in rows:
-        if not isinstance(row, dict):
-            _refuse(path, f"holds at {where} no record but a {type(row).__name__}; {_KINDS}")
-        version = row.get("schema_version")
-        if version != SCHEMA_VERSION:
-            said = f"a record of schema version {version!r}" if "schema_version" in row else "no record of fervid"
-            _refuse(
-                path,
-                f"holds at {where} {said}, and this fervid reads version {SCHEMA_VERSION};"
-                " make the report with the fervid that wrote it, or run it again with this one",
-            )
-        if found and ("start_s" in row) != ("start_s" in found[0]):
-            _refuse(path, f"holds records of clips and of windows ({where} is the first other); make a report of each")
-        if (wrong := _consistency_error(row)) is not None:
-            _refuse(path, f"holds at {where} no record as `fervid schema` has it ({wrong}); run it again")
-        found.append(row)
-    if not found:
-        _refuse(path, "holds no record: the run had no input, or has not begun; wait for it, or run it again")
-    if "start_s" not in found[0]:
-        return ClassificationRun(found)
-    clips: dict[str, list[Record]] = {}
-    for record in found:
-        clips.setdefault(record["path"], []).append(record)
-    return TimelineRun(clips)
-
-
-def _consistency_error(row: dict[str, Any]) -> str | None:
-    """What is wrong with a record, if anything is."""
-    window = "start_s" in row
-    if problem := _schema_error("timeline" if window else "classify", row):
-        return problem
-    if (row["status"] == "ok") != (row["label"] is not None and row["confidence"] is not None):
-        return "a record has a label and a confidence exactly when it is ok"
-    if row["status"] == "ok" and row["label"] not in (row["probabilities"] or ()):
-        return "the label is none of those that have a probability"
-    if row["status"] in ("error", "skipped") and row["error"] is None:
-        return f"it says {row['status']} and not why"
-    if window and row["status"] == "ok" and None in (row["start_s"], row["end_s"]):
-        return "an answered window has no time"
-    if window and None not in (row["start_s"], row["end_s"]) and row["end_s"] < row["start_s"]:
-        return "the window ends before it begins"
-    return None
-
-
-_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-_SHARES = {"type": "object", "additionalProperties": {"type": ["number", "null"], "minimum": 0, "maximum": 1}}
-_FIGURE = {
-    "type": "object",
-    "required": ["value", "interval"],
-    "properties": {
-        "value": {"type": "number"},
-        "interval": {"type": ["array", "null"], "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-    },
-}
-_COUNT = {"type": "integer", "minimum": 0}
-_SCORED = {
-    "type": "object",
-    "required": ["count", "accuracy", "uar", "f1", "recall", "precision", "f1_each", "confusion"],
-    "properties": {
-        "count": _COUNT,
-        **dict.fromkeys(("accuracy", "uar", "f1"), _FIGURE),
-        **dict.fromkeys(("recall", "precision", "f1_each"), _SHARES),
-        "confusion": {"type": "array", "items": {"type": "array", "items": _COUNT}},
-    },
-}
-_BIN = {
-    "type": "object",
-    "required": ["confidence", "accuracy", "count"],
-    "properties": {"confidence": _SHARE, "accuracy": _SHARE, "count": _COUNT},
-}
-_AGAINST = {
-    "type": "object",
-    "required": ["name", "difference", "only_ours", "only_theirs", "test", "p"],
-    "properties": {
-        "name": {"type": "string"},
-        "difference": {
-            "type": "object",
-            "required": ["accuracy", "uar"],
-            "properties": {"accuracy": _FIGURE, "uar": _FIGURE},
-        },
-        "test": {"type": "string"},
-        "p": {"type": "number"},
-    },
-}
-_CLASSES = {
-    "type": "object",
-    "required": ["labels", "clips", "answered", "all", "calibration"],
-    "properties": {
-        "labels": {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True},
-        "clips": _COUNT,
-        "answered": _SCORED,
-        "all": _SCORED,
-        "calibration": {
-            "type": "object",
-            "required": ["error", "bins"],
-            "properties": {"error": {"type": "number"}, "bins": {"type": "array", "items": _BIN}},
-        },
-        "against": _AGAINST,
-        "adaptive": {"type": "object", "additionalProperties": _SHARE},
-        "training_clips": _COUNT,
-    },
-}
-_RATINGS = {
-    "type": "object",
-    "required": ["clips", "unanswered", "ccc", "mae", "pearson"],
-    "properties": {
-        "clips": _COUNT,
-        "unanswered": _COUNT,
-        "training_clips": _COUNT,
-        **dict.fromkeys(("ccc", "mae", "pearson"), _FIGURE),
-    },
-}
-
-
-@cache
-def _validator(kind: str) -> Callable[[Any], Any]:
-    """What raises if a value is not of that kind."""
-    try:
-        import fastjsonschema
-    except ModuleNotFoundError as error:
-        raise UsageError("a report needs some more packages; pip install 'fervid[report]'") from error
-    kinds: dict[str, Callable[[], dict[str, Any]]] = {
-        "classify": lambda: record_json_schema("classify"),
-        "timeline": lambda: record_json_schema("timeline"),
-        "classes": lambda: _CLASSES,
-        "ratings": lambda: _RATINGS,
-    }
-    # Draft 7, the newest that it knows, means the same by all that these schemas say.
-    made: Callable[[Any], Any] = fastjsonschema.compile(
-        kinds[kind]() | {"$schema": "http://json-schema.org/draft-07/schema"}
-    )
-    return made
-
-
-def _schema_error(kind: str, value: Any) -> str | None:
-    check = _validator(kind)
-    import fastjsonschema
-
-    try:
-        check(value)
-    except fastjsonschema.JsonSchemaValueException as error:
-        return str(error.message).removeprefix("data").lstrip(". ")[:200]
-    return None
-
-
-def _measured(path: Path, report: dict[str, Any]) -> EvaluationRun:
-    """The one report, those of methods, or those in the card that `fervid train --format json` prints."""
-    reports = report.get("methods", report.get("figures", {"": report}))
-    if not isinstance(reports, dict) or not reports:
-        _refuse(path, f"holds no figures; {_KINDS}")
-    for name, part in reports.items():
-        kind = "classes" if isinstance(part, dict) and "labels" in part else "ratings"
-        wrong = _schema_error(kind, part) or (_shape_error(part) if kind == "classes" else None)
-        if wrong:
-            of = f" of {name}" if name else ""
-            _refuse(path, f"is no file of results, or not a whole one (figures{of}: {wrong}); {_KINDS}")
-    return EvaluationRun(dict(reports))
-
-
-def _shape_error(report: Mapping[str, Any]) -> str | None:
-    labels = report["labels"]
-    for part in (report["answered"], report["all"]):
-        rows = part["confusion"]
-        if len(rows) != len(labels) or any(len(row) != len(labels) + 1 for row in rows):
-            return f"the confusion is no table of {len(labels)} labels"
-        for name in ("recall", "precision", "f1_each"):
-            if set(part[name]) != set(labels):
-                return f"{name} is not of the labels"
-    return None

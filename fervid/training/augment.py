@@ -1,7 +1,7 @@
-"""A cached crop -> one view of it as a video might show it: moved, turned, dimmed, blurred, compressed, half hidden.
+"""Augment cached crops: geometric jitter, colour, low resolution, blur, compression and occlusion.
 
-Chances and ranges are written for faces that were cut by the ordinary detector: its box errs by some per cent, faces
-in video are often smaller than the network's input, and the stream was compressed.
+Probabilities and ranges imitate inference on video: the detector's boxes are off by a few per cent, faces are often
+smaller than the network's input, and the video is compressed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from fervid.core.records import FloatArray, Image
 from fervid.training.faces import CROP_FRACTION
 
 MIRRORED = [1, 0, 2, 3, 5, 4]
-"""Which of eyes, nose, mouth and ears each of them is in a mirror."""
+"""The order of eyes, nose, mouth and ears in a mirrored image."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeometricJitter:
-    """How a detector that erred would have cut a face.
+    """A geometric transform of a crop, which imitates errors of the detector.
 
     Attributes:
-        roll: Degrees.
-        zoom: Above 1 the face fills more of the view.
-        right: Shift in shares of the view.
-        down: Likewise.
-        mirrored: Left and right are exchanged, last of all.
+        roll: Rotation in degrees.
+        zoom: Scale; above 1 the face is larger.
+        right: Horizontal shift as a fraction of the side.
+        down: Vertical shift as a fraction of the side.
+        mirrored: Whether the result is mirrored horizontally.
     """
 
     roll: float = 0.0
@@ -40,13 +40,13 @@ class GeometricJitter:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> GeometricJitter:
-        """One that is likely."""
+        """Sample a transform."""
         roll, zoom = rng.uniform(-15, 15), np.exp(rng.uniform(-0.15, 0.15))
         right, down = rng.uniform(-0.05, 0.05, 2)
         return cls(float(roll), float(zoom), float(right), float(down), bool(rng.random() < 0.5))
 
-    def matrix(self, side: int, size: int) -> NDArray[np.float64]:
-        """What takes pixels of a cached crop of that side to those of the view, before the mirror: (2, 3)."""
+    def affine_matrix(self, side: int, size: int) -> NDArray[np.float64]:
+        """Compute the affine matrix (2, 3) from a cached crop to a view of `size` pixels, without mirroring."""
         scale = size / (side * CROP_FRACTION) * self.zoom
         angle = np.deg2rad(self.roll)
         cos, sin = scale * np.cos(angle), scale * np.sin(angle)
@@ -54,77 +54,77 @@ class GeometricJitter:
         right, down = self.right * size + middle, self.down * size + middle
         return np.array([[cos, sin, right - (cos + sin) * centre], [-sin, cos, down - (cos - sin) * centre]])
 
-    def landmarks(self, places: FloatArray, side: int, size: int) -> FloatArray:
-        """Eyes, nose, mouth and ears (6, 2) in pixels of a cached crop, in those of the view."""
-        matrix = self.matrix(side, size)
-        seen = places @ matrix[:, :2].T + matrix[:, 2]
+    def transform_landmarks(self, landmarks: FloatArray, side: int, size: int) -> FloatArray:
+        """Transform eyes, nose, mouth and ears (6, 2) from pixels of a cached crop to pixels of the view."""
+        matrix = self.affine_matrix(side, size)
+        result = landmarks @ matrix[:, :2].T + matrix[:, 2]
         if self.mirrored:
-            seen = np.array([size - 1, 0]) + seen[MIRRORED] * np.array([-1, 1])
-        return np.asarray(seen, np.float32)
+            result = np.array([size - 1, 0]) + result[MIRRORED] * np.array([-1, 1])
+        return np.asarray(result, np.float32)
 
 
 NO_JITTER = GeometricJitter()
 
 
-def augment(crop: Image, size: int, rng: np.random.Generator, often: float = 1.0, style: float = 0.0) -> Image:
-    """One random view (size, size, 3) of a cached crop (s, s, 3).
+def augment(crop: Image, size: int, rng: np.random.Generator, strength: float = 1.0, style: float = 0.0) -> Image:
+    """Make a random view (size, size, 3) of a cached crop (s, s, 3).
 
     Args:
-        crop: What `fervid.training.faces` keeps.
+        crop: Crop of `fervid.training.faces`.
         size: Side of the view.
-        rng: Source of all randomness.
-        often: Factor of the chances of low resolution, blur, compression and occlusion.
-        style: Chance that the face is shown as another data set would show it (`exchange_style`).
+        rng: Random generator.
+        strength: Factor of the probabilities of low resolution, blur, compression and occlusion.
+        style: Probability of `exchange_style`.
     """
-    image = frame(crop, size, GeometricJitter.random(rng))
+    image = crop_to_input(crop, size, GeometricJitter.random(rng))
     if style and rng.random() < style:
         image = exchange_style(image, rng)
-    return augment_appearance(image, rng, often)
+    return augment_appearance(image, rng, strength)
 
 
 def exchange_style(image: Image, rng: np.random.Generator) -> Image:
-    """Show a face in the manner of another data set, so that the look of a set does not tell its classes.
+    """Give a face the style of another data set, so that the style of a set does not predict its classes.
 
-    Colour becomes grey, or grey is tinted; the resolution is reduced; and it is cut at the box. Each happens in two of
-    three cases.
+    Colour becomes grey or grey is tinted, the resolution is reduced, and the surroundings are cropped; each with a
+    probability of 2/3.
     """
-    exchanged = rng.random(3) < 2 / 3
-    if exchanged[0]:
-        image = _tinted(image, rng) if is_grey(image) else to_grey(image)
-    if exchanged[1]:
+    changes = rng.random(3) < 2 / 3
+    if changes[0]:
+        image = _tint(image, rng) if is_grey(image) else to_grey(image)
+    if changes[1]:
         image = reduce_resolution(image, int(rng.integers(32, 73)))
-    if exchanged[2]:
-        image = cut_at_box(image, float(rng.uniform(0.9, 1.0)))
+    if changes[2]:
+        image = crop_at_box(image, float(rng.uniform(0.9, 1.0)))
     return image
 
 
-def as_fer2013(image: Image) -> Image:
-    """A crop (s, s, 3) as FER2013 would show that face: grey, cut at the box, 48 pixels."""
-    return reduce_resolution(cut_at_box(to_grey(image), 0.95), 48)
+def simulate_fer2013(image: Image) -> Image:
+    """Give a crop (s, s, 3) the style of FER2013: grey, cropped at the box, 48 pixels."""
+    return reduce_resolution(crop_at_box(to_grey(image), 0.95), 48)
 
 
 def to_grey(image: Image) -> Image:
-    """The image in three equal channels."""
+    """Convert to grey in three equal channels."""
     return np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
 
 
 def is_grey(image: Image) -> bool:
-    """Whether the channels are equal."""
+    """Check whether the channels are equal."""
     return bool((image[..., 0] == image[..., 2]).all())
 
 
 def reduce_resolution(image: Image, side: int) -> Image:
-    """The image (s, s, 3) averaged down to `side` pixels and scaled up again."""
+    """Downscale an image (s, s, 3) to `side` pixels and back."""
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def cut_at_box(image: Image, fraction: float) -> Image:
-    """Repeat the border of the middle of a crop outwards, as where a picture ends at the face.
+def crop_at_box(image: Image, fraction: float) -> Image:
+    """Replace the surroundings of a face by replicated borders, as if the image ended at the box.
 
     Args:
-        image: (s, s, 3) a face with the margin of inference around its box.
-        fraction: Of the side of the box that is kept.
+        image: (s, s, 3) crop with the margin of inference around the box.
+        fraction: Fraction of the side of the box that is kept.
     """
     side = image.shape[0]
     border = round(side * (1 - fraction / (1 + 2 * MARGIN)) / 2)
@@ -132,41 +132,41 @@ def cut_at_box(image: Image, fraction: float) -> Image:
     return np.asarray(cv2.copyMakeBorder(kept, border, border, border, border, cv2.BORDER_REPLICATE), np.uint8)
 
 
-def _tinted(image: Image, rng: np.random.Generator) -> Image:
-    """A grey image with a curve of its own for each channel."""
+def _tint(image: Image, rng: np.random.Generator) -> Image:
+    """Apply a random gamma per channel to a grey image."""
     ramp = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.uniform(-0.3, 0.3, 3))
     return np.asarray(cv2.LUT(np.ascontiguousarray(image), (ramp * 255).astype(np.uint8)[None]), np.uint8)
 
 
-def augment_appearance(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
-    """The light, resolution, blur, compression and occlusion of some video."""
+def augment_appearance(image: Image, rng: np.random.Generator, strength: float = 1.0) -> Image:
+    """Randomly change colour, resolution, blur, compression and occlusion."""
     image = jitter_colour(image, rng)
-    if rng.random() < 0.3 * often:
+    if rng.random() < 0.3 * strength:
         image = reduce_resolution(image, int(rng.integers(24, 80)))
-    image = video_artifacts(image, rng, often)
-    if rng.random() < 0.3 * often:
-        image = _occlusion(image, rng)
+    image = add_video_artifacts(image, rng, strength)
+    if rng.random() < 0.3 * strength:
+        image = _occlude(image, rng)
     return np.ascontiguousarray(image)
 
 
-def video_artifacts(image: Image, rng: np.random.Generator, often: float = 1.0) -> Image:
-    """Sometimes the blur of motion, and the blocks of compression."""
-    if rng.random() < 0.15 * often:
-        image = _motion(image, rng)
-    if rng.random() < 0.2 * often:
-        image = _compression(image, rng)
+def add_video_artifacts(image: Image, rng: np.random.Generator, strength: float = 1.0) -> Image:
+    """Randomly add motion blur and JPEG compression."""
+    if rng.random() < 0.15 * strength:
+        image = _motion_blur(image, rng)
+    if rng.random() < 0.2 * strength:
+        image = _jpeg_compress(image, rng)
     return image
 
 
-def frame(crop: Image, size: int, placement: GeometricJitter = NO_JITTER) -> Image:
-    """What inference would see of a cached crop (s, s, 3), if its detector erred by that much: (size, size, 3)."""
-    matrix = placement.matrix(crop.shape[0], size)
-    seen = cv2.warpAffine(crop, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(np.ascontiguousarray(seen[:, ::-1]) if placement.mirrored else seen, np.uint8)
+def crop_to_input(crop: Image, size: int, jitter: GeometricJitter = NO_JITTER) -> Image:
+    """Cut the input (size, size, 3) of inference out of a cached crop (s, s, 3), with jitter."""
+    matrix = jitter.affine_matrix(crop.shape[0], size)
+    view = cv2.warpAffine(crop, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(np.ascontiguousarray(view[:, ::-1]) if jitter.mirrored else view, np.uint8)
 
 
 def jitter_colour(image: Image, rng: np.random.Generator) -> Image:
-    """Contrast, brightness, gamma and white balance by one table a channel; sometimes grey."""
+    """Randomly change contrast, brightness, gamma and white balance; sometimes convert to grey."""
     if rng.random() < 0.2:
         image = to_grey(image)
     grey = is_grey(image)
@@ -177,7 +177,7 @@ def jitter_colour(image: Image, rng: np.random.Generator) -> Image:
     return np.asarray(cv2.LUT(np.ascontiguousarray(image), table[None]), np.uint8)
 
 
-def _motion(image: Image, rng: np.random.Generator) -> Image:
+def _motion_blur(image: Image, rng: np.random.Generator) -> Image:
     length = int(rng.integers(2, 5)) * 2 + 1
     line = np.zeros((length, length), np.float32)
     angle = rng.uniform(0, np.pi)
@@ -187,15 +187,15 @@ def _motion(image: Image, rng: np.random.Generator) -> Image:
     return np.asarray(cv2.filter2D(image, -1, line / line.sum()), np.uint8)
 
 
-def _compression(image: Image, rng: np.random.Generator) -> Image:
+def _jpeg_compress(image: Image, rng: np.random.Generator) -> Image:
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 80))]
     return np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR), np.uint8)
 
 
-def _occlusion(image: Image, rng: np.random.Generator) -> Image:
+def _occlude(image: Image, rng: np.random.Generator) -> Image:
     size = image.shape[0]
     width, height = (rng.uniform(0.12, 0.4, 2) * size).astype(int)
     x, y = int(rng.integers(0, size - width)), int(rng.integers(0, size - height))
-    hidden = image.copy()
-    hidden[y : y + height, x : x + width] = rng.integers(0, 256, 3) if rng.random() < 0.5 else image.mean(axis=(0, 1))
-    return hidden
+    occluded = image.copy()
+    occluded[y : y + height, x : x + width] = rng.integers(0, 256, 3) if rng.random() < 0.5 else image.mean(axis=(0, 1))
+    return occluded

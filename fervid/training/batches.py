@@ -1,7 +1,7 @@
-"""What a network is fitted on, and the batch of each step.
+"""The data sets of a training run, and the batch of each step.
 
-Votes are sampled so that rare expressions are seen more often, and the logits are freed from the class prior. Every
-random choice of step t comes from the seed and t alone.
+Faces with rare expressions are sampled more often, and the logits are adjusted for the class prior. The random choices
+of step t depend on the seed and t only.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from torch import Tensor
 from fervid.core.records import FloatArray, Image
 from fervid.training import augment, faces, mobilenet
 from fervid.training.augment import GeometricJitter
+from fervid.training.config import TrainConfig
 from fervid.training.faces import DatasetPaths, ExpressionSet, FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.losses import ABSENT, Targets
 from fervid.training.network import FER2013_CLASSES, to_tensor
-from fervid.training.predict import Teacher, starting, taught
-from fervid.training.recipe import TrainConfig
+from fervid.training.predict import Teacher, compute_initial_embeddings, compute_teacher_logits
 
-RAREST = 1e-6  # share that a class without any example is taken to have
-FIRST_INDEX = np.array([FER2013_CLASSES.index(c) if c in FER2013_CLASSES else -1 for c in CLASSES])
+RAREST = 1e-6  # prior of a class without examples
+FER2013_INDEX = np.array([FER2013_CLASSES.index(c) if c in FER2013_CLASSES else -1 for c in CLASSES])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingSets:
-    """What a network is fitted on and watched on.
+    """Training and validation sets of a run.
 
     Attributes:
-        expressions: Faces with votes and first labels.
+        expressions: Faces with votes and FER2013 labels.
         attributes: Faces with age, gender and ethnicity.
-        people: Faces of known people.
-        starting: (len(attributes) + len(people), d) unit embeddings by the starting weights.
-        valid_expressions: Faces with votes, to watch.
-        valid_attributes: Faces with age, gender and ethnicity, to watch.
-        taught: (len(expressions), 8 + 7) logits of expression and first labels by teachers, if there are any.
-        labelled: Further sets with expressions, by name.
-        valid_labelled: The parts of these to watch.
-        frames: Film frames without labels, if the recipe asks for them.
+        people: Faces with identities.
+        initial_embeddings: (len(attributes) + len(people), d) unit embeddings by the initial weights.
+        valid_expressions: Validation faces with votes.
+        valid_attributes: Validation faces with age, gender and ethnicity.
+        teacher_logits: (len(expressions), 8 + 7) logits of expression and FER2013 label by teachers, if there are any.
+        labelled: Additional expression sets, by name.
+        valid_labelled: Validation splits of these.
+        frames: Video frames without labels, if the recipe uses them.
     """
 
     expressions: FaceDataset
     attributes: FaceDataset
     people: FaceDataset
-    starting: FloatArray
+    initial_embeddings: FloatArray
     valid_expressions: FaceDataset
     valid_attributes: FaceDataset
-    taught: FloatArray | None = None
+    teacher_logits: FloatArray | None = None
     labelled: Mapping[str, ExpressionSet] = field(default_factory=dict)
     valid_labelled: Mapping[str, ExpressionSet] = field(default_factory=dict)
     frames: FaceDataset | None = None
@@ -63,27 +63,27 @@ class TrainingSets:
         cls,
         sources: DatasetPaths,
         cache: Path,
-        weights: mobilenet.TaskWeights,
+        weights: mobilenet.NamedTensors,
         teachers: Sequence[Teacher] = (),
         recipe: TrainConfig | None = None,
     ) -> TrainingSets:
-        """Read all data sets that a recipe asks for; what was cut and embedded is kept in the folder `cache`.
+        """Read all data sets of a recipe; crops and embeddings are cached.
 
         Args:
-            sources: Where they lie.
+            sources: Paths of the data sets.
             cache: Folder for crops and embeddings.
-            weights: The starting weights, whose embedding is to be kept.
-            teachers: Whose answers for the expressions to learn beside the votes.
-            recipe: Names the further sets; None for those that every run needs.
+            weights: Initial weights, for the initial embeddings.
+            teachers: Networks whose predictions of expression are blended with the votes.
+            recipe: Names the additional sets; None for the default recipe, which has none.
 
         Raises:
-            FileNotFoundError: Pictures are missing.
-            ValueError: Pictures are damaged.
+            FileNotFoundError: Images are missing.
+            ValueError: Images are damaged.
         """
-        expressions = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
+        expressions = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
         attributes = faces.read_utkface(sources.utkface, 2, cache)
         people = faces.read_celeba(sources.celeba, cache)
-        kept = starting(FaceDataset.union([attributes, people]), weights, cache)
+        initial = compute_initial_embeddings(FaceDataset.concat([attributes, people]), weights, cache)
         recipe = recipe or TrainConfig()
         labelled, valid = (
             {name: faces.read_expressions(sources, name, split, cache) for name in recipe.labelled}
@@ -92,107 +92,107 @@ class TrainingSets:
         if recipe.labelled:
             tests = faces.read_test_crops(sources, cache)
             labelled = {
-                name: ExpressionSet(known.faces[faces.is_unseen(known.faces, tests, name)], known.has)
-                for name, known in labelled.items()
+                name: ExpressionSet(part.faces[faces.is_unseen(part.faces, tests, name)], part.has)
+                for name, part in labelled.items()
             }
             expressions = expressions[faces.is_unseen(expressions, tests, "ferplus")]
             unseen = faces.is_unseen(attributes, tests, "utkface")
-            attributes, kept = attributes[unseen], kept[np.concatenate([unseen, np.ones(len(people), bool)])]
+            attributes, initial = attributes[unseen], initial[np.concatenate([unseen, np.ones(len(people), bool)])]
         return cls(
             expressions,
             attributes,
             people,
-            kept,
-            faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache),
+            initial,
+            faces.read_ferplus(sources.ferplus, sources.fer2013, "PublicTest", cache),
             faces.read_utkface(sources.utkface, 1, cache),
-            taught(expressions, teachers, cache) if teachers else None,
+            compute_teacher_logits(expressions, teachers, cache) if teachers else None,
             labelled,
             valid,
             faces.read_frames(sources, cache) if recipe.frames else None,
         )
 
     def digests(self) -> dict[str, str]:
-        """Name of each part to the SHA-256 of its pixels and labels, and that of the starting embeddings."""
+        """Return the SHA-256 of each set by name; the names are stored in checkpoints."""
         parts = ("expressions", "attributes", "people")
-        given = {"starting": self.starting, "taught": self.taught}
+        arrays = {"starting": self.initial_embeddings, "taught": self.teacher_logits}
         digests = {name: getattr(self, name).digest() for name in parts}
-        digests |= {name: known.faces.digest() for name, known in self.labelled.items()}
+        digests |= {name: part.faces.digest() for name, part in self.labelled.items()}
         if self.frames is not None:
             digests["frames"] = self.frames.digest()
         return digests | {
             name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
-            for name, values in given.items()
+            for name, values in arrays.items()
             if values is not None
         }
 
 
 class BatchSampler:
-    """Step number to pictures and targets."""
+    """Makes the images and targets of a step, given its number."""
 
     def __init__(self, recipe: TrainConfig, data: TrainingSets) -> None:
-        """Prepare targets and chances of being drawn."""
+        """Compute soft labels and sampling weights."""
         self.recipe, self.data = recipe, data
-        known = data.expressions.first
-        self.first = np.zeros((len(known), len(FER2013_CLASSES)), np.float32)
-        has = np.flatnonzero(known >= 0)
-        self.first[has, FIRST_INDEX[known[has]]] = 1
-        share = recipe.first_share * (known >= 0).astype(np.float32)[:, None]
+        first = data.expressions.first
+        self.first = np.zeros((len(first), len(FER2013_CLASSES)), np.float32)
+        rows = np.flatnonzero(first >= 0)
+        self.first[rows, FER2013_INDEX[first[rows]]] = 1
+        share = recipe.first_share * (first >= 0).astype(np.float32)[:, None]
         self.votes = data.expressions.votes * (1 - share)
-        self.votes[has, known[has]] += share[has, 0]
+        self.votes[rows, first[rows]] += share[rows, 0]
         prior = np.maximum(self.votes.mean(axis=0), RAREST)
-        chance = self.votes @ prior**-recipe.balance
-        self.chance = chance / chance.sum()
-        self.prior, self.first_prior = self.chance @ self.votes, self.chance @ self.first
-        self.labelled = [_DrawnSet(known, recipe.labelled[name], recipe) for name, known in data.labelled.items()]
-        if data.taught is not None:
-            self._blend(data.taught, has)
+        weights = self.votes @ prior**-recipe.balance
+        self.sampling_weights = weights / weights.sum()
+        self.prior, self.first_prior = self.sampling_weights @ self.votes, self.sampling_weights @ self.first
+        self.labelled = [_LabelledSampler(part, recipe.labelled[name], recipe) for name, part in data.labelled.items()]
+        if data.teacher_logits is not None:
+            self._blend_teacher(data.teacher_logits, rows)
 
     def adjustments(self) -> tuple[Tensor, Tensor]:
-        """(8,) and (7,) what is added to the logits while training."""
+        """Compute the logit adjustments (8,) of expression and (7,) of the FER2013 label."""
         shares = (self.prior, self.first_prior / self.first_prior.sum())
         logs = (np.log(np.maximum(share, RAREST)) for share in shares)
         expression, first = (torch.from_numpy(self.recipe.adjustment * log).float() for log in logs)
         return expression, first
 
-    def _blend(self, logits: FloatArray, has: NDArray[np.intp]) -> None:
-        """Let votes and first labels, where there are any, give way to what teachers answer."""
+    def _blend_teacher(self, logits: FloatArray, rows: NDArray[np.intp]) -> None:
+        """Blend the teachers' predictions into the votes, and into the FER2013 labels of the given rows."""
         expression, first = self.adjustments()
-        own, share = torch.from_numpy(logits), self.recipe.taught
-        answers = (own[:, : len(CLASSES)] + expression).softmax(1).numpy()
-        self.votes += share * (answers - self.votes)
-        answers = (own[:, len(CLASSES) :] + first).softmax(1).numpy()
-        self.first[has] += share * (answers - self.first)[has]
+        teacher, share = torch.from_numpy(logits), self.recipe.taught
+        predicted = (teacher[:, : len(CLASSES)] + expression).softmax(1).numpy()
+        self.votes += share * (predicted - self.votes)
+        predicted = (teacher[:, len(CLASSES) :] + first).softmax(1).numpy()
+        self.first[rows] += share * (predicted - self.first)[rows]
 
     def __call__(self, step: int) -> tuple[Tensor, Targets]:
-        """The batch of one step, whatever came before."""
+        """Make the batch of a step."""
         recipe, data = self.recipe, self.data
         rng = np.random.default_rng((recipe.seed, step))
-        voted = rng.choice(len(self.votes), recipe.expressions, p=self.chance)
-        aged = rng.integers(0, len(data.attributes), recipe.attributes)
-        named = rng.integers(0, len(data.people), recipe.people)
-        labelled = [(drawn, rng.choice(len(drawn.chance), drawn.count, p=drawn.chance)) for drawn in self.labelled]
-        unlabelled = [(data.attributes, aged), (data.people, named)]
+        voted = rng.choice(len(self.votes), recipe.expressions, p=self.sampling_weights)
+        attributes = rng.integers(0, len(data.attributes), recipe.attributes)
+        people = rng.integers(0, len(data.people), recipe.people)
+        labelled = [(part, part.sample(rng)) for part in self.labelled]
+        unlabelled = [(data.attributes, attributes), (data.people, people)]
         if data.frames is not None:
             unlabelled.append((data.frames, rng.integers(0, len(data.frames), recipe.frames)))
-        rows = [(data.expressions, voted), *((drawn.faces, chosen) for drawn, chosen in labelled), *unlabelled]
-        side = recipe.side(step)
+        rows = [(data.expressions, voted), *((part.faces, chosen) for part, chosen in labelled), *unlabelled]
+        side = recipe.input_size(step)
         views = [
             augment.augment(faces.crops[i], side, rng, recipe.degraded, recipe.style)
             for faces, chosen in rows
             for i in chosen
         ]
-        pictures = to_tensor(np.stack(views))
+        images = to_tensor(np.stack(views))
         votes = np.concatenate([faces.votes[chosen] for faces, chosen in rows])
         first = np.zeros((len(votes), self.first.shape[1]), np.float32)
         votes[: len(voted)], first[: len(voted)] = self.votes[voted], self.first[voted]
         if recipe.mixup:
             share, partner = float(rng.beta(recipe.mixup, recipe.mixup)), rng.permutation(len(voted))
-            for part in (pictures, torch.from_numpy(votes), torch.from_numpy(first)):
-                part[: len(voted)] = share * part[: len(voted)] + (1 - share) * part[: len(voted)][partner]
+            for tensor in (images, torch.from_numpy(votes), torch.from_numpy(first)):
+                tensor[: len(voted)] = share * tensor[: len(voted)] + (1 - share) * tensor[: len(voted)][partner]
         begin = sum(len(chosen) for _, chosen in rows[: 1 + len(labelled)])
-        starting = np.zeros((len(votes), data.starting.shape[1]), np.float32)
-        known = np.concatenate([aged, len(data.attributes) + named])
-        starting[begin : begin + len(known)] = data.starting[known]
+        initial = np.zeros((len(votes), data.initial_embeddings.shape[1]), np.float32)
+        embedded = np.concatenate([attributes, len(data.attributes) + people])
+        initial[begin : begin + len(embedded)] = data.initial_embeddings[embedded]
         labels = {
             name: torch.from_numpy(np.concatenate([getattr(faces, name)[chosen] for faces, chosen in rows]))
             for name in ("age", "gender", "ethnicity", "person")
@@ -200,41 +200,43 @@ class BatchSampler:
         adjustment = np.zeros((len(votes), len(CLASSES)), np.float32)
         adjustment[: len(voted)] = self.adjustments()[0]
         end = len(voted)
-        for drawn, chosen in labelled:
-            votes[end : end + drawn.count] = drawn.votes[chosen]
-            adjustment[end : end + drawn.count] = drawn.adjustment
-            end += drawn.count
-        shares = {"votes": votes, "first": first, "starting": starting, "adjustment": adjustment}
-        targets = Targets(**labels, **{name: torch.from_numpy(value) for name, value in shares.items()})
+        for part, chosen in labelled:
+            votes[end : end + part.count] = part.votes[chosen]
+            adjustment[end : end + part.count] = part.adjustment
+            end += part.count
+        arrays = {"votes": votes, "first": first, "initial_embeddings": initial, "adjustment": adjustment}
+        targets = Targets(**labels, **{name: torch.from_numpy(value) for name, value in arrays.items()})
         if recipe.weights.consistency:
             crops = [faces.crops[i] for faces, chosen in unlabelled for i in chosen]
             targets = replace(targets, weak=self._weak_views(crops, side, rng))
-        return pictures, targets
+        return images, targets
 
     def _weak_views(self, crops: Sequence[Image], side: int, rng: np.random.Generator) -> Tensor:
-        """What the teacher sees of faces: (m, 3, s, s)."""
+        """Make weakly augmented views (m, 3, s, s) for the teacher."""
         mirrored = rng.random(len(crops)) < 0.5
         views = [
-            augment.frame(crop, side, GeometricJitter(mirrored=bool(m)))
+            augment.crop_to_input(crop, side, GeometricJitter(mirrored=bool(m)))
             for crop, m in zip(crops, mirrored, strict=True)
         ]
         if self.recipe.teacher == "start":
-            views = [augment.as_fer2013(view) for view in views]
+            views = [augment.simulate_fer2013(view) for view in views]
         return to_tensor(np.stack(views))
 
 
-class _DrawnSet:
-    """A labelled set as its faces are drawn."""
+class _LabelledSampler:
+    """Soft labels, sampling weights and logit adjustment of an additional expression set."""
 
-    def __init__(self, known: ExpressionSet, count: int, recipe: TrainConfig) -> None:
-        """Prepare targets and chances of being drawn; `count` faces go into a batch."""
-        self.faces, self.count = known.faces, count
-        smoothed = known.has / known.has.sum()
-        self.votes = known.faces.votes + np.float32(recipe.smoothing) * (
-            smoothed.astype(np.float32) - known.faces.votes
-        )
-        prior = np.maximum(known.faces.votes.mean(axis=0), RAREST)
-        chance = known.faces.votes @ prior**-recipe.balance
-        self.chance = chance / chance.sum()
-        drawn = np.maximum(self.chance @ self.votes, RAREST)
-        self.adjustment = np.where(known.has, recipe.adjustment * np.log(drawn), ABSENT).astype(np.float32)
+    def __init__(self, part: ExpressionSet, count: int, recipe: TrainConfig) -> None:
+        """Compute all of them; `count` faces go into each batch."""
+        self.faces, self.count = part.faces, count
+        uniform = part.has / part.has.sum()
+        self.votes = part.faces.votes + np.float32(recipe.smoothing) * (uniform.astype(np.float32) - part.faces.votes)
+        prior = np.maximum(part.faces.votes.mean(axis=0), RAREST)
+        weights = part.faces.votes @ prior**-recipe.balance
+        self.sampling_weights = weights / weights.sum()
+        sampled_prior = np.maximum(self.sampling_weights @ self.votes, RAREST)
+        self.adjustment = np.where(part.has, recipe.adjustment * np.log(sampled_prior), ABSENT).astype(np.float32)
+
+    def sample(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Sample the rows of a batch."""
+        return rng.choice(len(self.sampling_weights), self.count, p=self.sampling_weights)

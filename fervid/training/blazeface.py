@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fervid.training.card import save_with_card
+from fervid.training.model_card import save_with_card
 
 SIZE = 256
 GRIDS = ((16, 2), (8, 6))  # (cells a side, anchors a cell)

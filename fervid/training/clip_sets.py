@@ -1,7 +1,7 @@
-"""Labelled clips of real people, pooled as `fervid classify` pools them, to choose and measure clip classifiers by.
+"""Labelled clips of real people with the features of `fervid classify`, to select and evaluate clip classifiers.
 
-Java-SED actors 01 to 05, acted speech, a development set; KERC 2020, film scenes of which valence is known; and the
-film stills of SFEW as clips of one frame, which nothing is fitted on.
+Java-SED actors 01 to 05, acted speech, a development set; KERC 2020, film scenes labelled with valence; and the film
+stills of SFEW as clips of one frame, used for evaluation only.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from fervid.analysis.early_exit import STRIDES
 from fervid.analysis.extractor import Extractor, load_extractor
 from fervid.core.records import FloatArray
 from fervid.learn.dataset_layouts import Sample
-from fervid.learn.feature_table import FeatureTable, extract_features
+from fervid.learn.feature_extraction import extract_features
+from fervid.learn.feature_table import FeatureTable
 from fervid.learn.labeled_features import build_feature_table, feature_provenance
 from fervid.learn.metrics import Predictions, evaluate
 from fervid.models import registry
-from fervid.training import expression_sets, films
+from fervid.training import expression_sets, kerc
 from fervid.training.faces import DatasetPaths
 from fervid.training.ferplus import CLASSES
 
 VALENCES = ("negative", "neutral", "positive")
-DEVELOPMENT, FILMS, STILLS = "Java-SED 01 to 05", "KERC 2020, valence", "SFEW"
+DEVELOPMENT, KERC, SFEW = "Java-SED 01 to 05", "KERC 2020, valence", "SFEW"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipSet:
-    """Clips with their features.
+    """Clips with features and labels.
 
     Attributes:
-        labels: The k classes.
+        labels: Names of the k classes.
         counts_as: (k, 8) whether an expression counts as a class.
-        table: Features of the n clips that show a face, and the m that do not.
-        truth: (n + m,) indices of `labels`, the faceless clips last.
-        people: (n + m,) who is in each clip; None if nobody knows.
+        table: Features of the n clips with a face, and names of the m clips without.
+        truth: (n + m,) indices into `labels`, clips without a face last.
+        people: (n + m,) person in each clip; None if unclips.
     """
 
     labels: tuple[str, ...]
@@ -52,40 +53,40 @@ class ClipSet:
     def __len__(self) -> int:
         return len(self.table.samples)
 
-    def report(self, probabilities: FloatArray) -> dict[str, Any]:
-        """How good answers among the eight expressions are; a clip without a face counts as wrong.
+    def evaluate(self, probabilities: FloatArray) -> dict[str, Any]:
+        """Evaluate expression probabilities; clips without a face count as errors.
 
         Args:
-            probabilities: (n, 8) of the clips that show a face.
+            probabilities: (n, 8) of the clips with a face.
 
         Returns:
             Accuracy and mean recall over the classes that occur, with intervals; recall by class; calibration error.
         """
-        answers = (probabilities @ self.counts_as.T).astype(np.float32)
-        nothing = np.full((len(self.truth) - len(answers), len(self.labels)), np.nan, np.float32)
-        found = evaluate(Predictions(self.labels, self.truth, np.concatenate([answers, nothing]), self.people))
+        predicted = (probabilities @ self.counts_as.T).astype(np.float32)
+        faceless = np.full((len(self.truth) - len(predicted), len(self.labels)), np.nan, np.float32)
+        report = evaluate(Predictions(self.labels, self.truth, np.concatenate([predicted, faceless]), self.people))
         return {
-            "accuracy": found["all"]["accuracy"],
-            "mean_recall": found["all"]["uar"],
-            "recall": {name: recall for name, recall in found["all"]["recall"].items() if recall is not None},
-            "calibration_error": found["calibration"]["error"],
-            "clips": found["clips"],
-            "clips_with_face": found["answered"]["count"],
+            "accuracy": report["all"]["accuracy"],
+            "mean_recall": report["all"]["uar"],
+            "recall": {name: recall for name, recall in report["all"]["recall"].items() if recall is not None},
+            "calibration_error": report["calibration"]["error"],
+            "clips": report["clips"],
+            "clips_with_face": report["answered"]["count"],
         }
 
 
 def read_clip_sets(
     sources: DatasetPaths, cache: Path | None, network: str = registry.DEFAULTS["network"]
 ) -> dict[str, ClipSet]:
-    """The three sets by name, as that network sees them.
+    """Read the three sets and extract their features.
 
     Args:
-        sources: Where they lie.
-        cache: Where to keep features; None keeps none.
-        network: Name or path.
+        sources: Paths of the data sets.
+        cache: Folder for features; None disables the cache.
+        network: Name or path of the face network.
 
     Raises:
-        DatasetError: Clips are missing or cannot be read, or none shows a face.
+        DatasetError: Clips are missing or unreadable, or none shows a face.
         FileNotFoundError: A set lacks files.
     """
     extractor = load_extractor(network=network, threads=1)
@@ -93,8 +94,8 @@ def read_clip_sets(
     stills, still_labels = expression_sets.list_sfew(sources.sfew)
     return {
         DEVELOPMENT: _read_expressions(paths, labels, actors, extractor, cache),
-        FILMS: _read_films(sources.kerc, cache, network),
-        STILLS: _read_expressions(stills, still_labels, None, extractor, cache),
+        KERC: _read_kerc(sources.kerc, cache, network),
+        SFEW: _read_expressions(stills, still_labels, None, extractor, cache),
     }
 
 
@@ -111,20 +112,20 @@ def _read_expressions(
     ]
     rows = extract_features(samples, extractor, cache, cv2.getNumberOfCPUs(), STRIDES)
     table = build_feature_table(rows, feature_provenance(extractor))
-    ordered = [*table.samples, *table.faceless]
+    ordered = [*table.samples, *table.no_face_samples]
     truth = np.array([CLASSES.index(str(sample.label)) for sample in ordered])
     names = None if people is None else np.unique([str(sample.person) for sample in ordered], return_inverse=True)[1]
     return ClipSet(CLASSES, np.eye(len(CLASSES), dtype=bool), table, truth, names)
 
 
-def _read_films(kerc: Path, cache: Path | None, network: str) -> ClipSet:
-    known = films.read(kerc, cache, network, STRIDES)
-    counts_as = np.array([[films.VALENCE.get(name, "negative") == valence for name in CLASSES] for valence in VALENCES])
-    faceless = [sample.label for sample in known.faceless]
-    truth = [VALENCES.index(str(sample.label)) for sample in known.table.samples]
+def _read_kerc(folder: Path, cache: Path | None, network: str) -> ClipSet:
+    clips = kerc.load_features(folder, cache, network, STRIDES)
+    counts_as = np.array([[kerc.VALENCE.get(name, "negative") == valence for name in CLASSES] for valence in VALENCES])
+    faceless = [sample.label for sample in clips.no_face_samples]
+    truth = [VALENCES.index(str(sample.label)) for sample in clips.table.samples]
     truth += [VALENCES.index(str(label)) for label in faceless]
     people = None
-    if known.groups is not None:
-        alone = known.groups.max() + 1 + np.arange(len(faceless))
-        people = np.concatenate([known.groups, alone])
-    return ClipSet(VALENCES, counts_as, known.table, np.array(truth), people)
+    if clips.groups is not None:
+        unknown = clips.groups.max() + 1 + np.arange(len(faceless))
+        people = np.concatenate([clips.groups, unknown])
+    return ClipSet(VALENCES, counts_as, clips.table, np.array(truth), people)

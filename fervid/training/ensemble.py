@@ -10,7 +10,7 @@ import onnx
 from onnx import compose, helper
 
 from fervid.models import registry
-from fervid.training.card import save_with_card
+from fervid.training.model_card import save_with_card
 
 AVERAGED = ("expression", "fer2013", "age", "gender", "ethnicity")
 JOINED = ("embedding", "identity")

@@ -1,8 +1,8 @@
-"""Figures of a network file, measured the way it is used: the ordinary detector, crop and inference.
+"""Evaluate a network file as it is used: with the ordinary detector, crop and inference.
 
-Test splits and protocols: FER+ PrivateTest against the most voted class; the same pictures against the labels that
-FER2013 had first, by the network's output for them; UTKFace's fixed test split; LFW's 6,000 pairs; and the sets of
-`expression_tests`. Intervals are by bootstrap over pictures, pairs or actors.
+Test splits and protocols: FER+ PrivateTest against the majority class of the votes; the same images against the FER2013
+labels, with the network's output for these; UTKFace's fixed test split; LFW's 6,000 pairs; and the sets of
+`expression_evaluation`. Intervals are by bootstrap over images, pairs or actors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fervid.core.records import Face, FaceOutputs, FloatArray, Image
 from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_class_scores
 from fervid.models import registry
 from fervid.training import lfw, utkface
-from fervid.training.expression_tests import ExpressionTests
+from fervid.training.expression_evaluation import ExpressionTests
 from fervid.training.faces import DatasetPaths, crop_all
 from fervid.training.ferplus import CLASSES, FerPlus, detect_face, fer2013_labels, read_split, stills_detector
 from fervid.training.network import FER2013_CLASSES
@@ -31,18 +31,18 @@ FIRST = "fer2013"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tests:
-    """The test splits, cut for networks of one input size.
+    """The test splits, cropped for networks of one input size.
 
     Attributes:
         size: Side of the crops in pixels.
-        ferplus: Pictures and votes of PrivateTest.
-        first: (n,) their first labels, -1 where unknown.
-        portraits: Those of UTKFace in which a face was found.
-        pairs: Of LFW.
-        names: The pictures in them.
-        crops: By set, (n, size, size, 3) each.
-        found: By set, the share of pictures in which the detector found a face; `ferplus` knows its own.
-        expressions: Further sets with expressions.
+        ferplus: Images and votes of PrivateTest.
+        first: (n,) their FER2013 labels, -1 where unknown.
+        portraits: Images of UTKFace with a detected face.
+        pairs: Pairs of LFW.
+        names: File names of the images in the pairs.
+        crops: Crops (n, size, size, 3) by set.
+        found: Fraction of images with a detected face by set; that of `ferplus` is in `ferplus.detected`.
+        expressions: Additional sets with expressions.
     """
 
     size: int
@@ -57,11 +57,11 @@ class Tests:
 
     @classmethod
     def read(cls, sources: DatasetPaths, size: int, margin: float = MARGIN) -> Tests:
-        """Read the test splits and cut their faces, with the margin that the network is used to.
+        """Read the test splits and crop their faces, with the margin of the network.
 
         Raises:
-            FileNotFoundError: Pictures are missing; all are counted, the first few named.
-            ValueError: Pictures are damaged.
+            FileNotFoundError: Images are missing; the message has their number and the first few names.
+            ValueError: Images are damaged.
         """
         split = read_split(sources.ferplus, "PrivateTest", stills_detector())
         faces = zip(split.images, split.faces, strict=True)
@@ -74,7 +74,7 @@ class Tests:
         return cls(
             size,
             split,
-            fer2013_labels(sources.first, split.images),
+            fer2013_labels(sources.fer2013, split.images),
             [portraits[i] for i in rows],
             pairs,
             names,
@@ -88,37 +88,37 @@ class Tests:
         )
 
     def measure(self, model: registry.Model) -> dict[str, Any]:
-        """Every figure of what a network estimates, by test set.
+        """Compute all metrics of a network, by test set.
 
         Raises:
-            ValueError: Its expressions are not those of the votes.
+            ValueError: Its expressions are not those of FER+.
         """
         if tuple(model.card["expressions"]) != CLASSES:
             raise ValueError(f"{model.identity.name} has other expressions than FER+; measure one of its eight")
         network = FaceModel(model.session, model.card)
         crops = self.crops
         people = network(crops["lfw"])
-        figures = {"FER+ PrivateTest": on_votes(network(crops["ferplus"]).expression, self.ferplus)}
+        figures = {"FER+ PrivateTest": score_ferplus(network(crops["ferplus"]).expression, self.ferplus)}
         if {"age", "gender", "ethnicity"} <= set(network.outputs):
             figures["UTKFace test"] = {
-                **on_utkface(network(crops["utkface"]), self.portraits, model.card["genders"]["male"]),
+                **score_utkface(network(crops["utkface"]), self.portraits, model.card["genders"]["male"]),
                 "faces_found": round(self.found["utkface"], 4),
             }
         if "identity" in network.outputs:
             figures["LFW pairs"] = {
-                **on_lfw(people.identity, self.names, self.pairs),
+                **score_lfw(people.identity, self.names, self.pairs),
                 "faces_found": round(self.found["lfw"], 4),
             }
-        figures["LFW pairs, by the embedding"] = on_lfw(people.embedding, self.names, self.pairs)
+        figures["LFW pairs, by the embedding"] = score_lfw(people.embedding, self.names, self.pairs)
         if any(output.name == FIRST for output in model.session.get_outputs()):
-            figures["FER2013 PrivateTest, first labels"] = on_first_labels(
-                first_scores(model, crops["ferplus"]), self.first
+            figures["FER2013 PrivateTest, first labels"] = score_fer2013(
+                predict_fer2013(model, crops["ferplus"]), self.first
             )
         return {**figures, **self.expressions.measure(model)}
 
 
-def first_scores(model: registry.Model, crops: Image) -> FloatArray:
-    """(n, 7) probabilities by the network's output for the first labels."""
+def predict_fer2013(model: registry.Model, crops: Image) -> FloatArray:
+    """Compute the probabilities (n, 7) of the FER2013 labels."""
     parts = [
         model.session.run([FIRST], {"crops": preprocess(crops[i : i + BATCH], model.card)})[0]
         for i in range(0, len(crops), BATCH)
@@ -126,12 +126,12 @@ def first_scores(model: registry.Model, crops: Image) -> FloatArray:
     return np.concatenate(parts)
 
 
-def on_votes(expression: FloatArray, split: FerPlus) -> dict[str, Any]:
-    """Against the most voted class: accuracy on all pictures and on those with a majority, and recall.
+def score_ferplus(expression: FloatArray, split: FerPlus) -> dict[str, Any]:
+    """Score against the majority class: accuracy on all images and on those with an absolute majority, and recall.
 
     Args:
         expression: (n, 8) probabilities.
-        split: The n pictures.
+        split: The n images.
     """
     answers, labels, majority = expression.argmax(axis=1), split.labels, split.majority
 
@@ -147,30 +147,30 @@ def on_votes(expression: FloatArray, split: FerPlus) -> dict[str, Any]:
         **bootstrap(len(labels), measure),
         "recall": _recall(labels, answers),
         "images": len(labels),
-        "faces_found": round(float(split.found.mean()), 4),
+        "faces_found": round(float(split.detected.mean()), 4),
     }
 
 
-def on_first_labels(scores: FloatArray, first: Rows) -> dict[str, Any]:
-    """Against the labels of FER2013 before the votes, seven classes.
+def score_fer2013(scores: FloatArray, first: Rows) -> dict[str, Any]:
+    """Score against the seven classes of FER2013.
 
     Args:
         scores: (n, 7) probabilities in the order of `FER2013_CLASSES`.
-        first: (n,) numbers of `CLASSES`, -1 where unknown.
+        first: (n,) indices into `CLASSES`, -1 where unknown.
     """
     known = first >= 0
     answers = np.array([CLASSES.index(name) for name in FER2013_CLASSES])[scores[known].argmax(axis=1)]
     labels = first[known]
 
     def measure(rows: Rows) -> dict[str, float]:
-        told = macro_scores(confusion(labels[rows], answers[rows], len(CLASSES)))
-        return {"accuracy": told["accuracy"], "mean_recall": told["uar"]}
+        figures = macro_scores(confusion(labels[rows], answers[rows], len(CLASSES)))
+        return {"accuracy": figures["accuracy"], "mean_recall": figures["uar"]}
 
     return {**bootstrap(len(labels), measure), "recall": _recall(labels, answers), "images": len(labels)}
 
 
-def on_utkface(scores: FaceOutputs, portraits: list[Portrait], male_from: float) -> dict[str, Any]:
-    """Mean absolute error of age in years, accuracy of gender and of ethnicity."""
+def score_utkface(scores: FaceOutputs, portraits: list[Portrait], male_from: float) -> dict[str, Any]:
+    """Compute the mean absolute error of age in years, and the accuracy of gender and ethnicity."""
     error = np.abs(scores.age - np.array([p.age for p in portraits], np.float32))
     gender = (scores.gender >= male_from) == np.array([p.gender == 0 for p in portraits])
     ethnicity = scores.ethnicity.argmax(axis=1) == np.array([p.race for p in portraits])
@@ -185,22 +185,22 @@ def on_utkface(scores: FaceOutputs, portraits: list[Portrait], male_from: float)
     return {**figures, "images": len(portraits)}
 
 
-def on_lfw(identity: FloatArray, names: list[str], pairs: list[lfw.Pair]) -> dict[str, Any]:
-    """Share of the pairs that the cosine of their vectors answers rightly, the threshold chosen on the other folds.
+def score_lfw(identity: FloatArray, names: list[str], pairs: list[lfw.Pair]) -> dict[str, Any]:
+    """Compute the verification accuracy by cosine similarity, with thresholds from the other folds.
 
     Args:
-        identity: (n, d), one row for each picture.
-        names: The n pictures.
-        pairs: To answer.
+        identity: (n, d), one row per image.
+        names: File names of the n images.
+        pairs: Pairs to verify.
     """
     unit = dict(zip(names, identity / np.linalg.norm(identity, axis=1, keepdims=True), strict=True))
-    likeness = np.array([unit[pair.first] @ unit[pair.second] for pair in pairs])
-    right = lfw.accuracy(likeness, pairs)
+    similarity = np.array([unit[pair.first] @ unit[pair.second] for pair in pairs])
+    right = lfw.correct_pairs(similarity, pairs)
     return {**bootstrap(len(pairs), lambda rows: {"accuracy": right[rows].mean()}), "pairs": len(pairs)}
 
 
 def _lfw_crops(folder: Path, names: list[str], size: int, margin: float = MARGIN) -> tuple[Image, float]:
-    """A crop of each picture, and the share in which the detector found the face."""
+    """Crop all images, and compute the fraction with a detected face."""
     paths = {path.name: path for path in folder.rglob("*.jpg")}
     if missing := [name for name in names if name not in paths]:
         raise FileNotFoundError(
@@ -210,16 +210,16 @@ def _lfw_crops(folder: Path, names: list[str], size: int, margin: float = MARGIN
     found: list[bool] = []
 
     def middle(image: Image) -> Face:
-        faces = detector(image)
+        faces = detector.detect(image)
         found.append(bool(faces))
-        return _middle(image, faces) or _typical(image)
+        return _middle(image, faces) or _default_face(image)
 
     crops, _ = crop_all([paths[name] for name in names], middle, size, margin)
     return np.stack(crops), sum(found) / len(names)
 
 
 def _middle(image: Image, faces: list[Face]) -> Face | None:
-    """The face nearest to the middle of the picture, which is the one that LFW means."""
+    """Select the face nearest to the centre of the image, which is the labelled one in LFW."""
     height, width = image.shape[:2]
 
     def distance(face: Face) -> float:
@@ -229,14 +229,14 @@ def _middle(image: Image, faces: list[Face]) -> Face | None:
     return min(faces, key=distance, default=None)
 
 
-def _typical(image: Image) -> Face:
-    """Where LFW's funneled pictures show the face, for those in which none is found."""
+def _default_face(image: Image) -> Face:
+    """Return the usual position of the face in LFW's funneled images, for images without a detected face."""
     height, width = image.shape[:2]
     eyes = np.array([[0.42, 0.46], [0.58, 0.46]], np.float32) * (width, height)
     return Face((0.31 * width, 0.31 * height, 0.69 * width, 0.69 * height), eyes.astype(np.float32), 0.0)
 
 
 def _recall(labels: Rows, answers: Rows) -> dict[str, float]:
-    """Of the classes that occur."""
+    """Compute the recall of the classes that occur."""
     each = per_class_scores(confusion(labels, answers, len(CLASSES)))["recall"]
     return {CLASSES[c]: round(float(each[c]), 4) for c in np.unique(labels)}

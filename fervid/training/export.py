@@ -1,4 +1,4 @@
-"""A fitted network -> ONNX with named outputs, in float32 and in int8, each with its card and compared with torch."""
+"""Export a trained network to ONNX in float32 and int8, with model cards, and compare it with torch."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from fervid.core.records import FloatArray
 from fervid.learn.metrics import confusion, macro_scores
 from fervid.models import registry
 from fervid.training import augment, faces
-from fervid.training.batches import FIRST_INDEX, RAREST
-from fervid.training.card import save_with_card
+from fervid.training.batches import FER2013_INDEX, RAREST
 from fervid.training.evaluate import Tests
 from fervid.training.faces import DatasetPaths
 from fervid.training.ferplus import CLASSES
+from fervid.training.model_card import save_with_card
 from fervid.training.network import ETHNICITIES, FER2013_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
-from fervid.training.predict import load, predict
-from fervid.training.trace import traced
+from fervid.training.predict import load_run, predict
+from fervid.training.torch_to_onnx import export_to_onnx
 
 OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity", "identity")
 TOLERANCE = 1e-4
 CALIBRATION = 512  # faces
 FLOAT_FIRST = 2  # convolutions
-NATURAL = "rafdb"  # the set beside FER+ whose classes are as frequent as in life
+NATURAL = "rafdb"  # the additional set with a natural class distribution
 SHIFTS = tuple(round(-0.6 + 0.05 * i, 2) for i in range(37))
 CARD: Mapping[str, Any] = {
     "title": "Multi-task face network: identity embedding, expression, age, gender, ethnicity",
@@ -53,8 +53,8 @@ CARD: Mapping[str, Any] = {
 }
 
 
-def shape(name: str, size: int) -> dict[str, Any]:
-    """What every network that is trained here says of the crops that it takes."""
+def crop_spec(name: str, size: int) -> dict[str, Any]:
+    """Describe the input of a network in terms of its model card."""
     return {
         "name": name,
         "kind": "network",
@@ -72,9 +72,9 @@ def shape(name: str, size: int) -> dict[str, Any]:
 
 
 def card(name: str, network: FaceNetwork, size: int) -> dict[str, Any]:
-    """What every file of the multi-task network says of its tensors."""
+    """Make the part of the model card that describes inputs and outputs."""
     return {
-        **shape(name, size),
+        **crop_spec(name, size),
         "embedding": network.width,
         "expressions": list(CLASSES),
         "fer2013": list(FER2013_CLASSES),
@@ -86,7 +86,7 @@ def card(name: str, network: FaceNetwork, size: int) -> dict[str, Any]:
 
 
 class _Probabilities(nn.Module):
-    """The network with what users want instead of logits."""
+    """The network with probabilities instead of logits."""
 
     def __init__(self, network: FaceNetwork) -> None:
         super().__init__()
@@ -106,13 +106,13 @@ class _Probabilities(nn.Module):
 
 
 def to_onnx(network: FaceNetwork, size: int) -> onnx.ModelProto:
-    """The network as ONNX: `crops` (n, 3, s, s) in, `OUTPUTS` out, n dynamic."""
+    """Convert the network to ONNX with the input `crops` (n, 3, s, s), n dynamic, and `OUTPUTS`."""
     example = torch.zeros(2, 3, size, size)
-    return traced(_Probabilities(network), example, "crops", OUTPUTS, {0: torch.export.Dim("n")})
+    return export_to_onnx(_Probabilities(network), example, "crops", OUTPUTS, {0: torch.export.Dim("n")})
 
 
-def differences(network: FaceNetwork, path: Path, crops: NDArray[np.uint8]) -> dict[str, float]:
-    """Largest difference of each output from torch, over several batch sizes of real crops (n, s, s, 3)."""
+def max_differences(network: FaceNetwork, path: Path, crops: NDArray[np.uint8]) -> dict[str, float]:
+    """Compute the largest difference of each output from torch, for several batch sizes of crops (n, s, s, 3)."""
     loaded = registry.load_model(str(path), "network")
     reference = _Probabilities(network).eval()
     largest = dict.fromkeys(OUTPUTS, 0.0)
@@ -130,20 +130,20 @@ def save(network: FaceNetwork, about: Mapping[str, Any], path: Path, crops: NDAr
     """Write the float32 file.
 
     Args:
-        network: What to export.
-        about: Its card.
-        path: Where to.
-        crops: (n, s, s, 3) faces to compare with torch on.
+        network: Trained network.
+        about: Its model card.
+        path: Output file.
+        crops: (n, s, s, 3) faces for the comparison with torch.
 
     Returns:
         The SHA-256 of the file.
 
     Raises:
-        ValueError: File and torch network differ by more than `TOLERANCE`.
+        ValueError: The file differs from torch by more than `TOLERANCE`.
     """
     sha256 = save_with_card(to_onnx(network, about["input"]["size"]), about, path)
-    found = differences(network, path, crops)
-    if (worst := max(found.values())) > TOLERANCE:
+    differences = max_differences(network, path, crops)
+    if (worst := max(differences.values())) > TOLERANCE:
         raise ValueError(f"{path} differs from torch by {worst:.1e}")
     print(f"largest difference from torch: {worst:.1e}")
     return sha256
@@ -159,10 +159,10 @@ class _Faces(CalibrationDataReader):
 
 
 def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: NDArray[np.uint8]) -> str:
-    """Write the int8 file: static QDQ, weights by channel, ranges seen on crops (n, s, s, 3) of training faces.
+    """Write the int8 file: static QDQ, per-channel weights, ranges calibrated on training crops (n, s, s, 3).
 
-    Each clipping is folded into the convolution before it, whose result would otherwise be rounded once more, over a
-    wider range. The first convolutions stay in float, which costs no time and keeps the embedding closer.
+    Clips are fused with the convolutions before them, whose output would otherwise be quantised separately over a wider
+    range. The first convolutions stay in float, which costs no time and is more accurate.
 
     Returns:
         The SHA-256 of the file.
@@ -191,44 +191,44 @@ def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: ND
 def export(
     run: Path, sources: DatasetPaths, cache: Path, output: Path, tests: Tests | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Write a fitted network as `output` in int8 and beside it as NAME-fp32 in float32, both measured.
+    """Export a finished run to `output` in int8 and to NAME-fp32 beside it in float32, and evaluate both.
+
+    The logits of expression and FER2013 label are shifted by `calibrate_logit_shift`.
 
     Args:
-        run: What `fit.Fit.save` wrote; its averaged weights are taken.
-        sources: Data to calibrate on, to choose the adjustment on and to measure on.
-        cache: Folder of the cut faces.
-        output: Where the int8 file goes.
-        tests: The test splits, cut for networks of that size, if they were read already.
-
-    The logits of expression and of the first labels are shifted (`shift`) on the way.
+        run: Checkpoint of `fit.Trainer`; its averaged weights are exported.
+        sources: Data sets for calibration, the logit shift and the evaluation.
+        cache: Folder of the crops.
+        output: Path of the int8 file.
+        tests: The test splits, cropped for this input size, if already read.
 
     Returns:
-        Name of each file to its figures.
+        Metrics by name of the file.
 
     Raises:
         ValueError: The run is not finished, or a file differs from torch.
     """
-    recipe, network, origin = load(run)
-    voted = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
+    recipe, network, origin = load_run(run)
+    voted = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
     pictured = faces.read_utkface(sources.utkface, 2, cache)
     others = [faces.read_expressions(sources, name, "valid", cache).faces for name in recipe.labelled]
     rng = np.random.default_rng(recipe.seed)
     parts = [voted, pictured, *others]
     count = CALIBRATION // len(parts)
     seen = [part.crops[i] for part in parts for i in rng.choice(len(part), min(count, len(part)), replace=False)]
-    crops = np.stack([augment.frame(crop, recipe.size) for crop in seen])
-    valid = faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache)
+    crops = np.stack([augment.crop_to_input(crop, recipe.size) for crop in seen])
+    valid = faces.read_ferplus(sources.ferplus, sources.fer2013, "PublicTest", cache)
     heads = predict(network, valid, recipe.size)
     judged, prior = [(heads["expression"], valid.votes.argmax(axis=1))], voted.votes.mean(axis=0)
     if NATURAL in recipe.labelled:
         known = faces.read_expressions(sources, NATURAL, "valid", cache).faces
         judged.append((predict(network, known, recipe.size)["expression"], known.votes.argmax(axis=1)))
         prior = (prior + known.votes.mean(axis=0)) / 2
-    moved = shift(network.expression, judged, prior)
+    moved = calibrate_logit_shift(network.expression, judged, prior)
     first, labelled = (part.first[part.first >= 0] for part in (voted, valid)), valid.first >= 0
-    counted, labels = (FIRST_INDEX[labels] for labels in first)
+    counted, labels = (FER2013_INDEX[labels] for labels in first)
     counts = np.bincount(counted, minlength=len(FER2013_CLASSES)) / max(len(counted), 1)
-    moved_first = shift(network.first, [(heads["first"][labelled], labels)], counts.astype(np.float32))
+    moved_first = calibrate_logit_shift(network.first, [(heads["first"][labelled], labels)], counts.astype(np.float32))
 
     tests = tests or Tests.read(sources, recipe.size)
     full = output.with_name(f"{output.stem}-fp32.onnx")
@@ -255,31 +255,33 @@ def export(
     return figures
 
 
-def shift(layer: nn.Linear, sets: Sequence[tuple[FloatArray, NDArray[np.int64]]], prior: FloatArray) -> float:
-    """Move the logits of a head along the logarithm of the class prior to where validation is best.
+def calibrate_logit_shift(
+    layer: nn.Linear, sets: Sequence[tuple[FloatArray, NDArray[np.int64]]], prior: FloatArray
+) -> float:
+    """Add a multiple of the log prior to the logits of a head, chosen on validation sets.
 
-    Best is the highest sum of accuracy and mean recall, on average over the sets; what the training recipe took off is
-    given back as far as that asks for it (Menon et al., arXiv 2007.07314, section 4.1). Of factors that are equally
-    good the smallest is taken.
+    The factor maximises the sum of accuracy and mean recall, averaged over the sets; it restores part of the prior that
+    the logit adjustment of training removed (Menon et al., arXiv 2007.07314, section 4.1). Of equally good factors the
+    smallest is used.
 
     Args:
-        layer: The head; its bias is moved.
-        sets: Of each validation set what the head says (n, c), and what is true (n,).
-        prior: (c,) shares of the classes in training.
+        layer: The head; its bias is changed.
+        sets: Logits (n, c) of the head and labels (n,), for each validation set.
+        prior: (c,) class frequencies of training.
 
     Returns:
-        The factor of the logarithm that was added to the bias.
+        The factor of the log prior.
     """
     direction = np.log(np.maximum(prior, RAREST))
 
-    def worth(factor: float) -> float:
+    def score(factor: float) -> float:
         tables = (
             confusion(labels, (logits + factor * direction).argmax(axis=1), len(prior)) for logits, labels in sets
         )
         figures = [macro_scores(table) for table in tables]
         return float(np.mean([found["accuracy"] + found["uar"] for found in figures]))
 
-    best = max(SHIFTS, key=lambda factor: (worth(factor), -abs(factor)))
+    best = max(SHIFTS, key=lambda factor: (score(factor), -abs(factor)))
     with torch.no_grad():
         layer.bias.add_(torch.from_numpy(best * direction).float())
     return best

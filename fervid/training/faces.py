@@ -1,8 +1,8 @@
-"""Every data set behind one reader: face crops, and of each the labels that its set knows.
+"""Readers of all data sets: face crops with the labels of each set.
 
-Faces are found by the shipped detector and cut by `fervid.analysis.align`, as at inference, but with more around them
-(`MARGIN`), so that `fervid.training.augment` can shift, turn and scale them without an edge. What was cut is kept in a
-cache folder under a name that changes with the pictures, the detector and the crop.
+Faces are detected by the shipped detector and cropped by `fervid.analysis.align` as at inference, but with a larger
+margin (`MARGIN`), so that `fervid.training.augment` can shift, rotate and scale them. Crops are cached under a name
+that depends on the images, the detector and the crop.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from fervid.training.duplicates import find_duplicates
 from fervid.training.ferplus import CLASSES
 
 SIDE = 144
-MARGIN = 0.3  # on each side of the box, as a share of its longer side
+MARGIN = 0.3  # on each side of the box, as a fraction of its longer side
 CROP_FRACTION = (1 + 2 * align.MARGIN) / (1 + 2 * MARGIN)
-"""Share of a cached crop's side that inference sees of it."""
-PHOTO_SIDE = 512  # more would only cost time
+"""Side of the inference crop as a fraction of that of a cached crop."""
+PHOTO_SIDE = 512  # pixels; larger images are downscaled to save time
 MIN_CLOSE_FACE = 30  # pixels, in images of about 100 that a face fills
 MIN_FRAME_FACE = 32  # pixels, in film frames
 UNKNOWN = -1
@@ -38,18 +38,16 @@ UNKNOWN = -1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceDataset:
-    """n faces, each with the labels that are known of it.
+    """n faces with partial labels; -1 means unknown.
 
     Attributes:
         crops: (n, SIDE, SIDE, 3) uint8 RGB.
-        votes: (n, 8) shares in the order of `CLASSES`, a row of zeros where unknown.
-        first: (n,) class of FER2013 before the votes.
+        votes: (n, 8) fractions of the votes in the order of `CLASSES`, rows of zeros where unknown.
+        first: (n,) FER2013 label, index into `CLASSES`.
         age: (n,) years.
-        gender: (n,) 0 male, 1 female, as UTKFace counts.
+        gender: (n,) 0 male, 1 female, as in UTKFace.
         ethnicity: (n,) 0 to 4 in UTKFace's order.
-        person: (n,) a number for each person.
-
-    A label of -1 is unknown.
+        person: (n,) number of the person.
     """
 
     crops: NDArray[np.uint8]
@@ -64,12 +62,12 @@ class FaceDataset:
         return len(self.crops)
 
     def __getitem__(self, rows: slice | NDArray[np.bool_]) -> FaceDataset:
-        """Some of them."""
+        """Select rows."""
         return FaceDataset(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @classmethod
-    def of(cls, crops: Sequence[Image], **labels: NDArray[np.generic]) -> FaceDataset:
-        """Faces of which only the named labels are known."""
+    def from_labels(cls, crops: Sequence[Image], **labels: NDArray[np.generic]) -> FaceDataset:
+        """Make a data set with the given labels; all others are unknown."""
         count = len(crops)
         columns = {name: labels.get(name, np.full(count, UNKNOWN)) for name in cls.__slots__[2:]}
         votes = labels.get("votes", np.zeros((count, len(CLASSES)), np.float32))
@@ -78,44 +76,43 @@ class FaceDataset:
         )
 
     @classmethod
-    def union(cls, parts: Iterable[FaceDataset]) -> FaceDataset:
-        """All faces of the parts, in their order."""
+    def concat(cls, parts: Iterable[FaceDataset]) -> FaceDataset:
+        """Concatenate data sets."""
         sets = list(parts)
         return cls(*(np.concatenate([getattr(part, field.name) for part in sets]) for field in fields(cls)))
 
     def digest(self) -> str:
-        """SHA-256 of pixels and labels."""
+        """Hash pixels and labels with SHA-256."""
         return digest(dataclass_arrays(self))
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetPaths:
-    """Where the data sets lie, each in its folder below one root; models/README.md says how they come there."""
+    """Paths of the data sets below one root folder; models/README.md says how to get them."""
 
     root: Path
 
     def __post_init__(self) -> None:
-        """Look for all of them.
+        """Check that all exist.
 
         Raises:
-            FileNotFoundError: Some are missing; all are named.
+            FileNotFoundError: Data sets are missing; the message names all of them.
         """
-        places = [self.ferplus, self.first, self.utkface, self.celeba, self.lfw, self.pairs]
-        places += [self.rafdb, self.affectnet, self.contempt, self.kerc, self.sfew, self.javased]
-        if missing := [str(place) for place in places if not place.exists()]:
+        paths = [self.ferplus, self.fer2013, self.utkface, self.celeba, self.lfw, self.pairs]
+        paths += [self.rafdb, self.affectnet, self.contempt, self.kerc, self.sfew, self.javased]
+        if missing := [str(path) for path in paths if not path.exists()]:
             raise FileNotFoundError(
-                f"the data sets are not complete, these are missing: {', '.join(missing)};"
-                " models/README.md says where each comes from"
+                f"these data sets are missing: {', '.join(missing)}; models/README.md says where each comes from"
             )
 
     @property
     def ferplus(self) -> Path:
-        """Pictures and votes of FER+."""
+        """Images and votes of FER+."""
         return self.root / "ferplus"
 
     @property
-    def first(self) -> Path:
-        """The same pictures in folders by their first label."""
+    def fer2013(self) -> Path:
+        """The same images in folders by their FER2013 label."""
         return self.root / "faceexp" / "data"
 
     @property
@@ -125,7 +122,7 @@ class DatasetPaths:
 
     @property
     def celeba(self) -> Path:
-        """Photographs of known people."""
+        """Photographs with identities."""
         return self.root / "celeba"
 
     @property
@@ -165,65 +162,65 @@ class DatasetPaths:
 
     @property
     def pairs(self) -> Path:
-        """Its verification pairs."""
+        """Verification pairs of LFW."""
         return self.root / "lfwpairs" / "data" / "pairs.txt"
 
 
 def read_ferplus(folder: Path, first: Path, split: str, cache: Path) -> FaceDataset:
-    """A split of FER+ with its votes and first labels.
+    """Read a split of FER+ with its votes and FER2013 labels.
 
     Args:
         folder: See `fervid.training.ferplus`.
-        first: Folder of the pictures by first label.
+        first: Folder of the images by FER2013 label.
         split: `Training` or `PublicTest`.
-        cache: Folder for what was cut.
+        cache: Folder for the crops.
     """
 
-    def cut() -> FaceDataset:
-        found = ferplus.read_split(folder, split, ferplus.stills_detector())
+    def crop() -> FaceDataset:
+        faces = ferplus.read_split(folder, split, ferplus.stills_detector())
         crops = [
-            align.align_face(image, face, SIDE, MARGIN) for image, face in zip(found.images, found.faces, strict=True)
+            align.align_face(image, face, SIDE, MARGIN) for image, face in zip(faces.images, faces.faces, strict=True)
         ]
-        return FaceDataset.of(crops, votes=found.votes, first=ferplus.fer2013_labels(first, found.images))
+        return FaceDataset.from_labels(crops, votes=faces.votes, first=ferplus.fer2013_labels(first, faces.images))
 
-    return _kept(cache, f"ferplus-{split}", [*_listed(folder), *_listed(first)], cut)
+    return _load_or_crop(cache, f"ferplus-{split}", [*_list_files(folder), *_list_files(first)], crop)
 
 
 def read_utkface(folder: Path, split: int, cache: Path) -> FaceDataset:
-    """A split of UTKFace: age, gender and ethnicity. See `fervid.training.utkface`."""
+    """Read a split of UTKFace: age, gender and ethnicity. See `fervid.training.utkface`."""
 
-    def cut() -> FaceDataset:
+    def crop() -> FaceDataset:
         portraits = utkface.read_split(folder, split)
         detector = ferplus.stills_detector(utkface.MIN_FACE)
         crops, rows = crop_all([p.path for p in portraits], lambda image: ferplus.detect_face(image, detector))
-        return FaceDataset.of(
+        return FaceDataset.from_labels(
             crops,
             age=np.array([portraits[i].age for i in rows]),
             gender=np.array([portraits[i].gender for i in rows]),
             ethnicity=np.array([portraits[i].race for i in rows]),
         )
 
-    return _kept(cache, f"utkface-{split}", _listed(folder), cut)
+    return _load_or_crop(cache, f"utkface-{split}", _list_files(folder), crop)
 
 
 def read_celeba(folder: Path, cache: Path) -> FaceDataset:
-    """Photographs of known people, the largest face of each. See `fervid.training.celeba`."""
+    """Read photographs of CelebA, the largest face of each. See `fervid.training.celeba`."""
 
-    def cut() -> FaceDataset:
+    def crop() -> FaceDataset:
         photos = celeba.read(folder)
-        crops, rows = crop_all([photo.path for photo in photos], largest_face(PHOTO_SIDE // 10))
+        crops, rows = crop_all([photo.path for photo in photos], make_largest_face_finder(PHOTO_SIDE // 10))
         numbers = np.unique([photo.person for photo in photos], return_inverse=True)[1]
-        return FaceDataset.of(crops, person=numbers[rows])
+        return FaceDataset.from_labels(crops, person=numbers[rows])
 
-    return _kept(cache, "celeba", _listed(folder), cut)
+    return _load_or_crop(cache, "celeba", _list_files(folder), crop)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpressionSet:
-    """Faces with votes from a set that has some of the eight expressions.
+    """Faces from a set that has some of the eight expressions.
 
     Attributes:
-        faces: n faces; no votes are for other classes than those of the set.
+        faces: n faces with votes for classes of the set only.
         has: (8,) whether the set has a class.
     """
 
@@ -231,33 +228,33 @@ class ExpressionSet:
     has: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, known: FaceDataset) -> ExpressionSet:
-        """A set that has the classes that occur in the votes."""
-        return cls(known, np.asarray(known.votes.any(axis=0)))
+    def from_faces(cls, faces: FaceDataset) -> ExpressionSet:
+        """Make a set with the classes that occur in the votes."""
+        return cls(faces, np.asarray(faces.votes.any(axis=0)))
 
 
 EXPRESSION_SETS = ("rafdb", "affectnet")
-"""The sets beside FER+; `affectnet` is four classes of AffectNet and contempt from a set of the same look."""
+"""The sets besides FER+; `affectnet` is four classes of AffectNet, and contempt from a set of similar style."""
 
 
 def read_expressions(sources: DatasetPaths, name: str, split: str, cache: Path) -> ExpressionSet:
-    """One of `EXPRESSION_SETS`; images in which no face is found are left out, but for those of a test.
+    """Read one of `EXPRESSION_SETS`; images without a detected face are dropped.
 
     Args:
-        sources: Where the sets lie.
-        name: Which.
-        split: `train`, `valid` or, of `rafdb`, `test`.
+        sources: Paths of the data sets.
+        name: Name of the set.
+        split: `train`, `valid` or, for `rafdb`, `test`.
         cache: Folder for the crops.
 
     Raises:
-        FileNotFoundError: Images are missing; all are counted, the first few named.
-        ValueError: There is no such set, images are damaged, or labels are out of range.
+        FileNotFoundError: Images are missing; the message has their number and the first few names.
+        ValueError: The set is unknown, images are damaged, or labels are out of range.
     """
     if name not in EXPRESSION_SETS:
-        raise ValueError(f"there is no set of expressions {name!r}; there are {', '.join(EXPRESSION_SETS)}")
+        raise ValueError(f"unknown expression set {name!r}; available are {', '.join(EXPRESSION_SETS)}")
     folders = [sources.rafdb] if name == "rafdb" else [sources.affectnet, sources.contempt]
 
-    def cut() -> FaceDataset:
+    def crop() -> FaceDataset:
         if name == "rafdb":
             paths, labels = expression_sets.list_rafdb(sources.rafdb, split)
         else:
@@ -265,50 +262,52 @@ def read_expressions(sources: DatasetPaths, name: str, split: str, cache: Path) 
         detector = ferplus.stills_detector(MIN_CLOSE_FACE)
         side = expression_sets.AFFECTNET_SIZE if name == "affectnet" else PHOTO_SIDE
         crops, rows = crop_all(paths, lambda image: ferplus.detect_face(image, detector), longest=side)
-        return FaceDataset.of(crops, votes=expression_sets.to_votes(labels[rows]))
+        return FaceDataset.from_labels(crops, votes=expression_sets.to_votes(labels[rows]))
 
-    return ExpressionSet.of(_kept(cache, f"{name}-{split}", [f for folder in folders for f in _listed(folder)], cut))
+    return ExpressionSet.from_faces(
+        _load_or_crop(cache, f"{name}-{split}", [f for folder in folders for f in _list_files(folder)], crop)
+    )
 
 
 def read_frames(sources: DatasetPaths, cache: Path) -> FaceDataset:
-    """The largest face of each film frame of KERC 2020, training part, without its ratings."""
+    """Read the largest face of each frame of KERC 2020, training part, without labels."""
 
-    def cut() -> FaceDataset:
-        crops, _ = crop_all(sorted(folder.glob("*.jpg")), largest_face(MIN_FRAME_FACE))
-        return FaceDataset.of(crops)
+    def crop() -> FaceDataset:
+        crops, _ = crop_all(sorted(folder.glob("*.jpg")), make_largest_face_finder(MIN_FRAME_FACE))
+        return FaceDataset.from_labels(crops)
 
     folder = sources.kerc / "frame_img"
-    return _kept(cache, "kerc-frames", _listed(folder), cut)
+    return _load_or_crop(cache, "kerc-frames", _list_files(folder), crop)
 
 
 def read_test_crops(sources: DatasetPaths, cache: Path) -> Image:
-    """Faces (n, SIDE, SIDE, 3) of RAF-DB's test, SFEW, and what FER+ is validated and tested on."""
+    """Read the crops (n, SIDE, SIDE, 3) of all test sets: RAF-DB test, SFEW, FER+ PublicTest and PrivateTest."""
     rafdb = read_expressions(sources, "rafdb", "test", cache).faces
 
-    def cut() -> FaceDataset:
+    def crop() -> FaceDataset:
         paths, labels = expression_sets.list_sfew(sources.sfew)
-        crops, rows = crop_all(paths, largest_face(MIN_FRAME_FACE))
-        return FaceDataset.of(crops, votes=expression_sets.to_votes(labels[rows]))
+        crops, rows = crop_all(paths, make_largest_face_finder(MIN_FRAME_FACE))
+        return FaceDataset.from_labels(crops, votes=expression_sets.to_votes(labels[rows]))
 
-    sfew = _kept(cache, "sfew", _listed(sources.sfew), cut)
+    sfew = _load_or_crop(cache, "sfew", _list_files(sources.sfew), crop)
     ferplus_sets = [
-        read_ferplus(sources.ferplus, sources.first, split, cache) for split in ("PublicTest", "PrivateTest")
+        read_ferplus(sources.ferplus, sources.fer2013, split, cache) for split in ("PublicTest", "PrivateTest")
     ]
-    return np.concatenate([known.crops for known in (rafdb, sfew, *ferplus_sets)])
+    return np.concatenate([part.crops for part in (rafdb, sfew, *ferplus_sets)])
 
 
-def is_unseen(known: FaceDataset, tests: Image, name: str) -> NDArray[np.bool_]:
-    """(n,) whether a face is no copy of a test face; how many are is printed."""
-    copies = find_duplicates(known.crops, tests) >= 0
-    print(f"{name}: {copies.sum()} of {len(known)} faces are copies of test faces and are left out", flush=True)
+def is_unseen(faces: FaceDataset, tests: Image, name: str) -> NDArray[np.bool_]:
+    """Check that faces are not copies of test faces (n,), and print the number of copies."""
+    copies = find_duplicates(faces.crops, tests) >= 0
+    print(f"{name}: {copies.sum()} of {len(faces)} faces are copies of test faces and are dropped", flush=True)
     return np.asarray(~copies)
 
 
-def largest_face(min_face: int) -> Callable[[Image], Face | None]:
-    """A function that finds the largest face of an image, of at least that many pixels, or None."""
-    loaded = registry.load_model(registry.DEFAULTS["detector"], "detector")
-    detector = Detector(loaded.session, loaded.card, min_face)
-    return lambda image: max(detector(image), key=lambda face: face.area, default=None)
+def make_largest_face_finder(min_face: int) -> Callable[[Image], Face | None]:
+    """Make a function that detects the largest face of an image, at least `min_face` pixels large, or None."""
+    model = registry.load_model(registry.DEFAULTS["detector"], "detector")
+    detector = Detector(model.session, model.card, min_face)
+    return lambda image: max(detector.detect(image), key=lambda face: face.area, default=None)
 
 
 def crop_all(
@@ -318,61 +317,66 @@ def crop_all(
     margin: float = MARGIN,
     longest: int = PHOTO_SIDE,
 ) -> tuple[list[Image], list[int]]:
-    """Crops, and the number of the picture that each is from; a picture without a face gives none.
+    """Crop the face of every image; images without a face are skipped.
 
     Args:
         paths: Image files.
-        locate: Finds the face.
-        side: Of the crops in pixels.
-        margin: Around the box, on each side, as a share of its longer side.
-        longest: Side in pixels that larger images are reduced to first.
+        locate: Detects the face of an image.
+        side: Side of the crops in pixels.
+        margin: Margin on each side of the box, as a fraction of its longer side.
+        longest: Maximum side in pixels; larger images are downscaled first.
+
+    Returns:
+        The crops, and for each the index of its image.
 
     Raises:
-        ValueError: Pictures are damaged; all are counted, the first few named. Or no face was found at all.
+        ValueError: Images are damaged (the message has their number and the first few names), or no face was found.
     """
 
-    def cut(path: Path) -> tuple[bool, Image | None]:
-        """Whether the picture is whole, and the crop if it shows a face."""
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        if picture is None:
+    def crop(path: Path) -> tuple[bool, Image | None]:
+        """Return whether the image could be decoded, and its crop if a face was detected."""
+        decoded = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        if decoded is None:
             return False, None
-        image = _shrunk(np.asarray(picture, np.uint8), longest)
+        image = _downscale(np.asarray(decoded, np.uint8), longest)
         face = locate(image)
         return True, None if face is None else align.align_face(image, face, side, margin)
 
     with ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
-        found = list(pool.map(cut, paths))
-    damaged = [str(path) for path, (whole, _) in zip(paths, found, strict=True) if not whole]
-    rows = [i for i, (_, crop) in enumerate(found) if crop is not None]
-    crops = [crop for _, crop in found if crop is not None]
+        results = list(pool.map(crop, paths))
+    damaged = [str(path) for path, (readable, _) in zip(paths, results, strict=True) if not readable]
+    rows = [i for i, (_, face) in enumerate(results) if face is not None]
+    crops = [face for _, face in results if face is not None]
     if damaged:
-        raise ValueError(f"{len(damaged)} pictures are damaged, copy them again; the first: {', '.join(damaged[:3])}")
+        raise ValueError(f"{len(damaged)} images are damaged, copy them again; the first: {', '.join(damaged[:3])}")
     if not crops:
-        raise ValueError(f"no face was found in {len(paths)} pictures; see models/README.md for what belongs there")
+        raise ValueError(f"no face was found in {len(paths)} images; see models/README.md for what belongs there")
     return crops, rows
 
 
-def _shrunk(image: Image, longest: int) -> Image:
-    """The picture with a longer side of at most that many pixels."""
+def _downscale(image: Image, longest: int) -> Image:
+    """Downscale an image to a maximum side."""
     scale = longest / max(image.shape[:2])
     return (
         image if scale >= 1 else np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
     )
 
 
-def _listed(folder: Path) -> list[tuple[str, int]]:
-    """Name and size of every file below a folder.
+def _list_files(folder: Path) -> list[tuple[str, int]]:
+    """List name and size of all files below a folder.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The folder has no files.
     """
     files = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in folder.rglob("*") if path.is_file())
     if not files:
-        raise FileNotFoundError(f"{folder} holds no files; see models/README.md for what belongs there")
+        raise FileNotFoundError(f"{folder} has no files; see models/README.md for what belongs there")
     return files
 
 
-def _kept(cache: Path, name: str, files: Sequence[tuple[str, int]], cut: Callable[[], FaceDataset]) -> FaceDataset:
+def _load_or_crop(
+    cache: Path, name: str, files: Sequence[tuple[str, int]], crop: Callable[[], FaceDataset]
+) -> FaceDataset:
     detector = registry.manifest()[registry.DEFAULTS["detector"]]["sha256"]
     key = hashlib.sha256(repr((files, detector, SIDE, MARGIN)).encode()).hexdigest()[:16]
-    return FaceDataset(**load_or_compute(cache / f"{name}-{key}.npz", lambda: dataclass_arrays(cut())))
+    return FaceDataset(**load_or_compute(cache / f"{name}-{key}.npz", lambda: dataclass_arrays(crop())))

@@ -51,7 +51,7 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def accuracy(likeness: FloatArray, pairs: list[Pair]) -> NDArray[np.bool_]:
+def correct_pairs(likeness: FloatArray, pairs: list[Pair]) -> NDArray[np.bool_]:
     """(n,) whether each pair is answered rightly, by the threshold that is best on the other folds."""
     same, fold = np.array([p.same for p in pairs]), np.array([p.fold for p in pairs])
     right = np.zeros(len(pairs), bool)

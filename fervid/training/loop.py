@@ -1,6 +1,6 @@
-"""Batches and steps: what every training here goes through, whatever it learns.
+"""A training loop with prefetching, warm-up and cosine decay, a moving average and checkpoints.
 
-The batch of a step comes from its number alone, so a run that was killed gives the same result.
+The batch of a step depends on its number only, so a resumed run gives the same result as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fervid.training import state
+from fervid.training import checkpoint
 
 Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What a recipe says of its steps.
+    """The settings of the optimiser.
 
     Attributes:
-        steps: Batches in all; after the last the learning rate would be zero.
-        rate: Highest learning rate.
-        warmup: Steps until it is reached.
+        steps: Number of batches; the learning rate decays to zero over them.
+        rate: Maximum learning rate.
+        warmup: Steps of linear warm-up.
         decay: Weight decay.
-        average: Share of the moving average that a step keeps.
+        average: Decay of the moving average of the weights.
     """
 
     steps: int
@@ -44,74 +44,74 @@ class Schedule:
     average: float
 
     def learning_rate(self, step: int) -> float:
-        """Warm-up and cosine."""
-        falling = (1 + math.cos(math.pi * step / self.steps)) / 2
-        return self.rate * min(1.0, (step + 1) / max(self.warmup, 1)) * falling
+        """Compute the learning rate of a step: linear warm-up, cosine decay."""
+        cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.rate * min(1.0, (step + 1) / max(self.warmup, 1)) * cosine
 
 
 def prefetch_batches(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
-    """The batches of those steps; while one is learned from, a thread makes the next.
+    """Yield the batches of the given steps; a thread makes the next one meanwhile.
 
     Raises:
         Exception: What `make` raises.
     """
     cv2.setNumThreads(1)
-    with ThreadPoolExecutor(1) as ahead:
+    with ThreadPoolExecutor(1) as pool:
         steps = iter(range(start, stop))
-        coming = [ahead.submit(make, step) for step in islice(steps, 1)]
-        while coming:
-            ready = coming.pop().result()
-            coming += [ahead.submit(make, step) for step in islice(steps, 1)]
-            yield ready
+        pending = [pool.submit(make, step) for step in islice(steps, 1)]
+        while pending:
+            batch = pending.pop().result()
+            pending += [pool.submit(make, step) for step in islice(steps, 1)]
+            yield batch
 
 
 def fit(
     network: nn.Module,
     path: Path,
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     schedule: Schedule,
     make: Callable[[int], Batch],
     loss: Callable[[Batch], Tensor],
     *,
     every: int,
-    steepest: float = math.inf,
+    max_grad_norm: float = math.inf,
 ) -> Iterator[dict[str, float]]:
-    """Train a network by AdamW to the last step, and keep it with its moving average in a file.
+    """Train a network with AdamW to the last step, saving checkpoints.
 
     Args:
-        network: At step 0, or of the kind that is in the file.
-        path: The state, which is continued if it is there.
-        about: What decides the result.
-        schedule: Steps and rates.
-        make: Step number to batch.
-        loss: Of a batch.
-        every: Steps after which the state is kept.
-        steepest: Length that gradients are cut to.
+        network: Network with initial weights, which is trained in place.
+        path: Checkpoint; resumed from if it exists.
+        metadata: Everything that determines the result.
+        schedule: Settings of the optimiser.
+        make: Makes the batch of a step.
+        loss: Computes the loss of a batch.
+        every: Steps between checkpoints.
+        max_grad_norm: Norm to which gradients are clipped.
 
     Yields:
-        Step, mean loss since the last time and seconds, each time that the state was kept.
+        Step, mean loss since the last checkpoint and elapsed seconds, at each checkpoint.
 
     Raises:
-        ValueError: The file is of another run.
+        ValueError: The checkpoint belongs to another run.
     """
     average = copy.deepcopy(network).eval().requires_grad_(False)
     modules = {"network": network, "average": average}
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.decay, fused=True)
-    step = state.restore(path, about, modules, optimiser) if path.exists() else 0
-    losses, began = [], time.monotonic()
+    step = checkpoint.restore(path, metadata, modules, optimiser) if path.exists() else 0
+    losses, started = [], time.monotonic()
     for batch in prefetch_batches(make, step, schedule.steps):
         optimiser.param_groups[0]["lr"] = schedule.learning_rate(step)
-        network.train()  # whoever looks at a run between steps may have left it in another mode
+        network.train()  # the caller may have changed the mode between steps
         value = loss(batch)
         value.backward()
-        if steepest < math.inf:
-            nn.utils.clip_grad_norm_(network.parameters(), steepest)
+        if max_grad_norm < math.inf:
+            nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
         optimiser.step()
         optimiser.zero_grad()
         step += 1
-        state.update_ema(average, network, schedule.average, step)
+        checkpoint.update_ema(average, network, schedule.average, step)
         losses.append(float(value.detach()))
         if step % every == 0 or step == schedule.steps:
-            state.save(path, about, step, modules, optimiser)
-            yield {"step": step, "loss": float(np.mean(losses)), "seconds": time.monotonic() - began}
+            checkpoint.save(path, metadata, step, modules, optimiser)
+            yield {"step": step, "loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
             losses = []

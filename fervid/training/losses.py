@@ -1,4 +1,4 @@
-"""What each task asks of the network; a face counts only for the labels that it carries."""
+"""The losses of all tasks; a face contributes only to the tasks for which it has labels."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch.nn import functional
 
 from fervid.training.network import Heads
 
-AGE_SPREAD = 2.0  # years by which an apparent age is uncertain
-IDENTITY_SCALE = 20.0  # cosines have to be stretched before a soft-max
-SMOOTHING = 0.05
+AGE_STD = 2.0  # years, of the label distribution
+IDENTITY_SCALE = 20.0  # factor of the cosines before the softmax
+LABEL_SMOOTHING = 0.05
 ABSENT = -1e4
-"""Added to the logit of a class that a set lacks, so that its soft-max is over the classes that it has."""
+"""Added to the logits of classes that a data set lacks, which excludes them from its softmax."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskWeights:
-    """How much each task counts in the sum; 0 leaves it out."""
+    """Weights of the tasks in the total loss; 0 disables a task."""
 
     expression: float = 2.0
     first: float = 0.6
@@ -34,20 +34,20 @@ class TaskWeights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """What is known of n faces.
+    """Labels of n faces.
 
     Attributes:
-        votes: (n, 8) shares; a row of zeros asks nothing.
-        first: (n, 7) shares of the first labels; likewise.
+        votes: (n, 8) probabilities of expression; rows of zeros are ignored.
+        first: (n, 7) probabilities of the FER2013 label; rows of zeros are ignored.
         age: (n,) years, -1 where unknown, as in the three below.
         gender: (n,) 0 male, 1 female.
         ethnicity: (n,) class.
         person: (n,) class.
-        starting: (n, d) embedding by the starting weights, of unit length; a row of zeros asks nothing.
-        adjustment: (n, 8) what is added to the logits of expression, `ABSENT` for classes that the set of a face lacks.
-        weak: (m, 3, s, s) other views of the last m faces, which have no votes, for a teacher to answer.
-        taught: (m, 8) shares that the teacher answers.
-        taught_adjustment: (8,) what is added to the logits of these m faces.
+        initial_embeddings: (n, d) unit embeddings by the initial weights; rows of zeros are ignored.
+        adjustment: (n, 8) added to the logits of expression, `ABSENT` for classes that the data set of a face lacks.
+        weak: (m, 3, s, s) weakly augmented views of the last m faces, which have no votes, for a teacher.
+        teacher_probabilities: (m, 8) the teacher's predictions for these m faces.
+        teacher_adjustment: (8,) added to the logits of these m faces.
     """
 
     votes: Tensor
@@ -56,93 +56,93 @@ class Targets:
     gender: Tensor
     ethnicity: Tensor
     person: Tensor
-    starting: Tensor
+    initial_embeddings: Tensor
     adjustment: Tensor | None = None
     weak: Tensor | None = None
-    taught: Tensor | None = None
-    taught_adjustment: Tensor | None = None
+    teacher_probabilities: Tensor | None = None
+    teacher_adjustment: Tensor | None = None
 
 
 def multitask_loss(
     heads: Heads,
-    kept: Tensor,
+    distilled: Tensor,
     people: Tensor,
     targets: Targets,
     weights: TaskWeights,
     expression: Tensor,
     first: Tensor,
 ) -> Tensor:
-    """The weighted sum of the losses of all tasks.
+    """Compute the weighted sum of the losses of all tasks.
 
     Args:
-        heads: What the network gave.
-        kept: (n, d) what is to stay near the starting embedding.
-        people: (p, d) one direction in the embedding for each known person.
-        targets: What it should have given.
-        weights: Of the tasks.
-        expression: (8,) added to the logits of expression, so that what is left is free of the class prior (Menon et
-            al., arXiv 2007.07314).
-        first: (7,) the same for the first labels.
+        heads: Outputs of the network.
+        distilled: (n, d) embeddings that should stay close to the initial ones.
+        people: (p, d) class weights of the p people, in the space of the embedding.
+        targets: Labels.
+        weights: Weights of the tasks.
+        expression: (8,) logit adjustment of expression, which removes the class prior (Menon et al., arXiv 2007.07314).
+        first: (7,) logit adjustment of the FER2013 label.
     """
-    aged, sexed, placed, named = (
+    has_age, has_gender, has_ethnicity, has_person = (
         column >= 0 for column in (targets.age, targets.gender, targets.ethnicity, targets.person)
     )
-    male = 1 - targets.gender[sexed].float()
-    likeness = functional.normalize(heads.embedding[named]) @ functional.normalize(people).T
+    male = 1 - targets.gender[has_gender].float()
+    cosines = functional.normalize(heads.embedding[has_person]) @ functional.normalize(people).T
     parts = {
         "expression": lambda: soft_cross_entropy(
             heads.expression + (expression if targets.adjustment is None else targets.adjustment), targets.votes
         ),
         "first": lambda: soft_cross_entropy(heads.first + first, targets.first),
         "age": lambda: soft_cross_entropy(
-            heads.age[aged], gaussian_label_distribution(targets.age[aged], heads.age.shape[1])
+            heads.age[has_age], gaussian_label_distribution(targets.age[has_age], heads.age.shape[1])
         ),
-        "years": lambda: _mean((expected_years(heads.age[aged]) - targets.age[aged]).abs()),
+        "years": lambda: _mean((expected_years(heads.age[has_age]) - targets.age[has_age]).abs()),
         "gender": lambda: _mean(
-            functional.binary_cross_entropy_with_logits(heads.gender[sexed], male, reduction="none")
+            functional.binary_cross_entropy_with_logits(heads.gender[has_gender], male, reduction="none")
         ),
-        "ethnicity": lambda: _mean(_hard(heads.ethnicity[placed], targets.ethnicity[placed])),
-        "distillation": lambda: cosine_distance(kept, targets.starting),
-        "identity": lambda: _mean(_hard(IDENTITY_SCALE * likeness, targets.person[named])),
+        "ethnicity": lambda: _mean(_cross_entropy(heads.ethnicity[has_ethnicity], targets.ethnicity[has_ethnicity])),
+        "distillation": lambda: cosine_distance(distilled, targets.initial_embeddings),
+        "identity": lambda: _mean(_cross_entropy(IDENTITY_SCALE * cosines, targets.person[has_person])),
         "consistency": lambda: _consistency(heads.expression, targets),
     }
-    counting = [weight * parts[name]() for name, weight in asdict(weights).items() if weight]
-    return torch.stack(counting).sum()
+    weighted = [weight * parts[name]() for name, weight in asdict(weights).items() if weight]
+    return torch.stack(weighted).sum()
 
 
-def soft_cross_entropy(logits: Tensor, shares: Tensor) -> Tensor:
-    """Cross-entropy against shares, over the rows that have any."""
-    return -(shares * logits.log_softmax(1)).sum() / shares.sum().clamp(min=1)
+def soft_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """Compute the mean cross-entropy against probabilities; rows of zeros are ignored."""
+    return -(probabilities * logits.log_softmax(1)).sum() / probabilities.sum().clamp(min=1)
 
 
 def _consistency(logits: Tensor, targets: Targets) -> Tensor:
-    """Cross-entropy of the last faces against what the teacher answers; 0 without a teacher."""
-    if targets.taught is None or targets.taught_adjustment is None:
+    """Compute the cross-entropy of the last faces against the teacher's predictions; 0 without a teacher."""
+    expected, adjustment = targets.teacher_probabilities, targets.teacher_adjustment
+    if expected is None or adjustment is None:
         return logits.sum() * 0
-    return soft_cross_entropy(logits[len(logits) - len(targets.taught) :] + targets.taught_adjustment, targets.taught)
+    return soft_cross_entropy(logits[len(logits) - len(expected) :] + adjustment, expected)
 
 
 def gaussian_label_distribution(years: Tensor, classes: int) -> Tensor:
-    """Ages (n,) -> shares (n, classes) of the years from 1, spread as a bell (Gao et al., arXiv 1611.01731)."""
-    off = torch.arange(1, classes + 1) - years.clamp(1, classes)[:, None]
-    return torch.softmax(-(off**2) / (2 * AGE_SPREAD**2), dim=1)
+    """Spread ages (n,) as Gaussians over the years from 1: (n, classes) (Gao et al., arXiv 1611.01731)."""
+    difference = torch.arange(1, classes + 1) - years.clamp(1, classes)[:, None]
+    return torch.softmax(-(difference**2) / (2 * AGE_STD**2), dim=1)
 
 
 def expected_years(logits: Tensor) -> Tensor:
-    """Logits (n, classes) of the years from 1 -> expected age (n,)."""
+    """Compute expected ages (n,) from logits (n, classes) of the years from 1."""
     return logits.softmax(1) @ torch.arange(1.0, logits.shape[1] + 1)
 
 
-def cosine_distance(embedding: Tensor, starting: Tensor) -> Tensor:
-    """One minus the cosine, over the rows that have a starting embedding."""
-    known = starting.square().sum(1) > 0
-    return _mean(1 - functional.cosine_similarity(embedding[known], starting[known]))
+def cosine_distance(embedding: Tensor, initial: Tensor) -> Tensor:
+    """Compute the mean cosine distance; rows where `initial` is zero are ignored."""
+    rows = initial.square().sum(1) > 0
+    return _mean(1 - functional.cosine_similarity(embedding[rows], initial[rows]))
 
 
-def _hard(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING, reduction="none")
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING, reduction="none")
 
 
 def _mean(values: Tensor) -> Tensor:
-    """The mean, 0 of nothing."""
+    """Compute the mean, 0 if there are no values."""
     return values.sum() / max(len(values), 1)

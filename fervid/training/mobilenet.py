@@ -1,9 +1,9 @@
-"""MobileNetV1 and its starting weights from TensorFlow.js files.
+"""MobileNetV1 and its initial weights from TensorFlow.js files.
 
 The network is that of Savchenko (arXiv 2103.17107, section 3): MobileNetV1 1.0 (Howard et al., arXiv 1704.04861) on
 224-pixel faces, pre-trained on the identities of VGGFace2; age in 100 classes and gender on a dense layer of 256
-units. The published convolutions come with their batch normalisation folded in; for training it is put back
-(`insert_batch_norm`), because without it the network learns far slower, and for use it is folded in again
+units. In the published weights batch normalisation is folded into the convolutions. For training it is inserted again
+(`insert_batch_norm`), because the network learns far more slowly without it; for inference it is folded
 (`fold_batch_norm`).
 """
 
@@ -32,11 +32,11 @@ BLOCKS = (
     *((512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
 )  # (channels, stride) of the 13 depthwise-separable blocks
 
-TaskWeights = Mapping[str, NDArray[np.float32]]
+NamedTensors = Mapping[str, NDArray[np.float32]]
 
 
 class _SameConv(nn.Conv2d):
-    """A 3x3 convolution padded as TensorFlow's "same": with stride 2 an even side grows at bottom and right only."""
+    """A 3x3 convolution with TensorFlow's "same" padding: with stride 2, even sides are padded at bottom and right."""
 
     def __init__(self, channels: int, width: int, *, stride: int = 1, groups: int = 1) -> None:
         super().__init__(channels, width, 3, stride, padding=1 if stride == 1 else 0, groups=groups, bias=False)
@@ -45,17 +45,17 @@ class _SameConv(nn.Conv2d):
         if self.stride == (1, 1):
             return super().forward(x)
         odd = x.shape[-1] % 2
-        if self.training and self.groups > 1:  # in bfloat16 the backward pass of strided ones is far slower
-            everywhere = functional.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups)
-            return everywhere[:, :, 1 - odd :: 2, 1 - odd :: 2]
+        if self.training and self.groups > 1:  # the backward pass with stride is far slower in bfloat16
+            dense = functional.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups)
+            return dense[:, :, 1 - odd :: 2, 1 - odd :: 2]
         return super().forward(functional.pad(x, (odd, 1, odd, 1)))
 
 
-class _Normed(nn.Module):
-    """A convolution without offsets, and its batch normalisation."""
+class _ConvBatchNorm(nn.Module):
+    """A convolution without bias, and its batch normalisation."""
 
     frozen = False
-    """Whether the statistics stay as they are: the normalisation is then part of the convolution's weights."""
+    """Whether the statistics are constant; the normalisation is then computed as part of the kernel."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -65,52 +65,52 @@ class _Normed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.frozen:
             return self._forward_frozen(x)
-        normed: Tensor = self.norm(self.convolution(x))
-        return normed
+        output: Tensor = self.norm(self.convolution(x))
+        return output
 
     def _forward_frozen(self, x: Tensor) -> Tensor:
-        """Scale the kernel instead of what it gives, which is far smaller."""
+        """Normalise the kernel instead of the output, which is far larger."""
         scale = self.norm.get_parameter("weight") / (self.norm.get_buffer("running_var") + EPS).sqrt()
         kernel = self.convolution.weight * scale[:, None, None, None]
         offset = self.norm.get_parameter("bias") - self.norm.get_buffer("running_mean") * scale
-        normed: Tensor = functional_call(self.convolution, {"weight": kernel, "bias": offset}, (x,))
-        return normed
+        output: Tensor = functional_call(self.convolution, {"weight": kernel, "bias": offset}, (x,))
+        return output
 
 
 class MobileNetV1(nn.Module):
-    """(n, 3, s, s) pictures in the scale of the card -> embedding (n, 1024), non-negative."""
+    """MobileNetV1; maps images (n, 3, s, s), scaled as the card says, to non-negative embeddings (n, 1024)."""
 
     def __init__(self) -> None:
-        """Build the layers; the weights are random until `load_state_dict` or `load_faceres`."""
+        """Build the layers with random weights."""
         super().__init__()
-        self.stem = _Normed(_SameConv(3, 32, stride=2))
+        self.stem = _ConvBatchNorm(_SameConv(3, 32, stride=2))
         self.depthwise, self.pointwise = nn.ModuleList(), nn.ModuleList()
         channels = 32
         for width, stride in BLOCKS:
-            self.depthwise.append(_Normed(_SameConv(channels, channels, stride=stride, groups=channels)))
-            self.pointwise.append(_Normed(nn.Conv2d(channels, width, 1, bias=False)))
+            self.depthwise.append(_ConvBatchNorm(_SameConv(channels, channels, stride=stride, groups=channels)))
+            self.pointwise.append(_ConvBatchNorm(nn.Conv2d(channels, width, 1, bias=False)))
             channels = width
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures -> embedding."""
+        """Compute the embeddings of images."""
         x = functional.relu6(self.stem(x))
         for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
             x = functional.relu6(pointwise(functional.relu6(depthwise(x))))
         return x.mean(dim=(2, 3))
 
-    def layers(self) -> list[_Normed]:
-        """All convolutions, each with its batch normalisation."""
-        return [layer for layer in self.modules() if isinstance(layer, _Normed)]
+    def layers(self) -> list[_ConvBatchNorm]:
+        """List all convolutions, each with its batch normalisation."""
+        return [layer for layer in self.modules() if isinstance(layer, _ConvBatchNorm)]
 
 
-def insert_batch_norm(backbone: MobileNetV1, pictures: Tensor) -> None:
-    """Give the batch normalisation something to do without changing what the network says.
+def insert_batch_norm(backbone: MobileNetV1, images: Tensor) -> None:
+    """Set the batch normalisation to the statistics of `images` (n, 3, s, s) without changing the outputs.
 
-    Its statistics become those of `pictures` (n, 3, s, s), its factors and offsets what undoes them.
+    Scales and offsets are set to invert the normalisation.
     """
 
-    def measured(layer: nn.Module, _: object, output: Tensor) -> Tensor:
-        """Set what follows a convolution as its output is."""
+    def set_statistics(layer: nn.Module, _: object, output: Tensor) -> Tensor:
+        """Set the normalisation of a convolution from its output."""
         norm = layers[layer]
         mean, variance, factor, offset = (
             norm.state_dict()[name] for name in ("running_mean", "running_var", "weight", "bias")
@@ -123,21 +123,21 @@ def insert_batch_norm(backbone: MobileNetV1, pictures: Tensor) -> None:
         return output
 
     layers: dict[nn.Module, nn.Module] = {layer.convolution: layer.norm for layer in backbone.layers()}
-    hooks = [convolution.register_forward_hook(measured) for convolution in layers]
+    hooks = [convolution.register_forward_hook(set_statistics) for convolution in layers]
     with torch.no_grad():
-        backbone.eval()(pictures)
+        backbone.eval()(images)
     for hook in hooks:
         hook.remove()
 
 
 def freeze_normalisation(backbone: MobileNetV1) -> None:
-    """Keep the statistics of the batch normalisation as they are; its factors and offsets go on learning."""
+    """Keep the batch normalisation statistics constant in training; scales and offsets are still trained."""
     for layer in backbone.layers():
         layer.frozen = True
 
 
 def fold_batch_norm(backbone: MobileNetV1) -> MobileNetV1:
-    """The same network with its batch normalisation folded into the convolutions, for use only."""
+    """Copy the network with batch normalisation folded into the convolutions, for inference."""
     result = copy.deepcopy(backbone).eval()
     for layer in result.layers():
         if isinstance(layer.norm, nn.BatchNorm2d):
@@ -146,22 +146,24 @@ def fold_batch_norm(backbone: MobileNetV1) -> MobileNetV1:
     return result
 
 
-def read_tensorflowjs(manifest: Path) -> TaskWeights:
-    """Every tensor of a TensorFlow.js layers or graph file, by name.
+def read_tensorflowjs(manifest: Path) -> NamedTensors:
+    """Read all tensors of a TensorFlow.js layers or graph model, by name.
 
     Args:
-        manifest: The `.json` file; the binary files that it names lie beside it.
+        manifest: The `.json` file; the binary files that it names are in the same folder.
 
     Raises:
-        ValueError: The manifest is damaged, or the binary files are shorter or longer than it says.
+        ValueError: The manifest is damaged, or the binary files are too short or too long.
     """
     try:
         return _tensors(manifest)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{manifest} is no manifest of TensorFlow.js weights ({error!r}); fetch it again") from error
+        raise ValueError(
+            f"{manifest} is not a manifest of TensorFlow.js weights ({error!r}); download it again"
+        ) from error
 
 
-def _tensors(manifest: Path) -> TaskWeights:
+def _tensors(manifest: Path) -> NamedTensors:
     tensors: dict[str, NDArray[np.float32]] = {}
     for group in json.loads(manifest.read_text())["weightsManifest"]:
         data = b"".join((manifest.parent / name).read_bytes() for name in group["paths"])
@@ -170,27 +172,31 @@ def _tensors(manifest: Path) -> TaskWeights:
             stored = np.dtype(weight.get("quantization", weight)["dtype"]).newbyteorder("<")
             count = int(np.prod(weight["shape"]))
             if offset + count * stored.itemsize > len(data):
-                raise ValueError(f"{manifest}: its weight files end before {weight['name']}; fetch the package again")
+                raise ValueError(
+                    f"{manifest}: the weight files end before {weight['name']}; download the package again"
+                )
             values = np.frombuffer(data, stored, count, offset)
             tensors[weight["name"]] = values.reshape(weight["shape"]).astype(np.float32)
             offset += count * stored.itemsize
         if offset != len(data):
-            raise ValueError(f"{manifest}: {len(data) - offset} bytes too many in its weight files")
+            raise ValueError(
+                f"{manifest}: the weight files have {len(data) - offset} extra bytes; download the package again"
+            )
     return tensors
 
 
 def load_layer(layer: nn.Module, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-    """Copy a kernel, in torch's order of axes, and a bias into a layer."""
+    """Copy a kernel, with torch's order of axes, and a bias into a layer."""
     layer.load_state_dict(
         {"weight": torch.from_numpy(np.ascontiguousarray(kernel)), "bias": torch.from_numpy(bias.copy())}
     )
 
 
-def load_faceres(backbone: MobileNetV1, weights: TaskWeights) -> None:
-    """Copy the published weights into `backbone`, whose batch normalisation then only adds their offsets.
+def load_faceres(backbone: MobileNetV1, weights: NamedTensors) -> None:
+    """Copy the published weights into `backbone`; its batch normalisation then only adds their offsets.
 
     TensorFlow's kernels are (h, w, in, out), depthwise ones (h, w, channels, 1); the pointwise and first convolutions
-    come folded already (`merged_input`), the depthwise ones as kernel, factor and offset.
+    are already folded (`merged_input`), the depthwise ones consist of kernel, factor and offset.
     """
     _load_folded(
         backbone.stem,
@@ -211,8 +217,8 @@ def load_faceres(backbone: MobileNetV1, weights: TaskWeights) -> None:
         )
 
 
-def load_exported(backbone: MobileNetV1, stored: TaskWeights) -> None:
-    """Copy weights by the names of an exported file into `backbone`, whose normalisation then only adds offsets.
+def load_exported(backbone: MobileNetV1, stored: NamedTensors) -> None:
+    """Copy weights of an exported file into `backbone`; its batch normalisation then only adds their offsets.
 
     Raises:
         KeyError: A weight is missing.
@@ -224,7 +230,7 @@ def load_exported(backbone: MobileNetV1, stored: TaskWeights) -> None:
 
 
 def _load_folded(layer: nn.Module, kernel: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
-    """Copy a kernel in torch's order of axes and an offset into a convolution and its normalisation."""
+    """Copy a kernel, with torch's order of axes, and an offset into a convolution and its normalisation."""
     values = {
         "convolution.weight": torch.from_numpy(np.array(kernel, order="C")),
         "norm.weight": torch.ones(len(offset)),
@@ -237,10 +243,10 @@ def _load_folded(layer: nn.Module, kernel: NDArray[np.float32], offset: NDArray[
 
 
 def reference_difference(backbone: MobileNetV1, manifest: Path, size: int = 64) -> float:
-    """Largest difference of the embedding from the published graph, run as it was published.
+    """Compute the largest difference between our embedding and that of the published graph.
 
-    The graph of the TensorFlow.js file is rebuilt node by node in ONNX, nothing folded, padded by "SAME_UPPER", and run
-    by onnxruntime: an implementation that shares no line with ours.
+    The graph of the TensorFlow.js file is rebuilt node by node in ONNX, without folding and with "SAME_UPPER" padding,
+    and run by onnxruntime: an implementation independent of ours.
     """
     weights = read_tensorflowjs(manifest)
     nodes = []
@@ -269,17 +275,17 @@ def reference_difference(backbone: MobileNetV1, manifest: Path, size: int = 64) 
         elif value.ndim == 1:
             value = value[:, None, None]
         constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-    picture = "input_1"
+    image = "input_1"
     graph = helper.make_graph(
         nodes,
         "published",
-        [helper.make_tensor_value_info(picture, TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info(image, TensorProto.FLOAT, [1, 3, size, size])],
         [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     pixels = np.random.default_rng(0).uniform(-120, 130, (1, 3, size, size)).astype(np.float32)
-    (published,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {picture: pixels})
+    (published,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {image: pixels})
     with torch.no_grad():
         ours = backbone(torch.from_numpy(pixels)).numpy()
     return float(np.abs(ours - published.reshape(ours.shape)).max())

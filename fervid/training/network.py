@@ -1,9 +1,9 @@
-"""The multi-task network in torch: one backbone, an embedding, and a small head for every task.
+"""The multi-task network in torch: a backbone, an embedding, and a small head for each task.
 
 After Savchenko (arXiv 2103.17107, section 3): expression is linear on the embedding; age in 100 classes, gender and
-ethnicity on a dense layer of 256 units. The embedding is kept close to that of the starting weights, so identity is
-linear on it too, and fitted last, in closed form (`fervid.training.fit`). A head for the first labels of FER2013
-stands beside the one for the votes, because the two sets of annotators often disagree.
+ethnicity on a dense layer of 256 units. The embedding is distilled from that of the initial weights, so identity is
+linear on it too, and fitted last, in closed form (`fervid.training.fit`). The labels of FER2013 have a head of their
+own beside the one for the votes of FER+, because the two sets of annotators often disagree.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fervid.training import mobilenet
-from fervid.training.ferplus import CLASSES, FIRST_FOLDERS
+from fervid.training.ferplus import CLASSES, FER2013_FOLDERS
 
 AGES = 100
 IDENTITY = 128
 ETHNICITIES = ("White", "Black", "Asian", "Indian", "Other")
-FER2013_CLASSES = tuple(FIRST_FOLDERS)
-PIXEL_MEAN = (103.939, 116.779, 123.68)  # BGR, of the pictures that the starting weights were trained on
+FER2013_CLASSES = tuple(FER2013_FOLDERS)
+PIXEL_MEAN = (103.939, 116.779, 123.68)  # BGR, of the training images of the initial weights
 
 
 class Heads(NamedTuple):
-    """What the network gives for n pictures, before any soft-max or sigmoid."""
+    """Outputs of the network for n images, before softmax and sigmoid."""
 
     embedding: Tensor  # (n, d)
     expression: Tensor  # (n, 8)
-    first: Tensor  # (n, 7)
-    age: Tensor  # (n, 100), the years from 1
-    gender: Tensor  # (n,), male above 0
+    first: Tensor  # (n, 7), FER2013 label
+    age: Tensor  # (n, 100), years from 1
+    gender: Tensor  # (n,) logit, positive for male
     ethnicity: Tensor  # (n, 5)
     identity: Tensor  # (n, 128)
 
 
 class FaceNetwork(nn.Module):
-    """(n, 3, s, s) BGR pictures, mean subtracted -> `Heads`.
+    """The multi-task network; maps BGR images (n, 3, s, s), mean subtracted, to `Heads`.
 
     Attributes:
-        backbone: Pictures to embedding; its `width` is that of the embedding.
-        autocast: Whether the backbone is worked out in bfloat16 in training and while training is watched.
+        backbone: Computes the embedding, of size `width`.
+        autocast: Whether the backbone runs in bfloat16 in training and validation.
     """
 
     autocast = True
 
     def __init__(self, backbone: nn.Module, width: int) -> None:
-        """Put fresh heads on a backbone with embeddings of that width."""
+        """Add heads with random weights to a backbone with embeddings of size `width`."""
         super().__init__()
         self.backbone = backbone
         self.width = width
@@ -66,12 +66,12 @@ class FaceNetwork(nn.Module):
         self.ethnicity = nn.Linear(256, len(ETHNICITIES))
         self.identity = nn.Linear(width, IDENTITY).requires_grad_(False)
 
-    def forward(self, pictures: Tensor) -> Heads:
-        """Pictures to heads."""
-        return self.heads(self.backbone(pictures).float())
+    def forward(self, images: Tensor) -> Heads:
+        """Compute the outputs for images."""
+        return self.heads(self.backbone(images).float())
 
     def heads(self, embedding: Tensor) -> Heads:
-        """Embedding (n, d) to heads."""
+        """Compute the outputs from embeddings (n, d)."""
         attributes = functional.relu(self.attributes(embedding))
         return Heads(
             embedding,
@@ -84,19 +84,19 @@ class FaceNetwork(nn.Module):
         )
 
 
-def build(backbone: str, weights: mobilenet.TaskWeights | None = None) -> FaceNetwork:
-    """A network by the name of its backbone.
+def build(backbone: str, weights: mobilenet.NamedTensors | None = None) -> FaceNetwork:
+    """Build a network by the name of its backbone.
 
     Args:
-        backbone: `mobilenetv1`, or the name of any network of timm.
-        weights: For `mobilenetv1`, what `read_tensorflowjs` read: backbone and heads for age and gender.
+        backbone: `mobilenetv1`, or any model name of timm.
+        weights: For `mobilenetv1`, the published weights from `read_tensorflowjs`: backbone, age and gender.
 
     Raises:
-        ValueError: No backbone of that name, timm is not installed, or the weights are not those of `mobilenetv1`.
+        ValueError: The backbone is unknown, timm is not installed, or the weights are not those of `mobilenetv1`.
     """
     if backbone != "mobilenetv1":
         if weights is not None:
-            raise ValueError(f"the published weights are for mobilenetv1, not for {backbone}; leave them out")
+            raise ValueError(f"the published weights are for mobilenetv1, not for {backbone}; omit them")
         return _from_timm(backbone)
     layers = mobilenet.MobileNetV1()
     network = FaceNetwork(layers, mobilenet.EMBEDDING)
@@ -104,21 +104,21 @@ def build(backbone: str, weights: mobilenet.TaskWeights | None = None) -> FaceNe
         try:
             _load(network, layers, weights)
         except (KeyError, RuntimeError, ValueError) as error:
-            said = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise ValueError(
-                f"these are not the published weights of mobilenetv1 ({said}); fetch them again"
+                f"these are not the published weights of mobilenetv1 ({reason}); download them again"
             ) from error
     return network
 
 
 def load_exported(network: FaceNetwork, path: Path) -> None:
-    """Give a network of `mobilenetv1` the weights of a float32 file that was exported from one.
+    """Load the weights of an exported float32 file into a network of `mobilenetv1`.
 
     Raises:
-        ValueError: The file is no such export.
+        ValueError: The file is not such an export.
     """
     if not isinstance(network.backbone, mobilenet.MobileNetV1):
-        raise ValueError(f"{path} can begin a run of mobilenetv1 alone; leave it out, or give a run of that backbone")
+        raise ValueError(f"{path} can only initialise mobilenetv1; omit it, or give a checkpoint of that backbone")
     try:
         stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
         mobilenet.load_exported(network.backbone, stored)
@@ -127,22 +127,24 @@ def load_exported(network: FaceNetwork, path: Path) -> None:
                 mobilenet.load_layer(layer, stored[f"network.{name}.weight"], stored[f"network.{name}.bias"])
     except (DecodeError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no float32 export of mobilenetv1 ({reason}); give one, or a run") from error
+        raise ValueError(
+            f"{path} is not a float32 export of mobilenetv1 ({reason}); give one, or a checkpoint"
+        ) from error
 
 
 def load_pretrained(name: str, backbone: nn.Module, path: Path) -> None:
-    """Give the backbone of that name weights of safetensors, by the names that timm gives.
+    """Load weights from a safetensors file with timm's names into the backbone `name`.
 
     Raises:
-        ValueError: They are not for it.
+        ValueError: The weights do not fit it.
     """
     try:
         backbone.load_state_dict(safetensors.torch.load_file(path))
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} holds no weights of {name} ({error})") from error
+        raise ValueError(f"{path} does not contain weights of {name} ({error})") from error
 
 
-def _load(network: FaceNetwork, layers: mobilenet.MobileNetV1, weights: mobilenet.TaskWeights) -> None:
+def _load(network: FaceNetwork, layers: mobilenet.MobileNetV1, weights: mobilenet.NamedTensors) -> None:
     mobilenet.load_faceres(layers, weights)
     for layer, name in ((network.attributes, "feats"), (network.age, "age_pred"), (network.gender, "gender_pred")):
         mobilenet.load_layer(layer, weights[f"{name}/kernel"].T, weights[f"{name}/bias"])
@@ -155,12 +157,12 @@ def _from_timm(name: str) -> FaceNetwork:
         raise ValueError(f"the backbone {name} needs timm; pip install 'fervid[train,backbones]'") from error
 
     if name not in timm.list_models():
-        raise ValueError(f"no backbone is named {name!r}; give mobilenetv1 or a name of timm.list_models()")
+        raise ValueError(f"unknown backbone {name!r}; use mobilenetv1 or a name from timm.list_models()")
     backbone: Any = timm.create_model(name, pretrained=False, num_classes=0)
     return FaceNetwork(backbone, backbone.num_features)
 
 
 def to_tensor(crops: np.ndarray) -> Tensor:
-    """(n, s, s, 3) uint8 RGB -> (n, 3, s, s) float32 BGR, mean subtracted, channels last in memory."""
+    """Convert uint8 RGB (n, s, s, 3) to float32 BGR (n, 3, s, s), mean subtracted, channels last in memory."""
     scaled = crops[..., ::-1].astype(np.float32) - np.array(PIXEL_MEAN, np.float32)
     return torch.from_numpy(scaled).permute(0, 3, 1, 2)

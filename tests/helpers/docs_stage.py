@@ -1,4 +1,4 @@
-"""Sets the stage for the pages of the documentation: a clone, clips, data sets in miniature, and programs."""
+"""Prepare what the pages of the documentation need: a clone, clips, miniature data sets and programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILES = ("pyproject.toml", "README.md", "LICENSE", "Dockerfile", ".dockerignore"
 PEOPLE = ("anna", "ben", "cara", "dan", "eve", "finn")
 
 FFMPEG = """#!{python}
-# What `ffmpeg -i CAMERA -c copy -f mpegts -` does, of a camera that shows a film in a loop.
+# A stand-in for `ffmpeg -i CAMERA -c copy -f mpegts -`: a camera that sends a video in a loop.
 import sys
 from pathlib import Path
 sys.path.insert(0, {benchmarks!r})
@@ -43,7 +43,7 @@ except (BrokenPipeError, KeyboardInterrupt):
     sys.exit(255)
 """
 JQ = """#!{python}
-# As much of jq as the pages use, by its own library.
+# The part of jq that the pages use, based on the Python package jq.
 import sys
 import jq
 *options, program = [word for word in sys.argv[1:] if not word.endswith(".jsonl")]
@@ -54,7 +54,7 @@ for value in jq.compile(program).input_text(text):
 
 
 def clone(place: Path) -> Path:
-    """A clone of the repository, as far as the pages use it."""
+    """Copy the parts of the repository that the pages use."""
     place.mkdir(parents=True)
     for name in FOLDERS:
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__", "*.ipynb", "make.py"))
@@ -64,7 +64,7 @@ def clone(place: Path) -> Path:
 
 
 def change(path: Path, *pairs: str) -> None:
-    """Put each second text in the place of the one before it, in a file of the clone."""
+    """Replace texts in a file of the clone; `pairs` alternates old and new texts."""
     text = path.read_text()
     for old, new in zip(pairs[::2], pairs[1::2], strict=True):
         assert old in text, f"{path} has no {old}"
@@ -73,7 +73,7 @@ def change(path: Path, *pairs: str) -> None:
 
 
 def programs(place: Path, film: Path) -> Path:
-    """A folder of programs: `fervid`, a camera in place of ffmpeg, and jq if only its library is here."""
+    """Create a folder of programs: `fervid`, a stand-in for ffmpeg, and jq if only its Python package is installed."""
     place.mkdir()
     known = {"python": sys.executable, "benchmarks": str(ROOT / "benchmarks"), "film": str(film)}
     texts = {
@@ -89,35 +89,45 @@ def programs(place: Path, film: Path) -> Path:
 
 
 def faces(person: int, label: int) -> list[np.ndarray]:
-    """Frames of a person in light that is the redder the higher the number of the label is."""
+    """Draw frames of a person in light that is redder for higher labels."""
     light = 1 - np.array([0, 0.08, 0.08]) * label
     return [np.uint8(image * light) for image in clips.smiling(4, 240, 180, 1.2, person)]
 
 
 def clip(path: Path, person: int, label: int, **more: str) -> None:
-    """A clip of a person in which the label can be seen."""
+    """Write a clip of a person whose colour shows the label."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clips.write(path, faces(person, label), rate=5, **more)
 
 
 def videos(place: Path) -> None:
-    """A reader's own clips: a folder for each class, and in each a clip of each person."""
+    """Write clips of every person into a folder per class."""
     for number, name in enumerate(PEOPLE):
         for label, folder in enumerate(("happiness", "sadness")):
             clip(place / "videos" / folder / f"{name}.mp4", number, label)
 
 
 def few_classifiers(place: Path) -> None:
-    """Of each kind of classifier one cost is tried, in three folds, and intervals are rough."""
-    costs = ("(0.1, 0.3, 1.0, 3.0)", "(1.0,)", "(0.3, 1.0, 3.0, 10.0)", "(1.0,)", "(1e-3, 1e-1)", "(1e-2,)")
-    costs += ("(0.003, 0.03, 0.3)", "(0.03,)")
-    change(place / "fervid" / "fit.py", "FOLDS = 5", "FOLDS = 3", *costs)
-    change(place / "fervid" / "commands" / "labelled.py", "folds: Folds = 5", "folds: Folds = 3")
-    change(place / "fervid" / "evaluate.py", "RESAMPLES = 1000", "RESAMPLES = 20")
+    """Limit training to one hyperparameter per kind of classifier, three folds and rough intervals."""
+    pairs = {
+        "FOLDS = 5": "FOLDS = 3",
+        "folds: Folds = 5": "folds: Folds = 3",
+        "N_BOOTSTRAP = 1000": "N_BOOTSTRAP = 20",
+        "(0.1, 0.3, 1.0, 3.0)": "(1.0,)",
+        "(0.3, 1.0, 3.0, 10.0)": "(1.0,)",
+        "(1e-3, 1e-1)": "(1e-2,)",
+        "(0.003, 0.03, 0.3)": "(0.03,)",
+    }
+    modules = [path for folder in ("learn", "cli") for path in (place / "fervid" / folder).glob("*.py")]
+    for old, new in pairs.items():
+        paths = [path for path in modules if old in path.read_text()]
+        assert paths, f"no module of fervid.learn or fervid.cli has {old}"
+        for path in paths:
+            change(path, old, new)
 
 
 def published(sets: Path) -> None:
-    """Data sets of clips as their authors publish them, with few people in them."""
+    """Write miniature data sets in the layouts of their authors."""
     for person in range(len(PEOPLE) + 2):
         part = "Train" if person < len(PEOPLE) else "Val"
         for label, name in enumerate(("Angry", "Happy", "Neutral")):
@@ -127,7 +137,7 @@ def published(sets: Path) -> None:
             with (sets / "VGAF" / f"{part}_labels.txt").open("a") as labels:
                 labels.write(f"{person}_{label}.mp4 {label + 1}\n")
     for person in range(len(PEOPLE)):
-        for label in (0, 2, 3, 4, 5, 6):  # those that CREMA-D has too
+        for label in (0, 2, 3, 4, 5, 6):  # the classes of CREMA-D
             name = f"01-01-{label + 1:02}-01-01-01-{person + 1:02}.mp4"
             clip(sets / "RAVDESS" / f"Actor_{person + 1:02}" / name, person, label)
         for label, name in enumerate(("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")):
@@ -136,7 +146,7 @@ def published(sets: Path) -> None:
 
 @contextmanager
 def trained(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
-    """What classifiers are trained on: published sets, a list of ratings, and few ways to try."""
+    """Provide data sets and a list of ratings, and limit the candidates."""
     few_classifiers(place)
     published(place / "sets")
     with (place / "ratings.csv").open("w", newline="") as file:
@@ -150,12 +160,12 @@ def trained(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @contextmanager
-def others(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
-    """The optional models, by a server of this machine: files that look like those of their authors."""
+def optional_models(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
+    """Serve stand-ins for the optional models from a local server."""
     published_models.yunet(place / "yunet.onnx", [(256.0, 120.0, 384.0, 280.0)])
     published_models.hsemotion(place / "hsemotion.onnx")
     files = {"/yunet": (place / "yunet.onnx").read_bytes(), "/hsemotion-b0": (place / "hsemotion.onnx").read_bytes()}
-    change(place / "fervid" / "pull.py", '= ("https",)', '= ("http",)')
+    change(place / "fervid" / "models" / "download.py", '= ("https",)', '= ("http",)')
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         environment.delenv(name)
     with serving() as server:
@@ -170,7 +180,7 @@ def others(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def cluster(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
-    """A cluster of Ray on this machine, and two buckets of S3, one of which holds clips."""
+    """Start a local Ray cluster and an S3 server with a bucket of clips and one for results."""
     if not (shutil.which("moto_server") and importlib.util.find_spec("s3fs")):
         yield
         return
@@ -187,7 +197,7 @@ def cluster(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
         environment.setenv(name, value)
     fill = "import fsspec; s3 = fsspec.filesystem('s3'); s3.mkdir('results'); s3.put('examples/', 'clips/', True)"
     with (
-        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as short,  # a path of a socket may not be long
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as short,  # socket paths have a length limit
         _service(storage, "moto_server", "-p", str(storage)),
         _service(head, "ray", "start", "--head", "--block", f"--port={head}", "--num-cpus=2", f"--temp-dir={short}"),
     ):
@@ -196,12 +206,12 @@ def cluster(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
-def _answers(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
         return True
     return False
@@ -209,11 +219,11 @@ def _answers(port: int) -> bool:
 
 @contextmanager
 def _service(port: int, *command: str) -> Iterator[None]:
-    """A server that answers at that port, and all that it starts."""
+    """Run a server and its children until the end of the block."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         end = time.monotonic() + 60
-        while not _answers(port):
+        while not _is_listening(port):
             assert process.poll() is None, f"{command} ended"
             assert time.monotonic() < end, f"{command} does not answer"
             time.sleep(0.1)

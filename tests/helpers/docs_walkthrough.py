@@ -1,9 +1,9 @@
-"""Follows a page of the documentation as a reader does: block after block, in one folder.
+"""Run the code blocks of a page of the documentation in order, in one folder.
 
-A block with a title is written to that file; those of bash and Python are run. Comments before a block say more of it:
+A block with a title is written to that file; bash and Python blocks are run. Comments before a block describe it:
 
-    <!-- needs: jq, /dev/video0 -->  a program, a package, a device or a variable ($INSTALL) that may be lacking
-    <!-- interrupted -->             it goes on until Ctrl-C, which it gets after its first answer
+    <!-- needs: jq, /dev/video0 -->  programs, packages, devices or variables ($INSTALL) that it requires
+    <!-- interrupted -->             it runs until Ctrl-C, which is sent after its first record
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
-PATIENCE = 900  # seconds for a block
-STARTED = 0.1  # seconds between looks for a first record
+TIMEOUT_S = 900  # for a block
+POLL_S = 0.1  # between checks for a first record
 
 _FENCE = re.compile(
     r"(?P<marks>(?:^[ ]*<!-- [^\n]+ -->\n)*)"
@@ -35,12 +35,12 @@ class Block:
     """A block of code.
 
     Attributes:
-        language: After the fence.
-        title: The file that it is; empty if it is none.
-        needs: What it needs that may be lacking, between commas.
-        interrupted: Whether it goes on until it is interrupted.
+        language: The language after the fence.
+        title: The file to write it to, or empty.
+        needs: Requirements, separated by commas.
+        interrupted: Whether it runs until it is interrupted.
         text: Its lines.
-        where: The page and the line.
+        where: Page and line.
     """
 
     language: str
@@ -52,16 +52,16 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        """Whether there is something to run."""
+        """Whether the block is run."""
         return self.language in ("bash", "python") and not self.title
 
     @property
-    def lacks(self) -> list[str]:
-        """What it needs and is not here."""
-        return [name for name in self.needs.split(", ") if name and not _here(name)]
+    def missing(self) -> list[str]:
+        """Requirements that are missing on this machine."""
+        return [name for name in self.needs.split(", ") if name and not _is_available(name)]
 
 
-def _here(name: str) -> bool:
+def _is_available(name: str) -> bool:
     if name.startswith("$"):
         return name[1:] in os.environ
     if "/" in name:
@@ -69,13 +69,13 @@ def _here(name: str) -> bool:
     return bool(shutil.which(name)) or any(True for _ in distributions(name=name))
 
 
-def blocks(path: Path) -> list[Block]:
-    """The blocks of a page.
+def read_blocks(path: Path) -> list[Block]:
+    """Read the code blocks of a page.
 
     Raises:
-        ValueError: A comment before a block says something else than those above.
+        ValueError: An unknown comment is before a block.
     """
-    text, found = path.read_text(), []
+    text, blocks = path.read_text(), []
     for match in _FENCE.finditer(text):
         where = f"{path.name}:{text.count(chr(10), 0, match.start('language')) + 1}"
         marks = re.findall(r"<!-- (.+?) -->", match["marks"])
@@ -84,50 +84,52 @@ def blocks(path: Path) -> list[Block]:
             raise ValueError(f"{where}: {marks}")
         lines = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
         title, interrupted = match["title"] or "", "interrupted" in marks
-        found.append(Block(match["language"], title, ", ".join(needs), interrupted, lines, where))
-    return found
+        blocks.append(Block(match["language"], title, ", ".join(needs), interrupted, lines, where))
+    return blocks
 
 
-def follow(blocks: Sequence[Block]) -> list[str]:
-    """Do what a page says, in the current folder; what was left out, and what it lacks."""
+def run_blocks(blocks: Sequence[Block]) -> list[str]:
+    """Run blocks in the current folder and return those that were skipped, with what is missing."""
     names: dict[str, object] = {"__name__": "docs"}
-    left_out = []
+    skipped = []
     for block in blocks:
         if block.title:
             Path(block.title).parent.mkdir(parents=True, exist_ok=True)
             Path(block.title).write_text(block.text + "\n")
-        elif block.runs and block.lacks:
-            left_out.append(f"{block.where} lacks {', '.join(block.lacks)}")
+        elif block.runs and block.missing:
+            skipped.append(f"{block.where} needs {', '.join(block.missing)}")
         elif block.runs and block.language == "python":
             exec(compile(block.text, block.where, "exec"), names)
         elif block.runs:
             _run(block)
-    return left_out
+    return skipped
 
 
 def _run(block: Block) -> None:
     command = ["bash", "-euo", "pipefail", "-c", block.text]
-    with tempfile.NamedTemporaryFile() as said, tempfile.TemporaryFile("w+", errors="replace") as told:
-        shell = subprocess.Popen(command, stdout=said, stderr=told, start_new_session=True)
+    with tempfile.NamedTemporaryFile() as stdout, tempfile.TemporaryFile("w+", errors="replace") as stderr:
+        shell = subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True)
         try:
-            answered = not block.interrupted or _answers(shell, [said.name, *re.findall(r" -o (\S+)", block.text)])
+            outputs = [stdout.name, *re.findall(r" -o (\S+)", block.text)]
+            has_record = not block.interrupted or _wait_for_record(shell, outputs)
             if block.interrupted and shell.poll() is None:
                 os.killpg(shell.pid, signal.SIGINT)
-            status = shell.wait(PATIENCE)
+            status = shell.wait(TIMEOUT_S)
         finally:
             if shell.poll() is None:
                 os.killpg(shell.pid, signal.SIGKILL)
                 shell.wait()
-        told.seek(0)
-        assert status == (130 if block.interrupted else 0), f"{block.where} ended with {status}: {told.read()[-2000:]}"
-        assert answered, f"{block.where} answered no clip"
+        stderr.seek(0)
+        message = f"{block.where} ended with {status}: {stderr.read()[-2000:]}"
+        assert status == (130 if block.interrupted else 0), message
+        assert has_record, f"{block.where} wrote no record"
 
 
-def _answers(shell: subprocess.Popen[bytes], places: Sequence[str]) -> bool:
-    """Wait for the first record of a clip that could be answered; whether one came before the end."""
-    end = time.monotonic() + PATIENCE
+def _wait_for_record(shell: subprocess.Popen[bytes], outputs: Sequence[str]) -> bool:
+    """Wait for the first record with a prediction; return whether there was one before the command ended."""
+    end = time.monotonic() + TIMEOUT_S
     while shell.poll() is None and time.monotonic() < end:
-        if any(os.path.exists(place) and '"ok"' in Path(place).read_text() for place in places):
+        if any(os.path.exists(output) and '"ok"' in Path(output).read_text() for output in outputs):
             return True
-        time.sleep(STARTED)
+        time.sleep(POLL_S)
     return False

@@ -11,10 +11,12 @@ import cv2
 import numpy as np
 
 import toy_models
-from fervid.analysis.extractor import Extractor, Options
+from fervid.analysis.extractor import Extractor
+from fervid.analysis.options import Options
 from fervid.analysis.pooling import STATISTICS
 from fervid.learn.dataset import Dataset, Sample
-from fervid.learn.feature_table import IDENTITY, FeatureTable
+from fervid.learn.feature_extraction import IDENTITY
+from fervid.learn.feature_table import FeatureTable
 from fervid.learn.labeled_features import LabeledFeatures, label_features
 from fervid.models import registry
 
@@ -74,7 +76,7 @@ def samples(
     """Clips that are not there."""
     n = len(labels)
     columns = (labels, people or [None] * n, splits or [None] * n, ratings or [{}] * n)
-    return tuple(Sample(Path(f"{i}.mp4"), *row, where=f"list:{i}") for i, row in enumerate(zip(*columns, strict=True)))
+    return tuple(Sample(Path(f"{i}.mp4"), *row, source=f"list:{i}") for i, row in enumerate(zip(*columns, strict=True)))
 
 
 def table(
@@ -106,31 +108,39 @@ def told_apart(
 
 
 def known(
-    labels: Sequence[str] = ("calm", "joy"), faceless: Sequence[Sample] = (), target: str | None = None, **more: Any
+    labels: Sequence[str] = ("calm", "joy"),
+    no_face_samples: Sequence[Sample] = (),
+    target: str | None = None,
+    **more: Any,
 ) -> LabeledFeatures:
     """Those clips with their truth."""
     clips, features = told_apart(labels, **more)
     return label_features(
-        Dataset("set", (*clips, *faceless)), replace(features, faceless=tuple(faceless)), target=target
+        Dataset("set", (*clips, *no_face_samples)),
+        replace(features, no_face_samples=tuple(no_face_samples)),
+        target=target,
     )
 
 
-def parted(faceless: Sequence[Sample] = (), held: Sequence[str] = ("val",), **more: Any) -> LabeledFeatures:
+def parted(no_face_samples: Sequence[Sample] = (), held: Sequence[str] = ("val",), **more: Any) -> LabeledFeatures:
     """The same of eight people, the last two of whom are for measuring."""
     clips, features = told_apart(people=8, **more)
     splits = {"p6": held[0], "p7": held[-1]}
     clips = tuple(replace(clip, split=splits.get(clip.person, "train")) for clip in clips)
     return label_features(
-        Dataset("set", (*clips, *faceless)), replace(features, samples=clips, faceless=tuple(faceless))
+        Dataset("set", (*clips, *no_face_samples)),
+        replace(features, samples=clips, no_face_samples=tuple(no_face_samples)),
     )
 
 
-def rated(count: int = 30, faceless: Sequence[Sample] = (), **more: Any) -> LabeledFeatures:
+def rated(count: int = 30, no_face_samples: Sequence[Sample] = (), **more: Any) -> LabeledFeatures:
     """Clips of ten people that are the more pleasant, the higher the first value."""
     values = np.linspace(1, 9, count)
     people = [f"p{i % 10}" for i in range(count)]
     clips = samples([None] * count, people, ratings=[{"valence": value} for value in values])
     features = table(clips, (values - 5)[:, None] * [1, 0, 0], **more)
     return label_features(
-        Dataset("set", (*clips, *faceless)), replace(features, faceless=tuple(faceless)), target="valence"
+        Dataset("set", (*clips, *no_face_samples)),
+        replace(features, no_face_samples=tuple(no_face_samples)),
+        target="valence",
     )

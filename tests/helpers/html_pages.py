@@ -34,7 +34,9 @@ def clip(path: str, status: Status = "ok", sure: float = 0.75, labels: Sequence[
 def windows(path: str, sure: Iterable[float | None], **more: Any) -> list[WindowResult]:
     """A window each second, 2 s long; nobody is seen where there is no probability."""
     return [
-        WindowResult.of(clip(path, "no_face") if p is None else clip(path, sure=p, **more), float(i), i + 2.0)
+        WindowResult.from_clip_result(
+            clip(path, "no_face") if p is None else clip(path, sure=p, **more), float(i), i + 2.0
+        )
         for i, p in enumerate(sure)
     ]
 

@@ -24,7 +24,7 @@ import clips
 import toy_models
 
 COLOURS = (toy_models.FIRST, toy_models.SECOND, toy_models.THIRD, toy_models.NEITHER, None)
-CODE = "from fervid.batch import parquet_writer as p; from fervid.cli.app import main; p.ROWS = 5; main()"
+CODE = "from fervid.batch import parquet_writer as p; from fervid.cli.app import main; p.ROWS_PER_PART = 5; main()"
 """The command line, with a parquet part for a few records in place of a thousand."""
 PHASES = ("start", "rewrite", "work", "work", "work")
 Format = Literal["jsonl", "parquet"]

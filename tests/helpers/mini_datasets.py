@@ -18,9 +18,9 @@ from torch.nn import functional
 import clips
 from fervid.training import ferplus, mobilenet
 from fervid.training.batches import TrainingSets
+from fervid.training.config import TrainConfig
 from fervid.training.faces import FaceDataset
 from fervid.training.network import FaceNetwork
-from fervid.training.recipe import TrainConfig
 
 WIDTH = 6
 
@@ -252,7 +252,7 @@ def network(seed: int = 0) -> FaceNetwork:
 def recipe(**settings: Any) -> TrainConfig:
     """A few steps of small batches."""
     small = {"size": 16, "steps": 6, "head_steps": 0, "warmup": 1, "expressions": 5, "attributes": 3, "people": 2}
-    return TrainConfig.of({**small, **settings})
+    return TrainConfig.from_dict({**small, **settings})
 
 
 def faces(count: int, seed: int, *known: str) -> FaceDataset:
@@ -269,7 +269,7 @@ def faces(count: int, seed: int, *known: str) -> FaceDataset:
         "person": np.arange(count) // 2,
     }
     crops = chance.integers(0, 256, (count, 36, 36, 3), np.uint8)
-    return FaceDataset.of(list(crops), **{name: labels[name] for name in known})
+    return FaceDataset.from_labels(list(crops), **{name: labels[name] for name in known})
 
 
 def data(width: int = WIDTH) -> TrainingSets:

@@ -1,4 +1,4 @@
-"""Sets the stage for the pages that imitate papers, which need torch: data sets, weights and schedules in miniature."""
+"""Prepare what the pages in docs/papers need: miniature data sets, weights and schedules. Requires torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import pytest
 
 import clips
 import mini_datasets
-from docs_stage import change, faces, few_classifiers, others, published
+from docs_stage import change, faces, few_classifiers, optional_models, published
 from fervid.training import ferplus
 
 FEW = {"size": 32, "small": 32, "steps": 2, "head_steps": 1, "warmup": 1, "expressions": 4, "batch": 4, "each": 4}
-"""In place of what a recipe says."""
+"""Settings that replace those of a recipe."""
 
 CHANCE = """
 import timm, torch
@@ -34,7 +34,7 @@ for name, file in (
     torch.save(timm.create_model(name).state_dict(), file)
 """
 TORCHVISION = """
-# As much as timm imports of it; of the real one there is no build that goes with torch for CPUs alone.
+# The names that timm imports; PyPI has no torchvision build for CPU-only torch.
 import enum, sys, types
 from torch import nn
 
@@ -62,7 +62,7 @@ def __getattr__(name):
 
 
 def stills(sets: Path) -> None:
-    """FER+ and the older copies of its pictures, with enough of each class to be parted."""
+    """Write FER+ and the copies of its images by first label, with enough of each class for a split."""
     for name in ("ferplus", "faceexp"):
         shutil.rmtree(sets / name)
     (sets / "ferplus").mkdir()
@@ -74,20 +74,20 @@ def stills(sets: Path) -> None:
             for label in ferplus.CLASSES:
                 for person in range(each):
                     name = f"fer{number:07}.png"
-                    light = 1 - 0.005 * number  # so that no two are alike
+                    light = 1 - 0.005 * number  # so that no two are duplicates
                     view = np.uint8(clips.portrait(160, 160, 1.2, 222, 116, person) * light)
                     small = cv2.resize(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
                     table.writerow({"Usage": usage, "Image name": name, label: 10})
                     mini_datasets.picture(sets / "ferplus" / "data" / ferplus.SPLITS[usage] / name, small)
-                    if label in ferplus.FIRST_FOLDERS:
+                    if label in ferplus.FER2013_FOLDERS:
                         copy = cv2.resize(small, (96, 96), interpolation=cv2.INTER_CUBIC)
-                        folder = sets / "faceexp" / "data" / ferplus.FIRST_FOLDERS[label]
+                        folder = sets / "faceexp" / "data" / ferplus.FER2013_FOLDERS[label]
                         mini_datasets.picture(folder / f"im{number:07}.jpg", copy)
                     number += 1
 
 
 def films(kerc: Path) -> None:
-    """KERC 2020, in both parts of which the same eight actors occur, in clips of three frames."""
+    """Write KERC 2020 with the same eight actors in both parts, in clips of three frames."""
     for split, name in (("train", "frame_img/v{}-face_{}.jpg"), ("val", "new_Test_img/{}_{}.jpg")):
         lines = ["video_name,Valence,Arousal,Stress"]
         for number, (person, valence) in enumerate(itertools.product(range(8), (2, 5, 8)), 1):
@@ -98,7 +98,7 @@ def films(kerc: Path) -> None:
 
 
 def backbones(place: Path) -> None:
-    """Files like those in which packages carry the weights of backbones, of chance; none without timm."""
+    """Write files of random backbone weights as in published packages; none without timm."""
     if not importlib.util.find_spec("timm"):
         return
     if not importlib.util.find_spec("torchvision"):
@@ -108,7 +108,7 @@ def backbones(place: Path) -> None:
 
 @contextmanager
 def studied(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
-    """What papers are imitated with: data sets in miniature, starting weights of chance, and runs of a few steps."""
+    """Provide miniature data sets, random initial weights, and recipes of a few steps."""
     sets = place / "sets"
     mini_datasets.data_sets(sets)
     stills(sets)
@@ -118,9 +118,9 @@ def studied(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
     backbones(place)
     few_classifiers(place)
     change(place / "benchmarks" / "backbones.py", "default=30", "default=1")
-    change(place / "fervid" / "train" / "export.py", "CALIBRATION = 512", "CALIBRATION = 8")
+    change(place / "fervid" / "training" / "export.py", "CALIBRATION = 512", "CALIBRATION = 8")
     for path in (place / "models" / "recipes").iterdir():
         recipe = json.loads(path.read_text())
         path.write_text(json.dumps({**recipe, **{name: FEW[name] for name in FEW.keys() & recipe.keys()}}))
-    with others(place, environment):
+    with optional_models(place, environment):
         yield

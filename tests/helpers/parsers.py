@@ -27,16 +27,18 @@ import feature_fixtures
 import html_pages
 import toy_models
 from fervid.analysis import pipeline
-from fervid.analysis.extractor import Extractor, Options
+from fervid.analysis.extractor import Extractor
+from fervid.analysis.options import Options
 from fervid.batch.resumable_jsonl import ResumableJsonlWriter, ledger_path
 from fervid.batch.writers import make_writer, to_json_line
-from fervid.cli import options
+from fervid.cli import flags, options
 from fervid.core.errors import FervidError
 from fervid.core.records import ClipResult, Frame, Prediction
 from fervid.learn import dataset, dataset_layouts, feature_table, metrics
 from fervid.learn.model_selection import parse_statistics
 from fervid.media import image_header, inputs
 from fervid.models import registry
+from fervid.models.card import REQUIRED_CARD_KEYS, Kind
 from fervid.render import html_report, result_reader
 
 
@@ -80,7 +82,7 @@ def _list(suffix: str, data: bytes, folder: Path) -> None:
     dataset.labels_with_few_people(found)
     for rating in found.samples[0].ratings:
         with suppress(FervidError):
-            assert np.isfinite(found.target(rating)).all()
+            assert np.isfinite(found.ratings(rating)).all()
     with suppress(FervidError):
         dataset.filter_labels(found, ["joy"])
 
@@ -198,7 +200,7 @@ def _table(data: bytes, folder: Path) -> None:
     assert len(found.counts) == count
     assert all(matrix.shape[0] == count and np.isfinite(matrix).all() for matrix in found.statistics.values())
     assert len(found[np.zeros(count, bool)].samples) == 0
-    assert all(isinstance(sample.path, Path) and isinstance(sample.where, str) for sample in found.samples)
+    assert all(isinstance(sample.path, Path) and isinstance(sample.source, str) for sample in found.samples)
     found.save(folder / "again.npz")
 
 
@@ -206,7 +208,7 @@ def _table(data: bytes, folder: Path) -> None:
 def _columns() -> Mapping[str, np.ndarray]:
     _, table = feature_fixtures.told_apart(people=2, each=1)
     buffer = io.BytesIO()
-    feature_table._npz(table, buffer)
+    feature_table.write_npz(table, buffer)
     with np.load(io.BytesIO(buffer.getvalue())) as columns:
         return dict(columns)
 
@@ -271,7 +273,7 @@ def _family() -> tuple[Path, Mapping[str, str]]:
     return folder, toy_models.family(folder)
 
 
-def _card(kind: registry.Kind, data: bytes, folder: Path) -> None:
+def _card(kind: Kind, data: bytes, folder: Path) -> None:
     """A model with that card, in the place of the one that belongs to the others."""
     files = dict(_family()[1])
     model = onnx.load(files[kind] if kind in files else toy_models.regressor(folder / "regressor.onnx"))
@@ -284,7 +286,7 @@ def _card(kind: registry.Kind, data: bytes, folder: Path) -> None:
     _asked(kind, files)
 
 
-def _asked(kind: registry.Kind, files: Mapping[str, str]) -> None:
+def _asked(kind: Kind, files: Mapping[str, str]) -> None:
     """Load these models and answer for a face with them."""
     if kind == "regressor":
         registry.load_model(files[kind], kind)
@@ -295,7 +297,7 @@ def _asked(kind: registry.Kind, files: Mapping[str, str]) -> None:
     to_json_line(classifier.classify_frames([Frame(toy_models.picture(toy_models.FIRST))]).as_dict())
 
 
-def _cards(kind: registry.Kind) -> list[bytes]:
+def _cards(kind: Kind) -> list[bytes]:
     if kind == "regressor":
         return [json.dumps(toy_models.REGRESSOR).encode()]
     model = onnx.load(_family()[1][kind])
@@ -323,8 +325,8 @@ def _flags(data: bytes, _: Path) -> None:
     """A time, then labels, then the names of statistics."""
     text, _, more = data.decode("utf-8", "replace").partition("|")
     labels, _, statistics = more.partition("|")
-    assert 0 <= options._seconds(text) < np.inf
-    options.build_options(start=options._seconds(text), labels=options.parse_labels(labels))
+    assert 0 <= flags.parse_seconds(text) < np.inf
+    options.build_options(start=flags.parse_seconds(text), labels=options.parse_labels(labels))
     parse_statistics(statistics)
 
 
@@ -381,7 +383,7 @@ TARGETS: Mapping[str, Target] = {
     "features": Target(_table, _tables),
     "features-rows": Target(_rows, _texts),
     "manifest": Target(_manifest, _manifests),
-    **{f"{kind}-card": Target(partial(_card, kind), partial(_cards, kind)) for kind in registry.REQUIRED_CARD_KEYS},
+    **{f"{kind}-card": Target(partial(_card, kind), partial(_cards, kind)) for kind in REQUIRED_CARD_KEYS},
     "onnx": Target(_onnx, lambda: [Path(_family()[1]["classifier"]).read_bytes()]),
     "results": Target(_page, _results),
     "list": Target(_names, lambda: [b"a.mp4\nb.mp4\r\n\n", b"a\nb\0c\0", "ä.mp4\n".encode("latin-1")]),

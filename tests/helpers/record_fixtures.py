@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fervid.analysis.extractor import Options
+from fervid.analysis.options import Options
 from fervid.core.records import ClipResult, ModelRef, Prediction
 
 MODELS = {role: ModelRef("toy", "0" * 64) for role in ("detector", "network", "classifier")}

@@ -110,7 +110,7 @@ def attempt(
             folder / "good.mkv", clips.smiling(2, malformed_videos.WIDTH, malformed_videos.HEIGHT, 0.5), codec="ffv1"
         )
     )
-    alone = classifier.answer(good)
+    alone = classifier.classify_or_error(good)
     assert alone.status == "ok"
     paths = [str(case.write(folder)) for case in cases]
     results = []
@@ -158,7 +158,7 @@ def soak(classifier: Classifier, folder: Path, clips: int, warm: int = 100) -> t
     paths += [malformed_videos.case(name).write(folder) for name in SPOILT]
     first = Held.now()
     for number in range(clips):
-        classifier.answer(paths[number % len(paths)])
+        classifier.classify_or_error(paths[number % len(paths)])
         if number + 1 == warm:
             first = Held.now()
     return first, Held.now()

@@ -31,7 +31,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def weights(published: Path) -> mobilenet.TaskWeights:
+def weights(published: Path) -> mobilenet.NamedTensors:
     """Those weights."""
     return mobilenet.read_tensorflowjs(published)
 

@@ -19,10 +19,10 @@ import mini_datasets
 from fervid.learn import metrics
 from fervid.models import registry
 from fervid.training import export, predict
+from fervid.training.config import TrainConfig
 from fervid.training.faces import DatasetPaths
 from fervid.training.fit import Trainer
 from fervid.training.network import build
-from fervid.training.recipe import TrainConfig
 
 SIDE = 32
 
@@ -65,7 +65,7 @@ def study_of_colours() -> tuple[list[np.ndarray], Any]:
 
 
 def test_the_recipe_suits_every_backbone() -> None:
-    recipe = TrainConfig.read(backbones.RECIPE)
+    recipe = TrainConfig.from_json(backbones.RECIPE)
     assert not recipe.bfloat16, "which is slow for squeeze and excitation, and for odd widths"
 
 
@@ -79,7 +79,7 @@ def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatc
     assert [file.name for file in arguments.runs.iterdir()] == ["tiny.safetensors"], "no file is left half made"
     backbones.write(["tiny"], arguments)
     assert {file.name for file in arguments.runs.iterdir()} == {"tiny.safetensors", "tiny-fp32.onnx", "tiny.onnx"}
-    for kind in (backbones.Data, backbones.Tests):
+    for kind in (backbones.TrainingSets, backbones.Tests):
         monkeypatch.setattr(kind, "read", None)
     backbones.train(["tiny"], arguments)
     backbones.write(["tiny"], arguments)
@@ -98,7 +98,7 @@ def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatc
 
 @pytest.mark.usefixtures("tiny")
 def test_only_a_run_of_the_same_recipe_that_has_come_to_its_end_is_left_alone(tmp_path: Path) -> None:
-    recipe = replace(TrainConfig.read(backbones.RECIPE), backbone="tiny")
+    recipe = replace(TrainConfig.from_json(backbones.RECIPE), backbone="tiny")
     path, given = tmp_path / "tiny.safetensors", tmp_path / "given"
     for weights in (None, given):
         earlier = {"pretrained": hashlib.sha256(b"weights").hexdigest()} if weights else None

@@ -120,9 +120,9 @@ def test_another_backbone_takes_the_place_of_that_of_the_recipe(
     options = ("--weights", published, "--recipe", recipe, "--cache", cache, "-o", path)
     result = run("train", "--data", sources.root, *options, "--backbone", "tiny")
     assert (result.exit_code, result.stderr) == (0, "")
-    settings, made, _ = predict.load(path)
+    settings, made, _ = predict.load_run(path)
     assert (settings.backbone, made.width) == ("tiny", mini_datasets.WIDTH)
-    assert settings == replace(predict.load(trained[0])[0], backbone="tiny")
+    assert settings == replace(predict.load_run(trained[0])[0], backbone="tiny")
     refused = run("train", "--data", sources.root, *options)
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "backbone differ" in refused.stderr
@@ -150,7 +150,7 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
     assert "quantised_from" not in whole.card
     assert (small.card["name"], whole.card["name"]) == ("toy", "toy-fp32")
     read = {
-        "expressions": faces.read_ferplus(sources.ferplus, sources.first, "Training", cache),
+        "expressions": faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache),
         "attributes": faces.read_utkface(sources.utkface, 2, cache),
         "people": faces.read_celeba(sources.celeba, cache),
     }
@@ -206,7 +206,7 @@ def test_data_sets_that_are_missing_are_all_named_and_nothing_is_done(
     shutil.copytree(sources.root / "celeba", root / "celeba")
     result = run(*commands(root, published, trained[0], exported[0], output)[command])
     assert (result.exit_code, result.stdout, output.exists()) == (2, "", False)
-    assert result.stderr.startswith("fervid: the data sets are not complete")
+    assert result.stderr.startswith("fervid: these data sets are missing")
     for name in ("ferplus", "faceexp/data", "utkface/data/UTKFace/unlabeled", "lfw", "lfwpairs/data/pairs.txt"):
         assert str(root / name) in result.stderr
     assert str(root / "celeba") not in result.stderr
@@ -239,32 +239,32 @@ def test_a_recipe_with_an_unknown_setting_is_refused(sources: DatasetPaths, publ
     options = ("--weights", published, "--recipe", tmp_path / "recipe.json", "-o", tmp_path / "run")
     result = run("train", "--data", sources.root, *options)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "there is no setting stesp" in result.stderr
+    assert "unknown setting stesp" in result.stderr
 
 
 def test_a_file_that_is_no_run_cannot_be_exported(sources: DatasetPaths, tmp_path: Path) -> None:
     (tmp_path / "run").write_bytes(b"nothing of the kind")
     result = run("export", tmp_path / "run", "--data", sources.root, "-o", tmp_path / "toy.onnx")
-    assert (result.exit_code, "run is no state of a run" in result.stderr) == (2, True)
+    assert (result.exit_code, "run is not a checkpoint" in result.stderr) == (2, True)
     assert not (tmp_path / "toy.onnx").exists()
 
 
 def test_a_run_that_is_not_finished_cannot_be_exported(
     trained: tuple[Path, Result], sources: DatasetPaths, tmp_path: Path
 ) -> None:
-    recipe = predict.load(trained[0])[0]
+    recipe = predict.load_run(trained[0])[0]
     path = tmp_path / "early.safetensors"
     data = mini_datasets.data(fit.mobilenet.EMBEDDING)
     fit.Trainer(recipe, network.build("mobilenetv1"), data).save(path)
     result = run("export", path, "--data", sources.root, "-o", tmp_path / "toy.onnx")
-    assert (result.exit_code, "has done 0 of 2 steps" in result.stderr) == (2, True)
+    assert (result.exit_code, "has completed 0 of 2 steps" in result.stderr) == (2, True)
     assert not (tmp_path / "toy.onnx").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        (["--pretrained", "gone"], 2, "gone can begin neither mobilenetv1 nor"),
+        (["--pretrained", "gone"], 2, "gone cannot initialise mobilenetv1"),
         (["--backbone", "wat"], 2, "no backbone is named 'wat'"),
         (["--teacher", "wat"], 4, "network 'wat' cannot be read"),
         (["--teacher", "runs/gone.safetensors"], 4, "runs/gone.safetensors"),
@@ -301,7 +301,7 @@ class Finder:
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
 sys.meta_path.insert(0, Finder())
-from fervid.cli import main
+from fervid.cli.app import main
 
 main()
 """

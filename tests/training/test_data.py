@@ -47,7 +47,7 @@ def test_training_pictures_that_are_in_another_split_are_left_out(sources: Datas
     train = ferplus.read_split(sources.ferplus, "Training", detector)
     assert "fer0000003.png" in ferplus.read_votes(sources.ferplus)["Training"]
     assert train.names == tuple(f"fer000000{i}.png" for i in (0, 1, 4, 5, 6, 7, 8, 9))
-    assert train.found.all()
+    assert train.detected.all()
     assert train.majority.tolist() == [True, False, *[True] * 6]
     assert [CLASSES[label] for label in train.labels[[0, 2, 7]]] == ["happiness", "contempt", "anger"]
     assert ferplus.read_split(sources.ferplus, "PublicTest", detector).names == ("fer0000010.png", "fer0000011.png")
@@ -60,24 +60,24 @@ def test_missing_and_damaged_stills_are_named(copied: DatasetPaths, detector: De
         ferplus.read_split(copied.ferplus, "Training", detector)
     for picture in place.iterdir():
         picture.unlink()
-    with pytest.raises(FileNotFoundError, match=r"9 pictures are missing.*: \S+fer0000000\.png, \S+1\.png, \S+3\.png$"):
+    with pytest.raises(FileNotFoundError, match=r"9 images are missing.*: \S+fer0000000\.png, \S+1\.png, \S+3\.png$"):
         ferplus.read_split(copied.ferplus, "PublicTest", detector)
 
 
 def test_first_labels_are_found_by_the_pixels_of_copies_in_another_size(sources: DatasetPaths) -> None:
     stills = np.stack([np.repeat(mini_datasets.still(i)[..., None], 3, axis=2) for i in (13, 8, 4, 6, 5)])
-    found = ferplus.fer2013_labels(sources.first, stills)
+    found = ferplus.fer2013_labels(sources.fer2013, stills)
     assert [CLASSES[label] if label >= 0 else None for label in found] == [None, "fear", None, "surprise", "disgust"]
 
 
 def test_damaged_and_missing_copies_with_first_labels_are_told(copied: DatasetPaths) -> None:
     stills = np.zeros((1, 48, 48, 3), np.uint8)
-    damaged = [copied.first / "angry" / "im0000009.jpg", copied.first / "happy" / "im0000014.jpg"]
+    damaged = [copied.fer2013 / "angry" / "im0000009.jpg", copied.fer2013 / "happy" / "im0000014.jpg"]
     for path in damaged:
         path.write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=rf"2 pictures .* the first: {damaged[0]}, {damaged[1]}$"):
-        ferplus.fer2013_labels(copied.first, stills)
-    with pytest.raises(FileNotFoundError, match=r"holds no folders angry, disgust, .*, surprise of pictures"):
+    with pytest.raises(ValueError, match=rf"2 images .* the first: {damaged[0]}, {damaged[1]}$"):
+        ferplus.fer2013_labels(copied.fer2013, stills)
+    with pytest.raises(FileNotFoundError, match=r"has no images in folders angry, disgust, .*, surprise"):
         ferplus.fer2013_labels(copied.utkface, stills)
 
 
@@ -136,11 +136,11 @@ def test_the_threshold_of_a_fold_is_the_best_one_of_the_others() -> None:
     pairs = [lfw.Pair("a", "b", same[i], i // 4) for i in range(8)]
     likeness = np.float32([0.9, 0.8, 0.1, 0.2, 0.5, 0.4, 0.3, 0.85])
     # fold 0 is asked with 0.4, the best of fold 1, where 0.85 is wrong; fold 1 with 0.8, the best of fold 0
-    assert lfw.accuracy(likeness, pairs).tolist() == [True, True, True, True, False, False, True, False]
+    assert lfw.correct_pairs(likeness, pairs).tolist() == [True, True, True, True, False, False, True, False]
 
 
 def test_every_data_set_has_its_place_and_all_that_are_missing_are_named(copied: DatasetPaths, tmp_path: Path) -> None:
-    places = (copied.ferplus, copied.first, copied.utkface, copied.celeba, copied.lfw, copied.pairs)
+    places = (copied.ferplus, copied.fer2013, copied.utkface, copied.celeba, copied.lfw, copied.pairs)
     assert all(place.exists() and place.is_relative_to(copied.root) for place in places)
     for gone in (copied.utkface, copied.lfw):
         shutil.rmtree(gone)
@@ -152,7 +152,7 @@ def test_every_data_set_has_its_place_and_all_that_are_missing_are_named(copied:
 
 
 def test_faces_carry_the_labels_that_their_set_knows_and_no_others(sources: DatasetPaths, cache: Path) -> None:
-    stills = faces.read_ferplus(sources.ferplus, sources.first, "Training", cache)
+    stills = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
     assert stills.votes.sum(axis=1) == pytest.approx(np.ones(8))
     assert stills.first.tolist() == [4, 6, -1, 2, 7, 5, 3, 0]
     portraits = faces.read_utkface(sources.utkface, 2, cache)
@@ -172,9 +172,9 @@ def test_a_still_is_cut_where_the_detector_sees_the_face(
     sources: DatasetPaths, cache: Path, detector: Detector
 ) -> None:
     split = ferplus.read_split(sources.ferplus, "PublicTest", detector)
-    kept = faces.read_ferplus(sources.ferplus, sources.first, "PublicTest", cache)
+    kept = faces.read_ferplus(sources.ferplus, sources.fer2013, "PublicTest", cache)
     for image, face, cut in zip(split.images, split.faces, kept.crops, strict=True):
-        seen = augment.frame(cut, 96).astype(float)
+        seen = augment.crop_to_input(cut, 96).astype(float)
         assert np.abs(seen - align_face(image, face, 96)).mean() < 2
 
 
@@ -182,7 +182,7 @@ def test_a_split_in_which_no_face_is_found_is_refused(
     sources: DatasetPaths, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ferplus, "detect_face", lambda *_: None)
-    with pytest.raises(ValueError, match=r"no face was found in the \d+ pictures of PublicTest"):
+    with pytest.raises(ValueError, match=r"no face was found in the \d+ images of PublicTest"):
         ferplus.read_split(sources.ferplus, "PublicTest", detector)
 
 
@@ -204,10 +204,10 @@ def test_what_was_cut_is_kept_until_a_picture_changes(copied: DatasetPaths, monk
 
 
 def test_an_empty_folder_is_not_taken_for_a_data_set(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no files"):
+    with pytest.raises(FileNotFoundError, match="has no files"):
         faces.read_celeba(tmp_path, tmp_path / "cache")
     (tmp_path / "identity_CelebA.txt").write_text("000001.jpg 3\n")
-    with pytest.raises(ValueError, match="no face was found in 0 pictures"):
+    with pytest.raises(ValueError, match="no face was found in 0 images"):
         faces.read_celeba(tmp_path, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -222,7 +222,7 @@ def test_the_digest_changes_with_one_value(column: str) -> None:
 
 def test_a_union_keeps_faces_and_labels_in_order() -> None:
     voted, aged = mini_datasets.faces(3, 1, "votes", "first"), mini_datasets.faces(2, 2, "age")
-    both = FaceDataset.union([voted, aged])
+    both = FaceDataset.concat([voted, aged])
     assert len(both) == 5
     np.testing.assert_array_equal(both.crops, np.concatenate([voted.crops, aged.crops]))
     np.testing.assert_array_equal(both.votes, np.concatenate([voted.votes, np.zeros((2, 8))]))
@@ -236,7 +236,7 @@ def test_damaged_photographs_are_counted_and_the_first_named(tmp_path: Path) -> 
         path.write_bytes(b"not a picture")
     cv2.imwrite(str(paths[2]), clips.portrait())
     named = ", ".join(str(paths[i]) for i in (0, 1, 3))
-    with pytest.raises(ValueError, match=f"5 pictures are damaged.*the first: {named}$"):
+    with pytest.raises(ValueError, match=f"5 images are damaged.*the first: {named}$"):
         faces.crop_all(paths, lambda _: None)
 
 
@@ -259,19 +259,19 @@ def test_crops_know_their_picture_and_large_pictures_are_shrunk_first(tmp_path: 
 def test_a_frame_without_errors_is_what_inference_cuts(face: Face, size: int) -> None:
     kept = align_face(clips.astronaut(), face, faces.SIDE, faces.MARGIN)
     expected = align_face(clips.astronaut(), face, size).astype(float)
-    assert np.abs(augment.frame(kept, size) - expected).mean() < 3
-    assert np.abs(augment.frame(kept, size, GeometricJitter(right=0.02)) - expected).mean() > 5
-    assert np.abs(augment.frame(kept, size, GeometricJitter(zoom=1.05)) - expected).mean() > 5
+    assert np.abs(augment.crop_to_input(kept, size) - expected).mean() < 3
+    assert np.abs(augment.crop_to_input(kept, size, GeometricJitter(right=0.02)) - expected).mean() > 5
+    assert np.abs(augment.crop_to_input(kept, size, GeometricJitter(zoom=1.05)) - expected).mean() > 5
 
 
 def test_a_frame_shows_the_errors_of_the_detector() -> None:
     kept = align_face(clips.astronaut(), ASTRONAUT, faces.SIDE, faces.MARGIN)
-    plain = augment.frame(kept, 100).astype(float)
-    moved = augment.frame(kept, 100, GeometricJitter(right=0.1, down=-0.05)).astype(float)
+    plain = augment.crop_to_input(kept, 100).astype(float)
+    moved = augment.crop_to_input(kept, 100, GeometricJitter(right=0.1, down=-0.05)).astype(float)
     assert np.abs(moved[:90, 15:] - plain[5:95, 5:90]).mean() < 1
-    half = augment.frame(kept, 100, GeometricJitter(zoom=2.0))[::2, ::2].astype(float)
+    half = augment.crop_to_input(kept, 100, GeometricJitter(zoom=2.0))[::2, ::2].astype(float)
     assert np.abs(half - cv2.resize(plain[25:75, 25:75], (50, 50))).mean() < 6
-    upright = augment.frame(kept, 100, GeometricJitter(roll=30.0))
+    upright = augment.crop_to_input(kept, 100, GeometricJitter(roll=30.0))
     turn = cv2.getRotationMatrix2D((49.5, 49.5), 30.0, 1)
     again = cv2.warpAffine(np.uint8(plain), turn, (100, 100)).astype(float)
     assert np.abs(upright[30:70, 30:70] - again[30:70, 30:70]).mean() < 2

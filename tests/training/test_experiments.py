@@ -48,7 +48,7 @@ def test_what_a_face_lacks_is_filled_and_what_is_known_stays(
         np.testing.assert_array_equal(getattr(portraits, name), getattr(data.attributes, name))
         assert (getattr(votes, name) >= 0).all()
         assert (getattr(data.expressions, name) == -1).all()
-    heads = predict(predicting.load(path)[1], data.attributes, 16)
+    heads = predict(predicting.load_run(path)[1], data.attributes, 16)
     shares = np.exp(heads["expression"]) / np.exp(heads["expression"]).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(portraits.votes, shares, atol=1e-5)
     batches = BatchSampler(mini_datasets.recipe(), replace(data, expressions=votes, attributes=portraits))
@@ -62,7 +62,7 @@ def test_what_a_face_lacks_is_filled_and_what_is_known_stays(
 def test_little_is_watched_and_all_is_learned_from(data: TrainingSets) -> None:
     less = joint.few(data)
     assert (less.expressions, less.attributes) == (data.expressions, data.attributes)
-    assert len(less.starting) == len(less.attributes) + len(less.people)
+    assert len(less.initial_embeddings) == len(less.attributes) + len(less.people)
     np.testing.assert_array_equal(less.valid_expressions.votes, data.valid_expressions.votes[:200])
 
 

@@ -81,7 +81,7 @@ def test_the_float_file_answers_as_torch_for_any_number_of_faces(
     for ours, theirs in zip(given, expected, strict=True):
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
-    assert max(export.differences(fitted, files / "small-fp32.onnx", crops).values()) < 1e-5
+    assert max(export.max_differences(fitted, files / "small-fp32.onnx", crops).values()) < 1e-5
 
 
 def test_a_file_that_does_not_answer_as_torch_is_refused(
@@ -181,7 +181,7 @@ def test_the_shift_gives_a_class_what_it_lacks_and_no_more(
     logits[:40, [COMMON, RARE]], logits[40:, [COMMON, RARE]] = of_common, of_rare
     network = mini_datasets.network()
     before = network.expression.bias.detach().clone()
-    assert export.shift(network.expression, [(logits, labels)], PRIOR) == factor
+    assert export.calibrate_logit_shift(network.expression, [(logits, labels)], PRIOR) == factor
     moved = (network.expression.bias.detach() - before).numpy()
     np.testing.assert_allclose(moved, factor * np.log(PRIOR), atol=1e-6)
     assert ((logits + moved).argmax(axis=1) == labels).all()

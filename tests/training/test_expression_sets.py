@@ -14,7 +14,7 @@ import clips
 import mini_datasets
 from fervid.training import augment, duplicates, expression_sets, faces, fit, losses
 from fervid.training.batches import BatchSampler, TrainingSets
-from fervid.training.expression_tests import STYLES, measure_expressions
+from fervid.training.expression_evaluation import STYLES, measure_expressions
 from fervid.training.faces import DatasetPaths, ExpressionSet
 from fervid.training.ferplus import CLASSES
 from fervid.training.fit import Trainer
@@ -101,7 +101,9 @@ def test_copies_are_found_whatever_their_light_and_size_and_other_faces_are_not(
 def test_sets_are_read_as_a_recipe_asks_and_without_copies_of_test_faces(
     sources: DatasetPaths, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fervid.training.batches.starting", lambda known, *_: np.ones((len(known), 4), np.float32))
+    monkeypatch.setattr(
+        "fervid.training.batches.compute_initial_embeddings", lambda known, *_: np.ones((len(known), 4), np.float32)
+    )
     recipe = mini_datasets.recipe(labelled={"rafdb": 2, "affectnet": 3}, frames=2)
     read = TrainingSets.read(sources, cache, {}, (), recipe)
     assert set(read.labelled) == set(read.valid_labelled) == {"rafdb", "affectnet"}
@@ -112,12 +114,12 @@ def test_sets_are_read_as_a_recipe_asks_and_without_copies_of_test_faces(
     train, _ = expression_sets.list_rafdb(sources.rafdb, "train")
     assert removed > 0, "the test shows the faces of the training images again"
     assert len(read.labelled["rafdb"].faces) <= len(train) - removed
-    assert len(read.starting) == len(read.attributes) + len(read.people)
+    assert len(read.initial_embeddings) == len(read.attributes) + len(read.people)
     assert set(read.digests()) == {"expressions", "attributes", "people", "starting", "rafdb", "affectnet", "frames"}
 
 
 def test_an_unknown_set_is_refused(sources: DatasetPaths, cache: Path) -> None:
-    with pytest.raises(ValueError, match="no set of expressions 'ck'; there are rafdb, affectnet"):
+    with pytest.raises(ValueError, match="unknown expression set 'ck'; available are rafdb, affectnet"):
         faces.read_expressions(sources, "ck", "train", cache)
 
 
@@ -126,7 +128,7 @@ def data() -> TrainingSets:
     """FER+ and a set that has no contempt and no fear, with frames."""
     known = mini_datasets.faces(8, 7, "votes")
     votes = np.eye(8, dtype=np.float32)[[0, 2, 4, 5, 6, 7, 5, 5]]
-    part = ExpressionSet.of(replace(known, votes=votes))
+    part = ExpressionSet.from_faces(replace(known, votes=votes))
     return replace(
         mini_datasets.data(), labelled={"rafdb": part}, valid_labelled={"rafdb": part}, frames=mini_datasets.faces(5, 8)
     )
@@ -158,11 +160,11 @@ def test_faces_without_an_expression_are_taught(data: TrainingSets, teacher: str
     before = {name: value.clone() for name, value in run.teacher.state_dict().items()}
     _, targets = run.batches(0)
     assert targets.weak.shape == (3 + 2 + 2, 3, 16, 16)
-    taught = run._teach(targets.weak, targets)
-    assert taught.taught.sum(1).tolist() == pytest.approx([1] * 7, rel=1e-5)
-    assert run.answers.shares.sum().item() == pytest.approx(1, rel=1e-5)
+    taught = run._add_teacher_targets(targets.weak, targets)
+    assert taught.teacher_probabilities.sum(1).tolist() == pytest.approx([1] * 7, rel=1e-5)
+    assert run.teacher_prior.shares.sum().item() == pytest.approx(1, rel=1e-5)
     for step in range(3):
-        run.advance(*run.batches(step))
+        run.train_step(*run.batches(step))
     moved = [name for name, value in run.teacher.state_dict().items() if not torch.equal(value, before[name])]
     assert bool(moved) == (teacher == "average")
 
@@ -170,7 +172,7 @@ def test_faces_without_an_expression_are_taught(data: TrainingSets, teacher: str
 def test_a_run_with_a_teacher_goes_on_as_if_it_had_not_been_cut_off(
     data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "CHECK_EVERY", 2)
+    monkeypatch.setattr(fit, "VALIDATE_EVERY_STEPS", 2)
     settings = {"labelled": {"rafdb": 3}, "frames": 2, "weights": {"consistency": 1.0}, "steps": 4}
     whole = Trainer(mini_datasets.recipe(**settings), mini_datasets.network(), data)
     figures = list(whole.run(tmp_path / "whole"))
@@ -182,7 +184,7 @@ def test_a_run_with_a_teacher_goes_on_as_if_it_had_not_been_cut_off(
     list(again.run(tmp_path / "cut"))
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name])
-    assert torch.equal(whole.answers.shares, again.answers.shares)
+    assert torch.equal(whole.teacher_prior.shares, again.teacher_prior.shares)
 
 
 def test_a_style_changes_the_look_alone() -> None:
@@ -193,7 +195,7 @@ def test_a_style_changes_the_look_alone() -> None:
     assert 5 < sum(augment.is_grey(look) for look in looks) < 30
     tinted = [augment.exchange_style(augment.to_grey(face), rng) for _ in range(30)]
     assert 0 < sum(augment.is_grey(look) for look in tinted) < 25
-    old = augment.as_fer2013(face)
+    old = augment.simulate_fer2013(face)
     assert augment.is_grey(old)
     assert np.abs(cv_reduced(old) - cv_reduced(augment.to_grey(face)))[20:44, 20:44].mean() < 8
 
@@ -204,7 +206,7 @@ def cv_reduced(image: np.ndarray) -> np.ndarray:
 
 def test_what_lies_beyond_the_box_repeats_its_border() -> None:
     face = clips.portrait(120, 120, 1.0)
-    cut = augment.cut_at_box(face, 1.0)
+    cut = augment.crop_at_box(face, 1.0)
     np.testing.assert_array_equal(cut[10:110, 10:110], face[10:110, 10:110])
     assert (cut[:10, 40] == cut[10, 40]).all()
     assert all(change(face).shape == face.shape for change in STYLES.values())

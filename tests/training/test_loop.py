@@ -42,9 +42,9 @@ def test_the_rate_rises_and_falls_to_nothing() -> None:
     assert replace(SCHEDULE, warmup=0).learning_rate(0) == 0.1
 
 
-@pytest.mark.parametrize(("steepest", "longest"), [(math.inf, 1000.0), (0.5, 0.5)])
+@pytest.mark.parametrize(("max_grad_norm", "longest"), [(math.inf, 1000.0), (0.5, 0.5)])
 def test_gradients_are_cut_to_a_length(
-    steepest: float, longest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    max_grad_norm: float, longest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, lengths = nn.Linear(1, 1, bias=False), []
 
@@ -58,7 +58,11 @@ def test_gradients_are_cut_to_a_length(
         step(optimiser)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    list(loop.fit(network, tmp_path / "run", {}, SCHEDULE, lambda step: 1000.0, missed, every=8, steepest=steepest))
+    list(
+        loop.fit(
+            network, tmp_path / "run", {}, SCHEDULE, lambda step: 1000.0, missed, every=8, max_grad_norm=max_grad_norm
+        )
+    )
     assert lengths == pytest.approx([longest] * 8)
 
 

@@ -88,7 +88,7 @@ def row(width: int, logits: dict[int, float]) -> Tensor:
             one(ethnicity=2),
             -(0.95 + 0.05 / 5) * log_softmax(2, 0, 0, 0, 0)[0] - 0.05 / 5 * log_softmax(2, 0, 0, 0, 0)[1:].sum(),
         ),
-        ("distillation", {"embedding": row(4, {0: 3})}, one(starting=[0.6, 0.8, 0.0, 0.0]), 1 - 0.6),
+        ("distillation", {"embedding": row(4, {0: 3})}, one(initial_embeddings=[0.6, 0.8, 0.0, 0.0]), 1 - 0.6),
         (
             "identity",
             {"embedding": row(4, {0: 3, 1: 4})},
@@ -108,7 +108,7 @@ def some_known() -> Targets:
     targets = unknown(5)
     targets.votes[:3] = torch.softmax(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), 1)
     targets.first[[0, 1], [3, 6]] = 1
-    targets.starting[:2] = torch.tensor([[0.6, 0.8, 0, 0], [0, 0, 1, 0]])
+    targets.initial_embeddings[:2] = torch.tensor([[0.6, 0.8, 0, 0], [0, 0, 1, 0]])
     for column, values in ((targets.age, (20, 71)), (targets.gender, (0, 1)), (targets.ethnicity, (4, 0))):
         column[:2] = torch.tensor(values)
     targets.person[[0, 1, 3]] = torch.tensor([2, 0, 1])
@@ -151,7 +151,7 @@ def test_the_tasks_are_weighted_and_added() -> None:
 
 
 def test_a_task_of_no_weight_is_left_out_even_where_it_could_not_be_worked_out() -> None:
-    other = replace(some_known(), starting=torch.eye(5, 3))
+    other = replace(some_known(), initial_embeddings=torch.eye(5, 3))
     left = replace(TaskWeights(), distillation=0.0)
     given = noise(5)
     assert torch.isfinite(losses.multitask_loss(given, given.embedding, PEOPLE, other, left, *NO_PRIOR))

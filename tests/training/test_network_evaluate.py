@@ -14,6 +14,7 @@ import mini_datasets
 from fervid.analysis.align import align_face
 from fervid.core.records import FaceOutputs
 from fervid.models import registry
+from fervid.models.card import OPTIONAL_OUTPUTS
 from fervid.training import evaluate, export, lfw
 from fervid.training.faces import DatasetPaths
 from fervid.training.ferplus import CLASSES, FerPlus
@@ -29,7 +30,7 @@ def test_on_votes_the_most_voted_class_counts_and_majorities_apart() -> None:
     votes = np.pad(votes, [(0, 0), (4, 2)])  # happiness and neutral
     found = np.array([True, True, False, True, True, True])
     split = FerPlus(np.zeros((6, 48, 48, 3), np.uint8), [], votes, found, tuple("abcdef"))
-    figures = evaluate.on_votes(np.eye(8, dtype=np.float32)[[4, 4, 5, 5, 5, 0]], split)
+    figures = evaluate.score_ferplus(np.eye(8, dtype=np.float32)[[4, 4, 5, 5, 5, 0]], split)
     assert figures["accuracy_all"]["value"] == pytest.approx(4 / 6, abs=1e-4)
     assert figures["accuracy_majority"]["value"] == pytest.approx(4 / 5, abs=1e-4)
     assert figures["mean_recall"]["value"] == pytest.approx(2 / 3, abs=1e-4)
@@ -42,7 +43,7 @@ def test_on_votes_the_most_voted_class_counts_and_majorities_apart() -> None:
 def test_on_first_labels_only_the_known_ones_count_and_contempt_is_no_answer() -> None:
     first = np.array([CLASSES.index(name) for name in ("anger", "disgust", "disgust", "surprise", "sadness")] + [-1])
     answers = [FER2013_CLASSES.index(name) for name in ("anger", "disgust", "fear", "surprise", "sadness", "fear")]
-    figures = evaluate.on_first_labels(np.eye(7, dtype=np.float32)[answers], first)
+    figures = evaluate.score_fer2013(np.eye(7, dtype=np.float32)[answers], first)
     assert figures["accuracy"]["value"] == 0.8
     assert figures["mean_recall"]["value"] == pytest.approx(3.5 / 4)
     assert figures["recall"] == {"anger": 1.0, "disgust": 0.5, "sadness": 1.0, "surprise": 1.0}
@@ -56,10 +57,10 @@ def test_on_portraits_age_gender_and_ethnicity_are_measured() -> None:
     scores = FaceOutputs(
         nothing, nothing, np.float32([21, 40, 55, 82]), np.float32([0.6, 0.59, 0.9, 0.7]), ethnicity, nothing
     )
-    figures = evaluate.on_utkface(scores, portraits, 0.6)
+    figures = evaluate.score_utkface(scores, portraits, 0.6)
     assert [figures[name]["value"] for name in ("age_mae", "gender_accuracy", "ethnicity_accuracy")] == [2, 0.75, 0.75]
     assert figures["images"] == 4
-    assert evaluate.on_utkface(scores, portraits, 0.65)["gender_accuracy"]["value"] == 0.5
+    assert evaluate.score_utkface(scores, portraits, 0.65)["gender_accuracy"]["value"] == 0.5
 
 
 def test_on_pairs_the_cosine_is_asked_whatever_the_length() -> None:
@@ -67,9 +68,9 @@ def test_on_pairs_the_cosine_is_asked_whatever_the_length() -> None:
     embedding = np.float32([[1, 0], [5, 1], [0, 2], [0.1, 1]])
     pairs = [lfw.Pair(*named, same, fold) for fold in (0, 1) for named, same in (("ab", True), ("ac", False))]
     pairs += [lfw.Pair("c", "d", True, 0), lfw.Pair("b", "d", False, 1)]
-    assert evaluate.on_lfw(embedding, names, pairs) == {"accuracy": WHOLE, "pairs": 6}
+    assert evaluate.score_lfw(embedding, names, pairs) == {"accuracy": WHOLE, "pairs": 6}
     pairs[-1] = lfw.Pair("b", "d", True, 1)  # unlike, so fold 0 gives a threshold that is too high for it
-    assert evaluate.on_lfw(embedding, names, pairs)["accuracy"]["value"] == pytest.approx(5 / 6, abs=1e-4)
+    assert evaluate.score_lfw(embedding, names, pairs)["accuracy"]["value"] == pytest.approx(5 / 6, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_the_test_splits_are_read_and_cut_as_at_inference(tests: evaluate.Tests,
     expected = align_face(tests.ferplus.images[1], tests.ferplus.faces[1], SIZE)
     np.testing.assert_array_equal(tests.crops["ferplus"][1], expected)
     picture = cv2.imread(str(sources.lfw / "data" / "Bo" / "Bo_0002.jpg"), cv2.IMREAD_COLOR_RGB)
-    usual = align_face(picture, evaluate._typical(picture), SIZE)
+    usual = align_face(picture, evaluate._default_face(picture), SIZE)
     np.testing.assert_array_equal(tests.crops["lfw"][3], usual)
 
 
@@ -150,7 +151,7 @@ def test_a_network_of_expressions_alone_is_measured_on_what_it_estimates(
     plain = onnx.load(model)
     (entry,) = plain.metadata_props
     about = json.loads(entry.value)
-    for key in set().union(*registry.OPTIONAL_OUTPUTS.values()):
+    for key in set().union(*OPTIONAL_OUTPUTS.values()):
         del about[key]
     entry.value = json.dumps(about)
     kept = [output for output in plain.graph.output if output.name in ("embedding", "expression")]

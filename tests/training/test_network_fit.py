@@ -21,14 +21,14 @@ import mini_datasets
 from fervid.core.errors import FervidError
 from fervid.training import augment, export, fit, losses, mobilenet
 from fervid.training import predict as predicting
-from fervid.training.batches import FIRST_INDEX, BatchSampler, TrainingSets
-from fervid.training.card import save_with_card
+from fervid.training.batches import FER2013_INDEX, BatchSampler, TrainingSets
+from fervid.training.config import TrainConfig
 from fervid.training.faces import DatasetPaths
 from fervid.training.fit import Trainer
 from fervid.training.losses import Targets
+from fervid.training.model_card import save_with_card
 from fervid.training.network import PIXEL_MEAN, FaceNetwork, to_tensor
-from fervid.training.predict import load, predict
-from fervid.training.recipe import TrainConfig
+from fervid.training.predict import load_run, predict
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def data() -> TrainingSets:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are saved and watched every second step."""
-    monkeypatch.setattr(fit, "CHECK_EVERY", 2)
+    monkeypatch.setattr(fit, "VALIDATE_EVERY_STEPS", 2)
 
 
 def begun(data: TrainingSets, **settings: object) -> Trainer:
@@ -69,35 +69,38 @@ def test_a_recipe_names_only_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"steps": 10, "sharpness": 0, "weights": {"identity": 0.5}}))
     weights = losses.TaskWeights(identity=0.5)
-    assert TrainConfig.read(path) == replace(TrainConfig(), steps=10, sharpness=0, weights=weights)
-    assert TrainConfig.of(asdict(TrainConfig.read(path))) == TrainConfig.read(path)
-    assert TrainConfig.of({}) == TrainConfig()
+    assert TrainConfig.from_json(path) == replace(TrainConfig(), steps=10, sharpness=0, weights=weights)
+    assert TrainConfig.from_dict(asdict(TrainConfig.from_json(path))) == TrainConfig.from_json(path)
+    assert TrainConfig.from_dict({}) == TrainConfig()
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"steps": 10, "stesp": 5, "colour": 1}', r"no setting colour, stesp; there are adjustment, .*, years"),
-        ('{"weights": {"smile": 1}}', r"no setting smile; there are"),
-        ('{"age": 0.5}', r"no setting age"),
-        ('{"weights": 2}', r"weights has the tasks by name, not 2"),
-        ('{"steps": "many"}', r"steps cannot be 'many'; by default it is 8000"),
+        (
+            '{"steps": 10, "stesp": 5, "colour": 1}',
+            r"unknown setting colour, stesp; available are adjustment, .*, years",
+        ),
+        ('{"weights": {"smile": 1}}', r"unknown setting smile; available are"),
+        ('{"age": 0.5}', r"unknown setting age"),
+        ('{"weights": 2}', r"weights must be an object .*, not 2"),
+        ('{"steps": "many"}', r"steps cannot be 'many'; its default is 8000"),
         ('{"steps": 10.5}', r"steps cannot be 10\.5"),
-        ('{"weights": {"age": null}}', r"age cannot be None; by default it is 0\.2"),
-        ("[1, 2]", r"recipe\.json holds no JSON object"),
-        ("steps: 10", r"recipe\.json holds no JSON object of settings \(Expecting value"),
+        ('{"weights": {"age": null}}', r"age cannot be None; its default is 0\.2"),
+        ("[1, 2]", r"recipe\.json is not a JSON object"),
+        ("steps: 10", r"recipe\.json is not a JSON object of settings \(Expecting value"),
     ],
 )
 def test_a_recipe_that_cannot_be_meant_is_refused(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=said):
-        TrainConfig.read(path)
+        TrainConfig.from_json(path)
 
 
 def test_the_rates_begin_with_the_heads_rise_and_fall_to_nothing() -> None:
     recipe = TrainConfig(steps=100, head_steps=20, warmup=10, rate=3.0, head_rate=8.0)
-    rates = [recipe.rates(step) for step in range(101)]
+    rates = [recipe.learning_rates(step) for step in range(101)]
     assert [body for body, _ in rates[:21]] == [0] * 21
     assert [heads for _, heads in rates] == pytest.approx(
         [8 * (1 + math.cos(math.pi * t / 100)) / 2 for t in range(101)]
@@ -116,14 +119,14 @@ def test_a_class_without_any_example_spoils_nothing(data: TrainingSets) -> None:
     lacking = replace(data, expressions=replace(data.expressions, votes=votes / votes.sum(axis=1, keepdims=True)))
     run = begun(lacking, first_share=0.0)
     assert all(torch.isfinite(adjustment).all() for adjustment in run.adjustments)
-    assert math.isfinite(run.advance(*run.batches(0)))
+    assert math.isfinite(run.train_step(*run.batches(0)))
 
 
 def test_pictures_grow_to_their_size() -> None:
     recipe = TrainConfig(size=112, small=80, growth=0.5, steps=80)
-    assert [recipe.side(step) for step in (0, 19, 20, 39, 40, 79)] == [80, 80, 96, 96, 112, 112]
-    assert {TrainConfig(size=64, small=80).side(step) for step in (0, 8000)} == {64}
-    assert TrainConfig(size=120, small=80, steps=10).side(0) == 88
+    assert [recipe.input_size(step) for step in (0, 19, 20, 39, 40, 79)] == [80, 80, 96, 96, 112, 112]
+    assert {TrainConfig(size=64, small=80).input_size(step) for step in (0, 8000)} == {64}
+    assert TrainConfig(size=120, small=80, steps=10).input_size(0) == 88
 
 
 def test_a_batch_depends_on_seed_and_step_alone(data: TrainingSets) -> None:
@@ -142,17 +145,17 @@ def test_a_batch_carries_the_labels_of_its_faces(data: TrainingSets, monkeypatch
     recipe = mini_datasets.recipe(mixup=0.0, first_share=0.0, expressions=20, attributes=9, people=6)
     pictures, targets = BatchSampler(recipe, data)(3)
     raw = np.uint8((pictures.permute(0, 2, 3, 1).numpy()[..., ::-1] + np.float32(PIXEL_MEAN)[::-1]).round())
-    starting = {data.attributes: data.starting[:5], data.people: data.starting[5:]}
+    starting = {data.attributes: data.initial_embeddings[:5], data.people: data.initial_embeddings[5:]}
     parts = [data.expressions] * 20 + [data.attributes] * 9 + [data.people] * 6
     for i, (part, picture) in enumerate(zip(parts, raw, strict=True)):
         (row,) = np.flatnonzero((part.crops == picture).all(axis=(1, 2, 3)))
         for name in ("age", "gender", "ethnicity", "person"):
             assert getattr(targets, name)[i] == getattr(part, name)[row]
-        first = FIRST_INDEX[part.first[row]] if part.first[row] >= 0 else 7
+        first = FER2013_INDEX[part.first[row]] if part.first[row] >= 0 else 7
         assert targets.votes[i].tolist() == part.votes[row].tolist()
         assert targets.first[i].tolist() == np.eye(8, 7)[first].tolist()
         expected = starting[part][row] if part in starting else np.zeros(mini_datasets.WIDTH)
-        assert targets.starting[i].tolist() == expected.tolist()
+        assert targets.initial_embeddings[i].tolist() == expected.tolist()
 
 
 def test_mixup_mixes_pictures_and_both_votes_in_one_share_and_keeps_their_sums(data: TrainingSets) -> None:
@@ -194,7 +197,7 @@ def test_rare_expressions_are_drawn_more_often_and_the_logits_freed_from_what_is
     even = BatchSampler(mini_datasets.recipe(balance=0.0, first_share=0.0), data)
     assert even.chance == pytest.approx(np.full(16, 1 / 16))
     batches = BatchSampler(mini_datasets.recipe(balance=0.5, first_share=0.0, adjustment=2.0), data)
-    assert batches.chance[9:] / batches.chance[0] == pytest.approx(np.full(7, 3.0))
+    assert batches.sampling_weights[9:] / batches.sampling_weights[0] == pytest.approx(np.full(7, 3.0))
     share = np.array([9, *[3] * 7]) / 30
     expression, first = batches.adjustments()
     assert expression.numpy() == pytest.approx(2 * np.log(share), rel=1e-5)
@@ -207,12 +210,12 @@ def test_while_the_heads_learn_the_backbone_stays_as_it_is(data: TrainingSets) -
     last = {"identity.weight", "identity.bias"}  # fitted when all steps are done
     before = {name: value.clone() for name, value in run.network.named_parameters()}
     for step in range(2):
-        run.advance(*run.batches(step))
+        run.train_step(*run.batches(step))
     unchanged = {name for name, value in run.network.named_parameters() if torch.equal(value, before[name])}
     assert unchanged == {name for name in before if name.startswith("backbone.")} | last
     assert not set(run.network.backbone.parameters()) & run.optimiser.state.keys()
-    run.advance(*run.batches(2))
-    run.advance(*run.batches(3))
+    run.train_step(*run.batches(2))
+    run.train_step(*run.batches(3))
     assert {name for name, value in run.network.named_parameters() if torch.equal(value, before[name])} == last
 
 
@@ -237,7 +240,7 @@ def stepped(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> list[
             for parameter, one in zip(parameters, slope, strict=True):
                 parameter += radius * one / length
         slope = slopes()
-    body, heads = run.recipe.rates(run.step)
+    body, heads = run.recipe.learning_rates(run.step)
     names = [*learning, "people"]
     rates = [body if name.startswith("backbone.") else heads for name in names]
     return [
@@ -258,7 +261,7 @@ def test_a_step_goes_down_the_slope_and_with_sharpness_that_of_the_highest_place
     run.step = 2
     batch = run.batches(2)
     expected, other = stepped(run, batch, radius), stepped(run, batch, 0.7 - radius)
-    run.advance(*batch)
+    run.train_step(*batch)
     found = [*(value for value in run.network.parameters() if value.requires_grad), run.people.weight]
     # where a slope is next to nothing, AdamW's first step follows its sign, which is down to rounding
     apart = torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, expected, strict=True)])
@@ -270,7 +273,7 @@ def test_the_average_follows_the_weights_faster_at_first(data: TrainingSets) -> 
     run = begun(data, average=0.3)
     expected = {name: value.clone() for name, value in run.network.state_dict().items()}
     for step, keep in enumerate((2 / 11, 3 / 12, 0.3, 0.3)):
-        run.advance(*run.batches(step))
+        run.train_step(*run.batches(step))
         for name, value in run.network.state_dict().items():
             expected[name] = keep * expected[name] + (1 - keep) * value if value.is_floating_point() else value.clone()
     for name, value in run.average.state_dict().items():
@@ -321,7 +324,9 @@ def test_a_state_of_another_run_is_refused_and_what_differs_is_named(data: Train
     path = tmp_path / "run.safetensors"
     begun(data).save(path)
     begun(data).resume(path)
-    with pytest.raises(ValueError, match=r"run\.safetensors is of another run: rate, seed differ; give another output"):
+    with pytest.raises(
+        ValueError, match=r"run\.safetensors is a checkpoint of another run: rate, seed differ; choose another output"
+    ):
         begun(data, rate=1e-5, seed=3).resume(path)
     with pytest.raises(ValueError, match="another run: weights differ"):
         begun(data, weights={"age": 0.0}).resume(path)
@@ -331,26 +336,26 @@ def test_a_state_of_another_run_is_refused_and_what_differs_is_named(data: Train
         begun(replace(data, attributes=replace(data.attributes, age=aged))).resume(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"a text, and no state of a run\n" * 9, None])
+@pytest.mark.parametrize("content", [b"", b"a text, and no checkpoint\n" * 9, None])
 def test_a_file_that_is_no_state_is_refused(content: bytes | None, data: TrainingSets, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     if content is None:
         safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"other\.safetensors is no state of a run"):
+    with pytest.raises(ValueError, match=r"other\.safetensors is not a checkpoint"):
         begun(data).resume(path)
-    with pytest.raises(ValueError, match=r"other\.safetensors is no state of a run"):
-        load(path)
+    with pytest.raises(ValueError, match=r"other\.safetensors is not a checkpoint"):
+        load_run(path)
 
 
 def test_a_run_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, steps = tmp_path / "other.safetensors", {"recipe": {"steps": 0}, "photographs": "0"}
     safetensors.torch.save_file({"average/x": torch.zeros(1)}, path, {"about": json.dumps(steps), "step": "0"})
-    with pytest.raises(ValueError, match=r"other\.safetensors is a run of another kind"):
-        load(path)
+    with pytest.raises(ValueError, match=r"other\.safetensors is a checkpoint of another kind of run"):
+        load_run(path)
     monkeypatch.setattr(fit, "build", lambda *_: mini_datasets.network(seed=9))
-    with pytest.raises(ValueError, match=r"other\.safetensors is a run of another kind"):
+    with pytest.raises(ValueError, match=r"other\.safetensors is a checkpoint of another kind of run"):
         fit.initial_weights(mini_datasets.recipe(), {}, path)
 
 
@@ -361,11 +366,11 @@ def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
     path, run = tmp_path / "run.safetensors", begun(data)
     steps = run.run(path)
     next(steps)
-    with pytest.raises(ValueError, match="has done 2 of 6 steps; train it to its end"):
-        load(path)
+    with pytest.raises(ValueError, match="has completed 2 of 6 steps; finish training"):
+        load_run(path)
     assert [figures["step"] for figures in steps] == [4, 6]
-    recipe, network, about = load(path)
-    assert (recipe, about) == (run.recipe, run.about)
+    recipe, network, about = load_run(path)
+    assert (recipe, about) == (run.recipe, run.metadata)
     assert about["data"] == data.digests()
     assert not network.training
     found = network.state_dict()
@@ -377,12 +382,12 @@ def test_a_run_begins_with_the_weights_of_another_and_says_so(
 ) -> None:
     monkeypatch.setattr(fit, "build", lambda *_: mini_datasets.network(seed=9))
     first, path = begun(data), tmp_path / "first.safetensors"
-    first.advance(*first.batches(0))
+    first.train_step(*first.batches(0))
     first.save(path)
     recipe = mini_datasets.recipe(rate=1e-5)
     second = fit.make_trainer(recipe, fit.initial_weights(recipe, {}, path), data)
     assert equal(second.network.state_dict(), first.average.state_dict()) == list(first.average.state_dict())
-    assert second.about["earlier"] == {**first.about, "step": 1}
+    assert second.metadata["earlier"] == {**first.metadata, "step": 1}
     assert second.step == 0
     with pytest.raises(ValueError, match=r"first\.safetensors is a run of mobilenetv1, not of other"):
         fit.initial_weights(mini_datasets.recipe(backbone="other"), {}, path)
@@ -397,10 +402,10 @@ def test_a_run_of_another_backbone_begins_with_weights_for_it_and_tells_their_di
     recipe = mini_datasets.recipe(backbone="other")
     run = fit.make_trainer(recipe, fit.initial_weights(recipe, {}, pretrained=path), data)
     assert equal(run.network.backbone.state_dict(), published) == list(published)
-    assert run.about["earlier"] == {"pretrained": hashlib.sha256(path.read_bytes()).hexdigest()}
-    with pytest.raises(ValueError, match=r"pretrained\.safetensors can begin neither mobilenetv1 nor"):
+    assert run.metadata["earlier"] == {"pretrained": hashlib.sha256(path.read_bytes()).hexdigest()}
+    with pytest.raises(ValueError, match=r"pretrained\.safetensors cannot initialise mobilenetv1"):
         fit.initial_weights(mini_datasets.recipe(), {}, pretrained=path)
-    with pytest.raises(ValueError, match="can begin neither"):
+    with pytest.raises(ValueError, match="cannot initialise"):
         fit.initial_weights(recipe, {}, path, path)
 
 
@@ -420,16 +425,16 @@ def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> 
 def test_an_embedding_of_another_width_is_kept_near_the_starting_one_through_a_linear_map(
     data: TrainingSets, tmp_path: Path
 ) -> None:
-    wider = replace(data, starting=np.eye(9, 8, dtype=np.float32))
+    wider = replace(data, initial_embeddings=np.eye(9, 8, dtype=np.float32))
     only = {**dict.fromkeys(asdict(losses.TaskWeights()), 0.0), "distillation": 1.0}
     run = begun(wider, weights=only, head_steps=0, warmup=0, rate=0.02, head_rate=0.02, steps=60, decay=0.0)
     batch = run.batches(0)
-    found = [run.advance(*batch) for _ in range(40)]
+    found = [run.train_step(*batch) for _ in range(40)]
     assert found[-1] < 0.7 * found[0]
     run.save(tmp_path / "run.safetensors")
     again = begun(wider, weights=only, head_steps=0, warmup=0, rate=0.02, head_rate=0.02, steps=60, decay=0.0)
     again.resume(tmp_path / "run.safetensors")
-    assert again.advance(*batch) == run.advance(*batch)
+    assert again.train_step(*batch) == run.train_step(*batch)
 
 
 def test_the_figures_to_watch_are_those_of_the_answers(data: TrainingSets, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +455,7 @@ def test_the_figures_to_watch_are_those_of_the_answers(data: TrainingSets, monke
         return {"age": years, "gender": gender, "ethnicity": ethnicity}
 
     monkeypatch.setattr(fit, "predict", predict)
-    assert begun(data).watch() == {
+    assert begun(data).validate() == {
         "accuracy_all": pytest.approx(6 / 9),
         "accuracy_majority": pytest.approx(6 / 9),
         "mean_recall": pytest.approx((0.5 + 5) / 8),
@@ -480,7 +485,7 @@ def test_answers_do_not_depend_on_how_faces_are_batched() -> None:
 def test_answers_are_worked_out_in_bfloat16_unless_the_recipe_says_otherwise(data: TrainingSets) -> None:
     some = mini_datasets.faces(5, 1)
     rounded, exact = begun(data), begun(data, bfloat16=False)
-    pictures = to_tensor(np.stack([augment.frame(crop, 16) for crop in some.crops]))
+    pictures = to_tensor(np.stack([augment.crop_to_input(crop, 16) for crop in some.crops]))
     with torch.no_grad():
         wanted = exact.average(pictures).expression.numpy()
     np.testing.assert_array_equal(predict(exact.average, some, 16)["expression"], wanted)
@@ -489,9 +494,9 @@ def test_answers_are_worked_out_in_bfloat16_unless_the_recipe_says_otherwise(dat
 
 
 def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_without(
-    data: TrainingSets, weights: mobilenet.TaskWeights, tmp_path: Path
+    data: TrainingSets, weights: mobilenet.NamedTensors, tmp_path: Path
 ) -> None:
-    wide = replace(data, starting=np.eye(9, mobilenet.EMBEDDING, dtype=np.float32))
+    wide = replace(data, initial_embeddings=np.eye(9, mobilenet.EMBEDDING, dtype=np.float32))
     recipe = mini_datasets.recipe(steps=2, head_steps=1, size=32, small=32)
     run = fit.make_trainer(recipe, fit.initial_weights(recipe, weights), wide)
     backbone = run.network.backbone
@@ -499,27 +504,27 @@ def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_wit
     plain = fit.build("mobilenetv1", weights).backbone
     assert not torch.allclose(backbone.stem.norm.running_var, plain.stem.norm.running_var)
     buffers = {name: value.clone() for name, value in backbone.named_buffers()}
-    run.advance(*run.batches(0))
+    run.train_step(*run.batches(0))
     assert all(torch.equal(value, buffers[name]) for name, value in backbone.named_buffers())
-    run.advance(*run.batches(1))
+    run.train_step(*run.batches(1))
     assert not torch.equal(backbone.stem.norm.running_var, buffers["stem.norm.running_var"])
     run.save(tmp_path / "run.safetensors")
-    _, network, _ = load(tmp_path / "run.safetensors")
+    _, network, _ = load_run(tmp_path / "run.safetensors")
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules())
 
 
 def test_data_is_read_with_the_starting_embeddings_and_both_are_kept(
-    sources: DatasetPaths, cache: Path, weights: mobilenet.TaskWeights, monkeypatch: pytest.MonkeyPatch
+    sources: DatasetPaths, cache: Path, weights: mobilenet.NamedTensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predicting, "STARTING_SIZE", 32)
     data = TrainingSets.read(sources, cache, weights)
     parts = (data.expressions, data.attributes, data.people, data.valid_expressions, data.valid_attributes)
     assert [len(part) for part in parts] == [8, 4, 3, 2, 2]
-    assert data.starting.shape == (7, mobilenet.EMBEDDING)
-    np.testing.assert_allclose(np.linalg.norm(data.starting, axis=1), 1, rtol=1e-5)
+    assert data.initial_embeddings.shape == (7, mobilenet.EMBEDDING)
+    np.testing.assert_allclose(np.linalg.norm(data.initial_embeddings, axis=1), 1, rtol=1e-5)
     monkeypatch.setattr(predicting, "predict", lambda *_: pytest.fail("embedded again"))
     again = TrainingSets.read(sources, cache, weights)
-    np.testing.assert_array_equal(again.starting, data.starting)
+    np.testing.assert_array_equal(again.initial_embeddings, data.initial_embeddings)
     assert again.digests() == data.digests()
 
 
@@ -535,20 +540,20 @@ def test_teachers_answer_faces_and_their_mirror_images_once(
         run = Trainer(mini_datasets.recipe(steps=1, seed=seed), mini_datasets.network(seed=seed), data)
         list(run.run(path))
         for faces in (some, mirrored):
-            heads = predict(load(path)[1], faces, 16)
+            heads = predict(load_run(path)[1], faces, 16)
             wanted += np.hstack([heads["expression"], heads["first"]]) / 4
-    teachers = [predicting.teacher(str(run)) for run in runs]
-    found = predicting.taught(some, teachers, tmp_path)
+    teachers = [predicting.load_teacher(str(run)) for run in runs]
+    found = predicting.compute_teacher_logits(some, teachers, tmp_path)
     np.testing.assert_allclose(found, wanted, atol=0.05)
     monkeypatch.setattr(predicting, "predict", lambda *_: pytest.fail("asked again"))
-    np.testing.assert_array_equal(predicting.taught(some, teachers, tmp_path), found)
+    np.testing.assert_array_equal(predicting.compute_teacher_logits(some, teachers, tmp_path), found)
 
 
 def test_an_exported_network_teaches_what_its_run_would(data: TrainingSets, tmp_path: Path) -> None:
     network = mini_datasets.network(seed=3).eval()
     file = tmp_path / "teacher.onnx"
     save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
-    found = predicting.taught(data.expressions, [predicting.teacher(str(file))], tmp_path)
+    found = predicting.compute_teacher_logits(data.expressions, [predicting.load_teacher(str(file))], tmp_path)
     sides = [predict(network, data.expressions, 16, mirrored=mirrored) for mirrored in (False, True)]
     wanted = sum(np.hstack([log_softmax(heads[name], axis=1) for name in ("expression", "first")]) for heads in sides)
     np.testing.assert_allclose(found, wanted / 2, atol=0.02)
@@ -557,8 +562,8 @@ def test_an_exported_network_teaches_what_its_run_would(data: TrainingSets, tmp_
 @pytest.mark.parametrize(
     ("differs", "said"),
     [
-        ({"expressions": ["joy"] * 8}, r"other\.onnx answers other classes than those of FER\+"),
-        ({"margin": 0.5}, r"other\.onnx wants faces with a margin of 0\.5, but they are cut with"),
+        ({"expressions": ["joy"] * 8}, r"other\.onnx cannot be a teacher: its classes"),
+        ({"margin": 0.5}, r"other\.onnx cannot be a teacher: its crops have a margin of 0\.5"),
     ],
 )
 def test_a_network_of_other_classes_or_other_crops_teaches_nothing(
@@ -568,23 +573,23 @@ def test_a_network_of_other_classes_or_other_crops_teaches_nothing(
     file = tmp_path / "other.onnx"
     save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("other", network, 16), **differs}, file)
     with pytest.raises(ValueError, match=said):
-        predicting.teacher(str(file))
+        predicting.load_teacher(str(file))
 
 
 @pytest.mark.parametrize("name", ["blazeface-back", "gone.onnx", "gone.safetensors", "wat"])
 def test_what_is_no_network_cannot_teach(name: str) -> None:
     with pytest.raises(FervidError, match=name.replace(".", r"\.")):
-        predicting.teacher(name)
+        predicting.load_teacher(name)
 
 
 def test_what_teachers_answer_takes_its_share_of_votes_and_first_labels(data: TrainingSets) -> None:
     sure = np.full((16, 15), -40, np.float32)
     sure[:, [3, 8 + 2]] = 40
     plain = BatchSampler(mini_datasets.recipe(), data)
-    pupil = BatchSampler(mini_datasets.recipe(taught=0.25), replace(data, taught=sure))
+    pupil = BatchSampler(mini_datasets.recipe(taught=0.25), replace(data, teacher_logits=sure))
     np.testing.assert_allclose(pupil.votes, 0.75 * plain.votes + 0.25 * np.eye(8)[3], atol=1e-6)
     has = data.expressions.first >= 0
     np.testing.assert_allclose(pupil.first[has], 0.75 * plain.first[has] + 0.25 * np.eye(7)[2], atol=1e-6)
     assert not pupil.first[~has].any()
-    np.testing.assert_array_equal(pupil.chance, plain.chance)
+    np.testing.assert_array_equal(pupil.sampling_weights, plain.sampling_weights)
     assert pupil.data.digests().keys() - plain.data.digests().keys() == {"taught"}

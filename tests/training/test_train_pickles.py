@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import pickle_payloads
-from fervid.training import mobilenet, state
-from fervid.training.predict import load
+from fervid.training import checkpoint, mobilenet
+from fervid.training.predict import load_run
 
 
 @pytest.fixture(params=pickle_payloads.KINDS)
@@ -23,13 +23,13 @@ def evil(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[bytes]:
 def test_as_a_run_to_continue_or_to_learn_from(evil: bytes, tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     path.write_bytes(evil)
-    for read in (state.read, load, lambda path: state.restore(path, {}, {}, None)):  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="is no state of a run"):
+    for read in (checkpoint.load, load_run, lambda path: checkpoint.restore(path, {}, {}, None)):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="is not a checkpoint"):
             read(path)
 
 
 def test_as_starting_weights(evil: bytes, tmp_path: Path) -> None:
     path = tmp_path / "faceres.json"
     path.write_bytes(evil)
-    with pytest.raises(ValueError, match=r"is no manifest of TensorFlow\.js weights"):
+    with pytest.raises(ValueError, match=r"is not a manifest of TensorFlow\.js weights"):
         mobilenet.read_tensorflowjs(path)

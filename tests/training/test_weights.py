@@ -16,12 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 import mini_datasets
 from fervid.training import blazeface, mobilenet
-from fervid.training.mobilenet import MobileNetV1, TaskWeights
+from fervid.training.mobilenet import MobileNetV1, NamedTensors
 from fervid.training.network import build
 
 
 @pytest.fixture
-def backbone(weights: TaskWeights) -> MobileNetV1:
+def backbone(weights: NamedTensors) -> MobileNetV1:
     layers = MobileNetV1()
     mobilenet.load_faceres(layers, weights)
     return layers.eval()
@@ -43,19 +43,19 @@ def test_weight_files_of_another_length_are_refused(change: bytes, published: Pa
     data = (published.parent / "weights.bin").read_bytes()
     (tmp_path / "weights.bin").write_bytes(data + change if change else data[:-10])
     (tmp_path / "model.json").write_bytes(published.read_bytes())
-    with pytest.raises(ValueError, match=r"model\.json.*" + ("too many" if change else "end before")):
+    with pytest.raises(ValueError, match=r"model\.json.*" + ("extra bytes" if change else "end before")):
         mobilenet.read_tensorflowjs(tmp_path / "model.json")
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"weightsManifest": [{"paths": []}]}', '{"weightsManifest": 3}'])
 def test_a_damaged_manifest_is_refused_by_its_name(content: str, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(content)
-    with pytest.raises(ValueError, match=r"model\.json is no manifest of TensorFlow\.js weights"):
+    with pytest.raises(ValueError, match=r"model\.json is not a manifest of TensorFlow\.js weights"):
         mobilenet.read_tensorflowjs(tmp_path / "model.json")
 
 
 @pytest.mark.parametrize("change", [{"feats/kernel": None}, {"age_pred/bias": np.zeros(99, np.float32)}])
-def test_weights_of_another_network_are_refused(change: dict[str, np.ndarray | None], weights: TaskWeights) -> None:
+def test_weights_of_another_network_are_refused(change: dict[str, np.ndarray | None], weights: NamedTensors) -> None:
     other = {name: value for name, value in {**weights, **change}.items() if value is not None}
     with pytest.raises(ValueError, match="not the published weights of mobilenetv1"):
         build("mobilenetv1", other)
@@ -99,7 +99,7 @@ def test_after_normalising_training_starts_from_the_same_answers(backbone: Mobil
         torch.testing.assert_close(backbone.train()(pictures), before, atol=0.05, rtol=0.05)
 
 
-def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights: TaskWeights) -> None:
+def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights: NamedTensors) -> None:
     network, other = build("mobilenetv1", weights), build("mobilenetv1", weights)
     embedding = np.random.default_rng(0).random((3, network.width), np.float32)
     hidden = np.maximum(embedding @ weights["feats/kernel"] + weights["feats/bias"], 0)
@@ -112,7 +112,7 @@ def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights
     assert {name.split(".")[0] for name in fresh} == {"expression", "first", "ethnicity", "identity"}
 
 
-def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weights: TaskWeights) -> None:
+def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weights: NamedTensors) -> None:
     def create_model(name: str, *, pretrained: bool, num_classes: int) -> torch.nn.Module:
         assert (name, pretrained, num_classes) == ("tiny", False, 0)
         backbone = mini_datasets.Backbone()
@@ -123,9 +123,9 @@ def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weigh
     network = build("tiny")
     assert network.width == mini_datasets.WIDTH
     assert network(torch.zeros(2, 3, 16, 16)).age.shape == (2, 100)
-    with pytest.raises(ValueError, match=r"no backbone is named 'tinny'; give mobilenetv1 or a name of timm"):
+    with pytest.raises(ValueError, match=r"unknown backbone 'tinny'; use mobilenetv1 or a name from timm"):
         build("tinny")
-    with pytest.raises(ValueError, match=r"published weights are for mobilenetv1, not for tiny; leave them out"):
+    with pytest.raises(ValueError, match=r"published weights are for mobilenetv1, not for tiny; omit them"):
         build("tiny", weights)
 
 

@@ -1,10 +1,10 @@
 "use strict";
 
-// The theme: that of the system unless somebody chooses; kept where the browser lets a page keep something.
+// Theme: that of the system by default; a choice is stored if the browser allows it.
 const theme = document.getElementById("theme");
 const kept = {
   read() { try { return localStorage.getItem("fervid-theme"); } catch { return null; } },
-  write(value) { try { localStorage.setItem("fervid-theme", value); } catch { /* it holds for this visit */ } },
+  write(value) { try { localStorage.setItem("fervid-theme", value); } catch { /* the choice lasts for this visit */ } },
 };
 function paint(value) {
   if (value === "light" || value === "dark") document.documentElement.dataset.theme = value;
@@ -16,9 +16,9 @@ for (const choice of theme.querySelectorAll("input")) {
 }
 theme.hidden = false;
 
-// What the mark under the pointer shows; tables say the same to those who have none.
+// Tooltip with the description of the mark under the pointer; the tables have the same values.
 const tip = document.getElementById("tip");
-function told(event) {
+function markAt(event) {
   const mark = event.target.closest?.(".chart svg [role='graphics-symbol'][aria-label]");
   const part = mark?.getAttribute("aria-roledescription");
   return part === "axis" || part === "legend" ? null : mark;
@@ -29,14 +29,14 @@ function move(event) {
   tip.style.top = `${event.clientY + 18 + box.height > innerHeight ? event.clientY - box.height - 10 : event.clientY + 18}px`;
 }
 document.addEventListener("pointerover", (event) => {
-  const mark = told(event);
+  const mark = markAt(event);
   tip.hidden = !mark;
   if (mark) { tip.textContent = mark.getAttribute("aria-label"); move(event); }
 });
 document.addEventListener("pointermove", (event) => { if (!tip.hidden) move(event); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
 
-// Only what scrolls is a stop of the keyboard.
+// Only elements that scroll can be focused with the keyboard.
 const scrolling = new ResizeObserver((changed) => {
   for (const { target } of changed) {
     const part = target.closest(".scroll");
@@ -46,7 +46,7 @@ const scrolling = new ResizeObserver((changed) => {
 });
 for (const part of document.querySelectorAll(".scroll, .scroll > *")) scrolling.observe(part);
 
-// On paper nothing can be unfolded, and charts can do without their tables.
+// Open folded sections for printing, except the tables below charts.
 let folded = [];
 addEventListener("beforeprint", () => {
   folded = [...document.querySelectorAll("details:not([open], .alternative)")];
@@ -54,7 +54,7 @@ addEventListener("beforeprint", () => {
 });
 addEventListener("afterprint", () => { for (const part of folded) part.open = false; });
 
-// The table of clips: only one page of rows is ever in the document, so ten thousand are as quick as fifty.
+// Table of clips: only one page of rows is in the document, so that large tables stay fast.
 const data = document.getElementById("rows");
 if (data) {
   const { rows, size } = JSON.parse(data.textContent);
@@ -105,7 +105,7 @@ if (data) {
     next.setAttribute("aria-disabled", page === last);
   }
 
-  // Once nothing has changed for a moment: screen readers drop what is replaced while somebody types.
+  // Announce after a pause, because screen readers drop text that is replaced while the user types.
   let soon;
   function say(what = "") {
     clearTimeout(soon);

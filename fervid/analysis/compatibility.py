@@ -1,0 +1,53 @@
+"""Checks that a clip classifier, a face model and the options fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fervid.analysis.baseline import check_card
+from fervid.analysis.clip_classifier import matches_network
+from fervid.analysis.options import Options
+from fervid.core.errors import ModelIncompatible, UsageError
+from fervid.models import registry
+
+_ATTRIBUTE_KEYS = {"age": "first_age", "gender": "genders", "ethnicity": "ethnicities"}
+"""Each attribute, and the key of a face model's card that exists if the model estimates it."""
+
+
+def check_compatible(network: registry.Model, classifier: registry.Model, options: Options) -> None:
+    """Check that a clip classifier can classify the features of a face model under the given options.
+
+    Raises:
+        ModelIncompatible: The classifier was trained on another face model.
+        UsageError: The classifier needs `--face all` or a baseline, or the face model estimates no attributes.
+    """
+    if not matches_network(classifier.card, network.sha256s, network.card["expressions"]):
+        sha256 = classifier.card.get("network_sha256")
+        trained_on = f"face model {str(sha256)[:12]}" if sha256 else "a face model with other expressions"
+        raise ModelIncompatible(
+            f"{classifier.identity.name} was trained on {trained_on}, not on {network.identity.name}"
+            f" ({network.identity.sha256[:12]}); train it again, or select its face model with --network"
+        )
+    check_card(classifier.card, options.baseline)
+    missing = [name for name, key in _ATTRIBUTE_KEYS.items() if key not in network.card]
+    if options.attributes and missing:
+        raise UsageError(
+            f"{network.identity.name} estimates no {', '.join(missing)}; leave out --attributes, or use --network"
+            f" {registry.DEFAULTS['network']}"
+        )
+    if options.face != "all" and classifier.card.get("face") == "all":
+        raise UsageError(f"{classifier.identity.name} was trained on the faces of everybody in a clip; add --face all")
+
+
+def check_labels(labels: Sequence[str] | None, card: Mapping[str, Any]) -> None:
+    """Check that the labels to choose from, if given, are two or more different ones.
+
+    Raises:
+        UsageError: They are not.
+    """
+    if labels is not None and len(set(labels)) < max(len(labels), 2):
+        raise UsageError(
+            f"--labels needs two or more different labels of {', '.join(card['labels'])}, not"
+            f" {', '.join(labels) or 'none'}"
+        )

@@ -1,0 +1,165 @@
+"""Observations of a clip or window -> its record."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fervid.analysis.aggregate import ClipObservations, TrackStats, no_frames_error
+from fervid.analysis.clip_classifier import ClipClassifier
+from fervid.analysis.tracker import TrackerConfig
+from fervid.analysis.windows import WindowObservations, WindowSpec, iter_windows
+from fervid.core.errors import Discontinuity, FramesDropped, InputError, SeveralStreams
+from fervid.core.records import ClipFeatures, ClipResult, ErrorInfo, FrameObservation, ModelRef, Person, WindowResult
+
+_MINOR_PROBLEMS = (Discontinuity.code, SeveralStreams.code)
+"""Problems of a window that are reported after dropped frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeNames:
+    """How to name the attributes that a face model estimates.
+
+    Attributes:
+        genders: Names of the genders with the least probability of the class "male" that each needs, highest first.
+        ethnicities: Names of the ethnicities, in the order of the face model's output.
+    """
+
+    genders: Sequence[tuple[str, float]]
+    ethnicities: Sequence[str]
+
+    def of_person(self, features: ClipFeatures) -> tuple[float, str, str]:
+        """Return the age in years, the gender and the ethnicity of a person from the pooled features."""
+        statistics = features.statistics
+        male_probability = float(statistics["gender.mean"][0])
+        gender = next(name for name, threshold in self.genders if male_probability >= threshold)
+        ethnicity = self.ethnicities[int(statistics["ethnicity.mean"].argmax())]
+        return float(statistics["age.mean"][0]), gender, ethnicity
+
+
+@dataclass(frozen=True, slots=True)
+class ResultBuilder:
+    """Classifies clips and windows and makes their records.
+
+    Attributes:
+        models: The models that every record names, by role.
+        classify: The clip classifier.
+        tracker_config: When two faces are the same person.
+        face: Whether to classify the main person or all faces pooled together.
+        attributes: How to name age, gender and ethnicity; None to leave them out.
+    """
+
+    models: Mapping[str, ModelRef]
+    classify: ClipClassifier
+    tracker_config: TrackerConfig
+    face: Literal["main", "all"]
+    attributes: AttributeNames | None
+
+    def build(
+        self, path: str, clip: ClipObservations, started: float, ids: Sequence[int] | None = None
+    ) -> tuple[ClipResult, InputError | None]:
+        """Make the record of a clip or window.
+
+        Args:
+            path: The `path` of the record.
+            clip: What was observed.
+            started: When the work on it started, as of `time.perf_counter`.
+            ids: Ids of its people; 0, 1, ... by default.
+
+        Returns:
+            The record, and the error because of which it has no prediction, if any.
+        """
+        (problem, error), pool = clip.errors_for(path), clip.pool(self.face)
+        prediction = self.classify(pool.features()) if pool else None
+        result = ClipResult(
+            path=path,
+            status="ok" if prediction else "no_face" if clip.frames else "error",
+            prediction=prediction,
+            people=tuple(map(self.make_person, ids or range(len(clip.people)), clip.people)),
+            duration_s=clip.seconds if clip.frames else None,
+            frames_sampled=clip.frames,
+            frames_with_face=clip.frames_with_face,
+            models=self.models,
+            problem=ErrorInfo(problem.code, problem.message) if problem else None,
+            elapsed_s=time.perf_counter() - started,
+        )
+        return result, error
+
+    def make_person(self, id: int, person: TrackStats) -> Person:
+        """Classify one person of a clip."""
+        features = person.pool.features()
+        age, gender, ethnicity = self.attributes.of_person(features) if self.attributes else (None, None, None)
+        return Person(id, person.seconds, self.classify(features), age, gender, ethnicity)
+
+    def build_windows(
+        self,
+        path: str,
+        observations: Iterable[FrameObservation],
+        spec: WindowSpec,
+        origin: float,
+        forget_after: float = math.inf,
+    ) -> Iterator[tuple[ClipResult, WindowObservations]]:
+        """Yield each window of a clip with its record.
+
+        Args:
+            path: The `path` of the records.
+            observations: Frames of the clip in order of time.
+            spec: Length and step of the windows.
+            origin: Start of the first window in seconds.
+            forget_after: Seconds without a face after which a person is forgotten.
+
+        Raises:
+            InputError: An error occurred before the first window, or there is no frame.
+        """
+        started, window = time.perf_counter(), None
+        for window in iter_windows(observations, self.tracker_config, spec, origin, forget_after):
+            ids = [person.number for person in window.clip.people]
+            yield self.build(path, window.clip, started, ids)[0], window
+            started = time.perf_counter()
+        if window is None:
+            raise no_frames_error(path)
+
+    def build_window_results(
+        self,
+        path: str,
+        observations: Iterable[FrameObservation],
+        spec: WindowSpec,
+        origin: float,
+        forget_after: float = math.inf,
+    ) -> Iterator[WindowResult]:
+        """Yield the record of each window, or a record of the error if there is none.
+
+        Args:
+            path: As of `build_windows`, like all others.
+            observations: Likewise.
+            spec: Likewise.
+            origin: Likewise.
+            forget_after: Likewise.
+        """
+        started = time.perf_counter()
+        try:
+            for result, window in self.build_windows(path, observations, spec, origin, forget_after):
+                yield WindowResult.from_clip_result(result, window.start, window.end)
+                started = time.perf_counter()
+        except InputError as error:
+            yield WindowResult.from_clip_result(self.build(path, ClipObservations(problem=error), started)[0])
+
+
+def report_dropped_frames(dropped: int, sampled: int, problem: ErrorInfo | None) -> ErrorInfo | None:
+    """Add dropped frames to the problem of a window, unless it has a more serious one.
+
+    Args:
+        dropped: Number of frames dropped.
+        sampled: Number of frames analysed.
+        problem: The problem of the window so far.
+    """
+    if not dropped or (problem is not None and problem.code not in _MINOR_PROBLEMS):
+        return problem
+    error = FramesDropped(
+        f"{dropped} of {dropped + sampled} frames were dropped because this machine cannot keep up with the stream;"
+        " lower --fps, or stop other work on it"
+    )
+    return ErrorInfo(error.code, error.message + (f"; {problem.message}" if problem else ""))

@@ -1,0 +1,84 @@
+"""The options --baseline and --identify, which compare the people of all clips of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fervid.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from fervid.analysis.observed_record import ObservedRecord
+    from fervid.analysis.pipeline import Classifier
+    from fervid.batch.baseline_runner import ShowProgress
+    from fervid.batch.baseline_spec import BaselineSpec
+    from fervid.batch.runner import RunConfig
+    from fervid.core.progress import Progress
+    from fervid.core.records import ClipResult
+
+
+def parse_baseline(baseline: str | None, identify: bool, per_clip: Mapping[str, bool]) -> BaselineSpec | None:
+    """Return the baseline of a run; None if each clip is classified on its own.
+
+    Args:
+        baseline: Value of --baseline.
+        identify: Value of --identify.
+        per_clip: Flags that need each clip to be classified on its own, with their values.
+
+    Raises:
+        UsageError: The baseline cannot be read, or is combined with one of those flags.
+    """
+    if baseline is None and not identify:
+        return None
+    if flags := [flag for flag, value in per_clip.items() if value]:
+        raise UsageError(
+            f"{flags[0]} cannot be combined with --baseline or --identify, which compare people across clips; drop one"
+        )
+    from fervid.batch.baseline_spec import BaselineSpec
+
+    return BaselineSpec.read(baseline) if baseline else BaselineSpec()
+
+
+def observation_progress(clips: int, config: RunConfig, progress: Progress) -> ShowProgress:
+    """Return a function that shows progress while clips are analysed, before they are classified."""
+    from fervid.core.progress import track_clips
+
+    def failed(records: Sequence[ObservedRecord]) -> bool:
+        return config.has_failure([record.result for record in records])
+
+    return lambda records: track_clips(records, clips, progress, failed)
+
+
+@contextmanager
+def open_baseline_engine(
+    classifier: Classifier,
+    config: RunConfig,
+    spec: BaselineSpec,
+    progress: Progress,
+    output: str | None,
+    format: str | None,
+    *,
+    resume: bool,
+) -> Iterator[Callable[[list[str]], Iterable[ClipResult]]]:
+    """Open a function that classifies clips relative to a baseline.
+
+    What was observed in the clips is kept beside a JSON Lines output, so that --resume need not read them again.
+
+    Raises:
+        UsageError: --resume without a JSON Lines output, or a classifier that cannot be used with a baseline.
+    """
+    from fervid.batch.baseline_runner import check_relative, classify_relative
+    from fervid.batch.observation_store import ObservationFile
+    from fervid.batch.writers import format_from_suffix
+
+    check_relative(classifier, spec)
+    is_jsonl = output is not None and "://" not in output and (format or format_from_suffix(Path(output))) == "jsonl"
+    if resume and not is_jsonl:
+        raise UsageError("--resume with --baseline or --identify needs a JSON Lines output; use -o results.jsonl")
+    store = ObservationFile.open(Path(str(output)), classifier, resume=resume) if is_jsonl else nullcontext()
+    with store as observations:
+        yield lambda clips: classify_relative(
+            classifier, clips, config, spec, observation_progress(len(clips), config, progress), observations
+        )

@@ -1,0 +1,126 @@
+"""The command `train`: fit a clip classifier on labelled clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import typer
+
+from fervid.cli import format_examples
+from fervid.cli.dataset_features import load_labeled_features
+from fervid.cli.dataset_flags import (
+    DatasetSource,
+    ExtractionOptions,
+    Folds,
+    Group,
+    Kinds,
+    RatingTarget,
+    ReportFormat,
+    Seed,
+    Statistics,
+    parse_choices,
+    parse_statistics_list,
+    print_report,
+)
+from fervid.cli.flags import Force, Labels
+from fervid.cli.option_groups import expand_option_groups
+from fervid.cli.options import parse_labels
+from fervid.core.errors import UsageError
+
+train_app = typer.Typer()
+
+
+@train_app.command(
+    epilog=format_examples(
+        "fervid train videos/ -o mine.onnx", "fervid train kerc2020:kerc/ --target valence -o v.onnx"
+    )
+)
+@expand_option_groups
+def train(
+    dataset: DatasetSource,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output file of the classifier, .onnx.")],
+    labels: Labels = None,
+    target: RatingTarget = None,
+    group: Group = "auto",
+    kinds: Kinds = None,
+    statistics: Statistics = None,
+    scalings: Annotated[
+        str | None,
+        typer.Option(
+            "--scaling",
+            help="Feature scalings to compare, comma-separated: l2, standard. Default: standard for logits, mlp and"
+            " --center, else l2.",
+        ),
+    ] = None,
+    center: Annotated[
+        Literal["person"] | None,
+        typer.Option(
+            "--center",
+            help="Subtract each person's mean over all clips from the features. The classifier then needs several"
+            " clips per person in every use.",
+        ),
+    ] = None,
+    folds: Folds = 5,
+    seed: Seed = 2021,
+    adaptive: Annotated[
+        float | None,
+        typer.Option(
+            "--adaptive",
+            help="Fit early exits, with this maximum error rate, e.g. 0.02. classify --adaptive uses them.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
+    skip_broken: Annotated[
+        bool,
+        typer.Option("--skip-broken", help="Skip clips that cannot be read; their number is stored in the model card."),
+    ] = False,
+    force: Force = False,
+    format: ReportFormat = "table",
+    *,
+    extraction: ExtractionOptions,
+) -> None:
+    """Train a clip classifier on labelled clips, and print its card.
+
+    Configurations are compared by cross-validation that keeps all clips of a person in one fold.
+    The best is fitted on all clips.
+    """
+    from fervid.analysis.early_exit import STRIDES
+    from fervid.core.atomic_io import atomic_write, check_overwrite
+    from fervid.learn.candidate_choice import make_default_candidates
+    from fervid.learn.model_selection import HYPERPARAMETERS, Scaling
+    from fervid.learn.training import train_classifier
+
+    check_overwrite(output, force=force)
+    if adaptive is not None and target:
+        raise UsageError("--adaptive needs class probabilities, which a regressor on --target lacks; drop one")
+    if center and adaptive is not None:
+        raise UsageError("--adaptive classifies one clip at a time, but --center needs all clips of a person; drop one")
+    if center and group == "none":
+        raise UsageError("--center person needs to know the person of each clip; drop --group none")
+    feature_sets, kind_names = parse_statistics_list(statistics), parse_choices("--kind", kinds, HYPERPARAMETERS)
+    scaling_names = parse_choices("--scaling", scalings, dict.fromkeys(get_args(Scaling)))
+    data = load_labeled_features(
+        dataset,
+        extraction,
+        labels=parse_labels(labels),
+        target=target,
+        group=group,
+        seed=seed,
+        center=center,
+        strides=() if adaptive is None else STRIDES,
+        skip_broken=skip_broken,
+    )
+    candidates = make_default_candidates(
+        data.table.statistics.keys(),
+        all_faces=extraction.face == "all",
+        centered=center is not None,
+        statistics=feature_sets,
+        kinds=kind_names,
+        scalings=scaling_names,
+    )
+    model, card = train_classifier(data, candidates, output.stem, folds, adaptive)
+    with atomic_write(output, force=force) as file:
+        file.write(model)
+    print_report(card, format)

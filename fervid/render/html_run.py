@@ -1,0 +1,151 @@
+"""The content of an HTML report of `fervid classify`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fervid.render import charts
+from fervid.render.html_format import embed_chart, escape_invisible, format_clips, list_models
+from fervid.render.result_reader import Record
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+CONFIDENCE_BINS = 20
+ROWS_PER_PAGE = 50
+_STATUS_ORDER = ("error", "skipped", "no_face", "ok")  # by urgency
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ErrorGroup:
+    """The clips that have the same error code and status, with the message of the first."""
+
+    code: str
+    status: str
+    count: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunView:
+    """Values that the template `run.html` shows.
+
+    Attributes:
+        clips: Number of clips.
+        statuses: Number of clips by status.
+        errors: Errors, the most frequent first.
+        label_chart: Clips by label; None without a classified clip.
+        label_rows: Label, number of clips and fraction of classified clips, the most frequent first.
+        confidence_chart: Histogram of confidences; None without a classified clip.
+        confidence_bins: Its bins.
+        rows: Cells of the table of clips, the most urgent clip first.
+        page_size: Rows of a page of that table.
+        models: Role, name and SHA-256 of the models, a list for each combination.
+    """
+
+    clips: int
+    statuses: dict[str, int]
+    errors: list[ErrorGroup]
+    label_chart: Markup | None
+    label_rows: list[tuple[str, int, float]]
+    confidence_chart: Markup | None
+    confidence_bins: list[dict[str, Any]]
+    rows: list[list[Any]]
+    page_size: int
+    models: list[list[tuple[str, str, str]]]
+
+
+def build_run_view(records: Sequence[Record]) -> RunView:
+    """Build the content of a report from the records of a run."""
+    statuses = Counter(record["status"] for record in records)
+    classified = [record for record in records if record["status"] == "ok"]
+    label_bars = _label_bars(classified)
+    bins = _confidence_bins(classified)
+    return RunView(
+        clips=len(records),
+        statuses={status: statuses[status] for status in ("ok", "no_face", "error", "skipped")},
+        errors=_group_errors(records),
+        label_chart=_label_chart(label_bars) if label_bars else None,
+        label_rows=[(bar["label"], bar["value"], bar["value"] / len(classified)) for bar in label_bars],
+        confidence_chart=_confidence_chart(bins, len(classified)) if classified else None,
+        confidence_bins=bins,
+        rows=[_row(record) for record in sorted(records, key=_sort_key)],
+        page_size=ROWS_PER_PAGE,
+        models=list_models(records),
+    )
+
+
+def _group_errors(records: Sequence[Record]) -> list[ErrorGroup]:
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if record["error"]:
+            groups.setdefault((record["error"]["code"], record["status"]), []).append(record)
+    return [
+        ErrorGroup(code, status, len(group), group[0]["error"]["message"])
+        for (code, status), group in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+
+
+def _label_bars(classified: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return a bar for each label, the most frequent first."""
+    counts = Counter(record["label"] for record in classified)
+    labels = list(dict.fromkeys(label for record in classified for label in record["probabilities"]))
+    bars = []
+    for label in sorted(labels, key=lambda label: -counts[label]):
+        count, name = counts[label], escape_invisible(label)
+        description = f"{name}: {format_clips(count)}, {100 * count / len(classified):.0f} %"
+        bars.append({"label": name, "value": count, "description": description})
+    return bars
+
+
+def _label_chart(bars: Sequence[dict[str, Any]]) -> Markup:
+    descriptions = ", ".join(bar["description"] for bar in bars)
+    return embed_chart(charts.bars(bars, "clips"), f"Bar chart: clips of each label, {descriptions}")
+
+
+def _confidence_bins(classified: Sequence[Record]) -> list[dict[str, Any]]:
+    n = CONFIDENCE_BINS
+    counts = Counter(min(int(record["confidence"] * n), n - 1) for record in classified)
+    return [
+        {
+            "from": i / n,
+            "to": (i + 1) / n,
+            "count": counts[i],
+            "description": f"{100 * i // n} to {100 * (i + 1) // n} %: {format_clips(counts[i])}",
+        }
+        for i in range(n)
+    ]
+
+
+def _confidence_chart(bins: Sequence[dict[str, Any]], clips: int) -> Markup:
+    mode = max(bins, key=lambda row: row["count"])
+    return embed_chart(
+        charts.histogram(bins, "confidence"),
+        f"Histogram of the confidence of {format_clips(clips)}, most often {mode['description']}; unfold Confidences"
+        " as a table",
+    )
+
+
+def _row(record: Record) -> list[Any]:
+    """Return the cells of a clip: name, status, label, confidence, runner-up, people, seconds, error."""
+    others = [(p, label) for label, p in (record["probabilities"] or {}).items() if label != record["label"]]
+    second = max(others, key=lambda other: other[0], default=None)
+    error = record["error"]
+    return [
+        escape_invisible(record["path"]),
+        record["status"].replace("_", " "),
+        None if record["label"] is None else escape_invisible(record["label"]),
+        record["confidence"],
+        escape_invisible(f"{second[1]} {100 * second[0]:.0f} %") if second else None,
+        len(record["people"]),
+        record["duration_s"],
+        escape_invisible(f"{error['code']}: {error['message']}") if error else None,
+    ]
+
+
+def _sort_key(record: Record) -> tuple[int, float]:
+    """Sort by urgency of the status, then by rising confidence."""
+    return _STATUS_ORDER.index(record["status"]), record["confidence"] or 0.0

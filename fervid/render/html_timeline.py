@@ -1,0 +1,292 @@
+"""The content of an HTML report of `fervid timeline`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from fervid.render import charts
+from fervid.render.html_format import embed_chart, escape_invisible, list_models
+from fervid.render.result_reader import Record
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from fervid.analysis.explain import Explanation
+    from fervid.analysis.highlights import ClipHighlights, Highlight
+
+UNFOLDED_PEOPLE = 4
+"""People of a clip whose charts are visible at once; the charts of the others are folded."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PersonView:
+    """One person of a clip.
+
+    Attributes:
+        id: Number of the person.
+        visible_windows: Windows in which the person is visible.
+        windows: Windows of the clip.
+        attribute_text: Estimated attributes as text, or empty.
+        chart: Probability of each label over time.
+        labels: Labels in the order of the probabilities in `rows`.
+        rows: Start, label and probabilities of each window.
+    """
+
+    id: int
+    visible_windows: int
+    windows: int
+    attribute_text: str
+    chart: Markup
+    labels: list[str]
+    rows: list[tuple[float, str, list[float | None]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowView:
+    """A row of the table of windows; `people` are pairs of id and label."""
+
+    start: float | None
+    end: float | None
+    status: str
+    label: str | None
+    confidence: float | None
+    people: list[tuple[int, str]]
+    error_code: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HighlightView:
+    """The most confident window of a label.
+
+    Attributes:
+        label: Its label.
+        confidence: Its confidence.
+        start: Its start in seconds.
+        end: Its end in seconds.
+        thumbnail: A frame as `data:` URL; None without.
+        time: Time of that frame in seconds.
+        note: A warning, or empty.
+        explanation: Why the window has the label; None if that is unknown.
+        contributions: Features and what each adds to the probability, the largest first.
+        chart: The contributions as bars; None if they are unknown.
+    """
+
+    label: str
+    confidence: float
+    start: float
+    end: float
+    thumbnail: str | None
+    time: float | None
+    note: str
+    explanation: Explanation | None
+    contributions: list[tuple[str, float]]
+    chart: Markup | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipView:
+    """One clip.
+
+    Attributes:
+        path: Path of the clip.
+        windows: All windows.
+        duration: End of the last window in seconds.
+        classified: Number of windows with a label.
+        labels: Labels and their number of windows, the most frequent first.
+        errors: Messages of errors, each once.
+        people: People, the longest visible first.
+        highlights: Most confident window of each label.
+        note: Why there are no highlights, or empty.
+    """
+
+    path: str
+    windows: list[WindowView]
+    duration: float
+    classified: int
+    labels: list[tuple[str, int]]
+    errors: list[str]
+    people: list[PersonView]
+    highlights: list[HighlightView]
+    note: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TimelinesView:
+    """Values that the template `timelines.html` shows; `unfolded` is the number of people that are not folded."""
+
+    clips: list[ClipView]
+    unfolded: int
+    models: list[list[tuple[str, str, str]]]
+
+
+def build_timelines_view(
+    clips: Mapping[str, Sequence[Record]], highlights: Mapping[str, ClipHighlights]
+) -> TimelinesView:
+    """Build the content of a report from the windows and the highlights of each clip, by path."""
+    return TimelinesView(
+        [_clip(path, windows, highlights.get(path)) for path, windows in clips.items()],
+        UNFOLDED_PEOPLE,
+        list_models([window for windows in clips.values() for window in windows]),
+    )
+
+
+def _clip(path: str, windows: Sequence[Record], highlights: ClipHighlights | None) -> ClipView:
+    timed = [window for window in windows if None not in (window["start_s"], window["end_s"])]
+    labels = list(dict.fromkeys(label for window in windows for label in window["probabilities"] or ()))
+    duration = max((window["end_s"] for window in timed), default=0.0)
+    people: dict[int, dict[float, Record]] = {}
+    for window in timed:
+        for person in window["people"]:
+            people.setdefault(person["id"], {})[window["start_s"]] = person
+    counts = Counter(window["label"] for window in windows if window["label"] is not None)
+    return ClipView(
+        path=path,
+        windows=[_window(window) for window in windows],
+        duration=duration,
+        classified=sum(counts.values()),
+        labels=counts.most_common(),
+        errors=list(dict.fromkeys(window["error"]["message"] for window in windows if window["error"])),
+        people=[
+            _person(number, person_windows, timed, labels, duration)
+            for number, person_windows in sorted(people.items(), key=_by_time_in_view)
+        ],
+        highlights=[_highlight(highlight) for highlight in highlights.highlights] if highlights else [],
+        note=highlights.note if highlights else "",
+    )
+
+
+def _by_time_in_view(person: tuple[int, Mapping[float, Record]]) -> tuple[float, int]:
+    """Sort people as `timeline_chart.person_spans` does."""
+    number, windows = person
+    return -sum(window["seconds"] for window in windows.values()), number
+
+
+def _window(window: Record) -> WindowView:
+    return WindowView(
+        start=window["start_s"],
+        end=window["end_s"],
+        status=window["status"].replace("_", " "),
+        label=window["label"],
+        confidence=window["confidence"],
+        people=[(person["id"], person["label"]) for person in window["people"]],
+        error_code=window["error"]["code"] if window["error"] else None,
+    )
+
+
+def _person(
+    number: int, by_start: Mapping[float, Record], windows: Sequence[Record], labels: Sequence[str], duration: float
+) -> PersonView:
+    """Build the view of a person from what its windows say of it, by their start."""
+    starts = [window["start_s"] for window in windows]
+    step = min((b - a for a, b in pairwise(starts) if b > a), default=duration or 1.0)
+    points = _chart_points(by_start, windows, labels)
+    bands = _chart_bands(by_start, windows, step)
+    counts = Counter(person["label"] for person in by_start.values())
+    label_counts = ", ".join(f"{escape_invisible(label)} in {count}" for label, count in counts.most_common())
+    attributes = _attributes(list(by_start.values()))
+    return PersonView(
+        id=number,
+        visible_windows=len(by_start),
+        windows=len(windows),
+        attribute_text=f", estimated {', '.join(attributes)}" if attributes else "",
+        chart=embed_chart(
+            charts.timeline(points, bands, [escape_invisible(label) for label in labels], duration or step),
+            f"Line chart: probability of each label over time for person {number}. Of {len(by_start)} windows"
+            f" {label_counts}; unfold Person {number} as a table",
+        ),
+        labels=list(labels),
+        rows=[
+            (start, person["label"], [person["probabilities"].get(label) for label in labels])
+            for start, person in sorted(by_start.items())
+        ],
+    )
+
+
+def _chart_points(
+    by_start: Mapping[float, Record], windows: Sequence[Record], labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return a point for each label in the middle of each window; None as value where the person is not visible."""
+    points = []
+    for window in windows:
+        middle, person = (window["start_s"] + window["end_s"]) / 2, by_start.get(window["start_s"])
+        for label in labels:
+            value = person["probabilities"].get(label) if person else None
+            points.append({"time": middle, "label": escape_invisible(label), "value": value})
+    return points
+
+
+def _chart_bands(by_start: Mapping[float, Record], windows: Sequence[Record], step: float) -> list[dict[str, Any]]:
+    """Return a band for each window with the person: around its middle, at most as wide as the step of windows.
+
+    The first band reaches back to the start of its window, the last one on to the end.
+    """
+    bands = []
+    for window in windows:
+        start, end = window["start_s"], window["end_s"]
+        if not (person := by_start.get(start)):
+            continue
+        middle, half = (start + end) / 2, min(step, end - start or step) / 2
+        left, right = middle - half, middle + half
+        if window is windows[0]:
+            left = start
+        if window is windows[-1]:
+            right = max(end, right)
+        best = sorted(person["probabilities"].items(), key=lambda item: -item[1])[:3]
+        probabilities = ", ".join(f"{escape_invisible(label)} {100 * value:.0f} %" for label, value in best)
+        bands.append(
+            {
+                "from": left,
+                "to": right,
+                "label": escape_invisible(person["label"]),
+                "description": f"{round(start, 2):g} to {round(end, 2):g} s: {probabilities}",
+            }
+        )
+    return bands
+
+
+def _attributes(windows: Sequence[Record]) -> list[str]:
+    """Return the mean age and the most common gender and ethnicity, where they were estimated."""
+    ages = [window["age"] for window in windows if window["age"] is not None]
+    attributes = [f"{sum(ages) / len(ages):.0f} years"] if ages else []
+    for name in ("gender", "ethnicity"):
+        values = [window[name] for window in windows if window[name] is not None]
+        if values:
+            attributes.append(Counter(values).most_common(1)[0][0])
+    return attributes
+
+
+def _highlight(highlight: Highlight) -> HighlightView:
+    record, explanation = highlight.record, highlight.explanation
+    contributions = dict(explanation.contributions) if explanation else {}
+    sorted_contributions = sorted(contributions.items(), key=lambda item: -abs(item[1]))
+    return HighlightView(
+        label=record["label"],
+        confidence=record["confidence"],
+        start=record["start_s"],
+        end=record["end_s"],
+        thumbnail=highlight.thumbnail,
+        time=highlight.time,
+        note=highlight.note,
+        explanation=explanation,
+        contributions=sorted_contributions,
+        chart=_contribution_chart(sorted_contributions) if explanation else None,
+    )
+
+
+def _contribution_chart(contributions: Sequence[tuple[str, float]]) -> Markup:
+    bars = [
+        {
+            "label": escape_invisible(name),
+            "value": value,
+            "description": f"{escape_invisible(name)}: {100 * value:+.1f} points",
+        }
+        for name, value in contributions
+    ]
+    return embed_chart(
+        charts.bars(bars, "what it adds to the probability", shares=True, width=220),
+        f"Bar chart: {', '.join(str(bar['description']) for bar in bars)}",
+    )

@@ -1,0 +1,344 @@
+"""Train a network for six expressions on synthetic faces, with a second branch for appearance.
+
+After Jeong et al. (arXiv 2207.10025): one backbone, a branch for expression, a branch for appearance (here landmarks,
+head pose, age, gender and ethnicity), and mixup (Zhang et al., arXiv 1710.09412) or MixAugment (Psaroudakis and
+Kollias, arXiv 2205.04442), which mixes only half of each batch.
+
+    python -m fervid.training.two_branch --data sets/ --recipe models/recipes/two-branch.json --weights faceres.json \
+        --run run.safetensors -o two-branch.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fervid.training import augment, checkpoint, export, expression_transfer, faces, loop, mobilenet
+from fervid.training.augment import GeometricJitter
+from fervid.training.config import read_settings
+from fervid.training.expression_transfer import EXPRESSIONS, Synthetic
+from fervid.training.faces import SIDE, DatasetPaths
+from fervid.training.loop import Schedule
+from fervid.training.network import ETHNICITIES, build, load_pretrained, to_tensor
+from fervid.training.torch_to_onnx import export_to_onnx
+
+SAVE_EVERY_STEPS = 200  # steps
+WIDTH = 256  # of each branch
+AGE_UNIT = 100.0  # years
+OUTPUTS = ("embedding", "expression")
+
+
+@dataclass(frozen=True, slots=True)
+class TwoBranchConfig(Schedule):
+    """Everything that determines the result besides the faces and the initial weights.
+
+    Attributes:
+        backbone: `mobilenetv1`, or a model name of timm.
+        size: Side of the input in pixels.
+        each: Synthetic faces per expression.
+        steps: Number of batches.
+        batch: Faces per batch.
+        warmup: Steps of linear warm-up.
+        rate: Maximum learning rate of AdamW.
+        decay: Weight decay.
+        average: Decay of the moving average of the weights.
+        degraded: Factor of the probabilities of low resolution, blur, compression and occlusion.
+        mixing: How faces are mixed.
+        evenness: Parameter of the Beta distribution of the mixing weights.
+        appearance: Weight of the loss of the appearance branch; 0 disables it.
+        seed: Random seed.
+    """
+
+    backbone: str = "mobilenetv1"
+    size: int = 96
+    each: int = 1200
+    steps: int = 400
+    batch: int = 48
+    warmup: int = 40
+    rate: float = 1e-3
+    decay: float = 0.05
+    average: float = 0.99
+    degraded: float = 0.5
+    mixing: Literal["none", "mixup", "mixaugment"] = "mixaugment"
+    evenness: float = 0.4
+    appearance: float = 0.5
+    seed: int = 2021
+
+    def __post_init__(self) -> None:
+        if self.mixing not in ("none", "mixup", "mixaugment"):
+            raise ValueError(f"mixing must be none, mixup or mixaugment, not {self.mixing!r}")
+
+    @classmethod
+    def from_json(cls, path: Path) -> TwoBranchConfig:
+        """Read a JSON object; settings that it lacks keep their defaults.
+
+        Raises:
+            ValueError: It is not a JSON object, has unknown settings, or a value has the wrong type.
+        """
+        return cls(**read_settings(path, asdict(cls())))
+
+
+class BranchOutputs(NamedTuple):
+    """Outputs of the network for n images, before softmax and sigmoid."""
+
+    embedding: Tensor  # (n, WIDTH), of the expression branch
+    expression: Tensor  # (n, 6)
+    landmarks: Tensor  # (n, 12), from -1 to 1 within the image
+    pose: Tensor  # (n, 3), as from `expression_transfer.head_pose`
+    age: Tensor  # (n,) centuries
+    gender: Tensor  # (n,) logit, positive for male
+    ethnicity: Tensor  # (n, 5)
+
+
+class TwoBranch(nn.Module):
+    """A backbone with two branches; maps BGR images (n, 3, s, s), mean subtracted, to `BranchOutputs`."""
+
+    def __init__(self, backbone: nn.Module, width: int) -> None:
+        """Add two branches to a backbone with `width` outputs."""
+        super().__init__()
+        self.backbone = backbone
+        self.emotion, self.appearance = nn.Linear(width, WIDTH), nn.Linear(width, WIDTH)
+        self.expression = nn.Linear(WIDTH, len(EXPRESSIONS))
+        self.rest = nn.Linear(WIDTH, 12 + 3 + 1 + 1 + len(ETHNICITIES))
+
+    def forward(self, images: Tensor) -> BranchOutputs:
+        """Compute the outputs for images."""
+        return self.branches(self.backbone(images).float())
+
+    def branches(self, features: Tensor) -> BranchOutputs:
+        """Compute the outputs from backbone features (n, width)."""
+        embedding = functional.relu(self.emotion(features))
+        appearance = self.rest(functional.relu(self.appearance(features)))
+        landmarks, pose, age, gender, ethnicity = appearance.split((12, 3, 1, 1, len(ETHNICITIES)), dim=1)
+        return BranchOutputs(
+            embedding, self.expression(embedding), landmarks, pose, age.squeeze(1), gender.squeeze(1), ethnicity
+        )
+
+
+class BranchTargets(NamedTuple):
+    """Labels of n images, for the outputs of the same names."""
+
+    expression: Tensor  # (n,) index into `EXPRESSIONS`
+    landmarks: Tensor
+    pose: Tensor
+    age: Tensor
+    gender: Tensor  # (n,) 1 for male
+    ethnicity: Tensor  # (n,) class
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Images, each a mixture of two faces.
+
+    Attributes:
+        images: (n, 3, s, s).
+        first: Labels of the first faces.
+        second: Labels of the second faces.
+        share: (n,) mixing weight of the first face.
+    """
+
+    images: Tensor
+    first: BranchTargets
+    second: BranchTargets
+    share: Tensor
+
+
+def make_batch(recipe: TwoBranchConfig, made: Synthetic, step: int) -> Batch:
+    """Make the batch of a step."""
+    rng = np.random.default_rng((recipe.seed, step))
+    rows = rng.integers(0, len(made), recipe.batch)
+    jitters = [GeometricJitter.random(rng) for _ in rows]
+    views = [
+        augment.augment_appearance(augment.crop_to_input(made.crops[i], recipe.size, jitter), rng, recipe.degraded)
+        for i, jitter in zip(rows, jitters, strict=True)
+    ]
+    images = to_tensor(np.stack(views))
+    labels = make_targets(made, rows, jitters, recipe.size)
+    count = {"none": 0, "mixup": recipe.batch, "mixaugment": recipe.batch // 2}[recipe.mixing]
+    partner = np.arange(recipe.batch)
+    partner[:count] = rng.permutation(recipe.batch)[:count]
+    share = torch.ones(recipe.batch)
+    share[:count] = torch.from_numpy(rng.beta(recipe.evenness, recipe.evenness, count)).float()
+    if count:
+        weight = share[:, None, None, None]
+        images = weight * images + (1 - weight) * images[partner]
+    return Batch(images, labels, BranchTargets(*(column[partner] for column in labels)), share)
+
+
+def make_targets(made: Synthetic, rows: NDArray[np.int64], jitters: list[GeometricJitter], size: int) -> BranchTargets:
+    """Make the labels of synthetic faces, with landmarks and pose as in the jittered views."""
+    landmarks = np.stack(
+        [jitter.transform_landmarks(made.landmarks[i], SIDE, size) for i, jitter in zip(rows, jitters, strict=True)]
+    )
+    return BranchTargets(
+        torch.from_numpy(made.expression[rows]),
+        torch.from_numpy(landmarks / ((size - 1) / 2) - 1).flatten(1),
+        torch.from_numpy(expression_transfer.head_pose(landmarks)),
+        torch.from_numpy(made.age[rows] / AGE_UNIT).float(),
+        torch.from_numpy(1.0 - made.gender[rows]).float(),
+        torch.from_numpy(made.ethnicity[rows]),
+    )
+
+
+def loss(outputs: BranchOutputs, batch: Batch, appearance: float) -> Tensor:
+    """Compute the mean loss, weighting the labels of the two faces of an image by its mixing weight."""
+    first, second = (_loss_per_image(outputs, labels, appearance) for labels in (batch.first, batch.second))
+    return (batch.share * first + (1 - batch.share) * second).mean()
+
+
+def _loss_per_image(outputs: BranchOutputs, labels: BranchTargets, appearance: float) -> Tensor:
+    """Compute the losses (n,)."""
+    expression = functional.cross_entropy(outputs.expression, labels.expression, reduction="none")
+    if not appearance:
+        return expression
+    losses = [
+        (outputs.landmarks - labels.landmarks).abs().mean(1),
+        (outputs.pose - labels.pose).abs().mean(1),
+        (outputs.age - labels.age).abs(),
+        functional.binary_cross_entropy_with_logits(outputs.gender, labels.gender, reduction="none"),
+        functional.cross_entropy(outputs.ethnicity, labels.ethnicity, reduction="none"),
+    ]
+    return expression + appearance * torch.stack(losses).sum(0)
+
+
+def make_network(
+    recipe: TwoBranchConfig, made: Synthetic, weights: mobilenet.NamedTensors | None, pretrained: Path | None
+) -> TwoBranch:
+    """Build the network with initial weights.
+
+    Args:
+        recipe: Gives the backbone and the seed.
+        made: Training faces; batch normalisation is fitted to the first batch.
+        weights: Published weights for `mobilenetv1`.
+        pretrained: Safetensors file with weights of another backbone, under timm's names; None for random weights.
+
+    Raises:
+        ValueError: The backbone is unknown, or the weights do not fit it.
+    """
+    torch.manual_seed(recipe.seed)
+    start = build(recipe.backbone, weights if recipe.backbone == "mobilenetv1" else None)
+    backbone: nn.Module = start.backbone
+    if isinstance(backbone, mobilenet.MobileNetV1):
+        mobilenet.insert_batch_norm(backbone, make_batch(recipe, made, 0).images)
+    elif pretrained is not None:
+        load_pretrained(recipe.backbone, backbone, pretrained)
+    return TwoBranch(backbone, start.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def fit(recipe: TwoBranchConfig, made: Synthetic, network: TwoBranch, path: Path) -> Iterator[dict[str, float]]:
+    """Train to the last step, resuming from `path` if it exists; yield the loss every `SAVE_EVERY_STEPS` steps."""
+    use_bfloat16 = isinstance(network.backbone, mobilenet.MobileNetV1)  # inverted residuals are slower in bfloat16
+    metadata = {"recipe": asdict(recipe), "faces": made.digest()}
+
+    def batch_loss(batch: Batch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16):
+            features = network.backbone(batch.images)
+        return loss(network.branches(features.float()), batch, recipe.appearance)
+
+    return loop.fit(
+        network, path, metadata, recipe, partial(make_batch, recipe, made), batch_loss, every=SAVE_EVERY_STEPS
+    )
+
+
+def load_network(path: Path) -> tuple[TwoBranchConfig, TwoBranch, dict[str, Any]]:
+    """Load the recipe, the network with averaged weights, and the metadata of a finished run.
+
+    Raises:
+        ValueError: As in `checkpoint.load_final_weights`.
+    """
+    metadata, weights = checkpoint.load_final_weights(path, "faces")
+    recipe = TwoBranchConfig(**metadata["recipe"])
+    start = build(recipe.backbone)
+    network = TwoBranch(start.backbone, start.width)
+    network.load_state_dict(weights)
+    if isinstance(network.backbone, mobilenet.MobileNetV1):
+        network.backbone = mobilenet.fold_batch_norm(network.backbone)
+    return recipe, network.eval(), metadata
+
+
+class _Exported(nn.Module):
+    """The expression branch, with the outputs that `fervid.analysis.face_model` expects."""
+
+    def __init__(self, network: TwoBranch) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.network(images)
+        return outputs.embedding, outputs.expression.softmax(1)
+
+
+def save(network: TwoBranch, recipe: TwoBranchConfig, made: Synthetic, card: Mapping[str, Any], path: Path) -> None:
+    """Write the network as int8 ONNX, calibrated on synthetic faces.
+
+    Args:
+        network: Trained network.
+        recipe: Its configuration.
+        made: Its training faces.
+        card: Additional entries of the model card.
+        path: Output file.
+    """
+    rows = np.random.default_rng(recipe.seed).choice(len(made), min(export.CALIBRATION, len(made)), replace=False)
+    crops = np.stack([augment.crop_to_input(made.crops[i], recipe.size) for i in rows])
+    card = {**CARD, **export.crop_spec(path.stem, recipe.size), **card, "recipe": asdict(recipe)}
+    example = torch.zeros(2, 3, recipe.size, recipe.size)
+    with tempfile.TemporaryDirectory() as folder:
+        full = Path(folder) / "full.onnx"
+        onnx.save(export_to_onnx(_Exported(network), example, "crops", OUTPUTS, {0: torch.export.Dim("n")}), full)
+        export.save_quantised(full, card, path, crops)
+
+
+CARD: Mapping[str, Any] = {
+    "title": "Six expressions, learned from synthetic faces alone",
+    "data": {"expression": "faces made by fervid.training.expression_transfer from training faces of FER+ and UTKFace"},
+    "licence": "made from FER2013 and UTKFace, which are for non-commercial research only",
+    "source": "python -m fervid.training.two_branch",
+    "embedding": WIDTH,
+    "expressions": list(EXPRESSIONS),
+    "classifier": "mean6",
+}
+
+
+def main() -> None:
+    """Synthesise faces, train and export."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--recipe", type=Path, help="JSON file with settings that differ from the defaults")
+    parser.add_argument("--weights", type=Path, help="faceres.json of npm @vladmandic/human, for mobilenetv1")
+    parser.add_argument("--pretrained", type=Path, help="safetensors file with initial weights of other backbones")
+    parser.add_argument("--run", type=Path, required=True, help="checkpoint; training resumes if it exists")
+    parser.add_argument("--cache", type=Path, help="cache folder; default: DATA/cache")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    recipe = TwoBranchConfig.from_json(arguments.recipe) if arguments.recipe else TwoBranchConfig()
+    made = load_synthetic_faces(DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache", recipe)
+    weights = mobilenet.read_tensorflowjs(arguments.weights) if arguments.weights else None
+    for progress in fit(recipe, made, make_network(recipe, made, weights, arguments.pretrained), arguments.run):
+        print(json.dumps(progress), flush=True)
+    _, network, metadata = load_network(arguments.run)
+    save(network, recipe, made, {"data_sha256": metadata["faces"]}, arguments.output)
+
+
+def load_synthetic_faces(sources: DatasetPaths, cache: Path, recipe: TwoBranchConfig) -> Synthetic:
+    """Load the synthetic faces of a recipe, or make them."""
+    voted = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
+    return expression_transfer.load_synthetic(
+        voted, faces.read_utkface(sources.utkface, 2, cache), recipe.each, recipe.seed, cache
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""The network with two branches: what is mixed, what each branch learns, resuming, export, and several as one file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import imagenet
+import numpy as np
+import onnx
+import pytest
+import safetensors.torch
+import synthetic
+import torch
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+import mini_datasets
+from fervid.analysis.face_model import FaceModel
+from fervid.cli import app
+from fervid.models import registry
+from fervid.training import ensemble, export, expression_transfer, two_branch
+from fervid.training.expression_transfer import EXPRESSIONS, Synthetic
+from fervid.training.faces import SIDE, DatasetPaths
+from fervid.training.network import to_tensor
+from fervid.training.two_branch import TwoBranch, TwoBranchConfig
+
+RECIPE = TwoBranchConfig(size=24, each=2, steps=3, batch=6, warmup=1)
+
+
+@pytest.fixture(scope="module")
+def made() -> Synthetic:
+    chance = np.random.default_rng(0)
+    count = 12
+    return Synthetic(
+        chance.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8),
+        np.arange(count) % 6,
+        chance.uniform(40, 100, (count, 6, 2)).astype(np.float32),
+        chance.uniform(1, 90, count).astype(np.float32),
+        np.arange(count) % 2,
+        np.arange(count) % 5,
+    )
+
+
+def network(seed: int = 0) -> TwoBranch:
+    torch.manual_seed(seed)
+    return TwoBranch(mini_datasets.Backbone(), mini_datasets.WIDTH)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_branch, "build", lambda name, weights=None: mini_datasets.network())
+    monkeypatch.setattr(export, "CALIBRATION", 8)
+
+
+def test_a_recipe_is_read_and_what_is_wrong_with_it_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"steps": 7, "mixing": "none"}))
+    assert TwoBranchConfig.from_json(path) == replace(TwoBranchConfig(), steps=7, mixing="none")
+    for settings, said in (
+        ({"step": 7}, "unknown setting step; available are appearance, average"),
+        ({"steps": "7"}, "steps cannot be '7'; its default is 400"),
+        ({"mixing": "cutmix"}, "mixing must be none, mixup or mixaugment, not 'cutmix'"),
+        ([1], "is not a JSON object of settings"),
+    ):
+        path.write_text(json.dumps(settings))
+        with pytest.raises(ValueError, match=said):
+            TwoBranchConfig.from_json(path)
+
+
+@pytest.mark.parametrize(("mixing", "mixed"), [("none", 0), ("mixaugment", 3), ("mixup", 6)])
+def test_so_many_faces_of_a_batch_are_mixed(mixing: str, mixed: int, made: Synthetic) -> None:
+    recipe = TwoBranchConfig.from_json(synthetic.TWO_BRANCH)
+    recipe = replace(recipe, size=24, batch=6, mixing=mixing)  # type: ignore[arg-type]
+    batch, plain = (two_branch.make_batch(one, made, 4) for one in (recipe, replace(recipe, mixing="none")))
+    assert (batch.share[mixed:] == 1).all()
+    assert torch.equal(batch.images[mixed:], plain.images[mixed:])
+    assert torch.equal(batch.first.expression, plain.first.expression)
+    for i in range(mixed):
+        one, share = plain.images[i], batch.share[i]
+        others = [j for j in range(6) if torch.allclose(batch.images[i], share * one + (1 - share) * plain.images[j])]
+        assert batch.second.expression[i] in plain.first.expression[others]
+
+
+def test_targets_are_those_of_the_view(made: Synthetic) -> None:
+    batch = two_branch.make_batch(replace(RECIPE, mixing="none"), made, 0)
+    assert batch.first.landmarks.shape == (6, 12)
+    assert batch.first.landmarks.abs().max() < 2
+    seen = (batch.first.landmarks.reshape(6, 6, 2).numpy() + 1) * 23 / 2
+    assert np.allclose(batch.first.pose.numpy(), expression_transfer.head_pose(seen), atol=1e-3)
+    assert set(batch.first.gender.tolist()) <= {0.0, 1.0}
+    assert batch.first.age.max() < 1
+
+
+def test_a_loss_counts_both_faces_by_their_shares(made: Synthetic) -> None:
+    batch = two_branch.make_batch(replace(RECIPE, mixing="mixup"), made, 0)
+    with torch.no_grad():
+        found = network()(batch.images)
+        first, second = (
+            two_branch.loss(found, replace(batch, share=torch.full((6,), share)), 0.5) for share in (1.0, 0.0)
+        )
+        half = two_branch.loss(found, replace(batch, share=torch.full((6,), 0.5)), 0.5)
+        alone = two_branch.loss(found, batch, 0.0)
+    assert torch.isclose(half, (first + second) / 2)
+    assert alone < two_branch.loss(found, batch, 0.5)
+
+
+def slopes(appearance: float, made: Synthetic) -> dict[str, bool]:
+    """Which parts learn from a batch."""
+    own = network()
+    batch = two_branch.make_batch(RECIPE, made, 0)
+    two_branch.loss(own(batch.images), batch, appearance).backward()
+    parts = ("backbone.convolution", "emotion", "expression", "appearance", "rest")
+    return {part: own.get_submodule(part).weight.grad is not None for part in parts}
+
+
+def test_without_weight_the_second_branch_learns_nothing(made: Synthetic) -> None:
+    assert all(slopes(0.5, made).values())
+    assert [part for part, learns in slopes(0.0, made).items() if not learns] == ["appearance", "rest"]
+
+
+def test_a_killed_run_goes_on_to_the_same_result(
+    made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None
+) -> None:
+    monkeypatch.setattr(two_branch, "SAVE_EVERY_STEPS", 1)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert [told["step"] for told in two_branch.fit(RECIPE, made, network(), whole)] == [1, 2, 3]
+    next(two_branch.fit(RECIPE, made, network(), cut))
+    with pytest.raises(ValueError, match="has completed 1 of 3 steps"):
+        two_branch.load_network(cut)
+    assert len(list(two_branch.fit(RECIPE, made, network(5), cut))) == 2
+    first, second = (two_branch.load_network(path)[1].state_dict() for path in (whole, cut))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(ValueError, match="rate"):
+        list(two_branch.fit(replace(RECIPE, rate=0.1), made, network(), cut))
+
+
+def exported(made: Synthetic, path: Path, seed: int = 0, **settings: object) -> Path:
+    two_branch.save(network(seed).eval(), replace(RECIPE, **settings), made, {}, path)  # type: ignore[arg-type]
+    return path
+
+
+def crops(count: int = 5) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 256, (count, 24, 24, 3), np.uint8)
+
+
+def test_the_file_answers_as_torch_does(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+    model = registry.load_model(str(exported(made, tmp_path / "mine.onnx")), "network")
+    assert model.card["expressions"] == list(EXPRESSIONS)
+    scores = FaceModel(model.session, model.card)(crops())
+    with torch.no_grad():
+        expected = network().eval()(to_tensor(crops()))
+    assert np.abs(scores.expression - expected.expression.softmax(1).numpy()).max() < 0.05
+    assert scores.embedding.shape == (5, two_branch.WIDTH)
+    assert scores.age.shape == (5, 0)
+
+
+def test_several_are_one_file_that_averages_them(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+    paths = [exported(made, tmp_path / f"{i}.onnx", seed=i) for i in range(3)]
+    fused = tmp_path / "three.onnx"
+    done = CliRunner().invoke(app.app, ["network", "ensemble", *map(str, paths), "-o", str(fused)])
+    assert done.exit_code == 0, done.output
+    alone = [
+        FaceModel(model.session, model.card)(crops(11))
+        for model in (registry.load_model(str(p), "network") for p in paths)
+    ]
+    model = registry.load_model(str(fused), "network")
+    together = FaceModel(model.session, model.card)(crops(11))
+    assert np.allclose(together.expression, np.mean([one.expression for one in alone], axis=0), atol=1e-6)
+    assert np.allclose(together.embedding, np.hstack([one.embedding for one in alone]), atol=1e-5)
+    assert model.card["embedding"] == 3 * two_branch.WIDTH
+    assert [member["name"] for member in model.card["members"]] == ["0", "1", "2"]
+
+
+def test_whole_networks_can_be_averaged_too(tmp_path: Path) -> None:
+    """With age, gender, ethnicity and identity."""
+    fused = tmp_path / "two.onnx"
+    ensemble.fuse([registry.models_dir() / f"{name}.onnx" for name in ("mobilenetv1", "mobilenetv1-fp32")], fused)
+    model = registry.load_model(str(fused), "network")
+    shown = np.random.default_rng(2).integers(0, 256, (2, 128, 128, 3), np.uint8)
+    scores = FaceModel(model.session, model.card)(shown)
+    one = registry.load_model("mobilenetv1", "network")
+    single = FaceModel(one.session, one.card)(shown)
+    assert scores.identity.shape == (2, 2 * single.identity.shape[1])
+    assert np.allclose(scores.age, single.age, atol=3)
+
+
+def test_networks_that_see_other_crops_are_refused(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+    one, other = exported(made, tmp_path / "one.onnx"), exported(made, tmp_path / "other.onnx", size=32)
+    with pytest.raises(ValueError, match=r"differs from .*one\.onnx in input; they cannot be averaged"):
+        ensemble.fuse([one, other], tmp_path / "both.onnx")
+    with pytest.raises(ValueError, match="two networks at least"):
+        ensemble.fuse([one], tmp_path / "both.onnx")
+    done = CliRunner().invoke(
+        app.app, ["network", "ensemble", str(one), str(tmp_path / "no"), "-o", str(tmp_path / "both.onnx")]
+    )
+    assert done.exit_code == 4
+    older = onnx.load(one)
+    older.opset_import[0].version -= 1
+    onnx.save(older, tmp_path / "older.onnx")
+    with pytest.raises(ValueError, match="of different versions of ONNX; export them anew"):
+        ensemble.fuse([one, tmp_path / "older.onnx"], tmp_path / "both.onnx")
+    assert not (tmp_path / "both.onnx").exists()
+
+
+def test_operators_that_only_one_of_them_names_do_no_harm(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+    one, other = exported(made, tmp_path / "one.onnx"), exported(made, tmp_path / "other.onnx", seed=1)
+    model = onnx.load(one)
+    assert model.opset_import.pop().domain == "org.pytorch.aten"
+    onnx.save(model, one)
+    ensemble.fuse([one, other], tmp_path / "both.onnx")
+    assert registry.load_model(str(tmp_path / "both.onnx"), "network").card["embedding"] == 2 * two_branch.WIDTH
+
+
+def test_weights_of_imagenet_are_converted_for_the_network_that_they_are_of(
+    made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None
+) -> None:
+    monkeypatch.setattr(imagenet, "build", lambda name: mini_datasets.network())
+    published, output = tmp_path / "weights.pth", tmp_path / "lite0.safetensors"
+    values = mini_datasets.Backbone().state_dict().values()
+    torch.save({f"layer {i}": torch.full_like(value, 2) for i, value in enumerate(values)}, published)
+    monkeypatch.setattr(sys, "argv", ["imagenet", "efficientnet_lite0", str(published), "-o", str(output)])
+    imagenet.main()
+    recipe = replace(RECIPE, backbone="efficientnet_lite0")
+    own = list(two_branch.make_network(recipe, made, None, output).backbone.state_dict().values())
+    assert torch.allclose(own[0], torch.tensor(2 / 127.5))
+    assert (own[1] == 2).all()
+    for other in (published, mini_datasets.published(tmp_path)):
+        with pytest.raises(ValueError, match="does not contain weights of efficientnet_lite0"):
+            two_branch.make_network(recipe, made, None, other)
+    torch.save({"layer": torch.zeros(3, 3)}, published)
+    with pytest.raises(ValueError, match=r"is not for mobilenetv2_100: convolution\.weight has another shape"):
+        imagenet.converted("mobilenetv2_100", published)
+
+
+class Residual(torch.nn.Module):
+    """A layer, and a block of an EfficientNet around others: added to what comes in, with or without excitation."""
+
+    def __init__(self, width: int, blocks: int, *, excited: bool) -> None:
+        """Weights of chance."""
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, width, 3, bias=False)
+        self.blocks = torch.nn.ModuleList(torch.nn.ModuleDict(self._block(width, excited)) for _ in range(blocks))
+
+    @staticmethod
+    def _block(width: int, excited: bool) -> dict[str, torch.nn.Module]:
+        layers = {"conv_pwl": torch.nn.Conv2d(width, width, 1, bias=False), "bn3": torch.nn.BatchNorm2d(width)}
+        excitation = torch.nn.ModuleDict({"conv_expand": torch.nn.Conv2d(width, width, 1)})
+        return {**layers, "se": excitation} if excited else layers
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            inside = x * block["se"]["conv_expand"](x).sigmoid() if "se" in block else x
+            x = x + block["bn3"](block["conv_pwl"](inside))
+        return x
+
+
+def test_a_network_that_is_grown_from_another_does_at_first_what_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagenet, "OPEN", 30.0)
+    torch.manual_seed(0)
+    small, large = Residual(4, 1, excited=False).eval(), Residual(6, 3, excited=True).eval()
+    small.blocks[0]["bn3"].running_mean.uniform_()
+    large.load_state_dict(imagenet.grown(small.state_dict(), large.state_dict()))
+    pictures = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(large(pictures)[:, :4], small(pictures))
+    assert large(pictures)[:, 4:].abs().min() > 0, "what is added can be learned with"
+
+
+def test_a_block_that_is_added_lets_nothing_through_whichever_its_last_normalisation_is() -> None:
+    chance = torch.full((4,), 0.5)
+    for key in ("blocks.2.3.bn3.weight", "blocks.0.1.bn2.weight"):
+        assert not imagenet.grown({}, {key: chance})[key].any()
+    for key in ("blocks.2.3.bn2.weight", "blocks.0.1.bn1.weight"):
+        assert imagenet.grown({}, {key: chance})[key].equal(chance)
+
+
+def test_what_is_grown_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
+    asked: list[str] = []
+    output = tmp_path / "b2.safetensors"
+    monkeypatch.setattr(imagenet, "converted", lambda name, path: asked.append(name) or {})
+    monkeypatch.setattr(imagenet, "build", lambda name: asked.append(name) or mini_datasets.network())
+    monkeypatch.setattr(
+        sys, "argv", ["imagenet", "efficientnet_b2", "lite0.pth", "-o", str(tmp_path / "b2.safetensors")]
+    )
+    imagenet.main()
+    assert asked == ["efficientnet_lite0", "efficientnet_b2"]
+    mini_datasets.Backbone().load_state_dict(safetensors.torch.load_file(output))
+
+
+def test_the_whole_way_from_data_sets_to_a_file(
+    sources: DatasetPaths,
+    cache: Path,
+    published: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(export, "CALIBRATION", 8)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"size": 32, "each": 1, "steps": 1, "batch": 2, "warmup": 1}))
+    options = {"--data": sources.root, "--weights": published, "--recipe": recipe, "--cache": cache}
+    output = tmp_path / "made.onnx"
+    words = [str(word) for option in options.items() for word in option]
+    monkeypatch.setattr(sys, "argv", ["branches", *words, "--run", str(tmp_path / "run"), "-o", str(output)])
+    two_branch.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["step"] == 1
+    assert registry.load_model(str(output), "network").card["recipe"]["steps"] == 1
+
+
+def test_the_comparison_differs_in_nothing_but_what_it_says() -> None:
+    two = TwoBranchConfig.from_json(synthetic.TWO_BRANCH)
+    recipes = synthetic.recipes(two)
+    assert list(synthetic.recipes(two, ["mixup"])) == [key for key in recipes if key[2] == "mixup"]
+    assert recipes["mobilenetv1", "two", two.mixing] == two
+    for (backbone, way, mixing), recipe in recipes.items():
+        assert (recipe.backbone, recipe.appearance > 0, recipe.mixing) == (backbone, way == "two", mixing)
+        assert replace(recipe, backbone=two.backbone, appearance=two.appearance, mixing=two.mixing) == two
+
+
+def test_figures_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fervid.learn import metrics
+
+    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
+    labels = np.arange(60) % 6
+    right = np.eye(6, dtype=np.float32)[labels]
+    assert synthetic.macro_f1(labels, labels) == 1
+    assert synthetic.macro_f1(labels, np.zeros(60, int)) == pytest.approx(2 / 7 / 6)
+    wrong = np.roll(right, 1, axis=1)
+    found = dict.fromkeys(synthetic.recipes(TwoBranchConfig()), wrong)
+    rows = synthetic.table(found, right, labels)
+    assert rows[0]["macro F1, %"].startswith("0.0 ")
+    assert rows[-1]["what"] == "the shipped network"
+    assert rows[-1]["above the best of one branch"].startswith("100.0 ")
+    blends = {row["what"]: row["macro F1, %"].split()[0] for row in rows if "of it" in row["what"]}
+    assert blends == {"0.3 of it, 0.7 of the shipped network": "100.0", "0.7 of it, 0.3 of the shipped network": "0.0"}
+
+
+def test_only_faces_with_a_majority_for_one_of_the_six_are_tested() -> None:
+    votes = mini_datasets.faces(8, 0, "votes")
+    kept, labels = synthetic.tested(votes)
+    assert len(kept) == len(labels) == 6
+    assert [two_branch.EXPRESSIONS[i] for i in labels] == [
+        expression_transfer.CLASSES[i]
+        for i in votes.votes.argmax(axis=1)
+        if expression_transfer.CLASSES[i] in EXPRESSIONS
+    ]
