@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from fervid.core.errors import InputError as InputError
     from fervid.core.errors import ModelError as ModelError
     from fervid.core.errors import NoFaceError as NoFaceError
-    from fervid.core.records import ClipResult as ClipResult
     from fervid.core.records import Frame as Frame
-    from fervid.core.records import Person as Person
-    from fervid.core.records import Prediction as Prediction
-    from fervid.core.records import WindowResult as WindowResult
+    from fervid.core.results import ClipResult as ClipResult
+    from fervid.core.results import Person as Person
+    from fervid.core.results import Prediction as Prediction
+    from fervid.core.results import WindowResult as WindowResult
     from fervid.media.sampling import Sampling as Sampling
 
 __version__ = "0.1.0"
@@ -36,17 +36,17 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # asked when onnxruntime is
 
 _LAZY_EXPORTS = {
     "Classifier": "analysis.pipeline",
-    "ClipResult": "core.records",
+    "ClipResult": "core.results",
     "FervidError": "core.errors",
     "Frame": "core.records",
     "InputError": "core.errors",
     "ModelError": "core.errors",
     "NoFaceError": "core.errors",
     "Options": "analysis.options",
-    "Person": "core.records",
-    "Prediction": "core.records",
+    "Person": "core.results",
+    "Prediction": "core.results",
     "Sampling": "media.sampling",
-    "WindowResult": "core.records",
+    "WindowResult": "core.results",
     "WindowSpec": "analysis.windows",
     "load_classifier": "analysis.pipeline",
     "to_arrow": "batch.tabular",

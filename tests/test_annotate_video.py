@@ -293,7 +293,7 @@ def test_sound_whose_times_repeat_or_run_backwards_gets_a_steady_clock(
     assert all(sooner < later for sooner, later in pairwise(times))
     assert len(times) > 40
     assert times[-1] < 2.5
-    assert "times of its sound repeat or run backwards" in notes[-1]
+    assert "timestamps of its sound repeat or run" in notes[-1]
 
 
 def test_sound_of_another_pace_is_resampled(annotate: Annotate, tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_film_without_a_face_is_written_and_said(annotate: Annotate, tmp_path:
     source = clips.write(tmp_path / "empty.mp4", clips.scenery(5, 64, 48), rate=10)
     made, notes = annotate(source)
     assert len(made.images) == 5
-    assert "shows no face" in notes[0]
+    assert "no face found" in notes[0]
     assert "--min-face" in notes[0]
 
 

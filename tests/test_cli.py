@@ -337,7 +337,7 @@ def test_the_end_of_a_run_is_an_event_for_programs(smile: Path, broken: Path, tm
     ("seconds", "words"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (123, "2 min 3 s"), (3725, "1 h 2 min")]
 )
 def test_durations_are_spoken(seconds: float, words: str) -> None:
-    assert progress._spoken(seconds) == words
+    assert progress._format_duration(seconds) == words
 
 
 def test_a_clip_without_a_command_is_told_which_one_takes_it(smile: Path) -> None:
@@ -355,7 +355,7 @@ def test_lines_that_the_ledger_does_not_name_are_not_dropped_without_a_word(scen
     with output.open("ab") as file:
         file.write(output.read_bytes().replace(b"no_face", b"ok") + b'{"torn')
     result = run("classify", scenery, "-o", output, "--resume")
-    assert result.stderr.startswith(f"fervid: 1 line(s) at the end of {output} that answers.jsonl.ledger does not name")
+    assert result.stderr.startswith(f"fervid: removed 1 line(s) at the end of {output}")
     assert result.exit_code == 0
     assert run("classify", scenery, "-o", output, "--resume", "--progress", "none").stderr == ""
 
@@ -567,11 +567,11 @@ def command(*arguments: object) -> list[str]:
 HARM = """
 import os, resource, signal, time
 from pathlib import Path
-from fervid import video
+from fervid.media import video
 
-plain = video.read
+plain = video.read_frames
 
-def read(path, *more):
+def read_frames(path, *more):
     kind = Path(path).stem
     if kind == "kills":
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -585,7 +585,7 @@ def read(path, *more):
         1 / 0
     return plain(path, *more)
 
-video.read = read
+video.read_frames = read_frames
 """
 HARMS = {"kills": "crashed", "hangs": "timeout", "eats": "memory", "blunders": "crashed"}
 

@@ -21,7 +21,7 @@ import toy_models
 from fervid.analysis.aggregate import aggregate_clip
 from fervid.analysis.windows import WindowSpec
 from fervid.cli import app
-from fervid.core.records import WindowResult
+from fervid.core.results import WindowResult
 from fervid.core.schema import record_json_schema
 from fervid.media import video
 

@@ -11,7 +11,8 @@ from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
 from fervid.analysis.tracker import TrackerConfig
 from fervid.analysis.windows import WindowSpec, iter_windows
 from fervid.core.errors import TruncatedVideo
-from fervid.core.records import Box, Face, FaceOutputs, FrameObservation, Person, Prediction
+from fervid.core.records import Box, Face, FaceOutputs, FrameObservation
+from fervid.core.results import Person, Prediction
 
 CONFIG = TrackerConfig(new_track_threshold=0.8, min_track_similarity=0.45, min_person_similarity=0.62)
 STEP = 0.2

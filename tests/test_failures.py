@@ -28,7 +28,7 @@ from fervid.analysis.pipeline import Classifier, load_classifier
 from fervid.batch.output import open_writer
 from fervid.cli import app
 from fervid.core import atomic_io
-from fervid.core.records import ClipResult
+from fervid.core.results import ClipResult
 
 FORMATS = ("out.jsonl", "out.csv", "out.json", "parts")
 

@@ -176,7 +176,7 @@ def test_another_detector_and_other_strides_look_again(
     list(extract_features(four[:1], extractor, cache, strides=(4, 2)))
     feature_fixtures.detector(tmp_path, name="another")
     loaded = feature_extraction.Extractor(
-        fervid.models.registry.load(str(tmp_path / "detector.onnx"), "detector"), extractor.network, Options()
+        fervid.models.registry.load_model(str(tmp_path / "detector.onnx"), "detector"), extractor.network, Options()
     )
     list(extract_features(four[:1], loaded, cache))
     assert looked == ["a"] * 3

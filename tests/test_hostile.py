@@ -21,7 +21,7 @@ import malformed_videos
 import reliability_trials
 from fervid.batch.runner import RunConfig
 from fervid.core.errors import InputError
-from fervid.core.records import ClipResult, ErrorInfo, Prediction
+from fervid.core.results import ClipResult, ErrorInfo, Prediction
 from fervid.core.schema import record_json_schema
 from fervid.media.sampling import Sampling
 from fervid.media.video import read_frames

@@ -274,7 +274,7 @@ def test_a_name_that_csv_escapes_is_itself_again_in_a_report(tmp_path: Path) -> 
 
 
 def test_several_clips_have_a_table_that_leads_to_them() -> None:
-    from fervid.core.records import WindowResult
+    from fervid.core.results import WindowResult
 
     lost = WindowResult.from_clip_result(clip("b", "error")).as_dict()
     found = TimelineRun({**timelines(a=[0.75, 0.25, 0.75]).clips, "b": [lost]})
@@ -294,7 +294,7 @@ def test_many_people_are_folded_up_and_none_is_left_out() -> None:
 
 
 def test_a_clip_that_has_no_windows_says_why() -> None:
-    from fervid.core.records import WindowResult
+    from fervid.core.results import WindowResult
 
     records = [WindowResult.from_clip_result(clip("a", "error")).as_dict()]
     said = made(TimelineRun({"a": records})).said

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fervid.core.records import ClipResult, ErrorInfo, Person, Prediction, WindowResult
+from fervid.core.results import ClipResult, ErrorInfo, Person, Prediction, WindowResult
 from record_fixtures import MODELS
 
 CALM = Prediction({"angry": 0.25, "calm": 0.75})

@@ -26,7 +26,7 @@ def test_the_wheel_alone_classifies_a_clip(smile: Path, tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert wheel.stat().st_size < 20e6
     page = {"report.html", "report.css", "report.js", "run.html", "timelines.html", "evaluation.html"}
-    assert {f"fervid/view/page/{name}" for name in page} <= set(zipfile.ZipFile(wheel).namelist())
+    assert {f"fervid/render/templates/{name}" for name in page} <= set(zipfile.ZipFile(wheel).namelist())
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, cwd=tmp_path)

@@ -15,7 +15,7 @@ from fervid.batch import parquet_writer
 from fervid.batch.output import open_writer
 from fervid.batch.parquet_writer import ParquetDatasetWriter
 from fervid.core.errors import OutputError, UsageError
-from fervid.core.records import ClipResult, ErrorInfo, Person, Prediction
+from fervid.core.results import ClipResult, ErrorInfo, Person, Prediction
 from record_fixtures import MODELS, Stub, files
 
 

@@ -99,7 +99,7 @@ def test_as_features_in_the_cache(evil: bytes, tmp_path: Path) -> None:
     good = kept.read_bytes()
     kept.write_bytes(evil)
     (again,) = extract_features(samples, extractor, tmp_path / "cache")
-    assert whole.problem is again.problem is None
+    assert whole.error is again.error is None
     assert len(kept.read_bytes()) == len(good)  # it was looked at anew
 
 

@@ -14,7 +14,7 @@ import pytest
 from fervid.batch import parquet_writer
 from fervid.batch.output import open_writer
 from fervid.batch.writers import to_json_line
-from fervid.core.records import ClipResult, ErrorInfo
+from fervid.core.results import ClipResult, ErrorInfo
 from power_loss import Disk, lay, losses
 from record_fixtures import Stub, answer, files
 

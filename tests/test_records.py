@@ -11,19 +11,8 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from fervid.core.records import (
-    ClipFeatures,
-    ClipResult,
-    ErrorInfo,
-    Face,
-    FaceOutputs,
-    Frame,
-    FrameObservation,
-    ModelRef,
-    Person,
-    Prediction,
-    WindowResult,
-)
+from fervid.core.records import ClipFeatures, Face, FaceOutputs, Frame, FrameObservation
+from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, Prediction, WindowResult
 from fervid.core.schema import record_json_schema
 
 

@@ -13,7 +13,7 @@ import pytest
 import html_pages
 from fervid.batch.writers import make_writer
 from fervid.core.errors import UsageError
-from fervid.core.records import ClipResult, ErrorInfo, WindowResult
+from fervid.core.results import ClipResult, ErrorInfo, WindowResult
 from fervid.learn.metrics import evaluate_regression
 from fervid.render import result_reader, result_schema
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun, load_results

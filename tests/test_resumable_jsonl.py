@@ -14,7 +14,7 @@ from fervid.batch import resumable_jsonl
 from fervid.batch.resumable_jsonl import ResumableJsonlWriter
 from fervid.core.atomic_io import AtomicAppendFile
 from fervid.core.errors import OutputError
-from fervid.core.records import ClipResult, ErrorInfo, ModelRef
+from fervid.core.results import ClipResult, ErrorInfo, ModelRef
 from record_fixtures import Stub, answer, files
 
 

@@ -19,7 +19,7 @@ from fervid.analysis.windows import WindowSpec
 from fervid.batch.output import open_writer
 from fervid.batch.runner import RunConfig, classify_all, classify_windows
 from fervid.core.errors import OutputError, UsageError
-from fervid.core.records import ClipResult, ErrorInfo, ModelRef, Prediction, WindowResult
+from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Prediction, WindowResult
 from fervid.core.schema import record_json_schema
 
 

@@ -19,7 +19,7 @@ from rich.cells import cell_len
 
 from fervid.batch.writers import TableWriter
 from fervid.core.progress import log, track_clips
-from fervid.core.records import ClipResult, ErrorInfo, Prediction, WindowResult
+from fervid.core.results import ClipResult, ErrorInfo, Prediction, WindowResult
 from fervid.core.text import escape_control_chars
 
 LONG = "videos/" + "a folder with a long name/" * 12 + "interview_0042_camera_left.mp4"

@@ -15,7 +15,7 @@ import fervid
 from fervid.batch.tabular import arrow_schema, column_names
 from fervid.batch.writers import CsvWriter
 from fervid.core.errors import UsageError
-from fervid.core.records import ClipResult, ErrorInfo, ModelRef, Person, Prediction, WindowResult
+from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, Prediction, WindowResult
 from record_fixtures import MODELS
 
 CALM = Prediction({"calm": 0.75, "angry": 0.25})

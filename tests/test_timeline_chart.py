@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fervid.core.errors import OutputError, UsageError
-from fervid.core.records import ErrorInfo, Person, Prediction, WindowResult
+from fervid.core.results import ErrorInfo, Person, Prediction, WindowResult
 from fervid.render.colors import EMOTIONS, hex_to_rgb
 from fervid.render.evaluation_tables import PLOT_SUFFIXES
 from fervid.render.timeline_chart import MAX_PEOPLE, person_spans, plot_timeline

@@ -14,7 +14,8 @@ import numpy as np
 import onnxruntime
 
 from fervid.core.errors import ModelIncompatible, UsageError
-from fervid.core.records import ClipFeatures, FloatArray, Prediction
+from fervid.core.records import ClipFeatures, FloatArray
+from fervid.core.results import Prediction
 from fervid.core.text import is_utf8
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from fervid.analysis.tracker import TrackerConfig
 from fervid.analysis.windows import TrackedBox, WindowObservations
 from fervid.core.boxes import box_iou
-from fervid.core.records import Box, ErrorInfo, Person
+from fervid.core.records import Box
+from fervid.core.results import ErrorInfo, Person
 
 _CENTER_SIGMA_S = 0.08
 """Standard deviation in seconds of the Gaussian that smooths the center of a box."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from fervid.analysis.aggregate import ClipObservations
 from fervid.analysis.baseline import LOGITS
-from fervid.core.records import ClipFeatures, ClipResult
+from fervid.core.records import ClipFeatures
+from fervid.core.results import ClipResult
 
 IDENTITY = "identity.mean"
 """The statistic that recognises a person across clips."""

@@ -22,7 +22,8 @@ from fervid.analysis.options import Options
 from fervid.analysis.result_builder import AttributeNames, ResultBuilder, report_dropped_frames
 from fervid.analysis.windows import WindowSpec
 from fervid.core.errors import InputError, UsageError
-from fervid.core.records import Baseline, ClipResult, Frame, WindowResult
+from fervid.core.records import Frame
+from fervid.core.results import Baseline, ClipResult, WindowResult
 from fervid.media.latest_frame import LatestFrameSource
 from fervid.media.sampling import Sampling
 from fervid.models import registry

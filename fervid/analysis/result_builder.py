@@ -13,7 +13,8 @@ from fervid.analysis.clip_classifier import ClipClassifier
 from fervid.analysis.tracker import TrackerConfig
 from fervid.analysis.windows import WindowObservations, WindowSpec, iter_windows
 from fervid.core.errors import Discontinuity, FramesDropped, InputError, SeveralStreams
-from fervid.core.records import ClipFeatures, ClipResult, ErrorInfo, FrameObservation, ModelRef, Person, WindowResult
+from fervid.core.records import ClipFeatures, FrameObservation
+from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, WindowResult
 
 _MINOR_PROBLEMS = (Discontinuity.code, SeveralStreams.code)
 """Problems of a window that are reported after dropped frames."""

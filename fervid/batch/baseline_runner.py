@@ -22,7 +22,8 @@ from fervid.batch.observation_store import ObservationFile
 from fervid.batch.resumable_jsonl import file_stamp
 from fervid.batch.runner import RunConfig, crash_result
 from fervid.core.errors import UsageError
-from fervid.core.records import ClipFeatures, ClipResult, FloatArray, WindowResult
+from fervid.core.records import ClipFeatures, FloatArray
+from fervid.core.results import ClipResult, WindowResult
 from fervid.core.worker_pool import map_ordered
 from fervid.core.worker_process import WorkerDied
 from fervid.media.sampling import Sampling

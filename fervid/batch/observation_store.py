@@ -21,7 +21,8 @@ from fervid.analysis.pipeline import Classifier
 from fervid.batch.resumable_jsonl import FINAL_STATUSES, file_stamp, run_fingerprint
 from fervid.batch.writers import to_json_line
 from fervid.core.atomic_io import AtomicAppendFile, as_output_error, check_not_moved, lock_partial
-from fervid.core.records import ClipFeatures, ClipResult, ErrorInfo, Person, Prediction
+from fervid.core.records import ClipFeatures
+from fervid.core.results import ClipResult, ErrorInfo, Person, Prediction
 
 
 class ObservationFile:

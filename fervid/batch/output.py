@@ -16,7 +16,7 @@ from fervid.batch.resumable_jsonl import ResumableJsonlWriter, ledger_path
 from fervid.batch.writers import Format, Writer, format_from_suffix, make_writer
 from fervid.core.atomic_io import append_write, as_output_error, atomic_write, check_overwrite, partial_path
 from fervid.core.errors import UsageError
-from fervid.core.records import ClipResult, Status
+from fervid.core.results import ClipResult, Status
 from fervid.media.remote_files import is_url
 
 OutputFormat = Format | Literal["parquet"]

@@ -15,7 +15,7 @@ from fervid.batch.resumable_jsonl import ResumeEntry, file_stamp, run_fingerprin
 from fervid.batch.tabular import arrow_schema, to_arrow_dict
 from fervid.core.atomic_io import atomic_write, fsync_dir, lock
 from fervid.core.errors import OutputError, UsageError
-from fervid.core.records import ClipResult, Status
+from fervid.core.results import ClipResult, Status
 from fervid.core.text import to_valid_utf8
 from fervid.media.remote_files import is_local, open_filesystem, wrap_fs_errors
 

@@ -23,7 +23,7 @@ from fervid.analysis.pipeline import Classifier, load_classifier
 from fervid.batch.resumable_jsonl import run_fingerprint
 from fervid.batch.runner import RunConfig, stop_at_failure
 from fervid.core.errors import InputError, UsageError, WorkerCrashed
-from fervid.core.records import ClipResult, ErrorInfo, ModelRef
+from fervid.core.results import ClipResult, ErrorInfo, ModelRef
 from fervid.core.worker_process import Limits, WorkerDied, WorkerProcess
 from fervid.media.remote_files import is_url, local_copy
 

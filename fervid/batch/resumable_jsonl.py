@@ -24,7 +24,7 @@ from fervid.core.atomic_io import (
     lock_partial,
 )
 from fervid.core.errors import OutputError
-from fervid.core.records import SCHEMA_VERSION, ClipResult, Status
+from fervid.core.results import SCHEMA_VERSION, ClipResult, Status
 from fervid.media import remote_files
 
 FINAL_STATUSES = ("ok", "no_face")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fervid.core.errors import UsageError
-from fervid.core.records import ClipResult, WindowResult
+from fervid.core.results import ClipResult, WindowResult
 from fervid.core.text import to_valid_utf8
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fervid.batch.tabular import column_names, flatten
 from fervid.core.errors import UsageError
-from fervid.core.records import ClipResult, WindowResult
+from fervid.core.results import ClipResult, WindowResult
 from fervid.core.text import escape_control_chars, escape_formula
 
 Format = Literal["table", "jsonl", "json", "csv"]

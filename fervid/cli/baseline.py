@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fervid.batch.baseline_spec import BaselineSpec
     from fervid.batch.runner import RunConfig
     from fervid.core.progress import Progress
-    from fervid.core.records import ClipResult
+    from fervid.core.results import ClipResult
 
 
 def parse_baseline(baseline: str | None, identify: bool, per_clip: Mapping[str, bool]) -> BaselineSpec | None:

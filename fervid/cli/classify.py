@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from fervid.batch.runner import RunConfig
     from fervid.batch.writers import Writer
     from fervid.core.progress import Progress, Summary
-    from fervid.core.records import ClipResult, Status
+    from fervid.core.results import ClipResult, Status
 
     ClassifyClips = Callable[[list[str]], Iterable[ClipResult]]
 

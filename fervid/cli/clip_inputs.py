@@ -18,7 +18,7 @@ def collect_inputs(inputs: Sequence[str] | None, from_file: Path | None, null_se
     """
     names = [*(inputs or []), *(_read_list(from_file, null_separated) if from_file else [])]
     if from_file and not names:
-        source = "standard input" if str(from_file) == "-" else str(from_file)
+        source = "on standard input" if str(from_file) == "-" else str(from_file)
         raise NoInputsFound(f"the list {source} is empty; write a file, folder or glob on each line")
     return names
 

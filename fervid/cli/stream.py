@@ -65,7 +65,7 @@ def classify_stream(
     from fervid.batch.output import open_writer
     from fervid.batch.runner import RunConfig
     from fervid.core.progress import Summary, track_clips
-    from fervid.core.records import WindowResult
+    from fervid.core.results import WindowResult
     from fervid.media import streams
     from fervid.media.latest_frame import LatestFrameSource
 

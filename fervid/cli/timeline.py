@@ -38,7 +38,7 @@ from fervid.cli.stream import classify_stream, is_stream_input
 from fervid.core.errors import UsageError, as_usage_error
 
 if TYPE_CHECKING:
-    from fervid.core.records import WindowResult
+    from fervid.core.results import WindowResult
 
 timeline_app = typer.Typer()
 
@@ -111,7 +111,7 @@ def timeline(
     from fervid.batch.output import open_writer
     from fervid.batch.runner import RunConfig, classify_windows
     from fervid.core.progress import Summary, note, track_clips
-    from fervid.core.records import WindowResult
+    from fervid.core.results import WindowResult
     from fervid.media.inputs import PassedOver, resolve_inputs
 
     with as_usage_error():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from fervid.core.records import SCHEMA_VERSION, Status
+from fervid.core.results import SCHEMA_VERSION, Status
 
 
 def record_json_schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, Any]:

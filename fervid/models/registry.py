@@ -27,7 +27,7 @@ import onnxruntime
 
 from fervid.core.atomic_io import user_dir
 from fervid.core.errors import ChecksumMismatch, ModelIncompatible, ModelNotFound, UsageError
-from fervid.core.records import ModelRef
+from fervid.core.results import ModelRef
 from fervid.models.card import REQUIRED_CARD_KEYS, Kind, read_card
 from fervid.models.session import ONNX_ERRORS, Device, check_device, open_session
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fervid.core.errors import UsageError
-from fervid.core.records import SCHEMA_VERSION
+from fervid.core.results import SCHEMA_VERSION
 from fervid.core.text import unescape_formula
 from fervid.render.result_schema import find_record_error, find_report_error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fervid.core.atomic_io import atomic_write
-from fervid.core.records import Prediction, WindowResult
+from fervid.core.results import Prediction, WindowResult
 from fervid.render.colors import assign_colors
 from fervid.render.evaluation_tables import plot_format
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fervid.core.records import ClipResult, ErrorInfo, ModelRef, Person, Prediction, Status, WindowResult
+from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, Prediction, Status, WindowResult
 from fervid.learn.metrics import Predictions, evaluate
 
 EVIL = "</script><img src=x onerror=alert(1)>\"' & \u202e {{ 7 * 7 }} 😀 \udcff.mp4"

@@ -33,7 +33,8 @@ from fervid.batch.resumable_jsonl import ResumableJsonlWriter, ledger_path
 from fervid.batch.writers import make_writer, to_json_line
 from fervid.cli import flags, options
 from fervid.core.errors import FervidError
-from fervid.core.records import ClipResult, Frame, Prediction
+from fervid.core.records import Frame
+from fervid.core.results import ClipResult, Prediction
 from fervid.learn import dataset, dataset_layouts, feature_table, metrics
 from fervid.learn.model_selection import parse_statistics
 from fervid.media import image_header, inputs
@@ -161,7 +162,7 @@ def _trees() -> list[bytes]:
 class _Silent:
     """Of a classifier what a ledger needs."""
 
-    registry: Mapping[str, Any] = {}
+    models: Mapping[str, Any] = {}
     options = Options()
 
 

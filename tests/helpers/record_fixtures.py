@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fervid.analysis.options import Options
-from fervid.core.records import ClipResult, ModelRef, Prediction
+from fervid.core.results import ClipResult, ModelRef, Prediction
 
 MODELS = {role: ModelRef("toy", "0" * 64) for role in ("detector", "network", "classifier")}
 

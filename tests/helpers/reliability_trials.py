@@ -14,7 +14,7 @@ import malformed_videos
 from fervid.analysis.pipeline import Classifier
 from fervid.batch.runner import RunConfig, classify_all
 from fervid.batch.writers import to_json_line
-from fervid.core.records import ClipResult
+from fervid.core.results import ClipResult
 
 SLOW = 30.0  # seconds after which a file of a few kilobytes counts as hanging
 ROOM = 1200  # MB that a worker may need at most; without a clip in hand it needs a quarter of that

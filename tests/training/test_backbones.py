@@ -51,7 +51,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     )
     monkeypatch.setattr(backbones, "RECIPE", tmp_path / "recipe.json")
     monkeypatch.setattr(backbones, "BACKBONES", {"tiny": 48})
-    monkeypatch.setattr(predict, "STARTING_SIZE", SIDE)
+    monkeypatch.setattr(predict, "INITIAL_SIZE", SIDE)
     monkeypatch.setattr(export, "CALIBRATION", 8)
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
 

@@ -33,7 +33,7 @@ SMALL = {"size": 32, "steps": 2, "head_steps": 0, "warmup": 1, "expressions": 4,
 def patched() -> Iterator[None]:
     """What makes a run small beside its recipe."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "STARTING_SIZE", 32)
+        patch.setattr(predict, "INITIAL_SIZE", 32)
         patch.setattr(export, "CALIBRATION", 8)
         patch.setattr(metrics, "N_BOOTSTRAP", 20)
         yield
@@ -136,7 +136,7 @@ def test_a_backbone_that_there_is_not_is_told_before_anything_is_read(
     options = ("--weights", published, "-o", tmp_path / "run", "--backbone", "tinny")
     result = run("train", "--data", sources.root, *options)
     assert (result.exit_code, result.stdout, list(tmp_path.iterdir())) == (2, "", [])
-    assert "no backbone is named 'tinny'; give mobilenetv1 or a name of timm.list_models()" in result.stderr
+    assert "unknown backbone 'tinny'" in result.stderr
 
 
 def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
@@ -216,7 +216,7 @@ def test_data_sets_that_are_missing_are_all_named_and_nothing_is_done(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"no weights", r"faceres.json is no manifest of TensorFlow.js weights"),
+        (b"no weights", r"faceres.json is not a manifest of TensorFlow.js weights"),
         (None, "No such file"),
         (b'{"weightsManifest": []}', "not the published weights of mobilenetv1"),
     ],
@@ -265,7 +265,7 @@ def test_a_run_that_is_not_finished_cannot_be_exported(
     ("options", "status", "said"),
     [
         (["--pretrained", "gone"], 2, "gone cannot initialise mobilenetv1"),
-        (["--backbone", "wat"], 2, "no backbone is named 'wat'"),
+        (["--backbone", "wat"], 2, "unknown backbone 'wat'"),
         (["--teacher", "wat"], 4, "network 'wat' cannot be read"),
         (["--teacher", "runs/gone.safetensors"], 4, "runs/gone.safetensors"),
     ],

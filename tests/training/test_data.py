@@ -144,7 +144,7 @@ def test_every_data_set_has_its_place_and_all_that_are_missing_are_named(copied:
     assert all(place.exists() and place.is_relative_to(copied.root) for place in places)
     for gone in (copied.utkface, copied.lfw):
         shutil.rmtree(gone)
-    with pytest.raises(FileNotFoundError, match=rf"these are missing: {copied.utkface}, {copied.lfw};"):
+    with pytest.raises(FileNotFoundError, match=rf"these data sets are missing: {copied.utkface}, {copied.lfw};"):
         DatasetPaths(copied.root)
     with pytest.raises(FileNotFoundError) as caught:
         DatasetPaths(tmp_path / "nowhere")

@@ -35,7 +35,7 @@ def test_film_clips_are_read_as_the_network_sees_them(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_the_films_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         kerc.load_features(tmp_path / "nothing")
 
 

@@ -195,7 +195,7 @@ def test_rare_expressions_are_drawn_more_often_and_the_logits_freed_from_what_is
     data = mini_datasets.data()
     data.expressions.votes[:] = np.eye(8, dtype=np.float32)[[0] * 9 + list(range(1, 8))]
     even = BatchSampler(mini_datasets.recipe(balance=0.0, first_share=0.0), data)
-    assert even.chance == pytest.approx(np.full(16, 1 / 16))
+    assert even.sampling_weights == pytest.approx(np.full(16, 1 / 16))
     batches = BatchSampler(mini_datasets.recipe(balance=0.5, first_share=0.0, adjustment=2.0), data)
     assert batches.sampling_weights[9:] / batches.sampling_weights[0] == pytest.approx(np.full(7, 3.0))
     share = np.array([9, *[3] * 7]) / 30
@@ -516,7 +516,7 @@ def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_wit
 def test_data_is_read_with_the_starting_embeddings_and_both_are_kept(
     sources: DatasetPaths, cache: Path, weights: mobilenet.NamedTensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predicting, "STARTING_SIZE", 32)
+    monkeypatch.setattr(predicting, "INITIAL_SIZE", 32)
     data = TrainingSets.read(sources, cache, weights)
     parts = (data.expressions, data.attributes, data.people, data.valid_expressions, data.valid_attributes)
     assert [len(part) for part in parts] == [8, 4, 3, 2, 2]
