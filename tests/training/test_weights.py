@@ -90,6 +90,22 @@ def test_normalising_and_folding_change_nothing(backbone: MobileNetV1, size: int
     assert not [module for module in folded.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
+def test_frozen_batch_norm_keeps_outputs_and_statistics(backbone: MobileNetV1) -> None:
+    images = torch.randn(8, 3, 64, 64, generator=torch.manual_seed(0)) * 50
+    with torch.no_grad():
+        mobilenet.insert_batch_norm(backbone, images)
+        expected = backbone.eval()(images)
+    mobilenet.freeze_normalisation(backbone)
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    outputs = backbone.train()(images)
+    torch.testing.assert_close(outputs, expected, atol=1e-3, rtol=1e-3)
+    outputs.sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers())
+    assert all(layer.norm.weight.grad is not None for layer in backbone.layers())
+    folded = mobilenet.fold_batch_norm(backbone)
+    torch.testing.assert_close(folded(images), expected, atol=1e-3, rtol=1e-3)
+
+
 def test_after_normalising_training_starts_from_the_same_answers(backbone: MobileNetV1) -> None:
     pictures = torch.randn(8, 3, 64, 64, generator=torch.manual_seed(0)) * 50
     with torch.no_grad():
