@@ -45,7 +45,7 @@ class TrainConfig:
         smoothing: Label smoothing of the additional sets, over the classes of each set.
         teacher: Network that labels faces without an expression, if `weights.consistency` is not 0: `start`, the
             initial network, which gets them in the style of FER2013, or `average`, the moving average.
-        freeze_normalisation: Keep the initial batch normalisation statistics of `mobilenetv1`; saves a third of the
+        freeze_normalisation: Keep the initial batch normalisation statistics of `mobilenetv1`; saves a good part of the
             time of a step.
         bfloat16: Train the backbone in bfloat16: faster, except for odd channel numbers such as rexnet's.
         weights: Weights of the tasks.
