@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from sklearn.metrics.cluster import pair_confusion_matrix
 
 from fervid.analysis.baseline import identify_people
 from fervid.analysis.extractor import load_extractor
@@ -103,17 +104,11 @@ def _trained_figures(report: Mapping[str, Any]) -> list[str]:
     return _figures({**everybody, "clips": report["clips"]})
 
 
-def score_pairs(found: NDArray[np.int64], truth: Sequence[str]) -> tuple[float, float, float]:
-    """Precision, recall and F1 of "the same person" over all pairs."""
-    names = np.unique(np.array(truth), return_inverse=True)[1]
-    table = np.zeros((names.max() + 1, found.max() + 1))
-    np.add.at(table, (names, found), 1)
-
-    def pairs(counts: NDArray[np.float64]) -> float:
-        return float((counts * (counts - 1) / 2).sum())
-
-    right, claimed, true = pairs(table), pairs(table.sum(axis=0)), pairs(table.sum(axis=1))
-    precision, recall = right / max(claimed, 1), right / max(true, 1)
+def score_pairs(predicted: NDArray[np.int64], truth: Sequence[str]) -> tuple[float, float, float]:
+    """Precision, recall and F1 of "the same person" over all pairs of clips."""
+    (_, false_positive), (false_negative, true_positive) = pair_confusion_matrix(truth, predicted)
+    precision = true_positive / max(true_positive + false_positive, 1)
+    recall = true_positive / max(true_positive + false_negative, 1)
     return precision, recall, 2 * precision * recall / max(precision + recall, 1e-9)
 
 
