@@ -81,6 +81,13 @@ def network_train(
         list[str] | None,
         typer.Option("--teacher", help="Distil from this checkpoint, ONNX file or model name. Can be repeated."),
     ] = None,
+    fer2013_teachers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fer2013-teacher",
+            help="Like --teacher, but it gets the faces in the style of FER2013: grey, 48 pixels, cropped at the box.",
+        ),
+    ] = None,
     cache: CropCache = None,
 ) -> None:
     """Train the network on all tasks. Prints a line of JSON with the losses every few hundred steps."""
@@ -97,6 +104,7 @@ def network_train(
         # Load all weights before the data, so that a wrong file is reported at once.
         start = fit.initial_weights(settings, base_weights, earlier, pretrained)
         loaded_teachers = [load_teacher(name) for name in teachers or ()]
+        loaded_teachers += [load_teacher(name, fer2013_style=True) for name in fer2013_teachers or ()]
         run = fit.make_trainer(
             settings,
             start,

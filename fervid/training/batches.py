@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor
 
 from fervid.core.records import FloatArray, Image
@@ -24,7 +25,12 @@ from fervid.training.faces import DatasetPaths, ExpressionSet, FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.losses import ABSENT, Targets
 from fervid.training.network import FER2013_CLASSES, to_tensor
-from fervid.training.predict import Teacher, compute_initial_embeddings, compute_teacher_logits
+from fervid.training.predict import (
+    Teacher,
+    compute_initial_embeddings,
+    compute_teacher_logits,
+    estimate_class_prior,
+)
 
 RAREST = 1e-6  # prior of a class without examples
 FER2013_INDEX = np.array([FER2013_CLASSES.index(c) if c in FER2013_CLASSES else -1 for c in CLASSES])
@@ -41,7 +47,8 @@ class TrainingSets:
         initial_embeddings: (len(attributes) + len(people), d) unit embeddings by the initial weights.
         valid_expressions: Validation faces with votes.
         valid_attributes: Validation faces with age, gender and ethnicity.
-        teacher_logits: (len(expressions), 8 + 7) logits of expression and FER2013 label by teachers, if there are any.
+        teacher_logits: For each set by name, (n, 8 + 7) logits of expression and FER2013 label by teachers, if there
+            are any; unlabelled sets are `attributes`, `people` and `frames`.
         labelled: Additional expression sets, by name.
         valid_labelled: Validation splits of these.
         frames: Video frames without labels, if the recipe uses them.
@@ -53,7 +60,7 @@ class TrainingSets:
     initial_embeddings: FloatArray
     valid_expressions: FaceDataset
     valid_attributes: FaceDataset
-    teacher_logits: FloatArray | None = None
+    teacher_logits: Mapping[str, FloatArray] = field(default_factory=dict)
     labelled: Mapping[str, ExpressionSet] = field(default_factory=dict)
     valid_labelled: Mapping[str, ExpressionSet] = field(default_factory=dict)
     frames: FaceDataset | None = None
@@ -98,23 +105,35 @@ class TrainingSets:
             expressions = expressions[faces.is_unseen(expressions, tests, "ferplus")]
             unseen = faces.is_unseen(attributes, tests, "utkface")
             attributes, initial = attributes[unseen], initial[np.concatenate([unseen, np.ones(len(people), bool)])]
-        return cls(
+        data = cls(
             expressions,
             attributes,
             people,
             initial,
             faces.read_ferplus(sources.ferplus, sources.fer2013, "PublicTest", cache),
             faces.read_utkface(sources.utkface, 1, cache),
-            compute_teacher_logits(expressions, teachers, cache) if teachers else None,
+            {},
             labelled,
             valid,
             faces.read_frames(sources, cache) if recipe.frames else None,
         )
+        if not teachers:
+            return data
+        taught = {"expressions": expressions, **{name: part.faces for name, part in labelled.items()}}
+        if recipe.weights.consistency:
+            taught |= data.unlabelled()
+        return replace(data, teacher_logits=compute_teacher_logits(taught, teachers, cache))
+
+    def unlabelled(self) -> dict[str, FaceDataset]:
+        """Return the sets without an expression label, in their order in a batch."""
+        sets = {"attributes": self.attributes, "people": self.people}
+        return sets if self.frames is None else {**sets, "frames": self.frames}
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each set by name; the names are stored in checkpoints."""
         parts = ("expressions", "attributes", "people")
-        arrays = {"starting": self.initial_embeddings, "taught": self.teacher_logits}
+        arrays = {"starting": self.initial_embeddings}
+        arrays |= {f"taught {name}": logits for name, logits in self.teacher_logits.items()}
         digests = {name: getattr(self, name).digest() for name in parts}
         digests |= {name: part.faces.digest() for name, part in self.labelled.items()}
         if self.frames is not None:
@@ -122,7 +141,6 @@ class TrainingSets:
         return digests | {
             name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
             for name, values in arrays.items()
-            if values is not None
         }
 
 
@@ -143,9 +161,17 @@ class BatchSampler:
         weights = self.votes @ prior**-recipe.balance
         self.sampling_weights = weights / weights.sum()
         self.prior, self.first_prior = self.sampling_weights @ self.votes, self.sampling_weights @ self.first
-        self.labelled = [_LabelledSampler(part, recipe.labelled[name], recipe) for name, part in data.labelled.items()]
-        if data.teacher_logits is not None:
-            self._blend_teacher(data.teacher_logits, rows)
+        self.labelled = [
+            _LabelledSampler(part, recipe.labelled[name], recipe, data.teacher_logits.get(name))
+            for name, part in data.labelled.items()
+        ]
+        self.unlabelled = {
+            name: _UnlabelledTargets(data.teacher_logits[name], recipe.adjustment)
+            for name in data.unlabelled()
+            if name in data.teacher_logits
+        }
+        if data.teacher_logits:
+            self._blend_teacher(data.teacher_logits["expressions"], rows)
 
     def adjustments(self) -> tuple[Tensor, Tensor]:
         """Compute the logit adjustments (8,) of expression and (7,) of the FER2013 label."""
@@ -171,9 +197,11 @@ class BatchSampler:
         attributes = rng.integers(0, len(data.attributes), recipe.attributes)
         people = rng.integers(0, len(data.people), recipe.people)
         labelled = [(part, part.sample(rng)) for part in self.labelled]
-        unlabelled = [(data.attributes, attributes), (data.people, people)]
+        chosen_unlabelled = {"attributes": attributes, "people": people}
         if data.frames is not None:
-            unlabelled.append((data.frames, rng.integers(0, len(data.frames), recipe.frames)))
+            chosen_unlabelled["frames"] = rng.integers(0, len(data.frames), recipe.frames)
+        sets = data.unlabelled()
+        unlabelled = [(sets[name], chosen) for name, chosen in chosen_unlabelled.items()]
         rows = [(data.expressions, voted), *((part.faces, chosen) for part, chosen in labelled), *unlabelled]
         side = recipe.input_size(step)
         views = [
@@ -206,6 +234,13 @@ class BatchSampler:
             end += part.count
         arrays = {"votes": votes, "first": first, "initial_embeddings": initial, "adjustment": adjustment}
         targets = Targets(**labels, **{name: torch.from_numpy(value) for name, value in arrays.items()})
+        if self.unlabelled:
+            taught = [(self.unlabelled[name], chosen) for name, chosen in chosen_unlabelled.items()]
+            return images, replace(
+                targets,
+                teacher_probabilities=torch.cat([part.probabilities[chosen] for part, chosen in taught]),
+                teacher_adjustment=torch.cat([part.adjustment.expand(len(chosen), -1) for part, chosen in taught]),
+            )
         if recipe.weights.consistency:
             crops = [faces.crops[i] for faces, chosen in unlabelled for i in chosen]
             targets = replace(targets, weak=self._weak_views(crops, side, rng))
@@ -226,8 +261,10 @@ class BatchSampler:
 class _LabelledSampler:
     """Soft labels, sampling weights and logit adjustment of an additional expression set."""
 
-    def __init__(self, part: ExpressionSet, count: int, recipe: TrainConfig) -> None:
-        """Compute all of them; `count` faces go into each batch."""
+    def __init__(
+        self, part: ExpressionSet, count: int, recipe: TrainConfig, teacher_logits: FloatArray | None = None
+    ) -> None:
+        """Compute all of them; `count` faces go into each batch, `teacher_logits` are blended into the labels."""
         self.faces, self.count = part.faces, count
         uniform = part.has / part.has.sum()
         self.votes = part.faces.votes + np.float32(recipe.smoothing) * (uniform.astype(np.float32) - part.faces.votes)
@@ -236,7 +273,23 @@ class _LabelledSampler:
         self.sampling_weights = weights / weights.sum()
         sampled_prior = np.maximum(self.sampling_weights @ self.votes, RAREST)
         self.adjustment = np.where(part.has, recipe.adjustment * np.log(sampled_prior), ABSENT).astype(np.float32)
+        if teacher_logits is not None:
+            predicted = softmax(teacher_logits[:, : len(CLASSES)] + self.adjustment, axis=1)
+            self.votes += np.float32(recipe.taught) * (predicted - self.votes)
 
     def sample(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Sample the rows of a batch."""
         return rng.choice(len(self.sampling_weights), self.count, p=self.sampling_weights)
+
+
+class _UnlabelledTargets:
+    """The teachers' predictions for a set without expression labels.
+
+    The classes are as unequal as those of a labelled set, so teachers and network get the same adjustment.
+    """
+
+    def __init__(self, teacher_logits: FloatArray, adjustment: float) -> None:
+        logits = teacher_logits[:, : len(CLASSES)]
+        prior = adjustment * np.log(estimate_class_prior(logits))
+        self.adjustment = torch.from_numpy(prior).float()
+        self.probabilities = torch.from_numpy(softmax(logits + prior, axis=1)).float()

@@ -47,7 +47,7 @@ class Targets:
         adjustment: (n, 8) added to the logits of expression, `ABSENT` for classes that the data set of a face lacks.
         weak: (m, 3, s, s) weakly augmented views of the last m faces, which have no votes, for a teacher.
         teacher_probabilities: (m, 8) the teacher's predictions for these m faces.
-        teacher_adjustment: (8,) added to the logits of these m faces.
+        teacher_adjustment: (8,) or (m, 8) added to the logits of these m faces.
     """
 
     votes: Tensor

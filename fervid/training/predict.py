@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from fervid.analysis.align import MARGIN
 from fervid.analysis.face_model import BATCH, preprocess
@@ -27,14 +28,22 @@ INITIAL_SIZE = 224
 EXPORTED = ".onnx"
 THREADS = 2
 MIN_PROBABILITY = 1e-6  # before the logarithm
+MIN_PRIOR = 0.02
+PRIOR_ITERATIONS = 100
 
 
 def predict(
-    network: FaceNetwork, faces: FaceDataset, size: int, batch: int = 64, *, mirrored: bool = False
+    network: FaceNetwork,
+    faces: FaceDataset,
+    size: int,
+    batch: int = 64,
+    *,
+    mirrored: bool = False,
+    fer2013_style: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """Run a network on faces, cropped as at inference; return arrays (n, ...) by head."""
     parts = []
-    for crops in _iter_crops(faces, size, batch, mirrored):
+    for crops in _iter_crops(faces, size, batch, mirrored, fer2013_style):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=network.autocast):
             embedding = network.backbone(to_tensor(crops))
         with torch.no_grad():
@@ -63,55 +72,89 @@ class Teacher(NamedTuple):
     predict_logits: Callable[[FaceDataset, bool], FloatArray]  # n faces, whether to mirror them -> (n, 8 + 7)
 
 
-def compute_teacher_logits(faces: FaceDataset, teachers: Sequence[Teacher], cache: Path) -> FloatArray:
+def compute_teacher_logits(
+    sets: Mapping[str, FaceDataset], teachers: Sequence[Teacher], cache: Path
+) -> dict[str, FloatArray]:
     """Average the logits of teachers over faces and their mirror images.
 
-    They are smoother targets than votes and FER2013 labels (born-again networks, Furlanello et al., arXiv 1805.04770).
+    They are smoother targets than labels (born-again networks, Furlanello et al., arXiv 1805.04770). Teachers that were
+    trained on different class frequencies become comparable by `remove_class_prior`.
 
     Args:
-        faces: n faces.
+        sets: Faces by name; `expressions` has votes for all classes.
         teachers: One or more networks.
         cache: Folder for the result.
 
     Returns:
-        (n, 8 + 7) logits of expression and of the FER2013 label.
+        For each set of n faces, (n, 8 + 7) logits of expression and of the FER2013 label.
     """
-    key = hashlib.sha256(faces.digest().encode())
+    prior = sets["expressions"].votes.mean(axis=0)
+    sums: dict[str, FloatArray] = {}
     for teacher in teachers:
-        key.update(teacher.identity)
+        logits = {name: _mirror_averaged_logits(faces, teacher, cache) for name, faces in sets.items()}
+        offset = remove_class_prior(logits["expressions"][:, : len(CLASSES)], prior)
+        for name, values in logits.items():
+            values[:, : len(CLASSES)] += offset
+            sums[name] = sums.get(name, np.zeros(1, np.float32)) + values / len(teachers)
+    return sums
+
+
+def _mirror_averaged_logits(faces: FaceDataset, teacher: Teacher, cache: Path) -> FloatArray:
+    """Average one teacher's logits over faces and their mirror images; cached."""
+    key = hashlib.sha256(faces.digest().encode() + teacher.identity).hexdigest()
 
     def average() -> Arrays:
-        sums = sum(
-            (
-                teacher.predict_logits(faces, mirrored).astype(np.float64)
-                for teacher in teachers
-                for mirrored in (False, True)
-            ),
-            np.zeros(()),
-        )
-        return {"logits": np.asarray(sums / (2 * len(teachers)), np.float32)}
+        sides = [teacher.predict_logits(faces, mirrored) for mirrored in (False, True)]
+        return {"logits": np.mean(sides, axis=0, dtype=np.float32)}
 
-    return load_or_compute(cache / f"taught-{key.hexdigest()[:16]}.npz", average)["logits"]
+    return load_or_compute(cache / f"taught-{key[:16]}.npz", average)["logits"]
 
 
-def load_teacher(name: str) -> Teacher:
+def remove_class_prior(logits: FloatArray, prior: FloatArray) -> FloatArray:
+    """Compute the offset (c,) that removes the class prior from logits (n, c).
+
+    With the offset and the log prior added, the mean probability of each class equals its prior.
+    """
+    log_prior = np.log(np.maximum(prior, MIN_PROBABILITY))
+    offset = np.zeros_like(log_prior)
+    for _ in range(PRIOR_ITERATIONS):
+        mean = softmax(logits + offset + log_prior, axis=1).mean(axis=0)
+        offset += log_prior - np.log(np.maximum(mean, MIN_PROBABILITY))
+    return np.asarray(offset, np.float32)
+
+
+def estimate_class_prior(logits: FloatArray) -> FloatArray:
+    """Estimate the class frequencies (c,) of n unlabelled faces from logits (n, c) without a prior.
+
+    Expectation maximisation (Saerens, Latinne and Decaestecker, Neural Computation 14, 2002).
+    """
+    prior = np.full(logits.shape[1], 1 / logits.shape[1], np.float32)
+    for _ in range(PRIOR_ITERATIONS):
+        prior = softmax(logits + np.log(np.maximum(prior, MIN_PRIOR)), axis=1).mean(axis=0)
+    return np.maximum(prior, np.float32(MIN_PRIOR))
+
+
+def load_teacher(name: str, *, fer2013_style: bool = False) -> Teacher:
     """Load a finished run by path, or an exported network by name or path, as a teacher.
 
-    A run's logits do not include the class prior; those of an exported network include as much of it as
-    `fervid.training.export.calibrate_logit_shift` chose.
+    Args:
+        name: Path of a run or of an ONNX file, or name of a shipped network.
+        fer2013_style: Whether it gets the faces in the style of FER2013 (`augment.simulate_fer2013`), for a network
+            that was trained on that set.
 
     Raises:
         ValueError: The run is not finished, or the network has other classes or other crops.
         FervidError: There is no such network, or it cannot be used.
     """
+    suffix = b"fer2013" if fer2013_style else b""
     if name not in registry.manifest() and Path(name).is_file() and not name.endswith(EXPORTED):
         recipe, network, _ = load_run(Path(name))
 
         def predict_by_run(faces: FaceDataset, mirrored: bool) -> FloatArray:
-            heads = predict(network, faces, recipe.size, mirrored=mirrored)
+            heads = predict(network, faces, recipe.size, mirrored=mirrored, fer2013_style=fer2013_style)
             return np.hstack([heads["expression"], heads["first"]])
 
-        return Teacher(hashlib.sha256(Path(name).read_bytes()).digest(), predict_by_run)
+        return Teacher(hashlib.sha256(Path(name).read_bytes()).digest() + suffix, predict_by_run)
 
     model = registry.load_model(name, "network", THREADS)
     if [model.card["expressions"], model.card.get("fer2013")] != [list(CLASSES), list(FER2013_CLASSES)]:
@@ -121,18 +164,21 @@ def load_teacher(name: str) -> Teacher:
 
     def predict_by_file(faces: FaceDataset, mirrored: bool) -> FloatArray:
         parts = []
-        for crops in _iter_crops(faces, model.card["input"]["size"], BATCH, mirrored):
+        for crops in _iter_crops(faces, model.card["input"]["size"], BATCH, mirrored, fer2013_style):
             probabilities = model.session.run(["expression", "fer2013"], {"crops": preprocess(crops, model.card)})
             parts.append(np.log(np.maximum(np.hstack(probabilities), MIN_PROBABILITY)))
         return np.concatenate(parts)
 
-    return Teacher(model.identity.sha256.encode(), predict_by_file)
+    return Teacher(model.identity.sha256.encode() + suffix, predict_by_file)
 
 
-def _iter_crops(faces: FaceDataset, size: int, batch: int, mirrored: bool) -> Iterator[Image]:
+def _iter_crops(
+    faces: FaceDataset, size: int, batch: int, mirrored: bool, fer2013_style: bool = False
+) -> Iterator[Image]:
     """Yield batches of crops as at inference."""
     for start in range(0, len(faces), batch):
-        crops = np.stack([augment.crop_to_input(crop, size) for crop in faces.crops[start : start + batch]])
+        views = [augment.crop_to_input(crop, size) for crop in faces.crops[start : start + batch]]
+        crops = np.stack([augment.simulate_fer2013(view) for view in views] if fer2013_style else views)
         yield np.ascontiguousarray(crops[:, :, ::-1]) if mirrored else crops
 
 
