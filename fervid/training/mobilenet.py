@@ -188,7 +188,7 @@ def _tensors(manifest: Path) -> NamedTensors:
 def load_layer(layer: nn.Module, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
     """Copy a kernel, with torch's order of axes, and a bias into a layer."""
     layer.load_state_dict(
-        {"weight": torch.from_numpy(np.ascontiguousarray(kernel)), "bias": torch.from_numpy(bias.copy())}
+        {"weight": torch.from_numpy(np.array(kernel, order="C")), "bias": torch.from_numpy(bias.copy())}
     )
 
 

@@ -162,6 +162,12 @@ def _from_timm(name: str) -> FaceNetwork:
     return FaceNetwork(backbone, backbone.num_features)
 
 
+def supports_bfloat16() -> bool:
+    """Check whether the processor computes in bfloat16; others emulate it, many times slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def to_tensor(crops: np.ndarray) -> Tensor:
     """Convert uint8 RGB (n, s, s, 3) to float32 BGR (n, 3, s, s), mean subtracted, channels last in memory."""
     scaled = crops[..., ::-1].astype(np.float32) - np.array(PIXEL_MEAN, np.float32)

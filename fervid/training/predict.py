@@ -22,7 +22,15 @@ from fervid.training import augment, checkpoint, losses, mobilenet
 from fervid.training.config import TrainConfig
 from fervid.training.faces import UNKNOWN, FaceDataset
 from fervid.training.ferplus import CLASSES
-from fervid.training.network import FER2013_CLASSES, FaceNetwork, Heads, build, to_tensor
+from fervid.training.network import (
+    FER2013_CLASSES,
+    FaceNetwork,
+    Heads,
+    build,
+    load_exported,
+    supports_bfloat16,
+    to_tensor,
+)
 
 INITIAL_SIZE = 224
 EXPORTED = ".onnx"
@@ -213,14 +221,29 @@ def pseudo_label(faces: FaceDataset, run: Path) -> FaceDataset:
 def load_run(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
     """Load the recipe, the network with averaged weights, and the metadata of a finished run.
 
+    Args:
+        path: Checkpoint, or float32 ONNX file that was exported from one of `mobilenetv1`.
+
     Raises:
-        ValueError: As `checkpoint.load_final_weights`.
+        ValueError: As `checkpoint.load_final_weights`, or the ONNX file is not such an export.
+        FervidError: The ONNX file is not a model.
     """
+    if path.suffix == EXPORTED:
+        return _load_exported_run(path)
     metadata, weights = checkpoint.load_final_weights(path, "data")
     recipe = TrainConfig.from_dict(metadata["recipe"])
     network = build(recipe.backbone)
-    network.autocast = recipe.bfloat16
+    network.autocast = recipe.bfloat16 and supports_bfloat16()
     network.load_state_dict(weights)
     if isinstance(network.backbone, mobilenet.MobileNetV1):
         network.backbone = mobilenet.fold_batch_norm(network.backbone)
     return recipe, network.eval(), metadata
+
+
+def _load_exported_run(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
+    card = registry.load_model(str(path), "network").card
+    recipe = TrainConfig.from_dict(card["recipe"])
+    network = build("mobilenetv1")
+    load_exported(network, path)
+    network.autocast = False
+    return recipe, network.eval(), {"recipe": card["recipe"], "earlier": card["earlier"], "data": card["data_sha256"]}

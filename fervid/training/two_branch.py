@@ -32,7 +32,7 @@ from fervid.training.config import read_settings
 from fervid.training.expression_transfer import EXPRESSIONS, Synthetic
 from fervid.training.faces import SIDE, DatasetPaths
 from fervid.training.loop import Schedule
-from fervid.training.network import ETHNICITIES, build, load_pretrained, to_tensor
+from fervid.training.network import ETHNICITIES, build, load_pretrained, supports_bfloat16, to_tensor
 from fervid.training.torch_to_onnx import export_to_onnx
 
 SAVE_EVERY_STEPS = 200  # steps
@@ -240,7 +240,8 @@ def make_network(
 
 def fit(recipe: TwoBranchConfig, made: Synthetic, network: TwoBranch, path: Path) -> Iterator[dict[str, float]]:
     """Train to the last step, resuming from `path` if it exists; yield the loss every `SAVE_EVERY_STEPS` steps."""
-    use_bfloat16 = isinstance(network.backbone, mobilenet.MobileNetV1)  # inverted residuals are slower in bfloat16
+    is_mobilenetv1 = isinstance(network.backbone, mobilenet.MobileNetV1)  # inverted residuals are slower in bfloat16
+    use_bfloat16 = is_mobilenetv1 and supports_bfloat16()
     metadata = {"recipe": asdict(recipe), "faces": made.digest()}
 
     def batch_loss(batch: Batch) -> Tensor:

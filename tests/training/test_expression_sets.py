@@ -169,6 +169,20 @@ def test_faces_without_an_expression_are_taught(data: TrainingSets, teacher: str
     assert bool(moved) == (teacher == "average")
 
 
+def test_teachers_answer_labelled_and_unlabelled_faces(data: TrainingSets) -> None:
+    sets = {"expressions": data.expressions, "rafdb": data.labelled["rafdb"].faces, **data.unlabelled()}
+    logits = {name: np.tile(np.float32([9, *[0] * 14]), (len(part), 1)) for name, part in sets.items()}
+    recipe = mini_datasets.recipe(labelled={"rafdb": 3}, frames=2, weights={"consistency": 1.0}, taught=0.5)
+    run = Trainer(recipe, mini_datasets.network(), replace(data, teacher_logits=logits))
+    _, targets = run.batches(0)
+    assert targets.weak is None
+    assert targets.teacher_probabilities.shape == targets.teacher_adjustment.shape == (3 + 2 + 2, 8)
+    assert targets.teacher_probabilities[:, 0].min() > 0.9
+    assert targets.votes[5:8, 0].min() > 0.4
+    assert targets.votes[5:8].sum(1).tolist() == pytest.approx([1, 1, 1])
+    assert np.isfinite(run.train_step(*run.batches(0)))
+
+
 def test_a_run_with_a_teacher_goes_on_as_if_it_had_not_been_cut_off(
     data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 import mini_datasets
@@ -528,7 +528,7 @@ def test_data_is_read_with_the_starting_embeddings_and_both_are_kept(
     assert again.digests() == data.digests()
 
 
-def test_teachers_answer_faces_and_their_mirror_images_once(
+def test_teacher_logits_are_averaged_over_mirror_images_and_cached(
     data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predicting, "build", lambda name: mini_datasets.network(seed=9))
@@ -543,20 +543,50 @@ def test_teachers_answer_faces_and_their_mirror_images_once(
             heads = predict(load_run(path)[1], faces, 16)
             wanted += np.hstack([heads["expression"], heads["first"]]) / 4
     teachers = [predicting.load_teacher(str(run)) for run in runs]
-    found = predicting.compute_teacher_logits(some, teachers, tmp_path)
-    np.testing.assert_allclose(found, wanted, atol=0.05)
-    monkeypatch.setattr(predicting, "predict", lambda *_: pytest.fail("asked again"))
-    np.testing.assert_array_equal(predicting.compute_teacher_logits(some, teachers, tmp_path), found)
+    sets = {"expressions": some}
+    found = predicting.compute_teacher_logits(sets, teachers, tmp_path)["expressions"]
+    offset = found[0] - wanted[0]
+    np.testing.assert_allclose(found, wanted + offset, atol=0.05)
+    np.testing.assert_allclose(offset[8:], 0, atol=0.05)
+    monkeypatch.setattr(predicting, "predict", lambda *_, **__: pytest.fail("asked again"))
+    np.testing.assert_array_equal(predicting.compute_teacher_logits(sets, teachers, tmp_path)["expressions"], found)
+
+
+def test_remove_class_prior_makes_mean_probabilities_equal_the_prior() -> None:
+    logits = np.random.default_rng(0).normal((0, 3, -1), size=(200, 3)).astype(np.float32)
+    prior = np.array([0.6, 0.3, 0.1], np.float32)
+    offset = predicting.remove_class_prior(logits, prior)
+    np.testing.assert_allclose(softmax(logits + offset + np.log(prior), axis=1).mean(axis=0), prior, atol=1e-3)
+
+
+def test_estimate_class_prior_finds_the_class_frequencies() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice(3, 4000, p=(0.7, 0.2, 0.1))
+    logits = 6 * np.eye(3)[labels] + rng.normal(size=(4000, 3))
+    np.testing.assert_allclose(predicting.estimate_class_prior(logits), (0.7, 0.2, 0.1), atol=0.03)
+
+
+def test_a_teacher_can_get_faces_in_the_style_of_fer2013(data: TrainingSets, tmp_path: Path) -> None:
+    network = mini_datasets.network(seed=3).eval()
+    file = tmp_path / "teacher.onnx"
+    save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
+    plain, styled = (predicting.load_teacher(str(file), fer2013_style=style) for style in (False, True))
+    assert plain.identity != styled.identity
+    view = predict(network, data.expressions, 16, fer2013_style=True)["expression"]
+    np.testing.assert_allclose(
+        styled.predict_logits(data.expressions, False)[:, :8], log_softmax(view, axis=1), atol=0.02
+    )
 
 
 def test_an_exported_network_teaches_what_its_run_would(data: TrainingSets, tmp_path: Path) -> None:
     network = mini_datasets.network(seed=3).eval()
     file = tmp_path / "teacher.onnx"
     save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
-    found = predicting.compute_teacher_logits(data.expressions, [predicting.load_teacher(str(file))], tmp_path)
+    teacher = predicting.load_teacher(str(file))
+    found = teacher.predict_logits(data.expressions, False) + teacher.predict_logits(data.expressions, True)
     sides = [predict(network, data.expressions, 16, mirrored=mirrored) for mirrored in (False, True)]
     wanted = sum(np.hstack([log_softmax(heads[name], axis=1) for name in ("expression", "first")]) for heads in sides)
-    np.testing.assert_allclose(found, wanted / 2, atol=0.02)
+    np.testing.assert_allclose(found, wanted, atol=0.04)
 
 
 @pytest.mark.parametrize(
@@ -586,10 +616,10 @@ def test_what_teachers_answer_takes_its_share_of_votes_and_first_labels(data: Tr
     sure = np.full((16, 15), -40, np.float32)
     sure[:, [3, 8 + 2]] = 40
     plain = BatchSampler(mini_datasets.recipe(), data)
-    pupil = BatchSampler(mini_datasets.recipe(taught=0.25), replace(data, teacher_logits=sure))
+    pupil = BatchSampler(mini_datasets.recipe(taught=0.25), replace(data, teacher_logits={"expressions": sure}))
     np.testing.assert_allclose(pupil.votes, 0.75 * plain.votes + 0.25 * np.eye(8)[3], atol=1e-6)
     has = data.expressions.first >= 0
     np.testing.assert_allclose(pupil.first[has], 0.75 * plain.first[has] + 0.25 * np.eye(7)[2], atol=1e-6)
     assert not pupil.first[~has].any()
     np.testing.assert_array_equal(pupil.sampling_weights, plain.sampling_weights)
-    assert pupil.data.digests().keys() - plain.data.digests().keys() == {"taught"}
+    assert pupil.data.digests().keys() - plain.data.digests().keys() == {"taught expressions"}
