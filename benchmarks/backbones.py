@@ -146,7 +146,7 @@ def of_size(name: str, size: int, folder: Path) -> list[registry.Model]:
     about = {**export.CARD, **export.card(name, network, size)}
     save_with_card(export.to_onnx(network, size), about, files[0])
     export.save_quantised(files[0], about, files[1], crops)
-    return [registry.load_model(str(file), "network", THREADS) for file in files]
+    return [registry.load_model(str(file), "face_model", THREADS) for file in files]
 
 
 def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceOutputs]]:
@@ -236,7 +236,7 @@ def table(
     with tempfile.TemporaryDirectory() as folder:
         rows, trained_, made = [], [], []
         for name in names:
-            files = [registry.load_model(str(file), "network", THREADS) for file in both(runs / f"{name}.onnx")]
+            files = [registry.load_model(str(file), "face_model", THREADS) for file in both(runs / f"{name}.onnx")]
             rows += [row(name, model, on_clips(model, clips, known)) for model in files]
             trained_ += files
             made += of_size(name, BACKBONES[name], Path(folder))

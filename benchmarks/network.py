@@ -53,7 +53,7 @@ def milliseconds(networks: list[registry.Model], repeat: int) -> list[float]:
 
 def measure(names: list[str], repeat: int) -> list[dict[str, Any]]:
     """One row a network: milliseconds a face, size of the file, figures."""
-    loaded = [registry.load_model(name, "network", THREADS) for name in names]
+    loaded = [registry.load_model(name, "face_model", THREADS) for name in names]
     return [
         {
             "network": model.identity.name,

@@ -200,7 +200,7 @@ def test_wrong_usage_is_status_2_and_prints_no_record(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("flag", ["--classifier", "--network", "--detector"])
+@pytest.mark.parametrize("flag", ["--classifier", "--face-model", "--detector"])
 def test_a_model_that_cannot_be_used_is_status_4(flag: str, smile: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(b"damaged")
@@ -277,7 +277,7 @@ def test_every_format_says_the_same(folder: Path) -> None:
         assert json.loads(row["people"]) == record["people"]
         if record["label"]:
             assert float(row["probabilities.happiness"]) == record["probabilities"]["happiness"]
-            assert row["model.network.sha256"] == record["model"]["network"]["sha256"]
+            assert row["model.face_model.sha256"] == record["model"]["face_model"]["sha256"]
     assert "happiness" in table
     assert "no_face" in table
 
@@ -465,7 +465,7 @@ def test_only_the_labels_that_are_asked_for_are_answered(smile: Path) -> None:
 def test_an_adaptive_rate_stops_when_the_classifier_is_sure(tmp_path: Path) -> None:
     levels = [{"stride": stride, "confidence": 0.9} for stride in (8, 4, 2)]
     family = toy_models.family(tmp_path, adaptive={"levels": levels})
-    flags = [*(f"--{role}={path}" for role, path in family.items()), f"--min-face={toy_models.FACE}"]
+    flags = [*toy_models.flags(family), f"--min-face={toy_models.FACE}"]
     (tmp_path / "videos").mkdir()
     for name, colour in (("sure", toy_models.SECOND), ("unsure", toy_models.NEITHER)):
         clips.write(tmp_path / "videos" / f"{name}.mp4", [toy_models.picture(colour)] * 40, rate=5)
@@ -485,10 +485,10 @@ def test_an_adaptive_rate_stops_when_the_classifier_is_sure(tmp_path: Path) -> N
 
 
 def test_a_classifier_without_thresholds_cannot_be_asked_early(tmp_path: Path, smile: Path) -> None:
-    flags = [f"--{role}={path}" for role, path in toy_models.family(tmp_path).items()]
+    flags = toy_models.flags(toy_models.family(tmp_path))
     result = classify(smile, *flags, "--adaptive")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "toy-classifier was trained without --adaptive" in result.stderr
+    assert "toy-classifier was has no early exits" in result.stderr
 
 
 def test_failing_fast_marks_the_rest_as_skipped(broken: Path, smile: Path) -> None:

@@ -46,7 +46,7 @@ def moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(family: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A command with the toy models, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    named = [f"--{role}={path}" for role, path in family.items()]
+    named = toy_models.flags(family)
 
     def call(command: str, *arguments: object, env: dict[str, str] | None = None) -> Result:
         given = [command, *named, "--min-face", str(toy_models.FACE), *map(str, arguments)]

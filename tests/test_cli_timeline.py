@@ -216,7 +216,7 @@ def test_only_the_labels_that_are_asked_for_are_answered(family: dict[str, str],
 @pytest.fixture
 def run(family: dict[str, str]) -> Run:
     """`fervid timeline` with the toy models."""
-    named = [f"--{role}={path}" for role, path in family.items()]
+    named = toy_models.flags(family)
 
     def call(*arguments: object, env: dict[str, str] | None = None) -> Result:
         given = ["timeline", *named, "--min-face", str(toy_models.FACE), "--progress", "none", *map(str, arguments)]
@@ -350,7 +350,7 @@ def test_what_fails_decides_the_status(run: Run, place: Path, moods: Path) -> No
 
 
 def test_progress_counts_clips_and_those_that_failed(family: dict[str, str], place: Path) -> None:
-    named = [f"--{role}={path}" for role, path in family.items()]
+    named = toy_models.flags(family)
     result = CliRunner().invoke(app.app, ["timeline", *named, "--min-face=16", "--progress=json", str(place)])
     events = [json.loads(line) for line in result.stderr.splitlines()]
     assert [(event["done"], event["total"], event["failed"]) for event in events] == [

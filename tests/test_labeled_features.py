@@ -55,7 +55,7 @@ def clip(label: str | None, person: str | None = None, source: str = "list:1", *
         (
             [clip("joy", "A"), clip("joy", "B"), clip("fear", "A")],
             {},
-            r"^fear \(list:1\): .*two or more people.*--group none",
+            r"^fear \(list:1\): .*two or more people.*--group-by none",
         ),
         ([clip("joy", valence=1), clip("joy")], {"target": "valence"}, "no rating 'valence'"),
         ([clip("joy"), clip("bored")], {"model_labels": ["joy", "fear"]}, "no label bored; .*--labels joy$"),
@@ -94,7 +94,7 @@ def test_who_is_who_by_name_by_face_or_not_at_all() -> None:
     assert seen.tolist() == named.tolist()
     assert alone is None
     blind = replace(nameless, statistics={"embedding.mean": table.statistics["embedding.mean"]})
-    with pytest.raises(UsageError, match=r"do not identify people.*--group none"):
+    with pytest.raises(UsageError, match=r"do not identify people.*--group-by none"):
         label_features(found(*clips), blind)
     assert label_features(found(*clips), blind, group="none").groups is None
 
@@ -121,10 +121,10 @@ def test_clips_that_were_looked_at() -> None:
 def test_what_features_come_from(tmp_path: Path) -> None:
     extractor = feature_fixtures.extractor(tmp_path)
     assert feature_provenance(extractor) == feature_fixtures.ABOUT | {
-        "network_sha256": extractor.network.identity.sha256
+        "face_model_sha256": extractor.face_model.identity.sha256
     }
     quantised = feature_fixtures.extractor(tmp_path, quantised_from="f" * 64)
-    assert feature_provenance(quantised)["network_sha256"] == "f" * 64
+    assert feature_provenance(quantised)["face_model_sha256"] == "f" * 64
 
 
 # Studies
@@ -180,16 +180,16 @@ def test_people_with_few_clips_are_compared_with_the_usual_mean() -> None:
 def test_the_card_has_the_mean_that_people_with_few_clips_get(tmp_path: Path) -> None:
     one = replace(known(each=3), center="person")
     data, card = train_classifier(one, LINEAR, "mine", 3)
-    assert card["usual_statistics"].keys() == {"embedding.mean"}
+    assert card["average_statistics"].keys() == {"embedding.mean"}
     model = loaded(tmp_path, data)
     few = known()
     told = predict_with_model(few, model)
-    rows = few.table.statistics["embedding.mean"] - np.float32(card["usual_statistics"]["embedding.mean"])
+    rows = few.table.statistics["embedding.mean"] - np.float32(card["average_statistics"]["embedding.mean"])
     assert told == pytest.approx(model.session.run(["probabilities"], {"features": rows})[0], abs=1e-5)
 
 
 def test_centring_needs_to_know_who_is_who_and_five_clips_of_somebody() -> None:
-    with pytest.raises(UsageError, match="leave out --group none"):
+    with pytest.raises(UsageError, match="leave out --group-by none"):
         replace(known(), groups=None, center="person").training_data(["mean"])
     clips = feature_fixtures.samples(["joy", "calm"] * 4, [f"p{i % 2}" for i in range(8)])
     with pytest.raises(DatasetError, match=r"nobody has 5 clips.*--center person"):
@@ -197,7 +197,7 @@ def test_centring_needs_to_know_who_is_who_and_five_clips_of_somebody() -> None:
 
 
 def test_statistics_of_groups_need_everybody() -> None:
-    with pytest.raises(UsageError, match=r"group need embedding\.spread\.mean; .*--face all"):
+    with pytest.raises(UsageError, match=r"group need embedding\.across_faces\.mean; .*--face all"):
         known().training_data(["group"])
 
 
@@ -265,11 +265,11 @@ def test_a_classifier_is_fitted_and_says_how_good_it_is(labels: tuple[str, ...],
     assert model.identity.name == "mine"
     assert card["labels"] == list(labels)
     assert card["statistics"] == ["embedding.mean"]
-    assert {key: card[key] for key in ("network", "network_sha256", "detector", "face")} == {
-        key: feature_fixtures.ABOUT[key] for key in ("network", "network_sha256", "detector", "face")
+    assert {key: card[key] for key in ("face_model", "face_model_sha256", "detector", "face")} == {
+        key: feature_fixtures.ABOUT[key] for key in ("face_model", "face_model_sha256", "detector", "face")
     }
     clips = dict.fromkeys(labels, 12)
-    assert card["data"] == {"name": "set", "clips": clips, "people": 6, "faceless": 1}
+    assert card["data"] == {"name": "set", "clips": clips, "people": 6, "no_face": 1}
     assert card["candidates"].keys() == {str(way) for way in LINEAR}
     assert card["recipe"].startswith("linear (")
     ((name, report),) = card["figures"].items()
@@ -294,7 +294,7 @@ def test_people_who_look_different_are_told_by_how_they_differ_from_themselves(t
     assert centered["answered"]["uar"]["value"] > 0.95 > plain["answered"]["uar"]["value"]
     model = loaded(tmp_path, data)
     assert (predict_with_model(one, model).argmax(axis=1) == one.truth).mean() > 0.95
-    with pytest.raises(UsageError, match="leave out --group none"):
+    with pytest.raises(UsageError, match="leave out --group-by none"):
         predict_with_model(replace(one, groups=None), model)
 
 
@@ -324,7 +324,7 @@ def test_a_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
     data, card = train_classifier(one, ways, "pleasure", 3)
     model = loaded(tmp_path, data)
     assert (card["kind"], card["target"], "labels" in card) == ("regressor", "valence", False)
-    assert card["data"] == {"name": "set", "clips": 30, "people": 10, "faceless": 1}
+    assert card["data"] == {"name": "set", "clips": 30, "people": 10, "no_face": 1}
     (report,) = card["figures"].values()
     assert report["ccc"]["value"] > 0.8
     assert report["mae"]["value"] < 1
@@ -371,12 +371,12 @@ def test_thresholds_for_few_frames_are_set_on_other_people(tmp_path: Path) -> No
     lost = one.table.by_stride[8]["embedding.mean"]
     lost[:] = np.nan
     data, card = train_classifier(one, LINEAR, "mine", 3, early_exit_error=0.02)
-    assert [level["stride"] for level in card["adaptive"]["levels"]] == list(STRIDES)
-    assert card["adaptive"]["accuracy"] > 0.9
-    assert 0.25 <= card["adaptive"]["share of frames"] <= 1
-    few = evaluate_model(one, loaded(tmp_path, data), adaptive=True)["adaptive"]
+    assert [level["stride"] for level in card["early_exit"]["levels"]] == list(STRIDES)
+    assert card["early_exit"]["accuracy"] > 0.9
+    assert 0.25 <= card["early_exit"]["frame_fraction"] <= 1
+    few = evaluate_model(one, loaded(tmp_path, data), adaptive=True)["early_exit"]
     assert few["accuracy"] > 0.9
-    assert 0.25 <= few["share of frames"] <= 1
+    assert 0.25 <= few["frame_fraction"] <= 1
 
 
 def test_features_relative_to_people_are_written_and_not_trained_on() -> None:

@@ -15,11 +15,11 @@ from fervid.cli.flags import (
     DetectorName,
     Device,
     EveryFrame,
+    FaceModelName,
     Fps,
     Jobs,
     Memory,
     MinFace,
-    NetworkName,
     ProgressMode,
     Stream,
     Timeout,
@@ -50,14 +50,16 @@ RatingTarget = Annotated[
 Group = Annotated[
     Literal["auto", "none"],
     typer.Option(
-        "--group",
+        "--group-by",
         help="Keep all clips of a person in the same fold: by name, or by face where there is no name. none disables"
         " it.",
     ),
 ]
 Kinds = Annotated[
     str | None,
-    typer.Option("--kind", help="Kinds of classifier to compare, comma-separated: linear, rbf (SVMs), mlp, logistic."),
+    typer.Option(
+        "--classifier-kind", help="Kinds of classifier to compare, comma-separated: linear, rbf (SVMs), mlp, logistic."
+    ),
 ]
 Statistics = Annotated[
     str | None,
@@ -83,7 +85,7 @@ class ExtractionOptions:
     aspect: Aspect = None
     face: WhichFace = "main"
     min_face: MinFace = None
-    network: NetworkName = "mobilenetv1"
+    face_model: FaceModelName = "mobilenetv1"
     detector: DetectorName = "blazeface-back"
     device: Device = "cpu"
     cache: Cache = None

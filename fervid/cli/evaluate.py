@@ -52,7 +52,7 @@ def evaluate(
     against: Annotated[
         str | None,
         typer.Option(
-            "--against",
+            "--compare-to",
             help="Second classifier, compared with the first by a paired significance test.",
             autocompletion=complete_model_names("classifier"),
         ),
@@ -98,18 +98,19 @@ def evaluate(
     from fervid.render.evaluation_tables import plot_confusion_matrix, plot_format
 
     feature_sets = parse_statistics_list(statistics)
-    kind_names = parse_choices("--kind", kinds, HYPERPARAMETERS) or ["linear"]
+    kind_names = parse_choices("--classifier-kind", kinds, HYPERPARAMETERS) or ["linear"]
     model, other = (_load_model(name) for name in (classifier, against))
     card = model.card if model else {}
     if model is None and (against or plot or adaptive or split):
-        raise UsageError("--against, --plot, --adaptive and --split need --classifier")
+        raise UsageError("--compare-to, --plot, --adaptive and --split need --classifier")
     if model and (kinds or statistics or cross_validate or target not in (None, card.get("target"))):
         raise UsageError(
-            "--kind, --statistics, --cross-validate and --target select what to fit; drop them, or drop --classifier"
+            "--classifier-kind, --statistics, --cross-validate and --target select what to fit; drop them, or drop"
+            " --classifier"
         )
     if model and "target" in card and (against or plot or adaptive):
         raise UsageError(
-            f"--against, --plot and --adaptive need a classifier; {model.identity.name} is a regressor of"
+            f"--compare-to, --plot and --adaptive need a classifier; {model.identity.name} is a regressor of"
             f" {card['target']}"
         )
     if plot:

@@ -171,14 +171,16 @@ ClassifierName = Annotated[
     env_option(
         "--classifier",
         "Clip classifier: a model name or an ONNX file.",
-        show_default="the one that matches the network",
+        show_default="the one that matches the face model",
         autocompletion=complete_model_names("classifier"),
     ),
 ]
-NetworkName = Annotated[
+FaceModelName = Annotated[
     str,
     env_option(
-        "--network", "Face network: a model name or an ONNX file.", autocompletion=complete_model_names("network")
+        "--face-model",
+        "Face face_model: a model name or an ONNX file.",
+        autocompletion=complete_model_names("face_model"),
     ),
 ]
 DetectorName = Annotated[
@@ -221,7 +223,7 @@ Device = Annotated[
     Literal["cpu", "cuda", "auto"],
     env_option(
         "--device",
-        "Device for the detector and the network; auto uses cuda if available. With cuda, use --network"
+        "Device for the detector and the face model; auto uses cuda if available. With cuda, use --face-model"
         " mobilenetv1-fp32.",
     ),
 ]

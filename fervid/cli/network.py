@@ -161,7 +161,7 @@ def network_evaluate(
         from fervid.training.evaluate import Tests
         from fervid.training.faces import DatasetPaths
 
-        model = registry.load_model(network, "network", 2)
+        model = registry.load_model(network, "face_model", 2)
         figures = Tests.read(DatasetPaths(data), model.card["input"]["size"], model.card["margin"]).measure(model)
     if as_json:
         print(json.dumps(figures, indent=2))

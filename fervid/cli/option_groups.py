@@ -24,7 +24,7 @@ def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:
         @expand_option_groups
         def watch(folder: Path, *, models: ModelOptions) -> None: ...
 
-        # typer sees: watch(context, folder, *, classifier, network, detector, device)
+        # typer sees: watch(context, folder, *, classifier, face_model, detector, device)
 
     An option of the command line takes precedence over an environment variable that contradicts it.
     """

@@ -12,10 +12,10 @@ from fervid.cli.flags import (
     Device,
     End,
     EveryFrame,
+    FaceModelName,
     Fps,
     Memory,
     MinFace,
-    NetworkName,
     Rotate,
     Start,
     Stream,
@@ -126,7 +126,7 @@ class ModelOptions:
     """Options that select the models and the device."""
 
     classifier: ClassifierName = None
-    network: NetworkName = "mobilenetv1"
+    face_model: FaceModelName = "mobilenetv1"
     detector: DetectorName = "blazeface-back"
     device: Device = "cpu"
 
@@ -142,7 +142,7 @@ class ModelOptions:
 
         return load_classifier(
             classifier=self.classifier,
-            network=self.network,
+            face_model=self.face_model,
             detector=self.detector,
             options=options,
             threads=threads,

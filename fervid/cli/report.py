@@ -74,8 +74,8 @@ def report(
     classifier: Annotated[
         str | None, env_option("--classifier", "Classifier file used for the run, if not a shipped one.")
     ] = None,
-    network: Annotated[
-        str | None, env_option("--network", "Face network file used for the run, if not a shipped one.")
+    face_model: Annotated[
+        str | None, env_option("--face-model", "Face model file used for the run, if not a shipped one.")
     ] = None,
     detector: Annotated[
         str | None, env_option("--detector", "Face detector file used for the run, if not a shipped one.")
@@ -113,7 +113,7 @@ def report(
     if thumbnails and not isinstance(run, TimelineRun):
         raise UsageError(f"--thumbnails needs the results of `fervid timeline`, and {results} has none; drop it")
     if explain and isinstance(run, TimelineRun):
-        files = {"classifier": classifier, "network": network, "detector": detector}
+        files = {"classifier": classifier, "face_model": face_model, "detector": detector}
         highlights = _find_highlights(run, files, options, thumbnails, build_limits(timeout, memory), progress)
     page = render_html(run, results.name, highlights, __version__)
     with atomic_write(output, force=force) as file:

@@ -40,10 +40,10 @@ MAX_CLIPS_AT_ONCE = 1_000
 def watch(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder in which clips arrive.")],
     recursive: Recursive = False,
-    quiet: Annotated[
+    settle_seconds: Annotated[
         float,
         env_option(
-            "--quiet",
+            "--settle-seconds",
             "Classify a clip once it has not changed for this many seconds. Raise it for slow uploads.",
             min=0.1,
         ),
@@ -81,7 +81,7 @@ def watch(
     from fervid.core.progress import log, track_clips
 
     options = sampling.options(attributes=attributes, labels=labels, adaptive=adaptive)
-    inbox = FolderWatcher(folder, recursive=recursive, settle_s=quiet, on_message=log)
+    inbox = FolderWatcher(folder, recursive=recursive, settle_s=settle_seconds, on_message=log)
     jobs, threads = plan_workers(MAX_CLIPS_AT_ONCE, jobs, threads)
     classifier = models.load(options, threads)
     config = RunConfig(jobs, strict=strict, limits=limits.limits)

@@ -63,7 +63,7 @@ def train_classifier(
     cross_validated = train.evaluate(predictions)
     figures = {f"cross-validated by {unit} on {features.name}": cross_validated}
     if held_out:
-        x = held_out.matrix(statistics, fallback_means=averages.get("usual_statistics"))
+        x = held_out.matrix(statistics, fallback_means=averages.get("average_statistics"))
         names = "/".join(sorted({str(sample.split) for sample in held_out.table.samples}))
         figures[f"held-out {names} of {features.name}"] = held_out.evaluate(predict(model, x))
     card = {
@@ -73,17 +73,17 @@ def train_classifier(
         "statistics": list(statistics),
         **({"center": features.center} if features.center else {}),
         **averages,
-        **{key: features.table.provenance[key] for key in ("face", "network", "network_sha256", "detector")},
+        **{key: features.table.provenance[key] for key in ("face", "face_model", "face_model_sha256", "detector")},
         "data": _summarize_data(train),
         "training_digests": sorted(set(train.table.digests)),
-        "licence": "as that of the clips it was fitted on",
+        "license": "as that of the clips it was fitted on",
         "recipe": _describe_choice(candidate, candidates, scores, selected, n_folds),
         "candidates": {str(other): round(score, 4) for other, score in scores.items()},
         "seed": features.seed,
         "figures": figures,
     }
     if early_exit_error is not None:
-        card["adaptive"] = _fit_exit_levels(train, candidate, n_folds, early_exit_error)
+        card["early_exit"] = _fit_exit_levels(train, candidate, n_folds, early_exit_error)
     x = data.matrices[candidate.statistics]
     content = serialize_with_card(to_onnx(model, x.shape[1]), card)
     check_training_score(content, x, data.truth, cross_validated)
@@ -115,10 +115,10 @@ def _average_people(features: LabeledFeatures, statistics: Sequence[str]) -> dic
         return {}
     if features.center:
         centered = filter(is_centered, statistics)
-        return {"usual_statistics": average_by_group(features.table, features.groups, centered)}
+        return {"average_statistics": average_by_group(features.table, features.groups, centered)}
     if LOGITS not in features.table.statistics:
         return {}
-    return {"usual_logits": {"person": average_by_group(features.table, features.groups, [LOGITS])[LOGITS]}}
+    return {"average_logits": {"person": average_by_group(features.table, features.groups, [LOGITS])[LOGITS]}}
 
 
 def check_training_score(content: bytes, x: FloatArray, truth: Truth, cross_validated: Mapping[str, Any]) -> None:
@@ -142,7 +142,8 @@ def check_training_score(content: bytes, x: FloatArray, truth: Truth, cross_vali
         measure = "concordance" if is_regression(truth) else "mean recall"
         raise DatasetError(
             f"the fitted model reaches a {measure} of {score:.3f} on its own training clips but {figure['value']:.3f}"
-            " in cross-validation, so the file is wrong and is not written; try another --kind, --scaling or --seed"
+            " in cross-validation, so the file is wrong and is not written; try another --classifier-kind,"
+            " --scaling or --seed"
         )
 
 
@@ -152,8 +153,8 @@ def _summarize_data(features: LabeledFeatures) -> dict[str, Any]:
         "name": features.name,
         "clips": {label: sum(sample.label == label for sample in samples) for label in features.labels} or len(samples),
         "people": None if features.groups is None else len(np.unique(features.groups)),
-        "faceless": len(features.no_face_samples),
-        **({"broken": len(unreadable)} if unreadable else {}),
+        "no_face": len(features.no_face_samples),
+        **({"unreadable": len(unreadable)} if unreadable else {}),
     }
 
 

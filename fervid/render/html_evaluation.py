@@ -166,8 +166,8 @@ def _report(name: str, report: Record) -> ReportView:
             charts.calibration(bins),
             f"Calibration curve: {_join_descriptions(bins, '; ')}; unfold Calibration as a table",
         ),
-        against=report.get("against"),
-        adaptive=report.get("adaptive"),
+        against=report.get("comparison"),
+        adaptive=report.get("early_exit"),
     )
 
 

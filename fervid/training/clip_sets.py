@@ -76,7 +76,7 @@ class ClipSet:
 
 
 def read_clip_sets(
-    sources: DatasetPaths, cache: Path | None, network: str = registry.DEFAULTS["network"]
+    sources: DatasetPaths, cache: Path | None, network: str = registry.DEFAULTS["face_model"]
 ) -> dict[str, ClipSet]:
     """Read the three sets and extract their features.
 
@@ -89,7 +89,7 @@ def read_clip_sets(
         DatasetError: Clips are missing or unreadable, or none shows a face.
         FileNotFoundError: A set lacks files.
     """
-    extractor = load_extractor(network=network, threads=1)
+    extractor = load_extractor(face_model=network, threads=1)
     paths, labels, actors = expression_sets.list_javased(sources.javased)
     stills, still_labels = expression_sets.list_sfew(sources.sfew)
     return {

@@ -106,7 +106,7 @@ def to_labelled_logits(clips: ClipSet, rows: NDArray[np.int64] | None = None) ->
 
 def read_rafdb_logits(sources: DatasetPaths, cache: Path, network: str) -> LabelledLogits:
     """Run the network on the validation images of RAF-DB, each as a clip of one frame."""
-    model = registry.load_model(network, "network", 2)
+    model = registry.load_model(network, "face_model", 2)
     faces = read_expressions(sources, "rafdb", "valid", cache).faces
     size = model.card["input"]["size"]
     scores = FaceModel(model.session, model.card)(np.stack([augment.crop_to_input(crop, size) for crop in faces.crops]))
@@ -133,7 +133,7 @@ def subtract_baseline(clips: ClipSet, usual: FloatArray) -> FloatArray:
         raise ValueError("these clips have no person labels")
     logits, people = clips.table.statistics[LOGITS], clips.people[: len(clips)]
     references = average_people({LOGITS: logits}, people)
-    card = {"statistics": [LOGITS], "usual_logits": {"person": usual}}
+    card = {"statistics": [LOGITS], "average_logits": {"person": usual}}
     features = [ClipFeatures({LOGITS: row}, 1) for row in logits]
     return np.stack(
         [
@@ -143,7 +143,7 @@ def subtract_baseline(clips: ClipSet, usual: FloatArray) -> FloatArray:
     )
 
 
-def usual_logits(clips: ClipSet) -> dict[str, list[float]]:
+def average_logits(clips: ClipSet) -> dict[str, list[float]]:
     """Compute the mean logits over all classes ("person") and over neutral clips ("rest")."""
     logits, truth = clips.table.statistics[LOGITS], clips.truth[: len(clips)]
     means = {label: logits[truth == label].mean(axis=0) for label in np.unique(truth)}
@@ -190,16 +190,16 @@ def main() -> None:
     """Fit, export and report the classifier."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
-    parser.add_argument("--network", default=registry.DEFAULTS["network"])
+    parser.add_argument("--face-model", default=registry.DEFAULTS["face_model"])
     parser.add_argument("--cache", type=Path, help="folder for features and crops; default: DATA/cache")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
-    sets = read_clip_sets(sources, cache / "features", arguments.network)
+    sets = read_clip_sets(sources, cache / "features", arguments.face_model)
     acted, scenes = sets[DEVELOPMENT], sets[KERC]
-    stills = read_rafdb_logits(sources, cache, arguments.network)
+    stills = read_rafdb_logits(sources, cache, arguments.face_model)
     parameters = Parameters.fit([to_labelled_logits(acted), to_labelled_logits(scenes), stills])
-    typical = usual_logits(acted)
+    typical = average_logits(acted)
     moved = subtract_baseline(acted, np.array(typical["person"], np.float32))
     card: dict[str, Any] = {
         "name": arguments.output.stem,
@@ -207,12 +207,12 @@ def main() -> None:
         "title": "Emotion of a clip in eight classes: mean logits, calibrated on real clips",
         "labels": list(CLASSES),
         "statistics": [LOGITS],
-        "usual_logits": typical,
-        "adaptive": fit_early_exit([acted, scenes], parameters),
+        "average_logits": typical,
+        "early_exit": fit_early_exit([acted, scenes], parameters),
         "face": "main",
-        **{key: acted.table.provenance[key] for key in ("network", "network_sha256")},
+        **{key: acted.table.provenance[key] for key in ("face_model", "face_model_sha256")},
         "data": "Java-SED actors 01 to 05 (120 clips), KERC 2020 (valence), RAF-DB (a tenth of its training images)",
-        "licence": "fitted on KERC 2020 and RAF-DB, which are for non-commercial research only",
+        "license": "fitted on KERC 2020 and RAF-DB, which are for non-commercial research only",
         "recipe": "eight offsets and a temperature by likelihood, classes and sets alike",
         "seed": SEED,
         "source": "python -m fervid.training.train_emotion_classifier",
@@ -229,8 +229,8 @@ def main() -> None:
             SFEW: sets[SFEW].evaluate(parameters(sets[SFEW].table.statistics[LOGITS])),
             **{f"{name}, probabilities averaged": _evaluate_mean_probabilities(clips) for name, clips in sets.items()},
         },
-        "limits": "Acted speech of five people and film scenes; spontaneous expressions of people in everyday life were"
-        " not measured. Contempt occurs in neither set of clips.",
+        "limitations": "Acted speech of five people and film scenes; spontaneous expressions of people in everyday life"
+        " were not measured. Contempt occurs in neither set of clips.",
     }
     save_with_card(to_onnx(parameters), card, arguments.output)
     print(f"offset {np.round(parameters.offset, 2).tolist()}, temperature {parameters.temperature:.2f}")

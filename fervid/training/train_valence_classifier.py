@@ -29,9 +29,9 @@ CANDIDATES = [
 ]
 CARD = {
     "title": "Valence of a film clip: negative, neutral or positive",
-    "licence": "fitted on KERC 2020, competition data, for research only",
+    "license": "fitted on KERC 2020, competition data, for research only",
     "source": "python -m fervid.training.train_valence_classifier",
-    "limits": "Korean film scenes with trained actors, 8 to 9 frames each; the same actors occur in both parts."
+    "limitations": "Korean film scenes with trained actors, 8 to 9 frames each; the same actors occur in both parts."
     " Negative and positive are what annotators saw in a scene, not what somebody felt.",
 }
 

@@ -118,7 +118,7 @@ EXPRESSIONS = (
 
 
 def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: Path) -> None:
-    figures = tests.measure(registry.load_model(str(model), "network"))
+    figures = tests.measure(registry.load_model(str(model), "face_model"))
     counts = {name: found.get("images", found.get("pairs")) for name, found in figures.items()}
     assert counts == {
         "FER+ PrivateTest": 3,
@@ -130,7 +130,7 @@ def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: P
     }
     assert all(figures[name]["style_gap"] == pytest.approx(0, abs=1) for name in EXPRESSIONS[2:5])
     assert [figures[name]["faces_found"] for name in list(figures)[:3]] == [1.0, 1.0, 0.75]
-    again = tests.measure(registry.load_model(str(model), "network"))
+    again = tests.measure(registry.load_model(str(model), "face_model"))
     assert again == figures
 
 
@@ -140,7 +140,7 @@ def test_a_network_without_first_labels_is_not_asked_for_them(
     plain = onnx.load(model)
     plain.graph.output.remove(next(output for output in plain.graph.output if output.name == evaluate.FIRST))
     onnx.save(plain, tmp_path / "plain.onnx")
-    figures = tests.measure(registry.load_model(str(tmp_path / "plain.onnx"), "network"))
+    figures = tests.measure(registry.load_model(str(tmp_path / "plain.onnx"), "face_model"))
     known = ["FER+ PrivateTest", "UTKFace test", "LFW pairs", "LFW pairs, by the embedding"]
     assert list(figures) == [*known, *EXPRESSIONS]
 
@@ -158,9 +158,9 @@ def test_a_network_of_expressions_alone_is_measured_on_what_it_estimates(
     del plain.graph.output[:]
     plain.graph.output.extend(kept)
     onnx.save(plain, tmp_path / "plain.onnx")
-    figures = tests.measure(registry.load_model(str(tmp_path / "plain.onnx"), "network"))
+    figures = tests.measure(registry.load_model(str(tmp_path / "plain.onnx"), "face_model"))
     assert list(figures) == ["FER+ PrivateTest", "LFW pairs, by the embedding", *EXPRESSIONS]
     entry.value = json.dumps({**about, "expressions": about["expressions"][::-1]})
     onnx.save(plain, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="has other expressions than FER"):
-        tests.measure(registry.load_model(str(tmp_path / "other.onnx"), "network"))
+        tests.measure(registry.load_model(str(tmp_path / "other.onnx"), "face_model"))
