@@ -139,11 +139,6 @@ def test_what_is_worth_saying_goes_to_standard_error(run: Run, moods: Path, tmp_
     assert run("annotate", moods, "-o", "bar.mp4", "--progress", "bar").stderr.count("100%") >= 1
 
 
-def test_settings_come_from_the_environment_too(run: Run, moods: Path) -> None:
-    assert run("annotate", moods, "-o", "out.mp4", env={"FERVID_WINDOW": "-1"}).exit_code == 2
-    assert run("annotate", moods, "-o", "out.mp4", env={"FERVID_WINDOW": "1", "FERVID_STEP": "1"}).exit_code == 0
-
-
 def test_a_clip_that_brings_the_process_down_is_an_error(
     family: dict[str, str], moods: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -297,12 +297,6 @@ def test_wrong_usage_is_status_2_and_prints_no_record(
     assert not list(tmp_path.iterdir())
 
 
-def test_window_and_step_come_from_the_flag_then_the_environment(run: Run, moods: Path) -> None:
-    environment = {"FERVID_WINDOW": "3", "FERVID_STEP": "3"}
-    assert [record["start_s"] for record in records(run(moods, env=environment))] == [0, 3]
-    assert [record["start_s"] for record in records(run(moods, "--step", 1.5, env=environment))] == [0, 1.5, 3]
-
-
 @pytest.fixture
 def place(tmp_path: Path, moods: Path, cut: Path) -> Path:
     """A folder: a clip of moods, one that is none, one without a face, one that breaks off."""

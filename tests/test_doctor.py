@@ -258,9 +258,9 @@ def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_settings_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("FERVID_FPS", "2\x1b[31m")
+    monkeypatch.setenv("FERVID_JOBS", "2\x1b[31m")
     found = {check.name: check.state for check in run_checks()}
-    assert (found["NO_COLOR"], found["FERVID_FPS"]) == ("note", "note")
+    assert (found["NO_COLOR"], found["FERVID_JOBS"]) == ("note", "note")
     assert r"2\x1b[31m" in CliRunner().invoke(app.app, ["doctor"], env={"PYTHONIOENCODING": "latin-1"}).stdout
     monkeypatch.setattr(doctor.sys, "stdout", type("Ascii", (), {"encoding": "ascii"})())
     assert "encoding" in {check.name for check in doctor._settings()}

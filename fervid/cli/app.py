@@ -144,7 +144,8 @@ HELP = """Exit status:
   4  a model cannot be used
   130, 143  interrupted (Ctrl-C), terminated (SIGTERM); finished clips are kept
 
-Options that show an env var can also be set by it. `fervid COMMAND --help` has examples."""
+FERVID_CACHE, FERVID_JOBS, FERVID_MEMORY and FERVID_TIMEOUT set the default of the option of that name.
+`fervid COMMAND --help` has examples."""
 
 app = typer.Typer(
     cls=_ErrorHandlingGroup, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, epilog=HELP

@@ -24,7 +24,6 @@ from fervid.cli.flags import (
     Stream,
     Timeout,
     WhichFace,
-    env_option,
 )
 from fervid.cli.options import build_options
 from fervid.core.errors import UsageError
@@ -42,7 +41,12 @@ DatasetSource = Annotated[
         " file of `fervid features`, or a known dataset as NAME:FOLDER (afew, ck+, crema-d, kerc2020, ravdess, vgaf).",
     ),
 ]
-Cache = Annotated[Path | None, env_option("--cache", "Folder for computed features. Default: the user's cache folder.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", envvar="FERVID_CACHE", help="Folder for computed features. Default: the user's cache folder."
+    ),
+]
 RatingTarget = Annotated[
     str | None,
     typer.Option("--target", help="Fit a regressor on this rating instead of the labels, e.g. valence."),

@@ -24,7 +24,7 @@ from fervid.cli.dataset_flags import (
     parse_statistics_list,
     print_report,
 )
-from fervid.cli.flags import Force, Labels, complete_model_names, env_option
+from fervid.cli.flags import Force, Labels, complete_model_names
 from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import parse_labels
 from fervid.core.errors import UsageError
@@ -43,9 +43,9 @@ def evaluate(
     dataset: DatasetSource,
     classifier: Annotated[
         str | None,
-        env_option(
+        typer.Option(
             "--classifier",
-            "Classifier to evaluate: a model name or an ONNX file. Default: fit and compare each configuration.",
+            help="Classifier to evaluate: a model name or an ONNX file. Default: fit and compare each configuration.",
             autocompletion=complete_model_names("classifier", "regressor"),
         ),
     ] = None,

@@ -63,7 +63,7 @@ def build_options(
 
     with as_usage_error():
         if every_frame and fps is not None:
-            raise UsageError("--every-frame and --fps contradict each other; give one, or add --no-every-frame")
+            raise UsageError("--every-frame and --fps contradict each other; give one")
         degrees = None if rotate == "auto" else int(rotate)
         rate = None if every_frame else 5.0 if fps is None else fps
         return Options(Sampling(rate, start, end, degrees, stream, aspect), **settings)

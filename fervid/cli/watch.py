@@ -20,7 +20,6 @@ from fervid.cli.flags import (
     Resume,
     Strict,
     Threads,
-    env_option,
 )
 from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import LimitOptions, ModelOptions, SamplingOptions, plan_workers, preload_worker
@@ -42,16 +41,16 @@ def watch(
     recursive: Recursive = False,
     settle_seconds: Annotated[
         float,
-        env_option(
+        typer.Option(
             "--settle-seconds",
-            "Classify a clip once it has not changed for this many seconds. Raise it for slow uploads.",
+            help="Classify a clip once it has not changed for this many seconds. Raise it for slow uploads.",
             min=0.1,
         ),
     ] = 5.0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Output file, in JSON Lines.")] = None,
     format: Annotated[
         Literal["table", "jsonl", "csv"] | None,
-        env_option("--format", "Output format on stdout. Default: a table on a terminal, else jsonl."),
+        typer.Option("--format", help="Output format on stdout. Default: a table on a terminal, else jsonl."),
     ] = None,
     force: Force = False,
     resume: Resume = False,
