@@ -730,7 +730,7 @@ def test_a_device_that_is_not_there_is_status_2_and_says_what_to_install(smile: 
     assert "onnxruntime-gpu" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["timeline", "features", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["timeline", "features", "train", "compare"])
 def test_every_command_that_looks_at_clips_takes_a_device(command: str, smile: Path, tmp_path: Path) -> None:
     for name in ("calm/a", "calm/b", "calm/c", "joy/a", "joy/b", "joy/c"):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)

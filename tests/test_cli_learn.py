@@ -105,7 +105,7 @@ def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fervid.learn.feature_extraction.compute_clip_features", looked)
 
 
-@pytest.mark.parametrize("command", ["features", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["features", "train", "compare"])
 def test_every_command_that_looks_at_clips_takes_limits(
     command: str, place: Path, fervid: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +230,7 @@ def test_everybody_in_a_clip(place: Path, fervid: Callable[..., Result], tmp_pat
     assert card["face"] == "all"
     assert "embedding.across_faces.mean" in card["statistics"]
     assert card["figures"]["cross-validated by clip on groups"]["answered"]["accuracy"]["value"] > 0.8
-    found = parsed(fervid("evaluate", *everybody, "--statistics", "group,mean", "--format", "json"))
+    found = parsed(fervid("compare", *everybody, "--statistics", "group,mean", "--format", "json"))
     assert list(found["methods"]) == ["group, linear", "mean, linear"]
     refused(
         fervid("evaluate", tmp_path / "groups", "--classifier", tmp_path / "g.onnx", "--group-by", "none"),
@@ -323,7 +323,7 @@ def test_statistics_are_combined_freely(place: Path, fervid: Callable[..., Resul
     assert all(name.endswith(" on min+expression.max") for name in card["candidates"])
     record = json.loads(fervid("classify", place / "clips/1/0.png", "--classifier", tmp_path / "one.onnx").stdout)
     assert (record["status"], record["label"]) == ("ok", "joy")
-    several = fervid("evaluate", place / "list.csv", "--statistics", "std+max, expression+min,mean+expression", *asked)
+    several = fervid("compare", place / "list.csv", "--statistics", "std+max, expression+min,mean+expression", *asked)
     assert list(parsed(several)["methods"]) == [
         *("std+max, logistic", "expression+min, logistic", "mean+expression, logistic")
     ]
@@ -359,9 +359,9 @@ def test_a_regressor_is_trained_and_measured(place: Path, pleasure: Path, fervid
     assert report["ccc"]["value"] > 0.8
     assert report["mae"]["value"] < 1
     assert report["clips"] == 24
-    text = said(fervid("evaluate", place / "list.csv", "--classifier", pleasure, "--target", "valence"))
+    text = said(fervid("evaluate", place / "list.csv", "--classifier", pleasure))
     assert "concordance (CCC)" in text
-    text = said(fervid("evaluate", place / "list.csv", *SIMPLE, "--target", "valence"))
+    text = said(fervid("compare", place / "list.csv", *SIMPLE, "--target", "valence"))
     assert "correlation mean, linear " in text
     for command in ("classify", "timeline"):
         rates = (
@@ -471,7 +471,7 @@ def test_without_a_cache_that_can_be_written_there_is_none_and_that_is_said(
 def test_methods_are_compared(place: Path, fervid: Callable[..., Result]) -> None:
     found = parsed(
         fervid(
-            "evaluate",
+            "compare",
             place / "list.csv",
             "--statistics",
             "mean,expression",
@@ -484,13 +484,13 @@ def test_methods_are_compared(place: Path, fervid: Callable[..., Result]) -> Non
     )
     assert list(found["methods"]) == ["mean, linear", "expression, linear"]
     assert found["methods"]["mean, linear"]["answered"]["accuracy"]["value"] > 0.9
-    text = said(fervid("evaluate", place / "list.csv", *SIMPLE))
+    text = said(fervid("compare", place / "list.csv", *SIMPLE))
     assert "method accuracy UAR all: accuracy all: UAR mean, linear " in text
     assert "method calm joy mean, linear " in text
 
 
 def test_without_a_choice_all_statistics_are_tried(place: Path, fervid: Callable[..., Result]) -> None:
-    found = parsed(fervid("evaluate", place / "list.csv", "--folds", "3", "--format", "json"))
+    found = parsed(fervid("compare", place / "list.csv", "--folds", "3", "--format", "json"))
     assert [name.partition(",")[0] for name in found["methods"]] == [
         *("logit+std+max+min", "expression", "expression+std+max", "expression+std+min+max"),
         *("mean", "mean+std", "mean+std+max", "mean+std+min+max"),
@@ -534,9 +534,9 @@ def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], 
         more = ["--split", split] if split else []
         assert parsed(fervid(*given, "--classifier", mine, *more))["clips"] == count
     refused(fervid(*given, "--classifier", mine, "--split", "test"), 2, "no clip of parts in the test split")
-    (found,) = parsed(fervid(*given, *SIMPLE))["methods"].items()
+    (found,) = parsed(fervid("compare", *given[1:], *SIMPLE))["methods"].items()
     assert (found[0][:14], found[1]["clips"]) == ("mean, linear (", 4)
-    (found,) = parsed(fervid(*given, *SIMPLE, "--cross-validate"))["methods"].items()
+    (found,) = parsed(fervid("compare", *given[1:], *SIMPLE, "--cross-validate"))["methods"].items()
     assert (found[0], found[1]["clips"]) == ("mean, linear", 24)
     card = parsed(fervid("train", *given[1:], "-o", tmp_path / "p.onnx", *SIMPLE))
     assert list(card["figures"]) == ["cross-validated by person on parts", "held-out val of parts"]
@@ -578,16 +578,9 @@ def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], 
         ("train {features} -o {new} --early-exit-error 0.1", "other frame rates"),
         ("train {unlabelled} -o {new}", r"0\.mp4 \(list:0\) has no label"),
         ("train {features} -o {new} --statistics group --classifier-kind linear", "--face all"),
-        ("evaluate {list} --split val", "need --classifier"),
-        ("evaluate {list} --plot {new}.png", "need --classifier"),
-        ("evaluate {list} --compare-to {mine}", "need --classifier"),
-        ("evaluate {list} --adaptive", "need --classifier"),
-        ("evaluate {list} --classifier-kind boosting", "unknown name boosting"),
-        ("evaluate {list} --statistics mean,mean+median", "unknown statistic 'median'"),
-        ("evaluate {list} --classifier {mine} --classifier-kind rbf", "or drop --classifier"),
-        ("evaluate {list} --classifier {mine} --statistics mean", "or drop --classifier"),
-        ("evaluate {list} --classifier {mine} --cross-validate", "or drop --classifier"),
-        ("evaluate {list} --classifier {mine} --target valence", "or drop --classifier"),
+        ("evaluate {list}", "Missing option '--classifier'"),
+        ("compare {list} --classifier-kind boosting", "unknown name boosting"),
+        ("compare {list} --statistics mean,mean+median", "unknown statistic 'median'"),
         ("evaluate {list} --classifier {mine} --plot {new}.xyz", r"use one of \.png"),
         ("evaluate {list} --classifier {mine} --plot {old}", r"use one of \.png"),
         ("evaluate {list} --classifier {mine} --plot {picture}", "exists; --force"),
@@ -596,7 +589,7 @@ def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], 
         ("evaluate {features} --classifier {toy}", "no label calm, joy; its labels are first"),
         ("evaluate {features} --classifier {mine} --adaptive", "other frame rates"),
         ("evaluate {list} --classifier {mine} --split dev", "--split"),
-        ("evaluate {list} --format csv", "--format"),
+        ("compare {list} --format csv", "--format"),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: str, words: str, things: dict[str, object], fervid: Any) -> None:
@@ -717,7 +710,7 @@ def test_the_table_of_the_paper_on_afew(place: Path, fervid: Callable[..., Resul
                 image = feature_fixtures.picture(colour(share + 0.01 * number))
                 clips.write(tmp_path / split / emotion / f"{number:09}.avi", [image] * 2, rate=5)
     asked = ("--statistics", "mean,mean+std+max", "--folds", "3", "--group-by", "none", "--format", "json")
-    methods = parsed(fervid("evaluate", f"afew:{tmp_path}", *asked))["methods"]
+    methods = parsed(fervid("compare", f"afew:{tmp_path}", *asked))["methods"]
     assert [name.partition(",")[0] for name in methods] == ["mean", "mean+std+max"]
     for report in methods.values():
         assert (report["clips"], report["labels"]) == (6, ["happiness", "sadness"])
@@ -735,7 +728,7 @@ def test_ck_plus(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> 
             emotion.parent.mkdir(parents=True)
             emotion.write_text(f"   {code}.0000000e+00\n")
     asked = ("--statistics", "mean", "--folds", "3", "--format", "json")
-    (report,) = parsed(fervid("evaluate", f"ck+:{tmp_path}", *asked))["methods"].values()
+    (report,) = parsed(fervid("compare", f"ck+:{tmp_path}", *asked))["methods"].values()
     assert (report["clips"], report["labels"]) == (8, ["happiness", "sadness"])
     assert report["answered"]["accuracy"]["value"] == 1
 
@@ -764,7 +757,7 @@ def test_the_table_of_the_paper_on_vgaf(place: Path, fervid: Callable[..., Resul
                 lines.append(f"{name} {label}")
         (tmp_path / f"{split}_labels.txt").write_text("\n".join(lines))
     asked = ("--face", "all", "--statistics", "group", "--folds", "3", "--group-by", "none", "--format", "json")
-    (report,) = parsed(fervid("evaluate", f"vgaf:{tmp_path}", *asked))["methods"].values()
+    (report,) = parsed(fervid("compare", f"vgaf:{tmp_path}", *asked))["methods"].values()
     assert (report["clips"], report["labels"]) == (6, ["negative", "neutral", "positive"])
     assert report["answered"]["accuracy"]["value"] > 0.6
 

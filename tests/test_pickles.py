@@ -85,7 +85,7 @@ def test_as_features(evil: bytes, tmp_path: Path) -> None:
     path.write_bytes(evil)
     with pytest.raises(DatasetError, match=r"features\.npz is no file of features"):
         FeatureTable.load(path)
-    for command in (["train", path, "-o", tmp_path / "m.onnx"], ["evaluate", path]):
+    for command in (["train", path, "-o", tmp_path / "m.onnx"], ["compare", path]):
         assert run(*command).exit_code == 2
 
 
@@ -106,7 +106,7 @@ def test_as_features_in_the_cache(evil: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl"])
 def test_as_a_list_of_labelled_clips(evil: bytes, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(evil)
-    assert run("evaluate", tmp_path / name).exit_code == 2
+    assert run("compare", tmp_path / name).exit_code == 2
 
 
 def test_as_a_list_of_clips(evil: bytes, tmp_path: Path) -> None:

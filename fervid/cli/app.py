@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from fervid.cli import FAILED, INTERRUPTED, MODEL, NOTHING, OK, TERMINATED, USAGE
 from fervid.cli.annotate import annotate_app
 from fervid.cli.classify import classify_app
+from fervid.cli.compare import compare_app
 from fervid.cli.evaluate import evaluate_app
 from fervid.cli.features import features_app
 from fervid.cli.models import info_app
@@ -158,6 +159,7 @@ for part in (
     features_app,
     train_app,
     evaluate_app,
+    compare_app,
     report_app,
     info_app,
 ):

@@ -1,4 +1,4 @@
-"""Loading of labelled clips and of their features, for `features`, `train` and `evaluate`."""
+"""Loading of labelled clips and of their features, for `features`, `train`, `evaluate` and `compare`."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def load_labeled_features(
     labels: Sequence[str] | None,
     target: str | None,
     group: Literal["auto", "none"],
-    seed: int,
+    seed: int = 2021,
     center: Literal["person"] | None = None,
     strides: Sequence[int] = (),
     models: Sequence[Model] = (),

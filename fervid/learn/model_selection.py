@@ -46,7 +46,7 @@ DEFAULT_STATISTICS = (
     "mean+std+min+max",
     "group",
 )
-"""Statistics that `fervid evaluate` compares by default."""
+"""Statistics that `fervid compare` compares by default."""
 CANDIDATE_STATISTICS = (
     "logit+std",
     "logit+std+max+min",
