@@ -31,7 +31,7 @@ WAYS = make_candidates(("mean+std+max",), ("linear",))
 
 def fitted(known: LabeledFeatures, error: float, folder: Path) -> registry.Model:
     """A classifier with thresholds for that share of errors."""
-    data, _ = train_classifier(known, WAYS, "few", early_exit_error=error)
+    data, *_ = train_classifier(known, WAYS, "few", early_exit_error=error)
     path = folder / f"few-{error}.onnx"
     path.write_bytes(data)
     return registry.load_model(str(path), "classifier")

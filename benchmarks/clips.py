@@ -94,8 +94,8 @@ def measure_trained(sets: Mapping[str, ClipSet]) -> list[list[str]]:
         for center, way in ((None, "fervid train"), ("person", "fervid train --center person")):
             known = label_features(found, table, center=center)
             ways = make_default_candidates(table.statistics.keys(), centered=center is not None)
-            _, card = train_classifier(known, ways, "trained")
-            rows += [[part, way, *_trained_figures(report)] for part, report in card["figures"].items()]
+            evaluations = train_classifier(known, ways, "trained").evaluations
+            rows += [[f"{name}, {part}", way, *_trained_figures(report)] for part, report in evaluations.items()]
     return rows
 
 

@@ -94,7 +94,7 @@ def test_clips_that_were_trained_on_are_named_in_the_heading() -> None:
 def test_a_card_says_in_words_what_was_trained_on(data: dict[str, Any], sentence: str) -> None:
     adaptive = {"levels": [], "frame_fraction": 0.5, "accuracy": 0.9, "full_rate_accuracy": 0.95}
     (table,) = render_report(
-        {"kind": "classifier", "name": "mine", "data": data, "early_exit": adaptive, "figures": {}}
+        {"kind": "classifier", "name": "mine", "data": data, "early_exit": adaptive, "evaluations": {}}
     )
     lines = [line.strip() for line in text(table, 200)]
     assert ["data", sentence] in [line.split(maxsplit=1) for line in lines]
@@ -218,10 +218,10 @@ def test_a_card_is_shown_with_its_figures() -> None:
         "recipe": "linear (1) on mean+std",
         "data": {"name": "set", "clips": {"[bold]": 2, "[/]": 1}},
         "seed": 5,
-        "figures": {"held-out [val]": report(["[bold]", "[/]"], [0, 0, 1], [0, 1, 1])},
+        "evaluations": {"held_out_[val]": report(["[bold]", "[/]"], [0, 0, 1], [0, 1, 1])},
     }
     found = render_report(card)
-    assert titles(found)[:2] == ["classifier [mine]", "held-out [val]: Summary, with 95 % intervals"]
+    assert titles(found)[:2] == ["classifier [mine]", "held out [val]: Summary, with 95 % intervals"]
     assert [line.split("  ", 1)[0].strip() for line in text(found[0])[1:]] == ["labels", "statistics", "recipe", "data"]
     assert text(found[0])[1].endswith("[bold], [/]")
     assert len(found) == 4
@@ -239,8 +239,13 @@ def test_ratings_have_a_row_each() -> None:
     assert cells(alone)[1] == ["0.000", "1.000", "0.000"]
     (table,) = render_report({"methods": {"mean, linear": rating([1], [2]), "mean, rbf": rating([1], [3])}})
     assert [row[:2] for row in cells(table)[1:]] == [["mean,", "linear"], ["mean,", "rbf"]]
-    card = {"kind": "regressor", "name": "m", "target": "valence", "figures": {"cross-validated": rating([1], [2])}}
-    assert titles(render_report(card)) == ["regressor m", "cross-validated: Ratings"]
+    card = {
+        "kind": "regressor",
+        "name": "m",
+        "target": "valence",
+        "evaluations": {"cross_validation": rating([1], [2])},
+    }
+    assert titles(render_report(card)) == ["regressor m", "cross validation: Ratings"]
 
 
 def test_methods_have_a_row_each() -> None:

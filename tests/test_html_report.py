@@ -122,7 +122,7 @@ def test_a_run_says_how_many_and_why() -> None:
     assert "55 % to 60 % 1" in said
     assert "most often 55 to 60 %: 1 clip; unfold Confidences as a table" in made(run(*MANY)).spoken[1]
     assert "95 % to 100 % 1" in said
-    assert f"network toy-face_model {'0' * 64}" in said
+    assert f"face model toy-face_model {'0' * 64}" in said
     assert "Made by fervid 1.2.3" in said
 
 

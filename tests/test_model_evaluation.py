@@ -121,7 +121,7 @@ def test_clips_that_a_classifier_was_trained_on_are_counted(tmp_path: Path) -> N
 
 def test_of_a_part_only_its_own_clips_count(tmp_path: Path) -> None:
     whole = digested(parted(), [f"{i:016x}" for i in range(32)])
-    data, card = train_classifier(whole, make_candidates(["mean"], ["linear"]), "mine", 3)
+    data, card, _ = train_classifier(whole, make_candidates(["mean"], ["linear"]), "mine", 3)
     (tmp_path / "mine.onnx").write_bytes(data)
     model = registry.load_model(str(tmp_path / "mine.onnx"), "classifier")
     assert len(card["training_digests"]) == 24

@@ -147,7 +147,7 @@ def _split_commas(text: str | None) -> list[str]:
 
 
 def print_report(report: Mapping[str, Any], format: str) -> None:
-    """Print a model card or an evaluation report, as tables or as JSON."""
+    """Print a model card with its evaluations, or an evaluation report, as tables or as JSON."""
     if format == "json":
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return

@@ -126,7 +126,7 @@ def train(
         kinds=kind_names,
         scalings=scaling_names,
     )
-    model, card = train_classifier(data, candidates, output.stem, folds, early_exit_error)
+    trained = train_classifier(data, candidates, output.stem, folds, early_exit_error)
     with atomic_write(output, force=force) as file:
-        file.write(model)
-    print_report(card, format)
+        file.write(trained.content)
+    print_report({**trained.card, "evaluations": trained.evaluations}, format)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -18,11 +18,27 @@ from fervid.learn.candidate_choice import nested_cv_predict, select_candidate
 from fervid.learn.centering import average_by_group
 from fervid.learn.classifier_export import serialize_with_card, to_onnx
 from fervid.learn.estimators import Truth, is_regression
+from fervid.learn.figures import list_report_figures
 from fervid.learn.labeled_features import LabeledFeatures
 from fervid.learn.model_selection import FOLDS, Candidate, parse_statistics, selection_score
 
 SCORE_TOLERANCE = 1e-4
 """Covers the rounding of reports to four digits, and of float32."""
+
+
+class TrainedModel(NamedTuple):
+    """A fitted classifier or regressor.
+
+    Attributes:
+        content: The bytes of the model file.
+        card: Its card.
+        evaluations: The reports of `LabeledFeatures.evaluate` by protocol: `cross_validation_by_person` or
+            `cross_validation_by_clip`, and `held_out` if the data set has a held-out split.
+    """
+
+    content: bytes
+    card: dict[str, Any]
+    evaluations: dict[str, dict[str, Any]]
 
 
 def train_classifier(
@@ -31,7 +47,7 @@ def train_classifier(
     name: str,
     n_folds: int = FOLDS,
     early_exit_error: float | None = None,
-) -> tuple[bytes, dict[str, Any]]:
+) -> TrainedModel:
     """Choose, fit and evaluate a classifier or regressor.
 
     The choice is evaluated by nested cross-validation by person. If the data set has a held-out split, the model is
@@ -43,9 +59,6 @@ def train_classifier(
         name: Name of the model.
         n_folds: Number of folds.
         early_exit_error: Largest error rate that early exits may add; None fits no early exits.
-
-    Returns:
-        The bytes of the model file, and its card.
 
     Raises:
         DatasetError: As for `split_folds`; or the model file scores worse on its training clips than in
@@ -61,11 +74,14 @@ def train_classifier(
     averages = _average_people(train, statistics)
     unit = "clip" if features.groups is None else "person"
     cross_validated = train.evaluate(predictions)
-    figures = {f"cross-validated by {unit} on {features.name}": cross_validated}
+    evaluations = {f"cross_validation_by_{unit}": cross_validated}
+    split = "train" if held_out else "all"
+    figures = list_report_figures(cross_validated, features.name, split, f"cross-validated by {unit}")
     if held_out:
         x = held_out.matrix(statistics, fallback_means=averages.get("average_statistics"))
-        names = "/".join(sorted({str(sample.split) for sample in held_out.table.samples}))
-        figures[f"held-out {names} of {features.name}"] = held_out.evaluate(predict(model, x))
+        split = "/".join(sorted({str(sample.split) for sample in held_out.table.samples}))
+        evaluations["held_out"] = held_out.evaluate(predict(model, x))
+        figures += list_report_figures(evaluations["held_out"], features.name, split, "held out")
     card = {
         "name": name,
         "kind": "regressor" if features.target else "classifier",
@@ -80,14 +96,14 @@ def train_classifier(
         "recipe": _describe_choice(candidate, candidates, scores, selected, n_folds),
         "candidates": {str(other): round(score, 4) for other, score in scores.items()},
         "seed": features.seed,
-        "figures": figures,
+        "figures": [figure.as_dict() for figure in figures],
     }
     if early_exit_error is not None:
         card["early_exit"] = _fit_exit_levels(train, candidate, n_folds, early_exit_error)
     x = data.matrices[candidate.statistics]
     content = serialize_with_card(to_onnx(model, x.shape[1]), card)
     check_training_score(content, x, data.truth, cross_validated)
-    return content, card
+    return TrainedModel(content, card, evaluations)
 
 
 def _describe_choice(

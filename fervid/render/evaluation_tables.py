@@ -20,9 +20,12 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def render_report(report: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of a model card, of several methods, or of a single evaluation report."""
+    """Return the tables of what `train` prints, of several methods, or of a single evaluation report."""
     if "kind" in report:
-        return [_card(report), *(table for name, part in report["figures"].items() for table in _named(name, part))]
+        return [
+            _card(report),
+            *(table for name, part in report["evaluations"].items() for table in _named(name, part)),
+        ]
     if "methods" in report:
         return _methods(report["methods"])
     rendered = tables(report) if "labels" in report else [_regression({"": report})]
@@ -50,7 +53,7 @@ def trained_on(report: Mapping[str, Any]) -> str:
 def _named(name: str, report: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a report, with its name in the first title."""
     rendered = render_report(report)
-    rendered[0].title = _heading(f"{name}: {rendered[0].title}")
+    rendered[0].title = _heading(f"{name.replace('_', ' ')}: {rendered[0].title}")
     return rendered
 
 

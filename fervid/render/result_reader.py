@@ -134,8 +134,8 @@ def _load_records(path: Path, rows: _Rows) -> ClassificationRun | TimelineRun:
 
 
 def _load_reports(path: Path, document: dict[str, Any]) -> EvaluationRun:
-    """Validate a report of `evaluate`, reports of several methods, or those in a card that `train` printed."""
-    reports = document.get("methods", document.get("figures", {"": document}))
+    """Validate a report of `evaluate`, reports of several methods, or those that `train` printed."""
+    reports = document.get("methods", document.get("evaluations", {"": document}))
     if not isinstance(reports, dict) or not reports:
         _raise(path, f"has no figures; {_EXPECTED}")
     for name, report in reports.items():

@@ -6,7 +6,7 @@ stills of SFEW as clips of one frame, used for evaluation only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from fervid.training.faces import DatasetPaths
 from fervid.training.ferplus import CLASSES
 
 VALENCES = ("negative", "neutral", "positive")
-DEVELOPMENT, KERC, SFEW = "Java-SED 01 to 05", "KERC 2020, valence", "SFEW"
+DEVELOPMENT, KERC, SFEW = "Java-SED", "KERC 2020", "SFEW"
+SPLITS: Mapping[str, str] = {DEVELOPMENT: "actors 01 to 05", KERC: "all, valence", SFEW: "all"}
+"""The part of each set that is read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fervid.analysis.align import MARGIN
 from fervid.analysis.face_model import BATCH, preprocess
 from fervid.core.records import FloatArray
+from fervid.learn.figures import Figure
 from fervid.learn.metrics import confusion, macro_scores
 from fervid.models import registry
 from fervid.training import augment, faces
@@ -190,7 +191,7 @@ def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: ND
 
 def export(
     run: Path, sources: DatasetPaths, cache: Path, output: Path, tests: Tests | None = None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, list[Figure]]:
     """Export a finished run to `output` in int8 and to NAME-fp32 beside it in float32, and evaluate both.
 
     The logits of expression and FER2013 label are shifted by `calibrate_logit_shift`.
@@ -203,7 +204,7 @@ def export(
         tests: The test splits, cropped for this input size, if already read.
 
     Returns:
-        Metrics by name of the file.
+        The figures by name of the file.
 
     Raises:
         ValueError: The run is not finished, or a file differs from torch.
@@ -240,14 +241,15 @@ def export(
         "expression_shift": moved,
         "fer2013_shift": moved_first,
     }
-    figures = {}
+    figures: dict[str, list[Figure]] = {}
 
     def measured(path: Path, write: Callable[[Mapping[str, Any]], str]) -> str:
         """Write a file, measure it, and put the figures into its card."""
         described = {**card(path.stem, network, recipe.size), **about}
         write(described)
         figures[path.stem] = tests.measure(registry.load_model(str(path), "face_model", 2))
-        return save_with_card(onnx.load(path), {**described, "figures": figures[path.stem]}, path)
+        measured_card = {**described, "figures": [figure.as_dict() for figure in figures[path.stem]]}
+        return save_with_card(onnx.load(path), measured_card, path)
 
     sha256 = measured(full, lambda described: save(network, described, full, crops))
     about["quantised_from"] = sha256

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from fervid.analysis.early_exit import STRIDES, fit_thresholds
 from fervid.analysis.face_model import FaceModel
 from fervid.analysis.pooling import to_logits
 from fervid.core.records import ClipFeatures, FloatArray
+from fervid.learn.figures import list_figures
 from fervid.learn.model_selection import SEED
 from fervid.models import registry
 from fervid.training import augment
-from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, ClipSet, read_clip_sets
+from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, SPLITS, ClipSet, read_clip_sets
 from fervid.training.faces import DatasetPaths, read_expressions
 from fervid.training.ferplus import CLASSES
 from fervid.training.model_card import save_with_card
@@ -201,6 +202,21 @@ def main() -> None:
     parameters = Parameters.fit([to_labelled_logits(acted), to_labelled_logits(scenes), stills])
     typical = average_logits(acted)
     moved = subtract_baseline(acted, np.array(typical["person"], np.float32))
+    scores = [
+        (DEVELOPMENT, "cross-validated by person", cross_validate(acted, [to_labelled_logits(scenes), stills])),
+        (DEVELOPMENT, "baseline person, on the training clips", parameters(moved)),
+        (KERC, "cross-validated by person", cross_validate(scenes, [to_labelled_logits(acted), stills])),
+        (SFEW, "not trained on", parameters(sets[SFEW].table.statistics[LOGITS])),
+        *(
+            (name, "mean of the probabilities", clips.table.statistics["expression.mean"])
+            for name, clips in sets.items()
+        ),
+    ]
+    figures = [
+        figure
+        for name, protocol, probabilities in scores
+        for figure in list_figures(sets[name].evaluate(probabilities), name, SPLITS[name], protocol)
+    ]
     card: dict[str, Any] = {
         "name": arguments.output.stem,
         "kind": "classifier",
@@ -216,29 +232,13 @@ def main() -> None:
         "recipe": "eight offsets and a temperature by likelihood, classes and sets alike",
         "seed": SEED,
         "source": "python -m fervid.training.train_emotion_classifier",
-        "figures": {
-            f"{DEVELOPMENT}, cross-validated by person": acted.evaluate(
-                cross_validate(acted, [to_labelled_logits(scenes), stills])
-            ),
-            f"{DEVELOPMENT}, the same clips that it was fitted on, --baseline person": acted.evaluate(
-                parameters(moved)
-            ),
-            f"{KERC}, cross-validated by person": scenes.evaluate(
-                cross_validate(scenes, [to_labelled_logits(acted), stills])
-            ),
-            SFEW: sets[SFEW].evaluate(parameters(sets[SFEW].table.statistics[LOGITS])),
-            **{f"{name}, probabilities averaged": _evaluate_mean_probabilities(clips) for name, clips in sets.items()},
-        },
+        "figures": [figure.as_dict() for figure in figures],
         "limitations": "Acted speech of five people and film scenes; spontaneous expressions of people in everyday life"
         " were not measured. Contempt occurs in neither set of clips.",
     }
     save_with_card(to_onnx(parameters), card, arguments.output)
     print(f"offset {np.round(parameters.offset, 2).tolist()}, temperature {parameters.temperature:.2f}")
     print(json.dumps(card["figures"], indent=2))
-
-
-def _evaluate_mean_probabilities(clips: ClipSet) -> Mapping[str, Any]:
-    return clips.evaluate(clips.table.statistics["expression.mean"])
 
 
 if __name__ == "__main__":

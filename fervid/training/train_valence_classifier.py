@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     known = kerc.load_features(arguments.kerc, arguments.cache, strides=STRIDES)
-    data, card = train_classifier(known, CANDIDATES, arguments.output.stem, early_exit_error=EARLY_EXIT_ERROR)
+    data, card, _ = train_classifier(known, CANDIDATES, arguments.output.stem, early_exit_error=EARLY_EXIT_ERROR)
     save_with_card(onnx.load_model_from_string(data), {**card, **CARD}, arguments.output)
     print(json.dumps(card["figures"], indent=2))
 

@@ -17,6 +17,7 @@ import pytest
 import feature_fixtures
 import mini_datasets
 from fervid.learn import metrics
+from fervid.learn.figures import find_figure
 from fervid.models import registry
 from fervid.training import export, predict
 from fervid.training.config import TrainConfig
@@ -92,7 +93,7 @@ def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatc
         assert row["ms"] > 0
         assert row["ms, made for"].endswith(" at 48")
     figures = registry.load_model(str(arguments.runs / "tiny.onnx"), "face_model").card["figures"]
-    mean = figures["UTKFace test"]["age_mae"]
+    mean = find_figure(figures, dataset="UTKFace", metric="age_mae")
     assert small["age, years"] == "{:.2f} ({:.2f} to {:.2f})".format(mean["value"], *mean["interval"])
 
 

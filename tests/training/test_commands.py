@@ -161,7 +161,7 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
         assert model.card["data_sha256"].items() >= {name: read[name].digest() for name in read}.items()
         assert model.card["expression_shift"] in export.SHIFTS
         assert model.card["fer2013_shift"] in export.SHIFTS
-        assert len(model.card["figures"]) == 11
+        assert len({(f["dataset"], f["protocol"]) for f in model.card["figures"]}) == 11
     listed = json.loads((path.parent / "manifest.json").read_text())["models"]
     assert {name: entry["sha256"] for name, entry in listed.items()} == {
         "toy": small.identity.sha256,
@@ -183,7 +183,7 @@ def test_evaluating_gives_the_figures_of_the_card(
     assert (result.exit_code, result.stderr) == (0, "")
     assert json.loads(result.stdout) == registry.load_model(str(path), "face_model").card["figures"]
     table = run("evaluate", path, "--data", sources.root).stdout
-    assert all(test.split()[0] in table for test in json.loads(result.stdout))
+    assert all(figure["dataset"].split()[0] in table for figure in json.loads(result.stdout))
 
 
 def commands(root: Path, published: Path, run: Path, model: Path, output: Path) -> dict[str, list[object]]:
