@@ -31,7 +31,7 @@ WAYS = make_candidates(("mean+std+max",), ("linear",))
 
 def fitted(known: LabeledFeatures, error: float, folder: Path) -> registry.Model:
     """A classifier with thresholds for that share of errors."""
-    data, _ = train_classifier(known, WAYS, "few", early_exit_error=error)
+    data, *_ = train_classifier(known, WAYS, "few", early_exit_error=error)
     path = folder / f"few-{error}.onnx"
     path.write_bytes(data)
     return registry.load_model(str(path), "classifier")
@@ -39,7 +39,7 @@ def fitted(known: LabeledFeatures, error: float, folder: Path) -> registry.Model
 
 def row(name: str, share: float, accuracy: float) -> dict[str, Any]:
     """One point of the curve."""
-    return {"frames": name, "share of frames": round(share, 3), "accuracy": round(accuracy, 3)}
+    return {"frames": name, "frame_fraction": round(share, 3), "accuracy": round(accuracy, 3)}
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -49,7 +49,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for kind in ("adaptive", "fixed"):
-        points = [(r["share of frames"], r["accuracy"]) for r in rows if r["frames"].startswith(kind)]
+        points = [(r["frame_fraction"], r["accuracy"]) for r in rows if r["frames"].startswith(kind)]
         axes.plot(*zip(*sorted(points), strict=True), "o-", label=kind)
     axes.set(xlabel="share of the frames that are looked at", ylabel="accuracy on KERC 2020, validation part")
     axes.legend()
@@ -70,8 +70,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for error in ERRORS:
             model = fitted(known, error, Path(folder))
-            few = evaluate_model(known, model, adaptive=True)["adaptive"]
-            points.append(row(f"adaptive, {100 * error:g} % may be wrong", few["share of frames"], few["accuracy"]))
+            few = evaluate_model(known, model, adaptive=True)["early_exit"]
+            points.append(row(f"adaptive, {100 * error:g} % may be wrong", few["frame_fraction"], few["accuracy"]))
     for stride in (*reversed(STRIDES), 1):
         said = predict_with_model(held, model, stride=stride)
         right = np.isfinite(said).all(axis=1) & (np.nan_to_num(said).argmax(axis=1) == truth)

@@ -184,7 +184,7 @@ def simulated(folder: Path, count: int, background: Path | None) -> list[Clip]:
     detector = ferplus.stills_detector()
     split = ferplus.read_split(folder, "PrivateTest", detector)
     rng = np.random.default_rng(SEED)
-    sure = [face.score >= detector.card["open_score"] for face in split.faces]
+    sure = [face.score >= detector.card["new_track_threshold"] for face in split.faces]
     stills = np.flatnonzero(split.majority & sure)
     shown = [rng.choice(stills, 2 if rng.random() < 0.3 else 1, replace=False) for _ in range(count)]
     frames = video.read_frames(background, Sampling(fps=RATE)) if background else ()
@@ -248,7 +248,7 @@ def main() -> None:
     usual = Options() if arguments.every is None else Options(detection_interval_s=arguments.every)
     slow = replace(usual, detection_interval_s=0)
     ways = [load_extractor(options=options, threads=1) for options in (usual, slow)]
-    ways.append(Moved(ways[1].detector, ways[1].network, slow, 1))
+    ways.append(Moved(ways[1].detector, ways[1].face_model, slow, 1))
     model = registry.load_model(registry.DEFAULTS["classifier"], "classifier")
     classify = ClipClassifier(model.session, model.card)
 

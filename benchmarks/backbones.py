@@ -40,6 +40,7 @@ from fervid.core.records import Face, FaceOutputs, FloatArray, Frame, Image
 from fervid.learn import dataset
 from fervid.learn.candidate_choice import nested_cv_predict
 from fervid.learn.dataset import frame_files
+from fervid.learn.figures import find_figure
 from fervid.learn.labeled_features import LabeledFeatures
 from fervid.learn.model_selection import TrainingData, make_candidates
 from fervid.media.video import read_image_sequence
@@ -62,13 +63,13 @@ BACKBONES: Mapping[str, int] = {  # and the side of the pictures that each was m
     "efficientnet_b2": 260,
 }
 FIGURES = {
-    "FER+ all, %": ("FER+ PrivateTest", "accuracy_all"),
-    "FER+ majority, %": ("FER+ PrivateTest", "accuracy_majority"),
-    "mean recall, %": ("FER+ PrivateTest", "mean_recall"),
-    "age, years": ("UTKFace test", "age_mae"),
-    "gender, %": ("UTKFace test", "gender_accuracy"),
-    "ethnicity, %": ("UTKFace test", "ethnicity_accuracy"),
-    "LFW, %": ("LFW pairs, by the embedding", "accuracy"),
+    "FER+ all, %": {"dataset": "FER+", "metric": "accuracy_all"},
+    "FER+ majority, %": {"dataset": "FER+", "metric": "accuracy_majority"},
+    "mean recall, %": {"dataset": "FER+", "metric": "mean_recall"},
+    "age, years": {"dataset": "UTKFace", "metric": "age_mae"},
+    "gender, %": {"dataset": "UTKFace", "metric": "gender_accuracy"},
+    "ethnicity, %": {"dataset": "UTKFace", "metric": "ethnicity_accuracy"},
+    "LFW, %": {"dataset": "LFW", "protocol": "10-fold verification by embedding", "metric": "accuracy"},
 }
 
 
@@ -146,7 +147,7 @@ def of_size(name: str, size: int, folder: Path) -> list[registry.Model]:
     about = {**export.CARD, **export.card(name, network, size)}
     save_with_card(export.to_onnx(network, size), about, files[0])
     export.save_quantised(files[0], about, files[1], crops)
-    return [registry.load_model(str(file), "network", THREADS) for file in files]
+    return [registry.load_model(str(file), "face_model", THREADS) for file in files]
 
 
 def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceOutputs]]:
@@ -207,8 +208,10 @@ def read_clips(folder: Path, features: Path | None, size: int) -> tuple[list[Ima
     return [shown[sample.path] for sample in known.table.samples], known
 
 
-def text(name: str, figure: Mapping[str, Any]) -> str:
+def text(name: str, figure: Mapping[str, Any] | None) -> str:
     """A figure and its interval; shares in per cent, years as they are."""
+    if figure is None:
+        return ""
     scale, digits = (1, 2) if "years" in name else (100, 1)
     value, low, high = (f"{scale * one:.{digits}f}" for one in (figure["value"], *figure["interval"]))
     return f"{value} ({low} to {high})"
@@ -223,7 +226,7 @@ def row(name: str, model: registry.Model, uar: Mapping[str, Any]) -> dict[str, A
         "steps": card["recipe"]["steps"],
         "size": card["input"]["size"],
         "type": "int8" if "quantised_from" in card else "fp32",
-        **{title: text(title, card["figures"][test][figure]) for title, (test, figure) in FIGURES.items()},
+        **{title: text(title, find_figure(card["figures"], **keys)) for title, keys in FIGURES.items()},
         "KERC UAR, %": text("", uar),
         "MB": round(model.path.stat().st_size / 1e6, 1),
     }
@@ -236,7 +239,7 @@ def table(
     with tempfile.TemporaryDirectory() as folder:
         rows, trained_, made = [], [], []
         for name in names:
-            files = [registry.load_model(str(file), "network", THREADS) for file in both(runs / f"{name}.onnx")]
+            files = [registry.load_model(str(file), "face_model", THREADS) for file in both(runs / f"{name}.onnx")]
             rows += [row(name, model, on_clips(model, clips, known)) for model in files]
             trained_ += files
             made += of_size(name, BACKBONES[name], Path(folder))

@@ -54,7 +54,7 @@ def measure_shipped(sets: Mapping[str, ClipSet], sources: DatasetPaths, cache: P
     """Rows of set, way, and figures."""
     acted, scenes, stills = sets[DEVELOPMENT], sets[KERC], read_rafdb_logits(sources, cache, network)
     model = registry.load_model(registry.DEFAULTS["classifier"], "classifier", 1)
-    usual = np.array(model.card["usual_logits"]["person"], np.float32)
+    usual = np.array(model.card["average_logits"]["person"], np.float32)
 
     def relative(known: ClipSet) -> FloatArray:
         return np.asarray(
@@ -94,8 +94,8 @@ def measure_trained(sets: Mapping[str, ClipSet]) -> list[list[str]]:
         for center, way in ((None, "fervid train"), ("person", "fervid train --center person")):
             known = label_features(found, table, center=center)
             ways = make_default_candidates(table.statistics.keys(), centered=center is not None)
-            _, card = train_classifier(known, ways, "trained")
-            rows += [[part, way, *_trained_figures(report)] for part, report in card["figures"].items()]
+            evaluations = train_classifier(known, ways, "trained").evaluations
+            rows += [[f"{name}, {part}", way, *_trained_figures(report)] for part, report in evaluations.items()]
     return rows
 
 
@@ -114,7 +114,7 @@ def score_pairs(predicted: NDArray[np.int64], truth: Sequence[str]) -> tuple[flo
 
 def measure_identities(sets: Mapping[str, ClipSet], sources: DatasetPaths, network: str) -> list[list[str]]:
     """Rows of set, people, clips and figures."""
-    extractor = load_extractor(network=network)
+    extractor = load_extractor(face_model=network)
     table = sets[DEVELOPMENT].table
     people = [str(sample.person) for sample in table.samples]
     names, vectors = _lfw_identities(sources.lfw, network)
@@ -133,7 +133,7 @@ def _lfw_identities(folder: Path, network: str) -> tuple[list[str], FloatArray]:
     photos = sorted(folder.rglob("*.jpg"))
     folders = [path.parent.name for path in photos]
     chosen = [path for path in photos if folders.count(path.parent.name) >= MIN_PHOTOS]
-    model = registry.load_model(network, "network", 2)
+    model = registry.load_model(network, "face_model", 2)
     detector = stills_detector(lfw.MIN_FACE)
 
     def middle(image: NDArray[np.uint8]) -> Any:
@@ -160,15 +160,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
     parser.add_argument("--cache", type=Path, help="where features and crops are kept; default: DATA/cache")
-    parser.add_argument("--network", default=registry.DEFAULTS["network"])
+    parser.add_argument("--face-model", default=registry.DEFAULTS["face_model"])
     arguments = parser.parse_args()
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
-    sets = read_clip_sets(sources, cache / "features", arguments.network)
+    sets = read_clip_sets(sources, cache / "features", arguments.face_model)
     columns = ("set", "way", "mean recall", "95 % interval", "calibration error", "clips")
-    show("Shipped classifiers", columns, measure_shipped(sets, sources, cache, arguments.network))
+    show("Shipped classifiers", columns, measure_shipped(sets, sources, cache, arguments.face_model))
     show("fervid train, by default", columns, measure_trained(sets))
     columns = ("set", "people", "clips", "people found", "precision", "recall", "F1 of pairs")
-    show("Identity across clips", columns, measure_identities(sets, sources, arguments.network))
+    show("Identity across clips", columns, measure_identities(sets, sources, arguments.face_model))
 
 
 if __name__ == "__main__":

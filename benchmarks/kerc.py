@@ -56,7 +56,7 @@ def frozen(weights: Path, folder: Path) -> Path:
     """The network as it was published, as a file of ours; only its embedding is meant to be used."""
     torch.manual_seed(0)  # the heads are of chance, and faces are followed by one of them
     network = build("mobilenetv1", mobilenet.read_tensorflowjs(weights)).eval()
-    shipped = registry.load_model(registry.DEFAULTS["network"], "network")
+    shipped = registry.load_model(registry.DEFAULTS["face_model"], "face_model")
     size = int(shipped.card["input"]["size"])
     path = folder / "frozen.onnx"
     card = {**export.CARD, **export.card("frozen", network, size)}
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    ours = registry.DEFAULTS["network"]
+    ours = registry.DEFAULTS["face_model"]
     known = kerc.load_features(arguments.kerc, arguments.cache, ours)
     found = [*unfitted(known, ours), *rows(known, ours, WAYS)]
     with tempfile.TemporaryDirectory() as folder:

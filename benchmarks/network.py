@@ -19,18 +19,19 @@ from rich.console import Console
 from rich.table import Table
 
 from fervid.analysis.face_model import preprocess
+from fervid.learn.figures import find_figure
 from fervid.models import registry
 
 BATCH, THREADS = 16, 2
 FIGURES = {
-    "FER+ all": ("FER+ PrivateTest", "accuracy_all"),
-    "FER+ majority": ("FER+ PrivateTest", "accuracy_majority"),
-    "mean recall": ("FER+ PrivateTest", "mean_recall"),
-    "FER2013": ("FER2013 PrivateTest, first labels", "accuracy"),
-    "gender": ("UTKFace test", "gender_accuracy"),
-    "age MAE": ("UTKFace test", "age_mae"),
-    "ethnicity": ("UTKFace test", "ethnicity_accuracy"),
-    "LFW": ("LFW pairs", "accuracy"),
+    "FER+ all": {"dataset": "FER+", "metric": "accuracy_all"},
+    "FER+ majority": {"dataset": "FER+", "metric": "accuracy_majority"},
+    "mean recall": {"dataset": "FER+", "metric": "mean_recall"},
+    "FER2013": {"dataset": "FER2013", "metric": "accuracy"},
+    "gender": {"dataset": "UTKFace", "metric": "gender_accuracy"},
+    "age MAE": {"dataset": "UTKFace", "metric": "age_mae"},
+    "ethnicity": {"dataset": "UTKFace", "metric": "ethnicity_accuracy"},
+    "LFW": {"dataset": "LFW", "protocol": "10-fold verification by identity", "metric": "accuracy"},
 }
 
 
@@ -53,7 +54,7 @@ def milliseconds(networks: list[registry.Model], repeat: int) -> list[float]:
 
 def measure(names: list[str], repeat: int) -> list[dict[str, Any]]:
     """One row a network: milliseconds a face, size of the file, figures."""
-    loaded = [registry.load_model(name, "network", THREADS) for name in names]
+    loaded = [registry.load_model(name, "face_model", THREADS) for name in names]
     return [
         {
             "network": model.identity.name,
@@ -61,8 +62,8 @@ def measure(names: list[str], repeat: int) -> list[dict[str, Any]]:
             "ms": spent,
             "MB": round(model.path.stat().st_size / 1e6, 1),
             **{
-                title: model.card.get("figures", {}).get(test, {}).get(name, {}).get("value")
-                for title, (test, name) in FIGURES.items()
+                title: (find_figure(model.card.get("figures", ()), **keys) or {}).get("value")
+                for title, keys in FIGURES.items()
             },
         }
         for model, spent in zip(loaded, milliseconds(loaded, repeat), strict=True)

@@ -217,7 +217,7 @@ def card() -> str:
 def licences() -> str:
     """List the licences of the models, from their cards."""
     rows = [
-        (f"`{name}`", entry["kind"], _prose(entry["licence"]), how)
+        (f"`{name}`", entry["kind"], _prose(entry["license"]), how)
         for part, how in (("models", "shipped"), ("optional", "`fervid models pull`"))
         for name, entry in registry.manifest(part).items()
     ]

@@ -44,7 +44,7 @@ def test_people_are_pooled_alone_and_the_group_by_frame() -> None:
     assert ben.pool.features().statistics["gender.min"] == BEN
     group = seen.group.features().statistics
     assert group["gender.mean"] == pytest.approx([(0.5 + 0 + 0.5) / 3])
-    assert group["gender.spread.mean"] == pytest.approx([(0.5 + 0 + 0.5) / 3])
+    assert group["gender.across_faces.mean"] == pytest.approx([(0.5 + 0 + 0.5) / 3])
 
 
 def test_an_unsure_face_without_track_is_not_counted() -> None:

@@ -125,7 +125,7 @@ def annotate(toy: fervid.Classifier, tmp_path: Path) -> Annotate:
     def call(source: Path, sampling: Sampling = Sampling()) -> tuple[Facts, list[str]]:  # noqa: B008
         options = fervid.Options(sampling, min_face=toy_models.FACE)
         classifier = fervid.Classifier(
-            type(toy.extractor)(toy.extractor.detector, toy.extractor.network, options, 1), toy._classifier
+            type(toy.extractor)(toy.extractor.detector, toy.extractor.face_model, options, 1), toy._classifier
         )
         target = tmp_path / "annotated.mp4"
         notes = annotate_video.annotate(source, target, classifier.build_timeline(source, CUT), sampling, force=True)
@@ -470,7 +470,7 @@ def test_what_is_no_film_is_refused(toy: fervid.Classifier, source: Path, tmp_pa
     with pytest.raises(errors.NoFramesInRange):
         fervid.load_classifier(
             detector=str(toy.extractor.detector.path),
-            network=str(toy.extractor.network.path),
+            face_model=str(toy.extractor.face_model.path),
             classifier=str(toy._classifier.path),
             options=fervid.Options(Sampling(start=99), min_face=toy_models.FACE),
         ).build_timeline(source)

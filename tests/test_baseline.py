@@ -74,7 +74,7 @@ def test_a_baseline_shifts_logits_but_not_their_deviation() -> None:
     names = ("logit.mean", "logit.min", "logit.max", "logit.std", "expression.mean")
     features = ClipFeatures({name: np.float32([1, 2]) for name in names}, 3)
     reference = BaselineReference("person", 5, {LOGITS: np.float32([1, 1])})
-    card = {"statistics": list(names[:4]), "usual_logits": {"person": [5, 0]}}
+    card = {"statistics": list(names[:4]), "average_logits": {"person": [5, 0]}}
     shifted = shift_features(features, reference, card, "person")
     assert {name: value.tolist() for name, value in shifted.statistics.items()} == {
         **{name: [5, 1] for name in names[:3]},
@@ -87,7 +87,7 @@ def test_a_baseline_shifts_logits_but_not_their_deviation() -> None:
 def test_centered_classifiers_get_features_minus_the_average() -> None:
     names = ("logit.mean", "logit.max", "logit.std")
     features = ClipFeatures({name: np.float32([3]) for name in names}, 3)
-    card = {"statistics": list(names), "center": "person", "usual_statistics": {name: [1] for name in names[:2]}}
+    card = {"statistics": list(names), "center": "person", "average_statistics": {name: [1] for name in names[:2]}}
     reference = BaselineReference("person", 5, {"logit.mean": np.float32([2]), "logit.max": np.float32([5])})
     shifted = shift_features(features, reference, card, "person").statistics
     assert [shifted[name].tolist() for name in names] == [[1], [-2], [3]]
@@ -99,9 +99,9 @@ def test_centered_classifiers_get_features_minus_the_average() -> None:
     ("card", "message"),
     [
         ({"statistics": ["embedding.mean"]}, "fitted on embedding.mean"),
-        ({"statistics": ["logit.mean", "logit.spread.mean"]}, "fitted on"),
-        ({"statistics": ["logit.mean"]}, "no usual_logits"),
-        ({"statistics": ["logit.mean"], "usual_logits": {"rest": USUAL}}, "of kind person"),
+        ({"statistics": ["logit.mean", "logit.across_faces.mean"]}, "fitted on"),
+        ({"statistics": ["logit.mean"]}, "no average_logits"),
+        ({"statistics": ["logit.mean"], "average_logits": {"rest": USUAL}}, "of kind person"),
     ],
 )
 def test_classifiers_without_baseline_support_are_refused(card: dict, message: str) -> None:
@@ -155,20 +155,20 @@ def test_a_list_that_is_no_baseline_is_refused(tmp_path: Path, text: str, messag
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Flags for toy models: faces of one hue are one person."""
     place = tmp_path_factory.mktemp("models")
-    spec = {**toy_models.NETWORK["input"], "scale": [1 / 255] * 3}
-    network = toy_models.network(
-        place / "network.onnx", input=spec, same_person={"same_face": 0.45, "same_person": 0.995}
+    spec = {**toy_models.FACE_MODEL["input"], "scale": [1 / 255] * 3}
+    network = toy_models.face_model(
+        place / "face_model.onnx", input=spec, tracking={"min_track_similarity": 0.45, "min_person_similarity": 0.995}
     )
     classifier = toy_models.classifier(
         place / "classifier.onnx",
         np.eye(2).tolist(),
         labels=["dark", "bright"],
         statistics=["logit.mean"],
-        network_sha256=hashlib.sha256(network.read_bytes()).hexdigest(),
-        usual_logits={"person": USUAL, "rest": USUAL},
+        face_model_sha256=hashlib.sha256(network.read_bytes()).hexdigest(),
+        average_logits={"person": USUAL, "rest": USUAL},
     )
-    detector = toy_models.detector(place / "detector.onnx", threshold=0.2, open_score=0.2)
-    named = {"--network": network, "--classifier": classifier, "--detector": detector}
+    detector = toy_models.detector(place / "detector.onnx", threshold=0.2, new_track_threshold=0.2)
+    named = {"--face-model": network, "--classifier": classifier, "--detector": detector}
     return [str(part) for flag in named.items() for part in flag] + ["--min-face", "16"]
 
 

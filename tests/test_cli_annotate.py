@@ -46,7 +46,7 @@ def moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(family: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A command with the toy models, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    named = [f"--{role}={path}" for role, path in family.items()]
+    named = toy_models.flags(family)
 
     def call(command: str, *arguments: object, env: dict[str, str] | None = None) -> Result:
         given = [command, *named, "--min-face", str(toy_models.FACE), *map(str, arguments)]
@@ -137,11 +137,6 @@ def test_what_is_worth_saying_goes_to_standard_error(run: Run, moods: Path, tmp_
     assert (end["event"], end["clips"], end["output"]) == ("summary", 1, "out.mp4")
     assert run("annotate", moods, "-o", "silent.mp4", "--progress", "none").stderr == ""
     assert run("annotate", moods, "-o", "bar.mp4", "--progress", "bar").stderr.count("100%") >= 1
-
-
-def test_settings_come_from_the_environment_too(run: Run, moods: Path) -> None:
-    assert run("annotate", moods, "-o", "out.mp4", env={"FERVID_WINDOW": "-1"}).exit_code == 2
-    assert run("annotate", moods, "-o", "out.mp4", env={"FERVID_WINDOW": "1", "FERVID_STEP": "1"}).exit_code == 0
 
 
 def test_a_clip_that_brings_the_process_down_is_an_error(

@@ -26,7 +26,7 @@ from fervid.learn.feature_extraction import IDENTITY
 from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry
 
-SIMPLE = ("--kind", "linear", "--statistics", "mean", "--folds", "3")
+SIMPLE = ("--classifier-kind", "linear", "--statistics", "mean", "--folds", "3")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Toy models, and 24 clips of six people on a list: the greener, the more pleasant."""
     place = tmp_path_factory.mktemp("labelled")
     feature_fixtures.detector(place)
-    feature_fixtures.network(place)
+    feature_fixtures.face_model(place)
     lines = ["path,label,person,valence"]
     for i in range(24):
         person, joyful = i // 4, i % 2
@@ -65,7 +65,14 @@ def fervid(place: Path) -> Callable[..., Result]:
     """Runs a command on the toy models."""
 
     def run(command: str, *arguments: object, stdin: bytes | None = None) -> Result:
-        common = ["--progress", "none", "--network", place / "network.onnx", "--detector", place / "detector.onnx"]
+        common = [
+            "--progress",
+            "none",
+            "--face-model",
+            place / "face_model.onnx",
+            "--detector",
+            place / "detector.onnx",
+        ]
         cache = [] if command in ("classify", "timeline") else ["--cache", place / "cache"]
         return CliRunner().invoke(app.app, [command, *map(str, [*arguments, *common, *cache])], input=stdin)
 
@@ -76,7 +83,7 @@ def fervid(place: Path) -> Callable[..., Result]:
 def mine(place: Path, fervid: Callable[..., Result]) -> Path:
     """A classifier that was fitted on the list."""
     path = place / "mine.onnx"
-    assert fervid("train", place / "list.csv", "-o", path, *SIMPLE, "--adaptive", "0.02").exit_code == 0
+    assert fervid("train", place / "list.csv", "-o", path, *SIMPLE, "--early-exit-error", "0.02").exit_code == 0
     return path
 
 
@@ -98,7 +105,7 @@ def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fervid.learn.feature_extraction.compute_clip_features", looked)
 
 
-@pytest.mark.parametrize("command", ["features", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["features", "train", "compare"])
 def test_every_command_that_looks_at_clips_takes_limits(
     command: str, place: Path, fervid: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +161,14 @@ def test_features_tell_what_was_passed_over_and_where_they_are(place: Path, tmp_
             (tmp_path / label / folder).mkdir(parents=True)
         feature_fixtures.frames(tmp_path / label / "clip", [shade], "a.png")
         (tmp_path / label / "notes.txt").touch()
-    registry = ["--network", place / "network.onnx", "--detector", place / "detector.onnx", "--cache", place / "cache"]
+    registry = [
+        "--face-model",
+        place / "face_model.onnx",
+        "--detector",
+        place / "detector.onnx",
+        "--cache",
+        place / "cache",
+    ]
     output = tmp_path / "f.npz"
     told = CliRunner().invoke(app.app, ["features", *map(str, [tmp_path, "-o", output, *registry])])
     assert told.exit_code == 0
@@ -208,20 +222,20 @@ def test_everybody_in_a_clip(place: Path, fervid: Callable[..., Result], tmp_pat
         pair = [(255, 255, 10 * i), (255, 255, 10 * i) if i % 2 == 0 else MAGENTA]
         folder.mkdir(parents=True)
         assert cv2.imwrite(str(folder / "0.png"), feature_fixtures.picture(*pair)[..., ::-1])
-    everybody = (tmp_path / "groups", "--face", "all", "--group", "none", "--folds", "3")
-    given = ("train", *everybody, "--kind", "logistic", "-o", tmp_path / "g.onnx", "--format", "json")
+    everybody = (tmp_path / "groups", "--face", "all", "--group-by", "none", "--folds", "3")
+    given = ("train", *everybody, "--classifier-kind", "logistic", "-o", tmp_path / "g.onnx", "--format", "json")
     card = parsed(fervid(*given))
     assert {name.split(" on ")[1] for name in card["candidates"]} == set(model_selection.CANDIDATE_GROUP_STATISTICS)
     card = parsed(fervid(*given, "--statistics", "group", "--force"))
     assert card["face"] == "all"
-    assert "embedding.spread.mean" in card["statistics"]
-    assert card["figures"]["cross-validated by clip on groups"]["answered"]["accuracy"]["value"] > 0.8
-    found = parsed(fervid("evaluate", *everybody, "--statistics", "group,mean", "--format", "json"))
+    assert "embedding.across_faces.mean" in card["statistics"]
+    assert card["evaluations"]["cross_validation_by_clip"]["answered"]["accuracy"]["value"] > 0.8
+    found = parsed(fervid("compare", *everybody, "--statistics", "group,mean", "--format", "json"))
     assert list(found["methods"]) == ["group, linear", "mean, linear"]
     refused(
-        fervid("evaluate", tmp_path / "groups", "--classifier", tmp_path / "g.onnx", "--group", "none"),
+        fervid("evaluate", tmp_path / "groups", "--classifier", tmp_path / "g.onnx", "--group-by", "none"),
         4,
-        r"g needs embedding\.spread",
+        r"g needs embedding\.across_faces",
     )
     clip = tmp_path / "groups" / "mixed" / "1" / "0.png"
     refused(fervid("classify", clip, "--classifier", tmp_path / "g.onnx"), 2, "g was trained .*--face all")
@@ -235,15 +249,23 @@ def test_a_classifier_is_trained_printed_and_used(
     place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path
 ) -> None:
     again = fervid(
-        "train", place / "list.csv", "-o", tmp_path / "mine.onnx", *SIMPLE, "--adaptive", "0.02", "--format", "json"
+        "train",
+        place / "list.csv",
+        "-o",
+        tmp_path / "mine.onnx",
+        *SIMPLE,
+        "--early-exit-error",
+        "0.02",
+        "--format",
+        "json",
     )
     card = parsed(again)
+    (report,) = card.pop("evaluations").values()
     assert registry.load_model(str(mine), "classifier").card == card
     assert (tmp_path / "mine.onnx").read_bytes() == mine.read_bytes()
     assert list(tmp_path.iterdir()) == [tmp_path / "mine.onnx"]
-    assert (card["name"], card["labels"], card["network"]) == ("mine", ["calm", "joy"], "toy-network")
-    assert card["data"] == {"name": "list", "clips": {"calm": 12, "joy": 12}, "people": 6, "faceless": 0}
-    (report,) = card["figures"].values()
+    assert (card["name"], card["labels"], card["face_model"]) == ("mine", ["calm", "joy"], "toy-face_model")
+    assert card["data"] == {"name": "list", "clips": {"calm": 12, "joy": 12}, "people": 6, "no_face": 0}
     assert report["answered"]["accuracy"]["value"] > 0.9
     for share, label in ((0.1, "calm"), (0.75, "joy")):
         feature_fixtures.frames(tmp_path, [colour(share)], f"{label}.png")
@@ -272,20 +294,20 @@ def test_by_default_few_people_are_told_by_their_expressions(
 
 
 def test_a_card_is_shown_as_tables(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
-    text = said(fervid("train", place / "list.csv", "-o", tmp_path / "mine.onnx", *SIMPLE, "--group", "none"))
+    text = said(fervid("train", place / "list.csv", "-o", tmp_path / "mine.onnx", *SIMPLE, "--group-by", "none"))
     for words in (
         "classifier mine",
         "labels calm, joy",
         "statistics embedding.mean",
         "data list: 24 clips (calm 12, joy 12)",
-        "cross-validated by clip on list",
+        "cross validation by clip",
     ):
         assert words in text
 
 
 def test_what_is_trained_on(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     """A list and its features give the same file."""
-    options = ("--kind", "logistic", "--statistics", "expression", "--folds", "3", "--seed", "7")
+    options = ("--classifier-kind", "logistic", "--statistics", "expression", "--folds", "3", "--seed", "7")
     assert fervid("features", place / "list.csv", "-o", tmp_path / "list.npz").exit_code == 0
     for source, output in ((place / "list.csv", "a"), (tmp_path / "list.npz", "b")):
         (tmp_path / output).mkdir()
@@ -294,14 +316,14 @@ def test_what_is_trained_on(place: Path, fervid: Callable[..., Result], tmp_path
 
 
 def test_statistics_are_combined_freely(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
-    asked = ("--kind", "logistic", "--folds", "3", "--format", "json")
+    asked = ("--classifier-kind", "logistic", "--folds", "3", "--format", "json")
     one = ("train", place / "list.csv", "-o", tmp_path / "one.onnx", "--statistics", "min+expression.max", *asked)
     card = parsed(fervid(*one))
     assert card["statistics"] == ["embedding.min", "expression.max"]
     assert all(name.endswith(" on min+expression.max") for name in card["candidates"])
     record = json.loads(fervid("classify", place / "clips/1/0.png", "--classifier", tmp_path / "one.onnx").stdout)
     assert (record["status"], record["label"]) == ("ok", "joy")
-    several = fervid("evaluate", place / "list.csv", "--statistics", "std+max, expression+min,mean+expression", *asked)
+    several = fervid("compare", place / "list.csv", "--statistics", "std+max, expression+min,mean+expression", *asked)
     assert list(parsed(several)["methods"]) == [
         *("std+max, logistic", "expression+min, logistic", "mean+expression, logistic")
     ]
@@ -337,16 +359,16 @@ def test_a_regressor_is_trained_and_measured(place: Path, pleasure: Path, fervid
     assert report["ccc"]["value"] > 0.8
     assert report["mae"]["value"] < 1
     assert report["clips"] == 24
-    text = said(fervid("evaluate", place / "list.csv", "--classifier", pleasure, "--target", "valence"))
+    text = said(fervid("evaluate", place / "list.csv", "--classifier", pleasure))
     assert "concordance (CCC)" in text
-    text = said(fervid("evaluate", place / "list.csv", *SIMPLE, "--target", "valence"))
+    text = said(fervid("compare", place / "list.csv", *SIMPLE, "--target", "valence"))
     assert "correlation mean, linear " in text
     for command in ("classify", "timeline"):
         rates = (
             r"pleasure\.onnx is a model of the kind regressor and a classifier is needed \(`fervid evaluate` measures"
         )
         refused(fervid(command, place / "clips/0/0.png", "--classifier", pleasure), 4, rates)
-    for more in (["--plot", "x.png"], ["--against", pleasure], ["--adaptive"]):
+    for more in (["--plot", "x.png"], ["--compare-to", pleasure], ["--adaptive"]):
         refused(
             fervid("evaluate", place / "list.csv", "--classifier", pleasure, *more),
             2,
@@ -363,11 +385,11 @@ def test_a_clip_that_cannot_be_read_stops_the_training_and_a_faceless_one_does_n
     text = (place / "list.csv").read_text() + "\ndark.png,joy,p7,\n"
     (tmp_path / "list.csv").write_text(text)
     card = parsed(fervid("train", tmp_path / "list.csv", "-o", tmp_path / "a.onnx", *SIMPLE, "--format", "json"))
-    (report,) = card["figures"].values()
-    assert (report["answered"]["count"], report["all"]["count"], card["data"]["faceless"]) == (24, 25, 1)
+    (report,) = card["evaluations"].values()
+    assert (report["answered"]["count"], report["all"]["count"], card["data"]["no_face"]) == (24, 25, 1)
     assert fervid("features", tmp_path / "list.csv", "-o", tmp_path / "f.npz").exit_code == 0
     pooled = parsed(fervid("train", tmp_path / "f.npz", "-o", tmp_path / "p.onnx", *SIMPLE, "--format", "json"))
-    assert list(pooled["figures"].values()) == [report]
+    assert list(pooled["evaluations"].values()) == [report]
     assert pooled["data"] == card["data"] | {"name": "f"}
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "list.csv").write_text(text + "empty.mp4,joy,p8,\ntext.mp4,calm,p8,\n")
@@ -380,7 +402,7 @@ def test_a_clip_that_cannot_be_read_stops_the_training_and_a_faceless_one_does_n
         ["fervid:", "skipped:", str(tmp_path / "empty.mp4")],
         ["fervid:", "skipped:", str(tmp_path / "text.mp4")],
     ]
-    assert json.loads(result.stdout)["data"] == card["data"] | {"broken": 2}
+    assert json.loads(result.stdout)["data"] == card["data"] | {"unreadable": 2}
 
 
 def test_a_classifier_of_centred_features(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
@@ -408,8 +430,8 @@ def test_a_classifier_of_centred_features(place: Path, fervid: Callable[..., Res
     report = parsed(fervid("evaluate", tmp_path / "three.csv", "--classifier", output, "--format", "json"))
     assert report["answered"]["uar"]["value"] > 0.9
     refused(
-        fervid("evaluate", tmp_path / "three.csv", "--classifier", output, "--group", "none"),
-        *(2, "leave out --group none"),
+        fervid("evaluate", tmp_path / "three.csv", "--classifier", output, "--group-by", "none"),
+        *(2, "leave out --group-by none"),
     )
     refused(fervid(*given[:1], place / "list.csv", *given[2:], "--force"), 2, "nobody has 5 clips with a face")
     for command in ("classify", "timeline"):
@@ -421,7 +443,7 @@ def test_without_a_cache_that_can_be_written_there_is_none_and_that_is_said(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr("fervid.core.atomic_io.user_dir", lambda _: tmp_path / "file")
-    named = ("--network", place / "network.onnx", "--detector", place / "detector.onnx", "--progress", "none")
+    named = ("--face-model", place / "face_model.onnx", "--detector", place / "detector.onnx", "--progress", "none")
     clip = place / "clips" / "0" / "0.png"
 
     def run(*more: object) -> Result:
@@ -449,7 +471,7 @@ def test_without_a_cache_that_can_be_written_there_is_none_and_that_is_said(
 def test_methods_are_compared(place: Path, fervid: Callable[..., Result]) -> None:
     found = parsed(
         fervid(
-            "evaluate",
+            "compare",
             place / "list.csv",
             "--statistics",
             "mean,expression",
@@ -462,13 +484,13 @@ def test_methods_are_compared(place: Path, fervid: Callable[..., Result]) -> Non
     )
     assert list(found["methods"]) == ["mean, linear", "expression, linear"]
     assert found["methods"]["mean, linear"]["answered"]["accuracy"]["value"] > 0.9
-    text = said(fervid("evaluate", place / "list.csv", *SIMPLE))
+    text = said(fervid("compare", place / "list.csv", *SIMPLE))
     assert "method accuracy UAR all: accuracy all: UAR mean, linear " in text
     assert "method calm joy mean, linear " in text
 
 
 def test_without_a_choice_all_statistics_are_tried(place: Path, fervid: Callable[..., Result]) -> None:
-    found = parsed(fervid("evaluate", place / "list.csv", "--folds", "3", "--format", "json"))
+    found = parsed(fervid("compare", place / "list.csv", "--folds", "3", "--format", "json"))
     assert [name.partition(",")[0] for name in found["methods"]] == [
         *("logit+std+max+min", "expression", "expression+std+max", "expression+std+min+max"),
         *("mean", "mean+std", "mean+std+max", "mean+std+min+max"),
@@ -485,15 +507,15 @@ def test_a_classifier_is_measured(place: Path, mine: Path, fervid: Callable[...,
         tmp_path / "worse.onnx",
         [[1, 0, 9]] * 3,
         labels=["calm", "joy", "fear"],
-        network_sha256=registry.load_model(str(place / "network.onnx"), "network").identity.sha256,
+        face_model_sha256=registry.load_model(str(place / "face_model.onnx"), "face_model").identity.sha256,
     )
-    everything = fervid(*given, "--against", worse, "--adaptive", "--plot", tmp_path / "c.svg", "--format", "json")
+    everything = fervid(*given, "--compare-to", worse, "--adaptive", "--plot", tmp_path / "c.svg", "--format", "json")
     report = parsed(everything)
-    assert report["against"]["only_ours"] >= 11
-    assert report["adaptive"]["accuracy"] > 0.9
-    assert report["adaptive"]["share of frames"] <= 1
+    assert report["comparison"]["only_a_correct"] >= 11
+    assert report["early_exit"]["accuracy"] > 0.9
+    assert report["early_exit"]["frame_fraction"] <= 1
     assert "<svg" in (tmp_path / "c.svg").read_text()
-    text = said(fervid(*given, "--against", worse, "--adaptive"))
+    text = said(fervid(*given, "--compare-to", worse, "--adaptive"))
     assert "Two classifiers on 24 clips" in text
     assert "Few frames first" in text
     both = fervid("evaluate", place / "list.csv", "--classifier", worse, "--labels", "joy,calm", "--format", "json")
@@ -512,12 +534,12 @@ def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], 
         more = ["--split", split] if split else []
         assert parsed(fervid(*given, "--classifier", mine, *more))["clips"] == count
     refused(fervid(*given, "--classifier", mine, "--split", "test"), 2, "no clip of parts in the test split")
-    (found,) = parsed(fervid(*given, *SIMPLE))["methods"].items()
+    (found,) = parsed(fervid("compare", *given[1:], *SIMPLE))["methods"].items()
     assert (found[0][:14], found[1]["clips"]) == ("mean, linear (", 4)
-    (found,) = parsed(fervid(*given, *SIMPLE, "--cross-validate"))["methods"].items()
+    (found,) = parsed(fervid("compare", *given[1:], *SIMPLE, "--cross-validate"))["methods"].items()
     assert (found[0], found[1]["clips"]) == ("mean, linear", 24)
     card = parsed(fervid("train", *given[1:], "-o", tmp_path / "p.onnx", *SIMPLE))
-    assert list(card["figures"]) == ["cross-validated by person on parts", "held-out val of parts"]
+    assert list(card["evaluations"]) == ["cross_validation_by_person", "held_out"]
     one = ("evaluate", tmp_path / "one.csv", "--classifier", mine)
     (tmp_path / "one.csv").write_text("\n".join([header, lines[0]]))
     assert "accuracy 100.0 % 100.0 %" in said(fervid(*one))
@@ -536,42 +558,38 @@ def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], 
         ("features {list} -o {new}.npz --every-frame --fps 2", "contradict"),
         ("features ravdess:{folder}/nothing -o {new}.npz", "is not a folder"),
         ("train {list} -o {old}", "exists; --force"),
-        ("train {list} -o {new} --kind linear,boosting", "boosting; choose from linear, rbf, mlp, logistic"),
+        ("train {list} -o {new} --classifier-kind linear,boosting", "boosting; choose from linear, rbf, mlp, logistic"),
         ("train {list} -o {new} --statistics median", "unknown statistic 'median'; join mean, std, min, max of"),
         ("train {list} -o {new} --folds 2", "--folds"),
         ("train {list} -o {new} --seed -1", "--seed"),
-        ("train {list} -o {new} --adaptive 1.5", "--adaptive"),
-        ("train {list} -o {new} --adaptive 0.1 --target valence", "--adaptive needs class probabilities"),
-        ("train {list} -o {new} --adaptive 0.1 --center person", "--adaptive classifies one clip at a time"),
-        ("train {list} -o {new} --group none --center person", "drop --group none"),
+        ("train {list} -o {new} --early-exit-error 1.5", "--early-exit-error"),
+        (
+            "train {list} -o {new} --early-exit-error 0.1 --target valence",
+            "--early-exit-error needs class probabilities",
+        ),
+        ("train {list} -o {new} --early-exit-error 0.1 --center person", "drop --early-exit-error or --center"),
+        ("train {list} -o {new} --group-by none --center person", "drop --group-by none"),
         ("train {list} -o {new} --target arousal", "no rating 'arousal'"),
         ("train {list} -o {new} --labels joy", "only the class joy"),
         ("train {list} -o {new} --labels joy,fear", "no clips of fear; it has calm, joy"),
-        ("train {alone} -o {new}", r"joy \(.*\): cross-validation by person needs two or more people.*--group none"),
+        ("train {alone} -o {new}", r"joy \(.*\): cross-validation by person needs two or more people.*--group-by none"),
         ("train {folder}/nothing -o {new}", "cannot be read"),
         ("train {broken} -o {new}", r"broken\.npz is no file of features.*fervid features"),
-        ("train {features} -o {new} --adaptive 0.1", "has to read the clips again"),
+        ("train {features} -o {new} --early-exit-error 0.1", "other frame rates"),
         ("train {unlabelled} -o {new}", r"0\.mp4 \(list:0\) has no label"),
-        ("train {features} -o {new} --statistics group --kind linear", "--face all"),
-        ("evaluate {list} --split val", "need --classifier"),
-        ("evaluate {list} --plot {new}.png", "need --classifier"),
-        ("evaluate {list} --against {mine}", "need --classifier"),
-        ("evaluate {list} --adaptive", "need --classifier"),
-        ("evaluate {list} --kind boosting", "unknown name boosting"),
-        ("evaluate {list} --statistics mean,mean+median", "unknown statistic 'median'"),
-        ("evaluate {list} --classifier {mine} --kind rbf", "or drop --classifier"),
-        ("evaluate {list} --classifier {mine} --statistics mean", "or drop --classifier"),
-        ("evaluate {list} --classifier {mine} --cross-validate", "or drop --classifier"),
-        ("evaluate {list} --classifier {mine} --target valence", "or drop --classifier"),
+        ("train {features} -o {new} --statistics group --classifier-kind linear", "--face all"),
+        ("evaluate {list}", "Missing option '--classifier'"),
+        ("compare {list} --classifier-kind boosting", "unknown name boosting"),
+        ("compare {list} --statistics mean,mean+median", "unknown statistic 'median'"),
         ("evaluate {list} --classifier {mine} --plot {new}.xyz", r"use one of \.png"),
         ("evaluate {list} --classifier {mine} --plot {old}", r"use one of \.png"),
         ("evaluate {list} --classifier {mine} --plot {picture}", "exists; --force"),
-        ("evaluate {list} --classifier {toy} --adaptive", "trained without --adaptive"),
+        ("evaluate {list} --classifier {toy} --adaptive", "has no early exits"),
         ("evaluate {list} --classifier {toy}", "no label calm, joy; its labels are first"),
         ("evaluate {features} --classifier {toy}", "no label calm, joy; its labels are first"),
-        ("evaluate {features} --classifier {mine} --adaptive", "has to read the clips again"),
+        ("evaluate {features} --classifier {mine} --adaptive", "other frame rates"),
         ("evaluate {list} --classifier {mine} --split dev", "--split"),
-        ("evaluate {list} --format csv", "--format"),
+        ("compare {list} --format csv", "--format"),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: str, words: str, things: dict[str, object], fervid: Any) -> None:
@@ -627,10 +645,10 @@ def test_a_classifier_that_cannot_be_used_is_status_4(
 ) -> None:
     other = toy_models.classifier(tmp_path / "other.onnx", np.eye(3), labels=["calm", "joy", "fear"])
     given = ("evaluate", place / "list.csv", "--classifier")
-    refused(fervid(*given, other), 4, "toy-classifier was fitted on another network than toy-network.*--network")
-    refused(fervid(*given, mine, "--against", other), 4, "toy-classifier was fitted on another network")
+    refused(fervid(*given, other), 4, "fitted on another face model than toy-face_model.*--face-model")
+    refused(fervid(*given, mine, "--compare-to", other), 4, "toy-classifier was fitted on another face model")
     refused(fervid(*given, "no-such-model"), 4, "classifier 'no-such-model' cannot be read")
-    refused(fervid(*given, place / "network.onnx"), 4, "of the kind network and a classifier is needed")
+    refused(fervid(*given, place / "face_model.onnx"), 4, "of the kind face_model and a classifier is needed")
     refused(fervid(*given, place / "list.csv"), 4, "is no ONNX model")
 
 
@@ -648,7 +666,7 @@ def test_ravdess(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> 
                 clips.write(folder / name, [image] * 2, rate=5, options={"crf": "4"})
     source = f"ravdess:{tmp_path}"
     card = parsed(fervid("train", source, "-o", tmp_path / "r.onnx", *SIMPLE, "--format", "json"))
-    assert card["data"] == {"name": "ravdess", "clips": {"happiness": 8, "sadness": 8}, "people": 4, "faceless": 0}
+    assert card["data"] == {"name": "ravdess", "clips": {"happiness": 8, "sadness": 8}, "people": 4, "no_face": 0}
     report = parsed(fervid("evaluate", source, "--classifier", tmp_path / "r.onnx", "--format", "json"))
     assert report["answered"]["uar"]["value"] == 1
 
@@ -672,14 +690,16 @@ def test_kerc2020(place: Path, fervid: Callable[..., Result], tmp_path: Path) ->
     for split, lines in tables.items():
         (tmp_path / f"{split}_mean.csv").write_text("\n".join(lines))
     source = (f"kerc2020:{tmp_path}", "--statistics", "mean+std", "--folds", "3", "--format", "json")
-    card = parsed(fervid("train", *source, "-o", tmp_path / "k.onnx", "--kind", "rbf"))
+    card = parsed(fervid("train", *source, "-o", tmp_path / "k.onnx", "--classifier-kind", "rbf"))
     assert card["data"]["people"] == 3
     assert card["labels"] == ["negative", "neutral", "positive"]
-    held = card["figures"]["held-out val of kerc2020"]
+    held = card["evaluations"]["held_out"]
     assert (held["clips"], held["answered"]["count"]) == (9, 9)
     assert held["answered"]["uar"]["value"] > 0.8
-    card = parsed(fervid("train", *source, "-o", tmp_path / "v.onnx", "--kind", "rbf", "--target", "valence"))
-    assert card["figures"]["held-out val of kerc2020"]["ccc"]["value"] > 0.2
+    card = parsed(
+        fervid("train", *source, "-o", tmp_path / "v.onnx", "--classifier-kind", "rbf", "--target", "valence")
+    )
+    assert card["evaluations"]["held_out"]["ccc"]["value"] > 0.2
 
 
 def test_the_table_of_the_paper_on_afew(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
@@ -689,8 +709,8 @@ def test_the_table_of_the_paper_on_afew(place: Path, fervid: Callable[..., Resul
             for number in numbers:
                 image = feature_fixtures.picture(colour(share + 0.01 * number))
                 clips.write(tmp_path / split / emotion / f"{number:09}.avi", [image] * 2, rate=5)
-    asked = ("--statistics", "mean,mean+std+max", "--folds", "3", "--group", "none", "--format", "json")
-    methods = parsed(fervid("evaluate", f"afew:{tmp_path}", *asked))["methods"]
+    asked = ("--statistics", "mean,mean+std+max", "--folds", "3", "--group-by", "none", "--format", "json")
+    methods = parsed(fervid("compare", f"afew:{tmp_path}", *asked))["methods"]
     assert [name.partition(",")[0] for name in methods] == ["mean", "mean+std+max"]
     for report in methods.values():
         assert (report["clips"], report["labels"]) == (6, ["happiness", "sadness"])
@@ -708,7 +728,7 @@ def test_ck_plus(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> 
             emotion.parent.mkdir(parents=True)
             emotion.write_text(f"   {code}.0000000e+00\n")
     asked = ("--statistics", "mean", "--folds", "3", "--format", "json")
-    (report,) = parsed(fervid("evaluate", f"ck+:{tmp_path}", *asked))["methods"].values()
+    (report,) = parsed(fervid("compare", f"ck+:{tmp_path}", *asked))["methods"].values()
     assert (report["clips"], report["labels"]) == (8, ["happiness", "sadness"])
     assert report["answered"]["accuracy"]["value"] == 1
 
@@ -736,8 +756,8 @@ def test_the_table_of_the_paper_on_vgaf(place: Path, fervid: Callable[..., Resul
                 clips.write(tmp_path / split / f"{name}.mp4", [feature_fixtures.picture(colour(share))] * 2, rate=5)
                 lines.append(f"{name} {label}")
         (tmp_path / f"{split}_labels.txt").write_text("\n".join(lines))
-    asked = ("--face", "all", "--statistics", "group", "--folds", "3", "--group", "none", "--format", "json")
-    (report,) = parsed(fervid("evaluate", f"vgaf:{tmp_path}", *asked))["methods"].values()
+    asked = ("--face", "all", "--statistics", "group", "--folds", "3", "--group-by", "none", "--format", "json")
+    (report,) = parsed(fervid("compare", f"vgaf:{tmp_path}", *asked))["methods"].values()
     assert (report["clips"], report["labels"]) == (6, ["negative", "neutral", "positive"])
     assert report["answered"]["accuracy"]["value"] > 0.6
 
@@ -762,14 +782,14 @@ def test_real_faces_end_to_end(tmp_path: Path) -> None:
 
     source = (f"crema-d:{tmp_path / 'set'}", "--cache", tmp_path / "cache", "--format", "json")
     card = parsed(run("train", *source, "-o", tmp_path / "m.onnx", *SIMPLE, "--statistics", "mean"))
-    assert card["data"] == {"name": "crema-d", "clips": {"happiness": 4, "sadness": 4}, "people": 4, "faceless": 0}
+    assert card["data"] == {"name": "crema-d", "clips": {"happiness": 4, "sadness": 4}, "people": 4, "no_face": 0}
     report = parsed(
         run(
             "evaluate",
             *source,
             "--classifier",
             tmp_path / "m.onnx",
-            "--against",
+            "--compare-to",
             "emotion8",
             "--labels",
             "happiness,sadness",

@@ -387,7 +387,7 @@ def run(command: str, *arguments: object, stdin: bytes = b"") -> Result:
 
 @pytest.fixture
 def flags(family: dict[str, str]) -> list[str]:
-    return [*(f"--{role}={path}" for role, path in family.items()), f"--min-face={toy_models.FACE}"]
+    return [*toy_models.flags(family), f"--min-face={toy_models.FACE}"]
 
 
 def records(text: str) -> list[dict]:

@@ -216,7 +216,7 @@ def test_only_the_labels_that_are_asked_for_are_answered(family: dict[str, str],
 @pytest.fixture
 def run(family: dict[str, str]) -> Run:
     """`fervid timeline` with the toy models."""
-    named = [f"--{role}={path}" for role, path in family.items()]
+    named = toy_models.flags(family)
 
     def call(*arguments: object, env: dict[str, str] | None = None) -> Result:
         given = ["timeline", *named, "--min-face", str(toy_models.FACE), "--progress", "none", *map(str, arguments)]
@@ -297,12 +297,6 @@ def test_wrong_usage_is_status_2_and_prints_no_record(
     assert not list(tmp_path.iterdir())
 
 
-def test_window_and_step_come_from_the_flag_then_the_environment(run: Run, moods: Path) -> None:
-    environment = {"FERVID_WINDOW": "3", "FERVID_STEP": "3"}
-    assert [record["start_s"] for record in records(run(moods, env=environment))] == [0, 3]
-    assert [record["start_s"] for record in records(run(moods, "--step", 1.5, env=environment))] == [0, 1.5, 3]
-
-
 @pytest.fixture
 def place(tmp_path: Path, moods: Path, cut: Path) -> Path:
     """A folder: a clip of moods, one that is none, one without a face, one that breaks off."""
@@ -350,7 +344,7 @@ def test_what_fails_decides_the_status(run: Run, place: Path, moods: Path) -> No
 
 
 def test_progress_counts_clips_and_those_that_failed(family: dict[str, str], place: Path) -> None:
-    named = [f"--{role}={path}" for role, path in family.items()]
+    named = toy_models.flags(family)
     result = CliRunner().invoke(app.app, ["timeline", *named, "--min-face=16", "--progress=json", str(place)])
     events = [json.loads(line) for line in result.stderr.splitlines()]
     assert [(event["done"], event["total"], event["failed"]) for event in events] == [

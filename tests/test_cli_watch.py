@@ -211,7 +211,7 @@ def test_records_are_written_to_stdout_at_once(inbox: Path, smile: Path, clock: 
     shutil.copy(smile, inbox)
     for form, lines in (("jsonl", 2), ("csv", 3), ("table", 5)):
         clock.events = [(clock.now + 5, stop)]
-        result = run(inbox, "--quiet", 1, "--format", form, "--progress", "json")
+        result = run(inbox, "--settle-seconds", 1, "--format", form, "--progress", "json")
         assert (result.exit_code, len(result.stdout.splitlines())) == (130, lines)
         assert "happiness" in result.stdout
         assert "empty_file" in result.stdout
@@ -225,7 +225,7 @@ def test_records_are_written_to_stdout_at_once(inbox: Path, smile: Path, clock: 
         ["--format", "json"],
         ["-o", "results.csv"],
         ["-o", "results"],
-        ["--quiet", "0"],
+        ["--settle-seconds", "0"],
         ["--resume"],
         ["-o", "results.jsonl", "--format", "csv"],
         ["--jobs", "0"],
@@ -252,7 +252,17 @@ def started(inbox: Path, tmp_path: Path) -> Iterator[Callable[[], SimpleNamespac
 
     def start() -> SimpleNamespace:
         code = "from fervid.cli.app import main\nif __name__ == '__main__': main()"
-        flags = ["--quiet", "0.5", "-o", tmp_path / "out.jsonl", "--resume", "--jobs", "1", "--progress", "none"]
+        flags = [
+            "--settle-seconds",
+            "0.5",
+            "-o",
+            tmp_path / "out.jsonl",
+            "--resume",
+            "--jobs",
+            "1",
+            "--progress",
+            "none",
+        ]
         process = subprocess.Popen(
             [sys.executable, "-c", code, "watch", inbox, *flags],
             stderr=subprocess.PIPE,

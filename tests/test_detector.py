@@ -139,7 +139,7 @@ def test_tiles_are_run_one_by_one() -> None:
         sizes.append(count)
         return [np.zeros((count, 5, 4)), np.zeros((count, 5, 2, 2)), np.zeros((count, 5))]
 
-    card = {"input": {"size": 16}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.25}
+    card = {"input": {"size": 16}, "threshold": 0.5, "new_track_threshold": 0.7, "smallest_face": 0.25}
     assert Detector(SimpleNamespace(run=run), card, 5).detect(np.zeros((600, 900, 3), np.uint8)) == []
     assert set(sizes) == {1}
     fine, coarse = tiles(600, 900, 20), [tiles(600, 900, side) for side in (40, 80, 160, 320, 640)]
@@ -173,7 +173,12 @@ def test_flexible_inputs_are_no_larger_than_needed(
         seen.append(feed["images"].shape[1:3])
         return [np.zeros((1, 5, 4)), np.zeros((1, 5, 2, 2)), np.full((1, 5), score)]
 
-    card = {"input": {"size": 640, "multiple": 32}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 12 / 640}
+    card = {
+        "input": {"size": 640, "multiple": 32},
+        "threshold": 0.5,
+        "new_track_threshold": 0.7,
+        "smallest_face": 12 / 640,
+    }
     assert Detector(SimpleNamespace(run=run), card, min_face).detect(np.zeros((*frame, 3), np.uint8)) == []
     if score < 0.7:  # no face is sure, so one may fill the frame
         assert seen.pop() == bordered
@@ -197,7 +202,7 @@ def test_a_face_that_fills_the_frame_is_found(zoom: float, beyond: int) -> None:
     frame = cv2.resize(clips.astronaut()[y1:y2, x1:x2], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
     face = detector().detect(frame)[0]
     assert iou(np.array(face.box) / zoom + [x1, y1, x1, y1], BOX) > 0.55
-    assert face.score >= registry.load_model("blazeface-back", "detector").card["open_score"]
+    assert face.score >= registry.load_model("blazeface-back", "detector").card["new_track_threshold"]
     assert np.abs(face.landmarks[:2] / zoom + [x1, y1] - EYES).max() < 20
 
 
@@ -218,7 +223,7 @@ def test_the_padded_frame_is_searched_without_confident_detection(
         box, score = outputs.pop(0)
         return [box.reshape(1, 1, 4), box.reshape(1, 1, 2, 2), np.full((1, 1), score, np.float32)]
 
-    card = {"input": {"size": 128}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.05}
+    card = {"input": {"size": 128}, "threshold": 0.5, "new_track_threshold": 0.7, "smallest_face": 0.05}
     faces = Detector(SimpleNamespace(run=run), card, 32).detect(np.zeros((height, width, 3), np.uint8))
     assert len(outputs) == (sure >= 0.7)
     assert [face.box for face in faces] == [pytest.approx(true, abs=0.5)] * found
@@ -229,7 +234,7 @@ def test_the_padded_frame_is_searched_without_confident_detection(
 @pytest.mark.parametrize("seed", range(40))
 def test_a_face_across_tiles_is_found_whole_and_precisely(seed: int) -> None:
     random = np.random.default_rng(seed)
-    card = {"input": {"size": 128}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.05}
+    card = {"input": {"size": 128}, "threshold": 0.5, "new_track_threshold": 0.7, "smallest_face": 0.05}
     frame = np.zeros((400, 640, 3), np.uint8)
     side = int(random.integers(10, 39))
     x, y = (int(random.integers(0, length - side)) for length in (640, 400))
@@ -244,7 +249,7 @@ def test_a_face_across_tiles_is_found_whole_and_precisely(seed: int) -> None:
     [(320, 240, 10, 0), (320, 240, 14, 1), (640, 360, 14, 0), (640, 360, 18, 1), (360, 640, 14, 0), (1280, 720, 34, 1)],
 )
 def test_default_min_face_is_a_fortieth_and_at_least_12_px(width: int, height: int, side: int, found: int) -> None:
-    card = {"input": {"size": 128}, "threshold": 0.5, "open_score": 0.7, "smallest_face": 0.05}
+    card = {"input": {"size": 128}, "threshold": 0.5, "new_track_threshold": 0.7, "smallest_face": 0.05}
     frame = np.zeros((height, width, 3), np.uint8)
     frame[100 : 100 + side, 120 : 120 + side] = 255
     assert len(Detector(SimpleNamespace(run=brightness), card).detect(frame)) == found

@@ -67,7 +67,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str | None], 
 
 
 def wrong() -> list[Check]:
-    return [check for check in run_checks() if check.state == "WRONG"]
+    return [check for check in run_checks() if check.state == "error"]
 
 
 def status() -> int:
@@ -125,7 +125,7 @@ def test_packages_that_are_missing_too_old_or_too_many_are_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     installed(monkeypatch, versions, **distributions)
-    assert wrong() == [Check(name, "WRONG", message)]
+    assert wrong() == [Check(name, "error", message)]
     assert status() == 2
 
 
@@ -206,7 +206,7 @@ def test_nobody_is_told_to_take_over_folders_of_others(
     monkeypatch.setattr(os, "access", lambda place, mode: False)
     monkeypatch.setattr(os, "getuid", lambda: 65534)
     for check in doctor._folders():
-        assert check.state == "WRONG"
+        assert check.state == "error"
         assert "chown" not in check.message
         assert "set HOME to a folder of yours" in check.message
 
@@ -247,7 +247,7 @@ def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) ->
     for what in ("cache", "data"):
         monkeypatch.setattr(f"platformdirs.user_{what}_path", homeless)
     found = {check.name: check for check in doctor._folders()}
-    assert {check.state for check in found.values()} == {"WRONG"}
+    assert {check.state for check in found.values()} == {"error"}
     assert "set HOME, or XDG_DATA_HOME" in found["data folder"].message
     assert registry.installed_models() == list(registry.manifest())
     assert CliRunner().invoke(app.app, ["models", "list"]).exit_code == 0
@@ -258,9 +258,9 @@ def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_settings_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("FERVID_FPS", "2\x1b[31m")
+    monkeypatch.setenv("FERVID_JOBS", "2\x1b[31m")
     found = {check.name: check.state for check in run_checks()}
-    assert (found["NO_COLOR"], found["FERVID_FPS"]) == ("note", "note")
+    assert (found["NO_COLOR"], found["FERVID_JOBS"]) == ("note", "note")
     assert r"2\x1b[31m" in CliRunner().invoke(app.app, ["doctor"], env={"PYTHONIOENCODING": "latin-1"}).stdout
     monkeypatch.setattr(doctor.sys, "stdout", type("Ascii", (), {"encoding": "ascii"})())
     assert "encoding" in {check.name for check in doctor._settings()}

@@ -249,7 +249,7 @@ def endless_chunk(request: Request) -> None:
 @pytest.mark.parametrize("answer", [endless, endless_chunk])
 @pytest.mark.parametrize("name", NAMES)
 def test_endless_response_is_stopped(server: Server, place: Path, name: str, answer: Callable[[Request], None]) -> None:
-    entry("hsemotion-b0", limit=300_000)
+    entry("hsemotion-b0", max_bytes=300_000)
     server.answer = answer
     fails(r"it has more than (200|300),000 bytes", name, ChecksumMismatch)
     assert left(place) == {}

@@ -29,9 +29,9 @@ def correct(*flags: int) -> np.ndarray:
 
 
 def test_levels_are_read_from_the_card() -> None:
-    card = {"adaptive": {"levels": [{"stride": 8, "confidence": 0.9}, {"stride": 2, "confidence": 1.01}]}}
+    card = {"early_exit": {"levels": [{"stride": 8, "confidence": 0.9}, {"stride": 2, "confidence": 1.01}]}}
     assert exit_levels(card) == (ExitLevel(8, 0.9), ExitLevel(2, 1.01))
-    assert exit_levels({"adaptive": {"levels": []}}) == ()
+    assert exit_levels({"early_exit": {"levels": []}}) == ()
 
 
 def test_classifier_without_levels_is_refused() -> None:
@@ -42,7 +42,7 @@ def test_classifier_without_levels_is_refused() -> None:
 @pytest.mark.parametrize("stride", [0, -2])
 def test_stride_below_one_is_refused(stride: int) -> None:
     with pytest.raises(ValueError, match=f"stride .*{stride}"):
-        exit_levels({"adaptive": {"levels": [{"stride": stride, "confidence": 0.9}]}})
+        exit_levels({"early_exit": {"levels": [{"stride": stride, "confidence": 0.9}]}})
 
 
 @pytest.mark.parametrize(
@@ -134,15 +134,15 @@ def test_card_states_the_effect_of_the_thresholds() -> None:
     card = fit_thresholds(confidences, right, np.array([16, 8, 10, 3]), 0.0)
     assert [level["stride"] for level in card["levels"]] == list(STRIDES)
     assert card["error"] == 0
-    assert card["accuracy"] == card["accuracy of all frames"] == 0.75
-    assert card["share of frames"] == pytest.approx((2 + 2 + 10 + 3) / 37, abs=1e-4)
+    assert card["accuracy"] == card["full_rate_accuracy"] == 0.75
+    assert card["frame_fraction"] == pytest.approx((2 + 2 + 10 + 3) / 37, abs=1e-4)
 
 
 def test_correct_predictions_exit_at_the_lowest_rate() -> None:
     always = [confidence(0.4, 0.9)] * 4
     card = fit_thresholds(always, [correct(1, 1)] * 4, np.array([17, 16]), 0.0)
     assert [level["confidence"] for level in card["levels"]] == [0, 0, 0]
-    assert card["share of frames"] == pytest.approx((3 + 2) / 33, abs=1e-4)
+    assert card["frame_fraction"] == pytest.approx((3 + 2) / 33, abs=1e-4)
 
 
 def test_clip_without_face_goes_on_to_the_next_level() -> None:
@@ -150,7 +150,7 @@ def test_clip_without_face_goes_on_to_the_next_level() -> None:
     right = [correct(0, 0), correct(0, 1), correct(0, 1), correct(1, 1)]
     card = fit_thresholds(confidences, right, np.array([8, 8]), 0.0)
     assert all(level["confidence"] >= 0 for level in card["levels"])
-    assert (card["accuracy"], card["share of frames"]) == (1, (8 + 2) / 16)
+    assert (card["accuracy"], card["frame_fraction"]) == (1, (8 + 2) / 16)
     assert json.loads(json.dumps(card, allow_nan=False)) == card
 
 
@@ -158,6 +158,6 @@ def test_clip_without_face_goes_on_to_the_next_level() -> None:
 def test_rounded_threshold_is_as_strict(wrong: float) -> None:
     coarse = confidence(wrong, 0.3)
     card = fit_thresholds([coarse] * 4, [correct(0, 1)] * 4, np.array([8, 8]), 0.0)
-    for level in exit_levels({"adaptive": card}):
+    for level in exit_levels({"early_exit": card}):
         assert not (coarse >= level.confidence).any()
         assert level.confidence == pytest.approx(wrong, abs=3e-4)

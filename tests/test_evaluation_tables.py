@@ -81,21 +81,23 @@ def test_clips_that_were_trained_on_are_named_in_the_heading() -> None:
     ("data", "sentence"),
     [
         (
-            {"name": "set", "clips": {"calm": 1, "joy": 2000}, "people": 1, "faceless": 0},
+            {"name": "set", "clips": {"calm": 1, "joy": 2000}, "people": 1, "no_face": 0},
             "set: 2,001 clips (calm 1, joy 2,000) of 1 person",
         ),
         (
-            {"name": "set", "clips": 1, "people": 2, "faceless": 1, "broken": 2},
+            {"name": "set", "clips": 1, "people": 2, "no_face": 1, "unreadable": 2},
             "set: 1 clip of 2 people; 1 more shows no face; 2 left out because of errors",
         ),
-        ({"name": "set", "clips": 3, "people": None, "faceless": 2}, "set: 3 clips; 2 more show no face"),
+        ({"name": "set", "clips": 3, "people": None, "no_face": 2}, "set: 3 clips; 2 more show no face"),
     ],
 )
 def test_a_card_says_in_words_what_was_trained_on(data: dict[str, Any], sentence: str) -> None:
-    adaptive = {"levels": [], "share of frames": 0.5, "accuracy": 0.9, "accuracy of all frames": 0.95}
-    (table,) = render_report({"kind": "classifier", "name": "mine", "data": data, "adaptive": adaptive, "figures": {}})
+    adaptive = {"levels": [], "frame_fraction": 0.5, "accuracy": 0.9, "full_rate_accuracy": 0.95}
+    (table,) = render_report(
+        {"kind": "classifier", "name": "mine", "data": data, "early_exit": adaptive, "evaluations": {}}
+    )
     lines = [line.strip() for line in text(table, 200)]
-    assert f"data      {sentence}" in lines
+    assert ["data", sentence] in [line.split(maxsplit=1) for line in lines]
     assert lines[-1].endswith("looks at 50.0 % of the frames, with an accuracy of 90.0 % instead of 95.0 %")
 
 
@@ -201,10 +203,10 @@ def test_a_report_is_shown_with_all_that_it_says() -> None:
     ours, theirs = predictions(["a", "b"], [0, 0, 1, 1], [0, 0, 1, 1]), predictions(["a", "b"], [0, 0, 1, 1], [0] * 4)
     plain = ["Summary, with 95 % intervals", "Classes, clips with a face", "Answers, all clips"]
     assert titles(render_report(evaluate(ours))) == plain
-    few = {"share of frames": 0.256, "accuracy": 0.9}
-    found = render_report({**evaluate(ours), "against": paired_test(ours, theirs), "adaptive": few})
+    few = {"frame_fraction": 0.256, "accuracy": 0.9}
+    found = render_report({**evaluate(ours), "comparison": paired_test(ours, theirs), "early_exit": few})
     assert titles(found) == [*plain, "Two classifiers on 4 clips", "Few frames first"]
-    assert cells(found[-1])[1:] == [["share", "of", "frames", "25.6", "%"], ["accuracy", "90.0", "%"]]
+    assert cells(found[-1])[1:] == [["frame", "fraction", "25.6", "%"], ["accuracy", "90.0", "%"]]
 
 
 def test_a_card_is_shown_with_its_figures() -> None:
@@ -216,10 +218,10 @@ def test_a_card_is_shown_with_its_figures() -> None:
         "recipe": "linear (1) on mean+std",
         "data": {"name": "set", "clips": {"[bold]": 2, "[/]": 1}},
         "seed": 5,
-        "figures": {"held-out [val]": report(["[bold]", "[/]"], [0, 0, 1], [0, 1, 1])},
+        "evaluations": {"held_out_[val]": report(["[bold]", "[/]"], [0, 0, 1], [0, 1, 1])},
     }
     found = render_report(card)
-    assert titles(found)[:2] == ["classifier [mine]", "held-out [val]: Summary, with 95 % intervals"]
+    assert titles(found)[:2] == ["classifier [mine]", "held out [val]: Summary, with 95 % intervals"]
     assert [line.split("  ", 1)[0].strip() for line in text(found[0])[1:]] == ["labels", "statistics", "recipe", "data"]
     assert text(found[0])[1].endswith("[bold], [/]")
     assert len(found) == 4
@@ -237,8 +239,13 @@ def test_ratings_have_a_row_each() -> None:
     assert cells(alone)[1] == ["0.000", "1.000", "0.000"]
     (table,) = render_report({"methods": {"mean, linear": rating([1], [2]), "mean, rbf": rating([1], [3])}})
     assert [row[:2] for row in cells(table)[1:]] == [["mean,", "linear"], ["mean,", "rbf"]]
-    card = {"kind": "regressor", "name": "m", "target": "valence", "figures": {"cross-validated": rating([1], [2])}}
-    assert titles(render_report(card)) == ["regressor m", "cross-validated: Ratings"]
+    card = {
+        "kind": "regressor",
+        "name": "m",
+        "target": "valence",
+        "evaluations": {"cross_validation": rating([1], [2])},
+    }
+    assert titles(render_report(card)) == ["regressor m", "cross validation: Ratings"]
 
 
 def test_methods_have_a_row_each() -> None:

@@ -81,7 +81,7 @@ def test_wrong_number_of_groups_raises(count: int) -> None:
 
 def features(**widths: int) -> ClipFeatures:
     statistics = {
-        f"{vector.replace('_', '.')}.{kind}": np.zeros(width, np.float32)
+        f"{vector.replace('_', '.', 1)}.{kind}": np.zeros(width, np.float32)
         for vector, width in widths.items()
         for kind in STATISTICS
     }
@@ -98,11 +98,11 @@ def features(**widths: int) -> ClipFeatures:
             ["embedding.max", "expression.mean", "expression.std"],
             ["embedding, highest", "expression of calm", "expression of joy"],
         ),
-        (["embedding.spread.min"], ["embedding between people, lowest"]),
+        (["embedding.across_faces.min"], ["embedding between people, lowest"]),
     ],
 )
 def test_statistics_and_expressions_are_groups(names: list[str], expected: list[str]) -> None:
-    clip = features(embedding=3, expression=2, embedding_spread=3)
+    clip = features(embedding=3, expression=2, embedding_across_faces=3)
     groups = feature_groups(clip, names, LABELS)
     assert list(groups) == expected
     columns = np.sort(np.concatenate(list(groups.values())))

@@ -35,7 +35,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def extractor(family: dict[str, str], **options: object) -> Extractor:
     merged = Options(**{"min_face": toy_models.FACE, "detection_interval_s": 0.0, **options})
-    return load_extractor(network=family["network"], detector=family["detector"], options=merged, threads=1)
+    return load_extractor(face_model=family["face_model"], detector=family["detector"], options=merged, threads=1)
 
 
 def changing_faces(count: int) -> list[np.ndarray]:
@@ -231,38 +231,38 @@ def test_stride_reads_a_truncated_clip_up_to_its_end(family: dict[str, str], tmp
 
 def test_load_extractor_accepts_names_and_paths(family: dict[str, str]) -> None:
     ready = extractor(family)
-    assert (ready.detector.identity.name, ready.network.identity.name) == ("toy-detector", "toy-network")
+    assert (ready.detector.identity.name, ready.face_model.identity.name) == ("toy-detector", "toy-face_model")
     assert ready.options == Options(min_face=toy_models.FACE, detection_interval_s=0.0)
     assert load_extractor(threads=1).options == Options()
     with pytest.raises(ModelNotFound, match="no-such-model"):
-        load_extractor(network="no-such-model")
+        load_extractor(face_model="no-such-model")
 
 
 @pytest.mark.parametrize(
     ("role", "change"),
     [
-        ("network", {"margin": -0.1}),
-        ("network", {"embedding": 4}),
-        ("network", {"expressions": ["dark"]}),
-        ("network", {"input": {"size": 9}}),
-        ("network", {"input": {"size": "x"}}),
-        ("network", {"same_person": {"same_face": 0.5}}),
+        ("face_model", {"margin": -0.1}),
+        ("face_model", {"embedding": 4}),
+        ("face_model", {"expressions": ["dark"]}),
+        ("face_model", {"input": {"size": 9}}),
+        ("face_model", {"input": {"size": "x"}}),
+        ("face_model", {"tracking": {"min_track_similarity": 0.5}}),
         ("detector", {"input": {}}),
         ("detector", {"threshold": "x"}),
-        ("detector", {"open_score": "x"}),
+        ("detector", {"new_track_threshold": "x"}),
     ],
 )
 def test_model_that_contradicts_its_card_is_named(family: dict[str, str], role: str, change: dict[str, object]) -> None:
-    loaded = {kind: registry.load_model(family[kind], kind) for kind in ("detector", "network")}
+    loaded = {kind: registry.load_model(family[kind], kind) for kind in ("detector", "face_model")}
     model = loaded[role]
     loaded[role] = registry.Model(model.identity, model.path, {**model.card, **change}, model.session)
     with pytest.raises(ModelIncompatible, match=rf"{role}.*re-export it"):
-        Extractor(loaded["detector"], loaded["network"], Options())
+        Extractor(loaded["detector"], loaded["face_model"], Options())
 
 
 def test_as_incompatible_model_converts_model_errors_only(family: dict[str, str]) -> None:
-    model = registry.load_model(family["network"], "network")
-    message = r"network.onnx does not match its model card \(first\); re-export it"
+    model = registry.load_model(family["face_model"], "face_model")
+    message = r"face_model.onnx does not match its model card \(first\); re-export it"
     with pytest.raises(ModelIncompatible, match=message), as_incompatible_model(model):
         raise ValueError("first\nsecond")
     with pytest.raises(InputError), as_incompatible_model(model):
@@ -274,8 +274,8 @@ def test_opencv_gets_one_thread_and_the_face_model_half(family: dict[str, str]) 
     try:
         for threads, half in ((1, 1), (2, 1), (3, 1), (4, 2)):
             cv2.setNumThreads(2)
-            ready = load_extractor(network=family["network"], detector=family["detector"], threads=threads)
-            assert (cv2.getNumThreads(), ready.network.threads) == (1, half)
+            ready = load_extractor(face_model=family["face_model"], detector=family["detector"], threads=threads)
+            assert (cv2.getNumThreads(), ready.face_model.threads) == (1, half)
     finally:
         cv2.setNumThreads(before)
 

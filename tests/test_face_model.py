@@ -26,7 +26,7 @@ RAW = {"size": 8, "colour": "RGB", "mean": [0.0, 0.0, 0.0], "scale": [1.0, 1.0, 
 
 
 def network(folder: Path, **spec: object) -> FaceModel:
-    model = registry.load_model(str(toy_models.network(folder / "toy.onnx", input=RAW | spec)), "network")
+    model = registry.load_model(str(toy_models.face_model(folder / "toy.onnx", input=RAW | spec)), "face_model")
     return FaceModel(model.session, model.card)
 
 
@@ -94,9 +94,9 @@ def test_crops_are_not_transposed_or_flipped(tmp_path: Path) -> None:
     nodes += [("Softmax", ["embedding"], name, {"axis": 1}) for name in ("expression", "age", "ethnicity", "identity")]
     inputs = {"crops": (1, ["n", 3, 2, 2])}
     path = toy_models.save(
-        tmp_path / "flat.onnx", nodes, {}, inputs, COLUMNS, toy_models.NETWORK | {"input": RAW | {"size": 2}}
+        tmp_path / "flat.onnx", nodes, {}, inputs, COLUMNS, toy_models.FACE_MODEL | {"input": RAW | {"size": 2}}
     )
-    model = registry.load_model(str(path), "network")
+    model = registry.load_model(str(path), "face_model")
     crop = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     scores = FaceModel(model.session, model.card)(crop)
     assert scores.embedding[0].tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
@@ -113,7 +113,7 @@ def test_every_output_has_its_column(tmp_path: Path) -> None:
 
 
 def test_empty_outputs_have_the_widths_of_the_card() -> None:
-    scores = empty_outputs(toy_models.NETWORK | {"embedding": 7, "expressions": list("abcd")})
+    scores = empty_outputs(toy_models.FACE_MODEL | {"embedding": 7, "expressions": list("abcd")})
     assert len(scores) == 0
     assert scores.embedding.shape == (0, 7)
     assert scores.expression.shape == (0, 4)
@@ -146,27 +146,27 @@ def test_expected_age_has_one_value_per_row() -> None:
 
 
 def test_a_model_may_have_expressions_only(tmp_path: Path) -> None:
-    whole = onnx.load(toy_models.network(tmp_path / "whole.onnx"))
+    whole = onnx.load(toy_models.face_model(tmp_path / "whole.onnx"))
     del whole.graph.output[2:]
     card = {
-        key: value for key, value in toy_models.NETWORK.items() if key not in set().union(*OPTIONAL_OUTPUTS.values())
+        key: value for key, value in toy_models.FACE_MODEL.items() if key not in set().union(*OPTIONAL_OUTPUTS.values())
     }
-    model = registry.load_model(str(toy_models.write(tmp_path / "plain.onnx", whole, card)), "network")
+    model = registry.load_model(str(toy_models.write(tmp_path / "plain.onnx", whole, card)), "face_model")
     some, none = (FaceModel(model.session, model.card)(crops(count)) for count in (3, 0))
     assert some.widths == none.widths == (3, 2, 0, 0, 0, 0)
     assert (len(some), len(none), len(some[[0, 2]])) == (3, 0, 2)
 
 
-@pytest.mark.parametrize("key", ["first_age", "genders", "ethnicities", "identity", "same_person"])
+@pytest.mark.parametrize("key", ["first_age", "genders", "ethnicities", "identity", "tracking"])
 def test_outputs_named_by_the_card_must_exist(tmp_path: Path, key: str) -> None:
     output = next(name for name, keys in OPTIONAL_OUTPUTS.items() if key in keys)
-    whole = onnx.load(toy_models.network(tmp_path / "whole.onnx"))
+    whole = onnx.load(toy_models.face_model(tmp_path / "whole.onnx"))
     kept = [value for value in whole.graph.output if value.name != output]
     del whole.graph.output[:]
     whole.graph.output.extend(kept)
-    path = toy_models.write(tmp_path / "plain.onnx", whole, toy_models.NETWORK)
+    path = toy_models.write(tmp_path / "plain.onnx", whole, toy_models.FACE_MODEL)
     with pytest.raises(ModelIncompatible, match=f"no input or output named {output}"):
-        registry.load_model(str(path), "network")
+        registry.load_model(str(path), "face_model")
 
 
 @pytest.mark.parametrize("style", list(STYLES))
@@ -176,7 +176,7 @@ def test_shipped_model_is_robust_to_image_style(style: str, person: int) -> None
     loaded = registry.load_model(registry.DEFAULTS["detector"], "detector")
     image = clips.portrait(320, 240, 1.6, person=person)
     (face, *_) = Detector(loaded.session, loaded.card).detect(image)
-    shipped = registry.load_model(registry.DEFAULTS["network"], "network")
+    shipped = registry.load_model(registry.DEFAULTS["face_model"], "face_model")
     plain = align_face(image, face, shipped.card["input"]["size"])
     scores = FaceModel(shipped.session, shipped.card)(np.stack([plain, STYLES[style](plain)]))
     plain_embedding, styled_embedding = scores.embedding

@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flags(place: Path) -> list[str]:
-    models = [f"--{role}={place / role}.onnx" for role in ("detector", "network", "classifier")]
+    models = toy_models.flags({role: f"{place / role}.onnx" for role in ("detector", "face_model", "classifier")})
     return ["classify", str(place / "clips" / "*.png"), *models, f"--min-face={toy_models.FACE}", "--progress=none"]
 
 
@@ -140,7 +140,7 @@ def test_a_second_run_on_one_output_is_refused_at_once(
     target = tmp_path / name
     if more == ("--resume",) and target.suffix in (".csv", ".json"):
         return
-    models = {role: str(place / f"{role}.onnx") for role in ("detector", "network", "classifier")}
+    models = {role: str(place / f"{role}.onnx") for role in ("detector", "face_model", "classifier")}
     first = load_classifier(**models)
     clips = [str(path) for path in sorted((place / "clips").iterdir())[:2]]
     format = None if target.suffix else "parquet"

@@ -115,7 +115,7 @@ def test_a_clip_is_known_again_by_its_bytes(four: list[Sample], extractor: Extra
 def test_features_that_tell_no_digests_still_load(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
     FeatureTable.from_rows(extract_features(four, extractor), feature_fixtures.ABOUT).save(tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as stored:
-        old = {name: stored[name] for name in stored if name not in ("digests", "broken")}
+        old = {name: stored[name] for name in stored if name not in ("digests", "unreadable")}
         few = dict(stored) | {"digests": np.array('["a"]')}
     np.savez(tmp_path / "old.npz", **old)
     np.savez(tmp_path / "few.npz", **few)
@@ -149,9 +149,11 @@ def another_version(place: Path, patch: pytest.MonkeyPatch) -> Extractor:
         lambda place, _: feature_fixtures.extractor(place, Options(Sampling(2.0))),
         lambda place, _: feature_fixtures.extractor(place, Options(face="all")),
         lambda place, _: feature_fixtures.extractor(place, Options(min_face=9)),
-        lambda place, _: feature_fixtures.extractor(place, same_person={"same_face": 0.4, "same_person": 0.7}),
+        lambda place, _: feature_fixtures.extractor(
+            place, tracking={"min_track_similarity": 0.4, "min_person_similarity": 0.7}
+        ),
     ],
-    ids=["byte", "version", "sampling", "faces", "size", "network"],
+    ids=["byte", "version", "sampling", "faces", "size", "face_model"],
 )
 def test_what_a_result_depends_on_is_looked_at_again(
     change: Callable[[Path, pytest.MonkeyPatch], Extractor],
@@ -176,7 +178,7 @@ def test_another_detector_and_other_strides_look_again(
     list(extract_features(four[:1], extractor, cache, strides=(4, 2)))
     feature_fixtures.detector(tmp_path, name="another")
     loaded = feature_extraction.Extractor(
-        fervid.models.registry.load_model(str(tmp_path / "detector.onnx"), "detector"), extractor.network, Options()
+        fervid.models.registry.load_model(str(tmp_path / "detector.onnx"), "detector"), extractor.face_model, Options()
     )
     list(extract_features(four[:1], loaded, cache))
     assert looked == ["a"] * 3
@@ -276,7 +278,7 @@ def test_only_what_is_fitted_on_is_kept(face: str, spread: bool, tmp_path: Path)
     names = {
         f"{name}.{kind}" for name in ("embedding", "expression", "logit") for kind in ("mean", "std", "min", "max")
     }
-    groups = {name.replace(".", ".spread.") for name in names} if spread else set()
+    groups = {name.replace(".", ".across_faces.") for name in names} if spread else set()
     assert set(found.statistics) == names | groups | {IDENTITY}
 
 
@@ -362,7 +364,7 @@ def test_a_clip_that_brings_down_a_worker_or_hangs_is_told_in_its_row(four: list
         (tmp_path / name).mkdir()
         assert cv2.imwrite(str(tmp_path / name / "0.png"), np.roll(feature_fixtures.picture(YELLOW), aside, axis=1))
     given = [four[0], sample(tmp_path / "deadly"), sample(tmp_path / "endless"), four[1]]
-    extractor = Fragile(plain.detector, plain.network, plain.options)
+    extractor = Fragile(plain.detector, plain.face_model, plain.options)
     rows = list(extract_features(given, extractor, tmp_path / "cache", 1, limits=Limits(seconds=2)))
     assert [row.sample for row in rows] == given
     assert [row.error and row.error.code for row in rows] == [None, "crashed", "timeout", None]
@@ -463,7 +465,7 @@ def stored(table: FeatureTable, **changes: object) -> dict[str, object]:
     """The columns of an `.npz` file, some of them changed, those that are None left out."""
     about = json.dumps({**table.provenance, "statistics": ["embedding.mean"]})
     samples = json.dumps([{"path": "a", "label": "joy"}, {"path": "b", "label": "joy"}])
-    texts = {"about": about, "samples": samples, "faceless": "[]"}
+    texts = {"about": about, "samples": samples, "no_face": "[]"}
     columns = {**texts, "count": [1, 1], "embedding.mean": np.ones((2, 3))}
     return {name: value for name, value in {**columns, **changes}.items() if value is not None}
 
@@ -473,8 +475,8 @@ def stored(table: FeatureTable, **changes: object) -> dict[str, object]:
     [
         {"about": None},
         {"samples": None},
-        {"faceless": None},
-        {"faceless": '[{"path": 5}]'},
+        {"no_face": None},
+        {"no_face": '[{"path": 5}]'},
         {"count": None},
         {"embedding.mean": None},
         {"about": "no json"},

@@ -14,7 +14,7 @@ from fervid.core.errors import FervidError
 from parsers import TARGETS
 
 FEW, MANY = 150, 5_000
-COUNTS = {"network-card": 40, "detector-card": 40, "classifier-card": 60, "manifest": 60, "onnx": 500, "results": 60}
+COUNTS = {"face_model-card": 40, "detector-card": 40, "classifier-card": 60, "manifest": 60, "onnx": 500, "results": 60}
 """Some take longer than the others, or are seldom accepted."""
 
 
@@ -120,14 +120,22 @@ def test_an_entry_of_a_manifest_that_is_none_is_damage(values: dict[str, Any]) -
     [
         *(("detector-card", {"smallest_face": share}) for share in (-1, 0, 2, float("inf"), "x")),
         *(("detector-card", {"input_size": size}) for size in (-1, 0, 10**30, None)),
-        *(("detector-card", {name: score}) for name in ("threshold", "open_score") for score in (-1, 0, 1e308, "x")),
+        *(
+            ("detector-card", {name: score})
+            for name in ("threshold", "new_track_threshold")
+            for score in (-1, 0, 1e308, "x")
+        ),
         ("detector-card", {"input_multiple": 0}),
-        *(("network-card", {"input_size": size}) for size in (-1, 0, 10**5, 2**31, None)),
-        *(("network-card", {"first_age": age}) for age in (-1, 1e308, float("nan"), [])),
-        *(("network-card", {f"input_{name}": value}) for name in ("mean", "scale") for value in (1e308, float("nan"))),
-        ("network-card", {"ethnicities": ["here"]}),
-        ("network-card", {"ethnicities": []}),
-        ("classifier-card", {"network_sha256": 1.5}),
+        *(("face_model-card", {"input_size": size}) for size in (-1, 0, 10**5, 2**31, None)),
+        *(("face_model-card", {"first_age": age}) for age in (-1, 1e308, float("nan"), [])),
+        *(
+            ("face_model-card", {f"input_{name}": value})
+            for name in ("mean", "scale")
+            for value in (1e308, float("nan"))
+        ),
+        ("face_model-card", {"ethnicities": ["here"]}),
+        ("face_model-card", {"ethnicities": []}),
+        ("classifier-card", {"face_model_sha256": 1.5}),
         ("classifier-card", {"labels": [float("nan"), "second", "third"]}),
     ],
     ids=repr,
@@ -136,14 +144,14 @@ def test_a_card_with_what_cannot_be_is_refused(kind: str, values: dict[str, Any]
     assert not TARGETS[kind](with_(kind, **values))
 
 
-@pytest.mark.parametrize("values", [{"face": True}, {"network_sha256": None}], ids=repr)
+@pytest.mark.parametrize("values", [{"face": True}, {"face_model_sha256": None}], ids=repr)
 def test_features_that_say_no_text_of_themselves_are_refused(values: dict[str, Any]) -> None:
     assert not TARGETS["features-rows"](with_("features-rows", **values))
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"where": 1}, {"label": []}, {"person": 3}, {"ratings": True}, {"ratings": ["a"]}, {"ratings": {"v": "x"}}],
+    [{"source": 1}, {"label": []}, {"person": 3}, {"ratings": True}, {"ratings": ["a"]}, {"ratings": {"v": "x"}}],
     ids=repr,
 )
 def test_features_of_clips_that_are_none_are_refused(values: dict[str, Any]) -> None:

@@ -82,11 +82,11 @@ def complete(**variables: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("fervid classify --network m", {"mobilenetv1", "mobilenetv1-fp32"}),
-        ("fervid classify --network ", {"mobilenetv1", "mobilenetv1-fp32", "hsemotion-b0"}),
+        ("fervid classify --face-model m", {"mobilenetv1", "mobilenetv1-fp32"}),
+        ("fervid classify --face-model ", {"mobilenetv1", "mobilenetv1-fp32", "hsemotion-b0"}),
         ("fervid watch in/ --detector ", {"blazeface-back", "yunet"}),
         ("fervid timeline --classifier e", {"emotion8"}),
-        ("fervid evaluate set/ --against m", {"mean6", "mean8"}),
+        ("fervid evaluate set/ --compare-to m", {"mean6", "mean8"}),
         ("fervid models pull ", {"hsemotion-b0", "yunet"}),
         ("fervid models verify mo", {"mobilenetv1", "mobilenetv1-fp32"}),
         ("fervid classify --face ", {"main", "all"}),
@@ -101,7 +101,7 @@ def test_bash_completes_names(line: str, expected: set[str]) -> None:
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_complete_names(shell: str) -> None:
-    request = {"_TYPER_COMPLETE_ARGS": "fervid classify --network m", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    request = {"_TYPER_COMPLETE_ARGS": "fervid classify --face-model m", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     assert set(complete(_FERVID_COMPLETE=f"complete_{shell}", **request)) == {"mobilenetv1", "mobilenetv1-fp32"}
 
 

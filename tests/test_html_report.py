@@ -122,7 +122,7 @@ def test_a_run_says_how_many_and_why() -> None:
     assert "55 % to 60 % 1" in said
     assert "most often 55 to 60 %: 1 clip; unfold Confidences as a table" in made(run(*MANY)).spoken[1]
     assert "95 % to 100 % 1" in said
-    assert f"network toy-network {'0' * 64}" in said
+    assert f"face model toy-face_model {'0' * 64}" in said
     assert "Made by fervid 1.2.3" in said
 
 
@@ -336,12 +336,12 @@ def test_an_evaluation_shows_what_else_it_holds() -> None:
     predictions = metrics.Predictions(("a", "b"), np.array([0, 1]), np.float32([[0.9, 0.1], [0.2, 0.8]]))
     report = {
         **html_pages.report(),
-        "against": {"name": "theirs", **paired_test(predictions, predictions)},
-        "adaptive": {"share of frames": 0.25, "accuracy": 0.5},
+        "comparison": {"name": "theirs", **paired_test(predictions, predictions)},
+        "early_exit": {"frame_fraction": 0.25, "accuracy": 0.5},
     }
     said = made(EvaluationRun({"": report})).said
     assert "Compared with theirs on the same clips: accuracy +0.0 points" in said
-    assert "Few frames first: share of frames 25.0 %, accuracy 50.0 %." in said
+    assert "Few frames first: frame fraction 25.0 %, accuracy 50.0 %." in said
 
 
 def test_methods_and_ratings_lie_side_by_side() -> None:
@@ -417,7 +417,7 @@ def report(*arguments: object) -> Result:
 
 
 def toy_flags(family: dict[str, str]) -> list[object]:
-    return [*(part for role, path in family.items() for part in (f"--{role}", path)), "--min-face", toy_models.FACE]
+    return [*toy_models.flags(family), "--min-face", toy_models.FACE]
 
 
 def test_the_command_writes_a_page_and_prints_nothing(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from fervid.learn.classifier_export import to_onnx
 from fervid.learn.dataset import Dataset, Sample, validate_dataset
 from fervid.learn.estimators import Kind
 from fervid.learn.feature_extraction import ClipFeaturesRow
+from fervid.learn.figures import find_figure
 from fervid.learn.labeled_features import build_feature_table, feature_provenance, label_features, relative_to_people
 from fervid.learn.model_evaluation import evaluate_model, predict_with_model
 from fervid.learn.model_selection import make_candidates
@@ -55,7 +56,7 @@ def clip(label: str | None, person: str | None = None, source: str = "list:1", *
         (
             [clip("joy", "A"), clip("joy", "B"), clip("fear", "A")],
             {},
-            r"^fear \(list:1\): .*two or more people.*--group none",
+            r"^fear \(list:1\): .*two or more people.*--group-by none",
         ),
         ([clip("joy", valence=1), clip("joy")], {"target": "valence"}, "no rating 'valence'"),
         ([clip("joy"), clip("bored")], {"model_labels": ["joy", "fear"]}, "no label bored; .*--labels joy$"),
@@ -94,7 +95,7 @@ def test_who_is_who_by_name_by_face_or_not_at_all() -> None:
     assert seen.tolist() == named.tolist()
     assert alone is None
     blind = replace(nameless, statistics={"embedding.mean": table.statistics["embedding.mean"]})
-    with pytest.raises(UsageError, match=r"do not identify people.*--group none"):
+    with pytest.raises(UsageError, match=r"do not identify people.*--group-by none"):
         label_features(found(*clips), blind)
     assert label_features(found(*clips), blind, group="none").groups is None
 
@@ -121,10 +122,10 @@ def test_clips_that_were_looked_at() -> None:
 def test_what_features_come_from(tmp_path: Path) -> None:
     extractor = feature_fixtures.extractor(tmp_path)
     assert feature_provenance(extractor) == feature_fixtures.ABOUT | {
-        "network_sha256": extractor.network.identity.sha256
+        "face_model_sha256": extractor.face_model.identity.sha256
     }
     quantised = feature_fixtures.extractor(tmp_path, quantised_from="f" * 64)
-    assert feature_provenance(quantised)["network_sha256"] == "f" * 64
+    assert feature_provenance(quantised)["face_model_sha256"] == "f" * 64
 
 
 # Studies
@@ -179,17 +180,17 @@ def test_people_with_few_clips_are_compared_with_the_usual_mean() -> None:
 
 def test_the_card_has_the_mean_that_people_with_few_clips_get(tmp_path: Path) -> None:
     one = replace(known(each=3), center="person")
-    data, card = train_classifier(one, LINEAR, "mine", 3)
-    assert card["usual_statistics"].keys() == {"embedding.mean"}
+    data, card, _ = train_classifier(one, LINEAR, "mine", 3)
+    assert card["average_statistics"].keys() == {"embedding.mean"}
     model = loaded(tmp_path, data)
     few = known()
     told = predict_with_model(few, model)
-    rows = few.table.statistics["embedding.mean"] - np.float32(card["usual_statistics"]["embedding.mean"])
+    rows = few.table.statistics["embedding.mean"] - np.float32(card["average_statistics"]["embedding.mean"])
     assert told == pytest.approx(model.session.run(["probabilities"], {"features": rows})[0], abs=1e-5)
 
 
 def test_centring_needs_to_know_who_is_who_and_five_clips_of_somebody() -> None:
-    with pytest.raises(UsageError, match="leave out --group none"):
+    with pytest.raises(UsageError, match="leave out --group-by none"):
         replace(known(), groups=None, center="person").training_data(["mean"])
     clips = feature_fixtures.samples(["joy", "calm"] * 4, [f"p{i % 2}" for i in range(8)])
     with pytest.raises(DatasetError, match=r"nobody has 5 clips.*--center person"):
@@ -197,7 +198,7 @@ def test_centring_needs_to_know_who_is_who_and_five_clips_of_somebody() -> None:
 
 
 def test_statistics_of_groups_need_everybody() -> None:
-    with pytest.raises(UsageError, match=r"group need embedding\.spread\.mean; .*--face all"):
+    with pytest.raises(UsageError, match=r"group need embedding\.across_faces\.mean; .*--face all"):
         known().training_data(["group"])
 
 
@@ -259,21 +260,29 @@ def test_reports_of_ratings() -> None:
 @pytest.mark.parametrize("labels", [("calm", "joy"), ("calm", "fear", "joy")])
 def test_a_classifier_is_fitted_and_says_how_good_it_is(labels: tuple[str, ...], tmp_path: Path) -> None:
     one = known(labels, feature_fixtures.samples(["joy"]))
-    data, card = train_classifier(one, LINEAR, "mine", 3)
+    data, card, evaluations = train_classifier(one, LINEAR, "mine", 3)
     model = loaded(tmp_path, data)
     assert model.card == card
     assert model.identity.name == "mine"
     assert card["labels"] == list(labels)
     assert card["statistics"] == ["embedding.mean"]
-    assert {key: card[key] for key in ("network", "network_sha256", "detector", "face")} == {
-        key: feature_fixtures.ABOUT[key] for key in ("network", "network_sha256", "detector", "face")
+    assert {key: card[key] for key in ("face_model", "face_model_sha256", "detector", "face")} == {
+        key: feature_fixtures.ABOUT[key] for key in ("face_model", "face_model_sha256", "detector", "face")
     }
     clips = dict.fromkeys(labels, 12)
-    assert card["data"] == {"name": "set", "clips": clips, "people": 6, "faceless": 1}
+    assert card["data"] == {"name": "set", "clips": clips, "people": 6, "no_face": 1}
     assert card["candidates"].keys() == {str(way) for way in LINEAR}
     assert card["recipe"].startswith("linear (")
-    ((name, report),) = card["figures"].items()
-    assert name == "cross-validated by person on set"
+    ((name, report),) = evaluations.items()
+    assert name == "cross_validation_by_person"
+    figure = find_figure(card["figures"], protocol="cross-validated by person, all clips", metric="accuracy")
+    assert figure == {
+        "dataset": "set",
+        "split": "all",
+        "protocol": "cross-validated by person, all clips",
+        "metric": "accuracy",
+        **report["all"]["accuracy"],
+    }
     assert report["answered"]["uar"]["value"] > 0.9
     assert report["all"]["count"] == 12 * len(labels) + 1
     said = predict_with_model(one, model)
@@ -287,20 +296,20 @@ def test_people_who_look_different_are_told_by_how_they_differ_from_themselves(t
     for name in ("embedding.mean", "embedding.max"):
         one.table.statistics[name][:] += looks
     ways = make_candidates(["mean", "max"], ["linear"], ["standard"])
-    (plain,) = train_classifier(one, ways, "mine", 3)[1]["figures"].values()
-    data, card = train_classifier(replace(one, center="person"), ways, "mine", 3)
-    (centered,) = card["figures"].values()
+    (plain,) = train_classifier(one, ways, "mine", 3).evaluations.values()
+    data, card, evaluations = train_classifier(replace(one, center="person"), ways, "mine", 3)
+    (centered,) = evaluations.values()
     assert card["center"] == "person"
     assert centered["answered"]["uar"]["value"] > 0.95 > plain["answered"]["uar"]["value"]
     model = loaded(tmp_path, data)
     assert (predict_with_model(one, model).argmax(axis=1) == one.truth).mean() > 0.95
-    with pytest.raises(UsageError, match="leave out --group none"):
+    with pytest.raises(UsageError, match="leave out --group-by none"):
         predict_with_model(replace(one, groups=None), model)
 
 
 def test_clips_that_stand_alone_are_said_to() -> None:
-    _, card = train_classifier(replace(known(), groups=None), LINEAR, "mine", 3)
-    assert list(card["figures"]) == ["cross-validated by clip on set"]
+    _, card, evaluations = train_classifier(replace(known(), groups=None), LINEAR, "mine", 3)
+    assert list(evaluations) == ["cross_validation_by_clip"]
     assert card["data"]["people"] is None
 
 
@@ -308,9 +317,12 @@ def test_a_part_for_measuring_is_kept_out() -> None:
     whole = parted(feature_fixtures.samples(["joy"], splits=["val"]), held=("val", "test"))
     upside_down = np.where([one.split == "train" for one in whole.table.samples], 1, -1)[:, None].astype(np.float32)
     statistics = {name: matrix * upside_down for name, matrix in whole.table.statistics.items()}
-    _, card = train_classifier(replace(whole, table=replace(whole.table, statistics=statistics)), LINEAR, "mine", 3)
-    inside, held = card["figures"].values()
-    assert list(card["figures"]) == ["cross-validated by person on set", "held-out test/val of set"]
+    _, card, evaluations = train_classifier(
+        replace(whole, table=replace(whole.table, statistics=statistics)), LINEAR, "mine", 3
+    )
+    inside, held = evaluations.values()
+    assert list(evaluations) == ["cross_validation_by_person", "held_out"]
+    assert {figure["split"] for figure in card["figures"]} == {"train", "test/val"}
     assert inside["answered"]["accuracy"]["value"] > 0.9
     assert inside["all"]["count"] == 24
     assert held["answered"]["accuracy"]["value"] < 0.6
@@ -321,11 +333,11 @@ def test_a_part_for_measuring_is_kept_out() -> None:
 def test_a_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
     one = rated(no_face_samples=feature_fixtures.samples([None], ratings=[{"valence": 2.0}]))
     ways = make_candidates(["mean"], ["rbf"])
-    data, card = train_classifier(one, ways, "pleasure", 3)
+    data, card, evaluations = train_classifier(one, ways, "pleasure", 3)
     model = loaded(tmp_path, data)
     assert (card["kind"], card["target"], "labels" in card) == ("regressor", "valence", False)
-    assert card["data"] == {"name": "set", "clips": 30, "people": 10, "faceless": 1}
-    (report,) = card["figures"].values()
+    assert card["data"] == {"name": "set", "clips": 30, "people": 10, "no_face": 1}
+    (report,) = evaluations.values()
     assert report["ccc"]["value"] > 0.8
     assert report["mae"]["value"] < 1
     assert report["unanswered"] == 1
@@ -353,8 +365,8 @@ def test_few_people_give_a_file_that_knows_its_training_clips(kind: Kind, tmp_pa
     """14 people with two clips each, of whom held-out folds say little."""
     for seed in range(3):
         study_of_few = replace(known(people=14, each=1, noise=2.5, seed=seed), seed=seed)
-        data, card = train_classifier(study_of_few, make_candidates(["mean"], [kind]), "mine", 3)
-        (report,) = card["figures"].values()
+        data, _, evaluations = train_classifier(study_of_few, make_candidates(["mean"], [kind]), "mine", 3)
+        (report,) = evaluations.values()
         answers = predict_with_model(study_of_few, loaded(tmp_path, data)).argmax(axis=1)
         assert (answers == study_of_few.truth).mean() >= report["answered"]["accuracy"]["interval"][0]
 
@@ -370,13 +382,13 @@ def test_thresholds_for_few_frames_are_set_on_other_people(tmp_path: Path) -> No
     one = known(people=8, each=3, strides=STRIDES)
     lost = one.table.by_stride[8]["embedding.mean"]
     lost[:] = np.nan
-    data, card = train_classifier(one, LINEAR, "mine", 3, early_exit_error=0.02)
-    assert [level["stride"] for level in card["adaptive"]["levels"]] == list(STRIDES)
-    assert card["adaptive"]["accuracy"] > 0.9
-    assert 0.25 <= card["adaptive"]["share of frames"] <= 1
-    few = evaluate_model(one, loaded(tmp_path, data), adaptive=True)["adaptive"]
+    data, card, _ = train_classifier(one, LINEAR, "mine", 3, early_exit_error=0.02)
+    assert [level["stride"] for level in card["early_exit"]["levels"]] == list(STRIDES)
+    assert card["early_exit"]["accuracy"] > 0.9
+    assert 0.25 <= card["early_exit"]["frame_fraction"] <= 1
+    few = evaluate_model(one, loaded(tmp_path, data), adaptive=True)["early_exit"]
     assert few["accuracy"] > 0.9
-    assert 0.25 <= few["share of frames"] <= 1
+    assert 0.25 <= few["frame_fraction"] <= 1
 
 
 def test_features_relative_to_people_are_written_and_not_trained_on() -> None:

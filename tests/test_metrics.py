@@ -275,7 +275,7 @@ def test_two_classifiers_compared_by_hand() -> None:
     assert found["clips"] == 20
     assert found["difference"]["accuracy"]["value"] == found["difference"]["uar"]["value"] == pytest.approx(0.2)
     assert found["difference"]["f1"]["value"] == pytest.approx((18 / 19 + 20 / 21 - 10 / 15 - 1) / 2, abs=1e-4)
-    assert (found["only_ours"], found["only_theirs"]) == (4, 0)
+    assert (found["only_a_correct"], found["only_b_correct"]) == (4, 0)
     assert found["p"] == 2 * 0.5**4
     low, high = found["difference"]["accuracy"]["interval"]
     assert 0 <= low < 0.2 < high
@@ -286,7 +286,7 @@ def test_a_comparison_turned_round_changes_its_sign() -> None:
     theirs = Predictions(ours.labels, ours.truth, np.roll(theirs.probabilities, 3, axis=0), ours.groups)
     there, back = paired_test(ours, theirs), paired_test(theirs, ours)
     assert there["p"] == back["p"]
-    assert (there["only_ours"], there["only_theirs"]) == (back["only_theirs"], back["only_ours"])
+    assert (there["only_a_correct"], there["only_b_correct"]) == (back["only_b_correct"], back["only_a_correct"])
     for name, figure in there["difference"].items():
         low, high = back["difference"][name]["interval"]
         assert figure["value"] == -back["difference"][name]["value"]
@@ -297,7 +297,7 @@ def test_clips_of_a_person_are_not_independent_witnesses() -> None:
     truth, groups = [0] * 60, np.repeat(np.arange(3), 20)
     ours, theirs = predictions(truth, [0] * 60), predictions(truth, [1] * 60)
     found = paired_test(Predictions(ours.labels, ours.truth, ours.probabilities, groups), theirs)
-    assert (found["test"], found["only_ours"]) == ("sign-flip test over people", 60)
+    assert (found["test"], found["only_a_correct"]) == ("sign-flip test over people", 60)
     assert found["p"] == pytest.approx(2 / 2**3, abs=0.02)
     alone = paired_test(Predictions(ours.labels, ours.truth, ours.probabilities, np.arange(60)), theirs)
     assert (alone["test"], alone["p"]) == ("exact McNemar test", pytest.approx(2 * 0.5**60, rel=1e-2))

@@ -16,7 +16,7 @@ import toy_models
 from feature_fixtures import known, parted, rated
 from fervid.core.errors import DatasetError, ModelIncompatible, UsageError
 from fervid.learn.labeled_features import LabeledFeatures
-from fervid.learn.model_evaluation import check_network, compare_configurations, evaluate_model, predict_with_model
+from fervid.learn.model_evaluation import check_face_model, compare_configurations, evaluate_model, predict_with_model
 from fervid.learn.model_selection import make_candidates
 from fervid.learn.training import train_classifier
 from fervid.models import registry
@@ -56,8 +56,11 @@ def test_only_some_labels_may_be_answered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("card", "words"),
     [
-        ({"network_sha256": "1" * 64}, "toy-classifier was fitted on another network than toy-network.*--network"),
-        ({"statistics": ["embedding.spread.mean"]}, r"needs embedding\.spread\.mean; .*--face"),
+        (
+            {"face_model_sha256": "1" * 64},
+            "toy-classifier was fitted on another face model than toy-face_model.*--face-model",
+        ),
+        ({"statistics": ["embedding.across_faces.mean"]}, r"needs embedding\.across_faces\.mean; .*--face"),
         ({"labels": ["calm"]}, "has no label joy; see --labels"),
         ({"labels": ["calm", "fear", "joy"]}, r"gives \[.*for the labels .* re-export it"),
         ({"statistics": ["embedding.mean", "embedding.std"]}, "does not match its model card"),
@@ -80,9 +83,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_network_is_found_before_clips_are_looked_at(tmp_path: Path) -> None:
-    check_network(toy(tmp_path), feature_fixtures.ABOUT)
+    check_face_model(toy(tmp_path), feature_fixtures.ABOUT)
     with pytest.raises(ModelIncompatible, match="another network"):
-        check_network(toy(tmp_path), feature_fixtures.ABOUT | {"network_sha256": "f" * 64})
+        check_face_model(toy(tmp_path), feature_fixtures.ABOUT | {"face_model_sha256": "f" * 64})
 
 
 @pytest.mark.parametrize(("split", "clips"), [(None, 8), ("all", 32), ("train", 24), ("val", 4), ("test", 4)])
@@ -107,7 +110,7 @@ def test_clips_that_a_classifier_was_trained_on_are_counted(tmp_path: Path) -> N
     one = digested(known(), [f"{i:016x}" for i in range(24)])
     model = toy(tmp_path, training_digests=[f"{i:016x}" for i in range(20, 40)])
     report = evaluate_model(one, model, model)
-    assert (report["training_clips"], report["against"]["training_clips"]) == (4, 4)
+    assert (report["training_clips"], report["comparison"]["training_clips"]) == (4, 4)
     assert evaluate_model(one, toy(tmp_path, training_digests=["f" * 16]))["training_clips"] == 0
     for digests in (None, [], "all", {"a": 1}):
         card = {} if digests is None else {"training_digests": digests}
@@ -118,7 +121,7 @@ def test_clips_that_a_classifier_was_trained_on_are_counted(tmp_path: Path) -> N
 
 def test_of_a_part_only_its_own_clips_count(tmp_path: Path) -> None:
     whole = digested(parted(), [f"{i:016x}" for i in range(32)])
-    data, card = train_classifier(whole, make_candidates(["mean"], ["linear"]), "mine", 3)
+    data, card, _ = train_classifier(whole, make_candidates(["mean"], ["linear"]), "mine", 3)
     (tmp_path / "mine.onnx").write_bytes(data)
     model = registry.load_model(str(tmp_path / "mine.onnx"), "classifier")
     assert len(card["training_digests"]) == 24
@@ -137,9 +140,9 @@ def test_one_clip_can_be_measured_by(tmp_path: Path) -> None:
 def test_classifiers_are_compared_clip_by_clip(tmp_path: Path) -> None:
     good, bad = toy(tmp_path), toy(tmp_path, [[1, 0], [0, 0], [0, 0]], name="bad")
     report = evaluate_model(known(no_face_samples=feature_fixtures.samples(["joy"])), good, bad)
-    assert report["against"]["name"] == "bad"
-    assert (report["against"]["clips"], report["against"]["only_theirs"]) == (25, 0)
-    assert report["against"]["only_ours"] == 12
+    assert report["comparison"]["name"] == "bad"
+    assert (report["comparison"]["clips"], report["comparison"]["only_b_correct"]) == (25, 0)
+    assert report["comparison"]["only_a_correct"] == 12
     for other in (
         toy(tmp_path, labels=["fear", "joy"]),
         registry.load_model(str(toy_models.regressor(tmp_path / "r")), "regressor"),
@@ -149,14 +152,14 @@ def test_classifiers_are_compared_clip_by_clip(tmp_path: Path) -> None:
 
 
 def test_few_frames_need_thresholds(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="trained without --adaptive"):
+    with pytest.raises(UsageError, match="has no early exits"):
         evaluate_model(known(), toy(tmp_path), adaptive=True)
     levels = [{"stride": stride, "confidence": least} for stride, least in ((8, 1.01), (4, 0.0))]
     model = toy(tmp_path, adaptive={"levels": levels})
     one = known(strides=(8, 4), no_face_samples=feature_fixtures.samples(["joy"]))
     one.table.by_stride[4]["embedding.mean"][:12] = np.nan
-    few = evaluate_model(one, model, adaptive=True)["adaptive"]
-    assert few == {"share of frames": round((12 * 16 + 12 * 4) / (24 * 16), 4), "accuracy": 1.0}
+    few = evaluate_model(one, model, adaptive=True)["early_exit"]
+    assert few == {"frame_fraction": round((12 * 16 + 12 * 4) / (24 * 16), 4), "accuracy": 1.0}
 
 
 # Methods

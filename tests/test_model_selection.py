@@ -74,16 +74,19 @@ def test_candidates_are_all_combinations() -> None:
         ("expression", "expression.mean"),
         ("expression+std+max", "expression.mean expression.std expression.max"),
         ("expression+std+min+max", "expression.mean expression.std expression.min expression.max"),
-        ("group", "embedding.mean embedding.std embedding.spread.mean embedding.spread.std"),
+        ("group", "embedding.mean embedding.std embedding.across_faces.mean embedding.across_faces.std"),
         ("max+min", "embedding.max embedding.min"),
         ("mean+std+expression.mean", "embedding.mean embedding.std expression.mean"),
         ("mean+std+expression", "embedding.mean embedding.std expression.mean"),
         ("std+expression+std", "embedding.std expression.mean expression.std"),
         ("expression.max+std", "expression.max expression.std"),
         ("expression.std+embedding+std", "expression.std embedding.mean embedding.std"),
-        ("expression.spread.std+max", "expression.spread.std expression.spread.max"),
-        ("embedding.spread", "embedding.spread.mean"),
-        ("expression+group", "expression.mean embedding.mean embedding.std embedding.spread.mean embedding.spread.std"),
+        ("expression.across_faces.std+max", "expression.across_faces.std expression.across_faces.max"),
+        ("embedding.across_faces", "embedding.across_faces.mean"),
+        (
+            "expression+group",
+            "expression.mean embedding.mean embedding.std embedding.across_faces.mean embedding.across_faces.std",
+        ),
         ("expression+mean+mean", "expression.mean"),
     ],
 )
@@ -136,7 +139,7 @@ def test_logits_are_standardised_and_tried_with_both_machines_unless_told_otherw
     [
         ("logit+std", True),
         ("expression.max", True),
-        ("logit.spread+expression", True),
+        ("logit.across_faces+expression", True),
         ("mean", False),
         ("logit+embedding", False),
         ("group", False),
@@ -185,7 +188,7 @@ def test_folds_follow_the_seed() -> None:
         ([0, 1] * 2, None, "add clips or people, or use fewer --folds"),
         ([0] * 20 + [1], None, "add clips or people, or use fewer --folds"),
         ([0] * 20 + [1], range(21), "add clips or people, or use fewer --folds"),
-        ([0] * 15 + [1] * 5, [*range(15), *[15] * 5], "too few people for 5 folds; .*--group none"),
+        ([0] * 15 + [1] * 5, [*range(15), *[15] * 5], "too few people for 5 folds; .*--group-by none"),
         ([1.0, 2.0], None, "add clips or people, or use fewer --folds"),
         ([1.0, 2.0] * 10, [0, 1] * 10, "add clips or people, or use fewer --folds"),
         ([], None, "add clips or people, or use fewer --folds"),
@@ -352,7 +355,9 @@ def test_the_card_is_sealed_in_alone() -> None:
 @pytest.mark.parametrize("truth", [np.arange(9) % 3, np.arange(9) / 2])
 def test_too_few_clips_for_a_network_are_an_error(truth: np.ndarray) -> None:
     known = TrainingData({"mean": np.eye(9, dtype=np.float32)}, truth, None)
-    with pytest.raises(DatasetError, match=r"mlp \(0\.001\) on mean cannot be fitted on 9 clips .*another --kind"):
+    with pytest.raises(
+        DatasetError, match=r"mlp \(0\.001\) on mean cannot be fitted on 9 clips .*another --classifier-kind"
+    ):
         calibration.fit(way("mlp"), known, 3)
 
 

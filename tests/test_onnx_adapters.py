@@ -149,13 +149,13 @@ def test_downloaded_model_with_an_unexpected_graph_is_incompatible(pulled: Path)
 
 @pytest.mark.usefixtures("pulled")
 def test_clip_is_classified_by_downloaded_models(smile: Path) -> None:
-    result = run("classify", smile, "--network", "hsemotion-b0", "--detector", "yunet", "--format", "jsonl")
+    result = run("classify", smile, "--face-model", "hsemotion-b0", "--detector", "yunet", "--format", "jsonl")
     assert result.exit_code == 0, result.stderr
     record = json.loads(result.stdout)
     assert (record["status"], record["frames_with_face"]) == ("ok", record["frames_sampled"])
     assert {role: model["name"] for role, model in record["model"].items()} == {
         "detector": "yunet",
-        "network": "hsemotion-b0",
+        "face_model": "hsemotion-b0",
         "classifier": "mean8",
     }
     assert list(record["probabilities"]) == card("hsemotion-b0")["expressions"]
@@ -164,11 +164,11 @@ def test_clip_is_classified_by_downloaded_models(smile: Path) -> None:
 
 @pytest.mark.usefixtures("pulled")
 def test_prediction_is_the_mean_expression(crops: list[np.ndarray]) -> None:
-    classifier = fervid.load_classifier(network="hsemotion-b0", detector="yunet", threads=1)
+    classifier = fervid.load_classifier(face_model="hsemotion-b0", detector="yunet", threads=1)
     del crops[:]  # remove the crops of the warm-up
     frames = [fervid.Frame(image, i / 5, 0.2) for i, image in enumerate(clips.smiling(5))]
     answer = classifier.classify_frames(frames)
-    network = registry.load_model("hsemotion-b0", "network")
+    network = registry.load_model("hsemotion-b0", "face_model")
     said = FaceModel(network.session, network.card)(np.array(crops)).expression.mean(axis=0)
     np.testing.assert_allclose(list(answer.probabilities.values()), said, atol=1e-5)
 
@@ -176,24 +176,24 @@ def test_prediction_is_the_mean_expression(crops: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("command", ["classify", "timeline"])
 @pytest.mark.usefixtures("pulled")
 def test_missing_attributes_are_refused(smile: Path, command: str) -> None:
-    result = run(command, smile, "--network", "hsemotion-b0", "--attributes")
+    result = run(command, smile, "--face-model", "hsemotion-b0", "--attributes")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "hsemotion-b0 estimates no age, gender, ethnicity; leave out --attributes" in result.stderr
-    with pytest.raises(UsageError, match="--network mobilenetv1"):
-        fervid.load_classifier(network="hsemotion-b0", options=fervid.Options(attributes=True))
+    with pytest.raises(UsageError, match="--face-model mobilenetv1"):
+        fervid.load_classifier(face_model="hsemotion-b0", options=fervid.Options(attributes=True))
 
 
 @pytest.mark.usefixtures("pulled")
 def test_classifier_of_another_network_is_refused() -> None:
     with pytest.raises(ModelIncompatible, match=r"emotion8 was trained on face model [0-9a-f]{12}, not on hsemotion"):
-        fervid.load_classifier(network="hsemotion-b0", classifier="emotion8")
+        fervid.load_classifier(face_model="hsemotion-b0", classifier="emotion8")
 
 
 def test_mean_classifier_needs_a_network_with_its_classes(tmp_path: Path, smile: Path) -> None:
     answer = fervid.load_classifier(classifier="mean8", threads=1).classify(smile)
     assert answer.label == "happiness"
     content = onnx.load(registry.models_dir() / "mean8.onnx")
-    about = {**registry.manifest()["mean8"], "network_expressions": ["dark", "bright"]}
+    about = {**registry.manifest()["mean8"], "face_model_expressions": ["dark", "bright"]}
     path = tmp_path / "other.onnx"
     onnx.helper.set_model_props(content, {"fervid": json.dumps(about)})
     path.write_bytes(content.SerializeToString())
@@ -207,20 +207,32 @@ def test_train_and_evaluate_on_a_network_without_identities(tmp_path: Path) -> N
         for i in range(4):
             (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
             clips.write(tmp_path / "clips" / label / f"{i}.mp4", [clips.portrait(160, 160, zoom, 222 + i, 130 - i)])
-    looking = ["--network", "hsemotion-b0", "--detector", "yunet", "--cache", tmp_path / "cache", "--format", "json"]
-    fitting = ["--folds", 3, "--kind", "linear", "--statistics", "mean"]
+    looking = ["--face-model", "hsemotion-b0", "--detector", "yunet", "--cache", tmp_path / "cache", "--format", "json"]
+    fitting = ["--folds", 3, "--classifier-kind", "linear", "--statistics", "mean"]
     named = run("train", tmp_path / "clips", "-o", tmp_path / "no.onnx", *looking, *fitting)
     assert (named.exit_code, "a face model that has identities" in named.stderr) == (2, True), named.stderr
 
-    made = run("train", tmp_path / "clips", "-o", tmp_path / "m.onnx", *looking, *fitting, "--group", "none")
+    made = run("train", tmp_path / "clips", "-o", tmp_path / "m.onnx", *looking, *fitting, "--group-by", "none")
     assert made.exit_code == 0, made.stderr
-    assert json.loads(made.stdout)["network_sha256"] == registry.load_model("hsemotion-b0", "network").identity.sha256
+    assert (
+        json.loads(made.stdout)["face_model_sha256"]
+        == registry.load_model("hsemotion-b0", "face_model").identity.sha256
+    )
     measured = run(
-        *("evaluate", tmp_path / "clips", "--classifier", tmp_path / "m.onnx", "--against", "mean8", "--group", "none"),
+        *(
+            "evaluate",
+            tmp_path / "clips",
+            "--classifier",
+            tmp_path / "m.onnx",
+            "--compare-to",
+            "mean8",
+            "--group-by",
+            "none",
+        ),
         *("--labels", "near,far", *looking),
     )
     assert (measured.exit_code, "mean8 has no label" in measured.stderr) == (4, True)  # it has other classes
-    measured = run("evaluate", tmp_path / "clips", "--classifier", tmp_path / "m.onnx", "--group", "none", *looking)
+    measured = run("evaluate", tmp_path / "clips", "--classifier", tmp_path / "m.onnx", "--group-by", "none", *looking)
     assert measured.exit_code == 0, measured.stderr
     with pytest.raises(ModelIncompatible, match="m was trained on face model"):
         fervid.load_classifier(classifier=str(tmp_path / "m.onnx"))
@@ -236,7 +248,7 @@ def test_train_and_evaluate_on_a_network_without_identities(tmp_path: Path) -> N
 
 def test_missing_optional_model_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smile: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    for flag, name in (("--network", "hsemotion-b0"), ("--detector", "yunet")):
+    for flag, name in (("--face-model", "hsemotion-b0"), ("--detector", "yunet")):
         result = run("classify", smile, flag, name)
         assert (result.exit_code, result.stdout) == (4, "")
         assert f"{name} was not downloaded yet; `fervid models pull {name}` downloads it" in result.stderr
@@ -254,14 +266,14 @@ def test_changed_downloaded_file_is_refused(pulled: Path, name: str, damage: str
     elif damage != "gone":
         path.write_bytes({"byte": bytes([data[0] ^ 1]) + data[1:], "cut": data[:-1], "longer": data + b"\0"}[damage])
     with pytest.raises(ModelNotFound if damage in ("gone", "folder") else ChecksumMismatch) as caught:
-        registry.load_model(name, "network")
+        registry.load_model(name, "face_model")
     assert f"`fervid models pull {name}` downloads it" in caught.value.message
     assert run("models", "verify", name).exit_code == 4
 
 
 def test_optional_model_is_recognized_by_content(pulled: Path, tmp_path: Path) -> None:
     moved = (pulled / "hsemotion-b0.onnx").rename(tmp_path / "enet_b0_8_best_vgaf.onnx")
-    model = registry.load_model(str(moved), "network")
+    model = registry.load_model(str(moved), "face_model")
     assert model.identity.name == "hsemotion-b0"
     assert model.identity.sha256 == hashlib.sha256(moved.read_bytes()).hexdigest()
     again = pickle.loads(pickle.dumps(model))
@@ -270,8 +282,8 @@ def test_optional_model_is_recognized_by_content(pulled: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("pulled")
 def test_optional_model_of_another_kind_is_refused() -> None:
-    with pytest.raises(ModelIncompatible, match="of the kind detector and a network is needed"):
-        load_extractor(network="yunet")
+    with pytest.raises(ModelIncompatible, match="of the kind detector and a face_model is needed"):
+        load_extractor(face_model="yunet")
 
 
 def test_optional_models_are_listed_shown_and_verified(

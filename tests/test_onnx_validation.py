@@ -259,7 +259,7 @@ def test_too_large_files_are_not_read(tmp_path: Path) -> None:
     with pytest.raises(
         ModelIncompatible, match="has 1,099,511,627,776 bytes, but a model may have at most 536,870,912"
     ):
-        registry.load_model(str(path), "network")
+        registry.load_model(str(path), "face_model")
     assert time.monotonic() - begun < 5
 
 
@@ -273,15 +273,15 @@ def test_pipes_devices_and_folders_are_not_opened(tmp_path: Path, kind: str) -> 
     else:
         path.mkdir()
     with pytest.raises(ModelNotFound, match="cannot be read"):
-        registry.load_model(str(path), "network")
+        registry.load_model(str(path), "face_model")
 
 
 @pytest.mark.parametrize("size", [0, -1, 2049, 10**9, "64", None, 64.0, [64]])
-@pytest.mark.parametrize("kind", ["detector", "network"])
+@pytest.mark.parametrize("kind", ["detector", "face_model"])
 def test_invalid_input_sizes_are_refused(tmp_path: Path, kind: Kind, size: object) -> None:
     make, spec = {
         "detector": (toy_models.detector, toy_models.DETECTOR),
-        "network": (toy_models.network, toy_models.NETWORK),
+        "face_model": (toy_models.face_model, toy_models.FACE_MODEL),
     }[kind]
     path = make(tmp_path / "mine.onnx", input={**spec["input"], "size": size})
     with pytest.raises(ModelIncompatible, match=r"must have an input\.size of 1 to 2048 pixels"):
@@ -324,7 +324,7 @@ def test_card_of_any_json_is_refused_or_used(tmp_path: Path) -> None:
     odd = [None, True, -1, 10**40, 1e308, "", "\0", "x" * 10_000, [], {}, [[]], {"size": {}}, ["a", 1]]
     model = onnx.load_from_string(CLASSIFIER)
     for _ in range(200):
-        card = {**toy_models.CLASSIFIER, "network_expressions": ["a"]}
+        card = {**toy_models.CLASSIFIER, "face_model_expressions": ["a"]}
         for key in random.choice(sorted(card), 2):
             card[key] = odd[random.integers(len(odd))]
         path = toy_models.write(tmp_path / "mine.onnx", model, json.dumps(card))

@@ -45,7 +45,7 @@ def test_as_a_model(evil: bytes, tmp_path: Path, kind: Kind) -> None:
         registry.load_model(str(path), kind)
 
 
-@pytest.mark.parametrize("flag", ["--classifier", "--network", "--detector"])
+@pytest.mark.parametrize("flag", ["--classifier", "--face-model", "--detector"])
 def test_as_a_model_of_the_command(evil: bytes, tmp_path: Path, smile: Path, flag: str) -> None:
     path = tmp_path / "mine.pkl"
     path.write_bytes(evil)
@@ -70,13 +70,13 @@ def test_as_a_model_that_was_pulled(evil: bytes, tmp_path: Path, monkeypatch: py
 def test_as_a_shipped_model_whose_entry_was_changed_too(
     evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = {"file": "evil.onnx", "sha256": hashlib.sha256(evil).hexdigest(), "kind": "network"}
+    entry = {"file": "evil.onnx", "sha256": hashlib.sha256(evil).hexdigest(), "kind": "face_model"}
     (tmp_path / "manifest.json").write_text(json.dumps({"models": {"evil": entry}}))
     (tmp_path / "evil.onnx").write_bytes(evil)
     monkeypatch.setattr(registry, "models_dir", lambda: tmp_path)
     registry.manifest.cache_clear()
     with pytest.raises(ModelIncompatible, match=r"evil\.onnx is no ONNX model that can be run"):
-        registry.load_model("evil", "network")
+        registry.load_model("evil", "face_model")
     registry.manifest.cache_clear()
 
 
@@ -85,14 +85,14 @@ def test_as_features(evil: bytes, tmp_path: Path) -> None:
     path.write_bytes(evil)
     with pytest.raises(DatasetError, match=r"features\.npz is no file of features"):
         FeatureTable.load(path)
-    for command in (["train", path, "-o", tmp_path / "m.onnx"], ["evaluate", path]):
+    for command in (["train", path, "-o", tmp_path / "m.onnx"], ["compare", path]):
         assert run(*command).exit_code == 2
 
 
 def test_as_features_in_the_cache(evil: bytes, tmp_path: Path) -> None:
     family = toy_models.family(tmp_path)
     options = Options(min_face=toy_models.FACE)
-    extractor = load_extractor(network=family["network"], detector=family["detector"], options=options, threads=1)
+    extractor = load_extractor(face_model=family["face_model"], detector=family["detector"], options=options, threads=1)
     samples = [Sample(clips.write(tmp_path / "clip.mp4", [toy_models.picture(toy_models.FIRST)] * 2), None)]
     (whole,) = extract_features(samples, extractor, tmp_path / "cache")
     (kept,) = (tmp_path / "cache").iterdir()
@@ -106,7 +106,7 @@ def test_as_features_in_the_cache(evil: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl"])
 def test_as_a_list_of_labelled_clips(evil: bytes, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(evil)
-    assert run("evaluate", tmp_path / name).exit_code == 2
+    assert run("compare", tmp_path / name).exit_code == 2
 
 
 def test_as_a_list_of_clips(evil: bytes, tmp_path: Path) -> None:

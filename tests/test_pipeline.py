@@ -141,7 +141,7 @@ def test_memory_is_independent_of_clip_length() -> None:
 @pytest.mark.parametrize(
     ("role", "change"),
     [
-        ("classifier", {"network_sha256": "0" * 64}),
+        ("classifier", {"face_model_sha256": "0" * 64}),
         ("classifier", {"statistics": ["embedding.median"]}),
         ("classifier", {"statistics": ["embedding.mean"]}),
         ("classifier", {"statistics": 5}),
@@ -149,15 +149,15 @@ def test_memory_is_independent_of_clip_length() -> None:
         ("classifier", {"labels": ["calm"] * 8}),
         ("classifier", {"labels": 5}),
         ("classifier", {"labels": ["calm\ud800", *"abcdefg"]}),
-        ("network", {"input": {"size": 9}}),
-        ("network", {"input": 5}),
-        ("network", {"same_person": {"x": 1}}),
-        ("network", {"genders": [1]}),
-        ("network", {"first_age": "x"}),
+        ("face_model", {"input": {"size": 9}}),
+        ("face_model", {"input": 5}),
+        ("face_model", {"tracking": {"x": 1}}),
+        ("face_model", {"genders": [1]}),
+        ("face_model", {"first_age": "x"}),
         ("detector", {"input": {"size": 65}}),
         ("detector", {"threshold": "x"}),
         ("detector", {"smallest_face": 0}),
-        ("network", {"margin": 9}),
+        ("face_model", {"margin": 9}),
     ],
 )
 def test_incompatible_models_are_refused(role: Kind, change: dict[str, object]) -> None:
@@ -165,25 +165,25 @@ def test_incompatible_models_are_refused(role: Kind, change: dict[str, object]) 
     model = loaded[role]
     loaded[role] = registry.Model(model.identity, model.path, {**model.card, **change}, model.session)
     with pytest.raises(ModelIncompatible, match=rf"{model.identity.name}.*(re-export|again)"):
-        pipeline.Classifier(Extractor(loaded["detector"], loaded["network"], fervid.Options()), loaded["classifier"])
+        pipeline.Classifier(Extractor(loaded["detector"], loaded["face_model"], fervid.Options()), loaded["classifier"])
 
 
 @pytest.mark.parametrize(("card", "fits"), [({}, False), ({"quantised_from": "f" * 64}, True)], ids=["plain", "int8"])
 def test_classifier_fits_a_quantised_face_model(card: dict[str, str], fits: bool, tmp_path: Path) -> None:
     def trained_on(sha256: str) -> pipeline.Classifier:
-        classifier = toy_models.classifier(tmp_path / "classifier.onnx", np.eye(3), network_sha256=sha256)
+        classifier = toy_models.classifier(tmp_path / "classifier.onnx", np.eye(3), face_model_sha256=sha256)
         extractor = Extractor(detector, network, fervid.Options())
         return pipeline.Classifier(extractor, registry.load_model(str(classifier), "classifier"))
 
     detector = registry.load_model(str(toy_models.detector(tmp_path / "detector.onnx")), "detector")
-    network = registry.load_model(str(toy_models.network(tmp_path / "network.onnx", **card)), "network")
-    assert trained_on(network.identity.sha256).models["network"] == network.identity
-    with pytest.raises(ModelIncompatible, match=r"toy-classifier .* 0{12}, not on toy-network"):
+    network = registry.load_model(str(toy_models.face_model(tmp_path / "face_model.onnx", **card)), "face_model")
+    assert trained_on(network.identity.sha256).models["face_model"] == network.identity
+    with pytest.raises(ModelIncompatible, match=r"toy-classifier .* 0{12}, not on toy-face_model"):
         trained_on("0" * 64)
     if fits:
         assert trained_on("f" * 64).labels == ("first", "second", "third")
     else:
-        with pytest.raises(ModelIncompatible, match=r"f{12}.*--network"):
+        with pytest.raises(ModelIncompatible, match=r"f{12}.*--face-model"):
             trained_on("f" * 64)
 
 
@@ -208,13 +208,13 @@ def test_truncated_clip_without_face_raises_no_face(classifier: fervid.Classifie
 
 
 def test_group_classifier_classifies_everybody_and_each(tmp_path: Path) -> None:
-    network = registry.load_model("mobilenetv1", "network")
+    network = registry.load_model("mobilenetv1", "face_model")
     path = toy_models.classifier(
         tmp_path / "group.onnx",
         [[1.0, 2.0]] * 8,
         labels=["calm", "lively"],
-        statistics=["expression.spread.mean"],
-        network_sha256=network.identity.sha256,
+        statistics=["expression.across_faces.mean"],
+        face_model_sha256=network.identity.sha256,
     )
     group = fervid.load_classifier(classifier=str(path), options=fervid.Options(face="all"), threads=2)
     pair = np.concatenate([clips.portrait(200, 300, 0.9)[:, ::-1], clips.portrait(320, 300, 1.8)], axis=1)
@@ -228,7 +228,7 @@ LEVELS = [{"stride": stride, "confidence": 0.9} for stride in (8, 4, 2)]
 
 def toy(folder: Path, levels: object = None, **options: object) -> fervid.Classifier:
     """Load a classifier of toy models; `levels` are its early exit levels."""
-    family = toy_models.family(folder, **({} if levels is None else {"adaptive": {"levels": levels}}))
+    family = toy_models.family(folder, **({} if levels is None else {"early_exit": {"levels": levels}}))
     return fervid.load_classifier(
         **family, options=fervid.Options(**{"min_face": toy_models.FACE, **options}), threads=1
     )
@@ -283,7 +283,7 @@ def test_classifier_with_centered_features_needs_a_baseline(tmp_path: Path) -> N
 
 
 def test_adaptive_needs_a_classifier_with_exit_levels(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"toy-classifier .*without --adaptive"):
+    with pytest.raises(UsageError, match=r"toy-classifier has no early exits"):
         toy(tmp_path, adaptive=True)
     assert toy(tmp_path, LEVELS).classify_frames([fervid.Frame(toy_models.picture(toy_models.FIRST))]).label == "first"
 
@@ -437,4 +437,4 @@ def test_device_applies_to_detector_and_face_model(monkeypatch: pytest.MonkeyPat
     load_model = registry.load_model
     monkeypatch.setattr(registry, "load_model", load)
     fervid.load_classifier(threads=1, device="auto")
-    assert devices == {"detector": "auto", "network": "auto", "classifier": "cpu"}
+    assert devices == {"detector": "auto", "face_model": "auto", "classifier": "cpu"}

@@ -139,7 +139,7 @@ def test_groups_are_pooled_over_faces_then_frames() -> None:
     features = pool.features()
     assert features.count == 3
     plain = {f"{column}.{kind}" for column in POOLED_OUTPUTS for kind in STATISTICS}
-    spread = {f"{column}.spread.{kind}" for column in POOLED_OUTPUTS for kind in STATISTICS}
+    spread = {f"{column}.across_faces.{kind}" for column in POOLED_OUTPUTS for kind in STATISTICS}
     assert set(features.statistics) == plain | spread
     means = np.stack([frame.mean(0) for frame in frames if len(frame)])
     spreads = np.stack([frame.std(0) for frame in frames if len(frame)])
@@ -148,7 +148,7 @@ def test_groups_are_pooled_over_faces_then_frames() -> None:
             true = expected(means)[kind][columns]
             assert features.statistics[f"{name}.{kind}"] == pytest.approx(true, rel=1e-5, abs=1e-6)
             true = expected(spreads)[kind][columns]
-            assert features.statistics[f"{name}.spread.{kind}"] == pytest.approx(true, rel=1e-5, abs=1e-6)
+            assert features.statistics[f"{name}.across_faces.{kind}"] == pytest.approx(true, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize(("faces", "count"), [(0, 0), (1, 1), (3, 1)])
@@ -161,7 +161,7 @@ def test_a_frame_of_a_group_counts_once(faces: int, count: int) -> None:
 def test_one_face_in_a_frame_has_no_spread() -> None:
     pool = FeaturePooler()
     pool.update_group(scores(*table(1).tolist()))
-    assert pool.features().statistics["embedding.spread.max"].tolist() == [0, 0]
+    assert pool.features().statistics["embedding.across_faces.max"].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("update", ["update", "update_group"])
@@ -201,7 +201,7 @@ def test_missing_outputs_have_no_statistics() -> None:
     found = pool.features().statistics
     assert {name.partition(".")[0] for name in found} == {"embedding", "expression", "logit"}
     assert found["embedding.mean"].tolist() == [2, 3]
-    assert found["expression.spread.mean"].tolist() == [1, 1]
+    assert found["expression.across_faces.mean"].tolist() == [1, 1]
 
 
 def test_logits_are_recovered_up_to_a_constant() -> None:

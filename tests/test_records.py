@@ -136,7 +136,7 @@ def test_label_is_most_probable_first_of_equals() -> None:
 
 
 ANSWER = Prediction({"anger": 0.123456, "joy": np.float32(0.876544)})
-MODELS = {role: ModelRef(f"{role}-1", "0f" * 32) for role in ("detector", "network", "classifier")}
+MODELS = {role: ModelRef(f"{role}-1", "0f" * 32) for role in ("detector", "face_model", "classifier")}
 PEOPLE = (Person(0, 1.23456, ANSWER, 31.26, "female"), Person(1, 0.5, ANSWER))
 RESULTS = {
     "ok": ClipResult("a.mp4", "ok", ANSWER, PEOPLE, 2.0, 10, 9, MODELS, None, 0.25),
@@ -172,7 +172,7 @@ def test_clip_result_as_dict() -> None:
     assert [person["age"] for person in record["people"]] == [31.3, None]
     assert [person["gender"] for person in record["people"]] == ["female", None]
     assert [person["seconds"] for person in record["people"]] == [1.2346, 0.5]
-    assert record["model"]["network"] == {"name": "network-1", "sha256": "0f" * 32}
+    assert record["model"]["face_model"] == {"name": "face_model-1", "sha256": "0f" * 32}
     assert (record["duration_s"], record["frames_sampled"], record["frames_with_face"]) == (2.0, 10, 9)
     assert (record["error"], record["elapsed_s"]) == (None, 0.25)
 

@@ -29,13 +29,13 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 def toy(kind: Kind, path: Path, **card: Any) -> Path:
     if kind == "classifier":
         return toy_models.classifier(path, [[0, 1, 2], [0, 0, 0]], **card)
-    return {"detector": toy_models.detector, "network": toy_models.network, "regressor": toy_models.regressor}[kind](
-        path, **card
-    )
+    return {"detector": toy_models.detector, "face_model": toy_models.face_model, "regressor": toy_models.regressor}[
+        kind
+    ](path, **card)
 
 
 def card(kind: Kind) -> dict[str, Any]:
-    cards = {"detector": toy_models.DETECTOR, "network": toy_models.NETWORK, "classifier": toy_models.CLASSIFIER}
+    cards = {"detector": toy_models.DETECTOR, "face_model": toy_models.FACE_MODEL, "classifier": toy_models.CLASSIFIER}
     return (cards | {"regressor": toy_models.REGRESSOR})[kind]
 
 
@@ -56,7 +56,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     place = tmp_path / "shipped"
     place.mkdir()
     entries = {f"toy-{kind}": entry(toy(kind, place / f"{kind}.onnx")) for kind in KINDS}
-    (place / "manifest.json").write_text(json.dumps({"schema": 1, "models": entries}))
+    (place / "manifest.json").write_text(json.dumps({"schema": 2, "models": entries}))
     monkeypatch.setattr(registry, "models_dir", lambda: place)
     registry.manifest.cache_clear()
     yield place
@@ -97,9 +97,9 @@ def test_model_without_a_name_is_named_after_its_file(tmp_path: Path) -> None:
 
 def test_shipped_name_takes_precedence_over_a_file(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shipped.parent)
-    toy("network", Path("toy-network"), name="another")
-    assert registry.load_model("toy-network", "network").identity.name == "toy-network"
-    assert registry.load_model("./toy-network", "network").identity.name == "another"
+    toy("face_model", Path("toy-face_model"), name="another")
+    assert registry.load_model("toy-face_model", "face_model").identity.name == "toy-face_model"
+    assert registry.load_model("./toy-face_model", "face_model").identity.name == "another"
 
 
 @pytest.mark.usefixtures("shipped")
@@ -116,7 +116,7 @@ def test_empty_manifest_has_no_known_names(shipped: Path) -> None:
     (shipped / "manifest.json").write_text('{"models": {}}')
     registry.manifest.cache_clear()
     with pytest.raises(ModelNotFound, match="known names: none"):
-        registry.load_model("toy-network", "network")
+        registry.load_model("toy-face_model", "face_model")
 
 
 def test_missing_file_of_a_shipped_model_is_named(shipped: Path) -> None:
@@ -141,11 +141,11 @@ def test_changed_byte_in_a_shipped_model_is_refused(shipped: Path, kind: Kind, p
 
 @pytest.mark.parametrize("kept", [0, 1, 0.5, 0.99])
 def test_truncated_shipped_model_is_refused(shipped: Path, kept: float) -> None:
-    path = shipped / "network.onnx"
+    path = shipped / "face_model.onnx"
     data = path.read_bytes()
     path.write_bytes(data[: kept if kept == 1 else int(kept * len(data))])
-    with pytest.raises(ChecksumMismatch, match=r"network\.onnx is not the file that was shipped"):
-        registry.load_model("toy-network", "network")
+    with pytest.raises(ChecksumMismatch, match=r"face_model\.onnx is not the file that was shipped"):
+        registry.load_model("toy-face_model", "face_model")
 
 
 def with_operator(data: bytes, name: bytes) -> bytes:
@@ -227,7 +227,7 @@ def test_damaged_bytes_load_or_are_refused(tmp_path: Path) -> None:
         ("null", "is a model of the kind unknown"),
         ("{}", "is a model of the kind unknown"),
         ('{"kind": 7}', "is a model of the kind 7"),
-        ('{"kind": "classifier"}', "lacks labels, network_sha256, statistics; export the model again"),
+        ('{"kind": "classifier"}', "lacks face_model_sha256, labels, statistics; export the model again"),
     ],
 )
 def test_model_without_a_valid_card_is_refused(tmp_path: Path, stored: str | None, words: str) -> None:
@@ -253,8 +253,8 @@ def test_model_of_another_kind_is_refused(kind: Kind, other: Kind) -> None:
 
 NEEDED = {
     **REQUIRED_CARD_KEYS,
-    "classifier": {*REQUIRED_CARD_KEYS["classifier"], "network_sha256"},
-    "network": REQUIRED_CARD_KEYS["network"].union(*OPTIONAL_OUTPUTS.values()),
+    "classifier": {*REQUIRED_CARD_KEYS["classifier"], "face_model_sha256"},
+    "face_model": REQUIRED_CARD_KEYS["face_model"].union(*OPTIONAL_OUTPUTS.values()),
 }
 
 
@@ -287,7 +287,7 @@ def test_card_without_a_required_key_is_refused(tmp_path: Path, kind: Kind, key:
 def test_damaged_manifest_is_named(shipped: Path, content: bytes) -> None:
     (shipped / "manifest.json").write_bytes(content)
     with pytest.raises(ChecksumMismatch) as caught:
-        registry.load_model("toy-network", "network")
+        registry.load_model("toy-face_model", "face_model")
     assert caught.value.message == f"{shipped / 'manifest.json'} is damaged; install fervid again"
 
 
@@ -295,7 +295,7 @@ def test_unreadable_manifest_is_named(shipped: Path) -> None:
     (shipped / "manifest.json").unlink()
     (shipped / "manifest.json").mkdir()
     with pytest.raises(ChecksumMismatch, match="install fervid again"):
-        registry.load_model("toy-network", "network")
+        registry.load_model("toy-face_model", "face_model")
 
 
 def test_models_dir_needs_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,8 +365,8 @@ def test_card_equal_to_the_manifest_is_verified(kind: Kind) -> None:
     ("values", "words"),
     [
         ({"threshold": 0.1}, "differ in threshold"),
-        ({"licence": "of the manifest alone"}, "differ in licence"),
-        ({"threshold": 0.1, "licence": "x", "name": "y"}, "differ in licence, name, threshold"),
+        ({"license": "of the manifest alone"}, "differ in license"),
+        ({"threshold": 0.1, "license": "x", "name": "y"}, "differ in license, name, threshold"),
     ],
 )
 def test_card_that_differs_from_the_manifest_is_refused(shipped: Path, values: dict[str, Any], words: str) -> None:
@@ -379,7 +379,7 @@ def test_card_that_differs_from_the_manifest_is_refused(shipped: Path, values: d
 
 def test_only_models_in_the_manifest_can_be_verified(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"no model is named .*known models: affect3, .*yunet"):
-        registry.verify(str(toy("network", tmp_path / "mine.onnx")))
+        registry.verify(str(toy("face_model", tmp_path / "mine.onnx")))
 
 
 @pytest.mark.parametrize("name", sorted(registry.manifest()))
@@ -438,17 +438,17 @@ def test_unpickled_model_is_loaded_again(kind: Kind, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("shipped")
 def test_pickle_keeps_the_path_and_not_the_name(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shipped.parent)
-    toy("network", Path("toy-network"), name="another")
-    for name, identity in (("toy-network", "toy-network"), ("./toy-network", "another")):
-        sent = pickle.dumps(registry.load_model(name, "network"))
+    toy("face_model", Path("toy-face_model"), name="another")
+    for name, identity in (("toy-face_model", "toy-face_model"), ("./toy-face_model", "another")):
+        sent = pickle.dumps(registry.load_model(name, "face_model"))
         with monkeypatch.context() as moved:
             moved.chdir("/")
             assert pickle.loads(sent).identity.name == identity
 
 
 def test_model_replaced_before_unpickling_is_refused(tmp_path: Path) -> None:
-    model = registry.load_model(str(toy("network", tmp_path / "toy.onnx")), "network")
-    toy("network", tmp_path / "toy.onnx", first_age=7)
+    model = registry.load_model(str(toy("face_model", tmp_path / "toy.onnx")), "face_model")
+    toy("face_model", tmp_path / "toy.onnx", first_age=7)
     with pytest.raises(ChecksumMismatch, match=r"toy\.onnx was replaced while it was in use"):
         again(model)
 
@@ -490,20 +490,20 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    return str(toy("network", tmp_path / "toy.onnx"))
+    return str(toy("face_model", tmp_path / "toy.onnx"))
 
 
 @pytest.mark.parametrize(("device", "first"), [("cpu", CPU), ("cuda", CUDA), ("auto", CUDA)])
 def test_requested_device_is_used(device: Device, first: str, cuda: Callable[..., None], path: str) -> None:
     cuda()
-    model = registry.load_model(path, "network", device=device)
+    model = registry.load_model(path, "face_model", device=device)
     assert (model.session.get_providers()[0], model.device) == (first, device)
 
 
 def test_missing_cuda_support_says_what_to_install(path: str) -> None:
     with pytest.raises(UsageError, match=r"cuda cannot be used.*pip install onnxruntime-gpu.*or use cpu"):
-        registry.load_model(path, "network", device="cuda")
-    assert registry.load_model(path, "network", device="auto").session.get_providers() == [CPU]
+        registry.load_model(path, "face_model", device="cuda")
+    assert registry.load_model(path, "face_model", device="auto").session.get_providers() == [CPU]
 
 
 @pytest.mark.parametrize(
@@ -520,8 +520,8 @@ def test_cuda_that_does_not_start_fails_or_falls_back(
 ) -> None:
     cuda(**failure)
     with pytest.raises(UsageError, match=rf"{reason}.*nvidia-smi.*or use cpu"):
-        registry.load_model(path, "network", device="cuda")
-    assert registry.load_model(path, "network", device="auto").session.get_providers() == [CPU]
+        registry.load_model(path, "face_model", device="cuda")
+    assert registry.load_model(path, "face_model", device="auto").session.get_providers() == [CPU]
 
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
@@ -531,9 +531,9 @@ def test_damaged_model_is_not_reported_as_a_missing_device(
     cuda()
     (tmp_path / "damaged.onnx").write_bytes(b"damaged")
     with pytest.raises(ModelIncompatible, match=r"damaged\.onnx is no ONNX model"):
-        registry.load_model(str(tmp_path / "damaged.onnx"), "network", device=device)
+        registry.load_model(str(tmp_path / "damaged.onnx"), "face_model", device=device)
 
 
 def test_unknown_device_is_refused(path: str) -> None:
     with pytest.raises(UsageError, match="cpu, cuda, auto, not 'tpu'"):
-        registry.load_model(path, "network", device="tpu")
+        registry.load_model(path, "face_model", device="tpu")

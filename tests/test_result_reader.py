@@ -98,7 +98,7 @@ def test_evaluations_methods_ratings_and_cards_are_told_apart(tmp_path: Path) ->
         "classes": (classes, {"": classes}),
         "ratings": (ratings, {"": ratings}),
         "methods": ({"methods": {"mean, rbf": classes}}, {"mean, rbf": classes}),
-        "card": ({"kind": "classifier", "figures": {"held-out": classes}}, {"held-out": classes}),
+        "card": ({"kind": "classifier", "evaluations": {"held_out": classes}}, {"held_out": classes}),
     }
     for name, (content, expected) in kinds.items():
         (tmp_path / name).write_text(json.dumps(content, indent=2))

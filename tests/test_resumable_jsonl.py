@@ -82,7 +82,7 @@ def test_resume_repeats_failed_clips(inputs: list[str], tmp_path: Path) -> None:
         Stub(options=Options(min_face=99)),
         Stub(options=Options(adaptive=True)),
         Stub(options=Options(labels=("calm", "angry"))),
-        Stub(models={"network": ModelRef("toy", "1" * 64)}),
+        Stub(models={"face_model": ModelRef("toy", "1" * 64)}),
     ],
     ids=["size", "adaptive", "labels", "models"],
 )

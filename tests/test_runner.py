@@ -93,7 +93,7 @@ def test_failures_do_not_stop_other_clips() -> None:
 
 def test_crashed_worker_costs_one_record() -> None:
     names = ["a", "deadly 1", "slow b", "bad", "deadly 2", "c"]
-    stub = Stub({"network": ModelRef("toy", "0" * 64)})
+    stub = Stub({"face_model": ModelRef("toy", "0" * 64)})
     results = list(classify_all(stub, names, RunConfig(1)))
     assert [r.path for r in results] == names
     assert [r.problem and r.problem.code for r in results] == [None, "crashed", None, "not_found", "crashed", None]

@@ -151,14 +151,14 @@ def check_card(card: Mapping[str, Any], kind: Kind | None) -> None:
                 " run; add --baseline person"
             )
     elif kind is not None:
-        if any(not part.startswith("logit.") or ".spread." in part for part in card["statistics"]):
+        if any(not part.startswith("logit.") or ".across_faces." in part for part in card["statistics"]):
             raise UsageError(
                 f"{name} was fitted on {', '.join(card['statistics'])}, but a baseline only applies to statistics of"
                 " logits; use the shipped emotion8, or train with --statistics logit or --center person"
             )
-        if kind not in card.get("usual_logits", {}):
+        if kind not in card.get("average_logits", {}):
             raise UsageError(
-                f"the card of {name} has no usual_logits for a baseline of kind {kind}; use the shipped emotion8"
+                f"the card of {name} has no average_logits for a baseline of kind {kind}; use the shipped emotion8"
             )
 
 
@@ -178,13 +178,13 @@ def shift_features(
         kind: Kind of the baseline.
     """
     if card.get("center") == "person":
-        means = reference.statistics if reference else card["usual_statistics"]
+        means = reference.statistics if reference else card["average_statistics"]
         shifts = {name: -np.asarray(means[name]) for name in card["statistics"] if is_centered(name)}
     elif reference is None:
         shifts = {}
     else:
         shifts = dict.fromkeys(
-            SHIFTED_STATISTICS, np.asarray(card["usual_logits"][kind]) - reference.statistics[LOGITS]
+            SHIFTED_STATISTICS, np.asarray(card["average_logits"][kind]) - reference.statistics[LOGITS]
         )
     shifted = {
         name: np.asarray(value + shifts[name], np.float32) if name in shifts else value

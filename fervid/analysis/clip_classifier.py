@@ -19,18 +19,18 @@ from fervid.core.results import Prediction
 from fervid.core.text import is_utf8
 
 
-def matches_network(card: Mapping[str, Any], sha256s: Iterable[str], expressions: Sequence[str]) -> bool:
+def matches_face_model(card: Mapping[str, Any], sha256s: Iterable[str], expressions: Sequence[str]) -> bool:
     """Whether a clip classifier can classify the features of a face model.
 
     Args:
-        card: Card of the classifier. `network_sha256` names the face model that it was trained on. A classifier that
-            uses only expression probabilities needs a face model with the same classes, `network_expressions`.
+        card: Card of the classifier. `face_model_sha256` names the face model that it was trained on. A classifier that
+            uses only expression probabilities needs a face model with the same classes, `face_model_expressions`.
         sha256s: SHA-256 of the face model, and of the model that it was quantised from.
         expressions: Expression classes of the face model.
     """
-    if "network_expressions" in card:
-        return list(card["network_expressions"]) == list(expressions)
-    return card["network_sha256"] in sha256s
+    if "face_model_expressions" in card:
+        return list(card["face_model_expressions"]) == list(expressions)
+    return card["face_model_sha256"] in sha256s
 
 
 def is_centered(statistic: str) -> bool:

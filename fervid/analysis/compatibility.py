@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fervid.analysis.baseline import check_card
-from fervid.analysis.clip_classifier import matches_network
+from fervid.analysis.clip_classifier import matches_face_model
 from fervid.analysis.options import Options
 from fervid.core.errors import ModelIncompatible, UsageError
 from fervid.models import registry
@@ -15,26 +15,26 @@ _ATTRIBUTE_KEYS = {"age": "first_age", "gender": "genders", "ethnicity": "ethnic
 """Each attribute, and the key of a face model's card that exists if the model estimates it."""
 
 
-def check_compatible(network: registry.Model, classifier: registry.Model, options: Options) -> None:
+def check_compatible(face_model: registry.Model, classifier: registry.Model, options: Options) -> None:
     """Check that a clip classifier can classify the features of a face model under the given options.
 
     Raises:
         ModelIncompatible: The classifier was trained on another face model.
         UsageError: The classifier needs `--face all` or a baseline, or the face model estimates no attributes.
     """
-    if not matches_network(classifier.card, network.sha256s, network.card["expressions"]):
-        sha256 = classifier.card.get("network_sha256")
+    if not matches_face_model(classifier.card, face_model.sha256s, face_model.card["expressions"]):
+        sha256 = classifier.card.get("face_model_sha256")
         trained_on = f"face model {str(sha256)[:12]}" if sha256 else "a face model with other expressions"
         raise ModelIncompatible(
-            f"{classifier.identity.name} was trained on {trained_on}, not on {network.identity.name}"
-            f" ({network.identity.sha256[:12]}); train it again, or select its face model with --network"
+            f"{classifier.identity.name} was trained on {trained_on}, not on {face_model.identity.name}"
+            f" ({face_model.identity.sha256[:12]}); train it again, or select its face model with --face-model"
         )
     check_card(classifier.card, options.baseline)
-    missing = [name for name, key in _ATTRIBUTE_KEYS.items() if key not in network.card]
+    missing = [name for name, key in _ATTRIBUTE_KEYS.items() if key not in face_model.card]
     if options.attributes and missing:
         raise UsageError(
-            f"{network.identity.name} estimates no {', '.join(missing)}; leave out --attributes, or use --network"
-            f" {registry.DEFAULTS['network']}"
+            f"{face_model.identity.name} estimates no {', '.join(missing)}; leave out --attributes, or use --face-model"
+            f" {registry.DEFAULTS['face_model']}"
         )
     if options.face != "all" and classifier.card.get("face") == "all":
         raise UsageError(f"{classifier.identity.name} was trained on the faces of everybody in a clip; add --face all")

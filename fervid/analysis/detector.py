@@ -2,7 +2,7 @@
 
 The model takes `images` (n, h, w, 3) uint8 RGB and returns `boxes` (n, a, 4) and `landmarks` (n, a, k, 2) in input
 pixels, and `scores` (n, a). Anchors and decoding are part of its graph. Its card gives `threshold`, the lowest score of
-a detection; `open_score`, the lowest score of a confident one; `input.size`, the longest side of an input; and
+a detection; `new_track_threshold`, the lowest score of a confident one; `input.size`, the longest side of an input; and
 `smallest_face`, the size of the smallest face that the model finds, as a fraction of the input. Inputs are squares of
 `input.size`; if the card gives `input.multiple`, their sides may be any multiples of it up to that size.
 """
@@ -65,7 +65,7 @@ class Detector:
 
     Attributes:
         session: The ONNX model.
-        card: Its `input.size`, `threshold`, `open_score` and `smallest_face`.
+        card: Its `input.size`, `threshold`, `new_track_threshold` and `smallest_face`.
         min_face: Shorter side of the smallest face to find, in pixels of the frame. None means 1/40 of the frame's
             longer side, and at least 12. If the model cannot see such faces in the whole frame, `detect` also searches
             overlapping tiles of several sizes.
@@ -76,14 +76,16 @@ class Detector:
     min_face: int | None = None
 
     def __post_init__(self) -> None:
-        threshold, open_score = self.card["threshold"], self.card["open_score"]
-        if not (0 < threshold <= 1 and 0 < open_score <= 1):
-            raise ValueError(f"threshold and open_score must be in (0, 1], got {threshold} and {open_score}")
+        threshold, new_track_threshold = self.card["threshold"], self.card["new_track_threshold"]
+        if not (0 < threshold <= 1 and 0 < new_track_threshold <= 1):
+            raise ValueError(
+                f"threshold and new_track_threshold must be in (0, 1], got {threshold} and {new_track_threshold}"
+            )
 
     @property
     def new_track_threshold(self) -> float:
         """Score from which a detection is confident enough to start a track."""
-        return float(self.card["open_score"])
+        return float(self.card["new_track_threshold"])
 
     def detect(self, image: Image) -> list[Face]:
         """Find the faces of a frame.
@@ -130,7 +132,7 @@ class Detector:
             max_scale = smallest_px / min(min_face, _default_min_face(image))
         pyramid = _ImagePyramid(image)
         candidates = [self._run_tile(pyramid, tile, max_scale) for tile in tiles]
-        if may_fill_frame and max(c.scores.max(initial=0) for c in candidates) < self.card["open_score"]:
+        if may_fill_frame and max(c.scores.max(initial=0) for c in candidates) < self.card["new_track_threshold"]:
             candidates.append(self._detect_large_face(image, max_scale))
         faces = blend_overlapping(*(np.concatenate(column) for column in zip(*candidates, strict=True)))
         return sorted((face for face in faces if face.size >= min_face), key=lambda face: -face.area)

@@ -44,11 +44,11 @@ def exit_levels(card: Mapping[str, Any]) -> tuple[ExitLevel, ...]:
     Raises:
         UsageError: The classifier was trained without them.
     """
-    if "adaptive" not in card:
+    if "early_exit" not in card:
         raise UsageError(
-            f"{card.get('name')} was trained without --adaptive; train it with --adaptive, or leave that option out"
+            f"{card.get('name')} has no early exits; train it with --early-exit-error, or leave out --adaptive"
         )
-    return tuple(ExitLevel(int(level["stride"]), float(level["confidence"])) for level in card["adaptive"]["levels"])
+    return tuple(ExitLevel(int(level["stride"]), float(level["confidence"])) for level in card["early_exit"]["levels"])
 
 
 def confidence_threshold(confidences: FloatArray, correct: NDArray[np.bool_], max_error: float) -> float:
@@ -114,9 +114,9 @@ def early_exit_metrics(
     frames = np.ceil(counts / np.array([*(level.stride for level in levels), 1])[exits])
     correct_at_exit = np.stack(correct)[exits, np.arange(len(exits))]
     return {
-        "share of frames": round(float(frames.sum() / counts.sum()), 4),
+        "frame_fraction": round(float(frames.sum() / counts.sum()), 4),
         "accuracy": round(float(correct_at_exit.mean()), 4),
-        "accuracy of all frames": round(float(correct[-1].mean()), 4),
+        "full_rate_accuracy": round(float(correct[-1].mean()), 4),
     }
 
 

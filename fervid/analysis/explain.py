@@ -100,7 +100,7 @@ def feature_groups(features: ClipFeatures, names: Sequence[str], expressions: Se
     start = 0
     for name in names:
         vector, _, kind = name.rpartition(".")
-        statistic = f"{vector.replace('.spread', ' between people')}, {_STATISTIC_LABELS[kind]}"
+        statistic = f"{vector.replace('.across_faces', ' between people')}, {_STATISTIC_LABELS[kind]}"
         width = features.statistics[name].size
         is_expression = vector in ("expression", "logit") and width == len(expressions)
         for i in range(width):

@@ -26,7 +26,7 @@ from fervid.media.sampling import Sampling
 from fervid.models import registry
 from fervid.models.session import ONNX_ERRORS, Device
 
-_IOU_ONLY = {"same_face": -1.0, "same_person": 2.0}
+_IOU_ONLY = {"min_track_similarity": -1.0, "min_person_similarity": 2.0}
 """Tracker thresholds without identity embeddings: every face is similar enough to its track, no two tracks merge."""
 _MALLOC_WARMUP_BYTES = 31 << 20
 """Size of an allocation that is freed at once, so that glibc raises its dynamic mmap threshold (mallopt(3), at most
@@ -50,7 +50,9 @@ class Extractor:
     Several threads may use it at once. Unpickling it in another process loads the models there again.
     """
 
-    def __init__(self, detector: registry.Model, network: registry.Model, options: Options, threads: int = 0) -> None:
+    def __init__(
+        self, detector: registry.Model, face_model: registry.Model, options: Options, threads: int = 0
+    ) -> None:
         """Check the two models by running each on a black image.
 
         This has effects on the whole process: OpenCV uses one thread and logs nothing, and glibc keeps freed memory
@@ -58,7 +60,7 @@ class Extractor:
 
         Args:
             detector: The face detector.
-            network: The face model.
+            face_model: The face model.
             options: How to analyse a clip.
             threads: Number of decoder threads; 0 lets the decoder choose.
 
@@ -66,7 +68,7 @@ class Extractor:
             ModelIncompatible: A model does not match its card.
         """
         self.options = options
-        self.detector, self.network = detector, network
+        self.detector, self.face_model = detector, face_model
         self._threads = threads
         cv2.setNumThreads(1)  # images as small as faces gain nothing from more
         np.empty(_MALLOC_WARMUP_BYTES, np.uint8)
@@ -75,22 +77,22 @@ class Extractor:
         with as_incompatible_model(detector):
             self._face_detector = Detector(detector.session, detector.card, options.min_face)
             self._face_detector.detect(np.zeros((64, 64, 3), np.uint8))
-        with as_incompatible_model(network):
-            self._embed = FaceModel(network.session, network.card)
-            self._crop_size = int(network.card["input"]["size"])
-            self._margin = float(network.card["margin"])
+        with as_incompatible_model(face_model):
+            self._embed = FaceModel(face_model.session, face_model.card)
+            self._crop_size = int(face_model.card["input"]["size"])
+            self._margin = float(face_model.card["margin"])
             if not 0 <= self._margin <= 1:
                 raise ValueError(f"margin must be between 0 and 1, not {self._margin}")
-            thresholds = network.card.get("same_person", _IOU_ONLY)
-            self.tracker_config = TrackerConfig.from_card(float(detector.card["open_score"]), **thresholds)
+            thresholds = face_model.card.get("tracking", _IOU_ONLY)
+            self.tracker_config = TrackerConfig(float(detector.card["new_track_threshold"]), **thresholds)
             outputs = self._embed(np.zeros((1, self._crop_size, self._crop_size, 3), np.uint8))
-            if outputs.widths != (expected := empty_outputs(network.card).widths):
+            if outputs.widths != (expected := empty_outputs(face_model.card).widths):
                 raise ValueError(f"outputs have widths {outputs.widths}, the card says {expected}")
             self.warmup_stats = TrackStats()
             self.warmup_stats.pool.update_group(outputs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle_extractor, (self.detector, self.network, self.options, self._threads)
+        return _unpickle_extractor, (self.detector, self.face_model, self.options, self._threads)
 
     def observe_clip(self, path: str | os.PathLike[str]) -> ClipObservations:
         """Analyse a clip and pool the faces of each person; an input error is kept in the result's `problem`."""
@@ -257,7 +259,7 @@ def _unpickle_extractor(*arguments: Any) -> Extractor:
 
 def load_extractor(
     *,
-    network: str = registry.DEFAULTS["network"],
+    face_model: str = registry.DEFAULTS["face_model"],
     detector: str = registry.DEFAULTS["detector"],
     options: Options | None = None,
     threads: int | None = None,
@@ -266,7 +268,7 @@ def load_extractor(
     """Load the detector and the face model alone, to compute features of clips without classifying them.
 
     Args:
-        network: Name or path of the face model.
+        face_model: Name or path of the face model.
         detector: Name or path of the face detector.
         options: How to analyse a clip.
         threads: Number of threads; by default the CPUs available to this process (affinity and cgroup).
@@ -277,9 +279,11 @@ def load_extractor(
         UsageError: The device is not available.
     """
     threads = threads or cv2.getNumberOfCPUs()
-    detector_model = registry.load_model(detector, "detector", 1, device)  # too small to gain from more threads
-    face_model = registry.load_model(network, "network", max(1, threads // 2), device)  # half; decoding gets the others
-    return Extractor(detector_model, face_model, options or Options(), threads)
+    models = (
+        registry.load_model(detector, "detector", 1, device),  # too small to gain from more threads
+        registry.load_model(face_model, "face_model", max(1, threads // 2), device),  # decoding gets the other half
+    )
+    return Extractor(*models, options or Options(), threads)
 
 
 @contextmanager

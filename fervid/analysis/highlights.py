@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from fervid.analysis.aggregate import aggregate_clip
-from fervid.analysis.clip_classifier import matches_network, predict_proba
+from fervid.analysis.clip_classifier import matches_face_model, predict_proba
 from fervid.analysis.explain import Explanation, baseline_features, explain, feature_groups
 from fervid.analysis.extractor import Extractor, as_incompatible_model
 from fervid.analysis.options import Options
@@ -148,7 +148,7 @@ class HighlightExtractor:
 
     Attributes:
         detector: Face detector that the records name.
-        network: Face model that the records name.
+        face_model: Face model that the records name.
         classifier: Clip classifier that the records name.
         options: Options of the run that made the records.
         thumbnails: Whether to make a thumbnail for each window.
@@ -156,7 +156,7 @@ class HighlightExtractor:
     """
 
     detector: Model
-    network: Model
+    face_model: Model
     classifier: Model
     options: Options
     thumbnails: bool = False
@@ -172,7 +172,7 @@ class HighlightExtractor:
             return Highlight(window, note=f"{self.classifier.identity.name} has no label {', '.join(unknown)}.")
         sampling = replace(self.options.sampling, start=start, end=end if end > start else None)
         options = replace(self.options, sampling=sampling)
-        extractor = Extractor(self.detector, self.network, options, self.threads)
+        extractor = Extractor(self.detector, self.face_model, options, self.threads)
         observations: list[FrameObservation] = []
         problem = ""
         try:
@@ -202,7 +202,7 @@ class HighlightExtractor:
             names = list(self.classifier.card["statistics"])
             row = features.vector(names)
             baseline = baseline_features(self.classifier.path.read_bytes(), len(row))
-            groups = feature_groups(features, names, self.network.card["expressions"])
+            groups = feature_groups(features, names, self.face_model.card["expressions"])
             return explain(lambda rows: self._predict(rows, labels), row, baseline, groups, labels)
 
     def _predict(self, rows: FloatArray, labels: Sequence[str]) -> FloatArray:
@@ -245,30 +245,31 @@ def load_recorded_models(
         ModelError: A model is missing, or is not the one that the record names.
     """
     detector = _load_recorded_model("detector", models, files)
-    network = _load_recorded_model("network", models, files)
+    face_model = _load_recorded_model("face_model", models, files)
     classifier = _load_recorded_model("classifier", models, files)
-    if not matches_network(classifier.card, network.sha256s, network.card["expressions"]):
+    if not matches_face_model(classifier.card, face_model.sha256s, face_model.card["expressions"]):
         raise ModelIncompatible(
             f"{classifier.identity.name} was trained on another face model than the one that the record names"
         )
-    return HighlightExtractor(detector, network, classifier, options, thumbnails, threads)
+    return HighlightExtractor(detector, face_model, classifier, options, thumbnails, threads)
 
 
 def _load_recorded_model(role: Kind, models: Mapping[str, Mapping[str, str]], files: Mapping[str, str]) -> Model:
+    role_name, flag = role.replace("_", " "), f"--{role.replace('_', '-')}"
     if role not in models:
-        raise ModelNotFound(f"the record names no {role}, so its predictions cannot be explained")
+        raise ModelNotFound(f"the record names no {role_name}, so its predictions cannot be explained")
     name, sha256 = models[role]["name"], models[role]["sha256"]
     # A record may come from anywhere, so its name of a model must not be used as a path.
     candidates = [name] if name in registry.installed_models() else []
     candidates += [files[role]] if role in files else []
     if not candidates:
-        raise ModelNotFound(f"the {role} {name} is not an installed model; pass its file with --{role}")
+        raise ModelNotFound(f"the {role_name} {name} is not an installed model; pass its file with {flag}")
     loaded = [registry.load_model(candidate, role, 1) for candidate in candidates]
     model = next((model for model in loaded if model.identity.sha256 == sha256), loaded[-1])
     if model.identity.sha256 != sha256:
         raise ModelIncompatible(
-            f"{model.path} is not the {role} that the record names: its SHA-256 begins with"
-            f" {model.identity.sha256[:12]}, not {sha256[:12]}; pass the right file with --{role}"
+            f"{model.path} is not the {role_name} that the record names: its SHA-256 begins with"
+            f" {model.identity.sha256[:12]}, not {sha256[:12]}; pass the right file with {flag}"
         )
     return model
 

@@ -53,19 +53,19 @@ class Classifier:
                 thresholds, a missing baseline, attributes that the face model does not estimate, or a classifier that
                 needs `face="all"`.
         """
-        network, options = extractor.network, extractor.options
-        check_compatible(network, classifier, options)
+        face_model, options = extractor.face_model, extractor.options
+        check_compatible(face_model, classifier, options)
         self.extractor, self.options = extractor, options
         self._classifier = classifier
         self.models = {
             "detector": extractor.detector.identity,
-            "network": network.identity,
+            "face_model": face_model.identity,
             "classifier": classifier.identity,
         }
-        self.files = {"detector": extractor.detector.path, "network": network.path, "classifier": classifier.path}
-        with as_incompatible_model(network):
-            genders = sorted(network.card.get("genders", {}).items(), key=lambda entry: -entry[1])
-            attributes = AttributeNames(genders, tuple(map(str, network.card.get("ethnicities", ()))))
+        self.files = {"detector": extractor.detector.path, "face_model": face_model.path, "classifier": classifier.path}
+        with as_incompatible_model(face_model):
+            genders = sorted(face_model.card.get("genders", {}).items(), key=lambda entry: -entry[1])
+            attributes = AttributeNames(genders, tuple(map(str, face_model.card.get("ethnicities", ()))))
         with as_incompatible_model(classifier):
             self.labels: tuple[str, ...] = options.labels or tuple(classifier.card["labels"])
             self._classify = ClipClassifier(classifier.session, classifier.card, options.labels)
@@ -269,7 +269,7 @@ class Classifier:
 def load_classifier(
     *,
     classifier: str | None = None,
-    network: str = registry.DEFAULTS["network"],
+    face_model: str = registry.DEFAULTS["face_model"],
     detector: str = registry.DEFAULTS["detector"],
     options: Options | None = None,
     threads: int | None = None,
@@ -280,7 +280,7 @@ def load_classifier(
     Args:
         classifier: Name of a shipped clip classifier, or path of an ONNX file; by default the one that the face
             model's card names.
-        network: Name or path of the face model.
+        face_model: Name or path of the face model.
         detector: Name or path of the face detector.
         options: How to analyse a clip.
         threads: Number of threads; by default the CPUs available to this process (affinity and cgroup).
@@ -290,8 +290,10 @@ def load_classifier(
         ModelError: A model is missing, fails verification, or does not fit the others.
         UsageError: The device is not available.
     """
-    extractor = load_extractor(network=network, detector=detector, options=options, threads=threads, device=device)
-    name = classifier or str(extractor.network.card.get("classifier", registry.DEFAULTS["classifier"]))
+    extractor = load_extractor(
+        face_model=face_model, detector=detector, options=options, threads=threads, device=device
+    )
+    name = classifier or str(extractor.face_model.card.get("classifier", registry.DEFAULTS["classifier"]))
     return Classifier(extractor, registry.load_model(name, "classifier", 1))
 
 

@@ -92,7 +92,7 @@ class FeaturePooler:
     Use either `update`, with faces of one person, or `update_group`, with all faces of a frame. A group is pooled over
     the faces of each frame, then over frames, as for VGAF (arXiv 2103.17107, section 4.3): statistics of the mean over
     the faces get the plain names, and those of the standard deviation over the faces are called
-    `embedding.spread.mean` and so on.
+    `embedding.across_faces.mean` and so on.
     """
 
     __slots__ = ("_means", "_single_face_frames", "_spreads", "_widths")
@@ -134,7 +134,7 @@ class FeaturePooler:
         ends = np.cumsum(list(self._widths.values()))[:-1]
         statistics = {
             f"{name}{suffix}.{kind}": vector
-            for suffix, stats in (("", self._means), (".spread", spreads))
+            for suffix, stats in (("", self._means), (".across_faces", spreads))
             if stats.count
             for kind, values in stats.statistics().items()
             for name, vector in zip(self._widths, np.split(values, ends), strict=True)

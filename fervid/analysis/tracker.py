@@ -29,7 +29,7 @@ _TIME_EPS = 1e-6  # seconds; sums of times are not exact
 
 @dataclass(frozen=True, slots=True)
 class TrackerConfig:
-    """Thresholds for linking faces.
+    """Thresholds for linking faces; the first three are in model cards.
 
     Attributes:
         new_track_threshold: Detector score from which a face starts a track.
@@ -45,11 +45,6 @@ class TrackerConfig:
     min_person_similarity: float
     min_iou: float = 0.3
     max_gap_s: float = 1.0
-
-    @classmethod
-    def from_card(cls, open_score: float, *, same_face: float, same_person: float) -> TrackerConfig:
-        """Create a configuration from the values of model cards, under the names that they have there."""
-        return cls(open_score, same_face, same_person)
 
 
 class _Track:

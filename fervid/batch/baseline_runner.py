@@ -137,10 +137,10 @@ def check_relative(classifier: Classifier, spec: BaselineSpec) -> None:
         raise UsageError(
             "a baseline needs the faces of single people, but --face all pools them; leave one of them out"
         )
-    if not classifier.extractor.network.card.get("identity"):
+    if not classifier.extractor.face_model.card.get("identity"):
         raise UsageError(
-            f"{classifier.models['network'].name} does not identify people, so they cannot be recognised across clips;"
-            " leave out --network"
+            f"{classifier.models['face_model'].name} does not identify people, so they cannot be recognised across"
+            " clips; leave out --face-model"
         )
 
 

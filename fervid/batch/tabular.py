@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-MODEL_ROLES = ("detector", "network", "classifier")
+MODEL_ROLES = ("detector", "face_model", "classifier")
 
 
 def column_names(labels: Sequence[str], record: type[ClipResult] = ClipResult) -> list[str]:

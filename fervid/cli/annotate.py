@@ -23,7 +23,6 @@ from fervid.cli.flags import (
     Start,
     Stream,
     Threads,
-    env_option,
 )
 from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import LimitOptions, ModelOptions, build_options, parse_labels, plan_workers
@@ -40,11 +39,11 @@ def annotate(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="Video file.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file, .mp4 (H.264).", show_default=False)],
     window: Annotated[
-        float, env_option("--window", "Window length in seconds for each prediction. Longer is smoother.")
+        float, typer.Option("--window", help="Window length in seconds for each prediction. Longer is smoother.")
     ] = 2.0,
     step: Annotated[
         float | None,
-        env_option("--step", "Seconds between two predictions. Default: 0.5, or the window if that is shorter."),
+        typer.Option("--step", help="Seconds between two predictions. Default: 0.5, or the window if that is shorter."),
     ] = None,
     force: Force = False,
     fps: Fps = None,

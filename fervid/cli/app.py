@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from fervid.cli import FAILED, INTERRUPTED, MODEL, NOTHING, OK, TERMINATED, USAGE
 from fervid.cli.annotate import annotate_app
 from fervid.cli.classify import classify_app
+from fervid.cli.compare import compare_app
 from fervid.cli.evaluate import evaluate_app
 from fervid.cli.features import features_app
 from fervid.cli.models import info_app
@@ -144,7 +145,8 @@ HELP = """Exit status:
   4  a model cannot be used
   130, 143  interrupted (Ctrl-C), terminated (SIGTERM); finished clips are kept
 
-Options that show an env var can also be set by it. `fervid COMMAND --help` has examples."""
+FERVID_CACHE, FERVID_JOBS, FERVID_MEMORY and FERVID_TIMEOUT set the default of the option of that name.
+`fervid COMMAND --help` has examples."""
 
 app = typer.Typer(
     cls=_ErrorHandlingGroup, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, epilog=HELP
@@ -157,6 +159,7 @@ for part in (
     features_app,
     train_app,
     evaluate_app,
+    compare_app,
     report_app,
     info_app,
 ):

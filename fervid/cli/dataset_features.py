@@ -1,4 +1,4 @@
-"""Loading of labelled clips and of their features, for `features`, `train` and `evaluate`."""
+"""Loading of labelled clips and of their features, for `features`, `train`, `evaluate` and `compare`."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def extract_rows(
         models: Classifiers that will be evaluated on the features.
 
     Raises:
-        ModelIncompatible: A classifier was fitted on the features of another network.
+        ModelIncompatible: A classifier was fitted on the features of another face model.
     """
     from fervid.analysis.extractor import load_extractor
     from fervid.core.progress import track_clips
     from fervid.learn.feature_extraction import extract_features
     from fervid.learn.labeled_features import feature_provenance
-    from fervid.learn.model_evaluation import check_network
+    from fervid.learn.model_evaluation import check_face_model
 
     jobs, threads = plan_workers(len(dataset.samples), extraction.jobs, None)
     extractor = load_extractor(
-        network=extraction.network,
+        face_model=extraction.face_model,
         detector=extraction.detector,
         options=extraction.options,
         threads=threads,
         device=extraction.device,
     )
     for model in models:
-        check_network(model, feature_provenance(extractor))
+        check_face_model(model, feature_provenance(extractor))
     cache = extraction.cache or _find_cache()
     limits = build_limits(extraction.timeout, extraction.memory)
     rows = extract_features(dataset.samples, extractor, cache, jobs, strides, limits)
@@ -85,7 +85,7 @@ def load_labeled_features(
     labels: Sequence[str] | None,
     target: str | None,
     group: Literal["auto", "none"],
-    seed: int,
+    seed: int = 2021,
     center: Literal["person"] | None = None,
     strides: Sequence[int] = (),
     models: Sequence[Model] = (),
@@ -107,7 +107,7 @@ def load_labeled_features(
 
     Raises:
         UsageError: Strides are asked of a .npz file, or the data set cannot be used.
-        ModelIncompatible: A classifier was fitted on the features of another network.
+        ModelIncompatible: A classifier was fitted on the features of another face model.
     """
     from fervid.core.progress import log, note
     from fervid.learn.dataset import Dataset, filter_labels, load_dataset, validate_dataset
@@ -117,7 +117,7 @@ def load_labeled_features(
 
     is_table = source.lower().endswith(".npz")
     if is_table and strides:
-        raise UsageError(f"--adaptive has to read the clips again; pass the data set instead of {source}")
+        raise UsageError(f"early exits need features at other frame rates; pass the data set instead of {source}")
     table = FeatureTable.load(Path(source)) if is_table else None
     passed_over = PassedOver(advice="")
     if table:

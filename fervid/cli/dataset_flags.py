@@ -15,16 +15,15 @@ from fervid.cli.flags import (
     DetectorName,
     Device,
     EveryFrame,
+    FaceModelName,
     Fps,
     Jobs,
     Memory,
     MinFace,
-    NetworkName,
     ProgressMode,
     Stream,
     Timeout,
     WhichFace,
-    env_option,
 )
 from fervid.cli.options import build_options
 from fervid.core.errors import UsageError
@@ -42,7 +41,12 @@ DatasetSource = Annotated[
         " file of `fervid features`, or a known dataset as NAME:FOLDER (afew, ck+, crema-d, kerc2020, ravdess, vgaf).",
     ),
 ]
-Cache = Annotated[Path | None, env_option("--cache", "Folder for computed features. Default: the user's cache folder.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", envvar="FERVID_CACHE", help="Folder for computed features. Default: the user's cache folder."
+    ),
+]
 RatingTarget = Annotated[
     str | None,
     typer.Option("--target", help="Fit a regressor on this rating instead of the labels, e.g. valence."),
@@ -50,14 +54,16 @@ RatingTarget = Annotated[
 Group = Annotated[
     Literal["auto", "none"],
     typer.Option(
-        "--group",
+        "--group-by",
         help="Keep all clips of a person in the same fold: by name, or by face where there is no name. none disables"
         " it.",
     ),
 ]
 Kinds = Annotated[
     str | None,
-    typer.Option("--kind", help="Kinds of classifier to compare, comma-separated: linear, rbf (SVMs), mlp, logistic."),
+    typer.Option(
+        "--classifier-kind", help="Kinds of classifier to compare, comma-separated: linear, rbf (SVMs), mlp, logistic."
+    ),
 ]
 Statistics = Annotated[
     str | None,
@@ -83,7 +89,7 @@ class ExtractionOptions:
     aspect: Aspect = None
     face: WhichFace = "main"
     min_face: MinFace = None
-    network: NetworkName = "mobilenetv1"
+    face_model: FaceModelName = "mobilenetv1"
     detector: DetectorName = "blazeface-back"
     device: Device = "cpu"
     cache: Cache = None
@@ -141,7 +147,7 @@ def _split_commas(text: str | None) -> list[str]:
 
 
 def print_report(report: Mapping[str, Any], format: str) -> None:
-    """Print a model card or an evaluation report, as tables or as JSON."""
+    """Print a model card with its evaluations, or an evaluation report, as tables or as JSON."""
     if format == "json":
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return

@@ -32,12 +32,12 @@ class Check:
 
     Attributes:
         name: What was checked.
-        state: `WRONG` for a problem; `note` for what is no problem but may surprise.
+        state: `error` for a problem; `note` for what is no problem but may surprise.
         message: The result, with the command that fixes a problem.
     """
 
     name: str
-    state: Literal["ok", "note", "WRONG"]
+    state: Literal["ok", "note", "error"]
     message: str
 
 
@@ -74,7 +74,7 @@ def _packages() -> Iterator[Check]:
         if len(conflicting := sorted(set(distributions.get(module, ())))) > 1:
             yield Check(
                 f"import {module}",
-                "WRONG",
+                "error",
                 f"{' and '.join(conflicting)} overwrite each other; pip uninstall -y {' '.join(conflicting)}, then"
                 f" pip install {package}",
             )
@@ -102,9 +102,9 @@ def _package(requirement: Requirement, distributions: Mapping[str, list[str]]) -
     try:
         installed = version(name)
     except PackageNotFoundError:
-        return Check(package, "WRONG", f"not installed; pip install '{package}{specifier}'")
+        return Check(package, "error", f"not installed; pip install '{package}{specifier}'")
     if not specifier.contains(installed, prereleases=True):
-        return Check(package, "WRONG", f"{installed} is installed, needs {specifier}; pip install '{name}{specifier}'")
+        return Check(package, "error", f"{installed} is installed, needs {specifier}; pip install '{name}{specifier}'")
     return Check(package, "ok", installed if name == package else f"{installed}, as {name}")
 
 
@@ -124,7 +124,7 @@ def _import_checks() -> Iterator[Check]:
             reason = " ".join(str(error).split())
             package = next(iter(packages_distributions().get(module, [])), CONFLICTING_PACKAGES.get(module, module))
             yield Check(
-                f"import {module}", "WRONG", f"cannot be loaded ({reason}); pip install --force-reinstall {package}"
+                f"import {module}", "error", f"cannot be loaded ({reason}); pip install --force-reinstall {package}"
             )
 
 
@@ -151,7 +151,7 @@ def _folders() -> Iterator[Check]:
         try:
             folder = user_dir(kind)
         except UsageError as error:
-            yield Check(f"{kind} folder", "WRONG", error.message)
+            yield Check(f"{kind} folder", "error", error.message)
             continue
         existing = next((path for path in (folder, *folder.parents) if os.path.exists(path)), Path("/"))
         if os.path.isdir(existing) and os.access(existing, os.R_OK | os.W_OK | os.X_OK):
@@ -159,7 +159,7 @@ def _folders() -> Iterator[Check]:
             continue
         problem = "is not readable and writable" if existing == folder else f"cannot be created in {existing}"
         fix = f"chown {os.getuid()} {existing}" if _is_in_home(existing) else "set HOME to a folder of yours"
-        yield Check(f"{kind} folder", "WRONG", f"{folder} {problem}; {remedy}, or {fix}")
+        yield Check(f"{kind} folder", "error", f"{folder} {problem}; {remedy}, or {fix}")
 
 
 def _is_in_home(folder: Path) -> bool:
@@ -188,7 +188,7 @@ def _decoders() -> Check:
     missing = [name for name in DECODERS if name not in av.codecs_available]
     if missing:
         fix = "pip install --force-reinstall --only-binary av av"
-        return Check("decoders", "WRONG", f"missing: {', '.join(missing)}; {fix}")
+        return Check("decoders", "error", f"missing: {', '.join(missing)}; {fix}")
     return Check("decoders", "ok", ", ".join(DECODERS))
 
 
@@ -207,7 +207,7 @@ def _models() -> Iterator[Check]:
     try:
         names = registry.installed_models()
     except ModelError as error:
-        yield Check("models", "WRONG", f"{error.message}: {reinstall}")
+        yield Check("models", "error", f"{error.message}: {reinstall}")
         return
     for name in names:
         try:
@@ -216,6 +216,6 @@ def _models() -> Iterator[Check]:
             fix = reinstall
             if name not in registry.manifest():
                 fix = f"rm {registry.model_path(registry.manifest_entry(name))}, then fervid models pull {name}"
-            yield Check(f"model {name}", "WRONG", f"{error.message}: {fix}")
+            yield Check(f"model {name}", "error", f"{error.message}: {fix}")
     for name in (name for name in registry.manifest("optional") if name not in names):
         yield Check(f"model {name}", "note", f"not downloaded; if you need it: fervid models pull {name}")

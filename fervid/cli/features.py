@@ -47,7 +47,7 @@ def features(
 ) -> None:
     """Write the features of each clip to a file, for `fervid train` or your own analysis.
 
-    Features are statistics over time of what the face network estimates. Clips without a face are listed on stderr.
+    Features are statistics over time of what the face model estimates. Clips without a face are listed on stderr.
     """
     from fervid.core.atomic_io import check_overwrite
     from fervid.core.progress import Summary, note

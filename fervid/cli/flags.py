@@ -55,12 +55,6 @@ def complete_model_names(*kinds: str, shipped: bool = True) -> Any:
     return complete
 
 
-def env_option(flag: str, help: str, **settings: Any) -> Any:
-    """Declare an option that an environment variable can set: --min-face is FERVID_MIN_FACE."""
-    variable = "FERVID" + flag.split("/")[0].removeprefix("-").replace("-", "_").upper()
-    return typer.Option(flag, envvar=variable, help=help, **settings)
-
-
 Inputs = Annotated[
     list[str] | None,
     typer.Argument(metavar="INPUT...", help="Video files, folders or globs; - reads a live stream from stdin."),
@@ -69,7 +63,7 @@ Camera = Annotated[
     int | None,
     typer.Option("--camera", help="Classify a live camera instead of files; 0 is the first camera.", min=0),
 ]
-Recursive = Annotated[bool, env_option("--recursive/--no-recursive", "Search folders recursively.")]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Search folders recursively.")]
 FromFile = Annotated[
     Path | None,
     typer.Option(
@@ -86,7 +80,9 @@ Output = Annotated[
 ]
 OutputFormat = Annotated[
     Literal["table", "jsonl", "json", "csv"] | None,
-    env_option("--format", "Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl."),
+    typer.Option(
+        "--format", help="Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl."
+    ),
 ]
 OutputTarget = Annotated[
     str | None,
@@ -99,107 +95,113 @@ OutputTarget = Annotated[
 ]
 ClipOutputFormat = Annotated[
     Literal["table", "jsonl", "json", "csv", "parquet"] | None,
-    env_option(
+    typer.Option(
         "--format",
-        "Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl. parquet writes a folder"
-        " of files.",
+        help="Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl. parquet writes a"
+        " folder of files.",
     ),
 ]
-Force = Annotated[bool, env_option("--force/--no-force", "Overwrite an existing output.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 Resume = Annotated[
     bool,
-    env_option(
-        "--resume/--no-resume", "Continue an existing JSON Lines or parquet output; finished clips are skipped."
-    ),
+    typer.Option("--resume", help="Continue an existing JSON Lines or parquet output; finished clips are skipped."),
 ]
 Fps = Annotated[
     float | None,
-    env_option(
-        "--fps", "Frames to analyse per second of video. Higher is slower and more precise.", show_default="5.0"
+    typer.Option(
+        "--fps", help="Frames to analyse per second of video. Higher is slower and more precise.", show_default="5.0"
     ),
 ]
-EveryFrame = Annotated[
-    bool, env_option("--every-frame/--no-every-frame", "Analyse every frame. Cannot be combined with --fps.")
-]
+EveryFrame = Annotated[bool, typer.Option("--every-frame", help="Analyse every frame. Cannot be combined with --fps.")]
 Start = Annotated[
     float,
-    env_option("--start", "Start time: 12.5, 12.5s or 00:01:12.5.", parser=parse_seconds, metavar="TIME"),
+    typer.Option("--start", help="Start time: 12.5, 12.5s or 00:01:12.5.", parser=parse_seconds, metavar="TIME"),
 ]
 End = Annotated[
     float | None,
-    env_option("--end", "End time: 12.5, 12.5s or 00:01:12.5.", parser=parse_seconds, metavar="TIME"),
+    typer.Option("--end", help="End time: 12.5, 12.5s or 00:01:12.5.", parser=parse_seconds, metavar="TIME"),
 ]
 Rotate = Annotated[
     Literal["auto", "0", "90", "180", "270"],
-    env_option("--rotate", "Rotate frames clockwise, in degrees; auto uses the rotation stored in the file."),
+    typer.Option("--rotate", help="Rotate frames clockwise, in degrees; auto uses the rotation stored in the file."),
 ]
 Stream = Annotated[
     int | None,
-    env_option(
+    typer.Option(
         "--stream",
-        "Index of the video stream, as ffprobe numbers it.",
+        help="Index of the video stream, as ffprobe numbers it.",
         min=0,
         show_default="the default stream, else the largest",
     ),
 ]
 Aspect = Annotated[
     float | None,
-    env_option(
+    typer.Option(
         "--aspect",
-        "Display aspect ratio, e.g. 16:9 or 1.78. Use it when faces look stretched.",
+        help="Display aspect ratio, e.g. 16:9 or 1.78. Use it when faces look stretched.",
         parser=parse_ratio,
         metavar="RATIO",
         show_default="stored in the file",
     ),
 ]
 WhichFace = Annotated[
-    Literal["main", "all"], env_option("--face", "Classify the main person, or all faces pooled together.")
+    Literal["main", "all"], typer.Option("--face", help="Classify the main person, or all faces pooled together.")
 ]
 MinFace = Annotated[
     int | None,
-    env_option(
+    typer.Option(
         "--min-face",
-        "Ignore faces smaller than this, in pixels. Default: 1/40 of the frame's longer side, at least 12.",
+        help="Ignore faces smaller than this, in pixels. Default: 1/40 of the frame's longer side, at least 12.",
         min=1,
     ),
 ]
 Attributes = Annotated[
-    bool, env_option("--attributes/--no-attributes", "Also estimate age, gender and ethnicity of each person.")
+    bool, typer.Option("--attributes", help="Also estimate age, gender and ethnicity of each person.")
 ]
 ClassifierName = Annotated[
     str | None,
-    env_option(
+    typer.Option(
         "--classifier",
-        "Clip classifier: a model name or an ONNX file.",
-        show_default="the one that matches the network",
+        help="Clip classifier: a model name or an ONNX file.",
+        show_default="the one that matches the face model",
         autocompletion=complete_model_names("classifier"),
     ),
 ]
-NetworkName = Annotated[
+FaceModelName = Annotated[
     str,
-    env_option(
-        "--network", "Face network: a model name or an ONNX file.", autocompletion=complete_model_names("network")
+    typer.Option(
+        "--face-model",
+        help="Face model: a model name or an ONNX file.",
+        autocompletion=complete_model_names("face_model"),
     ),
 ]
 DetectorName = Annotated[
     str,
-    env_option(
-        "--detector", "Face detector: a model name or an ONNX file.", autocompletion=complete_model_names("detector")
+    typer.Option(
+        "--detector",
+        help="Face detector: a model name or an ONNX file.",
+        autocompletion=complete_model_names("detector"),
     ),
 ]
 Jobs = Annotated[
     int | None,
-    env_option("--jobs", "Clips processed in parallel, each in its own process. Default: number of CPUs.", min=1),
+    typer.Option(
+        "--jobs",
+        envvar="FERVID_JOBS",
+        help="Clips processed in parallel, each in its own process. Default: number of CPUs.",
+        min=1,
+    ),
 ]
 Threads = Annotated[
     int | None,
-    env_option("--threads", "Threads per clip, for the decoder and the models. Default: CPUs / jobs.", min=1),
+    typer.Option("--threads", help="Threads per clip, for the decoder and the models. Default: CPUs / jobs.", min=1),
 ]
 Timeout = Annotated[
     float | None,
-    env_option(
+    typer.Option(
         "--timeout",
-        "Time limit per clip: 90, 90s or 00:01:30; 0 disables it.",
+        envvar="FERVID_TIMEOUT",
+        help="Time limit per clip: 90, 90s or 00:01:30; 0 disables it.",
         parser=parse_seconds,
         metavar="TIME",
         show_default="3600",
@@ -207,11 +209,17 @@ Timeout = Annotated[
 ]
 Memory = Annotated[
     int | None,
-    env_option("--memory", "Memory limit per clip in MB; 0 disables it (Linux only).", min=0, show_default="4096"),
+    typer.Option(
+        "--memory",
+        envvar="FERVID_MEMORY",
+        help="Memory limit per clip in MB; 0 disables it (Linux only).",
+        min=0,
+        show_default="4096",
+    ),
 ]
 Engine = Annotated[
     Literal["local", "ray"],
-    env_option("--engine", "Run on this machine, or on a Ray cluster, which also reads URLs such as s3://."),
+    typer.Option("--engine", help="Run on this machine, or on a Ray cluster, which also reads URLs such as s3://."),
 ]
 Address = Annotated[
     str | None,
@@ -219,27 +227,27 @@ Address = Annotated[
 ]
 Device = Annotated[
     Literal["cpu", "cuda", "auto"],
-    env_option(
+    typer.Option(
         "--device",
-        "Device for the detector and the network; auto uses cuda if available. With cuda, use --network"
+        help="Device for the detector and the face model; auto uses cuda if available. With cuda, use --face-model"
         " mobilenetv1-fp32.",
     ),
 ]
 ProgressMode = Annotated[
     Literal["auto", "bar", "none", "json"],
-    env_option("--progress", "Progress display on stderr; auto shows a bar on a terminal."),
+    typer.Option("--progress", help="Progress display on stderr; auto shows a bar on a terminal."),
 ]
 FailFast = Annotated[
     bool,
-    env_option("--fail-fast/--no-fail-fast", "Stop at the first failure; remaining clips are recorded as skipped."),
+    typer.Option("--fail-fast", help="Stop at the first failure; remaining clips are recorded as skipped."),
 ]
-ExitZero = Annotated[bool, env_option("--exit-zero/--no-exit-zero", "Exit with status 0 even if inputs failed.")]
-Strict = Annotated[bool, env_option("--strict/--no-strict", "Count a clip without a face as a failure.")]
+ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit with status 0 even if inputs failed.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Count a clip without a face as a failure.")]
 Adaptive = Annotated[
     bool,
-    env_option(
-        "--adaptive/--no-adaptive",
-        "Analyse few frames first, and stop early once the classifier is confident.",
+    typer.Option(
+        "--adaptive",
+        help="Analyse few frames first, and stop early once the classifier is confident.",
     ),
 ]
 BaselineOption = Annotated[
@@ -251,10 +259,10 @@ BaselineOption = Annotated[
         metavar="person|FILE",
     ),
 ]
-Identify = Annotated[
-    bool, env_option("--identify/--no-identify", "Recognise people across clips; fills people[].identity.")
-]
+Identify = Annotated[bool, typer.Option("--identify", help="Recognise people across clips; fills people[].identity.")]
 Labels = Annotated[
     str | None,
-    env_option("--labels", "Comma-separated labels to allow, e.g. anger,neutral. 7 = all emotions except contempt."),
+    typer.Option(
+        "--labels", help="Comma-separated labels to allow, e.g. anger,neutral. 7 = all emotions except contempt."
+    ),
 ]

@@ -18,15 +18,15 @@ models_app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and d
 info_app.add_typer(models_app, name="models")
 
 
-@models_app.command("list", epilog=format_examples("fervid models list", "fervid models list | grep network"))
+@models_app.command("list", epilog=format_examples("fervid models list", "fervid models list | grep face_model"))
 def models_list() -> None:
-    """List all models with their kind, size and licence. Models that are not shipped can be downloaded."""
+    """List all models with their kind, size and license. Models that are not shipped can be downloaded."""
     from fervid.models.registry import installed_models, manifest, model_path
 
     installed = installed_models()
     for name, entry in [*manifest().items(), *manifest("optional").items()]:
         size = f"{model_path(entry).stat().st_size / 1e6:6.1f} MB" if name in installed else "not pulled"
-        print(f"{name:16} {entry['kind']:11} {size:>10}  {entry['licence']}")
+        print(f"{name:16} {entry['kind']:11} {size:>10}  {entry['license']}")
 
 
 @models_app.command(
@@ -37,7 +37,7 @@ def models_info(
         str, typer.Argument(help="Model name from `fervid models list`.", autocompletion=complete_model_names())
     ],
 ) -> None:
-    """Print the card of a model as JSON: training data, licence, recipe, figures and limits."""
+    """Print the card of a model as JSON: training data, license, recipe, figures and limitations."""
     from fervid.models.registry import installed_models, manifest_entry, verify
 
     entry = dict(manifest_entry(name))
@@ -119,7 +119,7 @@ def doctor() -> None:
     problems = []
     for check in run_checks():
         print(f"{check.state:5} {check.name:24} {escape_control_chars(check.message)}", flush=True)
-        problems += [check.name] * (check.state == "WRONG")
+        problems += [check.name] * (check.state == "error")
     raise typer.Exit(MODEL if any(name.startswith("model") for name in problems) else USAGE if problems else OK)
 
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fervid.cli import format_examples
 from fervid.core.errors import UsageError, as_usage_error
+
+if TYPE_CHECKING:
+    from fervid.learn.figures import Figure
 
 network_app = typer.Typer(
     no_args_is_help=True,
@@ -161,10 +164,10 @@ def network_evaluate(
         from fervid.training.evaluate import Tests
         from fervid.training.faces import DatasetPaths
 
-        model = registry.load_model(network, "network", 2)
+        model = registry.load_model(network, "face_model", 2)
         figures = Tests.read(DatasetPaths(data), model.card["input"]["size"], model.card["margin"]).measure(model)
     if as_json:
-        print(json.dumps(figures, indent=2))
+        print(json.dumps([figure.as_dict() for figure in figures], indent=2))
     else:
         _print_figures(network, figures)
 
@@ -187,18 +190,13 @@ def network_ensemble(
         ensemble.fuse(networks, output)
 
 
-def _print_figures(title: str, figures: Mapping[str, Any]) -> None:
-    """Print figures by data set as a table, with their intervals."""
+def _print_figures(title: str, figures: Iterable[Figure]) -> None:
+    """Print figures as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("test", "figure", "value", "95 % interval", title=title)
-    for test, values in figures.items():
-        for name, value in values.items():
-            if isinstance(value, Mapping) and "interval" in value:
-                table.add_row(test, name, f"{value['value']:.4f}", "{:.4f} to {:.4f}".format(*value["interval"]))
-            elif isinstance(value, Mapping):
-                table.add_row(test, name, ", ".join(f"{label} {share:.2f}" for label, share in value.items()), "")
-            else:
-                table.add_row(test, name, str(value), "")
+    table = Table("data set", "split", "protocol", "metric", "value", "95 % interval", title=title)
+    for figure in figures:
+        interval = "{:.4f} to {:.4f}".format(*figure.interval) if figure.interval else ""
+        table.add_row(figure.dataset, figure.split, figure.protocol, figure.metric, f"{figure.value:g}", interval)
     Console().print(table)

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any, get_type_hints
-
-import typer
-
-_EXCLUSIVE = [("every_frame", "fps"), ("fps", "every_frame"), ("resume", "force"), ("force", "resume")]
-"""Pairs of an option and the one that it contradicts."""
 
 
 def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:
@@ -24,25 +18,20 @@ def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:
         @expand_option_groups
         def watch(folder: Path, *, models: ModelOptions) -> None: ...
 
-        # typer sees: watch(context, folder, *, classifier, network, detector, device)
-
-    An option of the command line takes precedence over an environment variable that contradicts it.
+        # typer sees: watch(folder, *, classifier, face_model, detector, device)
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-    parameters += [
+    parameters = [
         parameter.replace(annotation=hints[name])
         for name, parameter in inspect.signature(command).parameters.items()
         if name not in groups
     ]
     for group in groups.values():
         parameters += _parameters(group)
-    defaults = {parameter.name: parameter.default for parameter in parameters}
 
     @functools.wraps(command)
-    def call(context: typer.Context, **values: Any) -> None:
-        values |= {name: defaults[name] for name in _overridden_by_cli(context, values)}
+    def call(**values: Any) -> None:
         records = {
             name: group(**{field.name: values.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
@@ -63,18 +52,3 @@ def _parameters(group: Any) -> list[inspect.Parameter]:
         )
         for field in fields(group)
     ]
-
-
-def _overridden_by_cli(context: typer.Context, values: Mapping[str, Any]) -> list[str]:
-    """Return the options that an environment variable sets and that the command line contradicts."""
-
-    def set_by(name: str, source: str) -> bool:
-        parameter_source = context.get_parameter_source(name)
-        return name in values and parameter_source is not None and parameter_source.name == source
-
-    names = [rival for name, rival in _EXCLUSIVE if set_by(name, "COMMANDLINE") and set_by(rival, "ENVIRONMENT")]
-    if values.get("output") and set_by("format", "ENVIRONMENT"):
-        from fervid.batch.writers import FORMAT_BY_SUFFIX
-
-        names += ["format"] * (Path(values["output"]).suffix.lower() in FORMAT_BY_SUFFIX)
-    return names

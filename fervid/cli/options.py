@@ -12,10 +12,10 @@ from fervid.cli.flags import (
     Device,
     End,
     EveryFrame,
+    FaceModelName,
     Fps,
     Memory,
     MinFace,
-    NetworkName,
     Rotate,
     Start,
     Stream,
@@ -63,7 +63,7 @@ def build_options(
 
     with as_usage_error():
         if every_frame and fps is not None:
-            raise UsageError("--every-frame and --fps contradict each other; give one, or add --no-every-frame")
+            raise UsageError("--every-frame and --fps contradict each other; give one")
         degrees = None if rotate == "auto" else int(rotate)
         rate = None if every_frame else 5.0 if fps is None else fps
         return Options(Sampling(rate, start, end, degrees, stream, aspect), **settings)
@@ -126,7 +126,7 @@ class ModelOptions:
     """Options that select the models and the device."""
 
     classifier: ClassifierName = None
-    network: NetworkName = "mobilenetv1"
+    face_model: FaceModelName = "mobilenetv1"
     detector: DetectorName = "blazeface-back"
     device: Device = "cpu"
 
@@ -142,7 +142,7 @@ class ModelOptions:
 
         return load_classifier(
             classifier=self.classifier,
-            network=self.network,
+            face_model=self.face_model,
             detector=self.detector,
             options=options,
             threads=threads,

@@ -22,7 +22,6 @@ from fervid.cli.flags import (
     Stream,
     Timeout,
     WhichFace,
-    env_option,
 )
 from fervid.cli.options import build_limits, build_options, plan_workers
 from fervid.core.errors import UsageError
@@ -53,16 +52,14 @@ def report(
     force: Force = False,
     explain: Annotated[
         bool,
-        env_option(
+        typer.Option(
             "--explain/--no-explain",
-            "Show which features contributed to each label (timelines only); reads the clips again.",
+            help="Show which features contributed to each label (timelines only); reads the clips again.",
         ),
     ] = True,
     thumbnails: Annotated[
         bool,
-        env_option(
-            "--thumbnails/--no-thumbnails", "Show a frame for each label (timelines only). Faces are personal data."
-        ),
+        typer.Option("--thumbnails", help="Show a frame for each label (timelines only). Faces are personal data."),
     ] = False,
     fps: Fps = None,
     every_frame: EveryFrame = False,
@@ -72,13 +69,13 @@ def report(
     face: WhichFace = "main",
     min_face: MinFace = None,
     classifier: Annotated[
-        str | None, env_option("--classifier", "Classifier file used for the run, if not a shipped one.")
+        str | None, typer.Option("--classifier", help="Classifier file used for the run, if not a shipped one.")
     ] = None,
-    network: Annotated[
-        str | None, env_option("--network", "Face network file used for the run, if not a shipped one.")
+    face_model: Annotated[
+        str | None, typer.Option("--face-model", help="Face model file used for the run, if not a shipped one.")
     ] = None,
     detector: Annotated[
-        str | None, env_option("--detector", "Face detector file used for the run, if not a shipped one.")
+        str | None, typer.Option("--detector", help="Face detector file used for the run, if not a shipped one.")
     ] = None,
     timeout: Timeout = None,
     memory: Memory = None,
@@ -113,7 +110,7 @@ def report(
     if thumbnails and not isinstance(run, TimelineRun):
         raise UsageError(f"--thumbnails needs the results of `fervid timeline`, and {results} has none; drop it")
     if explain and isinstance(run, TimelineRun):
-        files = {"classifier": classifier, "network": network, "detector": detector}
+        files = {"classifier": classifier, "face_model": face_model, "detector": detector}
         highlights = _find_highlights(run, files, options, thumbnails, build_limits(timeout, memory), progress)
     page = render_html(run, results.name, highlights, __version__)
     with atomic_write(output, force=force) as file:

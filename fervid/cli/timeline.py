@@ -30,7 +30,6 @@ from fervid.cli.flags import (
     Recursive,
     Strict,
     Threads,
-    env_option,
 )
 from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import LimitOptions, ModelOptions, SamplingOptions, plan_workers, preload_worker
@@ -56,14 +55,14 @@ def timeline(
     camera: Camera = None,
     window: Annotated[
         float,
-        env_option(
-            "--window", "Window length in seconds. Longer windows are more reliable, shorter ones react faster."
+        typer.Option(
+            "--window", help="Window length in seconds. Longer windows are more reliable, shorter ones react faster."
         ),
     ] = 4.0,
     step: Annotated[
         float | None,
-        env_option(
-            "--step", "Seconds between the starts of two windows. Default: 1, or the window if that is shorter."
+        typer.Option(
+            "--step", help="Seconds between the starts of two windows. Default: 1, or the window if that is shorter."
         ),
     ] = None,
     recursive: Recursive = False,

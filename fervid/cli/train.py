@@ -63,10 +63,10 @@ def train(
     ] = None,
     folds: Folds = 5,
     seed: Seed = 2021,
-    adaptive: Annotated[
+    early_exit_error: Annotated[
         float | None,
         typer.Option(
-            "--adaptive",
+            "--early-exit-error",
             help="Fit early exits, with this maximum error rate, e.g. 0.02. classify --adaptive uses them.",
             min=0,
             max=1,
@@ -93,13 +93,19 @@ def train(
     from fervid.learn.training import train_classifier
 
     check_overwrite(output, force=force)
-    if adaptive is not None and target:
-        raise UsageError("--adaptive needs class probabilities, which a regressor on --target lacks; drop one")
-    if center and adaptive is not None:
-        raise UsageError("--adaptive classifies one clip at a time, but --center needs all clips of a person; drop one")
+    if early_exit_error is not None and target:
+        raise UsageError("--early-exit-error needs class probabilities, which a regressor on --target lacks; drop one")
+    if center and early_exit_error is not None:
+        raise UsageError(
+            "early exits classify one clip at a time, but --center needs all clips of a person; drop --early-exit-error"
+            " or --center"
+        )
     if center and group == "none":
-        raise UsageError("--center person needs to know the person of each clip; drop --group none")
-    feature_sets, kind_names = parse_statistics_list(statistics), parse_choices("--kind", kinds, HYPERPARAMETERS)
+        raise UsageError("--center person needs to know the person of each clip; drop --group-by none")
+    feature_sets, kind_names = (
+        parse_statistics_list(statistics),
+        parse_choices("--classifier-kind", kinds, HYPERPARAMETERS),
+    )
     scaling_names = parse_choices("--scaling", scalings, dict.fromkeys(get_args(Scaling)))
     data = load_labeled_features(
         dataset,
@@ -109,7 +115,7 @@ def train(
         group=group,
         seed=seed,
         center=center,
-        strides=() if adaptive is None else STRIDES,
+        strides=() if early_exit_error is None else STRIDES,
         skip_broken=skip_broken,
     )
     candidates = make_default_candidates(
@@ -120,7 +126,7 @@ def train(
         kinds=kind_names,
         scalings=scaling_names,
     )
-    model, card = train_classifier(data, candidates, output.stem, folds, adaptive)
+    trained = train_classifier(data, candidates, output.stem, folds, early_exit_error)
     with atomic_write(output, force=force) as file:
-        file.write(model)
-    print_report(card, format)
+        file.write(trained.content)
+    print_report({**trained.card, "evaluations": trained.evaluations}, format)

@@ -20,7 +20,6 @@ from fervid.cli.flags import (
     Resume,
     Strict,
     Threads,
-    env_option,
 )
 from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import LimitOptions, ModelOptions, SamplingOptions, plan_workers, preload_worker
@@ -40,18 +39,18 @@ MAX_CLIPS_AT_ONCE = 1_000
 def watch(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder in which clips arrive.")],
     recursive: Recursive = False,
-    quiet: Annotated[
+    settle_seconds: Annotated[
         float,
-        env_option(
-            "--quiet",
-            "Classify a clip once it has not changed for this many seconds. Raise it for slow uploads.",
+        typer.Option(
+            "--settle-seconds",
+            help="Classify a clip once it has not changed for this many seconds. Raise it for slow uploads.",
             min=0.1,
         ),
     ] = 5.0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Output file, in JSON Lines.")] = None,
     format: Annotated[
         Literal["table", "jsonl", "csv"] | None,
-        env_option("--format", "Output format on stdout. Default: a table on a terminal, else jsonl."),
+        typer.Option("--format", help="Output format on stdout. Default: a table on a terminal, else jsonl."),
     ] = None,
     force: Force = False,
     resume: Resume = False,
@@ -81,7 +80,7 @@ def watch(
     from fervid.core.progress import log, track_clips
 
     options = sampling.options(attributes=attributes, labels=labels, adaptive=adaptive)
-    inbox = FolderWatcher(folder, recursive=recursive, settle_s=quiet, on_message=log)
+    inbox = FolderWatcher(folder, recursive=recursive, settle_s=settle_seconds, on_message=log)
     jobs, threads = plan_workers(MAX_CLIPS_AT_ONCE, jobs, threads)
     classifier = models.load(options, threads)
     config = RunConfig(jobs, strict=strict, limits=limits.limits)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fervid.core.records import check
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "no_face", "error", "skipped"]
 
@@ -117,7 +117,7 @@ class ClipResult:
         duration_s: Seconds of presentation time that were analysed; None if nothing could be read.
         frames_sampled: Number of analysed frames.
         frames_with_face: Number of those with a tracked face.
-        models: The models by role: detector, network and classifier.
+        models: The models by role: detector, face_model and classifier.
         problem: Set if the status is `error` or `skipped`, and with the other two if the file is damaged.
         elapsed_s: Wall-clock seconds spent on the clip.
         baseline: What the prediction is relative to; None unless a baseline was requested and enough clips give one.

@@ -54,7 +54,7 @@ def record_json_schema(command: Literal["classify", "timeline"] = "classify") ->
             frames_with_face=count,
             model={
                 "type": "object",
-                "description": "detector, network and classifier",
+                "description": "detector, face_model and classifier",
                 "additionalProperties": _object(
                     name={"type": "string"}, sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"}
                 ),

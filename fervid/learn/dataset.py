@@ -163,7 +163,7 @@ def validate_dataset(
         classes = "; ".join(f"{sample.label} ({sample.source or sample.path})" for sample in examples)
         raise DatasetError(
             f"{classes}: cross-validation by person needs two or more people for each class; add people, or treat all"
-            " clips as independent with --group none"
+            " clips as independent with --group-by none"
         )
 
 

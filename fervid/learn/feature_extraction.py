@@ -146,7 +146,7 @@ def _select_statistics(features: ClipFeatures, face: str) -> ClipFeatures:
     """Keep the statistics that a classifier may be fitted on, and the identity if the face model has one."""
     names = [f"{output}.{kind}" for output in CLASSIFIER_INPUTS for kind in STATISTICS]
     if face == "all":
-        names += [f"{output}.spread.{kind}" for output in CLASSIFIER_INPUTS for kind in STATISTICS]
+        names += [f"{output}.across_faces.{kind}" for output in CLASSIFIER_INPUTS for kind in STATISTICS]
     if IDENTITY in features.statistics:
         names.append(IDENTITY)
     return ClipFeatures({name: features.statistics[name] for name in names}, features.count)
@@ -178,5 +178,5 @@ def _load_stride(stored: Mapping[str, FloatArray], prefix: str) -> ClipFeatures 
 
 def _cache_key(digest: str, extractor: Extractor, strides: Sequence[int]) -> str:
     """Hash the bytes of a clip, the models, the options and the version of this code."""
-    shas = (extractor.detector.identity.sha256, extractor.network.identity.sha256)
+    shas = (extractor.detector.identity.sha256, extractor.face_model.identity.sha256)
     return hashlib.sha256(repr((FEATURE_VERSION, *shas, extractor.options, *strides, digest)).encode()).hexdigest()

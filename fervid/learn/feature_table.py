@@ -21,7 +21,7 @@ from fervid.core.text import to_valid_utf8
 from fervid.learn.dataset_layouts import Sample
 from fervid.learn.feature_extraction import IDENTITY, ClipFeaturesRow
 
-PROVENANCE_KEYS = frozenset({"face", "network", "network_sha256", "detector"})
+PROVENANCE_KEYS = frozenset({"face", "face_model", "face_model_sha256", "detector"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,8 +125,8 @@ class FeatureTable:
                     statistics=statistics,
                     counts=np.asarray(stored["count"], np.int64),
                     provenance=provenance,
-                    no_face_samples=_load_samples(stored, "faceless"),
-                    unreadable_samples=_load_samples(stored, "broken") if "broken" in stored else (),
+                    no_face_samples=_load_samples(stored, "no_face"),
+                    unreadable_samples=_load_samples(stored, "unreadable") if "unreadable" in stored else (),
                     digests=tuple(map(str, json.loads(str(stored["digests"])))) if "digests" in stored else (),
                 )
         except NPZ_READ_ERRORS as error:
@@ -163,8 +163,8 @@ def write_npz(table: FeatureTable, file: BinaryIO) -> None:
     texts = {
         "about": {**table.provenance, "statistics": list(statistics)},
         "samples": [_sample_to_dict(sample) for sample in table.samples],
-        "faceless": [_sample_to_dict(sample) for sample in table.no_face_samples],
-        "broken": [_sample_to_dict(sample) for sample in table.unreadable_samples],
+        "no_face": [_sample_to_dict(sample) for sample in table.no_face_samples],
+        "unreadable": [_sample_to_dict(sample) for sample in table.unreadable_samples],
         "digests": list(table.digests),
     }
     columns = {name: np.array(json.dumps(value)) for name, value in texts.items()}
@@ -203,7 +203,7 @@ def _sample_from_dict(values: Mapping[str, Any]) -> Sample:
         TypeError, ValueError: Keys or values are of another kind.
     """
     values = {**values}
-    sample = Sample(path=Path(values.pop("path")), source=values.pop("where", ""), **values)
+    sample = Sample(path=Path(values.pop("path")), source=values.pop("source", ""), **values)
     texts = (sample.label, sample.person, sample.split)
     if not isinstance(sample.source, str) or not all(isinstance(text, str | None) for text in texts):
         raise ValueError(f"label, person, split and source of {sample.path} must be strings")
@@ -218,7 +218,7 @@ def _sample_to_dict(sample: Sample) -> dict[str, Any]:
         "label": sample.label,
         "person": sample.person,
         "split": sample.split,
-        "where": sample.source,
+        "source": sample.source,
         "ratings": dict(sample.ratings),
     }
 

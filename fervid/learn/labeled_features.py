@@ -96,7 +96,7 @@ class LabeledFeatures:
         if self.center is None:
             return x
         if self.groups is None:
-            raise UsageError("centring features by person needs to know the people; leave out --group none")
+            raise UsageError("centring features by person needs to know the people; leave out --group-by none")
         means = average_by_group(self.table, self.groups, names) if fallback_means is None else fallback_means
         widths = [self.table.statistics[name].shape[1] for name in names]
         fallback = [
@@ -204,16 +204,16 @@ def build_feature_table(
 def feature_provenance(extractor: Extractor) -> dict[str, Any]:
     """Describe the models and options that features come from, for the card of a classifier.
 
-    `same_person` is the cosine similarity from which two faces count as one person.
+    `min_person_similarity` is the cosine similarity from which two faces count as one person.
     """
-    network = extractor.network
+    face_model = extractor.face_model
     return {
         "face": extractor.options.face,
-        "network": network.identity.name,
-        "network_sha256": network.card.get("quantised_from", network.identity.sha256),
-        "expressions": list(network.card["expressions"]),
+        "face_model": face_model.identity.name,
+        "face_model_sha256": face_model.card.get("quantised_from", face_model.identity.sha256),
+        "expressions": list(face_model.card["expressions"]),
         "detector": extractor.detector.identity.name,
-        "same_person": extractor.tracker_config.min_person_similarity,
+        "min_person_similarity": extractor.tracker_config.min_person_similarity,
     }
 
 
@@ -282,8 +282,8 @@ def _group_by_person(table: FeatureTable, group: str) -> Groups:
     if IDENTITY not in table.statistics:
         raise UsageError(
             "these features do not identify people; give the clips themselves with a face model that has identities,"
-            " add the names of the people, or use --group none"
+            " add the names of the people, or use --group-by none"
         )
-    min_similarity = float(table.provenance["same_person"])
+    min_similarity = float(table.provenance["min_person_similarity"])
     clips = range(len(table.samples))
     return identify_people(table.statistics[IDENTITY], clips, table.counts.tolist(), min_similarity)

@@ -22,17 +22,17 @@ from fervid.learn.significance import paired_test
 from fervid.models.registry import Model
 
 
-def check_network(model: Model, provenance: Mapping[str, Any]) -> None:
+def check_face_model(model: Model, provenance: Mapping[str, Any]) -> None:
     """Refuse a classifier or regressor that was fitted with another face model than the features come from.
 
     Raises:
         ModelIncompatible: The face models differ.
     """
-    sha256s, expressions = (provenance["network_sha256"],), provenance.get("expressions", ())
-    if not clip_classifier.matches_network(model.card, sha256s, expressions):
+    sha256s, expressions = (provenance["face_model_sha256"],), provenance.get("expressions", ())
+    if not clip_classifier.matches_face_model(model.card, sha256s, expressions):
         raise ModelIncompatible(
-            f"{model.identity.name} was fitted on another network than {provenance['network']}; choose its network"
-            " with --network"
+            f"{model.identity.name} was fitted on another face model than {provenance['face_model']}; choose its"
+            " with --face-model"
         )
 
 
@@ -53,13 +53,13 @@ def predict_with_model(
         UsageError: The model needs to know the people, and they are unknown.
     """
     card = model.card
-    check_network(model, features.table.provenance)
+    check_face_model(model, features.table.provenance)
     if missing := [name for name in card["statistics"] if name not in features.table.statistics]:
         raise ModelIncompatible(f"{model.identity.name} needs {missing[0]}; use the --face that it was fitted with")
     if unknown := [label for label in labels or () if label not in card.get("labels", ())]:
         raise ModelIncompatible(f"{model.identity.name} has no label {', '.join(unknown)}; see --labels")
     centered = replace(features, center=card.get("center"))
-    x = centered.matrix(card["statistics"], stride, card.get("usual_statistics"))
+    x = centered.matrix(card["statistics"], stride, card.get("average_statistics"))
     has_face = np.isfinite(x).all(axis=1)
     rows = np.nan_to_num(x, nan=1)  # any valid values: predictions without a face are discarded
     with as_incompatible_model(model):
@@ -111,9 +111,9 @@ def evaluate_model(
         comparison = paired_test(
             features.predictions(predicted, model_labels), features.predictions(other_predicted, model_labels)
         )
-        report["against"] = {"name": other.identity.name, **comparison, **_count_training_clips(features, other)}
+        report["comparison"] = {"name": other.identity.name, **comparison, **_count_training_clips(features, other)}
     if adaptive:
-        report["adaptive"] = _early_exit_report(features, model, model_labels or ())
+        report["early_exit"] = _early_exit_report(features, model, model_labels or ())
     return report
 
 
@@ -134,7 +134,7 @@ def _early_exit_report(features: LabeledFeatures, model: Model, labels: Sequence
     truth = features.predictions(probabilities[-1], labels).truth[: probabilities.shape[1]]
     correct = probabilities.argmax(axis=2) == truth
     report = early_exit_metrics(levels, list(confidences), list(correct), features.table.counts)
-    return {name: report[name] for name in ("share of frames", "accuracy")}
+    return {name: report[name] for name in ("frame_fraction", "accuracy")}
 
 
 def compare_configurations(

@@ -46,7 +46,7 @@ DEFAULT_STATISTICS = (
     "mean+std+min+max",
     "group",
 )
-"""Statistics that `fervid evaluate` compares by default."""
+"""Statistics that `fervid compare` compares by default."""
 CANDIDATE_STATISTICS = (
     "logit+std",
     "logit+std+max+min",
@@ -56,10 +56,17 @@ CANDIDATE_STATISTICS = (
     "mean+std+min+max",
 )
 """Statistics that `fervid train` chooses from by default."""
-CANDIDATE_GROUP_STATISTICS = ("logit+std+logit.spread+std", "group")
+CANDIDATE_GROUP_STATISTICS = ("logit+std+logit.across_faces+std", "group")
 """The same for features of all faces in a clip."""
-VECTORS = ("embedding", "expression", "logit", "embedding.spread", "expression.spread", "logit.spread")
-GROUP = ("embedding.mean", "embedding.std", "embedding.spread.mean", "embedding.spread.std")
+VECTORS = (
+    "embedding",
+    "expression",
+    "logit",
+    "embedding.across_faces",
+    "expression.across_faces",
+    "logit.across_faces",
+)
+GROUP = ("embedding.mean", "embedding.std", "embedding.across_faces.mean", "embedding.across_faces.std")
 HYPERPARAMETERS: Mapping[Kind, tuple[float, ...]] = {
     "linear": (0.1, 0.3, 1.0, 3.0),
     "rbf": (0.3, 1.0, 3.0, 10.0),
@@ -202,8 +209,8 @@ def split_folds(truth: Truth, groups: Groups, n_folds: int = FOLDS, seed: int = 
         ) from error
     if not is_regression(truth) and any(len(np.unique(truth[train])) < len(np.unique(truth)) for train, _ in folds):
         raise DatasetError(
-            f"a class has too few people for {n_folds} folds; add people, use fewer --folds, or use --group none if it"
-            " does not matter who is in a clip"
+            f"a class has too few people for {n_folds} folds; add people, use fewer --folds, or use --group-by none if"
+            " it does not matter who is in a clip"
         )
     return folds
 
@@ -255,5 +262,6 @@ def fit_candidate(candidate: Candidate, x: FloatArray, truth: Truth, seed: int) 
             raise
         reason = str(error).partition("\n")[0]
         raise DatasetError(
-            f"{candidate} cannot be fitted on {plural(len(x), 'clip')} ({reason}); add clips, or use another --kind"
+            f"{candidate} cannot be fitted on {plural(len(x), 'clip')} ({reason}); add clips, or use another"
+            " --classifier-kind"
         ) from error

@@ -20,7 +20,7 @@ def paired_test(a: Predictions, b: Predictions) -> dict[str, Any]:
 
     Returns:
         `clips`; `difference` of accuracy, UAR and macro F1 (a minus b) as `{"value", "interval"}` by paired bootstrap;
-        `only_ours` and `only_theirs`, the number of clips that only a or only b classifies correctly; and the
+        `only_a_correct` and `only_b_correct`, the number of clips that only a or only b classifies correctly; and the
         two-sided `p` of the `test` on those clips, 1 if there are none. The test is the exact McNemar test
         (Psychometrika 12, 1947), or, if a group has several clips, which are not independent, a test that flips the
         signs of whole groups at random (Good, Permutation Tests, 2000).
@@ -49,8 +49,8 @@ def paired_test(a: Predictions, b: Predictions) -> dict[str, Any]:
     return {
         "clips": len(truth),
         "difference": difference,
-        "only_ours": only_a,
-        "only_theirs": only_b,
+        "only_a_correct": only_a,
+        "only_b_correct": only_b,
         "test": test,
         "p": float(f"{p:.3g}"),
     }

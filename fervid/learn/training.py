@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -18,11 +18,27 @@ from fervid.learn.candidate_choice import nested_cv_predict, select_candidate
 from fervid.learn.centering import average_by_group
 from fervid.learn.classifier_export import serialize_with_card, to_onnx
 from fervid.learn.estimators import Truth, is_regression
+from fervid.learn.figures import list_report_figures
 from fervid.learn.labeled_features import LabeledFeatures
 from fervid.learn.model_selection import FOLDS, Candidate, parse_statistics, selection_score
 
 SCORE_TOLERANCE = 1e-4
 """Covers the rounding of reports to four digits, and of float32."""
+
+
+class TrainedModel(NamedTuple):
+    """A fitted classifier or regressor.
+
+    Attributes:
+        content: The bytes of the model file.
+        card: Its card.
+        evaluations: The reports of `LabeledFeatures.evaluate` by protocol: `cross_validation_by_person` or
+            `cross_validation_by_clip`, and `held_out` if the data set has a held-out split.
+    """
+
+    content: bytes
+    card: dict[str, Any]
+    evaluations: dict[str, dict[str, Any]]
 
 
 def train_classifier(
@@ -31,7 +47,7 @@ def train_classifier(
     name: str,
     n_folds: int = FOLDS,
     early_exit_error: float | None = None,
-) -> tuple[bytes, dict[str, Any]]:
+) -> TrainedModel:
     """Choose, fit and evaluate a classifier or regressor.
 
     The choice is evaluated by nested cross-validation by person. If the data set has a held-out split, the model is
@@ -43,9 +59,6 @@ def train_classifier(
         name: Name of the model.
         n_folds: Number of folds.
         early_exit_error: Largest error rate that early exits may add; None fits no early exits.
-
-    Returns:
-        The bytes of the model file, and its card.
 
     Raises:
         DatasetError: As for `split_folds`; or the model file scores worse on its training clips than in
@@ -61,11 +74,14 @@ def train_classifier(
     averages = _average_people(train, statistics)
     unit = "clip" if features.groups is None else "person"
     cross_validated = train.evaluate(predictions)
-    figures = {f"cross-validated by {unit} on {features.name}": cross_validated}
+    evaluations = {f"cross_validation_by_{unit}": cross_validated}
+    split = "train" if held_out else "all"
+    figures = list_report_figures(cross_validated, features.name, split, f"cross-validated by {unit}")
     if held_out:
-        x = held_out.matrix(statistics, fallback_means=averages.get("usual_statistics"))
-        names = "/".join(sorted({str(sample.split) for sample in held_out.table.samples}))
-        figures[f"held-out {names} of {features.name}"] = held_out.evaluate(predict(model, x))
+        x = held_out.matrix(statistics, fallback_means=averages.get("average_statistics"))
+        split = "/".join(sorted({str(sample.split) for sample in held_out.table.samples}))
+        evaluations["held_out"] = held_out.evaluate(predict(model, x))
+        figures += list_report_figures(evaluations["held_out"], features.name, split, "held out")
     card = {
         "name": name,
         "kind": "regressor" if features.target else "classifier",
@@ -73,21 +89,21 @@ def train_classifier(
         "statistics": list(statistics),
         **({"center": features.center} if features.center else {}),
         **averages,
-        **{key: features.table.provenance[key] for key in ("face", "network", "network_sha256", "detector")},
+        **{key: features.table.provenance[key] for key in ("face", "face_model", "face_model_sha256", "detector")},
         "data": _summarize_data(train),
         "training_digests": sorted(set(train.table.digests)),
-        "licence": "as that of the clips it was fitted on",
+        "license": "as that of the clips it was fitted on",
         "recipe": _describe_choice(candidate, candidates, scores, selected, n_folds),
         "candidates": {str(other): round(score, 4) for other, score in scores.items()},
         "seed": features.seed,
-        "figures": figures,
+        "figures": [figure.as_dict() for figure in figures],
     }
     if early_exit_error is not None:
-        card["adaptive"] = _fit_exit_levels(train, candidate, n_folds, early_exit_error)
+        card["early_exit"] = _fit_exit_levels(train, candidate, n_folds, early_exit_error)
     x = data.matrices[candidate.statistics]
     content = serialize_with_card(to_onnx(model, x.shape[1]), card)
     check_training_score(content, x, data.truth, cross_validated)
-    return content, card
+    return TrainedModel(content, card, evaluations)
 
 
 def _describe_choice(
@@ -115,10 +131,10 @@ def _average_people(features: LabeledFeatures, statistics: Sequence[str]) -> dic
         return {}
     if features.center:
         centered = filter(is_centered, statistics)
-        return {"usual_statistics": average_by_group(features.table, features.groups, centered)}
+        return {"average_statistics": average_by_group(features.table, features.groups, centered)}
     if LOGITS not in features.table.statistics:
         return {}
-    return {"usual_logits": {"person": average_by_group(features.table, features.groups, [LOGITS])[LOGITS]}}
+    return {"average_logits": {"person": average_by_group(features.table, features.groups, [LOGITS])[LOGITS]}}
 
 
 def check_training_score(content: bytes, x: FloatArray, truth: Truth, cross_validated: Mapping[str, Any]) -> None:
@@ -142,7 +158,8 @@ def check_training_score(content: bytes, x: FloatArray, truth: Truth, cross_vali
         measure = "concordance" if is_regression(truth) else "mean recall"
         raise DatasetError(
             f"the fitted model reaches a {measure} of {score:.3f} on its own training clips but {figure['value']:.3f}"
-            " in cross-validation, so the file is wrong and is not written; try another --kind, --scaling or --seed"
+            " in cross-validation, so the file is wrong and is not written; try another --classifier-kind,"
+            " --scaling or --seed"
         )
 
 
@@ -152,8 +169,8 @@ def _summarize_data(features: LabeledFeatures) -> dict[str, Any]:
         "name": features.name,
         "clips": {label: sum(sample.label == label for sample in samples) for label in features.labels} or len(samples),
         "people": None if features.groups is None else len(np.unique(features.groups)),
-        "faceless": len(features.no_face_samples),
-        **({"broken": len(unreadable)} if unreadable else {}),
+        "no_face": len(features.no_face_samples),
+        **({"unreadable": len(unreadable)} if unreadable else {}),
     }
 
 

@@ -11,17 +11,17 @@ import onnxruntime
 
 from fervid.core.errors import ModelIncompatible
 
-Kind = Literal["detector", "network", "classifier", "regressor"]
+Kind = Literal["detector", "face_model", "classifier", "regressor"]
 
 REQUIRED_CARD_KEYS: Mapping[Kind, frozenset[str]] = {
-    "detector": frozenset({"input", "threshold", "open_score", "smallest_face"}),
-    "network": frozenset({"input", "margin", "embedding", "expressions"}),
+    "detector": frozenset({"input", "threshold", "new_track_threshold", "smallest_face"}),
+    "face_model": frozenset({"input", "margin", "embedding", "expressions"}),
     "classifier": frozenset({"labels", "statistics"}),
-    "regressor": frozenset({"target", "statistics", "network_sha256"}),
+    "regressor": frozenset({"target", "statistics", "face_model_sha256"}),
 }
 REQUIRED_TENSORS: Mapping[Kind, frozenset[str]] = {
     "detector": frozenset({"images", "boxes", "landmarks", "scores"}),
-    "network": frozenset({"crops", "embedding", "expression"}),
+    "face_model": frozenset({"crops", "embedding", "expression"}),
     "classifier": frozenset({"features", "probabilities"}),
     "regressor": frozenset({"features", "value"}),
 }
@@ -29,9 +29,9 @@ OPTIONAL_OUTPUTS: Mapping[str, frozenset[str]] = {
     "age": frozenset({"first_age"}),
     "gender": frozenset({"genders"}),
     "ethnicity": frozenset({"ethnicities"}),
-    "identity": frozenset({"identity", "same_person"}),
+    "identity": frozenset({"identity", "tracking"}),
 }
-"""Outputs that a network may lack, and the card keys that each of them requires."""
+"""Outputs that a face model may lack, and the card keys that each of them requires."""
 MAX_INPUT_PX = 2048
 """Maximum side of a model's input."""
 FACE_SIZE_RANGE = (0.005, 0.25)
@@ -84,13 +84,13 @@ def _requirements(card: Mapping[str, Any], names: set[str]) -> tuple[set[str], s
     """
     kind: Kind = card["kind"]
     keys, tensors = set(REQUIRED_CARD_KEYS[kind]), set(REQUIRED_TENSORS[kind])
-    if kind == "network":
+    if kind == "face_model":
         for output, output_keys in OPTIONAL_OUTPUTS.items():
             if output in names or not output_keys.isdisjoint(card):
                 tensors.add(output)
                 keys |= output_keys
-    if kind == "classifier" and "network_expressions" not in card:  # one of the two says which networks it fits
-        keys.add("network_sha256")
+    if kind == "classifier" and "face_model_expressions" not in card:  # one of the two names its face model
+        keys.add("face_model_sha256")
     return keys, tensors
 
 

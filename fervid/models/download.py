@@ -93,7 +93,7 @@ def _is_verified(path: Path, entry: Mapping[str, Any]) -> bool:
 
 
 def _max_bytes(entry: Mapping[str, Any]) -> int:
-    return int(entry.get("bytes") or entry["limit"])
+    return int(entry.get("bytes") or entry["max_bytes"])
 
 
 def _fetch(entry: Mapping[str, Any], path: Path, show: Progress, schemes: Collection[str]) -> None:

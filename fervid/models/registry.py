@@ -6,8 +6,7 @@ into the user's data folder. A file is read once, hashed, and passed to onnxrunt
 verified are the bytes that run, and a model cannot load other files.
 
 Optional models whose authors publish no SHA-256 are pinned by `git_blob`, the id of the file in the authors' git
-repository: the SHA-1 of its length and content. A second file with the same SHA-1 as an existing one cannot be made in
-practice; only the publisher could have prepared such a pair.
+repository: the SHA-1 of its length and content. Only the publisher could make two files with the same SHA-1.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from fervid.core.results import ModelRef
 from fervid.models.card import REQUIRED_CARD_KEYS, Kind, read_card
 from fervid.models.session import ONNX_ERRORS, Device, check_device, open_session
 
-DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "network": "mobilenetv1", "classifier": "emotion8"}
-FILE_KEYS = frozenset({"file", "url", "bytes", "limit", "sha256", "git_blob"})
+DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "face_model": "mobilenetv1", "classifier": "emotion8"}
+FILE_KEYS = frozenset({"file", "url", "bytes", "max_bytes", "sha256", "git_blob"})
 """Keys of a manifest entry that describe the file; the other keys are the card."""
 MAX_MODEL_BYTES = 2**29
 
@@ -44,7 +43,7 @@ class Model:
     Attributes:
         identity: Name and SHA-256.
         path: The ONNX file.
-        card: The file's description of itself: kind, labels, preprocessing, data, licence, figures.
+        card: The file's description of itself: kind, labels, preprocessing, data, license, figures.
         session: The opened model.
         threads: Threads that the session may use.
         device: The requested device.
@@ -103,7 +102,7 @@ def _is_valid_entry(entry: Mapping[str, Any], section: str) -> bool:
             isinstance(entry["file"], str) and isinstance(entry["sha256"], str) and entry["kind"] in REQUIRED_CARD_KEYS
         )
     complete = {"file", "url", "kind", "name", "published"} <= entry.keys()
-    return complete and not entry.keys().isdisjoint({"bytes", "limit"}) and not entry.keys().isdisjoint(_DIGESTS)
+    return complete and not entry.keys().isdisjoint({"bytes", "max_bytes"}) and not entry.keys().isdisjoint(_DIGESTS)
 
 
 def manifest_entry(name: str) -> Mapping[str, Any]:
@@ -216,15 +215,15 @@ def _read_source(source: _Source) -> bytes:
         ModelIncompatible: It is too large.
         ChecksumMismatch: It is not the file in the manifest.
     """
-    path, entry = source.path, source.entry
+    path, entry, kind = source.path, source.entry, source.kind.replace("_", " ")
     try:
         data = _read(path)
     except (OSError, ValueError) as error:
         if source.is_optional and isinstance(error, FileNotFoundError):
-            message = f"the optional {source.kind} {source.name} was not downloaded yet"
+            message = f"the optional {kind} {source.name} was not downloaded yet"
         else:
             reason = getattr(error, "strerror", None) or error
-            message = f"{source.kind} {str(path) if entry else source.name!r} cannot be read ({reason})"
+            message = f"{kind} {str(path) if entry else source.name!r} cannot be read ({reason})"
         raise ModelNotFound(f"{message}; {source.advice}") from error
     if entry and (difference := digest_mismatch(data, entry)):
         origin = "published" if source.is_optional else "shipped"

@@ -20,20 +20,23 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def render_report(report: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of a model card, of several methods, or of a single evaluation report."""
+    """Return the tables of what `train` prints, of several methods, or of a single evaluation report."""
     if "kind" in report:
-        return [_card(report), *(table for name, part in report["figures"].items() for table in _named(name, part))]
+        return [
+            _card(report),
+            *(table for name, part in report["evaluations"].items() for table in _named(name, part)),
+        ]
     if "methods" in report:
         return _methods(report["methods"])
     rendered = tables(report) if "labels" in report else [_regression({"": report})]
     if note := trained_on(report):
         rendered[0].title = _heading(f"{'Summary' if 'labels' in report else 'Ratings'}: {note}")
-    if "against" in report:
-        rendered.append(paired_test_table(report["against"]))
-    if "adaptive" in report:
+    if "comparison" in report:
+        rendered.append(paired_test_table(report["comparison"]))
+    if "early_exit" in report:
         early_exit = _table("Few frames first", "figure", "")
-        for name, value in report["adaptive"].items():
-            early_exit.add_row(name, _percent(value))
+        for name, value in report["early_exit"].items():
+            early_exit.add_row(name.replace("_", " "), _percent(value))
         rendered.append(early_exit)
     return rendered
 
@@ -50,17 +53,17 @@ def trained_on(report: Mapping[str, Any]) -> str:
 def _named(name: str, report: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a report, with its name in the first title."""
     rendered = render_report(report)
-    rendered[0].title = _heading(f"{name}: {rendered[0].title}")
+    rendered[0].title = _heading(f"{name.replace('_', ' ')}: {rendered[0].title}")
     return rendered
 
 
 def _card(card: Mapping[str, Any]) -> Table:
     heading = _heading(f"{card['kind']} {card['name']}")
     table = Table(title=heading, show_header=False, title_justify="left", box=None, pad_edge=False)
-    for key in ("labels", "target", "statistics", "center", "recipe", "data", "adaptive"):
+    for key in ("labels", "target", "statistics", "center", "recipe", "data", "early_exit"):
         if key in card:
             value = card[key]
-            describe = {"data": _describe_data, "adaptive": _describe_early_exit}.get(key, str)
+            describe = {"data": _describe_data, "early_exit": _describe_early_exit}.get(key, str)
             table.add_row(key, Text(", ".join(value) if isinstance(value, list) else describe(value)))
     return table
 
@@ -73,17 +76,17 @@ def _describe_data(data: Mapping[str, Any]) -> str:
         count = sum(clips.values())
     people = f" of {plural(data['people'], 'person', 'people')}" if data.get("people") is not None else ""
     parts = [f"{data['name']}: {plural(count, 'clip')}{classes}{people}"]
-    if data.get("faceless"):
+    if data.get("no_face"):
         parts.append(f"{plural(data['faceless'], 'more shows', 'more show')} no face")
-    if data.get("broken"):
+    if data.get("unreadable"):
         parts.append(f"{data['broken']:,} left out because of errors")
     return "; ".join(parts)
 
 
 def _describe_early_exit(adaptive: Mapping[str, Any]) -> str:
     return (
-        f"looks at {_percent(adaptive['share of frames'])} of the frames, with an accuracy of"
-        f" {_percent(adaptive['accuracy'])} instead of {_percent(adaptive['accuracy of all frames'])}"
+        f"looks at {_percent(adaptive['frame_fraction'])} of the frames, with an accuracy of"
+        f" {_percent(adaptive['accuracy'])} instead of {_percent(adaptive['full_rate_accuracy'])}"
     )
 
 
@@ -129,8 +132,8 @@ def paired_test_table(report: Mapping[str, Any]) -> Table:
     table = _table(f"Two classifiers on {plural(report['clips'], 'clip')}{note}", "figure", "ours - theirs")
     for name, title in FIGURES.items():
         table.add_row(title, _figure(report["difference"][name], unit=" points", digits="+z.1f"))
-    table.add_row("clips only ours answers rightly", f"{report['only_ours']:,}")
-    table.add_row("clips only theirs answers rightly", f"{report['only_theirs']:,}")
+    table.add_row("clips only ours answers rightly", f"{report['only_a_correct']:,}")
+    table.add_row("clips only theirs answers rightly", f"{report['only_b_correct']:,}")
     table.add_row(f"p ({report['test']})", f"{report['p']:.3f}" if report["p"] >= 0.001 else "< 0.001")
     return table
 

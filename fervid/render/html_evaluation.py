@@ -97,6 +97,7 @@ class EvaluationView:
 
 def build_evaluation_view(reports: Mapping[str, Record]) -> EvaluationView:
     """Build the content of a report from evaluations by name."""
+    reports = {name.replace("_", " "): report for name, report in reports.items()}
     classifiers = {name: report for name, report in reports.items() if "labels" in report}
     regressors = {name: report for name, report in reports.items() if "labels" not in report}
     return EvaluationView(
@@ -166,8 +167,8 @@ def _report(name: str, report: Record) -> ReportView:
             charts.calibration(bins),
             f"Calibration curve: {_join_descriptions(bins, '; ')}; unfold Calibration as a table",
         ),
-        against=report.get("against"),
-        adaptive=report.get("adaptive"),
+        against=report.get("comparison"),
+        adaptive=report.get("early_exit"),
     )
 
 

@@ -49,6 +49,7 @@ def embed_chart(svg: str, description: str) -> Markup:
 def list_models(records: Iterable[Record]) -> list[list[tuple[str, str, str]]]:
     """Return each combination of models in the records once, as lists of role, name and SHA-256."""
     combinations = {
-        tuple((role, model["name"], model["sha256"]) for role, model in record["model"].items()) for record in records
+        tuple((role.replace("_", " "), model["name"], model["sha256"]) for role, model in record["model"].items())
+        for record in records
     }
     return [list(combination) for combination in sorted(combinations) if combination]

@@ -29,7 +29,8 @@ _PART_NAME = re.compile(r"part-\d{5,}\.parquet")
 _PART_COLUMNS = ("size", "mtime_ns", "run")  # columns of parquet that are not part of the record
 _TEXT_COLUMNS = frozenset({"path", "status", "label", "error.code", "error.message", "baseline.kind"})
 _EXPECTED = (
-    "expected the output of `fervid classify -o`, `fervid timeline -o` or `fervid evaluate --format json`"
+    "expected the output of `fervid classify -o`, `fervid timeline -o`, or `fervid evaluate` or `compare` with"
+    " --format json"
     " (jsonl, json, csv, parquet)"
 )
 
@@ -58,7 +59,7 @@ class TimelineRun:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationRun:
-    """Reports of `fervid evaluate --format json` by method; the name of a single report is empty."""
+    """Reports of `fervid evaluate` or `fervid compare` by method; the name of a single report is empty."""
 
     reports: dict[str, Record]
 
@@ -133,8 +134,8 @@ def _load_records(path: Path, rows: _Rows) -> ClassificationRun | TimelineRun:
 
 
 def _load_reports(path: Path, document: dict[str, Any]) -> EvaluationRun:
-    """Validate a report of `evaluate`, reports of several methods, or those in a card that `train` printed."""
-    reports = document.get("methods", document.get("figures", {"": document}))
+    """Validate a report of `evaluate`, reports of several methods, or those that `train` printed."""
+    reports = document.get("methods", document.get("evaluations", {"": document}))
     if not isinstance(reports, dict) or not reports:
         _raise(path, f"has no figures; {_EXPECTED}")
     for name, report in reports.items():

@@ -42,7 +42,7 @@ _CALIBRATION_BIN = {
 }
 _COMPARISON = {
     "type": "object",
-    "required": ["name", "difference", "only_ours", "only_theirs", "test", "p"],
+    "required": ["name", "difference", "only_a_correct", "only_b_correct", "test", "p"],
     "properties": {
         "name": {"type": "string"},
         "difference": {
@@ -67,8 +67,8 @@ _CLASSIFIER_REPORT = {
             "required": ["error", "bins"],
             "properties": {"error": {"type": "number"}, "bins": {"type": "array", "items": _CALIBRATION_BIN}},
         },
-        "against": _COMPARISON,
-        "adaptive": {"type": "object", "additionalProperties": _FRACTION},
+        "comparison": _COMPARISON,
+        "early_exit": {"type": "object", "additionalProperties": _FRACTION},
         "training_clips": _COUNT,
     },
 }

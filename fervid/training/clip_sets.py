@@ -6,7 +6,7 @@ stills of SFEW as clips of one frame, used for evaluation only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from fervid.training.faces import DatasetPaths
 from fervid.training.ferplus import CLASSES
 
 VALENCES = ("negative", "neutral", "positive")
-DEVELOPMENT, KERC, SFEW = "Java-SED 01 to 05", "KERC 2020, valence", "SFEW"
+DEVELOPMENT, KERC, SFEW = "Java-SED", "KERC 2020", "SFEW"
+SPLITS: Mapping[str, str] = {DEVELOPMENT: "actors 01 to 05", KERC: "all, valence", SFEW: "all"}
+"""The part of each set that is read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +78,7 @@ class ClipSet:
 
 
 def read_clip_sets(
-    sources: DatasetPaths, cache: Path | None, network: str = registry.DEFAULTS["network"]
+    sources: DatasetPaths, cache: Path | None, network: str = registry.DEFAULTS["face_model"]
 ) -> dict[str, ClipSet]:
     """Read the three sets and extract their features.
 
@@ -89,7 +91,7 @@ def read_clip_sets(
         DatasetError: Clips are missing or unreadable, or none shows a face.
         FileNotFoundError: A set lacks files.
     """
-    extractor = load_extractor(network=network, threads=1)
+    extractor = load_extractor(face_model=network, threads=1)
     paths, labels, actors = expression_sets.list_javased(sources.javased)
     stills, still_labels = expression_sets.list_sfew(sources.sfew)
     return {

@@ -31,7 +31,7 @@ def fuse(paths: Sequence[Path], output: Path) -> None:
     """
     if len(paths) < 2:
         raise ValueError("an ensemble has two networks at least")
-    loaded = [registry.load_model(str(path), "network") for path in paths]
+    loaded = [registry.load_model(str(path), "face_model") for path in paths]
     cards = [model.card for model in loaded]
     for path, card in zip(paths, cards, strict=True):
         if differing := [name for name in SHARED if name in cards[0] and name in card and card[name] != cards[0][name]]:
@@ -45,12 +45,12 @@ def fuse(paths: Sequence[Path], output: Path) -> None:
     described = {
         **{name: cards[0][name] for name in SHARED if all(name in card for card in cards)},
         "name": output.stem,
-        "kind": "network",
+        "kind": "face_model",
         "title": f"Average of {len(paths)} networks",
         **{name: sum(card[name] for card in cards) for name in JOINED if name in common},
-        **({"same_person": _mean([card["same_person"] for card in cards])} if "identity" in common else {}),
+        **({"tracking": _mean([card["tracking"] for card in cards])} if "identity" in common else {}),
         "members": [asdict(model.identity) for model in loaded],
-        "licence": "; ".join(dict.fromkeys(card["licence"] for card in cards if "licence" in card)),
+        "license": "; ".join(dict.fromkeys(card["license"] for card in cards if "license" in card)),
         "source": "fervid network ensemble",
     }
     save_with_card(_fused(parts, common), described, output)

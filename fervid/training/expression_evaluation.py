@@ -21,6 +21,7 @@ from fervid.analysis.face_model import FaceModel
 from fervid.analysis.options import Options
 from fervid.core.records import FloatArray, Image
 from fervid.learn.feature_extraction import compute_clip_features
+from fervid.learn.figures import Figure, list_figures
 from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_class_scores
 from fervid.models import registry
 from fervid.training import augment, expression_sets
@@ -30,7 +31,7 @@ from fervid.training.ferplus import CLASSES, detect_face, median_face, stills_de
 STYLES: Mapping[str, Callable[[Image], Image]] = {
     "grey": augment.to_grey,
     "48 pixels": lambda image: augment.reduce_resolution(image, 48),
-    "cut at the box": lambda image: augment.crop_at_box(image, 1.0),
+    "cropped at the box": lambda image: augment.crop_at_box(image, 1.0),
 }
 """Changes of a crop that leave the expression as it is."""
 
@@ -82,31 +83,25 @@ class ExpressionTests:
         sfew = LabelledCrops(np.stack(cut), still_labels[rows], len(rows) / len(stills))
         return cls(_cut_close_faces(paths, labels, size, margin), sfew, *expression_sets.list_javased(sources.javased))
 
-    def measure(self, model: registry.Model) -> dict[str, Any]:
-        """Figures by test set, each with an interval by bootstrap over images, or over actors.
+    def measure(self, model: registry.Model) -> list[Figure]:
+        """Compute the figures of all test sets, with intervals by bootstrap over images, or over actors.
 
         Args:
             model: A face network with the classes of FER+.
         """
         network = FaceModel(model.session, model.card)
-        figures = {
-            "RAF-DB test": {
-                **measure_expressions(network(self.rafdb.crops).expression, self.rafdb.labels),
-                "faces_found": round(self.rafdb.found, 4),
-            },
-            "SFEW": {
-                **measure_expressions(network(self.sfew.crops).expression, self.sfew.labels),
-                "faces_found": round(self.sfew.found, 4),
-            },
-        }
-        plain = figures["RAF-DB test"]["mean_recall"]["value"]
+        original = measure_expressions(network(self.rafdb.crops).expression, self.rafdb.labels)
+        original["faces_found"] = round(self.rafdb.found, 4)
+        stills = measure_expressions(network(self.sfew.crops).expression, self.sfew.labels)
+        stills["faces_found"] = round(self.sfew.found, 4)
+        figures = list_figures(original, "RAF-DB", "test", "original images")
+        figures += list_figures(stills, "SFEW", "all", "original images")
         for name, change in STYLES.items():
             changed = np.stack([change(image) for image in self.rafdb.crops])
-            found = measure_expressions(network(changed).expression, self.rafdb.labels)
-            found["style_gap"] = round(plain - found["mean_recall"]["value"], 4)
-            figures[f"RAF-DB test, {name}"] = found
-        figures["Java-SED 01 to 05, mean over a clip"] = self._measure_clips(model)
-        return figures
+            scores = measure_expressions(network(changed).expression, self.rafdb.labels)
+            scores["style_gap"] = round(original["mean_recall"]["value"] - scores["mean_recall"]["value"], 4)
+            figures += list_figures(scores, "RAF-DB", "test", name)
+        return figures + list_figures(self._measure_clips(model), "Java-SED", "actors 01 to 05", "mean over a clip")
 
     def _measure_clips(self, model: registry.Model) -> dict[str, Any]:
         """By the mean of the logits over the frames of a clip; a clip without a face counts as wrong."""

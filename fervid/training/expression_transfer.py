@@ -100,7 +100,7 @@ class FacesWithLandmarks:
 
 def teacher_outputs(crops: Image) -> FaceOutputs:
     """Run the teacher on cached crops."""
-    model = registry.load_model(TEACHER, "network")
+    model = registry.load_model(TEACHER, "face_model")
     size = model.card["input"]["size"]
     inputs = [augment.crop_to_input(crop, size) for crop in crops]
     return FaceModel(model.session, model.card)(np.stack(inputs) if inputs else np.zeros((0, size, size, 3), np.uint8))

@@ -22,7 +22,7 @@ VALENCE = {"happiness": "positive", "neutral": "neutral", "surprise": "neutral"}
 def load_features(
     folder: Path,
     cache: Path | None = None,
-    network: str = registry.DEFAULTS["network"],
+    network: str = registry.DEFAULTS["face_model"],
     strides: Sequence[int] = (),
     target: str | None = None,
 ) -> LabeledFeatures:
@@ -39,7 +39,7 @@ def load_features(
         DatasetError: Clips are missing or unreadable, or none shows a face.
     """
     clips = dataset.load_dataset(f"kerc2020:{folder}")
-    extractor = load_extractor(network=network, threads=1)
+    extractor = load_extractor(face_model=network, threads=1)
     rows = extract_features(clips.samples, extractor, cache, cv2.getNumberOfCPUs(), strides)
     return label_features(clips, build_feature_table(rows, feature_provenance(extractor)), target=target)
 

@@ -32,11 +32,11 @@ def make_card(classes: Sequence[str]) -> dict[str, Any]:
         "title": "Mean of the expression probabilities over the frames",
         "labels": list(classes),
         "statistics": ["expression.mean"],
-        "network_expressions": list(classes),
+        "face_model_expressions": list(classes),
         "data": "none",
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
         "source": "python -m fervid.training.make_mean_classifier",
-        "limits": "As sure as the network is of single faces.",
+        "limitations": "As sure as the face model is of single faces.",
     }
 
 

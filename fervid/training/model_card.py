@@ -26,7 +26,7 @@ def save_with_card(model: onnx.ModelProto, card: Mapping[str, Any], path: Path) 
     path.write_bytes(data)
 
     manifest_path = path.parent / MANIFEST
-    empty: dict[str, Any] = {"schema": 1, "models": {}}
+    empty: dict[str, Any] = {"schema": 2, "models": {}}
     manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else empty
     sha256 = hashlib.sha256(data).hexdigest()
     manifest["models"][card["name"]] = {"file": path.name, "bytes": len(data), "sha256": sha256, **card}

@@ -164,7 +164,7 @@ def load_teacher(name: str, *, fer2013_style: bool = False) -> Teacher:
 
         return Teacher(hashlib.sha256(Path(name).read_bytes()).digest() + suffix, predict_by_run)
 
-    model = registry.load_model(name, "network", THREADS)
+    model = registry.load_model(name, "face_model", THREADS)
     if [model.card["expressions"], model.card.get("fer2013")] != [list(CLASSES), list(FER2013_CLASSES)]:
         raise ValueError(f"{name} cannot be a teacher: its classes are not those of FER+ and FER2013")
     if model.card["margin"] != MARGIN:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from fervid.analysis.early_exit import STRIDES, fit_thresholds
 from fervid.analysis.face_model import FaceModel
 from fervid.analysis.pooling import to_logits
 from fervid.core.records import ClipFeatures, FloatArray
+from fervid.learn.figures import list_figures
 from fervid.learn.model_selection import SEED
 from fervid.models import registry
 from fervid.training import augment
-from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, ClipSet, read_clip_sets
+from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, SPLITS, ClipSet, read_clip_sets
 from fervid.training.faces import DatasetPaths, read_expressions
 from fervid.training.ferplus import CLASSES
 from fervid.training.model_card import save_with_card
@@ -106,7 +107,7 @@ def to_labelled_logits(clips: ClipSet, rows: NDArray[np.int64] | None = None) ->
 
 def read_rafdb_logits(sources: DatasetPaths, cache: Path, network: str) -> LabelledLogits:
     """Run the network on the validation images of RAF-DB, each as a clip of one frame."""
-    model = registry.load_model(network, "network", 2)
+    model = registry.load_model(network, "face_model", 2)
     faces = read_expressions(sources, "rafdb", "valid", cache).faces
     size = model.card["input"]["size"]
     scores = FaceModel(model.session, model.card)(np.stack([augment.crop_to_input(crop, size) for crop in faces.crops]))
@@ -133,7 +134,7 @@ def subtract_baseline(clips: ClipSet, usual: FloatArray) -> FloatArray:
         raise ValueError("these clips have no person labels")
     logits, people = clips.table.statistics[LOGITS], clips.people[: len(clips)]
     references = average_people({LOGITS: logits}, people)
-    card = {"statistics": [LOGITS], "usual_logits": {"person": usual}}
+    card = {"statistics": [LOGITS], "average_logits": {"person": usual}}
     features = [ClipFeatures({LOGITS: row}, 1) for row in logits]
     return np.stack(
         [
@@ -143,7 +144,7 @@ def subtract_baseline(clips: ClipSet, usual: FloatArray) -> FloatArray:
     )
 
 
-def usual_logits(clips: ClipSet) -> dict[str, list[float]]:
+def average_logits(clips: ClipSet) -> dict[str, list[float]]:
     """Compute the mean logits over all classes ("person") and over neutral clips ("rest")."""
     logits, truth = clips.table.statistics[LOGITS], clips.truth[: len(clips)]
     means = {label: logits[truth == label].mean(axis=0) for label in np.unique(truth)}
@@ -190,55 +191,54 @@ def main() -> None:
     """Fit, export and report the classifier."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
-    parser.add_argument("--network", default=registry.DEFAULTS["network"])
+    parser.add_argument("--face-model", default=registry.DEFAULTS["face_model"])
     parser.add_argument("--cache", type=Path, help="folder for features and crops; default: DATA/cache")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
-    sets = read_clip_sets(sources, cache / "features", arguments.network)
+    sets = read_clip_sets(sources, cache / "features", arguments.face_model)
     acted, scenes = sets[DEVELOPMENT], sets[KERC]
-    stills = read_rafdb_logits(sources, cache, arguments.network)
+    stills = read_rafdb_logits(sources, cache, arguments.face_model)
     parameters = Parameters.fit([to_labelled_logits(acted), to_labelled_logits(scenes), stills])
-    typical = usual_logits(acted)
+    typical = average_logits(acted)
     moved = subtract_baseline(acted, np.array(typical["person"], np.float32))
+    scores = [
+        (DEVELOPMENT, "cross-validated by person", cross_validate(acted, [to_labelled_logits(scenes), stills])),
+        (DEVELOPMENT, "baseline person, on the training clips", parameters(moved)),
+        (KERC, "cross-validated by person", cross_validate(scenes, [to_labelled_logits(acted), stills])),
+        (SFEW, "not trained on", parameters(sets[SFEW].table.statistics[LOGITS])),
+        *(
+            (name, "mean of the probabilities", clips.table.statistics["expression.mean"])
+            for name, clips in sets.items()
+        ),
+    ]
+    figures = [
+        figure
+        for name, protocol, probabilities in scores
+        for figure in list_figures(sets[name].evaluate(probabilities), name, SPLITS[name], protocol)
+    ]
     card: dict[str, Any] = {
         "name": arguments.output.stem,
         "kind": "classifier",
         "title": "Emotion of a clip in eight classes: mean logits, calibrated on real clips",
         "labels": list(CLASSES),
         "statistics": [LOGITS],
-        "usual_logits": typical,
-        "adaptive": fit_early_exit([acted, scenes], parameters),
+        "average_logits": typical,
+        "early_exit": fit_early_exit([acted, scenes], parameters),
         "face": "main",
-        **{key: acted.table.provenance[key] for key in ("network", "network_sha256")},
+        **{key: acted.table.provenance[key] for key in ("face_model", "face_model_sha256")},
         "data": "Java-SED actors 01 to 05 (120 clips), KERC 2020 (valence), RAF-DB (a tenth of its training images)",
-        "licence": "fitted on KERC 2020 and RAF-DB, which are for non-commercial research only",
+        "license": "fitted on KERC 2020 and RAF-DB, which are for non-commercial research only",
         "recipe": "eight offsets and a temperature by likelihood, classes and sets alike",
         "seed": SEED,
         "source": "python -m fervid.training.train_emotion_classifier",
-        "figures": {
-            f"{DEVELOPMENT}, cross-validated by person": acted.evaluate(
-                cross_validate(acted, [to_labelled_logits(scenes), stills])
-            ),
-            f"{DEVELOPMENT}, the same clips that it was fitted on, --baseline person": acted.evaluate(
-                parameters(moved)
-            ),
-            f"{KERC}, cross-validated by person": scenes.evaluate(
-                cross_validate(scenes, [to_labelled_logits(acted), stills])
-            ),
-            SFEW: sets[SFEW].evaluate(parameters(sets[SFEW].table.statistics[LOGITS])),
-            **{f"{name}, probabilities averaged": _evaluate_mean_probabilities(clips) for name, clips in sets.items()},
-        },
-        "limits": "Acted speech of five people and film scenes; spontaneous expressions of people in everyday life were"
-        " not measured. Contempt occurs in neither set of clips.",
+        "figures": [figure.as_dict() for figure in figures],
+        "limitations": "Acted speech of five people and film scenes; spontaneous expressions of people in everyday life"
+        " were not measured. Contempt occurs in neither set of clips.",
     }
     save_with_card(to_onnx(parameters), card, arguments.output)
     print(f"offset {np.round(parameters.offset, 2).tolist()}, temperature {parameters.temperature:.2f}")
     print(json.dumps(card["figures"], indent=2))
-
-
-def _evaluate_mean_probabilities(clips: ClipSet) -> Mapping[str, Any]:
-    return clips.evaluate(clips.table.statistics["expression.mean"])
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ CANDIDATES = [
 ]
 CARD = {
     "title": "Valence of a film clip: negative, neutral or positive",
-    "licence": "fitted on KERC 2020, competition data, for research only",
+    "license": "fitted on KERC 2020, competition data, for research only",
     "source": "python -m fervid.training.train_valence_classifier",
-    "limits": "Korean film scenes with trained actors, 8 to 9 frames each; the same actors occur in both parts."
+    "limitations": "Korean film scenes with trained actors, 8 to 9 frames each; the same actors occur in both parts."
     " Negative and positive are what annotators saw in a scene, not what somebody felt.",
 }
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     known = kerc.load_features(arguments.kerc, arguments.cache, strides=STRIDES)
-    data, card = train_classifier(known, CANDIDATES, arguments.output.stem, early_exit_error=EARLY_EXIT_ERROR)
+    data, card, _ = train_classifier(known, CANDIDATES, arguments.output.stem, early_exit_error=EARLY_EXIT_ERROR)
     save_with_card(onnx.load_model_from_string(data), {**card, **CARD}, arguments.output)
     print(json.dumps(card["figures"], indent=2))
 

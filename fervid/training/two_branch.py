@@ -305,7 +305,7 @@ def save(network: TwoBranch, recipe: TwoBranchConfig, made: Synthetic, card: Map
 CARD: Mapping[str, Any] = {
     "title": "Six expressions, learned from synthetic faces alone",
     "data": {"expression": "faces made by fervid.training.expression_transfer from training faces of FER+ and UTKFace"},
-    "licence": "made from FER2013 and UTKFace, which are for non-commercial research only",
+    "license": "made from FER2013 and UTKFace, which are for non-commercial research only",
     "source": "python -m fervid.training.two_branch",
     "embedding": WIDTH,
     "expressions": list(EXPRESSIONS),

@@ -21,15 +21,15 @@ from fervid.learn.labeled_features import LabeledFeatures, label_features
 from fervid.models import registry
 
 YELLOW, CYAN, MAGENTA = (255, 255, 0), (0, 255, 255), (255, 0, 255)
-"""Faces of three people, as unlike as `same_person` of the toy network asks."""
+"""Faces of three people, as unlike as `min_person_similarity` of the toy face model asks."""
 
 ABOUT = {
     "face": "main",
-    "network": "toy-network",
-    "network_sha256": "0" * 64,
+    "face_model": "toy-face_model",
+    "face_model_sha256": "0" * 64,
     "expressions": ["dark", "bright"],
     "detector": "toy-detector",
-    "same_person": 0.62,
+    "min_person_similarity": 0.62,
 }
 
 
@@ -52,19 +52,19 @@ def frames(folder: Path, colours: Sequence[Sequence[float] | None], name: str = 
 
 def detector(place: Path, **card: Any) -> Path:
     """Sees the faces of `picture`."""
-    return toy_models.detector(place / "detector.onnx", **{"open_score": 0.5, "smallest_face": 0.04, **card})
+    return toy_models.detector(place / "detector.onnx", **{"new_track_threshold": 0.5, "smallest_face": 0.04, **card})
 
 
-def network(place: Path, **card: Any) -> Path:
+def face_model(place: Path, **card: Any) -> Path:
     """Its embedding and identity are the mean colour, 0 to 1."""
     scaled = {"size": 8, "colour": "RGB", "mean": [0.0] * 3, "scale": [1 / 255] * 3}
-    return toy_models.network(place / "network.onnx", **{"input": scaled, **card})
+    return toy_models.face_model(place / "face_model.onnx", **{"input": scaled, **card})
 
 
 def extractor(place: Path, options: Options | None = None, **card: Any) -> Extractor:
     """The two together; `card` is of the network."""
     found = registry.load_model(str(detector(place)), "detector")
-    return Extractor(found, registry.load_model(str(network(place, **card)), "network"), options or Options())
+    return Extractor(found, registry.load_model(str(face_model(place, **card)), "face_model"), options or Options())
 
 
 def samples(

@@ -14,7 +14,7 @@ from fervid.learn.metrics import Predictions, evaluate
 
 EVIL = "</script><img src=x onerror=alert(1)>\"' & \u202e {{ 7 * 7 }} 😀 \udcff.mp4"
 """A name of a clip that would like to be more than that."""
-MODELS = {role: ModelRef(f"toy-{role}", "0" * 64) for role in ("detector", "network", "classifier")}
+MODELS = {role: ModelRef(f"toy-{role}", "0" * 64) for role in ("detector", "face_model", "classifier")}
 
 
 def clip(path: str, status: Status = "ok", sure: float = 0.75, labels: Sequence[str] = ("calm", "joy")) -> ClipResult:

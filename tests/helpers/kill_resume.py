@@ -116,7 +116,7 @@ class _Batch:
         (folder / "clips").mkdir()
         self.clips = [str(_clip(folder / "clips", number)) for number in range(inputs)]
         (folder / "list").write_text("\n".join(self.clips))
-        self._models = [f"--{role}={path}" for role, path in toy_models.family(folder).items()]
+        self._models = toy_models.flags(toy_models.family(folder))
 
     def output(self, number: int) -> Path:
         """Where the records of a batch go."""

@@ -255,7 +255,7 @@ def _manifest(data: bytes, folder: Path) -> None:
             with suppress(FervidError):
                 registry.verify(name)
             with suppress(FervidError):
-                registry.load_model("nothing", "network")
+                registry.load_model("nothing", "face_model")
     finally:
         registry.models_dir = place
         registry.manifest.cache_clear()
@@ -279,10 +279,10 @@ def _card(kind: Kind, data: bytes, folder: Path) -> None:
     files = dict(_family()[1])
     model = onnx.load(files[kind] if kind in files else toy_models.regressor(folder / "regressor.onnx"))
     files[kind] = str(toy_models.write(folder / f"{kind}.onnx", model, data.decode("utf-8", "replace")))
-    if kind == "network":
+    if kind == "face_model":
         sha256 = hashlib.sha256(Path(files[kind]).read_bytes()).hexdigest()
         files["classifier"] = str(
-            toy_models.classifier(folder / "classifier.onnx", 25 * np.eye(3), network_sha256=sha256)
+            toy_models.classifier(folder / "classifier.onnx", 25 * np.eye(3), face_model_sha256=sha256)
         )
     _asked(kind, files)
 
@@ -293,7 +293,7 @@ def _asked(kind: Kind, files: Mapping[str, str]) -> None:
         registry.load_model(files[kind], kind)
         return
     found = {role: registry.load_model(path, role) for role, path in files.items()}
-    extractor = Extractor(found["detector"], found["network"], Options(min_face=toy_models.FACE, attributes=True), 1)
+    extractor = Extractor(found["detector"], found["face_model"], Options(min_face=toy_models.FACE, attributes=True), 1)
     classifier = pipeline.Classifier(extractor, found["classifier"])
     to_json_line(classifier.classify_frames([Frame(toy_models.picture(toy_models.FIRST))]).as_dict())
 
@@ -359,15 +359,15 @@ def _results() -> list[bytes]:
         patch.setattr(metrics, "N_BOOTSTRAP", 20)
         measured = html_pages.report()
     difference = {name: measured["all"][name] for name in ("accuracy", "uar", "f1")}
-    measured["against"] = {
+    measured["comparison"] = {
         "name": "b",
         "difference": difference,
-        "only_ours": 1,
-        "only_theirs": 2,
+        "only_a_correct": 1,
+        "only_b_correct": 2,
         "test": "of signs",
         "p": 0.5,
     }
-    measured["adaptive"] = {"share of frames": 0.25}
+    measured["early_exit"] = {"frame_fraction": 0.25}
     rated = {name: {"value": 0.5, "interval": None} for name in ("ccc", "mae", "pearson")}
     methods = {"methods": {"a": measured, "b": measured, "c": {"clips": 3, "unanswered": 1, **rated}}}
     return [*(text.getvalue() for text in texts), *(json.dumps(one).encode() for one in (measured, methods))]

@@ -8,7 +8,7 @@ from pathlib import Path
 from fervid.analysis.options import Options
 from fervid.core.results import ClipResult, ModelRef, Prediction
 
-MODELS = {role: ModelRef("toy", "0" * 64) for role in ("detector", "network", "classifier")}
+MODELS = {role: ModelRef("toy", "0" * 64) for role in ("detector", "face_model", "classifier")}
 
 
 @dataclass

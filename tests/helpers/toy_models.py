@@ -20,12 +20,12 @@ DETECTOR = {
     "name": "toy-detector",
     "input": {"size": DETECTOR_SIDE, "colour": "RGB"},
     "threshold": 0.5,
-    "open_score": 0.8,
+    "new_track_threshold": 0.8,
     "smallest_face": CELL / DETECTOR_SIDE,
 }
-NETWORK = {
-    "kind": "network",
-    "name": "toy-network",
+FACE_MODEL = {
+    "kind": "face_model",
+    "name": "toy-face_model",
     "input": {"size": 8, "colour": "RGB", "mean": [0.0, 0.0, 0.0], "scale": [1.0, 1.0, 1.0]},
     "margin": 0.1,
     "embedding": 3,
@@ -34,7 +34,7 @@ NETWORK = {
     "genders": {"male": 0.6, "female": 0.0},
     "first_age": 1,
     "identity": 3,
-    "same_person": {"same_face": 0.45, "same_person": 0.62},
+    "tracking": {"min_track_similarity": 0.45, "min_person_similarity": 0.62},
 }
 OUTPUTS = ["embedding", "expression", "age", "gender", "ethnicity", "identity"]
 CLASSIFIER = {
@@ -42,7 +42,7 @@ CLASSIFIER = {
     "name": "toy-classifier",
     "labels": ["first", "second", "third"],
     "statistics": ["embedding.mean"],
-    "network_sha256": "0" * 64,
+    "face_model_sha256": "0" * 64,
 }
 FACE = 16  # pixels of a side of the faces in `picture`, and so the --min-face of `family`
 FIRST, SECOND, THIRD = (255, 210, 210), (210, 255, 210), (210, 210, 255)
@@ -53,7 +53,7 @@ REGRESSOR = {
     "name": "toy-regressor",
     "target": "valence",
     "statistics": ["embedding.mean"],
-    "network_sha256": "0" * 64,
+    "face_model_sha256": "0" * 64,
 }
 
 
@@ -89,14 +89,14 @@ def detector(path: Path, **card: Any) -> Path:
     return save(path, nodes, constants, inputs, ["boxes", "landmarks", "scores"], DETECTOR | card)
 
 
-def network(path: Path, **card: Any) -> Path:
+def face_model(path: Path, **card: Any) -> Path:
     """The embedding is the mean of each plane of the input; everything else follows from its three values.
 
     `expression` is the softmax of minus and plus their sum, `age` that of the ten ages' distances from ten times the
     first value, `gender` the sigmoid of the second, `ethnicity` the same as `expression` and
     `identity` as the embedding.
     """
-    size = NETWORK["input"]["size"]
+    size = FACE_MODEL["input"]["size"]
     nodes = [
         ("ReduceMean", ["crops"], "embedding", {"axes": [2, 3], "keepdims": 0}),
         ("MatMul", ["embedding", "both"], "sums", {}),
@@ -118,7 +118,7 @@ def network(path: Path, **card: Any) -> Path:
         "middle": np.array(1),
     }
     inputs = {"crops": (TensorProto.FLOAT, ["n", 3, size, size])}
-    return save(path, nodes, constants, inputs, OUTPUTS, NETWORK | card)
+    return save(path, nodes, constants, inputs, OUTPUTS, FACE_MODEL | card)
 
 
 def classifier(path: Path, weights: Sequence[Sequence[float]], **card: Any) -> Path:
@@ -130,14 +130,21 @@ def classifier(path: Path, weights: Sequence[Sequence[float]], **card: Any) -> P
 
 def family(folder: Path, **card: Any) -> dict[str, str]:
     """Paths of three models that belong together, for `fervid.load_classifier`; `card` is for the classifier's."""
-    spec = {**NETWORK["input"], "scale": [1 / 255] * 3}
-    face = network(folder / "network.onnx", input=spec, same_person={"same_face": 0.45, "same_person": 0.9})
+    spec = {**FACE_MODEL["input"], "scale": [1 / 255] * 3}
+    face = face_model(
+        folder / "face_model.onnx", input=spec, tracking={"min_track_similarity": 0.45, "min_person_similarity": 0.9}
+    )
     sha256 = hashlib.sha256(face.read_bytes()).hexdigest()
     return {
         "detector": str(detector(folder / "detector.onnx")),
-        "network": str(face),
-        "classifier": str(classifier(folder / "classifier.onnx", 25 * np.eye(3), network_sha256=sha256, **card)),
+        "face_model": str(face),
+        "classifier": str(classifier(folder / "classifier.onnx", 25 * np.eye(3), face_model_sha256=sha256, **card)),
     }
+
+
+def flags(models: Mapping[str, str]) -> list[str]:
+    """Return the options that select these models."""
+    return [f"--{role.replace('_', '-')}={path}" for role, path in models.items()]
 
 
 def picture(*faces: tuple[int, int, int] | None, place: int = 2) -> np.ndarray:

@@ -17,6 +17,7 @@ import pytest
 import feature_fixtures
 import mini_datasets
 from fervid.learn import metrics
+from fervid.learn.figures import find_figure
 from fervid.models import registry
 from fervid.training import export, predict
 from fervid.training.config import TrainConfig
@@ -91,8 +92,8 @@ def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatc
         assert row.keys() > backbones.FIGURES.keys()
         assert row["ms"] > 0
         assert row["ms, made for"].endswith(" at 48")
-    figures = registry.load_model(str(arguments.runs / "tiny.onnx"), "network").card["figures"]
-    mean = figures["UTKFace test"]["age_mae"]
+    figures = registry.load_model(str(arguments.runs / "tiny.onnx"), "face_model").card["figures"]
+    mean = find_figure(figures, dataset="UTKFace", metric="age_mae")
     assert small["age, years"] == "{:.2f} ({:.2f} to {:.2f})".format(mean["value"], *mean["interval"])
 
 
@@ -126,7 +127,7 @@ def test_a_backbone_starts_from_weights_that_are_there(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_clips_are_told_apart_by_what_a_network_sees_in_their_faces(tmp_path: Path) -> None:
-    model = registry.load_model(str(feature_fixtures.network(tmp_path)), "network")
+    model = registry.load_model(str(feature_fixtures.face_model(tmp_path)), "face_model")
     clips, known = study_of_colours()
     small = [faces[:, :8, :8] for faces in clips]
     assert backbones.on_clips(model, small, known)["value"] == 1

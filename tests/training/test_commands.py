@@ -146,7 +146,9 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
     path, result = exported
     assert (result.exit_code, result.stderr) == (0, "")
     assert sorted(place.name for place in path.parent.iterdir()) == ["manifest.json", "toy-fp32.onnx", "toy.onnx"]
-    small, whole = (registry.load_model(str(path.with_name(name)), "network") for name in ("toy.onnx", "toy-fp32.onnx"))
+    small, whole = (
+        registry.load_model(str(path.with_name(name)), "face_model") for name in ("toy.onnx", "toy-fp32.onnx")
+    )
     assert small.card["quantised_from"] == whole.identity.sha256
     assert "quantised_from" not in whole.card
     assert (small.card["name"], whole.card["name"]) == ("toy", "toy-fp32")
@@ -159,7 +161,7 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
         assert {name: model.card["recipe"][name] for name in SMALL} == SMALL
         assert model.card["data_sha256"].items() >= {name: read[name].digest() for name in read}.items()
         assert [len(model.card[name]) for name in ("expression_offsets", "fer2013_offsets")] == [8, 7]
-        assert len(model.card["figures"]) == 11
+        assert len({(f["dataset"], f["protocol"]) for f in model.card["figures"]}) == 11
     listed = json.loads((path.parent / "manifest.json").read_text())["models"]
     assert {name: entry["sha256"] for name, entry in listed.items()} == {
         "toy": small.identity.sha256,
@@ -195,9 +197,9 @@ def test_evaluating_gives_the_figures_of_the_card(
     path = exported[0].with_name(f"{name}.onnx")
     result = run("evaluate", path, "--data", sources.root, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert json.loads(result.stdout) == registry.load_model(str(path), "network").card["figures"]
+    assert json.loads(result.stdout) == registry.load_model(str(path), "face_model").card["figures"]
     table = run("evaluate", path, "--data", sources.root).stdout
-    assert all(test.split()[0] in table for test in json.loads(result.stdout))
+    assert all(figure["dataset"].split()[0] in table for figure in json.loads(result.stdout))
 
 
 def commands(root: Path, published: Path, run: Path, model: Path, output: Path) -> dict[str, list[object]]:

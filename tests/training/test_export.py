@@ -63,7 +63,7 @@ def files(fitted: torch.nn.Module, crops: np.ndarray, tmp_path_factory: pytest.T
 
 
 def network(path: Path) -> FaceModel:
-    loaded = registry.load_model(str(path), "network")
+    loaded = registry.load_model(str(path), "face_model")
     return FaceModel(loaded.session, loaded.card)
 
 
@@ -71,7 +71,7 @@ def network(path: Path) -> FaceModel:
 def test_the_float_file_answers_as_torch_for_any_number_of_faces(
     count: int, files: Path, fitted: torch.nn.Module, crops: np.ndarray
 ) -> None:
-    loaded = registry.load_model(str(files / "small-fp32.onnx"), "network")
+    loaded = registry.load_model(str(files / "small-fp32.onnx"), "face_model")
     pictures = to_tensor(crops[:count])
     given = loaded.session.run(list(export.OUTPUTS), {"crops": pictures.contiguous().numpy()})
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_the_same_weights_give_the_same_files(
 def test_a_file_carries_its_card_and_the_manifest_repeats_it(files: Path, fitted: torch.nn.Module) -> None:
     for name, more in (("small-fp32", {}), ("small", {"quantised_from": None})):
         path = files / f"{name}.onnx"
-        loaded = registry.load_model(str(path), "network")
+        loaded = registry.load_model(str(path), "face_model")
         entry = json.loads((files / "manifest.json").read_text())["models"][name]
         assert loaded.identity.sha256 == entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert (entry["file"], entry["bytes"]) == (path.name, path.stat().st_size)
@@ -116,18 +116,18 @@ def test_a_file_carries_its_card_and_the_manifest_repeats_it(files: Path, fitted
         assert loaded.card.keys() == about(fitted, name, **more).keys()
         with pytest.raises(ModelIncompatible, match="a classifier is needed"):
             registry.load_model(str(path), "classifier")
-    whole = registry.load_model(str(files / "small-fp32.onnx"), "network")
-    assert registry.load_model(str(files / "small.onnx"), "network").card["quantised_from"] == whole.identity.sha256
+    whole = registry.load_model(str(files / "small-fp32.onnx"), "face_model")
+    assert registry.load_model(str(files / "small.onnx"), "face_model").card["quantised_from"] == whole.identity.sha256
 
 
 def test_the_card_says_what_inference_needs(files: Path) -> None:
-    card = registry.load_model(str(files / "small.onnx"), "network").card
-    assert (card["name"], card["kind"], card["margin"], card["first_age"]) == ("small", "network", MARGIN, 1)
+    card = registry.load_model(str(files / "small.onnx"), "face_model").card
+    assert (card["name"], card["kind"], card["margin"], card["first_age"]) == ("small", "face_model", MARGIN, 1)
     assert (card["input"]["size"], card["input"]["colour"], card["embedding"]) == (SIZE, "BGR", mini_datasets.WIDTH)
     assert card["expressions"] == list(CLASSES)
     assert card["fer2013"] == list(FER2013_CLASSES) == [name for name in CLASSES if name != "contempt"]
     assert card["ethnicities"] == list(ETHNICITIES)
-    assert set(card["same_person"]) == {"same_face", "same_person"}
+    assert set(card["tracking"]) == {"min_track_similarity", "min_person_similarity"}
     assert set(card["genders"]) == {"male", "female"}
 
 
@@ -156,7 +156,7 @@ def test_the_small_file_answers_nearly_as_the_float_one_for_any_number_of_faces(
     for name in ("expression", "gender", "ethnicity"):
         assert np.abs(getattr(scores, name) - getattr(expected, name)).max() < 0.02
     for path in (files / "small.onnx", files / "small-fp32.onnx"):
-        session = registry.load_model(str(path), "network").session
+        session = registry.load_model(str(path), "face_model").session
         assert [tensor.name for tensor in session.get_outputs()] == list(export.OUTPUTS)
         for tensor in (*session.get_inputs(), *session.get_outputs()):
             assert isinstance(tensor.shape[0], str | None)

@@ -23,7 +23,7 @@ def test_film_clips_are_read_as_the_network_sees_them(tmp_path: Path) -> None:
     assert [sample.split for sample in known.table.samples] == ["train"] * 3 + ["val"] * 3
     assert [sample.path.name for sample in known.no_face_samples] == ["9_*.jpg"]
     assert known.groups.tolist() == [0] * 6, "all show the same face"
-    assert known.table.provenance["network"] == registry.DEFAULTS["network"]
+    assert known.table.provenance["face_model"] == registry.DEFAULTS["face_model"]
     kept = sorted(cache.iterdir())
     assert len(kept) == 7
     again = kerc.load_features(folder, cache, target="valence")
@@ -31,7 +31,7 @@ def test_film_clips_are_read_as_the_network_sees_them(tmp_path: Path) -> None:
     assert (again.target, again.truth.tolist()) == ("valence", [2, 5, 8] * 2)
     other = kerc.load_features(folder, cache, "mobilenetv1-fp32", strides=(2,))
     assert len(list(cache.iterdir())) == 14
-    assert (other.table.provenance["network"], list(other.table.by_stride)) == ("mobilenetv1-fp32", [2])
+    assert (other.table.provenance["face_model"], list(other.table.by_stride)) == ("mobilenetv1-fp32", [2])
 
 
 def test_a_folder_without_the_films_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import mini_datasets
 from fervid.analysis.align import align_face
 from fervid.core.records import FaceOutputs
+from fervid.learn.figures import Figure
 from fervid.models import registry
 from fervid.models.card import OPTIONAL_OUTPUTS
 from fervid.training import evaluate, export, lfw
@@ -107,30 +108,39 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+IDENTITY, EMBEDDING = (("LFW", f"10-fold verification by {output}") for output in ("identity", "embedding"))
 EXPRESSIONS = (
-    "RAF-DB test",
-    "SFEW",
-    "RAF-DB test, grey",
-    "RAF-DB test, 48 pixels",
-    "RAF-DB test, cut at the box",
-    "Java-SED 01 to 05, mean over a clip",
+    ("RAF-DB", "original images"),
+    ("SFEW", "original images"),
+    ("RAF-DB", "grey"),
+    ("RAF-DB", "48 pixels"),
+    ("RAF-DB", "cropped at the box"),
+    ("Java-SED", "mean over a clip"),
 )
 
 
+def by_set(figures: list[Figure]) -> dict[tuple[str, str], dict[str, float]]:
+    """The values by metric, by data set and protocol."""
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    for figure in figures:
+        values.setdefault((figure.dataset, figure.protocol), {})[figure.metric] = figure.value
+    return values
+
+
 def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: Path) -> None:
-    figures = tests.measure(registry.load_model(str(model), "network"))
+    figures = by_set(tests.measure(registry.load_model(str(model), "face_model")))
     counts = {name: found.get("images", found.get("pairs")) for name, found in figures.items()}
     assert counts == {
-        "FER+ PrivateTest": 3,
-        "UTKFace test": 3,
-        "LFW pairs": 4,
-        "LFW pairs, by the embedding": 4,
-        "FER2013 PrivateTest, first labels": 2,
+        ("FER+", "majority of the votes"): 3,
+        ("UTKFace", "single images"): 3,
+        IDENTITY: 4,
+        EMBEDDING: 4,
+        ("FER2013", "labels of FER2013"): 2,
         **dict(zip(EXPRESSIONS, (4, 7, 4, 4, 4, 3), strict=True)),
     }
     assert all(figures[name]["style_gap"] == pytest.approx(0, abs=1) for name in EXPRESSIONS[2:5])
     assert [figures[name]["faces_found"] for name in list(figures)[:3]] == [1.0, 1.0, 0.75]
-    again = tests.measure(registry.load_model(str(model), "network"))
+    again = by_set(tests.measure(registry.load_model(str(model), "face_model")))
     assert again == figures
 
 
@@ -140,8 +150,8 @@ def test_a_network_without_first_labels_is_not_asked_for_them(
     plain = onnx.load(model)
     plain.graph.output.remove(next(output for output in plain.graph.output if output.name == evaluate.FIRST))
     onnx.save(plain, tmp_path / "plain.onnx")
-    figures = tests.measure(registry.load_model(str(tmp_path / "plain.onnx"), "network"))
-    known = ["FER+ PrivateTest", "UTKFace test", "LFW pairs", "LFW pairs, by the embedding"]
+    figures = by_set(tests.measure(registry.load_model(str(tmp_path / "plain.onnx"), "face_model")))
+    known = [("FER+", "majority of the votes"), ("UTKFace", "single images"), IDENTITY, EMBEDDING]
     assert list(figures) == [*known, *EXPRESSIONS]
 
 
@@ -158,9 +168,9 @@ def test_a_network_of_expressions_alone_is_measured_on_what_it_estimates(
     del plain.graph.output[:]
     plain.graph.output.extend(kept)
     onnx.save(plain, tmp_path / "plain.onnx")
-    figures = tests.measure(registry.load_model(str(tmp_path / "plain.onnx"), "network"))
-    assert list(figures) == ["FER+ PrivateTest", "LFW pairs, by the embedding", *EXPRESSIONS]
+    figures = by_set(tests.measure(registry.load_model(str(tmp_path / "plain.onnx"), "face_model")))
+    assert list(figures) == [("FER+", "majority of the votes"), EMBEDDING, *EXPRESSIONS]
     entry.value = json.dumps({**about, "expressions": about["expressions"][::-1]})
     onnx.save(plain, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="has other expressions than FER"):
-        tests.measure(registry.load_model(str(tmp_path / "other.onnx"), "network"))
+        tests.measure(registry.load_model(str(tmp_path / "other.onnx"), "face_model"))

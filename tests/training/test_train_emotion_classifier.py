@@ -77,7 +77,7 @@ def acted() -> ClipSet:
 def test_relative_to_their_average_people_are_alike(acted: ClipSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
     parameters = Parameters.fit([to_labelled_logits(acted)])
-    usual = np.array(train_emotion_classifier.usual_logits(acted)["person"], np.float32)
+    usual = np.array(train_emotion_classifier.average_logits(acted)["person"], np.float32)
     alone = acted.evaluate(parameters(acted.table.statistics[LOGITS]))
     moved = acted.evaluate(parameters(subtract_baseline(acted, usual)))
     assert moved["mean_recall"]["value"] > 0.9 > alone["mean_recall"]["value"] + 0.2
@@ -148,9 +148,8 @@ def test_the_whole_way_from_sets_to_a_file(
     train_emotion_classifier.main()
     model = registry.load_model(str(output), "classifier")
     assert model.card["statistics"] == [LOGITS]
-    assert {kind: len(values) for kind, values in model.card["usual_logits"].items()} == {"person": 8, "rest": 8}
-    assert [level["stride"] for level in model.card["adaptive"]["levels"]] == [8, 4, 2]
-    printed = capsys.readouterr().out
-    assert "temperature" in printed
-    assert all(name in printed for name in (DEVELOPMENT, KERC, SFEW))
+    assert {kind: len(values) for kind, values in model.card["average_logits"].items()} == {"person": 8, "rest": 8}
+    assert [level["stride"] for level in model.card["early_exit"]["levels"]] == [8, 4, 2]
+    assert "temperature" in capsys.readouterr().out
+    assert {figure["dataset"] for figure in model.card["figures"]} == {DEVELOPMENT, KERC, SFEW}
     assert clip_sets.DEVELOPMENT == DEVELOPMENT

@@ -147,7 +147,7 @@ def crops(count: int = 5) -> NDArray[np.uint8]:
 
 
 def test_the_file_answers_as_torch_does(made: Synthetic, tmp_path: Path, tiny: None) -> None:
-    model = registry.load_model(str(exported(made, tmp_path / "mine.onnx")), "network")
+    model = registry.load_model(str(exported(made, tmp_path / "mine.onnx")), "face_model")
     assert model.card["expressions"] == list(EXPRESSIONS)
     scores = FaceModel(model.session, model.card)(crops())
     with torch.no_grad():
@@ -164,9 +164,9 @@ def test_several_are_one_file_that_averages_them(made: Synthetic, tmp_path: Path
     assert done.exit_code == 0, done.output
     alone = [
         FaceModel(model.session, model.card)(crops(11))
-        for model in (registry.load_model(str(p), "network") for p in paths)
+        for model in (registry.load_model(str(p), "face_model") for p in paths)
     ]
-    model = registry.load_model(str(fused), "network")
+    model = registry.load_model(str(fused), "face_model")
     together = FaceModel(model.session, model.card)(crops(11))
     assert np.allclose(together.expression, np.mean([one.expression for one in alone], axis=0), atol=1e-6)
     assert np.allclose(together.embedding, np.hstack([one.embedding for one in alone]), atol=1e-5)
@@ -178,10 +178,10 @@ def test_whole_networks_can_be_averaged_too(tmp_path: Path) -> None:
     """With age, gender, ethnicity and identity."""
     fused = tmp_path / "two.onnx"
     ensemble.fuse([registry.models_dir() / f"{name}.onnx" for name in ("mobilenetv1", "mobilenetv1-fp32")], fused)
-    model = registry.load_model(str(fused), "network")
+    model = registry.load_model(str(fused), "face_model")
     shown = np.random.default_rng(2).integers(0, 256, (2, 128, 128, 3), np.uint8)
     scores = FaceModel(model.session, model.card)(shown)
-    one = registry.load_model("mobilenetv1", "network")
+    one = registry.load_model("mobilenetv1", "face_model")
     single = FaceModel(one.session, one.card)(shown)
     assert scores.identity.shape == (2, 2 * single.identity.shape[1])
     assert np.allclose(scores.age, single.age, atol=3)
@@ -211,7 +211,7 @@ def test_operators_that_only_one_of_them_names_do_no_harm(made: Synthetic, tmp_p
     assert model.opset_import.pop().domain == "org.pytorch.aten"
     onnx.save(model, one)
     ensemble.fuse([one, other], tmp_path / "both.onnx")
-    assert registry.load_model(str(tmp_path / "both.onnx"), "network").card["embedding"] == 2 * two_branch.WIDTH
+    assert registry.load_model(str(tmp_path / "both.onnx"), "face_model").card["embedding"] == 2 * two_branch.WIDTH
 
 
 def test_weights_of_imagenet_are_converted_for_the_network_that_they_are_of(
@@ -307,7 +307,7 @@ def test_the_whole_way_from_data_sets_to_a_file(
     monkeypatch.setattr(sys, "argv", ["branches", *words, "--run", str(tmp_path / "run"), "-o", str(output)])
     two_branch.main()
     assert json.loads(capsys.readouterr().out.splitlines()[0])["step"] == 1
-    assert registry.load_model(str(output), "network").card["recipe"]["steps"] == 1
+    assert registry.load_model(str(output), "face_model").card["recipe"]["steps"] == 1
 
 
 def test_the_comparison_differs_in_nothing_but_what_it_says() -> None:
