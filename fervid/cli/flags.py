@@ -80,13 +80,22 @@ NullSeparated = Annotated[
     bool,
     typer.Option("-0", "--null", help="Entries of --from-file are separated by NUL, as find -print0 writes them."),
 ]
-Output = Annotated[
+WindowOutputTarget = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="Output file; the suffix selects the format, e.g. results.jsonl or .csv."),
+    typer.Option(
+        "-o",
+        "--output",
+        help="Output file; the suffix selects the format, e.g. windows.jsonl or .csv. With --format eaf or vtt a"
+        " folder of files, one for each clip.",
+    ),
 ]
-OutputFormat = Annotated[
-    Literal["table", "jsonl", "json", "csv"] | None,
-    env_option("--format", "Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl."),
+WindowOutputFormat = Annotated[
+    Literal["table", "jsonl", "json", "csv", "eaf", "vtt"] | None,
+    env_option(
+        "--format",
+        "Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl. eaf is for ELAN, vtt"
+        " are subtitles.",
+    ),
 ]
 OutputTarget = Annotated[
     str | None,
@@ -104,6 +113,9 @@ ClipOutputFormat = Annotated[
         "Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl. parquet writes a folder"
         " of files.",
     ),
+]
+Excel = Annotated[
+    bool, typer.Option("--excel", help="Start CSV with a byte order mark, so that Excel reads it as UTF-8.")
 ]
 Force = Annotated[bool, env_option("--force/--no-force", "Overwrite an existing output.")]
 Resume = Annotated[
