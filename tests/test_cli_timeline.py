@@ -369,6 +369,37 @@ def test_windows_go_to_a_file_that_is_not_replaced_unasked(run: Run, name: str, 
     assert "first" not in output.read_text()
 
 
+@pytest.mark.parametrize(("format", "words"), [("eaf", "<ANNOTATION_VALUE>first<"), ("vtt", "first 0.")])
+def test_each_clip_has_its_file(run: Run, place: Path, tmp_path: Path, format: str, words: str) -> None:
+    output = tmp_path / "files"
+    result = run(place, "--format", format, "-o", output)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "b.mp4 is text, not a video" in result.stderr
+    assert {file.name: words in file.read_text() for file in output.iterdir()} == {
+        f"a.{format}": True,
+        f"c.{format}": False,
+        f"d.{format}": True,
+    }
+    assert run(place, "--format", format).exit_code == 2
+    assert run(place, "-o", tmp_path / f"all.{format}").exit_code == 2
+
+
+def test_subtitles_of_one_clip_go_to_a_file_or_standard_output(run: Run, moods: Path, tmp_path: Path) -> None:
+    shown = run(moods, "--format", "vtt")
+    assert (shown.exit_code, shown.stdout[:6]) == (0, "WEBVTT")
+    assert run(moods, "-o", tmp_path / "moods.vtt").exit_code == 0
+    assert (tmp_path / "moods.vtt").read_text() == shown.stdout
+
+
+def test_csv_for_excel_starts_with_a_byte_order_mark(run: Run, moods: Path, tmp_path: Path) -> None:
+    assert run(moods, "-o", tmp_path / "w.csv", "--excel").exit_code == 0
+    assert (tmp_path / "w.csv").read_bytes().startswith(b"\xef\xbb\xbfschema_version,path,start_s")
+    for flags in (["-o", tmp_path / "w.jsonl"], ["--format", "eaf"], []):
+        refused = run(moods, *flags, "--excel")
+        assert refused.exit_code == 2
+        assert "--format csv" in refused.stderr
+
+
 def test_the_schema_of_windows_is_printed() -> None:
     for arguments, command in (([], "classify"), (["classify"], "classify"), (["timeline"], "timeline")):
         result = CliRunner().invoke(app.app, ["schema", *arguments])

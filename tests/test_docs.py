@@ -118,7 +118,7 @@ def test_notebook_runs(shell: Path) -> None:
 def test_block_languages_are_known() -> None:
     for page in PAGES:
         for block in read_blocks(page):
-            known = ("bash", "python", "console", "text", "json", "ini", "docker", "snakemake")
+            known = ("bash", "python", "console", "text", "json", "ini", "docker", "snakemake", "r")
             assert block.language in known, block.where
 
 

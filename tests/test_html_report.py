@@ -34,8 +34,8 @@ from fervid.render import charts
 from fervid.render.html_format import escape_invisible
 from fervid.render.html_report import render_html
 from fervid.render.html_run import ROWS_PER_PAGE
+from fervid.render.person_spans import person_spans
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun, load_results
-from fervid.render.timeline_chart import person_spans
 from html_pages import EVIL, clip, lines, windows
 
 

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 import fervid
 from fervid.batch.tabular import arrow_schema, column_names
-from fervid.batch.writers import CsvWriter
+from fervid.batch.writers import CsvWriter, make_writer
 from fervid.core.errors import UsageError
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, Prediction, WindowResult
 from record_fixtures import MODELS
@@ -41,6 +41,13 @@ def test_dataframe_has_the_columns_of_csv() -> None:
     assert frame["confidence"].isna().tolist() == [False, True]
     assert frame["error.code"].tolist()[1] == written[1]["error.code"] == "empty_file"
     assert frame["path"].tolist()[1] == written[1]["path"] == "\\udcff.mp4"
+
+
+def test_csv_for_excel_differs_by_its_byte_order_mark() -> None:
+    plain, marked = io.BytesIO(), io.BytesIO()
+    for format, stream in (("csv", plain), ("excel", marked)):
+        make_writer(format, stream, ["calm", "angry"]).write(ANSWERED)
+    assert marked.getvalue() == b"\xef\xbb\xbf" + plain.getvalue()
 
 
 def test_arrow_table_holds_the_records() -> None:

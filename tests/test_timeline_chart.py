@@ -13,7 +13,8 @@ from fervid.core.errors import OutputError, UsageError
 from fervid.core.results import ErrorInfo, Person, Prediction, WindowResult
 from fervid.render.colors import EMOTIONS, hex_to_rgb
 from fervid.render.evaluation_tables import PLOT_SUFFIXES
-from fervid.render.timeline_chart import MAX_PEOPLE, person_spans, plot_timeline
+from fervid.render.person_spans import person_spans
+from fervid.render.timeline_chart import MAX_PEOPLE, plot_timeline
 
 GLAD, SAD = (Prediction({"happiness": share, "sadness": 1 - share}) for share in (0.8, 0.1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -19,7 +20,7 @@ from fervid.core.errors import UsageError
 from fervid.core.results import ClipResult, WindowResult
 from fervid.core.text import escape_control_chars, escape_formula
 
-Format = Literal["table", "jsonl", "json", "csv"]
+Format = Literal["table", "jsonl", "json", "csv", "excel"]
 _MIN_NAME = 16  # minimum width of the clip's name in a table with the column `people`
 _MIN_NAME_SHORT = 10  # the same in a table with fewer columns
 _UNMEASURED_NAME = 40  # width of the name if rows are written at once and no terminal limits it
@@ -69,14 +70,14 @@ def make_writer(
     """Make the writer of a format.
 
     Args:
-        format: The format.
+        format: The format; `excel` is CSV that starts with a byte order mark.
         stream: A binary stream; each record reaches it in one write.
         labels: The classifier's labels, which are columns in CSV.
         record: Type of the records.
         streaming: Whether to write the rows of a table at once, because the last record may never come.
     """
-    if format == "csv":
-        return CsvWriter(stream, labels, record)
+    if format in ("csv", "excel"):
+        return CsvWriter(stream, labels, record, byte_order_mark=format == "excel")
     if format == "json":
         return JsonWriter(stream)
     return TableWriter(stream, record, streaming=streaming) if format == "table" else JsonLinesWriter(stream)
@@ -131,10 +132,19 @@ class CsvWriter:
     Text that a spreadsheet would evaluate as a formula is prefixed with an apostrophe, as OWASP advises.
     """
 
-    def __init__(self, stream: BinaryIO, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> None:
-        """Write the header to a stream."""
+    def __init__(
+        self,
+        stream: BinaryIO,
+        labels: Sequence[str],
+        record: type[ClipResult] = ClipResult,
+        *,
+        byte_order_mark: bool = False,
+    ) -> None:
+        """Write the header to a stream, after a byte order mark if Excel is to recognise UTF-8."""
         self._stream = stream
         self._columns = column_names(labels, record)
+        if byte_order_mark:
+            stream.write(codecs.BOM_UTF8)
         self._row(self._columns)
 
     def write(self, result: ClipResult) -> None:

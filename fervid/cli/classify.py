@@ -20,6 +20,7 @@ from fervid.cli.flags import (
     Camera,
     ClipOutputFormat,
     Engine,
+    Excel,
     ExitZero,
     FailFast,
     Force,
@@ -37,7 +38,7 @@ from fervid.cli.flags import (
     Threads,
 )
 from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import LimitOptions, ModelOptions, SamplingOptions, plan_workers, preload_worker
+from fervid.cli.options import LimitOptions, ModelOptions, SamplingOptions, csv_for_excel, plan_workers, preload_worker
 from fervid.cli.stream import classify_stream, is_stream_input
 from fervid.core.errors import UsageError
 
@@ -69,6 +70,7 @@ def classify(
     nul: NullSeparated = False,
     output: OutputTarget = None,
     format: ClipOutputFormat = None,
+    excel: Excel = False,
     force: Force = False,
     resume: Resume = False,
     attributes: Attributes = False,
@@ -96,6 +98,7 @@ def classify(
     on_cluster = engine == "ray"
     if address and not on_cluster:
         raise UsageError("--address is the address of a Ray cluster; add --engine ray")
+    format = csv_for_excel(format, output, excel)
     file_only = {
         "--from-file": from_file,
         "--resume": resume,

@@ -74,14 +74,21 @@ NullSeparated = Annotated[
     bool,
     typer.Option("-0", "--null", help="Entries of --from-file are separated by NUL, as find -print0 writes them."),
 ]
-Output = Annotated[
+WindowOutputTarget = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="Output file; the suffix selects the format, e.g. results.jsonl or .csv."),
-]
-OutputFormat = Annotated[
-    Literal["table", "jsonl", "json", "csv"] | None,
     typer.Option(
-        "--format", help="Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl."
+        "-o",
+        "--output",
+        help="Output file; the suffix selects the format, e.g. windows.jsonl or .csv. With --format eaf or vtt a"
+        " folder of files, one for each clip.",
+    ),
+]
+WindowOutputFormat = Annotated[
+    Literal["table", "jsonl", "json", "csv", "eaf", "vtt"] | None,
+    typer.Option(
+        "--format",
+        help="Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl. eaf is for ELAN, vtt"
+        " are subtitles.",
     ),
 ]
 OutputTarget = Annotated[
@@ -100,6 +107,9 @@ ClipOutputFormat = Annotated[
         help="Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl. parquet writes a"
         " folder of files.",
     ),
+]
+Excel = Annotated[
+    bool, typer.Option("--excel", help="Start CSV with a byte order mark, so that Excel reads it as UTF-8.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 Resume = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fervid.cli.flags import (
@@ -40,6 +41,19 @@ def parse_labels(text: str | None) -> tuple[str, ...] | None:
     if text.strip() == "7":
         return LABELS_WITHOUT_CONTEMPT
     return tuple(label.strip() for label in text.split(",") if label.strip())
+
+
+def csv_for_excel(format: str | None, output: str | Path | None, excel: bool) -> Any:
+    """Return the output format, which --excel changes from CSV to CSV for Excel.
+
+    Raises:
+        UsageError: --excel is given, and the format is not CSV.
+    """
+    if not excel:
+        return format
+    if format != "csv" and (format is not None or Path(output or "").suffix.lower() != ".csv"):
+        raise UsageError("--excel is for CSV; add --format csv, or name the output results.csv")
+    return "excel"
 
 
 def build_options(

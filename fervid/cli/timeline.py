@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from fervid.cli.flags import (
     Attributes,
     BaselineOption,
     Camera,
+    Excel,
     ExitZero,
     Force,
     FromFile,
@@ -24,20 +25,23 @@ from fervid.cli.flags import (
     Jobs,
     Labels,
     NullSeparated,
-    Output,
-    OutputFormat,
     ProgressMode,
     Recursive,
     Strict,
     Threads,
+    WindowOutputFormat,
+    WindowOutputTarget,
 )
 from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import LimitOptions, ModelOptions, SamplingOptions, plan_workers, preload_worker
+from fervid.cli.options import LimitOptions, ModelOptions, SamplingOptions, csv_for_excel, plan_workers, preload_worker
 from fervid.cli.stream import classify_stream, is_stream_input
 from fervid.core.errors import UsageError, as_usage_error
 
 if TYPE_CHECKING:
+    from fervid.analysis.pipeline import Classifier
     from fervid.core.results import WindowResult
+
+    WriteWindows = Callable[[Sequence[WindowResult]], None]
 
 timeline_app = typer.Typer()
 
@@ -47,6 +51,7 @@ timeline_app = typer.Typer()
         "fervid timeline clip.mp4",
         "fervid timeline videos/ --window 2 --step 0.5 -o windows.csv",
         "fervid timeline --camera 0 --window 2",
+        "fervid timeline videos/ --format eaf -o annotations/",
     )
 )
 @expand_option_groups
@@ -68,8 +73,9 @@ def timeline(
     recursive: Recursive = False,
     from_file: FromFile = None,
     nul: NullSeparated = False,
-    output: Output = None,
-    format: OutputFormat = None,
+    output: WindowOutputTarget = None,
+    format: WindowOutputFormat = None,
+    excel: Excel = False,
     force: Force = False,
     attributes: Attributes = False,
     labels: Labels = None,
@@ -94,6 +100,7 @@ def timeline(
     Live input (- for stdin, or --camera) is classified until it ends; each record is written as soon as its window
     is complete.
     """
+    format = csv_for_excel(format, output, excel)
     file_only = {
         "--from-file": from_file,
         "--start": sampling.start,
@@ -107,10 +114,8 @@ def timeline(
         preload_worker()
     spec = parse_baseline(baseline, identify, {})
     from fervid.analysis.windows import WindowSpec
-    from fervid.batch.output import open_writer
     from fervid.batch.runner import RunConfig, classify_windows
     from fervid.core.progress import Summary, note, track_clips
-    from fervid.core.results import WindowResult
     from fervid.media.inputs import PassedOver, resolve_inputs
 
     with as_usage_error():
@@ -146,13 +151,10 @@ def timeline(
 
         show = observation_progress(len(clips), config, progress)
         clip_results = classify_windows_relative(classifier, clips, window_spec, config, spec, show)
-    with (
-        open_writer(output, format, classifier, clips, force=force, record=WindowResult) as (writer, _),
-        closing(clip_results),
-    ):
+    with _open_output(output, format, classifier, clips, force=force) as write, closing(clip_results):
         for results in clip_results:
+            write(results)
             for result in results:
-                writer.write(result)
                 summary.add(result.path, result.status, failed=config.is_failure(result.status))
             draw_plot(results)
     if output:
@@ -160,9 +162,33 @@ def timeline(
     raise typer.Exit(FAILED if summary.failures and not exit_zero else OK)
 
 
-def _plot_sink(
-    plot: Path | None, clips: list[str], output: Path | None, force: bool
-) -> Callable[[Sequence[WindowResult]], None]:
+@contextmanager
+def _open_output(
+    output: Path | None, format: Any, classifier: Classifier, clips: list[str], *, force: bool
+) -> Iterator[WriteWindows]:
+    """Open a function that writes the windows of a clip: their records, or a file of the clip's own.
+
+    Raises:
+        UsageError: The format is unknown, or several clips would be written to one file.
+        OutputError: A file exists or cannot be written.
+    """
+    from fervid.batch.output import open_writer
+    from fervid.core.results import WindowResult
+    from fervid.render.timeline_files import file_format, make_clip_file_writer
+
+    if per_clip := file_format(format, output):
+        yield make_clip_file_writer(clips, per_clip, output, force=force)
+        return
+    with open_writer(output, format, classifier, clips, force=force, record=WindowResult) as (writer, _):
+
+        def write(results: Sequence[WindowResult]) -> None:
+            for result in results:
+                writer.write(result)
+
+        yield write
+
+
+def _plot_sink(plot: Path | None, clips: list[str], output: Path | None, force: bool) -> WriteWindows:
     """Return a function that plots the windows of the clip; it does nothing without --plot.
 
     Raises:

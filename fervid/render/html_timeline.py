@@ -160,7 +160,7 @@ def _clip(path: str, windows: Sequence[Record], highlights: ClipHighlights | Non
 
 
 def _by_time_in_view(person: tuple[int, Mapping[float, Record]]) -> tuple[float, int]:
-    """Sort people as `timeline_chart.person_spans` does."""
+    """Sort people as `person_spans.person_spans` does."""
     number, windows = person
     return -sum(window["seconds"] for window in windows.values()), number
 

@@ -6,24 +6,21 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from fervid.core.atomic_io import atomic_write
-from fervid.core.results import Prediction, WindowResult
+from fervid.core.results import WindowResult
 from fervid.render.colors import assign_colors
 from fervid.render.evaluation_tables import plot_format
+from fervid.render.person_spans import TIME_EPS, Spans, person_spans
 
 MAX_PEOPLE = 6  # of more people, those visible longest are drawn
 _WIDTH = 10.0  # inches
 _PERSON_HEIGHT = 2.1  # inches
 _BAND = 0.16  # height of the band below the axis, in units of the axis
 _MIN_DURATION_S = 1e-3  # of the time axis, for still images
-_TIME_EPS = 1e-6  # seconds; sums of times are not exact
 _LINE_STYLES = ("-", "--", "-.", ":")  # of consecutive labels, beside their colours
-
-_Spans = list[tuple[float, float, Prediction]]  # start, end and prediction
 
 
 def plot_timeline(windows: Sequence[WindowResult], path: Path, *, force: bool = False) -> None:
@@ -44,36 +41,6 @@ def plot_timeline(windows: Sequence[WindowResult], path: Path, *, force: bool = 
     plot = _render(windows, plot_format(path))
     with atomic_write(path, force=force) as file:
         file.write(plot)
-
-
-def person_spans(windows: Sequence[WindowResult]) -> dict[int, _Spans]:
-    """Return start, end and prediction of each window by person, the person visible longest first.
-
-    Windows overlap, so each covers the time around its middle, half-way to its neighbours; the first extends to its
-    start and the last to its end. Windows in which a person is visible for less than half of the time are gaps, unless
-    the person is never visible for longer.
-    """
-    timed = [
-        (window.start_s, window.end_s, window)
-        for window in windows
-        if window.start_s is not None and window.end_s is not None
-    ]
-    middles = [(start + end) / 2 for start, end, _ in timed]
-    bounds = [(before + after) / 2 for before, after in pairwise(middles)]
-    step = min((after - before for before, after in pairwise(middles)), default=math.inf)
-    spans: dict[int, _Spans] = {}
-    seconds: dict[int, float] = {}
-    longest: dict[int, float] = {}
-    for person in (person for *_, window in timed for person in window.people):
-        seconds[person.id] = seconds.get(person.id, 0.0) + person.seconds
-        longest[person.id] = max(longest.get(person.id, 0.0), person.seconds)
-    for number, (start, end, window) in enumerate(timed):
-        left = start if number == 0 else max(bounds[number - 1], middles[number] - step)
-        right = end if number == len(timed) - 1 else min(bounds[number], middles[number] + step)
-        for person in window.people:
-            if person.seconds >= min(window.duration_s or 0.0, longest[person.id]) / 2:
-                spans.setdefault(person.id, []).append((left, right, person.prediction))
-    return {number: spans[number] for number in sorted(spans, key=lambda number: (-seconds[number], number))}
 
 
 def _render(windows: Sequence[WindowResult], format: str) -> bytes:
@@ -100,12 +67,12 @@ def _render(windows: Sequence[WindowResult], format: str) -> bytes:
     return plot.getvalue()
 
 
-def _draw_person(axis: Any, person: int, spans: _Spans, labels: Sequence[str]) -> None:
+def _draw_person(axis: Any, person: int, spans: Spans, labels: Sequence[str]) -> None:
     """Draw lines and a band for one person; the hatched background remains where the person is not visible."""
     label_colors = assign_colors(labels)
-    runs: list[_Spans] = []
+    runs: list[Spans] = []
     for span in spans:
-        if runs and span[0] - runs[-1][-1][1] <= _TIME_EPS:
+        if runs and span[0] - runs[-1][-1][1] <= TIME_EPS:
             runs[-1].append(span)
         else:
             runs.append([span])
