@@ -214,7 +214,7 @@ class ChecksumMismatch(ModelError):
 
 
 class DownloadFailed(ModelError):
-    """A model cannot be downloaded or written; the bytes that arrived are kept."""
+    """A model cannot be downloaded."""
 
     code = "download_failed"
 

@@ -169,20 +169,17 @@ def track_seconds(total: float, kind: Progress) -> Iterator[Callable[[float], No
         yield update
 
 
-def track_bytes(chunks: Iterable[bytes], initial: int, total: int | None, kind: Progress) -> Iterator[bytes]:
+def track_bytes(chunks: Iterable[bytes], total: int | None, kind: Progress) -> Iterator[bytes]:
     """Pass on the chunks of a download and show how much has arrived.
 
     Args:
         chunks: The chunks as they arrive.
-        initial: Bytes that were downloaded before.
         total: Size of the file in bytes; None if unknown.
         kind: `auto` shows a bar if standard error is a terminal.
     """
     bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty())
-    done, last_event = initial, time.monotonic()
-    with tqdm(
-        total=total, initial=initial, unit="B", unit_scale=True, file=sys.stderr, disable=not bar, dynamic_ncols=True
-    ) as line:
+    done, last_event = 0, time.monotonic()
+    with tqdm(total=total, unit="B", unit_scale=True, file=sys.stderr, disable=not bar, dynamic_ncols=True) as line:
         for chunk in chunks:
             done += len(chunk)
             yield chunk
