@@ -14,9 +14,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from fervid.batch.tabular import column_names, flatten
+from fervid.batch.tabular import column_types
 from fervid.core.errors import UsageError
 from fervid.core.results import ClipResult, WindowResult
+from fervid.core.schema import flatten
 from fervid.core.text import escape_control_chars, escape_formula
 
 Format = Literal["table", "jsonl", "json", "csv"]
@@ -134,7 +135,7 @@ class CsvWriter:
     def __init__(self, stream: BinaryIO, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> None:
         """Write the header to a stream."""
         self._stream = stream
-        self._columns = column_names(labels, record)
+        self._columns = list(column_types(labels, record))
         self._row(self._columns)
 
     def write(self, result: ClipResult) -> None:
