@@ -95,7 +95,8 @@ def evaluate(
     from fervid.core.atomic_io import check_overwrite
     from fervid.learn.model_evaluation import compare_configurations, evaluate_model
     from fervid.learn.model_selection import DEFAULT_STATISTICS, HYPERPARAMETERS, parse_statistics
-    from fervid.render.evaluation_tables import plot_confusion_matrix, plot_format
+    from fervid.render.charts import plot_format
+    from fervid.render.evaluation_tables import plot_confusion_matrix
 
     feature_sets = parse_statistics_list(statistics)
     kind_names = parse_choices("--kind", kinds, HYPERPARAMETERS) or ["linear"]

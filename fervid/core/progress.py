@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 from tqdm import tqdm
 
-from fervid.core.text import escape_control_chars
+from fervid.core.text import escape_control_chars, plural
 
 Progress = Literal["auto", "bar", "none", "json"]
 _Result = TypeVar("_Result")
@@ -123,7 +123,7 @@ class Summary:
             print(json.dumps(event), file=sys.stderr, flush=True)
             return
         parts = [
-            f"{_format_count(total, self._unit)} in {_format_duration(elapsed)}"
+            f"{plural(total, self._unit)} in {_format_duration(elapsed)}"
             + (f" ({self._earlier} answered before)" if self._earlier else ""),
             ", ".join(f"{count} {status}" for status, count in self._statuses.items()),
         ]
@@ -133,10 +133,6 @@ class Summary:
             names = ", ".join(self._failed[:_MAX_NAMED_FAILURES])
             message += f"; failed: {names}{f' and {more} more' if more > 0 else ''}"
         note(f"{message}; {subject} in {output}", kind)
-
-
-def _format_count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _format_duration(seconds: float) -> str:
