@@ -45,4 +45,4 @@ def test_box_iou_has_a_row_and_a_column_for_each_box(rows: int, columns: int) ->
     ],
 )
 def test_intersection_over_min_of_two_boxes(a: Box, b: Box, value: float) -> None:
-    assert intersection_over_min(a, b) == intersection_over_min(b, a) == pytest.approx(value)
+    assert intersection_over_min([a], [b]) == intersection_over_min([b], [a]) == pytest.approx(value)

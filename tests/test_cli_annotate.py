@@ -205,7 +205,7 @@ def test_a_picture_does_not_overwrite_what_it_shows(run: Run, tmp_path: Path) ->
 
 
 def test_plotting_says_what_to_install(run: Run, moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
     result = run("timeline", moods, "--plot", "out.png")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "pip install 'fervid[plot]'" in result.stderr
+    assert "pip install 'fervid[report]'" in result.stderr

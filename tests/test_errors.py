@@ -1,9 +1,10 @@
-"""The tree of errors: stable codes, and a drawing in the docstring that matches the classes."""
+"""The tree of errors: stable codes, and a drawing in ARCHITECTURE.md that matches the classes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,8 @@ def read_drawing() -> dict[str, tuple[str, str]]:
     """Map each class in the drawing to its parent and the first word beside it."""
     tree: dict[str, tuple[str, str]] = {}
     above = [FervidError.__name__]
-    for branch, name, word in re.findall(r"^    ([│ ]*)[├└]── (\w+) +(\w+)", errors.__doc__ or "", re.MULTILINE):
+    text = (Path(__file__).parents[1] / "ARCHITECTURE.md").read_text()
+    for branch, name, word in re.findall(r"^([│ ]*)[├└]── (\w+) +(\w+)", text, re.MULTILINE):
         above = [*above[: len(branch) // 4 + 1], name]
         tree[name] = (above[-2], word)
     return tree

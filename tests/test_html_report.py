@@ -26,12 +26,12 @@ from fervid.analysis.options import Options
 from fervid.analysis.windows import WindowSpec
 from fervid.batch.writers import make_writer
 from fervid.cli import app
+from fervid.core.text import escape_control_chars
 from fervid.learn import metrics
 from fervid.learn.metrics import evaluate_regression
 from fervid.learn.significance import paired_test
 from fervid.media.sampling import Sampling
 from fervid.render import charts
-from fervid.render.html_format import escape_invisible
 from fervid.render.html_report import render_html
 from fervid.render.html_run import ROWS_PER_PAGE
 from fervid.render.person_spans import person_spans
@@ -254,7 +254,7 @@ def test_people_come_in_the_same_order_in_report_and_plot() -> None:
     other = replace(parts[0].people[0], id=1, seconds=2.5)
     parts = [replace(part, people=(replace(part.people[0], seconds=2.0), other)) for part in parts]
     said = made(TimelineRun({"a.mp4": [part.as_dict() for part in parts]})).said
-    assert list(person_spans(parts)) == [1, 0]
+    assert list(person_spans([part.as_dict() for part in parts])) == [1, 0]
     assert 0 < said.index("Person 1, seen in") < said.index("Person 0, seen in")
 
 
@@ -358,8 +358,8 @@ def test_methods_and_ratings_lie_side_by_side() -> None:
 
 
 def test_what_has_no_shape_is_shown_as_its_number() -> None:
-    assert escape_invisible("a\nb\x00\u202ec\udcff😀é") == "a\\nb\\x00\\u202ec\\udcff😀é"
-    assert escape_invisible(7) == "7"
+    assert escape_control_chars("a\nb\x00\u202ec\udcff😀é") == "a\\nb\\x00\\u202ec\\udcff😀é"
+    assert escape_control_chars(7) == "7"
 
 
 CHARTS = {
@@ -369,8 +369,8 @@ CHARTS = {
     "timeline": lambda label: charts.timeline(
         [{"time": 1, "label": label, "value": 0.5}],
         [{"from": 0, "to": 2, "label": label, "description": label}],
-        [label],
-        2,
+        {label: "var(--series-0)"},
+        (0, 2),
     ),
     "matrix": lambda label: charts.matrix(
         [{"row": label, "column": label, "share": 1, "count": 1, "description": label}], 1
@@ -383,7 +383,7 @@ CHARTS = {
     "label", ["calm", "", EVIL[:-5].replace("\udcff", ""), "a.b[c]'d\\e", "😀" * 60, "datum.value", "אבג", "long " * 30]
 )
 def test_charts_are_pictures_whatever_a_label_says(name: str, label: str) -> None:
-    root = ElementTree.fromstring(CHARTS[name](label))
+    root = ElementTree.fromstring(charts.to_svg(CHARTS[name](label)))
     tags = {element.tag.rpartition("}")[2] for element in root.iter()}
     assert tags <= {"svg", "g", "path", "line", "text", "rect", "circle", "tspan"}
     assert not [key for element in root.iter() for key in element.attrib if key in ("id", "style", "href", "class" * 2)]

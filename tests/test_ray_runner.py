@@ -23,7 +23,7 @@ import clips
 import fervid
 from fervid.batch import ray_runner
 from fervid.batch.ray_runner import AttemptCounter, ClassifierFactory, RayWorker, WorkerSpec, classify_on_ray
-from fervid.batch.resumable_jsonl import run_fingerprint
+from fervid.batch.resume import run_fingerprint
 from fervid.batch.runner import RunConfig
 from fervid.cli import app
 from fervid.core.errors import UsageError

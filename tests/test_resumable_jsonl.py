@@ -12,6 +12,7 @@ import pytest
 from fervid.analysis.options import Options
 from fervid.batch import resumable_jsonl
 from fervid.batch.resumable_jsonl import ResumableJsonlWriter
+from fervid.batch.resume import run_fingerprint
 from fervid.core.atomic_io import AtomicAppendFile
 from fervid.core.errors import OutputError
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef
@@ -92,7 +93,7 @@ def test_resume_repeats_clips_of_other_models_or_options(other: Stub, inputs: li
     with ResumableJsonlWriter(output, other, inputs[:4], resume=True, force=False) as book:
         assert list(book.answered) == inputs[4:]
     assert paths_of(output) == inputs[4:]
-    assert resumable_jsonl.run_fingerprint(other) != resumable_jsonl.run_fingerprint(Stub())
+    assert run_fingerprint(other) != run_fingerprint(Stub())
 
 
 def test_output_without_a_ledger_is_not_changed(inputs: list[str], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 import fervid
-from fervid.batch.tabular import arrow_schema, column_names
+from fervid.batch.tabular import arrow_schema, column_types
 from fervid.batch.writers import CsvWriter, make_writer
 from fervid.core.errors import UsageError
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, Prediction, WindowResult
@@ -34,7 +34,7 @@ def test_dataframe_has_the_columns_of_csv() -> None:
         writer.write(result)
     written = list(csv.DictReader(io.StringIO(stream.getvalue().decode())))
     frame = fervid.to_pandas([ANSWERED, FAILED])
-    assert list(frame.columns) == list(written[0]) == column_names(["calm", "angry"])
+    assert list(frame.columns) == list(written[0]) == list(column_types(["calm", "angry"]))
     assert frame["label"].tolist()[0] == written[0]["label"] == "calm"
     assert frame["probabilities.calm"].tolist()[0] == float(written[0]["probabilities.calm"]) == 0.75
     assert frame["people"].tolist()[0] == ANSWERED.as_dict()["people"]

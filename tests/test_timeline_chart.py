@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,8 @@ import pytest
 
 from fervid.core.errors import OutputError, UsageError
 from fervid.core.results import ErrorInfo, Person, Prediction, WindowResult
+from fervid.render.charts import PLOT_SUFFIXES
 from fervid.render.colors import EMOTIONS, hex_to_rgb
-from fervid.render.evaluation_tables import PLOT_SUFFIXES
 from fervid.render.person_spans import person_spans
 from fervid.render.timeline_chart import MAX_PEOPLE, plot_timeline
 
@@ -36,35 +37,41 @@ def window(
     )
 
 
+def spans_of(windows: Sequence[WindowResult]) -> dict[int, list[tuple[float, float, str]]]:
+    """Start, end and label of each span by person."""
+    found = person_spans([window.as_dict() for window in windows])
+    return {number: [(s.start, s.end, s.person["label"]) for s in spans] for number, spans in found.items()}
+
+
 def test_each_window_stands_for_the_time_around_its_middle() -> None:
-    found = person_spans([window(t, 4, (0, 4, GLAD)) for t in (0, 1, 2)])
+    found = spans_of([window(t, 4, (0, 4, GLAD)) for t in (0, 1, 2)])
     assert [(left, right) for left, right, _ in found[0]] == [(0, 2.5), (2.5, 3.5), (3.5, 6)]
-    assert person_spans([window(0, 4, (0, 4, GLAD))]) == {0: [(0, 4, GLAD)]}
-    assert person_spans([window(0, 0, (0, 0, GLAD))]) == {0: [(0, 0, GLAD)]}, "a still image"
+    assert spans_of([window(0, 4, (0, 4, GLAD))]) == {0: [(0, 4, "happiness")]}
+    assert spans_of([window(0, 0, (0, 0, GLAD))]) == {0: [(0, 0, "happiness")]}, "a still image"
 
 
 def test_windows_in_which_somebody_is_hardly_seen_are_a_gap() -> None:
     seconds = (4, 4, 3, 2, 1, 0.5, 3)
-    found = person_spans([window(t, 4, (0, each, GLAD)) for t, each in enumerate(seconds)])
+    found = spans_of([window(t, 4, (0, each, GLAD)) for t, each in enumerate(seconds)])
     assert [left for left, _, _ in found[0]] == [0, 2.5, 3.5, 4.5, 7.5]
 
 
 def test_who_is_never_seen_for_long_is_seen_nevertheless() -> None:
-    found = person_spans([window(0, 4, (0, 4, GLAD)), window(1, 4, (0, 4, GLAD), (7, 0.2, SAD))])
+    found = spans_of([window(0, 4, (0, 4, GLAD)), window(1, 4, (0, 4, GLAD), (7, 0.2, SAD))])
     assert list(found) == [0, 7]
-    assert found[7] == [(2.5, 5, SAD)]
+    assert found[7] == [(2.5, 5, "sadness")]
 
 
 def test_a_gap_of_time_stays_open() -> None:
-    found = person_spans([window(0, 1, (0, 1, GLAD)), window(1, 1, (0, 1, GLAD)), window(7, 1, (0, 1, GLAD))])
+    found = spans_of([window(0, 1, (0, 1, GLAD)), window(1, 1, (0, 1, GLAD)), window(7, 1, (0, 1, GLAD))])
     assert [(left, right) for left, right, _ in found[0]] == [(0, 1), (1, 2.5), (6.5, 8)]
 
 
 def test_people_come_by_their_time_in_view() -> None:
     parts = [window(0, 4, (0, 1, GLAD), (1, 3, SAD), (2, 1, SAD))]
-    assert list(person_spans(parts)) == [1, 0, 2]
-    assert person_spans([]) == {}
-    assert person_spans([WindowResult("x", "error", problem=ErrorInfo("not_found", "x"))]) == {}
+    assert list(spans_of(parts)) == [1, 0, 2]
+    assert spans_of([]) == {}
+    assert spans_of([WindowResult("x", "error", problem=ErrorInfo("not_found", "x"))]) == {}
 
 
 def drawn(path: Path) -> np.ndarray:
@@ -89,7 +96,7 @@ def test_every_person_has_lines_and_a_band(tmp_path: Path) -> None:
     assert amount(higher, EMOTIONS["sadness"]) > 4 * amount(picture, EMOTIONS["sadness"])
 
 
-def test_a_gap_is_hatched(tmp_path: Path) -> None:
+def test_a_gap_is_empty(tmp_path: Path) -> None:
     parts = [window(t, 2, *([(0, 2, GLAD)] if not 3 < t < 9 else [])) for t in range(12)]
     plot_timeline(parts, tmp_path / "gap.png")
     difference = np.abs(drawn(tmp_path / "gap.png").astype(int) - hex_to_rgb(EMOTIONS["happiness"]))
@@ -101,7 +108,7 @@ def test_a_gap_is_hatched(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", PLOT_SUFFIXES)
 def test_the_suffix_decides_the_format(suffix: str, tmp_path: Path) -> None:
     plot_timeline([window(0, 2, (0, 2, GLAD))], tmp_path / f"a{suffix}")
-    start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
+    start = {".png": b"\x89PNG", ".svg": b"<svg", ".pdf": b"%PDF"}[suffix]
     assert (tmp_path / f"a{suffix}").read_bytes().startswith(start)
 
 
@@ -133,6 +140,6 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "a.png").read_text() == "mine"
     plot_timeline([], tmp_path / "a.png", force=True)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UsageError, match=r"pip install 'fervid\[plot\]'"):
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    with pytest.raises(UsageError, match=r"pip install 'fervid\[report\]'"):
         plot_timeline([], tmp_path / "b.png")

@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from fervid.core.boxes import box_iou, intersection_over_min
 from fervid.core.images import downscale_by_halves
 from fervid.core.records import Box, Face, FloatArray, Image
 
@@ -233,18 +234,16 @@ def blend_overlapping(boxes: FloatArray, landmarks: FloatArray, scores: FloatArr
         Faces in falling order of score; empty for n = 0.
     """
     order = np.argsort(-scores, kind="stable")
+    order = order[np.all(boxes[order, 2:] > boxes[order, :2], axis=1)]
     boxes, landmarks, scores = boxes[order], landmarks[order], scores[order]
-    area = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
-    remaining = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+    iou, contained = box_iou(boxes, boxes), intersection_over_min(boxes, boxes)
+    remaining = np.ones(len(boxes), bool)
     faces = []
     for best in range(len(boxes)):
         if not remaining[best]:
             continue
-        sides = np.minimum(boxes[best, 2:], boxes[:, 2:]) - np.maximum(boxes[best, :2], boxes[:, :2])
-        intersection = np.prod(np.clip(sides, 0, None), axis=1)
-        iou = intersection / (area + area[best] - intersection)
-        overlapping = remaining & (iou > MERGE_IOU)
-        remaining &= ~overlapping & (intersection <= MERGE_CONTAINMENT * np.minimum(area, area[best]))
+        overlapping = remaining & (iou[best] > MERGE_IOU)
+        remaining &= ~overlapping & (contained[best] <= MERGE_CONTAINMENT)
         weight = scores[overlapping] / scores[overlapping].sum()
         blended = weight @ boxes[overlapping]
         remaining &= ~_is_inside(blended, boxes)

@@ -23,6 +23,7 @@ from fervid.analysis.extractor import Extractor, as_incompatible_model
 from fervid.analysis.options import Options
 from fervid.core.errors import InputError, ModelError, ModelIncompatible, ModelNotFound
 from fervid.core.records import ClipFeatures, FloatArray, Frame, FrameObservation, Image
+from fervid.core.text import format_percent
 from fervid.core.worker_pool import map_ordered
 from fervid.core.worker_process import Limits, WorkerDied
 from fervid.media import video
@@ -189,8 +190,8 @@ class HighlightExtractor:
         note = ""
         if explanation.label != window["label"] or abs(explanation.confidence - window["confidence"]) > TOLERANCE:
             note = (
-                f"A second analysis predicts {explanation.label} with {100 * explanation.confidence:.0f} %: the clip"
-                " has changed, or options such as --fps and --face differ from those of the run."
+                f"A second analysis predicts {explanation.label} with {format_percent(explanation.confidence, 0)}: the"
+                " clip has changed, or options such as --fps and --face differ from those of the run."
             )
         if not self.thumbnails:
             return Highlight(window, explanation, note=note)

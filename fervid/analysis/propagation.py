@@ -211,7 +211,7 @@ class FlowTracker:
 
 
 def _overlap(a: Face, b: Face) -> float:
-    return intersection_over_min(a.box, b.box)
+    return float(intersection_over_min([a.box], [b.box])[0, 0])
 
 
 def _is_fragment(detection: Face, face: Face) -> bool:

@@ -19,7 +19,7 @@ from fervid.analysis.pipeline import Classifier
 from fervid.analysis.windows import WindowSpec
 from fervid.batch.baseline_spec import BaselineSpec, RestClip
 from fervid.batch.observation_store import ObservationFile
-from fervid.batch.resumable_jsonl import file_stamp
+from fervid.batch.resume import file_stamp
 from fervid.batch.runner import RunConfig, crash_result
 from fervid.core.errors import UsageError
 from fervid.core.records import ClipFeatures, FloatArray

@@ -1,8 +1,7 @@
 """Observations of clips on disk, with which an interrupted run relative to a baseline can resume.
 
-They are in `NAME.observed`, a JSON Lines file beside the output. It has a line of a few kilobytes for each clip: size
-and modification time, a fingerprint of models and options, and the records with their statistics. A clip whose line is
-incomplete is observed again.
+They are in `NAME.observed`, a JSON Lines file beside the output. It has a line of a few kilobytes for each clip: a
+`ResumeEntry`, and the records with their statistics. A clip whose line is incomplete is observed again.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 
 from fervid.analysis.observed_record import ObservedRecord
 from fervid.analysis.pipeline import Classifier
-from fervid.batch.resumable_jsonl import FINAL_STATUSES, file_stamp, run_fingerprint
+from fervid.batch.resume import FINAL_STATUSES, ResumeEntry, file_stamp, run_fingerprint
 from fervid.batch.writers import to_json_line
 from fervid.core.atomic_io import AtomicAppendFile, as_output_error, check_not_moved, lock_partial
 from fervid.core.records import ClipFeatures
@@ -28,7 +27,9 @@ from fervid.core.results import ClipResult, ErrorInfo, Person, Prediction
 class ObservationFile:
     """A file of observations by path, which returns those of unchanged clips, made with the same models and options."""
 
-    def __init__(self, classifier: Classifier, entries: Mapping[str, Any], file: AtomicAppendFile, path: Path) -> None:
+    def __init__(
+        self, classifier: Classifier, entries: Mapping[str, tuple[ResumeEntry, Any]], file: AtomicAppendFile, path: Path
+    ) -> None:
         """Use `ObservationFile.open`."""
         self._classifier, self._entries, self._file, self._path = classifier, entries, file, path
         self._run = run_fingerprint(classifier)
@@ -56,11 +57,11 @@ class ObservationFile:
 
     def find(self, clip: str) -> list[ObservedRecord] | None:
         """Return the observations of a clip; None if there are none, or the clip, models or options have changed."""
-        entry = self._entries.get(clip)
-        if entry is None or entry["run"] != self._run or tuple(entry["stamp"]) != file_stamp(clip):
+        entry, records = self._entries.get(clip, (None, ()))
+        if entry is None or not entry.is_current(self._run, file_stamp(clip)):
             return None
         try:
-            return [_from_json(clip, record, self._classifier) for record in entry["records"]]
+            return [_from_json(clip, record, self._classifier) for record in records]
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -77,18 +78,21 @@ class ObservationFile:
         """
         if any(record.result.status not in FINAL_STATUSES for record in records):
             return
-        entry = {"path": clip, "stamp": stamp, "run": self._run, "records": [_to_json(record) for record in records]}
+        entry = ResumeEntry(clip, *stamp, self._run, records[0].result.status)
+        line = asdict(entry) | {"records": [_to_json(record) for record in records]}
         with as_output_error(self._path):
-            self._file.write(to_json_line(entry) + b"\n")
+            self._file.write(to_json_line(line) + b"\n")
             check_not_moved(self._file, self._path)
 
 
-def _entries(lines: Sequence[bytes]) -> Iterator[tuple[str, Any]]:
+def _entries(lines: Sequence[bytes]) -> Iterator[tuple[str, tuple[ResumeEntry, Any]]]:
     for line in lines:
         try:
-            entry = json.loads(line)
-            yield str(entry["path"]), {name: entry[name] for name in ("stamp", "run", "records")}
-        except (ValueError, TypeError, KeyError, RecursionError):
+            fields = json.loads(line)
+            records = fields.pop("records")
+            entry = ResumeEntry(**fields)
+            yield entry.path, (entry, records)
+        except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
             continue
 
 

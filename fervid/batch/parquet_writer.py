@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fervid.analysis.pipeline import Classifier
-from fervid.batch.resumable_jsonl import ResumeEntry, file_stamp, run_fingerprint
+from fervid.batch.resume import ResumeEntry, file_stamp, run_fingerprint
 from fervid.batch.tabular import arrow_schema, to_arrow_dict
 from fervid.core.atomic_io import atomic_write, fsync_dir, lock
 from fervid.core.errors import OutputError, UsageError

@@ -20,7 +20,7 @@ import cv2
 from fervid import __version__
 from fervid.analysis.options import Options
 from fervid.analysis.pipeline import Classifier, load_classifier
-from fervid.batch.resumable_jsonl import run_fingerprint
+from fervid.batch.resume import run_fingerprint
 from fervid.batch.runner import RunConfig, stop_at_failure
 from fervid.core.errors import InputError, UsageError, WorkerCrashed
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef

@@ -7,12 +7,12 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import BinaryIO
 
-from fervid import __version__
 from fervid.analysis.pipeline import Classifier
+from fervid.batch.resume import ResumeEntry, file_stamp, run_fingerprint
 from fervid.batch.writers import to_json_line
 from fervid.core.atomic_io import (
     AtomicAppendFile,
@@ -24,49 +24,7 @@ from fervid.core.atomic_io import (
     lock_partial,
 )
 from fervid.core.errors import OutputError
-from fervid.core.results import SCHEMA_VERSION, ClipResult, Status
-from fervid.media import remote_files
-
-FINAL_STATUSES = ("ok", "no_face")
-"""Statuses of records that a resumed run keeps."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeEntry:
-    """A record that was written: a line of the ledger, or the last columns of a parquet row.
-
-    Attributes:
-        path: The clip.
-        size: Its size in bytes before it was read.
-        mtime_ns: Its modification time before it was read, in nanoseconds.
-        run: Fingerprint of the run that made the record.
-        status: Status of the record.
-        record: Digest of the record's line in a JSON Lines file.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-    run: str
-    status: Status
-    record: str = ""
-
-    def __post_init__(self) -> None:
-        types = (str, int, int, str, str, str)
-        if tuple(type(value) for value in astuple(self)) != types or self.status not in get_args(Status):
-            raise ValueError(f"invalid ledger entry: {self}")
-
-    def is_current(self, run: str, stamp: tuple[int, int] | None) -> bool:
-        """Return whether to keep the record: its clip is not in this run, was deleted, or is unchanged.
-
-        Args:
-            run: Fingerprint of this run.
-            stamp: Current size and modification time of the clip; None if it is not in this run.
-        """
-        if stamp is None:
-            return True
-        unchanged = stamp == remote_files.MISSING or (self.run == run and stamp == (self.size, self.mtime_ns))
-        return unchanged and self.status in FINAL_STATUSES
+from fervid.core.results import ClipResult, Status
 
 
 class ResumableJsonlWriter:
@@ -173,13 +131,6 @@ def ledger_path(output: Path) -> Path:
     return output.with_name(output.name + ".ledger")
 
 
-def run_fingerprint(classifier: Classifier) -> str:
-    """Return a short digest of what a record depends on beside the clip: version, models and options."""
-    models = {role: asdict(identity) for role, identity in classifier.models.items()}
-    run = [__version__, SCHEMA_VERSION, models, asdict(classifier.options)]
-    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _load_entries(output: Path, ledger: Path) -> tuple[list[ResumeEntry], int]:
     """Load the ledger entries whose records are in the output; incomplete lines are ignored.
 
@@ -219,12 +170,3 @@ def _load_entries(output: Path, ledger: Path) -> tuple[list[ResumeEntry], int]:
 
 def _digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()[:32]
-
-
-def file_stamp(path: str) -> tuple[int, int]:
-    """Return the size in bytes and the modification time in nanoseconds of a clip; `remote_files.MISSING` if none."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return remote_files.file_stamp(path) if remote_files.is_url(path) else remote_files.MISSING
-    return status.st_size, status.st_mtime_ns

@@ -12,7 +12,7 @@ from fervid.analysis.clip_timeline import ClipTimeline
 from fervid.analysis.pipeline import Classifier
 from fervid.analysis.windows import WindowSpec
 from fervid.batch.folder_watcher import FolderWatcher
-from fervid.batch.resumable_jsonl import FINAL_STATUSES
+from fervid.batch.resume import FINAL_STATUSES
 from fervid.core.results import ClipResult, ErrorInfo, Status, WindowResult
 from fervid.core.worker_pool import map_ordered, map_unordered
 from fervid.core.worker_process import Limits, WorkerDied

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fervid.core.errors import UsageError
 from fervid.core.results import ClipResult, WindowResult
+from fervid.core.schema import flatten, record_json_schema, value_types
 from fervid.core.text import to_valid_utf8
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-MODEL_ROLES = ("detector", "face_model", "classifier")
 
-
-def column_names(labels: Sequence[str], record: type[ClipResult] = ClipResult) -> list[str]:
-    """Return the columns of a flat table in order, with nested fields as `error.code`.
+def column_types(labels: Sequence[str], record: type[ClipResult] = ClipResult) -> dict[str, Any]:
+    """Return the columns of a flat table in order, and their Python types, with nested fields as `error.code`.
 
     Args:
         labels: The classifier's labels, each of which is a column.
         record: Type of the records.
     """
-    nested = {
-        "probabilities": labels,
-        "model": [f"{role}.{key}" for role in MODEL_ROLES for key in ("name", "sha256")],
-        "error": ("code", "message"),
-        "baseline": ("kind", "clips"),
-    }
-    fields = record(path="", status="no_face").as_dict()
-    return [f"{field}.{name}" if name else field for field in fields for name in nested.get(field, ("",))]
-
-
-def flatten(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the columns of a record and their values; `people` stays a list."""
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    return dict(flatten(_record_types(labels, record)))
 
 
 def arrow_schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = ClipResult) -> Any:
@@ -50,31 +33,22 @@ def arrow_schema(arrow: Any, labels: Sequence[str], record: type[ClipResult] = C
         labels: The classifier's labels.
         record: Type of the records.
     """
-    text, count, real = arrow.string(), arrow.int64(), arrow.float64()
-    probabilities = arrow.struct([(label, real) for label in labels]) if labels else arrow.null()
-    model = arrow.struct([("name", text), ("sha256", text)])
-    person = {"id": count, "seconds": real, "label": text, "probabilities": probabilities}
-    person |= {"age": real, "gender": text, "ethnicity": text, "identity": text}
-    times = {"start_s": real, "end_s": real} if issubclass(record, WindowResult) else {}
-    return arrow.schema(
-        {
-            "schema_version": count,
-            "path": text,
-            **times,
-            "status": text,
-            "label": text,
-            "confidence": real,
-            "probabilities": probabilities,
-            "people": arrow.list_(arrow.struct(person.items())),
-            "duration_s": real,
-            "frames_sampled": count,
-            "frames_with_face": count,
-            "model": arrow.struct([(role, model) for role in MODEL_ROLES]),
-            "error": arrow.struct([("code", text), ("message", text)]),
-            "elapsed_s": real,
-            "baseline": arrow.struct([("kind", text), ("clips", count)]),
-        }
-    )
+    plain = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
+
+    def convert(kind: Any) -> Any:
+        if isinstance(kind, list):
+            return arrow.list_(convert(kind[0]))
+        if isinstance(kind, dict):
+            return arrow.struct([(name, convert(value)) for name, value in kind.items()]) if kind else arrow.null()
+        return plain[kind]
+
+    return arrow.schema({name: convert(kind) for name, kind in _record_types(labels, record).items()})
+
+
+def _record_types(labels: Sequence[str], record: type[ClipResult]) -> dict[str, Any]:
+    schema = record_json_schema("timeline" if issubclass(record, WindowResult) else "classify")
+    types: dict[str, Any] = value_types(schema, labels)
+    return types
 
 
 def to_arrow_dict(result: ClipResult) -> dict[str, Any]:
@@ -122,11 +96,10 @@ def to_pandas(results: Iterable[ClipResult]) -> pandas.DataFrame:
     except ImportError:
         raise UsageError("a DataFrame needs pandas, which is not installed; pip install 'fervid[pandas]'") from None
     results = list(results)
-    columns = column_names(_labels(results), _record_type(results))
+    types = column_types(_labels(results), _record_type(results))
     rows = [dict(flatten(to_arrow_dict(result))) for result in results]
-    frame = pandas.DataFrame([[row.get(column) for column in columns] for row in rows], columns=columns)
-    reals = [name for name in columns if name.startswith("probabilities.") or name.endswith("_s")]
-    return frame.astype(dict.fromkeys(["confidence", *reals], "float64"))
+    frame = pandas.DataFrame([[row.get(name) for name in types] for row in rows], columns=list(types))
+    return frame.astype({name: kind for name, kind in types.items() if kind is float})
 
 
 def _labels(results: Sequence[ClipResult]) -> list[str]:

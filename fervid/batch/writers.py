@@ -15,9 +15,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from fervid.batch.tabular import column_names, flatten
+from fervid.batch.tabular import column_types
 from fervid.core.errors import UsageError
 from fervid.core.results import ClipResult, WindowResult
+from fervid.core.schema import flatten
 from fervid.core.text import escape_control_chars, escape_formula
 
 Format = Literal["table", "jsonl", "json", "csv", "excel"]
@@ -142,7 +143,7 @@ class CsvWriter:
     ) -> None:
         """Write the header to a stream, after a byte order mark if Excel is to recognise UTF-8."""
         self._stream = stream
-        self._columns = column_names(labels, record)
+        self._columns = list(column_types(labels, record))
         if byte_order_mark:
             stream.write(codecs.BOM_UTF8)
         self._row(self._columns)

@@ -69,7 +69,8 @@ def evaluate(
     from fervid.analysis.early_exit import exit_levels
     from fervid.core.atomic_io import check_overwrite
     from fervid.learn.model_evaluation import evaluate_model
-    from fervid.render.evaluation_tables import plot_confusion_matrix, plot_format
+    from fervid.render.charts import plot_format
+    from fervid.render.evaluation_tables import plot_confusion_matrix
 
     model = _load_model(classifier)
     other = _load_model(compare_to) if compare_to else None

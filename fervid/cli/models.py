@@ -95,7 +95,7 @@ def models_pull(
 ) -> None:
     """Download third-party models into the user's data folder, and verify them.
 
-    An interrupted download is resumed. No other command accesses the internet. HTTPS_PROXY sets a proxy.
+    No other command accesses the internet. HTTPS_PROXY sets a proxy.
     """
     from fervid.models.download import download_model
     from fervid.models.registry import manifest_entry, model_path

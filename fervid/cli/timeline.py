@@ -198,7 +198,7 @@ def _plot_sink(plot: Path | None, clips: list[str], output: Path | None, force: 
     if plot is None:
         return lambda results: None
     from fervid.core.atomic_io import check_overwrite
-    from fervid.render.evaluation_tables import plot_format
+    from fervid.render.charts import plot_format
     from fervid.render.timeline_chart import plot_timeline
 
     if len(clips) != 1:

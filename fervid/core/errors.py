@@ -1,38 +1,6 @@
 """The errors of fervid, each with a stable `code` for records and scripts.
 
-::
-
-    FervidError
-    ├── InputError            a clip: costs one record, never the batch
-    │   ├── InputNotFound         not_found
-    │   ├── InputUnreadable       unreadable
-    │   ├── EmptyInput            empty_file
-    │   ├── UnsupportedFormat     not_a_video
-    │   ├── NoVideoStream         no_video_stream
-    │   ├── Undecodable           undecodable
-    │   ├── TruncatedVideo        truncated
-    │   ├── CorruptVideo          damaged
-    │   ├── Discontinuity         discontinuity
-    │   ├── SeveralStreams        several_streams
-    │   ├── NoFramesInRange       nothing_sampled
-    │   ├── FramesDropped         dropped
-    │   ├── FrameTooLarge         too_large
-    │   ├── ClipTooLong           too_long
-    │   ├── WorkerCrashed         crashed
-    │   ├── TimedOut              timeout
-    │   ├── OutOfMemory           memory
-    │   └── NoFaceError           no_face
-    ├── UsageError            usage: options that do not fit together
-    │   └── DatasetError          dataset: labelled clips that are wrong or contradictory
-    ├── NoInputsFound         nothing_matched: no input to work on
-    ├── OutputError           output: the output cannot be written
-    └── ModelError            models: nothing can be classified
-        ├── ModelNotFound         model_not_found
-        ├── ChecksumMismatch      model_unverified
-        ├── DownloadFailed        download_failed
-        └── ModelIncompatible     model_incompatible
-
-A message says what is wrong, with which file or option, and what to try.
+ARCHITECTURE.md draws the tree. A message says what is wrong, with which file or option, and what to try.
 """
 
 from __future__ import annotations
@@ -214,7 +182,7 @@ class ChecksumMismatch(ModelError):
 
 
 class DownloadFailed(ModelError):
-    """A model cannot be downloaded or written; the bytes that arrived are kept."""
+    """A model cannot be downloaded."""
 
     code = "download_failed"
 

@@ -1,13 +1,12 @@
-"""HTML cards of records for notebooks, without scripts or style sheets, in the colours of the surrounding page.
-
-This module imports nothing of fervid, because `records` imports it.
-"""
+"""HTML cards of records for notebooks, without scripts or style sheets, in the colours of the surrounding page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
+
+from fervid.core.text import format_percent
 
 _FRAME = "color:inherit;border:1px solid;border-radius:6px;padding:.6em 1em;max-width:32em;display:inline-block"
 _TABLE = "margin:.3em 0;border-collapse:collapse;color:inherit"
@@ -21,7 +20,7 @@ _LINE = "margin:.2em 0"
 
 def clip_card(record: Mapping[str, Any]) -> str:
     """Render a clip or window, as `ClipResult.as_dict` and `WindowResult.as_dict` give it."""
-    prediction = f"{record['label']}, {_percent(record['confidence'])}" if record["label"] else record["status"]
+    prediction = _prediction(record["label"], record["confidence"]) if record["label"] else record["status"]
     frames = f"{record['frames_with_face']} of {record['frames_sampled']} frames with a face"
     error = record["error"]
     return _card(
@@ -40,7 +39,7 @@ def person_card(person: Mapping[str, Any]) -> str:
     attributes = [_age(person["age"]), person["gender"], person["ethnicity"]]
     return _card(
         f"person {person['id']}, visible for {_seconds(person['seconds'])}",
-        _line(f"{person['label']}, {_percent(person['probabilities'][person['label']])}", "strong"),
+        _line(_prediction(person["label"], person["probabilities"][person["label"]]), "strong"),
         _line(", ".join(filter(None, attributes))) if any(attributes) else "",
         _bars(person["probabilities"]),
     )
@@ -49,7 +48,7 @@ def person_card(person: Mapping[str, Any]) -> str:
 def prediction_card(probabilities: Mapping[str, float]) -> str:
     """Render a prediction."""
     label = max(probabilities, key=probabilities.__getitem__)
-    return _card(f"{label}, {_percent(probabilities[label])}", _bars(probabilities))
+    return _card(_prediction(label, probabilities[label]), _bars(probabilities))
 
 
 def _card(title: str, *parts: str) -> str:
@@ -70,7 +69,7 @@ def _bars(probabilities: Mapping[str, float] | None) -> str:
         bar = f'<div style="width:{100 * probability:.1f}%;height:.7em;background:currentColor;opacity:.6"></div>'
         rows.append(
             f'<tr style="{_ROW}"><th scope="row" style="{_CELL}">{_text(label)}</th>'
-            f'<td style="{_NUMBER}">{_percent(probability)}</td>'
+            f'<td style="{_NUMBER}">{format_percent(probability, 0)}</td>'
             f'<td aria-hidden="true" style="{_BAR}">{bar}</td></tr>'
         )
     return _table("Probabilities", "".join(rows))
@@ -83,7 +82,7 @@ def _people(people: Sequence[Mapping[str, Any]]) -> str:
     columns = {
         "person": [str(person["id"]) for person in people],
         "visible for": [_seconds(person["seconds"]) for person in people],
-        "label": [f"{person['label']}, {_percent(person['probabilities'][person['label']])}" for person in people],
+        "label": [_prediction(person["label"], person["probabilities"][person["label"]]) for person in people],
         "age": [_age(person["age"]) for person in people],
         "gender": [person["gender"] or "" for person in people],
         "ethnicity": [person["ethnicity"] or "" for person in people],
@@ -109,8 +108,8 @@ def _text(text: object) -> str:
     return escape(str(text).encode("utf-8", "backslashreplace").decode())
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.0f} %"
+def _prediction(label: str, probability: float) -> str:
+    return f"{label}, {format_percent(probability, 0)}"
 
 
 def _seconds(value: float) -> str:

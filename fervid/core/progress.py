@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 from tqdm import tqdm
 
-from fervid.core.text import escape_control_chars
+from fervid.core.text import escape_control_chars, plural
 
 Progress = Literal["auto", "bar", "none", "json"]
 _Result = TypeVar("_Result")
@@ -123,7 +123,7 @@ class Summary:
             print(json.dumps(event), file=sys.stderr, flush=True)
             return
         parts = [
-            f"{_format_count(total, self._unit)} in {_format_duration(elapsed)}"
+            f"{plural(total, self._unit)} in {_format_duration(elapsed)}"
             + (f" ({self._earlier} answered before)" if self._earlier else ""),
             ", ".join(f"{count} {status}" for status, count in self._statuses.items()),
         ]
@@ -133,10 +133,6 @@ class Summary:
             names = ", ".join(self._failed[:_MAX_NAMED_FAILURES])
             message += f"; failed: {names}{f' and {more} more' if more > 0 else ''}"
         note(f"{message}; {subject} in {output}", kind)
-
-
-def _format_count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _format_duration(seconds: float) -> str:
@@ -169,20 +165,17 @@ def track_seconds(total: float, kind: Progress) -> Iterator[Callable[[float], No
         yield update
 
 
-def track_bytes(chunks: Iterable[bytes], initial: int, total: int | None, kind: Progress) -> Iterator[bytes]:
+def track_bytes(chunks: Iterable[bytes], total: int | None, kind: Progress) -> Iterator[bytes]:
     """Pass on the chunks of a download and show how much has arrived.
 
     Args:
         chunks: The chunks as they arrive.
-        initial: Bytes that were downloaded before.
         total: Size of the file in bytes; None if unknown.
         kind: `auto` shows a bar if standard error is a terminal.
     """
     bar = kind == "bar" or (kind == "auto" and sys.stderr.isatty())
-    done, last_event = initial, time.monotonic()
-    with tqdm(
-        total=total, initial=initial, unit="B", unit_scale=True, file=sys.stderr, disable=not bar, dynamic_ncols=True
-    ) as line:
+    done, last_event = 0, time.monotonic()
+    with tqdm(total=total, unit="B", unit_scale=True, file=sys.stderr, disable=not bar, dynamic_ncols=True) as line:
         for chunk in chunks:
             done += len(chunk)
             yield chunk

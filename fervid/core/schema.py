@@ -1,10 +1,13 @@
-"""The JSON Schema of a record, which `fervid schema` prints."""
+"""The JSON Schema of a record, which `fervid schema` prints; the columns of CSV and parquet are derived from it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from fervid.core.results import SCHEMA_VERSION, Status
+
+MODEL_ROLES = ("detector", "network", "classifier")
 
 
 def record_json_schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, Any]:
@@ -74,6 +77,37 @@ def record_json_schema(command: Literal["classify", "timeline"] = "classify") ->
             ),
         ),
     }
+
+
+def value_types(schema: Mapping[str, Any], labels: Sequence[str]) -> Any:
+    """Return the Python types of a record's values: nested dictionaries, and a list of one type for an array.
+
+    Args:
+        schema: The schema of the record.
+        labels: The classifier's labels.
+    """
+    match schema.get("anyOf", [schema])[0]:
+        case {"properties": properties}:
+            return {name: value_types(value, labels) for name, value in properties.items()}
+        case {"additionalProperties": value}:
+            kind = value_types(value, labels)
+            return dict.fromkeys(labels if kind is float else MODEL_ROLES, kind)
+        case {"items": items}:
+            return [value_types(items, labels)]
+        case {"type": "number"}:
+            return float
+        case {"type": "integer"} | {"const": int()}:
+            return int
+    return str
+
+
+def flatten(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the columns of a record and their values, with nested fields as `error.code`; `people` stays a list."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -1,15 +1,35 @@
-"""Escaping of text for terminals, tables and spreadsheets, because file names may contain anything."""
+"""Format numbers, and escape text for terminals, pages and spreadsheets, because file names may contain anything."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # including escaped text, so that unescaping is exact
 
 
-def escape_control_chars(text: str) -> str:
-    """Escape characters that break a line, control a terminal or reverse the text direction."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def escape_control_chars(text: object) -> str:
+    """Escape lone surrogates, and characters that break a line, control a terminal or reverse the text direction."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], str(text))
+
+
+def format_percent(fraction: float | None, digits: int = 1) -> str:
+    """Format a fraction, such as `76.9 %`; empty for None."""
+    return "" if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def format_interval(
+    figure: Mapping[str, Any], factor: float = 100, unit: str = " %", digits: int = 1, plus: str = ""
+) -> str:
+    """Format a figure with its interval, such as `76.9 % (73.7 to 80.0)`."""
+    value = f"{factor * figure['value']:{plus}z.{digits}f}{unit}"
+    if figure["interval"] is None:
+        return value
+    low, high = (f"{factor * end:{plus}z.{digits}f}" for end in figure["interval"])
+    return f"{value} ({low} to {high})"
 
 
 def plural(count: int, singular: str, plural_form: str = "") -> str:

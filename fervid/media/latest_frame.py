@@ -1,6 +1,6 @@
 """The newest frame of a live source, so that processing stays current.
 
-A thread reads the source. A source that is ahead of real time, such as a file in a pipe, has to wait; of a source that
+A source that is ahead of real time, such as a file in a pipe, has to wait; of a source that
 is ahead of the analysis only the newest frame is kept, and the others are dropped.
 """
 
@@ -11,7 +11,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator
+from contextlib import closing
 
+from fervid.core.prefetch import prefetch
 from fervid.core.records import Frame
 
 MAX_WAIT_S = 0.5
@@ -36,14 +38,11 @@ class LatestFrameSource:
         """
         self.name = name
         self._source, self._max_wait = source, max_wait
-        self._changed = threading.Condition()
-        self._waiting: list[tuple[Frame, float]] = []  # at most one frame, with its time of arrival
+        self._lock = threading.Lock()
         self._earliest = math.inf  # smallest difference between arrival and presentation time
         self._dropped: deque[float] = deque()  # times of the dropped frames
         self._counted_until = 0.0
         self._arrived_at = time.monotonic()
-        self._ended: list[BaseException | None] = []  # one entry at the end: the error of the source, if any
-        self._stop = False
 
     def frames(self) -> Generator[Frame]:
         """Give the newest frame, again and again, until the source ends.
@@ -51,22 +50,10 @@ class LatestFrameSource:
         Raises:
             InputError: The error of the source, after its last frame.
         """
-        threading.Thread(target=self._read, name="fervid-live", daemon=True).start()  # not joined: it may block
-        try:
-            while True:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._waiting or self._ended)
-                    if not self._waiting:
-                        break
-                    frame, self._arrived_at = self._waiting.pop()
-                    self._changed.notify()
+        newest = prefetch(self._arrivals(), max_wait=self._remaining_wait, on_drop=self._drop)
+        with closing(newest):
+            for frame, self._arrived_at in newest:
                 yield frame
-            if self._ended[0] is not None:
-                raise self._ended[0]
-        finally:
-            with self._changed:
-                self._stop = True
-                self._changed.notify()
 
     def dropped_between(self, start: float, end: float) -> int:
         """Count the frames dropped in a window, and those dropped between the previous window and this one.
@@ -75,7 +62,7 @@ class LatestFrameSource:
             start: Start of the window in seconds; windows must be queried in order.
             end: End of the window in seconds.
         """
-        with self._changed:
+        with self._lock:
             while self._dropped and self._dropped[0] < min(start, self._counted_until):
                 self._dropped.popleft()
             self._counted_until = end
@@ -85,28 +72,18 @@ class LatestFrameSource:
         """Return the seconds since the arrival of the latest frame that `frames` gave."""
         return time.monotonic() - self._arrived_at
 
-    def _read(self) -> None:
-        error = None
-        try:
+    def _arrivals(self) -> Generator[tuple[Frame, float]]:
+        """Yield each frame with its time of arrival."""
+        with closing(self._source):
             for frame in self._source:
-                if self._offer(frame):
-                    break
-        except BaseException as raised:  # noqa: BLE001  raised again in `frames`
-            error = raised
-        finally:
-            self._source.close()
-            with self._changed:
-                self._ended.append(error)
-                self._changed.notify()
+                now = time.monotonic()
+                self._earliest = min(self._earliest, now - frame.time)
+                yield frame, now
 
-    def _offer(self, frame: Frame) -> bool:
-        """Replace the waiting frame, once it is taken or `max_wait` is over; return whether to stop reading."""
-        now = time.monotonic()
-        with self._changed:
-            self._earliest = min(self._earliest, now - frame.time)
-            wait = self._earliest + frame.time + self._max_wait - now
-            self._changed.wait_for(lambda: not self._waiting or self._stop, max(0.0, wait))
-            self._dropped.extend(old.time for old, _ in self._waiting)
-            self._waiting = [(frame, now)]
-            self._changed.notify()
-            return self._stop
+    def _remaining_wait(self, arrival: tuple[Frame, float]) -> float:
+        frame, arrived_at = arrival
+        return max(0.0, self._earliest + frame.time + self._max_wait - arrived_at)
+
+    def _drop(self, arrival: tuple[Frame, float]) -> None:
+        with self._lock:
+            self._dropped.append(arrival[0].time)

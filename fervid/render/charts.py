@@ -1,18 +1,27 @@
-"""Charts as SVG, rendered by Vega-Lite when the page is made, so that the page needs no drawing code.
+"""Charts of reports and plots as Vega-Lite specifications, rendered without a network.
 
-Colours are CSS custom properties, so charts follow the theme of the page. Each mark has its description in
-`aria-label`, which the page shows as a tooltip. Labels are untrusted: they are only data of a specification, never
-field names or expressions.
+Colours are CSS custom properties, so the charts of a page follow its theme; plots in files have the light theme. Each
+mark has its description in `aria-label`, which the page shows as a tooltip. Labels are untrusted: they are only data of
+a specification, never field names or expressions.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+from fervid.core.atomic_io import atomic_write
 from fervid.core.errors import UsageError
 
 Values = Sequence[Mapping[str, Any]]
+Chart = dict[str, Any]
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+_PNG_SCALE = 3  # pixels of a PNG for each pixel of the chart
 
 SERIES = 8
 """Number of series colours; further series repeat them with dashed lines."""
@@ -42,12 +51,13 @@ _CONFIG = {
     "legend": _TEXT | {"orient": "top", "columns": 8, "symbolStrokeWidth": 3},
     "text": {"limit": 0},
 }
+_OPTIONS = {"vl_version": "5.20", "allowed_base_urls": []}
 _NOMINAL = {"type": "nominal", "sort": None}
 _PERCENT = {"format": ".0%", "values": [0, 0.2, 0.4, 0.6, 0.8, 1]}
 _DESCRIPTION = {"description": {"field": "description", "type": "nominal"}}
 
 
-def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = False, width: int = 350) -> str:
+def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = False, width: int = 350) -> Chart:
     """Draw a bar for each row.
 
     Args:
@@ -72,10 +82,10 @@ def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = 
         ends = {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y}
         for colour, size in (("var(--card)", 5), ("var(--ink)", 2)):
             layers.append({"mark": {"type": "rule", "aria": False, "color": colour, "size": size}, "encoding": ends})
-    return _to_svg({"width": width, "height": {"step": 28}, "data": _data(values), "layer": layers})
+    return {"width": width, "height": {"step": 28}, "data": _data(values), "layer": layers}
 
 
-def histogram(values: Values, title: str) -> str:
+def histogram(values: Values, title: str) -> Chart:
     """Draw a histogram of values from 0 to 1.
 
     Args:
@@ -87,37 +97,26 @@ def histogram(values: Values, title: str) -> str:
     y = {"field": "count", "type": "quantitative", "title": "clips", "axis": _counts(values, "count")}
     encoding = {"x": x, "x2": {"field": "to"}, "y": y, **_DESCRIPTION}
     mark = {"type": "bar", "color": "var(--accent)", "stroke": "var(--page)", "strokeWidth": 1}
-    return _to_svg({"width": 420, "height": 190, "data": _data(values), "mark": mark, "encoding": encoding})
+    return {"width": 420, "height": 190, "data": _data(values), "mark": mark, "encoding": encoding}
 
 
-def timeline(values: Values, bands: Values, labels: Sequence[str], length: float) -> str:
+def timeline(values: Values, bands: Values, colors: Mapping[str, str], extent: tuple[float, float]) -> Chart:
     """Draw probabilities over time, and below them a band with the label of each window.
 
     Args:
         values: `time`, `label`, `value`; the line is interrupted where the value is None.
         bands: `from`, `to`, `label`, `description`, one for each window.
-        labels: Labels in the order of their colours.
-        length: Length of the axis in seconds.
+        colors: The colour of each label.
+        extent: Start and end of the axis in seconds.
     """
-    colours = {
-        "field": "label",
-        "type": "nominal",
-        "scale": {
-            "domain": [_short(label) for label in labels],
-            "range": [series_color(i) for i in range(len(labels))],
-        },
-        "legend": {"title": None, "symbolType": "stroke"},
-    }
-    dashes = {
-        "field": "label",
-        "type": "nominal",
-        "scale": {
-            "domain": [_short(label) for label in labels],
-            "range": [_DASHES[i // SERIES % len(_DASHES)] for i in range(len(labels))],
-        },
-        "legend": colours["legend"],
-    }
-    axis = {"type": "quantitative", "scale": {"domain": [0, max(length, 1e-3)], "nice": False}}
+    domain = [_short(label) for label in colors]
+    dash_range = [_DASHES[i // SERIES % len(_DASHES)] for i in range(len(colors))]
+    legend = {"title": None, "symbolType": "stroke"}
+    colours, dashes = (
+        {"field": "label", "type": "nominal", "scale": {"domain": domain, "range": values}, "legend": legend}
+        for values in (list(colors.values()), dash_range)
+    )
+    axis = {"type": "quantitative", "scale": {"domain": list(extent), "nice": False}}
     x = {"field": "time", **axis, "axis": {"title": None, "labels": False}}
     y = {"field": "value", "type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _PERCENT, "title": None}
     has_points = len(bands) <= 60
@@ -139,15 +138,22 @@ def timeline(values: Values, bands: Values, labels: Sequence[str], length: float
         "encoding": {"x": over, "x2": {"field": "to"}, "color": filled, **_DESCRIPTION},
     }
     above = {"width": 960, "height": 150, "layer": [lines, hover], "data": _data(values)}
-    return _to_svg({"vconcat": [above, {"width": 960, "height": 18, **band}], "spacing": 4})
+    return {"vconcat": [above, {"width": 960, "height": 18, **band}], "spacing": 4}
 
 
-def matrix(values: Values, columns: int) -> str:
+def message(text: str) -> Chart:
+    """Draw a text instead of a chart."""
+    mark = {"type": "text", "text": text, "color": "var(--faint)", "fontSize": 14}
+    return {"width": 960, "height": 150, "data": {"values": [{}]}, "mark": mark}
+
+
+def matrix(values: Values, columns: int, lines: int = 1) -> Chart:
     """Draw a matrix with a cell for each row, coloured by its share.
 
     Args:
-        values: `row`, `column`, `share`, `count`, `description`.
+        values: `row`, `column`, `share`, `count`, `description`; lines of the count are separated by a newline.
         columns: Number of columns.
+        lines: Lines of the counts.
     """
     cells = [{**row, "row": _short(row["row"]), "column": _short(row["column"])} for row in values]
     x = {"field": "column", **_NOMINAL, "title": "answer", "axis": {"orient": "top", "labelAngle": -40}}
@@ -158,15 +164,16 @@ def matrix(values: Values, columns: int) -> str:
         "encoding": {"x": x, "y": y, "fillOpacity": shade, **_DESCRIPTION},
     }
     numbers = {
-        "mark": {"type": "text", "aria": False, "fontSize": 12, "color": "var(--ink)"},
+        "mark": {"type": "text", "aria": False, "fontSize": 12, "color": "var(--ink)"}
+        | {"lineBreak": "\n", "dy": -7 * (lines - 1)},
         "encoding": {"x": x, "y": y, "text": {"field": "count", "type": "nominal"}},
     }
     step = 52 if columns <= 10 else 38
-    size = {"width": {"step": step}, "height": {"step": 34}}
-    return _to_svg({**size, "data": _data(cells), "layer": [tiles, numbers]})
+    size = {"width": {"step": step}, "height": {"step": 20 + 14 * lines}}
+    return {**size, "data": _data(cells), "layer": [tiles, numbers]}
 
 
-def calibration(values: Values) -> str:
+def calibration(values: Values) -> Chart:
     """Draw accuracy against confidence, and the diagonal of perfect calibration.
 
     Args:
@@ -186,7 +193,7 @@ def calibration(values: Values) -> str:
         {"mark": {"type": "point", "filled": True, "size": 110, "color": "var(--accent)", "opacity": 1}}
         | {"encoding": {"x": x, "y": y, **_DESCRIPTION}},
     ]
-    return _to_svg({"width": 300, "height": 300, "data": _data(values), "layer": layers})
+    return {"width": 300, "height": 300, "data": _data(values), "layer": layers}
 
 
 def series_color(number: int) -> str:
@@ -211,19 +218,56 @@ def _short(label: str) -> str:
     return label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL // 2 - 1]}…{label[-_MAX_LABEL // 2 :]}"
 
 
-def _to_svg(specification: dict[str, Any]) -> str:
-    """Render a Vega-Lite specification.
+def to_svg(chart: Chart) -> str:
+    """Render a chart for a page.
 
     Raises:
         UsageError: vl-convert is not installed.
     """
+    svg: str = renderer().vegalite_to_svg({**chart, "config": _CONFIG}, **_OPTIONS)
+    return svg
+
+
+def plot_format(path: Path) -> str:
+    """Return the format of a plot by the suffix of its file.
+
+    Raises:
+        UsageError: The suffix is unknown, or vl-convert is not installed.
+    """
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise UsageError(f"{path}: unknown suffix of a plot; use one of {' '.join(PLOT_SUFFIXES)}")
+    renderer()
+    return path.suffix.lower().removeprefix(".")
+
+
+def write_plot(chart: Chart, path: Path, *, force: bool) -> None:
+    """Write a chart in the light theme to a file; its suffix selects the format.
+
+    Raises:
+        UsageError: The suffix is unknown, or vl-convert is not installed.
+        OutputError: The file exists, or cannot be written.
+    """
+    format = plot_format(path)
+    theme = files("fervid.render").joinpath("templates", "report.css").read_text(encoding="utf-8")
+    colors = dict(re.findall(r"--([\w-]+): light-dark\((#\w+),", theme))
+    config = {**_CONFIG, "background": "white"}
+    text = re.sub(
+        r'"var\(--([\w-]+)\)"', lambda match: f'"{colors[match[1]]}"', json.dumps({**chart, "config": config})
+    )
+    with atomic_write(path, force=force) as file:
+        scale = {"scale": _PNG_SCALE} if format == "png" else {}
+        plot = getattr(renderer(), f"vegalite_to_{format}")(text, **_OPTIONS, **scale)
+        file.write(plot if isinstance(plot, bytes) else plot.encode())
+
+
+def renderer() -> Any:
+    """Return the package that renders charts.
+
+    Raises:
+        UsageError: It is not installed.
+    """
     try:
         import vl_convert
     except ModuleNotFoundError as error:
-        raise UsageError("`fervid report` needs more packages; pip install 'fervid[report]'") from error
-    svg: str = vl_convert.vegalite_to_svg(
-        {**specification, "config": _CONFIG},
-        vl_version="5.20",
-        allowed_base_urls=[],
-    )
-    return svg
+        raise UsageError("charts need more packages; pip install 'fervid[report]'") from error
+    return vl_convert

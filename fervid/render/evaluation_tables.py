@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from fervid.core.atomic_io import atomic_write
-from fervid.core.errors import UsageError
-from fervid.core.text import plural
+from fervid.core.text import escape_control_chars, format_interval, format_percent, plural
+from fervid.render import charts
 
 FIGURES = {"accuracy": "accuracy", "uar": "unweighted average recall", "f1": "macro F1"}
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def render_report(report: Mapping[str, Any]) -> list[Table]:
@@ -36,7 +32,7 @@ def render_report(report: Mapping[str, Any]) -> list[Table]:
     if "early_exit" in report:
         early_exit = _table("Few frames first", "figure", "")
         for name, value in report["early_exit"].items():
-            early_exit.add_row(name.replace("_", " "), _percent(value))
+            early_exit.add_row(name.replace("_", " "), format_percent(value))
         rendered.append(early_exit)
     return rendered
 
@@ -85,8 +81,8 @@ def _describe_data(data: Mapping[str, Any]) -> str:
 
 def _describe_early_exit(adaptive: Mapping[str, Any]) -> str:
     return (
-        f"looks at {_percent(adaptive['frame_fraction'])} of the frames, with an accuracy of"
-        f" {_percent(adaptive['accuracy'])} instead of {_percent(adaptive['full_rate_accuracy'])}"
+        f"looks at {format_percent(adaptive['frame_fraction'])} of the frames, with an accuracy of"
+        f" {format_percent(adaptive['accuracy'])} instead of {format_percent(adaptive['full_rate_accuracy'])}"
     )
 
 
@@ -101,10 +97,8 @@ def _methods(methods: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         recalls.add_column(Text(label), justify="right")
     for name, report in methods.items():
         parts = (report["answered"], report["all"])
-        figures.add_row(name, *(_figure(part[key]) for part in parts for key in ("accuracy", "uar")))
-        recalls.add_row(
-            name, *("" if share is None else _percent(share) for share in report["answered"]["recall"].values())
-        )
+        figures.add_row(name, *(format_interval(part[key]) for part in parts for key in ("accuracy", "uar")))
+        recalls.add_row(name, *(format_percent(share) for share in report["answered"]["recall"].values()))
     return [figures, recalls]
 
 
@@ -112,7 +106,7 @@ def _regression(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     table = _table("Ratings", "method", "concordance (CCC)", "mean absolute error", "correlation")
     for name, report in reports.items():
         table.add_row(
-            name, *(_figure(report[key], unit="", digits=".3f", factor=1) for key in ("ccc", "mae", "pearson"))
+            name, *(format_interval(report[key], factor=1, unit="", digits=3) for key in ("ccc", "mae", "pearson"))
         )
     return table
 
@@ -131,7 +125,7 @@ def paired_test_table(report: Mapping[str, Any]) -> Table:
     note = f"; theirs was trained on {report['training_clips']:,} of them" if report.get("training_clips") else ""
     table = _table(f"Two classifiers on {plural(report['clips'], 'clip')}{note}", "figure", "ours - theirs")
     for name, title in FIGURES.items():
-        table.add_row(title, _figure(report["difference"][name], unit=" points", digits="+z.1f"))
+        table.add_row(title, format_interval(report["difference"][name], unit=" points", plus="+"))
     table.add_row("clips only ours answers rightly", f"{report['only_a_correct']:,}")
     table.add_row("clips only theirs answers rightly", f"{report['only_b_correct']:,}")
     table.add_row(f"p ({report['test']})", f"{report['p']:.3f}" if report["p"] >= 0.001 else "< 0.001")
@@ -143,31 +137,32 @@ def plot_confusion_matrix(report: Mapping[str, Any], path: Path, *, force: bool 
 
     Args:
         report: An evaluation report of a classifier.
-        path: Output file; its suffix, one of `PLOT_SUFFIXES`, selects the format.
+        path: Output file; its suffix, one of `charts.PLOT_SUFFIXES`, selects the format.
         force: Whether an existing file may be replaced.
 
     Raises:
-        UsageError: The suffix is unknown, or matplotlib is not installed.
+        UsageError: The suffix is unknown, or vl-convert is not installed.
         OutputError: The file exists, or cannot be written.
     """
-    plot = _render_confusion(report, plot_format(path))
-    with atomic_write(path, force=force) as file:
-        file.write(plot)
+    cells = confusion_cells(report["labels"], report["labels"], report["answered"]["confusion"])
+    for cell in cells:
+        cell["count"] = f"{format_percent(cell['share'], 0)}\n{cell['count']:,}" if cell["count"] else ""
+    title = f"{plural(report['answered']['count'], 'clip')} with a face"
+    charts.write_plot({"title": title, **charts.matrix(cells, len(report["labels"]), lines=2)}, path, force=force)
 
 
-def plot_format(path: Path) -> str:
-    """Return the format of a plot by the suffix of its file.
-
-    Raises:
-        UsageError: The suffix is unknown, or matplotlib is not installed.
-    """
-    if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise UsageError(f"{path}: unknown suffix of a plot; use one of {' '.join(PLOT_SUFFIXES)}")
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UsageError("--plot needs matplotlib; pip install 'fervid[plot]'") from error
-    return path.suffix.lower().removeprefix(".")
+def confusion_cells(
+    labels: Sequence[str], columns: Sequence[str], confusion: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
+    """Return the cells of a confusion matrix for `charts.matrix`."""
+    cells = []
+    for label, row in zip(labels, confusion, strict=True):
+        for column, count in zip(columns, row, strict=False):
+            truth, answer = escape_control_chars(label), escape_control_chars(column)
+            description = f"{truth}, answered {answer}: {plural(count, 'clip')} of {sum(row)}"
+            share = count / max(sum(row), 1)
+            cells.append({"row": truth, "column": answer, "count": count, "share": share, "description": description})
+    return cells
 
 
 def _summary(report: Mapping[str, Any]) -> Table:
@@ -175,8 +170,8 @@ def _summary(report: Mapping[str, Any]) -> Table:
     table = _table("Summary, with 95 % intervals", "figure", "clips with a face", "all clips")
     table.add_row("clips", f"{answered['count']:,}", f"{all_clips['count']:,}")
     for name, title in FIGURES.items():
-        table.add_row(title, _figure(answered[name]), _figure(all_clips[name]))
-    table.add_row("calibration error", _percent(report["calibration"]["error"]), "")
+        table.add_row(title, format_interval(answered[name]), format_interval(all_clips[name]))
+    table.add_row("calibration error", format_percent(report["calibration"]["error"]), "")
     return table
 
 
@@ -185,7 +180,7 @@ def _classes(report: Mapping[str, Any]) -> Table:
     table = _table("Classes, clips with a face", "label", "clips", "recall", "precision", "F1")
     for label, row in zip(report["labels"], part["confusion"], strict=True):
         figures = (part[name][label] for name in ("recall", "precision", "f1_each"))
-        table.add_row(Text(label), f"{sum(row):,}", *("" if value is None else _percent(value) for value in figures))
+        table.add_row(Text(label), f"{sum(row):,}", *map(format_percent, figures))
     return table
 
 
@@ -210,39 +205,3 @@ def _table(title: str, first: str, *numeric: str) -> Table:
 
 def _heading(title: str) -> Text:
     return Text(title, "table.title", no_wrap=True, overflow="ignore")
-
-
-def _figure(figure: Mapping[str, Any], unit: str = " %", digits: str = ".1f", factor: int = 100) -> str:
-    """Return a figure with its interval as `76.9 % (73.7 to 80.0)`."""
-    value = f"{factor * figure['value']:{digits}}{unit}"
-    if figure["interval"] is None:
-        return value
-    low, high = (f"{factor * end:{digits}}" for end in figure["interval"])
-    return f"{value} ({low} to {high})"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _render_confusion(report: Mapping[str, Any], format: str) -> bytes:
-    from matplotlib.figure import Figure
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    counts = np.array(report["answered"]["confusion"])[:, :-1]
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    labels = [
-        label.replace("$", r"\$") for label in report["labels"]
-    ]  # matplotlib sets text between two $ as a formula
-    side = 2.5 + 0.8 * len(labels)
-    figure = Figure(figsize=(side, side), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    display = ConfusionMatrixDisplay(shares, display_labels=labels)
-    display.plot(ax=axes, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})
-    for text, share, count in zip(display.text_.flat, shares.flat, counts.flat, strict=True):
-        text.set(text=f"{100 * share:.0f} %\n{count:,}" if count else "", color="white" if share > 0.5 else "black")
-    axes.set(xlabel="answer", ylabel="truth", title=f"{plural(counts.sum(), 'clip')} with a face")
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    plot = io.BytesIO()
-    figure.savefig(plot, format=format)
-    return plot.getvalue()

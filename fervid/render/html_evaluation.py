@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fervid.core.text import escape_control_chars, format_interval, format_percent, plural
 from fervid.render import charts
-from fervid.render.evaluation_tables import FIGURES, trained_on
-from fervid.render.html_format import embed_chart, escape_invisible, format_clips
+from fervid.render.evaluation_tables import FIGURES, confusion_cells, trained_on
+from fervid.render.html_format import embed_chart
 from fervid.render.result_reader import Record
 
 if TYPE_CHECKING:
@@ -173,22 +174,11 @@ def _report(name: str, report: Record) -> ReportView:
 
 
 def _confusion_chart(labels: Sequence[str], columns: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
-    cells = []
-    correct = []
-    for i, (label, row) in enumerate(zip(labels, confusion, strict=True)):
-        truth = escape_invisible(label)
-        correct.append(f"{truth} {row[i]:,} of {sum(row):,}")
-        for column, count in zip(columns, row, strict=False):
-            answer = escape_invisible(column)
-            cells.append(
-                {
-                    "row": truth,
-                    "column": answer,
-                    "count": count,
-                    "share": count / max(sum(row), 1),
-                    "description": f"{truth}, answered {answer}: {format_clips(count)} of {sum(row)}",
-                }
-            )
+    cells = confusion_cells(labels, columns, confusion)
+    correct = [
+        f"{escape_control_chars(label)} {row[i]:,} of {sum(row):,}"
+        for i, (label, row) in enumerate(zip(labels, confusion, strict=True))
+    ]
     return embed_chart(
         charts.matrix(cells, len(columns)),
         f"Confusion matrix, right answers: {', '.join(correct)}; unfold Confusion as a table",
@@ -215,7 +205,7 @@ def _calibration_bin(row: Record) -> dict[str, Any]:
     """Return a bin of the calibration curve with its interval and description."""
     confidence, accuracy, count = row["confidence"], row["accuracy"], row["count"]
     low, high = _wilson_interval(round(accuracy * count), count)
-    description = f"{100 * confidence:.0f} % sure, {100 * accuracy:.0f} % right: {format_clips(count)}"
+    description = f"{format_percent(confidence, 0)} sure, {format_percent(accuracy, 0)} right: {plural(count, 'clip')}"
     return {**row, "low": low, "high": high, "description": description}
 
 
@@ -232,10 +222,8 @@ def _wilson_interval(correct: int, count: int) -> tuple[float, float]:
 def _interval_bar(name: str, value: float, interval: Sequence[float] | None) -> dict[str, Any]:
     """Return a bar of a chart with its interval and description."""
     low, high = interval or (value, value)
-    label = escape_invisible(name)
-    description = f"{label}: {100 * value:.1f} %"
-    if interval:
-        description += f" ({100 * low:.1f} to {100 * high:.1f})"
+    label = escape_control_chars(name)
+    description = f"{label}: {format_interval({'value': value, 'interval': interval})}"
     return {"label": label, "value": value, "low": low, "high": high, "description": description}
 
 

@@ -1,47 +1,22 @@
-"""Formatting of text, numbers and charts for HTML reports."""
+"""Charts and models as HTML."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from fervid.render.charts import Chart, to_svg
 from fervid.render.result_reader import Record
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
-
-def escape_invisible(text: object) -> str:
-    """Replace control characters, bidirectional overrides and lone surrogates by their escape sequences."""
-    return _INVISIBLE.sub(lambda match: ascii(match[0])[1:-1], str(text))
-
-
-def format_percent(fraction: float | None, digits: int = 1) -> str:
-    """Return a fraction as `76.9 %`; empty for None."""
-    return "" if fraction is None else f"{100 * fraction:.{digits}f} %"
-
-
-def format_interval(figure: Record, factor: float = 100, unit: str = " %", digits: int = 1, plus: str = "") -> str:
-    """Return a figure with its interval as `76.9 % (73.7 to 80.0)`."""
-    value = f"{factor * figure['value']:{plus}z.{digits}f}{unit}"
-    if figure["interval"] is None:
-        return value
-    low, high = (f"{factor * end:{plus}z.{digits}f}" for end in figure["interval"])
-    return f"{value} ({low} to {high})"
-
-
-def format_clips(count: int) -> str:
-    """Return `1 clip` or `1,234 clips`."""
-    return f"{count:,} clip{'' if count == 1 else 's'}"
-
-
-def embed_chart(svg: str, description: str) -> Markup:
+def embed_chart(chart: Chart, description: str) -> Markup:
     """Return a chart as HTML with a text alternative; screen readers skip the marks of the SVG."""
     from markupsafe import Markup
 
+    svg = to_svg(chart)
     frame = Markup('<div class="scroll" tabindex="0" role="img" aria-label="{}">{}</div>')
     return frame.format(description, Markup(svg.replace("<svg ", '<svg aria-hidden="true" ', 1)))  # noqa: S704
 

@@ -13,9 +13,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from fervid.core.errors import UsageError
+from fervid.core.text import escape_control_chars, format_interval, format_percent
 from fervid.render import charts
 from fervid.render.html_evaluation import EvaluationView, build_evaluation_view
-from fervid.render.html_format import escape_invisible, format_interval, format_percent
 from fervid.render.html_run import RunView, build_run_view
 from fervid.render.html_timeline import TimelinesView, build_timelines_view
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun
@@ -72,7 +72,7 @@ def render_html(
 def check_dependencies() -> None:
     """Raise `UsageError` if the packages of the extra `report` are not installed."""
     _environment()
-    charts.bars([{"label": "", "value": 1, "description": ""}], "")
+    charts.renderer()
 
 
 def _environment() -> Environment:
@@ -87,7 +87,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: escape_invisible(value) if type(value) is str else value,
+        finalize=lambda value: escape_control_chars(value) if type(value) is str else value,
     )
     environment.filters |= {"percent": format_percent, "figure": format_interval}
     return environment

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fervid.core.text import escape_control_chars, format_percent, plural
 from fervid.render import charts
-from fervid.render.html_format import embed_chart, escape_invisible, format_clips, list_models
+from fervid.render.html_format import embed_chart, list_models
 from fervid.render.result_reader import Record
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ def _label_bars(classified: Sequence[Record]) -> list[dict[str, Any]]:
     labels = list(dict.fromkeys(label for record in classified for label in record["probabilities"]))
     bars = []
     for label in sorted(labels, key=lambda label: -counts[label]):
-        count, name = counts[label], escape_invisible(label)
-        description = f"{name}: {format_clips(count)}, {100 * count / len(classified):.0f} %"
+        count, name = counts[label], escape_control_chars(label)
+        description = f"{name}: {plural(count, 'clip')}, {format_percent(count / len(classified), 0)}"
         bars.append({"label": name, "value": count, "description": description})
     return bars
 
@@ -114,7 +115,7 @@ def _confidence_bins(classified: Sequence[Record]) -> list[dict[str, Any]]:
             "from": i / n,
             "to": (i + 1) / n,
             "count": counts[i],
-            "description": f"{100 * i // n} to {100 * (i + 1) // n} %: {format_clips(counts[i])}",
+            "description": f"{100 * i // n} to {100 * (i + 1) // n} %: {plural(counts[i], 'clip')}",
         }
         for i in range(n)
     ]
@@ -124,7 +125,7 @@ def _confidence_chart(bins: Sequence[dict[str, Any]], clips: int) -> Markup:
     mode = max(bins, key=lambda row: row["count"])
     return embed_chart(
         charts.histogram(bins, "confidence"),
-        f"Histogram of the confidence of {format_clips(clips)}, most often {mode['description']}; unfold Confidences"
+        f"Histogram of the confidence of {plural(clips, 'clip')}, most often {mode['description']}; unfold Confidences"
         " as a table",
     )
 
@@ -135,14 +136,14 @@ def _row(record: Record) -> list[Any]:
     second = max(others, key=lambda other: other[0], default=None)
     error = record["error"]
     return [
-        escape_invisible(record["path"]),
+        escape_control_chars(record["path"]),
         record["status"].replace("_", " "),
-        None if record["label"] is None else escape_invisible(record["label"]),
+        None if record["label"] is None else escape_control_chars(record["label"]),
         record["confidence"],
-        escape_invisible(f"{second[1]} {100 * second[0]:.0f} %") if second else None,
+        escape_control_chars(f"{second[1]} {format_percent(second[0], 0)}") if second else None,
         len(record["people"]),
         record["duration_s"],
-        escape_invisible(f"{error['code']}: {error['message']}") if error else None,
+        escape_control_chars(f"{error['code']}: {error['message']}") if error else None,
     ]
 
 

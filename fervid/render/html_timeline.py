@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fervid.core.text import escape_control_chars
 from fervid.render import charts
-from fervid.render.html_format import embed_chart, escape_invisible, list_models
+from fervid.render.html_format import embed_chart, list_models
+from fervid.render.person_spans import Span, person_spans
 from fervid.render.result_reader import Record
+from fervid.render.timeline_chart import draw_person, extent
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -138,10 +140,6 @@ def _clip(path: str, windows: Sequence[Record], highlights: ClipHighlights | Non
     timed = [window for window in windows if None not in (window["start_s"], window["end_s"])]
     labels = list(dict.fromkeys(label for window in windows for label in window["probabilities"] or ()))
     duration = max((window["end_s"] for window in timed), default=0.0)
-    people: dict[int, dict[float, Record]] = {}
-    for window in timed:
-        for person in window["people"]:
-            people.setdefault(person["id"], {})[window["start_s"]] = person
     counts = Counter(window["label"] for window in windows if window["label"] is not None)
     return ClipView(
         path=path,
@@ -150,19 +148,10 @@ def _clip(path: str, windows: Sequence[Record], highlights: ClipHighlights | Non
         classified=sum(counts.values()),
         labels=counts.most_common(),
         errors=list(dict.fromkeys(window["error"]["message"] for window in windows if window["error"])),
-        people=[
-            _person(number, person_windows, timed, labels, duration)
-            for number, person_windows in sorted(people.items(), key=_by_time_in_view)
-        ],
+        people=[_person(number, timed, spans, labels) for number, spans in person_spans(timed).items()],
         highlights=[_highlight(highlight) for highlight in highlights.highlights] if highlights else [],
         note=highlights.note if highlights else "",
     )
-
-
-def _by_time_in_view(person: tuple[int, Mapping[float, Record]]) -> tuple[float, int]:
-    """Sort people as `person_spans.person_spans` does."""
-    number, windows = person
-    return -sum(window["seconds"] for window in windows.values()), number
 
 
 def _window(window: Record) -> WindowView:
@@ -177,75 +166,31 @@ def _window(window: Record) -> WindowView:
     )
 
 
-def _person(
-    number: int, by_start: Mapping[float, Record], windows: Sequence[Record], labels: Sequence[str], duration: float
-) -> PersonView:
-    """Build the view of a person from what its windows say of it, by their start."""
-    starts = [window["start_s"] for window in windows]
-    step = min((b - a for a, b in pairwise(starts) if b > a), default=duration or 1.0)
-    points = _chart_points(by_start, windows, labels)
-    bands = _chart_bands(by_start, windows, step)
-    counts = Counter(person["label"] for person in by_start.values())
-    label_counts = ", ".join(f"{escape_invisible(label)} in {count}" for label, count in counts.most_common())
-    attributes = _attributes(list(by_start.values()))
+def _person(number: int, windows: Sequence[Record], spans: Sequence[Span], labels: Sequence[str]) -> PersonView:
+    """Build the view of a person from the windows of a clip and the spans of the person's chart."""
+    people = [
+        (window["start_s"], person) for window in windows for person in window["people"] if person["id"] == number
+    ]
+    counts = Counter(person["label"] for _, person in people)
+    label_counts = ", ".join(f"{escape_control_chars(label)} in {count}" for label, count in counts.most_common())
+    attributes = _attributes([person for _, person in people])
+    colors = {label: charts.series_color(i) for i, label in enumerate(labels)}
     return PersonView(
         id=number,
-        visible_windows=len(by_start),
+        visible_windows=len(people),
         windows=len(windows),
         attribute_text=f", estimated {', '.join(attributes)}" if attributes else "",
         chart=embed_chart(
-            charts.timeline(points, bands, [escape_invisible(label) for label in labels], duration or step),
-            f"Line chart: probability of each label over time for person {number}. Of {len(by_start)} windows"
+            draw_person(spans, colors, extent(windows)),
+            f"Line chart: probability of each label over time for person {number}. Of {len(people)} windows"
             f" {label_counts}; unfold Person {number} as a table",
         ),
         labels=list(labels),
         rows=[
             (start, person["label"], [person["probabilities"].get(label) for label in labels])
-            for start, person in sorted(by_start.items())
+            for start, person in sorted(people, key=lambda row: row[0])
         ],
     )
-
-
-def _chart_points(
-    by_start: Mapping[float, Record], windows: Sequence[Record], labels: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return a point for each label in the middle of each window; None as value where the person is not visible."""
-    points = []
-    for window in windows:
-        middle, person = (window["start_s"] + window["end_s"]) / 2, by_start.get(window["start_s"])
-        for label in labels:
-            value = person["probabilities"].get(label) if person else None
-            points.append({"time": middle, "label": escape_invisible(label), "value": value})
-    return points
-
-
-def _chart_bands(by_start: Mapping[float, Record], windows: Sequence[Record], step: float) -> list[dict[str, Any]]:
-    """Return a band for each window with the person: around its middle, at most as wide as the step of windows.
-
-    The first band reaches back to the start of its window, the last one on to the end.
-    """
-    bands = []
-    for window in windows:
-        start, end = window["start_s"], window["end_s"]
-        if not (person := by_start.get(start)):
-            continue
-        middle, half = (start + end) / 2, min(step, end - start or step) / 2
-        left, right = middle - half, middle + half
-        if window is windows[0]:
-            left = start
-        if window is windows[-1]:
-            right = max(end, right)
-        best = sorted(person["probabilities"].items(), key=lambda item: -item[1])[:3]
-        probabilities = ", ".join(f"{escape_invisible(label)} {100 * value:.0f} %" for label, value in best)
-        bands.append(
-            {
-                "from": left,
-                "to": right,
-                "label": escape_invisible(person["label"]),
-                "description": f"{round(start, 2):g} to {round(end, 2):g} s: {probabilities}",
-            }
-        )
-    return bands
 
 
 def _attributes(windows: Sequence[Record]) -> list[str]:
@@ -280,9 +225,9 @@ def _highlight(highlight: Highlight) -> HighlightView:
 def _contribution_chart(contributions: Sequence[tuple[str, float]]) -> Markup:
     bars = [
         {
-            "label": escape_invisible(name),
+            "label": escape_control_chars(name),
             "value": value,
-            "description": f"{escape_invisible(name)}: {100 * value:+.1f} points",
+            "description": f"{escape_control_chars(name)}: {100 * value:+.1f} points",
         }
         for name, value in contributions
     ]

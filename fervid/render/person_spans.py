@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
+from typing import Any
 
-from fervid.core.results import Prediction, WindowResult
+from fervid.core.results import WindowResult
 
 TIME_EPS = 1e-6  # seconds; sums of times are not exact
 
-Spans = list[tuple[float, float, Prediction]]  # start, end and prediction
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """The time for which a window stands in a chart, in seconds, and what the window says of a person."""
+
+    start: float
+    end: float
+    window: Record
+    person: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,50 +43,45 @@ class LabelSpan:
     confidence: float
 
 
-def person_spans(windows: Sequence[WindowResult]) -> dict[int, Spans]:
-    """Return start, end and prediction of each window by person, the person visible longest first.
+def person_spans(windows: Sequence[Record]) -> dict[int, list[Span]]:
+    """Return the spans of each person by id, the person visible longest first.
 
-    Windows overlap, so each covers the time around its middle, half-way to its neighbours; the first extends to its
+    Windows overlap, so each stands for the time around its middle, half-way to its neighbours; the first extends to its
     start and the last to its end. Windows in which a person is visible for less than half of the time are gaps, unless
     the person is never visible for longer.
     """
-    timed = [
-        (window.start_s, window.end_s, window)
-        for window in windows
-        if window.start_s is not None and window.end_s is not None
-    ]
-    middles = [(start + end) / 2 for start, end, _ in timed]
+    timed = [window for window in windows if None not in (window["start_s"], window["end_s"])]
+    middles = [(window["start_s"] + window["end_s"]) / 2 for window in timed]
     bounds = [(before + after) / 2 for before, after in pairwise(middles)]
     step = min((after - before for before, after in pairwise(middles)), default=math.inf)
-    spans: dict[int, Spans] = {}
-    seconds: dict[int, float] = {}
-    longest: dict[int, float] = {}
-    for person in (person for *_, window in timed for person in window.people):
-        seconds[person.id] = seconds.get(person.id, 0.0) + person.seconds
-        longest[person.id] = max(longest.get(person.id, 0.0), person.seconds)
-    for number, (start, end, window) in enumerate(timed):
-        left = start if number == 0 else max(bounds[number - 1], middles[number] - step)
-        right = end if number == len(timed) - 1 else min(bounds[number], middles[number] + step)
-        for person in window.people:
-            if person.seconds >= min(window.duration_s or 0.0, longest[person.id]) / 2:
-                spans.setdefault(person.id, []).append((left, right, person.prediction))
-    return {number: spans[number] for number in sorted(spans, key=lambda number: (-seconds[number], number))}
+    spans: dict[int, list[Span]] = {}
+    seconds: dict[int, list[float]] = {}
+    for person in (person for window in timed for person in window["people"]):
+        seconds.setdefault(person["id"], []).append(person["seconds"])
+    for i, window in enumerate(timed):
+        left = window["start_s"] if i == 0 else max(bounds[i - 1], middles[i] - step)
+        right = window["end_s"] if i == len(timed) - 1 else min(bounds[i], middles[i] + step)
+        for person in window["people"]:
+            if person["seconds"] >= min(window["duration_s"] or 0.0, max(seconds[person["id"]])) / 2:
+                spans.setdefault(person["id"], []).append(Span(left, right, window, person))
+    return {number: spans[number] for number in sorted(spans, key=lambda number: (-sum(seconds[number]), number))}
 
 
 def label_spans(windows: Sequence[WindowResult]) -> dict[int, list[LabelSpan]]:
     """Return the labels of each person over time, by ascending id: `person_spans`, with equal neighbours merged."""
-    return {person: list(_merge_labels(spans)) for person, spans in sorted(person_spans(windows).items())}
+    spans = person_spans([window.as_dict() for window in windows])
+    return {person: list(_merge_labels(spans[person])) for person in sorted(spans)}
 
 
-def _merge_labels(spans: Spans) -> Iterator[LabelSpan]:
-    runs: list[Spans] = []
+def _merge_labels(spans: Sequence[Span]) -> Iterator[LabelSpan]:
+    runs: list[list[Span]] = []
     for span in spans:
-        start, _, prediction = span
-        if runs and start - runs[-1][-1][1] <= TIME_EPS and prediction.label == runs[-1][-1][2].label:
+        last = runs[-1][-1] if runs else None
+        if last and span.start - last.end <= TIME_EPS and span.person["label"] == last.person["label"]:
             runs[-1].append(span)
         else:
             runs.append([span])
     for run in runs:
-        start_ms, end_ms = round(1000 * run[0][0]), round(1000 * run[-1][1])
-        confidence = fmean(prediction.confidence for *_, prediction in run)
-        yield LabelSpan(start_ms, max(end_ms, start_ms + 1), run[0][2].label, confidence)
+        start_ms, end_ms = round(1000 * run[0].start), round(1000 * run[-1].end)
+        confidence = fmean(span.person["confidence"] for span in run)
+        yield LabelSpan(start_ms, max(end_ms, start_ms + 1), run[0].person["label"], confidence)

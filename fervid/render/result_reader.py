@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from fervid.core.errors import UsageError
 from fervid.core.results import SCHEMA_VERSION
+from fervid.core.schema import flatten, record_json_schema, value_types
 from fervid.core.text import unescape_formula
 from fervid.render.result_schema import find_record_error, find_report_error
 
@@ -27,7 +28,7 @@ _Rows = Iterable[tuple[str, Any]]  # pairs of a position in the file and a value
 MAX_FILE_BYTES = 2**30
 _PART_NAME = re.compile(r"part-\d{5,}\.parquet")
 _PART_COLUMNS = ("size", "mtime_ns", "run")  # columns of parquet that are not part of the record
-_TEXT_COLUMNS = frozenset({"path", "status", "label", "error.code", "error.message", "baseline.kind"})
+_TEXT_COLUMNS = frozenset(name for name, kind in flatten(value_types(record_json_schema(), ())) if kind is str)
 _EXPECTED = (
     "expected the output of `fervid classify -o`, `fervid timeline -o`, or `fervid evaluate` or `compare` with"
     " --format json"
@@ -242,7 +243,7 @@ def _unflatten(path: Path, position: str, cells: Mapping[str, str]) -> dict[str,
 def _parse_cell(path: Path, position: str, column: str, cell: str) -> Any:
     if column == "path":
         return unescape_formula(cell)
-    if column in _TEXT_COLUMNS or column.startswith("model."):
+    if column in _TEXT_COLUMNS:
         return unescape_formula(cell) or None
     return _parse_json(path, f"{position}, {column},", cell) if cell else None
 

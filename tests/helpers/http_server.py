@@ -36,16 +36,9 @@ class Request(BaseHTTPRequestHandler):
         self.end_headers()
 
     def whole(self, data: bytes) -> None:
-        """The file, or the part that is asked for, as a good server gives it."""
-        begin = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
-        if begin >= len(data):
-            self.head(416, Content_Range=f"bytes */{len(data)}", Content_Length=0)
-            return
-        if begin:
-            self.head(206, Content_Length=len(data) - begin, Content_Range=f"bytes {begin}-{len(data) - 1}/{len(data)}")
-        else:
-            self.head(Content_Length=len(data))
-        self.wfile.write(data[begin:])
+        """The file, as a good server gives it."""
+        self.head(Content_Length=len(data))
+        self.wfile.write(data)
 
 
 class Server(ThreadingHTTPServer):

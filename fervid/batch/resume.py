@@ -1,0 +1,71 @@
+"""Which results of an interrupted run are still current when it is resumed, for every resumable output."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, astuple, dataclass
+from typing import get_args
+
+from fervid import __version__
+from fervid.analysis.pipeline import Classifier
+from fervid.core.results import SCHEMA_VERSION, Status
+from fervid.media import remote_files
+
+FINAL_STATUSES = ("ok", "no_face")
+"""Statuses of records that a resumed run keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeEntry:
+    """A result that was written: a line of a ledger, columns of a parquet row, or part of a line of observations.
+
+    Attributes:
+        path: The clip.
+        size: Its size in bytes before it was read.
+        mtime_ns: Its modification time before it was read, in nanoseconds.
+        run: Fingerprint of the run that made the record.
+        status: Status of the record.
+        record: Digest of the record's line in a JSON Lines file.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    run: str
+    status: Status
+    record: str = ""
+
+    def __post_init__(self) -> None:
+        types = (str, int, int, str, str, str)
+        if tuple(type(value) for value in astuple(self)) != types or self.status not in get_args(Status):
+            raise ValueError(f"invalid resume entry: {self}")
+
+    def is_current(self, run: str, stamp: tuple[int, int] | None) -> bool:
+        """Return whether to keep the record: its clip is not in this run, was deleted, or is unchanged.
+
+        Args:
+            run: Fingerprint of this run.
+            stamp: Current size and modification time of the clip; None if it is not in this run.
+        """
+        if stamp is None:
+            return True
+        unchanged = stamp == remote_files.MISSING or (self.run == run and stamp == (self.size, self.mtime_ns))
+        return unchanged and self.status in FINAL_STATUSES
+
+
+def run_fingerprint(classifier: Classifier) -> str:
+    """Return a short digest of what a record depends on beside the clip: version, models and options."""
+    models = {role: asdict(identity) for role, identity in classifier.models.items()}
+    run = [__version__, SCHEMA_VERSION, models, asdict(classifier.options)]
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_stamp(path: str) -> tuple[int, int]:
+    """Return the size in bytes and the modification time in nanoseconds of a clip; `remote_files.MISSING` if none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return remote_files.file_stamp(path) if remote_files.is_url(path) else remote_files.MISSING
+    return status.st_size, status.st_mtime_ns
