@@ -27,7 +27,6 @@ from fervid.training.network import (
     FaceNetwork,
     Heads,
     build,
-    load_exported,
     supports_bfloat16,
     to_tensor,
 )
@@ -97,14 +96,14 @@ def compute_teacher_logits(
         For each set of n faces, (n, 8 + 7) logits of expression and of the FER2013 label.
     """
     prior = sets["expressions"].votes.mean(axis=0)
-    sums: dict[str, FloatArray] = {}
+    averages: dict[str, FloatArray] = {}
     for teacher in teachers:
         logits = {name: _mirror_averaged_logits(faces, teacher, cache) for name, faces in sets.items()}
         offset = remove_class_prior(logits["expressions"][:, : len(CLASSES)], prior)
         for name, values in logits.items():
             values[:, : len(CLASSES)] += offset
-            sums[name] = sums.get(name, np.zeros(1, np.float32)) + values / len(teachers)
-    return sums
+            averages[name] = np.asarray(averages.get(name, 0.0) + values / len(teachers), np.float32)
+    return averages
 
 
 def _mirror_averaged_logits(faces: FaceDataset, teacher: Teacher, cache: Path) -> FloatArray:
@@ -113,7 +112,7 @@ def _mirror_averaged_logits(faces: FaceDataset, teacher: Teacher, cache: Path) -
 
     def average() -> Arrays:
         sides = [teacher.predict_logits(faces, mirrored) for mirrored in (False, True)]
-        return {"logits": np.mean(sides, axis=0, dtype=np.float32)}
+        return {"logits": np.asarray(np.mean(sides, axis=0), np.float32)}
 
     return load_or_compute(cache / f"taught-{key[:16]}.npz", average)["logits"]
 
@@ -221,15 +220,9 @@ def pseudo_label(faces: FaceDataset, run: Path) -> FaceDataset:
 def load_run(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
     """Load the recipe, the network with averaged weights, and the metadata of a finished run.
 
-    Args:
-        path: Checkpoint, or float32 ONNX file that was exported from one of `mobilenetv1`.
-
     Raises:
-        ValueError: As `checkpoint.load_final_weights`, or the ONNX file is not such an export.
-        FervidError: The ONNX file is not a model.
+        ValueError: As `checkpoint.load_final_weights`.
     """
-    if path.suffix == EXPORTED:
-        return _load_exported_run(path)
     metadata, weights = checkpoint.load_final_weights(path, "data")
     recipe = TrainConfig.from_dict(metadata["recipe"])
     network = build(recipe.backbone)
@@ -238,12 +231,3 @@ def load_run(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
     if isinstance(network.backbone, mobilenet.MobileNetV1):
         network.backbone = mobilenet.fold_batch_norm(network.backbone)
     return recipe, network.eval(), metadata
-
-
-def _load_exported_run(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
-    card = registry.load_model(str(path), "network").card
-    recipe = TrainConfig.from_dict(card["recipe"])
-    network = build("mobilenetv1")
-    load_exported(network, path)
-    network.autocast = False
-    return recipe, network.eval(), {"recipe": card["recipe"], "earlier": card["earlier"], "data": card["data_sha256"]}

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from typer.testing import CliRunner, Result
@@ -160,7 +159,8 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
     for model in (small, whole):
         assert {name: model.card["recipe"][name] for name in SMALL} == SMALL
         assert model.card["data_sha256"].items() >= {name: read[name].digest() for name in read}.items()
-        assert [len(model.card[name]) for name in ("expression_offsets", "fer2013_offsets")] == [8, 7]
+        assert model.card["expression_shift"] in export.SHIFTS
+        assert model.card["fer2013_shift"] in export.SHIFTS
         assert len({(f["dataset"], f["protocol"]) for f in model.card["figures"]}) == 11
     listed = json.loads((path.parent / "manifest.json").read_text())["models"]
     assert {name: entry["sha256"] for name, entry in listed.items()} == {
@@ -169,25 +169,9 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
     }
     operators = [node.op_type for node in onnx.load(path).graph.node]
     assert operators.count("Conv") == 1 + 2 * len(BLOCKS)
-    assert operators.count("QuantizeLinear") >= operators.count("Conv") - 3 - export.FLOAT_FIRST
+    assert operators.count("QuantizeLinear") >= operators.count("Conv") - 1 - export.FLOAT_FIRST
     assert operators.count("Clip") == export.FLOAT_FIRST, "the others are folded into the convolutions before them"
     assert path.stat().st_size < 0.4 * path.with_name("toy-fp32.onnx").stat().st_size
-
-
-def test_export_takes_its_own_float32_file(
-    exported: tuple[Path, Result], sources: DatasetPaths, cache: Path, tmp_path: Path
-) -> None:
-    source = exported[0].with_name("toy-fp32.onnx")
-    result = run("export", source, "--data", sources.root, "--cache", cache, "-o", tmp_path / "again.onnx")
-    assert (result.exit_code, result.stderr) == (0, "")
-    again = registry.load_model(str(tmp_path / "again-fp32.onnx"), "network")
-    assert again.card["recipe"] == registry.load_model(str(source), "network").card["recipe"]
-    crops = np.random.default_rng(0).normal(size=(2, 3, *[again.card["input"]["size"]] * 2)).astype(np.float32)
-    before, after = (
-        model.session.run(["embedding"], {"crops": crops})[0]
-        for model in (registry.load_model(str(source), "network"), again)
-    )
-    np.testing.assert_allclose(after, before, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["toy", "toy-fp32"])

@@ -162,3 +162,26 @@ def test_the_small_file_answers_nearly_as_the_float_one_for_any_number_of_faces(
             assert isinstance(tensor.shape[0], str | None)
     for count in (1, 3, BATCH):
         np.testing.assert_allclose(small(crops[:count]).embedding, scores.embedding[:count], atol=1e-5)
+
+
+COMMON, RARE = CLASSES.index("happiness"), CLASSES.index("contempt")
+PRIOR = np.float32([0.05, 0.05, 0.04, 0.05, 0.7, 0.04, 0.04, 0.03])
+
+
+@pytest.mark.parametrize(
+    ("of_common", "of_rare", "factor"),
+    [((2.0, 0.0), (1.0, 0.5), -0.2), ((0.0, 0.5), (0.0, 3.0), 0.2), ((1.0, 0.0), (0.0, 1.0), 0.0)],
+    ids=["the rare class lacks", "the common class lacks", "nothing lacks"],
+)
+def test_the_shift_gives_a_class_what_it_lacks_and_no_more(
+    of_common: tuple[float, float], of_rare: tuple[float, float], factor: float
+) -> None:
+    labels = np.repeat([COMMON, RARE], [40, 10])
+    logits = np.full((50, 8), -9, np.float32)
+    logits[:40, [COMMON, RARE]], logits[40:, [COMMON, RARE]] = of_common, of_rare
+    network = mini_datasets.network()
+    before = network.expression.bias.detach().clone()
+    assert export.calibrate_logit_shift(network.expression, [(logits, labels)], PRIOR) == factor
+    moved = (network.expression.bias.detach() - before).numpy()
+    np.testing.assert_allclose(moved, factor * np.log(PRIOR), atol=1e-6)
+    assert ((logits + moved).argmax(axis=1) == labels).all()
