@@ -467,7 +467,7 @@ def test_only_the_labels_that_are_asked_for_are_answered(smile: Path) -> None:
 
 def test_an_adaptive_rate_stops_when_the_classifier_is_sure(tmp_path: Path) -> None:
     levels = [{"stride": stride, "confidence": 0.9} for stride in (8, 4, 2)]
-    family = toy_models.family(tmp_path, adaptive={"levels": levels})
+    family = toy_models.family(tmp_path, early_exit={"levels": levels})
     flags = [*toy_models.flags(family), f"--min-face={toy_models.FACE}"]
     (tmp_path / "videos").mkdir()
     for name, colour in (("sure", toy_models.SECOND), ("unsure", toy_models.NEITHER)):
@@ -491,7 +491,7 @@ def test_a_classifier_without_thresholds_cannot_be_asked_early(tmp_path: Path, s
     flags = toy_models.flags(toy_models.family(tmp_path))
     result = classify(smile, *flags, "--adaptive")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "toy-classifier was has no early exits" in result.stderr
+    assert "toy-classifier has no early exits" in result.stderr
 
 
 def test_failing_fast_marks_the_rest_as_skipped(broken: Path, smile: Path) -> None:

@@ -155,7 +155,9 @@ def matrix(values: Values, columns: int, lines: int = 1) -> Chart:
         columns: Number of columns.
         lines: Lines of the counts.
     """
-    cells = [{**row, "row": _short(row["row"]), "column": _short(row["column"])} for row in values]
+    cells = [
+        {**row, "row": _short(row["row"]), "column": _short(row["column"]), "count": str(row["count"])} for row in values
+    ]
     x = {"field": "column", **_NOMINAL, "title": "answer", "axis": {"orient": "top", "labelAngle": -40}}
     y = {"field": "row", **_NOMINAL, "title": "truth"}
     shade = {"field": "share", "type": "quantitative", "scale": {"domain": [0, 1], "range": [0, 0.6]}, "legend": None}

@@ -73,9 +73,9 @@ def _describe_data(data: Mapping[str, Any]) -> str:
     people = f" of {plural(data['people'], 'person', 'people')}" if data.get("people") is not None else ""
     parts = [f"{data['name']}: {plural(count, 'clip')}{classes}{people}"]
     if data.get("no_face"):
-        parts.append(f"{plural(data['faceless'], 'more shows', 'more show')} no face")
+        parts.append(f"{plural(data['no_face'], 'more shows', 'more show')} no face")
     if data.get("unreadable"):
-        parts.append(f"{data['broken']:,} left out because of errors")
+        parts.append(f"{data['unreadable']:,} left out because of errors")
     return "; ".join(parts)
 
 

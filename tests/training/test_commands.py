@@ -268,7 +268,7 @@ def test_a_run_that_is_not_finished_cannot_be_exported(
     [
         (["--pretrained", "gone"], 2, "gone cannot initialise mobilenetv1"),
         (["--backbone", "wat"], 2, "unknown backbone 'wat'"),
-        (["--teacher", "wat"], 4, "network 'wat' cannot be read"),
+        (["--teacher", "wat"], 4, "face model 'wat' cannot be read"),
         (["--teacher", "runs/gone.safetensors"], 4, "runs/gone.safetensors"),
     ],
 )
