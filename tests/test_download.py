@@ -85,7 +85,7 @@ def fails(words: str, name: str = "yunet", error: type[Exception] = DownloadFail
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_model_is_saved_in_the_data_folder(server: Server, place: Path, name: str) -> None:
+def test_model_is_saved_in_data_folder(server: Server, place: Path, name: str) -> None:
     assert download_model(name, "none", LOOPBACK)
     assert left(place) == {f"{name}.onnx": DATA}
     ((path, headers),) = server.asked
@@ -102,7 +102,7 @@ def test_installed_model_is_not_downloaded_again(server: Server, place: Path, na
 
 
 @pytest.mark.parametrize("wrong", [b"", DATA[:-1], DATA + b"x", bytes(len(DATA))])
-def test_a_wrong_file_is_replaced(place: Path, wrong: bytes) -> None:
+def test_wrong_file_is_replaced(place: Path, wrong: bytes) -> None:
     place.mkdir(parents=True)
     (place / "yunet.onnx").write_bytes(wrong)
     assert download_model("yunet", "none", LOOPBACK)
@@ -189,7 +189,7 @@ def test_stalled_download_fails(
     assert "yunet.onnx" not in left(place)
 
 
-def test_refused_connection_names_the_proxy_variable(place: Path) -> None:
+def test_refused_connection_names_proxy_variable(place: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # without listening
         entry("yunet", url=f"http://127.0.0.1:{taken.getsockname()[1]}/model.onnx")
@@ -202,7 +202,7 @@ def no_http(request: Request) -> None:
 
 
 @pytest.mark.parametrize("answer", [no_http, lambda request: None], ids=["other", "hangs up"])
-def test_invalid_response_names_the_url(server: Server, place: Path, answer: Callable[[Request], None]) -> None:
+def test_invalid_response_names_url(server: Server, place: Path, answer: Callable[[Request], None]) -> None:
     server.answer = answer
     fails(rf"{server.url}/model\.onnx cannot be downloaded")
     assert left(place) == {}
@@ -226,7 +226,7 @@ def length(said: int) -> Callable[[Request], None]:
     return answer
 
 
-def test_length_above_the_limit_is_refused(server: Server, place: Path) -> None:
+def test_length_above_limit_is_refused(server: Server, place: Path) -> None:
     for name, said in (("yunet", len(DATA) + 1), ("hsemotion-b0", 2**40)):
         server.answer = length(said)
         fails(f"sent another file than was published: it has {said:,} bytes, more than", name, ChecksumMismatch)
@@ -329,7 +329,7 @@ def test_complete_partial_file_needs_no_network(server: Server, place: Path) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("begun", [b"x" * 5000, DATA + b"x", bytes(len(DATA)), bytes(40_000_000)], ids=len)
-def test_download_that_cannot_be_continued_restarts(server: Server, place: Path, name: str, begun: bytes) -> None:
+def test_download_restarts_without_range_support(server: Server, place: Path, name: str, begun: bytes) -> None:
     partial(place, name, begun)
     assert download_model(name, "none", LOOPBACK)
     assert server.asked[-1][1].get("range") is None
@@ -359,7 +359,7 @@ def no_part_named(request: Request) -> None:
 
 
 @pytest.mark.parametrize(("answer", "asked"), [(ignores_ranges, 1), (another_part, 2), (no_part_named, 2)])
-def test_server_without_ranges_sends_the_complete_file(
+def test_server_without_ranges_sends_complete_file(
     server: Server, place: Path, answer: Callable[[Request], None], asked: int
 ) -> None:
     partial(place, "yunet", DATA[:9000])
@@ -468,7 +468,7 @@ def heavy(request: Request) -> None:
         request.wfile.write(bytes(100_000))
 
 
-def test_body_of_a_redirect_is_not_read(server: Server, place: Path) -> None:
+def test_body_of_redirect_is_not_read(server: Server, place: Path) -> None:
     server.answer = heavy
     assert download_model("yunet", "none", LOOPBACK)
     assert left(place) == {"yunet.onnx": DATA}
@@ -477,14 +477,14 @@ def test_body_of_a_redirect_is_not_read(server: Server, place: Path) -> None:
 # Proxies
 
 
-def test_proxy_of_the_environment_is_used(server: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_environment_is_used(server: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry("yunet", url="http://models.example/model.onnx")
     monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://user:secret@"))
     assert download_model("yunet", "none", LOOPBACK)
     assert [path for path, _ in server.asked] == ["http://models.example/model.onnx"]
 
 
-def test_proxy_password_is_sent_to_the_proxy_only(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_password_is_sent_to_proxy_only(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     entry("yunet", url="http://models.example/model.onnx")
     monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://user:secret@"))
     with serving() as direct:
@@ -496,7 +496,7 @@ def test_proxy_password_is_sent_to_the_proxy_only(server: Server, monkeypatch: p
     assert "proxy-authorization" not in direct.asked[0][1]
 
 
-def test_https_uses_the_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_uses_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     entry("yunet", url="https://models.example/model.onnx")
     monkeypatch.setenv("https_proxy", server.url)
     server.answer = lambda request: request.head(403, Content_Length=0)
@@ -505,7 +505,7 @@ def test_https_uses_the_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -
     assert [path for path, _ in server.asked] == ["models.example:443"]
 
 
-def test_server_without_a_certificate_is_refused(server: Server) -> None:
+def test_server_without_certificate_is_refused(server: Server) -> None:
     entry("yunet", url=f"{server.url.replace('http', 'https')}/model.onnx")
     with pytest.raises(DownloadFailed, match="SSL"):
         download_model("yunet", "none")
@@ -606,7 +606,7 @@ def permitted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("permitted")
-def test_command_prints_the_paths(place: Path) -> None:
+def test_command_prints_paths(place: Path) -> None:
     paths = "".join(f"{place / name}.onnx\n" for name in NAMES)
     result = run(*NAMES)
     assert (result.exit_code, result.stdout) == (0, paths)
