@@ -57,9 +57,9 @@ fuzz: $(VENV)/dev  ## fuzz what is parsed beside videos, SECONDS for each parser
 		PYTHONPATH=tests/helpers $(BIN)/python -W error tests/helpers/fuzz.py $$target -max_total_time=$(or $(SECONDS),60) || exit 1; \
 	done
 
-test-train: $(VENV)/train  ## run the tests of fervid.training, which need torch, and follow the pages of docs/ that take long
-	$(BIN)/python -m pytest tests/training
-	$(BIN)/python -m pytest tests/test_docs.py -m slow --timeout=900 -rs
+test-train: $(VENV)/train  ## run the tests of fervid.training, which need torch, of Ray, and the slow pages of docs/
+	$(BIN)/python -m pytest -n auto tests/training
+	$(BIN)/python -m pytest tests/test_ray_runner.py tests/test_docs.py -m slow --timeout=900 -rs
 
 bench: $(VENV)/dev  ## measure speed; CLIPS names the videos
 	$(BIN)/python benchmarks/speed.py $(or $(CLIPS),examples/astronaut.mp4)
@@ -86,7 +86,7 @@ release: $(VENV)/dev $(TOOLS)/pip-audit  ## sdist and wheel, checked, with their
 	rm -rf dist $(VENV)/release
 	$(BIN)/python -m build --no-isolation
 	$(TOOLS)/twine check --strict dist/*
-	$(BIN)/python -m pytest tests/test_package.py
+	$(BIN)/python -m pytest tests/test_package.py -m "slow or not slow"
 	$(PYTHON) -m venv --without-pip $(VENV)/release
 	$(BIN)/python -m pip --python $(VENV)/release install --quiet --disable-pip-version-check dist/*.whl
 	rm $(VENV)/release/lib/python3*/site-packages/fervid-*.dist-info/direct_url.json  # where the wheel lay on this machine

@@ -16,7 +16,7 @@ from observations import ANNA, BEN, BROKEN, CONFIG, assert_same, broken, face_ou
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_a_face_is_pooled_over_its_frames(count: int) -> None:
+def test_face_is_pooled_over_its_frames(count: int) -> None:
     seen = aggregate_clip(observe_all(np.arange(count) / 5, ANNA), CONFIG)
     assert (seen.frames, seen.frames_with_face, seen.problem) == (count, count, None)
     assert seen.seconds == pytest.approx(0.2 * count)
@@ -47,7 +47,7 @@ def test_people_are_pooled_alone_and_the_group_by_frame() -> None:
     assert group["gender.across_faces.mean"] == pytest.approx([(0.5 + 0 + 0.5) / 3])
 
 
-def test_an_unsure_face_without_track_is_not_counted() -> None:
+def test_unsure_face_without_track_is_not_counted() -> None:
     seen = aggregate_clip([observe(0, ANNA, score=0.5), observe(0.2, ANNA), observe(0.4, ANNA, score=0.5)], CONFIG)
     assert (seen.frames, seen.frames_with_face) == (3, 2)
     assert seen.group.count == seen.people[0].pool.count == 2
@@ -62,7 +62,7 @@ def test_main_person_fills_most_area_over_time() -> None:
     assert [person.weight for person in seen.people] == pytest.approx([0.8 * 0.09, 0.4 * 0.16])
 
 
-def test_main_person_is_the_larger_without_durations() -> None:
+def test_main_person_is_larger_without_durations() -> None:
     seen = aggregate_clip([observe(0, BEN, ANNA, duration=0)], CONFIG)
     assert [person.pool.features().statistics["gender.mean"][0] for person in seen.people] == [ANNA, BEN]
 
@@ -82,7 +82,7 @@ def test_combine_adds_up_and_leaves_its_parts_unchanged() -> None:
     assert [part.pool.count for part in parts] == [1, 1]
 
 
-def test_people_get_the_smallest_id_of_all_their_tracks() -> None:
+def test_people_get_smallest_id_of_all_their_tracks() -> None:
     seen = ClipObservations()
     seen.add(observe(0, ANNA), [7])
     seen.add(observe(0.2, BEN), [5])
@@ -90,7 +90,7 @@ def test_people_get_the_smallest_id_of_all_their_tracks() -> None:
     assert [(person.number, person.pool.count) for person in seen.people] == [(2, 1), (5, 1)]
 
 
-def test_pool_returns_the_main_person_or_the_group() -> None:
+def test_pool_returns_main_person_or_group() -> None:
     seen = aggregate_clip([observe(0, ANNA, BEN)], CONFIG)
     assert seen.pool("main") is seen.people[0].pool
     assert seen.pool("all") is seen.group
@@ -110,7 +110,7 @@ def test_pool_returns_the_main_person_or_the_group() -> None:
     ],
     ids=["nothing", "nothing, broken", "nobody", "nobody, broken", "somebody", "somebody, broken"],
 )
-def test_errors_of_a_clip_and_of_its_prediction(
+def test_errors_of_clip_and_of_its_prediction(
     frames: list[FrameObservation], problem: InputError | None, wrong: type, unanswered: type, cause: type | None
 ) -> None:
     seen = aggregate_clip(frames, CONFIG)
@@ -122,7 +122,7 @@ def test_errors_of_a_clip_and_of_its_prediction(
         assert type(error.__cause__) is cause
 
 
-def test_errors_name_the_options_to_try() -> None:
+def test_errors_name_options_to_try() -> None:
     assert (
         aggregate_clip([observe(0), observe(1)], CONFIG)
         .errors_for("a.mp4")[1]
@@ -131,7 +131,7 @@ def test_errors_name_the_options_to_try() -> None:
     assert "--start" in aggregate_clip([], CONFIG).errors_for("a.mp4")[1].message
 
 
-def test_a_truncated_clip_keeps_its_first_frames() -> None:
+def test_truncated_clip_keeps_its_first_frames() -> None:
     seen = aggregate_clip(broken(observe_all([0, 0.2], ANNA)), CONFIG)
     assert (seen.frames, len(seen.people), seen.problem) == (2, 1, BROKEN)
     with pytest.raises(ZeroDivisionError):
@@ -177,7 +177,7 @@ def test_memory_does_not_grow_with_cuts(cuts: int, monkeypatch: pytest.MonkeyPat
         (428, 3, True),
     ],
 )
-def test_a_person_must_appear_in_a_fraction_of_a_short_clip(frames: int, with_face: int, reliable: bool) -> None:
+def test_person_must_appear_in_fraction_of_short_clip(frames: int, with_face: int, reliable: bool) -> None:
     seen = aggregate_clip([observe(i / 5, *((ANNA,) if i < with_face else ())) for i in range(frames)], CONFIG)
     assert (len(seen.people), seen.frames, seen.frames_with_face) == (reliable, frames, with_face)
     assert (seen.pool("main") is None) == (seen.pool("all") is None) == (not reliable)
@@ -190,7 +190,7 @@ def test_a_person_must_appear_in_a_fraction_of_a_short_clip(frames: int, with_fa
 
 
 @pytest.mark.parametrize(("with_face", "reliable"), [(3, False), (14, False), (15, True)])
-def test_a_person_must_appear_for_half_a_second(with_face: int, reliable: bool) -> None:
+def test_person_must_appear_for_half_second(with_face: int, reliable: bool) -> None:
     frames = [observe(i / 30, *((ANNA,) if i < with_face else ()), duration=1 / 30) for i in range(900)]
     assert bool(aggregate_clip(frames, CONFIG).people) == reliable
 
@@ -202,7 +202,7 @@ def test_frames_without_duration_are_only_counted() -> None:
 
 
 @pytest.mark.parametrize("many", [1, 100], ids=["joined", "apart"])
-def test_unreliable_people_are_not_in_the_group(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreliable_people_are_not_in_group(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fervid.analysis.tracker.COMPACT_EVERY", many)
     frames = [observe(i / 5, ANNA, *((BEN,) if i in (1, 200) else ())) for i in range(428)]
     alone = aggregate_clip([observe(i / 5, ANNA) for i in range(428)], CONFIG)
@@ -212,7 +212,7 @@ def test_unreliable_people_are_not_in_the_group(many: int, monkeypatch: pytest.M
         assert found.statistics[name] == pytest.approx(value, rel=1e-6), name
 
 
-def test_people_who_become_reliable_late_are_in_all_of_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_who_become_reliable_late_are_in_all_of_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fervid.analysis.tracker.COMPACT_EVERY", 1)
     seen = aggregate_clip(
         [observe(5.0 * i, ANNA, *((BEN,) if i in (1, 50, 90) else ()), duration=5) for i in range(100)], CONFIG
@@ -234,12 +234,12 @@ def test_few_frames_are_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(most) <= 3 + 20
 
 
-def test_a_clip_without_faces_has_no_error_of_its_own() -> None:
+def test_clip_without_faces_has_no_error_of_its_own() -> None:
     problem, error = aggregate_clip([observe(i / 5) for i in range(428)], CONFIG).errors_for("clip.mp4")
     assert (problem, type(error)) == (None, NoFaceError)
 
 
-def test_an_unreliable_person_is_never_the_main_person() -> None:
+def test_unreliable_person_is_never_main_person() -> None:
     frames = [observe(i / 5, BEN if 10 <= i < 15 else ANNA, duration=5 if i == 99 else 0.2) for i in range(15)]
     flash = [observe(i / 5, *((ANNA,) if i == 50 else ()), duration=90 if i == 50 else 0.2) for i in range(20, 100)]
     reliable = aggregate_clip(frames[10:] + flash, CONFIG)
@@ -247,7 +247,7 @@ def test_an_unreliable_person_is_never_the_main_person() -> None:
     assert len(aggregate_clip(frames, CONFIG).people) == 2
 
 
-def test_tracks_of_a_person_count_together() -> None:
+def test_tracks_of_person_count_together() -> None:
     frames = [observe(3.0 * i, *((ANNA,) if i in (20, 50, 90) else ()), duration=3) for i in range(100)]
     assert [person.pool.count for person in aggregate_clip(frames, CONFIG).people] == [3]
 
@@ -263,6 +263,6 @@ def test_without_identities_everybody_is_reliable_if_faces_are_frequent(every: i
     ("frames", "with_face", "stride", "reliable"),
     [(5, 1, 1, True), (5, 1, 8, False), (5, 3, 8, True), (1, 1, 40, True), (2, 1, 8, True), (54, 1, 8, False)],
 )
-def test_coarse_sampling_does_not_make_a_clip_short(frames: int, with_face: int, stride: int, reliable: bool) -> None:
+def test_coarse_sampling_does_not_make_clip_short(frames: int, with_face: int, stride: int, reliable: bool) -> None:
     looks = [observe(i * stride / 5, *((ANNA,) if i < with_face else ()), duration=stride / 5) for i in range(frames)]
     assert bool(aggregate_clip(looks, CONFIG, stride).people) == reliable

@@ -54,7 +54,7 @@ def test_roll_angle_is_clockwise(right: tuple[float, float], left: tuple[float, 
         ((80, 80, 120, 140), 0, (70, 80, 130, 140)),
     ],
 )
-def test_level_eyes_give_the_box_with_its_margin(box: Box, margin: float, square: Box, size: int) -> None:
+def test_level_eyes_give_box_with_its_margin(box: Box, margin: float, square: Box, size: int) -> None:
     cut = align_face(coordinates(), face(box), size, margin).astype(float)
     step = (square[2] - square[0]) / size
     centres = (np.arange(size) + 0.5) * step
@@ -63,7 +63,7 @@ def test_level_eyes_give_the_box_with_its_margin(box: Box, margin: float, square
     assert np.abs(cut[..., 1] - (square[1] + centres - 0.5)[:, None]).max() <= rounded
 
 
-def test_cards_have_the_default_margin() -> None:
+def test_cards_have_default_margin() -> None:
     picture = clips.portrait()
     assert np.array_equal(
         align_face(picture, face((90, 40, 250, 200)), 64), align_face(picture, face((90, 40, 250, 200)), 64, 0.1)
@@ -71,7 +71,7 @@ def test_cards_have_the_default_margin() -> None:
 
 
 @pytest.mark.parametrize("degrees", [-170, -90, -30, -5, 0, 12, 45, 90, 180])
-def test_a_rolled_face_is_levelled(degrees: float) -> None:
+def test_rolled_face_is_levelled(degrees: float) -> None:
     picture = np.zeros((300, 300, 3), np.uint8)
     rolled = face((100, 90, 200, 190), degrees)
     for (x, y), channel in zip(rolled.landmarks, (0, 1), strict=True):
@@ -101,7 +101,7 @@ def test_a_rolled_face_is_levelled(degrees: float) -> None:
     ],
     ids=["left", "right", "top", "bottom", "wholly left", "wholly below and right"],
 )
-def test_pixels_outside_the_frame_repeat_its_border(box: Box, same: object) -> None:
+def test_pixels_outside_frame_repeat_its_border(box: Box, same: object) -> None:
     picture = coordinates() + np.uint8(5)
     beyond = align_face(picture, face(box), 120)[same]
     assert set(np.unique(beyond)) <= {5, picture[..., 0].max(), picture[..., 1].max()}
@@ -120,7 +120,7 @@ def test_downscaling_does_not_alias(ratio: float, offset: float) -> None:
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])
-def test_a_quarter_turn_gives_the_same_crop(quarters: int) -> None:
+def test_quarter_turn_gives_same_crop(quarters: int) -> None:
     picture = cv2.GaussianBlur(clips.portrait(200, 200, 1.2), (0, 0), 2)
     upright = face((50, 40, 150, 140))
     turned, box = picture, np.array(upright.box).reshape(2, 2)
@@ -134,7 +134,7 @@ def test_a_quarter_turn_gives_the_same_crop(quarters: int) -> None:
 
 
 @pytest.mark.parametrize("degrees", [-60, -17, 8, 33, 120])
-def test_any_rotation_gives_nearly_the_same_crop(degrees: float) -> None:
+def test_any_rotation_gives_nearly_same_crop(degrees: float) -> None:
     picture = cv2.GaussianBlur(clips.portrait(300, 300, 1.2, y=118), (0, 0), 2)
     turn = cv2.getRotationMatrix2D((149.5, 149.5), -degrees, 1)
     turned = cv2.warpAffine(picture, turn, (300, 300), flags=cv2.INTER_CUBIC)
@@ -156,7 +156,7 @@ def test_crops_are_contiguous_uint8_squares(box: Box, size: int) -> None:
         assert cut.flags.c_contiguous
 
 
-def test_the_image_is_not_modified() -> None:
+def test_image_is_not_modified() -> None:
     picture = clips.portrait()
     before = picture.copy()
     align_face(picture, face((90, 40, 250, 200), 20), 64)

@@ -1,4 +1,4 @@
-"""Annotated films: what is drawn, and that times, sound and everything else stay as they were."""
+"""Annotated videos: what is drawn, and that times, audio and frames stay as they were."""
 
 from __future__ import annotations
 
@@ -156,9 +156,7 @@ def test_times_sound_and_clock_stay_as_they_were(annotate: Annotate, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["late.mp4", "late.mkv", "late.ts"])
-def test_pictures_that_begin_after_the_sound_keep_their_times(
-    annotate: Annotate, toy: fervid.Classifier, tmp_path: Path, name: str
-) -> None:
+def test_late_video_keeps_its_times(annotate: Annotate, toy: fervid.Classifier, tmp_path: Path, name: str) -> None:
     source = sounding(tmp_path / name, pictures(12), times=[3 + i / 10 for i in range(12)])
     given, (made, _) = facts(source), annotate(source)
     same_times(given, made, 2e-3)
@@ -174,7 +172,7 @@ def test_pictures_that_begin_after_the_sound_keep_their_times(
     assert grey == pytest.approx(20 + 5 * 9, abs=6)
 
 
-def test_every_frame_is_the_one_that_was_there(annotate: Annotate, tmp_path: Path) -> None:
+def test_frames_are_kept(annotate: Annotate, tmp_path: Path) -> None:
     source = sounding(tmp_path / "film.mp4", pictures(20))
     given, (made, _) = facts(source), annotate(source)
     same_times(given, made)
@@ -186,7 +184,7 @@ def test_every_frame_is_the_one_that_was_there(annotate: Annotate, tmp_path: Pat
         assert corner < 3, "neither another frame nor other colours"
 
 
-def test_the_box_is_around_the_face_in_every_frame(annotate: Annotate, tmp_path: Path) -> None:
+def test_box_is_around_face_in_every_frame(annotate: Annotate, tmp_path: Path) -> None:
     source = sounding(tmp_path / "film.mp4", pictures(20))
     made, _ = annotate(source)
     x, y = 2 * toy_models.FACE, 112
@@ -280,7 +278,7 @@ def unsteady(path: Path, change: Callable[[int], int]) -> Path:
     [lambda i: i // 2 * 2, lambda i: i - 20 * (i >= 30), lambda i: 0, lambda i: max(0, 40 - i)],
     ids=["repeat", "run back once", "stand still", "run backwards"],
 )
-def test_sound_whose_times_repeat_or_run_backwards_gets_a_steady_clock(
+def test_nonmonotonic_audio_times_are_repaired(
     annotate: Annotate, tmp_path: Path, codec: str, change: Callable[[int], int]
 ) -> None:
     source = unsteady(sounding(tmp_path / "film.mkv", pictures(12), codec), change)
@@ -311,7 +309,7 @@ def test_other_containers_become_mp4(name: str, codec: str, annotate: Annotate, 
     assert (made.sounds, notes) == ([], [])
 
 
-def test_a_part_of_a_film_begins_at_0_with_its_sound(annotate: Annotate, tmp_path: Path) -> None:
+def test_part_begins_at_zero_with_audio(annotate: Annotate, tmp_path: Path) -> None:
     source = sounding(tmp_path / "film.mp4", pictures(20))
     given, (made, _) = facts(source), annotate(source, Sampling(start=0.5, end=1.5))
     assert [float(time) for time in made.times] == pytest.approx([i / 10 for i in range(10)], abs=1e-3)
@@ -323,7 +321,7 @@ def test_a_part_of_a_film_begins_at_0_with_its_sound(annotate: Annotate, tmp_pat
     assert float(made.sounds[0][0][0]) < 0.03
 
 
-def test_a_film_without_a_face_is_written_and_said(annotate: Annotate, tmp_path: Path) -> None:
+def test_clip_without_face_is_written(annotate: Annotate, tmp_path: Path) -> None:
     source = clips.write(tmp_path / "empty.mp4", clips.scenery(5, 64, 48), rate=10)
     made, notes = annotate(source)
     assert len(made.images) == 5
@@ -331,7 +329,7 @@ def test_a_film_without_a_face_is_written_and_said(annotate: Annotate, tmp_path:
     assert "--min-face" in notes[0]
 
 
-def test_a_film_that_breaks_off_is_written_as_far_as_it_goes(annotate: Annotate, tmp_path: Path) -> None:
+def test_truncated_clip_is_written_up_to_the_end(annotate: Annotate, tmp_path: Path) -> None:
     frames = [np.random.default_rng(i).integers(0, 60, (256, 256, 3), np.uint8) for i in range(30)]
     for image in frames:
         image[112:128, 32:48] = toy_models.FIRST
@@ -345,7 +343,7 @@ def test_a_film_that_breaks_off_is_written_as_far_as_it_goes(annotate: Annotate,
     assert "breaks off after" in notes[0]
 
 
-def test_frames_that_are_shown_for_no_time_are_left_out(
+def test_frames_of_zero_duration_are_dropped(
     annotate: Annotate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = clips.write(tmp_path / "film.mp4", pictures(6), rate=10)
@@ -366,7 +364,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_what_is_cut_short_leaves_nothing(
+def test_interrupted_annotation_leaves_no_file(
     error: type[BaseException], toy: fervid.Classifier, source: Path, tmp_path: Path
 ) -> None:
     story, before = toy.build_timeline(source, CUT), threading.active_count()
@@ -384,7 +382,7 @@ def test_what_is_cut_short_leaves_nothing(
     assert threading.active_count() == before
 
 
-def test_progress_reaches_the_end(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
+def test_progress_reaches_end(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
     times: list[float] = []
     timeline = toy.build_timeline(source, CUT)
     annotate_video.annotate(source, tmp_path / "new.mp4", timeline, Sampling(), on_progress=times.append)
@@ -403,7 +401,7 @@ def test_progress_reaches_the_end(toy: fervid.Classifier, source: Path, tmp_path
         ("nowhere/out.mp4", errors.OutputError, "cannot be written"),
     ],
 )
-def test_what_cannot_be_written_is_refused(
+def test_unwritable_output_is_refused(
     name: str, error: type[Exception], words: str, toy: fervid.Classifier, source: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "there.mp4").write_text("mine")
@@ -414,7 +412,7 @@ def test_what_cannot_be_written_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "there.mp4"]
 
 
-def test_what_the_encoder_cannot_take_is_said(
+def test_encoder_errors_are_reported(
     toy: fervid.Classifier, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = clips.write(tmp_path / "wide.mkv", clips.scenery(2, 16386, 16), codec="ffv1")
@@ -427,13 +425,13 @@ def test_what_the_encoder_cannot_take_is_said(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "wide.mkv"]
 
 
-def test_without_an_encoder_nothing_is_begun(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_encoder_is_reported_early(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annotate_video.av, "codecs_available", {"mpeg4"})
     with pytest.raises(errors.UsageError, match="libx264"):
         annotate_video.validate_target(source, tmp_path / "out.mp4")
 
 
-def test_the_cover_of_an_album_is_no_film(tmp_path: Path) -> None:
+def test_cover_is_not_annotated(tmp_path: Path) -> None:
     path = tmp_path / "album.mp3"
     with av.open(str(path), "w") as container:
         sound = container.add_stream("libmp3lame", rate=48000, layout="stereo")
@@ -449,7 +447,7 @@ def test_the_cover_of_an_album_is_no_film(tmp_path: Path) -> None:
         annotate_video.validate_target(path, tmp_path / "out.mp4")
 
 
-def test_what_is_no_film_is_refused(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
+def test_invalid_input_is_refused(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
     story = toy.build_timeline(source, CUT)
     cv2.imwrite(str(tmp_path / "still.png"), pictures(1)[0])
     animation = cv2.Animation()
@@ -476,9 +474,7 @@ def test_what_is_no_film_is_refused(toy: fervid.Classifier, source: Path, tmp_pa
         ).build_timeline(source)
 
 
-def test_only_few_frames_wait_for_the_encoder(
-    toy: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_encoder_queue_is_bounded(toy: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = clips.write(tmp_path / "film.mp4", pictures(60), rate=10)
     story, ahead, most, read = toy.build_timeline(source, CUT), 0, 0, annotate_video.read_frames
 

@@ -63,7 +63,7 @@ def folders(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", [module for module in TREES if "." in module])
-def test_folders_import_only_what_they_may(module: str) -> None:
+def test_folders_follow_import_rule(module: str) -> None:
     folder = module.split(".")[0]
     assert folders(module) <= {folder, *MAY_IMPORT[folder]}
 
@@ -82,7 +82,7 @@ def test_imports_have_no_cycle() -> None:
     TopologicalSorter(modules).prepare()
 
 
-def test_only_the_network_command_imports_training() -> None:
+def test_only_network_command_imports_training() -> None:
     assert [module for module in TREES if "training" in folders(module) and not module.startswith("training.")] == [
         "cli.network"
     ]
@@ -98,7 +98,7 @@ def test_only_container_opens_videos_for_reading() -> None:
     assert opening == {"media.container", "render.annotate_video"}
 
 
-def test_imports_are_written_with_the_full_name() -> None:
+def test_imports_are_written_with_full_name() -> None:
     assert [module for module, tree in TREES.items() if any(name.startswith(".") for name in imported(tree))] == []
 
 
@@ -138,7 +138,7 @@ NETWORK = {"urllib.request", "http", "socket", "ftplib", "smtplib", "ssl", "requ
 
 
 @pytest.mark.parametrize("module", TREES)
-def test_no_model_or_data_is_ever_unpickled(module: str) -> None:
+def test_nothing_is_unpickled(module: str) -> None:
     names = imported(TREES[module])
     calls = {ast.unparse(node) for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
     options = {node.arg for node in ast.walk(TREES[module]) if isinstance(node, ast.keyword)}
@@ -151,13 +151,13 @@ def test_no_model_or_data_is_ever_unpickled(module: str) -> None:
     assert not called & EXECUTING
 
 
-def test_only_our_own_processes_are_sent_objects() -> None:
+def test_only_workers_receive_pickles() -> None:
     """Pipes between them pickle, and are no files: nobody else can write to them."""
     sending = {module for module, names in IMPORTED.items() if any("multiprocessing" in name for name in names)}
     assert sending == {"core.worker_process"}
 
 
-def test_only_pulling_a_model_reaches_the_network() -> None:
+def test_only_download_connects_to_network() -> None:
     """But for the cluster and the URLs that a user names: `ray_runner`, and `remote_files` by fsspec."""
     reaching = {
         module
@@ -179,7 +179,7 @@ def test_importing_fervid_loads_nothing_heavy() -> None:
     assert python(f"import sys, fervid; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 
-def test_giving_clips_to_other_processes_loads_no_decoder_and_nothing_that_only_training_needs() -> None:
+def test_parent_process_imports_no_decoder() -> None:
     """The first answer of a run waits for it."""
     heavy = {"av", "scipy", "sklearn", "joblib", "onnx"}
     modules = "sys, fervid.batch.runner, fervid.media.inputs"
@@ -217,7 +217,7 @@ PUBLIC = [
 ]
 
 
-def test_the_public_names_are_exactly_these_and_each_can_be_imported() -> None:
+def test_public_names() -> None:
     assert sorted(fervid.__all__) == sorted(PUBLIC)
     star: dict[str, object] = {}
     exec("from fervid import *", star)
@@ -225,12 +225,12 @@ def test_the_public_names_are_exactly_these_and_each_can_be_imported() -> None:
     assert all(star[name] is getattr(fervid, name) for name in PUBLIC)
 
 
-def test_what_a_type_checker_sees_is_what_is_public() -> None:
+def test_type_checker_sees_public_names() -> None:
     [guard] = [node for node in TREES["__init__"].body if isinstance(node, ast.If)]
     seen = {alias.asname for node in guard.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert seen == set(PUBLIC) - {"__version__"}
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'fervid' has no attribute 'nothing'"):
         _ = fervid.nothing

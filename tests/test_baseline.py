@@ -56,21 +56,21 @@ def test_two_people_in_one_clip_are_never_the_same() -> None:
     assert len(set(identify_people(vectors(0, 1, 0.5), [7, 7, 8], [1] * 3, 0.5).tolist())) == 2
 
 
-def test_batches_give_the_same_people(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_give_same_people(monkeypatch: pytest.MonkeyPatch) -> None:
     angles, clips = [0, 90, 2, 180, 91, 1, 181, 270, 3], list(range(9))
     at_once = identify_people(vectors(*angles), clips, [1] * 9, 0.9).tolist()
     monkeypatch.setattr(baseline, "CLUSTER_BATCH", 2)
     assert identify_people(vectors(*angles), clips, [1] * 9, 0.9).tolist() == at_once == [0, 1, 0, 2, 1, 0, 2, 3, 0]
 
 
-def test_an_average_needs_enough_clips_that_differ() -> None:
+def test_average_needs_enough_clips_that_differ() -> None:
     logits = np.float32([[i, -i] for i in range(5)] + [[3, -3]] * 5 + [[0, 1]] * 4)
     found = average_people({LOGITS: logits}, np.array([4] * 5 + [2] * 5 + [9] * 4))
     assert list(found) == [4]
     assert (found[4].clips, found[4].statistics[LOGITS].tolist()) == (5, [2, -2])
 
 
-def test_a_baseline_shifts_logits_but_not_their_deviation() -> None:
+def test_baseline_shifts_logits_but_not_their_deviation() -> None:
     names = ("logit.mean", "logit.min", "logit.max", "logit.std", "expression.mean")
     features = ClipFeatures({name: np.float32([1, 2]) for name in names}, 3)
     reference = BaselineReference("person", 5, {LOGITS: np.float32([1, 1])})
@@ -84,7 +84,7 @@ def test_a_baseline_shifts_logits_but_not_their_deviation() -> None:
     assert shift_features(features, None, card, "person").statistics == features.statistics
 
 
-def test_centered_classifiers_get_features_minus_the_average() -> None:
+def test_centered_classifiers_get_features_minus_average() -> None:
     names = ("logit.mean", "logit.max", "logit.std")
     features = ClipFeatures({name: np.float32([3]) for name in names}, 3)
     card = {"statistics": list(names), "center": "person", "average_statistics": {name: [1] for name in names[:2]}}
@@ -112,7 +112,7 @@ def test_classifiers_without_baseline_support_are_refused(card: dict, message: s
 
 
 @pytest.mark.parametrize("kind", [None, "rest"])
-def test_centered_classifiers_need_a_person_baseline(kind: str | None) -> None:
+def test_centered_classifiers_need_person_baseline(kind: str | None) -> None:
     card = {"name": "mine", "statistics": ["embedding.mean"], "center": "person"}
     check_card(card, "person")
     with pytest.raises(UsageError, match="add --baseline person"):
@@ -125,7 +125,7 @@ def listed(place: Path, text: str) -> BaselineSpec:
     return BaselineSpec.read(str(path))
 
 
-def test_a_baseline_is_read_from_a_word_or_a_list(tmp_path: Path) -> None:
+def test_baseline_is_read_from_word_or_list(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     assert BaselineSpec.read("person") == BaselineSpec("person")
     named = listed(tmp_path, "\ufeffpath,person\na.mp4,Ann\n/b.mp4,Bo\n")
@@ -144,7 +144,7 @@ def test_a_baseline_is_read_from_a_word_or_a_list(tmp_path: Path) -> None:
         ("path,start,end\na,x,2\n", "line 2 of"),
     ],
 )
-def test_a_list_that_is_no_baseline_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_baseline_list_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         listed(tmp_path, text)
     with pytest.raises(UsageError, match="cannot be read"):
@@ -206,7 +206,7 @@ def labels(records: Sequence[dict]) -> list[str | None]:
     return [record["label"] for record in records]
 
 
-def test_predictions_are_relative_to_the_average_of_a_person(models: list[str], clips: Path) -> None:
+def test_predictions_are_relative_to_average_of_person(models: list[str], clips: Path) -> None:
     alone = classify(models, clips)
     assert labels(alone) == ["bright"] * 7 + [None]
     assert all(record["baseline"] is None for record in alone)
@@ -233,7 +233,7 @@ def test_identify_names_people_and_changes_no_prediction(models: list[str], clip
     assert all(person["identity"] is None for record in alone for person in record["people"])
 
 
-def test_people_may_be_named_by_a_list(models: list[str], clips: Path, tmp_path: Path) -> None:
+def test_people_may_be_named_by_list(models: list[str], clips: Path, tmp_path: Path) -> None:
     rows = [f"{path},{'Ann' if path.name[0] == 'a' else 'Bo'}" for path in sorted(clips.glob("[ab]*.png"))]
     (tmp_path / "people.csv").write_text("\n".join(["path,person", *rows]))
     found = classify(models, clips, "--baseline", str(tmp_path / "people.csv"))
@@ -250,7 +250,7 @@ def test_predictions_are_relative_to_clips_at_rest(models: list[str], clips: Pat
     assert len(found) == 8, "clips at rest have no record of their own"
 
 
-def test_a_clip_at_rest_without_a_face_is_refused(models: list[str], clips: Path, tmp_path: Path) -> None:
+def test_clip_at_rest_without_face_is_refused(models: list[str], clips: Path, tmp_path: Path) -> None:
     write_clip(tmp_path / "rest.png")
     (tmp_path / "rest.csv").write_text("path\nrest.png\n")
     names = [str(path) for path in clips.glob("*.png")]
@@ -260,7 +260,7 @@ def test_a_clip_at_rest_without_a_face_is_refused(models: list[str], clips: Path
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_worker_processes_give_the_same_predictions(models: list[str], clips: Path, jobs: str) -> None:
+def test_worker_processes_give_same_predictions(models: list[str], clips: Path, jobs: str) -> None:
     here = classify(models, clips, "--baseline", "person")
     there = classify(models, clips, "--baseline", "person", "--jobs", jobs)
     for one in (*here, *there):
@@ -306,7 +306,7 @@ def test_incompatible_options_are_refused(models: list[str], clips: Path, flags:
     assert message in " ".join(result.stderr.split())
 
 
-def test_windows_of_a_timeline_are_relative_too(models: list[str], clips: Path) -> None:
+def test_windows_of_timeline_are_relative_too(models: list[str], clips: Path) -> None:
     names = [str(path) for path in sorted(clips.glob("*.png"))]
     result = CliRunner().invoke(app, ["timeline", *names, *models, "--format", "jsonl", "--baseline", "person"])
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""What the benchmarks make of seconds and answers, worked out by hand, and each of them once on a short clip."""
+"""Benchmarks: their calculations, checked by hand, and one run of each on a short clip."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from kill_resume import Counts
 ROWS = [{"base": 1.0, "way": 4.0}, {"base": 10.0, "way": 20.0}, {"base": 2.0, "way": 6.0}]
 
 
-def test_medians_are_of_each_way_and_ratios_of_neighbours() -> None:
+def test_medians_and_ratios() -> None:
     assert timing.medians(ROWS) == {"base": 2.0, "way": 6.0}
     assert timing.ratios(ROWS, "base") == {"base": 1.0, "way": 3.0}
     assert timing.ratios([*ROWS, {"base": 1.0, "way": 2.0}], "base")["way"] == 2.5, "between the middle two"
@@ -49,11 +49,11 @@ def test_medians_are_of_each_way_and_ratios_of_neighbours() -> None:
 
 
 @pytest.mark.parametrize(("value", "figure"), [(0.0, 0.0), (1234.0, 1230.0), (0.0123456, 0.0123), (2.0, 2.0)])
-def test_three_figures_are_kept(value: float, figure: float) -> None:
+def test_rounded_keeps_three_figures(value: float, figure: float) -> None:
     assert timing.rounded(value) == figure
 
 
-def test_ways_take_turns_and_are_timed() -> None:
+def test_paired_alternates_ways() -> None:
     called: list[str] = []
     rows = timing.paired({"a": lambda: called.append("a"), "b": lambda: (called.append("b"), time.sleep(0.02))}, 3)
     assert called == ["a", "b"] * 3
@@ -61,18 +61,18 @@ def test_ways_take_turns_and_are_timed() -> None:
     assert all(row["b"] >= 0.02 > row["a"] >= 0 for row in rows)
 
 
-def test_decoding_counts_frames(smile: Path) -> None:
+def test_decode_counts_frames(smile: Path) -> None:
     assert timing.decode(smile) == timing.decode(smile, threads=1) == 30
 
 
-def test_a_process_of_its_own_does_not_inherit_memory(smile: Path) -> None:
+def test_once_measures_new_process(smile: Path) -> None:
     ballast = np.ones(300_000_000, np.uint8)
     spent = timing.once("decode", smile)
     assert 10 < spent["peak MB"] < 200 < ballast.nbytes / 1e6
     assert 0 <= spent["CPU s"] < 10
 
 
-def test_a_command_is_timed_to_its_first_line_and_to_its_end(capfd: pytest.CaptureFixture[str]) -> None:
+def test_command_is_timed(capfd: pytest.CaptureFixture[str]) -> None:
     first, whole = timing.command("--version")
     assert 0 < first <= whole
     with pytest.raises(subprocess.CalledProcessError):
@@ -80,7 +80,7 @@ def test_a_command_is_timed_to_its_first_line_and_to_its_end(capfd: pytest.Captu
     assert capfd.readouterr().out == ""
 
 
-def test_the_machine_is_told_as_json(tmp_path: Path) -> None:
+def test_report_describes_machine(tmp_path: Path) -> None:
     timing.save({"clips": []}, tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["clips"] == []
@@ -89,7 +89,7 @@ def test_the_machine_is_told_as_json(tmp_path: Path) -> None:
     timing.save({}, None)
 
 
-def test_a_stopwatch_counts_nobody_twice() -> None:
+def test_stopwatch_excludes_nested_calls() -> None:
     now = 0.0
 
     def spend(seconds: float) -> None:
@@ -108,7 +108,7 @@ def test_a_stopwatch_counts_nobody_twice() -> None:
     assert stopwatch.seconds == {"inner": 58, "outer": 69}
 
 
-def test_a_stopwatch_adds_threads_up() -> None:
+def test_stopwatch_adds_threads() -> None:
     stopwatch = Stopwatch()
     work = stopwatch.watched("work", lambda: sum(range(100_000)))
     threads = [Thread(target=work) for _ in range(3)]
@@ -121,7 +121,7 @@ def test_a_stopwatch_adds_threads_up() -> None:
     assert 0 < alone < stopwatch.seconds["work"]
 
 
-def test_stages_are_watched_from_outside_and_let_go(smile: Path, scenery: Path) -> None:
+def test_stages_are_timed_and_restored(smile: Path, scenery: Path) -> None:
     before = [getattr(owner, function) for _, owner, function in POINTS]
     found = stages(smile, fervid.Sampling())
     assert found.pop("frames") == 6
@@ -133,7 +133,7 @@ def test_stages_are_watched_from_outside_and_let_go(smile: Path, scenery: Path) 
     assert nobody["embed"] < nobody["full detection"] / 10
 
 
-def test_speed_measures_a_clip(smile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_measures_clip(smile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "command", lambda *arguments: (0.5, 0.75))
     monkeypatch.setattr(speed, "once", lambda way, path: {"CPU s": 1.0, "peak MB": 90.0})
     ways = {name: load() for name, load in timing.WAYS.items()}
@@ -151,7 +151,7 @@ def test_speed_measures_a_clip(smile: Path, tmp_path: Path, monkeypatch: pytest.
     json.dumps(found)
 
 
-def test_annotating_is_compared_with_decoding_and_encoding(smile: Path, tmp_path: Path) -> None:
+def test_annotate_is_compared_with_transcoding(smile: Path, tmp_path: Path) -> None:
     annotate.encode(smile, tmp_path / "again.mp4", {})
     assert timing.decode(tmp_path / "again.mp4") == 30
     found = annotate.measure(smile, fervid.load_classifier(), 1)
@@ -166,13 +166,13 @@ def test_annotating_is_compared_with_decoding_and_encoding(smile: Path, tmp_path
     json.dumps(found)
 
 
-def test_what_is_no_clip_is_not_timed(tmp_path: Path) -> None:
+def test_speed_refuses_empty_file(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(SystemExit, match="is empty; copy"):
         speed.measure(tmp_path / "empty.mp4", {"default": fervid.load_classifier().classify_or_error}, 1)
 
 
-def test_a_clip_is_cut(smile: Path, tmp_path: Path) -> None:
+def test_cut(smile: Path, tmp_path: Path) -> None:
     batch.cut(smile, 0.4, 0.6, tmp_path / "piece.mp4")
     frames = list(video.read_frames(tmp_path / "piece.mp4", fervid.Sampling(fps=None)))
     assert len(frames) == 15
@@ -180,14 +180,14 @@ def test_a_clip_is_cut(smile: Path, tmp_path: Path) -> None:
     assert np.abs(frames[0].image.astype(int) - original).mean() < 3
 
 
-def test_pieces_come_from_every_clip_and_are_the_same_again(smile: Path, scenery: Path, tmp_path: Path) -> None:
+def test_pieces_are_reproducible(smile: Path, scenery: Path, tmp_path: Path) -> None:
     found = batch.pieces([smile, scenery], 3, tmp_path, np.random.default_rng(0))
     assert [path.name for path in found] == ["0000.mp4", "0001.mp4", "0002.mp4"]
     assert [batch.duration(path) for path in found] == [1.2, 0.8, 1.2], "a clip that is too short is taken whole"
 
 
 @pytest.mark.parametrize(("seconds", "turns"), [(1.2, 1), (1.21, 2), (4, 4)])
-def test_a_clip_is_repeated_without_a_gap(smile: Path, tmp_path: Path, seconds: float, turns: int) -> None:
+def test_repeated_has_no_gap(smile: Path, tmp_path: Path, seconds: float, turns: int) -> None:
     target = tmp_path / "long.mp4"
     batch.repeated(smile, seconds, target)
     times = [frame.time for frame in video.read_frames(target, fervid.Sampling(fps=None))]
@@ -197,7 +197,8 @@ def test_a_clip_is_repeated_without_a_gap(smile: Path, tmp_path: Path, seconds: 
         assert container.streams.video[0].average_rate == Fraction(25)
 
 
-def test_a_folder_and_a_long_file_are_timed(smile: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_folder_and_long_file_are_timed(smile: Path, tmp_path: Path) -> None:
     rows = batch.folder(batch.pieces([smile], 3, tmp_path, np.random.default_rng(0)), 1)
     assert [row["way"] for row in rows] == [*batch.DECODERS, "default", "the command"]
     assert {row["files"] for row in rows} == {"3 short clips, 90 frames"}
@@ -219,7 +220,7 @@ class Even:
         return [np.zeros((1, 8), np.float32)]
 
 
-def test_the_reference_looks_at_every_frame_and_averages(smile: Path, scenery: Path) -> None:
+def test_reference_averages_all_frames(smile: Path, scenery: Path) -> None:
     find, network = reference.FINDERS["blazeface-back"](), Even()
     assert reference.answer(smile, 0.4, find, network) == pytest.approx(np.full(8, 1 / 8))
     assert network.faces == 10
@@ -229,7 +230,7 @@ def test_the_reference_looks_at_every_frame_and_averages(smile: Path, scenery: P
     assert np.abs(image.astype(int) - next(video.read_frames(smile)).image).mean() < 4, "RGB as ours"
 
 
-def test_what_mtcnn_is_sure_of_are_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mtcnn_keeps_confident_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     said = iter([(np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]]), np.array([0.99, 0.8])), (None, [None])])
     made = SimpleNamespace(MTCNN=lambda device: SimpleNamespace(detect=lambda image: next(said)))
     monkeypatch.setitem(sys.modules, "facenet_pytorch", made)
@@ -258,7 +259,7 @@ SAD = Look("sadness", features([3, 4]), 10, 10)
         ([(GLAD, TURNED), (GLAD, SAD), (SAD, SAD), (GLAD, GLAD)], 4, 0.75),
     ],
 )
-def test_labels_agree_where_somebody_is_seen(pairs: list[tuple[Look, Look]], faces: int, share: float) -> None:
+def test_agreement_of_labels(pairs: list[tuple[Look, Look]], faces: int, share: float) -> None:
     found = agreement.compare(pairs)
     assert (found["clips"], found["faces"], found["agreement"]) == (len(pairs), faces, share)
     low, high = found["interval"]
@@ -267,14 +268,14 @@ def test_labels_agree_where_somebody_is_seen(pairs: list[tuple[Look, Look]], fac
     assert agreement.row("these", found)["same label"].startswith(f"{share:.1%} (")
 
 
-def test_what_nobody_answers_has_no_agreement() -> None:
+def test_agreement_without_faces() -> None:
     assert agreement.compare([]) == {"clips": 0, "faces": 0, "alone": [0, 0], "frames with a face": []}
     found = agreement.compare([(NOBODY, NOBODY)])
     assert found == {"clips": 1, "faces": 0, "alone": [0, 0], "frames with a face": [0, 0]}
     assert agreement.row("these", found)["same label"] is None
 
 
-def test_distances_are_those_of_clips_that_both_ways_answer() -> None:
+def test_distances_of_clips_with_two_predictions() -> None:
     found = agreement.compare([(GLAD, GLAD), (GLAD, TURNED), (TURNED, GLAD), (GLAD, NOBODY)])
     assert found["alone"] == [1, 0]
     assert found["embedding.std"]["cosine"] == pytest.approx([0.04, 0.04], abs=1e-6)
@@ -282,7 +283,7 @@ def test_distances_are_those_of_clips_that_both_ways_answer() -> None:
     assert found["frames with a face"] == [35 / 40, 25 / 40]
 
 
-def test_distances_of_vectors_without_length() -> None:
+def test_distances_of_zero_vectors() -> None:
     none, some = np.zeros(2, np.float32), np.array([0, 2], np.float32)
     assert (agreement.cosine(none, none), agreement.cosine(some, none), agreement.cosine(some, some)) == (0, 1, 0)
     assert agreement.relative(none, none) == agreement.relative(some, some) == 0
@@ -290,7 +291,7 @@ def test_distances_of_vectors_without_length() -> None:
     assert agreement.cosine(some, -some) == 2
 
 
-def test_a_film_is_the_same_again_and_people_move_in_it() -> None:
+def test_film_is_reproducible() -> None:
     still = clips.portrait(48, 48, 0.32, 222, 118)
 
     def film(seed: int, people: int = 1) -> list[Frame]:
@@ -305,7 +306,7 @@ def test_a_film_is_the_same_again_and_people_move_in_it() -> None:
     assert len(film(3, 2)) == 15
 
 
-def test_a_face_in_a_film_is_found_and_followed() -> None:
+def test_face_in_film_is_tracked() -> None:
     extractor = fervid.load_classifier().extractor
     model = registry.load_model(registry.DEFAULTS["classifier"], "classifier")
     still = clips.portrait(48, 48, 0.4, 222, 118)
@@ -320,7 +321,7 @@ def test_a_face_in_a_film_is_found_and_followed() -> None:
     assert (found.label, found.features, found.with_face) == (None, None, 0)
 
 
-def test_trials_are_added_up() -> None:
+def test_reliability_table() -> None:
     rows = [("files", reliability.Tally(3, hangs=("a",))), ("soak", reliability.Tally(2, wrong=("b", "c")))]
     found = reliability.table(rows)
     assert [row["what"] for row in found] == ["files", "soak", "all"]
@@ -328,7 +329,7 @@ def test_trials_are_added_up() -> None:
     assert reliability.table([])[0]["cases"] == 0
 
 
-def test_a_parser_is_tried() -> None:
+def test_reliability_once() -> None:
     def fail(data: bytes) -> None:
         raise KeyError(data)
 
@@ -336,7 +337,8 @@ def test_a_parser_is_tried() -> None:
     assert reliability.once("a/3", fail, b"x") == reliability.Tally(1, crashes=("a/3: KeyError(b'x')",))
 
 
-def test_reliability_tries_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_reliability_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsers, "TARGETS", {name: parsers.TARGETS[name] for name in ("csv", "list")})
     monkeypatch.setattr(
         reliability.malformed_videos,

@@ -47,7 +47,7 @@ def examples(people_count: int, apart: float, *, centered: bool = False, each: i
         (31, 2.0, False),  # enough people
     ],
 )
-def test_the_default_of_few_people_gives_way_to_what_is_clearly_better(
+def test_clear_gain_overrides_default_for_few_people(
     people_count: int, apart: float, *, default: bool, centered: bool
 ) -> None:
     known = examples(people_count, apart, centered=centered)
@@ -58,7 +58,7 @@ def test_the_default_of_few_people_gives_way_to_what_is_clearly_better(
     assert way == (fixed if default else other)
 
 
-def test_the_default_is_known_by_the_scaling_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_is_known_by_scaling_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidate_choice, "SIGNIFICANCE_LEVEL", 0)
     ways = [Candidate("logit", "linear", 0.3), replace(DEFAULT_CANDIDATE, scaling=None)]
     assert select_candidate(examples(6, 5), ways, 3)[0] == ways[1]
@@ -66,7 +66,7 @@ def test_the_default_is_known_by_the_scaling_that_it_has(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("default", "centered"), [(DEFAULT_CANDIDATE, False), (DEFAULT_CENTERED_CANDIDATE, True)])
-def test_the_default_is_among_what_is_usually_chosen_from(default: Candidate, *, centered: bool) -> None:
+def test_default_is_among_what_is_usually_chosen_from(default: Candidate, *, centered: bool) -> None:
     available = {part for name in CANDIDATE_STATISTICS for part in parse_statistics(name)}
     ways = make_default_candidates(available, centered=centered)
     assert default in {replace(way, scaling=resolve_scaling(way)) for way in ways}
@@ -76,7 +76,7 @@ def test_the_default_is_among_what_is_usually_chosen_from(default: Candidate, *,
     assert make_default_candidates((), all_faces=True) == []
 
 
-def test_outer_folds_of_few_people_have_the_default() -> None:
+def test_outer_folds_of_few_people_have_default() -> None:
     said, chosen = nested_cv_predict(examples(5, 9.0), [Candidate("logit", "linear", 0.3), DEFAULT_CANDIDATE], 5)
     assert chosen == [DEFAULT_CANDIDATE] * 5
     assert np.isfinite(said).all()

@@ -61,7 +61,7 @@ def frames(path: Path | str) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def test_a_film_is_annotated_and_the_end_is_told(run: Run, moods: Path, tmp_path: Path) -> None:
+def test_annotate_prints_summary(run: Run, moods: Path, tmp_path: Path) -> None:
     result = run("annotate", moods, "-o", "out.mp4")
     assert (result.exit_code, result.stdout) == (0, "")
     assert re.fullmatch(r"fervid: 1 clip in [\d.]+ s: 1 ok; the video is in out\.mp4\n", result.stderr)
@@ -75,12 +75,12 @@ def test_a_film_is_annotated_and_the_end_is_told(run: Run, moods: Path, tmp_path
     assert Path("out.mp4").read_bytes() != written
 
 
-def test_a_part_of_a_film_is_annotated(run: Run, moods: Path) -> None:
+def test_annotate_part(run: Run, moods: Path) -> None:
     assert run("annotate", moods, "-o", "out.mp4", "--start", "1s", "--end", "00:00:02").exit_code == 0
     assert frames("out.mp4") == 10
 
 
-def test_attributes_are_drawn_only_when_they_are_asked_for(run: Run, moods: Path) -> None:
+def test_attributes_are_optional(run: Run, moods: Path) -> None:
     for name, flags in (("plain.mp4", ()), ("more.mp4", ("--attributes",))):
         assert run("annotate", moods, "-o", name, *flags).exit_code == 0
     pictures = []
@@ -111,7 +111,7 @@ def test_attributes_are_drawn_only_when_they_are_asked_for(run: Run, moods: Path
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_done_is_said_and_leaves_nothing(
+def test_failure_writes_nothing(
     run: Run, arguments: list[str], status: int, words: str, moods: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "moods.mp4").write_bytes(moods.read_bytes())
@@ -125,7 +125,7 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_what_is_worth_saying_goes_to_standard_error(run: Run, moods: Path, tmp_path: Path) -> None:
+def test_notices_go_to_stderr(run: Run, moods: Path, tmp_path: Path) -> None:
     clips.write(tmp_path / "empty.mp4", clips.scenery(5, 64, 48))
     nobody = run("annotate", "empty.mp4", "-o", "nobody.mp4")
     assert (nobody.exit_code, nobody.stdout) == (0, "")
@@ -139,9 +139,7 @@ def test_what_is_worth_saying_goes_to_standard_error(run: Run, moods: Path, tmp_
     assert run("annotate", moods, "-o", "bar.mp4", "--progress", "bar").stderr.count("100%") >= 1
 
 
-def test_a_clip_that_brings_the_process_down_is_an_error(
-    family: dict[str, str], moods: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crash_is_an_error(family: dict[str, str], moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = fervid.load_classifier(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
     told = runner.build_timeline(classifier, str(moods), WindowSpec(1, 1), RunConfig(1))
     assert [person.id for person in told.people] == [0]
@@ -157,7 +155,7 @@ def test_a_clip_that_brings_the_process_down_is_an_error(
         runner.build_timeline(classifier, str(moods), WindowSpec(1, 1), RunConfig(1))
 
 
-def test_windows_are_plotted_beside_their_records(run: Run, moods: Path) -> None:
+def test_timeline_plot(run: Run, moods: Path) -> None:
     plain = run("timeline", moods)
     plotted = run("timeline", moods, "--plot", "out.png")
     assert (plotted.exit_code, plotted.stderr) == (0, "")
@@ -171,7 +169,7 @@ def test_windows_are_plotted_beside_their_records(run: Run, moods: Path) -> None
     assert run("timeline", moods, "--plot", "out.png", "--force").exit_code == 0
 
 
-def test_a_clip_that_fails_is_plotted_with_what_is_wrong(run: Run) -> None:
+def test_plot_of_failed_clip_shows_error(run: Run) -> None:
     result = run("timeline", "missing.mp4", "--plot", "out.png")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["error"]["code"] == "not_found"
@@ -186,9 +184,7 @@ def test_a_clip_that_fails_is_plotted_with_what_is_wrong(run: Run) -> None:
         (["--plot", "there.png"], "exists"),
     ],
 )
-def test_what_cannot_be_plotted_is_refused_before_anything_is_looked_at(
-    run: Run, arguments: list[str], words: str, moods: Path, tmp_path: Path
-) -> None:
+def test_invalid_plot_is_refused_early(run: Run, arguments: list[str], words: str, moods: Path, tmp_path: Path) -> None:
     (tmp_path / "there.png").write_text("mine")
     result = run("timeline", moods, *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -196,7 +192,7 @@ def test_what_cannot_be_plotted_is_refused_before_anything_is_looked_at(
     assert [path.name for path in tmp_path.iterdir()] == ["there.png"]
 
 
-def test_a_picture_does_not_overwrite_what_it_shows(run: Run, tmp_path: Path) -> None:
+def test_plot_does_not_overwrite_input(run: Run, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "still.png"), toy_models.picture(toy_models.FIRST))
     before = (tmp_path / "still.png").read_bytes()
     assert run("timeline", "still.png", "--plot", "still.png", "--force").exit_code == 2
@@ -204,7 +200,7 @@ def test_a_picture_does_not_overwrite_what_it_shows(run: Run, tmp_path: Path) ->
     assert run("timeline", "still.png", "--plot", "plot.png").exit_code == 0
 
 
-def test_plotting_says_what_to_install(run: Run, moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_is_named(run: Run, moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     result = run("timeline", moods, "--plot", "out.png")
     assert (result.exit_code, result.stdout) == (2, "")

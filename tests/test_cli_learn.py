@@ -1,4 +1,4 @@
-"""`features`, `train` and `evaluate` through the command line: exact exit statuses, and output that is parsed."""
+"""`features`, `train` and `evaluate` from the command line: exit statuses and output."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("command", ["features", "train", "compare"])
-def test_every_command_that_looks_at_clips_takes_limits(
+def test_commands_accept_limits(
     command: str, place: Path, fervid: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refusing(*arguments: object) -> Iterator[object]:
@@ -139,7 +139,7 @@ def refused(result: Result, status: int, words: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
-def test_features_are_written_and_the_second_time_nothing_is_looked_at(
+def test_features_are_cached(
     suffix: str, place: Path, fervid: Callable[..., Result], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     first, second = tmp_path / f"f{suffix}", tmp_path / f"g{suffix}"
@@ -155,7 +155,7 @@ def test_features_are_written_and_the_second_time_nothing_is_looked_at(
         assert IDENTITY not in table.statistics
 
 
-def test_features_tell_what_was_passed_over_and_where_they_are(place: Path, tmp_path: Path) -> None:
+def test_features_report_skipped_files_and_output(place: Path, tmp_path: Path) -> None:
     for label, shade in {"joy": YELLOW, "calm": YELLOW}.items():
         for folder in ("deeper", "clip"):
             (tmp_path / label / folder).mkdir(parents=True)
@@ -177,7 +177,7 @@ def test_features_tell_what_was_passed_over_and_where_they_are(place: Path, tmp_
     assert re.fullmatch(rf"fervid: 2 clips in [\d.]+ s: 2 ok; features are in {output}", end)
 
 
-def test_clips_that_are_left_out_of_the_features_are_named(fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_features_name_skipped_clips(fervid: Callable[..., Result], tmp_path: Path) -> None:
     for name, shade in {"a.png": YELLOW, "dark.png": None}.items():
         feature_fixtures.frames(tmp_path, [shade], name)
     result = fervid("features", tmp_path / "*.png", "-o", tmp_path / "f.npz")
@@ -193,7 +193,9 @@ def test_clips_that_are_left_out_of_the_features_are_named(fervid: Callable[...,
     refused(fervid("features", named[0], "-o", tmp_path / "g.npz"), 2, "no clip shows a face")
 
 
-def test_what_features_are_of(fervid: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_of_folders_sets_and_globs(
+    fervid: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     feature_fixtures.frames(Path("set/joy/a"), [YELLOW])
     for name in ("afew", "more/deep"):
@@ -216,7 +218,7 @@ def test_what_features_are_of(fervid: Callable[..., Result], tmp_path: Path, mon
     refused(fervid("features", "empty", "-o", "g.npz"), 3, "no video was found in empty")
 
 
-def test_everybody_in_a_clip(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_face_all(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     for i in range(12):
         folder = tmp_path / "groups" / ("alike", "mixed")[i % 2] / str(i)
         pair = [(255, 255, 10 * i), (255, 255, 10 * i) if i % 2 == 0 else MAGENTA]
@@ -245,9 +247,7 @@ def test_everybody_in_a_clip(place: Path, fervid: Callable[..., Result], tmp_pat
 # train
 
 
-def test_a_classifier_is_trained_printed_and_used(
-    place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_train_and_classify(place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     again = fervid(
         "train",
         place / "list.csv",
@@ -274,9 +274,7 @@ def test_a_classifier_is_trained_printed_and_used(
         assert record["model"]["classifier"]["name"] == "mine"
 
 
-def test_by_default_few_people_are_told_by_their_expressions(
-    place: Path, fervid: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_default_candidates_for_few_people(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     """The expressions of the toy network tell nothing here, and five people cannot show clearly that something does."""
     (tmp_path / "clips").symlink_to(place / "clips")
     (tmp_path / "five.csv").write_text("\n".join((place / "list.csv").read_text().splitlines()[:21]))
@@ -293,7 +291,7 @@ def test_by_default_few_people_are_told_by_their_expressions(
     assert not [name for name in card["candidates"] if "logit" in name.split(" on ")[1]]
 
 
-def test_a_card_is_shown_as_tables(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_train_prints_card_as_tables(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     text = said(fervid("train", place / "list.csv", "-o", tmp_path / "mine.onnx", *SIMPLE, "--group-by", "none"))
     for words in (
         "classifier mine",
@@ -305,7 +303,7 @@ def test_a_card_is_shown_as_tables(place: Path, fervid: Callable[..., Result], t
         assert words in text
 
 
-def test_what_is_trained_on(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_list_and_its_features_train_equally(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     """A list and its features give the same file."""
     options = ("--classifier-kind", "logistic", "--statistics", "expression", "--folds", "3", "--seed", "7")
     assert fervid("features", place / "list.csv", "-o", tmp_path / "list.npz").exit_code == 0
@@ -315,7 +313,7 @@ def test_what_is_trained_on(place: Path, fervid: Callable[..., Result], tmp_path
     assert (tmp_path / "a" / "mine.onnx").read_bytes() == (tmp_path / "b" / "mine.onnx").read_bytes()
 
 
-def test_statistics_are_combined_freely(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_statistics_can_be_combined(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     asked = ("--classifier-kind", "logistic", "--folds", "3", "--format", "json")
     one = ("train", place / "list.csv", "-o", tmp_path / "one.onnx", "--statistics", "min+expression.max", *asked)
     card = parsed(fervid(*one))
@@ -329,7 +327,7 @@ def test_statistics_are_combined_freely(place: Path, fervid: Callable[..., Resul
     ]
 
 
-def test_some_labels(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_train_on_some_labels(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "clips").symlink_to(place / "clips")
     (tmp_path / "three.csv").write_text((place / "list.csv").read_text() + "\nclips/0/0.png,fear,p9,2\n")
     assert fervid("features", place / "list.csv", "-o", tmp_path / "two.npz").exit_code == 0
@@ -354,7 +352,7 @@ def test_some_labels(place: Path, fervid: Callable[..., Result], tmp_path: Path)
     refused(fervid("train", tmp_path / "two.npz", "-o", tmp_path / "x.onnx", "--labels", "fear"), 2, "no clips of fear")
 
 
-def test_a_regressor_is_trained_and_measured(place: Path, pleasure: Path, fervid: Callable[..., Result]) -> None:
+def test_train_and_evaluate_regressor(place: Path, pleasure: Path, fervid: Callable[..., Result]) -> None:
     report = parsed(fervid("evaluate", place / "list.csv", "--classifier", pleasure, "--format", "json"))
     assert report["ccc"]["value"] > 0.8
     assert report["mae"]["value"] < 1
@@ -376,9 +374,7 @@ def test_a_regressor_is_trained_and_measured(place: Path, pleasure: Path, fervid
         )
 
 
-def test_a_clip_that_cannot_be_read_stops_the_training_and_a_faceless_one_does_not(
-    place: Path, fervid: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_broken_clip_stops_training_unless_skipped(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "clips").symlink_to(place / "clips")
     feature_fixtures.frames(tmp_path, [None], "dark.png")
     (tmp_path / "empty.mp4").touch()
@@ -405,7 +401,7 @@ def test_a_clip_that_cannot_be_read_stops_the_training_and_a_faceless_one_does_n
     assert json.loads(result.stdout)["data"] == card["data"] | {"unreadable": 2}
 
 
-def test_a_classifier_of_centred_features(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_train_centered_by_person(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     output = tmp_path / "c.onnx"
     (tmp_path / "clips").symlink_to(place / "clips")
     header, *lines = (place / "list.csv").read_text().splitlines()
@@ -438,9 +434,7 @@ def test_a_classifier_of_centred_features(place: Path, fervid: Callable[..., Res
         refused(fervid(command, place / "clips/0/0.png", "--classifier", output), 2, "--baseline person")
 
 
-def test_without_a_cache_that_can_be_written_there_is_none_and_that_is_said(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_cache_is_reported(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr("fervid.core.atomic_io.user_dir", lambda _: tmp_path / "file")
     named = ("--face-model", place / "face_model.onnx", "--detector", place / "detector.onnx", "--progress", "none")
@@ -468,7 +462,7 @@ def test_without_a_cache_that_can_be_written_there_is_none_and_that_is_said(
 # evaluate
 
 
-def test_methods_are_compared(place: Path, fervid: Callable[..., Result]) -> None:
+def test_evaluate_compares_methods(place: Path, fervid: Callable[..., Result]) -> None:
     found = parsed(
         fervid(
             "compare",
@@ -489,7 +483,7 @@ def test_methods_are_compared(place: Path, fervid: Callable[..., Result]) -> Non
     assert "method calm joy mean, linear " in text
 
 
-def test_without_a_choice_all_statistics_are_tried(place: Path, fervid: Callable[..., Result]) -> None:
+def test_evaluate_tries_all_statistics_by_default(place: Path, fervid: Callable[..., Result]) -> None:
     found = parsed(fervid("compare", place / "list.csv", "--folds", "3", "--format", "json"))
     assert [name.partition(",")[0] for name in found["methods"]] == [
         *("logit+std+max+min", "expression", "expression+std+max", "expression+std+min+max"),
@@ -497,7 +491,7 @@ def test_without_a_choice_all_statistics_are_tried(place: Path, fervid: Callable
     ]
 
 
-def test_a_classifier_is_measured(place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_evaluate_classifier(place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     given = ("evaluate", place / "list.csv", "--classifier", mine)
     report = parsed(fervid(*given, "--format", "json"))
     assert (report["labels"], report["clips"], report["training_clips"]) == (["calm", "joy"], 24, 24)
@@ -524,7 +518,7 @@ def test_a_classifier_is_measured(place: Path, mine: Path, fervid: Callable[...,
     assert fearful["answered"]["recall"] == {"calm": 0.0, "joy": 0.0, "fear": None}
 
 
-def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_splits(place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "clips").symlink_to(place / "clips")
     header, *lines = (place / "list.csv").read_text().splitlines()
     parts = [f"{line},{'val' if ',p5,' in line else 'train'}" for line in lines]
@@ -592,7 +586,7 @@ def test_parts_of_a_set(place: Path, mine: Path, fervid: Callable[..., Result], 
         ("compare {list} --format csv", "--format"),
     ],
 )
-def test_wrong_usage_is_status_2(arguments: str, words: str, things: dict[str, object], fervid: Any) -> None:
+def test_wrong_usage_exits_with_2(arguments: str, words: str, things: dict[str, object], fervid: Any) -> None:
     before = sorted(things["folder"].rglob("*"))
     refused(fervid(*(part.format(**things) for part in arguments.split())), 2, words)
     assert sorted(things["folder"].rglob("*")) == before
@@ -627,7 +621,7 @@ def things(place: Path, mine: Path, tmp_path: Path, fervid: Callable[..., Result
 
 
 @pytest.mark.usefixtures("unlooked")
-def test_what_lies_there_is_replaced_only_if_asked(place: Path, mine: Path, fervid: Any, tmp_path: Path) -> None:
+def test_existing_model_needs_force(place: Path, mine: Path, fervid: Any, tmp_path: Path) -> None:
     table = feature_fixtures.table(
         feature_fixtures.samples(["calm", "joy"] * 6, [f"p{i // 2}" for i in range(12)]), np.eye(3)[[0, 1] * 6]
     )
@@ -640,7 +634,7 @@ def test_what_lies_there_is_replaced_only_if_asked(place: Path, mine: Path, ferv
 
 
 @pytest.mark.usefixtures("unlooked")
-def test_a_classifier_that_cannot_be_used_is_status_4(
+def test_unusable_classifier_exits_with_4(
     place: Path, mine: Path, fervid: Callable[..., Result], tmp_path: Path
 ) -> None:
     other = toy_models.classifier(tmp_path / "other.onnx", np.eye(3), labels=["calm", "joy", "fear"])
@@ -702,7 +696,7 @@ def test_kerc2020(place: Path, fervid: Callable[..., Result], tmp_path: Path) ->
     assert card["evaluations"]["held_out"]["ccc"]["value"] > 0.2
 
 
-def test_the_table_of_the_paper_on_afew(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_afew(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     for split, numbers in (("Train_AFEW", range(6)), ("Val_AFEW", range(6, 9))):
         for emotion, share in (("Happy", 0.8), ("Sad", 0.2)):
             (tmp_path / split / emotion).mkdir(parents=True)
@@ -733,9 +727,7 @@ def test_ck_plus(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> 
     assert report["answered"]["accuracy"]["value"] == 1
 
 
-def test_the_scaling_that_is_asked_for_is_fitted_and_told(
-    place: Path, fervid: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_scaling_option(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     given = ("train", place / "list.csv", *SIMPLE, "--format", "json")
     card = parsed(fervid(*given, "-o", tmp_path / "a.onnx", "--scaling", "standard"))
     assert all(name.endswith(", standard") for name in card["candidates"])
@@ -746,7 +738,7 @@ def test_the_scaling_that_is_asked_for_is_fitted_and_told(
     refused(fervid(*given, "-o", tmp_path / "c.onnx", "--scaling", "minmax"), 2, "unknown name minmax")
 
 
-def test_the_table_of_the_paper_on_vgaf(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
+def test_vgaf(place: Path, fervid: Callable[..., Result], tmp_path: Path) -> None:
     for split, numbers in (("Train", range(1, 5)), ("Val", range(5, 7))):
         (tmp_path / split).mkdir()
         lines = ["Vid_name Label"]

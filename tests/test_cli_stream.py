@@ -1,4 +1,4 @@
-"""Streams and cameras: a record for each window as it happens, from frames that wait for nobody."""
+"""Streams and cameras: records are written as windows end, from the latest frames."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ def test_source_error_comes_after_frames() -> None:
         time.sleep(0.01)
 
 
-def test_each_window_of_a_stream_has_its_answer(toy: fervid.Classifier, sent: dict[str, bytes]) -> None:
+def test_each_window_of_stream_has_its_answer(toy: fervid.Classifier, sent: dict[str, bytes]) -> None:
     for form in FORMS:
         source = LatestFrameSource("-", streams.read_stream(io.BytesIO(sent[form]), "-"))
         parts = list(toy.classify_stream(source, WindowSpec(2, 2)))
@@ -337,7 +337,7 @@ def test_each_window_of_a_stream_has_its_answer(toy: fervid.Classifier, sent: di
         assert all(0 < part.elapsed_s < 2 for part in parts)
 
 
-def test_a_window_is_told_while_the_stream_goes_on(toy: fervid.Classifier) -> None:
+def test_window_is_told_while_stream_goes_on(toy: fervid.Classifier) -> None:
     going = threading.Event()
 
     def waiting() -> Generator[Frame]:
@@ -442,7 +442,7 @@ def test_stdin_reports_discontinuity_as_a_file_does(
     assert {name: stream[name] for name in same} == {name: file[name] for name in same}
 
 
-def test_a_camera_that_is_not_there_is_a_record_and_status_1(flags: list[str]) -> None:
+def test_camera_that_is_not_there_is_a_record_and_status_1(flags: list[str]) -> None:
     for command in ("classify", "timeline"):
         result = run(command, "--camera", 97, *flags)
         (record,) = records(result.stdout)
@@ -474,7 +474,7 @@ def test_wrong_usage_is_status_2(arguments: list[str], tmp_path: Path, monkeypat
     assert (result.exit_code, result.stdout, os.listdir(tmp_path)) == (2, "", [])
 
 
-def test_a_terminal_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     from fervid.cli import stream
 
     for stdin in (None, SimpleNamespace(isatty=lambda: True)):
@@ -502,7 +502,7 @@ def following(flags: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     process.communicate()
 
 
-def test_an_interrupt_ends_what_waits_for_a_stream(following: subprocess.Popen[bytes], sent: dict[str, bytes]) -> None:
+def test_interrupt_ends_what_waits_for_stream(following: subprocess.Popen[bytes], sent: dict[str, bytes]) -> None:
     following.stdin.write(sent["mpegts"][: len(sent["mpegts"]) // 2])
     following.stdin.flush()
     assert json.loads(following.stdout.readline())["label"] == "first"
@@ -511,11 +511,11 @@ def test_an_interrupt_ends_what_waits_for_a_stream(following: subprocess.Popen[b
     assert (following.returncode, said.count(b"\n"), b"interrupted" in said) == (130, 1, True)
 
 
-def test_latency_is_counted_from_the_last_frame_of_a_window() -> None:
+def test_latency_is_counted_from_last_frame_of_window() -> None:
     assert benchmark.latencies({0.0: 10.0, 0.9: 11.0, 1.0: 11.5}, [(1.0, 11.25), (2.0, 12.0)]) == [0.25, 0.5]
 
 
-def test_the_benchmark_measures_a_clip(moods: Path, flags: list[str]) -> None:
+def test_benchmark_measures_clip(moods: Path, flags: list[str]) -> None:
     found = benchmark.measure(moods, "mpegts", [*flags, "--window", "1"], pace=4)
     assert found["windows"] == 6
     assert 0 < found["median ms"] < 3000

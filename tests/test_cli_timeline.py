@@ -1,4 +1,4 @@
-"""One answer for each window of a clip, from the API and the command line, without looking at a frame twice."""
+"""Windows of a clip, from the API and the command line; each frame is processed once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def told(parts: Sequence[WindowResult]) -> list[tuple[float | None, float | None
     return [(part.start_s, part.end_s, part.label or part.status) for part in parts]
 
 
-def test_each_window_of_a_clip_has_its_answer(toy: fervid.Classifier, moods: Path, crops: list[np.ndarray]) -> None:
+def test_each_window_has_a_prediction(toy: fervid.Classifier, moods: Path, crops: list[np.ndarray]) -> None:
     parts = list(toy.timeline(moods, WindowSpec(2, 2)))
     assert told(parts) == [(0, 2, "first"), (2, 4, "second"), (4, 6, "third")]
     assert all((part.status, part.path, part.frames_sampled) == ("ok", str(moods), 10) for part in parts)
@@ -76,7 +76,7 @@ def test_each_window_of_a_clip_has_its_answer(toy: fervid.Classifier, moods: Pat
     ],
     ids=str,
 )
-def test_no_frame_is_looked_at_twice_however_much_windows_overlap(
+def test_overlapping_windows_process_frames_once(
     toy: fervid.Classifier, moods: Path, cut: WindowSpec | None, count: int, crops: list[np.ndarray]
 ) -> None:
     assert len(list(toy.timeline(moods, cut))) == count
@@ -85,9 +85,7 @@ def test_no_frame_is_looked_at_twice_however_much_windows_overlap(
 
 @pytest.mark.parametrize("cut", [WindowSpec(4, 1), WindowSpec(1.5, 0.7), WindowSpec(10, 5)], ids=str)
 @pytest.mark.parametrize("face", ["main", "all"])
-def test_a_window_is_answered_as_its_frames_alone_are(
-    family: dict[str, str], moods: Path, cut: WindowSpec, face: str
-) -> None:
+def test_window_equals_its_frames_alone(family: dict[str, str], moods: Path, cut: WindowSpec, face: str) -> None:
     options = fervid.Options(face=face, min_face=toy_models.FACE, detection_interval_s=0.0)
     classifier = fervid.load_classifier(**family, options=options, threads=1)
     frames = list(video.read_frames(moods))
@@ -102,7 +100,7 @@ def test_a_window_is_answered_as_its_frames_alone_are(
         assert len(aggregate_clip(observed, classifier.extractor.tracker_config).people) == len(part.people)
 
 
-def test_one_window_over_all_of_a_clip_is_the_answer_of_the_clip(classifier: fervid.Classifier, smile: Path) -> None:
+def test_window_over_whole_clip_equals_classify(classifier: fervid.Classifier, smile: Path) -> None:
     (part,) = classifier.timeline(smile, WindowSpec(60, 1))
     whole = classifier.classify_or_error(smile).as_dict()
     assert (part.start_s, part.end_s) == (0, pytest.approx(1.2))
@@ -114,7 +112,7 @@ def test_one_window_over_all_of_a_clip_is_the_answer_of_the_clip(classifier: fer
     }
 
 
-def test_a_smiling_face_is_happy_in_every_window(classifier: fervid.Classifier, smile: Path) -> None:
+def test_smile_is_happiness_in_every_window(classifier: fervid.Classifier, smile: Path) -> None:
     parts = list(classifier.timeline(smile, WindowSpec(0.6, 0.2)))
     assert [part.start_s for part in parts] == pytest.approx([0, 0.2, 0.4, 0.6])
     assert [part.label for part in parts] == ["happiness"] * 4
@@ -134,7 +132,7 @@ def test_people_keep_their_id_through_cuts(toy: fervid.Classifier, tmp_path: Pat
     assert [part.frames_with_face for part in parts] == [5, 5, 0, 0, 5, 0, 5]
 
 
-def test_windows_in_a_gap_of_time_are_left_out(toy: fervid.Classifier, tmp_path: Path) -> None:
+def test_gaps_have_no_windows(toy: fervid.Classifier, tmp_path: Path) -> None:
     times = [*np.arange(0, 1.2, 0.2), *np.arange(7, 8, 0.2)]
     pictures = [toy_models.picture(toy_models.FIRST)] * 6 + [toy_models.picture(toy_models.SECOND)] * 5
     path = clips.write(tmp_path / "gap.mp4", pictures, times=times)
@@ -145,7 +143,7 @@ def test_windows_in_a_gap_of_time_are_left_out(toy: fervid.Classifier, tmp_path:
     assert sum(part.frames_sampled for part in toy.timeline(path, WindowSpec(1, 1))) == 11
 
 
-def test_windows_begin_at_the_start_that_is_asked_for(family: dict[str, str], moods: Path) -> None:
+def test_windows_begin_at_start(family: dict[str, str], moods: Path) -> None:
     options = fervid.Options(fervid.Sampling(start=1.5, end=4.5), min_face=toy_models.FACE)
     parts = list(fervid.load_classifier(**family, options=options, threads=1).timeline(moods, WindowSpec(1, 1)))
     assert [(part.start_s, part.end_s) for part in parts] == [(1.5, 2.5), (2.5, 3.5), (3.5, 4.5)]
@@ -153,14 +151,12 @@ def test_windows_begin_at_the_start_that_is_asked_for(family: dict[str, str], mo
     assert sum(part.duration_s for part in parts) == pytest.approx(3)
 
 
-def test_a_still_image_is_one_window(toy: fervid.Classifier, tmp_path: Path) -> None:
+def test_still_image_is_one_window(toy: fervid.Classifier, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "still.png"), toy_models.picture(toy_models.FIRST)[..., ::-1])
     assert told(list(toy.timeline(tmp_path / "still.png"))) == [(0, 0, "first")]
 
 
-def test_a_clip_without_an_answer_has_one_record_that_says_why(
-    family: dict[str, str], moods: Path, tmp_path: Path
-) -> None:
+def test_failed_clip_has_one_record(family: dict[str, str], moods: Path, tmp_path: Path) -> None:
     late = fervid.load_classifier(
         **family, options=fervid.Options(fervid.Sampling(start=99), min_face=toy_models.FACE), threads=1
     )
@@ -183,7 +179,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_clip_that_breaks_off_says_so_in_its_last_window(toy: fervid.Classifier, cut: Path) -> None:
+def test_truncation_is_in_last_window(toy: fervid.Classifier, cut: Path) -> None:
     whole = toy.classify_or_error(cut)
     parts = list(toy.timeline(cut, WindowSpec(2, 2)))
     assert len(parts) > 1
@@ -195,9 +191,7 @@ def test_a_clip_that_breaks_off_says_so_in_its_last_window(toy: fervid.Classifie
     assert parts[-1].end_s == pytest.approx(whole.duration_s)
 
 
-def test_a_window_is_there_before_the_next_is_looked_at_and_a_clip_left_early_is_closed(
-    toy: fervid.Classifier, moods: Path, crops: list[np.ndarray]
-) -> None:
+def test_windows_are_yielded_lazily(toy: fervid.Classifier, moods: Path, crops: list[np.ndarray]) -> None:
     parts = toy.timeline(moods, WindowSpec(1, 1))
     assert next(parts).label == "first"
     assert len(crops) <= 16
@@ -205,7 +199,7 @@ def test_a_window_is_there_before_the_next_is_looked_at_and_a_clip_left_early_is
     assert not [thread for thread in threading.enumerate() if thread.name == "fervid-prefetch"]
 
 
-def test_only_the_labels_that_are_asked_for_are_answered(family: dict[str, str], moods: Path) -> None:
+def test_labels_option(family: dict[str, str], moods: Path) -> None:
     options = fervid.Options(min_face=toy_models.FACE, labels=("second", "third"))
     parts = list(fervid.load_classifier(**family, options=options, threads=1).timeline(moods, WindowSpec(2, 2)))
     assert [list(part.probabilities) for part in parts] == [["second", "third"]] * 3
@@ -232,7 +226,7 @@ def records(result: Result) -> list[dict]:
     return found
 
 
-def test_the_command_line_says_what_the_api_says(run: Run, toy: fervid.Classifier, moods: Path) -> None:
+def test_cli_equals_api(run: Run, toy: fervid.Classifier, moods: Path) -> None:
     for flags, cut in (((), WindowSpec()), (("--window", 2, "--step", 0.5), WindowSpec(2, 0.5))):
         result = run(moods, *flags)
         assert (result.exit_code, result.stderr) == (0, "")
@@ -240,7 +234,7 @@ def test_the_command_line_says_what_the_api_says(run: Run, toy: fervid.Classifie
         assert said == [{**part.as_dict(), "elapsed_s": 0} for part in toy.timeline(moods, cut)]
 
 
-def test_every_format_says_the_same(run: Run, moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_have_equal_content(run: Run, moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(moods.parent)
     flags = (moods.name, "--window", 2, "--step", 2)
     lines = records(run(*flags))
@@ -287,7 +281,7 @@ def test_every_format_says_the_same(run: Run, moods: Path, monkeypatch: pytest.M
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_status_2_and_prints_no_record(
+def test_wrong_usage_exits_with_2(
     run: Run, arguments: list[str], moods: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -310,9 +304,7 @@ def place(tmp_path: Path, moods: Path, cut: Path) -> Path:
 
 
 @pytest.mark.parametrize("jobs", [None, 1, 3])
-def test_the_windows_of_many_clips_come_clip_by_clip_and_one_bad_file_does_not_stop_the_rest(
-    run: Run, place: Path, jobs: int | None, crops: list[np.ndarray]
-) -> None:
+def test_windows_are_grouped_by_clip(run: Run, place: Path, jobs: int | None, crops: list[np.ndarray]) -> None:
     result = run(place, *(["--jobs", jobs] if jobs else []), "--window", 3, "--step", 3)
     found = records(result)
     assert result.exit_code == 1
@@ -328,7 +320,7 @@ def test_the_windows_of_many_clips_come_clip_by_clip_and_one_bad_file_does_not_s
     assert jobs or len(crops) == 1 + sum(record["frames_with_face"] for record in found)
 
 
-def test_what_fails_decides_the_status(run: Run, place: Path, moods: Path) -> None:
+def test_exit_status(run: Run, place: Path, moods: Path) -> None:
     faceless = place / "c.mp4"
     assert run(place, "--exit-zero").exit_code == 0
     assert run(moods, faceless).exit_code == 0
@@ -343,7 +335,7 @@ def test_what_fails_decides_the_status(run: Run, place: Path, moods: Path) -> No
     assert run(place / "*.avi").exit_code == 3
 
 
-def test_progress_counts_clips_and_those_that_failed(family: dict[str, str], place: Path) -> None:
+def test_progress_counts_clips_and_failures(family: dict[str, str], place: Path) -> None:
     named = toy_models.flags(family)
     result = CliRunner().invoke(app.app, ["timeline", *named, "--min-face=16", "--progress=json", str(place)])
     events = [json.loads(line) for line in result.stderr.splitlines()]
@@ -356,7 +348,7 @@ def test_progress_counts_clips_and_those_that_failed(family: dict[str, str], pla
 
 
 @pytest.mark.parametrize("name", ["w.jsonl", "w.json", "w.csv", "w.txt"])
-def test_windows_go_to_a_file_that_is_not_replaced_unasked(run: Run, name: str, moods: Path, tmp_path: Path) -> None:
+def test_existing_output_needs_force(run: Run, name: str, moods: Path, tmp_path: Path) -> None:
     output = tmp_path / name
     assert run(moods, "-o", output).exit_code == 0
     written = output.read_text()
@@ -400,7 +392,7 @@ def test_csv_for_excel_starts_with_a_byte_order_mark(run: Run, moods: Path, tmp_
         assert "--format csv" in refused.stderr
 
 
-def test_the_schema_of_windows_is_printed() -> None:
+def test_schema_of_windows() -> None:
     for arguments, command in (([], "classify"), (["classify"], "classify"), (["timeline"], "timeline")):
         result = CliRunner().invoke(app.app, ["schema", *arguments])
         assert (result.exit_code, json.loads(result.stdout)) == (0, record_json_schema(command))

@@ -95,7 +95,7 @@ def test_subfolders_are_searched_if_recursive(inbox: Path, clock: Clock) -> None
     assert list(collect(clips, clock, 10)) == ["a.mp4"]
 
 
-def test_replaced_clip_is_new_after_the_first_is_done(inbox: Path, clock: Clock) -> None:
+def test_replaced_clip_is_new_after_first_is_done(inbox: Path, clock: Clock) -> None:
     clip = put(inbox / "a.mp4")
     folder = FolderWatcher(inbox, settle_s=1)
     clips = folder.iter_stable_files()
@@ -172,7 +172,7 @@ def test_slow_listing_is_repeated_less_often(inbox: Path, clock: Clock, monkeypa
     assert len(listed) == 5
 
 
-def test_long_work_does_not_delay_the_next_listing(inbox: Path, clock: Clock) -> None:
+def test_long_work_does_not_delay_next_listing(inbox: Path, clock: Clock) -> None:
     for name in ("a.mp4", "b.mp4"):
         put(inbox / name)
     clips = FolderWatcher(inbox, settle_s=1).iter_stable_files()

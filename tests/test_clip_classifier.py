@@ -36,7 +36,7 @@ def selecting_weights(column: int, of: int) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("labels", [["anger", "fear", "joy"], ["joy", "anger", "fear"], ["c", "a", "b"]])
-def test_probabilities_follow_the_order_of_the_labels(tmp_path: Path, labels: list[str]) -> None:
+def test_probabilities_follow_order_of_labels(tmp_path: Path, labels: list[str]) -> None:
     prediction = classifier(tmp_path, [[0, 1, 2], [0, 0, 0]], labels=labels)(FEATURES)
     true = np.exp([0, 1, 2]) / np.exp([0, 1, 2]).sum()
     assert list(prediction.probabilities) == labels

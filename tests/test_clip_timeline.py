@@ -101,7 +101,7 @@ def test_long_gap_splits_halfway_between_frames() -> None:
     assert anna.seconds == pytest.approx(2)
 
 
-def test_box_jumps_at_a_scene_cut() -> None:
+def test_box_jumps_at_scene_cut() -> None:
     frames = [*still(5), *still(5, (60, 60, 90, 90), start=5)]
     (anna,) = timeline_of(frames).people
     assert len(anna.segments) == 2
@@ -135,7 +135,7 @@ def test_person_without_prediction_is_left_out() -> None:
     assert [person.seconds for person in timeline_of(frames).people] == pytest.approx([11.0])
 
 
-def test_main_person_fills_most_of_the_frame_over_time() -> None:
+def test_main_person_fills_most_of_frame_over_time() -> None:
     small, large = (0, 0, 20, 20), (40, 40, 90, 90)
     timeline = timeline_of([observe(STEP * i, (BEN, small), *([(ANNA, large)] if i > 3 else [])) for i in range(10)])
     assert [person.id for person in timeline.people] == [0, 1]

@@ -1,4 +1,4 @@
-"""Colours that everybody can tell apart, on white and on dark."""
+"""Colours that color-blind viewers can distinguish, on white and on dark."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def contrast(colour: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("cones", SEEN)
-def test_any_two_colours_differ_for_everybody(cones: str) -> None:
+def test_colors_differ_for_color_blind_viewers(cones: str) -> None:
     seen = [np.clip(linear(colour) @ np.array(SEEN[cones]).T, 0, 1) for colour in EMOTIONS.values()]
     shown = [np.where(one <= 0.0031308, 12.92 * one, 1.055 * one ** (1 / 2.4) - 0.055) for one in seen]
     lab = [rgb2lab(one.reshape(1, 1, 3)).ravel() for one in shown]
     assert min(deltaE_ciede2000(a, b) for a, b in combinations(lab, 2)) > 15
 
 
-def test_every_colour_stands_out() -> None:
+def test_colors_have_contrast() -> None:
     assert min(contrast(colour, "#FFFFFF") for colour in EMOTIONS.values()) > 2.15
     assert min(contrast(colour, "#16181C") for colour in EMOTIONS.values()) > 2.95
 
 
-def test_emotions_keep_their_colour_and_others_get_what_is_left() -> None:
+def test_emotions_keep_their_color() -> None:
     assert assign_colors(list(EMOTIONS)) == EMOTIONS
     assert assign_colors(["neutral"]) == {"neutral": EMOTIONS["neutral"]}
     mixed = assign_colors(["calm", "anger", "bored"])

@@ -1,4 +1,4 @@
-"""Labelled clips from folders, lists and miniature copies of the known sets, and all that can be wrong with them."""
+"""Labelled clips from folders, lists and miniature copies of known sets, and their errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_a_class_holds_besides_clips_is_counted(root: Path) -> None:
+def test_other_files_in_class_folders_are_counted(root: Path) -> None:
     plant(root, "joy/a.mp4", "joy/notes.txt", "joy/b.xyz", "joy/deeper/c.mp4", "calm/d.mp4")
     (root / "joy" / "e").write_bytes(b"\x1aE\xdf\xa3\x01\0\0\0\0\0\0\x1fB\x82\x84webm")
     passed_over = PassedOver(advice="")
@@ -65,7 +65,7 @@ def clip(name: str, label: str | None = "joy", person: str | None = None, split:
 # Folders
 
 
-def test_a_folder_is_the_label_of_its_videos_and_of_its_folders_of_pictures(root: Path) -> None:
+def test_folder_name_is_the_label(root: Path) -> None:
     plant(root, "set/joy/b.mp4", "set/joy/a.AVI", "set/fear/c/2.png", "set/fear/c/10.png", "set/fear/c/notes.txt")
     plant(root, "set/readme.md", "set/joy/notes.txt", "set/joy/._a.mp4", "set/.git/d.mp4", "set/empty/notes.txt")
     found = load_dataset("set")
@@ -80,7 +80,7 @@ def test_a_folder_is_the_label_of_its_videos_and_of_its_folders_of_pictures(root
     assert label_counts(found) == {"fear": 1, "joy": 2}
 
 
-def test_folders_named_like_parts_of_a_split_may_lie_above_the_classes(root: Path) -> None:
+def test_split_folders_above_classes(root: Path) -> None:
     plant(root, "Train/joy/a.mp4", "validation/joy/b.mp4", "test/fear/c.mp4")
     found = load_dataset(".")
     assert found.name == root.name
@@ -97,30 +97,30 @@ def test_folders_named_like_parts_of_a_split_may_lie_above_the_classes(root: Pat
         ("set/fear/films/anna/1/a.mp4", r"set/fear has no clips, but set/fear/films/anna/1 has"),
     ],
 )
-def test_clips_that_lie_in_no_class_are_not_passed_over(stray: str, said: str, root: Path) -> None:
+def test_clips_outside_class_folders_are_an_error(stray: str, said: str, root: Path) -> None:
     plant(root, "set/joy/a.mp4", "set/calm/a.mp4", stray)
     with pytest.raises(DatasetError, match=said):
         load_dataset("set")
 
 
-def test_clips_beside_the_classes_of_a_part_are_not_passed_over(root: Path) -> None:
+def test_clips_beside_classes_of_part_are_not_passed_over(root: Path) -> None:
     plant(root, "train/joy/a.mp4", "train/stray.mp4", "train/other.mp4")
     with pytest.raises(DatasetError, match=r"train/other\.mp4 is next to .*2 such clips"):
         load_dataset(".")
 
 
-def test_labels_that_are_no_text_are_refused(root: Path) -> None:
+def test_undecodable_labels_are_refused(root: Path) -> None:
     plant(root, "set/jo\udcffy/a.mp4", "set/calm/a.mp4")
     with pytest.raises(DatasetError, match=r"labels that are not UTF-8.*rename the folder"):
         load_dataset("set")
 
 
-def test_one_class_is_a_data_set_too(root: Path) -> None:
+def test_single_class(root: Path) -> None:
     plant(root, "joy/a.mp4")
     assert load_dataset(".").labels == ("joy",)
 
 
-def test_frames_are_sorted_as_people_count_and_hidden_ones_are_none(root: Path) -> None:
+def test_frames_are_sorted_naturally_and_hidden_ones_ignored(root: Path) -> None:
     names = ["f1.png", "f2.PNG", "f10.jpg", "f².jpg"]
     plant(root, "clip/._f1.png", "clip/sound.wav", *(f"clip/{name}" for name in reversed(names)), "clip/g1.png")
     assert [path.name for path in frame_files(root / "clip")] == [*names, "g1.png"]
@@ -131,14 +131,14 @@ def test_frames_are_sorted_as_people_count_and_hidden_ones_are_none(root: Path) 
 
 
 @pytest.mark.parametrize("names", [(), ("a.mp4",), ("joy/notes.txt",), ("train/a.mp4",)], ids=str)
-def test_a_folder_without_clips_in_classes_is_an_error(root: Path, names: tuple[str, ...]) -> None:
+def test_folder_without_clips_in_classes_is_an_error(root: Path, names: tuple[str, ...]) -> None:
     (root / "set").mkdir()
     plant(root / "set", *names)
     with pytest.raises(DatasetError, match=r"^set has no clips .*, happiness/a\.mp4 or train/happiness/a\.mp4"):
         load_dataset("set")
 
 
-def test_a_folder_that_may_not_be_read_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: object) -> list[str]:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -150,7 +150,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(root: Path, monkeypatch: pyte
 # Lists
 
 
-def test_a_csv_names_clips_from_its_own_folder(root: Path) -> None:
+def test_csv_names_clips_from_its_own_folder(root: Path) -> None:
     text = "Path , label,Person,split\n a.mp4 ,joy,ann,Train\n\n,,,\n../b.mp4,fear,,VALID\nc,fear,bob,test\n"
     (root / "set").mkdir()
     plant(root, "set/a.mp4", "b.mp4", "set/c/1.png")
@@ -191,13 +191,13 @@ def test_variants_of_csv(root: Path, text: str | bytes) -> None:
     ],
     ids=["semicolons", "semicolons and quotes", "tabs", "path is not first", "blanks", "comments"],
 )
-def test_a_list_as_spreadsheets_and_people_write_it(root: Path, text: str) -> None:
+def test_csv_dialects(root: Path, text: str) -> None:
     found = load_dataset(listed(root, text))
     assert rows(found, root) == [("a.mp4", "joy", "ann", None), ("b.mp4", "fear", "bob", None)]
     assert [dict(sample.ratings) for sample in found.samples] == [{"valence": 3.5}, {"valence": -1.0}]
 
 
-def test_a_comma_in_a_name_between_semicolons_belongs_to_it(root: Path) -> None:
+def test_comma_in_semicolon_separated_list(root: Path) -> None:
     found = load_dataset(listed(root, "path;label\n3,5.mp4;joy\n4,5;fear\n", clips="3,5.mp4 4,5"))
     assert [sample.path.name for sample in found.samples] == ["3,5.mp4", "4,5"]
 
@@ -224,7 +224,7 @@ def test_json_lines(root: Path, name: str) -> None:
     assert found.ratings("valence").tolist() == [3, 0.5]
 
 
-def test_further_columns_that_hold_numbers_only_are_ratings(root: Path) -> None:
+def test_numeric_columns_are_ratings(root: Path) -> None:
     text = "path,label,Valence,stress,grade,note,nothing\na.mp4,joy,1e1,-2,1,x,\nb.mp4,,7,,A,,\nc.mp4,fear,7.5,3,2,,\n"
     found = load_dataset(listed(root, text))
     assert [sample.ratings for sample in found.samples] == [
@@ -244,7 +244,7 @@ def test_further_columns_that_hold_numbers_only_are_ratings(root: Path) -> None:
         found.ratings("grade")
 
 
-def test_a_list_without_ratings_says_so_and_no_clips_have_no_targets(root: Path) -> None:
+def test_missing_ratings_are_an_error(root: Path) -> None:
     names = [f"{letter}.mp4" for letter in "abcde"]
     found = load_dataset(
         listed(root, "path,label\n" + "".join(f"{name},joy\n" for name in names), clips=" ".join(names))
@@ -255,7 +255,7 @@ def test_a_list_without_ratings_says_so_and_no_clips_have_no_targets(root: Path)
 
 
 @pytest.mark.parametrize("column", [[True, 1], ["1", [2]], [{}, 1], ["one", 2]], ids=str)
-def test_what_is_no_number_makes_no_rating(root: Path, column: list[object]) -> None:
+def test_non_numeric_rating_is_ignored(root: Path, column: list[object]) -> None:
     lines = [{"path": f"{name}.mp4", "label": "joy", "x": value} for name, value in zip("ab", column, strict=True)]
     found = load_dataset(listed(root, "\n".join(map(json.dumps, lines)), "list.jsonl"))
     assert [sample.ratings for sample in found.samples] == [{}, {}]
@@ -315,7 +315,7 @@ def test_what_is_no_number_makes_no_rating(root: Path, column: list[object]) -> 
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_is_wrong_with_a_csv_is_said_with_its_line(root: Path, text: str | bytes, words: str) -> None:
+def test_csv_errors_name_line(root: Path, text: str | bytes, words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         load_dataset(listed(root, text))
 
@@ -344,12 +344,12 @@ def test_what_is_wrong_with_a_csv_is_said_with_its_line(root: Path, text: str | 
     ],
     ids=lambda value: value[:40],
 )
-def test_what_is_wrong_with_json_lines_is_said_with_its_line(root: Path, line: str, words: str) -> None:
+def test_json_lines_errors_name_line(root: Path, line: str, words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         load_dataset(listed(root, f"\n{line}\n", "l.jsonl"))
 
 
-def test_only_the_classes_that_may_occur(root: Path) -> None:
+def test_unknown_classes_are_refused(root: Path) -> None:
     source = listed(root, "path,label,x\na.mp4,joy,1\nb.mp4,sad,2\nc.mp4,,3\n")
     assert len(load_dataset(source).samples) == 3
     with pytest.raises(
@@ -358,7 +358,7 @@ def test_only_the_classes_that_may_occur(root: Path) -> None:
         load_dataset(source, labels=("joy", "fear"))
 
 
-def test_the_clips_of_some_classes() -> None:
+def test_select_classes() -> None:
     found = Dataset("set", (clip("a", "joy"), clip("b", "fear"), clip("c", "bored"), clip("d", "joy"), clip("e", None)))
     part = filter_labels(found, ["joy", "fear"])
     assert (part.name, part.labels) == ("set", ("fear", "joy"))
@@ -374,7 +374,7 @@ def test_links_to_one_clip_are_one_clip(root: Path) -> None:
         load_dataset(".")
 
 
-def test_a_dangling_link_is_no_clip(root: Path) -> None:
+def test_dangling_link_is_ignored(root: Path) -> None:
     plant(root, "joy/b.mp4")
     (root / "joy" / "a.mp4").symlink_to("nowhere.mp4")
     with pytest.raises(DatasetError, match=r"^no such video or image folder: joy/a\.mp4 \(joy\)"):
@@ -395,12 +395,12 @@ def test_a_dangling_link_is_no_clip(root: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("root")
-def test_what_is_no_data_set_at_all(source: str, words: str) -> None:
+def test_invalid_datasets(source: str, words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         load_dataset(source)
 
 
-def test_a_colon_in_the_name_of_a_list_or_folder(root: Path) -> None:
+def test_colon_in_name_of_list_or_folder(root: Path) -> None:
     assert load_dataset(listed(root, "path,label\na.mp4,joy\n", "at 12:30.csv")).name == "at 12:30"
     plant(root, "at 12:30/joy/a.mp4")
     assert load_dataset("at 12:30").name == "at 12:30"
@@ -428,14 +428,14 @@ def test_classes_with_too_few_people(samples: tuple[Sample, ...], least: int, la
 
 
 @pytest.mark.parametrize("name", KNOWN_LAYOUTS)
-def test_a_known_set_that_is_not_there_says_how_it_looks(root: Path, name: str) -> None:
+def test_missing_known_set_describes_layout(root: Path, name: str) -> None:
     plant(root, "joy/notes.txt", "joy/a/1.png")
     with pytest.raises(DatasetError) as caught:
         load_dataset(f"{name.upper()}:{root}")
     assert str(caught.value).endswith(f"has no clips in the expected layout, {KNOWN_LAYOUTS[name].example}")
 
 
-def test_a_tilde_is_the_home_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_expanded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(root))
     plant(root, "crema/1001_DFA_ANG_XX.flv")
     assert rows(load_dataset("crema-d:~/crema"), root) == [("crema/1001_DFA_ANG_XX.flv", "anger", "1001", None)]
@@ -456,7 +456,7 @@ def test_afew(root: Path, parts: tuple[str, str]) -> None:
     assert found.samples[0].source == f"{train}/Angry"
 
 
-def test_afew_names_a_video_in_a_class_that_it_does_not_have(root: Path) -> None:
+def test_afew_reports_unknown_class(root: Path) -> None:
     plant(root, "Train_AFEW/Angry/1.avi", "Train_AFEW/Bored/2.avi")
     with pytest.raises(DatasetError, match=r"^Train_AFEW/Bored/2\.avi is in none of the AFEW classes angry, .*rename"):
         load_dataset("afew:.")
@@ -496,9 +496,7 @@ def test_vgaf(root: Path) -> None:
         ("Train/1.mp4", "name label\n", r"^\. has no clips in the expected layout"),
     ],
 )
-def test_vgaf_with_files_that_lack_or_labels_that_are_none(
-    root: Path, files: str, labels: str | None, words: str
-) -> None:
+def test_vgaf_reports_missing_files_and_labels(root: Path, files: str, labels: str | None, words: str) -> None:
     plant(root, *files.split())
     if labels is not None:
         (root / "Train_labels.txt").write_text(labels)
@@ -507,7 +505,7 @@ def test_vgaf_with_files_that_lack_or_labels_that_are_none(
 
 
 @pytest.mark.parametrize("top", ["", "Actor_12/", "Video_Speech_Actor_12/Actor_12/"])
-def test_ravdess_takes_the_version_with_sound_of_each_take(root: Path, top: str) -> None:
+def test_ravdess_takes_version_with_sound_of_each_take(root: Path, top: str) -> None:
     plant(root, *(f"{top}{name}" for name in ("02-01-06-01-02-01-12.mp4", "01-01-06-01-02-01-12.mp4", ".DS_Store")))
     plant(root, *(f"{top}{name}" for name in ("02-02-08-02-01-02-12.mp4", "03-01-01-01-01-01-12.wav", "notes.txt")))
     plant(root, f"{top}01-01-02-01-01-01-12/001.png")
@@ -542,7 +540,7 @@ def test_crema_d(root: Path, top: str) -> None:
         ("crema-d", "trailer.mp4"),
     ],
 )
-def test_a_clip_whose_name_says_no_class_is_named(root: Path, name: str, stray: str) -> None:
+def test_file_name_without_class_is_reported(root: Path, name: str, stray: str) -> None:
     plant(root, f"videos/{stray}")
     with pytest.raises(
         DatasetError, match=rf"^the name of videos/{stray.split('/')[0]} is not like [\w-]+; correct it, or move"
@@ -578,14 +576,14 @@ def test_ck_plus(root: Path, images: str, emotion: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8", "1.5", "-1", "nan", "happy", "3 4", "3\n4"], ids=repr)
-def test_ck_plus_names_a_file_that_holds_no_emotion(root: Path, text: str) -> None:
+def test_ck_plus_reports_invalid_emotion_file(root: Path, text: str) -> None:
     plant(root, "cohn-kanade-images/S005/001/S005_001_00000001.png")
     (root / "S005_001_00000001_emotion.txt").write_text(text)
     with pytest.raises(DatasetError, match=r"^S005_001_00000001_emotion\.txt must contain a number from 0 to 7"):
         load_dataset("ck+:.")
 
 
-def test_ck_plus_names_a_sequence_whose_frames_lack(root: Path) -> None:
+def test_ck_plus_reports_missing_frames(root: Path) -> None:
     (root / "S005_001_00000001_emotion.txt").write_text("1.0")
     with pytest.raises(DatasetError, match=r"^no such .*: S005/001 \(S005_001_00000001_emotion\.txt\)"):
         load_dataset("ck+:.")
@@ -625,7 +623,7 @@ def test_kerc2020(root: Path) -> None:
     assert found.split("train").ratings("stress").tolist() == [7] * 5
 
 
-def test_kerc2020_takes_the_table_of_the_baseline_if_there_are_two(root: Path) -> None:
+def test_kerc2020_prefers_table_of_baseline(root: Path) -> None:
     kerc(root, HEADER + "Train/0010.mp4,5.9,3.9,0\n", HEADER + "Val/0637.mp4,4.3,5.4,5.6\n")
     (root / "CODE_Baseline" / "csv" / "train_mean.csv").write_text(HEADER + "Train/0010.mp4,5.9,3.9,3.8\n")
     assert load_dataset("kerc2020:.").ratings("stress").tolist() == [3.8, 5.6]
@@ -650,13 +648,13 @@ def test_kerc2020_takes_the_table_of_the_baseline_if_there_are_two(root: Path) -
         ("Train/0007.mp4,5,4,3\n", r"^no such .*: frame_img/v7-face_\*\.jpg \(train_mean\.csv:1\)"),
     ],
 )
-def test_kerc2020_with_files_that_lack_or_lines_that_are_none(root: Path, table: str | None, words: str) -> None:
+def test_kerc2020_reports_missing_files_and_invalid_lines(root: Path, table: str | None, words: str) -> None:
     kerc(root, table)
     with pytest.raises(DatasetError, match=words):
         load_dataset("kerc2020:.")
 
 
-def test_a_loop_of_links_is_harmless(root: Path) -> None:
+def test_loop_of_links_is_harmless(root: Path) -> None:
     plant(root, "Actor_01/01-01-01-01-01-01-01.mp4")
     (root / "Actor_01" / "loop").symlink_to("..")
     assert len(load_dataset("ravdess:.").samples) == 1

@@ -60,7 +60,7 @@ def candidates(*boxes: list[float]) -> tuple[np.ndarray, np.ndarray]:
         (100, 2000, 0.7),
     ],
 )
-def test_a_face_is_found_in_frames_of_any_shape(width: int, height: int, zoom: float) -> None:
+def test_face_is_found_in_frames_of_any_shape(width: int, height: int, zoom: float) -> None:
     (face,) = detector().detect(clips.portrait(width, height, zoom))
     shift = np.array([width / 2 - zoom * 222, height / 2 - zoom * 130])
     assert iou(face.box, zoom * BOX + np.tile(shift, 2)) > 0.8
@@ -80,7 +80,7 @@ def test_scenery_has_no_face(width: int, height: int) -> None:
     assert detector(24).detect(clips.scenery(1, width, height)[0]) == []
 
 
-def test_a_small_face_is_found_in_tiles_only() -> None:
+def test_small_face_is_found_in_tiles_only() -> None:
     frame = clips.scenery(1, 1280, 720)[0]
     true = paste(frame, 17, 903, 411)
     (face,) = detector(min_face=12).detect(frame)
@@ -108,7 +108,7 @@ def test_faces_below_min_face_are_dropped(min_face: int, found: int) -> None:
 
 @pytest.mark.parametrize("size", [64, 128, 160, 320])
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (5, 9), (15, 15)])
-def test_boxes_and_landmarks_are_in_pixels_of_the_frame(
+def test_boxes_and_landmarks_are_in_pixels_of_frame(
     tmp_path_factory: pytest.TempPathFactory, size: int, row: int, column: int
 ) -> None:
     model = registry.load_model(str(toy_models.detector(tmp_path_factory.mktemp("toy") / "toy.onnx")), "detector")
@@ -123,7 +123,7 @@ def test_boxes_and_landmarks_are_in_pixels_of_the_frame(
     assert face.landmarks[0] == pytest.approx([(column + 1 / 3) * cell, (row + 1 / 2) * cell], abs=1e-3)
 
 
-def test_faces_of_tiles_are_in_pixels_of_the_frame(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_faces_of_tiles_are_in_pixels_of_frame(tmp_path_factory: pytest.TempPathFactory) -> None:
     model = registry.load_model(str(toy_models.detector(tmp_path_factory.mktemp("toy") / "toy.onnx")), "detector")
     frame = np.zeros((64, 128, 3), np.uint8)
     frame[8:12, 84:88] = 255  # the second tile begins at column 32, the third at 64
@@ -197,7 +197,7 @@ def brightness(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("zoom", [1, 2, 4, 7])
 @pytest.mark.parametrize("beyond", [0, 8])
-def test_a_face_that_fills_the_frame_is_found(zoom: float, beyond: int) -> None:
+def test_face_that_fills_frame_is_found(zoom: float, beyond: int) -> None:
     x1, y1, x2, y2 = BOX + np.array([beyond, beyond, -beyond, -beyond])
     frame = cv2.resize(clips.astronaut()[y1:y2, x1:x2], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
     face = detector().detect(frame)[0]
@@ -210,7 +210,7 @@ def test_a_face_that_fills_the_frame_is_found(zoom: float, beyond: int) -> None:
 @pytest.mark.parametrize(
     ("sure", "share", "found"), [(0.0, 0.95, 1), (0.0, 0.42, 1), (0.0, 0.38, 0), (0.69, 0.95, 1), (0.71, 0.95, 0)]
 )
-def test_the_padded_frame_is_searched_without_confident_detection(
+def test_padded_frame_is_searched_without_confident_detection(
     width: int, height: int, sure: float, share: float, found: int
 ) -> None:
     side = share * min(width, height)
@@ -232,7 +232,7 @@ def test_the_padded_frame_is_searched_without_confident_detection(
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_face_across_tiles_is_found_whole_and_precisely(seed: int) -> None:
+def test_face_across_tiles_is_found_whole_and_precisely(seed: int) -> None:
     random = np.random.default_rng(seed)
     card = {"input": {"size": 128}, "threshold": 0.5, "new_track_threshold": 0.7, "smallest_face": 0.05}
     frame = np.zeros((400, 640, 3), np.uint8)
@@ -266,7 +266,7 @@ def test_detect_coarse_finds_large_faces_only() -> None:
 
 @pytest.mark.parametrize(("x", "y"), [(1500, 300), (80, 80), (1840, 1000)])
 @pytest.mark.parametrize("off", [-30, 0, 30])
-def test_detect_around_finds_a_face(x: float, y: float, off: float) -> None:
+def test_detect_around_finds_face(x: float, y: float, off: float) -> None:
     canvas = np.full((1080, 1920, 3), 128, np.uint8)
     box = paste(canvas, 60, x, y)
     x1, y1, x2, y2 = box + off
@@ -274,21 +274,21 @@ def test_detect_around_finds_a_face(x: float, y: float, off: float) -> None:
     assert iou(face.box, box) > 0.5
 
 
-def test_detect_around_finds_a_face_that_fills_the_frame() -> None:
+def test_detect_around_finds_face_that_fills_frame() -> None:
     canvas = clips.portrait(200, 200, 1.9, 225, 126)
     [found] = detector(24).detect(canvas)
     [near] = detector(24).detect_around(canvas, found.box)
     assert near.box == found.box
 
 
-def test_detect_around_an_empty_place_finds_nothing() -> None:
+def test_detect_around_empty_place_finds_nothing() -> None:
     canvas = np.full((480, 640, 3), 128, np.uint8)
     paste(canvas, 60, 500, 300)
     assert detector(24).detect_around(canvas, (100.0, 100.0, 160.0, 160.0)) == []
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 7, 20, 64])
-def test_tiles_cover_every_pixel_and_overlap_by_a_quarter(side: int) -> None:
+def test_tiles_cover_every_pixel_and_overlap_by_quarter(side: int) -> None:
     lengths = {1, side - 1, side, side + 1, side * 7 // 4, side * 7 // 4 + 1, 3 * side, 10 * side + 3} - {0}
     for length in sorted(lengths):
         starts = [x for x, y, _ in tiles(side, length, side) if y == 0]
@@ -368,7 +368,7 @@ CLOSE_UPS = [(6, 640, 360, 6.81, 201, 106), (2, 320, 240, 2.46, 229, 111), (0, 6
 
 
 @pytest.mark.parametrize(("person", "width", "height", "zoom", "x", "y"), CLOSE_UPS, ids=str)
-def test_a_close_up_is_one_face(person: int, width: int, height: int, zoom: float, x: float, y: float) -> None:
+def test_close_up_is_one_face(person: int, width: int, height: int, zoom: float, x: float, y: float) -> None:
     assert len(detector().detect(clips.portrait(width, height, zoom, x, y, person))) == 1
 
 

@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong, and names the command that mends it."""
+"""The doctor finds problems and names the command that fixes each."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def status() -> int:
     return CliRunner().invoke(app.app, ["doctor"]).exit_code
 
 
-def test_all_is_well_and_says_so() -> None:
+def test_doctor_passes() -> None:
     found = {check.name: check for check in run_checks()}
     assert {name for name, check in found.items() if check.state == "note"} == {
         "extra train",
@@ -117,7 +117,7 @@ def test_all_is_well_and_says_so() -> None:
         ),
     ],
 )
-def test_packages_that_are_missing_too_old_or_too_many_are_wrong(
+def test_missing_old_or_duplicate_packages_fail(
     versions: dict[str, str | None],
     distributions: dict[str, list[str]],
     name: str,
@@ -129,7 +129,7 @@ def test_packages_that_are_missing_too_old_or_too_many_are_wrong(
     assert status() == 2
 
 
-def test_another_package_may_bring_the_same_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alternative_package_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(
         monkeypatch,
         {"onnxruntime": None, "onnxruntime-gpu": "1.30", "opencv-python-headless": None, "opencv-python": "4.12"},
@@ -141,7 +141,7 @@ def test_another_package_may_bring_the_same_module(monkeypatch: pytest.MonkeyPat
     assert found["onnxruntime"] == "1.30, as onnxruntime-gpu"
 
 
-def test_fervid_that_is_run_where_it_lies_has_no_packages_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_checkout_has_no_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(name: str) -> list[str]:
         raise PackageNotFoundError(name)
 
@@ -150,9 +150,7 @@ def test_fervid_that_is_run_where_it_lies_has_no_packages_to_compare(monkeypatch
 
 
 @pytest.mark.parametrize("broken", ["av", "cv2", "joblib", "onnxruntime"])
-def test_a_library_that_cannot_be_loaded_is_told_and_the_rest_is_looked_at(
-    broken: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unloadable_library_is_reported(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(name: str) -> ModuleType:
         if name == broken:
             raise ImportError("libGL.so.1: cannot open shared object file:\nNo such file")
@@ -169,14 +167,14 @@ def test_a_library_that_cannot_be_loaded_is_told_and_the_rest_is_looked_at(
     assert status() == 2
 
 
-def test_missing_decoders_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_decoders_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "DECODERS", ("h264", "no-such-codec"))
     (check,) = wrong()
     assert check.message.startswith("missing: no-such-codec; pip install")
 
 
 @pytest.mark.parametrize(("affinity", "reason"), [({0}, "affinity"), ({0, 1, 2}, "cgroup")])
-def test_cpus_that_may_not_be_used_are_noted(affinity: set[int], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_cpus_are_noted(affinity: set[int], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "getNumberOfCPUs", lambda: 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: affinity, raising=False)
@@ -186,7 +184,7 @@ def test_cpus_that_may_not_be_used_are_noted(affinity: set[int], reason: str, mo
     assert reason in check.message
 
 
-def test_folders_that_cannot_be_written_are_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unwritable_folders_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     plain = os.access
     monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path and plain(place, mode))
@@ -197,9 +195,7 @@ def test_folders_that_cannot_be_written_are_wrong(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("home", ["missing", "of another"])
-def test_nobody_is_told_to_take_over_folders_of_others(
-    home: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_no_advice_to_own_folders_of_others(home: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", "/nonexistent" if home == "missing" else str(tmp_path))
@@ -211,7 +207,7 @@ def test_nobody_is_told_to_take_over_folders_of_others(
         assert "set HOME to a folder of yours" in check.message
 
 
-def test_a_folder_in_the_users_own_home_may_be_taken_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_advice_to_own_folder_in_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".cache").mkdir()
@@ -223,9 +219,7 @@ def test_a_folder_in_the_users_own_home_may_be_taken_over(monkeypatch: pytest.Mo
     )
 
 
-def test_folders_that_may_not_be_read_end_neither_doctor_nor_list(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_unreadable_folders_stop_no_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plain = os.stat
 
     def refuse(path: object, *more: object, **other: object) -> os.stat_result:
@@ -240,7 +234,7 @@ def test_folders_that_may_not_be_read_end_neither_doctor_nor_list(
     assert {check.name for check in run_checks()} >= {"cache folder", "data folder", "model yunet"}
 
 
-def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_home_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless(name: str) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -277,7 +271,7 @@ def copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     registry.manifest.cache_clear()
 
 
-def test_a_model_that_is_missing_or_damaged_is_wrong(copied: Path) -> None:
+def test_missing_or_damaged_model_fails(copied: Path) -> None:
     (copied / registry.manifest()["emotion8"]["file"]).unlink()
     with (copied / registry.manifest()["mean8"]["file"]).open("ab") as file:
         file.write(b"more")
@@ -287,7 +281,7 @@ def test_a_model_that_is_missing_or_damaged_is_wrong(copied: Path) -> None:
     assert status() == 4
 
 
-def test_a_damaged_manifest_is_wrong(copied: Path) -> None:
+def test_damaged_manifest_fails(copied: Path) -> None:
     (copied / "manifest.json").write_text("{")
     registry.manifest.cache_clear()
     (check,) = wrong()
@@ -295,7 +289,7 @@ def test_a_damaged_manifest_is_wrong(copied: Path) -> None:
     assert status() == 4
 
 
-def test_a_pulled_model_that_is_damaged_is_pulled_again(tmp_path: Path) -> None:
+def test_damaged_download_advice(tmp_path: Path) -> None:
     file = registry.model_path(registry.manifest_entry("yunet"))
     file.parent.mkdir(parents=True)
     file.write_bytes(json.dumps({}).encode())

@@ -74,7 +74,7 @@ def fails(words: str, name: str = "yunet", error: type[Exception] = DownloadFail
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_model_is_saved_in_the_data_folder(server: Server, place: Path, name: str) -> None:
+def test_model_is_saved_in_data_folder(server: Server, place: Path, name: str) -> None:
     assert [download_model(name, "none", LOOPBACK) for _ in range(2)] == [True, False]
     assert files(place) == {f"{name}.onnx": DATA}
     ((path, headers),) = server.asked
@@ -84,7 +84,7 @@ def test_model_is_saved_in_the_data_folder(server: Server, place: Path, name: st
 
 
 @pytest.mark.parametrize("wrong", [b"", DATA[:-1], DATA + b"x", bytes(len(DATA))], ids=len)
-def test_a_wrong_file_is_replaced(place: Path, wrong: bytes) -> None:
+def test_wrong_file_is_replaced(place: Path, wrong: bytes) -> None:
     place.mkdir(parents=True)
     (place / "yunet.onnx").write_bytes(wrong)
     assert download_model("yunet", "none", LOOPBACK)
@@ -139,7 +139,7 @@ def test_stalled_download_fails(
     assert files(place) == {}
 
 
-def test_refused_connection_names_the_proxy_variable() -> None:
+def test_refused_connection_names_proxy_variable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # without listening
         entry("yunet", url=f"http://127.0.0.1:{taken.getsockname()[1]}/model.onnx")
@@ -262,7 +262,7 @@ def test_endless_redirects_are_stopped(server: Server) -> None:
     assert len(server.asked) <= 6
 
 
-def test_body_of_a_redirect_is_not_read(server: Server, place: Path) -> None:
+def test_body_of_redirect_is_not_read(server: Server, place: Path) -> None:
     def heavy(request: Request) -> None:
         if request.path != "/model.onnx":
             request.whole(DATA)
@@ -279,7 +279,7 @@ def test_body_of_a_redirect_is_not_read(server: Server, place: Path) -> None:
 # Proxies
 
 
-def test_proxy_password_is_sent_to_the_proxy_only(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_password_is_sent_to_proxy_only(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     entry("yunet", url="http://models.example/model.onnx")
     monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://user:secret@"))
     with serving() as direct:
@@ -292,7 +292,7 @@ def test_proxy_password_is_sent_to_the_proxy_only(server: Server, monkeypatch: p
     assert "proxy-authorization" not in direct.asked[0][1]
 
 
-def test_https_uses_the_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_uses_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     entry("yunet", url="https://models.example/model.onnx")
     monkeypatch.setenv("https_proxy", server.url)
     server.answer = lambda request: request.head(403, Content_Length=0)
@@ -300,7 +300,7 @@ def test_https_uses_the_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -
     assert [path for path, _ in server.asked] == ["models.example:443"]
 
 
-def test_server_without_a_certificate_is_refused(server: Server) -> None:
+def test_server_without_certificate_is_refused(server: Server) -> None:
     entry("yunet", url=f"{server.url.replace('http', 'https')}/model.onnx")
     fails("SSL")
 
@@ -361,7 +361,7 @@ def permitted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("permitted")
-def test_command_prints_the_paths(place: Path) -> None:
+def test_command_prints_paths(place: Path) -> None:
     paths = "".join(f"{place / name}.onnx\n" for name in NAMES)
     for state in ("downloaded", "already installed"):
         result = run(*NAMES)

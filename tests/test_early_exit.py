@@ -28,7 +28,7 @@ def correct(*flags: int) -> np.ndarray:
     return np.array(flags, bool)
 
 
-def test_levels_are_read_from_the_card() -> None:
+def test_levels_are_read_from_card() -> None:
     card = {"early_exit": {"levels": [{"stride": 8, "confidence": 0.9}, {"stride": 2, "confidence": 1.01}]}}
     assert exit_levels(card) == (ExitLevel(8, 0.9), ExitLevel(2, 1.01))
     assert exit_levels({"early_exit": {"levels": []}}) == ()
@@ -84,7 +84,7 @@ def test_stride_below_one_is_refused(stride: int) -> None:
         "no answer at all",
     ],
 )
-def test_threshold_accepts_as_many_as_the_error_allows(
+def test_threshold_accepts_as_many_as_error_allows(
     confidences: list[float], right: list[int], error: float, passing: list[float]
 ) -> None:
     threshold = confidence_threshold(confidence(*confidences), correct(*right), error)
@@ -96,7 +96,7 @@ def test_without_clips_nothing_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_threshold_is_the_smallest_valid_one(seed: int) -> None:
+def test_threshold_is_smallest_valid_one(seed: int) -> None:
     random = np.random.default_rng(seed)
     confidences = random.choice(np.linspace(0.1, 1, 30), 60).astype(np.float32)
     right = random.random(60) < confidences
@@ -117,7 +117,7 @@ def test_threshold_is_the_smallest_valid_one(seed: int) -> None:
         ([[1.0], [1.0]], [1.01, 1.0], [1]),
     ],
 )
-def test_clip_exits_at_the_first_confident_level(
+def test_clip_exits_at_first_confident_level(
     confidences: list[list[float]], thresholds: list[float], levels: list[int]
 ) -> None:
     assert exit_level_of([np.array(c) for c in confidences], thresholds).tolist() == levels
@@ -127,7 +127,7 @@ def three(*coarse: list[float], full: list[float]) -> list[np.ndarray]:
     return [confidence(*confidences) for confidences in (*coarse, full)]
 
 
-def test_card_states_the_effect_of_the_thresholds() -> None:
+def test_card_states_effect_of_thresholds() -> None:
     unsure = [0.5, 0.5, 0.5, 0.4]
     confidences = three([0.95, 0.5, 0.5, 0.4], [0.95, 0.9, 0.5, 0.4], unsure, full=unsure)
     right = [correct(1, 0, 0, 0), correct(1, 1, 0, 0), correct(0, 0, 0, 0), correct(1, 1, 1, 0)]
@@ -138,14 +138,14 @@ def test_card_states_the_effect_of_the_thresholds() -> None:
     assert card["frame_fraction"] == pytest.approx((2 + 2 + 10 + 3) / 37, abs=1e-4)
 
 
-def test_correct_predictions_exit_at_the_lowest_rate() -> None:
+def test_correct_predictions_exit_at_lowest_rate() -> None:
     always = [confidence(0.4, 0.9)] * 4
     card = fit_thresholds(always, [correct(1, 1)] * 4, np.array([17, 16]), 0.0)
     assert [level["confidence"] for level in card["levels"]] == [0, 0, 0]
     assert card["frame_fraction"] == pytest.approx((3 + 2) / 33, abs=1e-4)
 
 
-def test_clip_without_face_goes_on_to_the_next_level() -> None:
+def test_clip_without_face_goes_on_to_next_level() -> None:
     confidences = three([NONE, NONE], [NONE, 0.9], [NONE, 0.9], full=[0.6, 0.9])
     right = [correct(0, 0), correct(0, 1), correct(0, 1), correct(1, 1)]
     card = fit_thresholds(confidences, right, np.array([8, 8]), 0.0)

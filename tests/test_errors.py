@@ -84,7 +84,7 @@ def test_drawing_shows_codes(kind: type[FervidError]) -> None:
 
 
 @pytest.mark.parametrize("kind", [FervidError, *KINDS], ids=lambda kind: kind.__name__)
-def test_message_is_the_argument(kind: type[FervidError]) -> None:
+def test_message_is_argument(kind: type[FervidError]) -> None:
     assert kind("a.mp4 is odd; try another").message == "a.mp4 is odd; try another"
     assert kind.__doc__
 

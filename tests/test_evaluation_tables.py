@@ -1,4 +1,4 @@
-"""Reports as people see them: the text of the tables, and pictures in every format."""
+"""Tables and plots of evaluations."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def cells(table: Table, width: int = 80) -> list[list[str]]:
     return [line.split() for line in text(table, width)[1:]]
 
 
-def test_clips_that_were_trained_on_are_named_in_the_heading() -> None:
+def test_heading_names_training_clips() -> None:
     measured = report(["a", "b"], [0, 1, 0], [0, 1, -1])
     assert text(render_report(measured | {"training_clips": 0})[0])[0] == "Summary, with 95 % intervals"
     heading = text(render_report(measured | {"training_clips": 1})[0])[0]
@@ -90,7 +90,7 @@ def test_clips_that_were_trained_on_are_named_in_the_heading() -> None:
         ({"name": "set", "clips": 3, "people": None, "no_face": 2}, "set: 3 clips; 2 more show no face"),
     ],
 )
-def test_a_card_says_in_words_what_was_trained_on(data: dict[str, Any], sentence: str) -> None:
+def test_card_describes_training_data(data: dict[str, Any], sentence: str) -> None:
     adaptive = {"levels": [], "frame_fraction": 0.5, "accuracy": 0.9, "full_rate_accuracy": 0.95}
     (table,) = render_report(
         {"kind": "classifier", "name": "mine", "data": data, "early_exit": adaptive, "evaluations": {}}
@@ -100,7 +100,7 @@ def test_a_card_says_in_words_what_was_trained_on(data: dict[str, Any], sentence
     assert lines[-1].endswith("looks at 50.0 % of the frames, with an accuracy of 90.0 % instead of 95.0 %")
 
 
-def test_the_summary_says_figures_with_their_intervals() -> None:
+def test_summary_has_intervals() -> None:
     lines = text(tables(report(["a", "b"], [0] * 60 + [1] * 40, [0] * 50 + [-1] * 10 + [0] * 10 + [1] * 30))[0])
     assert lines[0] == "Summary, with 95 % intervals"
     assert lines[1].split("  ")[-1].strip() == "all clips"
@@ -115,11 +115,11 @@ def test_the_summary_says_figures_with_their_intervals() -> None:
     assert len(lines) == 7
 
 
-def test_a_figure_without_an_interval_stands_alone() -> None:
+def test_figure_without_interval() -> None:
     assert cells(tables(report(["a", "b"], [1], [1]))[0])[2] == ["accuracy", "100.0", "%", "100.0", "%"]
 
 
-def test_classes_have_a_row_each_and_those_without_clips_no_figures() -> None:
+def test_table_of_classes() -> None:
     table = tables(report(["a", "b", "never"], [0, 0, 0, 1], [0, 0, 1, -1]))[1]
     assert cells(table) == [
         ["label", "clips", "recall", "precision", "F1"],
@@ -134,7 +134,7 @@ def test_confusion_has_truth_in_rows() -> None:
     assert cells(table) == [["truth", "a", "b"], ["a", "1", "2"], ["b", "0", "1"]]
 
 
-def test_confusion_has_a_column_of_clips_without_an_answer_if_there_are_any() -> None:
+def test_confusion_has_column_for_no_answer() -> None:
     table = tables(report(["a", "b"], [0, 0, 0, 1], [0, -1, -1, 1]))[2]
     assert cells(table) == [["truth", "a", "b", "none"], ["a", "1", "0", "2"], ["b", "0", "1", "0"]]
 
@@ -153,7 +153,7 @@ def test_eight_classes_fit_into_eighty_columns(emotions: dict[str, Any]) -> None
     assert cells(tables(emotions)[2], 200)[0] == ["truth", *EMOTIONS, "none"]
 
 
-def test_what_does_not_fit_is_marked_as_cut(emotions: dict[str, Any]) -> None:
+def test_long_cells_are_truncated(emotions: dict[str, Any]) -> None:
     lines = text(tables(emotions)[2], 45)
     assert max(map(len, lines)) <= 45
     for row, counts in zip(cells(tables(emotions)[2], 45)[-8:], emotions["all"]["confusion"], strict=True):
@@ -169,7 +169,7 @@ def test_labels_are_no_markup() -> None:
     assert cells(found[2])[0] == ["truth", "[bold]", "[/]"]
 
 
-def test_a_comparison_is_told_in_points() -> None:
+def test_comparison_is_in_points() -> None:
     labels, truth = ["a", "b"], [0] * 10 + [1] * 10
     ours = predictions(labels, truth, truth)
     theirs = predictions(labels, truth, [0] * 6 + [1] * 4 + [1] * 10)
@@ -181,7 +181,7 @@ def test_a_comparison_is_told_in_points() -> None:
 
 
 @pytest.mark.parametrize(("p", "said"), [(1.0, "1.000"), (0.0314, "0.031"), (0.001, "0.001"), (1e-9, "< 0.001")])
-def test_a_small_p_is_said_to_be_small(p: float, said: str) -> None:
+def test_small_p_value(p: float, said: str) -> None:
     given = paired_test(predictions(["a", "b"], [0], [0]), predictions(["a", "b"], [0], [0]))
     lines = text(paired_test_table({**given, "p": p}))
     assert lines[-1].endswith(f"  {said}")
@@ -198,7 +198,7 @@ def titles(found: Sequence[Table], width: int = 200) -> list[str]:
     return [text(table, width)[0] for table in found]
 
 
-def test_a_report_is_shown_with_all_that_it_says() -> None:
+def test_report_tables() -> None:
     ours, theirs = predictions(["a", "b"], [0, 0, 1, 1], [0, 0, 1, 1]), predictions(["a", "b"], [0, 0, 1, 1], [0] * 4)
     plain = ["Summary, with 95 % intervals", "Classes, clips with a face", "Answers, all clips"]
     assert titles(render_report(evaluate(ours))) == plain
@@ -208,7 +208,7 @@ def test_a_report_is_shown_with_all_that_it_says() -> None:
     assert cells(found[-1])[1:] == [["frame", "fraction", "25.6", "%"], ["accuracy", "90.0", "%"]]
 
 
-def test_a_card_is_shown_with_its_figures() -> None:
+def test_card_tables() -> None:
     card = {
         "kind": "classifier",
         "name": "[mine]",
@@ -230,7 +230,7 @@ def rating(truth: Sequence[float], said: Sequence[float]) -> dict[str, Any]:
     return evaluate_regression(np.array(truth), np.array(said, np.float64))
 
 
-def test_ratings_have_a_row_each() -> None:
+def test_ratings_have_row_each() -> None:
     (table,) = render_report(rating([1, 2, 3], [1, 2, 3]))
     assert text(table)[0] == "Ratings"
     assert "1.000 (1.000 to 1.000)" in text(table, 120)[2]
@@ -247,7 +247,7 @@ def test_ratings_have_a_row_each() -> None:
     assert titles(render_report(card)) == ["regressor m", "cross validation: Ratings"]
 
 
-def test_methods_have_a_row_each() -> None:
+def test_methods_have_row_each() -> None:
     one, other = report(["[i]", "b"], [0, 0], [0, -1]), report(["[i]", "b"], [0, 0], [1, -1])
     figures, recalls = render_report({"methods": {"mean, linear": one, "mean, rbf": other}})
     hundred, nothing = ["100.0", "%"], ["0.0", "%"]
@@ -260,14 +260,14 @@ MAGIC = {".png": b"\x89PNG\r\n", ".svg": b"<svg", ".pdf": b"%PDF-"}
 
 
 @pytest.mark.parametrize("suffix", [*PLOT_SUFFIXES, ".PNG"])
-def test_the_suffix_decides_the_format(suffix: str, tmp_path: Path, emotions: dict[str, Any]) -> None:
+def test_plot_format_follows_suffix(suffix: str, tmp_path: Path, emotions: dict[str, Any]) -> None:
     path = tmp_path / f"confusion{suffix}"
     plot_confusion_matrix(emotions, path)
     assert path.read_bytes().startswith(MAGIC[suffix.lower()])
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_picture_shows_every_class_on_a_white_border(tmp_path: Path, emotions: dict[str, Any]) -> None:
+def test_plot_shows_all_classes(tmp_path: Path, emotions: dict[str, Any]) -> None:
     plot_confusion_matrix(emotions, tmp_path / "confusion.png")
     picture = cv2.imread(str(tmp_path / "confusion.png"))
     assert picture is not None
@@ -289,7 +289,7 @@ def test_another_suffix_is_a_usage_error(name: str, tmp_path: Path, emotions: di
         plot_confusion_matrix(emotions, tmp_path / name)
 
 
-def test_a_picture_is_not_replaced_unless_asked(tmp_path: Path, emotions: dict[str, Any]) -> None:
+def test_existing_plot_needs_force(tmp_path: Path, emotions: dict[str, Any]) -> None:
     path = tmp_path / "confusion.svg"
     path.write_text("mine")
     with pytest.raises(OutputError, match="exists"):
@@ -299,14 +299,12 @@ def test_a_picture_is_not_replaced_unless_asked(tmp_path: Path, emotions: dict[s
     assert path.read_bytes().startswith(b"<svg")
 
 
-def test_an_unwritable_path_is_an_output_error(tmp_path: Path, emotions: dict[str, Any]) -> None:
+def test_unwritable_path_is_an_output_error(tmp_path: Path, emotions: dict[str, Any]) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         plot_confusion_matrix(emotions, tmp_path / "nowhere" / "confusion.png")
 
 
-def test_without_vl_convert_the_error_says_what_to_install(
-    tmp_path: Path, emotions: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_vl_convert_is_named(tmp_path: Path, emotions: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     for draw in (lambda path: plot_confusion_matrix(emotions, path), plot_format):
         with pytest.raises(UsageError, match=r"pip install 'fervid\[report\]'"):

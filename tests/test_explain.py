@@ -34,7 +34,7 @@ def test_contributions_to_a_linear_function_are_its_terms() -> None:
     assert explanation == Explanation("joy", 0.625, 0.125, {"g0": 0.5, "g1": 0.125, "g2": -0.125})
 
 
-def test_contributions_are_the_mean_over_all_orders() -> None:
+def test_contributions_are_mean_over_all_orders() -> None:
     rng = np.random.default_rng(0)
     table = rng.random(8).astype(np.float32)
 
@@ -54,7 +54,7 @@ def test_contributions_are_the_mean_over_all_orders() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 11, MAX_GROUPS])
-def test_contributions_add_up_to_the_difference_from_the_baseline(count: int) -> None:
+def test_contributions_add_up_to_difference_from_baseline(count: int) -> None:
     rng = np.random.default_rng(count)
     weights = rng.normal(size=(count * 2, 2)).astype(np.float32)
 

@@ -101,7 +101,7 @@ def test_batches_match_single_frames(family: dict[str, str], count: int) -> None
     [[0], [0] * 20, [1, 0, 2], [0, 4, 0, 4, 0, 1], [4, 4, 4, 4], [3, 3, 3, 3, 3]],
     ids=lambda faces: " ".join(map(str, faces)) if isinstance(faces, list) else None,
 )
-def test_outputs_belong_to_the_faces_of_their_frame(
+def test_outputs_belong_to_faces_of_their_frame(
     family: dict[str, str], faces: list[int], crops: list[np.ndarray]
 ) -> None:
     ready = extractor(family)
@@ -143,7 +143,7 @@ def test_one_batch_of_frames_is_read_at_a_time(family: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, BATCH - 1, BATCH, BATCH + 1])
-def test_error_follows_the_frames_before_it(family: dict[str, str], count: int) -> None:
+def test_error_follows_frames_before_it(family: dict[str, str], count: int) -> None:
     def broken() -> Iterator[Frame]:
         yield from frames(changing_faces(count))
         raise CorruptVideo("holes")
@@ -154,7 +154,7 @@ def test_error_follows_the_frames_before_it(family: dict[str, str], count: int) 
         next(stream)
 
 
-def test_clip_is_sampled_at_the_rate_of_the_options(family: dict[str, str], long_clip: Path) -> None:
+def test_clip_is_sampled_at_rate_of_options(family: dict[str, str], long_clip: Path) -> None:
     times = [
         observation.time for observation in extractor(family, sampling=Sampling(2.5, 1, 3)).iter_observations(long_clip)
     ]
@@ -162,14 +162,14 @@ def test_clip_is_sampled_at_the_rate_of_the_options(family: dict[str, str], long
     assert len(list(extractor(family).iter_observations(long_clip))) == 35
 
 
-def test_closing_early_stops_the_prefetch_thread(family: dict[str, str], long_clip: Path) -> None:
+def test_closing_early_stops_prefetch_thread(family: dict[str, str], long_clip: Path) -> None:
     stream = extractor(family).iter_observations(long_clip)
     next(stream)
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "fervid-prefetch"]
 
 
-def test_observe_clip_aggregates_observations_and_keeps_the_error(family: dict[str, str], long_clip: Path) -> None:
+def test_observe_clip_aggregates_observations_and_keeps_error(family: dict[str, str], long_clip: Path) -> None:
     ready = extractor(family)
     clip = ready.observe_clip(long_clip)
     assert (clip.frames, len(clip.people), clip.problem) == (35, 1, None)
@@ -213,7 +213,7 @@ def test_finer_stride_analyses_only_new_frames(
     assert len(crops) == len(every)
 
 
-def test_stride_reads_a_truncated_clip_up_to_its_end(family: dict[str, str], tmp_path: Path) -> None:
+def test_stride_reads_truncated_clip_up_to_its_end(family: dict[str, str], tmp_path: Path) -> None:
     whole = clips.write(tmp_path / "whole.mp4", changing_faces(40), rate=5, muxer={"movflags": "faststart"})
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.7)])

@@ -35,7 +35,7 @@ def crops(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [0, 1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 2])
-def test_a_row_does_not_depend_on_its_batch(tmp_path: Path, count: int) -> None:
+def test_row_does_not_depend_on_its_batch(tmp_path: Path, count: int) -> None:
     score, pictures = network(tmp_path, scale=[1 / 255] * 3), crops(count)
     whole = score(pictures)
     assert len(whole) == count
@@ -84,7 +84,7 @@ def test_crops_are_run_in_batches(tmp_path: Path, count: int, batches: list[int]
     ],
     ids=["as it is", "turned", "mean", "mean of the turned", "scale", "mean before scale", "to one"],
 )
-def test_preprocessing_follows_the_card(tmp_path: Path, spec: dict[str, object], expected: list[float]) -> None:
+def test_preprocessing_follows_card(tmp_path: Path, spec: dict[str, object], expected: list[float]) -> None:
     plain = np.broadcast_to(np.uint8([200, 100, 50]), (1, 8, 8, 3))
     assert network(tmp_path, **spec)(plain).embedding[0] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
@@ -112,7 +112,7 @@ def test_every_output_has_its_column(tmp_path: Path) -> None:
     assert scores.identity.tolist() == scores.embedding.tolist()
 
 
-def test_empty_outputs_have_the_widths_of_the_card() -> None:
+def test_empty_outputs_have_widths_of_card() -> None:
     scores = empty_outputs(toy_models.FACE_MODEL | {"embedding": 7, "expressions": list("abcd")})
     assert len(scores) == 0
     assert scores.embedding.shape == (0, 7)
@@ -133,7 +133,7 @@ def test_empty_outputs_have_the_widths_of_the_card() -> None:
         ([0.02, 0.03, 0.05, 0.9], 1, 3.83),
     ],
 )
-def test_expected_age_is_the_probability_weighted_mean(probabilities: list[float], first: int, years: float) -> None:
+def test_expected_age_is_probability_weighted_mean(probabilities: list[float], first: int, years: float) -> None:
     assert expected_age(np.float32([probabilities]), first) == pytest.approx([years], rel=1e-5)
 
 
@@ -145,7 +145,7 @@ def test_expected_age_has_one_value_per_row() -> None:
     assert expected_age(np.zeros((0, 5), np.float32), 10).shape == (0,)
 
 
-def test_a_model_may_have_expressions_only(tmp_path: Path) -> None:
+def test_model_may_have_expressions_only(tmp_path: Path) -> None:
     whole = onnx.load(toy_models.face_model(tmp_path / "whole.onnx"))
     del whole.graph.output[2:]
     card = {
@@ -158,7 +158,7 @@ def test_a_model_may_have_expressions_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["first_age", "genders", "ethnicities", "identity", "tracking"])
-def test_outputs_named_by_the_card_must_exist(tmp_path: Path, key: str) -> None:
+def test_outputs_named_by_card_must_exist(tmp_path: Path, key: str) -> None:
     output = next(name for name, keys in OPTIONAL_OUTPUTS.items() if key in keys)
     whole = onnx.load(toy_models.face_model(tmp_path / "whole.onnx"))
     kept = [value for value in whole.graph.output if value.name != output]

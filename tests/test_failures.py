@@ -1,4 +1,4 @@
-"""What the machine may do to a run: a clear error, the right exit status, nothing half written, and it can go on."""
+"""Full disks, locks and signals: a clear error, the right exit status, complete records, and resuming."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def small_files(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_full_disk_ends_the_run_and_it_goes_on_when_there_is_space(name: str, place: Path, tmp_path: Path) -> None:
+def test_full_disk_ends_run_and_resume_completes_it(name: str, place: Path, tmp_path: Path) -> None:
     target = tmp_path / name
     with small_files(5000):
         result = classify(place, target)
@@ -110,7 +110,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_when_there_is_space(name: str, 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_folder_that_is_read_only_is_told_and_what_lies_there_stays(
+def test_read_only_folder_is_reported_and_unchanged(
     name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refusing(path: str, flags: int) -> int:
@@ -134,9 +134,7 @@ def test_a_folder_that_is_read_only_is_told_and_what_lies_there_stays(
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("more", [(), ("--force",), ("--resume",)], ids=str)
-def test_a_second_run_on_one_output_is_refused_at_once(
-    name: str, more: tuple[str, ...], place: Path, tmp_path: Path
-) -> None:
+def test_second_run_on_same_output_is_refused(name: str, more: tuple[str, ...], place: Path, tmp_path: Path) -> None:
     target = tmp_path / name
     if more == ("--resume",) and target.suffix in (".csv", ".json"):
         return
@@ -164,7 +162,7 @@ def test_a_second_run_on_one_output_is_refused_at_once(
         ("out.csv", None, "created by another process"),
     ],
 )
-def test_an_output_that_somebody_else_takes_or_makes_is_told(
+def test_output_changed_by_another_process_is_reported(
     name: str, taken: str | None, said: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interfering(work: Callable[[Classifier, str], ClipResult]) -> Any:
@@ -201,7 +199,7 @@ def wait_until(reached: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.002)
 
 
-def test_whoever_ends_a_run_finds_whole_records_and_status_143(place: Path, tmp_path: Path) -> None:
+def test_sigterm_keeps_complete_records(place: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     run = begin(place, target)
     wait_until(lambda: target.exists() and target.stat().st_size > 0)
@@ -220,7 +218,7 @@ def test_whoever_ends_a_run_finds_whole_records_and_status_143(place: Path, tmp_
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("name", ["out.jsonl", "out.json"])
-def test_a_signal_at_any_moment_leaves_whole_records(
+def test_signal_at_any_moment_keeps_complete_records(
     number: signal.Signals, status: int, name: str, place: Path, tmp_path: Path
 ) -> None:
     chance, early = random.Random(number), 0

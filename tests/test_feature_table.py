@@ -1,4 +1,4 @@
-"""Each clip is looked at once, and what was seen survives on disk: without the identities."""
+"""Features are extracted once per clip and cached without identities."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ def same(some: ClipFeatures | None, others: ClipFeatures | None) -> bool:
 # The cache
 
 
-def test_a_second_run_looks_at_nothing(
-    four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]
-) -> None:
+def test_second_run_uses_cache(four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]) -> None:
     cache = tmp_path / "deep" / "cache"
     first = list(extract_features(four, extractor, cache, strides=(2,)))
     assert looked == ["a", "b", "c", "nobody"]
@@ -93,7 +91,7 @@ def test_a_second_run_looks_at_nothing(
     assert sorted(path.suffix for path in cache.iterdir()) == [".npz"] * 4
 
 
-def test_a_clip_is_known_again_by_its_bytes(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
+def test_cache_key_is_content(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
     copied = tmp_path / "copied.png"
     copied.write_bytes((four[0].path / "0.png").read_bytes())
     original = replace(four[0], path=four[0].path / "0.png")
@@ -112,7 +110,7 @@ def test_a_clip_is_known_again_by_its_bytes(four: list[Sample], extractor: Extra
     assert (again.digests, again.unreadable_samples) == (table.digests, table.unreadable_samples)
 
 
-def test_features_that_tell_no_digests_still_load(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
+def test_features_without_digests_load(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
     FeatureTable.from_rows(extract_features(four, extractor), feature_fixtures.ABOUT).save(tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as stored:
         old = {name: stored[name] for name in stored if name not in ("digests", "unreadable")}
@@ -124,7 +122,7 @@ def test_features_that_tell_no_digests_still_load(four: list[Sample], extractor:
         FeatureTable.load(tmp_path / "few.npz")
 
 
-def test_without_a_cache_every_run_looks(four: list[Sample], extractor: Extractor, looked: list[str]) -> None:
+def test_no_cache_extracts_again(four: list[Sample], extractor: Extractor, looked: list[str]) -> None:
     for _ in range(2):
         list(extract_features(four[:1], extractor))
     assert looked == ["a", "a"]
@@ -155,7 +153,7 @@ def another_version(place: Path, patch: pytest.MonkeyPatch) -> Extractor:
     ],
     ids=["byte", "version", "sampling", "faces", "size", "face_model"],
 )
-def test_what_a_result_depends_on_is_looked_at_again(
+def test_changed_settings_extract_again(
     change: Callable[[Path, pytest.MonkeyPatch], Extractor],
     four: list[Sample],
     tmp_path: Path,
@@ -184,9 +182,7 @@ def test_another_detector_and_other_strides_look_again(
     assert looked == ["a"] * 3
 
 
-def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
-    four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]
-) -> None:
+def test_interrupted_run_continues(four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]) -> None:
     run = extract_features(four, extractor, tmp_path / "cache")
     assert [next(run).sample.path.name for _ in range(2)] == ["a", "b"]
     run.close()
@@ -199,9 +195,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
     assert looked == ["a", "b", "c", "nobody"]
 
 
-def test_a_clip_that_was_moved_is_not_looked_at_again(
-    four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]
-) -> None:
+def test_moved_clip_uses_cache(four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]) -> None:
     cache = tmp_path / "cache"
     video = clips.write(tmp_path / "v.mp4", [feature_fixtures.picture(YELLOW)] * 4)
     list(extract_features([four[0], sample(video)], extractor, cache))
@@ -225,7 +219,7 @@ def test_a_clip_that_was_moved_is_not_looked_at_again(
     ],
     ids=["empty", "half", "cut", "text", "names", "header", "pickle", "another archive"],
 )
-def test_a_damaged_file_of_the_cache_is_replaced(
+def test_damaged_file_of_cache_is_replaced(
     damage: Callable[[bytes], bytes], four: list[Sample], extractor: Extractor, tmp_path: Path, looked: list[str]
 ) -> None:
     (whole,) = extract_features(four[:1], extractor, tmp_path / "cache")
@@ -238,7 +232,7 @@ def test_a_damaged_file_of_the_cache_is_replaced(
     assert list((tmp_path / "cache").iterdir()) == [kept]
 
 
-def test_a_cache_that_cannot_be_written_is_told(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
+def test_unwritable_cache_is_reported(four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         list(extract_features(four[:1], extractor, tmp_path / "cache"))
@@ -247,7 +241,7 @@ def test_a_cache_that_cannot_be_written_is_told(four: list[Sample], extractor: E
 # Clips
 
 
-def test_a_folder_of_frames_is_a_clip_of_its_pictures_in_their_order(extractor: Extractor, tmp_path: Path) -> None:
+def test_folder_of_frames_is_a_clip(extractor: Extractor, tmp_path: Path) -> None:
     colours = [YELLOW] * 9 + [(200, 255, 30), None]
     path = feature_fixtures.frames(tmp_path / "clip", colours)
     (path / "notes.txt").touch()
@@ -261,7 +255,7 @@ def test_a_folder_of_frames_is_a_clip_of_its_pictures_in_their_order(extractor: 
     assert len(list(extractor.observe_frames(read_image_sequence(by_hand)))) == 11
 
 
-def test_a_video_and_its_frames_give_nearly_the_same(extractor: Extractor, tmp_path: Path) -> None:
+def test_video_equals_its_frames(extractor: Extractor, tmp_path: Path) -> None:
     video = clips.write(tmp_path / "v.mp4", [feature_fixtures.picture(YELLOW)] * 10, rate=5, options={"crf": "0"})
     (by_video, by_frames) = (
         compute_clip_features(path, extractor, (1,))[1]
@@ -272,7 +266,7 @@ def test_a_video_and_its_frames_give_nearly_the_same(extractor: Extractor, tmp_p
 
 
 @pytest.mark.parametrize(("face", "spread"), [("main", False), ("all", True)])
-def test_only_what_is_fitted_on_is_kept(face: str, spread: bool, tmp_path: Path) -> None:
+def test_only_used_statistics_are_kept(face: str, spread: bool, tmp_path: Path) -> None:
     path = feature_fixtures.frames(tmp_path / "clip", [YELLOW] * 2)
     found = compute_clip_features(path, feature_fixtures.extractor(tmp_path, Options(face=face)), (1,))[1]
     names = {
@@ -290,7 +284,7 @@ def test_coarse_features_are_of_every_so_many_frames(extractor: Extractor, tmp_p
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_what_cannot_be_read_is_told_in_its_row(cached: bool, extractor: Extractor, tmp_path: Path) -> None:
+def test_unreadable_clips_are_reported(cached: bool, extractor: Extractor, tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a video\n" * 20)
     (tmp_path / "nothing").mkdir()
@@ -306,9 +300,7 @@ def test_what_cannot_be_read_is_told_in_its_row(cached: bool, extractor: Extract
     assert all(row.features is None and row.sample.path.name in row.error.message for row in rows[:-1])
 
 
-def test_a_file_that_the_system_refuses_is_told(
-    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_permission_error_is_reported(extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = feature_fixtures.frames(tmp_path / "clip", [YELLOW]) / "0.png"
 
     def refuse(*_: object) -> object:
@@ -321,7 +313,7 @@ def test_a_file_that_the_system_refuses_is_told(
 
 
 @pytest.mark.parametrize(("colour", "answered"), [(YELLOW, True), (None, False)])
-def test_a_clip_that_breaks_off_counts_if_it_showed_a_face(
+def test_truncated_clip_with_face_counts(
     colour: tuple[int, int, int] | None, answered: bool, extractor: Extractor, tmp_path: Path
 ) -> None:
     image = feature_fixtures.picture() if colour is None else feature_fixtures.picture(colour)
@@ -334,9 +326,7 @@ def test_a_clip_that_breaks_off_counts_if_it_showed_a_face(
 
 
 @pytest.mark.parametrize("jobs", [0, 1, 3])
-def test_rows_come_in_the_order_of_the_clips(
-    jobs: int, four: list[Sample], extractor: Extractor, tmp_path: Path
-) -> None:
+def test_rows_come_in_order_of_clips(jobs: int, four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
     rows = list(extract_features(iter(four * 3), extractor, tmp_path / "cache", jobs))
     assert [row.sample for row in rows] == four * 3
     assert [row.features is None for row in rows] == [False, False, False, True] * 3
@@ -358,7 +348,7 @@ class Fragile(Extractor):
             yield one
 
 
-def test_a_clip_that_brings_down_a_worker_or_hangs_is_told_in_its_row(four: list[Sample], tmp_path: Path) -> None:
+def test_crash_and_timeout_are_reported(four: list[Sample], tmp_path: Path) -> None:
     plain = feature_fixtures.extractor(tmp_path)
     for name, aside in (("deadly", -32), ("endless", 96)):
         (tmp_path / name).mkdir()
@@ -383,7 +373,7 @@ def clip(*values: float) -> ClipFeatures:
     return ClipFeatures({"embedding.mean": mean, "embedding.std": mean / 10, IDENTITY: mean}, len(values))
 
 
-def test_a_table_has_a_row_for_each_clip_with_a_face() -> None:
+def test_table_has_a_row_for_each_clip_with_a_face() -> None:
     rows = [row("a", 1, 2, by_stride={2: clip(5, 6)}), row("b"), row("c", 3, 4, by_stride={2: None})]
     table = FeatureTable.from_rows(iter(rows), feature_fixtures.ABOUT)
     assert [one.path.name for one in table.samples] == ["a", "c"]
@@ -453,7 +443,7 @@ def test_parquet_needs_pyarrow(table: FeatureTable, tmp_path: Path, monkeypatch:
     assert not list(tmp_path.iterdir())
 
 
-def test_features_are_not_replaced_unless_asked(table: FeatureTable, tmp_path: Path) -> None:
+def test_existing_features_need_force(table: FeatureTable, tmp_path: Path) -> None:
     (tmp_path / "f.npz").write_text("precious")
     with pytest.raises(OutputError, match="exists"):
         table.save(tmp_path / "f.npz")
@@ -498,9 +488,7 @@ def stored(table: FeatureTable, **changes: object) -> dict[str, object]:
     ],
     ids=str,
 )
-def test_what_is_no_table_of_features_is_refused(
-    changes: dict[str, object], table: FeatureTable, tmp_path: Path
-) -> None:
+def test_invalid_feature_table_is_refused(changes: dict[str, object], table: FeatureTable, tmp_path: Path) -> None:
     np.savez(tmp_path / "whole.npz", **stored(table))
     assert len(FeatureTable.load(tmp_path / "whole.npz").samples) == 2
     np.savez(tmp_path / "f.npz", **stored(table, **changes))
@@ -509,14 +497,14 @@ def test_what_is_no_table_of_features_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no zip", b"PK\x05\x06" + bytes(18), None], ids=str)
-def test_what_is_no_npz_is_refused(content: bytes | None, tmp_path: Path) -> None:
+def test_invalid_npz_is_refused(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "f.npz").write_bytes(content)
     with pytest.raises(DatasetError, match=r"f\.npz is no file of features"):
         FeatureTable.load(tmp_path / "f.npz")
 
 
-def test_a_single_matrix_is_refused(tmp_path: Path) -> None:
+def test_single_matrix_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "f.npz").open("wb") as file:
         np.save(file, np.ones(3))
     with pytest.raises(DatasetError, match=r"f\.npz is no file of features"):

@@ -1,4 +1,4 @@
-"""Whatever stands in a list, a ledger, a table, a manifest or a card: a result or an error of ours, nothing else."""
+"""Mutated lists, ledgers, tables, manifests and cards give a result or a FervidError, never another exception."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from parsers import TARGETS
 
 FEW, MANY = 150, 5_000
 COUNTS = {"face_model-card": 40, "detector-card": 40, "classifier-card": 60, "manifest": 60, "onnx": 500, "results": 60}
-"""Some take longer than the others, or are seldom accepted."""
+"""Mutations of targets that are slow or seldom accepted."""
 
 
 def tried(name: str, first: int, count: int) -> int:
-    """Mutate the examples of a target so often; how many of the results were accepted."""
+    """Mutate the examples of a target `count` times and return how many of the results were accepted."""
     target, accepted = TARGETS[name], 0
     examples = target.examples()
     for number in range(first, first + count):
@@ -33,13 +33,13 @@ def tried(name: str, first: int, count: int) -> int:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_is_right_is_accepted(name: str, tmp_path: Path) -> None:
+def test_valid_examples_are_accepted(name: str, tmp_path: Path) -> None:
     for example in TARGETS[name].examples():
         assert TARGETS[name](example)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_is_nearly_right_is_accepted_or_refused(name: str) -> None:
+def test_mutations_are_accepted_or_refused(name: str) -> None:
     count = COUNTS.get(name, FEW)
     assert 0 < tried(name, 0, count) <= count
 
@@ -47,23 +47,24 @@ def test_what_is_nearly_right_is_accepted_or_refused(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_thousands_of_mutations_are_accepted_or_refused(name: str) -> None:
-    tried(name, FEW, MANY * COUNTS.get(name, FEW) // FEW)
+    assert tried(name, FEW, MANY * COUNTS.get(name, FEW) // FEW) > 0
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"\n", b"\xff\xfe", b"[" * 100_000, b'"' * 999, bytes(10_000)], ids=len)
-@pytest.mark.parametrize("name", TARGETS)
-def test_what_is_nothing_at_all_is_refused_or_empty(name: str, data: bytes) -> None:
-    TARGETS[name](data)
+def test_garbage_raises_no_other_error(data: bytes) -> None:
+    accepted = {name for name, target in TARGETS.items() if target(data)}
+    assert {"folders", "ledger"} <= accepted
+    assert not accepted & {"csv", "jsonl", "kerc", "vgaf", "ck+", "features", "features-rows", "manifest"}
 
 
-def test_a_mutation_is_the_same_again() -> None:
+def test_mutations_are_reproducible() -> None:
     for name, target in TARGETS.items():
         (example, *_) = target.examples()
         found = [parsers.mutated(example, random.Random(5)) for _ in range(2)]
         assert found[0] == found[1], name
 
 
-def test_a_target_that_raises_what_is_not_ours_fails() -> None:
+def test_target_raising_another_error_fails() -> None:
     def broken(data: bytes, folder: Path) -> None:
         if data:
             raise KeyError("label")
@@ -96,21 +97,21 @@ def with_(name: str, **values: Any) -> bytes:
     [{"path": 1}, {"path": {}}, {"record": [0.0]}, {"size": "1"}, {"path": float("nan")}, {"status": "$k"}],
     ids=repr,
 )
-def test_an_entry_of_a_ledger_that_is_none_names_no_record(values: dict[str, Any]) -> None:
+def test_invalid_ledger_entry_is_refused(values: dict[str, Any]) -> None:
     assert not TARGETS["ledger"](with_("ledger", **values)), "so the output is refused: it seems edited"
 
 
-def test_an_entry_of_a_ledger_that_is_too_deep_counts_for_nothing() -> None:
+def test_deeply_nested_ledger_entry_is_ignored() -> None:
     assert TARGETS["ledger"](TARGETS["ledger"].examples()[0] + b"[" * 100_000 + b"\n")
 
 
 @pytest.mark.timeout(20)
-def test_a_name_of_brackets_is_no_pattern_that_takes_minutes() -> None:
+def test_name_of_brackets_is_parsed_quickly() -> None:
     assert not TARGETS["vgaf"](b"[" * 200_000 + b" 3\n")
 
 
 @pytest.mark.parametrize("values", [{"file": 0}, {"sha256": None}, {"kind": "pickle"}, {"kind": []}], ids=repr)
-def test_an_entry_of_a_manifest_that_is_none_is_damage(values: dict[str, Any]) -> None:
+def test_invalid_manifest_entry_is_refused(values: dict[str, Any]) -> None:
     entry = json.loads(TARGETS["manifest"].examples()[0])["models"]["toy-classifier"]
     assert not TARGETS["manifest"](json.dumps({"models": {"toy-classifier": entry | values}}).encode())
 
@@ -140,12 +141,12 @@ def test_an_entry_of_a_manifest_that_is_none_is_damage(values: dict[str, Any]) -
     ],
     ids=repr,
 )
-def test_a_card_with_what_cannot_be_is_refused(kind: str, values: dict[str, Any]) -> None:
+def test_impossible_card_values_are_refused(kind: str, values: dict[str, Any]) -> None:
     assert not TARGETS[kind](with_(kind, **values))
 
 
 @pytest.mark.parametrize("values", [{"face": True}, {"face_model_sha256": None}], ids=repr)
-def test_features_that_say_no_text_of_themselves_are_refused(values: dict[str, Any]) -> None:
+def test_features_with_invalid_metadata_are_refused(values: dict[str, Any]) -> None:
     assert not TARGETS["features-rows"](with_("features-rows", **values))
 
 
@@ -154,7 +155,7 @@ def test_features_that_say_no_text_of_themselves_are_refused(values: dict[str, A
     [{"source": 1}, {"label": []}, {"person": 3}, {"ratings": True}, {"ratings": ["a"]}, {"ratings": {"v": "x"}}],
     ids=repr,
 )
-def test_features_of_clips_that_are_none_are_refused(values: dict[str, Any]) -> None:
+def test_features_with_invalid_samples_are_refused(values: dict[str, Any]) -> None:
     about, _, samples = TARGETS["features-rows"].examples()[0].partition(b"\n")
     first, *others = json.loads(samples)
     assert not TARGETS["features-rows"](about + b"\n" + json.dumps([first | values, *others]).encode())

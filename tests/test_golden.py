@@ -1,4 +1,4 @@
-"""The answers for the clips of examples/ stay what they were; `python tests/helpers/golden.py` accepts new ones."""
+"""Records of the clips of examples/ are unchanged; `python tests/helpers/golden.py` accepts new ones."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_top_window_per_label() -> None:
     assert top_window_per_label([records[2]]) == []
 
 
-def test_highlights_are_explained_by_the_recorded_models(records: list[Record], family: dict[str, str]) -> None:
+def test_highlights_are_explained_by_recorded_models(records: list[Record], family: dict[str, str]) -> None:
     clip_highlights = highlight(records, family)
     assert clip_highlights.note == ""
     assert [item.record["label"] for item in clip_highlights.highlights] == ["first", "second"]
@@ -85,7 +85,7 @@ def test_highlights_are_explained_by_the_recorded_models(records: list[Record], 
         )
 
 
-def test_thumbnail_shows_the_most_confident_frame(records: list[Record], family: dict[str, str]) -> None:
+def test_thumbnail_shows_most_confident_frame(records: list[Record], family: dict[str, str]) -> None:
     first, second = highlight(records, family, thumbnails=True).highlights
     for item, colour in ((first, toy_models.FIRST), (second, toy_models.SECOND)):
         assert item.record["start_s"] <= item.time < item.record["end_s"]
@@ -129,7 +129,7 @@ def test_missing_clip_is_noted(records: list[Record], family: dict[str, str], tm
 
 
 @pytest.mark.parametrize("name", ["mirrored", "upside-down", "mirrored-and-turned-right"])
-def test_thumbnail_follows_the_display_matrix(tmp_path: Path, name: str) -> None:
+def test_thumbnail_follows_display_matrix(tmp_path: Path, name: str) -> None:
     matrix, display = clips.ORIENTATIONS[name]
     image = clips.portrait(160, 128, 0.8)
     path = clips.orient(clips.write(tmp_path / "clip.mp4", [image] * 3), *matrix)
@@ -139,7 +139,7 @@ def test_thumbnail_follows_the_display_matrix(tmp_path: Path, name: str) -> None
     assert np.abs(thumbnail.astype(int) - display(image)).mean() < 8
 
 
-def test_thumbnail_of_a_missing_clip_is_none(tmp_path: Path, clip: str) -> None:
+def test_thumbnail_of_missing_clip_is_none(tmp_path: Path, clip: str) -> None:
     assert highlights._thumbnail(str(tmp_path / "gone.mp4"), 0.0, OPTIONS) is None
     assert highlights._thumbnail(clip, 0.0, OPTIONS) is not None
 

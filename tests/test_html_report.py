@@ -1,4 +1,4 @@
-"""Pages of results, without a browser: what is on them, in words and tables, and that nothing can break out."""
+"""HTML reports without a browser: their text and tables, and that all input is escaped."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ MANY = [
 ]
 
 
-def test_a_run_says_how_many_and_why() -> None:
+def test_run_shows_counts_and_errors() -> None:
     said = made(run(*MANY)).said
     assert "clips 6 ok 3 50 % no face 1 17 % error 1 17 % skipped 1 17 %" in said
     assert "not_found error 1 lost.mp4 does not exist" in said
@@ -126,7 +126,7 @@ def test_a_run_says_how_many_and_why() -> None:
     assert "Made by fervid 1.2.3" in said
 
 
-def test_the_failed_come_first_and_then_the_least_certain() -> None:
+def test_failed_and_uncertain_clips_come_first() -> None:
     found = made(run(*MANY))
     names = ["lost.mp4", "late.mp4", "empty.mp4", "unsure.mp4", "joyful.mp4", "sure.mp4"]
     assert [row[0] for row in found.rows] == names
@@ -136,18 +136,18 @@ def test_the_failed_come_first_and_then_the_least_certain() -> None:
     assert found.rows[0][7] == "not_found: lost.mp4 does not exist"
 
 
-def test_a_run_without_an_answer_has_no_charts() -> None:
+def test_run_without_predictions_has_no_charts() -> None:
     found = made(run(clip("a", "error")))
     assert [tag for tag, _ in found.tags].count("svg") == 0
     assert "Answers" not in found.said
 
 
-def test_a_clip_that_is_answered_and_damaged_is_among_the_problems() -> None:
+def test_damaged_clip_is_listed_as_problem() -> None:
     record = {**clip("a").as_dict(), "error": {"code": "damaged", "message": "2 packets"}}
     assert "damaged ok 1 2 packets" in made(ClassificationRun([record])).said
 
 
-def test_only_one_page_of_rows_is_in_the_document_of_ten_thousand() -> None:
+def test_large_run_is_paged() -> None:
     found = made(run(*(clip(f"{i}.mp4") for i in range(10_000))))
     assert len(found.rows) == 10_000
     assert sum(tag == "tr" for tag, _ in found.tags) < ROWS_PER_PAGE + 50
@@ -156,7 +156,7 @@ def test_only_one_page_of_rows_is_in_the_document_of_ten_thousand() -> None:
     assert found.values("aria-rowindex") == [str(i) for i in range(1, ROWS_PER_PAGE + 2)]
 
 
-def test_nothing_that_a_name_says_becomes_part_of_the_page() -> None:
+def test_names_are_escaped() -> None:
     evil = {EVIL: 0.75, f"{EVIL}{EVIL}": 0.25}
     windowed = [{**one.as_dict(), "probabilities": evil, "label": EVIL} for one in windows(EVIL, [0.75])]
     windowed[0]["people"][0] |= {"probabilities": evil, "label": EVIL, "gender": EVIL}
@@ -188,7 +188,7 @@ def _harmless(found: Any) -> Any:
     return type(found)(*plain)
 
 
-def test_the_page_allows_its_own_script_and_style_and_no_network() -> None:
+def test_content_security_policy() -> None:
     for found in (run(*MANY), timelines(a=[0.5]), EvaluationRun({"": html_pages.report()})):
         parsed = made(found)
         (policy,) = [tag["content"] for name, tag in parsed.tags if tag.get("http-equiv") == "Content-Security-Policy"]
@@ -204,7 +204,7 @@ def test_the_page_allows_its_own_script_and_style_and_no_network() -> None:
         assert not re.findall(r"url\(|@import|innerHTML|eval\(", parsed.text)
 
 
-def test_every_chart_says_what_it_shows_and_ids_are_used_once() -> None:
+def test_charts_have_labels_and_unique_ids() -> None:
     for found in (
         run(*MANY),
         timelines(a=[0.5, None, 0.25], b=[0.5]),
@@ -231,7 +231,7 @@ def test_every_chart_says_what_it_shows_and_ids_are_used_once() -> None:
         assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
-def test_a_timeline_has_a_chart_for_each_person_with_gaps() -> None:
+def test_timeline_has_chart_per_person() -> None:
     records = [one.as_dict() for one in windows("a.mp4", [0.75, None, 0.25])]
     second = {**records[2]["people"][0], "id": 3, "age": 31.0, "gender": "female", "ethnicity": "x"}
     records[2]["people"].append(second)
@@ -249,7 +249,7 @@ def test_a_timeline_has_a_chart_for_each_person_with_gaps() -> None:
     )
 
 
-def test_people_come_in_the_same_order_in_report_and_plot() -> None:
+def test_report_and_plot_order_people_equally() -> None:
     parts = windows("a.mp4", [0.75, 0.25, 0.75])
     other = replace(parts[0].people[0], id=1, seconds=2.5)
     parts = [replace(part, people=(replace(part.people[0], seconds=2.0), other)) for part in parts]
@@ -258,7 +258,7 @@ def test_people_come_in_the_same_order_in_report_and_plot() -> None:
     assert 0 < said.index("Person 1, seen in") < said.index("Person 0, seen in")
 
 
-def test_a_name_that_csv_escapes_is_itself_again_in_a_report(tmp_path: Path) -> None:
+def test_csv_escapes_are_undone(tmp_path: Path) -> None:
     names = ["=1+1.mp4", "+a.mp4", "-b.mp4", "@c.mp4", "'=d.mp4", "'e.mp4", "\tf.mp4"]
     records = [clip(name, "error") for name in names]
     with (tmp_path / "results.csv").open("wb") as file:
@@ -273,7 +273,7 @@ def test_a_name_that_csv_escapes_is_itself_again_in_a_report(tmp_path: Path) -> 
     assert [record["error"]["message"] for record in found.records] == [one.problem.message for one in records]
 
 
-def test_several_clips_have_a_table_that_leads_to_them() -> None:
+def test_several_clips_have_linked_table() -> None:
     from fervid.core.results import WindowResult
 
     lost = WindowResult.from_clip_result(clip("b", "error")).as_dict()
@@ -285,7 +285,7 @@ def test_several_clips_have_a_table_that_leads_to_them() -> None:
     assert {"clip-1", "clip-2"} <= set(parsed.values("id"))
 
 
-def test_many_people_are_folded_up_and_none_is_left_out() -> None:
+def test_many_people_are_folded() -> None:
     record = windows("a", [0.75])[0].as_dict()
     record["people"] = [{**record["people"][0], "id": i} for i in range(6)]
     parsed = made(TimelineRun({"a": [record]}))
@@ -293,7 +293,7 @@ def test_many_people_are_folded_up_and_none_is_left_out() -> None:
     assert all(f"Person {i}, seen in 1" in parsed.said for i in range(6))
 
 
-def test_a_clip_that_has_no_windows_says_why() -> None:
+def test_clip_without_windows_shows_error() -> None:
     from fervid.core.results import WindowResult
 
     records = [WindowResult.from_clip_result(clip("a", "error")).as_dict()]
@@ -302,12 +302,12 @@ def test_a_clip_that_has_no_windows_says_why() -> None:
     assert "whole clip error" in said
 
 
-def test_a_still_picture_has_a_timeline_of_no_length() -> None:
+def test_still_image_has_timeline() -> None:
     record = {**windows("a", [0.75])[0].as_dict(), "end_s": 0.0}
     assert "0 to 0 s: calm 75 %, joy 25 %" in made(TimelineRun({"a": [record]})).values("aria-label")
 
 
-def test_more_labels_than_colours_are_dashed() -> None:
+def test_labels_beyond_colors_are_dashed() -> None:
     record = windows("a", [0.75])[0].as_dict()
     shares = {f"label {i}": 0.1 for i in range(10)}
     record["people"][0] |= {"probabilities": shares, "label": "label 9"}
@@ -316,7 +316,7 @@ def test_more_labels_than_colours_are_dashed() -> None:
     assert {f"var(--series-{i})" for i in range(8)} <= set(re.findall(r"var\(--series-\d\)", text))
 
 
-def test_an_evaluation_shows_confusion_classes_and_calibration() -> None:
+def test_evaluation_shows_confusion_and_calibration() -> None:
     ours = html_pages.report(("calm", "joy", "never"), [0, 0, 0, 1, 1], [0, 0, 1, 1, -1])
     parsed = made(EvaluationRun({"": ours}))
     assert "clips 5 with a face 4" in parsed.said
@@ -332,7 +332,7 @@ def test_an_evaluation_shows_confusion_classes_and_calibration() -> None:
     assert "80 % sure, 75 % right: 4 clips; unfold" in calibration
 
 
-def test_an_evaluation_shows_what_else_it_holds() -> None:
+def test_evaluation_shows_comparisons() -> None:
     predictions = metrics.Predictions(("a", "b"), np.array([0, 1]), np.float32([[0.9, 0.1], [0.2, 0.8]]))
     report = {
         **html_pages.report(),
@@ -344,7 +344,7 @@ def test_an_evaluation_shows_what_else_it_holds() -> None:
     assert "Few frames first: frame fraction 25.0 %, accuracy 50.0 %." in said
 
 
-def test_methods_and_ratings_lie_side_by_side() -> None:
+def test_methods_and_ratings_are_compared() -> None:
     parsed = made(EvaluationRun({"mean, rbf": html_pages.report(), "mean, mlp": html_pages.report(said=(1, 1, 1, 1))}))
     assert "Methods side by side" in parsed.said
     assert re.search(r"mean, rbf 75\.0 % \(.*mean, mlp 25\.0 %", parsed.said)
@@ -357,7 +357,7 @@ def test_methods_and_ratings_lie_side_by_side() -> None:
     assert "valence clips 3 without an answer 1 concordance (CCC) 1.000 (1.000 to 1.000)" in said
 
 
-def test_what_has_no_shape_is_shown_as_its_number() -> None:
+def test_degenerate_charts_show_numbers() -> None:
     assert escape_control_chars("a\nb\x00\u202ec\udcff😀é") == "a\\nb\\x00\\u202ec\\udcff😀é"
     assert escape_control_chars(7) == "7"
 
@@ -382,7 +382,7 @@ CHARTS = {
 @pytest.mark.parametrize(
     "label", ["calm", "", EVIL[:-5].replace("\udcff", ""), "a.b[c]'d\\e", "😀" * 60, "datum.value", "אבג", "long " * 30]
 )
-def test_charts_are_pictures_whatever_a_label_says(name: str, label: str) -> None:
+def test_chart_labels_are_escaped(name: str, label: str) -> None:
     root = ElementTree.fromstring(charts.to_svg(CHARTS[name](label)))
     tags = {element.tag.rpartition("}")[2] for element in root.iter()}
     assert tags <= {"svg", "g", "path", "line", "text", "rect", "circle", "tspan"}
@@ -391,7 +391,7 @@ def test_charts_are_pictures_whatever_a_label_says(name: str, label: str) -> Non
 
 
 @pytest.mark.parametrize(("most", "ticks"), [(0, [0]), (1, [0, 1]), (6, [0, 1, 2, 3, 4, 5, 6]), (7, [0, 2, 4, 6])])
-def test_counts_have_whole_ticks(most: int, ticks: list[int]) -> None:
+def test_counts_have_integer_ticks(most: int, ticks: list[int]) -> None:
     assert charts._counts([{"value": most}], "value")["values"] == ticks
     assert charts._counts([{"value": 10_000}], "value")["values"] == [0, 2000, 4000, 6000, 8000, 10000]
 
@@ -420,7 +420,7 @@ def toy_flags(family: dict[str, str]) -> list[object]:
     return [*toy_models.flags(family), "--min-face", toy_models.FACE]
 
 
-def test_the_command_writes_a_page_and_prints_nothing(tmp_path: Path) -> None:
+def test_report_writes_page(tmp_path: Path) -> None:
     output = tmp_path / "report.html"
     result = report(lines(tmp_path / "results.jsonl", MANY), "-o", output)
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
@@ -428,13 +428,13 @@ def test_the_command_writes_a_page_and_prints_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "results.jsonl"]
 
 
-def test_the_end_of_a_report_is_told(tmp_path: Path) -> None:
+def test_report_prints_summary(tmp_path: Path) -> None:
     results, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
     told = CliRunner().invoke(app.app, ["report", str(results), "-o", str(output)]).stderr
     assert re.fullmatch(rf"fervid: {len(MANY)} clips in [\d.]+ s: \d+ ok.*; the report is in {output}\n", told)
 
 
-def test_a_page_is_not_replaced_unless_asked(tmp_path: Path) -> None:
+def test_existing_page_needs_force(tmp_path: Path) -> None:
     results, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
     output.write_text("mine")
     refused = report(results, "-o", output)
@@ -444,7 +444,7 @@ def test_a_page_is_not_replaced_unless_asked(tmp_path: Path) -> None:
     assert output.read_bytes().startswith(b"<!DOCTYPE html>")
 
 
-def test_the_results_are_not_overwritten(tmp_path: Path) -> None:
+def test_results_are_not_overwritten(tmp_path: Path) -> None:
     results = lines(tmp_path / "results.jsonl", MANY)
     refused = report(results, "-o", tmp_path / "." / "results.jsonl", "--force")
     assert refused.exit_code == 2
@@ -452,7 +452,7 @@ def test_the_results_are_not_overwritten(tmp_path: Path) -> None:
     assert load_results(results)
 
 
-def test_what_is_no_file_of_results_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_invalid_results_write_no_page(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"torn')
     refused = report(tmp_path / "x.jsonl", "-o", tmp_path / "report.html")
     assert refused.exit_code == 2
@@ -461,7 +461,7 @@ def test_what_is_no_file_of_results_leaves_nothing_behind(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
 
 
-def test_a_timeline_is_explained_and_what_is_gone_is_said(looked: Path, family: dict[str, str], tmp_path: Path) -> None:
+def test_timeline_is_explained(looked: Path, family: dict[str, str], tmp_path: Path) -> None:
     assert report(looked, "-o", tmp_path / "r.html", *toy_flags(family)).exit_code == 0
     parsed = Page((tmp_path / "r.html").read_text())
     assert re.search(r"From a baseline of 33\.3 % to 9\d\.\d % for first", parsed.said)
@@ -471,7 +471,7 @@ def test_a_timeline_is_explained_and_what_is_gone_is_said(looked: Path, family: 
     assert str(looked.parent / "clip.mp4") in parsed.said
 
 
-def test_thumbnails_are_shown_only_if_asked_for(looked: Path, family: dict[str, str], tmp_path: Path) -> None:
+def test_thumbnails_are_optional(looked: Path, family: dict[str, str], tmp_path: Path) -> None:
     assert report(looked, "-o", tmp_path / "r.html", "--thumbnails", *toy_flags(family)).exit_code == 0
     parsed = Page((tmp_path / "r.html").read_text())
     ((_, image),) = [tag for tag in parsed.tags if tag[0] == "img"]
@@ -479,14 +479,14 @@ def test_thumbnails_are_shown_only_if_asked_for(looked: Path, family: dict[str, 
     assert re.fullmatch(r"Frame at [01]\.\d s, labelled first", image["alt"])
 
 
-def test_without_the_models_the_page_says_so(looked: Path, tmp_path: Path) -> None:
+def test_missing_models_are_reported(looked: Path, tmp_path: Path) -> None:
     assert report(looked, "-o", tmp_path / "r.html").exit_code == 0
     said = Page((tmp_path / "r.html").read_text()).said
     assert "toy-detector is not an installed model; pass its file with --detector" in said
     assert "Over time" in said
 
 
-def test_no_clip_is_read_if_nothing_shall_be_explained(
+def test_report_without_explanation_reads_no_clip(
     looked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fervid.analysis.highlights.find_highlights", None)
@@ -502,7 +502,7 @@ def test_no_clip_is_read_if_nothing_shall_be_explained(
         (["--fps", "0"], "above 0"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(flags: list[str], said: str, tmp_path: Path) -> None:
+def test_contradicting_flags_are_refused(flags: list[str], said: str, tmp_path: Path) -> None:
     refused = report(lines(tmp_path / "results.jsonl", MANY), "-o", tmp_path / "report.html", *flags)
     assert refused.exit_code == 2
     assert said in refused.stderr
@@ -510,9 +510,7 @@ def test_flags_that_do_not_fit_are_refused(flags: list[str], said: str, tmp_path
 
 
 @pytest.mark.parametrize("package", ["jinja2", "vl_convert", "fastjsonschema"])
-def test_without_its_packages_the_command_says_what_to_install(
-    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_packages_are_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fervid.render import result_schema
 
     result_schema.validator.cache_clear()

@@ -104,7 +104,7 @@ ALL = ("run", "timelines", "evaluation", "methods")
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("width", [1280, 360])
-def test_it_renders_without_complaint_and_never_wider_than_the_window(name: str, width: int, opened: Any) -> None:
+def test_page_fits_window_without_errors(name: str, width: int, opened: Any) -> None:
     tab = opened(name, viewport={"width": width, "height": 800})
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("[...document.querySelectorAll('svg')].every(svg => svg.getBBox().width > 50)")
@@ -115,7 +115,7 @@ def names(tab: Any) -> list[str]:
     return tab.locator("#clips tbody th").all_text_contents()
 
 
-def test_ten_thousand_rows_are_there_at_once_and_searched_while_one_types(opened: Any) -> None:
+def test_large_table_is_searched_while_typing(opened: Any) -> None:
     started = time.perf_counter()
     tab = opened("run")
     assert tab.locator("#where").text_content() == "Rows 1 to 50 of 10,000"
@@ -134,7 +134,7 @@ def test_ten_thousand_rows_are_there_at_once_and_searched_while_one_types(opened
     assert spent < 1000
 
 
-def test_rows_are_sorted_as_the_heads_say_and_back(opened: Any) -> None:
+def test_rows_are_sorted_as_heads_say_and_back(opened: Any) -> None:
     tab = opened("run")
     first = names(tab)
     assert first[:2] == ["folder/clip 4.mp4", "folder/clip 9.mp4"]
@@ -152,7 +152,7 @@ def test_rows_are_sorted_as_the_heads_say_and_back(opened: Any) -> None:
     assert names(tab) == first
 
 
-def test_what_changes_is_announced_once_nobody_types_any_more(opened: Any) -> None:
+def test_changes_are_announced_after_typing(opened: Any) -> None:
     tab = opened("run")
     said, order = tab.locator("#said"), tab.locator("#order")
     first = order.text_content()
@@ -203,7 +203,7 @@ def test_pages_are_turned_by_keyboard(opened: Any) -> None:
     assert tab.locator("#where").text_content() == "Rows 1 to 50 of 10,000"
 
 
-def test_who_turns_pages_is_not_lost_at_the_ends(opened: Any) -> None:
+def test_focus_is_kept_at_first_and_last_page(opened: Any) -> None:
     tab = opened("run")
     tab.clock.install(time=0)
     tab.clock.pause_at(1000)
@@ -220,7 +220,7 @@ def test_who_turns_pages_is_not_lost_at_the_ends(opened: Any) -> None:
     assert table.locator("tbody tr").first.get_attribute("aria-rowindex") == "102"
 
 
-def test_whoever_has_only_a_keyboard_reaches_everything_and_sees_where_they_are(opened: Any) -> None:
+def test_keyboard_reaches_everything(opened: Any) -> None:
     tab = opened("run")
     reached = []
     for _ in range(40):
@@ -240,7 +240,7 @@ def test_whoever_has_only_a_keyboard_reaches_everything_and_sees_where_they_are(
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_only_what_scrolls_is_a_stop_of_the_keyboard(name: str, opened: Any) -> None:
+def test_only_scrolling_regions_are_tab_stops(name: str, opened: Any) -> None:
     tab = opened(name)
     for width in (1280, 360):
         tab.set_viewport_size({"width": width, "height": 800})
@@ -265,7 +265,7 @@ def test_only_what_scrolls_is_a_stop_of_the_keyboard(name: str, opened: Any) -> 
         ("evaluation", "[aria-label^='calm, answered joy']", "calm, answered joy: 1 clip of 3"),
     ],
 )
-def test_marks_say_what_they_are_under_the_pointer(name: str, mark: str, said: str, opened: Any) -> None:
+def test_marks_have_tooltips(name: str, mark: str, said: str, opened: Any) -> None:
     tab = opened(name)
     tip = tab.locator("#tip")
     assert not tip.is_visible()
@@ -331,7 +331,7 @@ def test_both_themes_have_contrast(name: str, opened: Any) -> None:
     assert backgrounds["light"] != backgrounds["dark"]
 
 
-def test_the_theme_is_that_of_the_system_until_one_is_chosen_and_stays(opened: Any, written: dict[str, str]) -> None:
+def test_theme_follows_system_until_chosen(opened: Any, written: dict[str, str]) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     light, dark = (opened("run", color_scheme=theme).evaluate(background) for theme in ("light", "dark"))
     tab = opened("run", color_scheme="light")
@@ -357,7 +357,7 @@ def test_on_paper_it_is_light_without_controls_and_unfolded(opened: Any) -> None
     assert tab.pdf().startswith(b"%PDF")
 
 
-def test_without_javascript_the_page_still_says_most(browser: Any, written: dict[str, str]) -> None:
+def test_page_without_javascript(browser: Any, written: dict[str, str]) -> None:
     context = browser.new_context(java_script_enabled=False)
     tab = context.new_page()
     tab.goto(written["run"])
@@ -369,7 +369,7 @@ def test_without_javascript_the_page_still_says_most(browser: Any, written: dict
     context.close()
 
 
-def test_a_script_that_got_in_would_not_run(browser: Any, written: dict[str, str], tmp_path: Path) -> None:
+def test_injected_script_does_not_run(browser: Any, written: dict[str, str], tmp_path: Path) -> None:
     """What the policy is for, should an escape ever fail."""
     text = render_html(run(10), "results.jsonl").decode()
     path = tmp_path / "page.html"

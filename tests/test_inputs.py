@@ -198,7 +198,7 @@ def test_unreadable_files_are_counted(tree: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("tree")
-def test_url_is_not_a_glob() -> None:
+def test_url_is_not_glob() -> None:
     assert resolve_inputs(["https://host/*.mp4", "s3://bucket/[a].mp4"]) == [
         "https://host/*.mp4",
         "s3://bucket/[a].mp4",
@@ -213,7 +213,7 @@ def test_hidden_files_are_skipped_unless_named(tree: Path) -> None:
     assert resolve_inputs([str(tree / "shown/._a.mp4")]) == [str(tree / "shown/._a.mp4")]
 
 
-def test_file_named_like_a_glob(tree: Path) -> None:
+def test_file_named_like_glob(tree: Path) -> None:
     (tree / "b[1].mp4").touch()
     (tree / "b1.mp4").touch()
     assert resolve_inputs(["b[1].mp4"]) == ["b[1].mp4"]

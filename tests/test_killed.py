@@ -13,7 +13,7 @@ def unharmed(counts: Counts, kills: int, inputs: int) -> bool:
     return counts.harmed == 0
 
 
-def test_run_resumes_after_a_few_kills() -> None:
+def test_run_resumes_after_few_kills() -> None:
     counts = killed_runs(3, inputs=20)
     assert unharmed(counts, 3, 20), counts
 

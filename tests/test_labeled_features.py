@@ -1,4 +1,4 @@
-"""What is learnt from is not measured by, and clips without a face count as wrong."""
+"""Training and evaluation use different clips, and clips without a face count as errors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def clip(label: str | None, person: str | None = None, source: str = "list:1", *
         ([clip(None)], {"model_labels": ["joy"]}, "has no label"),
     ],
 )
-def test_clips_that_will_not_do(samples: list[Sample], options: dict[str, Any], words: str) -> None:
+def test_unusable_clips_are_refused(samples: list[Sample], options: dict[str, Any], words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         validate_dataset(found(*samples), **options)
 
@@ -79,11 +79,11 @@ def test_clips_that_will_not_do(samples: list[Sample], options: dict[str, Any], 
         ([clip(None, valence=1.0)], {"target": "valence"}),
     ],
 )
-def test_clips_that_will_do(samples: list[Sample], options: dict[str, Any]) -> None:
+def test_usable_clips_are_labelled(samples: list[Sample], options: dict[str, Any]) -> None:
     validate_dataset(found(*samples), **options)
 
 
-def test_who_is_who_by_name_by_face_or_not_at_all() -> None:
+def test_groups_by_name_by_face_or_none() -> None:
     clips, table = feature_fixtures.told_apart(people=3)
     nameless = replace(table, samples=tuple(replace(one, person=None) for one in clips))
     named, seen, alone = (
@@ -100,7 +100,7 @@ def test_who_is_who_by_name_by_face_or_not_at_all() -> None:
     assert label_features(found(*clips), blind, group="none").groups is None
 
 
-def test_clips_that_were_looked_at() -> None:
+def test_no_face_clips_are_counted() -> None:
     features = ClipFeatures({"embedding.mean": np.ones(3, np.float32)}, 2)
     seen, nobody = (
         ClipFeaturesRow(clip("joy"), features),
@@ -119,7 +119,7 @@ def test_clips_that_were_looked_at() -> None:
     assert table.unreadable_samples == tuple(row.sample for row in broken)
 
 
-def test_what_features_come_from(tmp_path: Path) -> None:
+def test_provenance_of_features(tmp_path: Path) -> None:
     extractor = feature_fixtures.extractor(tmp_path)
     assert feature_provenance(extractor) == feature_fixtures.ABOUT | {
         "face_model_sha256": extractor.face_model.identity.sha256
@@ -141,7 +141,7 @@ def test_truth_and_examples() -> None:
     assert rated(10).truth.tolist() == pytest.approx(np.linspace(1, 9, 10).tolist())
 
 
-def test_features_are_centred_by_the_person_in_each_part() -> None:
+def test_features_are_centred_by_person_in_each_part() -> None:
     one = replace(known(each=3), center="person")
     x, plain = (study.matrix(["embedding.mean", "embedding.std"]) for study in (one, known(each=3)))
     for person in np.unique(one.groups):
@@ -157,7 +157,7 @@ def test_features_are_centred_by_the_person_in_each_part() -> None:
         assert sums == pytest.approx(0, abs=1e-5)
 
 
-def test_rows_without_a_face_do_not_count_for_the_mean_of_a_person() -> None:
+def test_rows_without_face_do_not_count_for_mean_of_person() -> None:
     one = replace(known(each=3, strides=(2,)), center="person")
     one.table.by_stride[2]["embedding.mean"][1] = np.nan
     x = one.matrix(["embedding.mean"], 2)
@@ -165,7 +165,7 @@ def test_rows_without_a_face_do_not_count_for_the_mean_of_a_person() -> None:
     assert x[one.groups == 0][[0, 2, 3, 4, 5]].mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
 
 
-def test_people_with_few_clips_are_compared_with_the_usual_mean() -> None:
+def test_people_with_few_clips_are_compared_with_usual_mean() -> None:
     """Of the first person there are four clips, as many as say nothing at use."""
     whole = known(each=3)
     few = replace(whole, table=whole.table[np.arange(36) > 1], groups=whole.groups[2:], center="person")
@@ -178,7 +178,7 @@ def test_people_with_few_clips_are_compared_with_the_usual_mean() -> None:
     assert given[4:] == pytest.approx(x[4:])
 
 
-def test_the_card_has_the_mean_that_people_with_few_clips_get(tmp_path: Path) -> None:
+def test_card_has_mean_for_people_with_few_clips(tmp_path: Path) -> None:
     one = replace(known(each=3), center="person")
     data, card, _ = train_classifier(one, LINEAR, "mine", 3)
     assert card["average_statistics"].keys() == {"embedding.mean"}
@@ -189,7 +189,7 @@ def test_the_card_has_the_mean_that_people_with_few_clips_get(tmp_path: Path) ->
     assert told == pytest.approx(model.session.run(["probabilities"], {"features": rows})[0], abs=1e-5)
 
 
-def test_centring_needs_to_know_who_is_who_and_five_clips_of_somebody() -> None:
+def test_centering_needs_people_with_five_clips() -> None:
     with pytest.raises(UsageError, match="leave out --group-by none"):
         replace(known(), groups=None, center="person").training_data(["mean"])
     clips = feature_fixtures.samples(["joy", "calm"] * 4, [f"p{i % 2}" for i in range(8)])
@@ -202,7 +202,7 @@ def test_statistics_of_groups_need_everybody() -> None:
         known().training_data(["group"])
 
 
-def test_a_class_of_which_no_clip_shows_a_face_cannot_be_learnt() -> None:
+def test_class_without_faces_is_refused() -> None:
     no_face_samples = feature_fixtures.samples(["fear"] * 2, ["x", "y"])
     with pytest.raises(DatasetError, match=r"no face found in any training clip of fear in set.*--labels"):
         train_classifier(known(no_face_samples=no_face_samples), LINEAR, "mine")
@@ -224,7 +224,7 @@ def test_parts_keep_their_people_and_faceless_clips() -> None:
         whole.split(("unheard",))
 
 
-def test_a_part_that_shows_no_face_is_not_replaced_by_another() -> None:
+def test_split_without_faces_is_refused() -> None:
     learnt = parted().split(("train",))
     no_face_samples = feature_fixtures.samples(["joy"], splits=["val"])
     with pytest.raises(DatasetError, match="in the val/test split shows a face"):
@@ -258,7 +258,7 @@ def test_reports_of_ratings() -> None:
 
 
 @pytest.mark.parametrize("labels", [("calm", "joy"), ("calm", "fear", "joy")])
-def test_a_classifier_is_fitted_and_says_how_good_it_is(labels: tuple[str, ...], tmp_path: Path) -> None:
+def test_trained_classifier_reports_metrics(labels: tuple[str, ...], tmp_path: Path) -> None:
     one = known(labels, feature_fixtures.samples(["joy"]))
     data, card, evaluations = train_classifier(one, LINEAR, "mine", 3)
     model = loaded(tmp_path, data)
@@ -289,7 +289,7 @@ def test_a_classifier_is_fitted_and_says_how_good_it_is(labels: tuple[str, ...],
     assert (said.argmax(axis=1) == one.truth).mean() > 0.9
 
 
-def test_people_who_look_different_are_told_by_how_they_differ_from_themselves(tmp_path: Path) -> None:
+def test_centering_separates_people_who_look_different(tmp_path: Path) -> None:
     """What tells people apart is far more than what they show."""
     one = known(people=8, each=3)
     looks = np.random.default_rng(0).normal(scale=30, size=(8, 3)).astype(np.float32)[one.groups]
@@ -307,13 +307,13 @@ def test_people_who_look_different_are_told_by_how_they_differ_from_themselves(t
         predict_with_model(replace(one, groups=None), model)
 
 
-def test_clips_that_stand_alone_are_said_to() -> None:
+def test_ungrouped_clips_are_named_in_card() -> None:
     _, card, evaluations = train_classifier(replace(known(), groups=None), LINEAR, "mine", 3)
     assert list(evaluations) == ["cross_validation_by_clip"]
     assert card["data"]["people"] is None
 
 
-def test_a_part_for_measuring_is_kept_out() -> None:
+def test_held_out_split_is_not_trained_on() -> None:
     whole = parted(feature_fixtures.samples(["joy"], splits=["val"]), held=("val", "test"))
     upside_down = np.where([one.split == "train" for one in whole.table.samples], 1, -1)[:, None].astype(np.float32)
     statistics = {name: matrix * upside_down for name, matrix in whole.table.statistics.items()}
@@ -330,7 +330,7 @@ def test_a_part_for_measuring_is_kept_out() -> None:
     assert card["data"]["clips"] == {"calm": 12, "joy": 12}
 
 
-def test_a_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
+def test_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
     one = rated(no_face_samples=feature_fixtures.samples([None], ratings=[{"valence": 2.0}]))
     ways = make_candidates(["mean"], ["rbf"])
     data, card, evaluations = train_classifier(one, ways, "pleasure", 3)
@@ -346,7 +346,7 @@ def test_a_regressor_is_fitted_on_ratings(tmp_path: Path) -> None:
     assert predict_with_model(one, model).shape == (30,)
 
 
-def test_a_file_that_answers_the_opposite_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_export_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     right = to_onnx
 
     def inverted(pipeline: Any, width: int) -> Any:
@@ -361,7 +361,7 @@ def test_a_file_that_answers_the_opposite_is_not_written(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("kind", ["linear", "rbf", "logistic"])
-def test_few_people_give_a_file_that_knows_its_training_clips(kind: Kind, tmp_path: Path) -> None:
+def test_few_people_train_a_usable_file(kind: Kind, tmp_path: Path) -> None:
     """14 people with two clips each, of whom held-out folds say little."""
     for seed in range(3):
         study_of_few = replace(known(people=14, each=1, noise=2.5, seed=seed), seed=seed)
@@ -371,7 +371,7 @@ def test_few_people_give_a_file_that_knows_its_training_clips(kind: Kind, tmp_pa
         assert (answers == study_of_few.truth).mean() >= report["answered"]["accuracy"]["interval"][0]
 
 
-def test_the_same_seed_gives_the_same_file() -> None:
+def test_same_seed_gives_same_file() -> None:
     first, again, other = (
         train_classifier(replace(known(noise=1.5), seed=seed), LINEAR, "a", 3)[0] for seed in (1, 1, 2)
     )

@@ -1,4 +1,4 @@
-"""Figures equal those of scikit-learn and those worked out by hand, also where classes or answers are missing."""
+"""Metrics equal those of scikit-learn and those calculated by hand, also with missing classes or predictions."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_figures_equal_those_of_scikit_learn(part: str, seed: int) -> None:
         assert found["uar"]["value"] == pytest.approx(metrics.balanced_accuracy_score(truth, answers), abs=1e-4)
 
 
-def test_a_report_worked_out_by_hand() -> None:
+def test_report_by_hand() -> None:
     found = evaluate(predictions([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, -1, 1]))
     assert found["labels"] == LABELS
     assert found["clips"] == 6
@@ -95,19 +95,19 @@ def test_a_report_worked_out_by_hand() -> None:
     assert found["calibration"] == {"error": 0.2, "bins": [{"confidence": 0.8, "accuracy": 0.6, "count": 5}]}
 
 
-def test_a_report_is_plain_json() -> None:
+def test_report_is_plain_json() -> None:
     found = evaluate(drawn(30))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_a_class_absent_from_the_truth_counts_in_no_mean_but_its_answers_are_wrong() -> None:
+def test_absent_class_counts_in_no_mean() -> None:
     found = evaluate(predictions([0, 0, 1, 1], [0, 2, 1, 1]))["answered"]
     assert found["uar"]["value"] == 0.75
     assert found["f1"]["value"] == pytest.approx((2 / 3 + 1) / 2, abs=1e-4)
     assert [found[name]["neutral"] for name in ("recall", "precision", "f1_each")] == [None] * 3
 
 
-def test_a_label_that_is_never_said_has_no_precision_to_speak_of() -> None:
+def test_unpredicted_label_has_zero_precision() -> None:
     found = evaluate(predictions([0, 1, 2, 2], [0, 1, 0, 1]))["answered"]
     assert [found[name]["neutral"] for name in ("recall", "precision", "f1_each")] == [0, 0, 0]
     assert found["uar"]["value"] == pytest.approx(2 / 3, abs=1e-4)
@@ -127,12 +127,12 @@ def test_one_clip_or_one_group_has_no_interval(truth: list[int], groups: list[in
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_without_an_answer_nothing_is_measured(count: int) -> None:
+def test_no_predictions_have_no_metrics(count: int) -> None:
     with pytest.raises(ValueError, match=f"none of {count} clips? has a prediction"):
         evaluate(predictions([0] * count, [-1] * count))
 
 
-def test_answers_are_the_most_probable_class() -> None:
+def test_answers_are_most_probable_class() -> None:
     given = predictions([0, 1, 2], [2, -1, 0])
     assert given.predicted.tolist() == [2, -1, 0]
     assert given.has_prediction.tolist() == [True, False, True]
@@ -175,7 +175,7 @@ def test_probabilities_sum_to_one_or_are_missing(row: list[float], fits: bool) -
         (LABELS, [0.0, 1.0], (2, 3), None, "from 0 to 2"),
     ],
 )
-def test_predictions_that_do_not_fit_are_refused(
+def test_invalid_predictions_are_refused(
     labels: list[str], truth: list[int], shape: tuple[int, ...], groups: list[int] | None, problem: str
 ) -> None:
     with pytest.raises(ValueError, match=problem):
@@ -194,7 +194,7 @@ def test_no_clips_have_no_figures() -> None:
         bootstrap(0, lambda rows: {"count": len(rows)})
 
 
-def test_an_interval_is_as_wide_as_that_of_the_binomial() -> None:
+def test_interval_matches_binomial() -> None:
     right = np.arange(400) % 4 > 0
     found = bootstrap(400, lambda rows: {"accuracy": float(right[rows].mean())})["accuracy"]
     deviation = np.sqrt(0.75 * 0.25 / 400)
@@ -232,11 +232,11 @@ def test_groups_of_one_are_drawn_like_single_clips() -> None:
     assert bootstrap(50, measure) == bootstrap(50, measure, np.arange(50))
 
 
-def test_figures_are_the_same_every_time() -> None:
+def test_figures_are_same_every_time() -> None:
     assert evaluate(drawn(50)) == evaluate(drawn(50))
 
 
-def test_resamples_of_a_thousand_clips_are_quick() -> None:
+def test_resamples_of_thousand_clips_are_quick() -> None:
     given = drawn(1000, classes=8)
     start = time.process_time()
     evaluate(given)
@@ -255,7 +255,7 @@ def test_calibration_worked_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize("sure", [0.34, 0.5, 0.75, 1.0])
-def test_confidences_that_come_true_are_calibrated(sure: float) -> None:
+def test_calibrated_confidences(sure: float) -> None:
     right = round(sure * 100)
     found = calibration(predictions([0] * 100, [0] * right + [1] * (100 - right), sure=sure))
     assert found["error"] == pytest.approx(0, abs=1e-4)
@@ -269,7 +269,7 @@ def test_bins_are_in_order_and_hold_every_answered_clip() -> None:
     assert all(low["confidence"] < high["confidence"] for low, high in pairwise(bins))
 
 
-def test_two_classifiers_compared_by_hand() -> None:
+def test_paired_test_by_hand() -> None:
     truth = [0] * 10 + [1] * 10
     found = paired_test(predictions(truth, [0] * 9 + [1] + [1] * 10), predictions(truth, [0] * 5 + [-1] * 5 + [1] * 10))
     assert found["clips"] == 20
@@ -281,7 +281,7 @@ def test_two_classifiers_compared_by_hand() -> None:
     assert 0 <= low < 0.2 < high
 
 
-def test_a_comparison_turned_round_changes_its_sign() -> None:
+def test_swapped_comparison_changes_sign() -> None:
     ours, theirs = drawn(100), drawn(100)
     theirs = Predictions(ours.labels, ours.truth, np.roll(theirs.probabilities, 3, axis=0), ours.groups)
     there, back = paired_test(ours, theirs), paired_test(theirs, ours)
@@ -293,7 +293,7 @@ def test_a_comparison_turned_round_changes_its_sign() -> None:
         assert figure["interval"] == pytest.approx([-high, -low], abs=1e-4)
 
 
-def test_clips_of_a_person_are_not_independent_witnesses() -> None:
+def test_clips_of_person_are_not_independent_witnesses() -> None:
     truth, groups = [0] * 60, np.repeat(np.arange(3), 20)
     ours, theirs = predictions(truth, [0] * 60), predictions(truth, [1] * 60)
     found = paired_test(Predictions(ours.labels, ours.truth, ours.probabilities, groups), theirs)
@@ -303,13 +303,13 @@ def test_clips_of_a_person_are_not_independent_witnesses() -> None:
     assert (alone["test"], alone["p"]) == ("exact McNemar test", pytest.approx(2 * 0.5**60, rel=1e-2))
 
 
-def test_a_classifier_is_no_better_than_itself() -> None:
+def test_classifier_equals_itself() -> None:
     found = paired_test(drawn(20), drawn(20))
     assert found["p"] == 1
     assert all(figure == ALL_WRONG for figure in found["difference"].values())
 
 
-def test_a_small_p_is_not_rounded_to_nothing() -> None:
+def test_small_p_is_not_rounded_to_zero() -> None:
     found = paired_test(predictions([0] * 100, [0] * 100), predictions([0] * 100, [1] * 100))
     assert found["p"] == pytest.approx(2 * 0.5**100, rel=1e-2)
 
@@ -343,7 +343,7 @@ def test_concordance_worked_out_by_hand(truth: list[float], said: list[float], v
     assert ccc(np.array(truth), np.array(said)) == pytest.approx(value)
 
 
-def test_numbers_are_measured_against_the_truth() -> None:
+def test_numbers_are_measured_against_truth() -> None:
     random = np.random.default_rng(1)
     truth = random.normal(5, 2, 200)
     said = (truth + random.normal(0.5, 1, 200)).astype(np.float32)
@@ -358,7 +358,7 @@ def test_numbers_are_measured_against_the_truth() -> None:
         assert low < found[name]["value"] < high
 
 
-def test_numbers_that_are_missing_are_left_out_and_counted() -> None:
+def test_missing_values_are_excluded_and_counted() -> None:
     truth, said, groups = np.array([1.0, 2, 3, 9]), np.array([1, 2, 4, np.nan]), np.array([1, 1, 2, 3])
     found = evaluate_regression(truth, said, groups)
     assert (found.pop("clips"), found.pop("unanswered")) == (4, 1)
@@ -367,7 +367,7 @@ def test_numbers_that_are_missing_are_left_out_and_counted() -> None:
     assert found["mae"] == {"value": 0.3333, "interval": [0.0, 1.0]}
 
 
-def test_a_constant_correlates_with_nothing() -> None:
+def test_constant_has_no_correlation() -> None:
     found = evaluate_regression(np.array([0.3, 0.1, 0.2]), np.full(3, 0.1))
     assert found["pearson"] == {"value": 0.0, "interval": [0.0, 0.0]}
     assert found["ccc"]["value"] == pytest.approx(0, abs=1e-9)
@@ -393,7 +393,7 @@ def test_one_number_has_no_interval(said: float, ccc: float) -> None:
         ([], [], None, "none of 0 clips"),
     ],
 )
-def test_numbers_that_cannot_be_measured_are_refused(
+def test_invalid_values_are_refused(
     truth: list[float], said: list[float], groups: list[int] | None, problem: str
 ) -> None:
     with pytest.raises(ValueError, match=problem):

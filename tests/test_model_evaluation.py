@@ -1,4 +1,4 @@
-"""Files answer only what they know, on the part that nothing was learnt from; so do the ways to fit one."""
+"""Models are evaluated on clips that they were not trained on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def toy(place: Path, weights: Sequence[Sequence[float]] = ((9, 0), (0, 9), (0, 0
 # Measuring
 
 
-def test_what_a_file_says_of_clips(tmp_path: Path) -> None:
+def test_predict(tmp_path: Path) -> None:
     one = known(strides=(2,))
     one.table.by_stride[2]["embedding.mean"][5, 1] = np.nan
     model = toy(tmp_path)
@@ -43,7 +43,7 @@ def test_what_a_file_says_of_clips(tmp_path: Path) -> None:
     assert predict_with_model(one, model).sum(axis=1) == pytest.approx(np.ones(24))
 
 
-def test_only_some_labels_may_be_answered(tmp_path: Path) -> None:
+def test_labels_are_restricted(tmp_path: Path) -> None:
     one = known()
     model = toy(tmp_path, [[0, 5, 1]] * 3, labels=["calm", "fear", "joy"])
     assert predict_with_model(one, model, ["joy", "calm"]).argmax(axis=1).tolist() == [0] * 24
@@ -66,18 +66,18 @@ def test_only_some_labels_may_be_answered(tmp_path: Path) -> None:
         ({"statistics": ["embedding.mean", "embedding.std"]}, "does not match its model card"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(card: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_incompatible_model_is_refused(card: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ModelIncompatible, match=words):
         predict_with_model(known(), toy(tmp_path, **card), ["calm", "joy"])
 
 
 @pytest.mark.parametrize("weights", [[[math.nan, 0], [0, 1], [0, 0]], [[0, 0, 9], [0, 9, 0], [0, 0, 0]]])
-def test_a_file_that_gives_no_probability_for_each_label_is_refused(weights: list, tmp_path: Path) -> None:
+def test_wrong_number_of_probabilities_is_refused(weights: list, tmp_path: Path) -> None:
     with pytest.raises(ModelIncompatible, match=r"gives \[.*for the labels .* re-export it"):
         predict_with_model(known(), toy(tmp_path, weights, labels=["calm", "joy"]))
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelIncompatible, match="does not match its model card"):
         predict_with_model(rated(), toy(tmp_path))
 
@@ -89,12 +89,12 @@ def test_another_network_is_found_before_clips_are_looked_at(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("split", "clips"), [(None, 8), ("all", 32), ("train", 24), ("val", 4), ("test", 4)])
-def test_the_part_that_is_measured_by(split: str | None, clips: int, tmp_path: Path) -> None:
+def test_evaluated_split(split: str | None, clips: int, tmp_path: Path) -> None:
     report = evaluate_model(parted(held=("val", "test")), toy(tmp_path, labels=["calm", "joy"]), split=split)
     assert report["clips"] == clips
 
 
-def test_a_set_without_parts_is_measured_by_as_a_whole(tmp_path: Path) -> None:
+def test_set_without_splits_is_evaluated_whole(tmp_path: Path) -> None:
     assert evaluate_model(known(), toy(tmp_path))["clips"] == 24
     only_val = parted().split(("val",))
     assert evaluate_model(only_val, toy(tmp_path))["clips"] == 8
@@ -106,7 +106,7 @@ def digested(one: LabeledFeatures, names: Sequence[str]) -> LabeledFeatures:
     return replace(one, table=replace(one.table, digests=tuple(names)))
 
 
-def test_clips_that_a_classifier_was_trained_on_are_counted(tmp_path: Path) -> None:
+def test_training_clips_are_counted(tmp_path: Path) -> None:
     one = digested(known(), [f"{i:016x}" for i in range(24)])
     model = toy(tmp_path, training_digests=[f"{i:016x}" for i in range(20, 40)])
     report = evaluate_model(one, model, model)
@@ -119,7 +119,7 @@ def test_clips_that_a_classifier_was_trained_on_are_counted(tmp_path: Path) -> N
     assert "training_clips" not in evaluate_model(known(), model)  # features of old do not say
 
 
-def test_of_a_part_only_its_own_clips_count(tmp_path: Path) -> None:
+def test_only_clips_of_split_count(tmp_path: Path) -> None:
     whole = digested(parted(), [f"{i:016x}" for i in range(32)])
     data, card, _ = train_classifier(whole, make_candidates(["mean"], ["linear"]), "mine", 3)
     (tmp_path / "mine.onnx").write_bytes(data)
@@ -130,7 +130,7 @@ def test_of_a_part_only_its_own_clips_count(tmp_path: Path) -> None:
     assert evaluate_model(whole, model, split="all")["training_clips"] == 24
 
 
-def test_one_clip_can_be_measured_by(tmp_path: Path) -> None:
+def test_evaluate_one_clip(tmp_path: Path) -> None:
     one = known()
     single = replace(one, table=one.table[np.array([0])], groups=one.groups[:1])
     report = evaluate_model(single, toy(tmp_path))
@@ -171,7 +171,7 @@ def test_methods_by_person_on_all_clips() -> None:
     assert all(report["answered"]["uar"]["value"] > 0.9 for report in found.values())
 
 
-def test_methods_where_the_set_has_parts() -> None:
+def test_methods_where_set_has_parts() -> None:
     whole = parted()
     ((name, report),) = compare_configurations(whole, ["mean"], ["logistic"], 3).items()
     assert name == "mean, logistic (0.3)"
@@ -180,7 +180,7 @@ def test_methods_where_the_set_has_parts() -> None:
     assert (name, report["clips"]) == ("mean, logistic", 32)
 
 
-def test_a_class_that_is_only_measured_by_is_an_error_and_one_that_is_only_learnt_is_none() -> None:
+def test_class_missing_from_training_is_an_error() -> None:
     whole = parted()
     joyless = [one.split == "train" or one.label == "calm" for one in whole.table.samples]
     part = replace(whole, table=whole.table[np.array(joyless)], groups=whole.groups[joyless])
@@ -192,7 +192,7 @@ def test_a_class_that_is_only_measured_by_is_an_error_and_one_that_is_only_learn
         compare_configurations(part, ["mean"], ["logistic"], 3)
 
 
-def test_a_part_that_shows_no_face_is_not_measured_by_another() -> None:
+def test_split_without_faces_is_refused() -> None:
     learnt = parted().split(("train",))
     table = replace(learnt.table, no_face_samples=feature_fixtures.samples(["joy"], splits=["val"]))
     with pytest.raises(DatasetError, match="in the val/test split shows a face"):
@@ -214,6 +214,6 @@ def test_methods_for_ratings() -> None:
     assert report["ccc"]["value"] > 0.8
 
 
-def test_a_method_that_cannot_be_fitted_is_named() -> None:
+def test_unfittable_method_is_named() -> None:
     with pytest.raises(DatasetError, match=r"mlp \(0.*\) on mean cannot be fitted on \d clips"):
         compare_configurations(known(people=3), ["mean"], ["linear", "mlp"], 3)

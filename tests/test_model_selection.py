@@ -1,4 +1,4 @@
-"""Nobody is learnt from and measured by at once, and the exported file answers as scikit-learn did."""
+"""Folds are by person, and the exported file equals scikit-learn."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_statistics_are_combined_freely(name: str, parts: str) -> None:
     assert parse_statistics(name) == tuple(parts.split())
 
 
-def test_the_statistics_of_the_papers_are_pooled() -> None:
+def test_statistics_of_papers_are_pooled() -> None:
     rows, values = np.ones((2, 3), np.float32), np.ones(2, np.float32)
     pool = FeaturePooler()
     pool.update_group(FaceOutputs(rows, rows, values, values, rows, rows))
@@ -102,7 +102,7 @@ def test_the_statistics_of_the_papers_are_pooled() -> None:
 
 
 @pytest.mark.parametrize("name", ["median", "", "mean+", "mean++std", "age.mean", "spread", "expression.median", "a b"])
-def test_a_statistic_that_there_is_not_is_named(name: str) -> None:
+def test_unknown_statistic_is_named(name: str) -> None:
     with pytest.raises(UsageError, match=r"^unknown statistic '.*'; join mean, std, min, max of emb.*group$"):
         parse_statistics(name)
 
@@ -116,11 +116,11 @@ def test_a_statistic_that_there_is_not_is_named(name: str) -> None:
         ([1.0, 2.0, 3.0], [2.0, 2.0, 2.0], 0.0),
     ],
 )
-def test_the_score_is_mean_recall_or_concordance(truth: Sequence[float], said: Sequence[float], score: float) -> None:
+def test_score_is_mean_recall_or_concordance(truth: Sequence[float], said: Sequence[float], score: float) -> None:
     assert model_selection.selection_score(np.array(truth), np.array(said)) == pytest.approx(score)
 
 
-def test_logits_are_standardised_and_tried_with_both_machines_unless_told_otherwise() -> None:
+def test_logits_are_standardised_by_default() -> None:
     usual = make_candidates(["logit+std", "mean+std"])
     assert [(way.statistics, way.kind) for way in usual] == [
         *[("logit+std", "linear")] * len(model_selection.STANDARDIZED_HYPERPARAMETERS["linear"]),
@@ -153,7 +153,7 @@ def test_statistics_of_expressions_alone(name: str, small: bool) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3, None])
-def test_folds_never_split_a_person(classes: int | None) -> None:
+def test_folds_never_split_person(classes: int | None) -> None:
     known = examples(60, classes)
     found = known.folds(5)
     assert sorted(np.concatenate([test for _, test in found])) == list(range(60))
@@ -172,7 +172,7 @@ def test_without_people_every_clip_stands_alone(classes: int | None) -> None:
     assert all(len(test) == 4 for _, test in found)
 
 
-def test_folds_follow_the_seed() -> None:
+def test_folds_follow_seed() -> None:
     known = examples(30, 2)
     first, again, other = (split_folds(known.truth, known.groups, 3, seed) for seed in (1, 1, 2))
     assert all(
@@ -204,7 +204,7 @@ def test_too_few_to_part_is_an_error(truth: list[float], groups: Sequence[int] |
 
 @pytest.mark.parametrize("classes", [2, 3, None])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_exported_file_answers_as_scikit_learn_did(kind: Kind, classes: int | None) -> None:
+def test_export_equals_scikit_learn(kind: Kind, classes: int | None) -> None:
     known = examples(45, classes)
     pipeline = calibration.fit(way(kind), known, 3)
     model = to_onnx(pipeline, 5)
@@ -238,7 +238,7 @@ def random_table(seed: int, *, separable: bool) -> tuple[TrainingData, int]:
 @pytest.mark.parametrize("scaling", ["l2", "standard"])
 @pytest.mark.parametrize("separable", [True, False])
 @pytest.mark.parametrize("kind", ["linear", "rbf", "logistic"])
-def test_calibration_never_changes_the_label(kind: Kind, separable: bool, scaling: model_selection.Scaling) -> None:
+def test_calibration_never_changes_label(kind: Kind, separable: bool, scaling: model_selection.Scaling) -> None:
     for seed in range(6):
         known, count = random_table(seed, separable=separable)
         x, classes = known.matrices["mean"], len(np.unique(known.truth))
@@ -261,7 +261,7 @@ def test_calibration_never_changes_the_label(kind: Kind, separable: bool, scalin
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_pairwise_margins_are_the_sums_of_those_of_the_machines(classes: int) -> None:
+def test_pairwise_margins_are_sums_of_those_of_machines(classes: int) -> None:
     known = examples(60, classes, apart=1)
     x = known.matrices["mean"]
     machine = estimators.PairwiseSVC(C=3.0).fit(x, known.truth)
@@ -296,13 +296,13 @@ def test_confidence_is_how_often_held_out_margins_are_right(
     assert least <= 1 / (1 + np.exp(-4 * sharpness)) <= most
 
 
-def test_margins_without_spread_have_a_confidence() -> None:
+def test_margins_without_spread_have_confidence() -> None:
     assert calibration.fit_sharpness(np.zeros((4, 2)), np.arange(4) % 2, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("classes", [3, None])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_can_be_learnt_is_learnt(kind: Kind, classes: int | None) -> None:
+def test_separable_classes_are_learned(kind: Kind, classes: int | None) -> None:
     known, others = examples(120, classes), examples(60, classes, seed=2)
     cost = HYPERPARAMETERS[kind][0 if kind == "mlp" else -1]
     said = predict(calibration.fit(way(kind, cost), known, 3), others.matrices["mean"])
@@ -313,7 +313,7 @@ def test_what_can_be_learnt_is_learnt(kind: Kind, classes: int | None) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_scale_of_ratings_does_not_matter(kind: Kind) -> None:
+def test_scale_of_ratings_does_not_matter(kind: Kind) -> None:
     known, others = examples(60, None), examples(30, None, seed=2).matrices["mean"]
     wide = replace(known, truth=10 * known.truth + 500)
     plain, scaled = (predict(calibration.fit(way(kind), one, 3), others) for one in (known, wide))
@@ -321,7 +321,7 @@ def test_the_scale_of_ratings_does_not_matter(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_rare_class_weighs_as_much_as_a_common_one(kind: Kind) -> None:
+def test_rare_class_weighs_as_much_as_a_common_one(kind: Kind) -> None:
     rng = np.random.default_rng(3)
     truth = np.r_[np.zeros(160, int), np.ones(20, int)]
     known = TrainingData({"mean": rng.normal(size=(180, 3)).astype(np.float32)}, truth, np.arange(180))
@@ -331,7 +331,7 @@ def test_a_rare_class_weighs_as_much_as_a_common_one(kind: Kind) -> None:
 
 @pytest.mark.parametrize("classes", [2, None])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_seed_gives_the_same_bytes(kind: Kind, classes: int | None) -> None:
+def test_same_seed_gives_same_bytes(kind: Kind, classes: int | None) -> None:
     def made(seed: int) -> bytes:
         base = examples(45, classes)
         known = TrainingData(base.matrices, base.truth, base.groups, seed)
@@ -342,7 +342,7 @@ def test_the_same_seed_gives_the_same_bytes(kind: Kind, classes: int | None) -> 
         assert made(1) != made(2)
 
 
-def test_the_card_is_sealed_in_alone() -> None:
+def test_serialized_model_has_only_the_card() -> None:
     model = to_onnx(calibration.fit(way("logistic"), examples(30, 2), 3), 5)
     model.metadata_props.add(key="fervid", value="old")
     data = serialize_with_card(model, {"name": "ä", "b": [1]})
@@ -361,13 +361,13 @@ def test_too_few_clips_for_a_network_are_an_error(truth: np.ndarray) -> None:
         calibration.fit(way("mlp"), known, 3)
 
 
-def test_a_mistake_is_not_blamed_on_the_clips() -> None:
+def test_programming_errors_are_not_data_errors() -> None:
     known = TrainingData({"mean": np.full((12, 2), np.nan, np.float32)}, np.arange(12) % 2)
     with pytest.raises(ValueError, match="NaN"):
         calibration.fit(way("logistic"), known, 3)
 
 
-def test_a_candidate_that_does_not_converge_is_no_warning() -> None:
+def test_convergence_warnings_are_silenced() -> None:
     known = examples(30, 2)
     slow = TrainingData({"mean": known.matrices["mean"] * [1e-4, 1, 1e4, 1, 1]}, known.truth, known.groups)
     with warnings.catch_warnings(record=True) as caught:
@@ -407,7 +407,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> TrainingData:
     return TrainingData({"mean": rows}, np.arange(72) // 3 % 2, np.arange(72) // 3)
 
 
-def test_people_are_measured_by_what_has_not_seen_them(memory: TrainingData) -> None:
+def test_folds_are_by_person(memory: TrainingData) -> None:
     ways = [way("logistic", 1.0), way("logistic", 2.0)]
     chosen, scores = select_candidate(memory, ways, 3)
     assert list(scores.values()) == [0.5, 0.5]
@@ -419,19 +419,19 @@ def test_people_are_measured_by_what_has_not_seen_them(memory: TrainingData) -> 
     assert seen.argmax(axis=1).tolist() == memory.truth.tolist()
 
 
-def test_clips_that_stand_alone_are_recognised_by_their_likes(memory: TrainingData) -> None:
+def test_folds_without_people(memory: TrainingData) -> None:
     alone = TrainingData(memory.matrices, memory.truth, None)
     said, _ = nested_cv_predict(alone, [way("logistic")], 4)
     assert (said.argmax(axis=1) == memory.truth).mean() > 0.9
 
 
-def test_margins_become_probabilities_on_people_whom_the_machine_has_not_seen(memory: TrainingData) -> None:
+def test_calibration_uses_unseen_people(memory: TrainingData) -> None:
     said = predict(calibration.fit(way("linear"), memory, 4), memory.matrices["mean"])
     assert said == pytest.approx(np.full((72, 2), 0.5), abs=0.01)
 
 
 @pytest.mark.parametrize("classes", [3, None])
-def test_the_better_candidate_is_chosen_inside_and_out(classes: int | None) -> None:
+def test_better_candidate_is_chosen(classes: int | None) -> None:
     known = examples(60, classes)
     noise = np.random.default_rng(9).normal(size=(60, 5)).astype(np.float32)
     known = TrainingData({"mean": noise, "mean+std": known.matrices["mean"]}, known.truth, known.groups)
@@ -467,9 +467,7 @@ def unlike(people_count: int, small: float, large: float) -> TrainingData:
         (40, 1.5, 2.0, "mean"),  # enough people
     ],
 )
-def test_with_few_people_the_embedding_has_to_be_clearly_better(
-    people_count: int, small: float, large: float, chosen: str
-) -> None:
+def test_few_people_need_clear_gain_for_embeddings(people_count: int, small: float, large: float, chosen: str) -> None:
     known = unlike(people_count, small, large)
     ways = [Candidate("mean", "linear", 0.1), Candidate("logit", "linear", 0.1)]
     way, scores = select_candidate(known, ways, 3)
@@ -478,7 +476,7 @@ def test_with_few_people_the_embedding_has_to_be_clearly_better(
         assert scores[ways[0]] > scores[ways[1]]
 
 
-def test_embeddings_that_are_alone_are_chosen_from() -> None:
+def test_embeddings_only() -> None:
     way, scores = select_candidate(
         unlike(5, 0, 3), [Candidate("mean", "linear", 0.1), Candidate("mean", "linear", 1.0)], 3
     )
@@ -493,7 +491,7 @@ def test_ratings_of_few_people_are_fitted_on_expressions_too() -> None:
     assert select_candidate(known, ways, 3)[0].statistics == "logit"
 
 
-def test_the_first_of_equals_is_chosen() -> None:
+def test_first_of_equals_is_chosen() -> None:
     known = examples(30, 2, apart=20)
     ways = make_candidates(["mean"], ["logistic"])
     assert select_candidate(known, ways, 3)[0] == ways[0]
@@ -526,9 +524,7 @@ def turned(*degrees: float) -> np.ndarray:
         (turned(0, 5, 90, 95), -1, [{0, 1, 2, 3}]),
     ],
 )
-def test_clips_with_faces_that_are_alike_are_of_one_person(
-    identity: np.ndarray, alike: float, groups: list[set[int]]
-) -> None:
+def test_similar_faces_are_one_person(identity: np.ndarray, alike: float, groups: list[set[int]]) -> None:
     numbers = identify_people(identity, range(len(identity)), [1] * len(identity), alike)
     found = [set(np.flatnonzero(numbers == number).tolist()) for number in np.unique(numbers)]
     assert sorted(found, key=min) == groups

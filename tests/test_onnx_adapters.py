@@ -83,7 +83,7 @@ def test_yunet_matches_opencv(tmp_path: Path, noise: float) -> None:
 
 
 @pytest.mark.usefixtures("pulled")
-def test_yunet_locates_a_face() -> None:
+def test_yunet_locates_face() -> None:
     model = registry.load_model("yunet", "detector")
     (face,) = Detector(model.session, model.card).detect_coarse(clips.portrait(320, 320))
     np.testing.assert_allclose(face.box, np.array(FACE) / 2, atol=2)
@@ -131,7 +131,7 @@ def test_unexpected_graph_is_refused(tmp_path: Path, name: str, data: bytes | st
         adapt_published_model(data, card(name))
 
 
-def test_downloaded_model_with_an_unexpected_graph_is_incompatible(pulled: Path) -> None:
+def test_downloaded_model_with_unexpected_graph_is_incompatible(pulled: Path) -> None:
     content = json.loads((registry.models_dir() / "manifest.json").read_text())
     del content["optional"]["hsemotion-b0"]  # otherwise the file would be recognized by its digest
     content["optional"]["yunet"] |= {
@@ -163,7 +163,7 @@ def test_clip_is_classified_by_downloaded_models(smile: Path) -> None:
 
 
 @pytest.mark.usefixtures("pulled")
-def test_prediction_is_the_mean_expression(crops: list[np.ndarray]) -> None:
+def test_prediction_is_mean_expression(crops: list[np.ndarray]) -> None:
     classifier = fervid.load_classifier(face_model="hsemotion-b0", detector="yunet", threads=1)
     del crops[:]  # remove the crops of the warm-up
     frames = [fervid.Frame(image, i / 5, 0.2) for i, image in enumerate(clips.smiling(5))]
@@ -189,7 +189,7 @@ def test_classifier_of_another_network_is_refused() -> None:
         fervid.load_classifier(face_model="hsemotion-b0", classifier="emotion8")
 
 
-def test_mean_classifier_needs_a_network_with_its_classes(tmp_path: Path, smile: Path) -> None:
+def test_mean_classifier_needs_network_with_its_classes(tmp_path: Path, smile: Path) -> None:
     answer = fervid.load_classifier(classifier="mean8", threads=1).classify(smile)
     assert answer.label == "happiness"
     content = onnx.load(registry.models_dir() / "mean8.onnx")
@@ -202,7 +202,7 @@ def test_mean_classifier_needs_a_network_with_its_classes(tmp_path: Path, smile:
 
 
 @pytest.mark.usefixtures("pulled", "quick")
-def test_train_and_evaluate_on_a_network_without_identities(tmp_path: Path) -> None:
+def test_train_and_evaluate_on_network_without_identities(tmp_path: Path) -> None:
     for label, zoom in (("near", 0.8), ("far", 0.6)):
         for i in range(4):
             (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
@@ -246,7 +246,7 @@ def test_train_and_evaluate_on_a_network_without_identities(tmp_path: Path) -> N
 # Whether it is the right file
 
 
-def test_missing_optional_model_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smile: Path) -> None:
+def test_missing_optional_model_names_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smile: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     for flag, name in (("--face-model", "hsemotion-b0"), ("--detector", "yunet")):
         result = run("classify", smile, flag, name)

@@ -131,13 +131,13 @@ def refused(tmp_path: Path, model: onnx.ModelProto | bytes, words: str) -> None:
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_model_that_needs_gigabytes_is_refused(tmp_path: Path, bomb: str) -> None:
+def test_huge_model_is_refused(tmp_path: Path, bomb: str) -> None:
     model = BOMBS[bomb]()
     assert len(model.SerializeToString()) < 300_000
     refused(tmp_path, model, r"(makes .* of [\d,]+ elements|cannot be inferred|its constants have [\d,]+ elements)")
 
 
-def test_tensor_within_the_limits_is_accepted(tmp_path: Path) -> None:
+def test_tensor_within_limits_is_accepted(tmp_path: Path) -> None:
     model = with_nodes([node("Expand", ["one", "shape"])], one=ONE, shape=np.array([2**16]))
     path = tmp_path / "mine.onnx"
     path.write_bytes(model.SerializeToString())
@@ -146,7 +146,7 @@ def test_tensor_within_the_limits_is_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dims", [[N], [2**20, 2**20], [2**62, 4], [-1], [-1, -1]], ids=str)
 @pytest.mark.parametrize("where", ["initializer", "constant", "constants"])
-def test_tensors_larger_than_the_file_are_refused(tmp_path: Path, dims: list[int], where: str) -> None:
+def test_tensors_larger_than_file_are_refused(tmp_path: Path, dims: list[int], where: str) -> None:
     tensor = TensorProto(name="huge", dims=dims, data_type=TensorProto.FLOAT, raw_data=b"1234")
     model = with_nodes([node("Identity", ["huge"])])
     if where == "initializer":
@@ -307,7 +307,7 @@ def test_invalid_detector_cards_are_refused(tmp_path: Path, change: dict[str, An
 
 
 @pytest.mark.parametrize("make", [BOMBS["ConstantOfShape"], loop])
-def test_command_prints_the_reason_and_exits_with_4(
+def test_command_prints_reason_and_exits_with_4(
     tmp_path: Path, smile: Path, make: Callable[[], onnx.ModelProto]
 ) -> None:
     path = tmp_path / "mine.onnx"

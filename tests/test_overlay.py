@@ -1,4 +1,4 @@
-"""Boxes, plates, bars and charts: where they are, that they can be seen, and that they fit into any picture."""
+"""Boxes, plates, bars and charts: position, contrast, and layout for any frame size."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def amount(image: np.ndarray, colour: tuple[int, int, int]) -> int:
 
 @pytest.mark.parametrize("size", [(320, 180), (321, 181), (64, 48), (1, 1), (1080, 1920), (1920, 1080), (3000, 50)])
 @pytest.mark.parametrize("labels", [2, 8, 30])
-def test_every_size_has_a_place_for_everything(size: tuple[int, int], labels: int) -> None:
+def test_layout_fits_every_size(size: tuple[int, int], labels: int) -> None:
     layout = OverlayLayout.of(*size, labels)
     width, height = layout.size
     assert (width % 2, height % 2) == (0, 0)
@@ -62,7 +62,7 @@ def test_every_size_has_a_place_for_everything(size: tuple[int, int], labels: in
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 @pytest.mark.parametrize("size", [(320, 180), (1920, 1080)])
-def test_a_box_and_its_plate_show_on_any_ground(level: int, size: tuple[int, int]) -> None:
+def test_box_and_plate_have_contrast(level: int, size: tuple[int, int]) -> None:
     picture, *_ = paint(tale(person(0, (100, 60, 160, 120))), grey(*size, level))
     assert amount(picture, INK[4]) > 4 * 50
     plate = picture[: 60 - size[1] // 100, 100:150]
@@ -73,7 +73,7 @@ def test_a_box_and_its_plate_show_on_any_ground(level: int, size: tuple[int, int
     assert (picture[80:100, 120:140] == level).all(), "the face itself stays as it is"
 
 
-def test_nothing_is_drawn_before_somebody_comes_and_after_everybody_has_gone() -> None:
+def test_frames_without_people_are_unchanged() -> None:
     image = np.random.default_rng(0).integers(0, 256, (180, 320, 3), np.uint8)
     story = tale(person(0, start=2, end=4))
     for time in (0.0, 1.9, 4.0, 9.0):
@@ -83,13 +83,13 @@ def test_nothing_is_drawn_before_somebody_comes_and_after_everybody_has_gone() -
 
 
 @pytest.mark.parametrize("box", [(-20, -20, 30, 30), (300, 150, 340, 200), (-10, -10, 400, 400), (310, 0, 330, 10)])
-def test_what_reaches_over_the_border_stays_in_the_picture(box: tuple[float, ...]) -> None:
+def test_boxes_are_clipped_to_the_frame(box: tuple[float, ...]) -> None:
     picture, *_ = paint(tale(person(0, box)), grey(320, 180))
     assert amount(picture, INK[4]) > 10
     assert (picture.min(axis=2) > 180).sum() > 20, "what it says"
 
 
-def test_the_plate_moves_with_the_box_and_does_not_jump() -> None:
+def test_plate_moves_with_box_and_does_not_jump() -> None:
     def plate(top: float) -> int:
         image = draw_people(
             grey(320, 180),
@@ -105,7 +105,7 @@ def test_the_plate_moves_with_the_box_and_does_not_jump() -> None:
     assert tops[-1] == 0
 
 
-def test_the_strip_of_a_plate_divides_it_as_the_probabilities_do() -> None:
+def test_strip_shows_probabilities() -> None:
     layout, halves = OverlayLayout.of(1920, 1080, 2), np.array([0.75, 0.25])
     image = draw_people(
         grey(1920, 1080, 0), [FaceOverlay(0, (500, 500, 600, 600), halves)], ("a", "b"), INK[:2], layout
@@ -115,14 +115,14 @@ def test_the_strip_of_a_plate_divides_it_as_the_probabilities_do() -> None:
     assert first == pytest.approx(3 * second, abs=3)
 
 
-def test_the_main_person_lies_on_top() -> None:
+def test_main_person_is_drawn_last() -> None:
     image = grey(320, 180)
     front, back = FaceOverlay(0, (100, 60, 160, 120), np.eye(8)[0]), FaceOverlay(1, (100, 60, 160, 120), np.eye(8)[4])
     draw_people(image, [front, back], LABELS, INK, OverlayLayout.of(320, 180, 8))
     assert tuple(image[90, 100]) == INK[0]
 
 
-def test_bars_are_as_long_as_the_probabilities() -> None:
+def test_bars_are_as_long_as_probabilities() -> None:
     story = tale(person(0))
     _, panel, _ = paint(story, grey(640, 360))
     left = panel[:, :140]
@@ -131,7 +131,7 @@ def test_bars_are_as_long_as_the_probabilities() -> None:
     assert amount(nobody[:, :140], INK[4]) == 0
 
 
-def test_the_chart_grows_with_time() -> None:
+def test_chart_grows_with_time() -> None:
     story = tale(person(0))
 
     def reach(time: float) -> int:
@@ -144,14 +144,14 @@ def test_the_chart_grows_with_time() -> None:
     assert steps == pytest.approx(np.full(3, steps.mean()), rel=0.05)
 
 
-def test_the_chart_of_a_long_film_shows_the_last_seconds() -> None:
+def test_chart_shows_last_seconds() -> None:
     story = tale(person(0, start=0, end=30.0), end=100.0)
     for time, there in ((25.0, True), (30.0 + CHART_SECONDS - 1, True), (31.0 + CHART_SECONDS, False)):
         _, panel, _ = paint(story, grey(640, 360), time)
         assert (amount(panel[:, 140:], INK[4]) > 0) == there, time
 
 
-def test_a_gap_is_a_gap_in_the_chart() -> None:
+def test_chart_shows_gaps() -> None:
     both = person(0)
     gone = PersonTrack(
         0, 4, np.array([0.0, 8.0]), np.array([2.0, 10.0]), both.segments * 2, both.times, both.probabilities
@@ -163,7 +163,7 @@ def test_a_gap_is_a_gap_in_the_chart() -> None:
     assert columns.mean() < 0.5
 
 
-def test_many_people_and_many_labels_do_not_break_the_layout() -> None:
+def test_many_people_and_many_labels_do_not_break_layout() -> None:
     names = tuple(f"label {i}" for i in range(30))
     says = np.full(30, 1 / 30)
     people = [
@@ -175,14 +175,14 @@ def test_many_people_and_many_labels_do_not_break_the_layout() -> None:
     assert (panel != GROUND).any()
 
 
-def test_a_picture_that_changes_its_size_keeps_the_box_on_the_face() -> None:
+def test_box_follows_frame_size_change() -> None:
     story, layout = tale(person(0, (100, 60, 160, 120))), OverlayLayout.of(320, 180, 8)
     canvas = FrameAnnotator(story, layout)(grey(640, 360), 5.0)
     assert tuple(canvas[45, 50]) == INK[4]
     assert canvas.shape == (*layout.size[::-1], 3)
 
 
-def test_an_odd_row_and_column_go_on_and_narrow_pictures_have_a_margin() -> None:
+def test_odd_and_narrow_frames() -> None:
     image = np.random.default_rng(0).integers(30, 256, (181, 321, 3), np.uint8)
     picture, *_ = paint(tale(), image)
     assert (picture[:181, :321] == image).all()
@@ -194,7 +194,7 @@ def test_an_odd_row_and_column_go_on_and_narrow_pictures_have_a_margin() -> None
     assert amount(narrow, (128, 128, 128)) == 100 * 100
 
 
-def test_a_canvas_can_be_used_again() -> None:
+def test_canvas_can_be_reused() -> None:
     story, image = tale(person(0)), grey(320, 180)
     layout = OverlayLayout.of(320, 180, 8)
     painter, (width, height) = FrameAnnotator(story, layout), layout.size

@@ -1,4 +1,4 @@
-"""The wheel: what ships, installed alone in a clean environment, classifies a clip."""
+"""The wheel: its contents, and an installation in a clean environment."""
 
 from __future__ import annotations
 
@@ -20,13 +20,24 @@ def run(*command: object, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(280)
-def test_the_wheel_alone_classifies_a_clip(smile: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", ROOT, cwd=tmp_path)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    (path,) = (tmp_path / "dist").glob("*.whl")
+    return path
+
+
+def test_wheel_has_models_and_templates(wheel: Path) -> None:
     assert wheel.stat().st_size < 20e6
-    page = {"report.html", "report.css", "report.js", "run.html", "timelines.html", "evaluation.html"}
-    assert {f"fervid/render/templates/{name}" for name in page} <= set(zipfile.ZipFile(wheel).namelist())
+    templates = {f"render/templates/{path.name}" for path in (ROOT / "fervid" / "render" / "templates").iterdir()}
+    models = {f"_models/{path.name}" for path in (ROOT / "models").glob("*.onnx")}
+    assert len(models) >= 5
+    assert {f"fervid/{name}" for name in templates | models} <= set(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_installed_wheel_classifies_clip(wheel: Path, smile: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, cwd=tmp_path)

@@ -63,7 +63,7 @@ def rows(output: str) -> list[dict]:
     return [row for table in found for row in table.to_pylist()]
 
 
-def test_row_is_the_record_and_its_fingerprint(output: str, clips: list[str]) -> None:
+def test_row_is_record_and_its_fingerprint(output: str, clips: list[str]) -> None:
     write(output, clips[:2], lambda path: answer(path) if path == clips[0] else failure(path))
     assert names(output) == ["part-00000.parquet"]
     for row, result in zip(rows(output), (answer(clips[0]), failure(clips[1])), strict=True):
@@ -177,7 +177,7 @@ def test_unwritable_folder_is_an_output_error(
         writer.finish()
 
 
-def test_missing_folder_of_an_object_store_has_no_parts(clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_folder_of_object_store_has_no_parts(clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.makedirs", lambda *_, **__: None)
     with ParquetDatasetWriter("memory://new/folder", Stub(), clips, resume=True, force=False) as writer:
         assert writer.answered == {}
@@ -192,7 +192,7 @@ def test_invalid_utf8_name_is_escaped_and_resumed(output: str, tmp_path: Path) -
     assert write(output, [clip, clip + "x"], resume=True) == [clip + "x"]
 
 
-def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
         write(str(tmp_path), [])
@@ -212,6 +212,6 @@ def test_open_writer_writes_parquet_to_a_folder_or_url(
 
 
 @pytest.mark.parametrize(("target", "format"), [(None, "parquet"), ("memory://x.jsonl", "jsonl")])
-def test_parquet_needs_a_folder_and_url_needs_parquet(target: str | None, format: str) -> None:
+def test_parquet_needs_folder_and_url_needs_parquet(target: str | None, format: str) -> None:
     with pytest.raises(UsageError, match="a URL is written as parquet"), open_writer(target, format, Stub(), []):
         pass

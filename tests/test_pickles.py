@@ -1,4 +1,4 @@
-"""Nothing that fervid is given is ever unpickled: malicious files as everything that it reads."""
+"""Input is never unpickled: malicious pickles in place of every file that fervid reads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_as_a_model(evil: bytes, tmp_path: Path, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--classifier", "--face-model", "--detector"])
-def test_as_a_model_of_the_command(evil: bytes, tmp_path: Path, smile: Path, flag: str) -> None:
+def test_as_a_model_of_the_cli(evil: bytes, tmp_path: Path, smile: Path, flag: str) -> None:
     path = tmp_path / "mine.pkl"
     path.write_bytes(evil)
     result = run("classify", smile, flag, path)
@@ -54,7 +54,7 @@ def test_as_a_model_of_the_command(evil: bytes, tmp_path: Path, smile: Path, fla
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_as_a_model_that_was_pulled(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
+def test_as_a_downloaded_model(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     shipped = published_models.manifest(tmp_path / "shipped", {"yunet": evil if pinned else b"", "hsemotion-b0": b""})
     monkeypatch.setattr(registry, "models_dir", lambda: shipped)
@@ -67,9 +67,7 @@ def test_as_a_model_that_was_pulled(evil: bytes, tmp_path: Path, monkeypatch: py
     registry.manifest.cache_clear()
 
 
-def test_as_a_shipped_model_whose_entry_was_changed_too(
-    evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_as_a_shipped_model_with_changed_manifest(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {"file": "evil.onnx", "sha256": hashlib.sha256(evil).hexdigest(), "kind": "face_model"}
     (tmp_path / "manifest.json").write_text(json.dumps({"models": {"evil": entry}}))
     (tmp_path / "evil.onnx").write_bytes(evil)
@@ -89,7 +87,7 @@ def test_as_features(evil: bytes, tmp_path: Path) -> None:
         assert run(*command).exit_code == 2
 
 
-def test_as_features_in_the_cache(evil: bytes, tmp_path: Path) -> None:
+def test_as_features_in_cache(evil: bytes, tmp_path: Path) -> None:
     family = toy_models.family(tmp_path)
     options = Options(min_face=toy_models.FACE)
     extractor = load_extractor(face_model=family["face_model"], detector=family["detector"], options=options, threads=1)

@@ -46,7 +46,7 @@ def test_path_frames_and_rotated_copy_agree(classifier: fervid.Classifier, smile
     assert len(by_path.people) == len(rotated.people) == 1
 
 
-def test_larger_of_two_people_is_the_main_one(classifier: fervid.Classifier) -> None:
+def test_larger_of_two_people_is_main_one(classifier: fervid.Classifier) -> None:
     large, small = clips.portrait(320, 300, 1.8), clips.portrait(200, 300, 0.9)[:, ::-1]
     frames = [fervid.Frame(np.concatenate([small, large], axis=1), i / 5, 0.2) for i in range(8)]
     result = classifier.classify_frames(frames)
@@ -57,7 +57,7 @@ def test_larger_of_two_people_is_the_main_one(classifier: fervid.Classifier) -> 
     assert result.prediction == result.people[0].prediction
 
 
-def test_returning_person_keeps_the_id(classifier: fervid.Classifier) -> None:
+def test_returning_person_keeps_id(classifier: fervid.Classifier) -> None:
     left = [clips.portrait(640, 300, 1.5, x=330) for _ in range(4)]
     right = [clips.portrait(640, 300, 1.5, x=120) for _ in range(4)]
     nobody = clips.scenery(10, 640, 300)
@@ -79,7 +79,7 @@ def test_image_is_a_clip_of_one_frame(classifier: fervid.Classifier) -> None:
     assert (result.label, result.frames_sampled, result.duration_s) == ("happiness", 1, 0.0)
 
 
-def test_classify_raises_what_classify_many_records(classifier: fervid.Classifier, scenery: Path) -> None:
+def test_classify_raises_errors_of_records(classifier: fervid.Classifier, scenery: Path) -> None:
     for path, error in ((scenery, NoFaceError), (Path("missing.mp4"), InputNotFound)):
         with pytest.raises(error, match=path.name):
             classifier.classify(path)
@@ -92,7 +92,7 @@ def test_classify_raises_what_classify_many_records(classifier: fervid.Classifie
 
 
 @pytest.mark.parametrize("path", ["a.mp4", b"a.mp4", Path("a.mp4")], ids=repr)
-def test_classify_many_refuses_a_single_path(classifier: fervid.Classifier, path: str | bytes | Path) -> None:
+def test_classify_many_refuses_single_path(classifier: fervid.Classifier, path: str | bytes | Path) -> None:
     with pytest.raises(UsageError, match=r"a\.mp4'.* classify\(\)"):
         classifier.classify_many(path)
 
@@ -113,7 +113,7 @@ def test_file_without_read_permission_is_recorded(classifier: fervid.Classifier)
     assert (result.status, result.problem.code) == ("error", "unreadable")
 
 
-def test_error_in_the_middle_keeps_the_frames_before_it(classifier: fervid.Classifier) -> None:
+def test_error_in_middle_keeps_frames_before_it(classifier: fervid.Classifier) -> None:
     def frames() -> Iterator[fervid.Frame]:
         yield fervid.Frame(clips.portrait(), 0.0, 0.2)
         raise InputError("the cable fell out; plug it in")
@@ -169,7 +169,7 @@ def test_incompatible_models_are_refused(role: Kind, change: dict[str, object]) 
 
 
 @pytest.mark.parametrize(("card", "fits"), [({}, False), ({"quantised_from": "f" * 64}, True)], ids=["plain", "int8"])
-def test_classifier_fits_a_quantised_face_model(card: dict[str, str], fits: bool, tmp_path: Path) -> None:
+def test_classifier_fits_quantised_face_model(card: dict[str, str], fits: bool, tmp_path: Path) -> None:
     def trained_on(sha256: str) -> pipeline.Classifier:
         classifier = toy_models.classifier(tmp_path / "classifier.onnx", np.eye(3), face_model_sha256=sha256)
         extractor = Extractor(detector, network, fervid.Options())
@@ -187,7 +187,7 @@ def test_classifier_fits_a_quantised_face_model(card: dict[str, str], fits: bool
             trained_on("f" * 64)
 
 
-def test_frame_without_duration_does_not_decide_the_main_person() -> None:
+def test_frame_without_duration_does_not_decide_main_person() -> None:
     classifier = fervid.load_classifier(options=fervid.Options(detection_interval_s=0.0))
     large, small = clips.portrait(320, 300, 1.8), clips.portrait(320, 300, 0.9)[:, ::-1]
     nobody = np.full((300, 320, 3), 128, np.uint8)
@@ -277,12 +277,12 @@ def test_fewer_than_two_labels_are_refused(tmp_path: Path, labels: tuple[str, ..
         toy(tmp_path, labels=labels)
 
 
-def test_classifier_with_centered_features_needs_a_baseline(tmp_path: Path) -> None:
+def test_classifier_with_centered_features_needs_baseline(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"toy-classifier was trained with --center person .*--baseline person"):
         fervid.load_classifier(**toy_models.family(tmp_path, center="person"))
 
 
-def test_adaptive_needs_a_classifier_with_exit_levels(tmp_path: Path) -> None:
+def test_adaptive_needs_classifier_with_exit_levels(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"toy-classifier has no early exits"):
         toy(tmp_path, adaptive=True)
     assert toy(tmp_path, LEVELS).classify_frames([fervid.Frame(toy_models.picture(toy_models.FIRST))]).label == "first"
@@ -318,7 +318,7 @@ def test_invalid_exit_levels_are_refused(levels: object, tmp_path: Path) -> None
     ],
 )
 @pytest.mark.parametrize("face", ["main", "all"])
-def test_adaptive_stops_at_the_first_confident_level(
+def test_adaptive_stops_at_first_confident_level(
     colour: tuple[int, int, int] | None,
     levels: list[dict[str, float]],
     frames: int,
@@ -340,7 +340,7 @@ def test_adaptive_stops_at_the_first_confident_level(
         assert result.probabilities == full.probabilities
 
 
-def test_face_missed_at_low_rates_is_found_at_a_higher_one(tmp_path: Path, crops: list[np.ndarray]) -> None:
+def test_face_missed_at_low_rates_is_found_at_higher_one(tmp_path: Path, crops: list[np.ndarray]) -> None:
     images = [toy_models.picture(toy_models.SECOND if i % 4 == 2 else None) for i in range(33)]
     path = clip(tmp_path / "clip.mp4", *images)
     classifier = toy(tmp_path, LEVELS, adaptive=True)
@@ -349,7 +349,7 @@ def test_face_missed_at_low_rates_is_found_at_a_higher_one(tmp_path: Path, crops
     assert (result.label, result.frames_sampled, result.frames_with_face, len(crops)) == ("second", 17, 8, 8)
 
 
-def test_higher_rates_can_change_the_prediction(tmp_path: Path, crops: list[np.ndarray]) -> None:
+def test_higher_rates_can_change_prediction(tmp_path: Path, crops: list[np.ndarray]) -> None:
     images = [toy_models.picture(toy_models.NEITHER if i % 4 == 0 else toy_models.THIRD) for i in range(32)]
     path = clip(tmp_path / "clip.mp4", *images)
     levels = [{"stride": 4, "confidence": 0.7}, {"stride": 2, "confidence": 0.99}]
@@ -376,7 +376,7 @@ def test_truncated_clip_exits_early_only_if_confident(
         assert without_time(result) == without_time(full)
 
 
-def test_adaptive_reads_an_unreadable_clip_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adaptive_reads_unreadable_clip_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clip(tmp_path / "clip.mp4", toy_models.picture(toy_models.FIRST))
     calls, read = [], video.read_frames
     monkeypatch.setattr(video, "read_frames", lambda *arguments: calls.append(arguments) or read(*arguments))
@@ -410,7 +410,7 @@ def test_adaptive_reads_an_unreadable_clip_once(tmp_path: Path, monkeypatch: pyt
         ("h265_10bits.mp4", "no_face", {0}),
     ],
 )
-def test_real_clips_show_the_right_number_of_people(
+def test_real_clips_show_right_number_of_people(
     classifier: fervid.Classifier, name: str, status: str, people: set[int]
 ) -> None:
     result = classifier.classify_or_error(SHARED / name)
@@ -418,7 +418,7 @@ def test_real_clips_show_the_right_number_of_people(
     assert len(result.people) in people
 
 
-def test_pickled_classifier_gives_the_same_record(tmp_path: Path, smile: Path) -> None:
+def test_pickled_classifier_gives_same_record(tmp_path: Path, smile: Path) -> None:
     options = fervid.Options(fervid.Sampling(2.5), attributes=True, labels=("happiness", "sadness"))
     original = fervid.load_classifier(options=options, threads=1)
     unpickled = pickle.loads(pickle.dumps(original.classify_or_error))

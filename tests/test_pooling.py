@@ -50,7 +50,7 @@ def table(count: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
 @pytest.mark.parametrize("seed", range(5))
-def test_chunks_of_any_size_give_the_same_statistics(count: int, seed: int) -> None:
+def test_chunks_of_any_size_give_same_statistics(count: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     rows = random.normal(3, 10, (count, 4)).astype(np.float32)
     pool = pooled(*chunks(rows, random))
@@ -59,7 +59,7 @@ def test_chunks_of_any_size_give_the_same_statistics(count: int, seed: int) -> N
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_merging_in_any_order_gives_the_same_statistics(seed: int) -> None:
+def test_merging_in_any_order_gives_same_statistics(seed: int) -> None:
     random = np.random.default_rng(seed)
     rows = random.normal(-2, 5, (300, 4)).astype(np.float32)
     parts = [pooled(part) for part in chunks(rows, random)]
@@ -70,7 +70,7 @@ def test_merging_in_any_order_gives_the_same_statistics(seed: int) -> None:
     assert_same(whole.statistics(), expected(rows))
 
 
-def test_merge_leaves_the_other_unchanged() -> None:
+def test_merge_leaves_other_unchanged() -> None:
     rows = table(7)
     part, whole = pooled(rows), RunningStats()
     whole.merge(part)
@@ -109,7 +109,7 @@ def test_zero_rows_change_nothing() -> None:
     assert_same(pool.statistics(), expected(rows))
 
 
-def test_an_empty_pool_has_no_statistics() -> None:
+def test_empty_pool_has_no_statistics() -> None:
     with pytest.raises(ValueError, match="empty pool"):
         pooled(np.zeros((0, 4), np.float32)).statistics()
     with pytest.raises(ValueError, match="at least one observation"):
@@ -152,7 +152,7 @@ def test_groups_are_pooled_over_faces_then_frames() -> None:
 
 
 @pytest.mark.parametrize(("faces", "count"), [(0, 0), (1, 1), (3, 1)])
-def test_a_frame_of_a_group_counts_once(faces: int, count: int) -> None:
+def test_frame_of_group_counts_once(faces: int, count: int) -> None:
     pool = FeaturePooler()
     pool.update_group(scores(*table(faces).tolist()))
     assert pool.count == count
@@ -165,7 +165,7 @@ def test_one_face_in_a_frame_has_no_spread() -> None:
 
 
 @pytest.mark.parametrize("update", ["update", "update_group"])
-def test_combined_parts_equal_the_whole(update: str) -> None:
+def test_combined_parts_equal_whole(update: str) -> None:
     frames = [scores(*table(n, seed=n).tolist()) for n in (2, 5, 1, 3)]
     whole, first, second = FeaturePooler(), FeaturePooler(), FeaturePooler()
     for i, frame in enumerate(frames):

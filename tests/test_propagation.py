@@ -73,7 +73,7 @@ def test_interval_zero_detects_on_every_frame() -> None:
 
 
 @pytest.mark.parametrize("rate", [5, 30])
-def test_a_still_face_gets_coarse_detections_and_some_full_ones(rate: int) -> None:
+def test_still_face_gets_coarse_detections_and_some_full_ones(rate: int) -> None:
     detector = FakeDetector(face(100, 100))
     tracker = FlowTracker(detector, 1.0)
     for i in range(2 * FULL_DETECT_FACTOR * rate + 1):
@@ -110,7 +110,7 @@ def test_scale_and_roll_are_propagated() -> None:
     assert detector.calls == ["full"]
 
 
-def test_a_lost_face_is_detected_around_its_last_position() -> None:
+def test_lost_face_is_detected_around_its_last_position() -> None:
     detector = FakeDetector(face(100, 100), face(300, 100))
     tracker = FlowTracker(detector, 10.0)
     tracker.update(Frame(scene((100, 100), (300, 100)), 0.0))
@@ -122,7 +122,7 @@ def test_a_lost_face_is_detected_around_its_last_position() -> None:
     assert detector.calls == ["full", "around"]
 
 
-def test_a_face_that_left_is_dropped() -> None:
+def test_departed_face_is_dropped() -> None:
     detector = FakeDetector(face(100, 100), face(300, 100))
     tracker = FlowTracker(detector, 10.0)
     tracker.update(Frame(scene((100, 100), (300, 100)), 0.0))
@@ -133,7 +133,7 @@ def test_a_face_that_left_is_dropped() -> None:
     assert detector.calls == ["full", "around"]
 
 
-def test_a_tracked_face_does_not_replace_a_lost_neighbour() -> None:
+def test_tracked_face_does_not_replace_lost_neighbour() -> None:
     detector = FakeDetector(face(100, 100), face(160, 100))
     tracker = FlowTracker(detector, 10.0)
     tracker.update(Frame(scene((100, 100), (160, 100)), 0.0))
@@ -143,7 +143,7 @@ def test_a_tracked_face_does_not_replace_a_lost_neighbour() -> None:
     assert "around" in detector.calls
 
 
-def test_losing_the_last_face_causes_a_full_detection() -> None:
+def test_losing_last_face_causes_full_detection() -> None:
     detector = FakeDetector(face(100, 100))
     tracker = FlowTracker(detector, 10.0)
     tracker.update(Frame(scene((100, 100)), 0.0))
@@ -152,7 +152,7 @@ def test_losing_the_last_face_causes_a_full_detection() -> None:
     assert detector.calls == ["full", "around", "full"]
 
 
-def test_a_scene_cut_causes_a_full_detection() -> None:
+def test_scene_cut_causes_full_detection() -> None:
     detector = FakeDetector(face(100, 100))
     tracker = FlowTracker(detector, 10.0)
     tracker.update(Frame(scene((100, 100)), 0.0))
@@ -170,7 +170,7 @@ def test_idle_detections_become_coarse(rate: int) -> None:
     assert detector.calls == ["full"] * (searches - 1) + ["full", *["coarse"] * glances] * 2
 
 
-def test_idle_detections_are_full_again_after_a_face() -> None:
+def test_idle_detections_are_full_again_after_face() -> None:
     detector = FakeDetector()
     tracker = FlowTracker(detector, 1.0)
     for i in range(12):
@@ -184,7 +184,7 @@ def test_idle_detections_are_full_again_after_a_face() -> None:
     assert set(detector.calls) == {"around", "full"}
 
 
-def test_a_face_in_an_idle_coarse_detection_causes_a_full_one() -> None:
+def test_face_in_idle_coarse_detection_causes_full_one() -> None:
     detector = FakeDetector()
     tracker = FlowTracker(detector, 1.0)
     for i in range(12):
@@ -194,7 +194,7 @@ def test_a_face_in_an_idle_coarse_detection_causes_a_full_one() -> None:
     assert detector.calls == ["coarse", "full"]
 
 
-def test_a_coarse_detection_adds_new_faces_and_corrects_drift() -> None:
+def test_coarse_detection_adds_new_faces_and_corrects_drift() -> None:
     detector = FakeDetector(face(100, 100))
     tracker = FlowTracker(detector, 0.4)
     for i in range(2):
@@ -204,7 +204,7 @@ def test_a_coarse_detection_adds_new_faces_and_corrects_drift() -> None:
     assert detector.calls == ["full", "coarse"]
 
 
-def test_a_face_missed_by_a_later_coarse_detection_causes_a_full_one() -> None:
+def test_face_missed_by_later_coarse_detection_causes_full_one() -> None:
     detector = FakeDetector(face(100, 100))
     tracker = FlowTracker(detector, 0.2)
     for i in range(2):
@@ -228,7 +228,7 @@ def test_small_faces_are_checked_one_by_one_unless_they_are_many(count: int) -> 
 
 
 @pytest.mark.parametrize("rate", [5, 30])
-def test_an_unconfirmed_face_is_rechecked_for_a_while(rate: int) -> None:
+def test_unconfirmed_face_is_rechecked_for_while(rate: int) -> None:
     detector = FakeDetector(face(100, 100, score=0.7), face(300, 100))
     tracker = FlowTracker(detector, 10.0)
     for i in range(3 * rate):
@@ -236,7 +236,7 @@ def test_an_unconfirmed_face_is_rechecked_for_a_while(rate: int) -> None:
     assert detector.calls == ["full", *["around"] * 9]
 
 
-def test_a_confirmed_face_gets_the_new_score() -> None:
+def test_confirmed_face_gets_new_score() -> None:
     detector = FakeDetector(face(100, 100, score=0.7))
     tracker = FlowTracker(detector, 10.0)
     tracker.update(Frame(scene((100, 100)), 0.0))
@@ -247,7 +247,7 @@ def test_a_confirmed_face_gets_the_new_score() -> None:
     assert detector.calls == ["full", "around"]
 
 
-def test_a_coarse_detection_does_not_restart_the_rechecks() -> None:
+def test_coarse_detection_does_not_restart_rechecks() -> None:
     detector = FakeDetector(face(100, 100, score=0.7))
     tracker = FlowTracker(detector, 1.0)
     for i in range(16):
@@ -255,7 +255,7 @@ def test_a_coarse_detection_does_not_restart_the_rechecks() -> None:
     assert detector.calls == ["full", *["around"] * 4, "coarse", *["around"] * 4, "coarse", "coarse"]
 
 
-def test_a_fragment_does_not_replace_its_face() -> None:
+def test_fragment_does_not_replace_its_face() -> None:
     detector = FakeDetector(face(200, 120, 160, score=0.95))
     detector.large_faces = detector.faces_around = [face(210, 130, 60, score=0.82)]
     tracker = FlowTracker(detector, 0.2)
@@ -266,7 +266,7 @@ def test_a_fragment_does_not_replace_its_face() -> None:
 
 
 @pytest.mark.parametrize(("time", "image"), [(0.0, NOISE), (0.6, NOISE[:200]), (0.6, NOISE[:, :300])])
-def test_an_earlier_time_or_another_size_begins_a_new_clip(time: float, image: Image) -> None:
+def test_earlier_time_or_another_size_begins_new_clip(time: float, image: Image) -> None:
     detector = FakeDetector()
     tracker = FlowTracker(detector, 1.0)
     tracker.update(Frame(NOISE, 0.5))
@@ -276,9 +276,7 @@ def test_an_earlier_time_or_another_size_begins_a_new_clip(time: float, image: I
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("places", [[(300, 200)], [(300, 200), (1150, 620)], [(-500, 90)], [(1290, 715)]])
-def test_the_roi_surrounds_the_faces_and_equals_the_whole_frame_there(
-    places: list[tuple[float, float]], level: int
-) -> None:
+def test_roi_surrounds_faces_and_equals_whole_frame_there(places: list[tuple[float, float]], level: int) -> None:
     image = cv2.resize(NOISE, (1283, 721))
     size = np.array([1283, 721]) >> level
     left, top, right, bottom, _ = roi = roi_around((face(x, y) for x, y in places), level, image)
@@ -297,7 +295,7 @@ def test_the_roi_surrounds_the_faces_and_equals_the_whole_frame_there(
 
 
 @pytest.mark.parametrize(("side", "zoom"), [(SIDE, 0.4), (SIDE / 2, 0.2)])
-def test_a_face_is_propagated_across_a_large_frame(side: float, zoom: float) -> None:
+def test_face_is_propagated_across_large_frame(side: float, zoom: float) -> None:
     detector, background = FakeDetector(face(900, 500, side)), cv2.resize(NOISE, (1280, 720))
     tracker = FlowTracker(detector, 100.0)
     for i in range(40):
@@ -309,11 +307,11 @@ def test_a_face_is_propagated_across_a_large_frame(side: float, zoom: float) -> 
     assert detector.calls == ["full"]
 
 
-def test_the_roi_of_a_small_frame_is_the_whole_frame() -> None:
+def test_roi_of_small_frame_is_whole_frame() -> None:
     assert roi_around([face(20, 10)], 1, NOISE[:40, :70]) == Roi(0, 0, 35, 20, 1)
 
 
-def test_least_squares_recovers_a_similarity() -> None:
+def test_least_squares_recovers_similarity() -> None:
     starts = np.array([1 + 2j, 3 - 1j, -2 + 0.5j, 4j])
     factor, shift = least_squares(starts, (1.1 + 0.2j) * starts + 3 - 2j)
     assert (factor, shift) == (pytest.approx(1.1 + 0.2j), pytest.approx(3 - 2j))

@@ -76,7 +76,8 @@ def plain(results: list[fervid.ClipResult]) -> list[dict]:
     return parsed("\n".join(json.dumps(result.as_dict()) for result in results))
 
 
-def test_records_match_the_local_engine(ray: object, mixed: list[str]) -> None:
+@pytest.mark.slow
+def test_records_match_local_engine(ray: object, mixed: list[str]) -> None:
     local, far = run(*mixed), run(*mixed, "--engine", "ray")
     assert (local.exit_code, far.exit_code) == (1, 1)
     assert parsed(far.stdout) == parsed(local.stdout)
@@ -85,6 +86,7 @@ def test_records_match_the_local_engine(ray: object, mixed: list[str]) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_urls_are_classified_to_parquet_and_resumed(ray: object, mixed: list[str], tmp_path: Path) -> None:
     source, target = (tmp_path / "far").as_uri(), (tmp_path / "out").as_uri()
     local = parsed(run("far").stdout)
@@ -99,7 +101,8 @@ def test_urls_are_classified_to_parquet_and_resumed(ray: object, mixed: list[str
     assert pyarrow.parquet.read_table(tmp_path / "out") == table
 
 
-def test_each_engine_resumes_the_other(ray: object, smile: Path, scenery: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_each_engine_resumes_other(ray: object, smile: Path, scenery: Path, tmp_path: Path) -> None:
     output, gone = tmp_path / "out.jsonl", tmp_path / "gone.mp4"
     assert run(smile, "-o", output).exit_code == 0
     first = output.read_bytes()
@@ -112,6 +115,7 @@ def test_each_engine_resumes_the_other(ray: object, smile: Path, scenery: Path, 
     assert output.read_bytes().startswith(first)
 
 
+@pytest.mark.slow
 def test_killed_worker_costs_no_record(ray: object, classifier: fervid.Classifier, smile: Path, tmp_path: Path) -> None:
     names = [shutil.copy(smile, tmp_path / f"{i:02}.mp4") for i in range(12)]
     ending = workers()  # workers of the previous test
@@ -143,6 +147,7 @@ def workers() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_clip_that_kills_every_worker_costs_one_record(
     ray: object, classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +167,7 @@ def test_clip_that_kills_every_worker_costs_one_record(
     assert poisoned.models == classifier.models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "code"), [(Limits(seconds=0.001), "timeout"), (Limits(memory=1), "memory")], ids=["time", "memory"]
 )
@@ -176,6 +182,7 @@ def test_clip_beyond_limits_is_an_error_record(
     assert (result.models, other.path) == (classifier.models, gone)
 
 
+@pytest.mark.slow
 def test_other_version_on_workers_is_a_usage_error(ray: object, smile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_runner, "run_fingerprint", lambda _: "another")
     result = run(smile, "--engine", "ray")
@@ -184,6 +191,7 @@ def test_other_version_on_workers_is_a_usage_error(ray: object, smile: Path, mon
     assert f"version mismatch: the Ray worker (fervid {fervid.__version__})" in result.stderr
 
 
+@pytest.mark.slow
 def test_no_clips_start_no_worker(ray: object, classifier: fervid.Classifier) -> None:
     with classify_on_ray(classifier, RunConfig()) as answer:
         assert list(answer([])) == []
@@ -217,7 +225,7 @@ def worker(spec: WorkerSpec) -> Iterator[RayWorker]:
     worker._process.reap()
 
 
-def test_worker_makes_the_same_records(
+def test_worker_makes_same_records(
     worker: RayWorker, classifier: fervid.Classifier, mixed: list[str], tmp_path: Path
 ) -> None:
     for name in ("mixed/smile.mp4", "./mixed/empty.mp4", str(tmp_path / "gone.mp4"), "mixed/caf\udce9.mp4"):
@@ -243,7 +251,7 @@ def test_worker_with_another_fingerprint_does_not_start(spec: WorkerSpec) -> Non
         RayWorker(replace(spec, run="another"), None)
 
 
-def test_factory_unpickles_as_the_classifier(spec: WorkerSpec, classifier: fervid.Classifier, smile: Path) -> None:
+def test_factory_unpickles_as_classifier(spec: WorkerSpec, classifier: fervid.Classifier, smile: Path) -> None:
     loaded, arguments = ClassifierFactory(spec).__reduce__()
     assert plain([loaded(*arguments)(smile)]) == plain([classifier.classify_or_error(smile)])
 
@@ -298,7 +306,7 @@ def test_local_cluster_is_shut_down_on_every_exit(
         ({"device": "cuda", "jobs": 1}, 1, {"num_cpus": 1, "num_gpus": 1}, "cuda"),
     ],
 )
-def test_workers_fill_the_cluster_by_default(
+def test_workers_fill_cluster_by_default(
     asked: dict, workers: int, share: dict, device: str,
     classifier: fervid.Classifier, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -359,12 +367,13 @@ def test_missing_ray_says_what_to_install(smile: Path, monkeypatch: pytest.Monke
     assert result.stderr.startswith("fervid: ray is not installed; pip install 'fervid[ray]'")
 
 
-def test_address_needs_the_ray_engine(smile: Path) -> None:
+def test_address_needs_ray_engine(smile: Path) -> None:
     result = run(smile, "--address", "auto")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--engine ray" in result.stderr
 
 
+@pytest.mark.slow
 def test_local_cluster_can_be_interrupted(tmp_path: Path) -> None:
     place = tmp_path / "clips"
     place.mkdir()

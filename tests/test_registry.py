@@ -89,13 +89,13 @@ def test_model_is_loaded_by_path(tmp_path: Path, kind: Kind) -> None:
     assert model.session.get_session_options().intra_op_num_threads == 2
 
 
-def test_model_without_a_name_is_named_after_its_file(tmp_path: Path) -> None:
+def test_model_without_name_is_named_after_its_file(tmp_path: Path) -> None:
     nameless = {key: value for key, value in toy_models.CLASSIFIER.items() if key != "name"}
     path = toy_models.write(tmp_path / "mine.onnx", onnx.load(toy("classifier", tmp_path / "toy.onnx")), nameless)
     assert registry.load_model(str(path), "classifier").identity.name == "mine"
 
 
-def test_shipped_name_takes_precedence_over_a_file(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_name_takes_precedence_over_file(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shipped.parent)
     toy("face_model", Path("toy-face_model"), name="another")
     assert registry.load_model("toy-face_model", "face_model").identity.name == "toy-face_model"
@@ -105,7 +105,7 @@ def test_shipped_name_takes_precedence_over_a_file(shipped: Path, monkeypatch: p
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["toy", "no/such/file.onnx", "", ".", "a\0b", "x" * 5000])
-def test_unknown_name_lists_the_known_names(name: str, kind: Kind) -> None:
+def test_unknown_name_lists_known_names(name: str, kind: Kind) -> None:
     with pytest.raises(ModelNotFound) as caught:
         registry.load_model(name, kind)
     assert repr(name) in caught.value.message
@@ -119,7 +119,7 @@ def test_empty_manifest_has_no_known_names(shipped: Path) -> None:
         registry.load_model("toy-face_model", "face_model")
 
 
-def test_missing_file_of_a_shipped_model_is_named(shipped: Path) -> None:
+def test_missing_file_of_shipped_model_is_named(shipped: Path) -> None:
     (shipped / "detector.onnx").unlink()
     with pytest.raises(ModelNotFound, match=r"detector\.onnx' cannot be read .*install fervid again"):
         registry.load_model("toy-detector", "detector")
@@ -127,7 +127,7 @@ def test_missing_file_of_a_shipped_model_is_named(shipped: Path) -> None:
 
 @pytest.mark.parametrize("position", [0, 100, -1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_changed_byte_in_a_shipped_model_is_refused(shipped: Path, kind: Kind, position: int) -> None:
+def test_changed_byte_in_shipped_model_is_refused(shipped: Path, kind: Kind, position: int) -> None:
     path = shipped / f"{kind}.onnx"
     data = bytearray(path.read_bytes())
     data[position] ^= 1
@@ -190,7 +190,7 @@ def with_opset(data: bytes, version: int) -> bytes:
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_file_that_is_no_model_is_refused(
+def test_invalid_file_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: Kind, damage: Callable[[bytes], bytes]
 ) -> None:
     path = toy(kind, tmp_path / "mine.onnx")
@@ -230,7 +230,7 @@ def test_damaged_bytes_load_or_are_refused(tmp_path: Path) -> None:
         ('{"kind": "classifier"}', "lacks face_model_sha256, labels, statistics; export the model again"),
     ],
 )
-def test_model_without_a_valid_card_is_refused(tmp_path: Path, stored: str | None, words: str) -> None:
+def test_model_without_valid_card_is_refused(tmp_path: Path, stored: str | None, words: str) -> None:
     path = toy("classifier", tmp_path / "mine.onnx")
     toy_models.write(path, onnx.load(path), stored)
     with pytest.raises(ModelIncompatible, match=words) as caught:
@@ -259,7 +259,7 @@ NEEDED = {
 
 
 @pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind in KINDS for key in sorted(NEEDED[kind])])
-def test_card_without_a_required_key_is_refused(tmp_path: Path, kind: Kind, key: str) -> None:
+def test_card_without_required_key_is_refused(tmp_path: Path, kind: Kind, key: str) -> None:
     path = toy(kind, tmp_path / "mine.onnx")
     toy_models.write(path, onnx.load(path), {name: value for name, value in card(kind).items() if name != key})
     with pytest.raises(ModelIncompatible) as caught:
@@ -298,7 +298,7 @@ def test_unreadable_manifest_is_named(shipped: Path) -> None:
         registry.load_model("toy-face_model", "face_model")
 
 
-def test_models_dir_needs_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_dir_needs_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "__file__", str(tmp_path / "site" / "fervid" / "models" / "registry.py"))
     with pytest.raises(ModelNotFound, match="install fervid again"):
         registry.models_dir()
@@ -357,7 +357,7 @@ def test_external_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
-def test_card_equal_to_the_manifest_is_verified(kind: Kind) -> None:
+def test_card_equal_to_manifest_is_verified(kind: Kind) -> None:
     assert registry.verify(f"toy-{kind}").card == card(kind)
 
 
@@ -369,7 +369,7 @@ def test_card_equal_to_the_manifest_is_verified(kind: Kind) -> None:
         ({"threshold": 0.1, "license": "x", "name": "y"}, "differ in license, name, threshold"),
     ],
 )
-def test_card_that_differs_from_the_manifest_is_refused(shipped: Path, values: dict[str, Any], words: str) -> None:
+def test_card_that_differs_from_manifest_is_refused(shipped: Path, values: dict[str, Any], words: str) -> None:
     change(shipped / "manifest.json", "toy-detector", values)
     with pytest.raises(ChecksumMismatch, match=words) as caught:
         registry.verify("toy-detector")
@@ -377,13 +377,13 @@ def test_card_that_differs_from_the_manifest_is_refused(shipped: Path, values: d
     assert "install fervid again" in caught.value.message
 
 
-def test_only_models_in_the_manifest_can_be_verified(tmp_path: Path) -> None:
+def test_only_models_in_manifest_can_be_verified(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"no model is named .*known models: affect3, .*yunet"):
         registry.verify(str(toy("face_model", tmp_path / "mine.onnx")))
 
 
 @pytest.mark.parametrize("name", sorted(registry.manifest()))
-def test_every_shipped_model_matches_the_manifest(name: str) -> None:
+def test_every_shipped_model_matches_manifest(name: str) -> None:
     registry.manifest.cache_clear()
     described = registry.manifest()[name]
     path = registry.models_dir() / described["file"]
@@ -409,7 +409,7 @@ def test_model_with_other_output_names_is_refused(tmp_path: Path) -> None:
         registry.load_model(str(path), "classifier")
 
 
-def test_classifier_with_a_regressor_card_is_refused(tmp_path: Path) -> None:
+def test_classifier_with_regressor_card_is_refused(tmp_path: Path) -> None:
     path = toy_models.classifier(tmp_path / "toy.onnx", [[1.0]], kind="regressor", target="valence")
     with pytest.raises(ModelIncompatible, match=r"toy\.onnx has no input or output named value"):
         registry.load_model(str(path), "regressor")
@@ -436,7 +436,7 @@ def test_unpickled_model_is_loaded_again(kind: Kind, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("shipped")
-def test_pickle_keeps_the_path_and_not_the_name(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_keeps_path_and_not_name(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shipped.parent)
     toy("face_model", Path("toy-face_model"), name="another")
     for name, identity in (("toy-face_model", "toy-face_model"), ("./toy-face_model", "another")):

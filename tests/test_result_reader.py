@@ -1,4 +1,4 @@
-"""Files of results: every kind is recognised by what is in it, and what is none says what to try."""
+"""Result files: every kind is recognised by its content, and others are refused."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def written(path: Path, form: Any, records: list[ClipResult], record: type[ClipR
 
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
-def test_whatever_classify_writes_is_read_whole(form: str, tmp_path: Path) -> None:
+def test_reads_output_of_classify(form: str, tmp_path: Path) -> None:
     found = load_results(written(tmp_path / "results", form, ALL))
     assert isinstance(found, ClassificationRun)
     assert found.records == [one.as_dict() for one in ALL]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
-def test_whatever_timeline_writes_is_read_by_clip(form: str, tmp_path: Path) -> None:
+def test_reads_output_of_timeline(form: str, tmp_path: Path) -> None:
     records = [
         *windows("a.mp4", [0.5, None]),
         *windows("b.mp4", [0.875]),
@@ -72,25 +72,25 @@ def test_parquet_is_read_as_a_folder_and_as_a_part(tmp_path: Path) -> None:
             load_results(tmp_path / name)
 
 
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pyarrow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
         load_results(tmp_path / "x")
 
 
-def test_one_record_may_be_broken_into_lines(tmp_path: Path) -> None:
+def test_indented_record(tmp_path: Path) -> None:
     (tmp_path / "one").write_text(json.dumps(clip("a.mp4").as_dict(), indent=2))
     assert load_results(tmp_path / "one").records == [clip("a.mp4").as_dict()]
 
 
-def test_a_byte_order_mark_and_empty_lines_do_no_harm(tmp_path: Path) -> None:
+def test_byte_order_mark_and_empty_lines(tmp_path: Path) -> None:
     text = json.dumps(clip("a.mp4").as_dict())
     (tmp_path / "x").write_text(f"\ufeff{text}\r\n\r\n{text}\n")
     assert len(load_results(tmp_path / "x").records) == 2
 
 
-def test_evaluations_methods_ratings_and_cards_are_told_apart(tmp_path: Path) -> None:
+def test_kinds_of_evaluations(tmp_path: Path) -> None:
     import numpy as np
 
     classes, ratings = html_pages.report(), evaluate_regression(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 2.5]))
@@ -147,7 +147,7 @@ WRONG: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_no_file_of_results_says_what_it_is_and_what_to_try(name: str, tmp_path: Path) -> None:
+def test_invalid_results_are_explained(name: str, tmp_path: Path) -> None:
     content, said = WRONG[name]
     path = tmp_path / "results.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
@@ -157,7 +157,7 @@ def test_what_is_no_file_of_results_says_what_it_is_and_what_to_try(name: str, t
     assert len(raised.value.message) < 500
 
 
-def test_what_is_not_there_or_too_large_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_large_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"cannot be read \(No such file"):
         load_results(tmp_path / "nothing")
     with pytest.raises(UsageError, match="a folder without parquet files"):
@@ -167,7 +167,7 @@ def test_what_is_not_there_or_too_large_is_said(tmp_path: Path, monkeypatch: pyt
         load_results(lines(tmp_path / "x", ALL))
 
 
-def test_a_torn_table_is_refused_and_never_read_in_part(tmp_path: Path) -> None:
+def test_truncated_table_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "results.csv", "csv", ALL)
     whole = path.read_text()
     path.write_text(whole[: whole.index("d.mp4") + 9])
@@ -188,14 +188,14 @@ def test_long_cells_are_a_clear_error(tmp_path: Path) -> None:
         load_results(path)
 
 
-def test_a_problem_beside_an_answer_is_kept(tmp_path: Path) -> None:
+def test_error_beside_prediction_is_kept(tmp_path: Path) -> None:
     record = ClipResult(
         "a", "ok", ALL[0].prediction, models=html_pages.MODELS, problem=ErrorInfo("damaged", "2 packets,\nof 10")
     )
     assert load_results(written(tmp_path / "x", "csv", [record])).records == [record.as_dict()]
 
 
-def test_without_its_packages_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result_schema.validator.cache_clear()
     monkeypatch.setitem(sys.modules, "fastjsonschema", None)
     with pytest.raises(UsageError, match=r"pip install 'fervid\[report\]'"):

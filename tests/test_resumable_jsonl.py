@@ -96,7 +96,7 @@ def test_resume_repeats_clips_of_other_models_or_options(other: Stub, inputs: li
     assert run_fingerprint(other) != run_fingerprint(Stub())
 
 
-def test_output_without_a_ledger_is_not_changed(inputs: list[str], tmp_path: Path) -> None:
+def test_output_without_ledger_is_not_changed(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     output.write_text("somebody's file\n")
     with pytest.raises(OutputError, match="no ledger"):
@@ -212,7 +212,7 @@ def test_moved_or_replaced_output_is_an_error(which: str, how: str, inputs: list
 
 
 @pytest.mark.parametrize("options", [{}, {"force": True}, {"resume": True}], ids=str)
-def test_second_run_on_the_same_output_is_refused(options: dict, inputs: list[str], tmp_path: Path) -> None:
+def test_second_run_on_same_output_is_refused(options: dict, inputs: list[str], tmp_path: Path) -> None:
     output, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
     link.symlink_to(output)
     with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:

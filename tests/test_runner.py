@@ -70,7 +70,7 @@ def test_input_is_not_read_ahead_without_workers() -> None:
 
 
 @pytest.mark.parametrize("jobs", [0, 2])
-def test_fail_fast_skips_the_remaining_clips(jobs: int) -> None:
+def test_fail_fast_skips_remaining_clips(jobs: int) -> None:
     stub = Stub()
     names = ["a", "bad", *(f"slow {i}" for i in range(200))]
     results = list(classify_all(stub, names, RunConfig(jobs, fail_fast=True)))
@@ -81,7 +81,7 @@ def test_fail_fast_skips_the_remaining_clips(jobs: int) -> None:
 
 
 @pytest.mark.parametrize("names", [[], ["a"], ["a", "bad"]])
-def test_fail_fast_at_the_last_clip_skips_nothing(names: list[str]) -> None:
+def test_fail_fast_at_last_clip_skips_nothing(names: list[str]) -> None:
     results = list(classify_all(Stub(), names, RunConfig(fail_fast=True)))
     assert [r.status for r in results] == ["ok", "error"][: len(names)]
 
@@ -179,7 +179,7 @@ def test_window_without_times_has_empty_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("record", [ClipResult, WindowResult])
-def test_replacing_an_output_removes_its_ledger(record: type[ClipResult], tmp_path: Path) -> None:
+def test_replacing_output_removes_its_ledger(record: type[ClipResult], tmp_path: Path) -> None:
     output, kind = tmp_path / "out.jsonl", "csv" if record is ClipResult else "jsonl"
     with open_writer(output, None, Stub(), ["a"]) as (writer, _):
         writer.write(Stub().classify_or_error("a"))
@@ -199,7 +199,7 @@ def test_replacing_an_output_removes_its_ledger(record: type[ClipResult], tmp_pa
 
 
 @pytest.mark.parametrize("name", ["out.json", "out.csv"])
-def test_interrupted_run_leaves_a_valid_partial_file(name: str, tmp_path: Path) -> None:
+def test_interrupted_run_leaves_valid_partial_file(name: str, tmp_path: Path) -> None:
     output = tmp_path / name
     with pytest.raises(KeyboardInterrupt), open_writer(output, None, Stub(), []) as (writer, _):
         writer.write(Stub().classify_or_error("a"))
@@ -225,14 +225,14 @@ def test_invalid_outputs_are_refused(output: Path | None, format: str | None, re
         pass
 
 
-def test_format_option_overrides_the_suffix(tmp_path: Path) -> None:
+def test_format_option_overrides_suffix(tmp_path: Path) -> None:
     with open_writer(tmp_path / "data.log", "jsonl", Stub(), ["a"]) as (writer, answered):
         writer.write(Stub().classify_or_error("a"))
     assert answered == {}
     assert json.loads((tmp_path / "data.log").read_text())["label"] == "calm"
 
 
-def test_empty_run_writes_an_empty_document(tmp_path: Path) -> None:
+def test_empty_run_writes_empty_document(tmp_path: Path) -> None:
     for name, content in (("a.json", "[]\n"), ("a.jsonl", "")):
         with open_writer(tmp_path / name, None, Stub(), []):
             pass

@@ -1,4 +1,4 @@
-"""What is installed: lower bounds that name releases, a lock with hashes, and an audit that never passes in silence."""
+"""Dependencies: lower bounds, the lock file, and the audit."""
 
 from __future__ import annotations
 
@@ -43,16 +43,14 @@ def required(*extras: str) -> dict[str, Requirement]:
         ([OPEN, SKIPPED], 1, "onnx 2.0: CVE-2, mended in none"),
     ],
 )
-def test_an_audit_fails_on_what_is_known_and_says_what_it_could_not_ask(
-    packages: list[dict], status: int, said: str
-) -> None:
+def test_audit_fails_on_known_vulnerabilities(packages: list[dict], status: int, said: str) -> None:
     lines, found = audit.verdict(packages)
     assert found == status
     assert said in "\n".join(lines)
 
 
 @pytest.mark.parametrize("answer", ["", "no JSON", '{"dependencies": []}'])
-def test_an_audit_that_fails_says_so_and_does_not_pass_for_one(
+def test_failed_audit_is_reported(
     answer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, answer))
@@ -60,7 +58,7 @@ def test_an_audit_that_fails_says_so_and_does_not_pass_for_one(
     assert "NOT AUDITED" in capsys.readouterr().err
 
 
-def test_an_audit_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_times_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def hanging(command: list[str], timeout: float, **_: object) -> None:
         raise subprocess.TimeoutExpired(command, timeout)
 
@@ -69,7 +67,7 @@ def test_an_audit_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch, caps
     assert "NOT AUDITED" in capsys.readouterr().err
 
 
-def test_the_lowest_versions_are_those_of_the_project() -> None:
+def test_lowest_versions_match_project() -> None:
     (command,) = re.findall(r"^\tsed -n '(.*)' pyproject", (ROOT / "Makefile").read_text(), re.MULTILINE)
     done = subprocess.run(["sed", "-n", command, ROOT / "pyproject.toml"], capture_output=True, text=True, check=True)
     pinned = set(done.stdout.split())
@@ -77,13 +75,13 @@ def test_the_lowest_versions_are_those_of_the_project() -> None:
     assert bounds <= pinned
 
 
-def test_every_dependency_has_a_lower_bound_and_nothing_else() -> None:
+def test_dependencies_have_lower_bounds_only() -> None:
     for requirement in required(*PROJECT["optional-dependencies"]).values():
         (bound,) = requirement.specifier
         assert bound.operator == ">=", requirement
 
 
-def test_the_lock_holds_every_dependency_by_hash_and_names_no_host() -> None:
+def test_lock_has_hashes_and_no_host() -> None:
     text = LOCK.read_text()
     locked = re.findall(r"^([a-z0-9-]+)==([0-9a-z.]+)(?: ;.*)? \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)
     assert len(locked) == len(re.findall(r"^[^\s#]", text, re.MULTILINE))
@@ -95,7 +93,7 @@ def test_the_lock_holds_every_dependency_by_hash_and_names_no_host() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs make")
-def test_the_targets_that_are_named_exist() -> None:
+def test_named_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     for target in phony.split():

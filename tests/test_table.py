@@ -92,7 +92,7 @@ def test_every_row_fits_one_terminal_line(
 
 
 @pytest.mark.usefixtures("narrow")
-def test_nothing_is_omitted_outside_a_terminal() -> None:
+def test_nothing_is_omitted_outside_terminal() -> None:
     lines = drawn(io.BytesIO(), *(record(name, i) for i, name in enumerate(NAMES)))
     assert lines[1].startswith(f"{LONG}  surprise")
     assert lines[4].startswith(r"\x1b[31mred\n\u202egpj.mp4")
@@ -107,7 +107,7 @@ def test_nothing_is_omitted_outside_a_terminal() -> None:
 
 
 @pytest.mark.usefixtures("narrow")
-def test_error_code_equal_to_the_status_is_shown_once() -> None:
+def test_error_code_equal_to_status_is_shown_once() -> None:
     found = ClipResult("a.mp4", "no_face", problem=ErrorInfo("no_face", "a.mp4 shows a face in only 1 of 428 frames"))
     assert drawn(io.BytesIO(), found)[1:] == ["a.mp4  no_face", "a.mp4 shows a face in only 1 of 428 frames"]
 
@@ -166,7 +166,7 @@ def test_progress_bar_and_output_do_not_overlap(smile: Path, scenery: Path, tmp_
     assert "\x1b[3" not in records
 
 
-def test_progress_without_a_total_counts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_total_counts(capsys: pytest.CaptureFixture[str]) -> None:
     for result in track_clips(iter([False, True]), None, "bar", bool):
         log(f"a line above it\x1b, after {result}")
     said = capsys.readouterr().err
@@ -175,7 +175,7 @@ def test_progress_without_a_total_counts(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(("total", "bar"), [(None, True), (0, False), (1, False), (2, True)])
-def test_bar_needs_a_terminal_and_several_clips(
+def test_bar_needs_terminal_and_several_clips(
     total: int | None, bar: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list(track_clips(range(2), total, "auto", bool)) == [0, 1]

@@ -27,7 +27,7 @@ def window(start: float | None = 0.0) -> WindowResult:
     return WindowResult.from_clip_result(ANSWERED, start, None if start is None else start + 4)
 
 
-def test_dataframe_has_the_columns_of_csv() -> None:
+def test_dataframe_has_columns_of_csv() -> None:
     stream = io.BytesIO()
     writer = CsvWriter(stream, ["calm", "angry"])
     for result in (ANSWERED, FAILED):
@@ -50,7 +50,7 @@ def test_csv_for_excel_differs_by_its_byte_order_mark() -> None:
     assert marked.getvalue() == b"\xef\xbb\xbf" + plain.getvalue()
 
 
-def test_arrow_table_holds_the_records() -> None:
+def test_arrow_table_holds_records() -> None:
     table = fervid.to_arrow(iter([ANSWERED, FAILED]))
     assert table.schema.names == list(ANSWERED.as_dict())
     first, second = table.to_pylist()
@@ -78,7 +78,7 @@ def test_arrow_schema_matches_as_dict() -> None:
 
 @pytest.mark.parametrize("convert", [fervid.to_pandas, fervid.to_arrow])
 @pytest.mark.parametrize("results", [[], [FAILED]], ids=["none", "a failure"])
-def test_results_without_predictions_make_a_table(convert: Callable, results: list[ClipResult]) -> None:
+def test_results_without_predictions_make_table(convert: Callable, results: list[ClipResult]) -> None:
     table = convert(results)
     assert len(table) == len(results)
     assert "status" in (table.schema.names if convert is fervid.to_arrow else table.columns)

@@ -1,4 +1,4 @@
-"""The picture of a clip's windows: who, when, and what is left open."""
+"""The plot of the windows of a clip: people, times and gaps."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ def spans_of(windows: Sequence[WindowResult]) -> dict[int, list[tuple[float, flo
     return {number: [(s.start, s.end, s.person["label"]) for s in spans] for number, spans in found.items()}
 
 
-def test_each_window_stands_for_the_time_around_its_middle() -> None:
+def test_windows_are_centered() -> None:
     found = spans_of([window(t, 4, (0, 4, GLAD)) for t in (0, 1, 2)])
     assert [(left, right) for left, right, _ in found[0]] == [(0, 2.5), (2.5, 3.5), (3.5, 6)]
     assert spans_of([window(0, 4, (0, 4, GLAD))]) == {0: [(0, 4, "happiness")]}
     assert spans_of([window(0, 0, (0, 0, GLAD))]) == {0: [(0, 0, "happiness")]}, "a still image"
 
 
-def test_windows_in_which_somebody_is_hardly_seen_are_a_gap() -> None:
+def test_sparse_windows_are_gaps() -> None:
     seconds = (4, 4, 3, 2, 1, 0.5, 3)
     found = spans_of([window(t, 4, (0, each, GLAD)) for t, each in enumerate(seconds)])
     assert [left for left, _, _ in found[0]] == [0, 2.5, 3.5, 4.5, 7.5]
 
 
-def test_who_is_never_seen_for_long_is_seen_nevertheless() -> None:
+def test_briefly_seen_person_is_shown() -> None:
     found = spans_of([window(0, 4, (0, 4, GLAD)), window(1, 4, (0, 4, GLAD), (7, 0.2, SAD))])
     assert list(found) == [0, 7]
     assert found[7] == [(2.5, 5, "sadness")]
 
 
-def test_a_gap_of_time_stays_open() -> None:
+def test_gap_of_time_stays_open() -> None:
     found = spans_of([window(0, 1, (0, 1, GLAD)), window(1, 1, (0, 1, GLAD)), window(7, 1, (0, 1, GLAD))])
     assert [(left, right) for left, right, _ in found[0]] == [(0, 1), (1, 2.5), (6.5, 8)]
 
@@ -84,7 +84,7 @@ def amount(image: np.ndarray, colour: str) -> int:
     return int((np.abs(image.astype(int) - hex_to_rgb(colour)).max(axis=2) < 10).sum())
 
 
-def test_every_person_has_lines_and_a_band(tmp_path: Path) -> None:
+def test_lines_and_band_per_person(tmp_path: Path) -> None:
     one = [window(t, 2, (0, 2, GLAD)) for t in range(8)]
     plot_timeline(one, tmp_path / "one.png")
     picture = drawn(tmp_path / "one.png")
@@ -106,7 +106,7 @@ def test_a_gap_is_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", PLOT_SUFFIXES)
-def test_the_suffix_decides_the_format(suffix: str, tmp_path: Path) -> None:
+def test_plot_format_follows_suffix(suffix: str, tmp_path: Path) -> None:
     plot_timeline([window(0, 2, (0, 2, GLAD))], tmp_path / f"a{suffix}")
     start = {".png": b"\x89PNG", ".svg": b"<svg", ".pdf": b"%PDF"}[suffix]
     assert (tmp_path / f"a{suffix}").read_bytes().startswith(start)
@@ -126,12 +126,12 @@ def test_the_suffix_decides_the_format(suffix: str, tmp_path: Path) -> None:
     ],
     ids=["nothing", "nobody", "still", "error", "truncated", "crowd", "many labels", "any name"],
 )
-def test_there_is_always_a_picture(parts: list[WindowResult], tmp_path: Path) -> None:
+def test_plot_without_windows(parts: list[WindowResult], tmp_path: Path) -> None:
     plot_timeline(parts, tmp_path / "a.png")
     assert min(drawn(tmp_path / "a.png").shape[:2]) > 200
 
 
-def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_plot_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"\.png \.svg \.pdf"):
         plot_timeline([], tmp_path / "a.jpg")
     (tmp_path / "a.png").write_text("mine")

@@ -53,12 +53,12 @@ def test_crossing_faces_keep_their_ids() -> None:
     assert tracker.group_identities() == [[0], [1]]
 
 
-def test_ids_do_not_depend_on_the_order_of_faces() -> None:
+def test_ids_do_not_depend_on_order_of_faces() -> None:
     _, numbers = track((0, [(0, ANNA), (100, BEN)]), (0.2, [(102, BEN), (3, ANNA)]), (0.4, [(104, BEN)]))
     assert numbers == [[0, 1], [1, 0], [1]]
 
 
-def test_the_best_assignment_of_all_faces_is_chosen() -> None:
+def test_best_assignment_of_all_faces_is_chosen() -> None:
     _, numbers = track((0, [(0, ANNA), (8, ANNA)]), (0.2, [(9, ANNA), (1, ANNA)]))
     assert numbers == [[0, 1], [1, 0]]
 
@@ -72,9 +72,7 @@ def test_the_best_assignment_of_all_faces_is_chosen() -> None:
         (60, [[0], [1]], [[0, 1]]),
     ],
 )
-def test_a_long_gap_starts_a_track_of_the_same_person(
-    pause: float, numbers: list[list[int]], people: list[list[int]]
-) -> None:
+def test_long_gap_starts_track_of_same_person(pause: float, numbers: list[list[int]], people: list[list[int]]) -> None:
     tracker, found = track((3, [(0, ANNA)]), (3 + pause, [(0, ANNA)]))
     assert found == numbers
     assert tracker.group_identities() == people
@@ -85,7 +83,7 @@ def test_frames_without_faces_only_count_as_time() -> None:
     assert numbers == [[0], [], [0], [], [1]]
 
 
-def test_a_cut_to_another_face_starts_a_track() -> None:
+def test_cut_to_another_face_starts_track() -> None:
     tracker, numbers = track((0, [(0, ANNA)]), (0.2, [(0, BEN)]), (0.4, [(0, BEN)]), (0.6, [(0, ANNA)]))
     assert numbers == [[0], [1], [1], [0]]
     assert tracker.group_identities() == [[0], [1]]
@@ -99,12 +97,12 @@ def test_overlap_links_only_similar_faces(cosine: float, number: int) -> None:
 
 
 @pytest.mark.parametrize(("shift", "number"), [(0, 0), (21, 0), (22, 1), (40, 1), (500, 1)])
-def test_a_face_that_jumps_starts_a_track(shift: float, number: int) -> None:
+def test_jumping_face_starts_track(shift: float, number: int) -> None:
     _, numbers = track((0, [(0, ANNA)]), (0.2, [(shift, ANNA)]))
     assert numbers == [[0], [number]]
 
 
-def test_an_unsure_face_continues_a_track_but_starts_none() -> None:
+def test_unsure_face_continues_track_but_starts_none() -> None:
     tracker = Tracker(CONFIG)
     found = [
         tracker.update(time, [face(0, score)], embeddings_of(ANNA))
@@ -114,7 +112,7 @@ def test_an_unsure_face_continues_a_track_but_starts_none() -> None:
     assert tracker.group_identities() == [[0]]
 
 
-def test_an_unsure_face_keeps_a_track_active() -> None:
+def test_unsure_face_keeps_track_active() -> None:
     tracker = Tracker(CONFIG)
     for i in range(12):
         assert tracker.update(i / 2, [face(15 * i, 0.5 if i else 0.9)], embeddings_of(ANNA)) == [0]
@@ -141,7 +139,7 @@ def test_cooccurrence_with_one_track_excludes_the_person() -> None:
     assert people[1] == [2]
 
 
-def test_tracks_join_the_most_similar_person_longest_first() -> None:
+def test_tracks_join_most_similar_person_longest_first() -> None:
     tracker, _ = track(
         (0, [(0, ANNA)]),
         *((10 + i / 5, [(0, BEN)]) for i in range(5)),
@@ -160,7 +158,7 @@ def test_tracks_are_one_person_from_a_minimum_similarity(cosine: float, people: 
     assert tracker.group_identities() == people
 
 
-def test_a_track_is_compared_with_the_mean_of_a_person() -> None:
+def test_track_is_compared_with_mean_of_person() -> None:
     tracker = Tracker(CONFIG)
     for time, degrees in [(0, 0), (0.2, 0), (0.4, 0), (9, 45), (9.2, 45), (20, 60)]:
         tracker.update(time, [face(0)], at(degrees))
@@ -197,7 +195,7 @@ def test_no_faces_are_no_people() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_ids_are_consecutive_and_unique_in_a_frame(seed: int) -> None:
+def test_ids_are_consecutive_and_unique_in_frame(seed: int) -> None:
     random = np.random.default_rng(seed)
     tracker, count_so_far, together, time = Tracker(CONFIG), 0, set(), 0.0
     for _ in range(60):
@@ -218,7 +216,7 @@ def test_ids_are_consecutive_and_unique_in_a_frame(seed: int) -> None:
     assert not any((a, b) in together for person in people for a in person for b in person)
 
 
-def test_compact_merges_ended_tracks_of_a_person_only() -> None:
+def test_compact_merges_ended_tracks_of_person_only() -> None:
     # Anna four times, Ben beside her the second time; her last track goes on
     frames = [
         *[(i / 5, [(0, ANNA)]) for i in range(3)],
@@ -287,7 +285,7 @@ def test_without_identities_tracks_are_not_grouped() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_assign_maximises_the_sum_of_gains(seed: int) -> None:
+def test_assign_maximises_sum_of_gains(seed: int) -> None:
     rng = np.random.default_rng(seed)
     gain = rng.uniform(0.3, 2, rng.integers(1, 7, 2))
     gain[rng.random(gain.shape) < rng.choice([0.3, 0.8])] = 0

@@ -103,7 +103,7 @@ def test_windows_are_half_open_intervals(
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_random_windows_equal_the_definition(seed: int) -> None:
+def test_random_windows_equal_definition(seed: int) -> None:
     random = np.random.default_rng(seed)
     origin, length = random.choice([0, 0.3]), random.choice([0.4, 1, 2.5])
     step = length * random.choice([1, 0.5, 0.3])
@@ -215,20 +215,20 @@ def test_only_the_frames_of_one_window_are_in_memory() -> None:
     assert most <= 10 + 2
 
 
-def test_the_last_window_carries_the_error() -> None:
+def test_last_window_carries_error() -> None:
     found = split(broken(observe_all([0, 1, 2, 2.5], ANNA)), 2, 1)
     assert [(part.start, part.end, part.clip.frames) for part in found] == [(0, 2, 2), (1, 2.7, 3)]
     assert [part.clip.problem for part in found] == [None, BROKEN]
 
 
-def test_an_error_before_the_first_frame_is_raised() -> None:
+def test_error_before_first_frame_is_raised() -> None:
     with pytest.raises(TruncatedVideo, match="breaks off"):
         split(broken([]), 2, 1)
     with pytest.raises(ZeroDivisionError):
         split(broken([observe(0, ANNA)], ZeroDivisionError()), 2, 1)
 
 
-def test_a_person_who_keeps_returning_is_not_forgotten() -> None:
+def test_person_who_keeps_returning_is_not_forgotten() -> None:
     frames = (observe(0.5 * i, *(() if i % 12 > 3 else (ANNA,)), duration=0.5) for i in range(1200))
     found = list(iter_windows(frames, CONFIG, WindowSpec(4, 1), forget_after=60))
     assert {person.number for window in found for person in window.clip.people} == {0}
@@ -247,20 +247,20 @@ def test_track_ids_of_forgotten_people_are_dropped(
     assert 0 < max(kept) <= 2
 
 
-def test_a_frame_that_began_before_the_origin_counts_from_there() -> None:
+def test_frame_that_began_before_origin_counts_from_there() -> None:
     frame = observe(10.0, ANNA, duration=8.0)
     (window,) = iter_windows([frame], CONFIG, WindowSpec(20, 20), origin=12.0)
     assert (window.start, window.end) == (12, 20)
     assert [(look.time, look.duration) for look in window.boxes] == [(12, 8)]
 
 
-def test_reliability_is_judged_over_the_clip_not_the_window() -> None:
+def test_reliability_is_judged_over_clip_not_window() -> None:
     frames = [observe(i / 5, *((ANNA,) if i < 16 or i == 38 else ())) for i in range(40)]
     first, second = iter_windows(frames, CONFIG, WindowSpec(4, 4))
     assert [[person.pool.count for person in part.clip.people] for part in (first, second)] == [[16], [1]]
 
 
-def test_a_single_detection_is_reliable_in_no_window() -> None:
+def test_single_detection_is_reliable_in_no_window() -> None:
     frames = [observe(i / 5, *((ANNA,) if i == 200 else ())) for i in range(428)]
     found = list(iter_windows(frames, CONFIG, WindowSpec(4, 1)))
     assert [len(part.clip.people) for part in found] == [0] * len(found)

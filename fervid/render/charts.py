@@ -156,7 +156,8 @@ def matrix(values: Values, columns: int, lines: int = 1) -> Chart:
         lines: Lines of the counts.
     """
     cells = [
-        {**row, "row": _short(row["row"]), "column": _short(row["column"]), "count": str(row["count"])} for row in values
+        {**row, "row": _short(row["row"]), "column": _short(row["column"]), "count": str(row["count"])}
+        for row in values
     ]
     x = {"field": "column", **_NOMINAL, "title": "answer", "axis": {"orient": "top", "labelAngle": -40}}
     y = {"field": "row", **_NOMINAL, "title": "truth"}

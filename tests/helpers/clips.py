@@ -1,4 +1,4 @@
-"""Builds the clips of the tests: the public-domain astronaut photograph, moved by a camera, in any container."""
+"""Make test clips: the public-domain astronaut photograph, moved by a camera, in any container."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds labelled clips in which the toy models see faces, and tables of features and studies without any clip."""
+"""Make labelled clips for the toy models, and feature tables without clips."""
 
 from __future__ import annotations
 

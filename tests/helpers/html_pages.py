@@ -1,4 +1,4 @@
-"""Builds results to make reports of: records as `classify` and `timeline` write them, and evaluations."""
+"""Make the input of reports: records as `classify` and `timeline` write them, and evaluations."""
 
 from __future__ import annotations
 

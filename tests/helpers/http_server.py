@@ -1,4 +1,4 @@
-"""A server on this machine that answers as each test wants, and remembers what it was asked for."""
+"""A local server with configurable answers that records its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills a run of the command line again and again, resumes it each time, and counts what went wrong."""
+"""Kill a run of the command line repeatedly, resume it each time, and count errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes damaged and hostile videos and pictures; each has a name from which it can be made again.
+"""Make malformed videos and images; each can be made again by its name.
 
     SEED/DAMAGE/NUMBER     mp4-h264/flip_bits/3: a small valid clip, damaged by chance that the name decides
     built/NAME             what no damage leads to: a file made so on purpose, or a valid clip with such a name

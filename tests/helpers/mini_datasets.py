@@ -1,4 +1,4 @@
-"""Builds what the tests of the training need: every data set in miniature, weights as published, a tiny network."""
+"""Make miniature data sets, weights as published and a tiny network for the tests of the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fervid parses beside videos, as targets for a fuzzer: any bytes give a result or a FervidError, nothing else."""
+"""The parsers of fervid as fuzz targets: any bytes give a result or a FervidError."""
 
 from __future__ import annotations
 

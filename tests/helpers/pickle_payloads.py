@@ -1,4 +1,4 @@
-"""Files that run something when they are unpickled: a folder is made, by which it is seen."""
+"""Pickles that make a folder when they are loaded."""
 
 from __future__ import annotations
 

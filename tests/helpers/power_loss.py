@@ -1,4 +1,4 @@
-"""Models a power failure: what was not synced may be there, in part, as zeros, or not at all."""
+"""Simulate a power failure: unsynced data may be present, in part, as zeros, or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds files that look like the optional models as their authors publish them, and a manifest that names them."""
+"""Make files like the optional models as their authors publish them, and a manifest that names them."""
 
 from __future__ import annotations
 

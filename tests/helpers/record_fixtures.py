@@ -1,4 +1,4 @@
-"""What the writers of records are tested with: a classifier that answers nothing, clips that are none, and records."""
+"""A stub classifier, files and records for the tests of the writers."""
 
 from __future__ import annotations
 

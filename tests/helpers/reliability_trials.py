@@ -1,4 +1,4 @@
-"""Puts fervid to trial: hostile files with a good clip after each, and one process for thousands of clips."""
+"""Classify malformed files with a valid clip after each, and thousands of clips in one process."""
 
 from __future__ import annotations
 

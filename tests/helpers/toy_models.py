@@ -1,4 +1,4 @@
-"""Builds toy ONNX models of every kind, with a card, whose answers can be worked out by hand."""
+"""Make toy ONNX models of every kind whose output can be calculated by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of backbones: one recipe for all, files that are whole or not there, the same faces for every network."""
+"""The comparison of backbones: one recipe, complete files, the same faces for every network."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def study_of_colours() -> tuple[list[np.ndarray], Any]:
     return [np.tile(colours[c], (n, SIDE, SIDE, 1)) for c, n in zip(known.truth, counts, strict=True)], known
 
 
-def test_the_recipe_suits_every_backbone() -> None:
+def test_recipe_suits_every_backbone() -> None:
     recipe = TrainConfig.from_json(backbones.RECIPE)
     assert not recipe.bfloat16, "which is slow for squeeze and excitation, and for odd widths"
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     backbones.train(["tiny"], arguments)
     with monkeypatch.context() as patch:
         patch.setattr(export, "save_quantised", lambda *_: 1 / 0)
@@ -98,7 +98,7 @@ def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatc
 
 
 @pytest.mark.usefixtures("tiny")
-def test_only_a_run_of_the_same_recipe_that_has_come_to_its_end_is_left_alone(tmp_path: Path) -> None:
+def test_finished_run_of_same_recipe_is_kept(tmp_path: Path) -> None:
     recipe = replace(TrainConfig.from_json(backbones.RECIPE), backbone="tiny")
     path, given = tmp_path / "tiny.safetensors", tmp_path / "given"
     for weights in (None, given):
@@ -116,7 +116,7 @@ def test_only_a_run_of_the_same_recipe_that_has_come_to_its_end_is_left_alone(tm
             assert not backbones.finished(path, *different), "it is begun, and then refused by its file"
 
 
-def test_a_backbone_starts_from_weights_that_are_there(tmp_path: Path) -> None:
+def test_backbone_starts_from_given_weights(tmp_path: Path) -> None:
     (tmp_path / "tiny.safetensors").write_bytes(b"")
     assert backbones.pretrained("tiny", tmp_path) == tmp_path / "tiny.safetensors"
     assert backbones.pretrained("other", tmp_path) is backbones.pretrained("tiny", None) is None
@@ -126,7 +126,7 @@ def test_a_backbone_starts_from_weights_that_are_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_clips_are_told_apart_by_what_a_network_sees_in_their_faces(tmp_path: Path) -> None:
+def test_clips_are_classified_by_face_features(tmp_path: Path) -> None:
     model = registry.load_model(str(feature_fixtures.face_model(tmp_path)), "face_model")
     clips, known = study_of_colours()
     small = [faces[:, :8, :8] for faces in clips]
@@ -135,12 +135,12 @@ def test_clips_are_told_apart_by_what_a_network_sees_in_their_faces(tmp_path: Pa
     assert backbones.on_clips(model, small[:1] * len(small), known)["value"] == 0.5
 
 
-def test_a_descriptor_is_mean_deviation_and_maximum() -> None:
+def test_descriptor_is_mean_deviation_and_maximum() -> None:
     found = backbones.descriptor(np.float32([[1, 4], [3, 4]]))
     assert found.tolist() == [2, 4, 1, 0, 3, 4]
 
 
-def test_the_faces_of_the_main_person_are_cut_for_any_size(tmp_path: Path) -> None:
+def test_faces_of_main_person_are_cut_for_any_size(tmp_path: Path) -> None:
     extractor = feature_fixtures.extractor(tmp_path)
     for i, colours in enumerate([[feature_fixtures.YELLOW], [], [feature_fixtures.YELLOW, feature_fixtures.CYAN]]):
         mini_datasets.picture(tmp_path / "clip" / f"{i}.png", feature_fixtures.picture(*colours))
@@ -151,7 +151,7 @@ def test_the_faces_of_the_main_person_are_cut_for_any_size(tmp_path: Path) -> No
     assert nobody.shape == (0, 24, 24, 3)
 
 
-def test_figures_are_in_per_cent_and_years_in_years() -> None:
+def test_units_of_figures() -> None:
     figure = {"value": 0.5, "interval": [0.25, 0.75]}
     assert backbones.text("gender, %", figure) == "50.0 (25.0 to 75.0)"
     assert backbones.text("age, years", figure) == "0.50 (0.25 to 0.75)"

@@ -1,4 +1,4 @@
-"""`fervid network`: the whole way from data sets to measured files, and a clear answer where it cannot be gone."""
+"""`fervid network`: from data sets to evaluated files, and its errors."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def exported(
 
 
 @pytest.mark.parametrize("command", ["train", "export", "evaluate"])
-def test_every_command_explains_itself(command: str) -> None:
+def test_commands_have_help(command: str) -> None:
     result = run(command, "--help")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "--data" in result.stdout
     assert f"fervid network {command} " in result.stdout
 
 
-def test_training_prints_a_line_of_figures_and_a_finished_run_is_left_alone(
+def test_train_prints_metrics_and_keeps_finished_run(
     trained: tuple[Path, Result], sources: DatasetPaths, cache: Path, published: Path, recipe: Path
 ) -> None:
     path, result = trained
@@ -101,7 +101,7 @@ def test_training_prints_a_line_of_figures_and_a_finished_run_is_left_alone(
     assert "rate differ" in refused.stderr
 
 
-def test_another_backbone_takes_the_place_of_that_of_the_recipe(
+def test_backbone_option_overrides_recipe(
     trained: tuple[Path, Result],
     sources: DatasetPaths,
     cache: Path,
@@ -128,7 +128,7 @@ def test_another_backbone_takes_the_place_of_that_of_the_recipe(
     assert "backbone differ" in refused.stderr
 
 
-def test_a_backbone_that_there_is_not_is_told_before_anything_is_read(
+def test_unknown_backbone_is_refused_early(
     sources: DatasetPaths, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"]))
@@ -139,7 +139,7 @@ def test_a_backbone_that_there_is_not_is_told_before_anything_is_read(
     assert "unknown backbone 'tinny'" in result.stderr
 
 
-def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
+def test_export_writes_two_files_with_provenance(
     exported: tuple[Path, Result], sources: DatasetPaths, cache: Path
 ) -> None:
     path, result = exported
@@ -175,9 +175,7 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
 
 
 @pytest.mark.parametrize("name", ["toy", "toy-fp32"])
-def test_evaluating_gives_the_figures_of_the_card(
-    name: str, exported: tuple[Path, Result], sources: DatasetPaths
-) -> None:
+def test_evaluating_gives_figures_of_card(name: str, exported: tuple[Path, Result], sources: DatasetPaths) -> None:
     path = exported[0].with_name(f"{name}.onnx")
     result = run("evaluate", path, "--data", sources.root, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -196,7 +194,7 @@ def commands(root: Path, published: Path, run: Path, model: Path, output: Path) 
 
 
 @pytest.mark.parametrize("command", ["train", "export", "evaluate"])
-def test_data_sets_that_are_missing_are_all_named_and_nothing_is_done(
+def test_missing_datasets_are_named(
     command: str,
     sources: DatasetPaths,
     published: Path,
@@ -224,9 +222,7 @@ def test_data_sets_that_are_missing_are_all_named_and_nothing_is_done(
     ],
     ids=["damaged", "missing", "of another network"],
 )
-def test_weights_that_cannot_be_used_are_refused(
-    content: bytes | None, said: str, sources: DatasetPaths, tmp_path: Path
-) -> None:
+def test_unusable_weights_are_refused(content: bytes | None, said: str, sources: DatasetPaths, tmp_path: Path) -> None:
     path = tmp_path / "faceres.json"
     if content is not None:
         path.write_bytes(content)
@@ -236,7 +232,7 @@ def test_weights_that_cannot_be_used_are_refused(
     assert not (tmp_path / "run.safetensors").exists()
 
 
-def test_a_recipe_with_an_unknown_setting_is_refused(sources: DatasetPaths, published: Path, tmp_path: Path) -> None:
+def test_recipe_with_unknown_setting_is_refused(sources: DatasetPaths, published: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text('{"stesp": 3}')
     options = ("--weights", published, "--recipe", tmp_path / "recipe.json", "-o", tmp_path / "run")
     result = run("train", "--data", sources.root, *options)
@@ -244,16 +240,14 @@ def test_a_recipe_with_an_unknown_setting_is_refused(sources: DatasetPaths, publ
     assert "unknown setting stesp" in result.stderr
 
 
-def test_a_file_that_is_no_run_cannot_be_exported(sources: DatasetPaths, tmp_path: Path) -> None:
+def test_export_refuses_invalid_run(sources: DatasetPaths, tmp_path: Path) -> None:
     (tmp_path / "run").write_bytes(b"nothing of the kind")
     result = run("export", tmp_path / "run", "--data", sources.root, "-o", tmp_path / "toy.onnx")
     assert (result.exit_code, "run is not a checkpoint" in result.stderr) == (2, True)
     assert not (tmp_path / "toy.onnx").exists()
 
 
-def test_a_run_that_is_not_finished_cannot_be_exported(
-    trained: tuple[Path, Result], sources: DatasetPaths, tmp_path: Path
-) -> None:
+def test_export_refuses_unfinished_run(trained: tuple[Path, Result], sources: DatasetPaths, tmp_path: Path) -> None:
     recipe = predict.load_run(trained[0])[0]
     path = tmp_path / "early.safetensors"
     data = mini_datasets.data(fit.mobilenet.EMBEDDING)
@@ -272,7 +266,7 @@ def test_a_run_that_is_not_finished_cannot_be_exported(
         (["--teacher", "runs/gone.safetensors"], 4, "runs/gone.safetensors"),
     ],
 )
-def test_what_a_run_cannot_begin_with_is_told_before_data_are_read(
+def test_invalid_start_is_refused_early(
     options: list[str], status: int, said: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"]))
@@ -283,7 +277,7 @@ def test_what_a_run_cannot_begin_with_is_told_before_data_are_read(
 
 
 @pytest.mark.parametrize("command", ["train", "export"])
-def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(
+def test_unwritable_output_is_refused_early(
     command: str, sources: DatasetPaths, published: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
@@ -310,7 +304,7 @@ main()
 
 
 @pytest.mark.parametrize("command", ["train", "export", "evaluate"])
-def test_without_torch_it_is_said_what_to_install(command: str, sources: DatasetPaths, published: Path) -> None:
+def test_missing_torch_is_named(command: str, sources: DatasetPaths, published: Path) -> None:
     arguments = commands(sources.root, published, Path("run"), Path("model"), Path("output"))[command]
     called = [sys.executable, "-c", WITHOUT_TORCH, "network", *map(str, arguments)]
     done = subprocess.run(called, capture_output=True, text=True, check=False, timeout=60, env=os.environ)

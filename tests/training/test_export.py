@@ -1,4 +1,4 @@
-"""The exported files answer as torch does, carry their card, and take any number of faces."""
+"""Exported files equal torch, carry their card, and take any number of faces."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def network(path: Path) -> FaceModel:
 
 
 @pytest.mark.parametrize("count", [1, 2, BATCH, BATCH + 1, 3 * BATCH])
-def test_the_float_file_answers_as_torch_for_any_number_of_faces(
-    count: int, files: Path, fitted: torch.nn.Module, crops: np.ndarray
-) -> None:
+def test_float_export_equals_torch(count: int, files: Path, fitted: torch.nn.Module, crops: np.ndarray) -> None:
     loaded = registry.load_model(str(files / "small-fp32.onnx"), "face_model")
     pictures = to_tensor(crops[:count])
     given = loaded.session.run(list(export.OUTPUTS), {"crops": pictures.contiguous().numpy()})
@@ -84,7 +82,7 @@ def test_the_float_file_answers_as_torch_for_any_number_of_faces(
     assert max(export.max_differences(fitted, files / "small-fp32.onnx", crops).values()) < 1e-5
 
 
-def test_a_file_that_does_not_answer_as_torch_is_refused(
+def test_wrong_export_is_refused(
     fitted: torch.nn.Module, crops: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = export.to_onnx(mini_datasets.network(seed=1), SIZE)
@@ -93,9 +91,7 @@ def test_a_file_that_does_not_answer_as_torch_is_refused(
         export.save(fitted, about(fitted, "wrong"), tmp_path / "wrong.onnx", crops)
 
 
-def test_the_same_weights_give_the_same_files(
-    files: Path, fitted: torch.nn.Module, crops: np.ndarray, tmp_path: Path
-) -> None:
+def test_same_weights_give_same_files(files: Path, fitted: torch.nn.Module, crops: np.ndarray, tmp_path: Path) -> None:
     sha256 = export.save(fitted, about(fitted, "small-fp32"), tmp_path / "again-fp32.onnx", crops)
     assert (tmp_path / "again-fp32.onnx").read_bytes() == (files / "small-fp32.onnx").read_bytes()
     described = about(fitted, "small", quantised_from=sha256)
@@ -105,7 +101,7 @@ def test_the_same_weights_give_the_same_files(
         assert b"miniature.py" not in path.read_bytes(), "where a layer was written is no part of it"
 
 
-def test_a_file_carries_its_card_and_the_manifest_repeats_it(files: Path, fitted: torch.nn.Module) -> None:
+def test_export_writes_card_and_manifest(files: Path, fitted: torch.nn.Module) -> None:
     for name, more in (("small-fp32", {}), ("small", {"quantised_from": None})):
         path = files / f"{name}.onnx"
         loaded = registry.load_model(str(path), "face_model")
@@ -120,7 +116,7 @@ def test_a_file_carries_its_card_and_the_manifest_repeats_it(files: Path, fitted
     assert registry.load_model(str(files / "small.onnx"), "face_model").card["quantised_from"] == whole.identity.sha256
 
 
-def test_the_card_says_what_inference_needs(files: Path) -> None:
+def test_card_has_inference_settings(files: Path) -> None:
     card = registry.load_model(str(files / "small.onnx"), "face_model").card
     assert (card["name"], card["kind"], card["margin"], card["first_age"]) == ("small", "face_model", MARGIN, 1)
     assert (card["input"]["size"], card["input"]["colour"], card["embedding"]) == (SIZE, "BGR", mini_datasets.WIDTH)
@@ -131,7 +127,7 @@ def test_the_card_says_what_inference_needs(files: Path) -> None:
     assert set(card["genders"]) == {"male", "female"}
 
 
-def test_the_small_file_has_eight_bits_after_the_first_convolution_and_a_scale_for_each_channel(files: Path) -> None:
+def test_int8_export_is_quantised_per_channel(files: Path) -> None:
     graph = onnx.load(files / "small.onnx").graph
     makers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -149,7 +145,7 @@ def test_the_small_file_has_eight_bits_after_the_first_convolution_and_a_scale_f
         assert len(np.unique(scale)) > 1
 
 
-def test_the_small_file_answers_nearly_as_the_float_one_for_any_number_of_faces(files: Path, crops: np.ndarray) -> None:
+def test_int8_export_is_close_to_float(files: Path, crops: np.ndarray) -> None:
     small, whole = network(files / "small.onnx"), network(files / "small-fp32.onnx")
     scores, expected = small(crops), whole(crops)
     assert 0 < np.abs(scores.embedding - expected.embedding).max() < 0.1
@@ -173,9 +169,7 @@ PRIOR = np.float32([0.05, 0.05, 0.04, 0.05, 0.7, 0.04, 0.04, 0.03])
     [((2.0, 0.0), (1.0, 0.5), -0.2), ((0.0, 0.5), (0.0, 3.0), 0.2), ((1.0, 0.0), (0.0, 1.0), 0.0)],
     ids=["the rare class lacks", "the common class lacks", "nothing lacks"],
 )
-def test_the_shift_gives_a_class_what_it_lacks_and_no_more(
-    of_common: tuple[float, float], of_rare: tuple[float, float], factor: float
-) -> None:
+def test_logit_shift(of_common: tuple[float, float], of_rare: tuple[float, float], factor: float) -> None:
     labels = np.repeat([COMMON, RARE], [40, 10])
     logits = np.full((50, 8), -9, np.float32)
     logits[:40, [COMMON, RARE]], logits[40:, [COMMON, RARE]] = of_common, of_rare

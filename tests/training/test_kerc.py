@@ -1,4 +1,4 @@
-"""Film clips are read with their valence, and emotions are measured by it."""
+"""Film clips are read with their valence, and emotions are evaluated by it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fervid.training import kerc
 from fervid.training.ferplus import CLASSES
 
 
-def test_film_clips_are_read_as_the_network_sees_them(tmp_path: Path) -> None:
+def test_film_clips_are_preprocessed(tmp_path: Path) -> None:
     folder, cache = mini_datasets.films(tmp_path / "kerc"), tmp_path / "cache"
     known = kerc.load_features(folder, cache)
     assert known.labels == ("negative", "neutral", "positive")
@@ -34,13 +34,13 @@ def test_film_clips_are_read_as_the_network_sees_them(tmp_path: Path) -> None:
     assert (other.table.provenance["face_model"], list(other.table.by_stride)) == ("mobilenetv1-fp32", [2])
 
 
-def test_a_folder_without_the_films_is_refused(tmp_path: Path) -> None:
+def test_folder_without_films_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not a folder"):
         kerc.load_features(tmp_path / "nothing")
 
 
 @pytest.mark.usefixtures("quick")
-def test_probabilities_of_emotions_that_count_as_one_class_are_added() -> None:
+def test_probabilities_of_merged_classes_are_added() -> None:
     known = feature_fixtures.known(("negative", "neutral", "positive"), people=2, each=1)
     said = np.zeros((6, 8), np.float32)
     for row, emotions in enumerate(

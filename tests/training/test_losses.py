@@ -1,4 +1,4 @@
-"""Each task asks what it says, of the faces that carry its label and of no others."""
+"""Each loss counts only the faces that have its label."""
 
 from __future__ import annotations
 
@@ -97,9 +97,7 @@ def row(width: int, logits: dict[int, float]) -> Tensor:
         ),
     ],
 )
-def test_a_task_alone_costs_what_was_worked_out_by_hand(
-    task: str, given: dict[str, Tensor], targets: Targets, expected: float
-) -> None:
+def test_single_task_loss_by_hand(task: str, given: dict[str, Tensor], targets: Targets, expected: float) -> None:
     assert only(task, heads(1, **given), targets) == pytest.approx(expected, rel=1e-5)
 
 
@@ -116,7 +114,7 @@ def some_known() -> Targets:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_face_without_the_label_of_a_task_changes_nothing_of_it(task: str) -> None:
+def test_unlabelled_face_does_not_change_loss(task: str) -> None:
     targets, given = some_known(), noise(5)
     losses.multitask_loss(
         given, given.embedding, PEOPLE, targets, replace(NOTHING, **{task: 1.0}), *NO_PRIOR
@@ -133,7 +131,7 @@ def test_a_face_without_the_label_of_a_task_changes_nothing_of_it(task: str) -> 
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_without_any_label_a_task_costs_nothing(task: str) -> None:
+def test_loss_without_labels_is_zero(task: str) -> None:
     given = noise(3)
     loss = losses.multitask_loss(given, given.embedding, PEOPLE, unknown(3), replace(NOTHING, **{task: 1.0}), *NO_PRIOR)
     loss.backward()
@@ -141,7 +139,7 @@ def test_without_any_label_a_task_costs_nothing(task: str) -> None:
     assert not getattr(given, HEAD[task]).grad.any()
 
 
-def test_the_tasks_are_weighted_and_added() -> None:
+def test_tasks_are_weighted_and_added() -> None:
     targets, given, weights = some_known(), noise(5), TaskWeights(*range(1, 9))
     parts = {task: only(task, given, targets) for task in TASKS}
     expected = sum(asdict(weights)[task] * part for task, part in parts.items())
@@ -150,14 +148,14 @@ def test_the_tasks_are_weighted_and_added() -> None:
     assert whole.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_task_of_no_weight_is_left_out_even_where_it_could_not_be_worked_out() -> None:
+def test_task_of_zero_weight_is_skipped() -> None:
     other = replace(some_known(), initial_embeddings=torch.eye(5, 3))
     left = replace(TaskWeights(), distillation=0.0)
     given = noise(5)
     assert torch.isfinite(losses.multitask_loss(given, given.embedding, PEOPLE, other, left, *NO_PRIOR))
 
 
-def test_the_prior_is_added_to_the_logits_of_expression_and_first_labels() -> None:
+def test_prior_is_added_to_logits_of_expression_and_first_labels() -> None:
     targets, given = some_known(), noise(5)
     expression, first = torch.linspace(-2, 0, 8), torch.linspace(0, 3, 7)
     moved = given._replace(expression=given.expression + expression, first=given.first + first)
@@ -166,7 +164,7 @@ def test_the_prior_is_added_to_the_logits_of_expression_and_first_labels() -> No
         assert found == pytest.approx(only(task, moved, targets)) != only(task, given, targets)
 
 
-def test_rows_of_zeros_count_neither_above_nor_below_the_line() -> None:
+def test_zero_rows_are_ignored() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0], [5.0, 0.0, 0.0], [1.0, 1.0, 4.0]])
     shares = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     expected = -(log_softmax(0, 1, 2)[:2].mean() + log_softmax(1, 1, 4)[2]) / 2
@@ -175,7 +173,7 @@ def test_rows_of_zeros_count_neither_above_nor_below_the_line() -> None:
     assert float(losses.soft_cross_entropy(logits[:0], shares[:0])) == 0
 
 
-def test_a_bell_sums_to_one_and_has_its_peak_at_the_age() -> None:
+def test_age_distribution() -> None:
     years = torch.tensor([1, 2, 35, 99, 100, 116])
     shares = losses.gaussian_label_distribution(years, AGES)
     assert shares.shape == (6, AGES)
@@ -186,7 +184,7 @@ def test_a_bell_sums_to_one_and_has_its_peak_at_the_age() -> None:
     assert shares[2, [33, 35, 32]].tolist() == pytest.approx([middle * math.exp(-s / 8) for s in (1, 1, 4)], rel=1e-5)
 
 
-def test_the_expected_years_are_the_mean_of_the_years_from_one() -> None:
+def test_expected_years_are_mean_of_years_from_one() -> None:
     logits = torch.log(torch.tensor([[0.25, 0.75, 1e-9], [1e-9, 1e-9, 1.0], [1.0, 1.0, 1.0]]))
     assert losses.expected_years(logits).tolist() == pytest.approx([1.75, 3, 2], rel=1e-5)
     assert losses.expected_years(
@@ -194,7 +192,7 @@ def test_the_expected_years_are_the_mean_of_the_years_from_one() -> None:
     ).tolist() == pytest.approx([40], rel=1e-4)
 
 
-def test_the_distance_is_the_angle_from_the_starting_embedding_whatever_its_length() -> None:
+def test_distance_is_angle() -> None:
     embedding = torch.tensor([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0], [3.0, 3.0]])
     starting = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     assert float(losses.cosine_distance(embedding, starting)) == pytest.approx((0 + 1 + 2) / 3)

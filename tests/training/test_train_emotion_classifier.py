@@ -1,4 +1,4 @@
-"""The shipped classifier: offsets take out what the network answers too often, and the temperature calibrates."""
+"""The shipped classifier: class offsets and calibration."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def labelled(rng: np.random.Generator, count: int, bias: np.ndarray, scale: floa
     return LabelledLogits(np.float32(logits * scale + bias), truth, ALL, np.ones(8, bool))
 
 
-def test_offsets_and_temperature_are_found_again() -> None:
+def test_offsets_and_temperature_are_recovered() -> None:
     rng, bias = np.random.default_rng(0), np.array([2, -1, 0, 0, 1, -2, 0, 0.0])
     found = Parameters.fit([labelled(rng, 6000, bias, 3.0)])
     np.testing.assert_allclose(found.offset, bias.mean() - bias, atol=0.4)
@@ -46,7 +46,7 @@ def test_offsets_and_temperature_are_found_again() -> None:
     assert found.offset.sum() == pytest.approx(0, abs=1e-6)
 
 
-def test_an_expression_that_a_set_lacks_is_not_asked_for() -> None:
+def test_missing_expression_is_excluded() -> None:
     among = np.arange(8) != 1
     part = LabelledLogits(np.float32([[0, 99, 0, 0, 0, 0, 0, 0]]), np.array([0]), ALL, among)
     assert part.loss(np.zeros(8), 1.0) == pytest.approx(np.log(7))
@@ -74,7 +74,7 @@ def acted() -> ClipSet:
     return clip_set(np.eye(8)[truth] * 2 + rest[people] + rng.normal(0, 0.2, (80, 8)), truth, people)
 
 
-def test_relative_to_their_average_people_are_alike(acted: ClipSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subtracting_average_aligns_people(acted: ClipSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
     parameters = Parameters.fit([to_labelled_logits(acted)])
     usual = np.array(train_emotion_classifier.average_logits(acted)["person"], np.float32)
@@ -93,7 +93,7 @@ def test_cross_validation_leaves_people_out(acted: ClipSet) -> None:
     assert own[0] > own[1]
 
 
-def test_the_file_says_what_the_parameters_say(tmp_path: Path) -> None:
+def test_onnx_equals_parameters(tmp_path: Path) -> None:
     parameters = Parameters(np.linspace(-1, 1, 8), 1.7)
     session = onnxruntime.InferenceSession(train_emotion_classifier.to_onnx(parameters).SerializeToString())
     rows = np.float32(np.random.default_rng(0).normal(0, 3, (5, 8)))
@@ -108,7 +108,7 @@ def sets(sources: DatasetPaths, tmp_path_factory: pytest.TempPathFactory) -> dic
     return read_clip_sets(copied, tmp_path_factory.mktemp("features"))
 
 
-def test_the_sets_are_read_with_people_and_truth(sets: dict[str, ClipSet]) -> None:
+def test_sets_are_read_with_people_and_truth(sets: dict[str, ClipSet]) -> None:
     assert list(sets) == [DEVELOPMENT, KERC, SFEW]
     acted, scenes_, stills = sets.values()
     assert [CLASSES[label] for label in acted.truth] == ["neutral", "happiness", "anger"]
@@ -118,9 +118,7 @@ def test_the_sets_are_read_with_people_and_truth(sets: dict[str, ClipSet]) -> No
     assert (len(stills), stills.people) == (7, None)
 
 
-def test_happiness_counts_as_positive_and_a_clip_without_a_face_as_wrong(
-    sets: dict[str, ClipSet], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_valence_of_happiness_and_missing_faces(sets: dict[str, ClipSet], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
     films = sets[KERC]
     happy = np.tile(np.float32(np.eye(8)[CLASSES.index("happiness")]), (len(films), 1))
@@ -130,7 +128,7 @@ def test_happiness_counts_as_positive_and_a_clip_without_a_face_as_wrong(
     assert report["recall"]["positive"] == pytest.approx((positive.sum() - 1) / positive.sum(), abs=1e-3)
 
 
-def test_the_whole_way_from_sets_to_a_file(
+def test_train_end_to_end(
     sets: dict[str, ClipSet],
     sources: DatasetPaths,
     cache: Path,

@@ -1,4 +1,4 @@
-"""Nothing that the training is given is ever unpickled: malicious files as everything that it reads."""
+"""Training input is never unpickled: malicious pickles in place of every file."""
 
 from __future__ import annotations
 

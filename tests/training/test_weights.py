@@ -1,4 +1,4 @@
-"""Published weights are read and folded rightly, and a network is built by the name of its backbone."""
+"""Published weights are read and folded correctly, and backbones are built by name."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def backbone(weights: NamedTensors) -> MobileNetV1:
 
 
 @pytest.mark.parametrize("size", [33, 64])
-def test_weights_as_read_equal_the_published_graph(backbone: MobileNetV1, published: Path, size: int) -> None:
+def test_weights_equal_published_graph(backbone: MobileNetV1, published: Path, size: int) -> None:
     assert mobilenet.reference_difference(backbone, published, size) < 1e-4
 
 
-def test_a_weight_that_is_read_wrongly_shows(backbone: MobileNetV1, published: Path) -> None:
+def test_wrong_weight_changes_output(backbone: MobileNetV1, published: Path) -> None:
     with torch.no_grad():
         backbone.depthwise[3].convolution.weight.add_(0.5)
     assert mobilenet.reference_difference(backbone, published) > 1e-4
@@ -48,7 +48,7 @@ def test_weight_files_of_another_length_are_refused(change: bytes, published: Pa
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"weightsManifest": [{"paths": []}]}', '{"weightsManifest": 3}'])
-def test_a_damaged_manifest_is_refused_by_its_name(content: str, tmp_path: Path) -> None:
+def test_damaged_manifest_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(content)
     with pytest.raises(ValueError, match=r"model\.json is not a manifest of TensorFlow\.js weights"):
         mobilenet.read_tensorflowjs(tmp_path / "model.json")
@@ -63,7 +63,7 @@ def test_weights_of_another_network_are_refused(change: dict[str, np.ndarray | N
 
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 8, 13, 28])
 @pytest.mark.parametrize("groups", [1, 6])
-def test_a_strided_convolution_gives_the_same_while_training(side: int, groups: int) -> None:
+def test_strided_convolution_is_equal_in_training(side: int, groups: int) -> None:
     torch.manual_seed(side)
     layer = mobilenet._SameConv(6, 6, stride=2, groups=groups)
     pictures = torch.randn(2, 6, side, side, requires_grad=True)
@@ -78,7 +78,7 @@ def test_a_strided_convolution_gives_the_same_while_training(side: int, groups: 
 
 
 @pytest.mark.parametrize("size", [32, 45])
-def test_normalising_and_folding_change_nothing(backbone: MobileNetV1, size: int) -> None:
+def test_normalising_and_folding_keep_outputs(backbone: MobileNetV1, size: int) -> None:
     torch.manual_seed(size)
     pictures = torch.randn(8, 3, size, size) * 50
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_frozen_batch_norm_keeps_outputs_and_statistics(backbone: MobileNetV1) -
     torch.testing.assert_close(folded(images), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_after_normalising_training_starts_from_the_same_answers(backbone: MobileNetV1) -> None:
+def test_normalised_network_starts_equal(backbone: MobileNetV1) -> None:
     pictures = torch.randn(8, 3, 64, 64, generator=torch.manual_seed(0)) * 50
     with torch.no_grad():
         before = backbone(pictures)
@@ -115,7 +115,7 @@ def test_after_normalising_training_starts_from_the_same_answers(backbone: Mobil
         torch.testing.assert_close(backbone.train()(pictures), before, atol=0.05, rtol=0.05)
 
 
-def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights: NamedTensors) -> None:
+def test_published_heads_are_kept(weights: NamedTensors) -> None:
     network, other = build("mobilenetv1", weights), build("mobilenetv1", weights)
     embedding = np.random.default_rng(0).random((3, network.width), np.float32)
     hidden = np.maximum(embedding @ weights["feats/kernel"] + weights["feats/bias"], 0)
@@ -145,13 +145,13 @@ def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weigh
         build("tiny", weights)
 
 
-def test_another_backbone_without_timm_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"resnet18 needs timm; pip install 'fervid\[train,backbones\]'"):
         build("resnet18")
 
 
-def test_weights_that_are_not_quantised_are_read_too(tmp_path: Path) -> None:
+def test_unquantised_weights_are_read(tmp_path: Path) -> None:
     values = np.float32([[1.5, -2], [3, 4.25]])
     (tmp_path / "a.bin").write_bytes(values.tobytes()[:6])
     (tmp_path / "b.bin").write_bytes(values.tobytes()[6:])
@@ -162,7 +162,7 @@ def test_weights_that_are_not_quantised_are_read_too(tmp_path: Path) -> None:
     assert mobilenet.read_tensorflowjs(tmp_path / "model.json")["kernel"].tolist() == values.tolist()
 
 
-def test_anchors_lie_in_the_order_of_the_outputs() -> None:
+def test_anchors_lie_in_order_of_outputs() -> None:
     centres = blazeface.anchors()
     assert centres.shape == (896, 2)
     assert centres[0].tolist() == centres[1].tolist() == [8, 8]
@@ -209,7 +209,7 @@ def published_blazeface(rng: np.random.Generator) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
 
 
-def test_the_converted_detector_answers_as_the_published_graph_and_pads_its_channels() -> None:
+def test_converted_detector_equals_published_graph() -> None:
     rng = np.random.default_rng(0)
     source = published_blazeface(rng)
     images = rng.integers(0, 256, (2, 256, 256, 3), np.uint8)

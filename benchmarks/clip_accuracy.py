@@ -1,6 +1,6 @@
 """How good answers on clips of real people are: the shipped classifiers, baselines, `fervid train`, and identities.
 
-    python benchmarks/clips.py --data sets/
+    python benchmarks/clip_accuracy.py --data sets/
 
 Prints every table of docs/how-good.md. Java-SED is a development set: the shipped classifier was fitted on it, and its
 rows say whether they are cross-validated.
