@@ -213,4 +213,4 @@ def test_plotting_says_what_to_install(run: Run, moods: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = run("timeline", moods, "--plot", "out.png")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "pip install 'fervid[plot]'" in result.stderr
+    assert 'pip install "fervid[plot]"' in result.stderr

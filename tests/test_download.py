@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import json
 import os
@@ -22,6 +21,7 @@ from typer.testing import CliRunner
 
 import published_models
 from fervid.cli import app
+from fervid.core import atomic_io
 from fervid.core.errors import ChecksumMismatch, DownloadFailed, ModelNotFound
 from fervid.models import download as pulling
 from fervid.models import registry
@@ -587,7 +587,7 @@ def test_file_downloaded_meanwhile_is_used(server: Server, place: Path, monkeypa
     def brings(*_: object) -> None:
         (place / "yunet.onnx").write_bytes(DATA)
 
-    monkeypatch.setattr(fcntl, "flock", brings)
+    monkeypatch.setattr(atomic_io.FileLock, "acquire", brings)
     assert not download_model("yunet", "none", LOOPBACK)
     assert server.asked == []
 

@@ -311,6 +311,6 @@ def test_without_matplotlib_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     for draw in (lambda path: plot_confusion_matrix(emotions, path), plot_format):
-        with pytest.raises(UsageError, match=r"pip install 'fervid\[plot\]'"):
+        with pytest.raises(UsageError, match=r'pip install "fervid\[plot\]"'):
             draw(tmp_path / "confusion.png")
     assert not any(tmp_path.iterdir())

@@ -519,5 +519,5 @@ def test_without_its_packages_the_command_says_what_to_install(
     monkeypatch.setitem(sys.modules, package, None)
     refused = report(lines(tmp_path / "results.jsonl", MANY), "-o", tmp_path / "report.html")
     assert refused.exit_code == 2
-    assert "pip install 'fervid[report]'" in refused.stderr
+    assert 'pip install "fervid[report]"' in refused.stderr
     result_schema.validator.cache_clear()

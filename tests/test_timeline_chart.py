@@ -133,5 +133,5 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     plot_timeline([], tmp_path / "a.png", force=True)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UsageError, match=r"pip install 'fervid\[plot\]'"):
+    with pytest.raises(UsageError, match=r'pip install "fervid\[plot\]"'):
         plot_timeline([], tmp_path / "b.png")

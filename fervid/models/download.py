@@ -12,7 +12,7 @@ import os
 import time
 import urllib.request
 from collections.abc import Collection, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -21,7 +21,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from fervid import __version__
-from fervid.core.atomic_io import fsync_dir, lock
+from fervid.core.atomic_io import fsync_dir, hold_lock
 from fervid.core.errors import ChecksumMismatch, DownloadFailed, ModelNotFound, OutputError
 from fervid.core.progress import Progress, track_bytes
 from fervid.models import registry
@@ -74,9 +74,9 @@ def download_model(name: str, show: Progress = "auto", schemes: Collection[str] 
 @contextmanager
 def _download_lock(folder: Path) -> Iterator[None]:
     """Keep other processes from downloading into a folder for the duration of the block."""
-    with (folder / ".lock").open("wb") as file:
+    with ExitStack() as resources:
         try:
-            lock(file.fileno(), folder)
+            resources.enter_context(hold_lock(folder / ".lock", folder))
         except OutputError as error:
             raise DownloadFailed(f"another process downloads a model to {folder}; wait until it is done") from error
         yield

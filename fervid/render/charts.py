@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fervid.core.errors import UsageError
+from fervid.core.packages import missing_extra
 
 Values = Sequence[Mapping[str, Any]]
 
@@ -220,7 +220,7 @@ def _to_svg(specification: dict[str, Any]) -> str:
     try:
         import vl_convert
     except ModuleNotFoundError as error:
-        raise UsageError("`fervid report` needs more packages; pip install 'fervid[report]'") from error
+        raise missing_extra("`fervid report`", "report") from error
     svg: str = vl_convert.vegalite_to_svg(
         {**specification, "config": _CONFIG},
         vl_version="5.20",

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fervid.core.atomic_io import atomic_write
 from fervid.core.errors import UsageError
+from fervid.core.packages import missing_extra
 from fervid.core.text import plural
 
 FIGURES = {"accuracy": "accuracy", "uar": "unweighted average recall", "f1": "macro F1"}
@@ -163,7 +164,7 @@ def plot_format(path: Path) -> str:
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UsageError("--plot needs matplotlib; pip install 'fervid[plot]'") from error
+        raise missing_extra("--plot", "plot") from error
     return path.suffix.lower().removeprefix(".")
 
 

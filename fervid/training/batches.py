@@ -139,8 +139,7 @@ class TrainingSets:
         if self.frames is not None:
             digests["frames"] = self.frames.digest()
         return digests | {
-            name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
-            for name, values in arrays.items()
+            name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest() for name, values in arrays.items()
         }
 
 
