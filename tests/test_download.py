@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import os
-import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,11 +16,11 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 import published_models
 from fervid.cli import app
-from fervid.core import atomic_io
 from fervid.core.errors import ChecksumMismatch, DownloadFailed, ModelNotFound
 from fervid.models import download as pulling
 from fervid.models import registry
@@ -517,6 +516,7 @@ def test_server_without_a_certificate_is_refused(server: Server) -> None:
 @contextmanager
 def file_size(limit: int) -> Iterator[None]:
     """Limit the size of files."""
+    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -587,7 +587,7 @@ def test_file_downloaded_meanwhile_is_used(server: Server, place: Path, monkeypa
     def brings(*_: object) -> None:
         (place / "yunet.onnx").write_bytes(DATA)
 
-    monkeypatch.setattr(atomic_io.FileLock, "acquire", brings)
+    monkeypatch.setattr(FileLock, "acquire", brings)
     assert not download_model("yunet", "none", LOOPBACK)
     assert server.asked == []
 

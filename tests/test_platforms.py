@@ -166,7 +166,10 @@ def test_hint_fits_the_installation(file: str, command: str, tmp_path: Path, mon
     assert packages.missing_extra("this", "report").message == f"this needs more packages; {command}"
 
 
-def test_hint_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+@pytest.mark.parametrize(
+    ("folder", "command"), [(".venv", 'uv pip install "av>=18"'), ("archive-v0", 'uvx --with "av>=18" fervid')]
+)
+def test_hint_without_pip(folder: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / folder))
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
-    assert packages.install_command("fervid[report]") == 'uvx --with "fervid[report]" fervid'
+    assert packages.install_command("av>=18") == command

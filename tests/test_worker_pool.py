@@ -5,14 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,7 +55,10 @@ def wait_for_the_others(folder: Path, count: int, item: int) -> bool:
 
 def die(of: dict[int, int], item: int) -> int:
     """Die of the signal of an item, or exit with its negative as the status."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(ImportError):  # Windows writes no core files
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if of.get(item, 0) > 0:
         os.kill(os.getpid(), of[item])
     if item in of:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import platformdirs
-from filelock import FileLock, Timeout
 
 from fervid.core.errors import OutputError, UsageError
 
@@ -149,6 +148,8 @@ def hold_lock(lock_file: Path, path: Path | str) -> Iterator[None]:
     Raises:
         OutputError: Another run holds the lock.
     """
+    from filelock import FileLock, Timeout  # slow to import, and standard output needs no lock
+
     lock = FileLock(lock_file, timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()

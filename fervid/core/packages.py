@@ -22,9 +22,11 @@ def install_command(requirement: str) -> str:
         return f'pipx runpip fervid install "{requirement}"'
     if (environment / "uv-receipt.toml").is_file():
         return f'uv tool install --with "{requirement}" fervid'
-    if find_spec("pip") is None:  # an environment of uvx, which is made anew for other requirements
+    if find_spec("pip") is not None:
+        return f'pip install "{requirement}"'
+    if "archive-v0" in environment.parts:  # the cache of uvx, which makes another environment for other requirements
         return f'uvx --with "{requirement}" fervid'
-    return f'pip install "{requirement}"'
+    return f'uv pip install "{requirement}"'
 
 
 def missing_extra(what: str, extra: str) -> UsageError:

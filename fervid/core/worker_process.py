@@ -18,8 +18,6 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
-
 from fervid.core.errors import FervidError, InputError, OutOfMemory, TimedOut, UsageError, WorkerCrashed
 
 _STARTUP_TIMEOUT_S = 300.0  # in which a worker has to import modules and load models
@@ -231,6 +229,8 @@ def _sigint_blocked() -> Iterator[None]:
 
 def _rss_bytes(process: SpawnProcess) -> int:
     """Return the resident memory of a process in bytes; 0 if unknown."""
+    import psutil  # imported while the worker is busy
+
     try:
         return int(psutil.Process(process.pid).memory_info().rss)
     except psutil.Error:
