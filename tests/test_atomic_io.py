@@ -81,6 +81,12 @@ def test_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
+def test_missing_folder_is_not_created(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"), atomic_write(tmp_path / "no" / "out", force=False):
+        pass
+    assert names(tmp_path) == []
+
+
 def test_foreign_lock_file_is_kept(tmp_path: Path) -> None:
     (tmp_path / "out.lock").write_bytes(b"of another program")
     with atomic_write(tmp_path / "out", force=False) as file:

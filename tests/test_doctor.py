@@ -194,7 +194,7 @@ def test_what_a_system_cannot_do_is_noted(system: str, monkeypatch: pytest.Monke
     assert (note.state, "power failure" in note.message) == ("note", True)
 
 
-def test_no_user_ids_no_chown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_where_users_have_no_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "getuid")
     monkeypatch.setattr(os, "access", lambda place, mode: False)
     assert {"chown" in check.message for check in doctor._folders()} == {False}

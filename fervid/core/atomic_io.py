@@ -147,9 +147,11 @@ def hold_lock(lock_file: Path, path: Path | str) -> Iterator[None]:
 
     Raises:
         OutputError: Another run holds the lock.
+        OSError: The lock file cannot be created.
     """
     from filelock import FileLock, Timeout  # slow to import, and standard output needs no lock
 
+    lock_file.parent.stat()  # raises if it does not exist, where filelock would create it
     lock = FileLock(lock_file, timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()
