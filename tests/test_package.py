@@ -28,7 +28,7 @@ def test_the_wheel_alone_classifies_a_clip(smile: Path, tmp_path: Path) -> None:
     page = {"report.html", "report.css", "report.js", "run.html", "timelines.html", "evaluation.html"}
     assert {f"fervid/render/templates/{name}" for name in page} <= set(zipfile.ZipFile(wheel).namelist())
     venv.create(tmp_path / "clean", with_pip=True)
-    python = tmp_path / "clean" / "bin" / "python"
+    python = tmp_path / "clean" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, cwd=tmp_path)
     home = run(python, "-c", "import fervid; print(fervid.__file__)", cwd=tmp_path).strip()
     assert home.startswith(str(tmp_path / "clean"))

@@ -207,7 +207,7 @@ Timeout = Annotated[
 ]
 Memory = Annotated[
     int | None,
-    env_option("--memory", "Memory limit per clip in MB; 0 disables it (Linux only).", min=0, show_default="4096"),
+    env_option("--memory", "Memory limit per clip in MB; 0 disables it.", min=0, show_default="4096"),
 ]
 Engine = Annotated[
     Literal["local", "ray"],
