@@ -38,7 +38,7 @@ test-newest:  ## run the tests with the newest Python that is declared, and what
 test-docs:  ## follow the pages of docs/ with all of theirs that PyPI has, from the installation on
 	$(PYTHON) -m venv $(VENV)/pages
 	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev,docs,pages]'
+	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check -e '.[training,dev,docs,pages]'
 	$(VENV)/pages/bin/python -m pip install --quiet --disable-pip-version-check --no-deps timm
 	INSTALL=1 $(VENV)/pages/bin/python -m pytest tests/test_docs.py -m "slow or not slow" --timeout=1800 -rs
 
@@ -57,7 +57,7 @@ fuzz: $(VENV)/dev  ## fuzz what is parsed beside videos, SECONDS for each parser
 		PYTHONPATH=tests/helpers $(BIN)/python -W error tests/helpers/fuzz.py $$target -max_total_time=$(or $(SECONDS),60) || exit 1; \
 	done
 
-test-train: $(VENV)/train  ## run the tests of fervid.training, which need torch, of Ray, and the slow pages of docs/
+test-train: $(VENV)/training  ## run the tests of fervid.training, which need torch, of Ray, and the slow pages of docs/
 	$(BIN)/python -m pytest -n auto tests/training
 	$(BIN)/python -m pytest tests/test_ray_runner.py tests/test_docs.py -m slow --timeout=900 -rs
 
@@ -110,9 +110,9 @@ $(VENV)/docs: $(VENV)/python pyproject.toml
 	@touch $@ $(VENV)/user
 
 # The one torch that is tested; on Linux its CPU build is enough.
-$(VENV)/train: $(VENV)/dev
+$(VENV)/training: $(VENV)/dev
 	$(PIP) torch==2.13.0
-	$(PIP) -e '.[train,dev]'
+	$(PIP) -e '.[training,dev]'
 	@touch $@
 
 # Apart from what is tested: they bring dependencies of their own.

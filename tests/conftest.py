@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import faulthandler
 import functools
+import inspect
+import re
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -26,6 +28,18 @@ from fervid.learn.model_selection import HYPERPARAMETERS, STANDARDIZED_HYPERPARA
 from fervid.models import registry, session
 
 collect_ignore = [] if find_spec("torch") else ["training"]  # `make test-train` installs it
+
+
+POSIX_ONLY = re.compile(r"(mkfifo|symlink_to|chmod|umask|killpg|SIGKILL|getuid|os\.fork|\"sh\"|/dev/|/proc)")
+"""What a test may use that Windows lacks, or allows administrators only."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need POSIX where it is missing."""
+    if sys.platform == "win32":
+        for item in items:
+            if needed := POSIX_ONLY.search(inspect.getsource(item.function)):
+                item.add_marker(pytest.mark.skip(reason=f"Windows has no {needed[1]}"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -88,6 +88,17 @@ def test_only_network_command_imports_training() -> None:
     ]
 
 
+def test_only_training_a_classifier_imports_the_converter_of_estimators() -> None:
+    commands = {module for module in TREES if module.startswith("cli.")} - {"cli.app", "cli.network", "cli.train"}
+    reached, waiting = set[str](), commands
+    while waiting:
+        reached |= waiting
+        waiting = {name.removeprefix("fervid.") for module in waiting for name in IMPORTED[module]} & {*TREES} - reached
+    importing = {module for module, names in IMPORTED.items() if "skl2onnx" in names}
+    assert importing == {"learn.classifier_export"}
+    assert not importing & reached
+
+
 def test_only_container_opens_videos_for_reading() -> None:
     opening = {
         module

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from fervid.core import atomic_io
 from fervid.core.atomic_io import append_write, atomic_write
 from fervid.core.errors import OutputError
 
@@ -22,7 +22,7 @@ def names(folder: Path) -> list[str]:
 def test_new_file_has_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with atomic_write(tmp_path / "out", force=False) as file:
-        assert names(tmp_path) == ["out.partial", "plain"]
+        assert names(tmp_path) == ["out.lock", "out.partial", "plain"]
         file.write(b"whole")
     assert names(tmp_path) == ["out", "plain"]
     assert (tmp_path / "out").read_bytes() == b"whole"
@@ -74,33 +74,43 @@ def test_file_is_locked(tmp_path: Path) -> None:
     assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"first")
 
 
-def test_commit_between_open_and_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first run renames its partial file after the second has opened it."""
+def test_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
+    (tmp_path / "out.lock").touch()
+    with atomic_write(tmp_path / "out", force=False) as file:
+        file.write(b"whole")
+    assert names(tmp_path) == ["out"]
 
-    def late(descriptor: int, path: Path | str, how: int = fcntl.LOCK_EX) -> None:
-        (tmp_path / "out.partial").replace(tmp_path / "out")
 
-    (tmp_path / "out.partial").write_bytes(b"first")
-    monkeypatch.setattr(atomic_io, "lock", late)
-    with pytest.raises(OutputError, match="just finished"), atomic_write(tmp_path / "out", force=True):
+def test_missing_folder_is_not_created(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"), atomic_write(tmp_path / "no" / "out", force=False):
         pass
-    assert (names(tmp_path), (tmp_path / "out").read_bytes()) == (["out"], b"first")
+    assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("call", ["flock", "fsync"])
+def test_foreign_lock_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "out.lock").write_bytes(b"of another program")
+    with atomic_write(tmp_path / "out", force=False) as file:
+        file.write(b"whole")
+    assert (tmp_path / "out.lock").read_bytes() == b"of another program"
+
+
+@pytest.mark.parametrize("call", ["lock", "fsync"])
 @pytest.mark.parametrize(("code", "fine"), [(errno.ENOLCK, True), (errno.EINVAL, True), (errno.EIO, False)])
-def test_unsupported_fsync_is_ignored_and_errors_are_raised(
+def test_unsupported_lock_and_fsync_are_ignored_and_errors_are_raised(
     call: str, code: int, fine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync = os.fsync
 
-    def failing(descriptor: int, *_: object) -> None:
+    def failing(descriptor: Any, *_: object) -> None:
         if call == "fsync" and not os.path.samestat(os.fstat(descriptor), tmp_path.stat()):
             fsync(descriptor)  # files it can
             return
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(fcntl if call == "flock" else os, call, failing)
+    if call == "lock":
+        monkeypatch.setattr(FileLock, "_acquire", failing)
+    else:
+        monkeypatch.setattr(os, "fsync", failing)
     if fine:
         with atomic_write(tmp_path / "out", force=False) as file:
             file.write(b"whole")
@@ -115,7 +125,7 @@ def test_unsupported_fsync_is_ignored_and_errors_are_raised(
 
 def test_append_write(tmp_path: Path) -> None:
     with append_write(tmp_path / "out", force=False) as file:
-        assert names(tmp_path) == ["out"]
+        assert names(tmp_path) == ["out", "out.lock"]
         file.write(b"one\n")
         assert (tmp_path / "out").read_bytes() == b"one\n"
         with pytest.raises(OutputError, match="another run"), append_write(tmp_path / "out", force=True):

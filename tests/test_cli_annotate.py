@@ -204,4 +204,4 @@ def test_missing_matplotlib_is_named(run: Run, moods: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     result = run("timeline", moods, "--plot", "out.png")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "pip install 'fervid[report]'" in result.stderr
+    assert 'pip install "fervid[report]"' in result.stderr

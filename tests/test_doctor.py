@@ -27,8 +27,8 @@ NEEDS = [
     "onnxruntime>=1.25",
     "opencv-python-headless>=4.11",
     "tomli>=2; python_version < '3'",
-    "torch>=2.9; extra == 'train'",
-    "safetensors>=0.5; extra == 'train'",
+    "torch>=2.9; extra == 'training'",
+    "safetensors>=0.5; extra == 'training'",
     "matplotlib>=3.10; extra == 'plot'",
     "ruff>=0.14; extra == 'dev'",
 ]
@@ -51,6 +51,7 @@ def healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cv2, "getNumberOfCPUs", lambda: os.cpu_count())
     monkeypatch.setattr(doctor, "requires", lambda name: NEEDS)
+    monkeypatch.setattr(doctor.platform, "system", lambda: "Linux")
     installed(monkeypatch, {})
 
 
@@ -77,14 +78,14 @@ def status() -> int:
 def test_doctor_passes() -> None:
     found = {check.name: check for check in run_checks()}
     assert {name for name, check in found.items() if check.state == "note"} == {
-        "extra train",
+        "extra training",
         "model hsemotion-b0",
         "model yunet",
     }
     assert wrong() == []
     assert found["extra plot"] == Check("extra plot", "ok", "installed")
-    assert found["extra train"].message.endswith(
-        "(lacks torch, safetensors); if you need it: pip install 'fervid[train]'"
+    assert found["extra training"].message.endswith(
+        '(lacks torch, safetensors); if you need it: pip install "fervid[training]"'
     )
     assert "h264" in found["decoders"].message
     result = CliRunner().invoke(app.app, ["doctor"])
@@ -95,8 +96,8 @@ def test_doctor_passes() -> None:
 @pytest.mark.parametrize(
     ("versions", "distributions", "name", "message"),
     [
-        ({"av": None}, {}, "av", "not installed; pip install 'av>=18.1'"),
-        ({"numpy": "1.26.4"}, {}, "numpy", "1.26.4 is installed, needs >=2.0; pip install 'numpy>=2.0'"),
+        ({"av": None}, {}, "av", 'not installed; pip install "av>=18.1"'),
+        ({"numpy": "1.26.4"}, {}, "numpy", '1.26.4 is installed, needs >=2.0; pip install "numpy>=2.0"'),
         (
             {"opencv-python": "4.12"},
             {"cv2": ["opencv-python-headless", "opencv-python"]},
@@ -182,6 +183,19 @@ def test_unusable_cpus_are_noted(affinity: set[int], reason: str, monkeypatch: p
     assert check.state == "note"
     assert check.message.startswith("1 usable of 4, limited by ")
     assert reason in check.message
+
+
+@pytest.mark.parametrize("system", ["Darwin", "Windows"])
+def test_what_a_system_cannot_do_is_noted(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.platform, "system", lambda: system)
+    (note,) = (check for check in run_checks() if check.name == "system")
+    assert (note.state, "power failure" in note.message) == ("note", True)
+
+
+def test_folders_where_users_have_no_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "getuid")
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    assert {"chown" in check.message for check in doctor._folders()} == {False}
 
 
 def test_unwritable_folders_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

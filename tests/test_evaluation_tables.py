@@ -307,6 +307,6 @@ def test_unwritable_path_is_an_output_error(tmp_path: Path, emotions: dict[str, 
 def test_missing_vl_convert_is_named(tmp_path: Path, emotions: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     for draw in (lambda path: plot_confusion_matrix(emotions, path), plot_format):
-        with pytest.raises(UsageError, match=r"pip install 'fervid\[report\]'"):
+        with pytest.raises(UsageError, match=r'pip install "fervid\[report\]"'):
             draw(tmp_path / "confusion.png")
     assert not any(tmp_path.iterdir())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
-import resource
 import subprocess
 import sys
 import threading
@@ -298,7 +298,7 @@ def test_memory_of_frames_is_reused(tmp_path: Path) -> None:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "LD_PRELOAD"))}
     command = [sys.executable, "-c", PAGE_FAULTS, *[path] * 4]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=plain)
-    pages = 1280 * 720 * 3 / resource.getpagesize()
+    pages = 1280 * 720 * 3 / mmap.PAGESIZE
     assert min(map(int, done.stdout.split())) < 40 * pages / 4
 
 

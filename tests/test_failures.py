@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -82,6 +81,7 @@ def told(result: Result, reason: str) -> bool:
 @contextmanager
 def small_files(size: int) -> Iterator[None]:
     """No file may grow beyond so many bytes, as if the disk were full then."""
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

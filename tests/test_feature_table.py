@@ -438,7 +438,7 @@ def test_another_suffix_is_a_usage_error(name: str, table: FeatureTable, tmp_pat
 
 def test_parquet_needs_pyarrow(table: FeatureTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
+    with pytest.raises(UsageError, match=r'pip install "fervid\[parquet\]"'):
         table.save(tmp_path / "f.parquet")
     assert not list(tmp_path.iterdir())
 

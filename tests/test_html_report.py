@@ -517,5 +517,5 @@ def test_missing_packages_are_named(package: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, package, None)
     refused = report(lines(tmp_path / "results.jsonl", MANY), "-o", tmp_path / "report.html")
     assert refused.exit_code == 2
-    assert "pip install 'fervid[report]'" in refused.stderr
+    assert 'pip install "fervid[report]"' in refused.stderr
     result_schema.validator.cache_clear()

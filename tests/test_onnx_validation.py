@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
@@ -112,7 +112,8 @@ BOMBS: dict[str, Callable[[], onnx.ModelProto]] = {
 @contextmanager
 def little_memory() -> Iterator[None]:
     """Limit the memory, so that a model that needs too much fails instead of swapping."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource = pytest.importorskip("resource")
+    used = psutil.Process().memory_info().vms
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, before[1]))
     try:

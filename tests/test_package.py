@@ -39,7 +39,7 @@ def test_wheel_has_models_and_templates(wheel: Path) -> None:
 @pytest.mark.timeout(280)
 def test_installed_wheel_classifies_clip(wheel: Path, smile: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "clean", with_pip=True)
-    python = tmp_path / "clean" / "bin" / "python"
+    python = tmp_path / "clean" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, cwd=tmp_path)
     home = run(python, "-c", "import fervid; print(fervid.__file__)", cwd=tmp_path).strip()
     assert home.startswith(str(tmp_path / "clean"))

@@ -194,7 +194,7 @@ def test_invalid_utf8_name_is_escaped_and_resumed(output: str, tmp_path: Path) -
 
 def test_without_pyarrow_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
+    with pytest.raises(UsageError, match=r'pip install "fervid\[parquet\]"'):
         write(str(tmp_path), [])
 
 

@@ -364,7 +364,7 @@ def test_missing_ray_says_what_to_install(smile: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "ray", None)
     result = run(smile, "--engine", "ray")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("fervid: ray is not installed; pip install 'fervid[ray]'")
+    assert result.stderr.startswith('fervid: --engine ray needs more packages; pip install "fervid[ray]"')
 
 
 def test_address_needs_ray_engine(smile: Path) -> None:

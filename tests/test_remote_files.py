@@ -96,7 +96,7 @@ def test_unreachable_url_is_usage_error(url: str, monkeypatch: pytest.MonkeyPatc
 
 def test_missing_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
+    with pytest.raises(UsageError, match=r'pip install "fervid\[parquet\]"'):
         remote_files.open_filesystem("file:///")
     assert remote_files.file_stamp("file:///") == remote_files.MISSING
 

@@ -75,7 +75,7 @@ def test_parquet_is_read_as_a_folder_and_as_a_part(tmp_path: Path) -> None:
 def test_missing_pyarrow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"pip install 'fervid\[parquet\]'"):
+    with pytest.raises(UsageError, match=r'pip install "fervid\[parquet\]"'):
         load_results(tmp_path / "x")
 
 
@@ -198,5 +198,5 @@ def test_error_beside_prediction_is_kept(tmp_path: Path) -> None:
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result_schema.validator.cache_clear()
     monkeypatch.setitem(sys.modules, "fastjsonschema", None)
-    with pytest.raises(UsageError, match=r"pip install 'fervid\[report\]'"):
+    with pytest.raises(UsageError, match=r'pip install "fervid\[report\]"'):
         load_results(lines(tmp_path / "x", ALL))

@@ -114,5 +114,5 @@ def test_missing_package_says_what_to_install(
     convert: Callable, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UsageError, match=rf"pip install 'fervid\[{extra}\]'"):
+    with pytest.raises(UsageError, match=rf'pip install "fervid\[{extra}\]"'):
         convert([ANSWERED])

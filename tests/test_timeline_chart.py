@@ -141,5 +141,5 @@ def test_unwritable_plot_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
     plot_timeline([], tmp_path / "a.png", force=True)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setitem(sys.modules, "vl_convert", None)
-    with pytest.raises(UsageError, match=r"pip install 'fervid\[report\]'"):
+    with pytest.raises(UsageError, match=r'pip install "fervid\[report\]"'):
         plot_timeline([], tmp_path / "b.png")

@@ -16,6 +16,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 import pytest
 
 import child_processes
@@ -157,8 +158,11 @@ def test_memory_limit_costs_one_item() -> None:
     assert answers == [0, "memory: more than 300 MB", 2]
 
 
-def test_memory_limit_needs_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "Path", lambda _: Path("there is no such system"))
+def test_unknown_memory_is_below_every_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(pid: int) -> psutil.Process:
+        raise psutil.AccessDenied(pid)
+
+    monkeypatch.setattr(psutil, "Process", denied)
     assert list(map_ordered(allocate, [0], 1, unexpected_death, Limits(memory=1))) == [0]
 
 

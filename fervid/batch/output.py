@@ -104,7 +104,7 @@ def _check_not_an_input(output: Path, clips: Collection[str]) -> None:
     Raises:
         UsageError: One is.
     """
-    written = {f"{os.path.realpath(output)}{suffix}" for suffix in ("", ".partial", ".ledger")}
+    written = {f"{os.path.realpath(output)}{suffix}" for suffix in ("", ".partial", ".ledger", ".lock")}
     if clip := next((clip for clip in clips if os.path.realpath(clip) in written), None):
         raise UsageError(f"the output {output} would overwrite the input {clip}; choose another name")
 

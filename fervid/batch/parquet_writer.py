@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -13,8 +12,9 @@ from typing import Any
 from fervid.analysis.pipeline import Classifier
 from fervid.batch.resume import ResumeEntry, file_stamp, run_fingerprint
 from fervid.batch.tabular import arrow_schema, to_arrow_dict
-from fervid.core.atomic_io import atomic_write, fsync_dir, lock
-from fervid.core.errors import OutputError, UsageError
+from fervid.core.atomic_io import atomic_write, fsync_dir, hold_lock
+from fervid.core.errors import OutputError
+from fervid.core.packages import missing_extra
 from fervid.core.results import ClipResult, Status
 from fervid.core.text import to_valid_utf8
 from fervid.media.remote_files import is_local, open_filesystem, wrap_fs_errors
@@ -52,7 +52,7 @@ class ParquetDatasetWriter:
         try:
             import pyarrow.parquet
         except ImportError:
-            raise UsageError("parquet needs pyarrow, which is not installed; pip install 'fervid[parquet]'") from None
+            raise missing_extra("parquet", "parquet") from None
         self._arrow, self._output = pyarrow, output
         self._files, self._folder = open_filesystem(output)
         self._local = is_local(self._files)
@@ -65,8 +65,7 @@ class ParquetDatasetWriter:
         with wrap_fs_errors(output, OutputError), ExitStack() as resources:
             self._files.makedirs(self._folder, exist_ok=True)
             if self._local:
-                resources.callback(os.close, folder := os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY))
-                lock(folder, output)
+                resources.enter_context(hold_lock(Path(self._folder, ".lock"), output))
             parts = {int(match[1]): name for name in self._names() if (match := _PART.fullmatch(name))}
             if parts and not (resume or force):
                 raise OutputError(

@@ -23,6 +23,7 @@ from fervid.analysis.pipeline import Classifier, load_classifier
 from fervid.batch.resume import run_fingerprint
 from fervid.batch.runner import RunConfig, stop_at_failure
 from fervid.core.errors import InputError, UsageError, WorkerCrashed
+from fervid.core.packages import missing_extra
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef
 from fervid.core.worker_process import Limits, WorkerDied, WorkerProcess
 from fervid.media.remote_files import is_url, local_copy
@@ -114,10 +115,9 @@ def classify_on_ray(
 def _import() -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
-        import ray
         import ray.data
     except ImportError as error:
-        raise UsageError(f"ray is not installed; pip install 'fervid[ray]' ({error})") from error
+        raise missing_extra("--engine ray", "ray") from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return ray
 

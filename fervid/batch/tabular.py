@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fervid.core.errors import UsageError
+from fervid.core.packages import missing_extra
 from fervid.core.results import ClipResult, WindowResult
 from fervid.core.schema import flatten, record_json_schema, value_types
 from fervid.core.text import to_valid_utf8
@@ -74,7 +74,7 @@ def to_arrow(results: Iterable[ClipResult]) -> pyarrow.Table:
     try:
         import pyarrow
     except ImportError:
-        raise UsageError("arrow tables need pyarrow, which is not installed; pip install 'fervid[parquet]'") from None
+        raise missing_extra("an arrow table", "parquet") from None
     results = list(results)
     rows = [to_arrow_dict(result) for result in results]
     return pyarrow.Table.from_pylist(rows, arrow_schema(pyarrow, _labels(results), _record_type(results)))
@@ -94,7 +94,7 @@ def to_pandas(results: Iterable[ClipResult]) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError:
-        raise UsageError("a DataFrame needs pandas, which is not installed; pip install 'fervid[pandas]'") from None
+        raise missing_extra("a DataFrame", "pandas") from None
     results = list(results)
     types = column_types(_labels(results), _record_type(results))
     rows = [dict(flatten(to_arrow_dict(result))) for result in results]

@@ -175,7 +175,7 @@ class TableWriter:
 
     def __init__(self, stream: BinaryIO, record: type[ClipResult] = ClipResult, *, streaming: bool = False) -> None:
         """Write to a stream, each row at once if `streaming`, and otherwise when all records are known."""
-        self._stream = io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True)
+        self._stream = io.TextIOWrapper(stream, "utf-8", "backslashreplace", newline="\n", write_through=True)
         terminal = self._stream.isatty()
         self._console = Console(file=self._stream, width=None if terminal else 2**16)
         self._limit = self._console.width if terminal else None

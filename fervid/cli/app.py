@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import shlex
 import signal
 import sys
@@ -20,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from fervid.cli import FAILED, INTERRUPTED, MODEL, NOTHING, OK, TERMINATED, USAGE
+from fervid.cli.address_space import OUT_OF_MEMORY, fork_under_memory_limit
 from fervid.cli.annotate import annotate_app
 from fervid.cli.classify import classify_app
 from fervid.cli.compare import compare_app
@@ -34,17 +34,16 @@ from fervid.cli.watch import watch_app
 from fervid.core.errors import FervidError, InputError, ModelError, NoInputsFound, UsageError
 from fervid.core.text import escape_control_chars
 
-ADDRESS_SPACE_BYTES = 1_500_000_000
-"""Address space that libraries and models map into a process, which is much more than they use."""
+TERMINATION_SIGNALS = {"SIGTERM", "SIGBREAK"}
+"""Signals that end a run; SIGBREAK is Ctrl-Break and CTRL_BREAK_EVENT on Windows."""
 _MEMORY_ERRORS = re.compile(
     r"failed to map segment|[Cc]annot allocate memory|can't start new thread|bad_alloc|Insufficient memory"
 )
-_OUT_OF_MEMORY = "fervid: out of memory; raise the limit (ulimit, container), or use fewer --jobs"
 EXIT_CODES = {NoInputsFound: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
 
 
 class _Terminated(SystemExit):
-    """Raised by SIGTERM, so that files are closed as after Ctrl-C."""
+    """Raised by a termination signal, so that files are closed as after Ctrl-C."""
 
 
 class _ErrorHandlingGroup(TyperGroup):
@@ -80,7 +79,7 @@ def _handle_errors() -> Iterator[None]:
         raise typer.Exit(OK) from None
     except Exception as error:
         if isinstance(error, MemoryError) or _MEMORY_ERRORS.search(str(error)):
-            _exit(_OUT_OF_MEMORY, USAGE)
+            _exit(OUT_OF_MEMORY, USAGE)
         if not isinstance(error, OSError):
             raise
         _exit(f"fervid: {error}", USAGE)
@@ -93,8 +92,9 @@ def main() -> None:
             setattr(sys, name, open(os.open(os.devnull, mode), "w"))  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    _fork_under_memory_limit()
-    signal.signal(signal.SIGTERM, _terminate)
+    fork_under_memory_limit()
+    for name in TERMINATION_SIGNALS & set(signal.Signals.__members__):
+        signal.signal(signal.Signals[name], _terminate)
     try:
         with _handle_errors():
             app()
@@ -104,28 +104,6 @@ def main() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status if isinstance(status, int) else FAILED)
-
-
-def _fork_under_memory_limit() -> None:
-    """Continue in a child process if the address space is limited, and report the child's crash.
-
-    C libraries crash when they get no memory. The limit is printed first, in case both processes are killed.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY or limit >= ADDRESS_SPACE_BYTES:
-        return
-    sizes = f"{limit / 1e6:.0f} MB (ulimit -v), and a clip needs about {ADDRESS_SPACE_BYTES / 1e6:.0f} MB"
-    print(f"fervid: address space is limited to {sizes}; raise the limit if this fails", file=sys.stderr, flush=True)
-    child = os.fork()
-    if not child:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child receives it too
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status < 0:
-        print(_OUT_OF_MEMORY, file=sys.stderr, flush=True)
-    os._exit(USAGE if status < 0 else status)
 
 
 def _terminate(*_: object) -> NoReturn:

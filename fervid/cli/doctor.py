@@ -18,12 +18,19 @@ from packaging.requirements import Requirement
 from fervid import __version__
 from fervid.core.atomic_io import user_dir
 from fervid.core.errors import ModelError, UsageError
+from fervid.core.packages import install_command
 
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "cinepak", "gif")
-MODULES = ("av", "cv2", "joblib", "onnx", "onnxruntime", "scipy", "skl2onnx", "sklearn")
+MODULES = ("av", "cv2", "joblib", "onnx", "onnxruntime", "psutil", "scipy", "skl2onnx", "sklearn")
 """Modules to import, as most use C libraries that may fail to load although the package is installed."""
 CONFLICTING_PACKAGES = {"cv2": "opencv-python-headless", "onnxruntime": "onnxruntime"}
 """Modules that several packages provide and overwrite, with the package to install."""
+
+SYSTEM_LIMITS = {
+    "Darwin": "a power failure may cost records that the drive had only in its cache",
+    "Windows": "a power failure may undo the last renames of files; Ctrl-Break ends a run as SIGTERM does elsewhere",
+}
+"""What differs from Linux, by `platform.system()`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ def run_checks() -> Iterator[Check]:
     """Check everything that classification needs."""
     yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Check("fervid", "ok", __version__)
+    if system_limit := SYSTEM_LIMITS.get(platform.system()):
+        yield Check("system", "note", f"{platform.system()}: {system_limit}")
     yield from _packages()
     failed_imports = list(_import_checks())
     yield from failed_imports
@@ -80,7 +89,9 @@ def _packages() -> Iterator[Check]:
             )
     for name, packages in missing_by_extra.items():
         if packages:
-            message = f"not installed (lacks {', '.join(packages)}); if you need it: pip install 'fervid[{name}]'"
+            message = (
+                f"not installed (lacks {', '.join(packages)}); if you need it: {install_command(f'fervid[{name}]')}"
+            )
             yield Check(f"extra {name}", "note", message)
         else:
             yield Check(f"extra {name}", "ok", "installed")
@@ -102,9 +113,10 @@ def _package(requirement: Requirement, distributions: Mapping[str, list[str]]) -
     try:
         installed = version(name)
     except PackageNotFoundError:
-        return Check(package, "error", f"not installed; pip install '{package}{specifier}'")
+        return Check(package, "error", f"not installed; {install_command(f'{package}{specifier}')}")
     if not specifier.contains(installed, prereleases=True):
-        return Check(package, "error", f"{installed} is installed, needs {specifier}; pip install '{name}{specifier}'")
+        fix = install_command(f"{name}{specifier}")
+        return Check(package, "error", f"{installed} is installed, needs {specifier}; {fix}")
     return Check(package, "ok", installed if name == package else f"{installed}, as {name}")
 
 
@@ -167,7 +179,7 @@ def _is_in_home(folder: Path) -> bool:
     home = Path(os.path.expanduser("~"))
     try:
         return home in folder.parents and home.stat().st_uid == os.getuid()
-    except OSError:
+    except (OSError, AttributeError):  # Windows has no user ids
         return False
 
 
@@ -179,7 +191,7 @@ def _settings() -> Iterator[Check]:
         yield Check("NO_COLOR", "note", "is set: no colours")
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
     if encoding not in ("utf-8", "utf8"):
-        yield Check("encoding", "note", f"of the terminal is {encoding}: names may be garbled; export PYTHONUTF8=1")
+        yield Check("encoding", "note", f"of the terminal is {encoding}: names may be garbled; set PYTHONUTF8=1")
 
 
 def _decoders() -> Check:

@@ -222,7 +222,7 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         envvar="FERVID_MEMORY",
-        help="Memory limit per clip in MB; 0 disables it (Linux only).",
+        help="Memory limit per clip in MB; 0 disables it.",
         min=0,
         show_default="4096",
     ),

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fervid.cli import format_examples
-from fervid.core.errors import UsageError, as_usage_error
+from fervid.core.errors import as_usage_error
+from fervid.core.packages import missing_extra
 
 if TYPE_CHECKING:
     from fervid.learn.figures import Figure
 
 network_app = typer.Typer(
     no_args_is_help=True,
-    help="Train, export and evaluate the face network. Needs `pip install 'fervid\\[train]'`.",
+    help="Train, export and evaluate the face network. Needs the extra `training`.",
 )
 
 DataFolder = Annotated[Path, typer.Option("--data", help="Folder of the data sets, as models/README.md lists them.")]
@@ -47,7 +48,7 @@ def _training_errors(output: Path | None = None) -> Iterator[None]:
         with as_usage_error():
             yield
     except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is not installed; pip install 'fervid[train]'") from error
+        raise missing_extra("`fervid network`", "training") from error
 
 
 @network_app.command(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -26,7 +25,7 @@ _UNSUPPORTED_ERRNOS = (
 
 @contextmanager
 def atomic_write(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """Write a file as `NAME.partial` and rename it at the end of the block.
+    """Write a file as `NAME.partial`, and close and rename it at the end of the block.
 
     If the block raises, `NAME.partial` stays. A symbolic link is followed. The file is locked against other runs.
 
@@ -75,8 +74,8 @@ def append_write(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     Raises:
         OutputError: As `atomic_write`.
     """
-    with as_output_error(path), _truncated_partial(path, force=force) as locked:
-        commit(locked, path)
+    with as_output_error(path), _truncated_partial(path, force=force) as file:
+        commit(file, path)
         with AtomicAppendFile(path, "ab") as file:
             yield cast(BinaryIO, file)
 
@@ -94,11 +93,7 @@ def _truncated_partial(path: Path, *, force: bool) -> Iterator[BinaryIO]:
 
 @contextmanager
 def lock_partial(path: Path) -> Iterator[BinaryIO]:
-    """Open and lock `NAME.partial` without truncating it; remove it at the end if it is empty.
-
-    The lock (flock) is on the open file. The kernel releases it when the process ends, and after `commit` it is a lock
-    on NAME. It is advisory, so it stops other runs of fervid only. Over NFS, Linux forwards it to the server. On a
-    file system without locks nothing is locked.
+    """Lock NAME and open `NAME.partial` without truncating it; remove it at the end if it is empty.
 
     Raises:
         OutputError: Another run is writing NAME, or NAME or `NAME.partial` is not a regular file.
@@ -106,23 +101,17 @@ def lock_partial(path: Path) -> Iterator[BinaryIO]:
     partial = partial_path(path)
     for target in (path, partial):
         check_overwrite(target, force=True)
-    with open(partial, "wb", opener=_open_without_truncate) as file:
-        lock(file.fileno(), path)
+    with hold_lock(partial.with_suffix(".lock"), path):
         try:
-            if not is_same_file(file, partial):  # the other run committed between our open and our lock
-                raise OutputError(f"another run has just finished writing {path}; check its content, then try again")
-            if path.exists():
-                with path.open("rb") as existing:
-                    lock(existing.fileno(), path, fcntl.LOCK_SH)
-            yield file
+            with open(partial, "wb", opener=_open_without_truncate) as file:
+                yield file
         finally:
-            file.flush()
-            if is_same_file(file, partial) and not os.fstat(file.fileno()).st_size:
+            if partial.is_file() and not partial.stat().st_size:
                 partial.unlink()
 
 
 def commit(file: BinaryIO, path: Path) -> None:
-    """Rename `NAME.partial` to NAME and sync both file and folder to disk.
+    """Close `NAME.partial`, rename it to NAME and sync both file and folder to disk.
 
     Args:
         file: The open `NAME.partial`.
@@ -134,6 +123,7 @@ def commit(file: BinaryIO, path: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     check_not_moved(file, partial_path(path))
+    file.close()  # Windows renames no open file
     partial_path(path).replace(path.resolve())
     fsync_dir(path.resolve().parent)
 
@@ -144,26 +134,41 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def lock(descriptor: int, path: Path | str, how: int = fcntl.LOCK_EX) -> None:
-    """Lock an open file or folder until it is closed.
+@contextmanager
+def hold_lock(lock_file: Path, path: Path | str) -> Iterator[None]:
+    """Keep other runs from writing a file or folder for the duration of the block.
+
+    The system releases the lock when the process ends, even if the lock file remains. It is advisory, so it stops other
+    runs of fervid only. On a file system without locks nothing is locked.
 
     Args:
-        descriptor: The open file or folder.
-        path: Its name in messages.
-        how: `fcntl.LOCK_EX` or `fcntl.LOCK_SH`.
+        lock_file: The file that is locked, and removed at the end.
+        path: What it stands for, in messages.
 
     Raises:
         OutputError: Another run holds the lock.
+        OSError: The lock file cannot be created.
     """
+    from filelock import FileLock, Timeout  # slow to import, and standard output needs no lock
+
+    lock_file.parent.stat()  # raises if it does not exist, where filelock would create it
+    lock = FileLock(lock_file, timeout=0, fallback_to_soft=False)
     try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire()
+    except Timeout:
         raise OutputError(
             f"{path} is being written by another run; wait until it ends, or choose another name"
         ) from None
     except OSError as error:
         if error.errno not in _UNSUPPORTED_ERRNOS:
             raise
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # on Windows `release` removes it
+            if not lock_file.stat().st_size:
+                lock_file.unlink()
+        lock.release()
 
 
 def is_same_file(file: BinaryIO, path: Path) -> bool:
@@ -185,7 +190,7 @@ def check_not_moved(file: BinaryIO, path: Path) -> None:
 def fsync_dir(folder: Path) -> None:
     """Sync the entries of a folder to disk, if the file system supports it."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

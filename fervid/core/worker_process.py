@@ -8,8 +8,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context, parent_process, resource_tracker
@@ -22,7 +22,6 @@ from fervid.core.errors import FervidError, InputError, OutOfMemory, TimedOut, U
 
 _STARTUP_TIMEOUT_S = 300.0  # in which a worker has to import modules and load models
 _POLL_S = 0.1  # interval between two checks of the limits
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SIGNAL_NAMES = {-number: number.name for number in signal.Signals}
 _SPAWN = get_context("spawn")  # a fork would share threads and locks of models that are already loaded
 _spawn_lock = threading.Lock()  # starting a process reaps dead ones, and two threads must not reap the same one
@@ -35,7 +34,7 @@ class Limits:
 
     Attributes:
         seconds: Wall-clock time from when a worker receives the item.
-        memory: Bytes of resident memory of the worker, checked on Linux only.
+        memory: Bytes of resident memory of the worker.
     """
 
     seconds: float | None = None
@@ -207,23 +206,34 @@ class WorkerProcess:
 
 def _spawn(*modules: str) -> tuple[SpawnProcess, Connection]:
     """Start a process that ignores SIGINT, because the parent stops its workers; return it and its pipe."""
-    resource_tracker.ensure_running()  # starting it later would unblock SIGINT again
     ours, theirs = _SPAWN.Pipe()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the process
+    with _sigint_blocked(), theirs:
+        process = _SPAWN.Process(target=_worker_main, args=(theirs, modules), name="fervid-worker", daemon=True)
+        process.start()
+    return process, ours
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT in this thread, which new processes inherit, on systems that have signal masks."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: `_worker_main` ignores it as soon as it runs
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it later would unblock SIGINT again
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with theirs:
-            process = _SPAWN.Process(target=_worker_main, args=(theirs, modules), name="fervid-worker", daemon=True)
-            process.start()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return process, ours
 
 
 def _rss_bytes(process: SpawnProcess) -> int:
     """Return the resident memory of a process in bytes; 0 if unknown."""
+    import psutil  # imported while the worker is busy
+
     try:
-        return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
-    except (OSError, IndexError):
+        return int(psutil.Process(process.pid).memory_info().rss)
+    except psutil.Error:
         return 0
 
 
@@ -231,6 +241,7 @@ def _rss_bytes(process: SpawnProcess) -> int:
 
 
 def _worker_main(pipe: Connection, modules: Sequence[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     for module in modules:
         import_module(module)

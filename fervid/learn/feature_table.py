@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fervid.core.array_cache import NPZ_READ_ERRORS
 from fervid.core.atomic_io import atomic_write
 from fervid.core.errors import DatasetError, NoFaceError, UsageError
+from fervid.core.packages import missing_extra
 from fervid.core.records import ClipFeatures, FloatArray
 from fervid.core.text import to_valid_utf8
 from fervid.learn.dataset_layouts import Sample
@@ -236,5 +237,5 @@ def make_feature_writer(path: Path) -> Callable[[FeatureTable, BinaryIO], None]:
     if suffix not in WRITERS:
         raise UsageError(f"features are written to {' or '.join(WRITERS)}, not to {path.name}; change the suffix")
     if suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise UsageError("writing .parquet needs pyarrow; run pip install 'fervid[parquet]', or write .npz")
+        raise missing_extra(".parquet", "parquet")
     return WRITERS[suffix]

@@ -86,7 +86,7 @@ def _not_found_error(path: Path) -> InputError:
         return InputNotFound(
             f"{path} is a link to {target}, which does not exist; restore {target}, or remove the link"
         )
-    if url := _URL.match(str(path)):
+    if url := _URL.match(path.as_posix()):
         scheme, location = url.groups()
         if scheme.lower() == "file":
             return InputNotFound(f"file://{location} is a URL; name the file by its path")

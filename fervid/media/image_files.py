@@ -6,7 +6,6 @@ import math
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 import cv2
@@ -47,13 +46,12 @@ def read_image(path: Path, data: bytes, sampling: Sampling) -> Frame:
     return Frame(reshape(rotate(np.asarray(image, np.uint8), sampling.rotate or 0), sampling.aspect))
 
 
-def decode_animation(path: Path, file: BinaryIO, data: bytes, max_bytes: int) -> Generator[DecodedFrame]:
+def decode_animation(path: Path, data: bytes, max_bytes: int) -> Generator[DecodedFrame]:
     """Decode every frame of an animated WebP.
 
     Args:
         path: The name of the file in error messages.
-        file: The open file.
-        data: The beginning of the file.
+        data: The content of the file.
         max_bytes: Bytes of frames to decode at once, as OpenCV keeps all frames of a call in memory.
 
     Raises:
@@ -64,7 +62,7 @@ def decode_animation(path: Path, file: BinaryIO, data: bytes, max_bytes: int) ->
     check_frame_size(path, *size)
     batch_size = max(1, max_bytes // (4 * math.prod(size) + 1))
     start, count = 0.0, 0
-    while images := _decode_animation_part(file, count, batch_size):
+    while images := _decode_animation_part(data, count, batch_size):
         for image, delay_ms in images:
             end = start + (delay_ms if delay_ms > _NO_DELAY_MS else _DEFAULT_DELAY_MS) / 1000
             rgb = np.ascontiguousarray(image[..., 2::-1])
@@ -75,10 +73,9 @@ def decode_animation(path: Path, file: BinaryIO, data: bytes, max_bytes: int) ->
         raise Undecodable(f"{path} starts as an animation and cannot be decoded; copy or download it again")
 
 
-def _decode_animation_part(file: BinaryIO, first: int, count: int) -> list[tuple[Image, int]]:
+def _decode_animation_part(data: bytes, first: int, count: int) -> list[tuple[Image, int]]:
     """Decode some frames, (h, w, 3 or 4) in BGR, with their delays in ms; none after the last frame."""
     with suppress(cv2.error):
-        # OpenCV rejects some file names, so open the file by its descriptor.
-        _, animation = cv2.imreadanimation(f"/dev/fd/{file.fileno()}", start=first, count=count)
+        _, animation = cv2.imdecodeanimation(np.frombuffer(data, np.uint8), start=first, count=count)
         return [(np.asarray(image), int(ms)) for image, ms in zip(animation.frames, animation.durations, strict=True)]
     return []

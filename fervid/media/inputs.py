@@ -106,7 +106,7 @@ def resolve_inputs(
     clips: dict[str, str] = {}
     for name, paths in clips_by_name.items():
         for path in paths or ([name] if _is_glob(name) else []):
-            clips.setdefault(os.path.realpath(path), path)
+            clips.setdefault(os.path.normcase(os.path.realpath(path)), path)
     return list(clips.values())
 
 
@@ -121,7 +121,7 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
         nul: Whether names are separated by NUL.
 
     Raises:
-        UsageError: The list has NUL characters although `nul` is false.
+        UsageError: The list has NUL characters although `nul` is false, or names that the system cannot decode.
     """
     if b"\0" in data and not nul:
         raise UsageError("the list holds NUL characters; add -0, or write one name a line in UTF-8")
@@ -131,7 +131,10 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
     else:
         lines = [line.strip() for line in data.splitlines()]
         names = [_QUOTED.sub(rb"\2", line) for line in lines if not line.startswith(b"#")]
-    return [os.fsdecode(name) for name in names if name]
+    try:
+        return [os.fsdecode(name) for name in names if name]
+    except UnicodeDecodeError:  # Windows, where names are Unicode
+        raise UsageError("the list is not UTF-8; save it in UTF-8") from None
 
 
 def _resolve_one(name: str, recursive: bool, urls: bool, passed_over: PassedOver) -> list[str]:

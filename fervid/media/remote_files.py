@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fervid.core.errors import FervidError, InputNotFound, InputUnreadable, UsageError
+from fervid.core.packages import missing_extra
 
 MISSING = (-1, -1)
 """The stamp of a file that cannot be read."""
@@ -47,7 +48,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        raise UsageError(f"{url} needs fsspec, which is not installed; pip install 'fervid[parquet]'") from None
+        raise missing_extra(url, "parquet") from None
     with wrap_fs_errors(url, UsageError):
         filesystem, path = url_to_fs(url)
         return filesystem, path

@@ -85,10 +85,10 @@ def read_camera(number: int, sampling: Sampling | None = None) -> Generator[Fram
     opened_at, last = time.monotonic(), 0.0
     try:
         if not device.isOpened():
-            cameras = " ".join(sorted(glob("/dev/video*"))) or "none"
+            cameras = f" (cameras: {' '.join(names)})" if (names := sorted(glob("/dev/video*"))) else ""
             raise InputNotFound(
-                f"camera {number} cannot be opened (cameras: {cameras}); check that it is plugged in, that you may"
-                " read it (on Linux: group video), and that no other program uses it"
+                f"camera {number} cannot be opened{cameras}; check that it is plugged in, that you may read it (on"
+                " Linux: group video; on macOS and Windows: the privacy settings), and that no other program uses it"
             )
         device.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         while device.grab():

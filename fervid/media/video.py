@@ -78,9 +78,7 @@ def read_frames(path: str | os.PathLike[str], sampling: Sampling | None = None, 
         if data and not is_animated(data):
             yield read_image(path, data, sampling)
         else:
-            decoded = (
-                decode_animation(path, file, data, _PREFETCH_BYTES) if data else _decode(path, file, sampling, threads)
-            )
+            decoded = decode_animation(path, data, _PREFETCH_BYTES) if data else _decode(path, file, sampling, threads)
             yield from prefetch(_resample(decoded, sampling), _PREFETCH_BYTES, lambda frame: frame.image.nbytes)
 
 

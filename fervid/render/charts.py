@@ -16,6 +16,7 @@ from typing import Any
 
 from fervid.core.atomic_io import atomic_write
 from fervid.core.errors import UsageError
+from fervid.core.packages import missing_extra
 
 Values = Sequence[Mapping[str, Any]]
 Chart = dict[str, Any]
@@ -272,5 +273,5 @@ def renderer() -> Any:
     try:
         import vl_convert
     except ModuleNotFoundError as error:
-        raise UsageError("charts need more packages; pip install 'fervid[report]'") from error
+        raise missing_extra("A chart", "report") from error
     return vl_convert

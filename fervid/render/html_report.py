@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from fervid.core.errors import UsageError
+from fervid.core.packages import missing_extra
 from fervid.core.text import escape_control_chars, format_interval, format_percent
 from fervid.render import charts
 from fervid.render.html_evaluation import EvaluationView, build_evaluation_view
@@ -80,7 +80,7 @@ def _environment() -> Environment:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ModuleNotFoundError as error:
-        raise UsageError("`fervid report` needs more packages; pip install 'fervid[report]'") from error
+        raise missing_extra("`fervid report`", "report") from error
     environment = Environment(
         loader=PackageLoader("fervid.render", "templates"),
         autoescape=True,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fervid.core.errors import UsageError
+from fervid.core.packages import missing_extra
 from fervid.core.results import SCHEMA_VERSION
 from fervid.core.schema import flatten, record_json_schema, value_types
 from fervid.core.text import unescape_formula
@@ -270,7 +271,7 @@ def _read_parquet(source: Path, path: Path) -> Iterator[tuple[str, Any]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UsageError("parquet needs pyarrow, which is not installed; pip install 'fervid[parquet]'") from None
+        raise missing_extra("parquet", "parquet") from None
     try:
         rows = pyarrow.parquet.read_table(pyarrow.BufferReader(path.read_bytes())).to_pylist()
     except pyarrow.ArrowException as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal
 
-from fervid.core.errors import UsageError
+from fervid.core.packages import missing_extra
 from fervid.core.schema import record_json_schema
 
 Kind = Literal["classify", "timeline", "classifier", "regressor"]
@@ -133,7 +133,7 @@ def validator(kind: Kind) -> Callable[[Any], Any]:
     try:
         import fastjsonschema
     except ModuleNotFoundError as error:
-        raise UsageError("`fervid report` needs more packages; pip install 'fervid[report]'") from error
+        raise missing_extra("`fervid report`", "report") from error
     if kind == "classify" or kind == "timeline":
         schema = record_json_schema(kind)
     else:

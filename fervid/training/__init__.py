@@ -1,1 +1,1 @@
-"""How the shipped models are made; needs the extra `train`, and nothing outside imports it."""
+"""How the shipped models are made; needs the extra `training`, and nothing outside imports it."""

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fervid.core.packages import missing_extra
 from fervid.training import mobilenet
 from fervid.training.ferplus import CLASSES, FER2013_FOLDERS
 
@@ -154,7 +155,7 @@ def _from_timm(name: str) -> FaceNetwork:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise ValueError(f"the backbone {name} needs timm; pip install 'fervid[train,backbones]'") from error
+        raise ValueError(missing_extra(f"the backbone {name}", "training,backbones").message) from error
 
     if name not in timm.list_models():
         raise ValueError(f"unknown backbone {name!r}; use mobilenetv1 or a name from timm.list_models()")

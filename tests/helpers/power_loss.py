@@ -58,7 +58,10 @@ class Moment:
 
 
 class Disk:
-    """Watches a folder from here on; `moments` are all those between which something lasting happened."""
+    """Watches a folder from here on; `moments` are all those between which something lasting happened.
+
+    Lock files are left out, because they are empty and one that remains locks nothing.
+    """
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         """What is there already lasts."""
@@ -97,7 +100,7 @@ class Disk:
             self._synced[file] = self._now[file]
 
     def _look(self) -> None:
-        names = {entry.name: entry.inode() for entry in os.scandir(self._folder)}
+        names = {entry.name: entry.inode() for entry in os.scandir(self._folder) if not entry.name.endswith(".lock")}
         for name, file in names.items():
             if file not in self._held:  # as long as it is open no other file gets its number
                 self._held[file] = os.open(self._folder / name, os.O_RDONLY)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fervid.core.errors import ChecksumMismatch, OutputError
@@ -42,7 +42,10 @@ def wait_for_the_others(folder: Path, count: int, item: int) -> bool:
 
 def die(of: dict[int, int], item: int) -> int:
     """Die of the signal of an item, or exit with its negative as the status."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(ImportError):  # Windows writes no core files
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if of.get(item, 0) > 0:
         os.kill(os.getpid(), of[item])
     if item in of:

@@ -309,4 +309,4 @@ def test_missing_torch_is_named(command: str, sources: DatasetPaths, published: 
     called = [sys.executable, "-c", WITHOUT_TORCH, "network", *map(str, arguments)]
     done = subprocess.run(called, capture_output=True, text=True, check=False, timeout=60, env=os.environ)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "fervid: torch is not installed; pip install 'fervid[train]'\n"
+    assert done.stderr == 'fervid: `fervid network` needs more packages; pip install "fervid[training]"\n'

@@ -147,7 +147,7 @@ def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weigh
 
 def test_missing_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match=r"resnet18 needs timm; pip install 'fervid\[train,backbones\]'"):
+    with pytest.raises(ValueError, match=r'resnet18 needs more packages; pip install "fervid\[training,backbones\]"'):
         build("resnet18")
 
 
