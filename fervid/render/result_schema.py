@@ -133,7 +133,7 @@ def validator(kind: Kind) -> Callable[[Any], Any]:
     try:
         import fastjsonschema
     except ModuleNotFoundError as error:
-        raise UsageError("`fervid report` needs more packages; pip install 'fervid[report]'") from error
+        raise UsageError("reading results needs more packages; pip install 'fervid[report]'") from error
     if kind == "classify" or kind == "timeline":
         schema = record_json_schema(kind)
     else:
