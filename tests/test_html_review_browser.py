@@ -131,7 +131,7 @@ def test_clip_is_labelled_by_keyboard(page: Path, opened: Callable[[Path], Any])
 
 def test_without_storage_the_page_says_so(page: Path, opened: Callable[[Path], Any]) -> None:
     tab = opened(page)
-    tab.evaluate("Storage.prototype.setItem = () => { throw new Error('full'); }")
+    tab.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full'); }; }")
     card(tab, NAMES[0]).get_by_role("button", name="Confirm calm").click()
     assert "download them before you close" in tab.locator("#unkept").inner_text()
 

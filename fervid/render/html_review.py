@@ -67,7 +67,7 @@ def build_review_view(records: Sequence[Record], folder: Path, highlights: Mappi
         folder: The absolute folder that relative paths of the records start from.
         highlights: Highlights of the clips with their thumbnails, by path; may be empty.
     """
-    listed = [record for record in records if _can_be_listed(record["path"])]
+    listed = [record for record in records if _can_be_listed(record["path"], folder)]
     clips = [_clip(record, folder, highlights.get(record["path"])) for record in listed]
     identity = json.dumps(sorted((clip["path"], clip["label"]) for clip in clips))
     return ReviewView(
@@ -79,9 +79,10 @@ def build_review_view(records: Sequence[Record], folder: Path, highlights: Mappi
     )
 
 
-def _can_be_listed(path: str) -> bool:
-    """Whether `fervid train` finds a file by its path in a CSV file: no URL, and no name that changes there."""
-    return not is_url(path) and path == path.strip() == escape_invisible(path)
+def _can_be_listed(name: str, folder: Path) -> bool:
+    """Whether `fervid train` finds a clip by its path in a CSV file: no URL, and no path that changes there."""
+    path = str(folder / name)
+    return not is_url(name) and path == path.strip() == escape_invisible(path)
 
 
 def _clip(record: Record, folder: Path, highlights: ClipHighlights | None) -> dict[str, Any]:
