@@ -4,10 +4,10 @@ python benchmarks/reference.py CLIP... [--detector blazeface-back | mtcnn] [--no
     [--json FILE]
 
 It needs the extras training and backbones, for mtcnn facenet-pytorch as well. The loop reads with OpenCV, finds faces
-in every frame, either with the shipped detector that looks longest (blazeface-back, at the whole frame and its tiles) or
-with the MTCNN of facenet-pytorch (its settings, and faces that it is 90 % sure of), and gives every face, 224 pixels,
-alone to an EfficientNet-B0 in float32, by onnxruntime. Its weights are random, for they do not change the time. The
-probabilities are averaged over the clip. As they come, the threads of torch, which finds, and of onnxruntime, which
+in every frame, either with the shipped detector that looks longest (blazeface-back, at the whole frame and its tiles)
+or with the MTCNN of facenet-pytorch (its settings, and faces that it is 90 % sure of), and gives every face, 224
+pixels, alone to an EfficientNet-B0 in float32, by onnxruntime. Its weights are random, for they do not change the time.
+The probabilities are averaged over the clip. As they come, the threads of torch, which finds, and of onnxruntime, which
 classifies, wait for each other; `--no-spinning` keeps those of onnxruntime from it.
 """
 

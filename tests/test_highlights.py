@@ -19,9 +19,10 @@ import clips
 import fervid
 import html_pages
 import toy_models
-from fervid.analysis import highlights
+from fervid.analysis import highlights, thumbnails
 from fervid.analysis.highlights import HighlightExtractor, find_highlights, load_recorded_models, top_window_per_label
 from fervid.analysis.options import Options
+from fervid.analysis.thumbnails import read_thumbnail
 from fervid.analysis.windows import WindowSpec
 from fervid.core.errors import ModelIncompatible, ModelNotFound
 from fervid.core.worker_process import Limits
@@ -77,7 +78,7 @@ def test_highlights_are_explained_by_recorded_models(records: list[Record], fami
     for item in clip_highlights.highlights:
         explanation = item.explanation
         assert explanation is not None
-        assert (item.note, item.thumbnail, explanation.label) == ("", None, item.record["label"])
+        assert (item.note, item.thumbnails, explanation.label) == ("", [], item.record["label"])
         assert explanation.confidence == pytest.approx(item.record["confidence"], abs=0.02)
         assert explanation.baseline_probability == pytest.approx(1 / 3)
         assert explanation.contributions == pytest.approx(
@@ -86,19 +87,30 @@ def test_highlights_are_explained_by_recorded_models(records: list[Record], fami
 
 
 def test_thumbnail_shows_most_confident_frame(records: list[Record], family: dict[str, str]) -> None:
-    first, second = highlight(records, family, thumbnails=True).highlights
+    first, second = highlight(records, family, thumbnails=1).highlights
     for item, colour in ((first, toy_models.FIRST), (second, toy_models.SECOND)):
-        assert item.record["start_s"] <= item.time < item.record["end_s"]
-        kind, _, data = item.thumbnail.partition(",")
+        (thumbnail,) = item.thumbnails
+        assert item.record["start_s"] <= thumbnail.time < item.record["end_s"]
+        kind, _, data = thumbnail.url.partition(",")
         assert kind == "data:image/jpeg;base64"
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
         assert picture.shape == (256, 256, 3)
         assert picture[120, 40] == pytest.approx(np.array(colour), abs=12)
 
 
+def test_whole_clip_has_thumbnails_of_its_label(clip: str, family: dict[str, str]) -> None:
+    record = fervid.load_classifier(**family, options=OPTIONS, threads=1).classify(clip).as_dict()
+    (item,) = highlight([record], family, thumbnails=3).highlights
+    times = [thumbnail.time for thumbnail in item.thumbnails]
+    assert item.note == ""
+    assert times == sorted(set(times))
+    assert [time < 2 for time in times] == [True, True, False]
+    assert all(thumbnail.url for thumbnail in item.thumbnails)
+
+
 def test_thumbnails_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(highlights, "THUMBNAIL_PX", 40)
-    data = base64.b64decode(highlights._jpeg_data_url(np.zeros((10, 80, 3), np.uint8)).partition(",")[2])
+    monkeypatch.setattr(thumbnails, "THUMBNAIL_PX", 40)
+    data = base64.b64decode(thumbnails._jpeg_data_url(np.zeros((10, 80, 3), np.uint8)).partition(",")[2])
     assert cv2.imdecode(np.frombuffer(data, np.uint8), 1).shape == (5, 40, 3)
 
 
@@ -123,7 +135,7 @@ def test_changed_clip_is_noted(records: list[Record], family: dict[str, str], tm
 
 
 def test_missing_clip_is_noted(records: list[Record], family: dict[str, str], tmp_path: Path) -> None:
-    missing = highlight([{**record, "path": str(tmp_path / "gone.mp4")} for record in records], family, thumbnails=True)
+    missing = highlight([{**record, "path": str(tmp_path / "gone.mp4")} for record in records], family, thumbnails=1)
     assert not missing.highlights
     assert "gone.mp4 does not exist" in missing.note
 
@@ -133,15 +145,15 @@ def test_thumbnail_follows_display_matrix(tmp_path: Path, name: str) -> None:
     matrix, display = clips.ORIENTATIONS[name]
     image = clips.portrait(160, 128, 0.8)
     path = clips.orient(clips.write(tmp_path / "clip.mp4", [image] * 3), *matrix)
-    url = highlights._thumbnail(str(path), 0.04, OPTIONS)
+    url = read_thumbnail(str(path), 0.04, OPTIONS).url
     assert url is not None
     thumbnail = cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert np.abs(thumbnail.astype(int) - display(image)).mean() < 8
 
 
 def test_thumbnail_of_missing_clip_is_none(tmp_path: Path, clip: str) -> None:
-    assert highlights._thumbnail(str(tmp_path / "gone.mp4"), 0.0, OPTIONS) is None
-    assert highlights._thumbnail(clip, 0.0, OPTIONS) is not None
+    assert read_thumbnail(str(tmp_path / "gone.mp4"), 0.0, OPTIONS).url is None
+    assert read_thumbnail(clip, 0.0, OPTIONS).url is not None
 
 
 def test_unknown_labels_are_noted(records: list[Record], family: dict[str, str]) -> None:

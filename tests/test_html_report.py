@@ -26,6 +26,7 @@ from fervid.analysis.options import Options
 from fervid.analysis.windows import WindowSpec
 from fervid.batch.writers import make_writer
 from fervid.cli import app
+from fervid.core.errors import UsageError
 from fervid.core.text import escape_control_chars
 from fervid.learn import metrics
 from fervid.learn.metrics import evaluate_regression
@@ -85,6 +86,11 @@ class Page(HTMLParser):
     def rows(self) -> list[list[Any]]:
         ((_, data),) = [script for script in self.scripts if script[0] == "application/json"]
         return json.loads(data)["rows"]
+
+    @property
+    def review(self) -> dict[str, Any]:
+        ((_, data),) = [script for script in self.scripts if script[0] == "application/json"]
+        return json.loads(data)["review"]
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +157,7 @@ def test_large_run_is_paged() -> None:
     found = made(run(*(clip(f"{i}.mp4") for i in range(10_000))))
     assert len(found.rows) == 10_000
     assert sum(tag == "tr" for tag, _ in found.tags) < ROWS_PER_PAGE + 50
-    assert len(found.text) < 2e6
+    assert len(found.text) < 3e6
     assert found.values("aria-rowcount") == ["10001"]
     assert found.values("aria-rowindex") == [str(i) for i in range(1, ROWS_PER_PAGE + 2)]
 
@@ -430,7 +436,7 @@ def test_report_writes_page(tmp_path: Path) -> None:
 
 def test_report_prints_summary(tmp_path: Path) -> None:
     results, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
-    told = CliRunner().invoke(app.app, ["report", str(results), "-o", str(output)]).stderr
+    *_, told = CliRunner().invoke(app.app, ["report", str(results), "-o", str(output)]).stderr.splitlines(True)
     assert re.fullmatch(rf"fervid: {len(MANY)} clips in [\d.]+ s: \d+ ok.*; the report is in {output}\n", told)
 
 
@@ -497,7 +503,7 @@ def test_report_without_explanation_reads_no_clip(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--thumbnails"], "--thumbnails needs the results of `fervid timeline`"),
+        (["--from-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--thumbnails", "--no-explain"], "drop one"),
         (["--fps", "0"], "above 0"),
     ],
@@ -507,6 +513,75 @@ def test_contradicting_flags_are_refused(flags: list[str], said: str, tmp_path: 
     assert refused.exit_code == 2
     assert said in refused.stderr
     assert not (tmp_path / "report.html").exists()
+
+
+def test_review_lists_classified_clips_least_certain_first() -> None:
+    parsed = made(run(*MANY), folder=Path("/data"))
+    assert [one["path"] for one in parsed.review["clips"]] == [
+        "/data/unsure.mp4",
+        "/data/joyful.mp4",
+        "/data/sure.mp4",
+    ]
+    assert parsed.review["labels"] == ["calm", "joy"]
+    first = parsed.review["clips"][0]
+    assert first["url"] == "file:///data/unsure.mp4"
+    assert (first["name"], first["label"], first["thumbnails"]) == ("unsure.mp4", "calm", [])
+    assert "cannot be listed" not in parsed.said
+
+
+def test_review_leaves_out_what_a_list_cannot_name() -> None:
+    names = ["https://example.org/a.mp4", EVIL, "line\nbreak.mp4", "blank.mp4 ", "50 %#é.mp4"]
+    parsed = made(run(*map(clip, names)), folder=Path("/data"))
+    assert [one["url"] for one in parsed.review["clips"]] == ["file:///data/50%20%25%23%C3%A9.mp4"]
+    assert "4 clips cannot be listed there" in parsed.said
+
+
+def test_review_follows_a_list() -> None:
+    order = ["sure.mp4", "unsure.mp4", "sure.mp4"]
+    assert [one["name"] for one in made(run(*MANY), review=order).review["clips"]] == ["sure.mp4", "unsure.mp4"]
+    with pytest.raises(UsageError, match=r"no label for empty\.mp4"):
+        made(run(*MANY), review=["empty.mp4"])
+
+
+def test_labels_are_stored_by_clips_and_predictions() -> None:
+    key = made(run(*MANY)).review["key"]
+    assert made(run(*reversed(MANY))).review["key"] == key
+    assert made(run(*MANY[:-1])).review["key"] != key
+
+
+def test_review_shows_the_frames_that_led_to_a_label(
+    looked: Path, family: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(looked.parent)
+    options = Options(Sampling(5.0), min_face=toy_models.FACE)
+    record = fervid.load_classifier(**family, options=options, threads=1).classify("clip.mp4")
+    results, order = lines(tmp_path / "results.jsonl", [record, clip("gone.mp4")]), tmp_path / "first.txt"
+    order.write_text("# not sure\nclip.mp4\n")
+    page = tmp_path / "r.html"
+    done = report(results, "-o", page, "--thumbnails", "--from-file", order, *toy_flags(family))
+    assert done.exit_code == 0
+    (shown,) = Page(page.read_text()).review["clips"]
+    assert shown["path"] == str(looked.parent / "clip.mp4")
+    assert len(shown["thumbnails"]) == 5
+    assert all(frame["url"].startswith("data:image/jpeg;base64,") for frame in shown["thumbnails"])
+    assert shown["note"] == ""
+
+
+def test_run_in_another_folder_is_noted(tmp_path: Path) -> None:
+    results = lines(tmp_path / "results.jsonl", MANY)
+    done = CliRunner().invoke(app.app, ["report", str(results), "-o", str(tmp_path / "r.html")])
+    assert "no clip of" in done.stderr
+    assert "make the report in the folder of that run" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--thumbnails", "--from-file"])
+def test_evaluation_has_no_clips_to_show(flag: str, tmp_path: Path) -> None:
+    (tmp_path / "e.json").write_text(json.dumps(html_pages.report()))
+    (tmp_path / "first.txt").write_text("a.mp4\n")
+    arguments = [flag, tmp_path / "first.txt"] if flag == "--from-file" else [flag]
+    refused = report(tmp_path / "e.json", "-o", tmp_path / "r.html", *arguments)
+    assert refused.exit_code == 2
+    assert f"{flag} needs the results of `fervid classify`" in refused.stderr
 
 
 @pytest.mark.parametrize("package", ["jinja2", "vl_convert", "fastjsonschema"])

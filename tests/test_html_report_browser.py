@@ -14,6 +14,7 @@ import pytest
 import html_pages
 from fervid.analysis.explain import Explanation
 from fervid.analysis.highlights import ClipHighlights, Highlight
+from fervid.analysis.thumbnails import Thumbnail
 from fervid.learn import metrics
 from fervid.render.html_report import render_html
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun
@@ -45,7 +46,7 @@ def moments() -> dict[str, ClipHighlights]:
     told = Explanation("calm", 0.9, 0.5, {"embedding, mean": 0.6, "embedding, highest": -0.2})
     record = windows("a.mp4", [0.9])[0].as_dict()
     return {
-        "a.mp4": ClipHighlights([Highlight(record, told, 0.4, PIXEL, "It has changed.")]),
+        "a.mp4": ClipHighlights([Highlight(record, told, [Thumbnail(0.4, PIXEL)], "It has changed.")]),
         EVIL: ClipHighlights(note=EVIL),
     }
 

@@ -1,19 +1,17 @@
-"""The windows of a clip with the most confident prediction of each label, explained and with a thumbnail.
+"""The windows of a clip with the most confident prediction of each label, explained and with thumbnails.
 
 The records alone do not explain a prediction, so these windows are analysed again with the models that the records
-name.
+name. The record of a whole clip counts as its only window.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 
 from fervid.analysis.aggregate import aggregate_clip
@@ -21,25 +19,22 @@ from fervid.analysis.clip_classifier import matches_face_model, predict_proba
 from fervid.analysis.explain import Explanation, baseline_features, explain, feature_groups
 from fervid.analysis.extractor import Extractor, as_incompatible_model
 from fervid.analysis.options import Options
+from fervid.analysis.thumbnails import Thumbnail, read_thumbnail
 from fervid.core.errors import InputError, ModelError, ModelIncompatible, ModelNotFound
-from fervid.core.records import ClipFeatures, FloatArray, Frame, FrameObservation, Image
+from fervid.core.records import ClipFeatures, FloatArray, FrameObservation
 from fervid.core.text import format_percent
 from fervid.core.worker_pool import map_ordered
 from fervid.core.worker_process import Limits, WorkerDied
-from fervid.media import video
+from fervid.media.sampling import Sampling
 from fervid.models import registry
 from fervid.models.card import Kind
 from fervid.models.registry import Model
 
 Record = Mapping[str, Any]
 
-THUMBNAIL_PX = 320
-"""Longer side of a thumbnail in pixels."""
 TOLERANCE = 0.05
 """Allowed difference between the recorded confidence and that of the second analysis. They differ slightly, because
 tracking depends on the frames before the window."""
-_TIME_EPS = 1e-3
-"""Seconds by which the time of a frame may differ from the requested time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +44,13 @@ class Highlight:
     Attributes:
         record: The record of the window.
         explanation: What contributed to the prediction; None if it is unknown, and `note` says why.
-        time: Time of the thumbnail in seconds.
-        thumbnail: A frame of the window as a `data:` URL of a JPEG; None without thumbnails.
+        thumbnails: The frames of the window that suggest its label most, in order of time.
         note: A remark for the reader, or an empty string.
     """
 
     record: Record
     explanation: Explanation | None = None
-    time: float | None = None
-    thumbnail: str | None = None
+    thumbnails: Sequence[Thumbnail] = ()
     note: str = ""
 
 
@@ -79,7 +72,7 @@ def find_highlights(
     files: Mapping[str, str],
     options: Options,
     *,
-    thumbnails: bool = False,
+    thumbnails: int = 0,
     jobs: int = 0,
     threads: int = 0,
     limits: Limits | None = None,
@@ -90,7 +83,7 @@ def find_highlights(
         clips: Records of the windows of each clip, by path.
         files: Paths or names of models, by role, as for `load_recorded_models`.
         options: Options of the run that made the records.
-        thumbnails: Whether to make a thumbnail for each highlight.
+        thumbnails: Number of thumbnails of each highlight.
         jobs: Number of worker processes; 0 to analyse the clips in this process.
         threads: Number of decoder threads.
         limits: Limits for a clip in a worker process.
@@ -140,7 +133,7 @@ def top_window_per_label(windows: Sequence[Record]) -> list[Record]:
         label = window["label"]
         if label is not None and (label not in best or window["confidence"] > best[label]["confidence"]):
             best[label] = window
-    return sorted(best.values(), key=lambda window: window["start_s"] or 0.0)
+    return sorted(best.values(), key=lambda window: window.get("start_s") or 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +145,7 @@ class HighlightExtractor:
         face_model: Face model that the records name.
         classifier: Clip classifier that the records name.
         options: Options of the run that made the records.
-        thumbnails: Whether to make a thumbnail for each window.
+        thumbnails: Number of thumbnails of each window.
         threads: Number of decoder threads.
     """
 
@@ -160,7 +153,7 @@ class HighlightExtractor:
     face_model: Model
     classifier: Model
     options: Options
-    thumbnails: bool = False
+    thumbnails: int = 0
     threads: int = 0
 
     def __call__(self, windows: Sequence[Record]) -> list[Highlight]:
@@ -168,11 +161,10 @@ class HighlightExtractor:
         return [self._analyze_window(window) for window in windows]
 
     def _analyze_window(self, window: Record) -> Highlight:
-        start, end, labels = window["start_s"], window["end_s"], tuple(window["probabilities"])
+        labels = tuple(window["probabilities"])
         if unknown := [label for label in labels if label not in self.classifier.card["labels"]]:
             return Highlight(window, note=f"{self.classifier.identity.name} has no label {', '.join(unknown)}.")
-        sampling = replace(self.options.sampling, start=start, end=end if end > start else None)
-        options = replace(self.options, sampling=sampling)
+        options = replace(self.options, sampling=_sample_window(self.options.sampling, window))
         extractor = Extractor(self.detector, self.face_model, options, self.threads)
         observations: list[FrameObservation] = []
         problem = ""
@@ -193,10 +185,9 @@ class HighlightExtractor:
                 f"A second analysis predicts {explanation.label} with {format_percent(explanation.confidence, 0)}: the"
                 " clip has changed, or options such as --fps and --face differ from those of the run."
             )
-        if not self.thumbnails:
-            return Highlight(window, explanation, note=note)
-        time = self._peak_frame_time(observations, extractor, window["label"], labels)
-        return Highlight(window, explanation, time, _thumbnail(window["path"], time, options), note)
+        times = self._peak_frame_times(observations, extractor, window["label"], labels) if self.thumbnails else []
+        thumbnails = [read_thumbnail(window["path"], time, options) for time in times]
+        return Highlight(window, explanation, thumbnails, note)
 
     def _explain(self, features: ClipFeatures, labels: Sequence[str]) -> Explanation:
         with as_incompatible_model(self.classifier):
@@ -210,10 +201,14 @@ class HighlightExtractor:
         """Return (n, c) probabilities of the c labels, which may be a subset of the classifier's."""
         return predict_proba(self.classifier.session, self.classifier.card, rows, labels)
 
-    def _peak_frame_time(
+    def _peak_frame_times(
         self, observations: Sequence[FrameObservation], extractor: Extractor, label: str, labels: Sequence[str]
-    ) -> float:
-        """Return the time of the frame from which alone the label is predicted with the highest probability."""
+    ) -> list[float]:
+        """Divide the frames with a face into as many parts as thumbnails.
+
+        Returns:
+            The time of the frame of each part from which alone the label is predicted with the highest probability.
+        """
         names = self.classifier.card["statistics"]
         times, rows = [], []
         for observation in observations:
@@ -222,7 +217,16 @@ class HighlightExtractor:
                 times.append(observation.time)
                 rows.append(pool.features().vector(names))
         probabilities = self._predict(np.array(rows), labels)[:, list(labels).index(label)]
-        return times[int(probabilities.argmax())]
+        parts = np.array_split(np.arange(len(times)), min(self.thumbnails, len(times)))
+        return [times[part[probabilities[part].argmax()]] for part in parts]
+
+
+def _sample_window(sampling: Sampling, window: Record) -> Sampling:
+    """Limit the sampling to a window; a record without times covers the whole clip."""
+    if "start_s" not in window:
+        return sampling
+    start, end = window["start_s"], window["end_s"]
+    return replace(sampling, start=start, end=end if end > start else None)
 
 
 def load_recorded_models(
@@ -230,7 +234,7 @@ def load_recorded_models(
     files: Mapping[str, str],
     options: Options,
     *,
-    thumbnails: bool = False,
+    thumbnails: int = 0,
     threads: int = 0,
 ) -> HighlightExtractor:
     """Load the models that a record names.
@@ -239,7 +243,7 @@ def load_recorded_models(
         models: `name` and `sha256` of each model, by role, as in a record.
         files: Paths or names, by role, of models that are not installed under the name in the record.
         options: Options of the run that made the record.
-        thumbnails: Whether to make a thumbnail for each highlight.
+        thumbnails: Number of thumbnails of each highlight.
         threads: Number of decoder threads.
 
     Raises:
@@ -273,22 +277,3 @@ def _load_recorded_model(role: Kind, models: Mapping[str, Mapping[str, str]], fi
             f" {model.identity.sha256[:12]}, not {sha256[:12]}; pass the right file with {flag}"
         )
     return model
-
-
-def _thumbnail(path: str, time: float, options: Options) -> str | None:
-    """Return the frame at a time as a small `data:` URL; None if it cannot be read any more."""
-    sampling = replace(options.sampling, fps=None, start=max(0.0, time - _TIME_EPS), end=time + _TIME_EPS)
-    try:
-        with closing(video.read_frames(path, sampling)) as frames:
-            frame: Frame | None = next((frame for frame in frames if frame.time >= time - _TIME_EPS), None)
-            return _jpeg_data_url(frame.image) if frame else None
-    except InputError:
-        return None
-
-
-def _jpeg_data_url(image: Image) -> str:
-    scale = min(1.0, THUMBNAIL_PX / max(image.shape[:2]))
-    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
-    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"

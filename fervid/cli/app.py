@@ -28,6 +28,7 @@ from fervid.cli.features import features_app
 from fervid.cli.models import info_app
 from fervid.cli.network import network_app
 from fervid.cli.report import report_app
+from fervid.cli.suggest import suggest_app
 from fervid.cli.timeline import timeline_app
 from fervid.cli.train import train_app
 from fervid.cli.watch import watch_app
@@ -139,6 +140,7 @@ for part in (
     evaluate_app,
     compare_app,
     report_app,
+    suggest_app,
     info_app,
 ):
     app.add_typer(part)

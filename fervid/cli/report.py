@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fervid.cli import format_examples
+from fervid.cli.clip_inputs import collect_inputs
 from fervid.cli.flags import (
     Aspect,
     EveryFrame,
@@ -31,15 +32,15 @@ if TYPE_CHECKING:
     from fervid.analysis.options import Options
     from fervid.core.progress import Progress
     from fervid.core.worker_process import Limits
-    from fervid.render.result_reader import TimelineRun
+    from fervid.render.result_reader import ClassificationRun, EvaluationRun, Record, TimelineRun
 
 report_app = typer.Typer()
 
 
 @report_app.command(
     epilog=format_examples(
-        "fervid report results.jsonl -o report.html",
-        "fervid report windows.jsonl -o clip.html --thumbnails",
+        "fervid report results.jsonl -o report.html --thumbnails",
+        "fervid report results.jsonl -o review.html --from-file first.txt",
         "fervid report evaluation.json -o evaluation.html",
     )
 )
@@ -50,6 +51,14 @@ def report(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file, .html.")],
     force: Force = False,
+    from_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-file",
+            help="Review only the clips in a list, in its order; one path per line, as `fervid suggest` prints them. -"
+            " reads from stdin. Default: all clips, the least certain first.",
+        ),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -59,7 +68,10 @@ def report(
     ] = True,
     thumbnails: Annotated[
         bool,
-        typer.Option("--thumbnails", help="Show a frame for each label (timelines only). Faces are personal data."),
+        typer.Option(
+            "--thumbnails",
+            help="Show the frames that led to each label; reads the clips again. Faces are personal data.",
+        ),
     ] = False,
     fps: Fps = None,
     every_frame: EveryFrame = False,
@@ -83,12 +95,15 @@ def report(
 ) -> None:
     """Make an HTML report of a run, of timelines or of an evaluation, as one file without external resources.
 
-    For a timeline, the clips are read again to explain the labels: repeat the options of that run, e.g. --fps and
+    In the report of a run you confirm or correct labels and download them as labels.csv, for `fervid train`. Make it
+    in the folder in which `fervid classify` ran, so that it finds the clips.
+
+    For a timeline, and with --thumbnails, the clips are read again: repeat the options of that run, e.g. --fps and
     --face.
     """
     from fervid import __version__
     from fervid.core.atomic_io import atomic_write, check_overwrite
-    from fervid.core.progress import Summary
+    from fervid.core.progress import Summary, note
     from fervid.render.html_report import check_dependencies, render_html
     from fervid.render.result_reader import ClassificationRun, TimelineRun, load_results
 
@@ -101,38 +116,64 @@ def report(
     options = build_options(
         fps=fps, every_frame=every_frame, rotate=rotate, stream=stream, aspect=aspect, face=face, min_face=min_face
     )
-    run, highlights = load_results(results), {}
+    run = load_results(results)
+    order = collect_inputs(None, from_file, null_separated=False) if from_file else None
+    if from_file and not isinstance(run, ClassificationRun):
+        raise UsageError(f"--from-file needs the results of `fervid classify`, and {results} has none; drop it")
     summary = Summary(
         "clip" if isinstance(run, ClassificationRun) else "window" if isinstance(run, TimelineRun) else "evaluation"
     )
     for name, status in run.statuses():
         summary.add(name, status, failed=False)
-    if thumbnails and not isinstance(run, TimelineRun):
-        raise UsageError(f"--thumbnails needs the results of `fervid timeline`, and {results} has none; drop it")
-    if explain and isinstance(run, TimelineRun):
-        files = {"classifier": classifier, "face_model": face_model, "detector": detector}
-        highlights = _find_highlights(run, files, options, thumbnails, build_limits(timeout, memory), progress)
-    page = render_html(run, results.name, highlights, __version__)
+    clips, thumbnail_count = _choose_clips(run, order, explain, thumbnails)
+    files = {"classifier": classifier, "face_model": face_model, "detector": detector}
+    highlights = _find_highlights(clips, files, options, thumbnail_count, build_limits(timeout, memory), progress)
+    page = render_html(run, results.name, highlights, __version__, order)
+    if isinstance(run, ClassificationRun) and not any(os.path.exists(path) for path, _ in run.statuses()):
+        note(f"no clip of {results} exists at its path; make the report in the folder of that run", progress)
     with atomic_write(output, force=force) as file:
         file.write(page)
     summary.log(output, progress, "the report is")
 
 
+def _choose_clips(
+    run: ClassificationRun | TimelineRun | EvaluationRun, order: Sequence[str] | None, explain: bool, thumbnails: bool
+) -> tuple[Mapping[str, Sequence[Record]], int]:
+    """Return the records to analyse again, by path of the clip, and the number of thumbnails of each.
+
+    Raises:
+        UsageError: The results are those of an evaluation, which has no thumbnails.
+    """
+    from fervid.render.html_review import STRIP_THUMBNAILS, select_clips
+    from fervid.render.result_reader import ClassificationRun, TimelineRun
+
+    if isinstance(run, TimelineRun):
+        return (run.clips if explain else {}), int(thumbnails)
+    if not isinstance(run, ClassificationRun):
+        if thumbnails:
+            raise UsageError("--thumbnails needs the results of `fervid classify` or `fervid timeline`; drop it")
+        return {}, 0
+    records = select_clips(run.records, order) if thumbnails else []
+    return {record["path"]: [record] for record in records}, STRIP_THUMBNAILS
+
+
 def _find_highlights(
-    run: TimelineRun,
+    clips: Mapping[str, Sequence[Record]],
     files: Mapping[str, str | None],
     options: Options,
-    thumbnails: bool,
+    thumbnails: int,
     limits: Limits,
     progress: Progress,
 ) -> dict[str, ClipHighlights]:
-    """Analyse the clips of a timeline again, in worker processes, and return the highlights by path."""
+    """Analyse clips again, in worker processes, and return the highlights by path."""
+    if not clips:
+        return {}
     from fervid.analysis.highlights import find_highlights
     from fervid.core.progress import track_clips
 
-    jobs, threads = plan_workers(len(run.clips), None, None)
+    jobs, threads = plan_workers(len(clips), None, None)
     models = {role: file for role, file in files.items() if file}
-    clips = find_highlights(
-        run.clips, models, options, thumbnails=thumbnails, jobs=jobs, threads=threads, limits=limits
+    highlights = find_highlights(
+        clips, models, options, thumbnails=thumbnails, jobs=jobs, threads=threads, limits=limits
     )
-    return dict(track_clips(clips, len(run.clips), progress, lambda clip: bool(clip[1].note)))
+    return dict(track_clips(highlights, len(clips), progress, lambda clip: bool(clip[1].note)))

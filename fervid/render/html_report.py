@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fervid.core.packages import missing_extra
-from fervid.core.text import escape_control_chars, format_interval, format_percent
+from fervid.core.text import escape_control_chars, format_interval, format_percent, plural
 from fervid.render import charts
 from fervid.render.html_evaluation import EvaluationView, build_evaluation_view
+from fervid.render.html_review import build_review_view, select_clips
 from fervid.render.html_run import RunView, build_run_view
 from fervid.render.html_timeline import TimelinesView, build_timelines_view
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun
@@ -32,27 +34,35 @@ def render_html(
     name: str,
     highlights: Mapping[str, ClipHighlights] | None = None,
     version: str = "",
+    review: Sequence[str] | None = None,
+    folder: Path | None = None,
 ) -> bytes:
     """Render a page in UTF-8.
 
     Args:
         results: Results of one of the commands.
         name: Name of the results file.
-        highlights: Highlights of the clips of a timeline, by path.
+        highlights: Highlights of the clips, by path.
         version: Version of fervid.
+        review: Paths of the clips of a run to review, in order; None for all, the least certain first.
+        folder: The absolute folder that relative paths in the results start from; None for the current one.
 
     Raises:
-        UsageError: The packages of the extra `report` are not installed.
+        UsageError: The packages of the extra `report` are not installed, or the results have no label for a clip to
+            review.
     """
     environment = _environment()
     view: RunView | TimelinesView | EvaluationView
     if isinstance(results, ClassificationRun):
-        kind, view = "run", build_run_view(results.records)
+        selected = select_clips(results.records, review)
+        form = build_review_view(selected, folder or Path.cwd(), highlights or {})
+        kind, view = "run", build_run_view(results.records, form)
     elif isinstance(results, TimelineRun):
         kind, view = "timelines", build_timelines_view(results.clips, highlights or {})
     else:
         kind, view = "evaluation", build_evaluation_view(results.reports)
-    style, script = (_read_template(file) for file in ("report.css", "report.js"))
+    style = _read_template("report.css")
+    script = "".join(map(_read_template, ("report.js", "review.js") if kind == "run" else ("report.js",)))
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}';"
         " base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -89,7 +99,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: escape_control_chars(value) if type(value) is str else value,
     )
-    environment.filters |= {"percent": format_percent, "figure": format_interval}
+    environment.filters |= {"percent": format_percent, "figure": format_interval, "plural": plural}
     return environment
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fervid.core.text import escape_control_chars, format_percent, plural
 from fervid.render import charts
 from fervid.render.html_format import embed_chart, list_models
+from fervid.render.html_review import ReviewView
 from fervid.render.result_reader import Record
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class RunView:
         confidence_bins: Its bins.
         rows: Cells of the table of clips, the most urgent clip first.
         page_size: Rows of a page of that table.
+        review: The form to confirm or correct labels.
         models: Role, name and SHA-256 of the models, a list for each combination.
     """
 
@@ -56,11 +58,12 @@ class RunView:
     confidence_bins: list[dict[str, Any]]
     rows: list[list[Any]]
     page_size: int
+    review: ReviewView
     models: list[list[tuple[str, str, str]]]
 
 
-def build_run_view(records: Sequence[Record]) -> RunView:
-    """Build the content of a report from the records of a run."""
+def build_run_view(records: Sequence[Record], review: ReviewView) -> RunView:
+    """Build the content of a report from the records of a run and the form to review it."""
     statuses = Counter(record["status"] for record in records)
     classified = [record for record in records if record["status"] == "ok"]
     label_bars = _label_bars(classified)
@@ -75,6 +78,7 @@ def build_run_view(records: Sequence[Record]) -> RunView:
         confidence_bins=bins,
         rows=[_row(record) for record in sorted(records, key=_sort_key)],
         page_size=ROWS_PER_PAGE,
+        review=review,
         models=list_models(records),
     )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fervid.analysis.explain import Explanation
     from fervid.analysis.highlights import ClipHighlights, Highlight
+    from fervid.analysis.thumbnails import Thumbnail
 
 UNFOLDED_PEOPLE = 4
 """People of a clip whose charts are visible at once; the charts of the others are folded."""
@@ -69,8 +70,7 @@ class HighlightView:
         confidence: Its confidence.
         start: Its start in seconds.
         end: Its end in seconds.
-        thumbnail: A frame as `data:` URL; None without.
-        time: Time of that frame in seconds.
+        thumbnails: Frames of the window.
         note: A warning, or empty.
         explanation: Why the window has the label; None if that is unknown.
         contributions: Features and what each adds to the probability, the largest first.
@@ -81,8 +81,7 @@ class HighlightView:
     confidence: float
     start: float
     end: float
-    thumbnail: str | None
-    time: float | None
+    thumbnails: Sequence[Thumbnail]
     note: str
     explanation: Explanation | None
     contributions: list[tuple[str, float]]
@@ -213,8 +212,7 @@ def _highlight(highlight: Highlight) -> HighlightView:
         confidence=record["confidence"],
         start=record["start_s"],
         end=record["end_s"],
-        thumbnail=highlight.thumbnail,
-        time=highlight.time,
+        thumbnails=highlight.thumbnails,
         note=highlight.note,
         explanation=explanation,
         contributions=sorted_contributions,

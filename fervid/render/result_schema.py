@@ -133,7 +133,7 @@ def validator(kind: Kind) -> Callable[[Any], Any]:
     try:
         import fastjsonschema
     except ModuleNotFoundError as error:
-        raise missing_extra("`fervid report`", "report") from error
+        raise missing_extra("Reading results", "report") from error
     if kind == "classify" or kind == "timeline":
         schema = record_json_schema(kind)
     else:

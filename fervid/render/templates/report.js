@@ -1,18 +1,18 @@
 "use strict";
 
-// Theme: that of the system by default; a choice is stored if the browser allows it.
+// Theme: that of the system by default; a choice is stored if the browser allows it, else it lasts for this visit.
 const theme = document.getElementById("theme");
 const kept = {
-  read() { try { return localStorage.getItem("fervid-theme"); } catch { return null; } },
-  write(value) { try { localStorage.setItem("fervid-theme", value); } catch { /* the choice lasts for this visit */ } },
+  read(key) { try { return localStorage.getItem(key); } catch { return null; } },
+  write(key, value) { try { localStorage.setItem(key, value); return true; } catch { return false; } },
 };
 function paint(value) {
   if (value === "light" || value === "dark") document.documentElement.dataset.theme = value;
   else delete document.documentElement.dataset.theme;
 }
 for (const choice of theme.querySelectorAll("input")) {
-  if (choice.value === kept.read()) { choice.checked = true; paint(choice.value); }
-  choice.addEventListener("change", () => { paint(choice.value); kept.write(choice.value); });
+  if (choice.value === kept.read("fervid-theme")) { choice.checked = true; paint(choice.value); }
+  choice.addEventListener("change", () => { paint(choice.value); kept.write("fervid-theme", choice.value); });
 }
 theme.hidden = false;
 
