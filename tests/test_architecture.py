@@ -202,6 +202,7 @@ PUBLIC = [
     "ClipResult",
     "FervidError",
     "Frame",
+    "FrameRow",
     "InputError",
     "ModelError",
     "NoFaceError",
