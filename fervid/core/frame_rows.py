@@ -54,7 +54,9 @@ class FrameColumns:
 
     def flat(self) -> list[str]:
         """Return the columns of a flat table in order, with nested fields as `box.x1`."""
-        return [f"{field}.{name}" if name else field for field, names in self.nested().items() for name in names or ("",)]
+        return [
+            f"{field}.{name}" if name else field for field, names in self.nested().items() for name in names or ("",)
+        ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
