@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -17,7 +19,7 @@ from fervid.analysis.frame_rows import frame_columns
 from fervid.batch import frame_runner
 from fervid.batch.runner import RunConfig
 from fervid.cli import app
-from fervid.core.worker_process import Limits
+from fervid.core.worker_process import WorkerDied
 
 
 def frames(*arguments: object) -> Result:
@@ -81,8 +83,9 @@ def test_parquet_pools_to_the_record(smile: Path, tmp_path: Path) -> None:
     assert frames(smile, "-o", output, "--embedding").exit_code == 0
     rows = pyarrow.parquet.read_table(output).to_pylist()
     classifier = fervid.load_classifier(classifier="affect3", threads=2)
-    pooled, result = classifier.pool_frames(rows).as_dict(), classifier.classify(smile).as_dict()
-    assert {**pooled, "elapsed_s": 0} == {**result, "elapsed_s": 0}
+    pooled, result = classifier.pool_frames(rows), classifier.classify(smile)
+    assert pooled.probabilities == pytest.approx(result.probabilities, abs=1e-4)
+    assert [person.seconds for person in pooled.people] == [person.seconds for person in result.people]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +119,14 @@ def test_workers_give_the_same_rows(
     assert here == there
 
 
-def test_worker_that_ends_costs_one_clip(classifier: fervid.Classifier, smile: Path) -> None:
-    config = RunConfig(1, limits=Limits(seconds=1e-6))
-    (clip,) = frame_runner.record_all(classifier, [str(smile)], frame_columns(classifier.extractor), config)
-    (row,) = clip.rows()
-    assert (row.path, row.frame, row.error.code) == (str(smile), None, "timeout")
+def test_crash_costs_one_row(classifier: fervid.Classifier, smile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(_work: object, items: Iterable[Any], _jobs: int, on_death: Callable[..., Any], _limits: object) -> Any:
+        return (on_death(item, WorkerDied("SIGSEGV")) for item in items)
+
+    monkeypatch.setattr(frame_runner, "map_ordered", crash)
+    columns = frame_columns(classifier.extractor)
+    found = [
+        [(row.path, row.frame, row.error.code) for row in clip.rows()]
+        for clip in frame_runner.record_all(classifier, [str(smile), "b.mp4"], columns, RunConfig(1))
+    ]
+    assert found == [[(str(smile), None, "crashed")], [("b.mp4", None, "crashed")]]

@@ -78,29 +78,36 @@ class RecordedClip:
             yield FrameRow(self.result.path, error=self.result.problem)
 
     def _make_row(self, row: Any) -> FrameRow:
-        path, columns, track = self.result.path, self.columns, int(row["track"])
-        times = {"frame": int(row["frame"]), "timestamp": float(row["time"]), "duration_s": float(row["duration"])}
-        if track == _NO_TRACK:
-            return FrameRow(path, **times)
-        probabilities = row["expression"]
-        named = dict(zip(columns.expressions, probabilities.tolist(), strict=True))
-        logits = to_logits(probabilities[None])[0].tolist() if columns.logits else ()
-        ethnicity = row["ethnicity"].tolist() if columns.attributes else ()
-        return FrameRow(
-            path,
-            **times,
-            face_id=self.person_of_track.get(track),
-            confidence=float(row["score"]),
-            detected=bool(row["detected"]),
-            box=tuple(row["box"].tolist()),
-            landmarks=dict(zip(columns.landmarks, map(tuple, row["landmarks"].tolist()), strict=True)),
-            probabilities=named,
-            logits=dict(zip(columns.expressions, logits, strict=True)) if columns.logits else None,
-            age=float(row["age"]) if columns.attributes else None,
-            male_probability=float(row["gender"]) if columns.attributes else None,
-            ethnicity_probabilities=dict(zip(columns.ethnicities, ethnicity, strict=True)) if ethnicity else None,
-            embedding=row["embedding"] if columns.embedding else None,
-        )
+        values: dict[str, Any] = {
+            "path": self.result.path,
+            "frame": int(row["frame"]),
+            "timestamp": float(row["time"]),
+            "duration_s": float(row["duration"]),
+        }
+        if row["track"] != _NO_TRACK:
+            values |= self._face_values(row)
+        return FrameRow(**values)
+
+    def _face_values(self, row: Any) -> dict[str, Any]:
+        columns, probabilities = self.columns, row["expression"]
+        values = {
+            "face_id": self.person_of_track.get(int(row["track"])),
+            "confidence": float(row["score"]),
+            "detected": bool(row["detected"]),
+            "box": tuple(row["box"].tolist()),
+            "landmarks": dict(zip(columns.landmarks, map(tuple, row["landmarks"].tolist()), strict=True)),
+            "probabilities": dict(zip(columns.expressions, probabilities.tolist(), strict=True)),
+        }
+        if columns.logits:
+            logits = to_logits(probabilities[None])[0].tolist()
+            values["logits"] = dict(zip(columns.expressions, logits, strict=True))
+        if columns.attributes:
+            values |= {"age": float(row["age"]), "male_probability": float(row["gender"])}
+            ethnicity = row["ethnicity"].tolist()
+            values["ethnicity_probabilities"] = dict(zip(columns.ethnicities, ethnicity, strict=True))
+        if columns.embedding:
+            values["embedding"] = row["embedding"]
+        return values
 
 
 def record_clip(

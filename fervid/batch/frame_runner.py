@@ -24,7 +24,7 @@ class ClipFrames:
 
     Attributes:
         clip: The clip.
-        file: The file, or one that does not exist for a clip that ended its worker.
+        file: The file; empty for a clip that ended its worker.
     """
 
     clip: RecordedClip
@@ -37,8 +37,6 @@ class ClipFrames:
 
     def rows(self) -> Iterator[FrameRow]:
         """Read the rows of the clip; a clip that ended its worker has only the row of its error."""
-        if not self.file.exists():
-            self.file.touch()
         with self.file.open("rb") as file:
             yield from self.clip.rows(file)
 
@@ -56,7 +54,7 @@ def record_all(
 
         def on_death(item: tuple[str, Path], death: WorkerDied) -> ClipFrames:
             path, file = item
-            file.unlink(missing_ok=True)
+            file.write_bytes(b"")
             return ClipFrames(RecordedClip(crash_result(classifier, path, death), columns, {}), file)
 
         for frames in map_ordered(partial(_record, classifier, columns), items, config.jobs, on_death, config.limits):

@@ -133,14 +133,15 @@ def frames(
             if status := writer.answered.get(clip):
                 summary.add(clip, status, failed=config.is_failure(status), earlier=True)
         remaining = [clip for clip in clips if clip not in writer.answered]
-        recorded = record_all(classifier, remaining, columns, config)
-        with closing(
-            track_clips(recorded, len(remaining), progress, lambda clip: config.is_failure(clip.result.status))
-        ) as tracked:
-            for clip in tracked:
-                writer.write(clip.result, clip.rows())
-                summary.add(clip.result.path, clip.result.status, failed=config.is_failure(clip.result.status))
-        recorded.close()
+        with (
+            closing(record_all(classifier, remaining, columns, config)) as recorded,
+            closing(
+                track_clips(recorded, len(remaining), progress, lambda item: config.is_failure(item.result.status))
+            ) as tracked,
+        ):
+            for item in tracked:
+                writer.write(item.result, item.rows())
+                summary.add(item.result.path, item.result.status, failed=config.is_failure(item.result.status))
     if output:
         summary.log(output, progress, "rows are")
     raise typer.Exit(FAILED if summary.failures and not exit_zero else OK)
