@@ -182,6 +182,5 @@ def test_foreign_parquet_is_refused(inputs: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_invalid_outputs(output: str | None, options: dict, message: str) -> None:
-    path = None if output is None else Path(output)
     with pytest.raises(UsageError, match=message):
-        resolve_frame_format(path, **{"format": None, "resume": False, "force": False, "embedding": False, **options})
+        resolve_frame_format(output, **{"format": None, "resume": False, "force": False, "embedding": False, **options})

@@ -55,7 +55,7 @@ class _StdoutWriter:
 
 
 def resolve_frame_format(
-    output: Path | None, format: FrameFormat | None, *, resume: bool, force: bool, embedding: bool
+    output: str | Path | None, format: FrameFormat | None, *, resume: bool, force: bool, embedding: bool
 ) -> FrameFormat:
     """Determine the format: that of the suffix if None, and JSON Lines on standard output.
 
@@ -64,11 +64,12 @@ def resolve_frame_format(
     """
     if output is not None and is_url(str(output)):
         raise UsageError(f"frames are written to a local file or folder, not to {output}; upload it afterwards")
-    if format is None and output is not None and output.suffix.lower() not in FORMAT_BY_SUFFIX:
+    suffix = Path(output).suffix.lower() if output else ".jsonl"
+    if format is None and suffix not in FORMAT_BY_SUFFIX:
         raise UsageError(
             f"no format for this suffix: {output}; use one of {' '.join(FORMAT_BY_SUFFIX)}, or add --format"
         )
-    format = format or (FORMAT_BY_SUFFIX[output.suffix.lower()] if output else "jsonl")
+    format = format or FORMAT_BY_SUFFIX[suffix]
     if resume and force:
         raise UsageError("--resume continues the output and --force replaces it; give one of them")
     if output is None and (resume or format == "parquet"):
@@ -79,7 +80,7 @@ def resolve_frame_format(
 
 
 def open_frame_writer(
-    output: Path | None,
+    output: str | Path | None,
     format: FrameFormat,
     classifier: Classifier,
     columns: FrameColumns,
@@ -106,11 +107,12 @@ def open_frame_writer(
     run = run_fingerprint(classifier) + "+logits" * columns.logits + "+embedding" * bool(columns.embedding)
     if output is None:
         return _open_stdout(*make_encoder(format, columns))
-    check_not_an_input(output, clips)
+    path = Path(output)
+    check_not_an_input(path, clips)
     if format == "parquet":
-        return FrameParquetWriter(output, columns, run, clips, resume=resume, force=force)
+        return FrameParquetWriter(path, columns, run, clips, resume=resume, force=force)
     header, encode = make_encoder(format, columns)
-    return ResumableRowsWriter(output, header, encode, run, clips, resume=resume, force=force)
+    return ResumableRowsWriter(path, header, encode, run, clips, resume=resume, force=force)
 
 
 @contextmanager

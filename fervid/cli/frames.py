@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -55,7 +54,7 @@ def frames(
     from_file: FromFile = None,
     nul: NullSeparated = False,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "-o",
             "--output",
