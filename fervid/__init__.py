@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fervid.core.errors import InputError as InputError
     from fervid.core.errors import ModelError as ModelError
     from fervid.core.errors import NoFaceError as NoFaceError
+    from fervid.core.frame_rows import FrameRow as FrameRow
     from fervid.core.records import Frame as Frame
     from fervid.core.results import ClipResult as ClipResult
     from fervid.core.results import Person as Person
@@ -39,6 +40,7 @@ _LAZY_EXPORTS = {
     "ClipResult": "core.results",
     "FervidError": "core.errors",
     "Frame": "core.records",
+    "FrameRow": "core.frame_rows",
     "InputError": "core.errors",
     "ModelError": "core.errors",
     "NoFaceError": "core.errors",

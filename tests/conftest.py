@@ -74,9 +74,18 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(clips: int, jobs: int | None, threads: int | None) -> tuple[int, int]:
         return plan_workers(clips, jobs, threads) if jobs else (0, threads or cv2.getNumberOfCPUs())
 
-    for part in (cli.annotate, cli.classify, cli.timeline, cli.stream, cli.dataset_features, cli.watch, cli.report):
+    for part in (
+        cli.annotate,
+        cli.classify,
+        cli.frames,
+        cli.timeline,
+        cli.stream,
+        cli.dataset_features,
+        cli.watch,
+        cli.report,
+    ):
         monkeypatch.setattr(part, "plan_workers", plan)
-    for part in (cli.classify, cli.timeline, cli.watch):
+    for part in (cli.classify, cli.frames, cli.timeline, cli.watch):
         monkeypatch.setattr(part, "preload_worker", lambda: None)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fervid.analysis.aggregate import ClipObservations, TrackStats, aggregate_clip
 from fervid.analysis.pooling import FeaturePooler
-from fervid.analysis.tracker import TrackerConfig
+from fervid.analysis.tracker import COMPACT_EVERY, TrackerConfig
 from fervid.core.errors import InputError, NoFaceError, NoFramesInRange, TruncatedVideo
 from fervid.core.records import FaceOutputs, FrameObservation
 from observations import ANNA, BEN, BROKEN, CONFIG, assert_same, broken, face_outputs, observe, observe_all
@@ -71,6 +71,16 @@ def test_tracks_of_one_person_are_combined() -> None:
     seen = aggregate_clip(observe_all([0, 0.2], ANNA) + observe_all([9, 9.2], BEN) + observe_all([20], ANNA), CONFIG)
     assert [(person.number, person.pool.count) for person in seen.people] == [(0, 3), (1, 2)]
     assert sorted(seen.tracks) == [0, 1, 2]
+    assert [sorted(person.merged) for person in seen.people] == [[2], []]
+
+
+def test_people_name_the_tracks_that_were_merged_on_the_way() -> None:
+    visits = [observe(2.0 * i, ANNA) for i in range(2 * COMPACT_EVERY)]
+    tracks: list[int | None] = []
+    seen = aggregate_clip(visits, CONFIG, on_frame=lambda _, ids: tracks.extend(ids))
+    (anna,) = seen.people
+    assert len(seen.tracks) < len(tracks) == len(set(tracks)) == 2 * COMPACT_EVERY
+    assert {anna.number, *anna.merged} == set(tracks)
 
 
 def test_combine_adds_up_and_leaves_its_parts_unchanged() -> None:

@@ -213,6 +213,7 @@ PUBLIC = [
     "ClipResult",
     "FervidError",
     "Frame",
+    "FrameRow",
     "InputError",
     "ModelError",
     "NoFaceError",

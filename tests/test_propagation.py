@@ -93,6 +93,7 @@ def test_moving_faces_are_propagated() -> None:
             pytest.approx((300 - 2 * i, 120), abs=1.5),
         ]
         assert [item.size for item in found] == pytest.approx([SIDE, 70], rel=0.03)
+        assert {item.detected for item in found} == {i == 0}
     assert detector.calls == ["full"]
 
 

@@ -97,7 +97,7 @@ def test_formats(whole: Path) -> None:
     assert error is None
     assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(COUNT)], abs=1e-3)
     assert [frame.duration for frame in frames] == pytest.approx([1 / 25] * COUNT, abs=2e-3)
-    assert [number(frame) for frame in frames] == list(range(COUNT))
+    assert [number(frame) for frame in frames] == [frame.index for frame in frames] == list(range(COUNT))
     assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
 
 
@@ -124,7 +124,9 @@ def test_skipped_frames_do_not_change_result(
         wanted, same_error = drain(path, sampling)
         assert (type(error), len(frames)) == (type(same_error), len(wanted)), sampling
         for one, other in zip(frames, wanted, strict=True):
-            assert (one.time, one.duration) == (other.time, pytest.approx(other.duration)), sampling
+            assert (one.time, one.index, one.duration) == (other.time, other.index, pytest.approx(other.duration)), (
+                sampling
+            )
             np.testing.assert_array_equal(one.image, other.image)
 
 
@@ -200,7 +202,7 @@ SAMPLES = {
 def test_sampling_takes_first_frame_of_each_slot(second: Path, fps: float | None, chosen: list[int]) -> None:
     frames, error = drain(second, Sampling(fps=fps))
     assert error is None
-    assert [round(frame.time * 25) for frame in frames] == chosen
+    assert [round(frame.time * 25) for frame in frames] == [frame.index for frame in frames] == chosen
     assert sum(frame.duration for frame in frames) == pytest.approx(1.0)
     ends = [frame.time + frame.duration for frame in frames]
     assert ends == pytest.approx([*(frame.time for frame in frames[1:]), 1.0])

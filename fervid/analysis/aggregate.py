@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +22,7 @@ class TrackStats:
         seconds: How long the face was visible.
         area: Sum over frames of the fraction of the frame that the face fills.
         weight: The same sum, weighted by the seconds that each frame lasts.
+        merged: Ids of the other tracks that it combines.
     """
 
     number: int = 0
@@ -29,6 +30,7 @@ class TrackStats:
     seconds: float = 0.0
     area: float = 0.0
     weight: float = 0.0
+    merged: frozenset[int] = frozenset()
 
     @classmethod
     def combine(cls, number: int, tracks: Iterable[TrackStats]) -> TrackStats:
@@ -40,6 +42,7 @@ class TrackStats:
             sum(part.seconds for part in parts),
             sum(part.area for part in parts),
             sum(part.weight for part in parts),
+            frozenset().union(*({part.number, *part.merged} for part in parts)) - {number},
         )
 
 
@@ -172,7 +175,10 @@ def no_frames_error(path: str) -> NoFramesInRange:
 
 
 def aggregate_clip(
-    observations: Iterable[FrameObservation], config: TrackerConfig, stride: int = 1
+    observations: Iterable[FrameObservation],
+    config: TrackerConfig,
+    stride: int = 1,
+    on_frame: Callable[[FrameObservation, Sequence[int | None]], None] | None = None,
 ) -> ClipObservations:
     """Track the faces of a clip and pool each person; memory grows with people, not with frames or cuts.
 
@@ -181,6 +187,7 @@ def aggregate_clip(
             problem.
         config: Thresholds for linking faces.
         stride: One of this many frames of the clip is observed; 0 makes everybody reliable.
+        on_frame: Called with each frame and the track ids of its faces, which `TrackStats` of people name in the end.
     """
     tracker, clip = Tracker(config), ClipObservations()
     try:
@@ -189,6 +196,8 @@ def aggregate_clip(
                 observation.time, observation.faces, observation.scores.identity, observation.duration
             )
             clip.add(observation, track_ids)
+            if on_frame:
+                on_frame(observation, track_ids)
             if groups := tracker.compact_if_due():
                 clip.merge_tracks(groups)
     except InputError as error:

@@ -30,7 +30,7 @@ def unstretch_face(face: Face, stretch: float) -> Face:
     """Map a face of a stretched frame to pixels of the original frame."""
     x1, y1, x2, y2 = face.box
     scale = np.array([stretch, 1], np.float32)
-    return Face((x1 / stretch, y1, x2 / stretch, y2), face.landmarks / scale, face.score)
+    return replace(face, box=(x1 / stretch, y1, x2 / stretch, y2), landmarks=face.landmarks / scale)
 
 
 def probe_sampling(sampling: Sampling) -> Sampling:

@@ -42,6 +42,7 @@ class _FrameFaces(NamedTuple):
     duration: float
     faces: list[Face]
     shares: list[float]
+    index: int
 
 
 class Extractor:
@@ -222,9 +223,9 @@ class Extractor:
         with closing(prefetch(batches, _PREFETCH_BATCHES) if self._threads > 1 and not live else batches) as ready:
             for batch, crops in ready:
                 outputs, start = self._embed(crops), 0
-                for time, duration, faces, shares in batch:
+                for time, duration, faces, shares, index in batch:
                     end = start + len(faces)
-                    yield FrameObservation(time, duration, faces, shares, outputs[start:end])
+                    yield FrameObservation(time, duration, faces, shares, outputs[start:end], index)
                     start = end
 
     def _batches(self, frames: Iterable[Frame], size: int) -> Generator[tuple[list[_FrameFaces], Image]]:
@@ -239,7 +240,7 @@ class Extractor:
             for frame in frames:
                 faces = tracker.update(frame)
                 shares = [face.area / frame.image[..., 0].size for face in faces]
-                batch.append(_FrameFaces(frame.time, frame.duration, faces, shares))
+                batch.append(_FrameFaces(frame.time, frame.duration, faces, shares, frame.index))
                 crops += [align_face(frame.image, face, self._crop_size, self._margin) for face in faces]
                 if max(len(batch), len(crops)) >= size:
                     yield batch, np.array(crops, np.uint8)

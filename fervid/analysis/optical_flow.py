@@ -84,8 +84,8 @@ class TrackedFace:
         half = abs(factor) * complex(x2 - x1, y2 - y1) / 2
         low, high = center - half, center + half
         landmarks = factor * (self.face.landmarks[:, 0] + 1j * self.face.landmarks[:, 1]) + shift
-        face = Face((low.real, low.imag, high.real, high.imag), _to_xy(landmarks), self.face.score)
-        return replace(self, face=face)
+        box = (low.real, low.imag, high.real, high.imag)
+        return replace(self, face=Face(box, _to_xy(landmarks), self.face.score, detected=False))
 
     def reinitialise(self, face: Face, image: Image) -> TrackedFace:
         """Continue from a new detection of this face, with a new template."""

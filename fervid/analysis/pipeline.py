@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from fervid.analysis.adaptive_sampling import observe_with_early_exit
 from fervid.analysis.aggregate import ClipObservations, aggregate_clip
@@ -17,11 +18,13 @@ from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
 from fervid.analysis.compatibility import check_compatible, check_labels
 from fervid.analysis.early_exit import exit_levels
 from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
+from fervid.analysis.frame_rows import RecordedClip, frame_columns, pool_rows, record_clip
 from fervid.analysis.observed_record import ObservedRecord, make_observed_record
 from fervid.analysis.options import Options
 from fervid.analysis.result_builder import AttributeNames, ResultBuilder, report_dropped_frames
 from fervid.analysis.windows import WindowSpec
 from fervid.core.errors import InputError, UsageError
+from fervid.core.frame_rows import FrameColumns, FrameRow
 from fervid.core.records import Frame
 from fervid.core.results import Baseline, ClipResult, WindowResult
 from fervid.media.latest_frame import LatestFrameSource
@@ -235,6 +238,39 @@ class Classifier:
             return build_clip_timeline(
                 ((window, result.people) for result, window in windows), self.labels, self.extractor.tracker_config
             )
+
+    def frames(
+        self, path: str | os.PathLike[str], *, logits: bool = False, embedding: bool = False
+    ) -> Iterator[FrameRow]:
+        """Yield a row for each face in each sampled frame of a clip, and for each frame without a face.
+
+        The first row comes when the clip has been read, because only then it is known who is who. Until then the rows
+        are in a temporary file. If something is wrong with the clip, the last row has an `error` and no frame.
+
+        Args:
+            path: Path of a video or image file.
+            logits: Whether rows have logits.
+            embedding: Whether rows have the embedding, which `pool_frames` needs for some classifiers.
+        """
+        columns = frame_columns(self.extractor, logits=logits, embedding=embedding)
+        with tempfile.TemporaryFile() as file:
+            yield from self.record_frames(path, columns, file).rows(file)
+
+    def record_frames(self, path: str | os.PathLike[str], columns: FrameColumns, file: BinaryIO) -> RecordedClip:
+        """Analyse a clip and write the rows of its frames to an empty binary file."""
+        return record_clip(os.fspath(path), self.extractor, self._results, columns, file)
+
+    def pool_frames(self, rows: Iterable[FrameRow | Mapping[str, Any]]) -> ClipResult:
+        """Pool the rows of a clip to the record that `classify_or_error` gives.
+
+        Args:
+            rows: All rows of one clip in order, from `frames`, or from JSON Lines or parquet of `fervid frames`.
+
+        Raises:
+            UsageError: The rows are those of several clips or of none, or lack what the classifier needs, such as the
+                embedding.
+        """
+        return pool_rows(rows, self._results)
 
     def classify_stream(self, source: LatestFrameSource, spec: WindowSpec | None = None) -> Iterator[WindowResult]:
         """Classify each window of a live stream and yield its record as soon as the window is complete.

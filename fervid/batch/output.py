@@ -65,7 +65,7 @@ def open_writer(
     if output is None:
         return _open_stdout(partial(make, streaming=streaming))
     path = Path(output)
-    _check_not_an_input(path, clips)
+    check_not_an_input(path, clips)
     if format == "jsonl" and record is ClipResult:
         return _open_resumable(path, classifier, clips, resume=resume, force=force, on_message=on_message)
     return _open_append(path, make, force=force) if streaming else _open_atomic(path, make, force=force)
@@ -98,7 +98,7 @@ def _resolve_format(
     return format
 
 
-def _check_not_an_input(output: Path, clips: Collection[str]) -> None:
+def check_not_an_input(output: Path, clips: Collection[str]) -> None:
     """Check that no input is the output, or one of the files beside it.
 
     Raises:

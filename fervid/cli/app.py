@@ -25,6 +25,7 @@ from fervid.cli.classify import classify_app
 from fervid.cli.compare import compare_app
 from fervid.cli.evaluate import evaluate_app
 from fervid.cli.features import features_app
+from fervid.cli.frames import frames_app
 from fervid.cli.models import info_app
 from fervid.cli.network import network_app
 from fervid.cli.report import report_app
@@ -133,6 +134,7 @@ app = typer.Typer(
 for part in (
     classify_app,
     timeline_app,
+    frames_app,
     annotate_app,
     watch_app,
     features_app,

@@ -31,11 +31,13 @@ class Frame:
         image: (h, w, 3) uint8 RGB, upright.
         time: Presentation time in seconds from the start of the clip.
         duration: Seconds of the clip that the frame stands for, 0 for a still image.
+        index: Position among all frames of the file, counted from 0; always 0 for live input.
     """
 
     image: Image
     time: float = 0.0
     duration: float = 0.0
+    index: int = 0
 
     def __post_init__(self) -> None:
         check(
@@ -53,11 +55,14 @@ class Face:
         box: x1, y1, x2, y2 in pixels of the frame; may extend beyond its border.
         landmarks: (k, 2) x, y; row 0 is the subject's right eye (left in the image), row 1 the left eye.
         score: The detector's confidence, 0 to 1.
+        detected: Whether it was detected in this frame; otherwise it was followed from an earlier one by optical flow,
+            and the score is that of its last detection.
     """
 
     box: Box
     landmarks: FloatArray
     score: float
+    detected: bool = True
 
     def __post_init__(self) -> None:
         x1, y1, x2, y2 = self.box
@@ -134,6 +139,7 @@ class FrameObservation:
         faces: The n faces.
         area_fractions: For each face, the area of its box as a fraction of the frame.
         scores: Outputs of the face model, n rows.
+        index: Position among all frames of the file, counted from 0.
     """
 
     time: float
@@ -141,6 +147,7 @@ class FrameObservation:
     faces: Sequence[Face]
     area_fractions: Sequence[float]
     scores: FaceOutputs
+    index: int = 0
 
     def __post_init__(self) -> None:
         counts = {len(self.faces), len(self.area_fractions), len(self.scores)}

@@ -7,6 +7,7 @@ import statistics
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
+from heapq import heappop, heappush
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -37,6 +38,7 @@ class DecodeAudit:
     Attributes:
         origin: Start of the container in seconds of its own clock.
         step: Seconds between two frames, by the average frame rate.
+        frame_index: Position of the latest frame in presentation order, counted from 0 and with skipped frames.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class DecodeAudit:
         self._decoded = self._packets = self._corrupt = 0
         self._media_end = 0.0
         self._demux_error = ""
+        self._skippable: list[int] = []  # heap of the timestamps of packets that the decoder may have skipped
+        self.frame_index = -1
 
     def frames(self, sampling: Sampling) -> Iterator[av.VideoFrame]:
         """Decode the stream, skipping packets that cannot be decoded.
@@ -81,6 +85,8 @@ class DecodeAudit:
             if packet.pts is not None and not packet.size:  # repeats the previous frame
                 continue
             self._packets += packet.size > 0
+            if not needed and packet.pts is not None:
+                heappush(self._skippable, packet.pts)
             try:
                 frames = self._stream.decode(packet)
             except av.FFmpegError:
@@ -88,7 +94,15 @@ class DecodeAudit:
                 continue
             self._decoded += len(frames)
             self._corrupt += sum(frame.is_corrupt for frame in frames)
-            yield from frames
+            for frame in frames:
+                self._count_frame(frame.pts)
+                yield frame
+
+    def _count_frame(self, pts: int | None) -> None:
+        """Advance `frame_index` to a decoded frame, past the skipped frames before it."""
+        self.frame_index += 1
+        while pts is not None and self._skippable and self._skippable[0] <= pts:
+            self.frame_index += heappop(self._skippable) < pts
 
     def _video_packets(self) -> Iterator[Packet]:
         """Demux the file; packets of other streams only extend the known duration."""

@@ -63,10 +63,10 @@ def decode_animation(path: Path, data: bytes, max_bytes: int) -> Generator[Decod
     batch_size = max(1, max_bytes // (4 * math.prod(size) + 1))
     start, count = 0.0, 0
     while images := _decode_animation_part(data, count, batch_size):
-        for image, delay_ms in images:
+        for index, (image, delay_ms) in enumerate(images, start=count):
             end = start + (delay_ms if delay_ms > _NO_DELAY_MS else _DEFAULT_DELAY_MS) / 1000
             rgb = np.ascontiguousarray(image[..., 2::-1])
-            yield DecodedFrame(av.VideoFrame.from_ndarray(rgb, format="rgb24"), 1.0, start, end)
+            yield DecodedFrame(av.VideoFrame.from_ndarray(rgb, format="rgb24"), 1.0, start, end, index)
             start = end
         count += len(images)
     if not count:

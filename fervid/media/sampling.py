@@ -89,12 +89,14 @@ class DecodedFrame:
         aspect: Width of a pixel over its height.
         start: Seconds from the start of the clip.
         end: Seconds from the start of the clip.
+        index: Position among all frames of the file, counted from 0.
     """
 
     frame: av.VideoFrame
     aspect: float
     start: float
     end: float
+    index: int = 0
 
 
 def to_rgb_frame(decoded: DecodedFrame, duration: float, sampling: Sampling) -> Frame:
@@ -113,7 +115,7 @@ def to_rgb_frame(decoded: DecodedFrame, duration: float, sampling: Sampling) -> 
     else:
         matrix = cast("SupportsBytes | None", frame.side_data.get("DISPLAYMATRIX"))
         upright = image if matrix is None else orient(image, struct.unpack("=9i", bytes(matrix)))
-    return Frame(reshape(upright, sampling.aspect), decoded.start, duration)
+    return Frame(reshape(upright, sampling.aspect), decoded.start, duration, decoded.index)
 
 
 def reshape(image: Image, aspect: float | None) -> Image:

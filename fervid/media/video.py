@@ -136,7 +136,7 @@ def _decode(path: Path, file: BinaryIO, sampling: Sampling, threads: int) -> Gen
                 )
             check_frame_size(path, *_output_size(frame, aspect, sampling))
             end = start + (float(frame.duration * (frame.time_base or 0)) or audit.step)
-            pending = DecodedFrame(frame, aspect, start, end)
+            pending = DecodedFrame(frame, aspect, start, end, audit.frame_index)
         if pending is not None:
             yield pending
         audit.raise_if_incomplete(end)

@@ -1,0 +1,81 @@
+"""The rows of frames as JSON Lines, CSV and arrow tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fervid.batch.tabular import flatten
+from fervid.batch.writers import to_json_line
+from fervid.core.frame_rows import FrameColumns, FrameRow
+from fervid.core.text import escape_formula, to_valid_utf8
+
+_COUNTS = ("frame", "face_id", "success", "detected")
+_TEXTS = ("path", "code", "message")
+
+Encoder = Callable[[FrameRow], bytes]
+
+
+def make_encoder(format: str, columns: FrameColumns) -> tuple[bytes, Encoder]:
+    """Return the first line of a file, and the function that encodes a row.
+
+    Args:
+        format: `csv` or `jsonl`, which has no first line.
+        columns: The columns of the rows; the embedding is left out.
+    """
+    names = columns.flat() if format == "csv" else [*columns.nested()]
+    names = [name for name in names if name != "embedding"]
+    if format == "csv":
+        return _csv_line(names), lambda row: _encode_csv(row, names)
+    return b"", lambda row: to_json_line(_select(row, names)) + b"\n"
+
+
+def _encode_csv(row: FrameRow, names: Sequence[str]) -> bytes:
+    cells = dict(flatten(row.as_dict()))
+    return _csv_line([escape_formula(cells.get(name)) for name in names])
+
+
+def _csv_line(cells: Sequence[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _select(row: FrameRow, names: Sequence[str]) -> dict[str, Any]:
+    values = row.as_dict()
+    return {name: values[name] for name in names}
+
+
+def frame_schema(arrow: Any, columns: FrameColumns) -> Any:
+    """Return the arrow schema of rows, with nested fields as structs.
+
+    Args:
+        arrow: The module pyarrow.
+        columns: The columns of the rows.
+    """
+    point = arrow.struct([("x", arrow.float32()), ("y", arrow.float32())])
+
+    def plain(name: str) -> Any:
+        if name in _TEXTS:
+            return arrow.string()
+        return arrow.int64() if name in _COUNTS else arrow.float64()
+
+    def field(name: str, inner: Sequence[str]) -> Any:
+        if name == "landmarks":
+            return arrow.struct([(landmark, point) for landmark in columns.landmarks])
+        if name == "embedding":
+            return arrow.list_(arrow.float32())
+        return arrow.struct([(part, plain(part)) for part in inner]) if inner else plain(name)
+
+    return arrow.schema([(name, field(name, inner)) for name, inner in columns.nested().items()])
+
+
+def to_arrow_row(row: FrameRow, columns: FrameColumns) -> dict[str, Any]:
+    """Convert a row to types that arrow can store; invalid UTF-8 is escaped."""
+    values = _select(row, [*columns.nested()])
+    values["path"] = to_valid_utf8(row.path)
+    if row.error:
+        values["error"]["message"] = to_valid_utf8(row.error.message)
+    return values

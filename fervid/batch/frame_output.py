@@ -1,0 +1,121 @@
+"""Open the output of a run over frames: standard output, a file of lines, or a folder of parquet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Literal, Protocol
+
+from fervid.analysis.pipeline import Classifier
+from fervid.batch.frame_formats import Encoder, make_encoder
+from fervid.batch.frame_parquet import FrameParquetWriter
+from fervid.batch.output import check_not_an_input
+from fervid.batch.resumable_jsonl import run_fingerprint
+from fervid.batch.resumable_rows import ResumableRowsWriter
+from fervid.core.atomic_io import as_output_error
+from fervid.core.errors import UsageError
+from fervid.core.frame_rows import FrameColumns, FrameRow
+from fervid.core.results import ClipResult, Status
+from fervid.media.remote_files import is_url
+
+FrameFormat = Literal["csv", "jsonl", "parquet"]
+FORMAT_BY_SUFFIX: dict[str, FrameFormat] = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+
+
+class FrameWriter(Protocol):
+    """A sink for the rows of clips."""
+
+    @property
+    def answered(self) -> Mapping[str, Status]:
+        """Status of each input that has its rows already."""
+
+    def write(self, result: ClipResult, rows: Iterable[FrameRow]) -> None:
+        """Write the rows of one clip."""
+
+
+class _StdoutWriter:
+    """Writes rows to standard output."""
+
+    def __init__(self, header: bytes, encode: Encoder) -> None:
+        self._encode = encode
+        self.answered: Mapping[str, Status] = {}
+        sys.stdout.buffer.write(header)
+
+    def write(self, result: ClipResult, rows: Iterable[FrameRow]) -> None:
+        """Write the rows of one clip and flush them."""
+        sys.stdout.buffer.writelines(map(self._encode, rows))
+        sys.stdout.buffer.flush()
+
+
+def resolve_frame_format(
+    output: str | Path | None, format: FrameFormat | None, *, resume: bool, force: bool, embedding: bool
+) -> FrameFormat:
+    """Determine the format: that of the suffix if None, and JSON Lines on standard output.
+
+    Raises:
+        UsageError: The format is unknown or does not support the options.
+    """
+    if output is not None and is_url(str(output)):
+        raise UsageError(f"frames are written to a local file or folder, not to {output}; upload it afterwards")
+    suffix = Path(output).suffix.lower() if output else ".jsonl"
+    if format is None and suffix not in FORMAT_BY_SUFFIX:
+        raise UsageError(
+            f"no format for this suffix: {output}; use one of {' '.join(FORMAT_BY_SUFFIX)}, or add --format"
+        )
+    format = format or FORMAT_BY_SUFFIX[suffix]
+    if resume and force:
+        raise UsageError("--resume continues the output and --force replaces it; give one of them")
+    if output is None and (resume or format == "parquet"):
+        raise UsageError(f"{'--resume' if resume else 'parquet'} needs an output; name it with -o frames.{format}")
+    if embedding and format != "parquet":
+        raise UsageError("--embedding is written to parquet only; use -o frames.parquet")
+    return format
+
+
+def open_frame_writer(
+    output: str | Path | None,
+    format: FrameFormat,
+    classifier: Classifier,
+    columns: FrameColumns,
+    clips: Sequence[str],
+    *,
+    resume: bool = False,
+    force: bool = False,
+) -> AbstractContextManager[FrameWriter]:
+    """Open the output of a run over frames, which is completed and closed on every exit.
+
+    Args:
+        output: A file; a folder for parquet; None for standard output.
+        format: As `resolve_frame_format` returns it.
+        classifier: Makes the rows.
+        columns: The columns of the rows.
+        clips: The inputs, none of which the output may overwrite.
+        resume: Whether to continue the output.
+        force: Whether an existing output may be replaced.
+
+    Raises:
+        UsageError: The output is an input, or a package is missing.
+        OutputError: The output exists or cannot be written.
+    """
+    run = run_fingerprint(classifier) + "+logits" * columns.logits + "+embedding" * bool(columns.embedding)
+    if output is None:
+        return _open_stdout(*make_encoder(format, columns))
+    path = Path(output)
+    check_not_an_input(path, clips)
+    if format == "parquet":
+        return FrameParquetWriter(path, columns, run, clips, resume=resume, force=force)
+    header, encode = make_encoder(format, columns)
+    return ResumableRowsWriter(path, header, encode, run, clips, resume=resume, force=force)
+
+
+@contextmanager
+def _open_stdout(header: bytes, encode: Encoder) -> Iterator[FrameWriter]:
+    with as_output_error(Path("standard output")):
+        yield _StdoutWriter(header, encode)

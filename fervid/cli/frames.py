@@ -1,0 +1,146 @@
+"""The command `frames`: a row for each face in each sampled frame."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated, Literal
+
+import typer
+
+from fervid.cli import FAILED, OK, format_examples
+from fervid.cli.clip_inputs import collect_inputs
+from fervid.cli.flags import (
+    Aspect,
+    Attributes,
+    DetectorName,
+    Device,
+    End,
+    EveryFrame,
+    ExitZero,
+    Force,
+    Fps,
+    FromFile,
+    Inputs,
+    Jobs,
+    MinFace,
+    NetworkName,
+    NullSeparated,
+    ProgressMode,
+    Recursive,
+    Rotate,
+    Start,
+    Stream,
+    Strict,
+    Threads,
+    env_option,
+)
+from fervid.cli.option_groups import expand_option_groups
+from fervid.cli.options import LimitOptions, ModelOptions, build_options, plan_workers, preload_worker
+
+frames_app = typer.Typer()
+
+
+@frames_app.command(
+    epilog=format_examples(
+        "fervid frames clip.mp4 -o frames.csv",
+        "fervid frames videos/ --every-frame -o frames.csv --resume",
+        "fervid frames videos/ --embedding -o frames.parquet",
+    )
+)
+@expand_option_groups
+def frames(
+    inputs: Inputs = None,
+    recursive: Recursive = False,
+    from_file: FromFile = None,
+    nul: NullSeparated = False,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Output: .csv, .jsonl or .parquet, which is a folder with a file for each clip. Default: stdout.",
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["csv", "jsonl", "parquet"] | None,
+        typer.Option("--format", help="Output format. Default: by the suffix of -o, else jsonl."),
+    ] = None,
+    force: Force = False,
+    resume: Annotated[
+        bool,
+        env_option("--resume/--no-resume", "Continue an existing output; finished clips are skipped."),
+    ] = False,
+    logits: Annotated[
+        bool, env_option("--logits/--no-logits", "Also write the logits of the expressions, with mean 0.")
+    ] = False,
+    embedding: Annotated[
+        bool, env_option("--embedding/--no-embedding", "Also write the embedding of each face (parquet only).")
+    ] = False,
+    attributes: Attributes = False,
+    fps: Fps = None,
+    every_frame: EveryFrame = False,
+    start: Start = 0.0,
+    end: End = None,
+    rotate: Rotate = "auto",
+    stream: Stream = None,
+    aspect: Aspect = None,
+    min_face: MinFace = None,
+    network: NetworkName = "mobilenetv1",
+    detector: DetectorName = "blazeface-back",
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    progress: ProgressMode = "auto",
+    exit_zero: ExitZero = False,
+    strict: Strict = False,
+    *,
+    limits: LimitOptions,
+) -> None:
+    """Write a row for each face in each sampled frame, with its box, landmarks and probabilities.
+
+    A frame without a face has a row too. If something is wrong with a clip, its last row has an error and no frame.
+    """
+    preload_worker()
+    from fervid.analysis.frame_rows import frame_columns
+    from fervid.batch.frame_output import open_frame_writer, resolve_frame_format
+    from fervid.batch.frame_runner import record_all
+    from fervid.batch.runner import RunConfig
+    from fervid.core.progress import Summary, note, track_clips
+    from fervid.media.inputs import PassedOver, resolve_inputs
+
+    options = build_options(
+        fps=fps,
+        every_frame=every_frame,
+        start=start,
+        end=end,
+        rotate=rotate,
+        stream=stream,
+        aspect=aspect,
+        min_face=min_face,
+        attributes=attributes,
+    )
+    format = resolve_frame_format(output, format, resume=resume, force=force, embedding=embedding)
+    passed_over, summary = PassedOver(), Summary("clip")
+    clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
+    note(str(passed_over), progress)
+    jobs, threads = plan_workers(len(clips), jobs, threads)
+    classifier = ModelOptions(network=network, detector=detector, device=device).load(options, threads)
+    columns = frame_columns(classifier.extractor, logits=logits, embedding=embedding)
+    config = RunConfig(jobs, strict=strict, limits=limits.limits)
+    with open_frame_writer(output, format, classifier, columns, clips, resume=resume, force=force) as writer:
+        for clip in clips:
+            if status := writer.answered.get(clip):
+                summary.add(clip, status, failed=config.is_failure(status), earlier=True)
+        remaining = [clip for clip in clips if clip not in writer.answered]
+        with (
+            closing(record_all(classifier, remaining, columns, config)) as recorded,
+            closing(
+                track_clips(recorded, len(remaining), progress, lambda item: config.is_failure(item.result.status))
+            ) as tracked,
+        ):
+            for item in tracked:
+                writer.write(item.result, item.rows())
+                summary.add(item.result.path, item.result.status, failed=config.is_failure(item.result.status))
+    if output:
+        summary.log(output, progress, "rows are")
+    raise typer.Exit(FAILED if summary.failures and not exit_zero else OK)

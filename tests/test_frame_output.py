@@ -1,0 +1,186 @@
+"""The output of frames: lines and parquet, interrupted runs, changed clips and edited files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+import fervid
+from fervid.analysis.options import Options
+from fervid.batch.frame_output import open_frame_writer, resolve_frame_format
+from fervid.core.errors import OutputError, UsageError
+from fervid.core.frame_rows import FrameColumns
+from fervid.core.results import ClipResult, ErrorInfo
+from record_fixtures import Stub, answer, files
+
+COLUMNS = FrameColumns(("eye",), ("calm", "angry"))
+FORMATS = ("csv", "jsonl", "parquet")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[str]:
+    return files(tmp_path, 5)
+
+
+def rows_of(path: str) -> Iterator[fervid.FrameRow]:
+    """Yield a face and a frame without one."""
+    yield fervid.FrameRow(
+        path, 0, 0.0, 0.2, 0, 0.9, True, (1, 2, 3, 4), {"eye": (1.5, 2.5)}, {"calm": 0.75, "angry": 0.25}
+    )
+    yield fervid.FrameRow(path, 5, 0.2, 0.2)
+
+
+def write(
+    output: Path, paths: list[str], *, resume: bool = True, options: Options | None = None, stop_at: str = ""
+) -> list[str]:
+    """Write the missing clips, and return their paths; stop after the first row of a clip."""
+    format = resolve_frame_format(output, None, resume=resume, force=False, embedding=False)
+    stub = Stub(options=options or Options())
+    with open_frame_writer(output, format, stub, COLUMNS, paths, resume=resume) as writer:
+        missing = [path for path in paths if path not in writer.answered]
+        for path in missing:
+            writer.write(answer(path), interrupted(path) if path == stop_at else rows_of(path))
+    return missing
+
+
+def interrupted(path: str) -> Iterator[fervid.FrameRow]:
+    yield next(rows_of(path))
+    raise KeyboardInterrupt
+
+
+def read(output: Path) -> list[str]:
+    """Return the path of each row."""
+    if output.suffix == ".csv":
+        return [row["path"] for row in csv.DictReader(output.read_text().splitlines())]
+    if output.suffix == ".jsonl":
+        return [json.loads(line)["path"] for line in output.read_text().splitlines()]
+    return pyarrow.parquet.read_table(output)["path"].to_pylist()
+
+
+def twice(paths: list[str]) -> list[str]:
+    return sorted([*paths, *paths])
+
+
+@pytest.fixture(params=FORMATS)
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / f"frames.{request.param}"
+
+
+def test_finished_run_leaves_nothing_to_resume(inputs: list[str], output: Path) -> None:
+    assert write(output, inputs, resume=False) == inputs
+    assert read(output) == twice(inputs)
+    assert write(output, inputs) == []
+    assert read(output) == twice(inputs)
+
+
+def test_existing_output_is_kept(inputs: list[str], output: Path) -> None:
+    write(output, inputs)
+    with pytest.raises(OutputError, match="--resume"):
+        write(output, inputs, resume=False)
+    assert read(output) == twice(inputs)
+
+
+def test_interrupted_clip_leaves_no_rows(inputs: list[str], output: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(output, inputs, stop_at=inputs[2])
+    assert read(output) == twice(inputs[:2])
+    assert write(output, inputs) == inputs[2:]
+    assert read(output) == twice(inputs)
+
+
+def test_resume_repeats_changed_clips_and_those_of_other_options(inputs: list[str], output: Path) -> None:
+    write(output, inputs)
+    Path(inputs[1]).write_bytes(b"longer than before")
+    assert write(output, inputs) == [inputs[1]]
+    assert sorted(read(output)) == twice(inputs)
+    assert write(output, inputs[:3], options=Options(min_face=40)) == inputs[:3]
+    assert sorted(read(output)) == twice(inputs)
+
+
+def test_resume_repeats_failed_clips(inputs: list[str], output: Path) -> None:
+    format = resolve_frame_format(output, None, resume=False, force=False, embedding=False)
+    problem = ErrorInfo("truncated", "cut")
+    with open_frame_writer(output, format, Stub(), COLUMNS, inputs) as writer:
+        writer.write(ClipResult(inputs[0], "error", problem=problem), [fervid.FrameRow(inputs[0], error=problem)])
+        writer.write(ClipResult(inputs[1], "no_face"), list(rows_of(inputs[1]))[1:])
+    assert write(output, inputs) == [inputs[0], *inputs[2:]]
+    assert sorted(read(output)) == sorted([*twice([inputs[0], *inputs[2:]]), inputs[1]])
+
+
+@pytest.mark.parametrize("output", ["csv", "jsonl"], indirect=True)
+def test_killed_run_is_completed(inputs: list[str], output: Path) -> None:
+    """The ledger may lack clips whose rows were written, and end with half a line; rows may follow those it lists."""
+    write(output, inputs)
+    ledger = output.with_name(f"{output.name}.ledger")
+    rows, entries = output.read_bytes(), ledger.read_bytes()
+    chance = random.Random(7)
+    for _ in range(30):
+        output.write_bytes(rows + rows[-chance.randrange(1, 60) :])
+        ledger.write_bytes(entries[: chance.randrange(len(entries) + 1)])
+        write(output, inputs)
+        assert sorted(read(output)) == twice(inputs)
+        assert sorted(output.read_bytes().splitlines()) == sorted(rows.splitlines())
+
+
+@pytest.mark.parametrize("output", ["csv", "jsonl"], indirect=True)
+def test_edited_output_is_refused(inputs: list[str], output: Path) -> None:
+    write(output, inputs)
+    edited = output.read_bytes().replace(b"0.75", b"0.85", 1)
+    output.write_bytes(edited)
+    with pytest.raises(OutputError, match="was edited"):
+        write(output, inputs)
+    assert output.read_bytes() == edited
+    assert not output.with_name(f"{output.name}.partial").exists()
+
+
+def test_other_columns_are_refused(inputs: list[str], tmp_path: Path) -> None:
+    write(tmp_path / "frames.csv", inputs)
+    columns = FrameColumns(("eye",), ("calm", "angry"), logits=True)
+    with (
+        pytest.raises(OutputError, match="other columns"),
+        open_frame_writer(tmp_path / "frames.csv", "csv", Stub(), columns, inputs, resume=True),
+    ):
+        pass
+
+
+def test_csv_and_parquet_have_the_same_values(inputs: list[str], tmp_path: Path) -> None:
+    for format in FORMATS:
+        write(tmp_path / f"frames.{format}", inputs[:1])
+    face, scenery = csv.DictReader((tmp_path / "frames.csv").read_text().splitlines())
+    table = pyarrow.parquet.read_table(tmp_path / "frames.parquet").to_pylist()
+    lines = [json.loads(line) for line in (tmp_path / "frames.jsonl").read_text().splitlines()]
+    assert table == lines
+    assert (face["frame"], face["face_id"], face["success"], face["detected"]) == ("0", "0", "1", "1")
+    assert (face["box.x2"], face["landmarks.eye.y"], face["probabilities.angry"]) == ("3.0", "2.5", "0.25")
+    assert (scenery["timestamp"], scenery["success"], scenery["box.x1"]) == ("0.2", "0", "")
+    assert lines[1]["box"] is lines[1]["face_id"] is None
+
+
+def test_foreign_parquet_is_refused(inputs: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "frames.parquet"
+    folder.mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), folder / "part-00000.parquet")
+    with pytest.raises(OutputError, match="not written by fervid frames"):
+        write(folder, inputs)
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "message"),
+    [
+        ("frames.txt", {}, "no format for this suffix"),
+        ("s3://bucket/frames.parquet", {}, "local file or folder"),
+        (None, {"resume": True}, "--resume needs an output"),
+        (None, {"format": "parquet"}, "parquet needs an output"),
+        ("frames.csv", {"embedding": True}, "--embedding is written to parquet only"),
+        ("frames.csv", {"resume": True, "force": True}, "give one of them"),
+    ],
+)
+def test_invalid_outputs(output: str | None, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve_frame_format(output, **{"format": None, "resume": False, "force": False, "embedding": False, **options})
