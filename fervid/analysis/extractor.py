@@ -42,7 +42,7 @@ class _FrameFaces(NamedTuple):
     duration: float
     faces: list[Face]
     shares: list[float]
-    index: int
+    frame_index: int
 
 
 class Extractor:
