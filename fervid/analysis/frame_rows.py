@@ -38,7 +38,7 @@ def frame_columns(extractor: Extractor, *, logits: bool = False, embedding: bool
         logits: Whether rows have logits.
         embedding: Whether rows have the embedding.
     """
-    card, attributes = extractor.network.card, extractor.options.attributes
+    card, attributes = extractor.face_model.card, extractor.options.attributes
     return FrameColumns(
         landmarks=tuple(extractor.detector.card.get("landmarks", _EYES)),
         expressions=tuple(card["expressions"]),

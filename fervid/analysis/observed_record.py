@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 from fervid.analysis.aggregate import ClipObservations
-from fervid.analysis.baseline import LOGITS
+from fervid.analysis.baseline import LOGITS, BaselineReference
+from fervid.analysis.extractor import Extractor
+from fervid.analysis.result_builder import ResultBuilder
+from fervid.analysis.windows import WindowSpec
+from fervid.core.errors import InputError
 from fervid.core.records import ClipFeatures
-from fervid.core.results import ClipResult
+from fervid.core.results import Baseline, ClipResult, Prediction, WindowResult
 
 IDENTITY = "identity.mean"
 """The statistic that recognises a person across clips."""
@@ -37,6 +43,62 @@ def make_observed_record(result: ClipResult, clip: ClipObservations, statistics:
     """
     names = {*statistics, LOGITS, IDENTITY}
     return ObservedRecord(result, tuple(_select(person.pool.features(), names) for person in clip.people))
+
+
+def observe_windows(
+    extractor: Extractor, results: ResultBuilder, path: str, spec: WindowSpec, statistics: Iterable[str]
+) -> list[ObservedRecord]:
+    """Classify each window of a clip and keep its features; a clip without a window has one record of its error.
+
+    Args:
+        extractor: Analyses the clip.
+        results: Makes the records.
+        path: Path of the clip.
+        spec: Length and step of the windows.
+        statistics: Names of the statistics that the classifier takes.
+    """
+    started = time.perf_counter()
+    try:
+        with closing(extractor.iter_observations(path)) as observations:
+            return [
+                make_observed_record(
+                    WindowResult.from_clip_result(result, window.start, window.end), window.clip, statistics
+                )
+                for result, window in results.build_windows(path, observations, spec, extractor.options.sampling.start)
+            ]
+    except InputError as error:
+        clip = ClipObservations(problem=error)
+        result, _ = results.build(path, clip, started)
+        return [make_observed_record(WindowResult.from_clip_result(result), clip, statistics)]
+
+
+def name_people(
+    record: ObservedRecord,
+    identities: Sequence[str],
+    references: Sequence[BaselineReference | None],
+    classify_relative: Callable[[ClipFeatures, BaselineReference | None], Prediction | None],
+) -> ClipResult:
+    """Name the people of a record and make their predictions relative to their baselines.
+
+    Args:
+        record: The record.
+        identities: A name for each person in the record.
+        references: The baseline of each person; None for a person without one.
+        classify_relative: Classifies features relative to a baseline; None keeps the prediction as it is.
+    """
+    people = [
+        replace(person, prediction=classify_relative(features, reference) or person.prediction, identity=identity)
+        for person, features, identity, reference in zip(
+            record.result.people, record.people, identities, references, strict=True
+        )
+    ]
+    main = references[0] if references else None
+    return replace(
+        record.result,
+        people=tuple(people),
+        prediction=people[0].prediction if people else None,
+        baseline=Baseline(main.kind, main.clips) if main else None,
+    )
 
 
 def _select(features: ClipFeatures, names: set[str]) -> ClipFeatures:

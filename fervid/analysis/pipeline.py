@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any, BinaryIO
 
 from fervid.analysis.adaptive_sampling import observe_with_early_exit
@@ -19,21 +18,18 @@ from fervid.analysis.compatibility import check_compatible, check_labels
 from fervid.analysis.early_exit import exit_levels
 from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
 from fervid.analysis.frame_rows import RecordedClip, frame_columns, pool_rows, record_clip
-from fervid.analysis.observed_record import ObservedRecord, make_observed_record
+from fervid.analysis.observed_record import ObservedRecord, make_observed_record, name_people, observe_windows
 from fervid.analysis.options import Options
-from fervid.analysis.result_builder import AttributeNames, ResultBuilder, report_dropped_frames
+from fervid.analysis.result_builder import AttributeNames, ResultBuilder
 from fervid.analysis.windows import WindowSpec
 from fervid.core.errors import InputError, UsageError
 from fervid.core.frame_rows import FrameColumns, FrameRow
-from fervid.core.records import Frame
-from fervid.core.results import Baseline, ClipResult, WindowResult
+from fervid.core.records import ClipFeatures, Frame
+from fervid.core.results import ClipResult, Prediction, WindowResult
 from fervid.media.latest_frame import LatestFrameSource
 from fervid.media.sampling import Sampling
 from fervid.models import registry
 from fervid.models.session import Device
-
-FORGET_PERSON_AFTER_S = 600.0
-"""Seconds without a face after which a person in a live stream is forgotten, to bound memory."""
 
 
 class Classifier:
@@ -159,21 +155,8 @@ class Classifier:
         Returns:
             A record for each window, or one record of the error if there is none.
         """
-        started, name, statistics = time.perf_counter(), os.fspath(path), self.card["statistics"]
-        try:
-            with closing(self.extractor.iter_observations(path)) as observations:
-                return [
-                    make_observed_record(
-                        WindowResult.from_clip_result(result, window.start, window.end), window.clip, statistics
-                    )
-                    for result, window in self._results.build_windows(
-                        name, observations, spec or WindowSpec(), self.options.sampling.start
-                    )
-                ]
-        except InputError as error:
-            clip = ClipObservations(problem=error)
-            result, _ = self._results.build(name, clip, started)
-            return [make_observed_record(WindowResult.from_clip_result(result), clip, statistics)]
+        spec = spec or WindowSpec()
+        return observe_windows(self.extractor, self._results, os.fspath(path), spec, self.card["statistics"])
 
     def apply_baseline(
         self,
@@ -188,21 +171,13 @@ class Classifier:
             identities: A name for each person in the record.
             references: The baseline of each person; None for a person without one.
         """
-        kind, people = self.options.baseline, []
-        for person, features, identity, reference in zip(
-            record.result.people, record.people, identities, references, strict=True
-        ):
-            prediction = person.prediction
-            if kind is not None:
-                prediction = self._classify(shift_features(features, reference, self.card, kind))
-            people.append(replace(person, prediction=prediction, identity=identity))
-        main = references[0] if references else None
-        return replace(
-            record.result,
-            people=tuple(people),
-            prediction=people[0].prediction if people else None,
-            baseline=Baseline(main.kind, main.clips) if main else None,
-        )
+
+        def classify_relative(features: ClipFeatures, reference: BaselineReference | None) -> Prediction | None:
+            if self.options.baseline is None:
+                return None
+            return self._classify(shift_features(features, reference, self.card, self.options.baseline))
+
+        return name_people(record, identities, references, classify_relative)
 
     def timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> Iterator[WindowResult]:
         """Classify each window of a clip and yield its record as soon as the window is complete.
@@ -283,12 +258,7 @@ class Classifier:
             spec: Length and step of the windows.
         """
         with closing(self.extractor.observe_frames(source.frames(), live=True)) as observations:
-            for result in self._results.build_window_results(
-                source.name, observations, spec or WindowSpec(), 0.0, FORGET_PERSON_AFTER_S
-            ):
-                dropped = source.dropped_between(result.start_s or 0.0, result.end_s or 0.0)
-                problem = report_dropped_frames(dropped, result.frames_sampled, result.problem)
-                yield replace(result, problem=problem, elapsed_s=source.latency())
+            yield from self._results.build_stream_results(source, observations, spec or WindowSpec())
 
     def _classify_path(self, path: str | os.PathLike[str]) -> tuple[ClipResult, InputError | None]:
         started = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fervid.analysis.aggregate import ClipObservations, TrackStats, no_frames_error
@@ -15,7 +15,10 @@ from fervid.analysis.windows import WindowObservations, WindowSpec, iter_windows
 from fervid.core.errors import Discontinuity, FramesDropped, InputError, SeveralStreams
 from fervid.core.records import ClipFeatures, FrameObservation
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, WindowResult
+from fervid.media.latest_frame import LatestFrameSource
 
+FORGET_PERSON_AFTER_S = 600.0
+"""Seconds without a face after which a person in a live stream is forgotten, to bound memory."""
 _MINOR_PROBLEMS = (Discontinuity.code, SeveralStreams.code)
 """Problems of a window that are reported after dropped frames."""
 
@@ -148,8 +151,23 @@ class ResultBuilder:
         except InputError as error:
             yield WindowResult.from_clip_result(self.build(path, ClipObservations(problem=error), started)[0])
 
+    def build_stream_results(
+        self, source: LatestFrameSource, observations: Iterable[FrameObservation], spec: WindowSpec
+    ) -> Iterator[WindowResult]:
+        """Yield the record of each window of a live stream, with dropped frames and latency.
 
-def report_dropped_frames(dropped: int, sampled: int, problem: ErrorInfo | None) -> ErrorInfo | None:
+        Args:
+            source: The stream.
+            observations: Observations of its frames, in order of time.
+            spec: Length and step of the windows.
+        """
+        for result in self.build_window_results(source.name, observations, spec, 0.0, FORGET_PERSON_AFTER_S):
+            dropped = source.dropped_between(result.start_s or 0.0, result.end_s or 0.0)
+            problem = _report_dropped_frames(dropped, result.frames_sampled, result.problem)
+            yield replace(result, problem=problem, elapsed_s=source.latency())
+
+
+def _report_dropped_frames(dropped: int, sampled: int, problem: ErrorInfo | None) -> ErrorInfo | None:
     """Add dropped frames to the problem of a window, unless it has a more serious one.
 
     Args:

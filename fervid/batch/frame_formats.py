@@ -7,9 +7,9 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fervid.batch.tabular import flatten
 from fervid.batch.writers import to_json_line
 from fervid.core.frame_rows import FrameColumns, FrameRow
+from fervid.core.schema import flatten
 from fervid.core.text import escape_formula, to_valid_utf8
 
 _COUNTS = ("frame", "face_id", "success", "detected")

@@ -12,8 +12,8 @@ from fervid.analysis.pipeline import Classifier
 from fervid.batch.frame_formats import Encoder, make_encoder
 from fervid.batch.frame_parquet import FrameParquetWriter
 from fervid.batch.output import check_not_an_input
-from fervid.batch.resumable_jsonl import run_fingerprint
 from fervid.batch.resumable_rows import ResumableRowsWriter
+from fervid.batch.resume import run_fingerprint
 from fervid.core.atomic_io import as_output_error
 from fervid.core.errors import UsageError
 from fervid.core.frame_rows import FrameColumns, FrameRow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -12,10 +11,11 @@ from itertools import islice
 from pathlib import Path
 
 from fervid.batch.frame_formats import frame_schema, to_arrow_row
-from fervid.batch.resumable_jsonl import ResumeEntry, file_stamp
-from fervid.core.atomic_io import as_output_error, atomic_write, fsync_dir, lock
-from fervid.core.errors import OutputError, UsageError
+from fervid.batch.resume import ResumeEntry, file_stamp
+from fervid.core.atomic_io import as_output_error, atomic_write, fsync_dir, hold_lock
+from fervid.core.errors import OutputError
 from fervid.core.frame_rows import FrameColumns, FrameRow
+from fervid.core.packages import missing_extra
 from fervid.core.results import ClipResult, Status
 
 _ROWS_PER_GROUP = 1000
@@ -51,7 +51,7 @@ class FrameParquetWriter:
         try:
             import pyarrow.parquet
         except ImportError:
-            raise UsageError("parquet needs pyarrow, which is not installed; pip install 'fervid[parquet]'") from None
+            raise missing_extra("parquet", "parquet") from None
         self._arrow, self._folder, self._columns, self._run = pyarrow, folder, columns, run
         self._schema = frame_schema(pyarrow, columns)
         self._stamps = {clip: file_stamp(clip) for clip in clips}
@@ -59,8 +59,7 @@ class FrameParquetWriter:
         self.answered: dict[str, Status] = {}
         with as_output_error(folder), ExitStack() as resources:
             folder.mkdir(parents=True, exist_ok=True)
-            resources.callback(os.close, descriptor := os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-            lock(descriptor, folder)
+            resources.enter_context(hold_lock(folder / ".lock", folder))
             parts = {int(match[1]): path for path in folder.iterdir() if (match := _PART.fullmatch(path.name))}
             if parts and not (resume or force):
                 raise OutputError(

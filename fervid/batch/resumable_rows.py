@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from fervid.batch.resumable_jsonl import ResumeEntry, file_stamp, ledger_path
+from fervid.batch.resumable_jsonl import ledger_path
+from fervid.batch.resume import ResumeEntry, file_stamp
 from fervid.batch.writers import to_json_line
 from fervid.core.atomic_io import (
     AtomicAppendFile,

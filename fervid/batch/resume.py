@@ -27,7 +27,7 @@ class ResumeEntry:
         mtime_ns: Its modification time before it was read, in nanoseconds.
         run: Fingerprint of the run that made the record.
         status: Status of the record.
-        record: Digest of the record's line in a JSON Lines file.
+        record: Digest of the record's line in a JSON Lines file, or of the lines of the clip's frames.
     """
 
     path: str

@@ -17,13 +17,13 @@ from fervid.cli.flags import (
     End,
     EveryFrame,
     ExitZero,
+    FaceModelName,
     Force,
     Fps,
     FromFile,
     Inputs,
     Jobs,
     MinFace,
-    NetworkName,
     NullSeparated,
     ProgressMode,
     Recursive,
@@ -32,7 +32,6 @@ from fervid.cli.flags import (
     Stream,
     Strict,
     Threads,
-    env_option,
 )
 from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import LimitOptions, ModelOptions, build_options, plan_workers, preload_worker
@@ -68,13 +67,13 @@ def frames(
     force: Force = False,
     resume: Annotated[
         bool,
-        env_option("--resume/--no-resume", "Continue an existing output; finished clips are skipped."),
+        typer.Option("--resume", help="Continue an existing output; finished clips are skipped."),
     ] = False,
     logits: Annotated[
-        bool, env_option("--logits/--no-logits", "Also write the logits of the expressions, with mean 0.")
+        bool, typer.Option("--logits", help="Also write the logits of the expressions, with mean 0.")
     ] = False,
     embedding: Annotated[
-        bool, env_option("--embedding/--no-embedding", "Also write the embedding of each face (parquet only).")
+        bool, typer.Option("--embedding", help="Also write the embedding of each face (parquet only).")
     ] = False,
     attributes: Attributes = False,
     fps: Fps = None,
@@ -85,7 +84,7 @@ def frames(
     stream: Stream = None,
     aspect: Aspect = None,
     min_face: MinFace = None,
-    network: NetworkName = "mobilenetv1",
+    face_model: FaceModelName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
     device: Device = "cpu",
     jobs: Jobs = None,
@@ -124,7 +123,7 @@ def frames(
     clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
     note(str(passed_over), progress)
     jobs, threads = plan_workers(len(clips), jobs, threads)
-    classifier = ModelOptions(network=network, detector=detector, device=device).load(options, threads)
+    classifier = ModelOptions(face_model=face_model, detector=detector, device=device).load(options, threads)
     columns = frame_columns(classifier.extractor, logits=logits, embedding=embedding)
     config = RunConfig(jobs, strict=strict, limits=limits.limits)
     with open_frame_writer(output, format, classifier, columns, clips, resume=resume, force=force) as writer:
