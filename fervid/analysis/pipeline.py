@@ -135,9 +135,6 @@ class Classifier:
         Args:
             path: Path of a video or image file.
             sampling: Which frames to sample; None for those of the options.
-
-        Returns:
-            One record.
         """
         started = time.perf_counter()
         with closing(self.extractor.iter_observations(path, sampling)) as observations:
@@ -155,8 +152,8 @@ class Classifier:
         Returns:
             A record for each window, or one record of the error if there is none.
         """
-        spec = spec or WindowSpec()
-        return observe_windows(self.extractor, self._results, os.fspath(path), spec, self.card["statistics"])
+        window, statistics = spec or WindowSpec(), self.card["statistics"]
+        return observe_windows(self.extractor, self._results, os.fspath(path), window, statistics)
 
     def apply_baseline(
         self,
@@ -164,12 +161,9 @@ class Classifier:
         identities: Sequence[str],
         references: Sequence[BaselineReference | None],
     ) -> ClipResult:
-        """Name the people of a record and make their predictions relative to their baselines.
+        """Name the people of a record of `observe_clip` or `observe_windows`, and predict relative to their baselines.
 
-        Args:
-            record: A record of `observe_clip` or `observe_windows`.
-            identities: A name for each person in the record.
-            references: The baseline of each person; None for a person without one.
+        Takes a name and a baseline, or None, for each person in the record.
         """
 
         def classify_relative(features: ClipFeatures, reference: BaselineReference | None) -> Prediction | None:
@@ -197,11 +191,7 @@ class Classifier:
     def build_timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> ClipTimeline:
         """Track the people of a clip and their predictions over time, as `fervid annotate` draws them.
 
-        The timeline of a truncated clip ends where the clip does and has its `problem` set.
-
-        Args:
-            path: Path of a video or image file.
-            spec: Length and step of the windows that are classified, as in `timeline`.
+        The timeline of a truncated clip ends with the clip and has its `problem` set. Takes what `timeline` takes.
 
         Raises:
             InputError: The file could not be read, or has no frame in the requested time range.
@@ -250,8 +240,8 @@ class Classifier:
     def classify_stream(self, source: LatestFrameSource, spec: WindowSpec | None = None) -> Iterator[WindowResult]:
         """Classify each window of a live stream and yield its record as soon as the window is complete.
 
-        Frames are analysed as they arrive. While one is being analysed, all but the newest of those that arrive are
-        dropped; the record says how many. `elapsed_s` is the time since the last frame of the window arrived.
+        While a frame is analysed, all but the newest of those that arrive are dropped; the record says how many.
+        `elapsed_s` is the time since the last frame of the window arrived.
 
         Args:
             source: A stream or camera.
