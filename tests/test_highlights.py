@@ -176,7 +176,7 @@ def test_load_recorded_models(records: list[Record], family: dict[str, str], tmp
     shipped = {role: registry.load_model(registry.DEFAULTS[role], role).identity for role in roles}
     names = {role: {"name": model.name, "sha256": model.sha256} for role, model in shipped.items()}
     assert load_recorded_models(names, family, OPTIONS).classifier.identity == shipped["classifier"]
-    with pytest.raises(ModelNotFound, match="names no network"):
+    with pytest.raises(ModelNotFound, match="names no face model"):
         load_recorded_models({"detector": recorded["detector"]}, family, OPTIONS)
     stray = toy_models.classifier(tmp_path / "stray.onnx", 25 * np.eye(3))
     sha256 = hashlib.sha256(stray.read_bytes()).hexdigest()

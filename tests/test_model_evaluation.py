@@ -82,9 +82,9 @@ def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         predict_with_model(rated(), toy(tmp_path))
 
 
-def test_another_network_is_found_before_clips_are_looked_at(tmp_path: Path) -> None:
+def test_other_face_model_is_refused(tmp_path: Path) -> None:
     check_face_model(toy(tmp_path), feature_fixtures.ABOUT)
-    with pytest.raises(ModelIncompatible, match="another network"):
+    with pytest.raises(ModelIncompatible, match="another face model"):
         check_face_model(toy(tmp_path), feature_fixtures.ABOUT | {"face_model_sha256": "f" * 64})
 
 
@@ -155,7 +155,7 @@ def test_few_frames_need_thresholds(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no early exits"):
         evaluate_model(known(), toy(tmp_path), adaptive=True)
     levels = [{"stride": stride, "confidence": least} for stride, least in ((8, 1.01), (4, 0.0))]
-    model = toy(tmp_path, adaptive={"levels": levels})
+    model = toy(tmp_path, early_exit={"levels": levels})
     one = known(strides=(8, 4), no_face_samples=feature_fixtures.samples(["joy"]))
     one.table.by_stride[4]["embedding.mean"][:12] = np.nan
     few = evaluate_model(one, model, adaptive=True)["early_exit"]

@@ -123,8 +123,8 @@ WRONG: dict[str, tuple[object, str]] = {
     "another object": ('{"a": 1}', "is not a results file, or is incomplete"),
     "another line": (json.dumps(RECORD) + '\n{"a": 1}', "no record of fervid at line 2"),
     "another version": (
-        json.dumps(RECORD | {"schema_version": 2}),
-        r"schema version 2 at record 1, .*reads version 1; make the",
+        json.dumps(RECORD | {"schema_version": 3}),
+        r"schema version 3 at record 1, .*reads version 2; make the",
     ),
     "mixed": (json.dumps(RECORD) + "\n" + json.dumps(WINDOW), r"of clips and of windows \(from line 2 on\)"),
     "missing field": (json.dumps({k: v for k, v in RECORD.items() if k != "status"}), "invalid record at record 1"),

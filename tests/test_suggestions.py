@@ -21,12 +21,12 @@ from html_pages import clip, lines, report, windows
 RUN = [clip("sure.mp4", sure=0.97), clip("unsure.mp4", sure=0.55), clip("none.mp4", "no_face"), clip("b.mp4", sure=0.1)]
 
 
-def table(paths: list[str], *embeddings: tuple[float, float], network: str = "0" * 64) -> FeatureTable:
+def table(paths: list[str], *embeddings: tuple[float, float], face_model: str = "0" * 64) -> FeatureTable:
     return FeatureTable(
         tuple(Sample(Path(path), None) for path in paths),
         {"embedding.mean": np.array(embeddings, np.float32)},
         np.full(len(paths), 5),
-        {"face": "main", "network": "toy", "network_sha256": network, "detector": "toy"},
+        {"face": "main", "face_model": "toy", "face_model_sha256": face_model, "detector": "toy"},
     )
 
 
@@ -64,7 +64,7 @@ def test_distance_is_to_the_nearest_training_clip(tmp_path: Path, monkeypatch: p
 
 def test_features_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(ModelIncompatible, match="different face models"):
-        nearest_distances(table(["a"], (0, 1)), table(["b"], (0, 1), network="1" * 64))
+        nearest_distances(table(["a"], (0, 1)), table(["b"], (0, 1), face_model="1" * 64))
     with pytest.raises(DatasetError, match="embedding"):
         nearest_distances(table(["a"], ()), table(["b"], ()))
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from fervid.core.results import SCHEMA_VERSION, Status
 
-MODEL_ROLES = ("detector", "network", "classifier")
+MODEL_ROLES = ("detector", "face_model", "classifier")
 
 
 def record_json_schema(command: Literal["classify", "timeline"] = "classify") -> dict[str, Any]:

@@ -31,8 +31,8 @@ def check_face_model(model: Model, provenance: Mapping[str, Any]) -> None:
     sha256s, expressions = (provenance["face_model_sha256"],), provenance.get("expressions", ())
     if not clip_classifier.matches_face_model(model.card, sha256s, expressions):
         raise ModelIncompatible(
-            f"{model.identity.name} was fitted on another face model than {provenance['face_model']}; choose its"
-            " with --face-model"
+            f"{model.identity.name} was fitted on another face model than {provenance['face_model']}; give the"
+            " one that it was fitted on with --face-model"
         )
 
 

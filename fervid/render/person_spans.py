@@ -83,5 +83,5 @@ def _merge_labels(spans: Sequence[Span]) -> Iterator[LabelSpan]:
             runs.append([span])
     for run in runs:
         start_ms, end_ms = round(1000 * run[0].start), round(1000 * run[-1].end)
-        confidence = fmean(span.person["confidence"] for span in run)
+        confidence = fmean(span.person["probabilities"][span.person["label"]] for span in run)
         yield LabelSpan(start_ms, max(end_ms, start_ms + 1), run[0].person["label"], confidence)

@@ -27,7 +27,7 @@ from fervid.training.faces import DatasetPaths
 from fervid.training.fit import Trainer
 from fervid.training.losses import Targets
 from fervid.training.model_card import save_with_card
-from fervid.training.network import PIXEL_MEAN, FaceNetwork, to_tensor
+from fervid.training.network import PIXEL_MEAN, FaceNetwork, supports_bfloat16, to_tensor
 from fervid.training.predict import load_run, predict
 
 
@@ -474,6 +474,7 @@ def test_predictions_do_not_depend_on_batches() -> None:
         np.testing.assert_allclose(value, parts[name], atol=1e-5)
 
 
+@pytest.mark.skipif(not supports_bfloat16(), reason="this processor does not compute in bfloat16")
 def test_predictions_use_bfloat16_by_default(data: TrainingSets) -> None:
     some = mini_datasets.faces(5, 1)
     rounded, exact = begun(data), begun(data, bfloat16=False)
