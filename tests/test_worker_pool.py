@@ -241,6 +241,7 @@ def test_closing_at_once(tmp_path: Path) -> None:
 def test_workers_exit_with_parent(number: int, tmp_path: Path) -> None:
     code = (
         "from functools import partial; from pathlib import Path; from worker_functions import *;"
+        "from fervid.core.worker_pool import map_ordered;"
         f"list(map_ordered(partial(sleep, Path({str(tmp_path)!r})), range(3), 2, unexpected_death))"
     )
     run = subprocess.Popen(
