@@ -163,6 +163,6 @@ def test_downloaded_labels_can_be_trained_on(
     (tmp_path / "elsewhere").mkdir()
     rows = download(tab, tmp_path / "elsewhere" / "labels.csv")
     assert sorted(row["label"] for row in rows) == ["happiness"] * 4 + ["sadness"] * 4
-    settings = ("--kind", "linear", "--statistics", "mean+std", "--folds", "3")
+    settings = ("--classifier-kind", "linear", "--statistics", "mean+std", "--folds", "3")
     fervid("train", "elsewhere/labels.csv", "-o", "mine.onnx", *settings)
     fervid("evaluate", "elsewhere/labels.csv", "--classifier", "mine.onnx")
