@@ -19,6 +19,7 @@ from fervid.render.overlay_chart import (
     CHART_SECONDS,
     SUBPIXEL_BITS,
     FloatArray,
+    TimeAxis,
     draw_probability_bars,
     draw_probability_chart,
 )
@@ -126,10 +127,10 @@ class FrameAnnotator:
         bars_end = draw_probability_bars(panel, layout, title, labels, colors, probabilities)
         duration = timeline.end - timeline.start
         begin = min(max(timeline.start, time - CHART_SECONDS), max(timeline.start, timeline.end - CHART_SECONDS))
-        interval = (begin, begin + max(min(CHART_SECONDS, duration), 1e-3))
+        axis = TimeAxis(begin, begin + max(min(CHART_SECONDS, duration), 1e-3), time)
         right, bottom = panel.shape[1] - layout.text, panel.shape[0] - layout.text // 2
         area = (bars_end + layout.text, layout.text // 2, right, bottom)
-        draw_probability_chart(panel, area, layout, timeline, rows, self._colors, interval, time, person)
+        draw_probability_chart(panel, area, layout, timeline, rows, self._colors, axis, person)
 
 
 def _rows_with_bars(timeline: ClipTimeline) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -61,6 +62,14 @@ def draw_probability_bars(
     return int(end)
 
 
+class TimeAxis(NamedTuple):
+    """The time axis of a chart in seconds; the chart is empty after `now`, the time of the frame."""
+
+    start: float
+    end: float
+    now: float
+
+
 def draw_probability_chart(
     panel: Image,
     area: tuple[int, int, int, int],
@@ -68,8 +77,7 @@ def draw_probability_chart(
     timeline: ClipTimeline,
     rows: Sequence[int],
     colors: Sequence[Color],
-    interval: tuple[float, float],
-    now: float,
+    time: TimeAxis,
     person: PersonTrack | None,
 ) -> None:
     """Draw one person's probabilities so far as lines, and below them each person's label as a coloured band.
@@ -81,8 +89,7 @@ def draw_probability_chart(
         timeline: People and their probabilities; the first `MAX_PEOPLE_LANES` have bands.
         rows: Indices of the labels that have lines.
         colors: A colour for each label of the timeline.
-        interval: Start and end of the time axis in seconds.
-        now: Time of the frame; the chart is empty after it.
+        time: The time axis.
         person: The person whose lines are drawn; None for no lines.
     """
     left, top, right, bottom = area
@@ -95,14 +102,13 @@ def draw_probability_chart(
         return
     axis = bottom - text
     base = axis - len(people) * pitch - text // 4
-    begin, end = interval
-    px_per_second = (right - left) / (end - begin)
+    px_per_second = (right - left) / (time.end - time.start)
     for probability in (0.0, 0.5, 1.0):
         panel[round(base - probability * (base - top)), left:right] = GRID
-    _draw_ticks(panel, (left, right, axis), layout, interval)
-    cursor = left + round((min(now, end) - begin) * px_per_second)
+    _draw_ticks(panel, (left, right, axis), layout, time)
+    cursor = left + round((min(time.now, time.end) - time.start) * px_per_second)
     columns = np.arange(left, cursor + 1)
-    times = begin + (columns - left) / px_per_second
+    times = time.start + (columns - left) / px_per_second
     if len(columns) > 1:
         if person is not None:
             step = slice(None, None, max(1, text // 8))
@@ -159,15 +165,15 @@ def _draw_lines(
         )
 
 
-def _draw_ticks(panel: Image, axis: tuple[int, int, int], layout: OverlayLayout, interval: tuple[float, float]) -> None:
+def _draw_ticks(panel: Image, axis: tuple[int, int, int], layout: OverlayLayout, time: TimeAxis) -> None:
     """Draw as many times below the axis (left, right, y) as have room."""
-    (left, right, y), (begin, end) = axis, interval
+    (left, right, y), (begin, end, _) = axis, time
     px_per_second = (right - left) / (end - begin)
     min_step = 1.5 * text_width(_format_time(round(end)), layout.text) / px_per_second
     step = next((step for step in (0.5, 1, 2, 5, 10, 20) if step >= min_step), 60)
     for number in range(int(np.ceil(begin / step)), int(end / step) + 1):
-        time = number * step
-        x, text = left + round((time - begin) * px_per_second), _format_time(time)
+        tick = number * step
+        x, text = left + round((tick - begin) * px_per_second), _format_time(tick)
         half = text_width(text, layout.text) // 2
         if left <= x - half and x + half <= right + layout.text:
             put_text(panel, text, x - half, y, layout.text, FAINT)
