@@ -1,8 +1,8 @@
-"""How good answers on clips of real people are: the shipped classifiers, baselines, `fervid train`, and identities.
+"""Measure accuracy on clips of real people: the shipped classifiers, baselines, `fervid train`, and identities.
 
     python benchmarks/clips.py --data sets/
 
-Prints every table of docs/how-good.md. Java-SED is a development set: the shipped classifier was fitted on it, and its
+Prints every table of docs/how-good.md. Java-SED is a development set on which the shipped classifier was fitted; its
 rows say whether they are cross-validated.
 """
 
@@ -40,18 +40,18 @@ from fervid.training.train_emotion_classifier import (
     to_labelled_logits,
 )
 
-MIN_PHOTOS = 5  # of a person of LFW
+MIN_PHOTOS = 5  # minimum number of photographs per person of LFW
 
 
 def classify(known: ClipSet, name: str) -> FloatArray:
-    """(n, 8) probabilities by a shipped classifier."""
+    """Compute probabilities (n, 8) with a shipped classifier."""
     model = registry.load_model(name, "classifier", 1)
     rows = known.table.matrix(model.card["statistics"])
     return np.asarray(model.session.run(["probabilities"], {"features": rows})[0], np.float32)
 
 
 def measure_shipped(sets: Mapping[str, ClipSet], sources: DatasetPaths, cache: Path, network: str) -> list[list[str]]:
-    """Rows of set, way, and figures."""
+    """Measure the shipped classifiers; rows of set, method and figures."""
     acted, scenes, stills = sets[DEVELOPMENT], sets[KERC], read_rafdb_logits(sources, cache, network)
     model = registry.load_model(registry.DEFAULTS["classifier"], "classifier", 1)
     usual = np.array(model.card["usual_logits"]["person"], np.float32)
@@ -83,9 +83,9 @@ def _figures(report: Mapping[str, Any]) -> list[str]:
 
 
 def measure_trained(sets: Mapping[str, ClipSet]) -> list[list[str]]:
-    """Rows of set, way, and figures of what `fervid train` makes of each set by default.
+    """Measure the classifiers that `fervid train` makes of each set by default; rows of set, method and figures.
 
-    Folds are by person; of five people each is left out once.
+    Folds are by person; in the set of five people, each is held out once.
     """
     rows = []
     for name in (DEVELOPMENT, KERC):
@@ -100,12 +100,12 @@ def measure_trained(sets: Mapping[str, ClipSet]) -> list[list[str]]:
 
 
 def _trained_figures(report: Mapping[str, Any]) -> list[str]:
-    everybody = {"mean_recall": report["all"]["uar"], "calibration_error": report["calibration"]["error"]}
-    return _figures({**everybody, "clips": report["clips"]})
+    report_all = {"mean_recall": report["all"]["uar"], "calibration_error": report["calibration"]["error"]}
+    return _figures({**report_all, "clips": report["clips"]})
 
 
 def score_pairs(predicted: NDArray[np.int64], truth: Sequence[str]) -> tuple[float, float, float]:
-    """Precision, recall and F1 of "the same person" over all pairs of clips."""
+    """Compute precision, recall and F1 of "the same person" over all pairs of clips."""
     (_, false_positive), (false_negative, true_positive) = pair_confusion_matrix(truth, predicted)
     precision = true_positive / max(true_positive + false_positive, 1)
     recall = true_positive / max(true_positive + false_negative, 1)
@@ -113,7 +113,7 @@ def score_pairs(predicted: NDArray[np.int64], truth: Sequence[str]) -> tuple[flo
 
 
 def measure_identities(sets: Mapping[str, ClipSet], sources: DatasetPaths, network: str) -> list[list[str]]:
-    """Rows of set, people, clips and figures."""
+    """Measure the clustering of people; rows of set, people, clips and figures."""
     extractor = load_extractor(network=network)
     table = sets[DEVELOPMENT].table
     people = [str(sample.person) for sample in table.samples]
@@ -158,13 +158,13 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 def main() -> None:
     """Read the sets and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
-    parser.add_argument("--cache", type=Path, help="where features and crops are kept; default: DATA/cache")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--cache", type=Path, help="cache folder of features and crops; default: DATA/cache")
     parser.add_argument("--network", default=registry.DEFAULTS["network"])
     arguments = parser.parse_args()
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     sets = read_clip_sets(sources, cache / "features", arguments.network)
-    columns = ("set", "way", "mean recall", "95 % interval", "calibration error", "clips")
+    columns = ("set", "method", "mean recall", "95 % interval", "calibration error", "clips")
     show("Shipped classifiers", columns, measure_shipped(sets, sources, cache, arguments.network))
     show("fervid train, by default", columns, measure_trained(sets))
     columns = ("set", "people", "clips", "people found", "precision", "recall", "F1 of pairs")

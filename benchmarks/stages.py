@@ -1,6 +1,6 @@
-"""Where the CPU goes: the stages one after another on the same frames, each on one thread.
+"""Measure the CPU time of each stage: one after another on the same frames, each on one thread.
 
-The functions that the pipeline calls are wrapped from outside, and only here.
+The functions of the pipeline are patched with wrappers that measure them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fervid.analysis.propagation import FlowTracker
 from fervid.analysis.tracker import Tracker
 from fervid.media import video
 
-FRAMES = 100  # are looked at, and held in memory
+FRAMES = 100  # maximum number of processed frames, which are kept in memory
 POINTS = (
     ("full detection", Detector, "detect"),
     ("coarse detection", Detector, "detect_coarse"),
@@ -47,42 +47,42 @@ POINTS = (
 )
 
 
-class _Inside(threading.local):
-    seconds = 0.0  # of watched functions that the one that runs has called
+class _NestedTime(threading.local):
+    seconds = 0.0  # spent in measured functions that the current one has called
 
 
 class Stopwatch:
-    """CPU seconds that threads spend in each of several functions, without those in others that they call.
+    """Measures the CPU seconds of threads in each of several functions, without those in other measured functions.
 
     Attributes:
-        seconds: By name.
+        seconds: Seconds by name.
     """
 
     def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
         """Start at 0."""
         self.seconds: dict[str, float] = defaultdict(float)
-        self._clock, self._inside, self._lock = clock, _Inside(), threading.Lock()
+        self._clock, self._nested, self._lock = clock, _NestedTime(), threading.Lock()
 
     def watched(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, watched under that name."""
+        """Wrap a function to measure it under a name."""
 
         @functools.wraps(work)
         def call(*args: Any, **more: Any) -> Any:
-            before, self._inside.seconds = self._inside.seconds, 0.0
+            before, self._nested.seconds = self._nested.seconds, 0.0
             started = self._clock()
             try:
                 return work(*args, **more)
             finally:
                 whole = self._clock() - started
                 with self._lock:
-                    self.seconds[name] += whole - self._inside.seconds
-                self._inside.seconds = before + whole
+                    self.seconds[name] += whole - self._nested.seconds
+                self._nested.seconds = before + whole
 
         return call
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While inside, whatever the pipeline calls is watched."""
+        """Measure the functions of the pipeline inside the block."""
         with ExitStack() as patches:
             for name, owner, function in POINTS:
                 patches.enter_context(patch.object(owner, function, self.watched(name, getattr(owner, function))))
@@ -91,16 +91,16 @@ class Stopwatch:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    usual = cv2.getNumThreads()
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         yield
     finally:
-        cv2.setNumThreads(usual)
+        cv2.setNumThreads(threads)
 
 
 def stages(path: Path, sampling: fervid.Sampling) -> dict[str, float]:
-    """CPU milliseconds for each frame that is looked at, by stage, and how many were."""
+    """Measure CPU milliseconds per processed frame, by stage, and the number of frames."""
     classifier = fervid.load_classifier(options=fervid.Options(sampling), threads=1)
     stopwatch = Stopwatch()
     started = time.process_time()

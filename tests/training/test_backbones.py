@@ -90,7 +90,7 @@ def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatc
         assert (row["backbone"], row["from"], row["steps"], row["size"]) == ("tiny", "chance", 2, SIDE)
         assert row.keys() > backbones.FIGURES.keys()
         assert row["ms"] > 0
-        assert row["ms, made for"].endswith(" at 48")
+        assert row["ms, original size"].endswith(" at 48")
     figures = registry.load_model(str(arguments.runs / "tiny.onnx"), "network").card["figures"]
     mean = figures["UTKFace test"]["age_mae"]
     assert small["age, years"] == "{:.2f} ({:.2f} to {:.2f})".format(mean["value"], *mean["interval"])

@@ -85,7 +85,7 @@ def test_every_task_is_compared_with_its_own_network() -> None:
         return {task: np.full(5, float(name in ("masked", "filled"))) for task in joint.TASKS}
 
     rows = joint.table(found, range(2))
-    assert [(row["task"], row["way"]) for row in rows[:3]] == [
+    assert [(row["task"], row["method"]) for row in rows[:3]] == [
         ("expression", "single"),
         ("expression", "joint, masked"),
         ("expression", "joint, filled"),
