@@ -6,8 +6,8 @@ After Saroop et al. (arXiv 2110.15028), whose faces have all four labels. Here, 
 gender and ethnicity. Missing labels are either masked in the loss (masked), or filled with the predictions of the
 masked network of the same seed (filled, `models/recipes/joint4.json`). A step has the same number of faces per task
 for every network, so a single-task network gets as much data for its task as the joint ones. The networks are evaluated
-in float32 on FER+ PrivateTest and the test split of UTKFace. Figures are means over the seeds with 95 % bootstrap intervals
-over images; differences are paired by image. Runs in the folder are resumed.
+in float32 on FER+ PrivateTest and the test split of UTKFace. Figures are means over the seeds with 95 % bootstrap
+intervals over images; differences are paired by image. Runs in the folder are resumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of backbones: one recipe for all, files that are whole or not there, the same faces for every network."""
+"""Test the comparison of backbones: one recipe, complete files, and the same faces for every network."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ SIDE = 32
 def arguments(
     sources: DatasetPaths, cache: Path, published: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Namespace:
-    """What the command is asked for."""
+    """Return the arguments of the command."""
     runs = tmp_path_factory.mktemp("backbones")
     return Namespace(data=sources.root, cache=cache, weights=published, runs=runs, teacher=[], pretrained=None)
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A timm with one network, a recipe of two steps, and few faces to calibrate on."""
+    """Replace timm by one network, and use a recipe of two steps and few calibration faces."""
 
     def create_model(name: str, **_: Any) -> mini_datasets.Backbone:
         backbone = mini_datasets.Backbone()
@@ -56,34 +56,34 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
 
 
-def study_of_colours() -> tuple[list[np.ndarray], Any]:
-    """Clips of one to three faces in the colour of their class, and what is known of them."""
+def make_colour_clips() -> tuple[list[np.ndarray], Any]:
+    """Make clips of one to three faces in the colour of their class, with their features and labels."""
     known = feature_fixtures.known(people=6, each=1)
     colours = np.array([feature_fixtures.YELLOW, feature_fixtures.CYAN], np.uint8)
     counts = 1 + np.arange(len(known.truth)) % 3
     return [np.tile(colours[c], (n, SIDE, SIDE, 1)) for c, n in zip(known.truth, counts, strict=True)], known
 
 
-def test_the_recipe_suits_every_backbone() -> None:
+def test_recipe_suits_every_backbone() -> None:
     recipe = TrainConfig.from_json(backbones.RECIPE)
-    assert not recipe.bfloat16, "which is slow for squeeze and excitation, and for odd widths"
+    assert not recipe.bfloat16, "bfloat16 is slow for squeeze and excitation, and for odd widths"
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backbone_is_trained_and_exported_once(arguments: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     backbones.train(["tiny"], arguments)
     with monkeypatch.context() as patch:
         patch.setattr(export, "save_quantised", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             backbones.write(["tiny"], arguments)
-    assert [file.name for file in arguments.runs.iterdir()] == ["tiny.safetensors"], "no file is left half made"
+    assert [file.name for file in arguments.runs.iterdir()] == ["tiny.safetensors"], "no partial file is left"
     backbones.write(["tiny"], arguments)
     assert {file.name for file in arguments.runs.iterdir()} == {"tiny.safetensors", "tiny-fp32.onnx", "tiny.onnx"}
     for kind in (backbones.TrainingSets, backbones.Tests):
         monkeypatch.setattr(kind, "read", None)
     backbones.train(["tiny"], arguments)
     backbones.write(["tiny"], arguments)
-    clips, known = study_of_colours()
+    clips, known = make_colour_clips()
     full, small = backbones.table(["tiny"], arguments.runs, clips, known, repeat=1)
     assert (full["type"], small["type"]) == ("fp32", "int8")
     for row in (full, small):
@@ -97,7 +97,7 @@ def test_a_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatc
 
 
 @pytest.mark.usefixtures("tiny")
-def test_only_a_run_of_the_same_recipe_that_has_come_to_its_end_is_left_alone(tmp_path: Path) -> None:
+def test_only_finished_runs_of_same_recipe_are_skipped(tmp_path: Path) -> None:
     recipe = replace(TrainConfig.from_json(backbones.RECIPE), backbone="tiny")
     path, given = tmp_path / "tiny.safetensors", tmp_path / "given"
     for weights in (None, given):
@@ -112,10 +112,10 @@ def test_only_a_run_of_the_same_recipe_that_has_come_to_its_end_is_left_alone(tm
         assert backbones.finished(path, recipe, weights)
         given.write_bytes(b"others")
         for different in ((replace(recipe, rate=1e-5), weights), (recipe, given)):
-            assert not backbones.finished(path, *different), "it is begun, and then refused by its file"
+            assert not backbones.finished(path, *different), "the run starts, and its file is rejected"
 
 
-def test_a_backbone_starts_from_weights_that_are_there(tmp_path: Path) -> None:
+def test_pretrained_weights_are_optional(tmp_path: Path) -> None:
     (tmp_path / "tiny.safetensors").write_bytes(b"")
     assert backbones.pretrained("tiny", tmp_path) == tmp_path / "tiny.safetensors"
     assert backbones.pretrained("other", tmp_path) is backbones.pretrained("tiny", None) is None
@@ -125,21 +125,21 @@ def test_a_backbone_starts_from_weights_that_are_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_clips_are_told_apart_by_what_a_network_sees_in_their_faces(tmp_path: Path) -> None:
+def test_on_clips_classifies_by_embedding(tmp_path: Path) -> None:
     model = registry.load_model(str(feature_fixtures.network(tmp_path)), "network")
-    clips, known = study_of_colours()
+    clips, known = make_colour_clips()
     small = [faces[:, :8, :8] for faces in clips]
     assert backbones.on_clips(model, small, known)["value"] == 1
     assert backbones.text("", backbones.on_clips(model, small, known)) == "100.0 (100.0 to 100.0)"
     assert backbones.on_clips(model, small[:1] * len(small), known)["value"] == 0.5
 
 
-def test_a_descriptor_is_mean_deviation_and_maximum() -> None:
+def test_descriptor_is_mean_std_max() -> None:
     found = backbones.descriptor(np.float32([[1, 4], [3, 4]]))
     assert found.tolist() == [2, 4, 1, 0, 3, 4]
 
 
-def test_the_faces_of_the_main_person_are_cut_for_any_size(tmp_path: Path) -> None:
+def test_main_person_is_cropped_at_any_size(tmp_path: Path) -> None:
     extractor = feature_fixtures.extractor(tmp_path)
     for i, colours in enumerate([[feature_fixtures.YELLOW], [], [feature_fixtures.YELLOW, feature_fixtures.CYAN]]):
         mini_datasets.picture(tmp_path / "clip" / f"{i}.png", feature_fixtures.picture(*colours))
@@ -150,7 +150,7 @@ def test_the_faces_of_the_main_person_are_cut_for_any_size(tmp_path: Path) -> No
     assert nobody.shape == (0, 24, 24, 3)
 
 
-def test_figures_are_in_per_cent_and_years_in_years() -> None:
+def test_figures_are_formatted_with_units() -> None:
     figure = {"value": 0.5, "interval": [0.25, 0.75]}
     assert backbones.text("gender, %", figure) == "50.0 (25.0 to 75.0)"
     assert backbones.text("age, years", figure) == "0.50 (0.25 to 0.75)"

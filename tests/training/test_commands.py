@@ -1,4 +1,4 @@
-"""`fervid network`: the whole way from data sets to measured files, and a clear answer where it cannot be gone."""
+"""Test `fervid network` from data sets to evaluated files, and its errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = {"size": 32, "steps": 2, "head_steps": 0, "warmup": 1, "expressions": 4,
 
 @pytest.fixture(scope="module")
 def patched() -> Iterator[None]:
-    """What makes a run small beside its recipe."""
+    """Shorten validation and calibration."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "INITIAL_SIZE", 32)
         patch.setattr(export, "CALIBRATION", 8)
@@ -60,7 +60,7 @@ def trained(
     recipe: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Result]:
-    """A run that has come to its end, and what was printed meanwhile."""
+    """Finish a run; return it with the printed output."""
     path = tmp_path_factory.mktemp("runs") / "run.safetensors"
     options = ("--weights", published, "--recipe", recipe, "--cache", cache)
     return path, run("train", "--data", sources.root, "-o", path, *options)
@@ -70,20 +70,20 @@ def trained(
 def exported(
     trained: tuple[Path, Result], sources: DatasetPaths, cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Result]:
-    """The int8 file of that run beside its float32 one, and what was printed."""
+    """Export that run to int8 and float32; return the int8 file with the printed output."""
     path = tmp_path_factory.mktemp("models") / "toy.onnx"
     return path, run("export", trained[0], "--data", sources.root, "-o", path, "--cache", cache)
 
 
 @pytest.mark.parametrize("command", ["train", "export", "evaluate"])
-def test_every_command_explains_itself(command: str) -> None:
+def test_commands_have_help(command: str) -> None:
     result = run(command, "--help")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "--data" in result.stdout
     assert f"fervid network {command} " in result.stdout
 
 
-def test_training_prints_a_line_of_figures_and_a_finished_run_is_left_alone(
+def test_train_prints_figures_and_skips_finished_run(
     trained: tuple[Path, Result], sources: DatasetPaths, cache: Path, published: Path, recipe: Path
 ) -> None:
     path, result = trained
@@ -102,7 +102,7 @@ def test_training_prints_a_line_of_figures_and_a_finished_run_is_left_alone(
     assert "rate differ" in refused.stderr
 
 
-def test_another_backbone_takes_the_place_of_that_of_the_recipe(
+def test_backbone_option_overrides_recipe(
     trained: tuple[Path, Result],
     sources: DatasetPaths,
     cache: Path,
@@ -129,7 +129,7 @@ def test_another_backbone_takes_the_place_of_that_of_the_recipe(
     assert "backbone differ" in refused.stderr
 
 
-def test_a_backbone_that_there_is_not_is_told_before_anything_is_read(
+def test_unknown_backbone_is_reported_first(
     sources: DatasetPaths, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"]))
@@ -140,9 +140,7 @@ def test_a_backbone_that_there_is_not_is_told_before_anything_is_read(
     assert "unknown backbone 'tinny'" in result.stderr
 
 
-def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
-    exported: tuple[Path, Result], sources: DatasetPaths, cache: Path
-) -> None:
+def test_export_writes_two_files(exported: tuple[Path, Result], sources: DatasetPaths, cache: Path) -> None:
     path, result = exported
     assert (result.exit_code, result.stderr) == (0, "")
     assert sorted(place.name for place in path.parent.iterdir()) == ["manifest.json", "toy-fp32.onnx", "toy.onnx"]
@@ -168,11 +166,11 @@ def test_exporting_writes_two_measured_files_that_name_what_they_are_made_of(
     operators = [node.op_type for node in onnx.load(path).graph.node]
     assert operators.count("Conv") == 1 + 2 * len(BLOCKS)
     assert operators.count("QuantizeLinear") >= operators.count("Conv") - 3 - export.FLOAT_FIRST
-    assert operators.count("Clip") == export.FLOAT_FIRST, "the others are folded into the convolutions before them"
+    assert operators.count("Clip") == export.FLOAT_FIRST, "the others are folded into the previous convolutions"
     assert path.stat().st_size < 0.4 * path.with_name("toy-fp32.onnx").stat().st_size
 
 
-def test_export_takes_its_own_float32_file(
+def test_export_accepts_float32_file(
     exported: tuple[Path, Result], sources: DatasetPaths, cache: Path, tmp_path: Path
 ) -> None:
     source = exported[0].with_name("toy-fp32.onnx")
@@ -189,9 +187,7 @@ def test_export_takes_its_own_float32_file(
 
 
 @pytest.mark.parametrize("name", ["toy", "toy-fp32"])
-def test_evaluating_gives_the_figures_of_the_card(
-    name: str, exported: tuple[Path, Result], sources: DatasetPaths
-) -> None:
+def test_evaluate_matches_card(name: str, exported: tuple[Path, Result], sources: DatasetPaths) -> None:
     path = exported[0].with_name(f"{name}.onnx")
     result = run("evaluate", path, "--data", sources.root, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -201,7 +197,7 @@ def test_evaluating_gives_the_figures_of_the_card(
 
 
 def commands(root: Path, published: Path, run: Path, model: Path, output: Path) -> dict[str, list[object]]:
-    """Each command with all that it needs."""
+    """Return the arguments of each command."""
     return {
         "train": ["train", "--data", root, "--weights", published, "-o", output],
         "export": ["export", run, "--data", root, "-o", output],
@@ -210,7 +206,7 @@ def commands(root: Path, published: Path, run: Path, model: Path, output: Path) 
 
 
 @pytest.mark.parametrize("command", ["train", "export", "evaluate"])
-def test_data_sets_that_are_missing_are_all_named_and_nothing_is_done(
+def test_commands_name_missing_data_sets(
     command: str,
     sources: DatasetPaths,
     published: Path,
@@ -238,9 +234,7 @@ def test_data_sets_that_are_missing_are_all_named_and_nothing_is_done(
     ],
     ids=["damaged", "missing", "of another network"],
 )
-def test_weights_that_cannot_be_used_are_refused(
-    content: bytes | None, said: str, sources: DatasetPaths, tmp_path: Path
-) -> None:
+def test_unusable_weights_are_rejected(content: bytes | None, said: str, sources: DatasetPaths, tmp_path: Path) -> None:
     path = tmp_path / "faceres.json"
     if content is not None:
         path.write_bytes(content)
@@ -250,7 +244,7 @@ def test_weights_that_cannot_be_used_are_refused(
     assert not (tmp_path / "run.safetensors").exists()
 
 
-def test_a_recipe_with_an_unknown_setting_is_refused(sources: DatasetPaths, published: Path, tmp_path: Path) -> None:
+def test_unknown_setting_is_rejected(sources: DatasetPaths, published: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text('{"stesp": 3}')
     options = ("--weights", published, "--recipe", tmp_path / "recipe.json", "-o", tmp_path / "run")
     result = run("train", "--data", sources.root, *options)
@@ -258,16 +252,14 @@ def test_a_recipe_with_an_unknown_setting_is_refused(sources: DatasetPaths, publ
     assert "unknown setting stesp" in result.stderr
 
 
-def test_a_file_that_is_no_run_cannot_be_exported(sources: DatasetPaths, tmp_path: Path) -> None:
+def test_export_rejects_other_files(sources: DatasetPaths, tmp_path: Path) -> None:
     (tmp_path / "run").write_bytes(b"nothing of the kind")
     result = run("export", tmp_path / "run", "--data", sources.root, "-o", tmp_path / "toy.onnx")
     assert (result.exit_code, "run is not a checkpoint" in result.stderr) == (2, True)
     assert not (tmp_path / "toy.onnx").exists()
 
 
-def test_a_run_that_is_not_finished_cannot_be_exported(
-    trained: tuple[Path, Result], sources: DatasetPaths, tmp_path: Path
-) -> None:
+def test_export_rejects_unfinished_run(trained: tuple[Path, Result], sources: DatasetPaths, tmp_path: Path) -> None:
     recipe = predict.load_run(trained[0])[0]
     path = tmp_path / "early.safetensors"
     data = mini_datasets.data(fit.mobilenet.EMBEDDING)
@@ -286,7 +278,7 @@ def test_a_run_that_is_not_finished_cannot_be_exported(
         (["--teacher", "runs/gone.safetensors"], 4, "runs/gone.safetensors"),
     ],
 )
-def test_what_a_run_cannot_begin_with_is_told_before_data_are_read(
+def test_invalid_start_is_reported_first(
     options: list[str], status: int, said: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"]))
@@ -297,7 +289,7 @@ def test_what_a_run_cannot_begin_with_is_told_before_data_are_read(
 
 
 @pytest.mark.parametrize("command", ["train", "export"])
-def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(
+def test_unwritable_output_is_reported_first(
     command: str, sources: DatasetPaths, published: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
@@ -324,7 +316,7 @@ main()
 
 
 @pytest.mark.parametrize("command", ["train", "export", "evaluate"])
-def test_without_torch_it_is_said_what_to_install(command: str, sources: DatasetPaths, published: Path) -> None:
+def test_missing_torch_names_extra(command: str, sources: DatasetPaths, published: Path) -> None:
     arguments = commands(sources.root, published, Path("run"), Path("model"), Path("output"))[command]
     called = [sys.executable, "-c", WITHOUT_TORCH, "network", *map(str, arguments)]
     done = subprocess.run(called, capture_output=True, text=True, check=False, timeout=60, env=os.environ)

@@ -1,4 +1,4 @@
-"""Data sets are cleaned as published, cut as at inference, kept, and refused when they are not whole."""
+"""Test reading, cleaning, cropping and caching of the data sets, and the errors on incomplete ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ASTRONAUT = Face((158, 58, 282, 182), np.float32([[196, 104], [246, 98]]), 0.9)
 
 @pytest.fixture
 def copied(sources: DatasetPaths, tmp_path: Path) -> DatasetPaths:
-    """Data sets that a test may damage."""
+    """Copy the data sets, so that a test may damage them."""
     return DatasetPaths(shutil.copytree(sources.root, tmp_path / "sets"))
 
 
@@ -43,7 +43,7 @@ def test_votes_are_cleaned_as_published(sources: DatasetPaths) -> None:
     assert votes["PublicTest"]["fer0000010.png"].sum() == pytest.approx(1)
 
 
-def test_training_pictures_that_are_in_another_split_are_left_out(sources: DatasetPaths, detector: Detector) -> None:
+def test_training_split_excludes_other_splits(sources: DatasetPaths, detector: Detector) -> None:
     train = ferplus.read_split(sources.ferplus, "Training", detector)
     assert "fer0000003.png" in ferplus.read_votes(sources.ferplus)["Training"]
     assert train.names == tuple(f"fer000000{i}.png" for i in (0, 1, 4, 5, 6, 7, 8, 9))
@@ -64,13 +64,13 @@ def test_missing_and_damaged_stills_are_named(copied: DatasetPaths, detector: De
         ferplus.read_split(copied.ferplus, "PublicTest", detector)
 
 
-def test_first_labels_are_found_by_the_pixels_of_copies_in_another_size(sources: DatasetPaths) -> None:
+def test_fer2013_labels_match_resized_copies(sources: DatasetPaths) -> None:
     stills = np.stack([np.repeat(mini_datasets.still(i)[..., None], 3, axis=2) for i in (13, 8, 4, 6, 5)])
     found = ferplus.fer2013_labels(sources.fer2013, stills)
     assert [CLASSES[label] if label >= 0 else None for label in found] == [None, "fear", None, "surprise", "disgust"]
 
 
-def test_damaged_and_missing_copies_with_first_labels_are_told(copied: DatasetPaths) -> None:
+def test_damaged_fer2013_copies_are_named(copied: DatasetPaths) -> None:
     stills = np.zeros((1, 48, 48, 3), np.uint8)
     damaged = [copied.fer2013 / "angry" / "im0000009.jpg", copied.fer2013 / "happy" / "im0000014.jpg"]
     for path in damaged:
@@ -81,7 +81,7 @@ def test_damaged_and_missing_copies_with_first_labels_are_told(copied: DatasetPa
         ferplus.fer2013_labels(copied.utkface, stills)
 
 
-def test_portraits_are_split_by_the_hash_of_the_name_and_copies_are_skipped(tmp_path: Path) -> None:
+def test_utkface_splits_by_name_hash_without_duplicates(tmp_path: Path) -> None:
     names = [f"{age}_{age % 2}_{age % 5}_2017{age:04}.jpg.chip.jpg" for age in range(1, 60)]
     for name in [*names, "61_1_20170109.jpg.chip.jpg"]:
         (tmp_path / name).write_bytes(name.encode())
@@ -94,7 +94,7 @@ def test_portraits_are_split_by_the_hash_of_the_name_and_copies_are_skipped(tmp_
     assert (copy.gender, copy.race) == (copy.age % 2, copy.age % 5)
 
 
-def test_photographs_are_those_that_are_both_listed_and_there(sources: DatasetPaths) -> None:
+def test_celeba_photos_are_listed_and_present(sources: DatasetPaths) -> None:
     photos = celeba.read(sources.celeba)
     assert [photo.path.name for photo in photos] == ["000007.jpg", "000012.jpg", "000020.jpg", "000031.jpg"]
     assert [photo.person for photo in photos] == [31, 2880, 5, 2880]
@@ -102,7 +102,7 @@ def test_photographs_are_those_that_are_both_listed_and_there(sources: DatasetPa
         celeba.read(sources.utkface)
 
 
-def test_pairs_are_read_with_their_folds(sources: DatasetPaths) -> None:
+def test_lfw_pairs_have_folds(sources: DatasetPaths) -> None:
     assert lfw.read_pairs(sources.pairs) == [
         lfw.Pair("Ann_Lee_0001.jpg", "Ann_Lee_0003.jpg", True, 0),
         lfw.Pair("Ann_Lee_0001.jpg", "Bo_0001.jpg", False, 0),
@@ -124,22 +124,22 @@ def test_pairs_are_read_with_their_folds(sources: DatasetPaths) -> None:
         ("", "does not begin with"),
     ],
 )
-def test_a_list_of_pairs_that_is_not_whole_is_refused(text: str, said: str, tmp_path: Path) -> None:
+def test_incomplete_pairs_are_rejected(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "pairs.txt"
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"pairs\.txt.*{said}"):
         lfw.read_pairs(path)
 
 
-def test_the_threshold_of_a_fold_is_the_best_one_of_the_others() -> None:
+def test_lfw_threshold_comes_from_other_folds() -> None:
     same = [True, True, False, False] * 2
     pairs = [lfw.Pair("a", "b", same[i], i // 4) for i in range(8)]
     likeness = np.float32([0.9, 0.8, 0.1, 0.2, 0.5, 0.4, 0.3, 0.85])
-    # fold 0 is asked with 0.4, the best of fold 1, where 0.85 is wrong; fold 1 with 0.8, the best of fold 0
+    # fold 0 uses the threshold 0.4, the best of fold 1, where 0.85 is wrong; fold 1 uses 0.8, the best of fold 0
     assert lfw.correct_pairs(likeness, pairs).tolist() == [True, True, True, True, False, False, True, False]
 
 
-def test_every_data_set_has_its_place_and_all_that_are_missing_are_named(copied: DatasetPaths, tmp_path: Path) -> None:
+def test_missing_data_sets_are_all_named(copied: DatasetPaths, tmp_path: Path) -> None:
     places = (copied.ferplus, copied.fer2013, copied.utkface, copied.celeba, copied.lfw, copied.pairs)
     assert all(place.exists() and place.is_relative_to(copied.root) for place in places)
     for gone in (copied.utkface, copied.lfw):
@@ -151,7 +151,7 @@ def test_every_data_set_has_its_place_and_all_that_are_missing_are_named(copied:
     assert all(str(tmp_path / "nowhere" / place.relative_to(copied.root)) in str(caught.value) for place in places)
 
 
-def test_faces_carry_the_labels_that_their_set_knows_and_no_others(sources: DatasetPaths, cache: Path) -> None:
+def test_faces_have_labels_of_their_set_only(sources: DatasetPaths, cache: Path) -> None:
     stills = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
     assert stills.votes.sum(axis=1) == pytest.approx(np.ones(8))
     assert stills.first.tolist() == [4, 6, -1, 2, 7, 5, 3, 0]
@@ -168,9 +168,7 @@ def test_faces_carry_the_labels_that_their_set_knows_and_no_others(sources: Data
     assert not np.any(portraits.votes) | np.any(people.votes)
 
 
-def test_a_still_is_cut_where_the_detector_sees_the_face(
-    sources: DatasetPaths, cache: Path, detector: Detector
-) -> None:
+def test_still_is_cropped_at_detection(sources: DatasetPaths, cache: Path, detector: Detector) -> None:
     split = ferplus.read_split(sources.ferplus, "PublicTest", detector)
     kept = faces.read_ferplus(sources.ferplus, sources.fer2013, "PublicTest", cache)
     for image, face, cut in zip(split.images, split.faces, kept.crops, strict=True):
@@ -178,7 +176,7 @@ def test_a_still_is_cut_where_the_detector_sees_the_face(
         assert np.abs(seen - align_face(image, face, 96)).mean() < 2
 
 
-def test_a_split_in_which_no_face_is_found_is_refused(
+def test_split_without_faces_is_rejected(
     sources: DatasetPaths, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ferplus, "detect_face", lambda *_: None)
@@ -186,7 +184,7 @@ def test_a_split_in_which_no_face_is_found_is_refused(
         ferplus.read_split(sources.ferplus, "PublicTest", detector)
 
 
-def test_what_was_cut_is_kept_until_a_picture_changes(copied: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_are_cached_until_image_changes(copied: DatasetPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = copied.root / "kept"
     first = faces.read_utkface(copied.utkface, 1, cache)
     with monkeypatch.context() as patched:
@@ -203,7 +201,7 @@ def test_what_was_cut_is_kept_until_a_picture_changes(copied: DatasetPaths, monk
     assert not list(cache.glob("*.partial*"))
 
 
-def test_an_empty_folder_is_not_taken_for_a_data_set(tmp_path: Path) -> None:
+def test_empty_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="has no files"):
         faces.read_celeba(tmp_path, tmp_path / "cache")
     (tmp_path / "identity_CelebA.txt").write_text("000001.jpg 3\n")
@@ -213,14 +211,14 @@ def test_an_empty_folder_is_not_taken_for_a_data_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", [field.name for field in fields(FaceDataset)])
-def test_the_digest_changes_with_one_value(column: str) -> None:
+def test_digest_changes_with_any_value(column: str) -> None:
     some = mini_datasets.faces(9, 1, "votes", "first", "age", "gender", "ethnicity", "person")
     changed = getattr(some, column).copy()
     changed.flat[-1] += 1
     assert replace(some).digest() == some.digest() != replace(some, **{column: changed}).digest()
 
 
-def test_a_union_keeps_faces_and_labels_in_order() -> None:
+def test_concat_keeps_order() -> None:
     voted, aged = mini_datasets.faces(3, 1, "votes", "first"), mini_datasets.faces(2, 2, "age")
     both = FaceDataset.concat([voted, aged])
     assert len(both) == 5
@@ -230,7 +228,7 @@ def test_a_union_keeps_faces_and_labels_in_order() -> None:
     assert both.age.tolist() == [-1, -1, -1, *aged.age]
 
 
-def test_damaged_photographs_are_counted_and_the_first_named(tmp_path: Path) -> None:
+def test_crop_all_names_damaged_images(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.jpg" for i in range(6)]
     for path in paths:
         path.write_bytes(b"not a picture")
@@ -240,7 +238,7 @@ def test_damaged_photographs_are_counted_and_the_first_named(tmp_path: Path) -> 
         faces.crop_all(paths, lambda _: None)
 
 
-def test_crops_know_their_picture_and_large_pictures_are_shrunk_first(tmp_path: Path) -> None:
+def test_crop_all_downscales_and_returns_rows(tmp_path: Path) -> None:
     paths, seen = [tmp_path / f"{i}.png" for i in range(3)], []
     for path, size in zip(paths, [(100, 80), (2048, 1024), (60, 700)], strict=True):
         cv2.imwrite(str(path), np.full((*size, 3), (10, 20, 30), np.uint8))
@@ -256,7 +254,7 @@ def test_crops_know_their_picture_and_large_pictures_are_shrunk_first(tmp_path: 
 
 @pytest.mark.parametrize("size", [96, 112, 160, 224])
 @pytest.mark.parametrize("face", [ASTRONAUT, replace(ASTRONAUT, landmarks=np.float32([[200, 130], [240, 100]]))])
-def test_a_frame_without_errors_is_what_inference_cuts(face: Face, size: int) -> None:
+def test_crop_without_jitter_matches_inference(face: Face, size: int) -> None:
     kept = align_face(clips.astronaut(), face, faces.SIDE, faces.MARGIN)
     expected = align_face(clips.astronaut(), face, size).astype(float)
     assert np.abs(augment.crop_to_input(kept, size) - expected).mean() < 3
@@ -264,7 +262,7 @@ def test_a_frame_without_errors_is_what_inference_cuts(face: Face, size: int) ->
     assert np.abs(augment.crop_to_input(kept, size, GeometricJitter(zoom=1.05)) - expected).mean() > 5
 
 
-def test_a_frame_shows_the_errors_of_the_detector() -> None:
+def test_crop_shows_detector_jitter() -> None:
     kept = align_face(clips.astronaut(), ASTRONAUT, faces.SIDE, faces.MARGIN)
     plain = augment.crop_to_input(kept, 100).astype(float)
     moved = augment.crop_to_input(kept, 100, GeometricJitter(right=0.1, down=-0.05)).astype(float)
@@ -277,7 +275,7 @@ def test_a_frame_shows_the_errors_of_the_detector() -> None:
     assert np.abs(upright[30:70, 30:70] - again[30:70, 30:70]).mean() < 2
 
 
-def test_a_view_depends_on_the_seed_alone_and_leaves_its_crop_as_it_was() -> None:
+def test_augmentation_depends_on_seed_only() -> None:
     kept = align_face(clips.astronaut(), ASTRONAUT, faces.SIDE, faces.MARGIN)
     before = kept.copy()
     views = [augment.augment(kept, 48, np.random.default_rng(seed)) for seed in range(60)]
@@ -286,9 +284,9 @@ def test_a_view_depends_on_the_seed_alone_and_leaves_its_crop_as_it_was() -> Non
     np.testing.assert_array_equal(kept, before)
     np.testing.assert_array_equal(views, [augment.augment(kept, 48, np.random.default_rng(seed)) for seed in range(60)])
     grey = augment.augment(np.repeat(kept[..., :1], 3, axis=2), 48, np.random.default_rng(3))
-    assert (grey[..., 0] == grey[..., 2]).mean() > 0.8, "balance would colour it"
+    assert (grey[..., 0] == grey[..., 2]).mean() > 0.8, "a colour balance would tint it"
 
 
-def test_training_scales_pixels_as_inference_does() -> None:
+def test_pixel_scaling_matches_inference() -> None:
     crops = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     np.testing.assert_array_equal(to_tensor(crops).numpy(), preprocess(crops, card("any", mini_datasets.network(), 16)))

@@ -1,4 +1,4 @@
-"""Four tasks at once: what is compared differs in nothing else."""
+"""Test the comparison of one network for four tasks with single-task networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def data() -> TrainingSets:
     return mini_datasets.data()
 
 
-def test_single_networks_see_of_their_task_what_the_joint_ones_see() -> None:
+def test_single_task_recipes_match_joint_batches() -> None:
     recipes = joint.recipes()
     whole = recipes["masked"]
     assert recipes["filled"] == whole
@@ -36,9 +36,7 @@ def test_single_networks_see_of_their_task_what_the_joint_ones_see() -> None:
     )
 
 
-def test_what_a_face_lacks_is_filled_and_what_is_known_stays(
-    data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pseudo_labels_fill_missing_only(data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicting, "build", lambda name: mini_datasets.network(seed=9))
     run, path = Trainer(mini_datasets.recipe(steps=1), mini_datasets.network(), data), tmp_path / "run.safetensors"
     list(run.run(path))
@@ -59,14 +57,14 @@ def test_what_a_face_lacks_is_filled_and_what_is_known_stays(
     assert not targets.votes[known:].any()
 
 
-def test_little_is_watched_and_all_is_learned_from(data: TrainingSets) -> None:
+def test_few_keeps_all_training_faces(data: TrainingSets) -> None:
     less = joint.few(data)
     assert (less.expressions, less.attributes) == (data.expressions, data.attributes)
     assert len(less.initial_embeddings) == len(less.attributes) + len(less.people)
     np.testing.assert_array_equal(less.valid_expressions.votes, data.valid_expressions.votes[:200])
 
 
-def test_the_difference_is_paired_and_fewer_years_are_better() -> None:
+def test_joint_difference_is_paired() -> None:
     ours, single = np.array([[1.0, 1, 0, 1], [1, 1, 1, 1]]), np.array([[1.0, 0, 0, 1], [1, 0, 1, 1]])
     found = joint.row("gender", "joint, masked", ours, single)
     assert found["mean over seeds"].startswith("87.50 % (")
@@ -77,7 +75,7 @@ def test_the_difference_is_paired_and_fewer_years_are_better() -> None:
     assert joint.row("age", "single", ours, ours)["better by"] == ""
 
 
-def test_every_task_is_compared_with_its_own_network() -> None:
+def test_joint_table_compares_by_task() -> None:
     asked = []
 
     def found(name: str, seed: int) -> joint.Marks:

@@ -1,4 +1,4 @@
-"""The exported files answer as torch does, carry their card, and take any number of faces."""
+"""Test exported files: outputs equal to torch, card, and any batch size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def crops() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fitted(crops: np.ndarray) -> torch.nn.Module:
-    """A network whose normalisation knows the faces."""
+    """Make a network whose normalisation statistics fit the faces."""
     network = mini_datasets.network().train()
     with torch.no_grad():
         for _ in range(20):
@@ -46,7 +46,7 @@ def about(network: torch.nn.Module, name: str, **more: object) -> dict:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_convolution_in_float() -> Iterator[None]:
-    """Of the two that the small network has."""
+    """Keep one of the two convolutions of the small network in float."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "FLOAT_FIRST", 1)
         yield
@@ -54,7 +54,7 @@ def _one_convolution_in_float() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def files(fitted: torch.nn.Module, crops: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `small-fp32.onnx` and, made of it, `small.onnx` in int8."""
+    """Export `small-fp32.onnx` and, from it, `small.onnx` in int8; return their folder."""
     place = tmp_path_factory.mktemp("files")
     sha256 = export.save(fitted, about(fitted, "small-fp32"), place / "small-fp32.onnx", crops)
     described = about(fitted, "small", quantised_from=sha256)
@@ -68,9 +68,7 @@ def network(path: Path) -> FaceModel:
 
 
 @pytest.mark.parametrize("count", [1, 2, BATCH, BATCH + 1, 3 * BATCH])
-def test_the_float_file_answers_as_torch_for_any_number_of_faces(
-    count: int, files: Path, fitted: torch.nn.Module, crops: np.ndarray
-) -> None:
+def test_float32_file_matches_torch(count: int, files: Path, fitted: torch.nn.Module, crops: np.ndarray) -> None:
     loaded = registry.load_model(str(files / "small-fp32.onnx"), "network")
     pictures = to_tensor(crops[:count])
     given = loaded.session.run(list(export.OUTPUTS), {"crops": pictures.contiguous().numpy()})
@@ -84,7 +82,7 @@ def test_the_float_file_answers_as_torch_for_any_number_of_faces(
     assert max(export.max_differences(fitted, files / "small-fp32.onnx", crops).values()) < 1e-5
 
 
-def test_a_file_that_does_not_answer_as_torch_is_refused(
+def test_export_rejects_file_that_differs_from_torch(
     fitted: torch.nn.Module, crops: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = export.to_onnx(mini_datasets.network(seed=1), SIZE)
@@ -93,19 +91,17 @@ def test_a_file_that_does_not_answer_as_torch_is_refused(
         export.save(fitted, about(fitted, "wrong"), tmp_path / "wrong.onnx", crops)
 
 
-def test_the_same_weights_give_the_same_files(
-    files: Path, fitted: torch.nn.Module, crops: np.ndarray, tmp_path: Path
-) -> None:
+def test_export_is_deterministic(files: Path, fitted: torch.nn.Module, crops: np.ndarray, tmp_path: Path) -> None:
     sha256 = export.save(fitted, about(fitted, "small-fp32"), tmp_path / "again-fp32.onnx", crops)
     assert (tmp_path / "again-fp32.onnx").read_bytes() == (files / "small-fp32.onnx").read_bytes()
     described = about(fitted, "small", quantised_from=sha256)
     export.save_quantised(tmp_path / "again-fp32.onnx", described, tmp_path / "again.onnx", crops)
     assert (tmp_path / "again.onnx").read_bytes() == (files / "small.onnx").read_bytes()
     for path in files.glob("*.onnx"):
-        assert b"miniature.py" not in path.read_bytes(), "where a layer was written is no part of it"
+        assert b"miniature.py" not in path.read_bytes(), "source locations of layers are not stored"
 
 
-def test_a_file_carries_its_card_and_the_manifest_repeats_it(files: Path, fitted: torch.nn.Module) -> None:
+def test_export_writes_card_and_manifest_entry(files: Path, fitted: torch.nn.Module) -> None:
     for name, more in (("small-fp32", {}), ("small", {"quantised_from": None})):
         path = files / f"{name}.onnx"
         loaded = registry.load_model(str(path), "network")
@@ -120,7 +116,7 @@ def test_a_file_carries_its_card_and_the_manifest_repeats_it(files: Path, fitted
     assert registry.load_model(str(files / "small.onnx"), "network").card["quantised_from"] == whole.identity.sha256
 
 
-def test_the_card_says_what_inference_needs(files: Path) -> None:
+def test_card_has_inference_settings(files: Path) -> None:
     card = registry.load_model(str(files / "small.onnx"), "network").card
     assert (card["name"], card["kind"], card["margin"], card["first_age"]) == ("small", "network", MARGIN, 1)
     assert (card["input"]["size"], card["input"]["colour"], card["embedding"]) == (SIZE, "BGR", mini_datasets.WIDTH)
@@ -131,7 +127,7 @@ def test_the_card_says_what_inference_needs(files: Path) -> None:
     assert set(card["genders"]) == {"male", "female"}
 
 
-def test_the_small_file_has_eight_bits_after_the_first_convolution_and_a_scale_for_each_channel(files: Path) -> None:
+def test_quantised_file_has_int8_layers_and_per_channel_scales(files: Path) -> None:
     graph = onnx.load(files / "small.onnx").graph
     makers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -149,7 +145,7 @@ def test_the_small_file_has_eight_bits_after_the_first_convolution_and_a_scale_f
         assert len(np.unique(scale)) > 1
 
 
-def test_the_small_file_answers_nearly_as_the_float_one_for_any_number_of_faces(files: Path, crops: np.ndarray) -> None:
+def test_quantised_file_approximates_float32_file(files: Path, crops: np.ndarray) -> None:
     small, whole = network(files / "small.onnx"), network(files / "small-fp32.onnx")
     scores, expected = small(crops), whole(crops)
     assert 0 < np.abs(scores.embedding - expected.embedding).max() < 0.1

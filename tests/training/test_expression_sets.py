@@ -1,4 +1,4 @@
-"""Sets with some of the expressions: read in their splits, freed of copies, drawn with the classes that they have."""
+"""Test sets with some of the expressions: splits, duplicates, and losses among their own classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fervid.training.losses import ABSENT
 
 @pytest.fixture
 def copied(sources: DatasetPaths, tmp_path: Path) -> DatasetPaths:
-    """Data sets that a test may damage."""
+    """Copy the data sets, so that a test may damage them."""
     return DatasetPaths(shutil.copytree(sources.root, tmp_path / "sets"))
 
 
@@ -31,7 +31,7 @@ def names(labels: np.ndarray) -> list[str]:
     return [CLASSES[label] for label in labels]
 
 
-def test_rafdb_is_read_in_its_official_split(sources: DatasetPaths) -> None:
+def test_rafdb_uses_official_split(sources: DatasetPaths) -> None:
     paths, labels = expression_sets.list_rafdb(sources.rafdb, "test")
     assert [path.name for path in paths] == [f"test_000{i}_aligned.jpg" for i in (1, 2, 3, 4)]
     assert names(labels) == ["surprise", "happiness", "neutral", "disgust"]
@@ -41,46 +41,46 @@ def test_rafdb_is_read_in_its_official_split(sources: DatasetPaths) -> None:
     assert [path.name[6:10] for path in parts[1]] == ["0023", "0025"]
 
 
-def test_rafdb_with_missing_images_is_refused_and_names_them(copied: DatasetPaths) -> None:
+def test_rafdb_names_missing_images(copied: DatasetPaths) -> None:
     (copied.rafdb / "aligned" / "test" / "test_images" / "test_0002_aligned.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 images .* are missing, the first: \S+test_0002_aligned\.jpg$"):
         expression_sets.list_rafdb(copied.rafdb, "test")
 
 
 @pytest.mark.parametrize("label", ["0", "8", "joy", ""])
-def test_rafdb_with_labels_out_of_range_is_refused(copied: DatasetPaths, label: str) -> None:
+def test_rafdb_rejects_labels_out_of_range(copied: DatasetPaths, label: str) -> None:
     (copied.rafdb / "test_labels.csv").write_text(f"image,label\ntest_0001_aligned.jpg,{label}\n")
     with pytest.raises(ValueError, match=rf"1 labels are not 1 to 7, the first: test_0001_aligned\.jpg: {label}$"):
         expression_sets.list_rafdb(copied.rafdb, "test")
 
 
-def test_rafdb_without_its_columns_is_refused(copied: DatasetPaths) -> None:
+def test_rafdb_rejects_missing_columns(copied: DatasetPaths) -> None:
     (copied.rafdb / "test_labels.csv").write_text("name;class\na;1\n")
     with pytest.raises(ValueError, match="no columns image,label"):
         expression_sets.list_rafdb(copied.rafdb, "test")
 
 
-def test_affectnet_has_contempt_from_another_set(sources: DatasetPaths) -> None:
+def test_affectnet_includes_contempt(sources: DatasetPaths) -> None:
     paths, labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, "train")
     rest, rest_labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, "valid")
     assert len({*paths, *rest}) == len(paths) + len(rest) == 30
     assert set(names(np.concatenate([labels, rest_labels]))) == {"contempt", "fear", "happiness", "neutral", "sadness"}
 
 
-def test_an_empty_folder_of_a_class_is_refused(copied: DatasetPaths) -> None:
+def test_empty_class_folder_is_rejected(copied: DatasetPaths) -> None:
     shutil.rmtree(copied.affectnet / "sad")
     with pytest.raises(FileNotFoundError, match=r"\S+sad holds no images"):
         expression_sets.list_affectnet(copied.affectnet, copied.contempt, "train")
 
 
-def test_sfew_leaves_out_an_image_that_is_in_two_classes(copied: DatasetPaths) -> None:
+def test_sfew_skips_images_in_two_classes(copied: DatasetPaths) -> None:
     shutil.copy(copied.sfew / "Happy" / "film_3.png", copied.sfew / "Sad" / "film_9.png")
     paths, labels = expression_sets.list_sfew(copied.sfew)
     assert names(labels) == ["anger", "disgust", "fear", "neutral", "sadness", "surprise"]
     assert not any(path.name in ("film_3.png", "film_9.png") for path in paths)
 
 
-def test_javased_leaves_out_the_actors_of_acceptance(sources: DatasetPaths) -> None:
+def test_javased_has_development_actors_only(sources: DatasetPaths) -> None:
     paths, labels, actors = expression_sets.list_javased(sources.javased)
     assert [path.name for path in paths] == ["01-01-01_01.mp4", "01-01-03_01.mp4", "02-01-06_01.mp4"]
     assert (names(labels), actors) == (["neutral", "happiness", "anger"], ["01", "01", "02"])
@@ -88,7 +88,7 @@ def test_javased_leaves_out_the_actors_of_acceptance(sources: DatasetPaths) -> N
         expression_sets.list_javased(sources.sfew)
 
 
-def test_copies_are_found_whatever_their_light_and_size_and_other_faces_are_not() -> None:
+def test_duplicates_are_found_in_other_light_and_size() -> None:
     own = [np.uint8(mini_datasets.close_face(144, person, 0)) for person in range(4)]
     brighter = np.uint8(np.clip(own[1] * 1.15 + 8.0, 0, 255))
     smaller = augment.reduce_resolution(own[2], 72)
@@ -98,7 +98,7 @@ def test_copies_are_found_whatever_their_light_and_size_and_other_faces_are_not(
     assert duplicates.find_duplicates(np.stack(own), np.zeros((0, 144, 144, 3), np.uint8)).tolist() == [-1] * 4
 
 
-def test_sets_are_read_as_a_recipe_asks_and_without_copies_of_test_faces(
+def test_training_sets_exclude_test_duplicates(
     sources: DatasetPaths, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
@@ -112,20 +112,20 @@ def test_sets_are_read_as_a_recipe_asks_and_without_copies_of_test_faces(
     assert [line.partition(":")[0] for line in printed.splitlines()] == ["rafdb", "affectnet", "ferplus", "utkface"]
     removed = int(printed.split()[1])
     train, _ = expression_sets.list_rafdb(sources.rafdb, "train")
-    assert removed > 0, "the test shows the faces of the training images again"
+    assert removed > 0, "the test set repeats faces of the training set"
     assert len(read.labelled["rafdb"].faces) <= len(train) - removed
     assert len(read.initial_embeddings) == len(read.attributes) + len(read.people)
     assert set(read.digests()) == {"expressions", "attributes", "people", "starting", "rafdb", "affectnet", "frames"}
 
 
-def test_an_unknown_set_is_refused(sources: DatasetPaths, cache: Path) -> None:
+def test_unknown_set_is_rejected(sources: DatasetPaths, cache: Path) -> None:
     with pytest.raises(ValueError, match="unknown expression set 'ck'; available are rafdb, affectnet"):
         faces.read_expressions(sources, "ck", "train", cache)
 
 
 @pytest.fixture
 def data() -> TrainingSets:
-    """FER+ and a set that has no contempt and no fear, with frames."""
+    """Make FER+ and a set without contempt and fear, with frames."""
     known = mini_datasets.faces(8, 7, "votes")
     votes = np.eye(8, dtype=np.float32)[[0, 2, 4, 5, 6, 7, 5, 5]]
     part = ExpressionSet.from_faces(replace(known, votes=votes))
@@ -134,7 +134,7 @@ def data() -> TrainingSets:
     )
 
 
-def test_a_set_is_asked_among_its_own_classes(data: TrainingSets) -> None:
+def test_set_loss_is_among_own_classes(data: TrainingSets) -> None:
     recipe = mini_datasets.recipe(labelled={"rafdb": 3}, frames=2, adjustment=1.0, smoothing=0.6)
     _, targets = BatchSampler(recipe, data)(0)
     own = targets.adjustment[5:8]
@@ -152,7 +152,7 @@ def test_a_set_is_asked_among_its_own_classes(data: TrainingSets) -> None:
 
 
 @pytest.mark.parametrize("teacher", ["start", "average"])
-def test_faces_without_an_expression_are_taught(data: TrainingSets, teacher: str) -> None:
+def test_unlabelled_faces_get_teacher_targets(data: TrainingSets, teacher: str) -> None:
     recipe = mini_datasets.recipe(
         labelled={"rafdb": 3}, frames=2, teacher=teacher, weights={"consistency": 1.0, "expression": 0.0}, style=0.5
     )
@@ -169,7 +169,7 @@ def test_faces_without_an_expression_are_taught(data: TrainingSets, teacher: str
     assert bool(moved) == (teacher == "average")
 
 
-def test_teachers_answer_labelled_and_unlabelled_faces(data: TrainingSets) -> None:
+def test_teachers_predict_labelled_and_unlabelled_faces(data: TrainingSets) -> None:
     sets = {"expressions": data.expressions, "rafdb": data.labelled["rafdb"].faces, **data.unlabelled()}
     logits = {name: np.tile(np.float32([9, *[0] * 14]), (len(part), 1)) for name, part in sets.items()}
     recipe = mini_datasets.recipe(labelled={"rafdb": 3}, frames=2, weights={"consistency": 1.0}, taught=0.5)
@@ -183,7 +183,7 @@ def test_teachers_answer_labelled_and_unlabelled_faces(data: TrainingSets) -> No
     assert np.isfinite(run.train_step(*run.batches(0)))
 
 
-def test_a_run_with_a_teacher_goes_on_as_if_it_had_not_been_cut_off(
+def test_resumed_run_with_teacher_is_identical(
     data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "VALIDATE_EVERY_STEPS", 2)
@@ -201,7 +201,7 @@ def test_a_run_with_a_teacher_goes_on_as_if_it_had_not_been_cut_off(
     assert torch.equal(whole.teacher_prior.shares, again.teacher_prior.shares)
 
 
-def test_a_style_changes_the_look_alone() -> None:
+def test_exchange_style_changes_colour_only() -> None:
     face = clips.portrait(128, 128, 1.0)
     rng = np.random.default_rng(0)
     looks = [augment.exchange_style(face, rng) for _ in range(30)]
@@ -218,7 +218,7 @@ def cv_reduced(image: np.ndarray) -> np.ndarray:
     return image.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3, 4))
 
 
-def test_what_lies_beyond_the_box_repeats_its_border() -> None:
+def test_crop_at_box_repeats_border() -> None:
     face = clips.portrait(120, 120, 1.0)
     cut = augment.crop_at_box(face, 1.0)
     np.testing.assert_array_equal(cut[10:110, 10:110], face[10:110, 10:110])
@@ -226,7 +226,7 @@ def test_what_lies_beyond_the_box_repeats_its_border() -> None:
     assert all(change(face).shape == face.shape for change in STYLES.values())
 
 
-def test_expressions_are_measured_among_all_classes_and_among_those_of_the_set() -> None:
+def test_measure_expressions_among_all_and_own_classes() -> None:
     labels = np.array([0, 0, 3, 3])
     answers = np.float32(np.eye(8)[[0, 1, 3, 1]] * 2 + np.eye(8)[[0, 0, 3, 0]])
     figures = measure_expressions(answers, labels)

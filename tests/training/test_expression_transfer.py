@@ -1,4 +1,4 @@
-"""Faces that were made: whose expression they carry, whose landmarks, and that nothing of the tests gets into them."""
+"""Test synthetic faces: expression, landmarks, and no test faces among their sources."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def made(sets: tuple[FaceDataset, FaceDataset], tmp_path_factory: pytest.TempPat
     return expression_transfer.load_synthetic(*sets, 2, 7, tmp_path_factory.mktemp("kept"))
 
 
-def test_every_expression_is_made_as_often(made: Synthetic) -> None:
+def test_expressions_are_balanced(made: Synthetic) -> None:
     assert made.crops.shape == (12, SIDE, SIDE, 3)
     assert made.expression.tolist() == np.repeat(range(6), 2).tolist()
     assert np.isfinite(made.landmarks).all()
@@ -37,7 +37,7 @@ def test_every_expression_is_made_as_often(made: Synthetic) -> None:
     assert ((made.age > 0) & (made.age < 100)).all()
 
 
-def test_the_same_seed_makes_the_same_faces_and_they_are_kept(
+def test_synthetic_faces_are_seeded_and_cached(
     sets: tuple[FaceDataset, FaceDataset], made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = expression_transfer.load_synthetic(*sets, 2, 7, tmp_path)
@@ -49,14 +49,14 @@ def test_the_same_seed_makes_the_same_faces_and_they_are_kept(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_expression_that_nobody_shows_is_named(sets: tuple[FaceDataset, FaceDataset]) -> None:
+def test_missing_expression_is_named(sets: tuple[FaceDataset, FaceDataset]) -> None:
     voted, pictured = sets
     calm = FaceDataset.from_labels(list(voted.crops), votes=np.eye(8)[[CLASSES.index("neutral")] * len(voted)])
     with pytest.raises(ValueError, match=r"no training face of FER\+ shows anger"):
         expression_transfer.make_synthetic(calm, pictured, 1, np.random.default_rng(0))
 
 
-def test_votes_and_first_labels_decide_who_stands_for_an_expression() -> None:
+def test_representative_faces_follow_votes_and_fer2013() -> None:
     fear = CLASSES.index("fear")
     votes = np.zeros((4, 8), np.float32)
     votes[:, fear] = (0.6, 0.3, 0.3, 0.1)
@@ -74,12 +74,12 @@ def portrait(x: int = 222, y: int = 120, zoom: float = 0.65) -> np.ndarray:
     return clips.portrait(SIDE, SIDE, zoom, x, y)
 
 
-def test_a_picture_without_a_face_is_left_out() -> None:
+def test_image_without_face_is_skipped() -> None:
     assert len(located(clips.scenery(1, SIDE, SIDE)[0]).crops) == 0
 
 
-def test_details_come_from_the_other_and_light_and_surroundings_stay() -> None:
-    own = located(portrait()[..., ::-1].copy())  # blue skin, to see whose colours they are
+def test_transfer_keeps_light_and_background() -> None:
+    own = located(portrait()[..., ::-1].copy())  # blue skin, to tell the colours of the two faces apart
     crop, places = own.crops[0], own.landmarks[0]
     other = 255.0 - crop.mean(axis=2, dtype=np.float32)
     made = expression_transfer.transfer_expression(crop, places, other, 1.0)
@@ -95,7 +95,7 @@ def test_details_come_from_the_other_and_light_and_surroundings_stay() -> None:
     assert np.abs(half - before).mean() < np.abs(after - before).mean()
 
 
-def test_a_face_is_laid_onto_the_landmarks_of_another() -> None:
+def test_face_is_warped_onto_landmarks() -> None:
     near, far = located(portrait(zoom=0.7)), located(portrait(210, 132, 0.55))
     laid = expression_transfer._warp_onto(near.crops[0], near.landmarks[0], far.landmarks[0])
     there = located(np.repeat(laid.astype(np.uint8)[..., None], 3, axis=2))
@@ -103,7 +103,7 @@ def test_a_face_is_laid_onto_the_landmarks_of_another() -> None:
     assert np.abs(there.landmarks[0] - far.landmarks[0]).mean() < 2
 
 
-def test_a_pose_turns_with_the_head() -> None:
+def test_pose_follows_head_rotation() -> None:
     front = np.array([[(30, 40), (60, 40), (45, 55), (45, 70), (20, 45), (70, 45)]], np.float32)
     assert np.allclose(expression_transfer.head_pose(front), [[0, 0, 0.5]])
     aside = front.copy()
@@ -115,7 +115,7 @@ def test_a_pose_turns_with_the_head() -> None:
     assert np.isfinite(expression_transfer.head_pose(np.zeros((1, 6, 2), np.float32))).all()
 
 
-def test_landmarks_are_where_a_view_shows_them() -> None:
+def test_landmarks_follow_augmentation() -> None:
     crop = portrait()
     places = located(crop).landmarks[0]
     for placement in (
@@ -128,10 +128,10 @@ def test_landmarks_are_where_a_view_shows_them() -> None:
     assert [MIRRORED[i] for i in MIRRORED] == list(range(6))
 
 
-def test_the_teacher_is_asked_for_nothing() -> None:
+def test_teacher_outputs_of_no_faces() -> None:
     scores = expression_transfer.teacher_outputs(np.zeros((0, SIDE, SIDE, 3), np.uint8))
     assert all(len(getattr(scores, field.name)) == 0 for field in fields(FaceOutputs))
 
 
-def test_six_expressions_are_those_of_the_challenge() -> None:
+def test_six_expressions_match_challenge() -> None:
     assert [CLASSES[i] for i in expression_transfer.INDEX] == list(EXPRESSIONS)

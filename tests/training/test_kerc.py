@@ -1,4 +1,4 @@
-"""Film clips are read with their valence, and emotions are measured by it."""
+"""Test reading KERC 2020 with valence, and evaluating emotions as valence."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fervid.training import kerc
 from fervid.training.ferplus import CLASSES
 
 
-def test_film_clips_are_read_as_the_network_sees_them(tmp_path: Path) -> None:
+def test_kerc_clips_are_read(tmp_path: Path) -> None:
     folder, cache = mini_datasets.films(tmp_path / "kerc"), tmp_path / "cache"
     known = kerc.load_features(folder, cache)
     assert known.labels == ("negative", "neutral", "positive")
     assert known.truth.tolist() == [0, 1, 2] * 2
     assert [sample.split for sample in known.table.samples] == ["train"] * 3 + ["val"] * 3
     assert [sample.path.name for sample in known.no_face_samples] == ["9_*.jpg"]
-    assert known.groups.tolist() == [0] * 6, "all show the same face"
+    assert known.groups.tolist() == [0] * 6, "all clips have the same face"
     assert known.table.provenance["network"] == registry.DEFAULTS["network"]
     kept = sorted(cache.iterdir())
     assert len(kept) == 7
@@ -34,13 +34,13 @@ def test_film_clips_are_read_as_the_network_sees_them(tmp_path: Path) -> None:
     assert (other.table.provenance["network"], list(other.table.by_stride)) == ("mobilenetv1-fp32", [2])
 
 
-def test_a_folder_without_the_films_is_refused(tmp_path: Path) -> None:
+def test_missing_kerc_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not a folder"):
         kerc.load_features(tmp_path / "nothing")
 
 
 @pytest.mark.usefixtures("quick")
-def test_probabilities_of_emotions_that_count_as_one_class_are_added() -> None:
+def test_valence_adds_probabilities_of_emotions() -> None:
     known = feature_fixtures.known(("negative", "neutral", "positive"), people=2, each=1)
     said = np.zeros((6, 8), np.float32)
     for row, emotions in enumerate(

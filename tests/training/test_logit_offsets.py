@@ -1,4 +1,4 @@
-"""Offsets of logits, fitted on validation sets."""
+"""Test fitting logit offsets on validation sets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from fervid.training.logit_offsets import GRID, fit_logit_offsets
 
 
-def test_offsets_correct_a_class_that_is_predicted_too_rarely() -> None:
+def test_offsets_raise_rarely_predicted_class() -> None:
     labels = np.repeat([0, 1], [40, 10])
     logits = np.zeros((50, 2), np.float32)
     logits[:40, 0], logits[40:, 0] = 2, 0.55
@@ -21,7 +21,7 @@ def test_offsets_of_a_perfect_classifier_are_zero() -> None:
     assert not fit_logit_offsets([(np.eye(3, dtype=np.float32)[labels], labels)], 3).any()
 
 
-def test_a_class_that_one_set_lacks_is_lowered_there_only_as_far_as_the_other_set_allows() -> None:
+def test_offsets_of_missing_class_are_limited_by_other_set() -> None:
     labels = np.arange(40) % 2
     lacking = np.eye(3, dtype=np.float32)[labels]
     lacking[::2, 2] = 1.5

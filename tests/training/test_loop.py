@@ -1,4 +1,4 @@
-"""Batches and steps: none is made that nobody learns from, rates rise and fall, gradients are cut."""
+"""Test the training loop: batches, learning rates, gradient clipping."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fervid.training.loop import Schedule
 SCHEDULE = Schedule(steps=8, rate=0.1, warmup=4, decay=0.0, average=0.5)
 
 
-def test_batches_are_made_once_in_order_and_none_beyond_the_last() -> None:
+def test_batches_are_made_once_in_order() -> None:
     made: list[int] = []
 
     def make(step: int) -> int:
@@ -28,12 +28,12 @@ def test_batches_are_made_once_in_order_and_none_beyond_the_last() -> None:
     assert made == [3, 4, 5]
 
 
-def test_what_goes_wrong_in_a_batch_is_told() -> None:
+def test_batch_errors_are_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         list(loop.prefetch_batches(lambda step: 1 // step, 0, 2))
 
 
-def test_the_rate_rises_and_falls_to_nothing() -> None:
+def test_learning_rate_rises_and_decays() -> None:
     rates = [SCHEDULE.learning_rate(step) for step in range(SCHEDULE.steps + 1)]
     assert rates[0] == 0.025
     assert max(rates) == rates[3] < 0.1
@@ -43,7 +43,7 @@ def test_the_rate_rises_and_falls_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(("max_grad_norm", "longest"), [(math.inf, 1000.0), (0.5, 0.5)])
-def test_gradients_are_cut_to_a_length(
+def test_gradients_are_clipped(
     max_grad_norm: float, longest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, lengths = nn.Linear(1, 1, bias=False), []
@@ -66,7 +66,7 @@ def test_gradients_are_cut_to_a_length(
     assert lengths == pytest.approx([longest] * 8)
 
 
-def test_a_network_that_was_looked_at_between_steps_goes_on_training(tmp_path: Path) -> None:
+def test_training_mode_is_restored(tmp_path: Path) -> None:
     network, modes = nn.Linear(1, 1), []
 
     def missed(batch: float) -> Tensor:

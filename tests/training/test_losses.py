@@ -1,4 +1,4 @@
-"""Each task asks what it says, of the faces that carry its label and of no others."""
+"""Test the loss of each task, which depends only on faces with its label."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TASKS = [task for task in asdict(TaskWeights()) if task != "consistency"]
 NOTHING = TaskWeights(**dict.fromkeys(asdict(TaskWeights()), 0.0))
 NO_PRIOR = (torch.zeros(8), torch.zeros(7))
 PEOPLE = torch.eye(4)[:3] * 5
-PEAK = 1 / np.exp(-(np.arange(-29.0, 71) ** 2) / 8).sum()  # share of the age itself, for one of 30
+PEAK = 1 / np.exp(-(np.arange(-29.0, 71) ** 2) / 8).sum()  # weight of the age itself, for an age of 30
 HEAD = {"expression": "expression", "first": "first", "age": "age", "years": "age", "gender": "gender"} | {
     "ethnicity": "ethnicity",
     "distillation": "embedding",
@@ -36,7 +36,7 @@ def unknown(count: int) -> Targets:
 
 
 def heads(count: int, **given: Tensor) -> Heads:
-    """Zeros where nothing is given."""
+    """Make outputs; zeros where none are given."""
     columns = {name: torch.zeros(count, width) for name, width in COUNTS.items()} | {"gender": torch.zeros(count)}
     return Heads(**{**columns, **given})
 
@@ -56,12 +56,12 @@ def log_softmax(*logits: float) -> np.ndarray:
 
 
 def one(**labels: object) -> Targets:
-    """Targets of one face."""
+    """Make the targets of one face."""
     return replace(unknown(1), **{name: torch.tensor([value]) for name, value in labels.items()})
 
 
 def row(width: int, logits: dict[int, float]) -> Tensor:
-    """Zeros (1, width) but for the numbered places."""
+    """Make a row (1, width) of zeros except at the given indices."""
     found = torch.zeros(1, width)
     found[0, list(logits)] = torch.tensor(list(logits.values()), dtype=torch.float32)
     return found
@@ -97,14 +97,14 @@ def row(width: int, logits: dict[int, float]) -> Tensor:
         ),
     ],
 )
-def test_a_task_alone_costs_what_was_worked_out_by_hand(
+def test_single_task_loss_matches_by_hand(
     task: str, given: dict[str, Tensor], targets: Targets, expected: float
 ) -> None:
     assert only(task, heads(1, **given), targets) == pytest.approx(expected, rel=1e-5)
 
 
 def some_known() -> Targets:
-    """Of five faces the first two are labelled for each task, the third has votes alone, the fourth a person alone."""
+    """Label two of five faces for each task; the third has votes only, the fourth a person only."""
     targets = unknown(5)
     targets.votes[:3] = torch.softmax(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), 1)
     targets.first[[0, 1], [3, 6]] = 1
@@ -116,7 +116,7 @@ def some_known() -> Targets:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_face_without_the_label_of_a_task_changes_nothing_of_it(task: str) -> None:
+def test_unlabelled_face_does_not_change_loss(task: str) -> None:
     targets, given = some_known(), noise(5)
     losses.multitask_loss(
         given, given.embedding, PEOPLE, targets, replace(NOTHING, **{task: 1.0}), *NO_PRIOR
@@ -133,7 +133,7 @@ def test_a_face_without_the_label_of_a_task_changes_nothing_of_it(task: str) -> 
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_without_any_label_a_task_costs_nothing(task: str) -> None:
+def test_task_without_labels_has_zero_loss(task: str) -> None:
     given = noise(3)
     loss = losses.multitask_loss(given, given.embedding, PEOPLE, unknown(3), replace(NOTHING, **{task: 1.0}), *NO_PRIOR)
     loss.backward()
@@ -141,7 +141,7 @@ def test_without_any_label_a_task_costs_nothing(task: str) -> None:
     assert not getattr(given, HEAD[task]).grad.any()
 
 
-def test_the_tasks_are_weighted_and_added() -> None:
+def test_total_loss_is_weighted_sum() -> None:
     targets, given, weights = some_known(), noise(5), TaskWeights(*range(1, 9))
     parts = {task: only(task, given, targets) for task in TASKS}
     expected = sum(asdict(weights)[task] * part for task, part in parts.items())
@@ -150,14 +150,14 @@ def test_the_tasks_are_weighted_and_added() -> None:
     assert whole.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_task_of_no_weight_is_left_out_even_where_it_could_not_be_worked_out() -> None:
+def test_task_without_weight_is_skipped() -> None:
     other = replace(some_known(), initial_embeddings=torch.eye(5, 3))
     left = replace(TaskWeights(), distillation=0.0)
     given = noise(5)
     assert torch.isfinite(losses.multitask_loss(given, given.embedding, PEOPLE, other, left, *NO_PRIOR))
 
 
-def test_the_prior_is_added_to_the_logits_of_expression_and_first_labels() -> None:
+def test_class_prior_is_added_to_logits() -> None:
     targets, given = some_known(), noise(5)
     expression, first = torch.linspace(-2, 0, 8), torch.linspace(0, 3, 7)
     moved = given._replace(expression=given.expression + expression, first=given.first + first)
@@ -166,7 +166,7 @@ def test_the_prior_is_added_to_the_logits_of_expression_and_first_labels() -> No
         assert found == pytest.approx(only(task, moved, targets)) != only(task, given, targets)
 
 
-def test_rows_of_zeros_count_neither_above_nor_below_the_line() -> None:
+def test_unlabelled_rows_do_not_change_mean() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0], [5.0, 0.0, 0.0], [1.0, 1.0, 4.0]])
     shares = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     expected = -(log_softmax(0, 1, 2)[:2].mean() + log_softmax(1, 1, 4)[2]) / 2
@@ -175,7 +175,7 @@ def test_rows_of_zeros_count_neither_above_nor_below_the_line() -> None:
     assert float(losses.soft_cross_entropy(logits[:0], shares[:0])) == 0
 
 
-def test_a_bell_sums_to_one_and_has_its_peak_at_the_age() -> None:
+def test_age_distribution_sums_to_one_and_peaks_at_age() -> None:
     years = torch.tensor([1, 2, 35, 99, 100, 116])
     shares = losses.gaussian_label_distribution(years, AGES)
     assert shares.shape == (6, AGES)
@@ -186,7 +186,7 @@ def test_a_bell_sums_to_one_and_has_its_peak_at_the_age() -> None:
     assert shares[2, [33, 35, 32]].tolist() == pytest.approx([middle * math.exp(-s / 8) for s in (1, 1, 4)], rel=1e-5)
 
 
-def test_the_expected_years_are_the_mean_of_the_years_from_one() -> None:
+def test_expected_years_is_mean() -> None:
     logits = torch.log(torch.tensor([[0.25, 0.75, 1e-9], [1e-9, 1e-9, 1.0], [1.0, 1.0, 1.0]]))
     assert losses.expected_years(logits).tolist() == pytest.approx([1.75, 3, 2], rel=1e-5)
     assert losses.expected_years(
@@ -194,7 +194,7 @@ def test_the_expected_years_are_the_mean_of_the_years_from_one() -> None:
     ).tolist() == pytest.approx([40], rel=1e-4)
 
 
-def test_the_distance_is_the_angle_from_the_starting_embedding_whatever_its_length() -> None:
+def test_embedding_distance_ignores_length() -> None:
     embedding = torch.tensor([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0], [3.0, 3.0]])
     starting = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     assert float(losses.cosine_distance(embedding, starting)) == pytest.approx((0 + 1 + 2) / 3)

@@ -1,4 +1,4 @@
-"""The shipped mean of probabilities is made by its command, byte for byte."""
+"""Test that the command makes the shipped mean of probabilities, byte for byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fervid.training import make_mean_classifier
 
 
 @pytest.mark.parametrize("count", [6, 8])
-def test_the_command_makes_the_shipped_file(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_makes_shipped_file(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"mean{count}"
     path = tmp_path / f"{name}.onnx"
     monkeypatch.setattr(sys, "argv", ["mean", "--classes", str(count), "-o", str(path)])

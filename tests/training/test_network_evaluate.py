@@ -1,4 +1,4 @@
-"""Figures are right on answers that were made by hand, and come through the ordinary detector, crop and inference."""
+"""Test evaluation on known predictions, and through detector, crop and network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = 16
 WHOLE = {"value": 1.0, "interval": [1.0, 1.0]}
 
 
-def test_on_votes_the_most_voted_class_counts_and_majorities_apart() -> None:
+def test_score_ferplus_all_and_majority() -> None:
     votes = np.float32([[0.6, 0.4], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9], [0.2, 0.8], [0.4, 0.6]])
     votes = np.pad(votes, [(0, 0), (4, 2)])  # happiness and neutral
     found = np.array([True, True, False, True, True, True])
@@ -40,7 +40,7 @@ def test_on_votes_the_most_voted_class_counts_and_majorities_apart() -> None:
     assert 0 < low < 4 / 6 < high <= 1
 
 
-def test_on_first_labels_only_the_known_ones_count_and_contempt_is_no_answer() -> None:
+def test_fer2013_score_ignores_unknown_labels_and_contempt() -> None:
     first = np.array([CLASSES.index(name) for name in ("anger", "disgust", "disgust", "surprise", "sadness")] + [-1])
     answers = [FER2013_CLASSES.index(name) for name in ("anger", "disgust", "fear", "surprise", "sadness", "fear")]
     figures = evaluate.score_fer2013(np.eye(7, dtype=np.float32)[answers], first)
@@ -50,7 +50,7 @@ def test_on_first_labels_only_the_known_ones_count_and_contempt_is_no_answer() -
     assert figures["images"] == 5
 
 
-def test_on_portraits_age_gender_and_ethnicity_are_measured() -> None:
+def test_score_utkface() -> None:
     portraits = [Portrait(Path(), *labels) for labels in ((20, 0, 0), (40, 1, 2), (60, 1, 4), (80, 0, 1))]
     nothing = np.zeros((4, 1), np.float32)
     ethnicity = np.eye(5, dtype=np.float32)[[0, 2, 3, 1]]
@@ -63,13 +63,13 @@ def test_on_portraits_age_gender_and_ethnicity_are_measured() -> None:
     assert evaluate.score_utkface(scores, portraits, 0.65)["gender_accuracy"]["value"] == 0.5
 
 
-def test_on_pairs_the_cosine_is_asked_whatever_the_length() -> None:
+def test_score_lfw_ignores_length() -> None:
     names = ["a", "b", "c", "d"]
     embedding = np.float32([[1, 0], [5, 1], [0, 2], [0.1, 1]])
     pairs = [lfw.Pair(*named, same, fold) for fold in (0, 1) for named, same in (("ab", True), ("ac", False))]
     pairs += [lfw.Pair("c", "d", True, 0), lfw.Pair("b", "d", False, 1)]
     assert evaluate.score_lfw(embedding, names, pairs) == {"accuracy": WHOLE, "pairs": 6}
-    pairs[-1] = lfw.Pair("b", "d", True, 1)  # unlike, so fold 0 gives a threshold that is too high for it
+    pairs[-1] = lfw.Pair("b", "d", True, 1)  # dissimilar, so the threshold of fold 0 is too high for it
     assert evaluate.score_lfw(embedding, names, pairs)["accuracy"]["value"] == pytest.approx(5 / 6, abs=1e-4)
 
 
@@ -78,7 +78,7 @@ def tests(sources: DatasetPaths) -> evaluate.Tests:
     return evaluate.Tests.read(sources, SIZE)
 
 
-def test_the_test_splits_are_read_and_cut_as_at_inference(tests: evaluate.Tests, sources: DatasetPaths) -> None:
+def test_test_splits_are_cropped_as_at_inference(tests: evaluate.Tests, sources: DatasetPaths) -> None:
     assert tests.ferplus.names == tuple(f"fer00000{i}.png" for i in (12, 13, 14))
     assert tests.first.tolist() == [7, -1, 4]
     assert sorted((p.age, p.gender, p.race) for p in tests.portraits) == [(8, 0, 0), (44, 1, 2), (81, 1, 4)]
@@ -92,7 +92,7 @@ def test_the_test_splits_are_read_and_cut_as_at_inference(tests: evaluate.Tests,
     np.testing.assert_array_equal(tests.crops["lfw"][3], usual)
 
 
-def test_a_picture_of_a_pair_that_is_missing_is_named(sources: DatasetPaths, tmp_path: Path) -> None:
+def test_missing_image_of_pair_is_named(sources: DatasetPaths, tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"2 pictures are missing below .*, the first: A_0001\.jpg, B_0001\.jpg$"
     ):
@@ -117,7 +117,7 @@ EXPRESSIONS = (
 )
 
 
-def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: Path) -> None:
+def test_network_is_evaluated_on_all_test_sets(tests: evaluate.Tests, model: Path) -> None:
     figures = tests.measure(registry.load_model(str(model), "network"))
     counts = {name: found.get("images", found.get("pairs")) for name, found in figures.items()}
     assert counts == {
@@ -134,9 +134,7 @@ def test_a_network_is_measured_on_every_test_set(tests: evaluate.Tests, model: P
     assert again == figures
 
 
-def test_a_network_without_first_labels_is_not_asked_for_them(
-    tests: evaluate.Tests, model: Path, tmp_path: Path
-) -> None:
+def test_network_without_fer2013_is_not_scored_on_it(tests: evaluate.Tests, model: Path, tmp_path: Path) -> None:
     plain = onnx.load(model)
     plain.graph.output.remove(next(output for output in plain.graph.output if output.name == evaluate.FIRST))
     onnx.save(plain, tmp_path / "plain.onnx")
@@ -145,9 +143,7 @@ def test_a_network_without_first_labels_is_not_asked_for_them(
     assert list(figures) == [*known, *EXPRESSIONS]
 
 
-def test_a_network_of_expressions_alone_is_measured_on_what_it_estimates(
-    tests: evaluate.Tests, model: Path, tmp_path: Path
-) -> None:
+def test_expression_only_network_is_evaluated(tests: evaluate.Tests, model: Path, tmp_path: Path) -> None:
     plain = onnx.load(model)
     (entry,) = plain.metadata_props
     about = json.loads(entry.value)

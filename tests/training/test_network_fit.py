@@ -1,4 +1,4 @@
-"""A run is what its recipe says, step by step, and the same whether or not it was killed in between."""
+"""Test training runs: recipes, steps, teachers, and identical results after an interruption."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def data() -> TrainingSets:
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are saved and watched every second step."""
+    """Save and validate every second step."""
     monkeypatch.setattr(fit, "VALIDATE_EVERY_STEPS", 2)
 
 
@@ -47,14 +47,14 @@ def begun(data: TrainingSets, **settings: object) -> Trainer:
 
 
 def state(run: Trainer) -> dict[str, Tensor]:
-    """Everything that a run has learned, by name."""
+    """Return the trained state of a run, by name."""
     parts = {"network": run.network, "average": run.average}
     tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     return {name: value.clone() for name, value in {**tensors, "people": run.people.weight.detach()}.items()}
 
 
 def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
-    """The names under which both hold the same bits."""
+    """Return the names of tensors with equal bits."""
     assert ours.keys() == theirs.keys()
     return [name for name in ours if torch.equal(ours[name], theirs[name])]
 
@@ -65,7 +65,7 @@ def same_batch(ours: tuple[Tensor, Targets], theirs: tuple[Tensor, Targets]) -> 
     return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_recipe_names_only_what_differs(tmp_path: Path) -> None:
+def test_recipe_overrides_defaults(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"steps": 10, "sharpness": 0, "weights": {"identity": 0.5}}))
     weights = losses.TaskWeights(identity=0.5)
@@ -91,14 +91,14 @@ def test_a_recipe_names_only_what_differs(tmp_path: Path) -> None:
         ("steps: 10", r"recipe\.json is not a JSON object of settings \(Expecting value"),
     ],
 )
-def test_a_recipe_that_cannot_be_meant_is_refused(text: str, said: str, tmp_path: Path) -> None:
+def test_invalid_recipe_is_rejected(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=said):
         TrainConfig.from_json(path)
 
 
-def test_the_rates_begin_with_the_heads_rise_and_fall_to_nothing() -> None:
+def test_learning_rates_by_phase() -> None:
     recipe = TrainConfig(steps=100, head_steps=20, warmup=10, rate=3.0, head_rate=8.0)
     rates = [recipe.learning_rates(step) for step in range(101)]
     assert [body for body, _ in rates[:21]] == [0] * 21
@@ -112,7 +112,7 @@ def test_the_rates_begin_with_the_heads_rise_and_fall_to_nothing() -> None:
     assert rates[100] == (0, 0)
 
 
-def test_a_class_without_any_example_spoils_nothing(data: TrainingSets) -> None:
+def test_class_without_examples_is_ignored(data: TrainingSets) -> None:
     votes = data.expressions.votes.copy()
     votes[:, 2] = 0
     votes[votes.sum(axis=1) == 0, 0] = 1
@@ -122,14 +122,14 @@ def test_a_class_without_any_example_spoils_nothing(data: TrainingSets) -> None:
     assert math.isfinite(run.train_step(*run.batches(0)))
 
 
-def test_pictures_grow_to_their_size() -> None:
+def test_input_size_grows() -> None:
     recipe = TrainConfig(size=112, small=80, growth=0.5, steps=80)
     assert [recipe.input_size(step) for step in (0, 19, 20, 39, 40, 79)] == [80, 80, 96, 96, 112, 112]
     assert {TrainConfig(size=64, small=80).input_size(step) for step in (0, 8000)} == {64}
     assert TrainConfig(size=120, small=80, steps=10).input_size(0) == 88
 
 
-def test_a_batch_depends_on_seed_and_step_alone(data: TrainingSets) -> None:
+def test_batch_depends_on_seed_and_step(data: TrainingSets) -> None:
     before = data.digests()
     one, other = BatchSampler(mini_datasets.recipe(), data), BatchSampler(mini_datasets.recipe(), data)
     found = [one(step) for step in range(5)]
@@ -140,7 +140,7 @@ def test_a_batch_depends_on_seed_and_step_alone(data: TrainingSets) -> None:
     assert data.digests() == before
 
 
-def test_a_batch_carries_the_labels_of_its_faces(data: TrainingSets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_has_labels_of_its_faces(data: TrainingSets, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augment, "augment", lambda crop, *_: crop)
     recipe = mini_datasets.recipe(mixup=0.0, first_share=0.0, expressions=20, attributes=9, people=6)
     pictures, targets = BatchSampler(recipe, data)(3)
@@ -158,7 +158,7 @@ def test_a_batch_carries_the_labels_of_its_faces(data: TrainingSets, monkeypatch
         assert targets.initial_embeddings[i].tolist() == expected.tolist()
 
 
-def test_mixup_mixes_pictures_and_both_votes_in_one_share_and_keeps_their_sums(data: TrainingSets) -> None:
+def test_mixup_mixes_images_and_votes_alike(data: TrainingSets) -> None:
     counts = {"expressions": 8, "attributes": 3, "people": 2}
     plain, asked = BatchSampler(mini_datasets.recipe(mixup=0.0, **counts), data)(2)
     mixed, shares = BatchSampler(mini_datasets.recipe(mixup=1.0, **counts), data)(2)
@@ -173,7 +173,7 @@ def test_mixup_mixes_pictures_and_both_votes_in_one_share_and_keeps_their_sums(d
             apart = plain[i] - plain[j]
             share = float(((mixed[i] - plain[j]) * apart).sum() / apart.square().sum().clamp(min=1))
             tried.append((float((share * plain[i] + (1 - share) * plain[j] - mixed[i]).abs().max()), j, share))
-        error, j, share = min(tried)  # one that is mixed with itself shows no share
+        error, j, share = min(tried)  # a face mixed with itself determines no fraction
         assert error < 1e-2
         for name in ("votes", "first"):
             ours, theirs = getattr(asked, name)[[i, j]]
@@ -182,7 +182,7 @@ def test_mixup_mixes_pictures_and_both_votes_in_one_share_and_keeps_their_sums(d
     assert len(found) == 1
 
 
-def test_the_first_label_takes_its_share_of_the_votes(data: TrainingSets) -> None:
+def test_fer2013_label_is_mixed_into_votes(data: TrainingSets) -> None:
     votes = BatchSampler(mini_datasets.recipe(first_share=0.25), data).votes
     for i, first in enumerate(data.expressions.first):
         expected = data.expressions.votes[i]
@@ -191,7 +191,7 @@ def test_the_first_label_takes_its_share_of_the_votes(data: TrainingSets) -> Non
         np.testing.assert_allclose(votes[i], expected, atol=1e-6)
 
 
-def test_rare_expressions_are_drawn_more_often_and_the_logits_freed_from_what_is_left() -> None:
+def test_rare_expressions_are_oversampled() -> None:
     data = mini_datasets.data()
     data.expressions.votes[:] = np.eye(8, dtype=np.float32)[[0] * 9 + list(range(1, 8))]
     even = BatchSampler(mini_datasets.recipe(balance=0.0, first_share=0.0), data)
@@ -205,9 +205,9 @@ def test_rare_expressions_are_drawn_more_often_and_the_logits_freed_from_what_is
     assert (first.dtype, first.shape) == (torch.float32, (7,))
 
 
-def test_while_the_heads_learn_the_backbone_stays_as_it_is(data: TrainingSets) -> None:
+def test_backbone_is_frozen_during_head_phase(data: TrainingSets) -> None:
     run = begun(data, head_steps=2)
-    last = {"identity.weight", "identity.bias"}  # fitted when all steps are done
+    last = {"identity.weight", "identity.bias"}  # fitted after the last step
     before = {name: value.clone() for name, value in run.network.named_parameters()}
     for step in range(2):
         run.train_step(*run.batches(step))
@@ -219,13 +219,13 @@ def test_while_the_heads_learn_the_backbone_stays_as_it_is(data: TrainingSets) -
     assert {name for name, value in run.network.named_parameters() if torch.equal(value, before[name])} == last
 
 
-def stepped(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> list[Tensor]:
-    """The parameters after one step written out: SAM's way up, the slope there, and AdamW's first step from below."""
+def compute_step(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> list[Tensor]:
+    """Compute the parameters after one step: SAM's ascent, the gradient there, and AdamW's first step."""
     network, people = copy.deepcopy(run.network).train(), run.people.weight.detach().clone().requires_grad_()
     learning = {name: value for name, value in network.named_parameters() if value.requires_grad}
     parameters = [*learning.values(), people]
 
-    def slopes() -> tuple[Tensor, ...]:
+    def gradients() -> tuple[Tensor, ...]:
         with torch.autocast("cpu", torch.bfloat16):
             embedding = network.backbone(batch[0])
         heads = network.heads(embedding.float())
@@ -233,13 +233,13 @@ def stepped(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> list[
         return torch.autograd.grad(loss, parameters)
 
     below = [parameter.detach().clone() for parameter in parameters]
-    slope = slopes()
+    slope = gradients()
     if radius:
         length = torch.sqrt(sum(one.square().sum() for one in slope))
         with torch.no_grad():
             for parameter, one in zip(parameters, slope, strict=True):
                 parameter += radius * one / length
-        slope = slopes()
+        slope = gradients()
     body, heads = run.recipe.learning_rates(run.step)
     names = [*learning, "people"]
     rates = [body if name.startswith("backbone.") else heads for name in names]
@@ -254,22 +254,20 @@ def stepped(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> list[
     [({"sharpness": 0.0}, 0), ({"sharpness": 0.7, "sharp_from": 0.5}, 0), ({"sharpness": 0.7, "sharp_from": 0.0}, 0.7)],
     ids=["without", "too early", "with"],
 )
-def test_a_step_goes_down_the_slope_and_with_sharpness_that_of_the_highest_place_nearby(
-    settings: dict[str, float], radius: float, data: TrainingSets
-) -> None:
+def test_step_matches_adamw_and_sam(settings: dict[str, float], radius: float, data: TrainingSets) -> None:
     run = begun(data, **settings)
     run.step = 2
     batch = run.batches(2)
-    expected, other = stepped(run, batch, radius), stepped(run, batch, 0.7 - radius)
+    expected, other = compute_step(run, batch, radius), compute_step(run, batch, 0.7 - radius)
     run.train_step(*batch)
     found = [*(value for value in run.network.parameters() if value.requires_grad), run.people.weight]
-    # where a slope is next to nothing, AdamW's first step follows its sign, which is down to rounding
+    # where the gradient is near zero, AdamW's first step follows its sign, which depends on rounding
     apart = torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, expected, strict=True)])
     assert (apart < 1e-5).float().mean() > 0.99
     assert torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, other, strict=True)]).max() > 1e-4
 
 
-def test_the_average_follows_the_weights_faster_at_first(data: TrainingSets) -> None:
+def test_moving_average_warms_up(data: TrainingSets) -> None:
     run = begun(data, average=0.3)
     expected = {name: value.clone() for name, value in run.network.state_dict().items()}
     for step, keep in enumerate((2 / 11, 3 / 12, 0.3, 0.3)):
@@ -284,9 +282,7 @@ def test_the_average_follows_the_weights_faster_at_first(data: TrainingSets) -> 
 
 
 @pytest.mark.parametrize("killed", [2, 4])
-def test_a_run_that_was_killed_ends_as_one_that_was_not(
-    killed: int, data: TrainingSets, tmp_path: Path, often: None
-) -> None:
+def test_killed_run_resumes_to_same_result(killed: int, data: TrainingSets, tmp_path: Path, often: None) -> None:
     settings = {"head_steps": 3, "sharp_from": 0.7}
     whole = begun(data, **settings)
     told = list(whole.run(tmp_path / "whole.safetensors"))
@@ -310,7 +306,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_finished_run_that_is_continued_does_nothing(data: TrainingSets, tmp_path: Path, often: None) -> None:
+def test_resuming_finished_run_does_nothing(data: TrainingSets, tmp_path: Path, often: None) -> None:
     path = tmp_path / "run.safetensors"
     list(begun(data, steps=2).run(path))
     before = path.read_bytes()
@@ -320,7 +316,7 @@ def test_a_finished_run_that_is_continued_does_nothing(data: TrainingSets, tmp_p
     assert path.read_bytes() == before
 
 
-def test_a_state_of_another_run_is_refused_and_what_differs_is_named(data: TrainingSets, tmp_path: Path) -> None:
+def test_resume_rejects_different_run(data: TrainingSets, tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     begun(data).save(path)
     begun(data).resume(path)
@@ -337,7 +333,7 @@ def test_a_state_of_another_run_is_refused_and_what_differs_is_named(data: Train
 
 
 @pytest.mark.parametrize("content", [b"", b"a text, and no checkpoint\n" * 9, None])
-def test_a_file_that_is_no_state_is_refused(content: bytes | None, data: TrainingSets, tmp_path: Path) -> None:
+def test_resume_rejects_other_files(content: bytes | None, data: TrainingSets, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     if content is None:
         safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
@@ -349,7 +345,7 @@ def test_a_file_that_is_no_state_is_refused(content: bytes | None, data: Trainin
         load_run(path)
 
 
-def test_a_run_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_of_other_kind_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, steps = tmp_path / "other.safetensors", {"recipe": {"steps": 0}, "photographs": "0"}
     safetensors.torch.save_file({"average/x": torch.zeros(1)}, path, {"about": json.dumps(steps), "step": "0"})
     with pytest.raises(ValueError, match=r"other\.safetensors is a checkpoint of another kind of run"):
@@ -359,7 +355,7 @@ def test_a_run_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         fit.initial_weights(mini_datasets.recipe(), {}, path)
 
 
-def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
+def test_load_run_returns_averaged_weights(
     data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: None
 ) -> None:
     monkeypatch.setattr(predicting, "build", lambda name: mini_datasets.network(seed=9))
@@ -377,9 +373,7 @@ def test_only_a_finished_run_is_loaded_and_gives_its_averaged_weights(
     assert equal(found, run.average.state_dict()) == list(found) != equal(found, run.network.state_dict())
 
 
-def test_a_run_begins_with_the_weights_of_another_and_says_so(
-    data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_starts_from_other_run(data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "build", lambda *_: mini_datasets.network(seed=9))
     first, path = begun(data), tmp_path / "first.safetensors"
     first.train_step(*first.batches(0))
@@ -393,7 +387,7 @@ def test_a_run_begins_with_the_weights_of_another_and_says_so(
         fit.initial_weights(mini_datasets.recipe(backbone="other"), {}, path)
 
 
-def test_a_run_of_another_backbone_begins_with_weights_for_it_and_tells_their_digest(
+def test_pretrained_weights_are_loaded_with_digest(
     data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "build", lambda *_: mini_datasets.network(seed=9))
@@ -409,7 +403,7 @@ def test_a_run_of_another_backbone_begins_with_weights_for_it_and_tells_their_di
         fit.initial_weights(recipe, {}, path, path)
 
 
-def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> None:
+def test_identity_is_fitted_to_initial_embeddings() -> None:
     network, some = mini_datasets.network().eval(), mini_datasets.faces(40, 1)
     embedding = predict(network, some, 16)["embedding"]
     mixed = embedding @ np.random.default_rng(0).normal(size=(mini_datasets.WIDTH, 4)).astype(np.float32)
@@ -422,9 +416,7 @@ def test_identity_is_what_the_starting_embeddings_have_in_common_with_ours() -> 
     assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.9
 
 
-def test_an_embedding_of_another_width_is_kept_near_the_starting_one_through_a_linear_map(
-    data: TrainingSets, tmp_path: Path
-) -> None:
+def test_distillation_maps_embeddings_of_other_widths(data: TrainingSets, tmp_path: Path) -> None:
     wider = replace(data, initial_embeddings=np.eye(9, 8, dtype=np.float32))
     only = {**dict.fromkeys(asdict(losses.TaskWeights()), 0.0), "distillation": 1.0}
     run = begun(wider, weights=only, head_steps=0, warmup=0, rate=0.02, head_rate=0.02, steps=60, decay=0.0)
@@ -437,10 +429,10 @@ def test_an_embedding_of_another_width_is_kept_near_the_starting_one_through_a_l
     assert again.train_step(*batch) == run.train_step(*batch)
 
 
-def test_the_figures_to_watch_are_those_of_the_answers(data: TrainingSets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_figures_match_predictions(data: TrainingSets, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, aged = data.valid_expressions, data.valid_attributes
-    answers = np.eye(8, dtype=np.float32)[[0, 1, 2, 3, 4, 5, 0, 0, 1]]  # of classes 0 to 7 and 0 again
-    first = np.eye(7, dtype=np.float32)[[0, 0, 1, 2, 3, 4, 5, 0, 0]]  # the second is not known, the eighth is wrong
+    predictions = np.eye(8, dtype=np.float32)[[0, 1, 2, 3, 4, 5, 0, 0, 1]]  # of classes 0 to 7 and 0 again
+    first = np.eye(7, dtype=np.float32)[[0, 0, 1, 2, 3, 4, 5, 0, 0]]  # the second is unknown, the eighth is wrong
     years = np.full((6, 100), -1e3, np.float32)
     off = np.array([1, -1, 3, 0, 0, 2])
     years[np.arange(6), np.clip(aged.age + off, 1, 100) - 1] = 0
@@ -450,7 +442,7 @@ def test_the_figures_to_watch_are_those_of_the_answers(data: TrainingSets, monke
     def predict(network: FaceNetwork, faces: object, size: int) -> dict[str, np.ndarray]:
         assert size == 16
         if faces is shown:
-            return {"expression": answers, "first": first}
+            return {"expression": predictions, "first": first}
         assert faces is aged
         return {"age": years, "gender": gender, "ethnicity": ethnicity}
 
@@ -466,7 +458,7 @@ def test_the_figures_to_watch_are_those_of_the_answers(data: TrainingSets, monke
     }
 
 
-def test_answers_do_not_depend_on_how_faces_are_batched() -> None:
+def test_predict_is_independent_of_batching() -> None:
     network, some = mini_datasets.network().eval(), mini_datasets.faces(7, 1)
     whole, parts = (predict(network, some, 16, batch) for batch in (64, 3))
     assert {name: value.shape for name, value in whole.items()} == {
@@ -482,7 +474,7 @@ def test_answers_do_not_depend_on_how_faces_are_batched() -> None:
         np.testing.assert_allclose(value, parts[name], atol=1e-5)
 
 
-def test_answers_are_worked_out_in_bfloat16_unless_the_recipe_says_otherwise(data: TrainingSets) -> None:
+def test_bfloat16_follows_recipe(data: TrainingSets) -> None:
     some = mini_datasets.faces(5, 1)
     rounded, exact = begun(data), begun(data, bfloat16=False)
     pictures = to_tensor(np.stack([augment.crop_to_input(crop, 16) for crop in some.crops]))
@@ -493,7 +485,7 @@ def test_answers_are_worked_out_in_bfloat16_unless_the_recipe_says_otherwise(dat
     assert 0 < off < 0.1
 
 
-def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_without(
+def test_published_network_is_unfolded_and_folded(
     data: TrainingSets, weights: mobilenet.NamedTensors, tmp_path: Path
 ) -> None:
     wide = replace(data, initial_embeddings=np.eye(9, mobilenet.EMBEDDING, dtype=np.float32))
@@ -513,7 +505,7 @@ def test_a_run_of_the_published_network_puts_its_normalisation_back_and_ends_wit
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules())
 
 
-def test_data_is_read_with_the_starting_embeddings_and_both_are_kept(
+def test_training_sets_are_cached_with_embeddings(
     sources: DatasetPaths, cache: Path, weights: mobilenet.NamedTensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predicting, "INITIAL_SIZE", 32)
@@ -566,7 +558,7 @@ def test_estimate_class_prior_finds_the_class_frequencies() -> None:
     np.testing.assert_allclose(predicting.estimate_class_prior(logits), (0.7, 0.2, 0.1), atol=0.03)
 
 
-def test_a_teacher_can_get_faces_in_the_style_of_fer2013(data: TrainingSets, tmp_path: Path) -> None:
+def test_teacher_gets_faces_in_fer2013_style(data: TrainingSets, tmp_path: Path) -> None:
     network = mini_datasets.network(seed=3).eval()
     file = tmp_path / "teacher.onnx"
     save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
@@ -578,7 +570,7 @@ def test_a_teacher_can_get_faces_in_the_style_of_fer2013(data: TrainingSets, tmp
     )
 
 
-def test_an_exported_network_teaches_what_its_run_would(data: TrainingSets, tmp_path: Path) -> None:
+def test_exported_teacher_matches_run(data: TrainingSets, tmp_path: Path) -> None:
     network = mini_datasets.network(seed=3).eval()
     file = tmp_path / "teacher.onnx"
     save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
@@ -596,9 +588,7 @@ def test_an_exported_network_teaches_what_its_run_would(data: TrainingSets, tmp_
         ({"margin": 0.5}, r"other\.onnx cannot be a teacher: its crops have a margin of 0\.5"),
     ],
 )
-def test_a_network_of_other_classes_or_other_crops_teaches_nothing(
-    differs: dict[str, Any], said: str, tmp_path: Path
-) -> None:
+def test_teacher_with_other_classes_or_crops_is_rejected(differs: dict[str, Any], said: str, tmp_path: Path) -> None:
     network = mini_datasets.network()
     file = tmp_path / "other.onnx"
     save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("other", network, 16), **differs}, file)
@@ -607,12 +597,12 @@ def test_a_network_of_other_classes_or_other_crops_teaches_nothing(
 
 
 @pytest.mark.parametrize("name", ["blazeface-back", "gone.onnx", "gone.safetensors", "wat"])
-def test_what_is_no_network_cannot_teach(name: str) -> None:
+def test_teacher_must_be_network(name: str) -> None:
     with pytest.raises(FervidError, match=name.replace(".", r"\.")):
         predicting.load_teacher(name)
 
 
-def test_what_teachers_answer_takes_its_share_of_votes_and_first_labels(data: TrainingSets) -> None:
+def test_teacher_predictions_are_mixed_into_labels(data: TrainingSets) -> None:
     sure = np.full((16, 15), -40, np.float32)
     sure[:, [3, 8 + 2]] = 40
     plain = BatchSampler(mini_datasets.recipe(), data)

@@ -1,4 +1,4 @@
-"""Clips that are simulated from stills move as a video would."""
+"""Test clips simulated from stills."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fervid.training import simulate_video
 FACE = Face((4, 6, 44, 46), np.array([[14, 20], [34, 20], [24, 30]], np.float32), 0.9)
 
 
-def test_a_simulated_clip_moves_smoothly_and_keeps_the_face_in_the_crop() -> None:
+def test_simulated_clip_moves_smoothly() -> None:
     image = cv2.resize(clips.portrait(160, 160, 1.2, 222, 118), (48, 48), interpolation=cv2.INTER_AREA)
     views = [align_face(*view, 48) for view in simulate_video.simulate_clip(image, FACE, 24, np.random.default_rng(5))]
     steps = [np.abs(a.astype(int) - b).mean() for a, b in itertools.pairwise(views)]
@@ -26,7 +26,7 @@ def test_a_simulated_clip_moves_smoothly_and_keeps_the_face_in_the_crop() -> Non
     np.testing.assert_array_equal(views, again)
 
 
-def test_the_detector_that_errs_is_followed_by_the_landmarks() -> None:
+def test_detection_jitter_moves_landmarks() -> None:
     still = dict.fromkeys(("x", "y", "scale", "roll"), 0.0)
     moved = simulate_video._transform_face(FACE, still | {"x": 0.1}, 2.0)
     assert moved.box == pytest.approx((16, 12, 96, 92))

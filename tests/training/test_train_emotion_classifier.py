@@ -1,4 +1,4 @@
-"""The shipped classifier: offsets take out what the network answers too often, and the temperature calibrates."""
+"""Test the shipped classifier: offsets, temperature, cross-validation and file."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ ALL = np.eye(8, dtype=bool)
 
 
 def labelled(rng: np.random.Generator, count: int, bias: np.ndarray, scale: float = 1.0) -> LabelledLogits:
-    """Logits from which a soft-max minus `bias` gives the truth as often as it says."""
+    """Make logits whose softmax minus `bias` is calibrated."""
     logits = rng.normal(0, 2, (count, 8))
     truth = np.array([rng.choice(8, p=np.exp(row) / np.exp(row).sum()) for row in logits])
     return LabelledLogits(np.float32(logits * scale + bias), truth, ALL, np.ones(8, bool))
 
 
-def test_offsets_and_temperature_are_found_again() -> None:
+def test_fit_recovers_offsets_and_temperature() -> None:
     rng, bias = np.random.default_rng(0), np.array([2, -1, 0, 0, 1, -2, 0, 0.0])
     found = Parameters.fit([labelled(rng, 6000, bias, 3.0)])
     np.testing.assert_allclose(found.offset, bias.mean() - bias, atol=0.4)
@@ -46,13 +46,13 @@ def test_offsets_and_temperature_are_found_again() -> None:
     assert found.offset.sum() == pytest.approx(0, abs=1e-6)
 
 
-def test_an_expression_that_a_set_lacks_is_not_asked_for() -> None:
+def test_missing_expression_is_ignored() -> None:
     among = np.arange(8) != 1
     part = LabelledLogits(np.float32([[0, 99, 0, 0, 0, 0, 0, 0]]), np.array([0]), ALL, among)
     assert part.loss(np.zeros(8), 1.0) == pytest.approx(np.log(7))
 
 
-def test_expressions_of_one_valence_are_added() -> None:
+def test_expressions_of_one_valence_are_summed() -> None:
     counts_as = np.array([[True] * 4 + [False] * 4, [False] * 4 + [True] * 4])
     part = LabelledLogits(np.zeros((2, 8), np.float32), np.array([0, 1]), counts_as, np.ones(8, bool))
     assert part.loss(np.zeros(8), 1.0) == pytest.approx(np.log(2))
@@ -67,14 +67,14 @@ def clip_set(logits: np.ndarray, truth: np.ndarray, people: np.ndarray) -> ClipS
 
 @pytest.fixture
 def acted() -> ClipSet:
-    """Five people who show all eight, each from a rest of their own that hides it."""
+    """Make five people with all eight expressions, each with a personal offset that hides them."""
     rng = np.random.default_rng(1)
     truth, people = np.tile(np.arange(8), 10), np.repeat(np.arange(5), 16)
     rest = rng.normal(0, 3, (5, 8))
     return clip_set(np.eye(8)[truth] * 2 + rest[people] + rng.normal(0, 0.2, (80, 8)), truth, people)
 
 
-def test_relative_to_their_average_people_are_alike(acted: ClipSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baseline_makes_people_alike(acted: ClipSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
     parameters = Parameters.fit([to_labelled_logits(acted)])
     usual = np.array(train_emotion_classifier.usual_logits(acted)["person"], np.float32)
@@ -84,7 +84,7 @@ def test_relative_to_their_average_people_are_alike(acted: ClipSet, monkeypatch:
     assert alone["clips"] == alone["clips_with_face"] == 80
 
 
-def test_cross_validation_leaves_people_out(acted: ClipSet) -> None:
+def test_cross_validation_is_by_person(acted: ClipSet) -> None:
     found = cross_validate(acted, [])
     assert found.shape == (80, 8)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
@@ -93,7 +93,7 @@ def test_cross_validation_leaves_people_out(acted: ClipSet) -> None:
     assert own[0] > own[1]
 
 
-def test_the_file_says_what_the_parameters_say(tmp_path: Path) -> None:
+def test_exported_file_matches_parameters(tmp_path: Path) -> None:
     parameters = Parameters(np.linspace(-1, 1, 8), 1.7)
     session = onnxruntime.InferenceSession(train_emotion_classifier.to_onnx(parameters).SerializeToString())
     rows = np.float32(np.random.default_rng(0).normal(0, 3, (5, 8)))
@@ -102,23 +102,23 @@ def test_the_file_says_what_the_parameters_say(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sets(sources: DatasetPaths, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipSet]:
-    """The three sets in miniature, looked at by the shipped models."""
+    """Read the three sets in miniature with the shipped models."""
     copied = DatasetPaths(shutil.copytree(sources.root, tmp_path_factory.mktemp("copied") / "sets"))
     mini_datasets.films(copied.kerc)
     return read_clip_sets(copied, tmp_path_factory.mktemp("features"))
 
 
-def test_the_sets_are_read_with_people_and_truth(sets: dict[str, ClipSet]) -> None:
+def test_clip_sets_have_people_and_truth(sets: dict[str, ClipSet]) -> None:
     assert list(sets) == [DEVELOPMENT, KERC, SFEW]
     acted, scenes_, stills = sets.values()
     assert [CLASSES[label] for label in acted.truth] == ["neutral", "happiness", "anger"]
     assert acted.people.tolist() == [0, 0, 1]
     assert sorted({VALENCES[label] for label in scenes_.truth}) == ["negative", "neutral", "positive"]
-    assert len(scenes_.truth) == len(scenes_) + 1, "one clip shows no face"
+    assert len(scenes_.truth) == len(scenes_) + 1, "one clip has no face"
     assert (len(stills), stills.people) == (7, None)
 
 
-def test_happiness_counts_as_positive_and_a_clip_without_a_face_as_wrong(
+def test_clip_set_maps_valence_and_counts_faceless_as_errors(
     sets: dict[str, ClipSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
@@ -130,7 +130,7 @@ def test_happiness_counts_as_positive_and_a_clip_without_a_face_as_wrong(
     assert report["recall"]["positive"] == pytest.approx((positive.sum() - 1) / positive.sum(), abs=1e-3)
 
 
-def test_the_whole_way_from_sets_to_a_file(
+def test_command_fits_and_writes_file(
     sets: dict[str, ClipSet],
     sources: DatasetPaths,
     cache: Path,
@@ -139,7 +139,7 @@ def test_the_whole_way_from_sets_to_a_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
-    films = sets[KERC]  # who all show the astronaut
+    films = sets[KERC]  # all clips show the astronaut
     strangers = replace(films, people=np.arange(len(films.truth)))
     monkeypatch.setattr(train_emotion_classifier, "read_clip_sets", lambda *_: {**sets, KERC: strangers})
     monkeypatch.setattr(train_emotion_classifier, "FOLDS", 2)

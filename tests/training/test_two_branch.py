@@ -1,4 +1,4 @@
-"""The network with two branches: what is mixed, what each branch learns, resuming, export, and several as one file."""
+"""Test the two-branch network: mixing, losses, resuming, export, ensembles and initial weights."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "CALIBRATION", 8)
 
 
-def test_a_recipe_is_read_and_what_is_wrong_with_it_is_said(tmp_path: Path) -> None:
+def test_two_branch_recipe_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"steps": 7, "mixing": "none"}))
     assert TwoBranchConfig.from_json(path) == replace(TwoBranchConfig(), steps=7, mixing="none")
@@ -71,7 +71,7 @@ def test_a_recipe_is_read_and_what_is_wrong_with_it_is_said(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("mixing", "mixed"), [("none", 0), ("mixaugment", 3), ("mixup", 6)])
-def test_so_many_faces_of_a_batch_are_mixed(mixing: str, mixed: int, made: Synthetic) -> None:
+def test_number_of_mixed_faces(mixing: str, mixed: int, made: Synthetic) -> None:
     recipe = TwoBranchConfig.from_json(synthetic.TWO_BRANCH)
     recipe = replace(recipe, size=24, batch=6, mixing=mixing)  # type: ignore[arg-type]
     batch, plain = (two_branch.make_batch(one, made, 4) for one in (recipe, replace(recipe, mixing="none")))
@@ -84,7 +84,7 @@ def test_so_many_faces_of_a_batch_are_mixed(mixing: str, mixed: int, made: Synth
         assert batch.second.expression[i] in plain.first.expression[others]
 
 
-def test_targets_are_those_of_the_view(made: Synthetic) -> None:
+def test_targets_match_view(made: Synthetic) -> None:
     batch = two_branch.make_batch(replace(RECIPE, mixing="none"), made, 0)
     assert batch.first.landmarks.shape == (6, 12)
     assert batch.first.landmarks.abs().max() < 2
@@ -94,7 +94,7 @@ def test_targets_are_those_of_the_view(made: Synthetic) -> None:
     assert batch.first.age.max() < 1
 
 
-def test_a_loss_counts_both_faces_by_their_shares(made: Synthetic) -> None:
+def test_mixed_loss_weights_both_faces(made: Synthetic) -> None:
     batch = two_branch.make_batch(replace(RECIPE, mixing="mixup"), made, 0)
     with torch.no_grad():
         found = network()(batch.images)
@@ -107,8 +107,8 @@ def test_a_loss_counts_both_faces_by_their_shares(made: Synthetic) -> None:
     assert alone < two_branch.loss(found, batch, 0.5)
 
 
-def slopes(appearance: float, made: Synthetic) -> dict[str, bool]:
-    """Which parts learn from a batch."""
+def find_gradients(appearance: float, made: Synthetic) -> dict[str, bool]:
+    """Return for each part whether it gets gradients from a batch."""
     own = network()
     batch = two_branch.make_batch(RECIPE, made, 0)
     two_branch.loss(own(batch.images), batch, appearance).backward()
@@ -116,12 +116,12 @@ def slopes(appearance: float, made: Synthetic) -> dict[str, bool]:
     return {part: own.get_submodule(part).weight.grad is not None for part in parts}
 
 
-def test_without_weight_the_second_branch_learns_nothing(made: Synthetic) -> None:
-    assert all(slopes(0.5, made).values())
-    assert [part for part, learns in slopes(0.0, made).items() if not learns] == ["appearance", "rest"]
+def test_second_branch_without_weight_gets_no_gradient(made: Synthetic) -> None:
+    assert all(find_gradients(0.5, made).values())
+    assert [part for part, learns in find_gradients(0.0, made).items() if not learns] == ["appearance", "rest"]
 
 
-def test_a_killed_run_goes_on_to_the_same_result(
+def test_killed_two_branch_run_resumes_to_same_result(
     made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None
 ) -> None:
     monkeypatch.setattr(two_branch, "SAVE_EVERY_STEPS", 1)
@@ -146,7 +146,7 @@ def crops(count: int = 5) -> NDArray[np.uint8]:
     return np.random.default_rng(1).integers(0, 256, (count, 24, 24, 3), np.uint8)
 
 
-def test_the_file_answers_as_torch_does(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+def test_two_branch_file_matches_torch(made: Synthetic, tmp_path: Path, tiny: None) -> None:
     model = registry.load_model(str(exported(made, tmp_path / "mine.onnx")), "network")
     assert model.card["expressions"] == list(EXPRESSIONS)
     scores = FaceModel(model.session, model.card)(crops())
@@ -157,7 +157,7 @@ def test_the_file_answers_as_torch_does(made: Synthetic, tmp_path: Path, tiny: N
     assert scores.age.shape == (5, 0)
 
 
-def test_several_are_one_file_that_averages_them(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+def test_fuse_averages_networks(made: Synthetic, tmp_path: Path, tiny: None) -> None:
     paths = [exported(made, tmp_path / f"{i}.onnx", seed=i) for i in range(3)]
     fused = tmp_path / "three.onnx"
     done = CliRunner().invoke(app.app, ["network", "ensemble", *map(str, paths), "-o", str(fused)])
@@ -174,8 +174,8 @@ def test_several_are_one_file_that_averages_them(made: Synthetic, tmp_path: Path
     assert [member["name"] for member in model.card["members"]] == ["0", "1", "2"]
 
 
-def test_whole_networks_can_be_averaged_too(tmp_path: Path) -> None:
-    """With age, gender, ethnicity and identity."""
+def test_fuse_averages_multi_task_networks(tmp_path: Path) -> None:
+    """Average networks with age, gender, ethnicity and identity."""
     fused = tmp_path / "two.onnx"
     ensemble.fuse([registry.models_dir() / f"{name}.onnx" for name in ("mobilenetv1", "mobilenetv1-fp32")], fused)
     model = registry.load_model(str(fused), "network")
@@ -187,7 +187,7 @@ def test_whole_networks_can_be_averaged_too(tmp_path: Path) -> None:
     assert np.allclose(scores.age, single.age, atol=3)
 
 
-def test_networks_that_see_other_crops_are_refused(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+def test_fuse_rejects_networks_with_other_crops(made: Synthetic, tmp_path: Path, tiny: None) -> None:
     one, other = exported(made, tmp_path / "one.onnx"), exported(made, tmp_path / "other.onnx", size=32)
     with pytest.raises(ValueError, match=r"differs from .*one\.onnx in input; they cannot be averaged"):
         ensemble.fuse([one, other], tmp_path / "both.onnx")
@@ -205,7 +205,7 @@ def test_networks_that_see_other_crops_are_refused(made: Synthetic, tmp_path: Pa
     assert not (tmp_path / "both.onnx").exists()
 
 
-def test_operators_that_only_one_of_them_names_do_no_harm(made: Synthetic, tmp_path: Path, tiny: None) -> None:
+def test_fuse_accepts_extra_operator_sets(made: Synthetic, tmp_path: Path, tiny: None) -> None:
     one, other = exported(made, tmp_path / "one.onnx"), exported(made, tmp_path / "other.onnx", seed=1)
     model = onnx.load(one)
     assert model.opset_import.pop().domain == "org.pytorch.aten"
@@ -214,7 +214,7 @@ def test_operators_that_only_one_of_them_names_do_no_harm(made: Synthetic, tmp_p
     assert registry.load_model(str(tmp_path / "both.onnx"), "network").card["embedding"] == 2 * two_branch.WIDTH
 
 
-def test_weights_of_imagenet_are_converted_for_the_network_that_they_are_of(
+def test_imagenet_weights_are_converted(
     made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None
 ) -> None:
     monkeypatch.setattr(imagenet, "build", lambda name: mini_datasets.network())
@@ -236,10 +236,10 @@ def test_weights_of_imagenet_are_converted_for_the_network_that_they_are_of(
 
 
 class Residual(torch.nn.Module):
-    """A layer, and a block of an EfficientNet around others: added to what comes in, with or without excitation."""
+    """A layer, and residual EfficientNet blocks with or without excitation."""
 
     def __init__(self, width: int, blocks: int, *, excited: bool) -> None:
-        """Weights of chance."""
+        """Initialise with random weights."""
         super().__init__()
         self.stem = torch.nn.Conv2d(3, width, 3, bias=False)
         self.blocks = torch.nn.ModuleList(torch.nn.ModuleDict(self._block(width, excited)) for _ in range(blocks))
@@ -258,7 +258,7 @@ class Residual(torch.nn.Module):
         return x
 
 
-def test_a_network_that_is_grown_from_another_does_at_first_what_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grown_network_equals_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imagenet, "OPEN", 30.0)
     torch.manual_seed(0)
     small, large = Residual(4, 1, excited=False).eval(), Residual(6, 3, excited=True).eval()
@@ -266,10 +266,10 @@ def test_a_network_that_is_grown_from_another_does_at_first_what_that_does(monke
     large.load_state_dict(imagenet.grown(small.state_dict(), large.state_dict()))
     pictures = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(large(pictures)[:, :4], small(pictures))
-    assert large(pictures)[:, 4:].abs().min() > 0, "what is added can be learned with"
+    assert large(pictures)[:, 4:].abs().min() > 0, "new channels can be trained"
 
 
-def test_a_block_that_is_added_lets_nothing_through_whichever_its_last_normalisation_is() -> None:
+def test_new_blocks_start_as_identity() -> None:
     chance = torch.full((4,), 0.5)
     for key in ("blocks.2.3.bn3.weight", "blocks.0.1.bn2.weight"):
         assert not imagenet.grown({}, {key: chance})[key].any()
@@ -277,7 +277,7 @@ def test_a_block_that_is_added_lets_nothing_through_whichever_its_last_normalisa
         assert imagenet.grown({}, {key: chance})[key].equal(chance)
 
 
-def test_what_is_grown_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
+def test_imagenet_grows_backbone_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
     asked: list[str] = []
     output = tmp_path / "b2.safetensors"
     monkeypatch.setattr(imagenet, "converted", lambda name, path: asked.append(name) or {})
@@ -290,7 +290,7 @@ def test_what_is_grown_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.M
     mini_datasets.Backbone().load_state_dict(safetensors.torch.load_file(output))
 
 
-def test_the_whole_way_from_data_sets_to_a_file(
+def test_command_trains_and_writes_file(
     sources: DatasetPaths,
     cache: Path,
     published: Path,
@@ -310,7 +310,7 @@ def test_the_whole_way_from_data_sets_to_a_file(
     assert registry.load_model(str(output), "network").card["recipe"]["steps"] == 1
 
 
-def test_the_comparison_differs_in_nothing_but_what_it_says() -> None:
+def test_synthetic_recipes_differ_in_variant_only() -> None:
     two = TwoBranchConfig.from_json(synthetic.TWO_BRANCH)
     recipes = synthetic.recipes(two)
     assert list(synthetic.recipes(two, ["mixup"])) == [key for key in recipes if key[2] == "mixup"]
@@ -320,7 +320,7 @@ def test_the_comparison_differs_in_nothing_but_what_it_says() -> None:
         assert replace(recipe, backbone=two.backbone, appearance=two.appearance, mixing=two.mixing) == two
 
 
-def test_figures_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synthetic_table_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     from fervid.learn import metrics
 
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
@@ -338,7 +338,7 @@ def test_figures_of_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     assert blends == {"0.3 of it, 0.7 of the shipped network": "100.0", "0.7 of it, 0.3 of the shipped network": "0.0"}
 
 
-def test_only_faces_with_a_majority_for_one_of_the_six_are_tested() -> None:
+def test_tested_selects_majority_of_six() -> None:
     votes = mini_datasets.faces(8, 0, "votes")
     kept, labels = synthetic.tested(votes)
     assert len(kept) == len(labels) == 6

@@ -1,4 +1,4 @@
-"""Published weights are read and folded rightly, and a network is built by the name of its backbone."""
+"""Test reading and folding published weights, building backbones, and converting BlazeFace."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def backbone(weights: NamedTensors) -> MobileNetV1:
 
 
 @pytest.mark.parametrize("size", [33, 64])
-def test_weights_as_read_equal_the_published_graph(backbone: MobileNetV1, published: Path, size: int) -> None:
+def test_weights_match_published_graph(backbone: MobileNetV1, published: Path, size: int) -> None:
     assert mobilenet.reference_difference(backbone, published, size) < 1e-4
 
 
-def test_a_weight_that_is_read_wrongly_shows(backbone: MobileNetV1, published: Path) -> None:
+def test_wrong_weight_changes_outputs(backbone: MobileNetV1, published: Path) -> None:
     with torch.no_grad():
         backbone.depthwise[3].convolution.weight.add_(0.5)
     assert mobilenet.reference_difference(backbone, published) > 1e-4
 
 
 @pytest.mark.parametrize("change", [b"", b"surplus"])
-def test_weight_files_of_another_length_are_refused(change: bytes, published: Path, tmp_path: Path) -> None:
+def test_weight_files_of_wrong_length_are_rejected(change: bytes, published: Path, tmp_path: Path) -> None:
     data = (published.parent / "weights.bin").read_bytes()
     (tmp_path / "weights.bin").write_bytes(data + change if change else data[:-10])
     (tmp_path / "model.json").write_bytes(published.read_bytes())
@@ -48,14 +48,14 @@ def test_weight_files_of_another_length_are_refused(change: bytes, published: Pa
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"weightsManifest": [{"paths": []}]}', '{"weightsManifest": 3}'])
-def test_a_damaged_manifest_is_refused_by_its_name(content: str, tmp_path: Path) -> None:
+def test_damaged_manifest_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(content)
     with pytest.raises(ValueError, match=r"model\.json is not a manifest of TensorFlow\.js weights"):
         mobilenet.read_tensorflowjs(tmp_path / "model.json")
 
 
 @pytest.mark.parametrize("change", [{"feats/kernel": None}, {"age_pred/bias": np.zeros(99, np.float32)}])
-def test_weights_of_another_network_are_refused(change: dict[str, np.ndarray | None], weights: NamedTensors) -> None:
+def test_weights_of_other_network_are_rejected(change: dict[str, np.ndarray | None], weights: NamedTensors) -> None:
     other = {name: value for name, value in {**weights, **change}.items() if value is not None}
     with pytest.raises(ValueError, match="not the published weights of mobilenetv1"):
         build("mobilenetv1", other)
@@ -63,7 +63,7 @@ def test_weights_of_another_network_are_refused(change: dict[str, np.ndarray | N
 
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 8, 13, 28])
 @pytest.mark.parametrize("groups", [1, 6])
-def test_a_strided_convolution_gives_the_same_while_training(side: int, groups: int) -> None:
+def test_strided_convolution_matches_in_training(side: int, groups: int) -> None:
     torch.manual_seed(side)
     layer = mobilenet._SameConv(6, 6, stride=2, groups=groups)
     pictures = torch.randn(2, 6, side, side, requires_grad=True)
@@ -78,7 +78,7 @@ def test_a_strided_convolution_gives_the_same_while_training(side: int, groups: 
 
 
 @pytest.mark.parametrize("size", [32, 45])
-def test_normalising_and_folding_change_nothing(backbone: MobileNetV1, size: int) -> None:
+def test_unfolding_and_folding_keep_weights(backbone: MobileNetV1, size: int) -> None:
     torch.manual_seed(size)
     pictures = torch.randn(8, 3, size, size) * 50
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_frozen_batch_norm_keeps_outputs_and_statistics(backbone: MobileNetV1) -
     torch.testing.assert_close(folded(images), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_after_normalising_training_starts_from_the_same_answers(backbone: MobileNetV1) -> None:
+def test_unfolding_keeps_outputs(backbone: MobileNetV1) -> None:
     pictures = torch.randn(8, 3, 64, 64, generator=torch.manual_seed(0)) * 50
     with torch.no_grad():
         before = backbone(pictures)
@@ -115,7 +115,7 @@ def test_after_normalising_training_starts_from_the_same_answers(backbone: Mobil
         torch.testing.assert_close(backbone.train()(pictures), before, atol=0.05, rtol=0.05)
 
 
-def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights: NamedTensors) -> None:
+def test_age_and_gender_heads_are_pretrained(weights: NamedTensors) -> None:
     network, other = build("mobilenetv1", weights), build("mobilenetv1", weights)
     embedding = np.random.default_rng(0).random((3, network.width), np.float32)
     hidden = np.maximum(embedding @ weights["feats/kernel"] + weights["feats/bias"], 0)
@@ -128,7 +128,7 @@ def test_age_and_gender_begin_with_the_published_heads_and_the_rest_anew(weights
     assert {name.split(".")[0] for name in fresh} == {"expression", "first", "ethnicity", "identity"}
 
 
-def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weights: NamedTensors) -> None:
+def test_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weights: NamedTensors) -> None:
     def create_model(name: str, *, pretrained: bool, num_classes: int) -> torch.nn.Module:
         assert (name, pretrained, num_classes) == ("tiny", False, 0)
         backbone = mini_datasets.Backbone()
@@ -145,13 +145,13 @@ def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weigh
         build("tiny", weights)
 
 
-def test_another_backbone_without_timm_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_timm_names_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"resnet18 needs timm; pip install 'fervid\[train,backbones\]'"):
         build("resnet18")
 
 
-def test_weights_that_are_not_quantised_are_read_too(tmp_path: Path) -> None:
+def test_unquantised_weights_are_read(tmp_path: Path) -> None:
     values = np.float32([[1.5, -2], [3, 4.25]])
     (tmp_path / "a.bin").write_bytes(values.tobytes()[:6])
     (tmp_path / "b.bin").write_bytes(values.tobytes()[6:])
@@ -162,7 +162,7 @@ def test_weights_that_are_not_quantised_are_read_too(tmp_path: Path) -> None:
     assert mobilenet.read_tensorflowjs(tmp_path / "model.json")["kernel"].tolist() == values.tolist()
 
 
-def test_anchors_lie_in_the_order_of_the_outputs() -> None:
+def test_anchors_match_output_order() -> None:
     centres = blazeface.anchors()
     assert centres.shape == (896, 2)
     assert centres[0].tolist() == centres[1].tolist() == [8, 8]
@@ -172,7 +172,7 @@ def test_anchors_lie_in_the_order_of_the_outputs() -> None:
 
 
 def published_blazeface(rng: np.random.Generator) -> onnx.ModelProto:
-    """A graph with the layers and outputs of the published one, and as few of them as show every kind."""
+    """Make a graph with the kinds of layers and the outputs of the published one."""
     shapes = {
         "stem": (24, 3, 1, 1),
         "depth": (24, 1, 3, 3),
@@ -209,7 +209,7 @@ def published_blazeface(rng: np.random.Generator) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
 
 
-def test_the_converted_detector_answers_as_the_published_graph_and_pads_its_channels() -> None:
+def test_converted_detector_matches_published_graph() -> None:
     rng = np.random.default_rng(0)
     source = published_blazeface(rng)
     images = rng.integers(0, 256, (2, 256, 256, 3), np.uint8)
