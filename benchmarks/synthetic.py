@@ -7,8 +7,8 @@ After Jeong et al. (arXiv 2207.10025): `fervid.training.two_branch` is trained o
 `fervid.training.expression_transfer` and tested on real ones, those of FER+ PrivateTest with more than half of the
 votes for one of the six expressions. Figures are macro F1 with 95 % bootstrap intervals over images; differences are
 paired by image. An ensemble averages the probabilities of three backbones. A blend is the weighted average of an
-ensemble and the shipped network, which was trained on real faces, for the same six expressions. Runs in the folder are resumed;
-another value of `--steps` needs another folder.
+ensemble and the shipped network, which was trained on real faces, for the same six expressions. Runs in the folder
+are resumed; another value of `--steps` needs another folder.
 """
 
 from __future__ import annotations

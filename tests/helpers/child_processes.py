@@ -1,4 +1,4 @@
-"""Looks which processes of a group are alive, as a test that killed one wants to know."""
+"""Check which processes of a group are alive, for tests that kill one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def alive(group: int) -> list[int]:
-    """Processes of that group that have not ended; what nobody has reaped yet has."""
+    """List the processes of a group that have not ended; zombies count as ended."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -20,7 +20,7 @@ def alive(group: int) -> list[int]:
 
 
 def gone(group: int, seconds: float = 20) -> bool:
-    """Whether all of that group end within that time."""
+    """Check whether all processes of a group end within a timeout."""
     deadline = time.monotonic() + seconds
     while alive(group) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Kills a run of the command line again and again, resumes it each time, and counts what went wrong."""
+"""Kill a run of the command line repeatedly, resume it each time, and count the failures."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ import toy_models
 
 COLOURS = (toy_models.FIRST, toy_models.SECOND, toy_models.THIRD, toy_models.NEITHER, None)
 CODE = "from fervid.batch import parquet_writer as p; from fervid.cli.app import main; p.ROWS_PER_PART = 5; main()"
-"""The command line, with a parquet part for a few records in place of a thousand."""
+"""The command line, with a few records per parquet part instead of a thousand."""
 PHASES = ("start", "rewrite", "work", "work", "work")
 Format = Literal["jsonl", "parquet"]
 
 
 @dataclass
 class Counts:
-    """What came of it.
+    """Counts of runs and failures.
 
     Attributes:
         kills: Runs that were killed.
-        unfinished: Kills that left a file half rewritten beside the output.
-        batches: Times that all clips were answered in the end.
-        records: Records of those batches.
+        unfinished: Kills that left a partly rewritten file next to the output.
+        batches: Batches in which all clips were classified in the end.
+        records: Records of these batches.
         lost: Clips without a record.
-        twice: Records too many.
+        twice: Duplicate records.
         torn: Lines or parts that cannot be read.
-        wrong: Records that differ from those of an undisturbed run.
+        wrong: Records that differ from those of an uninterrupted run.
         orphans: Processes that outlived a killed run.
-        refused: Runs that ended by themselves otherwise than by an answer to each clip.
+        refused: Runs that failed without being killed.
     """
 
     kills: int = 0
@@ -60,15 +60,15 @@ class Counts:
 
     @property
     def harmed(self) -> int:
-        """Everything that must not be."""
+        """All failures."""
         return self.lost + self.twice + self.torn + self.wrong + self.orphans + self.refused
 
 
 def killed_runs(kills: int, *, inputs: int = 200, format: Format = "jsonl", seed: int = 0) -> Counts:
     """Kill and resume batches of that many small clips until that many kills are done.
 
-    A run is killed by SIGKILL while it starts, while it rewrites its output, or at some moment of its work; every
-    second time with its workers, and otherwise alone, when they must end by themselves.
+    A run is killed by SIGKILL while it starts, while it rewrites its output, or at a random moment of its work; every
+    second time with its workers, otherwise alone, in which case the workers must end by themselves.
     """
     chance, counts = random.Random(seed), Counts()
     with tempfile.TemporaryDirectory(prefix="killed-") as name:
@@ -119,11 +119,11 @@ class _Batch:
         self._models = [f"--{role}={path}" for role, path in toy_models.family(folder).items()]
 
     def output(self, number: int) -> Path:
-        """Where the records of a batch go."""
+        """Return the path of the records of a batch."""
         return self._folder / (f"{number}.jsonl" if self._format == "jsonl" else str(number))
 
     def start(self, output: Path) -> subprocess.Popen[bytes]:
-        """Begin or go on."""
+        """Start or resume a run."""
         options = ["--format", self._format, "--resume", "--jobs", "2", "--threads", "1", "--progress", "json"]
         options += ["--from-file", self._folder / "list", f"--min-face={toy_models.FACE}", *self._models, "-o", output]
         with (self._folder / "told").open("wb") as told:
@@ -134,7 +134,7 @@ class _Batch:
     def reach(
         self, run: subprocess.Popen[bytes], output: Path, phase: str, start: float, work: float, chance: random.Random
     ) -> bool:
-        """Wait for a moment in that phase; whether the run was still there then."""
+        """Wait for a random moment of a phase; return whether the run was still alive."""
         self.begun = True
         if phase == "start":
             time.sleep(chance.uniform(0, start))
@@ -147,28 +147,28 @@ class _Batch:
         return run.poll() is None
 
     def left(self, output: Path) -> bool:
-        """Whether there is more to do than to try again what can never be answered."""
+        """Check whether clips are left, other than permanent failures."""
         found, _ = self.records(output)
         return any(clip not in found and Path(clip).stat().st_size for clip in self.clips)
 
     def told(self) -> bool:
-        """Whether the run has told that a record is written."""
+        """Check whether the run has reported a written record."""
         return (self._folder / "told").stat().st_size > 0
 
     def rewriting(self, output: Path) -> bool:
-        """Whether a file lies there that is to replace another."""
+        """Check whether a partial replacement of a file exists."""
         place = output if self._format == "parquet" else output.parent
         return place.exists() and any(name.endswith(".partial") for name in os.listdir(place))
 
     def seconds_until(self, run: subprocess.Popen[bytes], reached: Callable[[], bool]) -> float:
-        """Wait until that is so, or the run has ended."""
+        """Wait until a condition holds or the run has ended."""
         began = time.monotonic()
         while not reached() and run.poll() is None and time.monotonic() < began + 120:
             time.sleep(0.0002)
         return time.monotonic() - began
 
     def records(self, output: Path) -> tuple[dict[str, list[dict[str, Any]]], int]:
-        """All records of a clip, less what differs between any two runs; how many could not be read."""
+        """Read all records of each clip, without fields that differ between runs, and count unreadable ones."""
         found: dict[str, list[dict[str, Any]]] = {}
         torn: Counter[str] = Counter()
         for record in (_lines if self._format == "jsonl" else _rows)(output, torn):
@@ -178,7 +178,7 @@ class _Batch:
 
 
 def _clip(folder: Path, number: int) -> Path:
-    """A picture or a clip of three frames with other people in it than the next; some are no clips at all."""
+    """Write an image or a clip of three frames with different people; some are not videos at all."""
     faces = [COLOURS[number // 5**place % 5] for place in range(3)]
     if number % 40 == 7:
         path = folder / f"{number:03}.mp4"

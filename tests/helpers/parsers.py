@@ -1,4 +1,4 @@
-"""What fervid parses beside videos, as targets for a fuzzer: any bytes give a result or a FervidError, nothing else."""
+"""Fuzz targets for everything but videos: any bytes give a result or a FervidError."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from fervid.render import html_report, result_reader
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something that takes bytes of strangers.
+    """A parser of untrusted input.
 
     Attributes:
-        take: Parses them, with a folder of its own to write to, and looks at the result.
-        examples: Bytes that are right, to begin from.
-        refusals: What may be raised.
+        take: Parses bytes, with a folder to write to, and checks the result.
+        examples: Valid inputs to start from.
+        refusals: Errors that may be raised.
     """
 
     take: Callable[[bytes, Path], object]
@@ -58,7 +58,7 @@ class Target:
     refusals: tuple[type[Exception], ...] = (FervidError,)
 
     def __call__(self, data: bytes) -> bool:
-        """Parse them; whether they were accepted."""
+        """Parse bytes; return whether they were accepted."""
         with tempfile.TemporaryDirectory(dir=_QUICK) as folder, suppress(*self.refusals):
             self.take(data, Path(folder))
             return True
@@ -134,7 +134,7 @@ def _emotion(data: bytes, folder: Path) -> None:
 
 
 def _tree(data: bytes, folder: Path) -> None:
-    """Every layout on a folder with files of these names."""
+    """Read a folder with files of these names in every layout."""
     for line in data.split(b"\n")[:20]:
         names = [name[:200] for name in line.split(b"/")[:4] if name.strip(b".\0")]
         path = Path(os.fsdecode(os.path.join(os.fsencode(folder), *(name.replace(b"\0", b"") for name in names))))
@@ -156,18 +156,18 @@ def _trees() -> list[bytes]:
     ]
 
 
-# What fervid wrote before
+# Output of fervid
 
 
 class _Silent:
-    """Of a classifier what a ledger needs."""
+    """The attributes of a classifier that a ledger needs."""
 
     models: Mapping[str, Any] = {}
     options = Options()
 
 
 def _pages() -> tuple[bytes, bytes]:
-    """A ledger and its output, of two clips."""
+    """Make a ledger and its output, of two clips."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.jsonl"
         with ResumableJsonlWriter(output, _Silent(), CLIPS[:2], resume=False, force=False) as ledger:
@@ -177,7 +177,7 @@ def _pages() -> tuple[bytes, bytes]:
 
 
 _pages = cache(_pages)
-_BETWEEN = b"\n\0\n"  # stands between a ledger and its output
+_BETWEEN = b"\n\0\n"  # separates a ledger from its output
 
 
 def _ledger(data: bytes, folder: Path) -> None:
@@ -224,7 +224,7 @@ def _tables() -> list[bytes]:
 
 
 def _rows(data: bytes, folder: Path) -> None:
-    """A table whose two texts are these, a line each."""
+    """Make a table with two text columns, one value per line."""
     about, _, samples = data.decode("utf-8", "replace").replace("\0", "").partition("\n")
     buffer = io.BytesIO()
     np.savez(buffer, **_columns() | {"about": np.array(about), "samples": np.array(samples)})
@@ -275,7 +275,7 @@ def _family() -> tuple[Path, Mapping[str, str]]:
 
 
 def _card(kind: Kind, data: bytes, folder: Path) -> None:
-    """A model with that card, in the place of the one that belongs to the others."""
+    """Replace the card of one of the matching models."""
     files = dict(_family()[1])
     model = onnx.load(files[kind] if kind in files else toy_models.regressor(folder / "regressor.onnx"))
     files[kind] = str(toy_models.write(folder / f"{kind}.onnx", model, data.decode("utf-8", "replace")))
@@ -288,7 +288,7 @@ def _card(kind: Kind, data: bytes, folder: Path) -> None:
 
 
 def _asked(kind: Kind, files: Mapping[str, str]) -> None:
-    """Load these models and answer for a face with them."""
+    """Load models and classify a face with them."""
     if kind == "regressor":
         registry.load_model(files[kind], kind)
         return
@@ -311,7 +311,7 @@ def _onnx(data: bytes, folder: Path) -> None:
     _asked("classifier", {**_family()[1], "classifier": str(path)})
 
 
-# What is typed or listed
+# Options and lists of files
 
 
 def _names(data: bytes, _: Path) -> None:
@@ -323,7 +323,7 @@ def _names(data: bytes, _: Path) -> None:
 
 
 def _flags(data: bytes, _: Path) -> None:
-    """A time, then labels, then the names of statistics."""
+    """Parse a time, then labels, then the names of statistics."""
     text, _, more = data.decode("utf-8", "replace").partition("|")
     labels, _, statistics = more.partition("|")
     assert 0 <= flags.parse_seconds(text) < np.inf
@@ -336,7 +336,7 @@ def _pictures() -> list[bytes]:
     return [cv2.imencode(suffix, picture)[1].tobytes() for suffix in (".jpg", ".png", ".webp", ".bmp", ".tiff")]
 
 
-# Files of results, and pages of them
+# Results and reports
 
 
 def _page(data: bytes, folder: Path) -> None:
@@ -410,13 +410,13 @@ _VALUES = (
 
 
 def case(name: str, number: int, examples: Sequence[bytes]) -> bytes:
-    """One of the examples of a target, mutated by chance that the name and the number decide."""
+    """Mutate one of the examples of a target, seeded by name and number."""
     rng = random.Random(zlib.crc32(f"{name}/{number}".encode()))
     return mutated(rng.choice(examples), rng)
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Other bytes that are much the same."""
+    """Mutate bytes."""
     for _ in range(rng.choice((1, 1, 2, 4))):
         data = rng.choice((_warped, _warped, _line, _splice, _flip, _cut, _twice))(data, rng)
     return data
@@ -445,7 +445,7 @@ def _splice(data: bytes, rng: random.Random) -> bytes:
 
 
 def _line(data: bytes, rng: random.Random) -> bytes:
-    """A field of a line is something else."""
+    """Replace a field of a line."""
     fields = re.split(rb"([,\n\t ])", data)
     at = 2 * rng.randrange(len(fields) // 2 + 1)
     fields[min(at, len(fields) - 1)] = rng.choice(_TOKENS)
@@ -453,7 +453,7 @@ def _line(data: bytes, rng: random.Random) -> bytes:
 
 
 def _warped(data: bytes, rng: random.Random) -> bytes:
-    """A value in a line of JSON is of another kind, missing, or has another name."""
+    """Replace, rename or remove a value in a line of JSON."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
     try:
@@ -471,7 +471,7 @@ def _warped(data: bytes, rng: random.Random) -> bytes:
         place[rng.choice(("", "x", key + " ", key.upper()))] = place.pop(key)
     else:
         place[key] = rng.choice((*_VALUES, *(place[key] for place, key in places)))
-    with suppress(ValueError, RecursionError):  # a value that holds itself
+    with suppress(ValueError, RecursionError):  # a value that contains itself
         lines[at] = json.dumps(value).encode()
     return b"\n".join(lines)
 

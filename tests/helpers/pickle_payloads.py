@@ -1,4 +1,4 @@
-"""Files that run something when they are unpickled: a folder is made, by which it is seen."""
+"""Make files that create a folder when they are unpickled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARTS = (
     *("crops", "votes", "first", "age", "gender", "ethnicity", "person"),
     *("lengths", "bytes", "counts", "boxes", "landmarks", "sure"),
 )
-"""Names of the arrays in every kind of .npz file that is read anywhere."""
+"""Names of the arrays in all kinds of .npz files that fervid reads."""
 
 
 class _Malice:
@@ -29,10 +29,10 @@ class _Malice:
 
 
 def files(mark: Path) -> dict[str, bytes]:
-    """By kind, files that make the folder `mark` if they are unpickled.
+    """Make files of each kind that create the folder `mark` when they are unpickled.
 
     Raises:
-        AssertionError: They would not.
+        AssertionError: They do not.
     """
     plain = pickle.dumps(_Malice(mark), protocol=2)
     objects = np.array([_Malice(mark)], object)

@@ -1,4 +1,4 @@
-"""Models a power failure: what was not synced may be there, in part, as zeros, or not at all."""
+"""Simulate a power failure: unsynced data may be present, partial, zeroed or missing."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 
 State = Mapping[str, bytes]
-"""What lies in the folder when the power is back: content by name."""
+"""Content by name after a failure."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What the folder is, and what of it is sure to last.
+    """State of a folder, and what of it is durable.
 
     Attributes:
-        names: The files by name, as they were in turn since the folder was synced last.
-        now: What each file holds.
-        synced: What it held when it was synced last; nothing if it never was.
-        promised: Lines that must be there, whatever is lost.
+        names: Versions of the directory, file by name, since its last sync.
+        now: Current content of each file.
+        synced: Content of each file at its last sync; empty without one.
+        promised: Lines that must survive.
     """
 
     names: tuple[Mapping[str, int], ...]
@@ -32,7 +32,7 @@ class Moment:
     promised: tuple[bytes, ...]
 
     def states(self, chance: random.Random) -> Iterator[State]:
-        """Nothing lost, all lost that may be, and what lies between: each file and each name has its own fate."""
+        """Yield possible states: nothing lost, everything unsynced lost, and random mixtures by file and name."""
         kept: tuple[Callable[[int], bytes], ...] = (
             lambda file: self.now[file],
             lambda file: self.synced.get(file, b""),
@@ -58,10 +58,10 @@ class Moment:
 
 
 class Disk:
-    """Watches a folder from here on; `moments` are all those between which something lasting happened."""
+    """Watches a folder; `moments` are the states between durable changes."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        """What is there already lasts."""
+        """Treat existing content as durable."""
         self._folder, self._held = folder, dict[int, int]()
         self._synced: dict[int, bytes] = {}
         self._names: list[Mapping[str, int]] = []
@@ -75,7 +75,7 @@ class Disk:
             patch.setattr(os, name, self._watched(getattr(os, name)))
 
     def close(self) -> None:
-        """Look for the last time."""
+        """Record the last state."""
         self._look()
         for descriptor in self._held.values():
             os.close(descriptor)
@@ -99,7 +99,7 @@ class Disk:
     def _look(self) -> None:
         names = {entry.name: entry.inode() for entry in os.scandir(self._folder)}
         for name, file in names.items():
-            if file not in self._held:  # as long as it is open no other file gets its number
+            if file not in self._held:  # while it is open, no other file gets its inode number
                 self._held[file] = os.open(self._folder / name, os.O_RDONLY)
         self._now = {file: os.pread(held, os.fstat(held).st_size, 0) for file, held in self._held.items()}
         if not self._names or names != self._names[-1]:
@@ -108,7 +108,7 @@ class Disk:
 
 
 def losses(disk: Disk, draws: int = 6) -> Iterator[tuple[State, tuple[bytes, ...]]]:
-    """Different states that a power failure could leave, and the lines that must be in each."""
+    """Yield distinct states that a power failure could leave, and the lines that must be in each."""
     chance, seen = random.Random(0), set()
     for moment in disk.moments * draws:
         for state in moment.states(chance):
@@ -119,7 +119,7 @@ def losses(disk: Disk, draws: int = 6) -> Iterator[tuple[State, tuple[bytes, ...
 
 
 def lay(folder: Path, state: State) -> Path:
-    """Make a folder in which that state lies."""
+    """Write a state into a new folder."""
     folder.mkdir()
     for name, content in state.items():
         (folder / name).write_bytes(content)
