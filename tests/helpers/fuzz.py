@@ -1,7 +1,7 @@
 """Fuzz a parser, guided by coverage.
 
-    make fuzz                                                       each target for a minute
-    PYTHONPATH=tests/helpers python tests/helpers/fuzz.py TARGET [OPTION...]        one target, with options of libFuzzer
+    make fuzz                                                   each target for a minute
+    PYTHONPATH=tests/helpers python tests/helpers/fuzz.py TARGET [OPTION...]    one target, with options of libFuzzer
 
 Requires atheris (pip install atheris). Without a target it lists the targets. Failing inputs are written to files
 `crash-...`.

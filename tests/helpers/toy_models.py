@@ -58,7 +58,7 @@ REGRESSOR = {
 
 
 def detector(path: Path, **card: Any) -> Path:
-    """Write a detector of a face per cell of 4 x 4 pixels; the score is the brightness, the landmarks divide it in three."""
+    """Write a detector of a face per 4 x 4 pixels; its score is the brightness, its landmarks divide it in three."""
     side, cells = DETECTOR_SIDE, DETECTOR_SIDE // CELL
     corner = np.stack(np.meshgrid(np.arange(cells), np.arange(cells)), -1).reshape(-1, 2) * float(CELL)
     boxes = np.concatenate([corner, corner + CELL], axis=1)[None]
