@@ -21,7 +21,7 @@ from typing import Any
 import av
 import numpy as np
 from network import show
-from timing import decode, medians, paired, ratios, rounded, save
+from timing import decode, medians, ratios, round_figures, save, time_in_turn
 
 import fervid
 from fervid.analysis.windows import WindowSpec
@@ -54,7 +54,7 @@ def loss(path: Path, settings: Mapping[str, str], folder: Path) -> dict[str, flo
         greys = ([frame.to_ndarray(format="gray").astype(np.float32) for frame in pair] for pair in pairs)
         errors = [np.square(ours[: theirs.shape[0], : theirs.shape[1]] - theirs).mean() for ours, theirs in greys]
     noise = max(float(np.mean(errors)), 1e-9)
-    return {"dB": rounded(10 * np.log10(255**2 / noise)), "MB": rounded(target.stat().st_size / 1e6)}
+    return {"dB": round_figures(10 * np.log10(255**2 / noise)), "MB": round_figures(target.stat().st_size / 1e6)}
 
 
 def measure(path: Path, classifier: fervid.Classifier, repeat: int) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def measure(path: Path, classifier: fervid.Classifier, repeat: int) -> dict[str,
             "draw": draw,
             "annotate": annotate,
         }
-        rows = paired(ways, repeat)
+        rows = time_in_turn(ways, repeat)
         lost = {
             name: loss(path, settings, Path(folder))
             for name, settings in ((BASE, {}), (QUICK, annotate_video.ENCODER_OPTIONS))
@@ -86,11 +86,11 @@ def measure(path: Path, classifier: fervid.Classifier, repeat: int) -> dict[str,
         "clip": path.name,
         "frames": frames,
         "people": len(timeline.people),
-        "seconds": rounded(timeline.end - timeline.start),
+        "seconds": round_figures(timeline.end - timeline.start),
         "ways": {
-            name: {"s": rounded(spent)}
-            | {f"times {base}": rounded(times[name]) for base, times in ratio.items()}
-            | {"frames/s": rounded(frames / spent)}
+            name: {"s": round_figures(spent)}
+            | {f"times {base}": round_figures(times[name]) for base, times in ratio.items()}
+            | {"frames/s": round_figures(frames / spent)}
             | lost.get(name, {"dB": "", "MB": ""})
             for name, spent in medians(rows).items()
         },

@@ -150,25 +150,25 @@ def export_random(name: str, size: int, folder: Path) -> list[registry.Model]:
 
 def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceOutputs]]:
     """Find the faces of the main person of a clip, each with its frame and the outputs of the network."""
-    pictures = list(read_image_sequence(frame_files(path)))
+    frames = list(read_image_sequence(frame_files(path)))
     tracker, seen, faces = Tracker(extractor.tracker_config), ClipObservations(), []
-    for picture, one in zip(pictures, extractor.observe_frames(pictures), strict=True):
+    for frame, one in zip(frames, extractor.observe_frames(frames), strict=True):
         numbers = tracker.update(one.time, one.faces, one.scores.identity)
         seen.add(one, numbers)
         faces += [
-            (number, picture, face, one.scores[[i]])
+            (number, frame, face, one.scores[[i]])
             for i, (number, face) in enumerate(zip(numbers, one.faces, strict=True))
         ]
     groups = tracker.group_identities()
     seen.finalize_people(groups)
     main = next((group for group in groups if seen.people and min(group) == seen.people[0].number), ())
-    return [(picture, face, scores) for number, picture, face, scores in faces if number in main]
+    return [(frame, face, scores) for number, frame, face, scores in faces if number in main]
 
 
 def clip(path: Path, extractor: Extractor, size: int) -> Image:
     """Crop the faces of the main person of a clip, (n, size, size, 3); n is 0 without a face."""
-    cut = [align_face(picture.image, face, size, MARGIN) for picture, face, _ in main_person(path, extractor)]
-    return np.array(cut, np.uint8).reshape(-1, size, size, 3)
+    crops = [align_face(frame.image, face, size, MARGIN) for frame, face, _ in main_person(path, extractor)]
+    return np.array(crops, np.uint8).reshape(-1, size, size, 3)
 
 
 def descriptor(embedding: FloatArray) -> FloatArray:

@@ -22,7 +22,7 @@ import av
 import cv2
 import numpy as np
 from network import show
-from timing import WAYS, command, decode, faster, figures, once, paired, save
+from timing import WAYS, command, decode, figures, once, pick_fastest, save, time_in_turn
 
 import fervid
 from fervid.batch.runner import RunConfig, classify_all
@@ -38,7 +38,7 @@ def duration(path: Path) -> float:
         return (container.duration or 0) / av.time_base
 
 
-def cut(path: Path, start: float, seconds: float, target: Path) -> None:
+def encode_segment(path: Path, start: float, seconds: float, target: Path) -> None:
     """Re-encode a segment of a clip."""
     with av.open(str(path)) as source, av.open(str(target), "w") as container:
         video = source.streams.video[0]
@@ -51,13 +51,13 @@ def cut(path: Path, start: float, seconds: float, target: Path) -> None:
         for number, frame in enumerate(inside):
             if frame.time >= start + seconds:
                 break
-            picture = frame.reformat(stream.width, stream.height, "yuv420p")
-            picture.pts, picture.time_base = number, 1 / video.average_rate
-            container.mux(stream.encode(picture))
+            image = frame.reformat(stream.width, stream.height, "yuv420p")
+            image.pts, image.time_base = number, 1 / video.average_rate
+            container.mux(stream.encode(image))
         container.mux(stream.encode())
 
 
-def pieces(paths: Sequence[Path], count: int, folder: Path, rng: np.random.Generator) -> list[Path]:
+def make_segments(paths: Sequence[Path], count: int, folder: Path, rng: np.random.Generator) -> list[Path]:
     """Make short clips, from each of the given ones in turn."""
     found = []
     for number in range(count):
@@ -65,11 +65,11 @@ def pieces(paths: Sequence[Path], count: int, folder: Path, rng: np.random.Gener
         seconds = rng.uniform(SHORTEST, LONGEST)
         start = rng.uniform(0, max(0.0, duration(path) - seconds))
         found.append(folder / f"{number:04}.mp4")
-        cut(path, start, seconds, found[-1])
+        encode_segment(path, start, seconds, found[-1])
     return found
 
 
-def repeated(path: Path, seconds: float, target: Path) -> None:
+def repeat_video(path: Path, seconds: float, target: Path) -> None:
     """Repeat the video packets of a clip until they last at least that many seconds."""
     with av.open(str(target), "w") as container:
         stream = None
@@ -95,7 +95,7 @@ def folder(paths: Sequence[Path], repeat: int) -> list[dict[str, Any]]:
     with ProcessPoolExecutor(cv2.getNumberOfCPUs(), mp_context=spawning) as pool:
         alone = partial(decode, threads=1)
         frames = sum(pool.map(alone, paths, chunksize=4))  # also starts the processes
-        rows = paired(
+        rows = time_in_turn(
             {
                 DECODERS[0]: lambda: sum(map(decode, paths)),
                 DECODERS[1]: lambda: sum(pool.map(alone, paths, chunksize=4)),
@@ -107,13 +107,13 @@ def folder(paths: Sequence[Path], repeat: int) -> list[dict[str, Any]]:
             repeat,
         )
     title = f"{len(paths)} short clips, {frames} frames"
-    return [{"files": title, "way": way, **found} for way, found in figures(rows, faster(rows, DECODERS)).items()]
+    return [{"files": title, "way": way, **found} for way, found in figures(rows, pick_fastest(rows, DECODERS)).items()]
 
 
 def long(path: Path, title: str, repeat: int) -> list[dict[str, Any]]:
     """Make rows for one long file: decoding and the default, with CPU seconds and peak memory of one pass."""
     ways = {name: WAYS[name]() for name in ("decode", "default")}
-    rows = paired({name: partial(way, path) for name, way in ways.items()}, repeat)
+    rows = time_in_turn({name: partial(way, path) for name, way in ways.items()}, repeat)
     found = figures(rows, "decode")
     return [{"files": title, "way": way, **found[way], **once(way, path)} for way in ways]
 
@@ -128,14 +128,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        clips = pieces(arguments.clips, arguments.count, Path(place), np.random.default_rng(0))
+        clips = make_segments(arguments.clips, arguments.count, Path(place), np.random.default_rng(0))
         found = folder(clips, arguments.repeat)
     show(found, None)
     long_rows = []
     for seconds in arguments.lengths:
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "long.mp4"
-            repeated(arguments.clips[0], seconds, file)
+            repeat_video(arguments.clips[0], seconds, file)
             long_rows += long(file, f"{arguments.clips[0].name}, {duration(file):.0f} s", arguments.repeat)
     show(long_rows, None)
     save({"repeat": arguments.repeat, "folder": found, "long": long_rows}, arguments.json)

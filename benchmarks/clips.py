@@ -61,7 +61,7 @@ def measure_shipped(sets: Mapping[str, ClipSet], sources: DatasetPaths, cache: P
             model.session.run(["probabilities"], {"features": subtract_baseline(known, usual)})[0], np.float32
         )
 
-    ways = [
+    methods = [
         (
             DEVELOPMENT,
             "emotion8, cross-validated by person",
@@ -73,7 +73,7 @@ def measure_shipped(sets: Mapping[str, ClipSet], sources: DatasetPaths, cache: P
         (SFEW, "emotion8, whole film frames", classify(sets[SFEW], "emotion8")),
         *((name, "probabilities averaged (mean8)", classify(known, "mean8")) for name, known in sets.items()),
     ]
-    return [[name, way, *_figures(sets[name].evaluate(answers))] for name, way, answers in ways]
+    return [[name, method, *_figures(sets[name].evaluate(predictions))] for name, method, predictions in methods]
 
 
 def _figures(report: Mapping[str, Any]) -> list[str]:
@@ -91,11 +91,11 @@ def measure_trained(sets: Mapping[str, ClipSet]) -> list[list[str]]:
     for name in (DEVELOPMENT, KERC):
         table = sets[name].table
         found = Dataset(name, (*table.samples, *table.no_face_samples))
-        for center, way in ((None, "fervid train"), ("person", "fervid train --center person")):
+        for center, method in ((None, "fervid train"), ("person", "fervid train --center person")):
             known = label_features(found, table, center=center)
-            ways = make_default_candidates(table.statistics.keys(), centered=center is not None)
-            _, card = train_classifier(known, ways, "trained")
-            rows += [[part, way, *_trained_figures(report)] for part, report in card["figures"].items()]
+            methods = make_default_candidates(table.statistics.keys(), centered=center is not None)
+            _, card = train_classifier(known, methods, "trained")
+            rows += [[part, method, *_trained_figures(report)] for part, report in card["figures"].items()]
     return rows
 
 

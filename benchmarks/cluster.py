@@ -48,24 +48,24 @@ CLIPS, MACHINES = tuple(10**power for power in range(8)), (1, 10, 100)
 
 
 @contextmanager
-def ways(engine: str, workers: int) -> Iterator[Any]:
+def open_engine(engine: str, workers: int) -> Iterator[Any]:
     """Load the classifier and yield it with the function that classifies clips, on the local engine or on Ray."""
     classifier, policy = fervid.load_classifier(threads=1), RunConfig(workers)
     if engine == "local":
         yield classifier, partial(classify_all, classifier, config=policy)
     else:
-        with classify_on_ray(classifier, policy, jobs=workers, threads=1) as answer:
-            yield classifier, answer
+        with classify_on_ray(classifier, policy, jobs=workers, threads=1) as classify:
+            yield classifier, classify
 
 
-def timed(engine: str, workers: int, names: Sequence[str], folder: Path) -> tuple[float, float]:
+def time_run(engine: str, workers: int, names: Sequence[str], folder: Path) -> tuple[float, float]:
     """Measure the seconds until the workers are ready, and the seconds per record between the first and the last."""
     times = [time.perf_counter()]
     with (
-        ways(engine, workers) as (classifier, answer),
+        open_engine(engine, workers) as (classifier, classify),
         open_writer(folder / "records.jsonl", None, classifier, names, force=True) as (writer, _),
     ):
-        for result in answer(names):
+        for result in classify(names):
             writer.write(result)
             times.append(time.perf_counter())
     started, first, *_, last = times
@@ -73,7 +73,7 @@ def timed(engine: str, workers: int, names: Sequence[str], folder: Path) -> tupl
     return first - started - workers * each, each
 
 
-def predicted(clips: int, machines: int, *, start: float, clip: float, record: float, workers: int) -> float:
+def predict_seconds(clips: int, machines: int, *, start: float, clip: float, record: float, workers: int) -> float:
     """Compute seconds by `MODEL`."""
     return start + clips * max(clip / (machines * workers), record)
 
@@ -90,8 +90,8 @@ def measured(clips: Sequence[Path], arguments: argparse.Namespace) -> dict[str, 
         missing = [str(folder / f"missing-{number:07}.mp4") for number in range(arguments.records)]
         for _ in range(arguments.repeat):
             for engine, workers in known:
-                runs.setdefault((engine, workers), []).append(timed(engine, workers, names, folder))
-            runs.setdefault("records", []).append(timed("ray", workers, missing, folder))
+                runs.setdefault((engine, workers), []).append(time_run(engine, workers, names, folder))
+            runs.setdefault("records", []).append(time_run("ray", workers, missing, folder))
     rows = []
     for engine, workers in known:
         start, each = map(statistics.median, zip(*runs[engine, workers], strict=True))
@@ -106,7 +106,7 @@ def measured(clips: Sequence[Path], arguments: argparse.Namespace) -> dict[str, 
         {"clips": n, "machines": m, "seconds": seconds, "machine_hours": m * seconds / 3600}
         for n in CLIPS
         for m in MACHINES
-        for seconds in [predicted(n, m, **model)]
+        for seconds in [predict_seconds(n, m, **model)]
     ]
     return {
         "cpus": cv2.getNumberOfCPUs(),

@@ -33,7 +33,7 @@ GROWN: Mapping[str, str] = {"efficientnet_b0": "efficientnet_lite0", "efficientn
 OPEN = 3.0  # bias of the excitation; its sigmoid is 0.95
 
 
-def converted(name: str, path: Path) -> dict[str, Tensor]:
+def convert_weights(name: str, path: Path) -> dict[str, Tensor]:
     """Convert weights with other layer names, made for BGR pixels with the mean subtracted.
 
     Args:
@@ -52,7 +52,7 @@ def converted(name: str, path: Path) -> dict[str, Tensor]:
     return values
 
 
-def grown(small: Mapping[str, Tensor], large: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def grow_weights(small: Mapping[str, Tensor], large: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Embed the weights of a network in those of a wider, deeper one with squeeze and excitation.
 
     Args:
@@ -85,10 +85,10 @@ def main() -> None:
     parser.add_argument("published", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    tensors = converted(GROWN.get(arguments.name, arguments.name), arguments.published)
+    tensors = convert_weights(GROWN.get(arguments.name, arguments.name), arguments.published)
     if arguments.name in GROWN:
         torch.manual_seed(0)
-        tensors = grown(tensors, build(arguments.name).backbone.state_dict())
+        tensors = grow_weights(tensors, build(arguments.name).backbone.state_dict())
     safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, arguments.output)
 
 

@@ -34,7 +34,7 @@ from fervid.training.predict import load_run, predict, pseudo_label
 JOINT4 = Path(__file__).parent.parent / "models/recipes/joint4.json"
 NONE = TaskWeights(*[0.0] * 8)
 TASKS = ("expression", "age", "gender", "ethnicity")
-Marks = Mapping[str, NDArray[np.float64]]
+Scores = Mapping[str, NDArray[np.float64]]
 
 
 def recipes() -> dict[str, TrainConfig]:
@@ -58,17 +58,17 @@ def recipes() -> dict[str, TrainConfig]:
     return {**single, "masked": joint, "filled": joint}
 
 
-def few(data: TrainingSets) -> TrainingSets:
+def reduce_unmeasured(data: TrainingSets) -> TrainingSets:
     """Reduce validation faces and faces with identities, neither of which is measured here; keep all training faces."""
     some = slice(0, 200)
     kept = np.concatenate(
         [data.initial_embeddings[: len(data.attributes)], data.initial_embeddings[len(data.attributes) :][some]]
     )
-    watched = {name: getattr(data, name)[some] for name in ("valid_expressions", "valid_attributes", "people")}
-    return replace(data, initial_embeddings=kept, **watched)
+    reduced = {name: getattr(data, name)[some] for name in ("valid_expressions", "valid_attributes", "people")}
+    return replace(data, initial_embeddings=kept, **reduced)
 
 
-def trained(name: str, seed: int, data: TrainingSets, weights: mobilenet.NamedTensors, runs: Path) -> Path:
+def train_variant(name: str, seed: int, data: TrainingSets, weights: mobilenet.NamedTensors, runs: Path) -> Path:
     """Train or resume a variant, and return its run."""
     path = runs / f"{name}-{seed}.safetensors"
     if name == "filled":
@@ -84,7 +84,7 @@ def trained(name: str, seed: int, data: TrainingSets, weights: mobilenet.NamedTe
     return path
 
 
-def marks(path: Path, votes: FaceDataset, portraits: FaceDataset) -> Marks:
+def score(path: Path, votes: FaceDataset, portraits: FaceDataset) -> Scores:
     """Score each image: whether the prediction is correct; for age the absolute error in years."""
     recipe, network, _ = load_run(path)
     emotions, attributes = predict(network, votes, recipe.size), predict(network, portraits, recipe.size)
@@ -128,7 +128,7 @@ def row(task: str, way: str, ours: NDArray[np.float64], single: NDArray[np.float
     }
 
 
-def table(found: Callable[[str, int], Marks], seeds: range) -> list[dict[str, Any]]:
+def table(found: Callable[[str, int], Scores], seeds: range) -> list[dict[str, Any]]:
     """Make rows of every task and method, the single-task network first.
 
     Args:
@@ -155,12 +155,12 @@ def main() -> None:
     arguments = parser.parse_args()
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     weights = mobilenet.read_tensorflowjs(arguments.weights)
-    data = few(TrainingSets.read(sources, cache, weights))
+    data = reduce_unmeasured(TrainingSets.read(sources, cache, weights))
     votes = faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache)
     portraits = faces.read_utkface(sources.utkface, 0, cache)
     seeds = range(2021, 2021 + arguments.seeds)
     found = {
-        (name, seed): marks(trained(name, seed, data, weights, arguments.runs), votes, portraits)
+        (name, seed): score(train_variant(name, seed, data, weights, arguments.runs), votes, portraits)
         for seed in seeds
         for name in recipes()
     }

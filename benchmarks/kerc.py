@@ -53,7 +53,7 @@ FROZEN: Sequence[Way] = (("mean", "linear", "l2"), ("mean+std+max", "linear", "l
 RATED: Sequence[Way] = (("expression", "rbf", "l2"), ("mean+std+max", "linear", "l2"), ("mean+std+max", "rbf", "l2"))
 
 
-def frozen(weights: Path, folder: Path) -> Path:
+def export_frozen(weights: Path, folder: Path) -> Path:
     """Export the network with its published weights; only its embedding is meant to be used."""
     torch.manual_seed(0)  # for the random heads, one of which gives the identities that tracking uses
     network = build("mobilenetv1", mobilenet.read_tensorflowjs(weights)).eval()
@@ -76,7 +76,7 @@ def rows(known: LabeledFeatures, name: str, ways: Sequence[Way]) -> Iterator[dic
         yield row
 
 
-def unfitted(known: LabeledFeatures, name: str) -> Iterator[dict[str, Any]]:
+def evaluate_unfitted(known: LabeledFeatures, name: str) -> Iterator[dict[str, Any]]:
     """Measure emotions as valence, of emotion8 and of averaged probabilities; neither is fitted on film clips."""
     model = registry.load_model("emotion8", "classifier")
     for title, predict in (("emotion8", lambda part: predict_with_model(part, model)), ("averaged", _averaged)):
@@ -118,9 +118,9 @@ def main() -> None:
     arguments = parser.parse_args()
     ours = registry.DEFAULTS["network"]
     known = kerc.load_features(arguments.kerc, arguments.cache, ours)
-    found = [*unfitted(known, ours), *rows(known, ours, WAYS)]
+    found = [*evaluate_unfitted(known, ours), *rows(known, ours, WAYS)]
     with tempfile.TemporaryDirectory() as folder:
-        published = str(frozen(arguments.weights, Path(folder)))
+        published = str(export_frozen(arguments.weights, Path(folder)))
         other = kerc.load_features(arguments.kerc, arguments.cache, published)
         found += rows(
             replace(other, groups=known.groups), "initial weights", FROZEN

@@ -23,7 +23,7 @@ from typing import IO, Any, cast
 
 import av
 from network import show
-from timing import COMMAND, rounded
+from timing import COMMAND, round_figures
 
 MUXERS: Mapping[str, dict[str, str]] = {
     "matroska": {"cluster_time_limit": "100"},
@@ -94,10 +94,10 @@ def measure(path: Path, form: str, flags: Sequence[str] = (), pace: float = 1.0)
     return {
         "format": form,
         "windows": len(found),
-        "first ms": rounded(1000 * first),
-        "median ms": rounded(1000 * statistics.median(rest)),
-        "slowest ms": rounded(1000 * max(rest)),
-        "by elapsed_s, ms": rounded(1000 * statistics.median(record["elapsed_s"] for record, _ in found[1:-1])),
+        "first ms": round_figures(1000 * first),
+        "median ms": round_figures(1000 * statistics.median(rest)),
+        "slowest ms": round_figures(1000 * max(rest)),
+        "by elapsed_s, ms": round_figures(1000 * statistics.median(record["elapsed_s"] for record, _ in found[1:-1])),
         "with frames dropped": sum((record["error"] or {}).get("code") == "dropped" for record, _ in found),
     }
 

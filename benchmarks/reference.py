@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import onnxruntime
 from network import show
-from timing import medians, paired, ratios, rounded, save
+from timing import medians, ratios, round_figures, save, time_in_turn
 
 import fervid
 from fervid.analysis.detector import Detector
@@ -36,7 +36,7 @@ MIN_PROBABILITY = 0.9  # minimum probability of a face for MTCNN, as in the tuto
 MEAN, DEVIATION = (np.array(values, np.float32) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
-def exported(folder: Path) -> Path:
+def export_backbone(folder: Path) -> Path:
     """Export the network with random weights to ONNX."""
     import timm
     import torch
@@ -51,7 +51,7 @@ def exported(folder: Path) -> Path:
     return path
 
 
-def frames(path: Path, seconds: float) -> Iterator[Image]:
+def read_frames(path: Path, seconds: float) -> Iterator[Image]:
     """Read images (h, w, 3) RGB of the first seconds of a clip."""
     capture = cv2.VideoCapture(str(path))
     try:
@@ -64,34 +64,34 @@ def frames(path: Path, seconds: float) -> Iterator[Image]:
         capture.release()
 
 
-def blazeface() -> Finder:
+def make_blazeface() -> Finder:
     """Make a function that detects faces with the shipped detector."""
     found = registry.load_model("blazeface-back", "detector", cv2.getNumberOfCPUs())
     detector = Detector(found.session, found.card)
     return lambda image: [face.box for face in detector.detect(image)]
 
 
-def mtcnn() -> Finder:
+def make_mtcnn() -> Finder:
     """Make a function that detects faces with MTCNN (Zhang et al., arXiv 1604.02878) and its default settings."""
     from facenet_pytorch import MTCNN
 
-    detect = MTCNN(device="cpu").detect
+    model = MTCNN(device="cpu")
 
-    def find(image: Image) -> list[Box]:
-        boxes, scores = detect(image)
+    def detect(image: Image) -> list[Box]:
+        boxes, scores = model.detect(image)
         return (
             []
             if boxes is None
             else [tuple(box) for box, one in zip(boxes, scores, strict=True) if one >= MIN_PROBABILITY]
         )
 
-    return find
+    return detect
 
 
-FINDERS: dict[str, Callable[[], Finder]] = {"blazeface-back": blazeface, "mtcnn": mtcnn}
+FINDERS: dict[str, Callable[[], Finder]] = {"blazeface-back": make_blazeface, "mtcnn": make_mtcnn}
 
 
-def cropped(image: Image, box: Box) -> FloatArray:
+def crop_face(image: Image, box: Box) -> FloatArray:
     """Crop and normalise a face (1, 3, s, s) for the network."""
     height, width = image.shape[:2]
     left, top = (min(max(0, round(low)), side - 1) for low, side in zip(box[:2], (width, height), strict=True))
@@ -100,18 +100,18 @@ def cropped(image: Image, box: Box) -> FloatArray:
     return ((scaled / np.float32(255) - MEAN) / DEVIATION).transpose(2, 0, 1)[None]
 
 
-def answer(path: Path, seconds: float, find: Finder, session: onnxruntime.InferenceSession) -> FloatArray | None:
+def predict(path: Path, seconds: float, detect: Finder, session: onnxruntime.InferenceSession) -> FloatArray | None:
     """Compute the mean probabilities (c,) over the faces of all frames; None without a face."""
     probabilities = []
-    for image in frames(path, seconds):
-        for box in find(image):
-            (logits,) = session.run(None, {"images": cropped(image, box)})
+    for image in read_frames(path, seconds):
+        for box in detect(image):
+            (logits,) = session.run(None, {"images": crop_face(image, box)})
             odds = np.exp(logits[0] - logits[0].max())
             probabilities.append(odds / odds.sum())
     return np.mean(probabilities, axis=0) if probabilities else None
 
 
-def opened(network: Path, *, spinning: bool) -> onnxruntime.InferenceSession:
+def open_session(network: Path, *, spinning: bool) -> onnxruntime.InferenceSession:
     """Open the network, with or without threads that spin while they wait, the default of onnxruntime."""
     settings = onnxruntime.SessionOptions()
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
@@ -122,13 +122,13 @@ def measure(
     path: Path, seconds: float, detector: str, session: onnxruntime.InferenceSession, repeat: int
 ) -> dict[str, Any]:
     """Make the row of one clip."""
-    find = FINDERS[detector]()
+    detect = FINDERS[detector]()
     ours = fervid.load_classifier(options=fervid.Options(fervid.Sampling(fps=None, end=seconds)))
-    answer(path, min(seconds, 0.2), find, session)  # warm-up
+    predict(path, min(seconds, 0.2), detect, session)  # warm-up
     result = ours.classify_or_error(path)
-    rows = paired(
+    rows = time_in_turn(
         {
-            "reference": lambda: answer(path, seconds, find, session),
+            "reference": lambda: predict(path, seconds, detect, session),
             "every frame": lambda: ours.classify_or_error(path),
         },
         repeat,
@@ -136,11 +136,11 @@ def measure(
     return {
         "clip": path.name,
         "detector": detector,
-        "frames": sum(1 for _ in frames(path, seconds)),
+        "frames": sum(1 for _ in read_frames(path, seconds)),
         "frames of fervid": result.frames_sampled,
         "people": len(result.people),
-        **{f"{name}, s": rounded(spent) for name, spent in medians(rows).items()},
-        "times every frame": rounded(ratios(rows, "every frame")["reference"]),
+        **{f"{name}, s": round_figures(spent) for name, spent in medians(rows).items()},
+        "times every frame": round_figures(ratios(rows, "every frame")["reference"]),
     }
 
 
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        session = opened(exported(Path(folder)), spinning=not arguments.no_spinning)
+        session = open_session(export_backbone(Path(folder)), spinning=not arguments.no_spinning)
         rows = [
             measure(path, arguments.seconds, arguments.detector, session, arguments.repeat) for path in arguments.clips
         ]

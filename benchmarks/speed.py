@@ -19,7 +19,7 @@ from typing import Any
 
 from network import show
 from stages import stages
-from timing import WAYS, command, decode, figures, medians, once, paired, rounded, save
+from timing import WAYS, command, decode, figures, medians, once, round_figures, save, time_in_turn
 
 import fervid
 
@@ -32,8 +32,8 @@ def measure(path: Path, ways: Mapping[str, Callable[[Path], Any]], repeat: int) 
     result = work["default"]()
     if not (seconds := result.duration_s):
         raise SystemExit(result.problem.message if result.problem else f"{path} is an image and has no duration")
-    paired(work, 1)  # warm-up
-    rows = paired(work, repeat)
+    time_in_turn(work, 1)  # warm-up
+    rows = time_in_turn(work, repeat)
     frames, spent = decode(path), medians(rows)
     return {
         "clip": path.name,
@@ -42,14 +42,14 @@ def measure(path: Path, ways: Mapping[str, Callable[[Path], Any]], repeat: int) 
         "ways": {
             name: {
                 **found,
-                "frames/s": rounded(frames / spent[name]),
-                "times real time": rounded(seconds / spent[name]),
+                "frames/s": round_figures(frames / spent[name]),
+                "times real time": round_figures(seconds / spent[name]),
                 **once(name, path),
             }
             for name, found in figures(rows, "decode").items()
         },
         "stages": {name: stages(path, sampling) for name, sampling in SAMPLINGS.items()},
-        "first record s": rounded(
+        "first record s": round_figures(
             statistics.median(command("classify", str(path), "--format", "jsonl")[0] for _ in range(repeat))
         ),
     }
@@ -91,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     ways = {name: load() for name, load in WAYS.items()}
     clips = [measure(path, ways, arguments.repeat) for path in arguments.clips]
-    help_seconds = rounded(statistics.median(command("--help")[1] for _ in range(arguments.repeat)))
+    help_seconds = round_figures(statistics.median(command("--help")[1] for _ in range(arguments.repeat)))
     show(tables(clips, "ways"), None)
     print("CPU milliseconds per processed frame:")
     show(tables(clips, "stages"), None)

@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import cv2
-from timing import rounded
+from timing import round_figures
 
 import fervid
 from fervid.analysis import extractor
@@ -63,7 +63,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = defaultdict(float)
         self._clock, self._nested, self._lock = clock, _NestedTime(), threading.Lock()
 
-    def watched(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a function to measure it under a name."""
 
         @functools.wraps(work)
@@ -81,11 +81,11 @@ class Stopwatch:
         return call
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def measuring(self) -> Iterator[None]:
         """Measure the functions of the pipeline inside the block."""
         with ExitStack() as patches:
             for name, owner, function in POINTS:
-                patches.enter_context(patch.object(owner, function, self.watched(name, getattr(owner, function))))
+                patches.enter_context(patch.object(owner, function, self.wrap(name, getattr(owner, function))))
             yield
 
 
@@ -107,9 +107,12 @@ def stages(path: Path, sampling: fervid.Sampling) -> dict[str, float]:
     with closing(video.read_frames(path, sampling)) as stream:
         frames = list(islice(stream, FRAMES))
     decoded = time.process_time()
-    with _one_thread(), stopwatch.watching(), suppress(fervid.NoFaceError):
+    with _one_thread(), stopwatch.measuring(), suppress(fervid.NoFaceError):
         classifier.classify_frames(frames)
     rest = time.process_time() - decoded - sum(stopwatch.seconds.values())
     names = dict.fromkeys(name for name, *_ in POINTS)
     spent = {"decode, convert": decoded - started, **{name: stopwatch.seconds[name] for name in names}, "rest": rest}
-    return {"frames": len(frames), **{name: rounded(1e3 * seconds / len(frames)) for name, seconds in spent.items()}}
+    return {
+        "frames": len(frames),
+        **{name: round_figures(1e3 * seconds / len(frames)) for name, seconds in spent.items()},
+    }

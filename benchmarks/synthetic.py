@@ -75,13 +75,13 @@ def probabilities(path: Path, real: FaceDataset) -> FloatArray:
     return np.concatenate(parts)
 
 
-def general(real: FaceDataset) -> FloatArray:
+def predict_shipped(real: FaceDataset) -> FloatArray:
     """Compute the probabilities (n, 6) of the shipped network, normalised over the six expressions."""
     six = expression_transfer.teacher_outputs(real.crops).expression[:, INDEX]
     return np.asarray(six / six.sum(axis=1, keepdims=True), np.float32)
 
 
-def tested(votes: FaceDataset) -> tuple[FaceDataset, NDArray[np.int64]]:
+def select_test_faces(votes: FaceDataset) -> tuple[FaceDataset, NDArray[np.int64]]:
     """Select faces with a majority for one of the six expressions, with labels (n,)."""
     label = votes.votes.argmax(axis=1)
     rows = (votes.votes.max(axis=1) > 0.5) & np.isin(label, INDEX)
@@ -159,14 +159,14 @@ def main() -> None:
     pretrained = {"efficientnet_lite0": arguments.lite0, "mobilenetv2_100": arguments.mobilenetv2}
     two = TwoBranchConfig.from_json(TWO_BRANCH)
     made = two_branch.load_synthetic_faces(sources, cache, two)
-    real, labels = tested(faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache))
+    real, labels = select_test_faces(faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache))
     variants = recipes(replace(two, steps=arguments.steps or two.steps), arguments.mixing)
     runs = {key: arguments.runs / f"{'-'.join(key)}.safetensors" for key in variants}
     found = {
         key: probabilities(trained(runs[key], recipe, made, weights, pretrained), real)
         for key, recipe in variants.items()
     }
-    show(table(found, general(real), labels), arguments.json)
+    show(table(found, predict_shipped(real), labels), arguments.json)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def timed(work: Work) -> float:
     return time.perf_counter() - started
 
 
-def paired(ways: Mapping[str, Work], repeat: int) -> list[Seconds]:
+def time_in_turn(ways: Mapping[str, Work], repeat: int) -> list[Seconds]:
     """Measure the seconds of each method, in turn, in every repetition; machines drift, so only neighbours compare."""
     return [{name: timed(work) for name, work in ways.items()} for _ in range(repeat)]
 
@@ -74,17 +74,18 @@ def figures(rows: Sequence[Seconds], base: str) -> dict[str, dict[str, float]]:
     """Compute the median of each method, and its ratio to the base."""
     ratio = ratios(rows, base)
     return {
-        name: {"s": rounded(seconds), "times decode": rounded(ratio[name])} for name, seconds in medians(rows).items()
+        name: {"s": round_figures(seconds), "times decode": round_figures(ratio[name])}
+        for name, seconds in medians(rows).items()
     }
 
 
-def faster(rows: Sequence[Seconds], names: Iterable[str]) -> str:
+def pick_fastest(rows: Sequence[Seconds], names: Iterable[str]) -> str:
     """Return the name with the smallest median."""
     found = medians(rows)
     return min(names, key=found.__getitem__)
 
 
-def rounded(value: float) -> float:
+def round_figures(value: float) -> float:
     """Round to three significant figures."""
     return float(f"{value:.3g}")
 
@@ -93,7 +94,7 @@ def once(way: str, path: Path) -> dict[str, float]:
     """Process a clip once in a separate process, with `once.py`; return `CPU s` and `peak MB`."""
     command = [sys.executable, str(Path(__file__).with_name("once.py")), way, str(path)]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    return {name: rounded(value) for name, value in json.loads(output).items()}
+    return {name: round_figures(value) for name, value in json.loads(output).items()}
 
 
 def command(*arguments: str) -> tuple[float, float]:

@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["fervid"]):
 def mutate(data: bytes, most: int, seed: int) -> bytes:
     """Mutate every second input with libFuzzer, and the others with knowledge of JSON and lists."""
     rng = random.Random(seed)
-    return parsers.mutated(data, rng)[:most] if rng.random() < 0.5 else atheris.Mutate(data, most)
+    return parsers.mutate(data, rng)[:most] if rng.random() < 0.5 else atheris.Mutate(data, most)
 
 
 def main() -> None:

@@ -76,13 +76,13 @@ def killed_runs(kills: int, *, inputs: int = 200, format: Format = "jsonl", seed
         output = batch.output(0)
         run = batch.start(output)
         start = batch.seconds_until(run, lambda: output.exists())
-        batch.seconds_until(run, batch.told)
+        batch.seconds_until(run, batch.has_reported)
         work = batch.seconds_until(run, lambda: False)
         counts.refused += run.wait() > 1
         expected, torn = batch.records(output)
         counts.torn += torn
         left = True
-        while counts.kills < kills or batch.begun:
+        while counts.kills < kills or batch.started:
             output = batch.output(counts.batches + 1)
             run = batch.start(output)
             if left and counts.kills < kills and batch.reach(run, output, chance.choice(PHASES), start, work, chance):
@@ -95,7 +95,7 @@ def killed_runs(kills: int, *, inputs: int = 200, format: Format = "jsonl", seed
                 continue
             counts.refused += run.wait() > 1
             counts.batches += 1
-            left, batch.begun = True, False
+            left, batch.started = True, False
             found, torn = batch.records(output)
             counts.torn += torn
             counts.records += sum(map(len, found.values()))
@@ -112,7 +112,7 @@ class _Batch:
 
     def __init__(self, folder: Path, inputs: int, format: Format) -> None:
         self._folder, self._format = folder, format
-        self.begun = False
+        self.started = False
         (folder / "clips").mkdir()
         self.clips = [str(_clip(folder / "clips", number)) for number in range(inputs)]
         (folder / "list").write_text("\n".join(self.clips))
@@ -126,23 +126,23 @@ class _Batch:
         """Start or resume a run."""
         options = ["--format", self._format, "--resume", "--jobs", "2", "--threads", "1", "--progress", "json"]
         options += ["--from-file", self._folder / "list", f"--min-face={toy_models.FACE}", *self._models, "-o", output]
-        with (self._folder / "told").open("wb") as told:
+        with (self._folder / "stderr").open("wb") as stderr:
             return subprocess.Popen(
-                [sys.executable, "-c", CODE, "classify", *map(str, options)], stderr=told, start_new_session=True
+                [sys.executable, "-c", CODE, "classify", *map(str, options)], stderr=stderr, start_new_session=True
             )
 
     def reach(
         self, run: subprocess.Popen[bytes], output: Path, phase: str, start: float, work: float, chance: random.Random
     ) -> bool:
         """Wait for a random moment of a phase; return whether the run was still alive."""
-        self.begun = True
+        self.started = True
         if phase == "start":
             time.sleep(chance.uniform(0, start))
         elif phase == "rewrite":
             self.seconds_until(run, lambda: self.rewriting(output))
             time.sleep(chance.uniform(0, 0.003))
         else:
-            self.seconds_until(run, self.told)
+            self.seconds_until(run, self.has_reported)
             time.sleep(chance.uniform(0, work / 4))
         return run.poll() is None
 
@@ -151,9 +151,9 @@ class _Batch:
         found, _ = self.records(output)
         return any(clip not in found and Path(clip).stat().st_size for clip in self.clips)
 
-    def told(self) -> bool:
+    def has_reported(self) -> bool:
         """Check whether the run has reported a written record."""
-        return (self._folder / "told").stat().st_size > 0
+        return (self._folder / "stderr").stat().st_size > 0
 
     def rewriting(self, output: Path) -> bool:
         """Check whether a partial replacement of a file exists."""

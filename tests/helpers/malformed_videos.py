@@ -109,18 +109,18 @@ class Case:
 _SAME = {"fflags": "+bitexact"}
 
 
-def _steady(codec: str) -> dict[str, str]:
+def _options(codec: str) -> dict[str, str]:
     return {"threads": "1"} | ({"qp": "28"} if codec == "libx264" else {})
 
 
-def _encoded(
+def _encode_seed(
     suffix: str, codec: str, options: Mapping[str, str] | None = None, muxer: Mapping[str, str] | None = None
 ) -> bytes:
     frames = clips.smiling(FRAMES, WIDTH, HEIGHT, 0.5)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"seed{suffix}"
         return clips.write(
-            path, frames, codec=codec, options=_steady(codec) | dict(options or {}), muxer=_SAME | dict(muxer or {})
+            path, frames, codec=codec, options=_options(codec) | dict(options or {}), muxer=_SAME | dict(muxer or {})
         ).read_bytes()
 
 
@@ -132,24 +132,24 @@ def _picture(suffix: str) -> bytes:
 
 _GROUPS = {"g": "5"}  # frames between keyframes
 SEEDS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
-    "mp4-h264": (".mp4", partial(_encoded, ".mp4", "libx264", options=_GROUPS)),
-    "mkv-h264": (".mkv", partial(_encoded, ".mkv", "libx264", options=_GROUPS)),
-    "webm-vp8": (".webm", partial(_encoded, ".webm", "libvpx", options=_GROUPS)),
-    "avi-mpeg4": (".avi", partial(_encoded, ".avi", "mpeg4", options=_GROUPS)),
-    "gif": (".gif", partial(_encoded, ".gif", "gif")),
-    "mpg-mpeg1": (".mpg", partial(_encoded, ".mpg", "mpeg1video", options=_GROUPS)),
+    "mp4-h264": (".mp4", partial(_encode_seed, ".mp4", "libx264", options=_GROUPS)),
+    "mkv-h264": (".mkv", partial(_encode_seed, ".mkv", "libx264", options=_GROUPS)),
+    "webm-vp8": (".webm", partial(_encode_seed, ".webm", "libvpx", options=_GROUPS)),
+    "avi-mpeg4": (".avi", partial(_encode_seed, ".avi", "mpeg4", options=_GROUPS)),
+    "gif": (".gif", partial(_encode_seed, ".gif", "gif")),
+    "mpg-mpeg1": (".mpg", partial(_encode_seed, ".mpg", "mpeg1video", options=_GROUPS)),
     "mp4-parts": (
         ".mp4",
-        partial(_encoded, ".mp4", "libx264", options=_GROUPS, muxer={"movflags": "frag_keyframe+empty_moov"}),
+        partial(_encode_seed, ".mp4", "libx264", options=_GROUPS, muxer={"movflags": "frag_keyframe+empty_moov"}),
     ),
-    "mp4-hevc": (".mp4", partial(_encoded, ".mp4", "libx265", options={"x265-params": "log-level=none:keyint=5"})),
-    "mov-mjpeg": (".mov", partial(_encoded, ".mov", "mjpeg")),
-    "mkv-ffv1": (".mkv", partial(_encoded, ".mkv", "ffv1")),
-    "webm-vp9": (".webm", partial(_encoded, ".webm", "libvpx-vp9", options=_GROUPS)),
-    "avi-mjpeg": (".avi", partial(_encoded, ".avi", "mjpeg")),
-    "mpg-mpeg2": (".mpg", partial(_encoded, ".mpg", "mpeg2video", options=_GROUPS)),
-    "ts-h264": (".ts", partial(_encoded, ".ts", "libx264", options=_GROUPS)),
-    "flv": (".flv", partial(_encoded, ".flv", "flv", options=_GROUPS)),
+    "mp4-hevc": (".mp4", partial(_encode_seed, ".mp4", "libx265", options={"x265-params": "log-level=none:keyint=5"})),
+    "mov-mjpeg": (".mov", partial(_encode_seed, ".mov", "mjpeg")),
+    "mkv-ffv1": (".mkv", partial(_encode_seed, ".mkv", "ffv1")),
+    "webm-vp9": (".webm", partial(_encode_seed, ".webm", "libvpx-vp9", options=_GROUPS)),
+    "avi-mjpeg": (".avi", partial(_encode_seed, ".avi", "mjpeg")),
+    "mpg-mpeg2": (".mpg", partial(_encode_seed, ".mpg", "mpeg2video", options=_GROUPS)),
+    "ts-h264": (".ts", partial(_encode_seed, ".ts", "libx264", options=_GROUPS)),
+    "flv": (".flv", partial(_encode_seed, ".flv", "flv", options=_GROUPS)),
     "jpg": (".jpg", partial(_picture, ".jpg")),
     "png": (".png", partial(_picture, ".png")),
     "webp": (".webp", partial(_picture, ".webp")),
@@ -469,7 +469,7 @@ DAMAGES: Mapping[str, tuple[Damage, Allowed]] = {
 # Crafted files
 
 
-def _muxed(
+def _mux(
     suffix: str,
     packets: Callable[[av.container.OutputContainer, Fraction], Iterator[av.Packet]],
     rate: Fraction = Fraction(25),
@@ -489,7 +489,7 @@ def _pixels(image: np.ndarray, form: str) -> av.VideoFrame:
     return frame if form == "rgb24" else frame.reformat(format=form)
 
 
-def _coded(
+def _encode(
     container: av.container.OutputContainer,
     rate: Fraction,
     *,
@@ -500,7 +500,7 @@ def _coded(
     options: Mapping[str, str] | None = None,
 ) -> Iterator[av.Packet]:
     """Encode the packets of a video stream."""
-    stream = container.add_stream(codec, rate=rate, options=_steady(codec) | dict(options or {}))
+    stream = container.add_stream(codec, rate=rate, options=_options(codec) | dict(options or {}))
     (stream.width, stream.height), stream.pix_fmt = shape, form
     for image in clips.smiling(frames, *shape, 0.5):
         yield from stream.encode(_pixels(image, form))
@@ -511,10 +511,10 @@ def _video(
     suffix: str, *, rate: Fraction | int = 25, muxer: Mapping[str, str] | None = None, **coded: object
 ) -> Callable[[], bytes]:
     """Make a clip with one video stream."""
-    return partial(_muxed, suffix, partial(_coded, **coded), Fraction(rate), **(muxer or {}))
+    return partial(_mux, suffix, partial(_encode, **coded), Fraction(rate), **(muxer or {}))
 
 
-def _growing(container: av.container.OutputContainer, rate: Fraction, codec: str, form: str) -> Iterator[av.Packet]:
+def _change_size(container: av.container.OutputContainer, rate: Fraction, codec: str, form: str) -> Iterator[av.Packet]:
     """Make frames that change their size twice, from independent encoders."""
     stream = container.add_stream(codec, rate=rate)
     stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, form
@@ -530,7 +530,7 @@ def _growing(container: av.container.OutputContainer, rate: Fraction, codec: str
             yield packet
 
 
-def _two(container: av.container.OutputContainer, rate: Fraction) -> Iterator[av.Packet]:
+def _two_streams(container: av.container.OutputContainer, rate: Fraction) -> Iterator[av.Packet]:
     """Make two video streams, one without a face."""
     streams = [container.add_stream("mpeg4", rate=rate) for _ in range(2)]
     for stream in streams:
@@ -552,7 +552,7 @@ def _silence(container: av.container.OutputContainer, rate: Fraction, codec: str
     yield from stream.encode()
 
 
-def _covered(container: av.container.OutputContainer, rate: Fraction) -> Iterator[av.Packet]:
+def _sound_with_cover(container: av.container.OutputContainer, rate: Fraction) -> Iterator[av.Packet]:
     """Make sound with a cover image of a face."""
     cover = container.add_stream("mjpeg", rate=rate)
     cover.width, cover.height, cover.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
@@ -564,7 +564,7 @@ def _covered(container: av.container.OutputContainer, rate: Fraction) -> Iterato
     yield from sound
 
 
-def _nothing(container: av.container.OutputContainer, rate: Fraction, codec: str, form: str) -> Iterator[av.Packet]:
+def _no_packets(container: av.container.OutputContainer, rate: Fraction, codec: str, form: str) -> Iterator[av.Packet]:
     """Make a video stream without a packet."""
     stream = container.add_stream(codec, rate=rate)
     stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, form
@@ -572,7 +572,7 @@ def _nothing(container: av.container.OutputContainer, rate: Fraction, codec: str
     return iter(())
 
 
-def _patched(name: str, kinds: Sequence[bytes], change: Callable[[int, bytes], bytes]) -> bytes:
+def _patch(name: str, kinds: Sequence[bytes], change: Callable[[int, bytes], bytes]) -> bytes:
     """Replace the bodies of all parts of some kinds in a seed, given their number."""
     data, number = seed(name), count()
     for part in parts(data):
@@ -589,7 +589,7 @@ def _block(times: Callable[[int], int]) -> Callable[[int, bytes], bytes]:
     return lambda number, body: _put(body, 1, struct.pack(">h", times(number)))
 
 
-def _filled(byte: int) -> Callable[[int, bytes], bytes]:
+def _fill(byte: int) -> Callable[[int, bytes], bytes]:
     return lambda _, body: bytes([byte]) * len(body)
 
 
@@ -640,7 +640,7 @@ BUILT: Mapping[str, tuple[str, Callable[[], bytes], Allowed]] = {
     "random": (".avi", lambda: np.random.default_rng(1).bytes(100_000), refused("not_a_video", "undecodable")),
     # Few frames
     **{
-        f"no_frame{suffix}": (suffix, partial(_muxed, suffix, partial(_nothing, codec=codec, form=form)), NEVER)
+        f"no_frame{suffix}": (suffix, partial(_mux, suffix, partial(_no_packets, codec=codec, form=form)), NEVER)
         for suffix, codec, form in (
             (".mp4", "mpeg4", "yuv420p"),
             (".mkv", "mpeg4", "yuv420p"),
@@ -682,39 +682,39 @@ BUILT: Mapping[str, tuple[str, Callable[[], bytes], Allowed]] = {
     "fps_1000.mp4": (".mp4", _video(".mp4", rate=1000), WHOLE),
     "fps_0.001.avi": (".avi", _video(".avi", rate=Fraction(1, 1000), codec="mpeg4"), WHOLE),
     "fps_0.001.mp4": (".mp4", _video(".mp4", rate=Fraction(1, 1000)), WHOLE),
-    "fps_0.avi": (".avi", partial(_patched, "avi-mpeg4", [b"strh"], _fields(20, "<II", 1, 0)), ANY),
-    "fps_0_of_0.avi": (".avi", partial(_patched, "avi-mpeg4", [b"strh"], _fields(20, "<II", 0, 0)), ANY),
-    "fps_4294967295.avi": (".avi", partial(_patched, "avi-mpeg4", [b"strh"], _fields(20, "<II", 1, 2**32 - 1)), ANY),
-    "fps_2e-10.avi": (".avi", partial(_patched, "avi-mpeg4", [b"strh"], _fields(20, "<II", 2**32 - 1, 1)), ANY),
-    "frames_4294967295.avi": (".avi", partial(_patched, "avi-mpeg4", [b"strh"], _fields(32, "<I", 2**32 - 1)), ANY),
-    "scale_0.mp4": (".mp4", partial(_patched, "mp4-h264", [b"mdhd"], _fields(12, ">I", 0)), ANY),
-    "scale_1.mp4": (".mp4", partial(_patched, "mp4-h264", [b"mdhd"], _fields(12, ">I", 1)), ANY),
-    "lasts_0.mp4": (".mp4", partial(_patched, "mp4-h264", [b"mdhd", b"mvhd"], _fields(16, ">I", 0)), ANY),
-    "lasts_long.mp4": (".mp4", partial(_patched, "mp4-h264", [b"mdhd", b"mvhd"], _fields(16, ">I", 2**32 - 1)), ANY),
-    "steps_long.mp4": (".mp4", partial(_patched, "mp4-h264", [b"stts"], _fields(12, ">I", 2**31 - 1)), ANY),
-    "steps_0.mp4": (".mp4", partial(_patched, "mp4-h264", [b"stts"], _fields(12, ">I", 0)), ANY),
-    "steps_back.mp4": (".mp4", partial(_patched, "mp4-h264", [b"stts"], _fields(12, ">i", -512)), ANY),
-    "frames_4294967295.mp4": (".mp4", partial(_patched, "mp4-h264", [b"stts"], _fields(8, ">I", 2**32 - 1)), ANY),
-    "sizes_4294967295.mp4": (".mp4", partial(_patched, "mp4-h264", [b"stsz"], _fields(8, ">I", 2**32 - 1)), ANY),
-    "starts_late.mp4": (".mp4", partial(_patched, "mp4-h264", [b"elst"], _fields(12, ">i", 2**31 - 1)), ANY),
-    "times_back.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_BLOCK], _block(lambda n: 1000 - 40 * n)), ANY),
-    "times_negative.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_BLOCK], _block(lambda n: 40 * n - 30_000)), ANY),
-    "times_equal.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_BLOCK], _block(lambda n: 7)), ANY),
-    "times_jump.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_BLOCK], _block(lambda n: [0, 32_000][n % 2])), ANY),
-    "times_huge.webm": (".webm", partial(_patched, "webm-vp8", [_CLUSTER], _filled(0x7F)), ANY),
-    "times_huge.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_CLUSTER], _filled(0xFF)), ANY),
-    "scale_0.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_SCALE], _filled(0)), ANY),
-    "scale_huge.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_SCALE], _filled(0xFF)), ANY),
-    "step_0.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_STEP], _filled(0)), ANY),
-    "step_huge.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_STEP], _filled(0xFF)), ANY),
-    "lasts_infinity.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_LASTS], _fields(0, ">Q", 0x7FF << 52)), ANY),
-    "lasts_nan.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_LASTS], _fields(0, ">Q", 0x7FF8 << 48)), ANY),
-    "lasts_negative.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_LASTS], _fields(0, ">d", -1e9)), ANY),
-    "lasts_1e300.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_LASTS], _fields(0, ">d", 1e300)), ANY),
+    "fps_0.avi": (".avi", partial(_patch, "avi-mpeg4", [b"strh"], _fields(20, "<II", 1, 0)), ANY),
+    "fps_0_of_0.avi": (".avi", partial(_patch, "avi-mpeg4", [b"strh"], _fields(20, "<II", 0, 0)), ANY),
+    "fps_4294967295.avi": (".avi", partial(_patch, "avi-mpeg4", [b"strh"], _fields(20, "<II", 1, 2**32 - 1)), ANY),
+    "fps_2e-10.avi": (".avi", partial(_patch, "avi-mpeg4", [b"strh"], _fields(20, "<II", 2**32 - 1, 1)), ANY),
+    "frames_4294967295.avi": (".avi", partial(_patch, "avi-mpeg4", [b"strh"], _fields(32, "<I", 2**32 - 1)), ANY),
+    "scale_0.mp4": (".mp4", partial(_patch, "mp4-h264", [b"mdhd"], _fields(12, ">I", 0)), ANY),
+    "scale_1.mp4": (".mp4", partial(_patch, "mp4-h264", [b"mdhd"], _fields(12, ">I", 1)), ANY),
+    "lasts_0.mp4": (".mp4", partial(_patch, "mp4-h264", [b"mdhd", b"mvhd"], _fields(16, ">I", 0)), ANY),
+    "lasts_long.mp4": (".mp4", partial(_patch, "mp4-h264", [b"mdhd", b"mvhd"], _fields(16, ">I", 2**32 - 1)), ANY),
+    "steps_long.mp4": (".mp4", partial(_patch, "mp4-h264", [b"stts"], _fields(12, ">I", 2**31 - 1)), ANY),
+    "steps_0.mp4": (".mp4", partial(_patch, "mp4-h264", [b"stts"], _fields(12, ">I", 0)), ANY),
+    "steps_back.mp4": (".mp4", partial(_patch, "mp4-h264", [b"stts"], _fields(12, ">i", -512)), ANY),
+    "frames_4294967295.mp4": (".mp4", partial(_patch, "mp4-h264", [b"stts"], _fields(8, ">I", 2**32 - 1)), ANY),
+    "sizes_4294967295.mp4": (".mp4", partial(_patch, "mp4-h264", [b"stsz"], _fields(8, ">I", 2**32 - 1)), ANY),
+    "starts_late.mp4": (".mp4", partial(_patch, "mp4-h264", [b"elst"], _fields(12, ">i", 2**31 - 1)), ANY),
+    "times_back.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_BLOCK], _block(lambda n: 1000 - 40 * n)), ANY),
+    "times_negative.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_BLOCK], _block(lambda n: 40 * n - 30_000)), ANY),
+    "times_equal.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_BLOCK], _block(lambda n: 7)), ANY),
+    "times_jump.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_BLOCK], _block(lambda n: [0, 32_000][n % 2])), ANY),
+    "times_huge.webm": (".webm", partial(_patch, "webm-vp8", [_CLUSTER], _fill(0x7F)), ANY),
+    "times_huge.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_CLUSTER], _fill(0xFF)), ANY),
+    "scale_0.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_SCALE], _fill(0)), ANY),
+    "scale_huge.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_SCALE], _fill(0xFF)), ANY),
+    "step_0.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_STEP], _fill(0)), ANY),
+    "step_huge.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_STEP], _fill(0xFF)), ANY),
+    "lasts_infinity.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_LASTS], _fields(0, ">Q", 0x7FF << 52)), ANY),
+    "lasts_nan.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_LASTS], _fields(0, ">Q", 0x7FF8 << 48)), ANY),
+    "lasts_negative.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_LASTS], _fields(0, ">d", -1e9)), ANY),
+    "lasts_1e300.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_LASTS], _fields(0, ">d", 1e300)), ANY),
     # Changing sizes
-    "grows.avi": (".avi", partial(_muxed, ".avi", partial(_growing, codec="mjpeg", form="yuvj420p")), READABLE),
-    "grows.mkv": (".mkv", partial(_muxed, ".mkv", partial(_growing, codec="ffv1", form="bgr0")), READABLE),
-    "grows.webm": (".webm", partial(_muxed, ".webm", partial(_growing, codec="libvpx", form="yuv420p")), READABLE),
+    "grows.avi": (".avi", partial(_mux, ".avi", partial(_change_size, codec="mjpeg", form="yuvj420p")), READABLE),
+    "grows.mkv": (".mkv", partial(_mux, ".mkv", partial(_change_size, codec="ffv1", form="bgr0")), READABLE),
+    "grows.webm": (".webm", partial(_mux, ".webm", partial(_change_size, codec="libvpx", form="yuv420p")), READABLE),
     "grows.mpg": (
         ".mpg",
         lambda: seed("mpg-mpeg1") + _video(".mpg", codec="mpeg1video", shape=(320, 240))() + seed("mpg-mpeg2"),
@@ -734,14 +734,14 @@ BUILT: Mapping[str, tuple[str, Callable[[], bytes], Allowed]] = {
     "interlaced.mpg": (".mpg", _video(".mpg", codec="mpeg2video", options={"flags": "+ilme+ildct"}), WHOLE),
     "interlaced.mp4": (".mp4", _video(".mp4", options={"flags": "+ilme+ildct"}), WHOLE),
     # Streams
-    "two.mkv": (".mkv", partial(_muxed, ".mkv", _two), SEVERAL),
-    "two.avi": (".avi", partial(_muxed, ".avi", _two), SEVERAL),
-    "two.mp4": (".mp4", partial(_muxed, ".mp4", _two), SEVERAL),
-    "cover.m4a": (".m4a", partial(_muxed, ".mp4", _covered), refused("no_video_stream")),
-    "cover.mkv": (".mkv", partial(_muxed, ".mkv", _covered), ANY),
-    "sound.m4a": (".m4a", partial(_muxed, ".mp4", _silence), refused("no_video_stream")),
-    "sound.mp4": (".mp4", partial(_muxed, ".mp4", _silence), refused("no_video_stream")),
-    "sound.mkv": (".mkv", partial(_muxed, ".mkv", _silence), refused("no_video_stream")),
+    "two.mkv": (".mkv", partial(_mux, ".mkv", _two_streams), SEVERAL),
+    "two.avi": (".avi", partial(_mux, ".avi", _two_streams), SEVERAL),
+    "two.mp4": (".mp4", partial(_mux, ".mp4", _two_streams), SEVERAL),
+    "cover.m4a": (".m4a", partial(_mux, ".mp4", _sound_with_cover), refused("no_video_stream")),
+    "cover.mkv": (".mkv", partial(_mux, ".mkv", _sound_with_cover), ANY),
+    "sound.m4a": (".m4a", partial(_mux, ".mp4", _silence), refused("no_video_stream")),
+    "sound.mp4": (".mp4", partial(_mux, ".mp4", _silence), refused("no_video_stream")),
+    "sound.mkv": (".mkv", partial(_mux, ".mkv", _silence), refused("no_video_stream")),
     # Text, and files that name other files
     **{
         f"{name}{suffix}": (suffix, lambda data=data: data, refused("not_a_video", "no_video_stream", "undecodable"))

@@ -166,7 +166,7 @@ class _Silent:
     options = Options()
 
 
-def _pages() -> tuple[bytes, bytes]:
+def _make_ledger() -> tuple[bytes, bytes]:
     """Make a ledger and its output, of two clips."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.jsonl"
@@ -176,14 +176,14 @@ def _pages() -> tuple[bytes, bytes]:
         return ledger_path(output).read_bytes(), output.read_bytes()
 
 
-_pages = cache(_pages)
+_make_ledger = cache(_make_ledger)
 _BETWEEN = b"\n\0\n"  # separates a ledger from its output
 
 
 def _ledger(data: bytes, folder: Path) -> None:
     entries, _, records = data.partition(_BETWEEN)
     output = folder / "out.jsonl"
-    output.write_bytes(records or _pages()[1])
+    output.write_bytes(records or _make_ledger()[1])
     ledger_path(output).write_bytes(entries)
     with ResumableJsonlWriter(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
         assert all(isinstance(path, str) for path in ledger.answered)
@@ -284,10 +284,10 @@ def _card(kind: Kind, data: bytes, folder: Path) -> None:
         files["classifier"] = str(
             toy_models.classifier(folder / "classifier.onnx", 25 * np.eye(3), network_sha256=sha256)
         )
-    _asked(kind, files)
+    _classify_with(kind, files)
 
 
-def _asked(kind: Kind, files: Mapping[str, str]) -> None:
+def _classify_with(kind: Kind, files: Mapping[str, str]) -> None:
     """Load models and classify a face with them."""
     if kind == "regressor":
         registry.load_model(files[kind], kind)
@@ -308,7 +308,7 @@ def _cards(kind: Kind) -> list[bytes]:
 def _onnx(data: bytes, folder: Path) -> None:
     path = folder / "classifier.onnx"
     path.write_bytes(data)
-    _asked("classifier", {**_family()[1], "classifier": str(path)})
+    _classify_with("classifier", {**_family()[1], "classifier": str(path)})
 
 
 # Options and lists of files
@@ -331,7 +331,7 @@ def _flags(data: bytes, _: Path) -> None:
     parse_statistics(statistics)
 
 
-def _pictures() -> list[bytes]:
+def _images() -> list[bytes]:
     picture = np.zeros((9, 16, 3), np.uint8)
     return [cv2.imencode(suffix, picture)[1].tobytes() for suffix in (".jpg", ".png", ".webp", ".bmp", ".tiff")]
 
@@ -380,7 +380,7 @@ TARGETS: Mapping[str, Target] = {
     "vgaf": Target(_vgaf, lambda: [b"Vid_name Label\n1_1 3\n", b"1_1.mp4,1\n"]),
     "ck+": Target(_emotion, lambda: [b"   3.0000000e+00\n"]),
     "folders": Target(_tree, _trees),
-    "ledger": Target(_ledger, lambda: [_pages()[0], _BETWEEN.join(_pages())]),
+    "ledger": Target(_ledger, lambda: [_make_ledger()[0], _BETWEEN.join(_make_ledger())]),
     "features": Target(_table, _tables),
     "features-rows": Target(_rows, _texts),
     "manifest": Target(_manifest, _manifests),
@@ -388,7 +388,7 @@ TARGETS: Mapping[str, Target] = {
     "onnx": Target(_onnx, lambda: [Path(_family()[1]["classifier"]).read_bytes()]),
     "results": Target(_page, _results),
     "list": Target(_names, lambda: [b"a.mp4\nb.mp4\r\n\n", b"a\nb\0c\0", "ä.mp4\n".encode("latin-1")]),
-    "still": Target(lambda data, _: image_header.image_size(data), _pictures),
+    "still": Target(lambda data, _: image_header.image_size(data), _images),
     "flags": Target(
         _flags,
         lambda: [b"00:01:12.5|a,b|mean+std", b"12.5s|7|group", b"1e3|a,b|expression+max"],
@@ -412,13 +412,13 @@ _VALUES = (
 def case(name: str, number: int, examples: Sequence[bytes]) -> bytes:
     """Mutate one of the examples of a target, seeded by name and number."""
     rng = random.Random(zlib.crc32(f"{name}/{number}".encode()))
-    return mutated(rng.choice(examples), rng)
+    return mutate(rng.choice(examples), rng)
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
+def mutate(data: bytes, rng: random.Random) -> bytes:
     """Mutate bytes."""
     for _ in range(rng.choice((1, 1, 2, 4))):
-        data = rng.choice((_warped, _warped, _line, _splice, _flip, _cut, _twice))(data, rng)
+        data = rng.choice((_mutate_json, _mutate_json, _line, _splice, _flip, _truncate, _duplicate))(data, rng)
     return data
 
 
@@ -429,12 +429,12 @@ def _flip(data: bytes, rng: random.Random) -> bytes:
     return bytes(found)
 
 
-def _cut(data: bytes, rng: random.Random) -> bytes:
+def _truncate(data: bytes, rng: random.Random) -> bytes:
     start, end = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
     return data[:start] + data[end:] if rng.random() < 0.7 else data[:start]
 
 
-def _twice(data: bytes, rng: random.Random) -> bytes:
+def _duplicate(data: bytes, rng: random.Random) -> bytes:
     start, end = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
     return data[:end] + data[start:end] * rng.choice((1, 1, 50)) + data[end:]
 
@@ -452,7 +452,7 @@ def _line(data: bytes, rng: random.Random) -> bytes:
     return b"".join(fields)
 
 
-def _warped(data: bytes, rng: random.Random) -> bytes:
+def _mutate_json(data: bytes, rng: random.Random) -> bytes:
     """Replace, rename or remove a value in a line of JSON."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
@@ -460,7 +460,7 @@ def _warped(data: bytes, rng: random.Random) -> bytes:
         value = json.loads(lines[at])
     except (ValueError, RecursionError):
         return _line(data, rng)
-    places = list(_places(value))
+    places = list(_list_values(value))
     if not places:
         return json.dumps(rng.choice(_VALUES)).encode()
     place, key = rng.choice(places)
@@ -476,7 +476,7 @@ def _warped(data: bytes, rng: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def _list_values(value: Any) -> Iterator[tuple[Any, Any]]:
     for key in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
         yield value, key
-        yield from _places(value[key])
+        yield from _list_values(value[key])

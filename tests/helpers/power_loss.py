@@ -36,23 +36,23 @@ class Moment:
         kept: tuple[Callable[[int], bytes], ...] = (
             lambda file: self.now[file],
             lambda file: self.synced.get(file, b""),
-            lambda file: self._torn(file, chance),
-            lambda file: self._zeroed(file, chance),
+            lambda file: self._tear(file, chance),
+            lambda file: self._zero(file, chance),
             lambda file: chance.choice(kept[:4])(file),
         )
         for content in kept:
-            for names in (self.names[0], self.names[-1], self._mixed(chance), self._mixed(chance)):
+            for names in (self.names[0], self.names[-1], self._mix(chance), self._mix(chance)):
                 yield {name: content(file) for name, file in names.items()}
 
-    def _torn(self, file: int, chance: random.Random) -> bytes:
+    def _tear(self, file: int, chance: random.Random) -> bytes:
         now, synced = self.now[file], self.synced.get(file, b"")
         return now[: chance.randint(len(synced), len(now))] if now.startswith(synced) else b""
 
-    def _zeroed(self, file: int, chance: random.Random) -> bytes:
-        torn = self._torn(file, chance)
+    def _zero(self, file: int, chance: random.Random) -> bytes:
+        torn = self._tear(file, chance)
         return torn + bytes(len(self.now[file]) - len(torn))
 
-    def _mixed(self, chance: random.Random) -> Mapping[str, int]:
+    def _mix(self, chance: random.Random) -> Mapping[str, int]:
         fates = {name: chance.choice(self.names).get(name) for names in self.names for name in names}
         return {name: file for name, file in fates.items() if file is not None}
 
@@ -68,25 +68,25 @@ class Disk:
         self._now: dict[int, bytes] = {}
         self.promised: tuple[bytes, ...] = ()
         self.moments: list[Moment] = []
-        self._look()
+        self._record()
         self._synced.update(self._now)
         self.moments.clear()
         for name in ("fsync", "replace", "rename", "unlink", "remove"):
-            patch.setattr(os, name, self._watched(getattr(os, name)))
+            patch.setattr(os, name, self._wrap(getattr(os, name)))
 
     def close(self) -> None:
         """Record the last state."""
-        self._look()
+        self._record()
         for descriptor in self._held.values():
             os.close(descriptor)
 
-    def _watched(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **more: Any) -> None:
-            self._look()
+            self._record()
             call(*arguments, **more)
             if call.__name__ == "fsync":
                 self._sync(os.fstat(arguments[0]).st_ino)
-            self._look()
+            self._record()
 
         return watched
 
@@ -96,7 +96,7 @@ class Disk:
         elif file in self._now:
             self._synced[file] = self._now[file]
 
-    def _look(self) -> None:
+    def _record(self) -> None:
         names = {entry.name: entry.inode() for entry in os.scandir(self._folder)}
         for name, file in names.items():
             if file not in self._held:  # while it is open, no other file gets its inode number

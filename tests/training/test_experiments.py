@@ -58,7 +58,7 @@ def test_pseudo_labels_fill_missing_only(data: TrainingSets, tmp_path: Path, mon
 
 
 def test_few_keeps_all_training_faces(data: TrainingSets) -> None:
-    less = joint.few(data)
+    less = joint.reduce_unmeasured(data)
     assert (less.expressions, less.attributes) == (data.expressions, data.attributes)
     assert len(less.initial_embeddings) == len(less.attributes) + len(less.people)
     np.testing.assert_array_equal(less.valid_expressions.votes, data.valid_expressions.votes[:200])
@@ -78,7 +78,7 @@ def test_joint_difference_is_paired() -> None:
 def test_joint_table_compares_by_task() -> None:
     asked = []
 
-    def found(name: str, seed: int) -> joint.Marks:
+    def found(name: str, seed: int) -> joint.Scores:
         asked.append(name)
         return {task: np.full(5, float(name in ("masked", "filled"))) for task in joint.TASKS}
 

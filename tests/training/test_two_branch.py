@@ -232,7 +232,7 @@ def test_imagenet_weights_are_converted(
             two_branch.make_network(recipe, made, None, other)
     torch.save({"layer": torch.zeros(3, 3)}, published)
     with pytest.raises(ValueError, match=r"is not for mobilenetv2_100: convolution\.weight has another shape"):
-        imagenet.converted("mobilenetv2_100", published)
+        imagenet.convert_weights("mobilenetv2_100", published)
 
 
 class Residual(torch.nn.Module):
@@ -263,7 +263,7 @@ def test_grown_network_equals_small_one(monkeypatch: pytest.MonkeyPatch) -> None
     torch.manual_seed(0)
     small, large = Residual(4, 1, excited=False).eval(), Residual(6, 3, excited=True).eval()
     small.blocks[0]["bn3"].running_mean.uniform_()
-    large.load_state_dict(imagenet.grown(small.state_dict(), large.state_dict()))
+    large.load_state_dict(imagenet.grow_weights(small.state_dict(), large.state_dict()))
     pictures = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(large(pictures)[:, :4], small(pictures))
     assert large(pictures)[:, 4:].abs().min() > 0, "new channels can be trained"
@@ -272,9 +272,9 @@ def test_grown_network_equals_small_one(monkeypatch: pytest.MonkeyPatch) -> None
 def test_new_blocks_start_as_identity() -> None:
     chance = torch.full((4,), 0.5)
     for key in ("blocks.2.3.bn3.weight", "blocks.0.1.bn2.weight"):
-        assert not imagenet.grown({}, {key: chance})[key].any()
+        assert not imagenet.grow_weights({}, {key: chance})[key].any()
     for key in ("blocks.2.3.bn2.weight", "blocks.0.1.bn1.weight"):
-        assert imagenet.grown({}, {key: chance})[key].equal(chance)
+        assert imagenet.grow_weights({}, {key: chance})[key].equal(chance)
 
 
 def test_imagenet_grows_backbone_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
@@ -333,14 +333,14 @@ def test_synthetic_table_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = synthetic.table(found, right, labels)
     assert rows[0]["macro F1, %"].startswith("0.0 ")
     assert rows[-1]["what"] == "the shipped network"
-    assert rows[-1]["above the best of one branch"].startswith("100.0 ")
+    assert rows[-1]["above the best with one branch"].startswith("100.0 ")
     blends = {row["what"]: row["macro F1, %"].split()[0] for row in rows if "of it" in row["what"]}
     assert blends == {"0.3 of it, 0.7 of the shipped network": "100.0", "0.7 of it, 0.3 of the shipped network": "0.0"}
 
 
 def test_tested_selects_majority_of_six() -> None:
     votes = mini_datasets.faces(8, 0, "votes")
-    kept, labels = synthetic.tested(votes)
+    kept, labels = synthetic.select_test_faces(votes)
     assert len(kept) == len(labels) == 6
     assert [two_branch.EXPRESSIONS[i] for i in labels] == [
         expression_transfer.CLASSES[i]
