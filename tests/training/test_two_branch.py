@@ -280,7 +280,7 @@ def test_new_blocks_start_as_identity() -> None:
 def test_imagenet_grows_backbone_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
     asked: list[str] = []
     output = tmp_path / "b2.safetensors"
-    monkeypatch.setattr(imagenet, "converted", lambda name, path: asked.append(name) or {})
+    monkeypatch.setattr(imagenet, "convert_weights", lambda name, path: asked.append(name) or {})
     monkeypatch.setattr(imagenet, "build", lambda name: asked.append(name) or mini_datasets.network())
     monkeypatch.setattr(
         sys, "argv", ["imagenet", "efficientnet_b2", "lite0.pth", "-o", str(tmp_path / "b2.safetensors")]
