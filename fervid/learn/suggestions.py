@@ -71,7 +71,7 @@ def nearest_distances(clips: FeatureTable, training: FeatureTable) -> dict[str, 
         DatasetError: The face model has no embedding.
     """
     if clips.provenance["network_sha256"] != training.provenance["network_sha256"]:
-        raise ModelIncompatible("the features come from different face models; extract both with the same --network")
+        raise ModelIncompatible("the features come from different face models; extract both with the same --face-model")
     tables = [table.statistics.get(EMBEDDING) for table in (clips, training)]
     if any(matrix is None or not matrix.size for matrix in tables):
         raise DatasetError(f"the features have no {EMBEDDING}; extract them with a face model that has an embedding")
