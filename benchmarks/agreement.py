@@ -1,12 +1,12 @@
-"""How far the default way agrees with the slow one, in which the detector looks at every sampled frame.
+"""Measure how often the default agrees with the slow method, which runs the detector on every sampled frame.
 
 python benchmarks/agreement.py [CLIP...] [--kerc DATA] [--ferplus DATA [--simulated 400] [--background CLIP]]
     [--every SECONDS] [--json FILE]
 
-Clips are those of KERC 2020 (folders of frames), films that are simulated from FER+ stills, and the files given. Of
-each the two labels are compared, and the pooled embeddings. A clip that only one of the two ways answers is one on
-which they do not agree; one that neither answers does not count. What agreement can be hoped for is told by the slow
-way itself, on the same frames moved by one pixel.
+The clips are those of KERC 2020 (folders of frames), videos simulated from FER+ stills, and the given files. For each
+clip, the two labels and the pooled embeddings are compared. A clip with a face in only one of the two methods counts as
+a disagreement; a clip without a face in both does not count. The slow method on frames shifted by one pixel gives an
+upper bound of the agreement.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from network import show
 from scipy.stats import binomtest
-from timing import rounded, save
+from timing import round_figures, save
 
 from fervid.analysis.aggregate import aggregate_clip
 from fervid.analysis.clip_classifier import ClipClassifier
@@ -38,23 +38,23 @@ from fervid.models import registry
 from fervid.training import ferplus, simulate_video
 
 STATISTICS = ("embedding.mean", "embedding.std", "embedding.max")
-WIDTH, HEIGHT, RATE, SECONDS = 640, 360, 5, 3  # of simulated films
-SIDES = 60, 200  # pixels of a face in them
+WIDTH, HEIGHT, RATE, SECONDS = 640, 360, 5, 3  # of simulated videos
+SIDES = 60, 200  # pixels, range of the size of simulated faces
 SEED = 2021
-STILL = Face((0, 0, 48, 48), np.array([[14, 20], [34, 20]], np.float32), 1.0)  # as the pictures of FER+ are cut
+STILL = Face((0, 0, 48, 48), np.array([[14, 20], [34, 20]], np.float32), 1.0)  # the position of faces in FER+
 
 Clip = Callable[[Extractor], Iterator[FrameObservation]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """What one way says of a clip.
+class Outcome:
+    """Result of one method for a clip.
 
     Attributes:
         label: None without a face.
-        features: Likewise.
-        frames: How many were looked at.
-        with_face: In how many of them somebody was followed.
+        features: None without a face.
+        frames: Number of processed frames.
+        with_face: Number of these with a tracked face.
     """
 
     label: str | None
@@ -63,84 +63,90 @@ class Look:
     with_face: int
 
 
-class Moved(Extractor):
-    """Sees every frame one pixel further to the right."""
+class ShiftedExtractor(Extractor):
+    """Shifts every frame to the right by one pixel."""
 
     def observe_frames(self, frames: Iterable[Frame]) -> Generator[FrameObservation]:
-        """As the other, of other frames."""
+        """Observe shifted frames."""
         yield from super().observe_frames(replace(one, image=np.roll(one.image, 1, axis=1)) for one in frames)
 
 
-def look(clip: Clip, extractor: Extractor, classify: ClipClassifier) -> Look:
-    """Answer a clip."""
+def classify_clip(clip: Clip, extractor: Extractor, classify: ClipClassifier) -> Outcome:
+    """Classify a clip."""
     seen = aggregate_clip(clip(extractor), extractor.tracker_config)
     pool = seen.pool(extractor.options.face)
     features = pool.features() if pool else None
-    return Look(features and classify(features).label, features, seen.frames, seen.frames_with_face)
+    return Outcome(features and classify(features).label, features, seen.frames, seen.frames_with_face)
 
 
-def compare(pairs: Sequence[tuple[Look, Look]]) -> dict[str, Any]:
-    """How far two ways agree, of each clip the one that is judged and the slow one.
+def compare(pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str, Any]:
+    """Compute the agreement of two methods.
+
+    Args:
+        pairs: For each clip, the result of the tested method and that of the slow one.
 
     Returns:
-        `clips`, of which `faces` show one to either way; how many only each of the two answers, `alone`; the share of
-        `faces` with the same label, `agreement`, and its 95 % interval (Wilson, JASA 22, 1927); by statistic the median
-        and the 99th percentile of the `cosine` distance and of the difference `relative` to the length of the slow
-        way's vector; and the share of all frames in which each way follows somebody.
+        `clips`; `faces`, the number with a face in either method; `alone`, how many have one in only the first or only
+        the second; `agreement`, the fraction of `faces` with the same label, and its 95 % `interval` (Wilson, JASA 22,
+        1927); for each statistic the median and the 99th percentile of the `cosine` distance and of the difference
+        `relative` to the length of the second vector; and the fraction of frames with a face in each method.
     """
-    answered = [(one, other) for one, other in pairs if one.features or other.features]
-    same = sum(one.label == other.label for one, other in answered)
-    both = [(one.features, other.features) for one, other in answered if one.features and other.features]
-    alone = [sum(not other.features for _, other in answered), sum(not one.features for one, _ in answered)]
-    found: dict[str, Any] = {"clips": len(pairs), "faces": len(answered), "alone": alone}
-    if answered:
-        interval = binomtest(same, len(answered)).proportion_ci(method="wilson")
-        found |= {"agreement": same / len(answered), "interval": [float(interval.low), float(interval.high)]}
+    detected = [(one, other) for one, other in pairs if one.features or other.features]
+    same = sum(one.label == other.label for one, other in detected)
+    both = [(one.features, other.features) for one, other in detected if one.features and other.features]
+    alone = [sum(not other.features for _, other in detected), sum(not one.features for one, _ in detected)]
+    found: dict[str, Any] = {"clips": len(pairs), "faces": len(detected), "alone": alone}
+    if detected:
+        interval = binomtest(same, len(detected)).proportion_ci(method="wilson")
+        found |= {"agreement": same / len(detected), "interval": [float(interval.low), float(interval.high)]}
     for name in STATISTICS if both else ():
         rows = [(one.statistics[name], other.statistics[name]) for one, other in both]
-        distances = {"cosine": [cosine(*row) for row in rows], "relative": [relative(*row) for row in rows]}
+        distances = {
+            "cosine": [cosine_distance(*row) for row in rows],
+            "relative": [relative_difference(*row) for row in rows],
+        }
         found[name] = {kind: np.percentile(values, [50, 99]).tolist() for kind, values in distances.items()}
     ways = zip(*pairs, strict=True)
-    shares = [sum(one.with_face for one in way) / max(1, sum(one.frames for one in way)) for way in ways]
-    return {**found, "frames with a face": shares}
+    fractions = [sum(one.with_face for one in way) / max(1, sum(one.frames for one in way)) for way in ways]
+    return {**found, "frames with a face": fractions}
 
 
-def cosine(one: FloatArray, other: FloatArray) -> float:
-    """1 less the cosine of two vectors; 0 if they are equal, 1 if only one of them is 0."""
+def cosine_distance(one: FloatArray, other: FloatArray) -> float:
+    """Compute 1 minus the cosine of two vectors; 0 if they are equal, 1 if only one of them is 0."""
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     alike = float(one @ other) / lengths if lengths else float(np.array_equal(one, other))
     return max(0.0, 1 - alike)
 
 
-def relative(one: FloatArray, other: FloatArray) -> float:
-    """Length of the difference of two vectors over that of the second; 0 if they are equal."""
+def relative_difference(one: FloatArray, other: FloatArray) -> float:
+    """Divide the length of the difference of two vectors by that of the second; 0 if they are equal."""
     apart = float(np.linalg.norm(one - other))
     return apart / max(float(np.linalg.norm(other)), 1e-12)
 
 
-def film(stills: Sequence[Image], backdrop: Sequence[Image], rng: np.random.Generator) -> Iterator[Frame]:
-    """One or two people who move before a background, each in a half of the picture; some come later.
+def render_video(stills: Sequence[Image], backdrop: Sequence[Image], rng: np.random.Generator) -> Iterator[Frame]:
+    """Render one or two moving faces in front of a background, each in its part of the image; some appear late.
 
     Args:
-        stills: Closely cut faces (h, w, 3), one a person.
-        backdrop: Pictures of the size of the film; begun again when they end.
+        stills: Close face crops (h, w, 3), one per person.
+        backdrop: Images of the size of the video; repeated if there are too few.
         rng: Source of all randomness.
     """
     count = RATE * SECONDS
     room = WIDTH / len(stills)
-    people = [list(_person(still, count, room * (i + 0.5), room, rng)) for i, still in enumerate(stills)]
-    for t, picture in enumerate(islice(cycle(backdrop), count)):
-        image = picture.copy()
+    people = [list(_render_person(still, count, room * (i + 0.5), room, rng)) for i, still in enumerate(stills)]
+    for t, scene in enumerate(islice(cycle(backdrop), count)):
+        image = scene.copy()
         for person in people:
             if person[t] is not None:
-                image = _pasted(image, *person[t])
+                image = _paste(image, *person[t])
         yield Frame(image, t / RATE, 1 / RATE)
 
 
-def _person(
+def _render_person(
     still: Image, count: int, middle: float, room: float, rng: np.random.Generator
 ) -> Iterator[tuple[Image, FloatArray] | None]:
-    """Of each frame the view of a face, and the matrix (2, 3) that puts it there; None until the person comes."""
+    """Yield for each frame the view of a face and its affine matrix (2, 3), or None until the person appears."""
     views = simulate_video.simulate_clip(still, STILL, count, rng)
     side = float(np.exp(rng.uniform(*np.log(SIDES))))
     ranges = {"x": (-0.5, 0.5), "y": (-0.5, 0.5), "roll": (-0.2, 0.2), "size": (-0.1, 0.1)}
@@ -158,10 +164,10 @@ def _person(
         yield (view, matrix) if t >= comes else None
 
 
-def _pasted(image: Image, view: Image, matrix: FloatArray) -> Image:
-    """The view of a face over a picture, in which it fades out around its border."""
+def _paste(image: Image, view: Image, matrix: FloatArray) -> Image:
+    """Paste the view of a face onto an image, with soft borders."""
     side = view.shape[0]
-    border = side // 4  # the stills are cut so close that a detector needs more around them
+    border = side // 4  # the stills have less margin than the detector needs
     padded = cv2.copyMakeBorder(view, *[border] * 4, cv2.BORDER_REPLICATE)
     mask = np.zeros(padded.shape[:2], np.float32)
     mask[border // 2 : -border // 2, border // 2 : -border // 2] = 1
@@ -172,15 +178,15 @@ def _pasted(image: Image, view: Image, matrix: FloatArray) -> Image:
     return np.asarray(image * (1 - cover) + moved * cover, np.uint8)
 
 
-def noise(rng: np.random.Generator) -> list[Image]:
-    """Coloured clouds under the noise of a camera."""
+def render_noise(rng: np.random.Generator) -> list[Image]:
+    """Render blurred coloured clouds with camera noise."""
     clouds = cv2.resize(rng.uniform(80, 160, (6, 10, 3)), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     noisy = (clouds + rng.normal(0, 4, clouds.shape) for _ in range(RATE * SECONDS))
-    return [np.clip(picture, 0, 255).astype(np.uint8) for picture in noisy]
+    return [np.clip(scene, 0, 255).astype(np.uint8) for scene in noisy]
 
 
-def simulated(folder: Path, count: int, background: Path | None) -> list[Clip]:
-    """Films of FER+ stills of the test split, of which the detector is sure and one class has the majority."""
+def simulate_videos(folder: Path, count: int, background: Path | None) -> list[Clip]:
+    """Simulate videos from FER+ test stills with a confident detection and a majority class."""
     detector = ferplus.stills_detector()
     split = ferplus.read_split(folder, "PrivateTest", detector)
     rng = np.random.default_rng(SEED)
@@ -193,23 +199,23 @@ def simulated(folder: Path, count: int, background: Path | None) -> list[Clip]:
     def clip(number: int, extractor: Extractor) -> Iterator[FrameObservation]:
         own = np.random.default_rng((SEED, number))
         start = int(own.integers(len(scenery))) if scenery else 0
-        backdrop = [*scenery[start:], *scenery[:start]] or noise(own)
-        return extractor.observe_frames(film(split.images[shown[number]], backdrop, own))
+        backdrop = [*scenery[start:], *scenery[:start]] or render_noise(own)
+        return extractor.observe_frames(render_video(split.images[shown[number]], backdrop, own))
 
     return [partial(clip, number) for number in range(count)]
 
 
-def pictures(path: Path, extractor: Extractor) -> Iterator[FrameObservation]:
-    """A folder or pattern of frames as a clip."""
-    return extractor.observe_frames(video.read_image_sequence(dataset.frames(path)))
+def observe_folder(path: Path, extractor: Extractor) -> Iterator[FrameObservation]:
+    """Observe a folder or pattern of frames as a clip."""
+    return extractor.observe_frames(video.read_image_sequence(dataset.frame_files(path)))
 
 
 def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What was found as a row of text."""
-    share = found.get("agreement")
+    """Format the agreement on a set as a row of the table."""
+    fraction = found.get("agreement")
     low, high = found.get("interval", (0, 0))
     distances = {
-        f"{statistic}, {kind}": " / ".join(f"{rounded(value):g}" for value in values)
+        f"{statistic}, {kind}": " / ".join(f"{round_figures(value):g}" for value in values)
         for statistic in STATISTICS
         for kind, values in found.get(statistic, {}).items()
     }
@@ -217,22 +223,22 @@ def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "set": name,
         "clips": found["clips"],
         "with a face": found["faces"],
-        "only one answers": " / ".join(map(str, found["alone"])),
-        "same label": None if share is None else f"{share:.1%} ({low:.1%} to {high:.1%})",
+        "face in only one": " / ".join(map(str, found["alone"])),
+        "same label": None if fraction is None else f"{fraction:.1%} ({low:.1%} to {high:.1%})",
         **distances,
         "frames with a face": " / ".join(f"{value:.1%}" for value in found["frames with a face"]),
     }
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure the agreement on each set and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="*", type=Path)
     parser.add_argument("--kerc", type=Path)
     parser.add_argument("--ferplus", type=Path)
     parser.add_argument("--simulated", type=int, default=400, help="films of FER+ stills")
     parser.add_argument("--background", type=Path, help="film without faces to put them in; otherwise coloured noise")
-    parser.add_argument("--every", type=float, help="seconds between looks of the detector, instead of the default")
+    parser.add_argument("--every", type=float, help="detection interval in seconds, instead of the default")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     sets: dict[str, list[Clip]] = {}
@@ -240,29 +246,29 @@ def main() -> None:
         sets["files"] = [lambda extractor, path=path: extractor.iter_observations(path) for path in arguments.clips]
     if arguments.kerc:
         samples = dataset.load_dataset(f"kerc2020:{arguments.kerc}").samples
-        sets["KERC 2020"] = [partial(pictures, sample.path) for sample in samples]
+        sets["KERC 2020"] = [partial(observe_folder, sample.path) for sample in samples]
     if arguments.ferplus:
-        sets["simulated"] = simulated(arguments.ferplus, arguments.simulated, arguments.background)
+        sets["simulated"] = simulate_videos(arguments.ferplus, arguments.simulated, arguments.background)
     if not sets:
         parser.error("name clips, --kerc or --ferplus")
-    usual = Options() if arguments.every is None else Options(detection_interval_s=arguments.every)
-    slow = replace(usual, detection_interval_s=0)
-    ways = [load_extractor(options=options, threads=1) for options in (usual, slow)]
-    ways.append(Moved(ways[1].detector, ways[1].face_model, slow, 1))
+    default = Options() if arguments.every is None else Options(detection_interval_s=arguments.every)
+    slow = replace(default, detection_interval_s=0)
+    ways = [load_extractor(options=options, threads=1) for options in (default, slow)]
+    ways.append(ShiftedExtractor(ways[1].detector, ways[1].face_model, slow, 1))
     model = registry.load_model(registry.DEFAULTS["classifier"], "classifier")
     classify = ClipClassifier(model.session, model.card)
 
-    def all_ways(clip: Clip) -> list[Look]:
-        return [look(clip, extractor, classify) for extractor in ways]
+    def classify_all(clip: Clip) -> list[Outcome]:
+        return [classify_clip(clip, extractor, classify) for extractor in ways]
 
     found = {}
     for name, clips in sets.items():
         with ThreadPoolExecutor(cv2.getNumberOfCPUs()) as pool:
-            looks = list(pool.map(all_ways, clips))
-        found[name] = compare([(one, slowly) for one, slowly, _ in looks])
-        found[f"{name}, moved by a pixel"] = compare([(moved, slowly) for _, slowly, moved in looks])
+            outcomes = list(pool.map(classify_all, clips))
+        found[name] = compare([(one, reference) for one, reference, _ in outcomes])
+        found[f"{name}, shifted by a pixel"] = compare([(moved, reference) for _, reference, moved in outcomes])
     show([row(name, figures) for name, figures in found.items()], None)
-    save({"detect_every": usual.detection_interval_s, "sets": found}, arguments.json)
+    save({"detect_every": default.detection_interval_s, "sets": found}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
-"""The backbones of Savchenko's table by one recipe: what they know of faces and of clips, their time and their size.
+"""Compare the backbones of Savchenko's table by one recipe: accuracy on faces and clips, time and size.
 
 python benchmarks/backbones.py --data SETS --weights faceres.json --runs FOLDER --kerc DATA [--teacher NETWORK...]
     [--pretrained FOLDER] [--cache FOLDER] [--features CACHE] [--only NAME...] [--json FILE]
 
-After Savchenko (arXiv 2103.17107). Each is what these two commands give, which this one goes through for all of them:
+After Savchenko (arXiv 2103.17107). The script runs the equivalent of two commands for every backbone:
 
     fervid network train --recipe models/recipes/backbones.json --backbone NAME --data SETS --weights faceres.json
         --teacher NETWORK... -o FOLDER/NAME.safetensors
     fervid network export FOLDER/NAME.safetensors --data SETS -o FOLDER/NAME.onnx
 
-A run that is in the folder is continued, and one that has its file is not begun again. `mobilenetv1` starts from faces;
-the others are timm's and start from NAME.safetensors in the folder of `--pretrained`, which imagenet.py writes, or else
-from chance, as `mobilenetv1_100` does, which is the same network. Accuracy is that of the
-files on the test splits. Clips of films are those of KERC 2020: mean, standard deviation and maximum of the embedding
-over the faces of the main person, who is followed by the shipped network, so that all see the same faces, and a linear
-classifier cross-validated by person. A face is timed at the size of the recipe and at that which the backbone was made
-for, of which only the time is told: it does not depend on the weights. All intervals are of 95 %, by bootstrap.
+Runs in the folder are resumed, and finished ones are skipped. `mobilenetv1` starts from face-recognition weights. The
+others are from timm and start from NAME.safetensors in the folder of `--pretrained`, which imagenet.py writes, or from
+random weights, as does `mobilenetv1_100`, the same network as `mobilenetv1`. Accuracy is measured on the exported files
+and the test splits. The film clips are those of KERC 2020: mean, standard deviation and maximum of the embedding over
+the faces of the main person, and a linear classifier, cross-validated by person. The shipped network tracks the person,
+so that all backbones get the same faces. The time per face is measured at the size of the recipe and at the original
+size of the backbone; for the latter only the time, which does not depend on the weights. All intervals are 95 %
+bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ from fervid.training.network import build
 from fervid.training.predict import load_teacher
 
 RECIPE = Path(__file__).parent.parent / "models/recipes/backbones.json"
-BACKBONES: Mapping[str, int] = {  # and the side of the pictures that each was made for
+BACKBONES: Mapping[str, int] = {  # name -> original image size in pixels
     "mobilenetv1": 224,
     "mobilenetv1_100": 224,
     "efficientnet_b0": 224,
@@ -71,24 +72,22 @@ FIGURES = {
     "ethnicity, %": {"dataset": "UTKFace", "metric": "ethnicity_accuracy"},
     "LFW, %": {"dataset": "LFW", "protocol": "10-fold verification by embedding", "metric": "accuracy"},
 }
-
-
 STATISTICS = ("mean", "std", "max")
 
 
 def both(path: Path) -> tuple[Path, Path]:
-    """The float32 file that is beside an int8 one, and that."""
+    """Return the path of the float32 file next to an int8 file, and that of the int8 file."""
     return path.with_name(f"{path.stem}-fp32.onnx"), path
 
 
 def pretrained(name: str, folder: Path | None) -> Path | None:
-    """What a backbone starts from, if it is there."""
+    """Return the file of initial weights of a backbone, or None."""
     path = folder / f"{name}.safetensors" if folder else None
     return path if path and path.exists() else None
 
 
 def finished(run: Path, recipe: TrainConfig, weights: Path | None) -> bool:
-    """Whether a run of that recipe, begun with those weights, has come to its end; it may have learned other data."""
+    """Check whether a run with this recipe and these initial weights is finished; its data are not compared."""
     if not run.exists():
         return False
     about, step, _ = checkpoint.load(run)
@@ -97,19 +96,19 @@ def finished(run: Path, recipe: TrainConfig, weights: Path | None) -> bool:
 
 
 def train(names: Sequence[str], arguments: argparse.Namespace) -> None:
-    """Bring the runs of some backbones to their end."""
+    """Train the backbones whose runs are not finished."""
     paths = {name: arguments.runs / f"{name}.safetensors" for name in names}
     recipes = {name: replace(TrainConfig.from_json(RECIPE), backbone=name) for name in names}
     given = {name: pretrained(name, arguments.pretrained) for name in names}
-    lacking = [name for name in names if not finished(paths[name], recipes[name], given[name])]
-    if not lacking:
+    missing = [name for name in names if not finished(paths[name], recipes[name], given[name])]
+    if not missing:
         return
     weights, cache = mobilenet.read_tensorflowjs(arguments.weights), arguments.cache or arguments.data / "cache"
-    starts = {name: fit.initial_weights(recipes[name], weights, pretrained=given[name]) for name in lacking}
+    starts = {name: fit.initial_weights(recipes[name], weights, pretrained=given[name]) for name in missing}
     data = TrainingSets.read(
         DatasetPaths(arguments.data), cache, weights, [load_teacher(name) for name in arguments.teacher]
     )
-    for name in lacking:
+    for name in missing:
         print(f"{name} starts from {origin(name, starts[name].earlier)}", flush=True)
         run = fit.make_trainer(recipes[name], starts.pop(name), data)
         if paths[name].exists():
@@ -119,27 +118,27 @@ def train(names: Sequence[str], arguments: argparse.Namespace) -> None:
 
 
 def origin(name: str, earlier: Mapping[str, Any] | None) -> str:
-    """Whose weights a backbone began with, by what its card or its run says of them."""
+    """Name the data of the initial weights of a backbone."""
     return "faces" if name == "mobilenetv1" else "ImageNet" if earlier else "chance"
 
 
 def write(names: Sequence[str], arguments: argparse.Namespace) -> None:
-    """Export the runs of some backbones that have no file yet."""
-    lacking = [name for name in names if not (arguments.runs / f"{name}.onnx").exists()]
-    if not lacking:
+    """Export the runs that have no file yet."""
+    missing = [name for name in names if not (arguments.runs / f"{name}.onnx").exists()]
+    if not missing:
         return
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     tests = Tests.read(sources, TrainConfig.from_json(RECIPE).size)
-    for name in lacking:
-        with tempfile.TemporaryDirectory(dir=arguments.runs) as folder:  # a file that is there is a whole one
+    for name in missing:
+        with tempfile.TemporaryDirectory(dir=arguments.runs) as folder:  # so that only complete files appear in `runs`
             made = Path(folder) / f"{name}.onnx"
             export.export(arguments.runs / f"{name}.safetensors", sources, cache, made, tests)
             for file in both(made):
                 file.replace(arguments.runs / file.name)
 
 
-def of_size(name: str, size: int, folder: Path) -> list[registry.Model]:
-    """A backbone of chance for pictures of another size, in float32 and int8, to be timed."""
+def export_random(name: str, size: int, folder: Path) -> list[registry.Model]:
+    """Export a backbone with random weights for another image size, in float32 and int8, for timing."""
     torch.manual_seed(0)
     network = build(name).eval()
     crops = np.random.default_rng(0).integers(0, 256, (9, size, size, 3), np.uint8)
@@ -151,40 +150,40 @@ def of_size(name: str, size: int, folder: Path) -> list[registry.Model]:
 
 
 def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, FaceOutputs]]:
-    """The faces of the main person of a clip, each with its frame and what the network says of it."""
-    pictures = list(read_image_sequence(frame_files(path)))
+    """Find the faces of the main person of a clip, each with its frame and the outputs of the network."""
+    frames = list(read_image_sequence(frame_files(path)))
     tracker, seen, faces = Tracker(extractor.tracker_config), ClipObservations(), []
-    for picture, one in zip(pictures, extractor.observe_frames(pictures), strict=True):
+    for frame, one in zip(frames, extractor.observe_frames(frames), strict=True):
         numbers = tracker.update(one.time, one.faces, one.scores.identity)
         seen.add(one, numbers)
         faces += [
-            (number, picture, face, one.scores[[i]])
+            (number, frame, face, one.scores[[i]])
             for i, (number, face) in enumerate(zip(numbers, one.faces, strict=True))
         ]
     groups = tracker.group_identities()
     seen.finalize_people(groups)
     main = next((group for group in groups if seen.people and min(group) == seen.people[0].number), ())
-    return [(picture, face, scores) for number, picture, face, scores in faces if number in main]
+    return [(frame, face, scores) for number, frame, face, scores in faces if number in main]
 
 
 def clip(path: Path, extractor: Extractor, size: int) -> Image:
-    """(n, size, size, 3) the faces of the main person of a clip; n is 0 if nobody is seen."""
-    cut = [align_face(picture.image, face, size, MARGIN) for picture, face, _ in main_person(path, extractor)]
-    return np.array(cut, np.uint8).reshape(-1, size, size, 3)
+    """Crop the faces of the main person of a clip, (n, size, size, 3); n is 0 without a face."""
+    crops = [align_face(frame.image, face, size, MARGIN) for frame, face, _ in main_person(path, extractor)]
+    return np.array(crops, np.uint8).reshape(-1, size, size, 3)
 
 
 def descriptor(embedding: FloatArray) -> FloatArray:
-    """(n, d) embeddings of the faces of a clip -> (3 d,) mean, standard deviation and maximum."""
+    """Compute mean, standard deviation and maximum (3 d,) of the face embeddings (n, d) of a clip."""
     return np.concatenate([getattr(embedding, name)(axis=0) for name in STATISTICS])
 
 
 def on_clips(model: registry.Model, clips: Sequence[Image], known: LabeledFeatures) -> Mapping[str, Any]:
-    """Mean recall over the classes of the clips, with its interval, of people whom the classifier has not seen.
+    """Measure mean recall over the classes of the clips, with its interval, cross-validated by person.
 
     Args:
         model: A network.
-        clips: The faces of each, one or more.
-        known: The same clips, their truth and who is in them.
+        clips: For each clip the crops of its faces, at least one.
+        known: Labels and people of the same clips.
     """
     network = FaceModel(model.session, model.card)
     name = "+".join(STATISTICS)
@@ -197,7 +196,7 @@ def on_clips(model: registry.Model, clips: Sequence[Image], known: LabeledFeatur
 
 
 def read_clips(folder: Path, features: Path | None, size: int) -> tuple[list[Image], LabeledFeatures]:
-    """The faces of every clip that shows one to the shipped network, and what is known of those clips."""
+    """Read the face crops and the labels of all clips in which the shipped network finds a face."""
     known, extractor = kerc.load_features(folder, features), load_extractor()
     shown = {
         sample.path: clip(sample.path, extractor, size) for sample in dataset.load_dataset(f"kerc2020:{folder}").samples
@@ -209,7 +208,7 @@ def read_clips(folder: Path, features: Path | None, size: int) -> tuple[list[Ima
 
 
 def text(name: str, figure: Mapping[str, Any] | None) -> str:
-    """A figure and its interval; shares in per cent, years as they are."""
+    """Format a figure and its interval: fractions in per cent, years unchanged."""
     if figure is None:
         return ""
     scale, digits = (1, 2) if "years" in name else (100, 1)
@@ -218,7 +217,7 @@ def text(name: str, figure: Mapping[str, Any] | None) -> str:
 
 
 def row(name: str, model: registry.Model, uar: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file knows; times are added later."""
+    """Make the row of a file, without times."""
     card = model.card
     return {
         "backbone": name,
@@ -235,18 +234,18 @@ def row(name: str, model: registry.Model, uar: Mapping[str, Any]) -> dict[str, A
 def table(
     names: Sequence[str], runs: Path, clips: Sequence[Image], known: LabeledFeatures, repeat: int
 ) -> list[dict[str, Any]]:
-    """Two rows a backbone, float32 and int8."""
+    """Make two rows per backbone, float32 and int8."""
     with tempfile.TemporaryDirectory() as folder:
-        rows, trained_, made = [], [], []
+        rows, trained_models, random_models = [], [], []
         for name in names:
             files = [registry.load_model(str(file), "face_model", THREADS) for file in both(runs / f"{name}.onnx")]
             rows += [row(name, model, on_clips(model, clips, known)) for model in files]
-            trained_ += files
-            made += of_size(name, BACKBONES[name], Path(folder))
-        times = milliseconds([*trained_, *made], repeat)
-    sizes = [model.card["input"]["size"] for model in made]
+            trained_models += files
+            random_models += export_random(name, BACKBONES[name], Path(folder))
+        times = milliseconds([*trained_models, *random_models], repeat)
+    sizes = [model.card["input"]["size"] for model in random_models]
     spent = zip(rows, times[: len(rows)], times[len(rows) :], sizes, strict=True)
-    return [{**one, "ms": short, "ms, made for": f"{long} at {size}"} for one, short, long, size in spent]
+    return [{**one, "ms": short, "ms, original size": f"{long} at {size}"} for one, short, long, size in spent]
 
 
 def main() -> None:
@@ -256,10 +255,10 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--kerc", type=Path, required=True)
-    parser.add_argument("--teacher", nargs="*", default=[], help="runs or networks that all learn from")
-    parser.add_argument("--pretrained", type=Path, help="folder of what imagenet.py wrote")
-    parser.add_argument("--cache", type=Path, help="by default cache/ in the folder of the data")
-    parser.add_argument("--features", type=Path, help="the cache of features of fervid")
+    parser.add_argument("--teacher", nargs="*", default=[], help="teachers: runs or networks")
+    parser.add_argument("--pretrained", type=Path, help="folder of the files that imagenet.py wrote")
+    parser.add_argument("--cache", type=Path, help="cache folder; default: DATA/cache")
+    parser.add_argument("--features", type=Path, help="cache folder of the features of fervid")
     parser.add_argument("--only", nargs="+", choices=BACKBONES, default=list(BACKBONES))
     parser.add_argument("--repeat", type=int, default=30)
     parser.add_argument("--json", type=Path)

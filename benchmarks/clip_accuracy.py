@@ -1,9 +1,9 @@
-"""How good answers on clips of real people are: the shipped classifiers, baselines, `fervid train`, and identities.
+"""Measure accuracy on clips of real people: the shipped classifiers, baselines, `fervid train`, and identities.
 
     python benchmarks/clip_accuracy.py --data sets/
 
-Prints every table of docs/how-good.md. Java-SED is a development set: the shipped classifier was fitted on it, and its
-rows say whether they are cross-validated.
+Prints the tables of "Clips of real people" in benchmarks/README.md. Java-SED is a development set on which the shipped
+classifier was fitted; its rows say whether they are cross-validated.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from fervid.training.train_emotion_classifier import (
     to_labelled_logits,
 )
 
-MIN_PHOTOS = 5  # of a person of LFW
+MIN_PHOTOS = 5  # minimum number of photographs per person of LFW
 
 
 def classify(known: ClipSet, name: str) -> FloatArray:
-    """(n, 8) probabilities by a shipped classifier."""
+    """Compute probabilities (n, 8) with a shipped classifier."""
     model = registry.load_model(name, "classifier", 1)
     rows = known.table.matrix(model.card["statistics"])
     return np.asarray(model.session.run(["probabilities"], {"features": rows})[0], np.float32)
 
 
 def measure_shipped(sets: Mapping[str, ClipSet], sources: DatasetPaths, cache: Path, network: str) -> list[list[str]]:
-    """Rows of set, way, and figures."""
+    """Measure the shipped classifiers; rows of set, method and figures."""
     acted, scenes, stills = sets[DEVELOPMENT], sets[KERC], read_rafdb_logits(sources, cache, network)
     model = registry.load_model(registry.DEFAULTS["classifier"], "classifier", 1)
     usual = np.array(model.card["average_logits"]["person"], np.float32)
@@ -61,7 +61,7 @@ def measure_shipped(sets: Mapping[str, ClipSet], sources: DatasetPaths, cache: P
             model.session.run(["probabilities"], {"features": subtract_baseline(known, usual)})[0], np.float32
         )
 
-    ways = [
+    methods = [
         (
             DEVELOPMENT,
             "emotion8, cross-validated by person",
@@ -73,7 +73,7 @@ def measure_shipped(sets: Mapping[str, ClipSet], sources: DatasetPaths, cache: P
         (SFEW, "emotion8, whole film frames", classify(sets[SFEW], "emotion8")),
         *((name, "probabilities averaged (mean8)", classify(known, "mean8")) for name, known in sets.items()),
     ]
-    return [[name, way, *_figures(sets[name].evaluate(answers))] for name, way, answers in ways]
+    return [[name, method, *_figures(sets[name].evaluate(predictions))] for name, method, predictions in methods]
 
 
 def _figures(report: Mapping[str, Any]) -> list[str]:
@@ -83,29 +83,29 @@ def _figures(report: Mapping[str, Any]) -> list[str]:
 
 
 def measure_trained(sets: Mapping[str, ClipSet]) -> list[list[str]]:
-    """Rows of set, way, and figures of what `fervid train` makes of each set by default.
+    """Measure the classifiers that `fervid train` makes of each set by default; rows of set, method and figures.
 
-    Folds are by person; of five people each is left out once.
+    Folds are by person; in the set of five people, each is held out once.
     """
     rows = []
     for name in (DEVELOPMENT, KERC):
         table = sets[name].table
         found = Dataset(name, (*table.samples, *table.no_face_samples))
-        for center, way in ((None, "fervid train"), ("person", "fervid train --center person")):
+        for center, method in ((None, "fervid train"), ("person", "fervid train --center person")):
             known = label_features(found, table, center=center)
-            ways = make_default_candidates(table.statistics.keys(), centered=center is not None)
-            evaluations = train_classifier(known, ways, "trained").evaluations
-            rows += [[f"{name}, {part}", way, *_trained_figures(report)] for part, report in evaluations.items()]
+            methods = make_default_candidates(table.statistics.keys(), centered=center is not None)
+            evaluations = train_classifier(known, methods, "trained").evaluations
+            rows += [[f"{name}, {part}", method, *_trained_figures(report)] for part, report in evaluations.items()]
     return rows
 
 
 def _trained_figures(report: Mapping[str, Any]) -> list[str]:
-    everybody = {"mean_recall": report["all"]["uar"], "calibration_error": report["calibration"]["error"]}
-    return _figures({**everybody, "clips": report["clips"]})
+    report_all = {"mean_recall": report["all"]["uar"], "calibration_error": report["calibration"]["error"]}
+    return _figures({**report_all, "clips": report["clips"]})
 
 
 def score_pairs(predicted: NDArray[np.int64], truth: Sequence[str]) -> tuple[float, float, float]:
-    """Precision, recall and F1 of "the same person" over all pairs of clips."""
+    """Compute precision, recall and F1 of "the same person" over all pairs of clips."""
     (_, false_positive), (false_negative, true_positive) = pair_confusion_matrix(truth, predicted)
     precision = true_positive / max(true_positive + false_positive, 1)
     recall = true_positive / max(true_positive + false_negative, 1)
@@ -113,7 +113,7 @@ def score_pairs(predicted: NDArray[np.int64], truth: Sequence[str]) -> tuple[flo
 
 
 def measure_identities(sets: Mapping[str, ClipSet], sources: DatasetPaths, network: str) -> list[list[str]]:
-    """Rows of set, people, clips and figures."""
+    """Measure the clustering of people; rows of set, people, clips and figures."""
     extractor = load_extractor(face_model=network)
     table = sets[DEVELOPMENT].table
     people = [str(sample.person) for sample in table.samples]
@@ -158,13 +158,13 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 def main() -> None:
     """Read the sets and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
-    parser.add_argument("--cache", type=Path, help="where features and crops are kept; default: DATA/cache")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--cache", type=Path, help="cache folder of features and crops; default: DATA/cache")
     parser.add_argument("--face-model", default=registry.DEFAULTS["face_model"])
     arguments = parser.parse_args()
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     sets = read_clip_sets(sources, cache / "features", arguments.face_model)
-    columns = ("set", "way", "mean recall", "95 % interval", "calibration error", "clips")
+    columns = ("set", "method", "mean recall", "95 % interval", "calibration error", "clips")
     show("Shipped classifiers", columns, measure_shipped(sets, sources, cache, arguments.face_model))
     show("fervid train, by default", columns, measure_trained(sets))
     columns = ("set", "people", "clips", "people found", "precision", "recall", "F1 of pairs")

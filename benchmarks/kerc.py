@@ -1,11 +1,12 @@
-"""How well clips of films are told apart: KERC 2020, through the ordinary pipeline on the frame folders.
+"""Measure classification of film clips: KERC 2020, with the usual pipeline on the frame folders.
 
     python benchmarks/kerc.py --kerc DATA --weights faceres.json --cache CACHE --json kerc.json
 
-Three classes of valence, by this network and by the frozen embedding of its starting weights, with each choice of
-statistics, kind of classifier and scaling: trained on the training part and measured on the validation part, and
-cross-validated on all clips by person, as clustered by face. Hyper-parameters are chosen inside (nested). The same
-actors occur in both parts, so the second column is the one to believe. Valence and arousal as ratings follow.
+Three classes of valence, with the shipped network and with the frozen embedding of its initial weights, for several
+statistics, kinds of classifier and scalings: trained on the training part and evaluated on the validation part, and
+cross-validated on all clips by person, as clustered by face. Hyperparameters are chosen by nested cross-validation. The
+same actors occur in both parts, so the cross-validated column is the more reliable one. Valence and arousal as ratings
+follow.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ FROZEN: Sequence[Way] = (("mean", "linear", "l2"), ("mean+std+max", "linear", "l
 RATED: Sequence[Way] = (("expression", "rbf", "l2"), ("mean+std+max", "linear", "l2"), ("mean+std+max", "rbf", "l2"))
 
 
-def frozen(weights: Path, folder: Path) -> Path:
-    """The network as it was published, as a file of ours; only its embedding is meant to be used."""
-    torch.manual_seed(0)  # the heads are of chance, and faces are followed by one of them
+def export_frozen(weights: Path, folder: Path) -> Path:
+    """Export the network with its published weights; only its embedding is meant to be used."""
+    torch.manual_seed(0)  # for the random heads, one of which gives the identities that tracking uses
     network = build("mobilenetv1", mobilenet.read_tensorflowjs(weights)).eval()
     shipped = registry.load_model(registry.DEFAULTS["face_model"], "face_model")
     size = int(shipped.card["input"]["size"])
@@ -66,7 +67,7 @@ def frozen(weights: Path, folder: Path) -> Path:
 
 
 def rows(known: LabeledFeatures, name: str, ways: Sequence[Way]) -> Iterator[dict[str, Any]]:
-    """A row for each way: of both protocols the figures with intervals."""
+    """Make a row for each configuration, with the figures and intervals of both protocols."""
     for statistics, kind, scaling in ways:
         row: dict[str, Any] = {"network": name, "statistics": statistics, "kind": kind, "scaling": scaling}
         for protocol, cross in (("val", False), ("cross-validated", True)):
@@ -75,13 +76,13 @@ def rows(known: LabeledFeatures, name: str, ways: Sequence[Way]) -> Iterator[dic
         yield row
 
 
-def unfitted(known: LabeledFeatures, name: str) -> Iterator[dict[str, Any]]:
-    """What needs no clips of films: emotions as valence, of the shipped classifier and of averaged probabilities."""
+def evaluate_unfitted(known: LabeledFeatures, name: str) -> Iterator[dict[str, Any]]:
+    """Measure emotions as valence, of emotion8 and of averaged probabilities; neither is fitted on film clips."""
     model = registry.load_model("emotion8", "classifier")
-    for title, said in (("emotion8", lambda part: predict_with_model(part, model)), ("averaged", _averaged)):
+    for title, predict in (("emotion8", lambda part: predict_with_model(part, model)), ("averaged", _averaged)):
         row = {"network": name, "statistics": f"{title}, as valence", "kind": "not fitted", "scaling": ""}
         for protocol, part in (("val", known.split(("val",))), ("cross-validated", known)):
-            report = kerc.to_valence_report(part, said(part), model.card["labels"])
+            report = kerc.to_valence_report(part, predict(part), model.card["labels"])
             row |= {f"{key}, {protocol}": value for key, value in _figures(report).items()}
         yield row
 
@@ -94,7 +95,7 @@ def _figures(report: dict[str, Any]) -> dict[str, str]:
     if "ccc" in report:
         return {"CCC": _text(report["ccc"], 1, 3), "MAE": _text(report["mae"], 1, 2)}
     part = report["answered"]
-    recall = " / ".join(f"{100 * share:.0f}" for share in part["recall"].values())
+    recall = " / ".join(f"{100 * value:.0f}" for value in part["recall"].values())
     return {
         "UAR": _text(part["uar"], 100, 1),
         "all clips": f"{100 * report['all']['uar']['value']:.1f}",
@@ -111,18 +112,18 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kerc", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True, help="faceres.json of the starting weights")
+    parser.add_argument("--weights", type=Path, required=True, help="faceres.json of the initial weights")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     ours = registry.DEFAULTS["face_model"]
     known = kerc.load_features(arguments.kerc, arguments.cache, ours)
-    found = [*unfitted(known, ours), *rows(known, ours, WAYS)]
+    found = [*evaluate_unfitted(known, ours), *rows(known, ours, WAYS)]
     with tempfile.TemporaryDirectory() as folder:
-        published = str(frozen(arguments.weights, Path(folder)))
+        published = str(export_frozen(arguments.weights, Path(folder)))
         other = kerc.load_features(arguments.kerc, arguments.cache, published)
         found += rows(
-            replace(other, groups=known.groups), "starting weights", FROZEN
+            replace(other, groups=known.groups), "initial weights", FROZEN
         )  # the same detector, so the same rows
     show(found, arguments.json)
     for target in ("valence", "arousal"):

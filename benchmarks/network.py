@@ -1,8 +1,8 @@
-"""Times face networks against each other, and sets the figures of their cards beside it.
+"""Compare the time of face networks, and print it with the figures of their cards.
 
 python benchmarks/network.py NETWORK... [--repeat 50] [--json FILE] [--plot FILE]
 
-Each repetition runs every network once, in turn, on the same batch of 16 faces with two threads; medians count.
+Each repetition runs every network once, in turn, on the same batch of 16 faces with two threads; times are medians.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIGURES = {
 
 
 def milliseconds(networks: list[registry.Model], repeat: int) -> list[float]:
-    """Median time a face of each, in turn."""
+    """Measure the median time per face of each network, in turn."""
     rng = np.random.default_rng(0)
     feeds = []
     for model in networks:
@@ -44,34 +44,34 @@ def milliseconds(networks: list[registry.Model], repeat: int) -> list[float]:
         feeds.append({"crops": preprocess(rng.integers(0, 256, (BATCH, side, side, 3), np.uint8), model.card)})
     times: list[list[float]] = [[] for _ in networks]
     for turn in range(repeat + 3):
-        for model, feed, kept in zip(networks, feeds, times, strict=True):
+        for model, feed, spent in zip(networks, feeds, times, strict=True):
             started = time.perf_counter()
             model.session.run(None, feed)
             if turn >= 3:
-                kept.append((time.perf_counter() - started) / BATCH * 1e3)
-    return [round(statistics.median(kept), 3) for kept in times]
+                spent.append((time.perf_counter() - started) / BATCH * 1e3)
+    return [round(statistics.median(spent), 3) for spent in times]
 
 
 def measure(names: list[str], repeat: int) -> list[dict[str, Any]]:
-    """One row a network: milliseconds a face, size of the file, figures."""
+    """Make a row per network: milliseconds per face, file size, figures."""
     loaded = [registry.load_model(name, "face_model", THREADS) for name in names]
     return [
         {
             "network": model.identity.name,
             "size": model.card["input"]["size"],
-            "ms": spent,
+            "ms": ms,
             "MB": round(model.path.stat().st_size / 1e6, 1),
             **{
                 title: (find_figure(model.card.get("figures", ()), **keys) or {}).get("value")
                 for title, keys in FIGURES.items()
             },
         }
-        for model, spent in zip(loaded, milliseconds(loaded, repeat), strict=True)
+        for model, ms in zip(loaded, milliseconds(loaded, repeat), strict=True)
     ]
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy against time, one point a network."""
+    """Plot accuracy against time, one point per network."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -80,12 +80,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         if row["FER+ majority"] is not None:
             axes.plot(row["ms"], 100 * row["FER+ majority"], "o")
             axes.annotate(f" {row['network']} {row['size']}", (row["ms"], 100 * row["FER+ majority"]))
-    axes.set(xscale="log", xlabel="ms a face, batch 16, two threads", ylabel="FER+ PrivateTest, majority, %")
+    axes.set(xscale="log", xlabel="ms per face, batch 16, two threads", ylabel="FER+ PrivateTest, majority, %")
     figure.savefig(path, dpi=150)
 
 
 def show(rows: list[dict[str, Any]], json_file: Path | None) -> None:
-    """Rows as a table, and as JSON if a file is given."""
+    """Print rows as a table, and save them as JSON if a file is given."""
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
@@ -95,7 +95,7 @@ def show(rows: list[dict[str, Any]], json_file: Path | None) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure the networks and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", help="names from `fervid models list`, or ONNX files")
     parser.add_argument("--repeat", type=int, default=50)

@@ -1,8 +1,8 @@
-"""One pass over a clip in a process of its own, whose CPU seconds and memory are then known; prints them as JSON.
+"""Process a clip once in a separate process, and print its CPU seconds and peak memory as JSON.
 
 python benchmarks/once.py {decode,default,"every frame"} CLIP
 
-Loading does not count for the seconds, but for the peak.
+Loading counts towards the peak memory, but not towards the seconds.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of `ru_maxrss`
 
 
 def cpu_seconds() -> float:
-    """What this process and its children have used so far."""
+    """Sum the CPU seconds of this process and its children."""
     used = [resource.getrusage(who) for who in (OWN, CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def peak() -> float:
-    """The most memory that this process has held at once, and its largest child if it had any, in MB.
+    """Read the peak memory of this process, plus that of its largest child, in MB.
 
-    Linux hands `ru_maxrss` on from parent to child, so a small process seems as large as the one that started it; the
-    high-water mark of its own memory does not.
+    On Linux, a child process inherits `ru_maxrss`, so a small process appears as large as its parent; the high-water
+    mark VmHWM is its own.
     """
     own, children = (resource.getrusage(who).ru_maxrss * UNIT for who in (OWN, CHILDREN))
     status = Path("/proc/self/status")

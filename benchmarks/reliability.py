@@ -1,12 +1,11 @@
-"""Tries to break fervid, and counts how often that succeeds: hostile files, kills, fuzzed parsers, thousands of clips.
+"""Test fervid with malformed files, kills, fuzzed parsers and thousands of clips, and count the failures.
 
 PYTHONPATH=tests/helpers python benchmarks/reliability.py [--cases 2000] [--suites files kills soak parsers]
     [--json FILE]
 
-A case counts as a hang if it takes longer than half a minute, as a crash if a process dies or something is raised that
-is no answer, as lost if an input has no record, and as wrong if it is not true what is said of it, or of the good clip
-after it. There is a kill for every twenty cases. A case is made again by its name, as
-tests/helpers/malformed_videos.py says.
+A hang takes longer than half a minute. A crash is a process that dies or an exception that is not handled. Lost is an
+input without a record. Wrong is an incorrect record, or a different record of the good clip that follows. There is one
+kill for every twenty cases. tests/helpers/malformed_videos.py recreates a case from its name.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from kill_resume import Counts, Format, killed_runs
 from reliability_trials import Tally
 
 JOBS = 2
-KILLS = 20  # cases for one of them
+KILLS = 20  # cases per kill
 COLUMNS = ("hangs", "crashes", "lost", "wrong")
 
 Rows = Iterator[tuple[str, Tally]]
 
 
 def files(cases: int) -> Rows:
-    """Hostile files of each container, through worker processes."""
+    """Classify malformed files of each container in worker processes."""
     classifier = fervid.load_classifier(threads=1)
     found = sorted(malformed_videos.cases(cases), key=lambda case: case.group)
     for group, some in groupby(found, lambda case: case.group):
@@ -47,7 +46,7 @@ def files(cases: int) -> Rows:
 
 
 def parsed(cases: int) -> Rows:
-    """What is parsed beside videos, mutated; a share of the cases for each parser."""
+    """Run the parsers of everything but videos on mutated input, an equal part of the cases each."""
     for name, target in parsers.TARGETS.items():
         examples, tally = target.examples(), Tally()
         for number in range(-(-cases // len(parsers.TARGETS))):
@@ -56,17 +55,17 @@ def parsed(cases: int) -> Rows:
 
 
 def once(name: str, target: Callable[[bytes], object], data: bytes) -> Tally:
-    """One case of a parser."""
+    """Run one case of a parser."""
     started = time.perf_counter()
     try:
         target(data)
-    except Exception as error:  # noqa: BLE001  that is what is counted
+    except Exception as error:  # noqa: BLE001  counted as a crash
         return Tally(1, crashes=(f"{name}: {error!r}",))
     return Tally(1, hangs=(name,) if time.perf_counter() - started > reliability_trials.SLOW else ())
 
 
 def soaked(cases: int) -> Rows:
-    """So many clips in this process, which may keep nothing of them."""
+    """Classify many clips in this process and check for memory leaks."""
     with tempfile.TemporaryDirectory() as folder:
         first, last = reliability_trials.soak(fervid.load_classifier(), Path(folder), cases)
     title = f"one process: {first.memory:.0f} MB after 100 clips, {last.memory:.0f} MB at the end"
@@ -74,7 +73,7 @@ def soaked(cases: int) -> Rows:
 
 
 def killed(cases: int) -> Rows:
-    """Batches that are killed and resumed, until a twentieth as many kills are done."""
+    """Kill and resume batches, one kill per `KILLS` cases."""
     for form in get_args(Format):
         counts = killed_runs(-(-cases // KILLS), format=form)
 
@@ -88,11 +87,11 @@ def killed(cases: int) -> Rows:
 
 
 SUITES: Mapping[str, Callable[[int], Rows]] = {"files": files, "kills": killed, "soak": soaked, "parsers": parsed}
-"""Each takes how many cases to try, and gives rows of the table."""
+"""Functions from a number of cases to rows of the table."""
 
 
 def table(rows: Sequence[tuple[str, Tally]]) -> list[dict[str, Any]]:
-    """A line for each row, and one for all of them together."""
+    """Make a row for each suite, and one for the total."""
     whole = sum((tally for _, tally in rows), Tally())
     return [
         {"what": title, "cases": tally.cases, **{name: len(getattr(tally, name)) for name in COLUMNS}}
@@ -101,9 +100,9 @@ def table(rows: Sequence[tuple[str, Tally]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Try them, print the table, and name what went wrong."""
+    """Run the suites, print the table, and list the failures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=2000, help="of each suite")
+    parser.add_argument("--cases", type=int, default=2000, help="cases per suite")
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=list(SUITES))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

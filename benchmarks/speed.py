@@ -1,11 +1,11 @@
-"""Times fervid on clips against decoding alone, in pairs within one run.
+"""Time fervid on clips relative to decoding alone, in pairs within one run.
 
 python benchmarks/speed.py CLIP... [--repeat 5] [--json FILE] [--plot FILE]
 
-Decoding is that of PyAV with all threads, without a conversion. Machines drift, so each repetition takes its own ratio
-to the decoding beside it, and the median of the ratios counts. CPU seconds and peak memory are those of one pass in a
-process of its own; where the CPU goes is measured stage by stage, on one thread, without overlap. A cold start is the
-whole command, on a disk that is warm.
+PyAV decodes with all threads and without conversion. Machines drift, so the ratio to decoding is computed within each
+repetition, and the result is the median of the ratios. CPU seconds and peak memory come from one pass in a separate
+process. CPU time is also measured by stage, on one thread, without overlap. A cold start is the whole command, with a
+warm disk cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from network import show
 from stages import stages
-from timing import WAYS, command, decode, figures, medians, once, paired, rounded, save
+from timing import WAYS, command, decode, figures, medians, once, round_figures, save, time_in_turn
 
 import fervid
 
@@ -27,13 +27,13 @@ SAMPLINGS = {"default": fervid.Sampling(), "every frame": fervid.Sampling(fps=No
 
 
 def measure(path: Path, ways: Mapping[str, Callable[[Path], Any]], repeat: int) -> dict[str, Any]:
-    """Everything about one clip."""
+    """Measure one clip."""
     work = {name: partial(way, path) for name, way in ways.items()}
     result = work["default"]()
     if not (seconds := result.duration_s):
-        raise SystemExit(result.problem.message if result.problem else f"{path} is a picture and lasts no time")
-    paired(work, 1)  # fills caches
-    rows = paired(work, repeat)
+        raise SystemExit(result.problem.message if result.problem else f"{path} is an image and has no duration")
+    time_in_turn(work, 1)  # warm-up
+    rows = time_in_turn(work, repeat)
     frames, spent = decode(path), medians(rows)
     return {
         "clip": path.name,
@@ -42,26 +42,26 @@ def measure(path: Path, ways: Mapping[str, Callable[[Path], Any]], repeat: int) 
         "ways": {
             name: {
                 **found,
-                "frames/s": rounded(frames / spent[name]),
-                "times real time": rounded(seconds / spent[name]),
+                "frames/s": round_figures(frames / spent[name]),
+                "times real time": round_figures(seconds / spent[name]),
                 **once(name, path),
             }
             for name, found in figures(rows, "decode").items()
         },
         "stages": {name: stages(path, sampling) for name, sampling in SAMPLINGS.items()},
-        "first record s": rounded(
+        "first record s": round_figures(
             statistics.median(command("classify", str(path), "--format", "jsonl")[0] for _ in range(repeat))
         ),
     }
 
 
 def tables(clips: list[dict[str, Any]], part: str) -> list[dict[str, Any]]:
-    """The rows of one part of what was measured, a clip and way each."""
+    """Make rows of one part of the results, one per clip and method."""
     return [{"clip": clip["clip"], "way": way, **found} for clip in clips for way, found in clip[part].items()]
 
 
 def plot(clips: list[dict[str, Any]], path: Path) -> None:
-    """How many times decoding each way takes, and where its CPU goes."""
+    """Plot the time relative to decoding, and the CPU time by stage."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2 + 0.8 * len(clips)), layout="constrained")
@@ -69,20 +69,20 @@ def plot(clips: list[dict[str, Any]], path: Path) -> None:
     bars = [(f"{row['clip']}\n{row['way']}", row) for row in tables(clips, "stages")]
     labels = [label for label, _ in bars]
     left.barh(labels, [clip["ways"][way]["times decode"] for clip in clips for way in clip["stages"]])
-    left.set(xlabel="times decoding alone")
+    left.set(xlabel="time relative to decoding")
     start = [0.0] * len(bars)
     for stage in list(bars[0][1])[3:]:
         widths = [row[stage] for _, row in bars]
         right.barh(labels, widths, left=start, label=stage)
         start = [before + width for before, width in zip(start, widths, strict=True)]
-    right.set(xlabel="CPU ms for each frame looked at")
+    right.set(xlabel="CPU ms per processed frame")
     figure.legend(loc="outside upper right", ncols=4, fontsize="small")
     left.invert_yaxis()
     figure.savefig(path, dpi=150)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure each clip and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--repeat", type=int, default=5)
@@ -91,13 +91,13 @@ def main() -> None:
     arguments = parser.parse_args()
     ways = {name: load() for name, load in WAYS.items()}
     clips = [measure(path, ways, arguments.repeat) for path in arguments.clips]
-    helped = rounded(statistics.median(command("--help")[1] for _ in range(arguments.repeat)))
+    help_seconds = round_figures(statistics.median(command("--help")[1] for _ in range(arguments.repeat)))
     show(tables(clips, "ways"), None)
-    print("CPU milliseconds for each frame that is looked at:")
+    print("CPU milliseconds per processed frame:")
     show(tables(clips, "stages"), None)
     show([{"clip": clip["clip"], "cold start to the first record, s": clip["first record s"]} for clip in clips], None)
-    print(f"fervid --help: {helped} s")
-    save({"repeat": arguments.repeat, "clips": clips, "help s": helped}, arguments.json)
+    print(f"fervid --help: {help_seconds} s")
+    save({"repeat": arguments.repeat, "clips": clips, "help s": help_seconds}, arguments.json)
     if arguments.plot:
         plot(clips, arguments.plot)
 

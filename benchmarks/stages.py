@@ -1,6 +1,6 @@
-"""Where the CPU goes: the stages one after another on the same frames, each on one thread.
+"""Measure the CPU time of each stage: one after another on the same frames, each on one thread.
 
-The functions that the pipeline calls are wrapped from outside, and only here.
+The functions of the pipeline are patched with wrappers that measure them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import cv2
-from timing import rounded
+from timing import round_figures
 
 import fervid
 from fervid.analysis import extractor
@@ -29,7 +29,7 @@ from fervid.analysis.propagation import FlowTracker
 from fervid.analysis.tracker import Tracker
 from fervid.media import video
 
-FRAMES = 100  # are looked at, and held in memory
+FRAMES = 100  # maximum number of processed frames, which are kept in memory
 POINTS = (
     ("full detection", Detector, "detect"),
     ("coarse detection", Detector, "detect_coarse"),
@@ -47,69 +47,72 @@ POINTS = (
 )
 
 
-class _Inside(threading.local):
-    seconds = 0.0  # of watched functions that the one that runs has called
+class _NestedTime(threading.local):
+    seconds = 0.0  # spent in measured functions that the current one has called
 
 
 class Stopwatch:
-    """CPU seconds that threads spend in each of several functions, without those in others that they call.
+    """Measures the CPU seconds of threads in each of several functions, without those in other measured functions.
 
     Attributes:
-        seconds: By name.
+        seconds: Seconds by name.
     """
 
     def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
         """Start at 0."""
         self.seconds: dict[str, float] = defaultdict(float)
-        self._clock, self._inside, self._lock = clock, _Inside(), threading.Lock()
+        self._clock, self._nested, self._lock = clock, _NestedTime(), threading.Lock()
 
-    def watched(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, watched under that name."""
+    def wrap(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function to measure it under a name."""
 
         @functools.wraps(work)
         def call(*args: Any, **more: Any) -> Any:
-            before, self._inside.seconds = self._inside.seconds, 0.0
+            before, self._nested.seconds = self._nested.seconds, 0.0
             started = self._clock()
             try:
                 return work(*args, **more)
             finally:
                 whole = self._clock() - started
                 with self._lock:
-                    self.seconds[name] += whole - self._inside.seconds
-                self._inside.seconds = before + whole
+                    self.seconds[name] += whole - self._nested.seconds
+                self._nested.seconds = before + whole
 
         return call
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """While inside, whatever the pipeline calls is watched."""
+    def measuring(self) -> Iterator[None]:
+        """Measure the functions of the pipeline inside the block."""
         with ExitStack() as patches:
             for name, owner, function in POINTS:
-                patches.enter_context(patch.object(owner, function, self.watched(name, getattr(owner, function))))
+                patches.enter_context(patch.object(owner, function, self.wrap(name, getattr(owner, function))))
             yield
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    usual = cv2.getNumThreads()
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         yield
     finally:
-        cv2.setNumThreads(usual)
+        cv2.setNumThreads(threads)
 
 
 def stages(path: Path, sampling: fervid.Sampling) -> dict[str, float]:
-    """CPU milliseconds for each frame that is looked at, by stage, and how many were."""
+    """Measure CPU milliseconds per processed frame, by stage, and the number of frames."""
     classifier = fervid.load_classifier(options=fervid.Options(sampling), threads=1)
     stopwatch = Stopwatch()
     started = time.process_time()
     with closing(video.read_frames(path, sampling)) as stream:
         frames = list(islice(stream, FRAMES))
     decoded = time.process_time()
-    with _one_thread(), stopwatch.watching(), suppress(fervid.NoFaceError):
+    with _one_thread(), stopwatch.measuring(), suppress(fervid.NoFaceError):
         classifier.classify_frames(frames)
     rest = time.process_time() - decoded - sum(stopwatch.seconds.values())
     names = dict.fromkeys(name for name, *_ in POINTS)
     spent = {"decode, convert": decoded - started, **{name: stopwatch.seconds[name] for name in names}, "rest": rest}
-    return {"frames": len(frames), **{name: rounded(1e3 * seconds / len(frames)) for name, seconds in spent.items()}}
+    return {
+        "frames": len(frames),
+        **{name: round_figures(1e3 * seconds / len(frames)) for name, seconds in spent.items()},
+    }

@@ -1,15 +1,14 @@
-"""Learning from synthetic faces alone: one branch and two, with and without mixing, ensembles, and a blend.
+"""Train on synthetic faces only: one or two branches, with and without mixing, ensembles, and a blend.
 
 python benchmarks/synthetic.py --data SETS --weights faceres.json --lite0 lite0.safetensors
     --mobilenetv2 mobilenetv2.safetensors --runs FOLDER [--steps N] [--mixing none mixup mixaugment] [--json FILE]
 
-After Jeong et al. (arXiv 2207.10025): `fervid.training.two_branch` on the faces that
-`fervid.training.expression_transfer` makes,
-tested on real ones, those of FER+ PrivateTest on which more than half of the votes are for one of the six expressions.
-The figure is macro F1 with 95 % intervals by bootstrap over pictures; differences are paired by picture. An ensemble is
-the average of three backbones' probabilities; a blend is the weighted average with those of the shipped network, which
-learned from real faces, for the same six expressions. A run that is in the folder already is continued; other
-`--steps` need another folder.
+After Jeong et al. (arXiv 2207.10025): `fervid.training.two_branch` is trained on the faces of
+`fervid.training.expression_transfer` and tested on real ones, those of FER+ PrivateTest with more than half of the
+votes for one of the six expressions. Figures are macro F1 with 95 % bootstrap intervals over images; differences are
+paired by image. An ensemble averages the probabilities of three backbones. A blend is the weighted average of an
+ensemble and the shipped network, which was trained on real faces, for the same six expressions. Runs in the folder
+are resumed; another value of `--steps` needs another folder.
 """
 
 from __future__ import annotations
@@ -38,16 +37,14 @@ TWO_BRANCH = Path(__file__).parent.parent / "models/recipes/two-branch.json"
 BACKBONES = ("mobilenetv1", "efficientnet_lite0", "mobilenetv2_100")
 Mixing: TypeAlias = Literal["none", "mixaugment", "mixup"]
 MIXING: tuple[Mixing, ...] = get_args(Mixing)
-GENERAL = 0.7  # share of the shipped network in a blend
+GENERAL = 0.7  # weight of the shipped network in a blend
 
 
-def recipes(
-    two: TwoBranchConfig, ways_of_mixing: Sequence[Mixing] = MIXING
-) -> dict[tuple[str, str, str], TwoBranchConfig]:
-    """Backbone, branches and mixing to the recipe of the variant."""
+def recipes(two: TwoBranchConfig, mixings: Sequence[Mixing] = MIXING) -> dict[tuple[str, str, str], TwoBranchConfig]:
+    """Make the recipe of each variant, by backbone, branches and mixing."""
     return {
         (backbone, way, mixing): replace(two, backbone=backbone, appearance=weight, mixing=mixing)
-        for mixing in ways_of_mixing
+        for mixing in mixings
         for way, weight in (("one", 0.0), ("two", two.appearance))
         for backbone in BACKBONES
     }
@@ -60,7 +57,7 @@ def trained(
     weights: mobilenet.NamedTensors,
     pretrained: Mapping[str, Path],
 ) -> Path:
-    """The finished run of a variant."""
+    """Train or resume a variant, and return its run."""
     network = two_branch.make_network(recipe, made, weights, pretrained.get(recipe.backbone))
     for _ in two_branch.fit(recipe, made, network, path):
         pass
@@ -68,7 +65,7 @@ def trained(
 
 
 def probabilities(path: Path, real: FaceDataset) -> FloatArray:
-    """(n, 6) what a run says of faces."""
+    """Compute the probabilities (n, 6) of a run for faces."""
     recipe, network, _ = two_branch.load_network(path)
     parts = []
     for start in range(0, len(real), BATCH):
@@ -78,14 +75,14 @@ def probabilities(path: Path, real: FaceDataset) -> FloatArray:
     return np.concatenate(parts)
 
 
-def general(real: FaceDataset) -> FloatArray:
-    """(n, 6) what the shipped network says of them, if it is one of the six."""
+def predict_shipped(real: FaceDataset) -> FloatArray:
+    """Compute the probabilities (n, 6) of the shipped network, normalised over the six expressions."""
     six = expression_transfer.teacher_outputs(real.crops).expression[:, INDEX]
     return np.asarray(six / six.sum(axis=1, keepdims=True), np.float32)
 
 
-def tested(votes: FaceDataset) -> tuple[FaceDataset, NDArray[np.int64]]:
-    """The faces with a majority for one of the six expressions, and for which."""
+def select_test_faces(votes: FaceDataset) -> tuple[FaceDataset, NDArray[np.int64]]:
+    """Select faces with a majority for one of the six expressions, with labels (n,)."""
     label = votes.votes.argmax(axis=1)
     rows = (votes.votes.max(axis=1) > 0.5) & np.isin(label, INDEX)
     numbers = np.full(votes.votes.shape[1], -1)
@@ -93,32 +90,36 @@ def tested(votes: FaceDataset) -> tuple[FaceDataset, NDArray[np.int64]]:
     return FaceDataset(*(getattr(votes, name)[rows] for name in FaceDataset.__slots__)), numbers[label[rows]]
 
 
-def macro_f1(labels: NDArray[np.int64], answers: NDArray[np.int64]) -> float:
-    """Mean over the six expressions."""
-    return float(per_class_scores(confusion(labels, answers, len(EXPRESSIONS)))["f1_each"].mean())
+def macro_f1(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
+    """Compute the mean F1 of the six expressions."""
+    return float(per_class_scores(confusion(labels, predictions, len(EXPRESSIONS)))["f1_each"].mean())
 
 
 def row(name: str, ours: FloatArray, labels: NDArray[np.int64], best: FloatArray) -> dict[str, Any]:
-    """Macro F1 of some probabilities, and how much better it is than that of the best network with one branch."""
-    answers, others = ours.argmax(axis=1), best.argmax(axis=1)
+    """Make a row with macro F1, and its difference to the best network with one branch."""
+    predictions, others = ours.argmax(axis=1), best.argmax(axis=1)
 
     def measure(rows: NDArray[np.int64]) -> dict[str, float]:
-        value = macro_f1(labels[rows], answers[rows])
+        value = macro_f1(labels[rows], predictions[rows])
         return {"value": value, "better": value - macro_f1(labels[rows], others[rows])}
 
     found = bootstrap(len(labels), measure)
 
-    def told(figure: Mapping[str, Any]) -> str:
+    def format_interval(figure: Mapping[str, Any]) -> str:
         low, high = figure["interval"]
         return f"{100 * figure['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
-    return {"what": name, "macro F1, %": told(found["value"]), "above the best of one branch": told(found["better"])}
+    return {
+        "what": name,
+        "macro F1, %": format_interval(found["value"]),
+        "above the best with one branch": format_interval(found["better"]),
+    }
 
 
 def table(
     found: Mapping[tuple[str, str, str], FloatArray], real: FloatArray, labels: NDArray[np.int64]
 ) -> list[dict[str, Any]]:
-    """Every network, the ensembles, the shipped network and the blends of the two."""
+    """Make rows of every network, the ensembles, the shipped network and the blends."""
     alone = {key: macro_f1(labels, value.argmax(axis=1)) for key, value in found.items()}
     best = found[max((key for key in found if key[1] == "one"), key=lambda key: alone[key])]
     rows = [
@@ -129,14 +130,14 @@ def table(
         for way in ("one", "two"):
             together = average([found[backbone, way, mixing] for backbone in BACKBONES])
             rows.append(row(f"ensemble of three, {way}, {mixing}", together, labels, best))
-            for share in (GENERAL, 1 - GENERAL):
-                blend = share * real + (1 - share) * together
-                rows.append(row(f"{1 - share:.1f} of it, {share:.1f} of the shipped network", blend, labels, best))
+            for weight in (GENERAL, 1 - GENERAL):
+                blend = weight * real + (1 - weight) * together
+                rows.append(row(f"{1 - weight:.1f} of it, {weight:.1f} of the shipped network", blend, labels, best))
     return [*rows, row("the shipped network", real, labels, best)]
 
 
 def average(parts: Sequence[FloatArray]) -> FloatArray:
-    """The mean of probabilities."""
+    """Average probabilities."""
     return np.asarray(np.mean(parts, axis=0), np.float32)
 
 
@@ -145,11 +146,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--lite0", type=Path, required=True, help="what imagenet.py wrote")
-    parser.add_argument("--mobilenetv2", type=Path, required=True, help="likewise")
+    parser.add_argument("--lite0", type=Path, required=True, help="EfficientNet-Lite0 weights that imagenet.py wrote")
+    parser.add_argument("--mobilenetv2", type=Path, required=True, help="MobileNetV2 weights that imagenet.py wrote")
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, help="by default cache/ in the folder of the data")
-    parser.add_argument("--steps", type=int, help="by default those of the recipe")
+    parser.add_argument("--cache", type=Path, help="cache folder; default: DATA/cache")
+    parser.add_argument("--steps", type=int, help="steps; default: those of the recipe")
     parser.add_argument("--mixing", nargs="+", choices=MIXING, default=MIXING)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -158,14 +159,14 @@ def main() -> None:
     pretrained = {"efficientnet_lite0": arguments.lite0, "mobilenetv2_100": arguments.mobilenetv2}
     two = TwoBranchConfig.from_json(TWO_BRANCH)
     made = two_branch.load_synthetic_faces(sources, cache, two)
-    real, labels = tested(faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache))
+    real, labels = select_test_faces(faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache))
     variants = recipes(replace(two, steps=arguments.steps or two.steps), arguments.mixing)
     runs = {key: arguments.runs / f"{'-'.join(key)}.safetensors" for key in variants}
     found = {
         key: probabilities(trained(runs[key], recipe, made, weights, pretrained), real)
         for key, recipe in variants.items()
     }
-    show(table(found, general(real), labels), arguments.json)
+    show(table(found, predict_shipped(real), labels), arguments.json)
 
 
 if __name__ == "__main__":

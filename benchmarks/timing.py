@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: pairs, medians, processes of their own, and the machine they ran on."""
+"""Measure times in pairs, as medians and in separate processes, and describe the machine."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ PACKAGES = ("av", "numpy", "onnxruntime", "opencv-python-headless")
 COMMAND = (sys.executable, "-c", "from fervid.cli.app import main; main()")
 
 Work = Callable[[], object]
-Seconds = Mapping[str, float]  # of each way, in one repetition or of all of them
+Seconds = Mapping[str, float]  # by method, of one repetition or of all
 
 
 def decode(path: Path, threads: int = 0) -> int:
-    """Decode every frame and convert none; how many there were.
+    """Decode every frame without conversion, and return their number.
 
     Args:
         path: The clip.
-        threads: 0 for as many as the decoder likes.
+        threads: Number of threads; 0 lets the decoder choose.
     """
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -45,59 +45,60 @@ WAYS: Mapping[str, Callable[[], Callable[[Path], Any]]] = {
     "default": lambda: fervid.load_classifier().classify_or_error,
     "every frame": lambda: fervid.load_classifier(options=fervid.Options(fervid.Sampling(fps=None))).classify_or_error,
 }
-"""Each gives, once whatever it needs is loaded, what takes a clip."""
+"""Functions that load a method and return a function of a clip."""
 
 
 def timed(work: Work) -> float:
-    """Seconds that a call takes."""
+    """Measure the seconds of a call."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-def paired(ways: Mapping[str, Work], repeat: int) -> list[Seconds]:
-    """Seconds of each way, in turn, in every repetition: machines drift, so only neighbours can be compared."""
+def time_in_turn(ways: Mapping[str, Work], repeat: int) -> list[Seconds]:
+    """Measure the seconds of each method, in turn, in every repetition; machines drift, so only neighbours compare."""
     return [{name: timed(work) for name, work in ways.items()} for _ in range(repeat)]
 
 
 def medians(rows: Sequence[Seconds]) -> dict[str, float]:
-    """The median of each way."""
+    """Compute the median of each method."""
     return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
 
 def ratios(rows: Sequence[Seconds], base: str) -> dict[str, float]:
-    """The median of each way's ratio to the base in the same repetition."""
+    """Compute the median of each method's ratio to the base in the same repetition."""
     return {name: statistics.median(row[name] / row[base] for row in rows) for name in rows[0]}
 
 
 def figures(rows: Sequence[Seconds], base: str) -> dict[str, dict[str, float]]:
-    """Of each way its median, and how many times the base it takes."""
+    """Compute the median of each method, and its ratio to the base."""
     ratio = ratios(rows, base)
     return {
-        name: {"s": rounded(seconds), "times decode": rounded(ratio[name])} for name, seconds in medians(rows).items()
+        name: {"s": round_figures(seconds), "times decode": round_figures(ratio[name])}
+        for name, seconds in medians(rows).items()
     }
 
 
-def faster(rows: Sequence[Seconds], names: Iterable[str]) -> str:
-    """That of some ways with the smallest median."""
+def pick_fastest(rows: Sequence[Seconds], names: Iterable[str]) -> str:
+    """Return the name with the smallest median."""
     found = medians(rows)
     return min(names, key=found.__getitem__)
 
 
-def rounded(value: float) -> float:
-    """Three figures, which are more than a clock is worth."""
+def round_figures(value: float) -> float:
+    """Round to three significant figures."""
     return float(f"{value:.3g}")
 
 
 def once(way: str, path: Path) -> dict[str, float]:
-    """One pass in a process of its own, by `once.py`: `CPU s` and `peak MB`."""
+    """Process a clip once in a separate process, with `once.py`; return `CPU s` and `peak MB`."""
     command = [sys.executable, str(Path(__file__).with_name("once.py")), way, str(path)]
-    said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    return {name: rounded(value) for name, value in json.loads(said).items()}
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    return {name: round_figures(value) for name, value in json.loads(output).items()}
 
 
 def command(*arguments: str) -> tuple[float, float]:
-    """Run `fervid`; seconds to its first line of output, and to its end.
+    """Run `fervid`; return the seconds to its first line of output, and to its end.
 
     Raises:
         CalledProcessError: It fails, or prints nothing.
@@ -113,7 +114,7 @@ def command(*arguments: str) -> tuple[float, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what this was measured."""
+    """Describe the machine, the versions and the command."""
     import cv2
 
     return {
@@ -130,7 +131,7 @@ def machine() -> dict[str, Any]:
 
 
 def save(report: Mapping[str, Any], path: Path | None) -> None:
-    """A report as JSON, with the machine before it, if a file is given."""
+    """Save a report with the machine as JSON, if a file is given."""
     if path:
         path.write_text(json.dumps({"machine": machine(), **report}, indent=2) + "\n")
 
@@ -143,7 +144,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str | None:
-    """Of the code that is measured, with a plus if it was changed since; None outside a checkout."""
+    """Return the commit of the measured code, with a plus if it was changed; None outside a checkout."""
     git = ["git", "-C", str(Path(fervid.__file__).parent)]
     try:
         head = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], stderr=subprocess.DEVNULL, text=True)

@@ -22,7 +22,7 @@ import reference
 import reliability
 import speed
 import timing
-from agreement import Look
+from agreement import Outcome
 from stages import POINTS, Stopwatch, stages
 
 import clips
@@ -44,18 +44,20 @@ def test_medians_and_ratios() -> None:
     assert timing.ratios([*ROWS, {"base": 1.0, "way": 2.0}], "base")["way"] == 2.5, "between the middle two"
     assert timing.ratios(ROWS[:1], "way") == {"base": 0.25, "way": 1.0}
     assert timing.figures(ROWS, "base")["way"] == {"s": 6.0, "times decode": 3.0}
-    assert timing.faster(ROWS, ("way", "base")) == "base"
-    assert timing.faster(ROWS, ("way",)) == "way"
+    assert timing.pick_fastest(ROWS, ("way", "base")) == "base"
+    assert timing.pick_fastest(ROWS, ("way",)) == "way"
 
 
 @pytest.mark.parametrize(("value", "figure"), [(0.0, 0.0), (1234.0, 1230.0), (0.0123456, 0.0123), (2.0, 2.0)])
 def test_rounded_keeps_three_figures(value: float, figure: float) -> None:
-    assert timing.rounded(value) == figure
+    assert timing.round_figures(value) == figure
 
 
 def test_paired_alternates_ways() -> None:
     called: list[str] = []
-    rows = timing.paired({"a": lambda: called.append("a"), "b": lambda: (called.append("b"), time.sleep(0.02))}, 3)
+    rows = timing.time_in_turn(
+        {"a": lambda: called.append("a"), "b": lambda: (called.append("b"), time.sleep(0.02))}, 3
+    )
     assert called == ["a", "b"] * 3
     assert [list(row) for row in rows] == [["a", "b"]] * 3
     assert all(row["b"] >= 0.02 > row["a"] >= 0 for row in rows)
@@ -97,12 +99,12 @@ def test_stopwatch_excludes_nested_calls() -> None:
         now += seconds
 
     stopwatch = Stopwatch(lambda: now)
-    inner = stopwatch.watched("inner", spend)
-    outer = stopwatch.watched("outer", lambda: (spend(1), inner(2), spend(4), inner(8)))
+    inner = stopwatch.wrap("inner", spend)
+    outer = stopwatch.wrap("outer", lambda: (spend(1), inner(2), spend(4), inner(8)))
     outer()
     inner(16)
     assert stopwatch.seconds == {"inner": 26, "outer": 5}
-    failing = stopwatch.watched("outer", lambda: (inner(32), spend(64), 1 / 0))
+    failing = stopwatch.wrap("outer", lambda: (inner(32), spend(64), 1 / 0))
     with pytest.raises(ZeroDivisionError):
         failing()
     assert stopwatch.seconds == {"inner": 58, "outer": 69}
@@ -110,7 +112,7 @@ def test_stopwatch_excludes_nested_calls() -> None:
 
 def test_stopwatch_adds_threads() -> None:
     stopwatch = Stopwatch()
-    work = stopwatch.watched("work", lambda: sum(range(100_000)))
+    work = stopwatch.wrap("work", lambda: sum(range(100_000)))
     threads = [Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -161,7 +163,13 @@ def test_annotate_is_compared_with_transcoding(smile: Path, tmp_path: Path) -> N
     told = [found["ways"][base] for base in (annotate.BASE, annotate.QUICK)]
     assert all(30 < one["dB"] < 60 and one["MB"] >= 0 for one in told)
     rows = annotate.table([found])
-    assert [row["way"] for row in rows] == ["decode and encode", "with fervid's settings", "look", "draw", "annotate"]
+    assert [row["way"] for row in rows] == [
+        "decode and encode",
+        "with fervid's settings",
+        "analyse",
+        "draw",
+        "annotate",
+    ]
     assert all(row["s"] > 0 and row["frames/s"] == pytest.approx(30 / row["s"], rel=0.01) for row in rows)
     json.dumps(found)
 
@@ -173,7 +181,7 @@ def test_speed_refuses_empty_file(tmp_path: Path) -> None:
 
 
 def test_cut(smile: Path, tmp_path: Path) -> None:
-    batch.cut(smile, 0.4, 0.6, tmp_path / "piece.mp4")
+    batch.encode_segment(smile, 0.4, 0.6, tmp_path / "piece.mp4")
     frames = list(video.read_frames(tmp_path / "piece.mp4", fervid.Sampling(fps=None)))
     assert len(frames) == 15
     original = list(video.read_frames(smile, fervid.Sampling(fps=None)))[10].image
@@ -181,7 +189,7 @@ def test_cut(smile: Path, tmp_path: Path) -> None:
 
 
 def test_pieces_are_reproducible(smile: Path, scenery: Path, tmp_path: Path) -> None:
-    found = batch.pieces([smile, scenery], 3, tmp_path, np.random.default_rng(0))
+    found = batch.make_segments([smile, scenery], 3, tmp_path, np.random.default_rng(0))
     assert [path.name for path in found] == ["0000.mp4", "0001.mp4", "0002.mp4"]
     assert [batch.duration(path) for path in found] == [1.2, 0.8, 1.2], "a clip that is too short is taken whole"
 
@@ -189,7 +197,7 @@ def test_pieces_are_reproducible(smile: Path, scenery: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(("seconds", "turns"), [(1.2, 1), (1.21, 2), (4, 4)])
 def test_repeated_has_no_gap(smile: Path, tmp_path: Path, seconds: float, turns: int) -> None:
     target = tmp_path / "long.mp4"
-    batch.repeated(smile, seconds, target)
+    batch.repeat_video(smile, seconds, target)
     times = [frame.time for frame in video.read_frames(target, fervid.Sampling(fps=None))]
     assert len(times) == 30 * turns
     assert all(later - sooner == pytest.approx(0.04, abs=1e-4) for sooner, later in pairwise(times))
@@ -199,7 +207,7 @@ def test_repeated_has_no_gap(smile: Path, tmp_path: Path, seconds: float, turns:
 
 @pytest.mark.slow
 def test_folder_and_long_file_are_timed(smile: Path, tmp_path: Path) -> None:
-    rows = batch.folder(batch.pieces([smile], 3, tmp_path, np.random.default_rng(0)), 1)
+    rows = batch.folder(batch.make_segments([smile], 3, tmp_path, np.random.default_rng(0)), 1)
     assert [row["way"] for row in rows] == [*batch.DECODERS, "default", "the command"]
     assert {row["files"] for row in rows} == {"3 short clips, 90 frames"}
     assert min(row["times decode"] for row in rows[:2]) == 1
@@ -222,11 +230,11 @@ class Even:
 
 def test_reference_averages_all_frames(smile: Path, scenery: Path) -> None:
     find, network = reference.FINDERS["blazeface-back"](), Even()
-    assert reference.answer(smile, 0.4, find, network) == pytest.approx(np.full(8, 1 / 8))
+    assert reference.predict(smile, 0.4, find, network) == pytest.approx(np.full(8, 1 / 8))
     assert network.faces == 10
-    assert reference.answer(scenery, 0.2, find, network) is None
-    assert len(list(reference.frames(smile, 60))) == 30
-    image = next(reference.frames(smile, 60))
+    assert reference.predict(scenery, 0.2, find, network) is None
+    assert len(list(reference.read_frames(smile, 60))) == 30
+    image = next(reference.read_frames(smile, 60))
     assert np.abs(image.astype(int) - next(video.read_frames(smile)).image).mean() < 4, "RGB as ours"
 
 
@@ -244,10 +252,10 @@ def features(mean: list[float]) -> ClipFeatures:
     return ClipFeatures({name: np.array(mean, np.float32) for name in agreement.STATISTICS}, 1)
 
 
-NOBODY = Look(None, None, 10, 0)
-GLAD = Look("happiness", features([3, 4]), 10, 10)
-TURNED = Look("happiness", features([4, 3]), 10, 5)
-SAD = Look("sadness", features([3, 4]), 10, 10)
+NOBODY = Outcome(None, None, 10, 0)
+GLAD = Outcome("happiness", features([3, 4]), 10, 10)
+TURNED = Outcome("happiness", features([4, 3]), 10, 5)
+SAD = Outcome("sadness", features([3, 4]), 10, 10)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +267,7 @@ SAD = Look("sadness", features([3, 4]), 10, 10)
         ([(GLAD, TURNED), (GLAD, SAD), (SAD, SAD), (GLAD, GLAD)], 4, 0.75),
     ],
 )
-def test_agreement_of_labels(pairs: list[tuple[Look, Look]], faces: int, share: float) -> None:
+def test_agreement_of_labels(pairs: list[tuple[Outcome, Outcome]], faces: int, share: float) -> None:
     found = agreement.compare(pairs)
     assert (found["clips"], found["faces"], found["agreement"]) == (len(pairs), faces, share)
     low, high = found["interval"]
@@ -285,10 +293,14 @@ def test_distances_of_clips_with_two_predictions() -> None:
 
 def test_distances_of_zero_vectors() -> None:
     none, some = np.zeros(2, np.float32), np.array([0, 2], np.float32)
-    assert (agreement.cosine(none, none), agreement.cosine(some, none), agreement.cosine(some, some)) == (0, 1, 0)
-    assert agreement.relative(none, none) == agreement.relative(some, some) == 0
-    assert agreement.relative(none, some) == 1
-    assert agreement.cosine(some, -some) == 2
+    assert (
+        agreement.cosine_distance(none, none),
+        agreement.cosine_distance(some, none),
+        agreement.cosine_distance(some, some),
+    ) == (0, 1, 0)
+    assert agreement.relative_difference(none, none) == agreement.relative_difference(some, some) == 0
+    assert agreement.relative_difference(none, some) == 1
+    assert agreement.cosine_distance(some, -some) == 2
 
 
 def test_film_is_reproducible() -> None:
@@ -296,7 +308,7 @@ def test_film_is_reproducible() -> None:
 
     def film(seed: int, people: int = 1) -> list[Frame]:
         rng = np.random.default_rng(seed)
-        return list(agreement.film([still] * people, agreement.noise(rng), rng))
+        return list(agreement.render_video([still] * people, agreement.render_noise(rng), rng))
 
     first = film(1)
     assert [frame.time for frame in first] == pytest.approx(np.arange(15) / 5)
@@ -311,13 +323,17 @@ def test_face_in_film_is_tracked() -> None:
     model = registry.load_model(registry.DEFAULTS["classifier"], "classifier")
     still = clips.portrait(48, 48, 0.4, 222, 118)
     rng = np.random.default_rng(1)
-    frames = list(agreement.film([still], agreement.noise(rng), rng))
-    found = agreement.look(lambda one: one.observe_frames(frames), extractor, ClipClassifier(model.session, model.card))
+    frames = list(agreement.render_video([still], agreement.render_noise(rng), rng))
+    found = agreement.classify_clip(
+        lambda one: one.observe_frames(frames), extractor, ClipClassifier(model.session, model.card)
+    )
     assert found.frames == 15
     assert found.with_face > 7
     assert found.label in model.card["labels"]
-    nobody = [Frame(picture) for picture in agreement.noise(rng)]
-    found = agreement.look(lambda one: one.observe_frames(nobody), extractor, ClipClassifier(model.session, model.card))
+    nobody = [Frame(picture) for picture in agreement.render_noise(rng)]
+    found = agreement.classify_clip(
+        lambda one: one.observe_frames(nobody), extractor, ClipClassifier(model.session, model.card)
+    )
     assert (found.label, found.features, found.with_face) == (None, None, 0)
 
 

@@ -60,7 +60,7 @@ def test_garbage_raises_no_other_error(data: bytes) -> None:
 def test_mutations_are_reproducible() -> None:
     for name, target in TARGETS.items():
         (example, *_) = target.examples()
-        found = [parsers.mutated(example, random.Random(5)) for _ in range(2)]
+        found = [parsers.mutate(example, random.Random(5)) for _ in range(2)]
         assert found[0] == found[1], name
 
 

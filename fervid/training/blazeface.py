@@ -1,9 +1,9 @@
-"""BlazeFace "back" as published -> an ONNX file that speaks the detector contract of `fervid.analysis.detector`.
+"""Convert the published BlazeFace "back" to an ONNX file with the inputs and outputs of `fervid.analysis.detector`.
 
-The published graph (MediaPipe, Apache-2.0) takes one picture in [-1, 1] and gives raw offsets to 896 anchors in
-four tensors. This adds the scaling in front and the anchor decoding behind (Bazarevsky et al., arXiv 1907.05047,
-section 3), makes the batch dynamic, and stores the card. The weights are untouched; zeros beside them let onnxruntime
-keep all channels together from one end to the other, which takes a fifth less time.
+The published graph (MediaPipe, Apache-2.0) takes one image in [-1, 1] and returns raw offsets to 896 anchors in four
+tensors. The conversion prepends the scaling, appends the anchor decoding (Bazarevsky et al., arXiv 1907.05047,
+section 3), makes the batch size dynamic, and stores the card. The weights do not change; padding the channels with
+zeros lets onnxruntime keep its blocked layout in all layers, which takes a fifth less time.
 
     python -m fervid.training.blazeface face_detection_back_256x256_barracuda.onnx -o models/blazeface-back.onnx
 """
@@ -20,8 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from fervid.training.model_card import save_with_card
 
 SIZE = 256
-GRIDS = ((16, 2), (8, 6))  # (cells a side, anchors a cell)
-NARROW, WIDE = 24, 32  # channels of the first layers, as published and as onnxruntime needs them, a multiple of 16
+GRIDS = ((16, 2), (8, 6))  # (cells per side, anchors per cell)
+NARROW, WIDE = 24, 32  # channels of the first layers, as published and padded to a multiple of 16 for onnxruntime
 
 CARD = {
     "name": "blazeface-back",
@@ -40,7 +40,7 @@ CARD = {
 
 
 def anchors() -> np.ndarray:
-    """Centres of the 896 anchors, (896, 2) as x, y in input pixels, in the order of the outputs."""
+    """Compute the centres of the 896 anchors, (896, 2) as x, y in input pixels, in the order of the outputs."""
     centres = []
     for cells, repeats in GRIDS:
         axis = (np.arange(cells, dtype=np.float32) + 0.5) * (SIZE / cells)
@@ -49,14 +49,14 @@ def anchors() -> np.ndarray:
     return np.concatenate(centres)
 
 
-def widened(weights: np.ndarray) -> np.ndarray:
-    """Weights (o, i, h, w) or (o,) of a convolution, `NARROW` channels in or out filled up with zeros."""
-    more = [(0, WIDE - NARROW if axis < 2 and size == NARROW else 0) for axis, size in enumerate(weights.shape)]
-    return np.pad(weights, more)
+def widen(weights: np.ndarray) -> np.ndarray:
+    """Pad the weights (o, i, h, w) or (o,) of a convolution with zeros from `NARROW` to `WIDE` channels, in and out."""
+    padding = [(0, WIDE - NARROW if axis < 2 and size == NARROW else 0) for axis, size in enumerate(weights.shape)]
+    return np.pad(weights, padding)
 
 
 def convert(source: onnx.ModelProto) -> onnx.ModelProto:
-    """The published single-picture graph -> uint8 batches in; boxes, landmarks and scores out."""
+    """Convert the published single-image graph to one that maps uint8 batches to boxes, landmarks and scores."""
     graph = source.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
@@ -72,15 +72,15 @@ def convert(source: onnx.ModelProto) -> onnx.ModelProto:
             continue
         zeros = [producers[name] for name in node.input if name in producers]
         zeros = [producer for producer in zeros if producer.op_type == "ConstantOfShape"]
-        if node.op_type == "Concat" and zeros:  # channels of nothing: a convolution that keeps what there is
-            there = int(constants[zeros[0].input[0]][1])
+        if node.op_type == "Concat" and zeros:  # concatenated zero channels: an equivalent convolution pads its input
+            channels = int(constants[zeros[0].input[0]][1])
             weights = f"{node.output[0]}_weights"
-            constants[weights] = np.eye(2 * there, there, dtype=np.float32)[..., None, None]
+            constants[weights] = np.eye(2 * channels, channels, dtype=np.float32)[..., None, None]
             node = helper.make_node("Conv", [node.input[0], weights], list(node.output), kernel_shape=[1, 1])
         elif node.op_type == "Reshape":
             constants[node.input[1]] = np.array([0, *constants[node.input[1]][1:]], np.int64)
         if node.op_type == "Conv":
-            constants |= {name: widened(constants[name]) for name in node.input[1:]}
+            constants |= {name: widen(constants[name]) for name in node.input[1:]}
             for attribute in node.attribute:
                 if attribute.name == "group" and attribute.i == NARROW:
                     attribute.i = WIDE
@@ -134,7 +134,7 @@ def convert(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def main() -> None:
-    """Read the published file, write ours."""
+    """Convert the published file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -43,7 +43,7 @@ class ClipSet:
         counts_as: (k, 8) whether an expression counts as a class.
         table: Features of the n clips with a face, and names of the m clips without.
         truth: (n + m,) indices into `labels`, clips without a face last.
-        people: (n + m,) person in each clip; None if unclips.
+        people: (n + m,) person in each clip; None if unknown.
     """
 
     labels: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""Exact and near copies of faces in two sets, so that nothing that is tested on is learned from.
+"""Find exact and near duplicates of faces between two sets, to keep test faces out of training sets.
 
-A perceptual hash (the signs of low frequencies, Zauner 2010, section 3.2.1) proposes pairs, and the correlation of
-reduced images decides.
+A perceptual hash (the signs of low frequencies, Zauner 2010, section 3.2.1) selects candidate pairs; the correlation of
+downscaled images confirms them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fervid.core.records import FloatArray, Image
 
-SIDE = 32  # pixels of the reduced images
+SIDE = 32  # pixels, of the downscaled images
 FREQUENCIES = 8
 MAX_DISTANCE = 8  # of 64 bits
 MIN_CORRELATION = 0.97
@@ -22,14 +22,14 @@ ROWS = 2048  # compared at a time
 
 
 def find_duplicates(faces: Image, others: Image) -> NDArray[np.int64]:
-    """For each face the most alike of the others, if it is a copy.
+    """Find for each face its most similar duplicate among other faces.
 
     Args:
-        faces: (n, s, s, 3) uint8 crops, all cut in the same way.
+        faces: (n, s, s, 3) uint8 crops, all made in the same way.
         others: (m, s, s, 3).
 
     Returns:
-        (n,) indices of `others`, -1 where there is no copy.
+        (n,) indices into `others`, -1 without a duplicate.
     """
     reduced, reduced_others = _reduce(faces), _reduce(others)
     hashes, other_hashes = _hash(reduced), _hash(reduced_others)
@@ -38,20 +38,20 @@ def find_duplicates(faces: Image, others: Image) -> NDArray[np.int64]:
     best = np.full(len(faces), MIN_CORRELATION, np.float32)
     for start, close in _close_pairs(hashes, other_hashes):
         for row, other in zip(*np.nonzero(close), strict=True):
-            likeness = float(units[start + row] @ other_units[other])
-            if likeness >= best[start + row]:
-                found[start + row], best[start + row] = other, likeness
+            correlation = float(units[start + row] @ other_units[other])
+            if correlation >= best[start + row]:
+                found[start + row], best[start + row] = other, correlation
     return found
 
 
 def _close_pairs(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """First row, and (ROWS, m) whether hashes differ in few bits."""
+    """Yield the first row of each block, and (ROWS, m) whether hashes differ in few bits."""
     for start in range(0, len(hashes), ROWS):
         yield start, np.bitwise_count(hashes[start : start + ROWS, None] ^ others) <= MAX_DISTANCE
 
 
 def _reduce(faces: Image) -> FloatArray:
-    """(n, SIDE, SIDE) grey."""
+    """Downscale faces to grey images (n, SIDE, SIDE)."""
     grey = [
         cv2.cvtColor(cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY) for face in faces
     ]
@@ -59,7 +59,7 @@ def _reduce(faces: Image) -> FloatArray:
 
 
 def _hash(reduced: FloatArray) -> NDArray[np.uint64]:
-    """(n,) 64 bits: whether each low frequency is above their median."""
+    """Compute hashes (n,) of 64 bits: whether each low frequency is above their median."""
     low = np.array([cv2.dct(image)[:FREQUENCIES, :FREQUENCIES].ravel() for image in reduced]).reshape(
         -1, FREQUENCIES**2
     )
@@ -68,7 +68,7 @@ def _hash(reduced: FloatArray) -> NDArray[np.uint64]:
 
 
 def _standardise(reduced: FloatArray) -> FloatArray:
-    """(n, SIDE * SIDE) rows of mean 0 and length 1, whose products are correlations."""
+    """Scale rows (n, SIDE * SIDE) to mean 0 and length 1, so that their dot products are correlations."""
     rows = reduced.reshape(-1, SIDE**2)
     rows = rows - rows.mean(axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), np.float32)

@@ -1,8 +1,8 @@
-"""How well a face network reads expressions on sets that look unlike each other, and how much their look matters.
+"""Measure the expressions of a face network on sets of different image styles, and the effect of the style.
 
-RAF-DB's test faces, as they are and as other sets would show them; film stills of SFEW, which nothing is trained on;
-and acted clips of Java-SED, a development set. The answer is among all classes of the network; recall is averaged over
-the classes that a set has.
+The sets are RAF-DB test, unchanged and in the styles of other sets; film stills of SFEW, used for evaluation only; and
+acted clips of Java-SED, a development set. Predictions are among all classes of the network; recall is averaged over
+the classes of the set.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STYLES: Mapping[str, Callable[[Image], Image]] = {
     "48 pixels": lambda image: augment.reduce_resolution(image, 48),
     "cropped at the box": lambda image: augment.crop_at_box(image, 1.0),
 }
-"""Changes of a crop that leave the expression as it is."""
+"""Transformations of a crop that keep the expression."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ class LabelledCrops:
     Attributes:
         crops: (n, s, s, 3) uint8 RGB.
         labels: (n,) indices into `CLASSES`.
-        found: Share of the images in which the detector found the face.
+        found: Fraction of the images in which the detector found the face.
     """
 
     crops: Image
@@ -53,14 +53,14 @@ class LabelledCrops:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpressionTests:
-    """Test sets of expressions, cut for networks of one input size.
+    """Test sets of expressions, cropped for networks of one input size.
 
     Attributes:
-        rafdb: The official test images, all of them.
+        rafdb: All official test images.
         sfew: The film stills in which a face was found.
-        clips: Of Java-SED.
+        clips: Clips of Java-SED.
         clip_labels: (n,) their indices into `CLASSES`.
-        actors: (n,) who is in them.
+        actors: (n,) the actor of each clip.
     """
 
     rafdb: LabelledCrops
@@ -71,20 +71,20 @@ class ExpressionTests:
 
     @classmethod
     def read(cls, sources: DatasetPaths, size: int, margin: float = MARGIN) -> ExpressionTests:
-        """Read the sets and cut their faces, with the margin that the network is used to.
+        """Read the sets and crop their faces with the margin of the network.
 
         Raises:
-            FileNotFoundError: Images are missing; all are counted, the first few named.
+            FileNotFoundError: Images are missing; the message has their number and the first few names.
             ValueError: Images are damaged, or labels are out of range.
         """
         paths, labels = expression_sets.list_rafdb(sources.rafdb, "test")
         stills, still_labels = expression_sets.list_sfew(sources.sfew)
-        cut, rows = crop_all(stills, make_largest_face_finder(MIN_FRAME_FACE), size, margin)
-        sfew = LabelledCrops(np.stack(cut), still_labels[rows], len(rows) / len(stills))
-        return cls(_cut_close_faces(paths, labels, size, margin), sfew, *expression_sets.list_javased(sources.javased))
+        crops, rows = crop_all(stills, make_largest_face_finder(MIN_FRAME_FACE), size, margin)
+        sfew = LabelledCrops(np.stack(crops), still_labels[rows], len(rows) / len(stills))
+        return cls(_crop_close_faces(paths, labels, size, margin), sfew, *expression_sets.list_javased(sources.javased))
 
     def measure(self, model: registry.Model) -> list[Figure]:
-        """Compute the figures of all test sets, with intervals by bootstrap over images, or over actors.
+        """Measure the figures of all test sets, with bootstrap intervals over images or over actors.
 
         Args:
             model: A face network with the classes of FER+.
@@ -104,7 +104,7 @@ class ExpressionTests:
         return figures + list_figures(self._measure_clips(model), "Java-SED", "actors 01 to 05", "mean over a clip")
 
     def _measure_clips(self, model: registry.Model) -> dict[str, Any]:
-        """By the mean of the logits over the frames of a clip; a clip without a face counts as wrong."""
+        """Measure the mean of the logits over the frames of each clip; clips without a face count as errors."""
         detector = registry.load_model(registry.DEFAULTS["detector"], "detector", 1)
         extractor = Extractor(detector, model, Options(), cv2.getNumberOfCPUs())
         logits = np.full((len(self.clips), len(CLASSES)), np.nan, np.float32)
@@ -119,22 +119,22 @@ class ExpressionTests:
         }
 
 
-def measure_expressions(answers: FloatArray, labels: Rows, groups: Rows | None = None) -> dict[str, Any]:
-    """Accuracy, mean recall, and the recall of each class, of answers among all classes.
+def measure_expressions(predictions: FloatArray, labels: Rows, groups: Rows | None = None) -> dict[str, Any]:
+    """Measure accuracy, mean recall, and the recall of each class, with predictions among all classes.
 
     Args:
-        answers: (n, 8) probabilities or logits.
+        predictions: (n, 8) probabilities or logits.
         labels: (n,) indices into `CLASSES`.
-        groups: (n,) who is in each image, who is drawn as one for the interval; None if each stands alone.
+        groups: (n,) person in each image, resampled as a unit for the interval; None if images are independent.
     """
-    predicted = answers.argmax(axis=1)
+    predicted = predictions.argmax(axis=1)
 
     def measure(rows: Rows) -> dict[str, float]:
         found = macro_scores(confusion(labels[rows], predicted[rows], len(CLASSES)))
         return {"accuracy": found["accuracy"], "mean_recall": found["uar"]}
 
     own = np.unique(labels)
-    among_own = own[answers[:, own].argmax(axis=1)]
+    among_own = own[predictions[:, own].argmax(axis=1)]
     recall = per_class_scores(confusion(labels, predicted, len(CLASSES)))["recall"]
     return {
         **bootstrap(len(labels), measure, groups),
@@ -144,14 +144,14 @@ def measure_expressions(answers: FloatArray, labels: Rows, groups: Rows | None =
     }
 
 
-def _cut_close_faces(paths: Sequence[Path], labels: Rows, size: int, margin: float) -> LabelledCrops:
-    """Every image of a set of close faces; a face that is not found is taken to be where the faces mostly are."""
+def _crop_close_faces(paths: Sequence[Path], labels: Rows, size: int, margin: float) -> LabelledCrops:
+    """Crop every image of a set of close-ups; without a detection, use the median position of the detected faces."""
     detector = stills_detector(MIN_CLOSE_FACE)
-    images = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in paths]
-    if damaged := [str(path) for path, image in zip(paths, images, strict=True) if image is None]:
+    decoded = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in paths]
+    if damaged := [str(path) for path, image in zip(paths, decoded, strict=True) if image is None]:
         raise ValueError(f"{len(damaged)} images are damaged, copy them again; the first: {', '.join(damaged[:3])}")
-    whole = [np.asarray(image, np.uint8) for image in images]
-    faces = [detect_face(image, detector) for image in whole]
-    usual = median_face([face for face in faces if face is not None])
-    cut = [align_face(image, face or usual, size, margin) for image, face in zip(whole, faces, strict=True)]
-    return LabelledCrops(np.stack(cut), labels, sum(face is not None for face in faces) / len(paths))
+    images = [np.asarray(image, np.uint8) for image in decoded]
+    faces = [detect_face(image, detector) for image in images]
+    fallback = median_face([face for face in faces if face is not None])
+    crops = [align_face(image, face or fallback, size, margin) for image, face in zip(images, faces, strict=True)]
+    return LabelledCrops(np.stack(crops), labels, sum(face is not None for face in faces) / len(paths))

@@ -1,7 +1,7 @@
-"""Sets of faces that have some of the eight expressions, one label a face: their readers and splits.
+"""List the images and labels of sets that have some of the eight expressions, one label per face.
 
-RAF-DB (Li, Deng and Du, CVPR 2017) in its official split; four classes of AffectNet at 96 pixels; and a folder of
-contempt that looks like AffectNet. models/README.md says where each comes from and under which terms.
+RAF-DB (Li, Deng and Du, CVPR 2017) in its official split; four classes of AffectNet at 96 pixels; contempt from a set
+of similar style; SFEW and Java-SED. models/README.md has their sources and terms.
 """
 
 from __future__ import annotations
@@ -36,24 +36,25 @@ JAVASED_CODES = {
     "06": "anger",
 }
 JAVASED_ACTORS = ("01", "02", "03", "04", "05")
-"""The actors of the development set; the others are kept for acceptance."""
+"""The actors of the development set; the others are reserved for the final test."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-AFFECTNET_SIZE = 96  # pixels; contempt is reduced to it, so that sharpness does not tell the class
+AFFECTNET_SIZE = 96  # pixels; contempt is downscaled to it, so that sharpness does not reveal the class
 
 LabelledImages = tuple[list[Path], NDArray[np.int64]]
 """n image files, and (n,) indices into `CLASSES`."""
 
 
 def list_rafdb(folder: Path, split: str) -> LabelledImages:
-    """Images of RAF-DB basic.
+    """List the images of RAF-DB basic.
 
     Args:
-        folder: Holds `{train,test}_labels.csv` and `aligned/{train,test}/{train,test}_images/`.
-        split: `train` (nine of ten official training images), `valid` (the tenth) or `test` (the official one).
+        folder: Has `{train,test}_labels.csv` and `aligned/{train,test}/{train,test}_images/`.
+        split: `train` (nine tenths of the official training images), `valid` (the other tenth) or `test` (official).
 
     Raises:
-        FileNotFoundError: Images are missing; all are counted, the first few named.
-        ValueError: The table lacks its columns, or labels are not 1 to 7; all are counted, the first few named.
+        FileNotFoundError: Images are missing; the message has their number and the first few names.
+        ValueError: The table lacks its columns, or labels are not 1 to 7; the message has their number
+            and the first few.
     """
     part = "test" if split == "test" else "train"
     table = folder / f"{part}_labels.csv"
@@ -72,15 +73,15 @@ def list_rafdb(folder: Path, split: str) -> LabelledImages:
 
 
 def list_affectnet(folder: Path, contempt: Path, split: str) -> LabelledImages:
-    """Four classes of AffectNet, and contempt from a set of the same look.
+    """List the images of four classes of AffectNet, and of contempt from a set of similar style.
 
     Args:
-        folder: Holds `fear/`, `happy/`, `neutral/` and `sad/`.
-        contempt: Holds `contempt/`.
-        split: `train` (nine of ten) or `valid`.
+        folder: Has `fear/`, `happy/`, `neutral/` and `sad/`.
+        contempt: Has `contempt/`.
+        split: `train` (nine tenths) or `valid`.
 
     Raises:
-        FileNotFoundError: A folder holds no images.
+        FileNotFoundError: A folder has no images.
     """
     folders = {folder / name: label for name, label in AFFECTNET_FOLDERS.items()}
     paths, labels = list_folders({**folders, contempt / "contempt": "contempt"})
@@ -89,12 +90,15 @@ def list_affectnet(folder: Path, contempt: Path, split: str) -> LabelledImages:
 
 
 def list_sfew(folder: Path) -> LabelledImages:
-    """Film stills of SFEW, to measure on alone (Dhall et al., ICCVW 2011); `folder` holds a folder a class.
+    """List the film stills of SFEW, used for evaluation only (Dhall et al., ICCVW 2011).
 
-    An image that is in two classes is left out.
+    Images that occur in two classes are skipped.
+
+    Args:
+        folder: Has a folder per class.
 
     Raises:
-        FileNotFoundError: A folder holds no images.
+        FileNotFoundError: A folder has no images.
     """
     paths, labels = list_folders({folder / name: label for name, label in SFEW_FOLDERS.items()})
     digests = [hashlib.sha256(path.read_bytes()).digest() for path in paths]
@@ -103,10 +107,13 @@ def list_sfew(folder: Path) -> LabelledImages:
 
 
 def list_javased(folder: Path) -> tuple[list[Path], NDArray[np.int64], list[str]]:
-    """Clips of the development actors of Java-SED: paths, (n,) indices into `CLASSES`, and the actor of each.
+    """List the clips of the development actors of Java-SED.
+
+    Returns:
+        Paths, (n,) indices into `CLASSES`, and the actor of each clip.
 
     Raises:
-        FileNotFoundError: There are no clips of theirs.
+        FileNotFoundError: There are no clips of these actors.
     """
     clips = [path for path in sorted(folder.glob("*.mp4")) if path.name[:2] in JAVASED_ACTORS]
     if not clips:
@@ -116,10 +123,10 @@ def list_javased(folder: Path) -> tuple[list[Path], NDArray[np.int64], list[str]
 
 
 def list_folders(folders: Mapping[Path, str]) -> LabelledImages:
-    """Images of folders by their class, sorted by name.
+    """List the images of folders with their class, sorted by name within each folder.
 
     Raises:
-        FileNotFoundError: A folder holds no images.
+        FileNotFoundError: A folder has no images.
     """
     paths: list[Path] = []
     labels: list[int] = []
@@ -133,10 +140,10 @@ def list_folders(folders: Mapping[Path, str]) -> LabelledImages:
 
 
 def to_votes(labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(n,) indices into `CLASSES` -> (n, 8) rows with a single 1."""
+    """Convert indices (n,) into `CLASSES` to one-hot rows (n, 8)."""
     return np.eye(len(CLASSES), dtype=np.float32)[labels]
 
 
 def _is_valid(name: str) -> bool:
-    """Whether an image is one of the tenth that is kept to validate on."""
+    """Check whether an image belongs to the validation tenth."""
     return hashlib.sha256(name.encode()).digest()[0] % 10 == 1

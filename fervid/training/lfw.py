@@ -1,7 +1,7 @@
-"""The verification pairs of Labeled Faces in the Wild, to test identity on and never to train (Huang et al., 2007).
+"""Read the verification pairs of Labeled Faces in the Wild, used to test identities only (Huang et al., 2007).
 
-The folder holds pictures as `PERSON/PERSON_NNNN.jpg`, at any depth, and `pairs.txt` ten folds of 300 pairs of one
-person and 300 of two (the unrestricted protocol's file).
+The folder has images as `PERSON/PERSON_NNNN.jpg`, at any depth. `pairs.txt` has ten folds of 300 pairs of the same
+person and 300 pairs of different people (the file of the unrestricted protocol).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from fervid.core.records import FloatArray
 
-MIN_FACE = 50  # pixels, in pictures of 250
+MIN_FACE = 50  # pixels, in images of 250
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two pictures by name, whether they show one person, and the fold that they belong to."""
+    """Two images by name, whether they show the same person, and their fold."""
 
     first: str
     second: str
@@ -28,10 +28,11 @@ class Pair:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """The pairs in the order of the file.
+    """Read the pairs in the order of the file.
 
     Raises:
-        ValueError: A line is neither `person n m` nor `person n person m`, or the numbers of lines do not fit.
+        ValueError: A line is neither `person n m` nor `person n person m`, or the file does not have the
+            number of lines in its header.
     """
     lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
     header = lines.pop(0) if lines else []
@@ -51,14 +52,22 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def correct_pairs(likeness: FloatArray, pairs: list[Pair]) -> NDArray[np.bool_]:
-    """(n,) whether each pair is answered rightly, by the threshold that is best on the other folds."""
+def correct_pairs(similarity: FloatArray, pairs: list[Pair]) -> NDArray[np.bool_]:
+    """Classify pairs with the threshold that is best on the other folds, and compare with the truth.
+
+    Args:
+        similarity: (n,) similarity of the two images of each pair.
+        pairs: The pairs.
+
+    Returns:
+        (n,) whether each pair is classified correctly.
+    """
     same, fold = np.array([p.same for p in pairs]), np.array([p.fold for p in pairs])
     right = np.zeros(len(pairs), bool)
     for number in np.unique(fold):
         tested = fold == number
-        candidates = np.unique(likeness[~tested])
-        others = np.sort(likeness[~tested & same]), np.sort(likeness[~tested & ~same])
+        candidates = np.unique(similarity[~tested])
+        others = np.sort(similarity[~tested & same]), np.sort(similarity[~tested & ~same])
         correct = len(others[0]) - np.searchsorted(others[0], candidates) + np.searchsorted(others[1], candidates)
-        right[tested] = (likeness[tested] >= candidates[correct.argmax()]) == same[tested]
+        right[tested] = (similarity[tested] >= candidates[correct.argmax()]) == same[tested]
     return right

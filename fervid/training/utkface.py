@@ -1,7 +1,7 @@
-"""Age, gender and ethnicity of UTKFace, from its file names (Zhang, Song and Qi, CVPR 2017).
+"""Read age, gender and ethnicity of UTKFace from its file names (Zhang, Song and Qi, CVPR 2017).
 
-The set has no official split: by the first byte of the SHA-256 of its file name modulo 10 a picture is for testing (0),
-for validation (1) or for training.
+The set has no official split. The first byte of the SHA-256 of the file name, modulo 10, assigns an image to testing
+(0), validation (1) or training (all others).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-MIN_FACE = 60  # pixels, in pictures of 200 that a face fills
+MIN_FACE = 60  # pixels; a face fills its image of 200 pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """One labelled file: age in years, gender 0 male or 1 female, race 0 to 4."""
+    """One labelled image: age in years, gender 0 male or 1 female, race 0 to 4."""
 
     path: Path
     age: int
@@ -24,9 +24,10 @@ class Portrait:
 
 
 def read_split(folder: Path, split: int) -> list[Portrait]:
-    """Portraits of one split (0 test, 1 validation, 2 training), sorted by name; of identical files the first counts.
+    """List the images of a split (0 test, 1 validation, 2 training), sorted by name.
 
-    Files whose name lacks a field are left out, as their labels are not known.
+    Only the first of identical files is listed. Files whose names lack a field are skipped, because their labels are
+    unknown.
     """
     portraits, seen = [], set()
     for path in sorted(folder.glob("*.jpg")):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def alive(group: int) -> list[int]:
-    """Return the processes of a group that are alive; zombies are not."""
+    """List the processes of a group that have not ended; zombies count as ended."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

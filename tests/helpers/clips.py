@@ -1,4 +1,4 @@
-"""Make test clips: the public-domain astronaut photograph, moved by a camera, in any container."""
+"""Make the clips of the tests: the public-domain astronaut photograph, with camera motion, in any container."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PIXELS = {"gif": "rgb8", "cinepak": "rgb24", "libx265": "yuv420p10le", "mjpeg": 
 
 @cache
 def astronaut() -> np.ndarray:
-    """(512, 512, 3) RGB; one smiling face of about 120 pixels, its centre near (222, 118)."""
+    """Read the photograph (512, 512, 3) RGB: one smiling face of about 120 pixels, its centre near (222, 118)."""
     return skimage.data.astronaut()
 
 
 FEATURES = ((203, 101), (248, 103), (224, 128), (223, 149), (179, 110), (272, 113))  # eyes, nose, mouth, ears
-MOVED = (  # by how many pixels, of each person
+MOVED = (  # offsets in pixels, of each person
     ((0, 0),) * 6,
     ((13, -14), (8, -9), (12, 14), (-12, 13), (-13, 2), (12, -1)),
     ((-10, -5), (10, -9), (4, 10), (-13, -8), (-7, 14), (5, 11)),
@@ -37,7 +37,7 @@ MOVED = (  # by how many pixels, of each person
 
 @cache
 def sitter(person: int) -> np.ndarray:
-    """The astronaut, or with another number from 1 to 7 her face bent so far that it is somebody else's."""
+    """Return the astronaut, or for numbers 1 to 7 her face warped so far that it counts as another person."""
     y, x = np.mgrid[:512, :512].astype(np.float32)
     from_x, from_y = x.copy(), y.copy()
     for (at_x, at_y), (by_x, by_y) in zip(FEATURES, MOVED[person], strict=True):
@@ -49,13 +49,13 @@ def sitter(person: int) -> np.ndarray:
 def portrait(
     width: int = 320, height: int = 240, zoom: float = 1.6, x: float = 222, y: float = 130, person: int = 0
 ) -> np.ndarray:
-    """A (height, width, 3) view of the photograph of `sitter`, `zoom` picture pixels for one of its own."""
+    """Render a view (height, width, 3) of the photograph of `sitter`; a view pixel covers `zoom` photograph pixels."""
     matrix = np.array([[zoom, 0, width / 2 - zoom * x], [0, zoom, height / 2 - zoom * y]])
     return cv2.warpAffine(sitter(person), matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
 
 
 def smiling(frames: int, width: int = 320, height: int = 240, zoom: float = 1.6, person: int = 0) -> list[np.ndarray]:
-    """A camera that drifts around the face."""
+    """Render frames of a camera that drifts around the face."""
     views = (
         (zoom * (1 + 0.05 * np.sin(turn)), 222 + 8 * np.cos(turn), 130 + 5 * np.sin(turn))
         for turn in np.linspace(0, 2 * np.pi, frames, endpoint=False)
@@ -64,7 +64,7 @@ def smiling(frames: int, width: int = 320, height: int = 240, zoom: float = 1.6,
 
 
 def scenery(frames: int, width: int = 320, height: int = 240) -> list[np.ndarray]:
-    """No face: a colour gradient that moves."""
+    """Render frames without a face: a moving colour gradient."""
     ramp = np.linspace(0, 255, width, dtype=np.uint8)
     row = np.stack([ramp, ramp[::-1], np.full_like(ramp, 90)], -1)
     return [np.ascontiguousarray(np.broadcast_to(np.roll(row, 3 * i, 0), (height, width, 3))) for i in range(frames)]
@@ -97,7 +97,7 @@ def write(
 
 
 def write_sound(path: Path, seconds: float = 0.5) -> Path:
-    """A file with sound and no pictures."""
+    """Write a file with audio only."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
         for start in range(0, int(seconds * 16000), 1024):
@@ -122,7 +122,7 @@ def orient(path: Path, a: float, b: float, c: float, d: float) -> Path:
 
 
 def turn(path: Path, clockwise: int) -> Path:
-    """Write a display matrix into an mp4: players then turn the pictures clockwise by that many degrees."""
+    """Write a display matrix into an mp4: players then rotate the video clockwise by that many degrees."""
     a, b = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[clockwise]
     return orient(path, a, b, -b, a)
 
@@ -137,4 +137,4 @@ ORIENTATIONS = {
     "mirrored-and-turned-left": ((0, 1, 1, 0), lambda image: np.rot90(np.fliplr(image))),
     "mirrored-and-turned-right": ((0, -1, -1, 0), lambda image: np.rot90(np.fliplr(image), -1)),
 }
-"""Display matrices of the eight ways to show a picture, each with what is shown of one."""
+"""Display matrices of the eight orientations of an image, each with the transformation of the image."""

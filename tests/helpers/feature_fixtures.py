@@ -1,4 +1,4 @@
-"""Make labelled clips for the toy models, and feature tables without clips."""
+"""Make labelled clips with faces for the toy models, and feature tables and data sets without clips."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fervid.learn.labeled_features import LabeledFeatures, label_features
 from fervid.models import registry
 
 YELLOW, CYAN, MAGENTA = (255, 255, 0), (0, 255, 255), (255, 0, 255)
-"""Faces of three people, as unlike as `min_person_similarity` of the toy face model asks."""
+"""Faces of three people, less similar than `min_person_similarity` of the toy face model."""
 
 ABOUT = {
     "face": "main",
@@ -34,7 +34,7 @@ ABOUT = {
 
 
 def picture(*colours: Sequence[float]) -> np.ndarray:
-    """(256, 256, 3) black, with a face of 16 pixels for each colour, one below the other."""
+    """Draw an image (256, 256, 3), black, with a face of 16 pixels per colour, one below the other."""
     image = np.zeros((256, 256, 3), np.uint8)
     for i, colour in enumerate(colours):
         image[32 + 32 * i : 48 + 32 * i, 80:96] = colour
@@ -42,7 +42,7 @@ def picture(*colours: Sequence[float]) -> np.ndarray:
 
 
 def frames(folder: Path, colours: Sequence[Sequence[float] | None], name: str = "{}.png") -> Path:
-    """A folder with a picture for each colour, without a face for None."""
+    """Write a folder with an image per colour; None draws no face."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, colour in enumerate(colours):
         image = picture() if colour is None else picture(colour)
@@ -51,18 +51,18 @@ def frames(folder: Path, colours: Sequence[Sequence[float] | None], name: str = 
 
 
 def detector(place: Path, **card: Any) -> Path:
-    """Sees the faces of `picture`."""
+    """Write a detector that finds the faces of `picture`."""
     return toy_models.detector(place / "detector.onnx", **{"new_track_threshold": 0.5, "smallest_face": 0.04, **card})
 
 
 def face_model(place: Path, **card: Any) -> Path:
-    """Its embedding and identity are the mean colour, 0 to 1."""
+    """Write a face model whose embedding and identity are the mean colour, 0 to 1."""
     scaled = {"size": 8, "colour": "RGB", "mean": [0.0] * 3, "scale": [1 / 255] * 3}
     return toy_models.face_model(place / "face_model.onnx", **{"input": scaled, **card})
 
 
 def extractor(place: Path, options: Options | None = None, **card: Any) -> Extractor:
-    """The two together; `card` is of the network."""
+    """Combine both; `card` is that of the network."""
     found = registry.load_model(str(detector(place)), "detector")
     return Extractor(found, registry.load_model(str(face_model(place, **card)), "face_model"), options or Options())
 
@@ -73,7 +73,7 @@ def samples(
     splits: Sequence[str | None] | None = None,
     ratings: Sequence[Mapping[str, float]] | None = None,
 ) -> tuple[Sample, ...]:
-    """Clips that are not there."""
+    """Make samples of files that do not exist."""
     n = len(labels)
     columns = (labels, people or [None] * n, splits or [None] * n, ratings or [{}] * n)
     return tuple(Sample(Path(f"{i}.mp4"), *row, source=f"list:{i}") for i, row in enumerate(zip(*columns, strict=True)))
@@ -82,7 +82,7 @@ def samples(
 def table(
     clips: Sequence[Sample], means: np.ndarray, *, noise: float = 0.1, strides: Sequence[int] = (), seed: int = 0
 ) -> FeatureTable:
-    """Features of clips, three values for each statistic, which lie around those of `means` (n, 3)."""
+    """Make features of clips: three values per statistic, scattered around `means` (n, 3)."""
     rng = np.random.default_rng(seed)
 
     def statistics() -> dict[str, np.ndarray]:
@@ -101,7 +101,7 @@ def table(
 def told_apart(
     labels: Sequence[str] = ("calm", "joy"), people: int = 6, each: int = 2, **more: Any
 ) -> tuple[tuple[Sample, ...], FeatureTable]:
-    """Clips of people who each show every label `each` times; the value of that number is higher in all statistics."""
+    """Make clips of people, `each` per label; the value with the index of the label is higher in all statistics."""
     rows = [(label, f"p{person}") for person in range(people) for label in labels for _ in range(each)]
     clips = samples([label for label, _ in rows], [person for _, person in rows])
     return clips, table(clips, 3 * np.eye(3)[[labels.index(label) for label, _ in rows]], **more)
@@ -113,7 +113,7 @@ def known(
     target: str | None = None,
     **more: Any,
 ) -> LabeledFeatures:
-    """Those clips with their truth."""
+    """Make these clips with their labels."""
     clips, features = told_apart(labels, **more)
     return label_features(
         Dataset("set", (*clips, *no_face_samples)),
@@ -123,7 +123,7 @@ def known(
 
 
 def parted(no_face_samples: Sequence[Sample] = (), held: Sequence[str] = ("val",), **more: Any) -> LabeledFeatures:
-    """The same of eight people, the last two of whom are for measuring."""
+    """Make clips of eight people, the last two of whom are held out."""
     clips, features = told_apart(people=8, **more)
     splits = {"p6": held[0], "p7": held[-1]}
     clips = tuple(replace(clip, split=splits.get(clip.person, "train")) for clip in clips)
@@ -134,7 +134,7 @@ def parted(no_face_samples: Sequence[Sample] = (), held: Sequence[str] = ("val",
 
 
 def rated(count: int = 30, no_face_samples: Sequence[Sample] = (), **more: Any) -> LabeledFeatures:
-    """Clips of ten people that are the more pleasant, the higher the first value."""
+    """Make clips of ten people whose valence grows with the first value."""
     values = np.linspace(1, 9, count)
     people = [f"p{i % 10}" for i in range(count)]
     clips = samples([None] * count, people, ratings=[{"valence": value} for value in values])

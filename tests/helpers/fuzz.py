@@ -1,10 +1,10 @@
-"""Fuzzes a parser, guided by coverage.
+"""Fuzz a parser, guided by coverage.
 
-    make fuzz                                                           each of them for a minute
-    PYTHONPATH=tests/helpers python tests/helpers/fuzz.py TARGET [OPTION...]            one, with options of libFuzzer
+    make fuzz                                                   each target for a minute
+    PYTHONPATH=tests/helpers python tests/helpers/fuzz.py TARGET [OPTION...]    one target, with options of libFuzzer
 
-Needs atheris, which is no dependency of the tests: pip install atheris. Without a target it lists them. Whatever it
-finds is written to a file `crash-...`.
+Requires atheris (pip install atheris). Without a target it lists the targets. Failing inputs are written to files
+`crash-...`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ with atheris.instrument_imports(include=["fervid"]):
 
 
 def mutate(data: bytes, most: int, seed: int) -> bytes:
-    """Every second time as the fuzzer likes, else with what is known of JSON and of lists."""
+    """Mutate every second input with libFuzzer, and the others with knowledge of JSON and lists."""
     rng = random.Random(seed)
-    return parsers.mutated(data, rng)[:most] if rng.random() < 0.5 else atheris.Mutate(data, most)
+    return parsers.mutate(data, rng)[:most] if rng.random() < 0.5 else atheris.Mutate(data, most)
 
 
 def main() -> None:
-    """Fuzz until something is found, or for as long as the options say."""
+    """Fuzz until a failure, or as long as the options say."""
     if len(sys.argv) < 2 or sys.argv[1] not in parsers.TARGETS:
         raise SystemExit(f"give one of {' '.join(parsers.TARGETS)}")
     target = parsers.TARGETS[sys.argv.pop(1)]

@@ -1,4 +1,4 @@
-"""Golden records and features of the clips of examples/; `python tests/helpers/golden.py` writes them again."""
+"""Golden records and features of the clips of examples/; `python tests/helpers/golden.py` rewrites them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VALUES_PER_STATISTIC = 8
 
 
 def compute_records() -> dict[str, Any]:
-    """Clip name to its record, without what depends on the machine or the model files."""
+    """Compute the record of each clip, without fields that depend on the machine or the model files."""
     classifier = fervid.load_classifier(options=fervid.Options(attributes=True), threads=1)
     records = {}
     for clip in CLIPS:
@@ -27,7 +27,7 @@ def compute_records() -> dict[str, Any]:
 
 
 def compute_features() -> dict[str, Any]:
-    """`FEATURE_VERSION`, and of each clip with a face the first values of each statistic."""
+    """Compute the first values of each statistic for each clip with a face, and `FEATURE_VERSION`."""
     extractor = load_extractor(threads=1)
     vectors = {}
     for clip in CLIPS:

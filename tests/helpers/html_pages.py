@@ -1,4 +1,4 @@
-"""Make the input of reports: records as `classify` and `timeline` write them, and evaluations."""
+"""Make results for reports: records of `classify` and `timeline`, and evaluations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, Predict
 from fervid.learn.metrics import Predictions, evaluate
 
 EVIL = "</script><img src=x onerror=alert(1)>\"' & \u202e {{ 7 * 7 }} 😀 \udcff.mp4"
-"""A name of a clip that would like to be more than that."""
+"""A clip name with markup."""
 MODELS = {role: ModelRef(f"toy-{role}", "0" * 64) for role in ("detector", "face_model", "classifier")}
 
 
 def clip(path: str, status: Status = "ok", sure: float = 0.75, labels: Sequence[str] = ("calm", "joy")) -> ClipResult:
-    """A record; the first of two labels has that probability."""
+    """Make a record with the probability of the first of two labels."""
     answer = Prediction({labels[0]: sure, labels[1]: 1 - sure}) if status == "ok" else None
     return ClipResult(
         path,
@@ -32,7 +32,7 @@ def clip(path: str, status: Status = "ok", sure: float = 0.75, labels: Sequence[
 
 
 def windows(path: str, sure: Iterable[float | None], **more: Any) -> list[WindowResult]:
-    """A window each second, 2 s long; nobody is seen where there is no probability."""
+    """Make a window of 2 s each second; None is a window without a face."""
     return [
         WindowResult.from_clip_result(
             clip(path, "no_face") if p is None else clip(path, sure=p, **more), float(i), i + 2.0
@@ -42,7 +42,7 @@ def windows(path: str, sure: Iterable[float | None], **more: Any) -> list[Window
 
 
 def lines(path: Path, results: Iterable[ClipResult | Mapping[str, Any]]) -> Path:
-    """JSON Lines of records."""
+    """Write records as JSON Lines."""
     plain = (result if isinstance(result, Mapping) else result.as_dict() for result in results)
     path.write_text("".join(json.dumps(record) + "\n" for record in plain))
     return path
@@ -51,7 +51,7 @@ def lines(path: Path, results: Iterable[ClipResult | Mapping[str, Any]]) -> Path
 def report(
     labels: Sequence[str] = ("calm", "joy"), truth: Sequence[int] = (0, 0, 0, 1), said: Sequence[int] = (0, 0, 1, 1)
 ) -> dict[str, Any]:
-    """What `evaluate` returns; -1 is a clip without an answer."""
+    """Make the result of `evaluate`; -1 is a clip without a prediction."""
     probabilities = np.full((len(truth), len(labels)), 0.2 / (len(labels) - 1), np.float32)
     for row, answer in enumerate(said):
         probabilities[row] = np.nan if answer < 0 else probabilities[row]

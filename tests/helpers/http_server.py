@@ -1,4 +1,4 @@
-"""A local server with configurable answers that records its requests."""
+"""Run a local HTTP server whose responses each test defines, and which records its requests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Answer = Callable[["Request"], None]
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request, with short ways to answer it."""
+    """A request, with short methods to respond."""
 
     protocol_version = "HTTP/1.1"
     server: Server
 
     def do_GET(self) -> None:
-        """Let the test answer."""
+        """Let the test respond."""
         self.close_connection = True
         self.server.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         with suppress(ConnectionError):
@@ -26,29 +26,29 @@ class Request(BaseHTTPRequestHandler):
     do_CONNECT = do_GET  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def head(self, status: int = 200, **headers: object) -> None:
-        """Status and headers; an underscore in a name stands for a hyphen."""
+        """Send status and headers; an underscore in a name stands for a hyphen."""
         self.send_response(status)
         for name, value in {**headers, "Connection": "close"}.items():
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
 
     def whole(self, data: bytes) -> None:
-        """The file, as a good server gives it."""
+        """Send the file."""
         self.head(Content_Length=len(data))
         self.wfile.write(data)
 
 
 class Server(ThreadingHTTPServer):
-    """Answers on a free port of the loopback."""
+    """A server on a free port of the loopback interface."""
 
     daemon_threads = True
     block_on_close = False
 
     def __init__(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         super().__init__(("127.0.0.1", 0), Request)
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.answer: Answer = lambda request: request.head(404, Content_Length=0)
@@ -56,16 +56,16 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Base address."""
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_: object) -> None:
-        """A client that goes away is no news."""
+        """Ignore clients that disconnect."""
 
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A server for as long as the block lasts."""
+    """Run a server until the end of the block."""
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Kill a run of the command line repeatedly, resume it each time, and count errors."""
+"""Kill a run of the command line repeatedly, resume it each time, and count the failures."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ import toy_models
 
 COLOURS = (toy_models.FIRST, toy_models.SECOND, toy_models.THIRD, toy_models.NEITHER, None)
 CODE = "from fervid.batch import parquet_writer as p; from fervid.cli.app import main; p.ROWS_PER_PART = 5; main()"
-"""The command line, with a parquet part for a few records in place of a thousand."""
+"""The command line, with a few records per parquet part instead of a thousand."""
 PHASES = ("start", "rewrite", "work", "work", "work")
 Format = Literal["jsonl", "parquet"]
 
 
 @dataclass
 class Counts:
-    """What came of it.
+    """Counts of runs and failures.
 
     Attributes:
         kills: Runs that were killed.
-        unfinished: Kills that left a file half rewritten beside the output.
-        batches: Times that all clips were answered in the end.
-        records: Records of those batches.
+        unfinished: Kills that left a partly rewritten file next to the output.
+        batches: Batches in which all clips were classified in the end.
+        records: Records of these batches.
         lost: Clips without a record.
-        twice: Records too many.
+        twice: Duplicate records.
         torn: Lines or parts that cannot be read.
-        wrong: Records that differ from those of an undisturbed run.
+        wrong: Records that differ from those of an uninterrupted run.
         orphans: Processes that outlived a killed run.
-        refused: Runs that ended by themselves otherwise than by an answer to each clip.
+        refused: Runs that failed without being killed.
     """
 
     kills: int = 0
@@ -60,15 +60,15 @@ class Counts:
 
     @property
     def harmed(self) -> int:
-        """Everything that must not be."""
+        """All failures."""
         return self.lost + self.twice + self.torn + self.wrong + self.orphans + self.refused
 
 
 def killed_runs(kills: int, *, inputs: int = 200, format: Format = "jsonl", seed: int = 0) -> Counts:
     """Kill and resume batches of that many small clips until that many kills are done.
 
-    A run is killed by SIGKILL while it starts, while it rewrites its output, or at some moment of its work; every
-    second time with its workers, and otherwise alone, when they must end by themselves.
+    A run is killed by SIGKILL while it starts, while it rewrites its output, or at a random moment of its work; every
+    second time with its workers, otherwise alone, in which case the workers must end by themselves.
     """
     chance, counts = random.Random(seed), Counts()
     with tempfile.TemporaryDirectory(prefix="killed-") as name:
@@ -76,13 +76,13 @@ def killed_runs(kills: int, *, inputs: int = 200, format: Format = "jsonl", seed
         output = batch.output(0)
         run = batch.start(output)
         start = batch.seconds_until(run, lambda: output.exists())
-        batch.seconds_until(run, batch.told)
+        batch.seconds_until(run, batch.has_reported)
         work = batch.seconds_until(run, lambda: False)
         counts.refused += run.wait() > 1
         expected, torn = batch.records(output)
         counts.torn += torn
         left = True
-        while counts.kills < kills or batch.begun:
+        while counts.kills < kills or batch.started:
             output = batch.output(counts.batches + 1)
             run = batch.start(output)
             if left and counts.kills < kills and batch.reach(run, output, chance.choice(PHASES), start, work, chance):
@@ -95,7 +95,7 @@ def killed_runs(kills: int, *, inputs: int = 200, format: Format = "jsonl", seed
                 continue
             counts.refused += run.wait() > 1
             counts.batches += 1
-            left, batch.begun = True, False
+            left, batch.started = True, False
             found, torn = batch.records(output)
             counts.torn += torn
             counts.records += sum(map(len, found.values()))
@@ -112,63 +112,63 @@ class _Batch:
 
     def __init__(self, folder: Path, inputs: int, format: Format) -> None:
         self._folder, self._format = folder, format
-        self.begun = False
+        self.started = False
         (folder / "clips").mkdir()
         self.clips = [str(_clip(folder / "clips", number)) for number in range(inputs)]
         (folder / "list").write_text("\n".join(self.clips))
         self._models = toy_models.flags(toy_models.family(folder))
 
     def output(self, number: int) -> Path:
-        """Where the records of a batch go."""
+        """Return the path of the records of a batch."""
         return self._folder / (f"{number}.jsonl" if self._format == "jsonl" else str(number))
 
     def start(self, output: Path) -> subprocess.Popen[bytes]:
-        """Begin or go on."""
+        """Start or resume a run."""
         options = ["--format", self._format, "--resume", "--jobs", "2", "--threads", "1", "--progress", "json"]
         options += ["--from-file", self._folder / "list", f"--min-face={toy_models.FACE}", *self._models, "-o", output]
-        with (self._folder / "told").open("wb") as told:
+        with (self._folder / "stderr").open("wb") as stderr:
             return subprocess.Popen(
-                [sys.executable, "-c", CODE, "classify", *map(str, options)], stderr=told, start_new_session=True
+                [sys.executable, "-c", CODE, "classify", *map(str, options)], stderr=stderr, start_new_session=True
             )
 
     def reach(
         self, run: subprocess.Popen[bytes], output: Path, phase: str, start: float, work: float, chance: random.Random
     ) -> bool:
-        """Wait for a moment in that phase; whether the run was still there then."""
-        self.begun = True
+        """Wait for a random moment of a phase; return whether the run was still alive."""
+        self.started = True
         if phase == "start":
             time.sleep(chance.uniform(0, start))
         elif phase == "rewrite":
             self.seconds_until(run, lambda: self.rewriting(output))
             time.sleep(chance.uniform(0, 0.003))
         else:
-            self.seconds_until(run, self.told)
+            self.seconds_until(run, self.has_reported)
             time.sleep(chance.uniform(0, work / 4))
         return run.poll() is None
 
     def left(self, output: Path) -> bool:
-        """Whether there is more to do than to try again what can never be answered."""
+        """Check whether clips are left, other than permanent failures."""
         found, _ = self.records(output)
         return any(clip not in found and Path(clip).stat().st_size for clip in self.clips)
 
-    def told(self) -> bool:
-        """Whether the run has told that a record is written."""
-        return (self._folder / "told").stat().st_size > 0
+    def has_reported(self) -> bool:
+        """Check whether the run has reported a written record."""
+        return (self._folder / "stderr").stat().st_size > 0
 
     def rewriting(self, output: Path) -> bool:
-        """Whether a file lies there that is to replace another."""
+        """Check whether a partial replacement of a file exists."""
         place = output if self._format == "parquet" else output.parent
         return place.exists() and any(name.endswith(".partial") for name in os.listdir(place))
 
     def seconds_until(self, run: subprocess.Popen[bytes], reached: Callable[[], bool]) -> float:
-        """Wait until that is so, or the run has ended."""
+        """Wait until a condition holds or the run has ended."""
         began = time.monotonic()
         while not reached() and run.poll() is None and time.monotonic() < began + 120:
             time.sleep(0.0002)
         return time.monotonic() - began
 
     def records(self, output: Path) -> tuple[dict[str, list[dict[str, Any]]], int]:
-        """All records of a clip, less what differs between any two runs; how many could not be read."""
+        """Read all records of each clip, without fields that differ between runs, and count unreadable ones."""
         found: dict[str, list[dict[str, Any]]] = {}
         torn: Counter[str] = Counter()
         for record in (_lines if self._format == "jsonl" else _rows)(output, torn):
@@ -178,7 +178,7 @@ class _Batch:
 
 
 def _clip(folder: Path, number: int) -> Path:
-    """A picture or a clip of three frames with other people in it than the next; some are no clips at all."""
+    """Write an image or a clip of three frames with different people; some are not videos at all."""
     faces = [COLOURS[number // 5**place % 5] for place in range(3)]
     if number % 40 == 7:
         path = folder / f"{number:03}.mp4"

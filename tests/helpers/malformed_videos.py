@@ -1,9 +1,9 @@
-"""Make malformed videos and images; each can be made again by its name.
+"""Make damaged and malicious videos and images; each can be recreated from its name.
 
-    SEED/DAMAGE/NUMBER     mp4-h264/flip_bits/3: a small valid clip, damaged by chance that the name decides
-    built/NAME             what no damage leads to: a file made so on purpose, or a valid clip with such a name
+    SEED/DAMAGE/NUMBER     mp4-h264/flip_bits/3: a small valid clip with random damage, seeded by the name
+    built/NAME             a crafted file, or a valid clip with a special name
 
-To look at one: PYTHONPATH=tests/helpers python tests/helpers/malformed_videos.py mp4-h264/flip_bits/3 FOLDER
+To write one: PYTHONPATH=tests/helpers python tests/helpers/malformed_videos.py mp4-h264/flip_bits/3 FOLDER
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ import clips
 Damage = Callable[[bytes, np.random.Generator], bytes]
 
 WIDTH, HEIGHT, FRAMES = 112, 80, 12
-"""Of every seed: sides that tell width from height, and half a second at 25 frames a second."""
+"""Every seed has different width and height, and half a second at 25 frames per second."""
 
-# What may be said of a file, `ok` or `no_face` with one of the codes beside it, or an error with one of them
+# Allowed results of a file: `ok` or `no_face` with one of these codes, or an error with one of them
 
 SOUND = frozenset({None})
 WORN = frozenset({None, "truncated", "damaged", "discontinuity", "several_streams", "too_long"})
@@ -42,18 +42,18 @@ REFUSED |= {"too_large", "too_long"}
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What a record may say.
+    """The allowed content of a record.
 
     Attributes:
-        answered: Codes beside the status `ok` or `no_face`, None for no problem at all; empty if it may be neither.
-        refused: Codes of the status `error`; empty if it may not be one.
+        answered: Codes allowed with the status `ok` or `no_face`, None for no error; empty if neither is allowed.
+        refused: Codes allowed with the status `error`; empty if it is not allowed.
     """
 
     answered: frozenset[str | None] = WORN
     refused: frozenset[str] = REFUSED
 
     def permits(self, status: str, code: str | None) -> bool:
-        """Whether a record with that status and code is right."""
+        """Check whether a record with a status and code is allowed."""
         return code in (self.refused if status == "error" else self.answered) and status != "skipped"
 
 
@@ -65,19 +65,19 @@ NEVER = Allowed(frozenset())
 
 
 def refused(*codes: str) -> Allowed:
-    """An error with one of these codes and nothing else."""
+    """Allow only an error with one of these codes."""
     return Allowed(frozenset(), frozenset(codes))
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A file to be given to fervid.
+    """A file to classify.
 
     Attributes:
-        name: From which it can be made again.
-        suffix: Of the file, or its whole name if that is what the case is about.
-        make: Its bytes.
-        allowed: What may be said of it.
+        name: Name from which it can be recreated.
+        suffix: Suffix of the file, or its whole name if the case tests names.
+        make: Returns its bytes.
+        allowed: Allowed content of its record.
     """
 
     name: str
@@ -87,11 +87,11 @@ class Case:
 
     @property
     def group(self) -> str:
-        """The container, for the table of results."""
+        """Container, for the table of results."""
         return "built" if self.name.startswith("built/") else self.name.partition("/")[0].partition("-")[0]
 
     def write(self, folder: Path) -> Path:
-        """Write it into a folder, under a name that no other case has."""
+        """Write the file into a folder, with a unique name."""
         if self.suffix.startswith("."):
             path = folder / (self.name.replace("/", "_") + self.suffix)
         else:
@@ -105,22 +105,22 @@ class Case:
 # Seeds
 
 
-# So that a file is the same again: no numbers by chance, no dates, and no thread that is late
+# For reproducible files: no random numbers, no dates, one thread
 _SAME = {"fflags": "+bitexact"}
 
 
-def _steady(codec: str) -> dict[str, str]:
+def _options(codec: str) -> dict[str, str]:
     return {"threads": "1"} | ({"qp": "28"} if codec == "libx264" else {})
 
 
-def _encoded(
+def _encode_seed(
     suffix: str, codec: str, options: Mapping[str, str] | None = None, muxer: Mapping[str, str] | None = None
 ) -> bytes:
     frames = clips.smiling(FRAMES, WIDTH, HEIGHT, 0.5)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"seed{suffix}"
         return clips.write(
-            path, frames, codec=codec, options=_steady(codec) | dict(options or {}), muxer=_SAME | dict(muxer or {})
+            path, frames, codec=codec, options=_options(codec) | dict(options or {}), muxer=_SAME | dict(muxer or {})
         ).read_bytes()
 
 
@@ -130,26 +130,26 @@ def _picture(suffix: str) -> bytes:
     return data.tobytes()
 
 
-_GROUPS = {"g": "5"}  # pictures from one that stands alone to the next
+_GROUPS = {"g": "5"}  # frames between keyframes
 SEEDS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
-    "mp4-h264": (".mp4", partial(_encoded, ".mp4", "libx264", options=_GROUPS)),
-    "mkv-h264": (".mkv", partial(_encoded, ".mkv", "libx264", options=_GROUPS)),
-    "webm-vp8": (".webm", partial(_encoded, ".webm", "libvpx", options=_GROUPS)),
-    "avi-mpeg4": (".avi", partial(_encoded, ".avi", "mpeg4", options=_GROUPS)),
-    "gif": (".gif", partial(_encoded, ".gif", "gif")),
-    "mpg-mpeg1": (".mpg", partial(_encoded, ".mpg", "mpeg1video", options=_GROUPS)),
+    "mp4-h264": (".mp4", partial(_encode_seed, ".mp4", "libx264", options=_GROUPS)),
+    "mkv-h264": (".mkv", partial(_encode_seed, ".mkv", "libx264", options=_GROUPS)),
+    "webm-vp8": (".webm", partial(_encode_seed, ".webm", "libvpx", options=_GROUPS)),
+    "avi-mpeg4": (".avi", partial(_encode_seed, ".avi", "mpeg4", options=_GROUPS)),
+    "gif": (".gif", partial(_encode_seed, ".gif", "gif")),
+    "mpg-mpeg1": (".mpg", partial(_encode_seed, ".mpg", "mpeg1video", options=_GROUPS)),
     "mp4-parts": (
         ".mp4",
-        partial(_encoded, ".mp4", "libx264", options=_GROUPS, muxer={"movflags": "frag_keyframe+empty_moov"}),
+        partial(_encode_seed, ".mp4", "libx264", options=_GROUPS, muxer={"movflags": "frag_keyframe+empty_moov"}),
     ),
-    "mp4-hevc": (".mp4", partial(_encoded, ".mp4", "libx265", options={"x265-params": "log-level=none:keyint=5"})),
-    "mov-mjpeg": (".mov", partial(_encoded, ".mov", "mjpeg")),
-    "mkv-ffv1": (".mkv", partial(_encoded, ".mkv", "ffv1")),
-    "webm-vp9": (".webm", partial(_encoded, ".webm", "libvpx-vp9", options=_GROUPS)),
-    "avi-mjpeg": (".avi", partial(_encoded, ".avi", "mjpeg")),
-    "mpg-mpeg2": (".mpg", partial(_encoded, ".mpg", "mpeg2video", options=_GROUPS)),
-    "ts-h264": (".ts", partial(_encoded, ".ts", "libx264", options=_GROUPS)),
-    "flv": (".flv", partial(_encoded, ".flv", "flv", options=_GROUPS)),
+    "mp4-hevc": (".mp4", partial(_encode_seed, ".mp4", "libx265", options={"x265-params": "log-level=none:keyint=5"})),
+    "mov-mjpeg": (".mov", partial(_encode_seed, ".mov", "mjpeg")),
+    "mkv-ffv1": (".mkv", partial(_encode_seed, ".mkv", "ffv1")),
+    "webm-vp9": (".webm", partial(_encode_seed, ".webm", "libvpx-vp9", options=_GROUPS)),
+    "avi-mjpeg": (".avi", partial(_encode_seed, ".avi", "mjpeg")),
+    "mpg-mpeg2": (".mpg", partial(_encode_seed, ".mpg", "mpeg2video", options=_GROUPS)),
+    "ts-h264": (".ts", partial(_encode_seed, ".ts", "libx264", options=_GROUPS)),
+    "flv": (".flv", partial(_encode_seed, ".flv", "flv", options=_GROUPS)),
     "jpg": (".jpg", partial(_picture, ".jpg")),
     "png": (".png", partial(_picture, ".png")),
     "webp": (".webp", partial(_picture, ".webp")),
@@ -160,23 +160,23 @@ SEEDS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
 
 @cache
 def seed(name: str) -> bytes:
-    """A small valid clip or picture with a face."""
+    """Make a small valid clip or image with a face."""
     return SEEDS[name][1]()
 
 
-# The parts that a file is made of
+# Parts of files
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A box, element, chunk or packet: its bytes are data[start:stop], its size is told in data[size].
+    """A box, element, chunk or packet: its bytes are data[start:stop], its size field is data[size].
 
     Attributes:
-        kind: Its type as it stands in the file.
-        start: Its first byte.
-        body: The first byte behind its head.
-        stop: The first byte behind it.
-        size: Where its head tells its size; empty if it does not.
+        kind: Its type as stored in the file.
+        start: Offset of its first byte.
+        body: Offset of the first byte after its header.
+        stop: Offset of the first byte after it.
+        size: Range of its size field; empty without one.
     """
 
     kind: bytes
@@ -201,7 +201,7 @@ _JOINTS = {
 
 
 def parts(data: bytes) -> list[Part]:
-    """Of a container that tells the sizes of its parts, those; of others what lies between two of their marks."""
+    """List the parts of a container by their sizes, or else the ranges between markers."""
     found: list[Part] = []
     if data[4:8] == b"ftyp":
         found = list(_boxes(data, 0, len(data)))
@@ -274,7 +274,7 @@ def _put(data: bytes, at: int, new: bytes, old: int | None = None) -> bytes:
 
 
 def _span(data: bytes, rng: np.random.Generator) -> tuple[int, int]:
-    """Some bytes in a row, of any length up to a fifth of the file."""
+    """Choose a random range of up to a fifth of the file."""
     length = int(rng.integers(1, max(2, int(len(data) ** rng.uniform(0.2, 1) / 5))))
     start = int(rng.integers(0, max(1, len(data) - length)))
     return start, length
@@ -284,13 +284,13 @@ def _span(data: bytes, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def flip_bit(data: bytes, rng: np.random.Generator) -> bytes:
-    """One bit."""
+    """Flip one bit."""
     at = int(rng.integers(len(data)))
     return _put(data, at, bytes([data[at] ^ 1 << int(rng.integers(8))]))
 
 
 def flip_head(data: bytes, rng: np.random.Generator) -> bytes:
-    """A few bits of the first 256 bytes."""
+    """Flip a few bits of the first 256 bytes."""
     found = bytearray(data)
     for at in rng.integers(min(256, len(data)), size=rng.integers(1, 6)):
         found[at] ^= 1 << int(rng.integers(8))
@@ -298,108 +298,108 @@ def flip_head(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def flip_bits(data: bytes, rng: np.random.Generator) -> bytes:
-    """From one bit in ten thousand to one in fifty."""
+    """Flip one bit in ten thousand to one in fifty."""
     bits = np.frombuffer(data, np.uint8).copy()
     hit = rng.random((len(bits), 8)) < 10 ** rng.uniform(-4, -1.7)
     return (bits ^ np.packbits(hit, axis=1)[:, 0]).tobytes()
 
 
 def zeros(data: bytes, rng: np.random.Generator) -> bytes:
-    """Bytes in a row are 0, as where a download has a hole."""
+    """Set a range of bytes to 0, as in an incomplete download."""
     start, length = _span(data, rng)
     return _put(data, start, bytes(length))
 
 
 def ones(data: bytes, rng: np.random.Generator) -> bytes:
-    """Bytes in a row are 0xFF."""
+    """Set a range of bytes to 0xFF."""
     start, length = _span(data, rng)
     return _put(data, start, b"\xff" * length)
 
 
 def noise(data: bytes, rng: np.random.Generator) -> bytes:
-    """Bytes in a row are random."""
+    """Set a range of bytes to random values."""
     start, length = _span(data, rng)
     return _put(data, start, rng.bytes(length))
 
 
 def cut_head(data: bytes, rng: np.random.Generator) -> bytes:
-    """Break off within the first 64 bytes."""
+    """Truncate within the first 64 bytes."""
     return data[: int(rng.integers(0, 64))]
 
 
 def cut_joint(data: bytes, rng: np.random.Generator) -> bytes:
-    """Break off between two parts."""
+    """Truncate between two parts."""
     return data[: _one(data, rng).start]
 
 
 def cut_part(data: bytes, rng: np.random.Generator) -> bytes:
-    """Break off within a part: a header, an index, a packet."""
+    """Truncate within a part: a header, an index, a packet."""
     part = _one(data, rng)
     return data[: int(rng.integers(part.start, part.stop + 1))]
 
 
 def cut_anywhere(data: bytes, rng: np.random.Generator) -> bytes:
-    """Break off anywhere."""
+    """Truncate anywhere."""
     return data[: int(rng.integers(len(data)))]
 
 
 def cut_last(data: bytes, rng: np.random.Generator) -> bytes:
-    """The last byte is missing, or the last few."""
+    """Remove the last byte, or the last few."""
     return data[: -int(rng.integers(1, 4))]
 
 
 def cut_start(data: bytes, rng: np.random.Generator) -> bytes:
-    """The beginning is missing."""
+    """Remove the beginning."""
     return data[_span(data, rng)[1] :]
 
 
 def swap(data: bytes, rng: np.random.Generator) -> bytes:
-    """Two parts change places."""
+    """Swap two parts."""
     one, other = sorted((_one(data, rng), _one(data, rng)), key=lambda part: part.start)
-    if other.start < one.stop:  # one within the other
+    if other.start < one.stop:  # nested
         return data[: one.start] + data[one.stop :]
     pieces = (data[other.start : other.stop], data[one.stop : other.start], data[one.start : one.stop])
     return data[: one.start] + b"".join(pieces) + data[other.stop :]
 
 
 def repeat(data: bytes, rng: np.random.Generator) -> bytes:
-    """A part comes twice, or a hundred times."""
+    """Repeat a part once, or a hundred times."""
     part = _one(data, rng)
     times = min(int(rng.choice([1, 2, 100])), 1 + 2_000_000 // max(1, part.stop - part.start))
     return data[: part.stop] + data[part.start : part.stop] * times + data[part.stop :]
 
 
 def remove(data: bytes, rng: np.random.Generator) -> bytes:
-    """A part is missing."""
+    """Remove a part."""
     part = _one(data, rng)
     return data[: part.start] + data[part.stop :]
 
 
 def head_twice(data: bytes, rng: np.random.Generator) -> bytes:
-    """The file begins with its first parts, and then from the start."""
+    """Put a copy of the first parts in front."""
     first = parts(data)[:5]
     return data[: first[int(rng.integers(len(first)))].stop] + data
 
 
 def append(data: bytes, rng: np.random.Generator) -> bytes:
-    """Something else follows."""
+    """Append other data."""
     return data + [rng.bytes(int(rng.integers(1, 5000))), bytes(4096), b"<html>404</html>"][int(rng.integers(3))]
 
 
 def join(data: bytes, rng: np.random.Generator) -> bytes:
-    """Two files behind one another, of the same kind or of two kinds."""
+    """Concatenate two files of the same kind or of two kinds."""
     return data + seed(str(rng.choice(list(SEEDS))))
 
 
 def size(data: bytes, rng: np.random.Generator) -> bytes:
-    """A part says that it has no bytes, billions of them, or fewer than none."""
+    """Set the size of a part to zero, billions, or a negative number."""
     told = [part for part in parts(data) if part.size.stop > part.size.start]
     if not told:
         return absurd(data, rng)
     place = told[int(rng.integers(len(told)))].size
     length = place.stop - place.start
     heads = [bytes(length), b"\xff" * length, b"\x7f" + b"\xff" * (length - 1), bytes(length - 1) + b"\1"]
-    if data[:4] == b"\x1a\x45\xdf\xa3":  # the first bit that is set tells the length of the number
+    if data[:4] == b"\x1a\x45\xdf\xa3":  # the first set bit gives the length of the number
         first = max(1, 0x80 >> (length - 1))
         heads = [bytes([first]) + bytes(length - 1), bytes([2 * first - 1]) + b"\xff" * (length - 1)]
         heads += [bytes([first]) + b"\xff" * (length - 1), b"\0" * length]
@@ -410,7 +410,7 @@ _ABSURD = (0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFE, 0x10000, 0x7
 
 
 def absurd(data: bytes, rng: np.random.Generator) -> bytes:
-    """A field of a header is absurd: a count of frames, a time scale, a duration, a time, a place."""
+    """Set a header field to an extreme value: a count of frames, a time scale, a duration, a time, an offset."""
     heads = [part for part in parts(data) if 1 <= part.stop - part.body <= 2000]
     if not heads:
         heads = [Part(b"", 0, 0, min(200, len(data)), slice(0, 0))]
@@ -425,14 +425,14 @@ def absurd(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def several(data: bytes, rng: np.random.Generator) -> bytes:
-    """Several fields are absurd."""
+    """Set several fields to extreme values."""
     for _ in range(int(rng.integers(2, 6))):
         data = absurd(data, rng)
     return data
 
 
 def sides(data: bytes, rng: np.random.Generator) -> bytes:
-    """Width or height is 0, 1 or 65,535 wherever it is told."""
+    """Set every width or height to 0, 1 or 65,535."""
     new = int(rng.choice([0, 1, 2, 17, 4096, 16384, 65535]))
     for value in rng.permutation([WIDTH, HEIGHT])[: int(rng.integers(1, 3))]:
         for form in (">I", "<I", ">H", "<H"):
@@ -441,7 +441,7 @@ def sides(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def no_index(data: bytes, rng: np.random.Generator) -> bytes:
-    """The index is missing, or a table of it."""
+    """Remove the index, or a table of it."""
     found = [part for part in parts(data) if part.kind in _INDEX]
     if not found:
         return remove(data, rng)
@@ -450,7 +450,7 @@ def no_index(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def twice(data: bytes, rng: np.random.Generator) -> bytes:
-    """Two damages."""
+    """Apply two damages."""
     names = [name for name in DAMAGES if name != "twice"]
     for name in rng.choice(names, 2):
         data = DAMAGES[name][0](data, rng) or b"\0"
@@ -466,16 +466,16 @@ DAMAGES: Mapping[str, tuple[Damage, Allowed]] = {
 } | {"append": (append, READABLE)}
 
 
-# Files that are made so
+# Crafted files
 
 
-def _muxed(
+def _mux(
     suffix: str,
     packets: Callable[[av.container.OutputContainer, Fraction], Iterator[av.Packet]],
     rate: Fraction = Fraction(25),
     **muxer: str,
 ) -> bytes:
-    """What a container makes of the packets."""
+    """Mux packets into a container."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"made{suffix}"
         with av.open(str(path), "w", options=_SAME | muxer) as container:
@@ -489,7 +489,7 @@ def _pixels(image: np.ndarray, form: str) -> av.VideoFrame:
     return frame if form == "rgb24" else frame.reformat(format=form)
 
 
-def _coded(
+def _encode(
     container: av.container.OutputContainer,
     rate: Fraction,
     *,
@@ -499,8 +499,8 @@ def _coded(
     shape: tuple[int, int] = (WIDTH, HEIGHT),
     options: Mapping[str, str] | None = None,
 ) -> Iterator[av.Packet]:
-    """The packets of one video stream."""
-    stream = container.add_stream(codec, rate=rate, options=_steady(codec) | dict(options or {}))
+    """Encode the packets of a video stream."""
+    stream = container.add_stream(codec, rate=rate, options=_options(codec) | dict(options or {}))
     (stream.width, stream.height), stream.pix_fmt = shape, form
     for image in clips.smiling(frames, *shape, 0.5):
         yield from stream.encode(_pixels(image, form))
@@ -510,12 +510,12 @@ def _coded(
 def _video(
     suffix: str, *, rate: Fraction | int = 25, muxer: Mapping[str, str] | None = None, **coded: object
 ) -> Callable[[], bytes]:
-    """Makes a clip with one video stream."""
-    return partial(_muxed, suffix, partial(_coded, **coded), Fraction(rate), **(muxer or {}))
+    """Make a clip with one video stream."""
+    return partial(_mux, suffix, partial(_encode, **coded), Fraction(rate), **(muxer or {}))
 
 
-def _growing(container: av.container.OutputContainer, rate: Fraction, codec: str, form: str) -> Iterator[av.Packet]:
-    """Pictures that change their size twice, from encoders that know nothing of each other."""
+def _change_size(container: av.container.OutputContainer, rate: Fraction, codec: str, form: str) -> Iterator[av.Packet]:
+    """Make frames that change their size twice, from independent encoders."""
     stream = container.add_stream(codec, rate=rate)
     stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, form
     number = count()
@@ -530,8 +530,8 @@ def _growing(container: av.container.OutputContainer, rate: Fraction, codec: str
             yield packet
 
 
-def _two(container: av.container.OutputContainer, rate: Fraction) -> Iterator[av.Packet]:
-    """Two video streams, one without a face."""
+def _two_streams(container: av.container.OutputContainer, rate: Fraction) -> Iterator[av.Packet]:
+    """Make two video streams, one without a face."""
     streams = [container.add_stream("mpeg4", rate=rate) for _ in range(2)]
     for stream in streams:
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -543,7 +543,7 @@ def _two(container: av.container.OutputContainer, rate: Fraction) -> Iterator[av
 
 
 def _silence(container: av.container.OutputContainer, rate: Fraction, codec: str = "aac") -> Iterator[av.Packet]:
-    """Half a second of sound."""
+    """Make half a second of sound."""
     stream = container.add_stream(codec, rate=16000, layout="mono")
     for start in range(0, 8192, 1024):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -552,8 +552,8 @@ def _silence(container: av.container.OutputContainer, rate: Fraction, codec: str
     yield from stream.encode()
 
 
-def _covered(container: av.container.OutputContainer, rate: Fraction) -> Iterator[av.Packet]:
-    """Sound with the picture of a face as its cover."""
+def _sound_with_cover(container: av.container.OutputContainer, rate: Fraction) -> Iterator[av.Packet]:
+    """Make sound with a cover image of a face."""
     cover = container.add_stream("mjpeg", rate=rate)
     cover.width, cover.height, cover.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
     cover.disposition = av.stream.Disposition.attached_pic
@@ -564,16 +564,16 @@ def _covered(container: av.container.OutputContainer, rate: Fraction) -> Iterato
     yield from sound
 
 
-def _nothing(container: av.container.OutputContainer, rate: Fraction, codec: str, form: str) -> Iterator[av.Packet]:
-    """A video stream without a packet."""
+def _no_packets(container: av.container.OutputContainer, rate: Fraction, codec: str, form: str) -> Iterator[av.Packet]:
+    """Make a video stream without a packet."""
     stream = container.add_stream(codec, rate=rate)
     stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, form
     container.start_encoding()
     return iter(())
 
 
-def _patched(name: str, kinds: Sequence[bytes], change: Callable[[int, bytes], bytes]) -> bytes:
-    """A seed in which the bodies of all parts of those kinds are changed, given their number."""
+def _patch(name: str, kinds: Sequence[bytes], change: Callable[[int, bytes], bytes]) -> bytes:
+    """Replace the bodies of all parts of some kinds in a seed, given their number."""
     data, number = seed(name), count()
     for part in parts(data):
         if part.kind in kinds:
@@ -585,11 +585,11 @@ _CLUSTER, _BLOCK, _SCALE, _STEP, _LASTS = b"\xe7", b"\xa3", b"\x2a\xd7\xb1", b"\
 
 
 def _block(times: Callable[[int], int]) -> Callable[[int, bytes], bytes]:
-    """Milliseconds of a block since its cluster began."""
+    """Return the time of a block in milliseconds since its cluster began."""
     return lambda number, body: _put(body, 1, struct.pack(">h", times(number)))
 
 
-def _filled(byte: int) -> Callable[[int, bytes], bytes]:
+def _fill(byte: int) -> Callable[[int, bytes], bytes]:
     return lambda _, body: bytes([byte]) * len(body)
 
 
@@ -640,7 +640,7 @@ BUILT: Mapping[str, tuple[str, Callable[[], bytes], Allowed]] = {
     "random": (".avi", lambda: np.random.default_rng(1).bytes(100_000), refused("not_a_video", "undecodable")),
     # Few frames
     **{
-        f"no_frame{suffix}": (suffix, partial(_muxed, suffix, partial(_nothing, codec=codec, form=form)), NEVER)
+        f"no_frame{suffix}": (suffix, partial(_mux, suffix, partial(_no_packets, codec=codec, form=form)), NEVER)
         for suffix, codec, form in (
             (".mp4", "mpeg4", "yuv420p"),
             (".mkv", "mpeg4", "yuv420p"),
@@ -682,39 +682,39 @@ BUILT: Mapping[str, tuple[str, Callable[[], bytes], Allowed]] = {
     "fps_1000.mp4": (".mp4", _video(".mp4", rate=1000), WHOLE),
     "fps_0.001.avi": (".avi", _video(".avi", rate=Fraction(1, 1000), codec="mpeg4"), WHOLE),
     "fps_0.001.mp4": (".mp4", _video(".mp4", rate=Fraction(1, 1000)), WHOLE),
-    "fps_0.avi": (".avi", partial(_patched, "avi-mpeg4", [b"strh"], _fields(20, "<II", 1, 0)), ANY),
-    "fps_0_of_0.avi": (".avi", partial(_patched, "avi-mpeg4", [b"strh"], _fields(20, "<II", 0, 0)), ANY),
-    "fps_4294967295.avi": (".avi", partial(_patched, "avi-mpeg4", [b"strh"], _fields(20, "<II", 1, 2**32 - 1)), ANY),
-    "fps_2e-10.avi": (".avi", partial(_patched, "avi-mpeg4", [b"strh"], _fields(20, "<II", 2**32 - 1, 1)), ANY),
-    "frames_4294967295.avi": (".avi", partial(_patched, "avi-mpeg4", [b"strh"], _fields(32, "<I", 2**32 - 1)), ANY),
-    "scale_0.mp4": (".mp4", partial(_patched, "mp4-h264", [b"mdhd"], _fields(12, ">I", 0)), ANY),
-    "scale_1.mp4": (".mp4", partial(_patched, "mp4-h264", [b"mdhd"], _fields(12, ">I", 1)), ANY),
-    "lasts_0.mp4": (".mp4", partial(_patched, "mp4-h264", [b"mdhd", b"mvhd"], _fields(16, ">I", 0)), ANY),
-    "lasts_long.mp4": (".mp4", partial(_patched, "mp4-h264", [b"mdhd", b"mvhd"], _fields(16, ">I", 2**32 - 1)), ANY),
-    "steps_long.mp4": (".mp4", partial(_patched, "mp4-h264", [b"stts"], _fields(12, ">I", 2**31 - 1)), ANY),
-    "steps_0.mp4": (".mp4", partial(_patched, "mp4-h264", [b"stts"], _fields(12, ">I", 0)), ANY),
-    "steps_back.mp4": (".mp4", partial(_patched, "mp4-h264", [b"stts"], _fields(12, ">i", -512)), ANY),
-    "frames_4294967295.mp4": (".mp4", partial(_patched, "mp4-h264", [b"stts"], _fields(8, ">I", 2**32 - 1)), ANY),
-    "sizes_4294967295.mp4": (".mp4", partial(_patched, "mp4-h264", [b"stsz"], _fields(8, ">I", 2**32 - 1)), ANY),
-    "starts_late.mp4": (".mp4", partial(_patched, "mp4-h264", [b"elst"], _fields(12, ">i", 2**31 - 1)), ANY),
-    "times_back.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_BLOCK], _block(lambda n: 1000 - 40 * n)), ANY),
-    "times_negative.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_BLOCK], _block(lambda n: 40 * n - 30_000)), ANY),
-    "times_equal.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_BLOCK], _block(lambda n: 7)), ANY),
-    "times_jump.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_BLOCK], _block(lambda n: [0, 32_000][n % 2])), ANY),
-    "times_huge.webm": (".webm", partial(_patched, "webm-vp8", [_CLUSTER], _filled(0x7F)), ANY),
-    "times_huge.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_CLUSTER], _filled(0xFF)), ANY),
-    "scale_0.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_SCALE], _filled(0)), ANY),
-    "scale_huge.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_SCALE], _filled(0xFF)), ANY),
-    "step_0.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_STEP], _filled(0)), ANY),
-    "step_huge.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_STEP], _filled(0xFF)), ANY),
-    "lasts_infinity.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_LASTS], _fields(0, ">Q", 0x7FF << 52)), ANY),
-    "lasts_nan.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_LASTS], _fields(0, ">Q", 0x7FF8 << 48)), ANY),
-    "lasts_negative.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_LASTS], _fields(0, ">d", -1e9)), ANY),
-    "lasts_1e300.mkv": (".mkv", partial(_patched, "mkv-ffv1", [_LASTS], _fields(0, ">d", 1e300)), ANY),
-    # Sizes that change
-    "grows.avi": (".avi", partial(_muxed, ".avi", partial(_growing, codec="mjpeg", form="yuvj420p")), READABLE),
-    "grows.mkv": (".mkv", partial(_muxed, ".mkv", partial(_growing, codec="ffv1", form="bgr0")), READABLE),
-    "grows.webm": (".webm", partial(_muxed, ".webm", partial(_growing, codec="libvpx", form="yuv420p")), READABLE),
+    "fps_0.avi": (".avi", partial(_patch, "avi-mpeg4", [b"strh"], _fields(20, "<II", 1, 0)), ANY),
+    "fps_0_of_0.avi": (".avi", partial(_patch, "avi-mpeg4", [b"strh"], _fields(20, "<II", 0, 0)), ANY),
+    "fps_4294967295.avi": (".avi", partial(_patch, "avi-mpeg4", [b"strh"], _fields(20, "<II", 1, 2**32 - 1)), ANY),
+    "fps_2e-10.avi": (".avi", partial(_patch, "avi-mpeg4", [b"strh"], _fields(20, "<II", 2**32 - 1, 1)), ANY),
+    "frames_4294967295.avi": (".avi", partial(_patch, "avi-mpeg4", [b"strh"], _fields(32, "<I", 2**32 - 1)), ANY),
+    "scale_0.mp4": (".mp4", partial(_patch, "mp4-h264", [b"mdhd"], _fields(12, ">I", 0)), ANY),
+    "scale_1.mp4": (".mp4", partial(_patch, "mp4-h264", [b"mdhd"], _fields(12, ">I", 1)), ANY),
+    "lasts_0.mp4": (".mp4", partial(_patch, "mp4-h264", [b"mdhd", b"mvhd"], _fields(16, ">I", 0)), ANY),
+    "lasts_long.mp4": (".mp4", partial(_patch, "mp4-h264", [b"mdhd", b"mvhd"], _fields(16, ">I", 2**32 - 1)), ANY),
+    "steps_long.mp4": (".mp4", partial(_patch, "mp4-h264", [b"stts"], _fields(12, ">I", 2**31 - 1)), ANY),
+    "steps_0.mp4": (".mp4", partial(_patch, "mp4-h264", [b"stts"], _fields(12, ">I", 0)), ANY),
+    "steps_back.mp4": (".mp4", partial(_patch, "mp4-h264", [b"stts"], _fields(12, ">i", -512)), ANY),
+    "frames_4294967295.mp4": (".mp4", partial(_patch, "mp4-h264", [b"stts"], _fields(8, ">I", 2**32 - 1)), ANY),
+    "sizes_4294967295.mp4": (".mp4", partial(_patch, "mp4-h264", [b"stsz"], _fields(8, ">I", 2**32 - 1)), ANY),
+    "starts_late.mp4": (".mp4", partial(_patch, "mp4-h264", [b"elst"], _fields(12, ">i", 2**31 - 1)), ANY),
+    "times_back.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_BLOCK], _block(lambda n: 1000 - 40 * n)), ANY),
+    "times_negative.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_BLOCK], _block(lambda n: 40 * n - 30_000)), ANY),
+    "times_equal.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_BLOCK], _block(lambda n: 7)), ANY),
+    "times_jump.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_BLOCK], _block(lambda n: [0, 32_000][n % 2])), ANY),
+    "times_huge.webm": (".webm", partial(_patch, "webm-vp8", [_CLUSTER], _fill(0x7F)), ANY),
+    "times_huge.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_CLUSTER], _fill(0xFF)), ANY),
+    "scale_0.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_SCALE], _fill(0)), ANY),
+    "scale_huge.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_SCALE], _fill(0xFF)), ANY),
+    "step_0.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_STEP], _fill(0)), ANY),
+    "step_huge.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_STEP], _fill(0xFF)), ANY),
+    "lasts_infinity.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_LASTS], _fields(0, ">Q", 0x7FF << 52)), ANY),
+    "lasts_nan.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_LASTS], _fields(0, ">Q", 0x7FF8 << 48)), ANY),
+    "lasts_negative.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_LASTS], _fields(0, ">d", -1e9)), ANY),
+    "lasts_1e300.mkv": (".mkv", partial(_patch, "mkv-ffv1", [_LASTS], _fields(0, ">d", 1e300)), ANY),
+    # Changing sizes
+    "grows.avi": (".avi", partial(_mux, ".avi", partial(_change_size, codec="mjpeg", form="yuvj420p")), READABLE),
+    "grows.mkv": (".mkv", partial(_mux, ".mkv", partial(_change_size, codec="ffv1", form="bgr0")), READABLE),
+    "grows.webm": (".webm", partial(_mux, ".webm", partial(_change_size, codec="libvpx", form="yuv420p")), READABLE),
     "grows.mpg": (
         ".mpg",
         lambda: seed("mpg-mpeg1") + _video(".mpg", codec="mpeg1video", shape=(320, 240))() + seed("mpg-mpeg2"),
@@ -734,14 +734,14 @@ BUILT: Mapping[str, tuple[str, Callable[[], bytes], Allowed]] = {
     "interlaced.mpg": (".mpg", _video(".mpg", codec="mpeg2video", options={"flags": "+ilme+ildct"}), WHOLE),
     "interlaced.mp4": (".mp4", _video(".mp4", options={"flags": "+ilme+ildct"}), WHOLE),
     # Streams
-    "two.mkv": (".mkv", partial(_muxed, ".mkv", _two), SEVERAL),
-    "two.avi": (".avi", partial(_muxed, ".avi", _two), SEVERAL),
-    "two.mp4": (".mp4", partial(_muxed, ".mp4", _two), SEVERAL),
-    "cover.m4a": (".m4a", partial(_muxed, ".mp4", _covered), refused("no_video_stream")),
-    "cover.mkv": (".mkv", partial(_muxed, ".mkv", _covered), ANY),
-    "sound.m4a": (".m4a", partial(_muxed, ".mp4", _silence), refused("no_video_stream")),
-    "sound.mp4": (".mp4", partial(_muxed, ".mp4", _silence), refused("no_video_stream")),
-    "sound.mkv": (".mkv", partial(_muxed, ".mkv", _silence), refused("no_video_stream")),
+    "two.mkv": (".mkv", partial(_mux, ".mkv", _two_streams), SEVERAL),
+    "two.avi": (".avi", partial(_mux, ".avi", _two_streams), SEVERAL),
+    "two.mp4": (".mp4", partial(_mux, ".mp4", _two_streams), SEVERAL),
+    "cover.m4a": (".m4a", partial(_mux, ".mp4", _sound_with_cover), refused("no_video_stream")),
+    "cover.mkv": (".mkv", partial(_mux, ".mkv", _sound_with_cover), ANY),
+    "sound.m4a": (".m4a", partial(_mux, ".mp4", _silence), refused("no_video_stream")),
+    "sound.mp4": (".mp4", partial(_mux, ".mp4", _silence), refused("no_video_stream")),
+    "sound.mkv": (".mkv", partial(_mux, ".mkv", _silence), refused("no_video_stream")),
     # Text, and files that name other files
     **{
         f"{name}{suffix}": (suffix, lambda data=data: data, refused("not_a_video", "no_video_stream", "undecodable"))
@@ -756,7 +756,7 @@ BUILT: Mapping[str, tuple[str, Callable[[], bytes], Allowed]] = {
 
 
 def damaged(name: str) -> Case:
-    """The case of that name, as `mp4-h264/flip_bits/3`."""
+    """Make the case of a name such as `mp4-h264/flip_bits/3`."""
     container, damage, _ = name.split("/")
     function, allowed = DAMAGES[damage]
 
@@ -767,17 +767,17 @@ def damaged(name: str) -> Case:
 
 
 def built(name: str) -> Case:
-    """The case of that name, as `built/one_frame.mp4`."""
+    """Make the case of a name such as `built/one_frame.mp4`."""
     return Case(name, *BUILT[name.removeprefix("built/")])
 
 
 def case(name: str) -> Case:
-    """Any case by its name."""
+    """Make any case by its name."""
     return built(name) if name.startswith("built/") else damaged(name)
 
 
 def cases(number: int) -> list[Case]:
-    """So many cases: those that are built, and then each damage to each seed, mixed, again and again."""
+    """Make that many cases: the crafted ones, then each damage to each seed, shuffled, repeatedly."""
     pairs = sorted(
         ((seed, damage) for seed in SEEDS for damage in DAMAGES), key=lambda pair: zlib.crc32(repr(pair).encode())
     )

@@ -1,4 +1,4 @@
-"""Make miniature data sets, weights as published and a tiny network for the tests of the training."""
+"""Make the inputs of the training tests: miniature data sets, weights as published, and a tiny network."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from fervid.training.network import FaceNetwork
 WIDTH = 6
 
 VOTES: Mapping[str, tuple[str, dict[str, int]]] = {
-    "fer0000000.png": ("Training", {"happiness": 9, "neutral": 1}),  # a single vote counts as none
+    "fer0000000.png": ("Training", {"happiness": 9, "neutral": 1}),  # a single vote is ignored
     "fer0000001.png": ("Training", {"sadness": 5, "neutral": 5}),
     "fer0000002.png": ("Training", {"unknown": 8, "fear": 2}),
-    "fer0000003.png": ("Training", {"anger": 10}),  # the pixels are those of number 10
+    "fer0000003.png": ("Training", {"anger": 10}),  # same pixels as number 10
     "fer0000004.png": ("Training", {"contempt": 8, "neutral": 2}),
     "fer0000005.png": ("Training", {"disgust": 10}),
     "fer0000006.png": ("Training", {"fear": 7, "surprise": 3}),
@@ -41,7 +41,7 @@ VOTES: Mapping[str, tuple[str, dict[str, int]]] = {
     "fer0000013.png": ("PrivateTest", {"neutral": 4, "sadness": 4, "fear": 2}),
     "fer0000014.png": ("PrivateTest", {"happiness": 10}),
 }
-FIRST: Mapping[str, str] = {  # the folder of a picture's copy; numbers 4 and 13 have none
+FIRST: Mapping[str, str] = {  # folder of an image's copy; numbers 4 and 13 have none
     "fer0000000.png": "happy",
     "fer0000001.png": "sad",
     "fer0000005.png": "disgust",
@@ -65,7 +65,7 @@ PEOPLE = {"000012.jpg": 2880, "000007.jpg": 31, "000031.jpg": 2880}
 
 
 def still(number: int) -> np.ndarray:
-    """(48, 48) grey; the same face in another place and light for each number."""
+    """Draw a grey image (48, 48) of the face; position and light differ by number."""
     place = 10 if number == 3 else number
     view = clips.portrait(160, 160, 1.2, 222 + place % 3, 116 + place % 5)
     small = cv2.resize(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
@@ -73,7 +73,7 @@ def still(number: int) -> np.ndarray:
 
 
 def data_sets(root: Path) -> Path:
-    """All data sets in the folders in which `faces.DatasetPaths` looks for them; the pictures show the astronaut."""
+    """Write all data sets in the folders of `faces.DatasetPaths`; the images show the astronaut."""
     _ferplus(root / "ferplus")
     for name, folder in FIRST.items():
         copy = cv2.resize(still(int(name[3:10])), (96, 96), interpolation=cv2.INTER_CUBIC)
@@ -81,7 +81,7 @@ def data_sets(root: Path) -> Path:
     for i, (split, age, gender, ethnicity) in enumerate(PORTRAITS):
         name = portrait_name(split, age, gender, ethnicity)
         picture(root / "utkface" / "data" / "UTKFace" / "unlabeled" / name, _lit(200, 200, 0.9, i))
-    listed = {**PEOPLE, "000099.jpg": 31, "000020.jpg": 5}  # the first is not there, the second shows no face
+    listed = {**PEOPLE, "000099.jpg": 31, "000020.jpg": 5}  # the first is missing, the second shows no face
     (root / "celeba").mkdir()
     (root / "celeba" / "identity_CelebA.txt").write_text("".join(f"{k} {v}\n" for k, v in listed.items()))
     for i, name in enumerate([*PEOPLE, "100000.jpg"]):  # the last is not listed
@@ -98,7 +98,7 @@ def data_sets(root: Path) -> Path:
 
 
 def _expression_sets(root: Path) -> None:
-    """RAF-DB, the four classes of AffectNet, contempt, SFEW, Java-SED and the frames of KERC, a few images of each."""
+    """Write a few images of RAF-DB, four classes of AffectNet, contempt, SFEW, Java-SED and the frames of KERC."""
     rafdb = root / "rafdb" / "Dataset"
     for split, labels in RAFDB.items():
         (rafdb / "aligned" / split / f"{split}_images").mkdir(parents=True)
@@ -122,12 +122,12 @@ def _expression_sets(root: Path) -> None:
 
 
 def close_face(side: int, person: int, number: int) -> np.ndarray:
-    """A face that fills an image; the light differs by number."""
+    """Draw a face that fills an image; the light differs by number."""
     return np.uint8(clips.portrait(side, side, side / 160, 222, 116, person) * (1 - 0.05 * number % 0.4))
 
 
 def films(root: Path) -> Path:
-    """KERC 2020: a clip of each valence in either part, two frames each, and one that shows no face."""
+    """Write KERC 2020: a clip of each valence in both parts, two frames each, and one without a face."""
     parts = (("train", "frame_img/v{}-face_{}.jpg"), ("val", "new_Test_img/{}_{}.jpg"))
     for number, (split, name) in enumerate(parts):
         lines = ["video_name,Valence,Arousal,Stress"]
@@ -143,7 +143,7 @@ def films(root: Path) -> Path:
 
 
 def portrait_name(split: int, age: int, gender: int, ethnicity: int) -> str:
-    """A file name of UTKFace that belongs to that split."""
+    """Make a file name of UTKFace that belongs to a split."""
     names = (f"{age}_{gender}_{ethnicity}_2017{number:013}.jpg.chip.jpg" for number in range(1000))
     return next(name for name in names if min(hashlib.sha256(name.encode()).digest()[0] % 10, 2) == split)
 
@@ -164,13 +164,13 @@ def _lit(width: int, height: int, zoom: float, number: int) -> np.ndarray:
 
 
 def picture(path: Path, image: np.ndarray) -> None:
-    """Write an RGB or grey picture."""
+    """Write an RGB or grey image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
 
 
 def published(folder: Path) -> Path:
-    """The manifest of a network with random weights in the layout of the published TensorFlow.js files."""
+    """Write random weights in the layout of the published TensorFlow.js files, and return the manifest."""
     chance = np.random.default_rng(3)
     nodes: list[dict[str, Any]] = []
     tensors: dict[str, np.ndarray] = {}
@@ -230,10 +230,10 @@ def published(folder: Path) -> Path:
 
 
 class Backbone(nn.Module):
-    """A strided convolution, normalised over the batch, a pointwise one, and the mean over the picture."""
+    """A strided convolution, batch normalisation, a pointwise convolution, and the mean over the image."""
 
     def __init__(self) -> None:
-        """Random weights."""
+        """Initialise with random weights."""
         super().__init__()
         self.convolution = nn.Conv2d(3, WIDTH, 3, 2, 1)
         self.norm = nn.BatchNorm2d(WIDTH)
@@ -244,19 +244,19 @@ class Backbone(nn.Module):
 
 
 def network(seed: int = 0) -> FaceNetwork:
-    """A network of a few thousand random weights."""
+    """Make a network of a few thousand random weights."""
     torch.manual_seed(seed)
     return FaceNetwork(Backbone(), WIDTH)
 
 
 def recipe(**settings: Any) -> TrainConfig:
-    """A few steps of small batches."""
+    """Make a recipe of a few steps and small batches."""
     small = {"size": 16, "steps": 6, "head_steps": 0, "warmup": 1, "expressions": 5, "attributes": 3, "people": 2}
     return TrainConfig.from_dict({**small, **settings})
 
 
 def faces(count: int, seed: int, *known: str) -> FaceDataset:
-    """Faces of noise with those labels; every class of the votes and of the first labels occurs."""
+    """Make noise faces with the given labels; every class of the votes and of the FER2013 labels occurs."""
     chance = np.random.default_rng(seed)
     votes = np.eye(8, dtype=np.float32)[np.arange(count) % 8] * 0.7
     votes[np.arange(count), (np.arange(count) + 5) % 8] += 0.3
@@ -273,7 +273,7 @@ def faces(count: int, seed: int, *known: str) -> FaceDataset:
 
 
 def data(width: int = WIDTH) -> TrainingSets:
-    """Enough faces for `recipe`, for embeddings of that width."""
+    """Make enough faces for `recipe`, with initial embeddings of a width."""
     starting = np.random.default_rng(0).normal(size=(9, width)).astype(np.float32)
     return TrainingSets(
         faces(16, 1, "votes", "first"),

@@ -1,4 +1,4 @@
-"""The parsers of fervid as fuzz targets: any bytes give a result or a FervidError."""
+"""Fuzz targets for everything but videos: any bytes give a result or a FervidError."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from fervid.render import html_report, result_reader
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something that takes bytes of strangers.
+    """A parser of untrusted input.
 
     Attributes:
-        take: Parses them, with a folder of its own to write to, and looks at the result.
-        examples: Bytes that are right, to begin from.
-        refusals: What may be raised.
+        take: Parses bytes, with a folder to write to, and checks the result.
+        examples: Valid inputs to start from.
+        refusals: Errors that may be raised.
     """
 
     take: Callable[[bytes, Path], object]
@@ -58,7 +58,7 @@ class Target:
     refusals: tuple[type[Exception], ...] = (FervidError,)
 
     def __call__(self, data: bytes) -> bool:
-        """Parse them; whether they were accepted."""
+        """Parse bytes; return whether they were accepted."""
         with tempfile.TemporaryDirectory(dir=_QUICK) as folder, suppress(*self.refusals):
             self.take(data, Path(folder))
             return True
@@ -134,7 +134,7 @@ def _emotion(data: bytes, folder: Path) -> None:
 
 
 def _tree(data: bytes, folder: Path) -> None:
-    """Every layout on a folder with files of these names."""
+    """Read a folder with files of these names in every layout."""
     for line in data.split(b"\n")[:20]:
         names = [name[:200] for name in line.split(b"/")[:4] if name.strip(b".\0")]
         path = Path(os.fsdecode(os.path.join(os.fsencode(folder), *(name.replace(b"\0", b"") for name in names))))
@@ -156,18 +156,18 @@ def _trees() -> list[bytes]:
     ]
 
 
-# What fervid wrote before
+# Output of fervid
 
 
 class _Silent:
-    """Of a classifier what a ledger needs."""
+    """The attributes of a classifier that a ledger needs."""
 
     models: Mapping[str, Any] = {}
     options = Options()
 
 
-def _pages() -> tuple[bytes, bytes]:
-    """A ledger and its output, of two clips."""
+def _make_ledger() -> tuple[bytes, bytes]:
+    """Make a ledger and its output, of two clips."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.jsonl"
         with ResumableJsonlWriter(output, _Silent(), CLIPS[:2], resume=False, force=False) as ledger:
@@ -176,14 +176,14 @@ def _pages() -> tuple[bytes, bytes]:
         return ledger_path(output).read_bytes(), output.read_bytes()
 
 
-_pages = cache(_pages)
-_BETWEEN = b"\n\0\n"  # stands between a ledger and its output
+_make_ledger = cache(_make_ledger)
+_BETWEEN = b"\n\0\n"  # separates a ledger from its output
 
 
 def _ledger(data: bytes, folder: Path) -> None:
     entries, _, records = data.partition(_BETWEEN)
     output = folder / "out.jsonl"
-    output.write_bytes(records or _pages()[1])
+    output.write_bytes(records or _make_ledger()[1])
     ledger_path(output).write_bytes(entries)
     with ResumableJsonlWriter(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
         assert all(isinstance(path, str) for path in ledger.answered)
@@ -224,7 +224,7 @@ def _tables() -> list[bytes]:
 
 
 def _rows(data: bytes, folder: Path) -> None:
-    """A table whose two texts are these, a line each."""
+    """Make a table with two text columns, one value per line."""
     about, _, samples = data.decode("utf-8", "replace").replace("\0", "").partition("\n")
     buffer = io.BytesIO()
     np.savez(buffer, **_columns() | {"about": np.array(about), "samples": np.array(samples)})
@@ -275,7 +275,7 @@ def _family() -> tuple[Path, Mapping[str, str]]:
 
 
 def _card(kind: Kind, data: bytes, folder: Path) -> None:
-    """A model with that card, in the place of the one that belongs to the others."""
+    """Replace the card of one of the matching models."""
     files = dict(_family()[1])
     model = onnx.load(files[kind] if kind in files else toy_models.regressor(folder / "regressor.onnx"))
     files[kind] = str(toy_models.write(folder / f"{kind}.onnx", model, data.decode("utf-8", "replace")))
@@ -284,11 +284,11 @@ def _card(kind: Kind, data: bytes, folder: Path) -> None:
         files["classifier"] = str(
             toy_models.classifier(folder / "classifier.onnx", 25 * np.eye(3), face_model_sha256=sha256)
         )
-    _asked(kind, files)
+    _classify_with(kind, files)
 
 
-def _asked(kind: Kind, files: Mapping[str, str]) -> None:
-    """Load these models and answer for a face with them."""
+def _classify_with(kind: Kind, files: Mapping[str, str]) -> None:
+    """Load models and classify a face with them."""
     if kind == "regressor":
         registry.load_model(files[kind], kind)
         return
@@ -308,10 +308,10 @@ def _cards(kind: Kind) -> list[bytes]:
 def _onnx(data: bytes, folder: Path) -> None:
     path = folder / "classifier.onnx"
     path.write_bytes(data)
-    _asked("classifier", {**_family()[1], "classifier": str(path)})
+    _classify_with("classifier", {**_family()[1], "classifier": str(path)})
 
 
-# What is typed or listed
+# Options and lists of files
 
 
 def _names(data: bytes, _: Path) -> None:
@@ -323,7 +323,7 @@ def _names(data: bytes, _: Path) -> None:
 
 
 def _flags(data: bytes, _: Path) -> None:
-    """A time, then labels, then the names of statistics."""
+    """Parse a time, then labels, then the names of statistics."""
     text, _, more = data.decode("utf-8", "replace").partition("|")
     labels, _, statistics = more.partition("|")
     assert 0 <= flags.parse_seconds(text) < np.inf
@@ -331,12 +331,12 @@ def _flags(data: bytes, _: Path) -> None:
     parse_statistics(statistics)
 
 
-def _pictures() -> list[bytes]:
+def _images() -> list[bytes]:
     picture = np.zeros((9, 16, 3), np.uint8)
     return [cv2.imencode(suffix, picture)[1].tobytes() for suffix in (".jpg", ".png", ".webp", ".bmp", ".tiff")]
 
 
-# Files of results, and pages of them
+# Results and reports
 
 
 def _page(data: bytes, folder: Path) -> None:
@@ -380,7 +380,7 @@ TARGETS: Mapping[str, Target] = {
     "vgaf": Target(_vgaf, lambda: [b"Vid_name Label\n1_1 3\n", b"1_1.mp4,1\n"]),
     "ck+": Target(_emotion, lambda: [b"   3.0000000e+00\n"]),
     "folders": Target(_tree, _trees),
-    "ledger": Target(_ledger, lambda: [_pages()[0], _BETWEEN.join(_pages())]),
+    "ledger": Target(_ledger, lambda: [_make_ledger()[0], _BETWEEN.join(_make_ledger())]),
     "features": Target(_table, _tables),
     "features-rows": Target(_rows, _texts),
     "manifest": Target(_manifest, _manifests),
@@ -388,7 +388,7 @@ TARGETS: Mapping[str, Target] = {
     "onnx": Target(_onnx, lambda: [Path(_family()[1]["classifier"]).read_bytes()]),
     "results": Target(_page, _results),
     "list": Target(_names, lambda: [b"a.mp4\nb.mp4\r\n\n", b"a\nb\0c\0", "ä.mp4\n".encode("latin-1")]),
-    "still": Target(lambda data, _: image_header.image_size(data), _pictures),
+    "still": Target(lambda data, _: image_header.image_size(data), _images),
     "flags": Target(
         _flags,
         lambda: [b"00:01:12.5|a,b|mean+std", b"12.5s|7|group", b"1e3|a,b|expression+max"],
@@ -410,15 +410,15 @@ _VALUES = (
 
 
 def case(name: str, number: int, examples: Sequence[bytes]) -> bytes:
-    """One of the examples of a target, mutated by chance that the name and the number decide."""
+    """Mutate one of the examples of a target, seeded by name and number."""
     rng = random.Random(zlib.crc32(f"{name}/{number}".encode()))
-    return mutated(rng.choice(examples), rng)
+    return mutate(rng.choice(examples), rng)
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Other bytes that are much the same."""
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Mutate bytes."""
     for _ in range(rng.choice((1, 1, 2, 4))):
-        data = rng.choice((_warped, _warped, _line, _splice, _flip, _cut, _twice))(data, rng)
+        data = rng.choice((_mutate_json, _mutate_json, _line, _splice, _flip, _truncate, _duplicate))(data, rng)
     return data
 
 
@@ -429,12 +429,12 @@ def _flip(data: bytes, rng: random.Random) -> bytes:
     return bytes(found)
 
 
-def _cut(data: bytes, rng: random.Random) -> bytes:
+def _truncate(data: bytes, rng: random.Random) -> bytes:
     start, end = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
     return data[:start] + data[end:] if rng.random() < 0.7 else data[:start]
 
 
-def _twice(data: bytes, rng: random.Random) -> bytes:
+def _duplicate(data: bytes, rng: random.Random) -> bytes:
     start, end = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
     return data[:end] + data[start:end] * rng.choice((1, 1, 50)) + data[end:]
 
@@ -445,22 +445,22 @@ def _splice(data: bytes, rng: random.Random) -> bytes:
 
 
 def _line(data: bytes, rng: random.Random) -> bytes:
-    """A field of a line is something else."""
+    """Replace a field of a line."""
     fields = re.split(rb"([,\n\t ])", data)
     at = 2 * rng.randrange(len(fields) // 2 + 1)
     fields[min(at, len(fields) - 1)] = rng.choice(_TOKENS)
     return b"".join(fields)
 
 
-def _warped(data: bytes, rng: random.Random) -> bytes:
-    """A value in a line of JSON is of another kind, missing, or has another name."""
+def _mutate_json(data: bytes, rng: random.Random) -> bytes:
+    """Replace, rename or remove a value in a line of JSON."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
     try:
         value = json.loads(lines[at])
     except (ValueError, RecursionError):
         return _line(data, rng)
-    places = list(_places(value))
+    places = list(_list_values(value))
     if not places:
         return json.dumps(rng.choice(_VALUES)).encode()
     place, key = rng.choice(places)
@@ -471,12 +471,12 @@ def _warped(data: bytes, rng: random.Random) -> bytes:
         place[rng.choice(("", "x", key + " ", key.upper()))] = place.pop(key)
     else:
         place[key] = rng.choice((*_VALUES, *(place[key] for place, key in places)))
-    with suppress(ValueError, RecursionError):  # a value that holds itself
+    with suppress(ValueError, RecursionError):  # a value that contains itself
         lines[at] = json.dumps(value).encode()
     return b"\n".join(lines)
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def _list_values(value: Any) -> Iterator[tuple[Any, Any]]:
     for key in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
         yield value, key
-        yield from _places(value[key])
+        yield from _list_values(value[key])

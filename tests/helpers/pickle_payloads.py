@@ -1,4 +1,4 @@
-"""Pickles that make a folder when they are loaded."""
+"""Make files that create a folder when they are unpickled."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PARTS = (
     *("crops", "votes", "first", "age", "gender", "ethnicity", "person"),
     *("lengths", "bytes", "counts", "boxes", "landmarks", "sure"),
 )
-"""Names of the arrays in every kind of .npz file that is read anywhere."""
+"""Names of the arrays in all kinds of .npz files that fervid reads."""
 
 
-class _Malice:
+class _Payload:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
@@ -29,23 +29,23 @@ class _Malice:
 
 
 def files(mark: Path) -> dict[str, bytes]:
-    """By kind, files that make the folder `mark` if they are unpickled.
+    """Make files of each kind that create the folder `mark` when they are unpickled.
 
     Raises:
-        AssertionError: They would not.
+        AssertionError: They do not.
     """
-    plain = pickle.dumps(_Malice(mark), protocol=2)
-    objects = np.array([_Malice(mark)], object)
+    plain = pickle.dumps(_Payload(mark), protocol=2)
+    objects = np.array([_Payload(mark)], object)
     made = {
         "pickle": plain,
-        "pickle 0": pickle.dumps(_Malice(mark), protocol=0),
-        "pickle 5": pickle.dumps(_Malice(mark), protocol=5),
+        "pickle 0": pickle.dumps(_Payload(mark), protocol=0),
+        "pickle 5": pickle.dumps(_Payload(mark), protocol=5),
         "gzip": gzip.compress(plain),
-        "torch": _zipped({"archive/data.pkl": plain, "archive/version": b"3\n", "archive/byteorder": b"little"}),
+        "torch": _zip({"archive/data.pkl": plain, "archive/version": b"3\n", "archive/byteorder": b"little"}),
         "torch of old": b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {})) + plain,
-        "npy": _saved(np.save, objects),
-        "npz": _saved(np.savez, **dict.fromkeys(PARTS, objects)),
-        "zip of pickles": _zipped({f"{name}.npy": plain for name in PARTS}),
+        "npy": _save(np.save, objects),
+        "npz": _save(np.savez, **dict.fromkeys(PARTS, objects)),
+        "zip of pickles": _zip({f"{name}.npy": plain for name in PARTS}),
     }
     for data in (plain, made["pickle 0"], made["pickle 5"]):
         pickle.loads(data)
@@ -62,7 +62,7 @@ KINDS: Sequence[str] = (
 )
 
 
-def _zipped(parts: dict[str, bytes]) -> bytes:
+def _zip(parts: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, data in parts.items():
@@ -70,7 +70,7 @@ def _zipped(parts: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def _saved(save: object, *arrays: object, **named: object) -> bytes:
+def _save(save: object, *arrays: object, **named: object) -> bytes:
     stream = io.BytesIO()
     save(stream, *arrays, allow_pickle=True, **named)  # type: ignore[operator]
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Make files like the optional models as their authors publish them, and a manifest that names them."""
+"""Make files like the published optional models, and a manifest for them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,16 @@ from fervid.models import registry
 SIDE = 640
 STRIDES = (8, 16, 32)
 WIDTHS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
-LANDMARKS = np.array(
-    [[0.3, 0.35], [0.7, 0.35], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
-)  # of a face, as shares of its box
+LANDMARKS = np.array([[0.3, 0.35], [0.7, 0.35], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])  # relative to the box of a face
 
 
 def yunet(path: Path, faces: Sequence[tuple[float, float, float, float]] = (), noise: float = 0.0) -> Path:
-    """A detector with the tensors of YuNet that sees these faces in every picture, and what random weights see.
+    """Make a detector with the tensors of YuNet that finds the given faces in every image, and those of random weights.
 
     Args:
         path: The file.
-        faces: Boxes x1, y1, x2, y2 in the 640 pixels of a side, each in another cell of 32 pixels.
-        noise: How much the picture matters.
+        faces: Boxes x1, y1, x2, y2 in the 640 x 640 input, each in another cell of 32 pixels.
+        noise: Weight of the image.
     """
     random = np.random.default_rng(5)
     constants: dict[str, np.ndarray] = {}
@@ -36,7 +34,7 @@ def yunet(path: Path, faces: Sequence[tuple[float, float, float, float]] = (), n
     for stride in STRIDES:
         kernels = random.normal(size=(8, 3, stride, stride)) / (stride * stride * 300)
         constants[f"stem_{stride}"] = kernels.astype(np.float32)
-        sides = {"kernel_shape": [stride] * 2, "strides": [stride] * 2}  # the first of which OpenCV 4 asks for
+        sides = {"kernel_shape": [stride] * 2, "strides": [stride] * 2}  # OpenCV 4 requires kernel_shape
         nodes.append(helper.make_node("Conv", ["input", f"stem_{stride}"], [f"seen_{stride}"], **sides))
         for part, width in WIDTHS.items():
             name, last = f"{part}_{stride}", part in ("bbox", "kps")
@@ -56,7 +54,7 @@ def yunet(path: Path, faces: Sequence[tuple[float, float, float, float]] = (), n
 
 
 def _placed(part: str, stride: int, faces: Sequence[tuple[float, float, float, float]]) -> np.ndarray:
-    """What is added to an output so that the faces are seen by the coarsest grid, and nothing else is."""
+    """Compute offsets of an output that make the coarsest grid detect exactly these faces."""
     cells = SIDE // stride
     table = np.zeros((1, cells * cells, WIDTHS[part]), np.float32)
     if faces and part in ("cls", "obj"):
@@ -72,7 +70,7 @@ def _placed(part: str, stride: int, faces: Sequence[tuple[float, float, float, f
 
 
 def hsemotion(path: Path, width: int = 1280, batch: str | int = "batch_size", last: str = "Gemm") -> Path:
-    """A network of random weights with the tensors of the HSEmotion files: `input` in, eight logits out."""
+    """Make a network of random weights with the tensors of the HSEmotion files: `input`, and eight logits."""
     random = np.random.default_rng(6)
     shapes = {"stem": (6, 3, 16, 16), "wide": (width, 6, 1, 1), "weight": (8, width), "bias": (8,)}
     scales = {"stem": 0.05, "wide": 0.6, "weight": 0.3, "bias": 0.1}
@@ -89,7 +87,7 @@ def hsemotion(path: Path, width: int = 1280, batch: str | int = "batch_size", la
     }
     nodes = [
         helper.make_node("Conv", ["input", "stem"], ["seen"], strides=[16, 16]),
-        helper.make_node("Relu", ["seen"], ["embedding"]),  # a name that fervid uses otherwise
+        helper.make_node("Relu", ["seen"], ["embedding"]),  # a name that has another meaning in fervid
         helper.make_node("Conv", ["embedding", "wide"], ["crops"]),
         helper.make_node("GlobalAveragePool", ["crops"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"], axis=1),
@@ -120,12 +118,12 @@ def _save(
 
 
 def git_blob(data: bytes) -> str:
-    """As git names the content of a file."""
+    """Compute the git object id of a file's content."""
     return hashlib.sha1(b"blob " + str(len(data)).encode() + b"\0" + data).hexdigest()
 
 
 def manifest(folder: Path, files: dict[str, bytes], **more: Any) -> Path:
-    """A copy of the shipped models, whose optional ones have these contents instead; `more` changes their entries."""
+    """Copy the manifest with other contents of the optional models; `more` changes their entries."""
     shipped = registry.models_dir()
     folder.mkdir()
     for path in shipped.glob("*.onnx"):
@@ -138,7 +136,7 @@ def manifest(folder: Path, files: dict[str, bytes], **more: Any) -> Path:
 
 
 def stand_in(entry: dict[str, Any], data: bytes, **more: Any) -> None:
-    """Change the entry of an optional model to one of that content."""
+    """Replace the content of an optional model in its entry."""
     entry |= more
     if "git_blob" in entry:
         entry["git_blob"] = git_blob(data)

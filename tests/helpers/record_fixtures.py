@@ -1,4 +1,4 @@
-"""A stub classifier, files and records for the tests of the writers."""
+"""Make inputs of the record writers: a stub classifier, placeholder clips, and records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODELS = {role: ModelRef("toy", "0" * 64) for role in ("detector", "face_model",
 
 @dataclass
 class Stub:
-    """As much of a classifier as the writers look at."""
+    """The attributes of a classifier that the writers need."""
 
     models: dict = field(default_factory=lambda: MODELS)
     options: Options = field(default_factory=Options)
@@ -21,7 +21,7 @@ class Stub:
 
 
 def files(folder: Path, count: int) -> list[str]:
-    """Names of so many files of ten bytes."""
+    """Write that many files of ten bytes."""
     paths = [folder / f"clip {i}.mp4" for i in range(count)]
     for path in paths:
         path.write_bytes(b"x" * 10)
@@ -29,5 +29,5 @@ def files(folder: Path, count: int) -> list[str]:
 
 
 def answer(path: str) -> ClipResult:
-    """A record of that clip."""
+    """Make the record of a clip."""
     return ClipResult(path, "ok", Prediction({"calm": 0.75, "angry": 0.25}))

@@ -1,4 +1,4 @@
-"""Classify malformed files with a valid clip after each, and thousands of clips in one process."""
+"""Test fervid with malformed files, each followed by a good clip, and with thousands of clips in one process."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fervid.batch.writers import to_json_line
 from fervid.core.results import ClipResult
 
 SLOW = 30.0  # seconds after which a file of a few kilobytes counts as hanging
-ROOM = 1200  # MB that a worker may need at most; without a clip in hand it needs a quarter of that
+ROOM = 1200  # MB, maximum memory of a worker; an idle one needs a quarter
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How a number of trials ended; what went wrong, by name.
+    """Results of trials; failures by name.
 
     Attributes:
-        cases: How many were tried.
-        hangs: Those that took too long.
-        crashes: Those at which a process died, or something was raised that is no answer.
-        lost: Those without a record of their own.
-        wrong: Those of which something is said that is not right.
+        cases: Number of trials.
+        hangs: Cases that took too long.
+        crashes: Cases with a dead process or an unhandled exception.
+        lost: Cases without a record.
+        wrong: Cases with an incorrect record.
     """
 
     cases: int = 0
@@ -43,18 +43,18 @@ class Tally:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Everything that went wrong."""
+        """All failures."""
         return self.hangs + self.crashes + self.lost + self.wrong
 
 
 @dataclass(slots=True)
 class Peaks:
-    """The most memory that each worker had, in MB."""
+    """Peak memory of each worker, in MB."""
 
     of: dict[int, float] = field(default_factory=dict)
 
     def look(self) -> None:
-        """Look at the workers that are there now."""
+        """Measure the current workers."""
         for process in multiprocessing.active_children():
             try:
                 status = Path(f"/proc/{process.pid}/status").read_text()
@@ -65,7 +65,7 @@ class Peaks:
 
 
 def judge(cases: Sequence[malformed_videos.Case], paths: Sequence[str], results: Sequence[ClipResult]) -> Tally:
-    """What the records of some cases are worth, given in the order of the cases."""
+    """Check the records of cases, in the order of the cases."""
     hangs: list[str] = []
     crashes: list[str] = []
     wrong: list[str] = []
@@ -93,7 +93,7 @@ def _unwritable(result: ClipResult) -> Iterator[str]:
 
 
 def same(result: ClipResult, alone: ClipResult) -> bool:
-    """Whether two records say the same, whatever time they took."""
+    """Compare two records except for their times."""
     return replace(result, elapsed_s=0) == replace(alone, elapsed_s=0)
 
 
@@ -104,7 +104,7 @@ def attempt(
     policy: RunConfig,
     peaks: Peaks | None = None,
 ) -> Tally:
-    """Answer cases as a run does, with a good clip after each, whose record must be as if it were alone."""
+    """Classify cases as a run does, each followed by a good clip, whose record must not change."""
     good = str(
         clips.write(
             folder / "good.mkv", clips.smiling(2, malformed_videos.WIDTH, malformed_videos.HEIGHT, 0.5), codec="ffv1"
@@ -126,12 +126,12 @@ def attempt(
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a process holds at a time.
+    """Resources of a process.
 
     Attributes:
-        memory: MB that are resident.
-        handles: Files that are open.
-        threads: That are alive.
+        memory: Resident memory in MB.
+        handles: Number of open files.
+        threads: Number of threads.
     """
 
     memory: float
@@ -140,7 +140,7 @@ class Held:
 
     @classmethod
     def now(cls) -> Held:
-        """What this process holds."""
+        """Measure this process."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         threads = len(os.listdir("/proc/self/task"))
         return cls(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, len(os.listdir("/proc/self/fd")), threads)
@@ -151,7 +151,7 @@ SPOILT = ("mp4-h264/cut_part/0", "mkv-h264/flip_bits/1", "webm-vp9/noise/0", "mp
 
 
 def soak(classifier: Classifier, folder: Path, clips: int, warm: int = 100) -> tuple[Held, Held]:
-    """Answer so many clips in this process, whole ones and broken ones in turn; what it held then, and early on."""
+    """Classify that many clips in this process, alternately valid and broken; return early and final resources."""
     paths = [folder / f"{name}{malformed_videos.SEEDS[name][0]}" for name in SOAKED]
     for name, path in zip(SOAKED, paths, strict=True):
         path.write_bytes(malformed_videos.seed(name))
@@ -165,7 +165,7 @@ def soak(classifier: Classifier, folder: Path, clips: int, warm: int = 100) -> t
 
 
 def leaks(first: Held, last: Held, most: float = 0.05) -> tuple[str, ...]:
-    """What has grown from one time to the other; memory by more than that share."""
+    """List the resources that have grown; memory by more than a fraction."""
     grown = last.memory > (1 + most) * first.memory
     found = [f"memory grew from {first.memory:.0f} MB to {last.memory:.0f} MB"] if grown else []
     pairs = [(name, getattr(first, name), getattr(last, name)) for name in ("handles", "threads")]

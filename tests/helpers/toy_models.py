@@ -1,4 +1,4 @@
-"""Make toy ONNX models of every kind whose output can be calculated by hand."""
+"""Make toy ONNX models of every kind, with a card, whose outputs can be computed by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 DETECTOR_SIDE = 64
-CELL = 4  # pixels of a side of the detector's cells: one candidate each
+CELL = 4  # pixels, side of the detector's cells, one candidate each
 
 DETECTOR = {
     "kind": "detector",
@@ -44,10 +44,10 @@ CLASSIFIER = {
     "statistics": ["embedding.mean"],
     "face_model_sha256": "0" * 64,
 }
-FACE = 16  # pixels of a side of the faces in `picture`, and so the --min-face of `family`
+FACE = 16  # pixels, side of the faces in `picture`, and the --min-face for `family`
 FIRST, SECOND, THIRD = (255, 210, 210), (210, 255, 210), (210, 210, 255)
 NEITHER = (228, 228, 228)
-"""Colours of faces to which a classifier of `family` gives a label, or a third of each."""
+"""Face colours for which the classifier of `family` predicts one label, or a third for each."""
 REGRESSOR = {
     "kind": "regressor",
     "name": "toy-regressor",
@@ -58,7 +58,7 @@ REGRESSOR = {
 
 
 def detector(path: Path, **card: Any) -> Path:
-    """Sees a face in every cell of 4 x 4 pixels; its score is the brightness, its landmarks divide it in three."""
+    """Write a detector of a face per 4 x 4 pixels; its score is the brightness, its landmarks divide it in three."""
     side, cells = DETECTOR_SIDE, DETECTOR_SIDE // CELL
     corner = np.stack(np.meshgrid(np.arange(cells), np.arange(cells)), -1).reshape(-1, 2) * float(CELL)
     boxes = np.concatenate([corner, corner + CELL], axis=1)[None]
@@ -90,11 +90,11 @@ def detector(path: Path, **card: Any) -> Path:
 
 
 def face_model(path: Path, **card: Any) -> Path:
-    """The embedding is the mean of each plane of the input; everything else follows from its three values.
+    """Write a face model whose embedding is the mean of each plane of the input; the others follow from its values.
 
-    `expression` is the softmax of minus and plus their sum, `age` that of the ten ages' distances from ten times the
-    first value, `gender` the sigmoid of the second, `ethnicity` the same as `expression` and
-    `identity` as the embedding.
+    `expression` is the softmax of minus and plus their sum, `age` that of the negative distances of ten ages from ten
+    times the first value, and `gender` the sigmoid of the second; `ethnicity` equals `expression`, and `identity` the
+    embedding.
     """
     size = FACE_MODEL["input"]["size"]
     nodes = [
@@ -122,14 +122,14 @@ def face_model(path: Path, **card: Any) -> Path:
 
 
 def classifier(path: Path, weights: Sequence[Sequence[float]], **card: Any) -> Path:
-    """The softmax of the features times `weights`, one column a label."""
+    """Write a classifier: the softmax of the features times `weights`, one column per label."""
     nodes = [("MatMul", ["features", "weights"], "sums", {}), ("Softmax", ["sums"], "probabilities", {"axis": 1})]
     inputs = {"features": (TensorProto.FLOAT, ["n", len(weights)])}
     return save(path, nodes, {"weights": np.float32(weights)}, inputs, ["probabilities"], CLASSIFIER | card)
 
 
 def family(folder: Path, **card: Any) -> dict[str, str]:
-    """Paths of three models that belong together, for `fervid.load_classifier`; `card` is for the classifier's."""
+    """Write three matching models for `fervid.load_classifier`; `card` is for the classifier's."""
     spec = {**FACE_MODEL["input"], "scale": [1 / 255] * 3}
     face = face_model(
         folder / "face_model.onnx", input=spec, tracking={"min_track_similarity": 0.45, "min_person_similarity": 0.9}
@@ -148,7 +148,7 @@ def flags(models: Mapping[str, str]) -> list[str]:
 
 
 def picture(*faces: tuple[int, int, int] | None, place: int = 2) -> np.ndarray:
-    """A (256, 256, 3) frame with a face of each colour from left to right, None for nobody."""
+    """Draw a frame (256, 256, 3) with a face of each colour from left to right; None draws no face."""
     image = np.full((256, 256, 3), 30, np.uint8)
     for number, colour in enumerate(faces):
         x = FACE * (place + 4 * number)
@@ -158,7 +158,7 @@ def picture(*faces: tuple[int, int, int] | None, place: int = 2) -> np.ndarray:
 
 
 def regressor(path: Path, weights: Sequence[float] = (1, 0, 0), **card: Any) -> Path:
-    """The sum of the features times `weights`."""
+    """Write a regressor: the sum of the features times `weights`."""
     nodes = [("MatMul", ["features", "weights"], "value", {})]
     inputs = {"features": (TensorProto.FLOAT, ["n", len(weights)])}
     return save(path, nodes, {"weights": np.float32(weights)[:, None]}, inputs, ["value"], REGRESSOR | card)
@@ -172,7 +172,7 @@ def save(
     outputs: Sequence[str],
     card: Mapping[str, Any] | str | None,
 ) -> Path:
-    """Write a graph of (operator, inputs, output, attributes); the card as it is if a string, none if None."""
+    """Write a graph of (operator, inputs, output, attributes) with a card, unchanged if it is a string."""
     graph = helper.make_graph(
         [helper.make_node(operator, into, [out], **attributes) for operator, into, out, attributes in nodes],
         "toy",
@@ -185,7 +185,7 @@ def save(
 
 
 def write(path: Path, model: onnx.ModelProto, card: Mapping[str, Any] | str | None) -> Path:
-    """Write a model with that card in its metadata."""
+    """Write a model with a card in its metadata."""
     del model.metadata_props[:]
     if card is not None:
         model.metadata_props.add(key="fervid", value=card if isinstance(card, str) else json.dumps(card))

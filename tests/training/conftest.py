@@ -1,4 +1,4 @@
-"""Data sets, weights and models that many tests of the training share."""
+"""Shared data sets, weights and models of the training tests."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from fervid.training.faces import DatasetPaths
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
-    """Every data set in miniature; tests only read it."""
+    """Create all data sets in miniature; tests must not change them."""
     return DatasetPaths(mini_datasets.data_sets(tmp_path_factory.mktemp("sets")))
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the faces of `sources` are kept, so that they are cut once for all tests."""
+    """Create the cache folder for the faces of `sources`, so that they are cropped once for all tests."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The manifest of random weights in the published layout."""
+    """Write random weights in the published layout and return their manifest."""
     return mini_datasets.published(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture(scope="session")
 def weights(published: Path) -> mobilenet.NamedTensors:
-    """Those weights."""
+    """Read these weights."""
     return mobilenet.read_tensorflowjs(published)
 
 
 @pytest.fixture(scope="session")
 def detector() -> Detector:
-    """The one that cuts FER+."""
+    """Return the detector that crops FER+."""
     return ferplus.stills_detector()

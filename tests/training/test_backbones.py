@@ -1,4 +1,4 @@
-"""The comparison of backbones: one recipe, complete files, the same faces for every network."""
+"""Test the comparison of backbones: one recipe, complete files, and the same faces for every network."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SIDE = 32
 def arguments(
     sources: DatasetPaths, cache: Path, published: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Namespace:
-    """What the command is asked for."""
+    """Return the arguments of the command."""
     runs = tmp_path_factory.mktemp("backbones")
     return Namespace(data=sources.root, cache=cache, weights=published, runs=runs, teacher=[], pretrained=None)
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A timm with one network, a recipe of two steps, and few faces to calibrate on."""
+    """Replace timm by one network, and use a recipe of two steps and few calibration faces."""
 
     def create_model(name: str, **_: Any) -> mini_datasets.Backbone:
         backbone = mini_datasets.Backbone()
@@ -57,8 +57,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
 
 
-def study_of_colours() -> tuple[list[np.ndarray], Any]:
-    """Clips of one to three faces in the colour of their class, and what is known of them."""
+def make_colour_clips() -> tuple[list[np.ndarray], Any]:
+    """Make clips of one to three faces in the colour of their class, with their features and labels."""
     known = feature_fixtures.known(people=6, each=1)
     colours = np.array([feature_fixtures.YELLOW, feature_fixtures.CYAN], np.uint8)
     counts = 1 + np.arange(len(known.truth)) % 3
@@ -67,7 +67,7 @@ def study_of_colours() -> tuple[list[np.ndarray], Any]:
 
 def test_recipe_suits_every_backbone() -> None:
     recipe = TrainConfig.from_json(backbones.RECIPE)
-    assert not recipe.bfloat16, "which is slow for squeeze and excitation, and for odd widths"
+    assert not recipe.bfloat16, "bfloat16 is slow for squeeze and excitation, and for odd widths"
 
 
 @pytest.mark.usefixtures("tiny")
@@ -77,21 +77,21 @@ def test_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatch:
         patch.setattr(export, "save_quantised", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             backbones.write(["tiny"], arguments)
-    assert [file.name for file in arguments.runs.iterdir()] == ["tiny.safetensors"], "no file is left half made"
+    assert [file.name for file in arguments.runs.iterdir()] == ["tiny.safetensors"], "no partial file is left"
     backbones.write(["tiny"], arguments)
     assert {file.name for file in arguments.runs.iterdir()} == {"tiny.safetensors", "tiny-fp32.onnx", "tiny.onnx"}
     for kind in (backbones.TrainingSets, backbones.Tests):
         monkeypatch.setattr(kind, "read", None)
     backbones.train(["tiny"], arguments)
     backbones.write(["tiny"], arguments)
-    clips, known = study_of_colours()
+    clips, known = make_colour_clips()
     full, small = backbones.table(["tiny"], arguments.runs, clips, known, repeat=1)
     assert (full["type"], small["type"]) == ("fp32", "int8")
     for row in (full, small):
         assert (row["backbone"], row["from"], row["steps"], row["size"]) == ("tiny", "chance", 2, SIDE)
         assert row.keys() > backbones.FIGURES.keys()
         assert row["ms"] > 0
-        assert row["ms, made for"].endswith(" at 48")
+        assert row["ms, original size"].endswith(" at 48")
     figures = registry.load_model(str(arguments.runs / "tiny.onnx"), "face_model").card["figures"]
     mean = find_figure(figures, dataset="UTKFace", metric="age_mae")
     assert small["age, years"] == "{:.2f} ({:.2f} to {:.2f})".format(mean["value"], *mean["interval"])
@@ -113,7 +113,7 @@ def test_finished_run_of_same_recipe_is_kept(tmp_path: Path) -> None:
         assert backbones.finished(path, recipe, weights)
         given.write_bytes(b"others")
         for different in ((replace(recipe, rate=1e-5), weights), (recipe, given)):
-            assert not backbones.finished(path, *different), "it is begun, and then refused by its file"
+            assert not backbones.finished(path, *different), "the run starts, and its file is rejected"
 
 
 def test_backbone_starts_from_given_weights(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_backbone_starts_from_given_weights(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_clips_are_classified_by_face_features(tmp_path: Path) -> None:
     model = registry.load_model(str(feature_fixtures.face_model(tmp_path)), "face_model")
-    clips, known = study_of_colours()
+    clips, known = make_colour_clips()
     small = [faces[:, :8, :8] for faces in clips]
     assert backbones.on_clips(model, small, known)["value"] == 1
     assert backbones.text("", backbones.on_clips(model, small, known)) == "100.0 (100.0 to 100.0)"

@@ -1,4 +1,4 @@
-"""`fervid network`: from data sets to evaluated files, and its errors."""
+"""Test `fervid network` from data sets to evaluated files, and its errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = {"size": 32, "steps": 2, "head_steps": 0, "warmup": 1, "expressions": 4,
 
 @pytest.fixture(scope="module")
 def patched() -> Iterator[None]:
-    """What makes a run small beside its recipe."""
+    """Shorten validation and calibration."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "INITIAL_SIZE", 32)
         patch.setattr(export, "CALIBRATION", 8)
@@ -59,7 +59,7 @@ def trained(
     recipe: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Result]:
-    """A run that has come to its end, and what was printed meanwhile."""
+    """Finish a run; return it with the printed output."""
     path = tmp_path_factory.mktemp("runs") / "run.safetensors"
     options = ("--weights", published, "--recipe", recipe, "--cache", cache)
     return path, run("train", "--data", sources.root, "-o", path, *options)
@@ -69,7 +69,7 @@ def trained(
 def exported(
     trained: tuple[Path, Result], sources: DatasetPaths, cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Result]:
-    """The int8 file of that run beside its float32 one, and what was printed."""
+    """Export that run to int8 and float32; return the int8 file with the printed output."""
     path = tmp_path_factory.mktemp("models") / "toy.onnx"
     return path, run("export", trained[0], "--data", sources.root, "-o", path, "--cache", cache)
 
@@ -170,7 +170,7 @@ def test_export_writes_two_files_with_provenance(
     operators = [node.op_type for node in onnx.load(path).graph.node]
     assert operators.count("Conv") == 1 + 2 * len(BLOCKS)
     assert operators.count("QuantizeLinear") >= operators.count("Conv") - 1 - export.FLOAT_FIRST
-    assert operators.count("Clip") == export.FLOAT_FIRST, "the others are folded into the convolutions before them"
+    assert operators.count("Clip") == export.FLOAT_FIRST, "the others are folded into the previous convolutions"
     assert path.stat().st_size < 0.4 * path.with_name("toy-fp32.onnx").stat().st_size
 
 
@@ -185,7 +185,7 @@ def test_evaluating_gives_figures_of_card(name: str, exported: tuple[Path, Resul
 
 
 def commands(root: Path, published: Path, run: Path, model: Path, output: Path) -> dict[str, list[object]]:
-    """Each command with all that it needs."""
+    """Return the arguments of each command."""
     return {
         "train": ["train", "--data", root, "--weights", published, "-o", output],
         "export": ["export", run, "--data", root, "-o", output],

@@ -1,4 +1,4 @@
-"""Data sets are cleaned as published, cropped as at inference, cached, and refused when incomplete."""
+"""Test reading, cleaning, cropping and caching of the data sets, and the errors on incomplete ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ASTRONAUT = Face((158, 58, 282, 182), np.float32([[196, 104], [246, 98]]), 0.9)
 
 @pytest.fixture
 def copied(sources: DatasetPaths, tmp_path: Path) -> DatasetPaths:
-    """Data sets that a test may damage."""
+    """Copy the data sets, so that a test may damage them."""
     return DatasetPaths(shutil.copytree(sources.root, tmp_path / "sets"))
 
 
@@ -102,7 +102,7 @@ def test_photos_must_be_listed_and_present(sources: DatasetPaths) -> None:
         celeba.read(sources.utkface)
 
 
-def test_pairs_are_read_with_their_folds(sources: DatasetPaths) -> None:
+def test_lfw_pairs_have_folds(sources: DatasetPaths) -> None:
     assert lfw.read_pairs(sources.pairs) == [
         lfw.Pair("Ann_Lee_0001.jpg", "Ann_Lee_0003.jpg", True, 0),
         lfw.Pair("Ann_Lee_0001.jpg", "Bo_0001.jpg", False, 0),
@@ -135,7 +135,7 @@ def test_fold_threshold_comes_from_other_folds() -> None:
     same = [True, True, False, False] * 2
     pairs = [lfw.Pair("a", "b", same[i], i // 4) for i in range(8)]
     likeness = np.float32([0.9, 0.8, 0.1, 0.2, 0.5, 0.4, 0.3, 0.85])
-    # fold 0 is asked with 0.4, the best of fold 1, where 0.85 is wrong; fold 1 with 0.8, the best of fold 0
+    # fold 0 uses the threshold 0.4, the best of fold 1, where 0.85 is wrong; fold 1 uses 0.8, the best of fold 0
     assert lfw.correct_pairs(likeness, pairs).tolist() == [True, True, True, True, False, False, True, False]
 
 
@@ -284,7 +284,7 @@ def test_augmentation_depends_on_seed_only() -> None:
     np.testing.assert_array_equal(kept, before)
     np.testing.assert_array_equal(views, [augment.augment(kept, 48, np.random.default_rng(seed)) for seed in range(60)])
     grey = augment.augment(np.repeat(kept[..., :1], 3, axis=2), 48, np.random.default_rng(3))
-    assert (grey[..., 0] == grey[..., 2]).mean() > 0.8, "balance would colour it"
+    assert (grey[..., 0] == grey[..., 2]).mean() > 0.8, "a colour balance would tint it"
 
 
 def test_training_scales_pixels_like_inference() -> None:

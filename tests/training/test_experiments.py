@@ -1,4 +1,4 @@
-"""Joint and single-task networks: compared runs differ in one setting only."""
+"""Test the comparison of one network for four tasks with single-task networks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_missing_labels_are_filled(data: TrainingSets, tmp_path: Path, monkeypat
 
 
 def test_all_faces_are_trained_on(data: TrainingSets) -> None:
-    less = joint.few(data)
+    less = joint.reduce_unmeasured(data)
     assert (less.expressions, less.attributes) == (data.expressions, data.attributes)
     assert len(less.initial_embeddings) == len(less.attributes) + len(less.people)
     np.testing.assert_array_equal(less.valid_expressions.votes, data.valid_expressions.votes[:200])
@@ -78,12 +78,12 @@ def test_paired_difference() -> None:
 def test_tasks_are_compared_with_their_own_network() -> None:
     asked = []
 
-    def found(name: str, seed: int) -> joint.Marks:
+    def found(name: str, seed: int) -> joint.Scores:
         asked.append(name)
         return {task: np.full(5, float(name in ("masked", "filled"))) for task in joint.TASKS}
 
     rows = joint.table(found, range(2))
-    assert [(row["task"], row["way"]) for row in rows[:3]] == [
+    assert [(row["task"], row["method"]) for row in rows[:3]] == [
         ("expression", "single"),
         ("expression", "joint, masked"),
         ("expression", "joint, filled"),

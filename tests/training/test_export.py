@@ -1,4 +1,4 @@
-"""Exported files equal torch, carry their card, and take any number of faces."""
+"""Test exported files: outputs equal to torch, card, and any batch size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def crops() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fitted(crops: np.ndarray) -> torch.nn.Module:
-    """A network whose normalisation knows the faces."""
+    """Make a network whose normalisation statistics fit the faces."""
     network = mini_datasets.network().train()
     with torch.no_grad():
         for _ in range(20):
@@ -46,7 +46,7 @@ def about(network: torch.nn.Module, name: str, **more: object) -> dict:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_convolution_in_float() -> Iterator[None]:
-    """Of the two that the small network has."""
+    """Keep one of the two convolutions of the small network in float."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "FLOAT_FIRST", 1)
         yield
@@ -54,7 +54,7 @@ def _one_convolution_in_float() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def files(fitted: torch.nn.Module, crops: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `small-fp32.onnx` and, made of it, `small.onnx` in int8."""
+    """Export `small-fp32.onnx` and, from it, `small.onnx` in int8; return their folder."""
     place = tmp_path_factory.mktemp("files")
     sha256 = export.save(fitted, about(fitted, "small-fp32"), place / "small-fp32.onnx", crops)
     described = about(fitted, "small", quantised_from=sha256)
@@ -98,7 +98,7 @@ def test_same_weights_give_same_files(files: Path, fitted: torch.nn.Module, crop
     export.save_quantised(tmp_path / "again-fp32.onnx", described, tmp_path / "again.onnx", crops)
     assert (tmp_path / "again.onnx").read_bytes() == (files / "small.onnx").read_bytes()
     for path in files.glob("*.onnx"):
-        assert b"miniature.py" not in path.read_bytes(), "where a layer was written is no part of it"
+        assert b"miniature.py" not in path.read_bytes(), "source locations of layers are not stored"
 
 
 def test_export_writes_card_and_manifest(files: Path, fitted: torch.nn.Module) -> None:

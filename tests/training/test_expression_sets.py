@@ -1,4 +1,4 @@
-"""Expression sets: splits, duplicates and classes."""
+"""Test sets with some of the expressions: splits, duplicates, and losses among their own classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fervid.training.losses import ABSENT
 
 @pytest.fixture
 def copied(sources: DatasetPaths, tmp_path: Path) -> DatasetPaths:
-    """Data sets that a test may damage."""
+    """Copy the data sets, so that a test may damage them."""
     return DatasetPaths(shutil.copytree(sources.root, tmp_path / "sets"))
 
 
@@ -31,7 +31,7 @@ def names(labels: np.ndarray) -> list[str]:
     return [CLASSES[label] for label in labels]
 
 
-def test_rafdb_is_read_in_its_official_split(sources: DatasetPaths) -> None:
+def test_rafdb_uses_official_split(sources: DatasetPaths) -> None:
     paths, labels = expression_sets.list_rafdb(sources.rafdb, "test")
     assert [path.name for path in paths] == [f"test_000{i}_aligned.jpg" for i in (1, 2, 3, 4)]
     assert names(labels) == ["surprise", "happiness", "neutral", "disgust"]
@@ -48,19 +48,19 @@ def test_rafdb_names_missing_images(copied: DatasetPaths) -> None:
 
 
 @pytest.mark.parametrize("label", ["0", "8", "joy", ""])
-def test_rafdb_with_labels_out_of_range_is_refused(copied: DatasetPaths, label: str) -> None:
+def test_rafdb_rejects_labels_out_of_range(copied: DatasetPaths, label: str) -> None:
     (copied.rafdb / "test_labels.csv").write_text(f"image,label\ntest_0001_aligned.jpg,{label}\n")
     with pytest.raises(ValueError, match=rf"1 labels are not 1 to 7, the first: test_0001_aligned\.jpg: {label}$"):
         expression_sets.list_rafdb(copied.rafdb, "test")
 
 
-def test_rafdb_without_its_columns_is_refused(copied: DatasetPaths) -> None:
+def test_rafdb_rejects_missing_columns(copied: DatasetPaths) -> None:
     (copied.rafdb / "test_labels.csv").write_text("name;class\na;1\n")
     with pytest.raises(ValueError, match="no columns image,label"):
         expression_sets.list_rafdb(copied.rafdb, "test")
 
 
-def test_affectnet_has_contempt_from_another_set(sources: DatasetPaths) -> None:
+def test_affectnet_includes_contempt(sources: DatasetPaths) -> None:
     paths, labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, "train")
     rest, rest_labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, "valid")
     assert len({*paths, *rest}) == len(paths) + len(rest) == 30
@@ -112,7 +112,7 @@ def test_sets_follow_recipe_without_test_duplicates(
     assert [line.partition(":")[0] for line in printed.splitlines()] == ["rafdb", "affectnet", "ferplus", "utkface"]
     removed = int(printed.split()[1])
     train, _ = expression_sets.list_rafdb(sources.rafdb, "train")
-    assert removed > 0, "the test shows the faces of the training images again"
+    assert removed > 0, "the test set repeats faces of the training set"
     assert len(read.labelled["rafdb"].faces) <= len(train) - removed
     assert len(read.initial_embeddings) == len(read.attributes) + len(read.people)
     assert set(read.digests()) == {"expressions", "attributes", "people", "starting", "rafdb", "affectnet", "frames"}
@@ -125,7 +125,7 @@ def test_unknown_set_is_refused(sources: DatasetPaths, cache: Path) -> None:
 
 @pytest.fixture
 def data() -> TrainingSets:
-    """FER+ and a set that has no contempt and no fear, with frames."""
+    """Make FER+ and a set without contempt and fear, with frames."""
     known = mini_datasets.faces(8, 7, "votes")
     votes = np.eye(8, dtype=np.float32)[[0, 2, 4, 5, 6, 7, 5, 5]]
     part = ExpressionSet.from_faces(replace(known, votes=votes))

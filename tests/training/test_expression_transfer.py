@@ -1,4 +1,4 @@
-"""Synthetic faces: their expression and landmarks, and that no test face is used."""
+"""Test synthetic faces: expression, landmarks, and no test faces among their sources."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_picture_without_face_is_left_out() -> None:
 
 
 def test_transfer_keeps_light_and_background() -> None:
-    own = located(portrait()[..., ::-1].copy())  # blue skin, to see whose colours they are
+    own = located(portrait()[..., ::-1].copy())  # blue skin, to tell the colours of the two faces apart
     crop, places = own.crops[0], own.landmarks[0]
     other = 255.0 - crop.mean(axis=2, dtype=np.float32)
     made = expression_transfer.transfer_expression(crop, places, other, 1.0)

@@ -1,4 +1,4 @@
-"""Film clips are read with their valence, and emotions are evaluated by it."""
+"""Test reading KERC 2020 with valence, and evaluating emotions as valence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_film_clips_are_preprocessed(tmp_path: Path) -> None:
     assert known.truth.tolist() == [0, 1, 2] * 2
     assert [sample.split for sample in known.table.samples] == ["train"] * 3 + ["val"] * 3
     assert [sample.path.name for sample in known.no_face_samples] == ["9_*.jpg"]
-    assert known.groups.tolist() == [0] * 6, "all show the same face"
+    assert known.groups.tolist() == [0] * 6, "all clips have the same face"
     assert known.table.provenance["face_model"] == registry.DEFAULTS["face_model"]
     kept = sorted(cache.iterdir())
     assert len(kept) == 7

@@ -1,4 +1,4 @@
-"""Batches and steps: prefetching, learning rates and gradient clipping."""
+"""Test the training loop: batches, learning rates, gradient clipping."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_rate_rises_and_falls_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(("max_grad_norm", "longest"), [(math.inf, 1000.0), (0.5, 0.5)])
-def test_gradients_are_cut_to_a_length(
+def test_gradients_are_clipped(
     max_grad_norm: float, longest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, lengths = nn.Linear(1, 1, bias=False), []

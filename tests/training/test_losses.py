@@ -1,4 +1,4 @@
-"""Each loss counts only the faces that have its label."""
+"""Test the loss of each task, which depends only on faces with its label."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TASKS = [task for task in asdict(TaskWeights()) if task != "consistency"]
 NOTHING = TaskWeights(**dict.fromkeys(asdict(TaskWeights()), 0.0))
 NO_PRIOR = (torch.zeros(8), torch.zeros(7))
 PEOPLE = torch.eye(4)[:3] * 5
-PEAK = 1 / np.exp(-(np.arange(-29.0, 71) ** 2) / 8).sum()  # share of the age itself, for one of 30
+PEAK = 1 / np.exp(-(np.arange(-29.0, 71) ** 2) / 8).sum()  # weight of the age itself, for an age of 30
 HEAD = {"expression": "expression", "first": "first", "age": "age", "years": "age", "gender": "gender"} | {
     "ethnicity": "ethnicity",
     "distillation": "embedding",
@@ -36,7 +36,7 @@ def unknown(count: int) -> Targets:
 
 
 def heads(count: int, **given: Tensor) -> Heads:
-    """Zeros where nothing is given."""
+    """Make outputs; zeros where none are given."""
     columns = {name: torch.zeros(count, width) for name, width in COUNTS.items()} | {"gender": torch.zeros(count)}
     return Heads(**{**columns, **given})
 
@@ -56,12 +56,12 @@ def log_softmax(*logits: float) -> np.ndarray:
 
 
 def one(**labels: object) -> Targets:
-    """Targets of one face."""
+    """Make the targets of one face."""
     return replace(unknown(1), **{name: torch.tensor([value]) for name, value in labels.items()})
 
 
 def row(width: int, logits: dict[int, float]) -> Tensor:
-    """Zeros (1, width) but for the numbered places."""
+    """Make a row (1, width) of zeros except at the given indices."""
     found = torch.zeros(1, width)
     found[0, list(logits)] = torch.tensor(list(logits.values()), dtype=torch.float32)
     return found
@@ -102,7 +102,7 @@ def test_single_task_loss_by_hand(task: str, given: dict[str, Tensor], targets: 
 
 
 def some_known() -> Targets:
-    """Of five faces the first two are labelled for each task, the third has votes alone, the fourth a person alone."""
+    """Label two of five faces for each task; the third has votes only, the fourth a person only."""
     targets = unknown(5)
     targets.votes[:3] = torch.softmax(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), 1)
     targets.first[[0, 1], [3, 6]] = 1

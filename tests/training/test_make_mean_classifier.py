@@ -1,4 +1,4 @@
-"""The shipped mean of probabilities is made by its command, byte for byte."""
+"""Test that the command makes the shipped mean of probabilities, byte for byte."""
 
 from __future__ import annotations
 

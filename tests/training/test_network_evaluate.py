@@ -1,4 +1,4 @@
-"""Metrics of predictions made by hand, through the ordinary detector, crop and inference."""
+"""Test evaluation on known predictions, and through detector, crop and network."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_metrics_on_pairs() -> None:
     pairs = [lfw.Pair(*named, same, fold) for fold in (0, 1) for named, same in (("ab", True), ("ac", False))]
     pairs += [lfw.Pair("c", "d", True, 0), lfw.Pair("b", "d", False, 1)]
     assert evaluate.score_lfw(embedding, names, pairs) == {"accuracy": WHOLE, "pairs": 6}
-    pairs[-1] = lfw.Pair("b", "d", True, 1)  # unlike, so fold 0 gives a threshold that is too high for it
+    pairs[-1] = lfw.Pair("b", "d", True, 1)  # dissimilar, so the threshold of fold 0 is too high for it
     assert evaluate.score_lfw(embedding, names, pairs)["accuracy"]["value"] == pytest.approx(5 / 6, abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""A training run follows its recipe, and gives the same result after an interruption."""
+"""Test training runs: recipes, steps, teachers, and identical results after an interruption."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def data() -> TrainingSets:
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are saved and watched every second step."""
+    """Save and validate every second step."""
     monkeypatch.setattr(fit, "VALIDATE_EVERY_STEPS", 2)
 
 
@@ -47,14 +47,14 @@ def begun(data: TrainingSets, **settings: object) -> Trainer:
 
 
 def state(run: Trainer) -> dict[str, Tensor]:
-    """Everything that a run has learned, by name."""
+    """Return the trained state of a run, by name."""
     parts = {"network": run.network, "average": run.average}
     tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     return {name: value.clone() for name, value in {**tensors, "people": run.people.weight.detach()}.items()}
 
 
 def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
-    """The names under which both hold the same bits."""
+    """Return the names of tensors with equal bits."""
     assert ours.keys() == theirs.keys()
     return [name for name in ours if torch.equal(ours[name], theirs[name])]
 
@@ -122,7 +122,7 @@ def test_class_without_examples(data: TrainingSets) -> None:
     assert math.isfinite(run.train_step(*run.batches(0)))
 
 
-def test_pictures_grow_to_their_size() -> None:
+def test_input_size_grows() -> None:
     recipe = TrainConfig(size=112, small=80, growth=0.5, steps=80)
     assert [recipe.input_size(step) for step in (0, 19, 20, 39, 40, 79)] == [80, 80, 96, 96, 112, 112]
     assert {TrainConfig(size=64, small=80).input_size(step) for step in (0, 8000)} == {64}
@@ -173,7 +173,7 @@ def test_mixup(data: TrainingSets) -> None:
             apart = plain[i] - plain[j]
             share = float(((mixed[i] - plain[j]) * apart).sum() / apart.square().sum().clamp(min=1))
             tried.append((float((share * plain[i] + (1 - share) * plain[j] - mixed[i]).abs().max()), j, share))
-        error, j, share = min(tried)  # one that is mixed with itself shows no share
+        error, j, share = min(tried)  # a face mixed with itself determines no fraction
         assert error < 1e-2
         for name in ("votes", "first"):
             ours, theirs = getattr(asked, name)[[i, j]]
@@ -207,7 +207,7 @@ def test_balanced_sampling_and_prior() -> None:
 
 def test_backbone_is_frozen_during_head_steps(data: TrainingSets) -> None:
     run = begun(data, head_steps=2)
-    last = {"identity.weight", "identity.bias"}  # fitted when all steps are done
+    last = {"identity.weight", "identity.bias"}  # fitted after the last step
     before = {name: value.clone() for name, value in run.network.named_parameters()}
     for step in range(2):
         run.train_step(*run.batches(step))
@@ -219,13 +219,13 @@ def test_backbone_is_frozen_during_head_steps(data: TrainingSets) -> None:
     assert {name for name, value in run.network.named_parameters() if torch.equal(value, before[name])} == last
 
 
-def stepped(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> list[Tensor]:
-    """The parameters after one step written out: SAM's way up, the slope there, and AdamW's first step from below."""
+def compute_step(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> list[Tensor]:
+    """Compute the parameters after one step: SAM's ascent, the gradient there, and AdamW's first step."""
     network, people = copy.deepcopy(run.network).train(), run.people.weight.detach().clone().requires_grad_()
     learning = {name: value for name, value in network.named_parameters() if value.requires_grad}
     parameters = [*learning.values(), people]
 
-    def slopes() -> tuple[Tensor, ...]:
+    def gradients() -> tuple[Tensor, ...]:
         with torch.autocast("cpu", torch.bfloat16):
             embedding = network.backbone(batch[0])
         heads = network.heads(embedding.float())
@@ -233,13 +233,13 @@ def stepped(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> list[
         return torch.autograd.grad(loss, parameters)
 
     below = [parameter.detach().clone() for parameter in parameters]
-    slope = slopes()
+    slope = gradients()
     if radius:
         length = torch.sqrt(sum(one.square().sum() for one in slope))
         with torch.no_grad():
             for parameter, one in zip(parameters, slope, strict=True):
                 parameter += radius * one / length
-        slope = slopes()
+        slope = gradients()
     body, heads = run.recipe.learning_rates(run.step)
     names = [*learning, "people"]
     rates = [body if name.startswith("backbone.") else heads for name in names]
@@ -258,10 +258,10 @@ def test_sgd_and_sam_steps(settings: dict[str, float], radius: float, data: Trai
     run = begun(data, **settings)
     run.step = 2
     batch = run.batches(2)
-    expected, other = stepped(run, batch, radius), stepped(run, batch, 0.7 - radius)
+    expected, other = compute_step(run, batch, radius), compute_step(run, batch, 0.7 - radius)
     run.train_step(*batch)
     found = [*(value for value in run.network.parameters() if value.requires_grad), run.people.weight]
-    # where a slope is next to nothing, AdamW's first step follows its sign, which is down to rounding
+    # where the gradient is near zero, AdamW's first step follows its sign, which depends on rounding
     apart = torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, expected, strict=True)])
     assert (apart < 1e-5).float().mean() > 0.99
     assert torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, other, strict=True)]).max() > 1e-4
@@ -431,8 +431,8 @@ def test_embedding_of_other_width_is_mapped(data: TrainingSets, tmp_path: Path) 
 
 def test_validation_metrics(data: TrainingSets, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, aged = data.valid_expressions, data.valid_attributes
-    answers = np.eye(8, dtype=np.float32)[[0, 1, 2, 3, 4, 5, 0, 0, 1]]  # of classes 0 to 7 and 0 again
-    first = np.eye(7, dtype=np.float32)[[0, 0, 1, 2, 3, 4, 5, 0, 0]]  # the second is not known, the eighth is wrong
+    predictions = np.eye(8, dtype=np.float32)[[0, 1, 2, 3, 4, 5, 0, 0, 1]]  # of classes 0 to 7 and 0 again
+    first = np.eye(7, dtype=np.float32)[[0, 0, 1, 2, 3, 4, 5, 0, 0]]  # the second is unknown, the eighth is wrong
     years = np.full((6, 100), -1e3, np.float32)
     off = np.array([1, -1, 3, 0, 0, 2])
     years[np.arange(6), np.clip(aged.age + off, 1, 100) - 1] = 0
@@ -442,7 +442,7 @@ def test_validation_metrics(data: TrainingSets, monkeypatch: pytest.MonkeyPatch)
     def predict(network: FaceNetwork, faces: object, size: int) -> dict[str, np.ndarray]:
         assert size == 16
         if faces is shown:
-            return {"expression": answers, "first": first}
+            return {"expression": predictions, "first": first}
         assert faces is aged
         return {"age": years, "gender": gender, "ethnicity": ethnicity}
 
@@ -559,7 +559,7 @@ def test_estimate_class_prior_finds_the_class_frequencies() -> None:
     np.testing.assert_allclose(predicting.estimate_class_prior(logits), (0.7, 0.2, 0.1), atol=0.03)
 
 
-def test_a_teacher_can_get_faces_in_the_style_of_fer2013(data: TrainingSets, tmp_path: Path) -> None:
+def test_teacher_gets_faces_in_fer2013_style(data: TrainingSets, tmp_path: Path) -> None:
     network = mini_datasets.network(seed=3).eval()
     file = tmp_path / "teacher.onnx"
     save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)

@@ -1,4 +1,4 @@
-"""Clips simulated from stills move like a video."""
+"""Test clips simulated from stills."""
 
 from __future__ import annotations
 

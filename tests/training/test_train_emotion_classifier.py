@@ -1,4 +1,4 @@
-"""The shipped classifier: class offsets and calibration."""
+"""Test the shipped classifier: offsets, temperature, cross-validation and file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ALL = np.eye(8, dtype=bool)
 
 
 def labelled(rng: np.random.Generator, count: int, bias: np.ndarray, scale: float = 1.0) -> LabelledLogits:
-    """Logits from which a soft-max minus `bias` gives the truth as often as it says."""
+    """Make logits whose softmax minus `bias` is calibrated."""
     logits = rng.normal(0, 2, (count, 8))
     truth = np.array([rng.choice(8, p=np.exp(row) / np.exp(row).sum()) for row in logits])
     return LabelledLogits(np.float32(logits * scale + bias), truth, ALL, np.ones(8, bool))
@@ -52,7 +52,7 @@ def test_missing_expression_is_excluded() -> None:
     assert part.loss(np.zeros(8), 1.0) == pytest.approx(np.log(7))
 
 
-def test_expressions_of_one_valence_are_added() -> None:
+def test_expressions_of_one_valence_are_summed() -> None:
     counts_as = np.array([[True] * 4 + [False] * 4, [False] * 4 + [True] * 4])
     part = LabelledLogits(np.zeros((2, 8), np.float32), np.array([0, 1]), counts_as, np.ones(8, bool))
     assert part.loss(np.zeros(8), 1.0) == pytest.approx(np.log(2))
@@ -67,7 +67,7 @@ def clip_set(logits: np.ndarray, truth: np.ndarray, people: np.ndarray) -> ClipS
 
 @pytest.fixture
 def acted() -> ClipSet:
-    """Five people who show all eight, each from a rest of their own that hides it."""
+    """Make five people with all eight expressions, each with a personal offset that hides them."""
     rng = np.random.default_rng(1)
     truth, people = np.tile(np.arange(8), 10), np.repeat(np.arange(5), 16)
     rest = rng.normal(0, 3, (5, 8))
@@ -84,7 +84,7 @@ def test_subtracting_average_aligns_people(acted: ClipSet, monkeypatch: pytest.M
     assert alone["clips"] == alone["clips_with_face"] == 80
 
 
-def test_cross_validation_leaves_people_out(acted: ClipSet) -> None:
+def test_cross_validation_is_by_person(acted: ClipSet) -> None:
     found = cross_validate(acted, [])
     assert found.shape == (80, 8)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
@@ -102,7 +102,7 @@ def test_onnx_equals_parameters(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sets(sources: DatasetPaths, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipSet]:
-    """The three sets in miniature, looked at by the shipped models."""
+    """Read the three sets in miniature with the shipped models."""
     copied = DatasetPaths(shutil.copytree(sources.root, tmp_path_factory.mktemp("copied") / "sets"))
     mini_datasets.films(copied.kerc)
     return read_clip_sets(copied, tmp_path_factory.mktemp("features"))
@@ -114,7 +114,7 @@ def test_sets_are_read_with_people_and_truth(sets: dict[str, ClipSet]) -> None:
     assert [CLASSES[label] for label in acted.truth] == ["neutral", "happiness", "anger"]
     assert acted.people.tolist() == [0, 0, 1]
     assert sorted({VALENCES[label] for label in scenes_.truth}) == ["negative", "neutral", "positive"]
-    assert len(scenes_.truth) == len(scenes_) + 1, "one clip shows no face"
+    assert len(scenes_.truth) == len(scenes_) + 1, "one clip has no face"
     assert (len(stills), stills.people) == (7, None)
 
 
@@ -137,7 +137,7 @@ def test_train_end_to_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
-    films = sets[KERC]  # who all show the astronaut
+    films = sets[KERC]  # all clips show the astronaut
     strangers = replace(films, people=np.arange(len(films.truth)))
     monkeypatch.setattr(train_emotion_classifier, "read_clip_sets", lambda *_: {**sets, KERC: strangers})
     monkeypatch.setattr(train_emotion_classifier, "FOLDS", 2)

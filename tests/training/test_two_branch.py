@@ -1,4 +1,4 @@
-"""The two-branch network: mixing, losses of the branches, resuming, export and ensembles."""
+"""Test the two-branch network: mixing, losses, resuming, export, ensembles and initial weights."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def test_loss_of_mixed_faces(made: Synthetic) -> None:
     assert alone < two_branch.loss(found, batch, 0.5)
 
 
-def slopes(appearance: float, made: Synthetic) -> dict[str, bool]:
-    """Which parts learn from a batch."""
+def find_gradients(appearance: float, made: Synthetic) -> dict[str, bool]:
+    """Return for each part whether it gets gradients from a batch."""
     own = network()
     batch = two_branch.make_batch(RECIPE, made, 0)
     two_branch.loss(own(batch.images), batch, appearance).backward()
@@ -117,8 +117,8 @@ def slopes(appearance: float, made: Synthetic) -> dict[str, bool]:
 
 
 def test_second_branch_of_zero_weight_is_not_trained(made: Synthetic) -> None:
-    assert all(slopes(0.5, made).values())
-    assert [part for part, learns in slopes(0.0, made).items() if not learns] == ["appearance", "rest"]
+    assert all(find_gradients(0.5, made).values())
+    assert [part for part, learns in find_gradients(0.0, made).items() if not learns] == ["appearance", "rest"]
 
 
 def test_killed_run_goes_on_to_same_result(
@@ -175,7 +175,7 @@ def test_ensemble_averages_branches(made: Synthetic, tmp_path: Path, tiny: None)
 
 
 def test_ensemble_averages_networks(tmp_path: Path) -> None:
-    """With age, gender, ethnicity and identity."""
+    """Average networks with age, gender, ethnicity and identity."""
     fused = tmp_path / "two.onnx"
     ensemble.fuse([registry.models_dir() / f"{name}.onnx" for name in ("mobilenetv1", "mobilenetv1-fp32")], fused)
     model = registry.load_model(str(fused), "face_model")
@@ -191,7 +191,7 @@ def test_networks_with_other_crops_are_refused(made: Synthetic, tmp_path: Path, 
     one, other = exported(made, tmp_path / "one.onnx"), exported(made, tmp_path / "other.onnx", size=32)
     with pytest.raises(ValueError, match=r"differs from .*one\.onnx in input; they cannot be averaged"):
         ensemble.fuse([one, other], tmp_path / "both.onnx")
-    with pytest.raises(ValueError, match="two networks at least"):
+    with pytest.raises(ValueError, match="at least two networks"):
         ensemble.fuse([one], tmp_path / "both.onnx")
     done = CliRunner().invoke(
         app.app, ["network", "ensemble", str(one), str(tmp_path / "no"), "-o", str(tmp_path / "both.onnx")]
@@ -200,7 +200,7 @@ def test_networks_with_other_crops_are_refused(made: Synthetic, tmp_path: Path, 
     older = onnx.load(one)
     older.opset_import[0].version -= 1
     onnx.save(older, tmp_path / "older.onnx")
-    with pytest.raises(ValueError, match="of different versions of ONNX; export them anew"):
+    with pytest.raises(ValueError, match="different ONNX versions; export them again"):
         ensemble.fuse([one, tmp_path / "older.onnx"], tmp_path / "both.onnx")
     assert not (tmp_path / "both.onnx").exists()
 
@@ -232,14 +232,14 @@ def test_imagenet_weights_are_converted(
             two_branch.make_network(recipe, made, None, other)
     torch.save({"layer": torch.zeros(3, 3)}, published)
     with pytest.raises(ValueError, match=r"is not for mobilenetv2_100: convolution\.weight has another shape"):
-        imagenet.converted("mobilenetv2_100", published)
+        imagenet.convert_weights("mobilenetv2_100", published)
 
 
 class Residual(torch.nn.Module):
-    """A layer, and a block of an EfficientNet around others: added to what comes in, with or without excitation."""
+    """A layer, and residual EfficientNet blocks with or without excitation."""
 
     def __init__(self, width: int, blocks: int, *, excited: bool) -> None:
-        """Weights of chance."""
+        """Initialise with random weights."""
         super().__init__()
         self.stem = torch.nn.Conv2d(3, width, 3, bias=False)
         self.blocks = torch.nn.ModuleList(torch.nn.ModuleDict(self._block(width, excited)) for _ in range(blocks))
@@ -263,24 +263,24 @@ def test_grown_network_starts_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     small, large = Residual(4, 1, excited=False).eval(), Residual(6, 3, excited=True).eval()
     small.blocks[0]["bn3"].running_mean.uniform_()
-    large.load_state_dict(imagenet.grown(small.state_dict(), large.state_dict()))
+    large.load_state_dict(imagenet.grow_weights(small.state_dict(), large.state_dict()))
     pictures = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(large(pictures)[:, :4], small(pictures))
-    assert large(pictures)[:, 4:].abs().min() > 0, "what is added can be learned with"
+    assert large(pictures)[:, 4:].abs().min() > 0, "new channels can be trained"
 
 
 def test_added_block_starts_as_identity() -> None:
     chance = torch.full((4,), 0.5)
     for key in ("blocks.2.3.bn3.weight", "blocks.0.1.bn2.weight"):
-        assert not imagenet.grown({}, {key: chance})[key].any()
+        assert not imagenet.grow_weights({}, {key: chance})[key].any()
     for key in ("blocks.2.3.bn2.weight", "blocks.0.1.bn1.weight"):
-        assert imagenet.grown({}, {key: chance})[key].equal(chance)
+        assert imagenet.grow_weights({}, {key: chance})[key].equal(chance)
 
 
 def test_growth_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
     asked: list[str] = []
     output = tmp_path / "b2.safetensors"
-    monkeypatch.setattr(imagenet, "converted", lambda name, path: asked.append(name) or {})
+    monkeypatch.setattr(imagenet, "convert_weights", lambda name, path: asked.append(name) or {})
     monkeypatch.setattr(imagenet, "build", lambda name: asked.append(name) or mini_datasets.network())
     monkeypatch.setattr(
         sys, "argv", ["imagenet", "efficientnet_b2", "lite0.pth", "-o", str(tmp_path / "b2.safetensors")]
@@ -333,14 +333,14 @@ def test_figures_of_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = synthetic.table(found, right, labels)
     assert rows[0]["macro F1, %"].startswith("0.0 ")
     assert rows[-1]["what"] == "the shipped network"
-    assert rows[-1]["above the best of one branch"].startswith("100.0 ")
+    assert rows[-1]["above the best with one branch"].startswith("100.0 ")
     blends = {row["what"]: row["macro F1, %"].split()[0] for row in rows if "of it" in row["what"]}
     assert blends == {"0.3 of it, 0.7 of the shipped network": "100.0", "0.7 of it, 0.3 of the shipped network": "0.0"}
 
 
 def test_faces_without_majority_are_not_tested() -> None:
     votes = mini_datasets.faces(8, 0, "votes")
-    kept, labels = synthetic.tested(votes)
+    kept, labels = synthetic.select_test_faces(votes)
     assert len(kept) == len(labels) == 6
     assert [two_branch.EXPRESSIONS[i] for i in labels] == [
         expression_transfer.CLASSES[i]

@@ -1,4 +1,4 @@
-"""Published weights are read and folded correctly, and backbones are built by name."""
+"""Test reading and folding published weights, building backbones, and converting BlazeFace."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_wrong_weight_changes_output(backbone: MobileNetV1, published: Path) -> 
 
 
 @pytest.mark.parametrize("change", [b"", b"surplus"])
-def test_weight_files_of_another_length_are_refused(change: bytes, published: Path, tmp_path: Path) -> None:
+def test_weight_files_of_wrong_length_are_rejected(change: bytes, published: Path, tmp_path: Path) -> None:
     data = (published.parent / "weights.bin").read_bytes()
     (tmp_path / "weights.bin").write_bytes(data + change if change else data[:-10])
     (tmp_path / "model.json").write_bytes(published.read_bytes())
@@ -55,7 +55,7 @@ def test_damaged_manifest_is_named(content: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"feats/kernel": None}, {"age_pred/bias": np.zeros(99, np.float32)}])
-def test_weights_of_another_network_are_refused(change: dict[str, np.ndarray | None], weights: NamedTensors) -> None:
+def test_weights_of_other_network_are_rejected(change: dict[str, np.ndarray | None], weights: NamedTensors) -> None:
     other = {name: value for name, value in {**weights, **change}.items() if value is not None}
     with pytest.raises(ValueError, match="not the published weights of mobilenetv1"):
         build("mobilenetv1", other)
@@ -128,7 +128,7 @@ def test_published_heads_are_kept(weights: NamedTensors) -> None:
     assert {name.split(".")[0] for name in fresh} == {"expression", "first", "ethnicity", "identity"}
 
 
-def test_another_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weights: NamedTensors) -> None:
+def test_backbone_is_made_by_timm(monkeypatch: pytest.MonkeyPatch, weights: NamedTensors) -> None:
     def create_model(name: str, *, pretrained: bool, num_classes: int) -> torch.nn.Module:
         assert (name, pretrained, num_classes) == ("tiny", False, 0)
         backbone = mini_datasets.Backbone()
@@ -172,7 +172,7 @@ def test_anchors_lie_in_order_of_outputs() -> None:
 
 
 def published_blazeface(rng: np.random.Generator) -> onnx.ModelProto:
-    """A graph with the layers and outputs of the published one, and as few of them as show every kind."""
+    """Make a graph with the kinds of layers and the outputs of the published one."""
     shapes = {
         "stem": (24, 3, 1, 1),
         "depth": (24, 1, 3, 3),
