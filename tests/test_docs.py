@@ -94,7 +94,7 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
         yield
 
 
-SLOW = ("how-to/ray.md", "how-to/train.md", "papers/")
+SLOW = ("how-to/ray.md", "how-to/reports-and-video.md", "how-to/review.md", "how-to/train.md", "papers/")
 RUN = [
     pytest.param(name, marks=[pytest.mark.slow] if name.startswith(SLOW) else [])
     for name in (str(page.relative_to(DOCS)) for page in PAGES if any(block.runs for block in read_blocks(page)))
