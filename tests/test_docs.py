@@ -94,9 +94,9 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
         yield
 
 
-SLOW = ("how-to/ray.md", "how-to/reports-and-video.md", "how-to/review.md", "how-to/train.md", "papers/")
+QUICK = ("tutorial.md", "how-to/frames.md", "how-to/shell.md")
 RUN = [
-    pytest.param(name, marks=[pytest.mark.slow] if name.startswith(SLOW) else [])
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
     for name in (str(page.relative_to(DOCS)) for page in PAGES if any(block.runs for block in read_blocks(page)))
 ]
 
