@@ -49,8 +49,8 @@ from fervid.models import registry
 from fervid.training import checkpoint, export, fit, kerc, mobilenet
 from fervid.training.batches import TrainingSets
 from fervid.training.config import TrainConfig
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.evaluate import Tests
-from fervid.training.faces import DatasetPaths
 from fervid.training.model_card import save_with_card
 from fervid.training.network import build
 from fervid.training.predict import load_teacher

@@ -31,7 +31,8 @@ from fervid.learn.training import train_classifier
 from fervid.models import registry
 from fervid.training import lfw
 from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, ClipSet, read_clip_sets
-from fervid.training.faces import DatasetPaths, crop_all
+from fervid.training.dataset_paths import DatasetPaths
+from fervid.training.faces import crop_all
 from fervid.training.ferplus import stills_detector
 from fervid.training.train_emotion_classifier import (
     cross_validate,

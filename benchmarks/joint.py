@@ -27,7 +27,8 @@ from fervid.learn.metrics import bootstrap
 from fervid.training import faces, fit, losses, mobilenet
 from fervid.training.batches import TrainingSets
 from fervid.training.config import TrainConfig
-from fervid.training.faces import DatasetPaths, FaceDataset
+from fervid.training.dataset_paths import DatasetPaths
+from fervid.training.faces import FaceDataset
 from fervid.training.losses import TaskWeights
 from fervid.training.predict import load_run, predict, pseudo_label
 

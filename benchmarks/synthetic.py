@@ -28,8 +28,9 @@ from fervid.analysis.face_model import BATCH
 from fervid.core.records import FloatArray
 from fervid.learn.metrics import bootstrap, confusion, per_class_scores
 from fervid.training import augment, expression_transfer, faces, mobilenet, two_branch
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_transfer import EXPRESSIONS, INDEX, Synthetic
-from fervid.training.faces import DatasetPaths, FaceDataset
+from fervid.training.faces import FaceDataset
 from fervid.training.network import to_tensor
 from fervid.training.two_branch import TwoBranchConfig
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import faulthandler
 import functools
 import inspect
+import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -138,3 +141,15 @@ def scenery(folder: Path) -> Path:
 def classifier() -> fervid.Classifier:
     """The shipped models."""
     return fervid.load_classifier(threads=2)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, for tests that are marked `browser`."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    assert path, "no Chromium is installed; on Debian: apt install chromium"
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.getuid() == 0 else [])
+        yield chromium
+        chromium.close()

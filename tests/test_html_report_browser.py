@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +18,6 @@ from fervid.render.html_report import render_html
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun
 from html_pages import EVIL, clip, windows
 
-playwright = pytest.importorskip("playwright.sync_api", reason="pages are looked at with playwright; pip install it")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.browser
 
 COUNT = 10_000
@@ -67,15 +63,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, content in made.items():
         (place / f"{name}.html").write_bytes(content)
     return {name: (place / f"{name}.html").as_uri() for name in made}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    assert CHROMIUM, "no Chromium is installed; on Debian: apt install chromium"
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.getuid() == 0 else [])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,20 +16,9 @@ from fervid.render.html_report import render_html
 from fervid.render.result_reader import ClassificationRun
 from html_pages import clip
 
-playwright = pytest.importorskip("playwright.sync_api", reason="pages are looked at with playwright; pip install it")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.browser
 
 NAMES = [f'folder, of "{i}".mp4' for i in range(12)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    assert CHROMIUM, "no Chromium is installed; on Debian: apt install chromium"
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.getuid() == 0 else [])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def suggest(*arguments: object) -> Result:
 def test_smallest_margin_comes_first() -> None:
     chosen = suggest_clips([one.as_dict() for one in RUN], 2)
     assert [(one.path, one.margin) for one in chosen] == [("unsure.mp4", 0.1), ("b.mp4", 0.8)]
-    assert chosen[0].reason == "not sure: calm 55 %, joy 45 %"
+    assert chosen[0].reason == "uncertain: calm 55 %, joy 45 %"
     assert [one.distance for one in chosen] == [None, None]
 
 
@@ -73,7 +73,7 @@ def test_list_has_reasons_and_can_be_read_again(tmp_path: Path) -> None:
     names = ["a b.mp4", "#c.mp4", '"d".mp4', " e.mp4", "'f'"]
     results = lines(tmp_path / "results.jsonl", [clip(name, sure=0.6) for name in names])
     printed = suggest(results, "-n", 9).stdout
-    assert printed.startswith("# not sure: calm 60 %, joy 40 %\na b.mp4\n")
+    assert printed.startswith("# uncertain: calm 60 %, joy 40 %\na b.mp4\n")
     assert read_list(printed.encode()) == names
 
 
@@ -82,7 +82,7 @@ def test_json_and_csv(tmp_path: Path) -> None:
     (one,) = json.loads(suggest(results, "--format", "json").stdout)
     assert one == {
         "path": "=a.mp4",
-        "reason": "not sure: calm 60 %, joy 40 %",
+        "reason": "uncertain: calm 60 %, joy 40 %",
         "label": "calm",
         "confidence": 0.6,
         "margin": 0.2,
@@ -108,7 +108,7 @@ def test_training_clips_are_not_suggested(tmp_path: Path, monkeypatch: pytest.Mo
 def test_wrong_use_is_refused(tmp_path: Path) -> None:
     results = lines(tmp_path / "results.jsonl", RUN)
     alone = suggest(results, "--features", "clips.npz")
-    assert (alone.exit_code, "need each other" in alone.stderr) == (2, True)
+    assert (alone.exit_code, "go together" in alone.stderr) == (2, True)
     for name, text in (("windows", windows("a", [0.5])), ("evaluation", [report()])):
         refused = suggest(lines(tmp_path / f"{name}.json", text))
         assert (refused.exit_code, "has no results of `fervid classify`" in refused.stderr) == (2, True)

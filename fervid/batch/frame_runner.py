@@ -24,7 +24,7 @@ class ClipFrames:
 
     Attributes:
         clip: The clip.
-        file: The file; empty for a clip that ended its worker.
+        file: The file; empty if the worker of the clip died.
     """
 
     clip: RecordedClip
@@ -36,7 +36,7 @@ class ClipFrames:
         return self.clip.result
 
     def rows(self) -> Iterator[FrameRow]:
-        """Read the rows of the clip; a clip that ended its worker has only the row of its error."""
+        """Read the rows of the clip; if its worker died, only the row of its error."""
         with self.file.open("rb") as file:
             yield from self.clip.rows(file)
 

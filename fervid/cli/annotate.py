@@ -10,22 +10,14 @@ import typer
 
 from fervid.cli import format_examples
 from fervid.cli.flags import (
-    Aspect,
     Attributes,
-    End,
-    EveryFrame,
     Force,
-    Fps,
     Labels,
-    MinFace,
     ProgressMode,
-    Rotate,
-    Start,
-    Stream,
     Threads,
 )
 from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import LimitOptions, ModelOptions, build_options, parse_labels, plan_workers
+from fervid.cli.options import FrameOptions, LimitOptions, ModelOptions, parse_labels, plan_workers
 from fervid.core.errors import as_usage_error
 
 annotate_app = typer.Typer()
@@ -46,19 +38,12 @@ def annotate(
         typer.Option("--step", help="Seconds between two predictions. Default: 0.5, or the window if that is shorter."),
     ] = None,
     force: Force = False,
-    fps: Fps = None,
-    every_frame: EveryFrame = False,
-    start: Start = 0.0,
-    end: End = None,
-    rotate: Rotate = "auto",
-    stream: Stream = None,
-    aspect: Aspect = None,
-    min_face: MinFace = None,
     attributes: Attributes = False,
     labels: Labels = None,
     threads: Threads = None,
     progress: ProgressMode = "auto",
     *,
+    sampling: FrameOptions,
     models: ModelOptions,
     limits: LimitOptions,
 ) -> None:
@@ -71,18 +56,10 @@ def annotate(
     from fervid.core.progress import Summary, track_seconds
     from fervid.render import annotate_video
 
-    annotate_video.validate_target(source, output, stream=stream, force=force)
+    annotate_video.validate_target(source, output, stream=sampling.stream, force=force)
     with as_usage_error():
         window_spec = WindowSpec(window, min(0.5, window) if step is None else step)
-    options = build_options(
-        fps=fps,
-        every_frame=every_frame,
-        start=start,
-        end=end,
-        rotate=rotate,
-        stream=stream,
-        aspect=aspect,
-        min_face=min_face,
+    options = sampling.build(
         attributes=attributes,
         labels=parse_labels(labels),
     )

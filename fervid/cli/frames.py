@@ -10,31 +10,23 @@ import typer
 from fervid.cli import FAILED, OK, format_examples
 from fervid.cli.clip_inputs import collect_inputs
 from fervid.cli.flags import (
-    Aspect,
     Attributes,
     DetectorName,
     Device,
-    End,
-    EveryFrame,
     ExitZero,
     FaceModelName,
     Force,
-    Fps,
     FromFile,
     Inputs,
     Jobs,
-    MinFace,
     NullSeparated,
     ProgressMode,
     Recursive,
-    Rotate,
-    Start,
-    Stream,
     Strict,
     Threads,
 )
 from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import LimitOptions, ModelOptions, build_options, plan_workers, preload_worker
+from fervid.cli.options import FrameOptions, LimitOptions, ModelOptions, plan_workers, preload_worker
 
 frames_app = typer.Typer()
 
@@ -76,14 +68,6 @@ def frames(
         bool, typer.Option("--embedding", help="Also write the embedding of each face (parquet only).")
     ] = False,
     attributes: Attributes = False,
-    fps: Fps = None,
-    every_frame: EveryFrame = False,
-    start: Start = 0.0,
-    end: End = None,
-    rotate: Rotate = "auto",
-    stream: Stream = None,
-    aspect: Aspect = None,
-    min_face: MinFace = None,
     face_model: FaceModelName = "mobilenetv1",
     detector: DetectorName = "blazeface-back",
     device: Device = "cpu",
@@ -93,6 +77,7 @@ def frames(
     exit_zero: ExitZero = False,
     strict: Strict = False,
     *,
+    sampling: FrameOptions,
     limits: LimitOptions,
 ) -> None:
     """Write a row for each face in each sampled frame, with its box, landmarks and probabilities.
@@ -107,15 +92,7 @@ def frames(
     from fervid.core.progress import Summary, note, track_clips
     from fervid.media.inputs import PassedOver, resolve_inputs
 
-    options = build_options(
-        fps=fps,
-        every_frame=every_frame,
-        start=start,
-        end=end,
-        rotate=rotate,
-        stream=stream,
-        aspect=aspect,
-        min_face=min_face,
+    options = sampling.build(
         attributes=attributes,
     )
     format = resolve_frame_format(output, format, resume=resume, force=force, embedding=embedding)

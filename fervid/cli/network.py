@@ -99,7 +99,7 @@ def network_train(
         from fervid.training import fit, mobilenet
         from fervid.training.batches import TrainingSets
         from fervid.training.config import TrainConfig
-        from fervid.training.faces import DatasetPaths
+        from fervid.training.dataset_paths import DatasetPaths
         from fervid.training.predict import load_teacher
 
         settings = TrainConfig.from_json(recipe) if recipe else TrainConfig()
@@ -141,7 +141,7 @@ def network_export(
     """Export the network as ONNX in float32 and int8, evaluate it, and write its card."""
     with _training_errors(output):
         from fervid.training import export
-        from fervid.training.faces import DatasetPaths
+        from fervid.training.dataset_paths import DatasetPaths
 
         for name, figures in export.export(run, DatasetPaths(data), cache or data / "cache", output).items():
             _print_figures(name, figures)
@@ -162,8 +162,8 @@ def network_evaluate(
     """Evaluate a network on the test sets, with the detector, crop and inference of `fervid classify`."""
     with _training_errors():
         from fervid.models import registry
+        from fervid.training.dataset_paths import DatasetPaths
         from fervid.training.evaluate import Tests
-        from fervid.training.faces import DatasetPaths
 
         model = registry.load_model(network, "face_model", 2)
         figures = Tests.read(DatasetPaths(data), model.card["input"]["size"], model.card["margin"]).measure(model)

@@ -92,8 +92,8 @@ def build_limits(timeout: float | None, memory: int | None) -> Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingOptions:
-    """Options that select the frames and faces to analyse."""
+class FrameOptions:
+    """Options that select the frames to analyse and the smallest face."""
 
     fps: Fps = None
     every_frame: EveryFrame = False
@@ -102,8 +102,32 @@ class SamplingOptions:
     rotate: Rotate = "auto"
     stream: Stream = None
     aspect: Aspect = None
-    face: WhichFace = "main"
     min_face: MinFace = None
+
+    def build(self, **settings: Any) -> Options:
+        """Build the options of the pipeline, with further settings by name.
+
+        Raises:
+            UsageError: Options contradict each other, or a value is out of range.
+        """
+        return build_options(
+            fps=self.fps,
+            every_frame=self.every_frame,
+            start=self.start,
+            end=self.end,
+            rotate=self.rotate,
+            stream=self.stream,
+            aspect=self.aspect,
+            min_face=self.min_face,
+            **settings,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions(FrameOptions):
+    """Options that select the frames and faces to analyse."""
+
+    face: WhichFace = "main"
 
     def options(
         self,
@@ -118,20 +142,8 @@ class SamplingOptions:
         Raises:
             UsageError: Options contradict each other, or a value is out of range.
         """
-        return build_options(
-            fps=self.fps,
-            every_frame=self.every_frame,
-            start=self.start,
-            end=self.end,
-            rotate=self.rotate,
-            stream=self.stream,
-            aspect=self.aspect,
-            face=self.face,
-            min_face=self.min_face,
-            attributes=attributes,
-            labels=parse_labels(labels),
-            adaptive=adaptive,
-            baseline=baseline,
+        return self.build(
+            face=self.face, attributes=attributes, labels=parse_labels(labels), adaptive=adaptive, baseline=baseline
         )
 
 

@@ -62,7 +62,7 @@ def suggest(
     from fervid.render.result_reader import ClassificationRun, load_results
 
     if (features is None) != (training is None):
-        raise UsageError("--features and --training need each other: distances are between the clips of both")
+        raise UsageError("--features and --training go together; give both, or neither")
     run = load_results(results)
     if not isinstance(run, ClassificationRun):
         raise UsageError(f"{results} has no results of `fervid classify`; classify the clips first")

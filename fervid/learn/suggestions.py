@@ -26,7 +26,7 @@ class Suggestion:
         reason: Why it is suggested.
         label: Its label.
         confidence: Probability of the label.
-        margin: What the label is more probable than the second most probable one.
+        margin: Difference between the probabilities of the two most probable labels.
         distance: Cosine distance to the nearest training clip, 0 to 2; None if it is unknown.
     """
 
@@ -49,8 +49,8 @@ def suggest_clips(
         distances: Distance to the nearest training clip, by absolute path.
     """
     classified = [record for record in records if record["status"] == "ok"]
-    by_margin = [_least_sure(record, distances or {}) for record in classified]
-    by_distance = [_unlike(suggestion) for suggestion in by_margin if suggestion.distance is not None]
+    by_margin = [_make_uncertain(record, distances or {}) for record in classified]
+    by_distance = [_make_dissimilar(suggestion) for suggestion in by_margin if suggestion.distance is not None]
     by_margin.sort(key=lambda suggestion: suggestion.margin)
     by_distance.sort(key=lambda suggestion: -(suggestion.distance or 0.0))
     chosen: dict[str, Suggestion] = {}
@@ -81,12 +81,12 @@ def nearest_distances(clips: FeatureTable, training: FeatureTable) -> dict[str, 
     }
 
 
-def _least_sure(record: Mapping[str, Any], distances: Mapping[str, float]) -> Suggestion:
+def _make_uncertain(record: Mapping[str, Any], distances: Mapping[str, float]) -> Suggestion:
     best = sorted(record["probabilities"].items(), key=lambda item: -item[1])[:2]
     shown = ", ".join(f"{label} {100 * probability:.0f} %" for label, probability in best)
     return Suggestion(
         path=record["path"],
-        reason=f"not sure: {shown}",
+        reason=f"uncertain: {shown}",
         label=record["label"],
         confidence=record["confidence"],
         margin=round(best[0][1] - sum(probability for _, probability in best[1:]), 4),
@@ -94,6 +94,6 @@ def _least_sure(record: Mapping[str, Any], distances: Mapping[str, float]) -> Su
     )
 
 
-def _unlike(suggestion: Suggestion) -> Suggestion:
+def _make_dissimilar(suggestion: Suggestion) -> Suggestion:
     reason = f"unlike the training clips: distance {suggestion.distance:.2f} to the nearest"
     return replace(suggestion, reason=reason)

@@ -21,7 +21,8 @@ from fervid.core.records import FloatArray, Image
 from fervid.training import augment, faces, mobilenet
 from fervid.training.augment import GeometricJitter
 from fervid.training.config import TrainConfig
-from fervid.training.faces import DatasetPaths, ExpressionSet, FaceDataset
+from fervid.training.dataset_paths import DatasetPaths
+from fervid.training.faces import ExpressionSet, FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.losses import ABSENT, Targets
 from fervid.training.network import FER2013_CLASSES, to_tensor

@@ -25,7 +25,7 @@ from fervid.learn.labeled_features import build_feature_table, feature_provenanc
 from fervid.learn.metrics import Predictions, evaluate
 from fervid.models import registry
 from fervid.training import expression_sets, kerc
-from fervid.training.faces import DatasetPaths
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.ferplus import CLASSES
 
 VALENCES = ("negative", "neutral", "positive")

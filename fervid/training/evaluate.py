@@ -21,8 +21,9 @@ from fervid.learn.figures import Figure, list_figures
 from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_class_scores
 from fervid.models import registry
 from fervid.training import lfw, utkface
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_evaluation import ExpressionTests
-from fervid.training.faces import DatasetPaths, crop_all
+from fervid.training.faces import crop_all
 from fervid.training.ferplus import CLASSES, FerPlus, detect_face, fer2013_labels, read_split, stills_detector
 from fervid.training.network import FER2013_CLASSES
 from fervid.training.utkface import Portrait

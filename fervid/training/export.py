@@ -23,8 +23,8 @@ from fervid.learn.metrics import confusion, macro_scores
 from fervid.models import registry
 from fervid.training import augment, faces
 from fervid.training.batches import FER2013_INDEX, RAREST
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.evaluate import Tests
-from fervid.training.faces import DatasetPaths
 from fervid.training.ferplus import CLASSES
 from fervid.training.model_card import save_with_card
 from fervid.training.network import ETHNICITIES, FER2013_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork

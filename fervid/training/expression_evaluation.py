@@ -25,7 +25,8 @@ from fervid.learn.figures import Figure, list_figures
 from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_class_scores
 from fervid.models import registry
 from fervid.training import augment, expression_sets
-from fervid.training.faces import MIN_CLOSE_FACE, MIN_FRAME_FACE, DatasetPaths, crop_all, make_largest_face_finder
+from fervid.training.dataset_paths import DatasetPaths
+from fervid.training.faces import MIN_CLOSE_FACE, MIN_FRAME_FACE, crop_all, make_largest_face_finder
 from fervid.training.ferplus import CLASSES, detect_face, median_face, stills_detector
 
 STYLES: Mapping[str, Callable[[Image], Image]] = {

@@ -36,7 +36,8 @@ from fervid.learn.model_selection import SEED
 from fervid.models import registry
 from fervid.training import augment
 from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, SPLITS, ClipSet, read_clip_sets
-from fervid.training.faces import DatasetPaths, read_expressions
+from fervid.training.dataset_paths import DatasetPaths
+from fervid.training.faces import read_expressions
 from fervid.training.ferplus import CLASSES
 from fervid.training.model_card import save_with_card
 

@@ -29,8 +29,9 @@ from torch.nn import functional
 from fervid.training import augment, checkpoint, export, expression_transfer, faces, loop, mobilenet
 from fervid.training.augment import GeometricJitter
 from fervid.training.config import read_settings
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_transfer import EXPRESSIONS, Synthetic
-from fervid.training.faces import SIDE, DatasetPaths
+from fervid.training.faces import SIDE
 from fervid.training.loop import Schedule
 from fervid.training.network import ETHNICITIES, build, load_pretrained, supports_bfloat16, to_tensor
 from fervid.training.torch_to_onnx import export_to_onnx

@@ -73,7 +73,7 @@ def still(number: int) -> np.ndarray:
 
 
 def data_sets(root: Path) -> Path:
-    """Write all data sets in the folders of `faces.DatasetPaths`; the images show the astronaut."""
+    """Write all data sets in the folders of `DatasetPaths`; the images show the astronaut."""
     _ferplus(root / "ferplus")
     for name, folder in FIRST.items():
         copy = cv2.resize(still(int(name[3:10])), (96, 96), interpolation=cv2.INTER_CUBIC)

@@ -9,7 +9,7 @@ import pytest
 import mini_datasets
 from fervid.analysis.detector import Detector
 from fervid.training import ferplus, mobilenet
-from fervid.training.faces import DatasetPaths
+from fervid.training.dataset_paths import DatasetPaths
 
 
 @pytest.fixture(scope="session")

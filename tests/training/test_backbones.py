@@ -21,7 +21,7 @@ from fervid.learn.figures import find_figure
 from fervid.models import registry
 from fervid.training import export, predict
 from fervid.training.config import TrainConfig
-from fervid.training.faces import DatasetPaths
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.fit import Trainer
 from fervid.training.network import build
 

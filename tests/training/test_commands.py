@@ -23,7 +23,7 @@ from fervid.learn import metrics
 from fervid.models import registry
 from fervid.training import export, faces, fit, network, predict
 from fervid.training.batches import TrainingSets
-from fervid.training.faces import DatasetPaths
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.mobilenet import BLOCKS
 
 SMALL = {"size": 32, "steps": 2, "head_steps": 0, "warmup": 1, "expressions": 4, "attributes": 2, "people": 2}

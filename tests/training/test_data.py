@@ -19,8 +19,9 @@ from fervid.analysis.face_model import preprocess
 from fervid.core.records import Face
 from fervid.training import augment, celeba, faces, ferplus, lfw, utkface
 from fervid.training.augment import GeometricJitter
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.export import card
-from fervid.training.faces import DatasetPaths, FaceDataset
+from fervid.training.faces import FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.network import to_tensor
 

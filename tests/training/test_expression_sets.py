@@ -14,8 +14,9 @@ import clips
 import mini_datasets
 from fervid.training import augment, duplicates, expression_sets, faces, fit, losses
 from fervid.training.batches import BatchSampler, TrainingSets
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_evaluation import STYLES, measure_expressions
-from fervid.training.faces import DatasetPaths, ExpressionSet
+from fervid.training.faces import ExpressionSet
 from fervid.training.ferplus import CLASSES
 from fervid.training.fit import Trainer
 from fervid.training.losses import ABSENT

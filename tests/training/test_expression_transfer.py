@@ -12,8 +12,9 @@ import clips
 from fervid.core.records import FaceOutputs
 from fervid.training import augment, expression_transfer, faces
 from fervid.training.augment import MIRRORED, GeometricJitter
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_transfer import EXPRESSIONS, FacesWithLandmarks, Synthetic
-from fervid.training.faces import SIDE, DatasetPaths, FaceDataset
+from fervid.training.faces import SIDE, FaceDataset
 from fervid.training.ferplus import CLASSES
 
 

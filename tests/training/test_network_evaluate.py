@@ -17,7 +17,7 @@ from fervid.learn.figures import Figure
 from fervid.models import registry
 from fervid.models.card import OPTIONAL_OUTPUTS
 from fervid.training import evaluate, export, lfw
-from fervid.training.faces import DatasetPaths
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.ferplus import CLASSES, FerPlus
 from fervid.training.network import FER2013_CLASSES
 from fervid.training.utkface import Portrait

@@ -23,7 +23,7 @@ from fervid.training import augment, export, fit, losses, mobilenet
 from fervid.training import predict as predicting
 from fervid.training.batches import FER2013_INDEX, BatchSampler, TrainingSets
 from fervid.training.config import TrainConfig
-from fervid.training.faces import DatasetPaths
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.fit import Trainer
 from fervid.training.losses import Targets
 from fervid.training.model_card import save_with_card

@@ -18,7 +18,7 @@ from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry
 from fervid.training import clip_sets, train_emotion_classifier
 from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, VALENCES, ClipSet, read_clip_sets
-from fervid.training.faces import DatasetPaths
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.ferplus import CLASSES
 from fervid.training.train_emotion_classifier import (
     LabelledLogits,

@@ -22,8 +22,9 @@ from fervid.analysis.face_model import FaceModel
 from fervid.cli import app
 from fervid.models import registry
 from fervid.training import ensemble, export, expression_transfer, two_branch
+from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_transfer import EXPRESSIONS, Synthetic
-from fervid.training.faces import SIDE, DatasetPaths
+from fervid.training.faces import SIDE
 from fervid.training.network import to_tensor
 from fervid.training.two_branch import TwoBranch, TwoBranchConfig
 
