@@ -107,6 +107,8 @@ class Trainer:
         self.network.train()
         trains_backbone = self.step >= recipe.head_steps
         self.network.backbone.requires_grad_(trains_backbone).train(trains_backbone)
+        if isinstance(self.network.backbone, mobilenet.MobileNetV1):
+            mobilenet.freeze_blocks(self.network.backbone, recipe.frozen_blocks)
         if targets.weak is not None:
             targets = self._add_teacher_targets(targets.weak, targets)
         loss = self._backward(images, targets)

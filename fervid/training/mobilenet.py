@@ -136,6 +136,14 @@ def freeze_normalisation(backbone: MobileNetV1) -> None:
         layer.frozen = True
 
 
+def freeze_blocks(backbone: MobileNetV1, blocks: int) -> None:
+    """Exclude the first layer and the first blocks from training; with 0 blocks, nothing."""
+    first = [*backbone.depthwise[:blocks], *backbone.pointwise[:blocks], *([backbone.stem] if blocks else [])]
+    for layer in first:
+        layer.requires_grad_(False)
+        layer.frozen = True
+
+
 def fold_batch_norm(backbone: MobileNetV1) -> MobileNetV1:
     """Copy the network with batch normalisation folded into the convolutions, for inference."""
     result = copy.deepcopy(backbone).eval()
