@@ -27,7 +27,7 @@ from fervid.training.config import TrainConfig
 from fervid.training.faces import FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.losses import Targets
-from fervid.training.network import IDENTITY, FaceNetwork, build, load_exported, load_pretrained, supports_bfloat16
+from fervid.training.network import IDENTITY, FaceNetwork, build, load_exported, load_pretrained
 from fervid.training.predict import EXPORTED, predict
 
 VALIDATE_EVERY_STEPS = 500  # steps
@@ -49,7 +49,7 @@ class Trainer:
             earlier: Origin of the initial weights, as in `Start`.
         """
         torch.manual_seed(recipe.seed)
-        network.autocast = recipe.bfloat16 and supports_bfloat16()
+        network.autocast &= recipe.bfloat16
         if recipe.freeze_normalisation and isinstance(network.backbone, mobilenet.MobileNetV1):
             mobilenet.freeze_normalisation(network.backbone)
         self.recipe, self.data, self.step = recipe, data, 0

@@ -49,16 +49,15 @@ class FaceNetwork(nn.Module):
 
     Attributes:
         backbone: Computes the embedding, of size `width`.
-        autocast: Whether the backbone runs in bfloat16 in training and validation.
+        autocast: Whether the backbone runs in bfloat16 in training and validation; as the processor allows.
     """
-
-    autocast = True
 
     def __init__(self, backbone: nn.Module, width: int) -> None:
         """Add heads with random weights to a backbone with embeddings of size `width`."""
         super().__init__()
         self.backbone = backbone
         self.width = width
+        self.autocast = supports_bfloat16()
         self.expression = nn.Linear(width, len(CLASSES))
         self.first = nn.Linear(width, len(FER2013_CLASSES))
         self.attributes = nn.Linear(width, 256)

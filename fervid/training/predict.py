@@ -27,7 +27,6 @@ from fervid.training.network import (
     FaceNetwork,
     Heads,
     build,
-    supports_bfloat16,
     to_tensor,
 )
 
@@ -226,7 +225,7 @@ def load_run(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
     metadata, weights = checkpoint.load_final_weights(path, "data")
     recipe = TrainConfig.from_dict(metadata["recipe"])
     network = build(recipe.backbone)
-    network.autocast = recipe.bfloat16 and supports_bfloat16()
+    network.autocast &= recipe.bfloat16
     network.load_state_dict(weights)
     if isinstance(network.backbone, mobilenet.MobileNetV1):
         network.backbone = mobilenet.fold_batch_norm(network.backbone)

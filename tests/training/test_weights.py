@@ -106,6 +106,18 @@ def test_frozen_batch_norm_keeps_outputs_and_statistics(backbone: MobileNetV1) -
     torch.testing.assert_close(folded(images), expected, atol=1e-3, rtol=1e-3)
 
 
+def test_frozen_blocks_are_not_trained(backbone: MobileNetV1) -> None:
+    images = torch.randn(4, 3, 64, 64, generator=torch.manual_seed(0)) * 50
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    mobilenet.freeze_blocks(backbone, 4)
+    backbone.train()(images).sum().backward()
+    trained = {name for name, parameter in backbone.named_parameters() if parameter.grad is not None}
+    blocks = {name.rpartition(".convolution")[0] for name in trained if ".convolution" in name}
+    assert blocks == {f"{kind}.{number}" for kind in ("depthwise", "pointwise") for number in range(4, 13)}
+    changed = {name for name, value in backbone.named_buffers() if not torch.equal(value, before[name])}
+    assert {name.partition(".norm")[0] for name in changed} == blocks
+
+
 def test_normalised_network_starts_equal(backbone: MobileNetV1) -> None:
     pictures = torch.randn(8, 3, 64, 64, generator=torch.manual_seed(0)) * 50
     with torch.no_grad():
