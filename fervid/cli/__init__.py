@@ -1,6 +1,18 @@
-"""The command line: one module per command or group of commands, and the exit statuses that they share."""
+"""The command line: one module per command or group of commands, and the exit codes that they share."""
 
-OK, FAILED, USAGE, NOTHING, MODEL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit statuses of all commands."""
+
+    OK = 0
+    INPUT_FAILED = 1
+    USAGE = 2
+    NO_INPUT = 3
+    MODEL_UNUSABLE = 4
+    INTERRUPTED = 130
+    TERMINATED = 143
 
 
 def format_examples(*lines: str) -> str:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from fervid.cli import USAGE
+from fervid.cli import ExitCode
 
 ADDRESS_SPACE_BYTES = 1_500_000_000
 """Address space that libraries and models map into a process, which is much more than they use."""
@@ -36,4 +36,4 @@ def fork_under_memory_limit() -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0:
         print(OUT_OF_MEMORY, file=sys.stderr, flush=True)
-    os._exit(USAGE if status < 0 else status)
+    os._exit(ExitCode.USAGE if status < 0 else status)

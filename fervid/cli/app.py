@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from fervid.cli import FAILED, INTERRUPTED, MODEL, NOTHING, OK, TERMINATED, USAGE
+from fervid.cli import ExitCode
 from fervid.cli.address_space import OUT_OF_MEMORY, fork_under_memory_limit
 from fervid.cli.annotate import annotate_app
 from fervid.cli.classify import classify_app
@@ -41,7 +41,12 @@ TERMINATION_SIGNALS = {"SIGTERM", "SIGBREAK"}
 _MEMORY_ERRORS = re.compile(
     r"failed to map segment|[Cc]annot allocate memory|can't start new thread|bad_alloc|Insufficient memory"
 )
-EXIT_CODES = {NoInputsFound: NOTHING, ModelError: MODEL, InputError: FAILED, FervidError: USAGE}
+_CODE_OF_ERROR = {
+    NoInputsFound: ExitCode.NO_INPUT,
+    ModelError: ExitCode.MODEL_UNUSABLE,
+    InputError: ExitCode.INPUT_FAILED,
+    FervidError: ExitCode.USAGE,
+}
 
 
 class _Terminated(SystemExit):
@@ -71,20 +76,25 @@ def _handle_errors() -> Iterator[None]:
         yield
     except FervidError as error:
         _exit(
-            f"fervid: {error.message}", next(status for kind, status in EXIT_CODES.items() if isinstance(error, kind))
+            f"fervid: {error.message}",
+            next(status for kind, status in _CODE_OF_ERROR.items() if isinstance(error, kind)),
         )
     except (KeyboardInterrupt, _Terminated) as error:
-        reason, status = ("terminated", TERMINATED) if isinstance(error, _Terminated) else ("interrupted", INTERRUPTED)
+        reason, status = (
+            ("terminated", ExitCode.TERMINATED)
+            if isinstance(error, _Terminated)
+            else ("interrupted", ExitCode.INTERRUPTED)
+        )
         _exit(", ".join([f"fervid: {reason}; finished clips are kept", *getattr(error, "__notes__", ())]), status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(OK) from None
+        raise typer.Exit(ExitCode.OK) from None
     except Exception as error:
         if isinstance(error, MemoryError) or _MEMORY_ERRORS.search(str(error)):
-            _exit(OUT_OF_MEMORY, USAGE)
+            _exit(OUT_OF_MEMORY, ExitCode.USAGE)
         if not isinstance(error, OSError):
             raise
-        _exit(f"fervid: {error}", USAGE)
+        _exit(f"fervid: {error}", ExitCode.USAGE)
 
 
 def main() -> None:
@@ -105,11 +115,11 @@ def main() -> None:
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else FAILED)
+        os._exit(status if isinstance(status, int) else ExitCode.INPUT_FAILED)
 
 
 def _terminate(*_: object) -> NoReturn:
-    raise _Terminated(TERMINATED)
+    raise _Terminated(ExitCode.TERMINATED)
 
 
 def _exit(message: str, status: int) -> NoReturn:

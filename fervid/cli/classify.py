@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from fervid.cli import FAILED, OK, format_examples
+from fervid.cli import ExitCode, format_examples
 from fervid.cli.baseline import open_baseline_engine, parse_baseline
 from fervid.cli.clip_inputs import collect_inputs
 from fervid.cli.flags import (
@@ -136,7 +136,7 @@ def classify(
             strict=strict,
             models=models,
         )
-        raise typer.Exit(FAILED if failed and not exit_zero else OK)
+        raise typer.Exit(ExitCode.INPUT_FAILED if failed and not exit_zero else ExitCode.OK)
     passed_over, summary = PassedOver(), Summary("clip")
     names = collect_inputs(inputs, from_file, nul)
     clips = resolve_inputs(names, recursive=recursive, urls=on_cluster, passed_over=passed_over)
@@ -164,7 +164,7 @@ def classify(
         _write_results(classify_clips, clips, config, writer, answered, result_progress, summary)
     if output:
         summary.log(output, progress)
-    raise typer.Exit(FAILED if summary.failures and not exit_zero else OK)
+    raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures and not exit_zero else ExitCode.OK)
 
 
 def _open_engine(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fervid.cli import FAILED, OK, format_examples
+from fervid.cli import ExitCode, format_examples
 from fervid.cli.dataset_features import extract_rows
 from fervid.cli.dataset_flags import ExtractionOptions
 from fervid.cli.flags import Force, Recursive
@@ -69,7 +69,7 @@ def features(
     table = FeatureTable.from_rows(rows, feature_provenance(extractor))
     (relative_to_people(table) if baseline else table).save(output, force=force)
     summary.log(output, extraction.progress, "features are")
-    raise typer.Exit(FAILED if summary.failures else OK)
+    raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures else ExitCode.OK)
 
 
 def _resolve_sources(sources: Sequence[str], *, recursive: bool, passed_over: PassedOver) -> Dataset:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fervid.cli import FAILED, OK, format_examples
+from fervid.cli import ExitCode, format_examples
 from fervid.cli.clip_inputs import collect_inputs
 from fervid.cli.flags import (
     Attributes,
@@ -119,4 +119,4 @@ def frames(
                 summary.add(item.result.path, item.result.status, failed=config.is_failure(item.result.status))
     if output:
         summary.log(output, progress, "rows are")
-    raise typer.Exit(FAILED if summary.failures and not exit_zero else OK)
+    raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures and not exit_zero else ExitCode.OK)

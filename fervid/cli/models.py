@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fervid.cli import MODEL, OK, USAGE, format_examples
+from fervid.cli import ExitCode, format_examples
 from fervid.cli.flags import ProgressMode, complete_model_names
 from fervid.core.errors import ModelError
 from fervid.core.text import escape_control_chars
@@ -77,7 +77,7 @@ def models_verify(
         except ModelError as error:
             failures += 1
             print(f"failed  {name:16} {error.message}")
-    raise typer.Exit(MODEL if failures else OK)
+    raise typer.Exit(ExitCode.MODEL_UNUSABLE if failures else ExitCode.OK)
 
 
 @models_app.command(
@@ -120,7 +120,13 @@ def doctor() -> None:
     for check in run_checks():
         print(f"{check.state:5} {check.name:24} {escape_control_chars(check.message)}", flush=True)
         problems += [check.name] * (check.state == "error")
-    raise typer.Exit(MODEL if any(name.startswith("model") for name in problems) else USAGE if problems else OK)
+    raise typer.Exit(
+        ExitCode.MODEL_UNUSABLE
+        if any(name.startswith("model") for name in problems)
+        else ExitCode.USAGE
+        if problems
+        else ExitCode.OK
+    )
 
 
 @info_app.command(epilog=format_examples("fervid schema > record.schema.json", "fervid schema timeline"))

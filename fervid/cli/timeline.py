@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fervid.cli import FAILED, OK, format_examples
+from fervid.cli import ExitCode, format_examples
 from fervid.cli.baseline import observation_progress, parse_baseline
 from fervid.cli.clip_inputs import collect_inputs
 from fervid.cli.flags import (
@@ -134,7 +134,7 @@ def timeline(
             strict=strict,
             models=models,
         )
-        raise typer.Exit(FAILED if failed and not exit_zero else OK)
+        raise typer.Exit(ExitCode.INPUT_FAILED if failed and not exit_zero else ExitCode.OK)
     passed_over, summary = PassedOver(), Summary("window")
     clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
     note(str(passed_over), progress)
@@ -159,7 +159,7 @@ def timeline(
             draw_plot(results)
     if output:
         summary.log(output, progress)
-    raise typer.Exit(FAILED if summary.failures and not exit_zero else OK)
+    raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures and not exit_zero else ExitCode.OK)
 
 
 @contextmanager
