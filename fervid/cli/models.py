@@ -116,17 +116,12 @@ def doctor() -> None:
     """
     from fervid.cli.doctor import run_checks
 
-    problems = []
+    codes = {ExitCode.OK}
     for check in run_checks():
         print(f"{check.state:5} {check.name:24} {escape_control_chars(check.message)}", flush=True)
-        problems += [check.name] * (check.state == "error")
-    raise typer.Exit(
-        ExitCode.MODEL_UNUSABLE
-        if any(name.startswith("model") for name in problems)
-        else ExitCode.USAGE
-        if problems
-        else ExitCode.OK
-    )
+        if check.state == "error":
+            codes.add(ExitCode.MODEL_UNUSABLE if check.name.startswith("model") else ExitCode.USAGE)
+    raise typer.Exit(max(codes))
 
 
 @info_app.command(epilog=format_examples("fervid schema > record.schema.json", "fervid schema timeline"))
