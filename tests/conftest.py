@@ -33,7 +33,10 @@ from fervid.models import registry, session
 collect_ignore = [] if find_spec("torch") else ["training"]  # `make test-train` installs it
 
 
-POSIX_ONLY = re.compile(r"(mkfifo|symlink_to|chmod|umask|killpg|SIGKILL|getuid|os\.fork|\"sh\"|/dev/|/proc)")
+POSIX_ONLY = re.compile(
+    r"(mkfifo|symlink|chmod|umask|killpg|preexec_fn|pthread_sigmask|send_signal|SIG(INT|KILL|TERM)|getuid|os\.fork"
+    r"|\"sh\"|/dev/|/proc)"
+)
 """What a test may use that Windows lacks, or allows administrators only."""
 
 

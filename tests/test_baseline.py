@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Sequence
@@ -157,7 +158,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     place = tmp_path_factory.mktemp("models")
     spec = {**toy_models.FACE_MODEL["input"], "scale": [1 / 255] * 3}
     network = toy_models.face_model(
-        place / "face_model.onnx", input=spec, tracking={"min_track_similarity": 0.45, "min_person_similarity": 0.995}
+        place / "face_model.onnx",
+        input=spec,
+        tracking={"min_track_similarity": 0.45, "min_person_similarity": 0.995},
+        classifier=str(place / "classifier.onnx"),
     )
     classifier = toy_models.classifier(
         place / "classifier.onnx",
@@ -231,6 +235,22 @@ def test_identify_names_people_and_changes_no_prediction(models: list[str], clip
     assert [r["probabilities"] for r in found] == [r["probabilities"] for r in alone]
     assert [person["identity"] for person in found[-1]["people"]] == ["person-2", "person-1"]
     assert all(person["identity"] is None for record in alone for person in record["people"])
+
+
+def test_frames_have_the_names_of_classify(models: list[str], clips: Path, tmp_path: Path) -> None:
+    write_clip(clips / "d.png", (GREEN, 1.0), (PINK, 1.0))
+    output, paths = tmp_path / "frames.csv", sorted(map(str, clips.glob("*.png")))
+    classifier = models.index("--classifier")
+    flags = [*models[:classifier], *models[classifier + 2 :], "--identify", "--resume", "-o", str(output)]
+    for some in (paths[5:], paths):
+        result = CliRunner().invoke(app, ["frames", *some, *flags])
+        assert result.exit_code == 0, result.output
+    rows = [row for row in csv.DictReader(output.read_text().splitlines()) if row["face_id"]]
+    assert {(row["path"], int(row["face_id"])): row["identity"] for row in rows} == {
+        (record["path"], person["id"]): person["identity"]
+        for record in classify(models, clips, "--identify")
+        for person in record["people"]
+    }
 
 
 def test_people_may_be_named_by_list(models: list[str], clips: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import cv2
 import jsonschema
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -61,7 +62,8 @@ def broken(tmp_path: Path, smile: Path) -> Path:
         "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
     )
     (place / "playlist.mp4").write_text(f"#EXTM3U\n#EXTINF:1,\n{smile}\n")
-    os.mkfifo(place / "pipe.mp4")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(place / "pipe.mp4")
     return place
 
 
@@ -96,7 +98,7 @@ def test_broken_clips_have_error_codes_and_others_continue(broken: Path, smile: 
         "cut.mp4": "truncated",
         "empty.mp4": "empty_file",
         "list.mp4": "not_a_video",
-        "pipe.mp4": "unreadable",
+        **({"pipe.mp4": "unreadable"} if hasattr(os, "mkfifo") else {}),
         "playlist.mp4": "not_a_video",
         "stream.mp4": "not_a_video",
         "random.mp4": "not_a_video",
@@ -305,14 +307,14 @@ def test_unwritable_output_is_reported(scenery: Path, tmp_path: Path) -> None:
 def test_run_to_file_prints_summary(folder: Path, broken: Path, tmp_path: Path) -> None:
     output = tmp_path / "answers.jsonl"
     clean = run("classify", folder / "smile.mp4", "-o", output)
-    pattern = rf"fervid: 1 clip in [\d.]+ s: 1 ok; records are in {output}\n"
+    pattern = rf"fervid: 1 clip in [\d.]+ s: 1 ok; records are in {re.escape(str(output))}\n"
     assert re.fullmatch(pattern, clean.stderr)
-    bad = [broken / name for name in ("cut.mp4", "empty.mp4", "list.mp4", "pipe.mp4", "text.mp4", "random.mp4")]
+    bad = [broken / name for name in ("cut.mp4", "empty.mp4", "list.mp4", "sound.mp4", "text.mp4", "random.mp4")]
     rest = run("classify", folder / "smile.mp4", folder / "scenery.mp4", *bad, "-o", output, "--resume")
-    named = ", ".join(map(str, bad[:5]))
+    named = re.escape(", ".join(map(str, bad[:5])))
     assert re.fullmatch(
         rf"fervid: 8 clips in [\d.]+ s \(1 answered before\): 1 ok, 1 no_face, 6 error; failed: {named} and 1 more;"
-        rf" records are in {output}\n",
+        rf" records are in {re.escape(str(output))}\n",
         rest.stderr,
     )
     assert run("classify", folder / "smile.mp4", "-o", tmp_path / "a.csv", "--progress", "none").stderr == ""
@@ -379,6 +381,7 @@ def test_out_of_memory_prints_one_line(failure: Exception, smile: Path, monkeypa
     assert result.stderr.startswith("fervid: out of memory; raise the limit")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space of a process")
 def test_address_space_limit_is_reported(smile: Path) -> None:
     kilobytes = 1_000_000
     line = " ".join(map(shlex.quote, command(smile)))
@@ -394,6 +397,7 @@ def test_address_space_limit_is_reported(smile: Path) -> None:
         assert (done.returncode, said.count("fervid: out of memory")) == (2, 1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space of a process")
 def test_crash_under_address_space_limit_is_reported() -> None:
     crash = "import os, signal, fervid.cli.app as c; c.app = lambda: os.kill(os.getpid(), signal.SIGSEGV); c.main()"
     done = subprocess.run(
@@ -514,6 +518,7 @@ def test_progress_json_goes_to_stderr(folder: Path) -> None:
     assert "clip" in run("classify", folder, "--progress", "bar").stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names that are not UTF-8")
 def test_undecodable_file_name_gives_valid_json(smile: Path, tmp_path: Path) -> None:
     odd = os.path.join(os.fsencode(tmp_path), b'caf\xe9 "\n\xf0\x9f\x99\x82.mp4')
     os.symlink(os.fsencode(smile), odd)
@@ -558,7 +563,7 @@ def command(*arguments: object) -> list[str]:
 
 
 HARM = """
-import os, resource, signal, time
+import os, signal, sys, time
 from pathlib import Path
 from fervid.media import video
 
@@ -567,7 +572,9 @@ plain = video.read_frames
 def read_frames(path, *more):
     kind = Path(path).stem
     if kind == "kills":
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if sys.platform != "win32":  # which writes no core files
+            import resource
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.kill(os.getpid(), signal.SIGSEGV)
     if kind == "hangs":
         time.sleep(600)
@@ -773,8 +780,8 @@ def test_interrupt_stops_single_clip(endless: Path) -> None:
 
 def works_on(clip: Path, process_id: int) -> bool:
     """Whether a process has a file open."""
-    with suppress(OSError):
-        return any(link.resolve() == clip for link in Path(f"/proc/{process_id}/fd").iterdir())
+    with suppress(psutil.Error):
+        return any(file.path == str(clip.resolve()) for file in psutil.Process(process_id).open_files())
     return False
 
 

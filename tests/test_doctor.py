@@ -237,7 +237,7 @@ def test_unreadable_folders_stop_no_check(monkeypatch: pytest.MonkeyPatch, tmp_p
     plain = os.stat
 
     def refuse(path: object, *more: object, **other: object) -> os.stat_result:
-        if str(path).startswith((str(tmp_path / "data") + "/", str(tmp_path / "cache") + "/")):
+        if str(path).startswith((f"{tmp_path / 'data'}{os.sep}", f"{tmp_path / 'cache'}{os.sep}")):
             raise PermissionError(13, "Permission denied", str(path))
         return plain(path, *more, **other)
 

@@ -8,18 +8,22 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
 import fervid
+from fervid.analysis.baseline import IDENTITY
 from fervid.analysis.options import Options
-from fervid.batch.frame_output import open_frame_writer, resolve_frame_format
+from fervid.batch.frame_output import name_people_across_clips, open_frame_writer, resolve_frame_format
 from fervid.core.errors import OutputError, UsageError
 from fervid.core.frame_rows import FrameColumns
+from fervid.core.records import ClipFeatures
 from fervid.core.results import ClipResult, ErrorInfo
 from record_fixtures import Stub, answer, files
 
 COLUMNS = FrameColumns(("eye",), ("calm", "angry"))
+WITH_IDENTITY = FrameColumns(("eye",), ("calm", "angry"), identity=True)
 FORMATS = ("csv", "jsonl", "parquet")
 
 
@@ -54,13 +58,14 @@ def interrupted(path: str) -> Iterator[fervid.FrameRow]:
     raise KeyboardInterrupt
 
 
-def read(output: Path) -> list[str]:
-    """Return the path of each row."""
+def read(output: Path, column: str = "path") -> list[str | None]:
+    """Return a text of each row."""
     if output.suffix == ".csv":
-        return [row["path"] for row in csv.DictReader(output.read_text().splitlines())]
+        with output.open(newline="") as file:
+            return [row[column] or None for row in csv.DictReader(file)]
     if output.suffix == ".jsonl":
-        return [json.loads(line)["path"] for line in output.read_text().splitlines()]
-    return pyarrow.parquet.read_table(output)["path"].to_pylist()
+        return [json.loads(line)[column] for line in output.read_text().splitlines()]
+    return pyarrow.parquet.read_table(output)[column].to_pylist()
 
 
 def twice(paths: list[str]) -> list[str]:
@@ -162,6 +167,78 @@ def test_csv_and_parquet_have_the_same_values(inputs: list[str], tmp_path: Path)
     assert lines[1]["box"] is lines[1]["face_id"] is None
 
 
+def write_with_identities(output: Path, paths: list[str], stop_at: str = "") -> list[str]:
+    """Write the missing clips, which show two people by turns, then identities; stop before those of a clip."""
+    format = resolve_frame_format(output, None, resume=True, force=False)
+    with open_frame_writer(output, format, Stub(), WITH_IDENTITY, paths, resume=True) as writer:
+        missing = [path for path in paths if path not in writer.answered]
+        for path in missing:
+            vector = np.eye(2, dtype=np.float32)[int(Path(path).stem[-1]) % 2]
+            writer.write(answer(path), rows_of(path), [ClipFeatures({IDENTITY: vector}, 5)])
+        if stop_at:
+            writer.fill_identities(Interrupted({path: ["nobody"] for path in paths[: paths.index(stop_at)]}))
+        name_people_across_clips(writer, paths, 0.5)
+    return missing
+
+
+class Interrupted(dict):
+    """Names of people by path; a run is interrupted where a path has none."""
+
+    def __missing__(self, path: str) -> list[str]:
+        raise KeyboardInterrupt
+
+
+ALTERNATING = ["person-1", None, "person-2", None, "person-1", None, "person-2", None, "person-1", None]
+
+
+def test_identities_are_added(inputs: list[str], output: Path) -> None:
+    write_with_identities(output, inputs)
+    assert (read(output), read(output, "identity")) == (twice(inputs), ALTERNATING)
+    assert write_with_identities(output, inputs) == []
+    assert read(output, "identity") == ALTERNATING
+
+
+def test_new_clips_change_the_identities(inputs: list[str], output: Path) -> None:
+    write_with_identities(output, inputs[1:2])
+    assert read(output, "identity") == ["person-1", None]
+    assert write_with_identities(output, inputs) == [inputs[0], *inputs[2:]]
+    assert sorted(zip(read(output), read(output, "identity"), strict=True), key=lambda row: row[0]) == [
+        *zip(twice(inputs), ALTERNATING, strict=True)
+    ]
+
+
+def test_interrupt_leaves_all_identities_or_none(inputs: list[str], output: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_with_identities(output, inputs, stop_at=inputs[3])
+    assert (read(output), read(output, "identity")) == (twice(inputs), [None] * 10)
+    assert not [path for path in (output.parent, output) if path.is_dir() and [*path.glob("*.partial")]]
+    assert write_with_identities(output, inputs) == []
+    assert read(output, "identity") == ALTERNATING
+
+
+@pytest.mark.parametrize("output", ["csv", "jsonl"], indirect=True)
+def test_kill_before_the_rename_loses_nothing(inputs: list[str], output: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_with_identities(output, inputs, stop_at=inputs[0])
+    rows = output.read_bytes()
+    write_with_identities(output, inputs)
+    output.write_bytes(rows)
+    assert write_with_identities(output, inputs) == []
+    assert read(output, "identity") == ALTERNATING
+
+
+def test_identities_keep_unusual_paths(tmp_path: Path) -> None:
+    paths = [f"{tmp_path}/{name}.mp4" for name in ('=a,\n\r"b\udce9 0', "b\r1")]
+    for format in ("csv", "jsonl"):
+        output = tmp_path / f"frames.{format}"
+        with pytest.raises(KeyboardInterrupt):
+            write_with_identities(output, paths, stop_at=paths[0])
+        before = read(output)
+        write_with_identities(output, paths)
+        assert read(output) == before
+        assert read(output, "identity") == ALTERNATING[:4]
+
+
 def test_foreign_parquet_is_refused(inputs: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "frames.parquet"
     folder.mkdir()
@@ -177,6 +254,7 @@ def test_foreign_parquet_is_refused(inputs: list[str], tmp_path: Path) -> None:
         ("s3://bucket/frames.parquet", {}, "local file or folder"),
         (None, {"resume": True}, "--resume needs an output"),
         (None, {"format": "parquet"}, "parquet needs an output"),
+        (None, {"identify": True}, "name an output with -o frames.jsonl"),
         ("frames.csv", {"embedding": True}, "--embedding is written to parquet only"),
         ("frames.csv", {"resume": True, "force": True}, "give one of them"),
     ],

@@ -16,7 +16,9 @@ from fervid.core.frame_rows import FrameColumns
 from fervid.core.results import ErrorInfo
 
 FACE = {"confidence": 0.9, "detected": True, "box": (1.0, 2.0, 3.0, 4.0), "landmarks": {"right_eye": (1.5, 2.5)}}
-COLUMNS = FrameColumns(("right_eye",), ("calm", "angry"), logits=True, attributes=True, ethnicities=("a",), embedding=3)
+COLUMNS = FrameColumns(
+    ("right_eye",), ("calm", "angry"), identity=True, logits=True, attributes=True, ethnicities=("a",), embedding=3
+)
 
 
 def face(path: str = "clip.mp4", frame: int = 0, **more: Any) -> fervid.FrameRow:
@@ -125,7 +127,7 @@ def test_row_survives_its_dict() -> None:
 def test_columns_are_the_fields_of_a_row() -> None:
     assert [*COLUMNS.nested()] == [*face().as_dict()]
     flat = COLUMNS.flat()
-    assert flat[8:14] == ["box.x1", "box.y1", "box.x2", "box.y2", "landmarks.right_eye.x", "landmarks.right_eye.y"]
+    assert flat[9:15] == ["box.x1", "box.y1", "box.x2", "box.y2", "landmarks.right_eye.x", "landmarks.right_eye.y"]
     assert {"probabilities.angry", "logits.calm", "ethnicity_probabilities.a", "error.code"} <= set(flat)
 
 

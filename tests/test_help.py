@@ -110,7 +110,7 @@ def test_completion_script_is_printed(shell: str) -> None:
     environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     script = subprocess.check_output([sys.executable, "-c", code, shell], text=True, env=environment)
     assert f"_FERVID_COMPLETE=complete_{shell}" in script
-    if program := shutil.which(shell):
+    if sys.platform != "win32" and (program := shutil.which(shell)):
         check = "\ncomplete -p fervid\n" if shell == "bash" else ""
         done = subprocess.run([program, "-c", script + check], capture_output=True, text=True, check=False, timeout=20)
         assert shell != "bash" or "_fervid_completion" in done.stdout

@@ -437,7 +437,9 @@ def test_report_writes_page(tmp_path: Path) -> None:
 def test_report_prints_summary(tmp_path: Path) -> None:
     results, output = lines(tmp_path / "results.jsonl", MANY), tmp_path / "report.html"
     *_, told = CliRunner().invoke(app.app, ["report", str(results), "-o", str(output)]).stderr.splitlines(True)
-    assert re.fullmatch(rf"fervid: {len(MANY)} clips in [\d.]+ s: \d+ ok.*; the report is in {output}\n", told)
+    assert re.fullmatch(
+        rf"fervid: {len(MANY)} clips in [\d.]+ s: \d+ ok.*; the report is in {re.escape(str(output))}\n", told
+    )
 
 
 def test_existing_page_needs_force(tmp_path: Path) -> None:

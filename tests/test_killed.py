@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from kill_resume import Counts, Format, killed_runs
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
 
 
 def unharmed(counts: Counts, kills: int, inputs: int) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import email
 import json
+import re
 import subprocess
 import sys
 import venv
@@ -20,10 +22,11 @@ def run(*command: object, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def wheel(tmp_path: Path) -> Path:
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", ROOT, cwd=tmp_path)
-    (path,) = (tmp_path / "dist").glob("*.whl")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
+    (path,) = folder.glob("*.whl")
     return path
 
 
@@ -33,6 +36,16 @@ def test_wheel_has_models_and_templates(wheel: Path) -> None:
     models = {f"_models/{path.name}" for path in (ROOT / "models").glob("*.onnx")}
     assert len(models) >= 5
     assert {f"fervid/{name}" for name in templates | models} <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_description_has_no_relative_links(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+    description = email.message_from_bytes(archive.read(name)).get_payload()
+    assert "# fervid" in description
+    links = re.findall(r"\]\(([^)]+)\)", description)
+    assert links
+    assert all(link.startswith("https://") for link in links)
 
 
 @pytest.mark.slow

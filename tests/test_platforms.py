@@ -114,6 +114,16 @@ def test_output_on_limited_file_system(name: str, scenery: Path, tmp_path: Path)
     assert left == ({"part-00000.parquet"} if parquet else {name, *([f"{name}.ledger"] if resumable else [])})
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="the system does not list the open files")
+@pytest.mark.usefixtures("limited_file_system")
+@pytest.mark.parametrize("name", ["frames.csv", "frames.parquet"])
+def test_identities_on_limited_file_system(name: str, smile: Path, tmp_path: Path) -> None:
+    command = ["frames", str(smile), "--identify", "-o", str(tmp_path / name)]
+    for more in ([], ["--resume"]):
+        done = CliRunner().invoke(app.app, [*command, *more])
+        assert done.exit_code == 0, done.stderr
+
+
 def test_drive_letter_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_url(WINDOWS_PATH)
     assert not is_url("C:/clips/a.mp4")

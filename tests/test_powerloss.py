@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from fervid.batch.writers import to_json_line
 from fervid.core.results import ClipResult, ErrorInfo
 from power_loss import Disk, lay, losses
 from record_fixtures import Stub, answer, files
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows replaces no open file")
 
 
 @pytest.fixture

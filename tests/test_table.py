@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
 import select
 import subprocess
 import sys
-import termios
 from contextlib import suppress
 from pathlib import Path
 
@@ -130,8 +128,8 @@ def test_empty_table_has_titles_only(narrow: None) -> None:
 
 def seen(*arguments: object, columns: int = 80, **variables: str) -> bytes:
     """Run a command in a pseudo-terminal, and return its output."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (25, columns))
+    ours, theirs = pytest.importorskip("pty").openpty()
+    pytest.importorskip("termios").tcsetwinsize(theirs, (25, columns))
     environment = {
         name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
     }

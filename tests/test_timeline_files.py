@@ -58,7 +58,7 @@ def test_eaf_is_read_by_pympi(tmp_path: Path) -> None:
     ]
     assert eaf.get_annotation_data_for_tier("person 1") == [(0, 2000, "sad")]
     (media,) = eaf.get_linked_files()
-    assert media["MEDIA_URL"] == f"file://{Path('a.mp4').absolute()}"
+    assert media["MEDIA_URL"] == "file:///" + Path("a.mp4").absolute().as_posix().lstrip("/")
     assert (media["RELATIVE_MEDIA_URL"], media["MIME_TYPE"]) == ("./a.mp4", "video/mp4")
 
 
@@ -124,7 +124,11 @@ def test_files_keep_the_subfolders_of_the_clips(tmp_path: Path) -> None:
     clips = ["videos/sad/a.mp4", "videos/glad/a.mp4", "videos/glad/b.c.mkv"]
     files = plan_files(clips, "eaf", tmp_path, force=False)
     assert list(files) == clips
-    assert [str(file.relative_to(tmp_path)) for file in files.values()] == ["sad/a.eaf", "glad/a.eaf", "glad/b.c.eaf"]
+    assert [file.relative_to(tmp_path).as_posix() for file in files.values()] == [
+        "sad/a.eaf",
+        "glad/a.eaf",
+        "glad/b.c.eaf",
+    ]
 
 
 @pytest.mark.parametrize("clips", [["a.mp4", "a.mkv"], ["a.mp4", "b.mp4"]])

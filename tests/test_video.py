@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import re
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -802,6 +804,8 @@ class Watch:
 @pytest.fixture
 def canary(tmp_path: Path) -> Iterator[tuple[Path, Watch]]:
     """A clip that nobody may open."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux tells which files were opened")
     path = clips.write(tmp_path / "canary.ts", clips.scenery(12, 160, 128))
     watch = Watch(path)
     yield path, watch
@@ -1002,6 +1006,9 @@ REFUSED = {
     ),
     "sound with a cover": ("a.m4a", write_album, errors.NoVideoStream, "only audio"),
 }
+if sys.platform == "win32":  # only administrators make links, and other errors are reported
+    for unusual in ("dangling link", "link to itself", "file as a folder", "name too long", "NUL in the name"):
+        del REFUSED[unusual]
 
 
 @pytest.mark.parametrize(("name", "make", "expected", "words"), REFUSED.values(), ids=REFUSED)
@@ -1021,7 +1028,7 @@ def test_unreadable_file(second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(errors.InputUnreadable, match=rf"{second} cannot be read \(Permission denied\)"):
+    with pytest.raises(errors.InputUnreadable, match=rf"{re.escape(str(second))} cannot be read \(Permission denied\)"):
         next(read_frames(second))
 
 

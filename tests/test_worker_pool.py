@@ -237,8 +237,8 @@ def test_closing_at_once(tmp_path: Path) -> None:
     map_ordered(square, range(3), 2, unexpected_death).close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_exit_with_parent(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_workers_exit_with_parent(name: str, tmp_path: Path) -> None:
     code = (
         "from functools import partial; from pathlib import Path; from worker_functions import *;"
         "from fervid.core.worker_pool import map_ordered;"
@@ -252,7 +252,7 @@ def test_workers_exit_with_parent(number: int, tmp_path: Path) -> None:
     )
     assert wait_for_files(tmp_path, 3)
     assert len(child_processes.alive(run.pid)) >= 3
-    run.send_signal(number)
+    run.send_signal(signal.Signals[name])
     assert child_processes.gone(run.pid)
     assert run.communicate(timeout=10)[1] == b""
 

@@ -7,7 +7,7 @@ emotion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from fervid.core.records import ClipFeatures, FloatArray
 
 Kind = Literal["person", "rest"]
 
+IDENTITY = "identity.mean"
+"""The statistic that recognises a person across clips."""
 LOGITS = "logit.mean"
 SHIFTED_STATISTICS = ("logit.mean", "logit.min", "logit.max")
 """Statistics that a baseline shifts; the standard deviation does not depend on a person's average."""
@@ -48,6 +50,25 @@ class BaselineReference:
     kind: Kind
     clips: int
     statistics: Mapping[str, FloatArray]
+
+
+def number_people(features: Sequence[ClipFeatures], clips: Sequence[int], min_similarity: float) -> NDArray[np.int64]:
+    """Number people across clips by their mean identity vectors, in order of first appearance.
+
+    Args:
+        features: Features of each person in each clip, with the statistic `IDENTITY`.
+        clips: Clip of each.
+        min_similarity: As for `identify_people`.
+    """
+    if not features:
+        return np.zeros(0, np.int64)
+    vectors = np.stack([person.statistics[IDENTITY] for person in features])
+    return identify_people(vectors, clips, [person.count for person in features], min_similarity)
+
+
+def name_numbers(numbers: Iterable[int]) -> dict[int, str]:
+    """Return the name of each number: `person-1` and so on, in order of first appearance."""
+    return {number: f"person-{i}" for i, number in enumerate(dict.fromkeys(numbers), 1)}
 
 
 def identify_people(

@@ -16,12 +16,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fervid.analysis.aggregate import ClipObservations, TrackStats, aggregate_clip
+from fervid.analysis.baseline import IDENTITY
 from fervid.analysis.extractor import Extractor
+from fervid.analysis.observed_record import select_features
 from fervid.analysis.pooling import to_logits
 from fervid.analysis.result_builder import ResultBuilder
 from fervid.core.errors import UsageError, as_usage_error
 from fervid.core.frame_rows import FrameColumns, FrameRow
-from fervid.core.records import FaceOutputs, FloatArray, FrameObservation
+from fervid.core.records import ClipFeatures, FaceOutputs, FloatArray, FrameObservation
 from fervid.core.results import ClipResult
 
 _EYES = ("right_eye", "left_eye")
@@ -30,11 +32,14 @@ _ROWS_PER_READ = 1024
 _NO_TRACK = -1
 
 
-def frame_columns(extractor: Extractor, *, logits: bool = False, embedding: bool = False) -> FrameColumns:
+def frame_columns(
+    extractor: Extractor, *, identity: bool = False, logits: bool = False, embedding: bool = False
+) -> FrameColumns:
     """Return the columns of the rows that an extractor gives.
 
     Args:
         extractor: Its models name the landmarks and expressions, its options whether there are attributes.
+        identity: Whether rows have the identity of the person.
         logits: Whether rows have logits.
         embedding: Whether rows have the embedding.
     """
@@ -42,6 +47,7 @@ def frame_columns(extractor: Extractor, *, logits: bool = False, embedding: bool
     return FrameColumns(
         landmarks=tuple(extractor.detector.card.get("landmarks", _EYES)),
         expressions=tuple(card["expressions"]),
+        identity=identity,
         logits=logits,
         attributes=attributes,
         ethnicities=tuple(map(str, card["ethnicities"])) if attributes else (),
@@ -57,11 +63,13 @@ class RecordedClip:
         result: The record of the clip, as of `Classifier.classify_or_error`.
         columns: The columns of the rows.
         person_of_track: The person of each track that belongs to one.
+        people: What each person is recognised by in other clips; empty unless the rows have an identity.
     """
 
     result: ClipResult
     columns: FrameColumns
     person_of_track: Mapping[int, int]
+    people: tuple[ClipFeatures, ...] = ()
 
     def rows(self, file: BinaryIO) -> Iterator[FrameRow]:
         """Read the rows of the clip, then the row of its error if it has one.
@@ -130,8 +138,9 @@ def record_clip(
     with closing(extractor.iter_observations(path)) as observations:
         clip = aggregate_clip(observations, extractor.tracker_config, on_frame=write)
     result, _ = results.build(path, clip, started)
-    people = {track: id for id, person in enumerate(clip.people) for track in (person.number, *person.merged)}
-    return RecordedClip(result, columns, people)
+    person_of_track = {track: id for id, person in enumerate(clip.people) for track in (person.number, *person.merged)}
+    people = select_features(clip, {IDENTITY}) if columns.identity else ()
+    return RecordedClip(result, columns, person_of_track, people)
 
 
 def pool_rows(rows: Iterable[FrameRow | Mapping[str, Any]], results: ResultBuilder) -> ClipResult:

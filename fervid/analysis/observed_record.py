@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 from fervid.analysis.aggregate import ClipObservations
-from fervid.analysis.baseline import LOGITS, BaselineReference
+from fervid.analysis.baseline import IDENTITY, LOGITS, BaselineReference
 from fervid.analysis.extractor import Extractor
 from fervid.analysis.result_builder import ResultBuilder
 from fervid.analysis.windows import WindowSpec
 from fervid.core.errors import InputError
 from fervid.core.records import ClipFeatures
 from fervid.core.results import Baseline, ClipResult, Prediction, WindowResult
-
-IDENTITY = "identity.mean"
-"""The statistic that recognises a person across clips."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,8 +38,16 @@ def make_observed_record(result: ClipResult, clip: ClipObservations, statistics:
         clip: The observations that it was made from.
         statistics: Names of the statistics that the classifier takes.
     """
-    names = {*statistics, LOGITS, IDENTITY}
-    return ObservedRecord(result, tuple(_select(person.pool.features(), names) for person in clip.people))
+    return ObservedRecord(result, select_features(clip, {*statistics, LOGITS, IDENTITY}))
+
+
+def select_features(clip: ClipObservations, names: Container[str]) -> tuple[ClipFeatures, ...]:
+    """Return the statistics of those names for each person in a clip."""
+    people = [person.pool.features() for person in clip.people]
+    return tuple(
+        ClipFeatures({name: vector for name, vector in features.statistics.items() if name in names}, features.count)
+        for features in people
+    )
 
 
 def observe_windows(
@@ -99,8 +104,3 @@ def name_people(
         prediction=people[0].prediction if people else None,
         baseline=Baseline(main.kind, main.clips) if main else None,
     )
-
-
-def _select(features: ClipFeatures, names: set[str]) -> ClipFeatures:
-    statistics = {name: vector for name, vector in features.statistics.items() if name in names}
-    return ClipFeatures(statistics, features.count)

@@ -210,7 +210,8 @@ class Classifier:
         """Yield a row for each face in each sampled frame of a clip, and for each frame without a face.
 
         The first row comes when the clip has been read, because only then it is known who is who. Until then the rows
-        are in a temporary file. If something is wrong with the clip, the last row has an `error` and no frame.
+        are in a temporary file. If something is wrong with the clip, the last row has an `error` and no frame. Rows
+        have no `identity`, which takes all clips of a run: see `fervid frames --identify`.
 
         Args:
             path: Path of a video or image file.

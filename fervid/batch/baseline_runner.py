@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.analysis.baseline import BaselineReference, average_people, identify_people, make_reference
-from fervid.analysis.observed_record import IDENTITY, ObservedRecord
+from fervid.analysis.baseline import BaselineReference, average_people, make_reference, name_numbers, number_people
+from fervid.analysis.observed_record import ObservedRecord
 from fervid.analysis.pipeline import Classifier
 from fervid.analysis.windows import WindowSpec
 from fervid.batch.baseline_spec import BaselineSpec, RestClip
@@ -137,6 +137,15 @@ def check_relative(classifier: Classifier, spec: BaselineSpec) -> None:
         raise UsageError(
             "a baseline needs the faces of single people, but --face all pools them; leave one of them out"
         )
+    check_identifies_people(classifier)
+
+
+def check_identifies_people(classifier: Classifier) -> None:
+    """Check that the face model of a classifier recognises people across clips.
+
+    Raises:
+        UsageError: It does not.
+    """
     if not classifier.extractor.face_model.card.get("identity"):
         raise UsageError(
             f"{classifier.models['face_model'].name} does not identify people, so they cannot be recognised across"
@@ -175,12 +184,11 @@ def relate_clips(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ClipPerson:
-    """A person in a clip: statistics averaged over the windows in which the person occurs."""
+    """A person in a clip: features averaged over the windows in which the person occurs."""
 
     clip: int
     id: int
-    frames: int
-    statistics: Mapping[str, FloatArray]
+    features: ClipFeatures
 
 
 def _people_of(clip: int, records: Sequence[ObservedRecord]) -> list[_ClipPerson]:
@@ -188,30 +196,24 @@ def _people_of(clip: int, records: Sequence[ObservedRecord]) -> list[_ClipPerson
     for record in records:
         for person, features in zip(record.result.people, record.people, strict=True):
             windows.setdefault(person.id, []).append(features)
-    return [
-        _ClipPerson(clip, number, sum(part.count for part in parts), _average(parts))
-        for number, parts in windows.items()
-    ]
+    return [_ClipPerson(clip, number, _average(parts)) for number, parts in windows.items()]
 
 
-def _average(parts: Sequence[ClipFeatures]) -> dict[str, FloatArray]:
+def _average(parts: Sequence[ClipFeatures]) -> ClipFeatures:
     """Average statistics over windows, weighted by their number of frames."""
     counts = [part.count for part in parts]
-    return {
+    statistics: dict[str, FloatArray] = {
         name: np.average([part.statistics[name] for part in parts], axis=0, weights=counts)
         for name in parts[0].statistics
     }
+    return ClipFeatures(statistics, sum(counts))
 
 
 def _identify(
     people: Sequence[_ClipPerson], clips: Sequence[Sequence[ObservedRecord]], min_similarity: float, spec: BaselineSpec
 ) -> NDArray[np.int64]:
     """Number the people across clips: first the names of `spec.people` in sorted order, then everybody else."""
-    if not people:
-        return np.zeros(0, np.int64)
-    vectors = np.stack([person.statistics[IDENTITY] for person in people])
-    clip_of, frames = [person.clip for person in people], [person.frames for person in people]
-    numbers = identify_people(vectors, clip_of, frames, min_similarity)
+    numbers = number_people([person.features for person in people], [person.clip for person in people], min_similarity)
     if spec.people is None:
         return numbers
     listed = sorted(set(spec.people.values()))
@@ -228,8 +230,7 @@ def _identify(
 def _names(number_of: Mapping[tuple[int, int], int], spec: BaselineSpec) -> dict[int, str]:
     """Return the name of each number: a name of `spec.people`, or `person-1` and so on."""
     listed = sorted(set(spec.people.values())) if spec.people else []
-    unlisted = [number for number in dict.fromkeys(number_of.values()) if number >= len(listed)]
-    return dict(enumerate(listed)) | {number: f"person-{i}" for i, number in enumerate(unlisted, 1)}
+    return dict(enumerate(listed)) | name_numbers(number for number in number_of.values() if number >= len(listed))
 
 
 def _references(
@@ -238,7 +239,8 @@ def _references(
     """Return the baseline of each person by number; clips from `n_clips` on are those at rest."""
     if spec.kind is None or not people:
         return {}
-    statistics = {name: np.stack([person.statistics[name] for person in people]) for name in people[0].statistics}
+    names = people[0].features.statistics
+    statistics = {name: np.stack([person.features.statistics[name] for person in people]) for name in names}
     if spec.kind == "person":
         return average_people(statistics, numbers)
     at_rest = np.array([person.clip >= n_clips for person in people])

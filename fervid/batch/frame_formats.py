@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fervid.batch.writers import to_json_line
@@ -13,7 +14,7 @@ from fervid.core.schema import flatten
 from fervid.core.text import escape_formula, to_valid_utf8
 
 _COUNTS = ("frame", "face_id", "success", "detected")
-_TEXTS = ("path", "code", "message")
+_TEXTS = ("path", "identity", "code", "message")
 
 Encoder = Callable[[FrameRow], bytes]
 
@@ -32,6 +33,28 @@ def make_encoder(format: str, columns: FrameColumns) -> tuple[bytes, Encoder]:
     return b"", lambda row: to_json_line(_select(row, names)) + b"\n"
 
 
+def add_identities(format: str, columns: FrameColumns, lines: Iterable[bytes], names: Sequence[str]) -> Iterator[bytes]:
+    """Yield the rows of a clip with the identity of each person.
+
+    Args:
+        format: `csv` or `jsonl`.
+        columns: The columns of the rows, which include the identity.
+        lines: The rows as lines of that format.
+        names: Name of each person, by `face_id`.
+    """
+    if format == "jsonl":
+        for row in map(json.loads, lines):
+            if row["face_id"] is not None:
+                row["identity"] = names[row["face_id"]]
+            yield to_json_line(row) + b"\n"
+        return
+    face_id, identity = map(columns.flat().index, ("face_id", "identity"))
+    for cells in csv.reader(line.decode() for line in lines):
+        if cells[face_id]:
+            cells[identity] = names[int(cells[face_id])]
+        yield _csv_line(cells)
+
+
 def _encode_csv(row: FrameRow, names: Sequence[str]) -> bytes:
     cells = dict(flatten(row.as_dict()))
     return _csv_line([escape_formula(cells.get(name)) for name in names])
@@ -39,8 +62,8 @@ def _encode_csv(row: FrameRow, names: Sequence[str]) -> bytes:
 
 def _csv_line(cells: Sequence[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    csv.writer(text).writerow(cells)  # cells with either character of its line end are quoted
+    return text.getvalue().removesuffix("\r\n").encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _select(row: FrameRow, names: Sequence[str]) -> dict[str, Any]:

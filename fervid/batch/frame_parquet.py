@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
+from fervid.batch.frame_entry import FrameEntry
 from fervid.batch.frame_formats import frame_schema, to_arrow_row
 from fervid.batch.resume import ResumeEntry, file_stamp
 from fervid.core.atomic_io import as_output_error, atomic_write, fsync_dir, hold_lock
 from fervid.core.errors import OutputError
 from fervid.core.frame_rows import FrameColumns, FrameRow
 from fervid.core.packages import missing_extra
+from fervid.core.records import ClipFeatures
 from fervid.core.results import ClipResult, Status
 
 _ROWS_PER_GROUP = 1000
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 _ENTRY = b"fervid"
-"""Key of the metadata of a part, whose value is a `ResumeEntry` as JSON."""
+"""Key of the metadata of a part, whose value is a `FrameEntry` as JSON."""
 
 
 class FrameParquetWriter:
@@ -56,6 +57,8 @@ class FrameParquetWriter:
         self._schema = frame_schema(pyarrow, columns)
         self._stamps = {clip: file_stamp(clip) for clip in clips}
         self._next_part = 0
+        self._parts: dict[str, Path] = {}
+        self.people: dict[str, Sequence[ClipFeatures]] = {}
         self.answered: dict[str, Status] = {}
         with as_output_error(folder), ExitStack() as resources:
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,20 +82,49 @@ class FrameParquetWriter:
             for unfinished in self._folder.glob("part-*.parquet.partial"):
                 unfinished.unlink()
 
-    def write(self, result: ClipResult, rows: Iterable[FrameRow]) -> None:
+    def write(self, result: ClipResult, rows: Iterable[FrameRow], people: Sequence[ClipFeatures] = ()) -> None:
         """Write the part of one clip.
 
         Raises:
             OutputError: It cannot be written.
         """
-        entry = ResumeEntry(result.path, *self._stamps[result.path], self._run, result.status)
-        schema = self._schema.with_metadata({_ENTRY: json.dumps(asdict(entry))})
+        resume = ResumeEntry(result.path, *self._stamps[result.path], self._run, result.status)
+        schema = self._schema.with_metadata({_ENTRY: FrameEntry(resume, tuple(people)).encode()})
         part = self._folder / f"part-{self._next_part:05}.parquet"
         with atomic_write(part, force=True) as file, self._arrow.parquet.ParquetWriter(file, schema) as writer:
             values = (to_arrow_row(row, self._columns) for row in rows)
             while group := list(islice(values, _ROWS_PER_GROUP)):
                 writer.write_table(self._arrow.Table.from_pylist(group, schema))
         self._next_part += 1
+        self._parts[result.path], self.people[result.path] = part, people
+
+    def fill_identities(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Write the identity of each person into the parts, which are all prepared before the first is replaced.
+
+        Args:
+            names: Name of each person in each clip, by path and `face_id`.
+
+        Raises:
+            OutputError: A part cannot be written.
+        """
+        with as_output_error(self._folder):
+            prepared = [(self._fill_part(part, names[path]), part) for path, part in self._parts.items() if names[path]]
+            for new, part in prepared:
+                new.replace(part)
+            fsync_dir(self._folder)
+
+    def _fill_part(self, part: Path, names: Sequence[str]) -> Path:
+        arrow, new = self._arrow, part.with_name(f"{part.name}.partial")
+        with arrow.parquet.ParquetFile(part) as source, new.open("wb") as file:
+            schema = source.schema_arrow
+            column = schema.get_field_index("identity")
+            with arrow.parquet.ParquetWriter(file, schema) as writer:
+                for batch in source.iter_batches(_ROWS_PER_GROUP):
+                    identities = [None if id is None else names[id] for id in batch["face_id"].to_pylist()]
+                    writer.write_batch(batch.set_column(column, "identity", arrow.array(identities, arrow.string())))
+            file.flush()
+            os.fsync(file.fileno())
+        return new
 
     def _load_part(self, number: int, path: Path, *, resume: bool) -> None:
         """Keep the part of a clip that need not be analysed again, and remove others.
@@ -102,11 +134,13 @@ class FrameParquetWriter:
         """
         try:
             metadata = self._arrow.parquet.read_schema(path).metadata or {}
-            entry = ResumeEntry(**json.loads(metadata[_ENTRY]))
-        except (self._arrow.ArrowException, KeyError, TypeError, ValueError) as error:
+            entry = FrameEntry.decode(metadata[_ENTRY])
+        except (self._arrow.ArrowException, KeyError, ValueError) as error:
             raise OutputError(f"{path} was not written by fervid frames; choose another folder") from error
-        if resume and entry.is_current(self._run, self._stamps.get(entry.path)):
-            self.answered[entry.path] = entry.status
+        clip = entry.resume.path
+        if resume and entry.resume.is_current(self._run, self._stamps.get(clip)):
+            self.answered[clip] = entry.resume.status
+            self._parts[clip], self.people[clip] = path, entry.people
             self._next_part = number + 1
         else:
             path.unlink()

@@ -13,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fervid.analysis.observed_record import ObservedRecord
 from fervid.analysis.pipeline import Classifier
 from fervid.batch.resume import FINAL_STATUSES, ResumeEntry, file_stamp, run_fingerprint
@@ -101,11 +99,7 @@ def _to_json(record: ObservedRecord) -> dict[str, Any]:
     plain = asdict(record.result)
     for name in ("path", "models", "baseline"):
         del plain[name]
-    people = [
-        {"count": part.count, "statistics": {name: value.tolist() for name, value in part.statistics.items()}}
-        for part in record.people
-    ]
-    return {"result": plain, "people": people}
+    return {"result": plain, "people": [features.as_dict() for features in record.people]}
 
 
 def _from_json(path: str, plain: Mapping[str, Any], classifier: Classifier) -> ObservedRecord:
@@ -119,10 +113,6 @@ def _from_json(path: str, plain: Mapping[str, Any], classifier: Classifier) -> O
         Person(**{**person, "prediction": Prediction(**person["prediction"])}) for person in result.pop("people")
     )
     prediction, problem = result.pop("prediction"), result.pop("problem")
-    features = tuple(
-        ClipFeatures({name: np.array(value, np.float32) for name, value in part["statistics"].items()}, part["count"])
-        for part in plain["people"]
-    )
     return ObservedRecord(
         ClipResult(
             path,
@@ -132,5 +122,5 @@ def _from_json(path: str, plain: Mapping[str, Any], classifier: Classifier) -> O
             problem=ErrorInfo(**problem) if problem else None,
             models=classifier.models,
         ),
-        features,
+        tuple(map(ClipFeatures.from_dict, plain["people"])),
     )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from fervid.batch.frame_entry import FrameEntry
+from fervid.batch.frame_formats import add_identities, make_encoder
 from fervid.batch.resumable_jsonl import ledger_path
 from fervid.batch.resume import ResumeEntry, file_stamp
-from fervid.batch.writers import to_json_line
 from fervid.core.atomic_io import (
     AtomicAppendFile,
     as_output_error,
@@ -23,9 +23,11 @@ from fervid.core.atomic_io import (
     check_overwrite,
     commit,
     lock_partial,
+    partial_path,
 )
 from fervid.core.errors import OutputError
-from fervid.core.frame_rows import FrameRow
+from fervid.core.frame_rows import FrameColumns, FrameRow
+from fervid.core.records import ClipFeatures
 from fervid.core.results import ClipResult, Status
 
 _ROWS_PER_WRITE = 1000
@@ -44,8 +46,8 @@ class ResumableRowsWriter:
     def __init__(
         self,
         output: Path,
-        header: bytes,
-        encode: Callable[[FrameRow], bytes],
+        format: str,
+        columns: FrameColumns,
         run: str,
         clips: Iterable[str],
         *,
@@ -56,8 +58,8 @@ class ResumableRowsWriter:
 
         Args:
             output: The file.
-            header: Its first line, or nothing.
-            encode: Converts a row to a line.
+            format: `csv` or `jsonl`.
+            columns: The columns of the rows.
             run: Fingerprint of models, options and columns.
             clips: The inputs of this run.
             resume: Whether to continue the file.
@@ -68,33 +70,47 @@ class ResumableRowsWriter:
                 lists or has other columns, another run writes it, or it cannot be written.
         """
         self._output, self._ledger_path = output, ledger_path(output)
-        self._encode, self._run = encode, run
+        self._format, self._columns, self._run = format, columns, run
+        self._header, self._encode = make_encoder(format, columns)
         self._stamps = {clip: file_stamp(clip) for clip in clips}
-        current: list[_Block] = []
+        kept: list[_Block] = []
         with as_output_error(output), ExitStack() as resources:
             partial = resources.enter_context(lock_partial(output))
             if resume and output.exists():
-                blocks = _find_blocks(output, self._ledger_path, header)
-                current = [block for block in blocks if block.entry.is_current(run, self._stamps.get(block.entry.path))]
+                kept = [
+                    block
+                    for block in _find_blocks(output, self._ledger_path, self._header)
+                    if block.entry.resume.is_current(run, self._stamps.get(block.path))
+                ]
             else:
                 check_overwrite(output, force=force, resumable=True)
                 check_overwrite(self._ledger_path, force=force)
-            self._rewrite(partial, header, current)
+            self._rewrite(partial, kept)
             self._rows = resources.enter_context(AtomicAppendFile(output, "ab"))
             self._ledger = resources.enter_context(AtomicAppendFile(self._ledger_path, "ab"))
             self._resources = resources.pop_all()
-        self._complete_bytes = os.fstat(self._rows.fileno()).st_size
-        self.answered: Mapping[str, Status] = {block.entry.path: block.entry.status for block in current}
+        self.answered: Mapping[str, Status] = {block.path: block.entry.resume.status for block in self._blocks}
 
     def __enter__(self) -> ResumableRowsWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
         with self._resources, as_output_error(self._output):
-            os.truncate(self._rows.fileno(), self._complete_bytes)
+            partial_path(self._output).unlink(missing_ok=True)
+            if not self._rows.closed:
+                os.truncate(self._rows.fileno(), self._complete_bytes)
             os.fsync(self._ledger.fileno())
 
-    def write(self, result: ClipResult, rows: Iterable[FrameRow]) -> None:
+    @property
+    def people(self) -> Mapping[str, Sequence[ClipFeatures]]:
+        """What the people of each clip in the file are recognised by."""
+        return {block.path: block.entry.people for block in self._blocks}
+
+    @property
+    def _complete_bytes(self) -> int:
+        return self._blocks[-1].end if self._blocks else len(self._header)
+
+    def write(self, result: ClipResult, rows: Iterable[FrameRow], people: Sequence[ClipFeatures] = ()) -> None:
         """Append the rows of one clip.
 
         Raises:
@@ -107,24 +123,58 @@ class ResumableRowsWriter:
                 digest.update(some)
                 self._rows.write(some)
             os.fsync(self._rows.fileno())
-            record = digest.hexdigest()[:_DIGEST_LENGTH]
-            entry = ResumeEntry(result.path, *self._stamps[result.path], self._run, result.status, record)
-            self._ledger.write(_ledger_line(entry))
-            self._complete_bytes = os.fstat(self._rows.fileno()).st_size
-            check_not_moved(self._rows, self._output)
-            check_not_moved(self._ledger, self._ledger_path)
+            resume = ResumeEntry(result.path, *self._stamps[result.path], self._run, result.status, _record_of(digest))
+            end = os.fstat(self._rows.fileno()).st_size
+            block = _Block(FrameEntry(resume, tuple(people)), self._complete_bytes, end)
+            self._ledger.write(block.ledger_line)
+            self._blocks.append(block)
+            self._check_not_moved()
 
-    def _rewrite(self, partial: BinaryIO, header: bytes, blocks: Sequence[_Block]) -> None:
+    def fill_identities(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Write the identity of each person into the rows, all of them at once; nothing can be written afterwards.
+
+        Args:
+            names: Name of each person in each clip, by path and `face_id`.
+
+        Raises:
+            OutputError: The disk is full, or the file was moved, removed or replaced.
+        """
+        with as_output_error(self._output), partial_path(self._output).open("wb") as partial:
+            partial.write(self._header)
+            with self._output.open("rb") as source:
+                for block in self._blocks:
+                    digest = hashlib.sha256()
+                    for line in self._name_people(block.lines(source), names[block.path]):
+                        digest.update(line)
+                        partial.write(line)
+                    # The old rows are listed too until the run is resumed, in case that it is killed here.
+                    self._ledger.write(block.with_record(_record_of(digest)).ledger_line)
+            os.fsync(self._ledger.fileno())
+            self._check_not_moved()
+            self._rows.close()  # Windows replaces no open file
+            commit(partial, self._output)
+
+    def _name_people(self, lines: Iterator[bytes], names: Sequence[str]) -> Iterator[bytes]:
+        return add_identities(self._format, self._columns, lines, names) if names else lines
+
+    def _check_not_moved(self) -> None:
+        check_not_moved(self._rows, self._output)
+        check_not_moved(self._ledger, self._ledger_path)
+
+    def _rewrite(self, partial: BinaryIO, blocks: Sequence[_Block]) -> None:
         """Keep only these rows. Between the renames the ledger lists removed rows, which is harmless."""
         partial.truncate(0)
-        partial.write(header)
+        partial.write(self._header)
+        self._blocks: list[_Block] = []
         if blocks:
             with self._output.open("rb") as source:
                 for block in blocks:
+                    start = partial.tell()
                     _copy(source, block, partial)
+                    self._blocks.append(_Block(block.entry, start, partial.tell()))
         commit(partial, self._output)
         with atomic_write(self._ledger_path, force=True) as ledger:
-            ledger.writelines(_ledger_line(block.entry) for block in blocks)
+            ledger.writelines(block.ledger_line for block in blocks)
 
 
 class _Block(NamedTuple):
@@ -136,9 +186,27 @@ class _Block(NamedTuple):
         end: Where they end.
     """
 
-    entry: ResumeEntry
+    entry: FrameEntry
     start: int
     end: int
+
+    @property
+    def path(self) -> str:
+        return self.entry.resume.path
+
+    @property
+    def ledger_line(self) -> bytes:
+        return self.entry.encode() + b"\n"
+
+    def with_record(self, record: str) -> _Block:
+        """Return the block with another digest of its rows."""
+        return self._replace(entry=replace(self.entry, resume=replace(self.entry.resume, record=record)))
+
+    def lines(self, file: BinaryIO) -> Iterator[bytes]:
+        """Read the rows as lines."""
+        file.seek(self.start)
+        while file.tell() < self.end and (line := file.readline()):
+            yield line
 
 
 def _find_blocks(output: Path, ledger: Path, header: bytes) -> list[_Block]:
@@ -149,7 +217,7 @@ def _find_blocks(output: Path, ledger: Path, header: bytes) -> list[_Block]:
     """
     if not ledger.exists():
         raise OutputError(f"{output} has no ledger beside it, so it cannot be resumed; --force replaces it")
-    entries = {entry.record: entry for entry in _load_ledger(ledger)}
+    entries = {entry.resume.record: entry for entry in _load_ledger(ledger)}
     blocks, running, start, end = [], hashlib.sha256(), len(header), len(header)
     with output.open("rb") as lines:
         if lines.read(len(header)) != header:
@@ -157,8 +225,8 @@ def _find_blocks(output: Path, ledger: Path, header: bytes) -> list[_Block]:
         for line in lines:
             end += len(line)
             running.update(line)
-            if (digest := running.hexdigest()[:_DIGEST_LENGTH]) in entries:
-                blocks.append(_Block(entries[digest], start, end))
+            if (record := _record_of(running)) in entries:
+                blocks.append(_Block(entries[record], start, end))
                 running, start = hashlib.sha256(), end
     if start < end and len(blocks) < len(entries):
         raise OutputError(
@@ -167,17 +235,17 @@ def _find_blocks(output: Path, ledger: Path, header: bytes) -> list[_Block]:
     return blocks
 
 
-def _load_ledger(path: Path) -> Iterator[ResumeEntry]:
+def _load_ledger(path: Path) -> Iterator[FrameEntry]:
     """Yield the entries of a ledger; incomplete lines are ignored."""
     for line in path.read_bytes().splitlines():
         try:
-            yield ResumeEntry(**json.loads(line))
-        except (ValueError, TypeError, RecursionError):
+            yield FrameEntry.decode(line)
+        except ValueError:
             continue
 
 
-def _ledger_line(entry: ResumeEntry) -> bytes:
-    return to_json_line(asdict(entry)) + b"\n"
+def _record_of(digest: hashlib._Hash) -> str:
+    return digest.hexdigest()[:_DIGEST_LENGTH]
 
 
 def _copy(source: BinaryIO, block: _Block, target: BinaryIO) -> None:

@@ -61,6 +61,10 @@ def frames(
         bool,
         typer.Option("--resume", help="Continue an existing output; finished clips are skipped."),
     ] = False,
+    identify: Annotated[
+        bool,
+        typer.Option("--identify", help="Recognise people across clips when all are read; adds the column identity."),
+    ] = False,
     logits: Annotated[
         bool, typer.Option("--logits", help="Also write the logits of the expressions, with mean 0.")
     ] = False,
@@ -86,7 +90,8 @@ def frames(
     """
     preload_worker()
     from fervid.analysis.frame_rows import frame_columns
-    from fervid.batch.frame_output import open_frame_writer, resolve_frame_format
+    from fervid.batch.baseline_runner import check_identifies_people
+    from fervid.batch.frame_output import name_people_across_clips, open_frame_writer, resolve_frame_format
     from fervid.batch.frame_runner import record_all
     from fervid.batch.runner import RunConfig
     from fervid.core.progress import Summary, note, track_clips
@@ -95,13 +100,15 @@ def frames(
     options = sampling.build(
         attributes=attributes,
     )
-    format = resolve_frame_format(output, format, resume=resume, force=force, embedding=embedding)
+    format = resolve_frame_format(output, format, resume=resume, force=force, embedding=embedding, identify=identify)
     passed_over, summary = PassedOver(), Summary("clip")
     clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
     note(str(passed_over), progress)
     jobs, threads = plan_workers(len(clips), jobs, threads)
     classifier = ModelOptions(face_model=face_model, detector=detector, device=device).load(options, threads)
-    columns = frame_columns(classifier.extractor, logits=logits, embedding=embedding)
+    if identify:
+        check_identifies_people(classifier)
+    columns = frame_columns(classifier.extractor, identity=identify, logits=logits, embedding=embedding)
     config = RunConfig(jobs, strict=strict, limits=limits.limits)
     with open_frame_writer(output, format, classifier, columns, clips, resume=resume, force=force) as writer:
         for clip in clips:
@@ -115,8 +122,10 @@ def frames(
             ) as tracked,
         ):
             for item in tracked:
-                writer.write(item.result, item.rows())
+                writer.write(item.result, item.rows(), item.clip.people)
                 summary.add(item.result.path, item.result.status, failed=config.is_failure(item.result.status))
+        if identify:
+            name_people_across_clips(writer, clips, classifier.extractor.tracker_config.min_person_similarity)
     if output:
         summary.log(output, progress, "rows are")
     raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures and not exit_zero else ExitCode.OK)

@@ -22,6 +22,7 @@ class FrameColumns:
     Attributes:
         landmarks: Names of the detector's landmarks.
         expressions: Classes of the probabilities.
+        identity: Whether rows have the identity of the person.
         logits: Whether rows have logits.
         attributes: Whether rows have age, gender and ethnicity.
         ethnicities: Classes of the ethnicity.
@@ -30,6 +31,7 @@ class FrameColumns:
 
     landmarks: tuple[str, ...]
     expressions: tuple[str, ...]
+    identity: bool = False
     logits: bool = False
     attributes: bool = False
     ethnicities: tuple[str, ...] = ()
@@ -37,9 +39,10 @@ class FrameColumns:
 
     def nested(self) -> dict[str, tuple[str, ...]]:
         """Return the fields of a row in order, each with the columns in it; a plain field has none."""
-        fields: dict[str, tuple[str, ...]] = dict.fromkeys(
-            ("path", "frame", "face_id", "timestamp", "duration_s", "confidence", "success", "detected"), ()
-        )
+        fields: dict[str, tuple[str, ...]] = dict.fromkeys(("path", "frame", "face_id"), ())
+        if self.identity:
+            fields["identity"] = ()
+        fields |= dict.fromkeys(("timestamp", "duration_s", "confidence", "success", "detected"), ())
         fields["box"] = _BOX_SIDES
         fields["landmarks"] = tuple(f"{name}.{axis}" for name in self.landmarks for axis in "xy")
         fields["probabilities"] = self.expressions
@@ -80,6 +83,8 @@ class FrameRow:
         male_probability: Probability of the class "male".
         ethnicity_probabilities: Probability of each class.
         embedding: (d,) activations of the penultimate layer of the face model; None unless requested.
+        identity: A name that is the same for one person in all clips of a run, as `people[].identity` in a record; only
+            in the output of `fervid frames --identify`.
         error: What is wrong with the clip; set in its last row only.
     """
 
@@ -98,6 +103,7 @@ class FrameRow:
     male_probability: float | None = None
     ethnicity_probabilities: Mapping[str, float] | None = None
     embedding: FloatArray | None = None
+    identity: str | None = None
     error: ErrorInfo | None = None
 
     def __post_init__(self) -> None:
@@ -116,6 +122,7 @@ class FrameRow:
             "path": self.path,
             "frame": self.frame,
             "face_id": self.face_id,
+            "identity": self.identity,
             "timestamp": None if self.timestamp is None else round(self.timestamp, 6),
             "duration_s": None if self.duration_s is None else round(self.duration_s, 6),
             "confidence": _rounded(self.confidence),

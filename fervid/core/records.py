@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,6 +170,23 @@ class ClipFeatures:
     def __post_init__(self) -> None:
         check(self.count >= 1, "features need at least one observation")
         check(all(v.ndim == 1 for v in self.statistics.values()), "every statistic is a vector")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Convert the features to plain JSON types, without rounding."""
+        return {
+            "count": self.count,
+            "statistics": {name: vector.tolist() for name, vector in self.statistics.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> ClipFeatures:
+        """Restore features from `as_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: They are no features.
+        """
+        statistics = {name: np.array(vector, np.float32) for name, vector in plain["statistics"].items()}
+        return cls(statistics, plain["count"])
 
     def vector(self, names: Sequence[str]) -> FloatArray:
         """Concatenate statistics in the given order: (d1 + d2 + ...,).

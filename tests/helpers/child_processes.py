@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
-from pathlib import Path
+from contextlib import suppress
+
+import psutil
 
 
 def alive(group: int) -> list[int]:
     """List the processes of a group that have not ended; zombies count as ended."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, of = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(of) == group and state not in "ZX":
-            found.append(int(path.parent.name))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) == group and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                found.append(process.pid)
     return found
 
 

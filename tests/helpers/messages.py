@@ -59,7 +59,7 @@ def compute_messages() -> str:
     lines = ["# Error messages"]
     for path in sorted((ROOT / "fervid").rglob("*.py")):
         if found := sorted(set(error_messages(path.read_text()))):
-            lines += [f"\n## {path.relative_to(ROOT)}", *found]
+            lines += [f"\n## {path.relative_to(ROOT).as_posix()}", *found]
     lines += ["\n# Help", *help_texts(typer.main.get_command(app.app))]
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,41 @@
+"""What an output of frames records of each clip beside its rows: in the ledger, or in the metadata of a part."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from fervid.batch.resume import ResumeEntry
+from fervid.batch.writers import to_json_line
+from fervid.core.records import ClipFeatures
+
+
+@dataclass(frozen=True, slots=True)
+class FrameEntry:
+    """A clip whose rows are complete.
+
+    Attributes:
+        resume: What its rows depend on.
+        people: What each person is recognised by in other clips; empty unless the rows have an identity.
+    """
+
+    resume: ResumeEntry
+    people: tuple[ClipFeatures, ...] = ()
+
+    def encode(self) -> bytes:
+        """Encode the entry as one line of JSON."""
+        return to_json_line(asdict(self.resume) | {"people": [features.as_dict() for features in self.people]})
+
+    @classmethod
+    def decode(cls, line: bytes) -> FrameEntry:
+        """Restore an entry from `encode`.
+
+        Raises:
+            ValueError: It is not one.
+        """
+        try:
+            fields = json.loads(line)
+            people = tuple(map(ClipFeatures.from_dict, fields.pop("people")))
+            return cls(ResumeEntry(**fields), people)
+        except (AttributeError, KeyError, RecursionError, TypeError) as error:
+            raise ValueError(f"not an entry of a clip: {error!r}") from error
