@@ -190,15 +190,16 @@ def fit(recipe: FinetuneConfig, data: OwnFaces, path: Path) -> Iterator[dict[str
     backbone = mobilenet.MobileNetV1()
     network = FaceNetwork(backbone, mobilenet.EMBEDDING)
     load_exported(network, start.path)
-    network.autocast = supports_bfloat16()
+    network.autocast = False
     batches = BatchSampler(recipe, data, network.eval())
     mobilenet.insert_batch_norm(backbone, batches(0).images)
     mobilenet.freeze_normalisation(backbone)
     mobilenet.freeze_blocks(backbone, recipe.frozen_blocks)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    use_bfloat16 = supports_bfloat16()
 
     def batch_loss(batch: Batch) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=network.autocast):
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16):
             embedding = network.backbone(batch.images)
         return loss(network.heads(embedding.float()), batch, recipe)
 
