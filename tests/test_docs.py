@@ -85,6 +85,7 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
         "how-to/third-party-models.md": docs_stage.optional_models,
         "how-to/ray.md": docs_stage.cluster,
         "how-to/train.md": docs_stage.trained,
+        "how-to/own-faces.md": docs_stage.own_faces,
     }
     if page.startswith("papers/") and importlib.util.find_spec("torch"):
         import paper_fixtures

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fervid.cli import format_examples
-from fervid.core.errors import as_usage_error
+from fervid.core.errors import UsageError, as_usage_error
 from fervid.core.packages import missing_extra
+from fervid.core.text import escape_control_chars, plural
 
 if TYPE_CHECKING:
     from fervid.learn.figures import Figure
@@ -28,9 +29,6 @@ network_app = typer.Typer(
 )
 
 DataFolder = Annotated[Path, typer.Option("--data", help="Folder of the data sets, as models/README.md lists them.")]
-Weights = Annotated[
-    Path, typer.Option("--weights", help="Initial weights: faceres.json of the npm package @vladmandic/human.")
-]
 CropCache = Annotated[Path | None, typer.Option("--cache", help="Folder for cached face crops. Default: DATA/cache.")]
 
 
@@ -54,6 +52,7 @@ def _training_errors(output: Path | None = None) -> Iterator[None]:
 @network_app.command(
     "train",
     epilog=format_examples(
+        "fervid network train --data faces/ -o mine.onnx",
         "fervid network train --data sets/ --weights faceres.json -o run.safetensors",
         "fervid network train --data sets/ --weights faceres.json -o other.safetensors --recipe mine.json",
         "fervid network train --data sets/ --weights faceres.json -o b0.safetensors --backbone efficientnet_b0",
@@ -61,11 +60,32 @@ def _training_errors(output: Path | None = None) -> Iterator[None]:
     ),
 )
 def network_train(
-    data: DataFolder,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Checkpoint of the run; training continues if it exists.")
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            help="Folder of your own faces: a folder per class (anger, contempt, disgust, fear, happiness, neutral,"
+            " sadness, surprise), and optionally unlabelled/. With --weights: folder of the data sets, as"
+            " models/README.md lists them.",
+        ),
     ],
-    weights: Weights,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The .onnx file; its checkpoint is NAME.safetensors beside it. With --weights: the checkpoint."
+            " Training continues if the checkpoint exists.",
+        ),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            help="Train from these initial weights: faceres.json of the npm package @vladmandic/human. Default:"
+            " fine-tune the shipped network.",
+        ),
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="JSON file of settings that differ from the default.")
     ] = None,
@@ -94,7 +114,23 @@ def network_train(
     ] = None,
     cache: CropCache = None,
 ) -> None:
-    """Train the network on all tasks. Prints a line of JSON with the losses every few hundred steps."""
+    """Fine-tune the shipped network on your own faces; with --weights, train one on the published data sets.
+
+    Prints lines of JSON with the losses.
+    """
+    if weights is None:
+        options = {
+            "--backbone": backbone,
+            "--from": earlier,
+            "--pretrained": pretrained,
+            "--teacher": teachers,
+            "--fer2013-teacher": fer2013_teachers,
+            "--cache": cache,
+        }
+        if given := [name for name, value in options.items() if value]:
+            raise UsageError(f"{', '.join(given)} cannot be used without --weights; add --weights or leave it out")
+        _finetune(data, output, recipe)
+        return
     with _training_errors(output):
         from fervid.training import fit, mobilenet
         from fervid.training.batches import TrainingSets
@@ -117,7 +153,33 @@ def network_train(
         if output.exists():
             run.resume(output)
         for figures in run.run(output):
-            print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}), flush=True)
+            _print_progress(figures)
+
+
+def _finetune(data: Path, output: Path, recipe: Path | None) -> None:
+    """Fine-tune the shipped network on a folder of faces, and export it."""
+    if output.suffix != ".onnx":
+        raise UsageError(f"{output} must end in .onnx; or add --weights to train on the published data sets")
+    with _training_errors(output):
+        from fervid.training import finetune
+        from fervid.training.own_faces import OwnFaces
+
+        settings = finetune.FinetuneConfig.from_json(recipe) if recipe else finetune.FinetuneConfig()
+        faces = OwnFaces.read(data)
+        if missed := [str(path) for path in faces.without_face]:
+            count = plural(len(missed), "image")
+            note = f"{count} left out, because no face was found; leave more room around the face: {', '.join(missed)}"
+            typer.echo(escape_control_chars(f"fervid: {note}"), err=True)
+        print(json.dumps(faces.counts()), flush=True)
+        run = output.with_suffix(".safetensors")
+        for figures in finetune.fit(settings, faces, run):
+            _print_progress(figures)
+        for name, scores in finetune.save(run, faces, output).items():
+            _print_figures(name, scores)
+
+
+def _print_progress(figures: Mapping[str, float]) -> None:
+    print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}), flush=True)
 
 
 @network_app.command(

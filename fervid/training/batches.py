@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from torch import Tensor
 
 from fervid.core.records import FloatArray, Image
@@ -22,18 +21,13 @@ from fervid.training import augment, faces, mobilenet
 from fervid.training.augment import GeometricJitter
 from fervid.training.config import TrainConfig
 from fervid.training.dataset_paths import DatasetPaths
+from fervid.training.expression_sampling import RAREST, LabelledSampler, UnlabelledTargets
 from fervid.training.faces import ExpressionSet, FaceDataset
 from fervid.training.ferplus import CLASSES
-from fervid.training.losses import ABSENT, Targets
+from fervid.training.losses import Targets
 from fervid.training.network import FER2013_CLASSES, to_tensor
-from fervid.training.predict import (
-    Teacher,
-    compute_initial_embeddings,
-    compute_teacher_logits,
-    estimate_class_prior,
-)
+from fervid.training.predict import Teacher, compute_initial_embeddings, compute_teacher_logits
 
-RAREST = 1e-6  # prior of a class without examples
 FER2013_INDEX = np.array([FER2013_CLASSES.index(c) if c in FER2013_CLASSES else -1 for c in CLASSES])
 
 
@@ -162,11 +156,19 @@ class BatchSampler:
         self.sampling_weights = weights / weights.sum()
         self.prior, self.first_prior = self.sampling_weights @ self.votes, self.sampling_weights @ self.first
         self.labelled = [
-            _LabelledSampler(part, recipe.labelled[name], recipe, data.teacher_logits.get(name))
+            LabelledSampler(
+                part,
+                recipe.labelled[name],
+                balance=recipe.balance,
+                adjustment=recipe.adjustment,
+                smoothing=recipe.smoothing,
+                teacher_logits=data.teacher_logits.get(name),
+                taught=recipe.taught,
+            )
             for name, part in data.labelled.items()
         ]
         self.unlabelled = {
-            name: _UnlabelledTargets(data.teacher_logits[name], recipe.adjustment)
+            name: UnlabelledTargets(data.teacher_logits[name], recipe.adjustment)
             for name in data.unlabelled()
             if name in data.teacher_logits
         }
@@ -256,40 +258,3 @@ class BatchSampler:
         if self.recipe.teacher == "start":
             views = [augment.simulate_fer2013(view) for view in views]
         return to_tensor(np.stack(views))
-
-
-class _LabelledSampler:
-    """Soft labels, sampling weights and logit adjustment of an additional expression set."""
-
-    def __init__(
-        self, part: ExpressionSet, count: int, recipe: TrainConfig, teacher_logits: FloatArray | None = None
-    ) -> None:
-        """Compute all of them; `count` faces go into each batch, `teacher_logits` are blended into the labels."""
-        self.faces, self.count = part.faces, count
-        uniform = part.has / part.has.sum()
-        self.votes = part.faces.votes + np.float32(recipe.smoothing) * (uniform.astype(np.float32) - part.faces.votes)
-        prior = np.maximum(part.faces.votes.mean(axis=0), RAREST)
-        weights = part.faces.votes @ prior**-recipe.balance
-        self.sampling_weights = weights / weights.sum()
-        sampled_prior = np.maximum(self.sampling_weights @ self.votes, RAREST)
-        self.adjustment = np.where(part.has, recipe.adjustment * np.log(sampled_prior), ABSENT).astype(np.float32)
-        if teacher_logits is not None:
-            predicted = softmax(teacher_logits[:, : len(CLASSES)] + self.adjustment, axis=1)
-            self.votes += np.float32(recipe.taught) * (predicted - self.votes)
-
-    def sample(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Sample the rows of a batch."""
-        return rng.choice(len(self.sampling_weights), self.count, p=self.sampling_weights)
-
-
-class _UnlabelledTargets:
-    """The teachers' predictions for a set without expression labels.
-
-    The classes are as unequal as those of a labelled set, so teachers and network get the same adjustment.
-    """
-
-    def __init__(self, teacher_logits: FloatArray, adjustment: float) -> None:
-        logits = teacher_logits[:, : len(CLASSES)]
-        prior = adjustment * np.log(estimate_class_prior(logits))
-        self.adjustment = torch.from_numpy(prior).float()
-        self.probabilities = torch.from_numpy(softmax(logits + prior, axis=1)).float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from fervid.analysis.align import MARGIN
 from fervid.analysis.face_model import BATCH, preprocess
 from fervid.core.records import FloatArray
 from fervid.learn.figures import Figure
-from fervid.learn.metrics import confusion, macro_scores
 from fervid.models import registry
 from fervid.training import augment, faces
-from fervid.training.batches import FER2013_INDEX, RAREST
+from fervid.training.batches import FER2013_INDEX
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.evaluate import Tests
 from fervid.training.ferplus import CLASSES
+from fervid.training.logit_shift import calibrate_logit_shift
 from fervid.training.model_card import save_with_card
 from fervid.training.network import ETHNICITIES, FER2013_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
 from fervid.training.predict import load_run, predict
@@ -36,7 +36,6 @@ TOLERANCE = 1e-4
 CALIBRATION = 512  # faces
 FLOAT_FIRST = 2  # convolutions
 NATURAL = "rafdb"  # the additional set with a natural class distribution
-SHIFTS = tuple(round(-0.6 + 0.05 * i, 2) for i in range(37))
 CARD: Mapping[str, Any] = {
     "title": "Multi-task face model: identity embedding, expression, age, gender, ethnicity",
     "tracking": {"min_track_similarity": 0.3, "min_person_similarity": 0.5},
@@ -232,7 +231,6 @@ def export(
     moved_first = calibrate_logit_shift(network.first, [(heads["first"][labelled], labels)], counts.astype(np.float32))
 
     tests = tests or Tests.read(sources, recipe.size)
-    full = output.with_name(f"{output.stem}-fp32.onnx")
     about = {
         **CARD,
         "recipe": origin["recipe"],
@@ -241,49 +239,43 @@ def export(
         "expression_shift": moved,
         "fer2013_shift": moved_first,
     }
+    return save_both(network, about, output, crops, tests.measure)
+
+
+def save_both(
+    network: FaceNetwork,
+    about: Mapping[str, Any],
+    output: Path,
+    crops: NDArray[np.uint8],
+    measure: Callable[[registry.Model], list[Figure]],
+) -> dict[str, list[Figure]]:
+    """Write `output` in int8 and NAME-fp32 beside it in float32, with the figures of each in its card.
+
+    Args:
+        network: Trained network.
+        about: Entries of the model card besides those of `card`.
+        output: Path of the int8 file.
+        crops: (n, s, s, 3) training faces, for calibration and for the comparison with torch.
+        measure: Computes the figures of a file.
+
+    Returns:
+        The figures by name of the file.
+
+    Raises:
+        ValueError: A file differs from torch.
+    """
     figures: dict[str, list[Figure]] = {}
 
-    def measured(path: Path, write: Callable[[Mapping[str, Any]], str]) -> str:
-        """Write a file, measure it, and put the figures into its card."""
-        described = {**card(path.stem, network, recipe.size), **about}
-        write(described)
-        figures[path.stem] = tests.measure(registry.load_model(str(path), "face_model", 2))
+    def add_figures(path: Path, described: Mapping[str, Any]) -> str:
+        figures[path.stem] = measure(registry.load_model(str(path), "face_model", 2))
         measured_card = {**described, "figures": [figure.as_dict() for figure in figures[path.stem]]}
         return save_with_card(onnx.load(path), measured_card, path)
 
-    sha256 = measured(full, lambda described: save(network, described, full, crops))
-    about["quantised_from"] = sha256
-    measured(output, lambda described: save_quantised(full, described, output, crops))
+    full = output.with_name(f"{output.stem}-fp32.onnx")
+    described = {**card(full.stem, network, crops.shape[1]), **about}
+    save(network, described, full, crops)
+    sha256 = add_figures(full, described)
+    described = {**card(output.stem, network, crops.shape[1]), **about, "quantised_from": sha256}
+    save_quantised(full, described, output, crops)
+    add_figures(output, described)
     return figures
-
-
-def calibrate_logit_shift(
-    layer: nn.Linear, sets: Sequence[tuple[FloatArray, NDArray[np.int64]]], prior: FloatArray
-) -> float:
-    """Add a multiple of the log prior to the logits of a head, chosen on validation sets.
-
-    The factor maximises the sum of accuracy and mean recall, averaged over the sets; it restores part of the prior that
-    the logit adjustment of training removed (Menon et al., arXiv 2007.07314, section 4.1). Of equally good factors the
-    smallest is used.
-
-    Args:
-        layer: The head; its bias is changed.
-        sets: Logits (n, c) of the head and labels (n,), for each validation set.
-        prior: (c,) class frequencies of training.
-
-    Returns:
-        The factor of the log prior.
-    """
-    direction = np.log(np.maximum(prior, RAREST))
-
-    def score(factor: float) -> float:
-        tables = (
-            confusion(labels, (logits + factor * direction).argmax(axis=1), len(prior)) for logits, labels in sets
-        )
-        figures = [macro_scores(table) for table in tables]
-        return float(np.mean([found["accuracy"] + found["uar"] for found in figures]))
-
-    best = max(SHIFTS, key=lambda factor: (score(factor), -abs(factor)))
-    with torch.no_grad():
-        layer.bias.add_(torch.from_numpy(best * direction).float())
-    return best

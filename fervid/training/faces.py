@@ -271,7 +271,7 @@ def crop_all(
     if damaged:
         raise ValueError(f"{len(damaged)} images are damaged, copy them again; the first: {', '.join(damaged[:3])}")
     if not crops:
-        raise ValueError(f"no face was found in {len(paths)} images; see models/README.md for what belongs there")
+        raise ValueError(f"no face was found in {len(paths)} images; check that they show faces")
     return crops, rows
 
 

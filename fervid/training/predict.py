@@ -224,9 +224,15 @@ def load_run(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
     """
     metadata, weights = checkpoint.load_final_weights(path, "data")
     recipe = TrainConfig.from_dict(metadata["recipe"])
-    network = build(recipe.backbone)
+    network = build_trained(recipe.backbone, weights)
     network.autocast &= recipe.bfloat16
+    return recipe, network, metadata
+
+
+def build_trained(backbone: str, weights: Mapping[str, torch.Tensor]) -> FaceNetwork:
+    """Build a network for inference with the weights of a finished run."""
+    network = build(backbone)
     network.load_state_dict(weights)
     if isinstance(network.backbone, mobilenet.MobileNetV1):
         network.backbone = mobilenet.fold_batch_norm(network.backbone)
-    return recipe, network.eval(), metadata
+    return network.eval()

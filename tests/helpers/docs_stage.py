@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -156,6 +157,22 @@ def trained(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
             table.writerow([f"videos/happiness/{name}.mp4", name, 7 + number / 10])
             table.writerow([f"videos/sadness/{name}.mp4", name, 2 + number / 10])
     shutil.copy(place / "examples" / "astronaut.mp4", place / "party.mp4")
+    yield
+
+
+@contextmanager
+def own_faces(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
+    """Write faces of two classes and some without a label, and shorten training."""
+    few_classifiers(place)
+    training = place / "fervid" / "training"
+    change(training / "finetune.py", "steps: int = 300", "steps: int = 2", "size: int = 128", "size: int = 32")
+    change(training / "export.py", "CALIBRATION = 512", "CALIBRATION = 8")
+    for label, folder in enumerate(("happiness", "sadness", "unlabelled")):
+        for person in range(len(PEOPLE)):
+            for number, image in enumerate(faces(person, label)[:2]):
+                path = place / "faces" / folder / f"{person}-{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                assert cv2.imwrite(str(path), image[..., ::-1])
     yield
 
 

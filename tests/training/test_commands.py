@@ -21,7 +21,7 @@ import mini_datasets
 from fervid.cli import app
 from fervid.learn import metrics
 from fervid.models import registry
-from fervid.training import export, faces, fit, network, predict
+from fervid.training import export, faces, fit, logit_shift, network, predict
 from fervid.training.batches import TrainingSets
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.mobilenet import BLOCKS
@@ -159,8 +159,8 @@ def test_export_writes_two_files_with_provenance(
     for model in (small, whole):
         assert {name: model.card["recipe"][name] for name in SMALL} == SMALL
         assert model.card["data_sha256"].items() >= {name: read[name].digest() for name in read}.items()
-        assert model.card["expression_shift"] in export.SHIFTS
-        assert model.card["fer2013_shift"] in export.SHIFTS
+        assert model.card["expression_shift"] in logit_shift.SHIFTS
+        assert model.card["fer2013_shift"] in logit_shift.SHIFTS
         assert len({(f["dataset"], f["protocol"]) for f in model.card["figures"]}) == 11
     listed = json.loads((path.parent / "manifest.json").read_text())["models"]
     assert {name: entry["sha256"] for name, entry in listed.items()} == {

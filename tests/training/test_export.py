@@ -18,7 +18,7 @@ from fervid.analysis.align import MARGIN
 from fervid.analysis.face_model import BATCH, FaceModel
 from fervid.core.errors import ModelIncompatible
 from fervid.models import registry
-from fervid.training import export
+from fervid.training import export, logit_shift
 from fervid.training.ferplus import CLASSES
 from fervid.training.network import ETHNICITIES, FER2013_CLASSES, to_tensor
 
@@ -175,7 +175,7 @@ def test_logit_shift(of_common: tuple[float, float], of_rare: tuple[float, float
     logits[:40, [COMMON, RARE]], logits[40:, [COMMON, RARE]] = of_common, of_rare
     network = mini_datasets.network()
     before = network.expression.bias.detach().clone()
-    assert export.calibrate_logit_shift(network.expression, [(logits, labels)], PRIOR) == factor
+    assert logit_shift.calibrate_logit_shift(network.expression, [(logits, labels)], PRIOR) == factor
     moved = (network.expression.bias.detach() - before).numpy()
     np.testing.assert_allclose(moved, factor * np.log(PRIOR), atol=1e-6)
     assert ((logits + moved).argmax(axis=1) == labels).all()

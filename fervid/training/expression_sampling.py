@@ -1,0 +1,65 @@
+"""Sampling, soft labels and logit adjustment of one set of faces, with or without expression labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from fervid.core.records import FloatArray
+from fervid.training.faces import ExpressionSet
+from fervid.training.ferplus import CLASSES
+from fervid.training.losses import ABSENT
+from fervid.training.predict import estimate_class_prior
+
+RAREST = 1e-6  # prior of a class without examples
+
+
+class LabelledSampler:
+    """Soft labels, sampling weights and logit adjustment of an expression set."""
+
+    def __init__(
+        self,
+        part: ExpressionSet,
+        count: int,
+        *,
+        balance: float,
+        adjustment: float,
+        smoothing: float,
+        teacher_logits: FloatArray | None = None,
+        taught: float = 0.0,
+    ) -> None:
+        """Compute all of them, with the settings of `TrainConfig`.
+
+        `count` faces go into each batch; `teacher_logits` are blended into the labels with the weight `taught`.
+        """
+        self.faces, self.count = part.faces, count
+        uniform = part.has / part.has.sum()
+        self.votes = part.faces.votes + np.float32(smoothing) * (uniform.astype(np.float32) - part.faces.votes)
+        prior = np.maximum(part.faces.votes.mean(axis=0), RAREST)
+        weights = part.faces.votes @ prior**-balance
+        self.sampling_weights = weights / weights.sum()
+        sampled_prior = np.maximum(self.sampling_weights @ self.votes, RAREST)
+        self.adjustment = np.where(part.has, adjustment * np.log(sampled_prior), ABSENT).astype(np.float32)
+        if teacher_logits is not None:
+            predicted = softmax(teacher_logits[:, : len(CLASSES)] + self.adjustment, axis=1)
+            self.votes += np.float32(taught) * (predicted - self.votes)
+
+    def sample(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Sample the rows of a batch."""
+        return rng.choice(len(self.sampling_weights), self.count, p=self.sampling_weights)
+
+
+class UnlabelledTargets:
+    """The teachers' predictions for a set without expression labels.
+
+    The classes are as unequal as those of a labelled set, so teachers and network get the same adjustment.
+    """
+
+    def __init__(self, teacher_logits: FloatArray, adjustment: float) -> None:
+        """Compute the targets from logits (n, 8) without a prior; further columns are ignored."""
+        logits = teacher_logits[:, : len(CLASSES)]
+        prior = adjustment * np.log(estimate_class_prior(logits))
+        self.adjustment = torch.from_numpy(prior).float()
+        self.probabilities = torch.from_numpy(softmax(logits + prior, axis=1)).float()

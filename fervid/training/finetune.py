@@ -1,0 +1,268 @@
+"""Fine-tune the shipped network on a user's own labelled faces: a folder per class, and faces without a label.
+
+The recipe is that of the last runs of the shipped network: a soft-max over the classes that the folder has, with
+adjusted logits for their prior, more samples of rare classes, and style exchange. Faces without a label learn what the
+shipped network says of them in the style of FER2013. On all faces the embedding, the identity, age, gender and
+ethnicity are distilled from the shipped network, so that people are still recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fervid.analysis.face_model import FaceModel
+from fervid.core.records import FaceOutputs, Image
+from fervid.learn.figures import Figure, list_figures
+from fervid.learn.metrics import Rows, bootstrap
+from fervid.models import registry
+from fervid.training import augment, checkpoint, export, loop, mobilenet
+from fervid.training.config import read_settings
+from fervid.training.expression_evaluation import measure_expressions
+from fervid.training.expression_sampling import LabelledSampler, UnlabelledTargets
+from fervid.training.loop import Schedule
+from fervid.training.losses import cosine_distance, soft_cross_entropy
+from fervid.training.network import FaceNetwork, Heads, load_exported, supports_bfloat16, to_tensor
+from fervid.training.own_faces import OwnFaces
+from fervid.training.predict import build_trained, predict
+
+START = "mobilenetv1-fp32"
+SAVE_EVERY_STEPS = 50
+KIND = "own_faces"  # metadata key of these checkpoints
+CARD: Mapping[str, Any] = {
+    "title": "Multi-task face model, fine-tuned on own faces",
+    "tracking": export.CARD["tracking"],
+    "classifier": "mean8",
+    "license": f"own faces; {export.CARD['license']}",
+    "source": "fervid network train --data",
+    "limitations": "The validation faces are from the same folder: for other people, cameras and light the figures are"
+    " lower. How frequent a class is in the folder was not learned.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneConfig(Schedule):
+    """Everything that determines the result besides the faces.
+
+    Attributes:
+        steps: Number of batches.
+        rate: Maximum learning rate of AdamW.
+        warmup: Steps of linear warm-up.
+        decay: Weight decay.
+        average: Decay of the moving average of the weights.
+        size: Side of the input in pixels.
+        labelled: Faces with a label per batch.
+        unlabelled: Faces without a label per batch, if there are any.
+        frozen_blocks: First blocks of the network that are not trained.
+        degraded: Factor of the probabilities of low resolution, blur, compression and occlusion.
+        style: Probability that a face is changed to the style of another data set.
+        balance: Exponent of resampling: faces are sampled by the class prior to the power of `-balance`.
+        adjustment: Factor of the log prior in the logit adjustment.
+        smoothing: Label smoothing, over the classes of the folder.
+        consistency: Weight of the faces without a label.
+        distillation: Weight of the embedding and the identity.
+        attributes: Weight of age, gender and ethnicity.
+        seed: Random seed.
+    """
+
+    steps: int = 300
+    rate: float = 5e-4
+    warmup: int = 30
+    decay: float = 0.05
+    average: float = 0.98
+    size: int = 128
+    labelled: int = 32
+    unlabelled: int = 16
+    frozen_blocks: int = 4
+    degraded: float = 0.5
+    style: float = 0.4
+    balance: float = 0.4
+    adjustment: float = 1.0
+    smoothing: float = 0.1
+    consistency: float = 0.5
+    distillation: float = 4.0
+    attributes: float = 0.2
+    seed: int = 2021
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.size, self.labelled) < 1:
+            raise ValueError("steps, size and labelled must be at least 1")
+
+    @classmethod
+    def from_json(cls, path: Path) -> FinetuneConfig:
+        """Read a JSON object; settings that it lacks keep their defaults.
+
+        Raises:
+            ValueError: It is not a JSON object, has unknown settings, or a value has the wrong type.
+        """
+        return cls(**read_settings(path, asdict(cls())))
+
+
+class Batch(NamedTuple):
+    """Faces of a step, those with a label first.
+
+    Attributes:
+        images: (n, 3, s, s).
+        expression: (n, 8) probabilities: labels, or what the shipped network predicts.
+        adjustment: (n, 8) added to the logits of expression.
+        shipped: Outputs of the shipped network.
+    """
+
+    images: Tensor
+    expression: Tensor
+    adjustment: Tensor
+    shipped: Heads
+
+
+class BatchSampler:
+    """Makes the batch of a step, given its number."""
+
+    def __init__(self, recipe: FinetuneConfig, data: OwnFaces, shipped: FaceNetwork) -> None:
+        """Run the shipped network on all training faces."""
+        self.recipe = recipe
+        self.faces = data.training
+        self.labelled = LabelledSampler(
+            data.train,
+            recipe.labelled,
+            balance=recipe.balance,
+            adjustment=recipe.adjustment,
+            smoothing=recipe.smoothing,
+        )
+        self.shipped = {name: torch.from_numpy(v) for name, v in predict(shipped, self.faces, recipe.size).items()}
+        self.expression = torch.from_numpy(self.labelled.votes)
+        self.adjustment = torch.from_numpy(self.labelled.adjustment).expand_as(self.expression)
+        self.unlabelled_count = recipe.unlabelled if len(data.unlabelled) else 0
+        if self.unlabelled_count:
+            views = [
+                predict(shipped, data.unlabelled, recipe.size, mirrored=mirrored, fer2013_style=True)["expression"]
+                for mirrored in (False, True)
+            ]
+            targets = UnlabelledTargets(np.mean(views, axis=0), recipe.adjustment)
+            self.expression = torch.cat([self.expression, targets.probabilities])
+            self.adjustment = torch.cat([self.adjustment, targets.adjustment.expand_as(targets.probabilities)])
+
+    def __call__(self, step: int) -> Batch:
+        """Make the batch of a step."""
+        recipe = self.recipe
+        rng = np.random.default_rng((recipe.seed, step))
+        unlabelled = rng.integers(len(self.labelled.faces), len(self.faces), self.unlabelled_count)
+        rows = np.concatenate([self.labelled.sample(rng), unlabelled])
+        views = [augment.augment(self.faces.crops[i], recipe.size, rng, recipe.degraded, recipe.style) for i in rows]
+        return Batch(
+            to_tensor(np.stack(views)),
+            self.expression[rows],
+            self.adjustment[rows],
+            Heads(**{name: values[rows] for name, values in self.shipped.items()}),
+        )
+
+
+def loss(heads: Heads, batch: Batch, recipe: FinetuneConfig) -> Tensor:
+    """Compute the weighted sum of the losses of labels, consistency and distillation."""
+    logits, split, shipped = heads.expression + batch.adjustment, recipe.labelled, batch.shipped
+    people = cosine_distance(heads.embedding, shipped.embedding) + cosine_distance(heads.identity, shipped.identity)
+    attributes = (
+        soft_cross_entropy(heads.age, shipped.age.softmax(1))
+        + soft_cross_entropy(heads.ethnicity, shipped.ethnicity.softmax(1))
+        + functional.binary_cross_entropy_with_logits(heads.gender, shipped.gender.sigmoid())
+    )
+    return (
+        soft_cross_entropy(logits[:split], batch.expression[:split])
+        + recipe.consistency * soft_cross_entropy(logits[split:], batch.expression[split:])
+        + recipe.distillation * people
+        + recipe.attributes * attributes
+    )
+
+
+def fit(recipe: FinetuneConfig, data: OwnFaces, path: Path) -> Iterator[dict[str, float]]:
+    """Train to the last step, resuming from `path` if it exists; yield the loss every `SAVE_EVERY_STEPS` steps.
+
+    Raises:
+        ValueError: The checkpoint belongs to another run.
+    """
+    start = registry.load_model(START, "face_model")
+    backbone = mobilenet.MobileNetV1()
+    network = FaceNetwork(backbone, mobilenet.EMBEDDING)
+    load_exported(network, start.path)
+    network.autocast = False
+    batches = BatchSampler(recipe, data, network.eval())
+    mobilenet.insert_batch_norm(backbone, batches(0).images)
+    mobilenet.freeze_normalisation(backbone)
+    mobilenet.freeze_blocks(backbone, recipe.frozen_blocks)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    use_bfloat16 = supports_bfloat16()
+
+    def batch_loss(batch: Batch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16):
+            embedding = network.backbone(batch.images)
+        return loss(network.heads(embedding.float()), batch, recipe)
+
+    metadata = {"recipe": asdict(recipe), KIND: batches.faces.digest(), "start": start.identity.sha256}
+    return loop.fit(network, path, metadata, recipe, batches, batch_loss, every=SAVE_EVERY_STEPS)
+
+
+def save(run: Path, data: OwnFaces, output: Path) -> dict[str, list[Figure]]:
+    """Write a finished run to `output` in int8 and to NAME-fp32 beside it in float32.
+
+    Returns:
+        The figures on the validation faces, before and after fine-tuning, by name of the file.
+
+    Raises:
+        ValueError: The run is not finished, or a file differs from torch.
+    """
+    metadata, weights = checkpoint.load_final_weights(run, KIND)
+    recipe = FinetuneConfig(**metadata["recipe"])
+    faces = data.training.crops
+    rows = np.random.default_rng(recipe.seed).permutation(len(faces))[: export.CALIBRATION]
+    crops = np.stack([augment.crop_to_input(faces[i], recipe.size) for i in rows])
+    about = {
+        **CARD,
+        "data": {"initial_weights": START, "expression": "own faces", **data.counts()},
+        "recipe": metadata["recipe"],
+        "data_sha256": metadata[KIND],
+        "initial_sha256": metadata["start"],
+    }
+    before = _run_on_validation(registry.load_model(START, "face_model", 2), data)
+
+    def measure(model: registry.Model) -> list[Figure]:
+        after = _run_on_validation(model, data)
+        figures = _score(before, data, "before fine-tuning") + _score(after, data, "after fine-tuning")
+        return figures + list_figures(_agreement(before, after), "own faces", "validation", "agreement with the start")
+
+    return export.save_both(build_trained("mobilenetv1", weights), about, output, crops, measure)
+
+
+def _run_on_validation(model: registry.Model, data: OwnFaces) -> FaceOutputs:
+    size = model.card["input"]["size"]
+    crops: Image = np.stack([augment.crop_to_input(crop, size) for crop in data.valid.crops])
+    return FaceModel(model.session, model.card)(crops)
+
+
+def _score(outputs: FaceOutputs, data: OwnFaces, protocol: str) -> list[Figure]:
+    """Measure the expressions, predicted among the classes of the folder."""
+    scores = measure_expressions(outputs.expression * data.train.has, data.valid.votes.argmax(axis=1))
+    del scores["mean_recall_among_own"]  # equals mean_recall
+    return list_figures(scores, "own faces", "validation", protocol)
+
+
+def _agreement(before: FaceOutputs, after: FaceOutputs) -> dict[str, Any]:
+    """Compare attributes and identity with those before fine-tuning."""
+    norms = np.linalg.norm(before.identity, axis=1) * np.linalg.norm(after.identity, axis=1)
+    cosine = (before.identity * after.identity).sum(axis=1) / np.maximum(norms, 1e-6)
+
+    def measure(rows: Rows) -> dict[str, float]:
+        ethnicity = before.ethnicity[rows].argmax(axis=1) == after.ethnicity[rows].argmax(axis=1)
+        return {
+            "identity_cosine": cosine[rows].mean(),
+            "age_difference": np.abs(before.age - after.age)[rows].mean(),
+            "gender": ((before.gender > 0.5) == (after.gender > 0.5))[rows].mean(),
+            "ethnicity": ethnicity.mean(),
+        }
+
+    return bootstrap(len(cosine), measure)
