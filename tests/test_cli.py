@@ -698,11 +698,7 @@ def test_module_starts_workers(smile: Path, scenery: Path) -> None:
     ],
 )
 def test_plan_workers(
-    clips: int,
-    jobs: int | None,
-    threads: int | None,
-    expected: tuple[int, int],
-    monkeypatch: pytest.MonkeyPatch,
+    clips: int, jobs: int | None, threads: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cv2, "getNumberOfCPUs", lambda: 8)
     assert options.plan_workers(clips, jobs, threads) == expected
@@ -733,7 +729,8 @@ def test_device_auto_falls_back_to_cpu(smile: Path) -> None:
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clip that takes minutes."""
-    return clips.write(tmp_path_factory.mktemp("endless") / "endless.mp4", clips.smiling(25, 160, 120, 0.8) * 120)
+    frames = clips.smiling(25, 160, 120, 0.8) * 120
+    return clips.write(tmp_path_factory.mktemp("endless") / "endless.mp4", frames, options={"preset": "ultrafast"})
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

@@ -161,11 +161,7 @@ def test_tiles_are_run_one_by_one() -> None:
 )
 @pytest.mark.parametrize("score", [0.0, 0.69, 0.7])
 def test_flexible_inputs_are_no_larger_than_needed(
-    frame: tuple[int, int],
-    min_face: int | None,
-    shapes: set[tuple[int, int]],
-    bordered: tuple[int, int],
-    score: float,
+    frame: tuple[int, int], min_face: int | None, shapes: set[tuple[int, int]], bordered: tuple[int, int], score: float
 ) -> None:
     seen = []
 

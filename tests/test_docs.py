@@ -54,6 +54,14 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="session")
+def study_material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create what the pages of papers/ train on; needs torch."""
+    import paper_fixtures
+
+    return paper_fixtures.material(tmp_path_factory.mktemp("studies"))
+
+
 @pytest.fixture
 def shell(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change to a folder with a clone, with `fervid` on the path."""
@@ -72,14 +80,14 @@ def shell(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @contextmanager
-def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
+def setting(page: str, place: Path, environment: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     """Provide what a page assumes."""
     shutil.copy(place / "examples" / "phone.mp4", place / "clip.mp4")
     shutil.copytree(place / "examples", place / "inbox")
     if page == "tutorial.md" and "INSTALL" in os.environ:
         environment.setenv("PATH", str(place / ".venv" / "bin"), prepend=os.pathsep)
         environment.delenv("PYTHONPATH")
-    elif page == "tutorial.md":
+    elif page in ("tutorial.md", "how-to/review.md", "how-to/reports-and-video.md"):
         docs_stage.few_classifiers(place)
     around = {
         "how-to/third-party-models.md": docs_stage.optional_models,
@@ -89,6 +97,7 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
     if page.startswith("papers/") and importlib.util.find_spec("torch"):
         import paper_fixtures
 
+        shutil.copytree(request.getfixturevalue("study_material"), place, dirs_exist_ok=True)
         around[page] = paper_fixtures.studied
     with around[page](place, environment) if page in around else nullcontext():
         yield
@@ -102,8 +111,10 @@ RUN = [
 
 
 @pytest.mark.parametrize("page", RUN)
-def test_page_blocks_run(page: str, shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with setting(page, shell, monkeypatch):
+def test_page_blocks_run(
+    page: str, shell: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    with setting(page, shell, monkeypatch, request):
         skipped = run_blocks(read_blocks(DOCS / page))
     if skipped:
         pytest.skip(f"ran all blocks except: {'; '.join(skipped)}")

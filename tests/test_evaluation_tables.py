@@ -19,12 +19,7 @@ from fervid.core.errors import OutputError, UsageError
 from fervid.learn.metrics import Predictions, evaluate, evaluate_regression
 from fervid.learn.significance import paired_test
 from fervid.render.charts import PLOT_SUFFIXES, plot_format
-from fervid.render.evaluation_tables import (
-    paired_test_table,
-    plot_confusion_matrix,
-    render_report,
-    tables,
-)
+from fervid.render.evaluation_tables import paired_test_table, plot_confusion_matrix, render_report, tables
 
 EMOTIONS = ["anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"]
 

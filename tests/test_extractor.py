@@ -80,9 +80,7 @@ def test_invalid_options_raise(change: dict[str, object], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{}, {"face": "all"}, {"min_face": 8}, {"labels": ("calm", "angry")}, {"adaptive": True}],
-    ids=str,
+    "change", [{}, {"face": "all"}, {"min_face": 8}, {"labels": ("calm", "angry")}, {"adaptive": True}], ids=str
 )
 def test_valid_options_are_kept(change: dict[str, object]) -> None:
     assert all(getattr(Options(**change), name) == value for name, value in change.items())

@@ -517,11 +517,7 @@ def test_contradicting_flags_are_refused(flags: list[str], said: str, tmp_path: 
 
 def test_review_lists_classified_clips_least_certain_first() -> None:
     parsed = made(run(*MANY), folder=Path("/data"))
-    assert [one["path"] for one in parsed.review["clips"]] == [
-        "/data/unsure.mp4",
-        "/data/joyful.mp4",
-        "/data/sure.mp4",
-    ]
+    assert [one["path"] for one in parsed.review["clips"]] == ["/data/unsure.mp4", "/data/joyful.mp4", "/data/sure.mp4"]
     assert parsed.review["labels"] == ["calm", "joy"]
     first = parsed.review["clips"][0]
     assert first["url"] == "file:///data/unsure.mp4"

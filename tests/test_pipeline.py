@@ -135,7 +135,7 @@ def test_memory_is_independent_of_clip_length() -> None:
         return traced
 
     peak(40)
-    assert peak(240) < 1.1 * peak(40) + 1e6
+    assert peak(120) < 1.1 * peak(40) + 1e6
 
 
 @pytest.mark.parametrize(

@@ -65,12 +65,7 @@ def test_best_assignment_of_all_faces_is_chosen() -> None:
 
 @pytest.mark.parametrize(
     ("pause", "numbers", "people"),
-    [
-        (0.9, [[0], [0]], [[0]]),
-        (1.0, [[0], [0]], [[0]]),
-        (1.1, [[0], [1]], [[0, 1]]),
-        (60, [[0], [1]], [[0, 1]]),
-    ],
+    [(0.9, [[0], [0]], [[0]]), (1.0, [[0], [0]], [[0]]), (1.1, [[0], [1]], [[0, 1]]), (60, [[0], [1]], [[0, 1]])],
 )
 def test_long_gap_starts_track_of_same_person(pause: float, numbers: list[list[int]], people: list[list[int]]) -> None:
     tracker, found = track((3, [(0, ANNA)]), (3 + pause, [(0, ANNA)]))

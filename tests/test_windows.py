@@ -102,7 +102,7 @@ def test_windows_are_half_open_intervals(
     assert summarise(split(observe_all(times, ANNA), length, step, origin)) == true
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(10))
 def test_random_windows_equal_definition(seed: int) -> None:
     random = np.random.default_rng(seed)
     origin, length = random.choice([0, 0.3]), random.choice([0.4, 1, 2.5])
@@ -180,9 +180,10 @@ def test_windows_are_yielded_as_soon_as_complete() -> None:
 
 
 def test_merging_tracks_does_not_change_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fervid.analysis.tracker.COMPACT_EVERY", 10)
     frames = [
         one
-        for shot in range(140)
+        for shot in range(40)
         for one in observe_all([3 * shot, 3 * shot + 0.2], *((ANNA,), (BEN,), (ANNA, BEN), (BEN, ANNA))[shot % 4])
     ]
     found = split(frames, 4, 2)
@@ -195,7 +196,7 @@ def test_merging_tracks_does_not_change_windows(monkeypatch: pytest.MonkeyPatch)
         assert window.boxes == other.boxes
         assert sorted(map(sorted, window.people)) == sorted(map(sorted, other.people))
     assert len(found[-1].people) == 2
-    assert sum(map(len, found[-1].people)) > 200
+    assert sum(map(len, found[-1].people)) > 50
 
 
 def test_only_the_frames_of_one_window_are_in_memory() -> None:
@@ -229,15 +230,13 @@ def test_error_before_first_frame_is_raised() -> None:
 
 
 def test_person_who_keeps_returning_is_not_forgotten() -> None:
-    frames = (observe(0.5 * i, *(() if i % 12 > 3 else (ANNA,)), duration=0.5) for i in range(1200))
+    frames = (observe(0.5 * i, *(() if i % 12 > 3 else (ANNA,)), duration=0.5) for i in range(400))
     found = list(iter_windows(frames, CONFIG, WindowSpec(4, 1), forget_after=60))
     assert {person.number for window in found for person in window.clip.people} == {0}
     assert all(window.clip.people or not window.clip.group.count for window in found)
 
 
-def test_track_ids_of_forgotten_people_are_dropped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_track_ids_of_forgotten_people_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fervid.analysis.tracker.COMPACT_EVERY", 5)
     who = ([ANNA] * 20 + [BEN] * 20) * 6
     aggregator, kept = WindowAggregator(CONFIG, WindowSpec(4, 2), forget_after=40), []
