@@ -236,28 +236,6 @@ def test_load_extractor_accepts_names_and_paths(family: dict[str, str]) -> None:
         load_extractor(face_model="no-such-model")
 
 
-@pytest.mark.parametrize(
-    ("role", "change"),
-    [
-        ("face_model", {"margin": -0.1}),
-        ("face_model", {"embedding": 4}),
-        ("face_model", {"expressions": ["dark"]}),
-        ("face_model", {"input": {"size": 9}}),
-        ("face_model", {"input": {"size": "x"}}),
-        ("face_model", {"tracking": {"min_track_similarity": 0.5}}),
-        ("detector", {"input": {}}),
-        ("detector", {"threshold": "x"}),
-        ("detector", {"new_track_threshold": "x"}),
-    ],
-)
-def test_model_that_contradicts_its_card_is_named(family: dict[str, str], role: str, change: dict[str, object]) -> None:
-    loaded = {kind: registry.load_model(family[kind], kind) for kind in ("detector", "face_model")}
-    model = loaded[role]
-    loaded[role] = registry.Model(model.identity, model.path, {**model.card, **change}, model.session)
-    with pytest.raises(ModelIncompatible, match=rf"{role}.*re-export it"):
-        Extractor(loaded["detector"], loaded["face_model"], Options())
-
-
 def test_as_incompatible_model_converts_model_errors_only(family: dict[str, str]) -> None:
     model = registry.load_model(family["face_model"], "face_model")
     message = r"face_model.onnx does not match its model card \(first\); re-export it"
