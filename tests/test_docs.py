@@ -190,7 +190,7 @@ def command_lines(text: str) -> Iterator[list[str]]:
                 called = start == 0 or words[start - 1] in ("|", "do", "then", "||", "&&")
                 if not (
                     called or set(rest[:1]) & set(COMMAND.commands)
-                ):  # another use of the name, such as a Docker image
+                ):  # another use of the name, as of a Docker image
                     continue
                 end = next((i for i, word in enumerate(rest) if re.fullmatch(r"[|;&<>()]+", word)), len(rest))
                 yield rest[:end]

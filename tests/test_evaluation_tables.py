@@ -35,7 +35,7 @@ def report(labels: Sequence[str], truth: Sequence[int], answers: Sequence[int]) 
     return evaluate(predictions(labels, truth, answers))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def emotions() -> dict[str, Any]:
     truth = np.repeat(np.arange(8), 30)
     answers = np.where(np.arange(240) % 4 > 0, truth, np.arange(240) % 7)
