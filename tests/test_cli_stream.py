@@ -52,17 +52,6 @@ EVERY = Sampling(fps=None)
 
 
 @pytest.fixture(scope="module")
-def moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds of each mood of one person, five frames a second."""
-    shots = [
-        toy_models.picture(colour)
-        for colour in (toy_models.FIRST, toy_models.SECOND, toy_models.THIRD)
-        for _ in range(10)
-    ]
-    return clips.write(tmp_path_factory.mktemp("moods") / "moods.mp4", shots, rate=5)
-
-
-@pytest.fixture(scope="module")
 def sent(moods: Path) -> dict[str, bytes]:
     """The bytes of that clip in each format that can be sent."""
     found = {}
@@ -71,16 +60,6 @@ def sent(moods: Path) -> dict[str, bytes]:
         list(benchmark.send(moods, form, file, pace=1000))
         found[form] = file.getvalue()
     return found
-
-
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return toy_models.family(tmp_path_factory.mktemp("toys"))
-
-
-@pytest.fixture(scope="module")
-def toy(family: dict[str, str]) -> fervid.Classifier:
-    return fervid.load_classifier(**family, options=fervid.Options(min_face=toy_models.FACE), threads=2)
 
 
 @pytest.mark.parametrize("form", FORMS)

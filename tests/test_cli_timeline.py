@@ -29,26 +29,9 @@ TIMES = ("start_s", "end_s")
 Run = Callable[..., Result]
 
 
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return toy_models.family(tmp_path_factory.mktemp("toys"))
-
-
-@pytest.fixture(scope="module")
-def toy(family: dict[str, str]) -> fervid.Classifier:
-    return fervid.load_classifier(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
-
-
 def write(path: Path, *shots: tuple[int, np.ndarray], **how: object) -> Path:
     """Five frames a second: so many of each picture."""
     return clips.write(path, [picture for count, picture in shots for _ in range(count)], rate=5, **how)
-
-
-@pytest.fixture(scope="module")
-def moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds of each mood of one person."""
-    shots = [(10, toy_models.picture(colour)) for colour in (toy_models.FIRST, toy_models.SECOND, toy_models.THIRD)]
-    return write(tmp_path_factory.mktemp("moods") / "moods.mp4", *shots)
 
 
 def told(parts: Sequence[WindowResult]) -> list[tuple[float | None, float | None, str | None]]:

@@ -28,11 +28,6 @@ from fervid.media.sampling import Sampling
 from fervid.models import registry
 
 
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return toy_models.family(tmp_path_factory.mktemp("toys"))
-
-
 def extractor(family: dict[str, str], **options: object) -> Extractor:
     merged = Options(**{"min_face": toy_models.FACE, "detection_interval_s": 0.0, **options})
     return load_extractor(face_model=family["face_model"], detector=family["detector"], options=merged, threads=1)

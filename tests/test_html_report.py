@@ -403,11 +403,6 @@ def test_counts_have_integer_ticks(most: int, ticks: list[int]) -> None:
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return toy_models.family(tmp_path_factory.mktemp("family"))
-
-
-@pytest.fixture(scope="module")
 def looked(tmp_path_factory: pytest.TempPathFactory, family: dict[str, str]) -> Path:
     """What `fervid timeline` says of two clips, one of which is gone by now."""
     place = tmp_path_factory.mktemp("looked")
