@@ -5,7 +5,10 @@ NEWEST ?= python$(shell sed -n 's/.*Python :: \(3\.[0-9]*\)".*/\1/p' pyproject.t
 BIN := $(VENV)/bin
 TOOLS := $(VENV)/tools/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Each worker takes tests in their order, so that most fixtures of a module are made once.
+PARALLEL := -n auto --dist worksteal
 export PYTHONUTF8 := 1
+unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes
 
 .PHONY: demo test coverage test-slow test-browser test-lowest test-newest test-docs check audit test-train fuzz bench examples models lock locked release docs clean
 
@@ -13,10 +16,10 @@ demo: $(VENV)/user  ## classify the clips of examples/ with the shipped models
 	$(BIN)/fervid classify examples --format table --progress none
 
 test: $(VENV)/dev  ## run the tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest $(PARALLEL)
 
 coverage: $(VENV)/dev  ## run the tests and check that they cover 95 % of the branches; takes nearly twice as long
-	$(BIN)/python -m pytest -n auto --cov --cov-report=
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=
 	$(BIN)/coverage report
 
 test-slow: $(VENV)/dev  ## run what is left out of `test`: thousands of hostile files, hundreds of kills
@@ -30,13 +33,13 @@ test-lowest:  ## run the tests with the lowest versions of all direct dependenci
 	$(PYTHON) -m venv $(VENV)/lowest
 	sed -n 's/^    "\([A-Za-z0-9._-]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\)".*/\1==\3/p' pyproject.toml | sort -u > $(VENV)/lowest.txt
 	$(VENV)/lowest/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/lowest.txt -e '.[dev]'
-	$(VENV)/lowest/bin/python -m pytest -n auto
+	$(VENV)/lowest/bin/python -m pytest $(PARALLEL)
 
 # What is newest depends on the Python: PyAV 19, for one, leaves out 3.11.
 test-newest:  ## run the tests with the newest Python that is declared, and what is newest for it
 	$(NEWEST) -m venv $(VENV)/newest
 	$(VENV)/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[dev]'
-	$(VENV)/newest/bin/python -m pytest -n auto
+	$(VENV)/newest/bin/python -m pytest $(PARALLEL)
 
 # timm without torchvision, of which PyPI has no build for CPUs alone.
 test-docs:  ## follow the pages of docs/ with all of theirs that PyPI has, from the installation on
@@ -61,8 +64,8 @@ fuzz: $(VENV)/dev  ## fuzz what is parsed beside videos, SECONDS for each parser
 	done
 
 test-train: $(VENV)/training  ## run the tests of fervid.training, which need torch, of Ray, and the slow pages of docs/
-	$(BIN)/python -m pytest -n auto tests/training
-	$(BIN)/python -m pytest tests/test_ray_runner.py tests/test_docs.py -m slow --timeout=900 -rs
+	$(BIN)/python -m pytest $(PARALLEL) tests/training
+	$(BIN)/python -m pytest $(PARALLEL) tests/test_ray_runner.py tests/test_docs.py -m slow --timeout=900 -rs
 
 bench: $(VENV)/dev  ## measure speed; CLIPS names the videos
 	$(BIN)/python benchmarks/speed.py $(or $(CLIPS),examples/astronaut.mp4)

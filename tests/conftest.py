@@ -23,6 +23,7 @@ import typer.main
 import clips
 import fervid
 import fervid.cli.app
+import toy_models
 from fervid import cli
 from fervid.analysis.face_model import FaceModel
 from fervid.core.records import FaceOutputs
@@ -144,6 +145,26 @@ def scenery(folder: Path) -> Path:
 def classifier() -> fervid.Classifier:
     """The shipped models."""
     return fervid.load_classifier(threads=2)
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths of matching toy models, by role."""
+    return toy_models.family(tmp_path_factory.mktemp("toys"))
+
+
+@pytest.fixture(scope="session")
+def toy(family: dict[str, str]) -> fervid.Classifier:
+    """A classifier of the toy models."""
+    return fervid.load_classifier(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
+
+
+@pytest.fixture(scope="session")
+def moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of each mood of one person, at five frames a second."""
+    colours = (toy_models.FIRST, toy_models.SECOND, toy_models.THIRD)
+    frames = [toy_models.picture(colour) for colour in colours for _ in range(10)]
+    return clips.write(tmp_path_factory.mktemp("moods") / "moods.mp4", frames, rate=5)
 
 
 @pytest.fixture(scope="module")

@@ -26,16 +26,6 @@ from fervid.render import annotate_video
 CUT = WindowSpec(1, 0.5)
 
 
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return toy_models.family(tmp_path_factory.mktemp("toys"))
-
-
-@pytest.fixture(scope="module")
-def toy(family: dict[str, str]) -> fervid.Classifier:
-    return fervid.load_classifier(**family, options=fervid.Options(min_face=toy_models.FACE), threads=1)
-
-
 def pictures(count: int, width: int = 256, height: int = 256) -> list[np.ndarray]:
     """One face that stays where it is, in a corner of which the grey tells the number of the picture."""
     found = []

@@ -27,11 +27,6 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return toy_models.family(tmp_path_factory.mktemp("toys"))
-
-
-@pytest.fixture(scope="module")
 def moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second of each mood of one person, at ten frames a second."""
     frames = [

@@ -219,24 +219,16 @@ def test_records_are_written_to_stdout_at_once(inbox: Path, smile: Path, clock: 
         assert [(event["done"], event["total"], event["failed"]) for event in events] == [(1, None, 1), (2, None, 1)]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--format", "json"],
-        ["-o", "results.csv"],
-        ["-o", "results"],
-        ["--settle-seconds", "0"],
-        ["--resume"],
-        ["-o", "results.jsonl", "--format", "csv"],
-        ["--jobs", "0"],
-    ],
-    ids=" ".join,
+WRONG = (
+    "--format json | -o results.csv | -o results | --settle-seconds 0 | --resume"
+    " | -o results.jsonl --format csv | --jobs 0"
 )
-def test_wrong_usage_exits_with_2(
-    arguments: list[str], inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+
+@pytest.mark.parametrize("arguments", WRONG.split(" | "))
+def test_wrong_usage_exits_with_2(arguments: str, inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run(inbox, *arguments)
+    result = run(inbox, *arguments.split())
     assert (result.exit_code, result.stdout) == (2, "")
     assert os.listdir(tmp_path) == ["inbox"]
 
@@ -252,17 +244,7 @@ def started(inbox: Path, tmp_path: Path) -> Iterator[Callable[[], SimpleNamespac
 
     def start() -> SimpleNamespace:
         code = "from fervid.cli.app import main\nif __name__ == '__main__': main()"
-        flags = [
-            "--settle-seconds",
-            "0.5",
-            "-o",
-            tmp_path / "out.jsonl",
-            "--resume",
-            "--jobs",
-            "1",
-            "--progress",
-            "none",
-        ]
+        flags = ["--settle-seconds=0.5", "-o", tmp_path / "out.jsonl", "--resume", "--jobs=1", "--progress=none"]
         process = subprocess.Popen(
             [sys.executable, "-c", code, "watch", inbox, *flags],
             stderr=subprocess.PIPE,

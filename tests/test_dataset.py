@@ -283,10 +283,7 @@ def test_non_numeric_rating_is_ignored(root: Path, column: list[object]) -> None
         ("path,lable\na.mp4,joy\n", r"^list\.csv:2 has no label"),
         ("path,valence\na.mp4,1\nb.mp4,\n", r"^list\.csv:3 has no label"),
         ("path,label,split\na.mp4,joy,dev\n", r"^list\.csv:2: unknown split 'dev'; use train, val or test"),
-        (
-            "path,label\na.mp4,joy,\n",
-            r"^list\.csv:2 has more fields than the header; quote .* comma",
-        ),
+        ("path,label\na.mp4,joy,\n", r"^list\.csv:2 has more fields than the header; quote .* comma"),
         (
             'path,label\na.mp4,joy\n"b.mp4,joy\nc.mp4,fear\n',
             r"^list\.csv:3 is not valid CSV \(unexpected end of data\); close",
@@ -301,19 +298,13 @@ def test_non_numeric_rating_is_ignored(root: Path, column: list[object]) -> None
         ("path,label\n".encode("utf-16"), r"^list\.csv:1 is not UTF-8 text"),
         ("path,x\na.mp4,1\nb.mp4,nan\n", r"^list\.csv:3: x is nan; leave the cell empty, or remove the line"),
         ("path,x\na.mp4,-inf\n", r"^list\.csv:2: x is -inf"),
-        (
-            "path,label\na.mp4,joy\nno.mp4,joy\n*.mp4,joy\n",
-            r"^no such video or image folder: no\.mp4 \(list\.csv:3\)",
-        ),
+        ("path,label\na.mp4,joy\nno.mp4,joy\n*.mp4,joy\n", r"^no such video or image folder: no\.mp4 \(list\.csv:3\)"),
         (f"path,label\n{'x' * 5000},joy\n", r"^no such video or .*; check the spelling"),
         (
             "path,label\na.mp4,joy\nb.mp4,joy\n./a.mp4,fear\n",
             r"^duplicate clips: a\.mp4 \(list\.csv:4, first at list\.csv:2",
         ),
-        (
-            "path,label,split\na.mp4,joy,train\nb.mp4,joy,\n",
-            r"^no split: b\.mp4 \(list\.csv:3\); add train",
-        ),
+        ("path,label,split\na.mp4,joy,train\nb.mp4,joy,\n", r"^no split: b\.mp4 \(list\.csv:3\); add train"),
         (
             "path,label,person,split\na.mp4,joy,ann,train\nb.mp4,joy,bob,test\nc.mp4,joy,ann,test\n",
             r"^people in two splits: c\.mp4 \(list\.csv:4, 'ann' in test; in train at list\.csv:2\); keep",
@@ -331,10 +322,7 @@ def test_csv_errors_name_line(root: Path, text: str | bytes, words: str) -> None
     [
         ("{", r"^l\.jsonl:2 is not valid JSON \(.*\); write one object per line"),
         ("[" * 200_000, r"^l\.jsonl:2 is not valid JSON \(.*recursion"),
-        (
-            '["a.mp4", "joy"]',
-            r"^l\.jsonl:2 is not a JSON object; write",
-        ),
+        ('["a.mp4", "joy"]', r"^l\.jsonl:2 is not a JSON object; write"),
         ('{"label": "joy"}', r"^l\.jsonl:2 has no path"),
         ('{"path": "a.mp4"}', r"^l\.jsonl:2 has no label"),
         ('{"path": 3, "label": "joy"}', r"^l\.jsonl:2: path must be a string, not int; put it in quotes"),
@@ -392,10 +380,7 @@ def test_dangling_link_is_ignored(root: Path) -> None:
     [
         ("none.csv", r"^none\.csv cannot be read \(No such file or directory\); give a folder with .* vgaf:FOLDER"),
         ("", r"cannot be read \(Is a directory\)"),
-        (
-            "affwild:/data",
-            r"^unknown data set 'affwild'; use one of afew, ck\+, crema-d, kerc2020, ravdess, vgaf$",
-        ),
+        ("affwild:/data", r"^unknown data set 'affwild'; use one of afew, ck\+, crema-d, kerc2020, ravdess, vgaf$"),
         ("ravdess:none", r"^'none' is not a folder; give NAME:FOLDER"),
         ("ravdess:", r"^'' is not a folder"),
     ],

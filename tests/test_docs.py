@@ -43,7 +43,7 @@ generate = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(generate)
 
 
-COMMANDS = typer.main.get_command(app.app).commands
+COMMAND = typer.main.get_command(app.app)
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +52,14 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = docs_stage.clone(tmp_path_factory.mktemp("docs") / "fervid")
     docs_stage.videos(place)
     return place
+
+
+@pytest.fixture(scope="session")
+def study_material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create what the pages of papers/ train on; needs torch."""
+    import paper_fixtures
+
+    return paper_fixtures.material(tmp_path_factory.mktemp("studies"))
 
 
 @pytest.fixture
@@ -72,14 +80,14 @@ def shell(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @contextmanager
-def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
+def setting(page: str, place: Path, environment: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     """Provide what a page assumes."""
     shutil.copy(place / "examples" / "phone.mp4", place / "clip.mp4")
     shutil.copytree(place / "examples", place / "inbox")
     if page == "tutorial.md" and "INSTALL" in os.environ:
         environment.setenv("PATH", str(place / ".venv" / "bin"), prepend=os.pathsep)
         environment.delenv("PYTHONPATH")
-    elif page == "tutorial.md":
+    elif page in ("tutorial.md", "how-to/review.md", "how-to/reports-and-video.md"):
         docs_stage.few_classifiers(place)
     around = {
         "how-to/third-party-models.md": docs_stage.optional_models,
@@ -90,6 +98,7 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch) -> Iterator
     if page.startswith("papers/") and importlib.util.find_spec("torch"):
         import paper_fixtures
 
+        shutil.copytree(request.getfixturevalue("study_material"), place, dirs_exist_ok=True)
         around[page] = paper_fixtures.studied
     with around[page](place, environment) if page in around else nullcontext():
         yield
@@ -107,8 +116,10 @@ needs_bash = pytest.mark.skipif(sys.platform == "win32", reason="bash on Windows
 
 @needs_bash
 @pytest.mark.parametrize("page", RUN)
-def test_page_blocks_run(page: str, shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with setting(page, shell, monkeypatch):
+def test_page_blocks_run(
+    page: str, shell: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    with setting(page, shell, monkeypatch, request):
         skipped = run_blocks(read_blocks(DOCS / page))
     if skipped:
         pytest.skip(f"ran all blocks except: {'; '.join(skipped)}")
@@ -184,7 +195,9 @@ def command_lines(text: str) -> Iterator[list[str]]:
             for start in (i for i, word in enumerate(words) if word == "fervid"):
                 rest = words[start + 1 :]
                 called = start == 0 or words[start - 1] in ("|", "do", "then", "||", "&&")
-                if not (called or set(rest[:1]) & set(COMMANDS)):  # another use of the name, such as a Docker image
+                if not (
+                    called or set(rest[:1]) & set(COMMAND.commands)
+                ):  # another use of the name, as of a Docker image
                     continue
                 end = next((i for i, word in enumerate(rest) if re.fullmatch(r"[|;&<>()]+", word)), len(rest))
                 yield rest[:end]
@@ -192,7 +205,7 @@ def command_lines(text: str) -> Iterator[list[str]]:
 
 def parse(arguments: list[str]) -> None:
     """Parse arguments without running the command; a wrong option raises."""
-    command, name = typer.main.get_command(app.app), "fervid"
+    command, name = COMMAND, "fervid"
     while arguments and arguments[0] in getattr(command, "commands", ()):
         name = f"{name} {arguments[0]}"
         command, arguments = command.commands[arguments[0]], arguments[1:]
@@ -245,12 +258,12 @@ def test_wrong_command_line_is_an_error(wrong: str) -> None:
 # links and generated pages
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_to_files_exist(page: Path) -> None:
+def test_links_to_files_exist() -> None:
     generated = {DOCS / name for name in generate.pages()}
-    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", page.read_text()):
-        path = Path(os.path.normpath(page.parent / target))
-        assert path.exists() or path in generated, target
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", page.read_text()):
+            path = Path(os.path.normpath(page.parent / target))
+            assert path.exists() or path in generated, f"{page.name} links to {target}"
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "papers").glob("*.md")), ids=lambda page: page.stem)
@@ -276,7 +289,7 @@ def test_architecture_lists_every_module() -> None:
 
 def test_reference_lists_commands_and_options() -> None:
     text = generate.command_line()
-    found = dict(generate.list_commands(typer.main.get_command(app.app)))
+    found = dict(generate.list_commands(COMMAND))
     assert {"fervid classify", "fervid timeline", "fervid models pull", "fervid network train"} <= set(found)
     for name, command in found.items():
         section = text.partition(f"## `{name}`\n")[2].partition("\n## ")[0]
@@ -345,19 +358,8 @@ class _Assets(html.parser.HTMLParser):
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="the extra docs is not installed")
 def test_site_builds_and_loads_nothing_external(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "mkdocs",
-        "build",
-        "--strict",
-        "--quiet",
-        "-f",
-        ROOT / "mkdocs.yml",
-        "-d",
-        tmp_path,
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", "mkdocs.yml", "-d", tmp_path]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > len(PAGES)

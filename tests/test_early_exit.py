@@ -45,45 +45,27 @@ def test_stride_below_one_is_refused(stride: int) -> None:
         exit_levels({"early_exit": {"levels": [{"stride": stride, "confidence": 0.9}]}})
 
 
-@pytest.mark.parametrize(
-    ("confidences", "right", "error", "passing"),
-    [
-        ([], [], 0.5, []),
-        ([0.9], [1], 0, [0.9]),
-        ([0.9], [0], 0, []),
-        ([0.9], [0], 1, [0.9]),
-        ([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 1], 0, [0.9, 0.8, 0.7, 0.6]),
-        ([0.6, 0.8, 0.7, 0.9], [1, 0, 1, 1], 0, [0.9]),
-        ([0.6, 0.8, 0.7, 0.9], [1, 0, 1, 1], 0.24, [0.9]),
-        ([0.6, 0.8, 0.7, 0.9], [1, 0, 1, 1], 0.25, [0.9, 0.8, 0.7, 0.6]),
-        ([0.6, 0.8, 0.7, 0.9], [0, 0, 1, 1], 0.25, [0.9, 0.8, 0.7]),
-        ([0.9, 0.8, 0.7], [0, 1, 1], 0, []),
-        ([0.9, 0.8, 0.8, 0.7], [1, 1, 0, 1], 0, [0.9]),
-        ([0.9, 0.8, 0.8, 0.7], [1, 0, 1, 1], 0, [0.9]),
-        ([1, 1], [1, 0], 0, []),
-        ([0.9, NONE, NONE], [1, 0, 0], 0, [0.9]),
-        ([0.9, 0.8, NONE], [1, 0, 0], 0.34, [0.9, 0.8]),
-        ([NONE], [0], 0, []),
-    ],
-    ids=[
-        "no clips",
-        "one right",
-        "one wrong",
-        "all may be wrong",
-        "all right",
-        "one wrong of four",
-        "just too many",
-        "just few enough",
-        "down to the second",
-        "the surest is wrong",
-        "a wrong one as sure as a right one",
-        "in whatever order",
-        "surest of all and wrong",
-        "no answer is not a wrong one",
-        "no answer below a wrong one",
-        "no answer at all",
-    ],
-)
+THRESHOLDS = {
+    "no clips": ([], [], 0.5, []),
+    "one right": ([0.9], [1], 0, [0.9]),
+    "one wrong": ([0.9], [0], 0, []),
+    "all may be wrong": ([0.9], [0], 1, [0.9]),
+    "all right": ([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 1], 0, [0.9, 0.8, 0.7, 0.6]),
+    "one wrong of four": ([0.6, 0.8, 0.7, 0.9], [1, 0, 1, 1], 0, [0.9]),
+    "just too many": ([0.6, 0.8, 0.7, 0.9], [1, 0, 1, 1], 0.24, [0.9]),
+    "just few enough": ([0.6, 0.8, 0.7, 0.9], [1, 0, 1, 1], 0.25, [0.9, 0.8, 0.7, 0.6]),
+    "down to the second": ([0.6, 0.8, 0.7, 0.9], [0, 0, 1, 1], 0.25, [0.9, 0.8, 0.7]),
+    "the surest is wrong": ([0.9, 0.8, 0.7], [0, 1, 1], 0, []),
+    "a wrong one as sure as a right one": ([0.9, 0.8, 0.8, 0.7], [1, 1, 0, 1], 0, [0.9]),
+    "in whatever order": ([0.9, 0.8, 0.8, 0.7], [1, 0, 1, 1], 0, [0.9]),
+    "surest of all and wrong": ([1, 1], [1, 0], 0, []),
+    "no answer is not a wrong one": ([0.9, NONE, NONE], [1, 0, 0], 0, [0.9]),
+    "no answer below a wrong one": ([0.9, 0.8, NONE], [1, 0, 0], 0.34, [0.9, 0.8]),
+    "no answer at all": ([NONE], [0], 0, []),
+}
+
+
+@pytest.mark.parametrize(("confidences", "right", "error", "passing"), THRESHOLDS.values(), ids=THRESHOLDS)
 def test_threshold_accepts_as_many_as_error_allows(
     confidences: list[float], right: list[int], error: float, passing: list[float]
 ) -> None:

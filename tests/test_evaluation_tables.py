@@ -19,12 +19,7 @@ from fervid.core.errors import OutputError, UsageError
 from fervid.learn.metrics import Predictions, evaluate, evaluate_regression
 from fervid.learn.significance import paired_test
 from fervid.render.charts import PLOT_SUFFIXES, plot_format
-from fervid.render.evaluation_tables import (
-    paired_test_table,
-    plot_confusion_matrix,
-    render_report,
-    tables,
-)
+from fervid.render.evaluation_tables import paired_test_table, plot_confusion_matrix, render_report, tables
 
 EMOTIONS = ["anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"]
 
@@ -40,7 +35,7 @@ def report(labels: Sequence[str], truth: Sequence[int], answers: Sequence[int]) 
     return evaluate(predictions(labels, truth, answers))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def emotions() -> dict[str, Any]:
     truth = np.repeat(np.arange(8), 30)
     answers = np.where(np.arange(240) % 4 > 0, truth, np.arange(240) % 7)

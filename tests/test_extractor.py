@@ -28,11 +28,6 @@ from fervid.media.sampling import Sampling
 from fervid.models import registry
 
 
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return toy_models.family(tmp_path_factory.mktemp("toys"))
-
-
 def extractor(family: dict[str, str], **options: object) -> Extractor:
     merged = Options(**{"min_face": toy_models.FACE, "detection_interval_s": 0.0, **options})
     return load_extractor(face_model=family["face_model"], detector=family["detector"], options=merged, threads=1)
@@ -80,9 +75,7 @@ def test_invalid_options_raise(change: dict[str, object], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{}, {"face": "all"}, {"min_face": 8}, {"labels": ("calm", "angry")}, {"adaptive": True}],
-    ids=str,
+    "change", [{}, {"face": "all"}, {"min_face": 8}, {"labels": ("calm", "angry")}, {"adaptive": True}], ids=str
 )
 def test_valid_options_are_kept(change: dict[str, object]) -> None:
     assert all(getattr(Options(**change), name) == value for name, value in change.items())
@@ -236,28 +229,6 @@ def test_load_extractor_accepts_names_and_paths(family: dict[str, str]) -> None:
     assert load_extractor(threads=1).options == Options()
     with pytest.raises(ModelNotFound, match="no-such-model"):
         load_extractor(face_model="no-such-model")
-
-
-@pytest.mark.parametrize(
-    ("role", "change"),
-    [
-        ("face_model", {"margin": -0.1}),
-        ("face_model", {"embedding": 4}),
-        ("face_model", {"expressions": ["dark"]}),
-        ("face_model", {"input": {"size": 9}}),
-        ("face_model", {"input": {"size": "x"}}),
-        ("face_model", {"tracking": {"min_track_similarity": 0.5}}),
-        ("detector", {"input": {}}),
-        ("detector", {"threshold": "x"}),
-        ("detector", {"new_track_threshold": "x"}),
-    ],
-)
-def test_model_that_contradicts_its_card_is_named(family: dict[str, str], role: str, change: dict[str, object]) -> None:
-    loaded = {kind: registry.load_model(family[kind], kind) for kind in ("detector", "face_model")}
-    model = loaded[role]
-    loaded[role] = registry.Model(model.identity, model.path, {**model.card, **change}, model.session)
-    with pytest.raises(ModelIncompatible, match=rf"{role}.*re-export it"):
-        Extractor(loaded["detector"], loaded["face_model"], Options())
 
 
 def test_as_incompatible_model_converts_model_errors_only(family: dict[str, str]) -> None:

@@ -10,11 +10,7 @@ from html_pages import report
 
 
 def test_scores_are_listed_by_metric_and_class() -> None:
-    scores = {
-        "accuracy": {"value": 0.5, "interval": [0.4, 0.6]},
-        "recall": {"anger": 0.25, "fear": None},
-        "images": 8,
-    }
+    scores = {"accuracy": {"value": 0.5, "interval": [0.4, 0.6]}, "recall": {"anger": 0.25, "fear": None}, "images": 8}
     assert list_figures(scores, "SFEW", "all", "original images") == [
         Figure("SFEW", "all", "original images", "accuracy", 0.5, [0.4, 0.6]),
         Figure("SFEW", "all", "original images", "recall.anger", 0.25),

@@ -35,11 +35,6 @@ OPTIONS = Options(Sampling(5.0), min_face=toy_models.FACE)
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return toy_models.family(tmp_path_factory.mktemp("family"))
-
-
-@pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Four seconds: two of the first label, one of nobody, one of the second."""
     faces = [toy_models.FIRST] * 50 + [None] * 25 + [toy_models.SECOND] * 25

@@ -403,11 +403,6 @@ def test_counts_have_integer_ticks(most: int, ticks: list[int]) -> None:
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return toy_models.family(tmp_path_factory.mktemp("family"))
-
-
-@pytest.fixture(scope="module")
 def looked(tmp_path_factory: pytest.TempPathFactory, family: dict[str, str]) -> Path:
     """What `fervid timeline` says of two clips, one of which is gone by now."""
     place = tmp_path_factory.mktemp("looked")
@@ -519,11 +514,7 @@ def test_contradicting_flags_are_refused(flags: list[str], said: str, tmp_path: 
 
 def test_review_lists_classified_clips_least_certain_first() -> None:
     parsed = made(run(*MANY), folder=Path("/data"))
-    assert [one["path"] for one in parsed.review["clips"]] == [
-        "/data/unsure.mp4",
-        "/data/joyful.mp4",
-        "/data/sure.mp4",
-    ]
+    assert [one["path"] for one in parsed.review["clips"]] == ["/data/unsure.mp4", "/data/joyful.mp4", "/data/sure.mp4"]
     assert parsed.review["labels"] == ["calm", "joy"]
     first = parsed.review["clips"][0]
     assert first["url"] == "file:///data/unsure.mp4"

@@ -49,29 +49,21 @@ def drawn(count: int, classes: int = 3, unanswered: float = 0.1, seed: int = 0) 
     return Predictions(labels, truth, probabilities.astype(np.float32), random.integers(0, max(count // 5, 1), count))
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("part", ["answered", "all"])
-def test_figures_equal_those_of_scikit_learn(part: str, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_equal_those_of_scikit_learn(seed: int) -> None:
     given = drawn(200, seed=seed)
-    found = evaluate(given)[part]
-    truth, answers = given.truth, np.where(given.predicted < 0, 3, given.predicted)
-    if part == "answered":
-        truth, answers = truth[answers < 3], answers[answers < 3]
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(truth, answers, labels=range(3), zero_division=0)
-    assert found["count"] == len(truth)
-    assert found["accuracy"]["value"] == pytest.approx(metrics.accuracy_score(truth, answers), abs=1e-4)
-    assert found["uar"]["value"] == pytest.approx(
-        metrics.recall_score(truth, answers, labels=range(3), average="macro"), abs=1e-4
-    )
-    assert found["f1"]["value"] == pytest.approx(
-        metrics.f1_score(truth, answers, labels=range(3), average="macro"), abs=1e-4
-    )
-    assert list(found["precision"].values()) == pytest.approx(precision, abs=1e-4)
-    assert list(found["recall"].values()) == pytest.approx(recall, abs=1e-4)
-    assert list(found["f1_each"].values()) == pytest.approx(f1, abs=1e-4)
-    assert found["confusion"] == metrics.confusion_matrix(truth, answers, labels=range(4))[:3].tolist()
-    if part == "answered":
-        assert found["uar"]["value"] == pytest.approx(metrics.balanced_accuracy_score(truth, answers), abs=1e-4)
+    report = evaluate(given)
+    every = given.truth, np.where(given.predicted < 0, 3, given.predicted)
+    for part, (truth, answers) in (("all", every), ("answered", tuple(rows[every[1] < 3] for rows in every))):
+        found = report[part]
+        scores = metrics.precision_recall_fscore_support(truth, answers, labels=range(3), zero_division=0)
+        assert found["count"] == len(truth)
+        assert found["accuracy"]["value"] == pytest.approx(metrics.accuracy_score(truth, answers), abs=1e-4)
+        for name, score in zip(("precision", "recall", "f1_each"), scores, strict=False):
+            assert list(found[name].values()) == pytest.approx(score, abs=1e-4)
+        assert found["uar"]["value"] == pytest.approx(scores[1].mean(), abs=1e-4)
+        assert found["f1"]["value"] == pytest.approx(scores[2].mean(), abs=1e-4)
+        assert found["confusion"] == metrics.confusion_matrix(truth, answers, labels=range(4))[:3].tolist()
 
 
 def test_report_by_hand() -> None:

@@ -229,7 +229,9 @@ def test_unneeded_onnx_features_are_refused(tmp_path: Path, make: Callable[[], o
     refused(tmp_path, make(), words)
 
 
-@pytest.mark.parametrize("location", ["canary.bin", "../canary.bin", "/{}/canary.bin", "link.bin", "/etc/passwd", ""])
+@pytest.mark.parametrize(
+    "location", ["canary.bin", "../canary.bin", "../inside/canary.bin", "/{}/canary.bin", "link.bin", "/etc/passwd", ""]
+)
 @pytest.mark.parametrize("where", ["initializer", "constant"])
 def test_external_tensors_are_refused(tmp_path: Path, location: str, where: str) -> None:
     inside = tmp_path / "inside"

@@ -45,14 +45,6 @@ def test_as_a_model(evil: bytes, tmp_path: Path, kind: Kind) -> None:
         registry.load_model(str(path), kind)
 
 
-@pytest.mark.parametrize("flag", ["--classifier", "--face-model", "--detector"])
-def test_as_a_model_of_the_cli(evil: bytes, tmp_path: Path, smile: Path, flag: str) -> None:
-    path = tmp_path / "mine.pkl"
-    path.write_bytes(evil)
-    result = run("classify", smile, flag, path)
-    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (4, "", 1)
-
-
 @pytest.mark.parametrize("pinned", [False, True])
 def test_as_a_downloaded_model(evil: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))

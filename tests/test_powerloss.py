@@ -71,7 +71,7 @@ def test_json_lines(
         assert state == {path.name: path.read_bytes() for path in place.iterdir()}
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     tried = 0
-    for tried, (state, promised) in enumerate(losses(disk), start=1):
+    for tried, (state, promised) in enumerate(losses(disk, draws=2), start=1):
         again = lay(tmp_path / f"after {tried}", state) / "out.jsonl"
         assert not set(promised) - set(state.get("out.jsonl", b"").split(b"\n"))
         run(again, clips, resume=True)

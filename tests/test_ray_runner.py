@@ -82,7 +82,7 @@ def test_records_match_local_engine(ray: object, mixed: list[str]) -> None:
     assert (local.exit_code, far.exit_code) == (1, 1)
     assert parsed(far.stdout) == parsed(local.stdout)
     assert [record["status"] for record in parsed(far.stdout)] == [
-        *("error", "error", "no_face", "ok", "error", "error"),
+        *("error", "error", "no_face", "ok", "error", "error")
     ]
 
 

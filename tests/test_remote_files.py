@@ -72,9 +72,7 @@ def test_video_url_is_not_looked_up() -> None:
     assert resolve_inputs(names, urls=True) == names
 
 
-def test_folder_without_videos_and_glob_without_match(
-    store: MemoryFileSystem,
-) -> None:
+def test_folder_without_videos_and_glob_without_match(store: MemoryFileSystem) -> None:
     assert resolve_inputs(["memory://clips/a.mp4", "memory://clips/empty"], urls=True) == ["memory://clips/a.mp4"]
     names = ["memory://clips/a.mp4", "memory://clips/x*.mp4"]
     assert resolve_inputs(names, urls=True) == names

@@ -107,8 +107,7 @@ def test_labels_of_several_classifiers_are_merged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("convert", "package", "extra"),
-    [(fervid.to_pandas, "pandas", "pandas"), (fervid.to_arrow, "pyarrow", "parquet")],
+    ("convert", "package", "extra"), [(fervid.to_pandas, "pandas", "pandas"), (fervid.to_arrow, "pyarrow", "parquet")]
 )
 def test_missing_package_says_what_to_install(
     convert: Callable, package: str, extra: str, monkeypatch: pytest.MonkeyPatch

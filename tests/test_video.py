@@ -286,14 +286,6 @@ def test_invalid_sampling(bad: dict[str, Any]) -> None:
         Sampling(**bad)
 
 
-@pytest.mark.parametrize("clockwise", [0, 90, 180, 270])
-def test_rotated_clip_is_upright(tmp_path: Path, portrait: np.ndarray, clockwise: int) -> None:
-    stored = np.rot90(portrait, clockwise // 90)
-    path = clips.turn(clips.write(tmp_path / "turned.mp4", [stored] * 3), clockwise)
-    frames, _ = drain(path)
-    assert [differs(frame.image, portrait) < 6 for frame in frames] == [True] * 3
-
-
 @pytest.mark.parametrize(("matrix", "shown"), clips.ORIENTATIONS.values(), ids=clips.ORIENTATIONS)
 def test_display_matrix(
     tmp_path: Path, portrait: np.ndarray, matrix: tuple[float, ...], shown: Callable[[np.ndarray], np.ndarray]

@@ -55,54 +55,38 @@ def summarise(parts: Iterable[WindowObservations]) -> list[tuple[float, float, f
     return found
 
 
-@pytest.mark.parametrize(
-    ("times", "length", "step", "origin", "true"),
-    [
-        ([0], 4, 1, 0, [(0, 0.2, 0, 0, 1)]),
-        ([3], 4, 1, 0, [(0, 3.2, 3, 3, 1)]),
-        ([0, 1, 2, 3], 4, 1, 0, [(0, 3.2, 0, 3, 4)]),
-        ([0, 1, 2, 3, 3.8], 4, 1, 0, [(0, 4, 0, 3.8, 5)]),
-        ([0, 1, 2, 3, 4], 4, 1, 0, [(0, 4, 0, 3, 4), (1, 4.2, 1, 4, 4)]),
-        ([0, 1, 2, 3, 4, 5], 2, 2, 0, [(0, 2, 0, 1, 2), (2, 4, 2, 3, 2), (4, 5.2, 4, 5, 2)]),
-        ([0, 1, 2, 3], 2, 1, 0, [(0, 2, 0, 1, 2), (1, 3, 1, 2, 2), (2, 3.2, 2, 3, 2)]),
-        ([0, 10], 4, 1, 0, [(0, 4, 0, 0, 1), (7, 10.2, 10, 10, 1)]),
-        ([0, 10], 4, 4, 0, [(0, 4, 0, 0, 1), (8, 10.2, 10, 10, 1)]),
-        ([0, 8], 4, 4, 0, [(0, 4, 0, 0, 1), (8, 8.2, 8, 8, 1)]),
-        ([9], 4, 1, 0, [(6, 9.2, 9, 9, 1)]),
-        ([0, 5, 5.5], 1, 1, 0, [(0, 1, 0, 0, 1), (5, 5.7, 5, 5.5, 2)]),
-        ([2.9, 3.5, 5], 2, 1, 3, [(3, 5, 2.9, 3.5, 2), (4, 5.2, 5, 5, 1)]),
-        (
-            [0.1, 0.2, 0.3, 0.4],
-            0.2,
-            0.1,
-            0.1,
-            [(0.1, 0.3, 0.1, 0.2, 2), (0.2, 0.4, 0.2, 0.3, 2), (0.3, 0.5, 0.3, 0.4, 2)],
-        ),
-    ],
-    ids=[
-        "one frame",
-        "one late frame",
-        "shorter than a window",
-        "as long as a window",
-        "a frame longer",
-        "touching",
-        "overlapping",
-        "a gap",
-        "a gap of windows",
-        "a gap of exactly one window",
-        "a late start",
-        "a gap and on",
-        "from a start",
-        "sums that are not exact",
-    ],
-)
+CUTS = {
+    "one frame": ([0], 4, 1, 0, [(0, 0.2, 0, 0, 1)]),
+    "one late frame": ([3], 4, 1, 0, [(0, 3.2, 3, 3, 1)]),
+    "shorter than a window": ([0, 1, 2, 3], 4, 1, 0, [(0, 3.2, 0, 3, 4)]),
+    "as long as a window": ([0, 1, 2, 3, 3.8], 4, 1, 0, [(0, 4, 0, 3.8, 5)]),
+    "a frame longer": ([0, 1, 2, 3, 4], 4, 1, 0, [(0, 4, 0, 3, 4), (1, 4.2, 1, 4, 4)]),
+    "touching": ([0, 1, 2, 3, 4, 5], 2, 2, 0, [(0, 2, 0, 1, 2), (2, 4, 2, 3, 2), (4, 5.2, 4, 5, 2)]),
+    "overlapping": ([0, 1, 2, 3], 2, 1, 0, [(0, 2, 0, 1, 2), (1, 3, 1, 2, 2), (2, 3.2, 2, 3, 2)]),
+    "a gap": ([0, 10], 4, 1, 0, [(0, 4, 0, 0, 1), (7, 10.2, 10, 10, 1)]),
+    "a gap of windows": ([0, 10], 4, 4, 0, [(0, 4, 0, 0, 1), (8, 10.2, 10, 10, 1)]),
+    "a gap of exactly one window": ([0, 8], 4, 4, 0, [(0, 4, 0, 0, 1), (8, 8.2, 8, 8, 1)]),
+    "a late start": ([9], 4, 1, 0, [(6, 9.2, 9, 9, 1)]),
+    "a gap and on": ([0, 5, 5.5], 1, 1, 0, [(0, 1, 0, 0, 1), (5, 5.7, 5, 5.5, 2)]),
+    "from a start": ([2.9, 3.5, 5], 2, 1, 3, [(3, 5, 2.9, 3.5, 2), (4, 5.2, 5, 5, 1)]),
+    "sums that are not exact": (
+        [0.1, 0.2, 0.3, 0.4],
+        0.2,
+        0.1,
+        0.1,
+        [(0.1, 0.3, 0.1, 0.2, 2), (0.2, 0.4, 0.2, 0.3, 2), (0.3, 0.5, 0.3, 0.4, 2)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("times", "length", "step", "origin", "true"), CUTS.values(), ids=CUTS)
 def test_windows_are_half_open_intervals(
     times: list[float], length: float, step: float, origin: float, true: list[tuple[float, ...]]
 ) -> None:
     assert summarise(split(observe_all(times, ANNA), length, step, origin)) == true
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(10))
 def test_random_windows_equal_definition(seed: int) -> None:
     random = np.random.default_rng(seed)
     origin, length = random.choice([0, 0.3]), random.choice([0.4, 1, 2.5])
@@ -180,9 +164,10 @@ def test_windows_are_yielded_as_soon_as_complete() -> None:
 
 
 def test_merging_tracks_does_not_change_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fervid.analysis.tracker.COMPACT_EVERY", 10)
     frames = [
         one
-        for shot in range(140)
+        for shot in range(40)
         for one in observe_all([3 * shot, 3 * shot + 0.2], *((ANNA,), (BEN,), (ANNA, BEN), (BEN, ANNA))[shot % 4])
     ]
     found = split(frames, 4, 2)
@@ -195,7 +180,7 @@ def test_merging_tracks_does_not_change_windows(monkeypatch: pytest.MonkeyPatch)
         assert window.boxes == other.boxes
         assert sorted(map(sorted, window.people)) == sorted(map(sorted, other.people))
     assert len(found[-1].people) == 2
-    assert sum(map(len, found[-1].people)) > 200
+    assert sum(map(len, found[-1].people)) > 50
 
 
 def test_only_the_frames_of_one_window_are_in_memory() -> None:
@@ -229,15 +214,13 @@ def test_error_before_first_frame_is_raised() -> None:
 
 
 def test_person_who_keeps_returning_is_not_forgotten() -> None:
-    frames = (observe(0.5 * i, *(() if i % 12 > 3 else (ANNA,)), duration=0.5) for i in range(1200))
+    frames = (observe(0.5 * i, *(() if i % 12 > 3 else (ANNA,)), duration=0.5) for i in range(400))
     found = list(iter_windows(frames, CONFIG, WindowSpec(4, 1), forget_after=60))
     assert {person.number for window in found for person in window.clip.people} == {0}
     assert all(window.clip.people or not window.clip.group.count for window in found)
 
 
-def test_track_ids_of_forgotten_people_are_dropped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_track_ids_of_forgotten_people_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fervid.analysis.tracker.COMPACT_EVERY", 5)
     who = ([ANNA] * 20 + [BEN] * 20) * 6
     aggregator, kept = WindowAggregator(CONFIG, WindowSpec(4, 2), forget_after=40), []

@@ -58,7 +58,7 @@ def clone(place: Path) -> Path:
     """Copy the parts of the repository that the pages use."""
     place.mkdir(parents=True)
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__", "*.ipynb", "make.py"))
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("*.ipynb", "make.py"))
     for name in FILES:
         shutil.copy(ROOT / name, place)
     return place

@@ -106,9 +106,8 @@ def backbones(place: Path) -> None:
     subprocess.run([sys.executable, "-c", CHANCE], cwd=place, check=True)
 
 
-@contextmanager
-def studied(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
-    """Provide miniature data sets, random initial weights, and recipes of a few steps."""
+def material(place: Path) -> Path:
+    """Write miniature data sets and random initial weights."""
     sets = place / "sets"
     mini_datasets.data_sets(sets)
     stills(sets)
@@ -116,6 +115,12 @@ def studied(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
     published(sets)
     mini_datasets.published(place).rename(place / "faceres.json")
     backbones(place)
+    return place
+
+
+@contextmanager
+def studied(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
+    """Provide recipes of a few steps and the optional models."""
     few_classifiers(place)
     change(place / "benchmarks" / "backbones.py", "default=30", "default=1")
     change(place / "fervid" / "training" / "export.py", "CALIBRATION = 512", "CALIBRATION = 8")

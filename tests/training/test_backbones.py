@@ -70,7 +70,7 @@ def test_recipe_suits_every_backbone() -> None:
     assert not recipe.bfloat16, "bfloat16 is slow for squeeze and excitation, and for odd widths"
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "quick")
 def test_backbone_is_trained_and_written_once(arguments: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     backbones.train(["tiny"], arguments)
     with monkeypatch.context() as patch:

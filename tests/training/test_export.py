@@ -83,9 +83,11 @@ def test_float_export_equals_torch(count: int, files: Path, fitted: torch.nn.Mod
 
 
 def test_wrong_export_is_refused(
-    fitted: torch.nn.Module, crops: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Path, fitted: torch.nn.Module, crops: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = export.to_onnx(mini_datasets.network(seed=1), SIZE)
+    other = onnx.load(files / "small-fp32.onnx")
+    largest = max(other.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    largest.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(largest), largest.name))
     monkeypatch.setattr(export, "to_onnx", lambda *_: other)
     with pytest.raises(ValueError, match=r"wrong\.onnx differs from torch by"):
         export.save(fitted, about(fitted, "wrong"), tmp_path / "wrong.onnx", crops)

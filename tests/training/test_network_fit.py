@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import safetensors.torch
 import torch
@@ -559,10 +560,16 @@ def test_estimate_class_prior_finds_the_class_frequencies() -> None:
     np.testing.assert_allclose(predicting.estimate_class_prior(logits), (0.7, 0.2, 0.1), atol=0.03)
 
 
-def test_teacher_gets_faces_in_fer2013_style(data: TrainingSets, tmp_path: Path) -> None:
-    network = mini_datasets.network(seed=3).eval()
-    file = tmp_path / "teacher.onnx"
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[FaceNetwork, Path]:
+    """Make a network and its file."""
+    network, file = mini_datasets.network(seed=3).eval(), tmp_path_factory.mktemp("exported") / "teacher.onnx"
     save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
+    return network, file
+
+
+def test_teacher_gets_faces_in_fer2013_style(data: TrainingSets, exported: tuple[FaceNetwork, Path]) -> None:
+    network, file = exported
     plain, styled = (predicting.load_teacher(str(file), fer2013_style=style) for style in (False, True))
     assert plain.identity != styled.identity
     view = predict(network, data.expressions, 16, fer2013_style=True)["expression"]
@@ -571,10 +578,8 @@ def test_teacher_gets_faces_in_fer2013_style(data: TrainingSets, tmp_path: Path)
     )
 
 
-def test_exported_network_teaches_like_its_run(data: TrainingSets, tmp_path: Path) -> None:
-    network = mini_datasets.network(seed=3).eval()
-    file = tmp_path / "teacher.onnx"
-    save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("teacher", network, 16)}, file)
+def test_exported_network_teaches_like_its_run(data: TrainingSets, exported: tuple[FaceNetwork, Path]) -> None:
+    network, file = exported
     teacher = predicting.load_teacher(str(file))
     found = teacher.predict_logits(data.expressions, False) + teacher.predict_logits(data.expressions, True)
     sides = [predict(network, data.expressions, 16, mirrored=mirrored) for mirrored in (False, True)]
@@ -589,10 +594,11 @@ def test_exported_network_teaches_like_its_run(data: TrainingSets, tmp_path: Pat
         ({"margin": 0.5}, r"other\.onnx cannot be a teacher: its crops have a margin of 0\.5"),
     ],
 )
-def test_incompatible_teacher_is_refused(differs: dict[str, Any], said: str, tmp_path: Path) -> None:
-    network = mini_datasets.network()
-    file = tmp_path / "other.onnx"
-    save_with_card(export.to_onnx(network, 16), {**export.CARD, **export.card("other", network, 16), **differs}, file)
+def test_incompatible_teacher_is_refused(
+    differs: dict[str, Any], said: str, exported: tuple[FaceNetwork, Path], tmp_path: Path
+) -> None:
+    network, file = exported[0], tmp_path / "other.onnx"
+    save_with_card(onnx.load(exported[1]), {**export.CARD, **export.card("other", network, 16), **differs}, file)
     with pytest.raises(ValueError, match=said):
         predicting.load_teacher(str(file))
 

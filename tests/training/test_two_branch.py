@@ -53,7 +53,6 @@ def network(seed: int = 0) -> TwoBranch:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(two_branch, "build", lambda name, weights=None: mini_datasets.network())
-    monkeypatch.setattr(export, "CALIBRATION", 8)
 
 
 def test_recipe_errors_are_named(tmp_path: Path) -> None:
@@ -138,17 +137,23 @@ def test_killed_run_goes_on_to_same_result(
         list(two_branch.fit(replace(RECIPE, rate=0.1), made, network(), cut))
 
 
-def exported(made: Synthetic, path: Path, seed: int = 0, **settings: object) -> Path:
-    two_branch.save(network(seed).eval(), replace(RECIPE, **settings), made, {}, path)  # type: ignore[arg-type]
-    return path
+@pytest.fixture(scope="module")
+def exported(made: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export two networks, `0.onnx` and `1.onnx`, and `larger.onnx` for larger crops."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "CALIBRATION", 8)
+        for name, seed, size in (("0", 0, 24), ("1", 1, 24), ("larger", 0, 32)):
+            two_branch.save(network(seed).eval(), replace(RECIPE, size=size), made, {}, folder / f"{name}.onnx")
+    return folder
 
 
 def crops(count: int = 5) -> NDArray[np.uint8]:
     return np.random.default_rng(1).integers(0, 256, (count, 24, 24, 3), np.uint8)
 
 
-def test_file_answers_as_torch_does(made: Synthetic, tmp_path: Path, tiny: None) -> None:
-    model = registry.load_model(str(exported(made, tmp_path / "mine.onnx")), "face_model")
+def test_file_answers_as_torch_does(exported: Path) -> None:
+    model = registry.load_model(str(exported / "0.onnx"), "face_model")
     assert model.card["expressions"] == list(EXPRESSIONS)
     scores = FaceModel(model.session, model.card)(crops())
     with torch.no_grad():
@@ -158,9 +163,9 @@ def test_file_answers_as_torch_does(made: Synthetic, tmp_path: Path, tiny: None)
     assert scores.age.shape == (5, 0)
 
 
-def test_ensemble_averages_branches(made: Synthetic, tmp_path: Path, tiny: None) -> None:
-    paths = [exported(made, tmp_path / f"{i}.onnx", seed=i) for i in range(3)]
-    fused = tmp_path / "three.onnx"
+def test_ensemble_averages_branches(exported: Path, tmp_path: Path) -> None:
+    paths = [exported / "0.onnx", exported / "1.onnx"]
+    fused = tmp_path / "two.onnx"
     done = CliRunner().invoke(app.app, ["network", "ensemble", *map(str, paths), "-o", str(fused)])
     assert done.exit_code == 0, done.output
     alone = [
@@ -171,8 +176,8 @@ def test_ensemble_averages_branches(made: Synthetic, tmp_path: Path, tiny: None)
     together = FaceModel(model.session, model.card)(crops(11))
     assert np.allclose(together.expression, np.mean([one.expression for one in alone], axis=0), atol=1e-6)
     assert np.allclose(together.embedding, np.hstack([one.embedding for one in alone]), atol=1e-5)
-    assert model.card["embedding"] == 3 * two_branch.WIDTH
-    assert [member["name"] for member in model.card["members"]] == ["0", "1", "2"]
+    assert model.card["embedding"] == 2 * two_branch.WIDTH
+    assert [member["name"] for member in model.card["members"]] == ["0", "1"]
 
 
 def test_ensemble_averages_networks(tmp_path: Path) -> None:
@@ -188,9 +193,9 @@ def test_ensemble_averages_networks(tmp_path: Path) -> None:
     assert np.allclose(scores.age, single.age, atol=3)
 
 
-def test_networks_with_other_crops_are_refused(made: Synthetic, tmp_path: Path, tiny: None) -> None:
-    one, other = exported(made, tmp_path / "one.onnx"), exported(made, tmp_path / "other.onnx", size=32)
-    with pytest.raises(ValueError, match=r"differs from .*one\.onnx in input; they cannot be averaged"):
+def test_networks_with_other_crops_are_refused(exported: Path, tmp_path: Path) -> None:
+    one, other = exported / "0.onnx", exported / "larger.onnx"
+    with pytest.raises(ValueError, match=r"differs from .*0\.onnx in input; they cannot be averaged"):
         ensemble.fuse([one, other], tmp_path / "both.onnx")
     with pytest.raises(ValueError, match="at least two networks"):
         ensemble.fuse([one], tmp_path / "both.onnx")
@@ -206,12 +211,11 @@ def test_networks_with_other_crops_are_refused(made: Synthetic, tmp_path: Path, 
     assert not (tmp_path / "both.onnx").exists()
 
 
-def test_opsets_are_merged(made: Synthetic, tmp_path: Path, tiny: None) -> None:
-    one, other = exported(made, tmp_path / "one.onnx"), exported(made, tmp_path / "other.onnx", seed=1)
-    model = onnx.load(one)
+def test_opsets_are_merged(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported / "0.onnx")
     assert model.opset_import.pop().domain == "org.pytorch.aten"
-    onnx.save(model, one)
-    ensemble.fuse([one, other], tmp_path / "both.onnx")
+    onnx.save(model, tmp_path / "one.onnx")
+    ensemble.fuse([tmp_path / "one.onnx", exported / "1.onnx"], tmp_path / "both.onnx")
     assert registry.load_model(str(tmp_path / "both.onnx"), "face_model").card["embedding"] == 2 * two_branch.WIDTH
 
 
