@@ -104,7 +104,7 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch, request: py
         yield
 
 
-QUICK = ("tutorial.md", "how-to/frames.md", "how-to/shell.md")
+QUICK = ("tutorial.md",)
 RUN = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
     for name in (page.relative_to(DOCS).as_posix() for page in PAGES if any(block.runs for block in read_blocks(page)))
