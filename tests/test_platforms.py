@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -96,6 +97,7 @@ def limited_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FileLock, "_acquire", refuse_lock)
     monkeypatch.setattr(os, "open", refuse_folder)
     monkeypatch.setattr(os, "replace", refuse_open_file)
+    monkeypatch.setattr(shutil, "_use_fd_functions", False)  # to remove folders without opening them
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="the system does not list the open files")
