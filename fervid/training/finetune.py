@@ -34,6 +34,7 @@ from fervid.training.own_faces import OwnFaces
 from fervid.training.predict import build_trained, predict
 
 START = "mobilenetv1-fp32"
+SIZE = 128  # pixels, side of its input
 SAVE_EVERY_STEPS = 50
 KIND = "own_faces"  # metadata key of these checkpoints
 CARD: Mapping[str, Any] = {
@@ -57,7 +58,6 @@ class FinetuneConfig(Schedule):
         warmup: Steps of linear warm-up.
         decay: Weight decay.
         average: Decay of the moving average of the weights.
-        size: Side of the input in pixels.
         labelled: Faces with a label per batch.
         unlabelled: Faces without a label per batch, if there are any.
         frozen_blocks: First blocks of the network that are not trained.
@@ -73,11 +73,10 @@ class FinetuneConfig(Schedule):
     """
 
     steps: int = 300
-    rate: float = 5e-4
+    rate: float = 1e-4
     warmup: int = 30
     decay: float = 0.05
     average: float = 0.98
-    size: int = 128
     labelled: int = 32
     unlabelled: int = 16
     frozen_blocks: int = 4
@@ -92,8 +91,8 @@ class FinetuneConfig(Schedule):
     seed: int = 2021
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.size, self.labelled) < 1:
-            raise ValueError("steps, size and labelled must be at least 1")
+        if min(self.steps, self.labelled) < 1:
+            raise ValueError("steps and labelled must be at least 1")
 
     @classmethod
     def from_json(cls, path: Path) -> FinetuneConfig:
@@ -135,13 +134,13 @@ class BatchSampler:
             adjustment=recipe.adjustment,
             smoothing=recipe.smoothing,
         )
-        self.shipped = {name: torch.from_numpy(v) for name, v in predict(shipped, self.faces, recipe.size).items()}
+        self.shipped = {name: torch.from_numpy(v) for name, v in predict(shipped, self.faces, SIZE).items()}
         self.expression = torch.from_numpy(self.labelled.votes)
         self.adjustment = torch.from_numpy(self.labelled.adjustment).expand_as(self.expression)
         self.unlabelled_count = recipe.unlabelled if len(data.unlabelled) else 0
         if self.unlabelled_count:
             views = [
-                predict(shipped, data.unlabelled, recipe.size, mirrored=mirrored, fer2013_style=True)["expression"]
+                predict(shipped, data.unlabelled, SIZE, mirrored=mirrored, fer2013_style=True)["expression"]
                 for mirrored in (False, True)
             ]
             targets = UnlabelledTargets(np.mean(views, axis=0), recipe.adjustment)
@@ -154,7 +153,7 @@ class BatchSampler:
         rng = np.random.default_rng((recipe.seed, step))
         unlabelled = rng.integers(len(self.labelled.faces), len(self.faces), self.unlabelled_count)
         rows = np.concatenate([self.labelled.sample(rng), unlabelled])
-        views = [augment.augment(self.faces.crops[i], recipe.size, rng, recipe.degraded, recipe.style) for i in rows]
+        views = [augment.augment(self.faces.crops[i], SIZE, rng, recipe.degraded, recipe.style) for i in rows]
         return Batch(
             to_tensor(np.stack(views)),
             self.expression[rows],
@@ -220,7 +219,7 @@ def save(run: Path, data: OwnFaces, output: Path) -> dict[str, list[Figure]]:
     recipe = FinetuneConfig(**metadata["recipe"])
     faces = data.training.crops
     rows = np.random.default_rng(recipe.seed).permutation(len(faces))[: export.CALIBRATION]
-    crops = np.stack([augment.crop_to_input(faces[i], recipe.size) for i in rows])
+    crops = np.stack([augment.crop_to_input(faces[i], SIZE) for i in rows])
     about = {
         **CARD,
         "data": {"initial_weights": START, "expression": "own faces", **data.counts()},
@@ -239,8 +238,7 @@ def save(run: Path, data: OwnFaces, output: Path) -> dict[str, list[Figure]]:
 
 
 def _run_on_validation(model: registry.Model, data: OwnFaces) -> FaceOutputs:
-    size = model.card["input"]["size"]
-    crops: Image = np.stack([augment.crop_to_input(crop, size) for crop in data.valid.crops])
+    crops: Image = np.stack([augment.crop_to_input(crop, SIZE) for crop in data.valid.crops])
     return FaceModel(model.session, model.card)(crops)
 
 

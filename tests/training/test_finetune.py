@@ -28,8 +28,8 @@ from fervid.training.finetune import BatchSampler, FinetuneConfig
 from fervid.training.network import FaceNetwork, Heads
 from fervid.training.own_faces import OwnFaces, choose_validation, list_images
 
-TINY = FinetuneConfig(steps=3, warmup=1, size=32, labelled=4, unlabelled=2)
-LEARNING = {"steps": 24, "warmup": 2, "rate": 0.002, "size": 64, "labelled": 8, "unlabelled": 2, "style": 0.0}
+TINY = FinetuneConfig(steps=3, warmup=1, labelled=4, unlabelled=2)
+LEARNING = {"steps": 8, "warmup": 1, "labelled": 8, "unlabelled": 2, "style": 0.0}
 AGREEMENT = "agreement with the start"
 
 
@@ -63,7 +63,7 @@ def patched() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "CALIBRATION", 8)
         patch.setattr(metrics, "N_BOOTSTRAP", 20)
-        patch.setattr(finetune, "SAVE_EVERY_STEPS", 8)
+        patch.setattr(finetune, "SAVE_EVERY_STEPS", 4)
         yield
 
 
@@ -110,8 +110,8 @@ def test_progress_and_figures_are_printed(trained: tuple[Path, Result]) -> None:
     assert result.stderr.endswith("nobody.png\n")
     counts, *progress = (json.loads(line) for line in result.stdout.splitlines() if line.startswith("{"))
     assert counts["training"] == {"happiness": 8, "sadness": 8}
-    assert [line["step"] for line in progress] == [8, 16, 24]
-    assert progress[0]["loss"] > progress[-1]["loss"] + 0.1
+    assert [line["step"] for line in progress] == [4, 8]
+    assert progress[0]["loss"] > progress[-1]["loss"]
     names = sorted(path.name for path in output.parent.glob("mine*"))
     assert names == ["mine-fp32.onnx", "mine.onnx", "mine.safetensors"]
 
@@ -125,7 +125,7 @@ def test_card_has_figures_before_and_after(name: str, trained: tuple[Path, Resul
     )
     assert after["value"] > before["value"] + 0.2
     assert len(after["interval"]) == 2
-    assert find_figure(card["figures"], protocol=AGREEMENT, metric="identity_cosine")["value"] > 0.3
+    assert find_figure(card["figures"], protocol=AGREEMENT, metric="identity_cosine")["value"] > 0.7
     assert card["data"]["training"] == {"happiness": 8, "sadness": 8}
     assert card["recipe"] == asdict(FinetuneConfig(**LEARNING))
     assert ("quantised_from" in card) == (name == "mine")
@@ -258,7 +258,7 @@ def test_wrong_options_are_refused(
     assert not list(tmp_path.glob("*.onnx"))
 
 
-@pytest.mark.parametrize("name", ["steps", "size", "labelled"])
+@pytest.mark.parametrize("name", ["steps", "labelled"])
 def test_empty_recipe_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         FinetuneConfig(**{name: 0})
