@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 import fervid
-from fervid import cli as commands
-from fervid.cli import app
+from fervid.cli import ExitCode, app
 from fervid.core import errors
 from fervid.core.schema import record_json_schema
 from fervid.models import registry
@@ -39,14 +38,14 @@ ELSEWHERE = {
 }
 """Pages outside docs/ and their paths on the site."""
 
-STATUSES = {
-    "OK": "every input was processed; `no_face` is a failure only with `--strict`",
-    "FAILED": "some inputs failed and the others were processed; 0 with `--exit-zero`",
-    "USAGE": "wrong usage, contradictory options, or an output that cannot be written",
-    "NOTHING": "no input was found",
-    "MODEL": "a model is missing, fails verification, or does not match the others",
-    "INTERRUPTED": "interrupted by Ctrl-C; finished records are kept",
-    "TERMINATED": "terminated by SIGTERM; finished records are kept",
+MEANINGS = {
+    ExitCode.OK: "every input was processed; `no_face` is a failure only with `--strict`",
+    ExitCode.INPUT_FAILED: "some inputs failed and the others were processed; 0 with `--exit-zero`",
+    ExitCode.USAGE: "wrong usage, contradictory options, or an output that cannot be written",
+    ExitCode.NO_INPUT: "no input was found",
+    ExitCode.MODEL_UNUSABLE: "a model is missing, fails verification, or does not match the others",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C; finished records are kept",
+    ExitCode.TERMINATED: "terminated by SIGTERM; finished records are kept",
 }
 
 
@@ -188,7 +187,7 @@ def _description(of: Mapping[str, Any]) -> str:
 
 def failures() -> str:
     """List the error codes and exit statuses."""
-    numbers = [(f"`{getattr(commands, name)}`", meaning) for name, meaning in STATUSES.items()]
+    numbers = [(f"`{code}`", meaning) for code, meaning in MEANINGS.items()]
     parts = [
         "# Errors and exit statuses",
         "A message says what is wrong, names the file or option, and says what to try. Codes are stable, for scripts.",
@@ -232,7 +231,7 @@ def _kinds(kind: type[errors.FervidError] = errors.FervidError) -> Iterator[type
 
 def _status(kind: type[errors.FervidError]) -> int:
     if issubclass(kind, errors.NoFaceError):
-        return commands.OK
+        return ExitCode.OK
     return next(status for of, status in app.EXIT_CODES.items() if issubclass(kind, of))
 
 

@@ -28,8 +28,7 @@ from typer.testing import CliRunner
 import docs_stage
 import fervid
 from docs_walkthrough import Block, read_blocks, run_blocks
-from fervid import cli as commands
-from fervid.cli import app
+from fervid.cli import ExitCode, app
 from fervid.core import errors
 from fervid.core.schema import record_json_schema
 
@@ -313,7 +312,7 @@ def test_reference_lists_errors_with_status() -> None:
         kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FervidError)
     }
     assert codes - {"error"} == set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
-    assert {name for name in vars(commands) if name.isupper()} == set(generate.STATUSES)
+    assert set(ExitCode) == set(generate.MEANINGS)
 
 
 def test_reference_lists_fields_and_public_names() -> None:

@@ -41,7 +41,7 @@ TERMINATION_SIGNALS = {"SIGTERM", "SIGBREAK"}
 _MEMORY_ERRORS = re.compile(
     r"failed to map segment|[Cc]annot allocate memory|can't start new thread|bad_alloc|Insufficient memory"
 )
-_CODE_OF_ERROR = {
+EXIT_CODES = {
     NoInputsFound: ExitCode.NO_INPUT,
     ModelError: ExitCode.MODEL_UNUSABLE,
     InputError: ExitCode.INPUT_FAILED,
@@ -77,7 +77,7 @@ def _handle_errors() -> Iterator[None]:
     except FervidError as error:
         _exit(
             f"fervid: {error.message}",
-            next(status for kind, status in _CODE_OF_ERROR.items() if isinstance(error, kind)),
+            next(status for kind, status in EXIT_CODES.items() if isinstance(error, kind)),
         )
     except (KeyboardInterrupt, _Terminated) as error:
         reason, status = (
