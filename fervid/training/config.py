@@ -47,8 +47,7 @@ class TrainConfig:
             initial network, which gets them in the style of FER2013, or `average`, the moving average.
         freeze_normalisation: Keep the initial batch normalisation statistics of `mobilenetv1`; saves a good part of the
             time of a step.
-        frozen_blocks: First blocks of `mobilenetv1` that are not trained, nor is the layer before them; with four of
-            the 13, a step takes a third less time.
+        frozen_blocks: First blocks of `mobilenetv1` that are not trained, nor is the layer before them; saves time.
         bfloat16: Train the backbone in bfloat16: faster, except for odd channel numbers such as rexnet's.
         weights: Weights of the tasks.
         seed: Random seed.
