@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -69,6 +70,18 @@ def test_csv_resumes(broken: Path, tmp_path: Path) -> None:
     assert rows[6]["error.code"] == "not_a_video"
 
 
+def test_csv_for_excel_starts_with_a_byte_order_mark(smile: Path, scenery: Path, tmp_path: Path) -> None:
+    output = tmp_path / "frames.csv"
+    plain = frames(smile, scenery, "--format", "csv").stdout_bytes
+    assert frames(smile, scenery, "--format", "csv", "--excel").stdout_bytes == codecs.BOM_UTF8 + plain
+    assert frames(smile, "-o", output, "--excel").exit_code == 0
+    assert frames(smile, scenery, "-o", output, "--excel", "--resume").exit_code == 0
+    assert output.read_bytes() == codecs.BOM_UTF8 + plain
+    assert frames(smile, scenery, "-o", output, "--excel", "--identify", "--force").exit_code == 0
+    assert output.read_bytes().count(codecs.BOM_UTF8) == 1
+    assert next(csv.DictReader(output.read_text("utf-8-sig").splitlines()))["identity"] == "person-1"
+
+
 def test_options_choose_the_frames_and_columns(smile: Path) -> None:
     every = lines(frames(smile, "--every-frame", "--start", "0.4", "--logits", "--attributes"))
     assert [row["frame"] for row in every] == list(range(10, 30))
@@ -90,7 +103,7 @@ def test_parquet_pools_to_the_record(smile: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--embedding",), ("-o", "frames.xyz"), ("--every-frame", "--fps", "3"), ("--format", "parquet"), ("--resume",)],
+    [("--embedding",), ("-o", "frames.xyz"), ("--every-frame", "--fps", "3"), ("--format", "parquet"), ("--resume",), ("--excel",)],
 )
 def test_wrong_usage(smile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
     monkeypatch.chdir(tmp_path)

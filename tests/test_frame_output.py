@@ -227,6 +227,15 @@ def test_kill_before_the_rename_loses_nothing(inputs: list[str], output: Path) -
     assert read(output, "identity") == ALTERNATING
 
 
+def test_parts_of_a_killed_run_are_removed(inputs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "frames.parquet"
+    write(output, inputs)
+    (output / "part-00000.parquet.partial").write_bytes(b"unfinished")
+    with open_frame_writer(output, "parquet", Stub(), COLUMNS, inputs, resume=True):
+        assert [*output.glob("*.partial")] == []
+    assert read(output) == twice(inputs)
+
+
 def test_identities_keep_unusual_paths(tmp_path: Path) -> None:
     paths = [f"{tmp_path}/{name}.mp4" for name in ('=a,\n\r"b\udce9 0', "b\r1")]
     for format in ("csv", "jsonl"):

@@ -201,6 +201,16 @@ def test_mean_classifier_needs_network_with_its_classes(tmp_path: Path, smile: P
         fervid.load_classifier(classifier=str(path))
 
 
+def test_retrained_network_is_classified_by_mean_probabilities(tmp_path: Path, smile: Path) -> None:
+    shipped = registry.load_model("mobilenetv1", "face_model")
+    content = onnx.load(shipped.path)
+    onnx.helper.set_model_props(content, {"fervid": json.dumps({**shipped.card, "quantised_from": "0" * 64})})
+    path = tmp_path / "retrained.onnx"
+    path.write_bytes(content.SerializeToString())
+    answer = fervid.load_classifier(face_model=str(path), threads=1).classify(smile)
+    assert (answer.models["classifier"].name, answer.label) == ("mean8", "happiness")
+
+
 @pytest.mark.usefixtures("pulled", "quick")
 def test_train_and_evaluate_on_network_without_identities(tmp_path: Path) -> None:
     for label, zoom in (("near", 0.8), ("far", 0.6)):

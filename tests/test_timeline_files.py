@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,6 +16,25 @@ from fervid.render.elan import render_eaf
 from fervid.render.person_spans import LabelSpan, label_spans
 from fervid.render.subtitles import render_webvtt
 from fervid.render.timeline_files import file_format, make_clip_file_writer, plan_files
+
+# Of the elements that are written: attributes that are required and allowed, and children in their order (EAFv3.0.xsd).
+EAF_ELEMENTS = {
+    "ANNOTATION_DOCUMENT": (
+        {"AUTHOR", "DATE", "VERSION"},
+        {"FORMAT", "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"},
+        ["HEADER", "TIME_ORDER", "TIER", "LINGUISTIC_TYPE"],
+    ),
+    "HEADER": (set(), {"MEDIA_FILE", "TIME_UNITS"}, ["MEDIA_DESCRIPTOR", "PROPERTY"]),
+    "MEDIA_DESCRIPTOR": ({"MEDIA_URL", "MIME_TYPE"}, {"RELATIVE_MEDIA_URL"}, []),
+    "PROPERTY": (set(), {"NAME"}, []),
+    "TIME_ORDER": (set(), set(), ["TIME_SLOT"]),
+    "TIME_SLOT": ({"TIME_SLOT_ID"}, {"TIME_VALUE"}, []),
+    "TIER": ({"TIER_ID", "LINGUISTIC_TYPE_REF"}, {"PARTICIPANT", "ANNOTATOR"}, ["ANNOTATION"]),
+    "ANNOTATION": (set(), set(), ["ALIGNABLE_ANNOTATION"]),
+    "ALIGNABLE_ANNOTATION": ({"ANNOTATION_ID", "TIME_SLOT_REF1", "TIME_SLOT_REF2"}, set(), ["ANNOTATION_VALUE"]),
+    "ANNOTATION_VALUE": (set(), set(), []),
+    "LINGUISTIC_TYPE": ({"LINGUISTIC_TYPE_ID"}, {"TIME_ALIGNABLE"}, []),
+}
 
 GLAD, SAD = Prediction({"glad": 0.8, "sad": 0.2}), Prediction({"glad": 0.4, "sad": 0.6})
 
@@ -60,6 +81,25 @@ def test_eaf_is_read_by_pympi(tmp_path: Path) -> None:
     (media,) = eaf.get_linked_files()
     assert media["MEDIA_URL"] == "file:///" + Path("a.mp4").absolute().as_posix().lstrip("/")
     assert (media["RELATIVE_MEDIA_URL"], media["MIME_TYPE"]) == ("./a.mp4", "video/mp4")
+
+
+@pytest.mark.parametrize("windows", [[window(0, 1)], [window(0, 1, GLAD, SAD, identity="anna"), window(1, 2, SAD)]])
+def test_eaf_has_the_structure_of_its_schema(windows: list[WindowResult]) -> None:
+    document = ElementTree.fromstring(render_eaf(windows))
+    assert document.tag == "ANNOTATION_DOCUMENT"
+    for element in document.iter():
+        required, optional, children = EAF_ELEMENTS[element.tag]
+        assert required <= set(element.keys()) <= required | optional
+        tags = [child.tag for child in element]
+        assert tags == sorted(tags, key=children.index)
+    assert datetime.fromisoformat(document.attrib["DATE"]).tzinfo
+    assert document.find("HEADER").get("TIME_UNITS") in ("milliseconds", "NTSC-frames", "PAL-frames")
+    types = {kind.get("LINGUISTIC_TYPE_ID") for kind in document.iter("LINGUISTIC_TYPE")}
+    assert {tier.get("LINGUISTIC_TYPE_REF") for tier in document.iter("TIER")} <= types
+    for tag, name in (("TIER", "TIER_ID"), ("TIME_SLOT", "TIME_SLOT_ID"), ("ALIGNABLE_ANNOTATION", "ANNOTATION_ID")):
+        ids = [element.get(name) for element in document.iter(tag)]
+        assert len(set(ids)) == len(ids)
+        assert tag == "TIER" or all(re.fullmatch(r"[A-Za-z_][\w.-]*", id) for id in ids)
 
 
 def test_eaf_time_slots_are_ordered_and_used_once() -> None:

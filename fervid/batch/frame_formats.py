@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -23,21 +24,22 @@ def make_encoder(format: str, columns: FrameColumns) -> tuple[bytes, Encoder]:
     """Return the first line of a file, and the function that encodes a row.
 
     Args:
-        format: `csv` or `jsonl`, which has no first line.
+        format: `csv`; `excel`, which is CSV that starts with a byte order mark; or `jsonl`, which has no first line.
         columns: The columns of the rows; the embedding is left out.
     """
-    names = columns.flat() if format == "csv" else [*columns.nested()]
+    names = [*columns.nested()] if format == "jsonl" else columns.flat()
     names = [name for name in names if name != "embedding"]
-    if format == "csv":
-        return _csv_line(names), lambda row: _encode_csv(row, names)
-    return b"", lambda row: to_json_line(_select(row, names)) + b"\n"
+    if format == "jsonl":
+        return b"", lambda row: to_json_line(_select(row, names)) + b"\n"
+    mark = codecs.BOM_UTF8 if format == "excel" else b""
+    return mark + _csv_line(names), lambda row: _encode_csv(row, names)
 
 
 def add_identities(format: str, columns: FrameColumns, lines: Iterable[bytes], names: Sequence[str]) -> Iterator[bytes]:
     """Yield the rows of a clip with the identity of each person.
 
     Args:
-        format: `csv` or `jsonl`.
+        format: As for `make_encoder`.
         columns: The columns of the rows, which include the identity.
         lines: The rows as lines of that format.
         names: Name of each person, by `face_id`.

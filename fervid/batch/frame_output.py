@@ -22,7 +22,7 @@ from fervid.core.records import ClipFeatures
 from fervid.core.results import ClipResult, Status
 from fervid.media.remote_files import is_url
 
-FrameFormat = Literal["csv", "jsonl", "parquet"]
+FrameFormat = Literal["csv", "excel", "jsonl", "parquet"]
 FORMAT_BY_SUFFIX: dict[str, FrameFormat] = {
     ".csv": "csv",
     ".jsonl": "jsonl",
@@ -108,15 +108,16 @@ def resolve_frame_format(
             f"no format for this suffix: {output}; use one of {' '.join(FORMAT_BY_SUFFIX)}, or add --format"
         )
     format = format or FORMAT_BY_SUFFIX[suffix]
+    example = f"-o frames.{'csv' if format == 'excel' else format}"
     if resume and force:
         raise UsageError("--resume continues the output and --force replaces it; give one of them")
     if output is None and identify:
         raise UsageError(
             "--identify recognises people when all clips have been read, and adds their names to rows that are already"
-            f" written; name an output with -o frames.{format}"
+            f" written; name an output with {example}"
         )
     if output is None and (resume or format == "parquet"):
-        raise UsageError(f"{'--resume' if resume else 'parquet'} needs an output; name it with -o frames.{format}")
+        raise UsageError(f"{'--resume' if resume else 'parquet'} needs an output; name it with {example}")
     if embedding and format != "parquet":
         raise UsageError("--embedding is written to parquet only; use -o frames.parquet")
     return format

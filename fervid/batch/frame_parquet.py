@@ -63,6 +63,7 @@ class FrameParquetWriter:
         with as_output_error(folder), ExitStack() as resources:
             folder.mkdir(parents=True, exist_ok=True)
             resources.enter_context(hold_lock(folder / ".lock", folder))
+            self._remove_unfinished()
             parts = {int(match[1]): path for path in folder.iterdir() if (match := _PART.fullmatch(path.name))}
             if parts and not (resume or force):
                 raise OutputError(
@@ -79,8 +80,11 @@ class FrameParquetWriter:
 
     def __exit__(self, *error: object) -> None:
         with self._resources:
-            for unfinished in self._folder.glob("part-*.parquet.partial"):
-                unfinished.unlink()
+            self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        for path in self._folder.glob("part-*.parquet.partial"):
+            path.unlink()
 
     def write(self, result: ClipResult, rows: Iterable[FrameRow], people: Sequence[ClipFeatures] = ()) -> None:
         """Write the part of one clip.

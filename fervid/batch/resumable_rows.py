@@ -58,7 +58,7 @@ class ResumableRowsWriter:
 
         Args:
             output: The file.
-            format: `csv` or `jsonl`.
+            format: `csv`, `excel` or `jsonl`, as for `make_encoder`.
             columns: The columns of the rows.
             run: Fingerprint of models, options and columns.
             clips: The inputs of this run.

@@ -13,6 +13,7 @@ from fervid.cli.flags import (
     Attributes,
     DetectorName,
     Device,
+    Excel,
     ExitZero,
     FaceModelName,
     Force,
@@ -26,7 +27,14 @@ from fervid.cli.flags import (
     Threads,
 )
 from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import FrameOptions, LimitOptions, ModelOptions, plan_workers, preload_worker
+from fervid.cli.options import (
+    FrameOptions,
+    LimitOptions,
+    ModelOptions,
+    csv_for_excel,
+    plan_workers,
+    preload_worker,
+)
 
 frames_app = typer.Typer()
 
@@ -56,6 +64,7 @@ def frames(
         Literal["csv", "jsonl", "parquet"] | None,
         typer.Option("--format", help="Output format. Default: by the suffix of -o, else jsonl."),
     ] = None,
+    excel: Excel = False,
     force: Force = False,
     resume: Annotated[
         bool,
@@ -100,7 +109,14 @@ def frames(
     options = sampling.build(
         attributes=attributes,
     )
-    format = resolve_frame_format(output, format, resume=resume, force=force, embedding=embedding, identify=identify)
+    format = resolve_frame_format(
+        output,
+        csv_for_excel(format, output, excel),
+        resume=resume,
+        force=force,
+        embedding=embedding,
+        identify=identify,
+    )
     passed_over, summary = PassedOver(), Summary("clip")
     clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
     note(str(passed_over), progress)

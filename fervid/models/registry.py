@@ -31,6 +31,8 @@ from fervid.models.card import REQUIRED_CARD_KEYS, Kind, read_card
 from fervid.models.session import ONNX_ERRORS, Device, check_device, open_session
 
 DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "face_model": "mobilenetv1", "classifier": "emotion8"}
+AVERAGING_CLASSIFIER = "mean8"
+"""Classifies by the mean of the probabilities, which every face model with these eight expressions has."""
 FILE_KEYS = frozenset({"file", "url", "bytes", "max_bytes", "sha256", "git_blob"})
 """Keys of a manifest entry that describe the file; the other keys are the card."""
 MAX_MODEL_BYTES = 2**29

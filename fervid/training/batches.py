@@ -164,6 +164,7 @@ class BatchSampler:
                 smoothing=recipe.smoothing,
                 teacher_logits=data.teacher_logits.get(name),
                 taught=recipe.taught,
+                absent_prior=recipe.absent_prior.get(name, 0.0),
             )
             for name, part in data.labelled.items()
         ]

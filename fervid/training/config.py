@@ -28,6 +28,8 @@ class TrainConfig:
         attributes: Faces with age, gender and ethnicity per batch.
         people: Faces with identities per batch.
         labelled: Faces per batch of additional expression sets, by name (`faces.EXPRESSION_SETS`).
+        absent_prior: Assumed frequency of the expressions that an additional set lacks, by name of the set, if they may
+            occur in it under other labels; without it they are excluded from the softmax of the set.
         frames: Unlabelled video frames per batch.
         rate: Maximum learning rate of the backbone.
         head_rate: Maximum learning rate of the heads.
@@ -64,6 +66,7 @@ class TrainConfig:
     attributes: int = 22
     people: int = 10
     labelled: Mapping[str, int] = field(default_factory=dict)
+    absent_prior: Mapping[str, float] = field(default_factory=dict)
     frames: int = 0
     rate: float = 1.5e-3
     head_rate: float = 1.5e-3

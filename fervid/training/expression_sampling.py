@@ -29,6 +29,7 @@ class LabelledSampler:
         smoothing: float,
         teacher_logits: FloatArray | None = None,
         taught: float = 0.0,
+        absent_prior: float = 0.0,
     ) -> None:
         """Compute all of them, with the settings of `TrainConfig`.
 
@@ -41,7 +42,8 @@ class LabelledSampler:
         weights = part.faces.votes @ prior**-balance
         self.sampling_weights = weights / weights.sum()
         sampled_prior = np.maximum(self.sampling_weights @ self.votes, RAREST)
-        self.adjustment = np.where(part.has, adjustment * np.log(sampled_prior), ABSENT).astype(np.float32)
+        absent = adjustment * np.log(absent_prior) if absent_prior else ABSENT
+        self.adjustment = np.where(part.has, adjustment * np.log(sampled_prior), absent).astype(np.float32)
         if teacher_logits is not None:
             predicted = softmax(teacher_logits[:, : len(CLASSES)] + self.adjustment, axis=1)
             self.votes += np.float32(taught) * (predicted - self.votes)

@@ -40,7 +40,6 @@ KIND = "own_faces"  # metadata key of these checkpoints
 CARD: Mapping[str, Any] = {
     "title": "Multi-task face model, fine-tuned on own faces",
     "tracking": export.CARD["tracking"],
-    "classifier": "mean8",
     "license": f"own faces; {export.CARD['license']}",
     "source": "fervid network train --data",
     "limitations": "The validation faces are from the same folder: for other people, cameras and light the figures are"

@@ -56,8 +56,11 @@ class Trainer:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         people = int(data.people.person.max()) + 1
         self.people = nn.Embedding(people, network.width)
-        width = data.initial_embeddings.shape[1]  # embeddings of another width are compared through a linear map
-        self.bridge = nn.Identity() if width == network.width else nn.Linear(network.width, width)
+        # a linear map between both embeddings leaves this network free to learn what the initial weights ignored
+        self.bridge = nn.Linear(network.width, data.initial_embeddings.shape[1])
+        if network.width == self.bridge.out_features:
+            nn.init.eye_(self.bridge.weight)
+            nn.init.zeros_(self.bridge.bias)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         body = list(network.backbone.parameters())
         heads = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith("backbone.")]

@@ -13,10 +13,11 @@ import onnx
 from fervid.learn.classifier_export import serialize_with_card
 
 MANIFEST = "manifest.json"
+SCHEMA = 2
 
 
 def save_with_card(model: onnx.ModelProto, card: Mapping[str, Any], path: Path) -> str:
-    """Write the model with `card` in its metadata, and update `manifest.json` beside it.
+    """Write the model with `card` in its metadata, and update `manifest.json` beside it, unless that is another's.
 
     Returns:
         The SHA-256 of the file, in hexadecimal.
@@ -26,11 +27,22 @@ def save_with_card(model: onnx.ModelProto, card: Mapping[str, Any], path: Path) 
     path.write_bytes(data)
 
     manifest_path = path.parent / MANIFEST
-    empty: dict[str, Any] = {"schema": 2, "models": {}}
-    manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else empty
+    manifest = _load_manifest(manifest_path)
     sha256 = hashlib.sha256(data).hexdigest()
-    manifest["models"][card["name"]] = {"file": path.name, "bytes": len(data), "sha256": sha256, **card}
-    manifest["models"] = dict(sorted(manifest["models"].items()))
-    manifest_path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    if manifest is not None:
+        manifest["models"][card["name"]] = {"file": path.name, "bytes": len(data), "sha256": sha256, **card}
+        manifest["models"] = dict(sorted(manifest["models"].items()))
+        manifest_path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     print(f"{path}: {len(data):,} bytes, sha256 {sha256}")
     return sha256
+
+
+def _load_manifest(path: Path) -> dict[str, Any] | None:
+    """Load a manifest of models; an empty one if there is none, and None if the file is something else."""
+    if not path.exists():
+        return {"schema": SCHEMA, "models": {}}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("models"), dict) else None

@@ -24,3 +24,13 @@ def test_command_makes_shipped_file(count: int, tmp_path: Path, monkeypatch: pyt
     row = np.random.default_rng(0).random((3, count), np.float32)
     (said,) = registry.load_model(name, "classifier").session.run(["probabilities"], {"features": row})
     assert np.array_equal(said, row)
+
+
+@pytest.mark.parametrize("content", ['{"name": "web app"}', "[1]", "not JSON"])
+def test_other_manifest_is_kept(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "manifest.json"
+    other.write_text(content)
+    monkeypatch.setattr(sys, "argv", ["mean", "--classes", "8", "-o", str(tmp_path / "mean8.onnx")])
+    make_mean_classifier.main()
+    assert other.read_text() == content
+    assert registry.load_model(str(tmp_path / "mean8.onnx"), "classifier").card["name"] == "mean8"
