@@ -103,7 +103,14 @@ def test_parquet_pools_to_the_record(smile: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--embedding",), ("-o", "frames.xyz"), ("--every-frame", "--fps", "3"), ("--format", "parquet"), ("--resume",), ("--excel",)],
+    [
+        ("--embedding",),
+        ("-o", "frames.xyz"),
+        ("--every-frame", "--fps", "3"),
+        ("--format", "parquet"),
+        ("--resume",),
+        ("--excel",),
+    ],
 )
 def test_wrong_usage(smile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
     monkeypatch.chdir(tmp_path)
