@@ -57,6 +57,13 @@ def test_two_people_in_one_clip_are_never_the_same() -> None:
     assert len(set(identify_people(vectors(0, 1, 0.5), [7, 7, 8], [1] * 3, 0.5).tolist())) == 2
 
 
+def test_average_linkage_does_not_merge_people_of_one_clip() -> None:
+    identities = np.concatenate([vectors(*np.linspace(-3, 3, 11)), vectors(*np.linspace(47, 53, 11))])
+    clips = [*range(11), 0, *range(11, 21)]
+    people = identify_people(identities, clips, [1] * 22, 0.6)
+    assert people[0] != people[11]
+
+
 def test_batches_give_same_people(monkeypatch: pytest.MonkeyPatch) -> None:
     angles, clips = [0, 90, 2, 180, 91, 1, 181, 270, 3], list(range(9))
     at_once = identify_people(vectors(*angles), clips, [1] * 9, 0.9).tolist()
@@ -143,6 +150,8 @@ def test_baseline_is_read_from_word_or_list(tmp_path: Path) -> None:
         ("", "has the columns"),
         ("path,start,end\na,5,2\n", "line 2 of .*start before end"),
         ("path,start,end\na,x,2\n", "line 2 of"),
+        ("path,person\na,Ann\nb\n", "line 3 of .* has no person"),
+        ("path,start,end\n,1,2\n", "line 2 of .* has no path"),
     ],
 )
 def test_invalid_baseline_list_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -258,6 +267,36 @@ def test_people_may_be_named_by_list(models: list[str], clips: Path, tmp_path: P
     (tmp_path / "people.csv").write_text("\n".join(["path,person", *rows]))
     found = classify(models, clips, "--baseline", str(tmp_path / "people.csv"))
     assert [r["people"][0]["identity"] for r in found[:7]] == ["Ann"] * 5 + ["Bo"] * 2
+
+
+def test_names_in_list_are_relative_to_its_folder(
+    models: list[str], clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clips / "people.csv").write_text("path,person\na0.png,Ann\nb0.png,Bo\n")
+    monkeypatch.chdir(clips.parent)
+    found = classify(models, Path("clips"), "--baseline", "clips/people.csv")
+    named = {Path(r["path"]).name: r["people"][0]["identity"] for r in found if r["people"]}
+    assert (named["a0.png"], named["b0.png"]) == ("Ann", "Bo")
+    (clips / "people.csv").write_text("path,person\nother.png,Ann\n")
+    names = [str(path) for path in clips.glob("*.png")]
+    result = CliRunner().invoke(app, ["classify", *names, *models, "--baseline", "clips/people.csv"])
+    assert (result.exit_code, "other.png" in result.stderr) == (2, True)
+
+
+def test_identify_keeps_the_prediction_of_all_faces(models: list[str], clips: Path) -> None:
+    write_clip(clips / "d.png", (GREEN, 1.0), (PINK, 0.3))
+    alone, found = (classify(models, clips, "--face", "all", *flags) for flags in ([], ["--identify"]))
+    assert [r["probabilities"] for r in found] == [r["probabilities"] for r in alone]
+
+
+def test_refused_output_keeps_observations(models: list[str], clips: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    flags = ["--baseline", "person", "-o", str(output)]
+    classify(models, clips, *flags)
+    before = (tmp_path / "out.jsonl.observed").read_bytes()
+    assert before
+    classify(models, clips, *flags, code=2)
+    assert (tmp_path / "out.jsonl.observed").read_bytes() == before
 
 
 def test_predictions_are_relative_to_clips_at_rest(models: list[str], clips: Path, tmp_path: Path) -> None:

@@ -206,6 +206,7 @@ def test_features_of_folders_sets_and_globs(
     clips.write(Path("more") / "c.mp4", [feature_fixtures.picture(CYAN)] * 2)
     refused(fervid("features", "more", "-o", "g.npz"), 2, "more/c.mp4 is next to the class folders")
     assert labels("more/*.mp4") == [("more/c.mp4", None)]
+    assert labels("more", "--recursive") == [("more/c.mp4", None), ("more/deep/b.mp4", None)]
     Path("empty").mkdir()
     refused(fervid("features", "empty", "-o", "g.npz"), 3, "no video was found in empty")
 

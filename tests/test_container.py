@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import clips
 from fervid.core.errors import InputError, InputNotFound, InputUnreadable, Undecodable, UnsupportedFormat
 from fervid.media.container import open_file
+from fervid.media.file_format import is_encrypted
 from fervid.media.video import read_frames
 
 
@@ -93,3 +95,8 @@ def test_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputUnreadable, match="is a folder; name the files in it"):
         open_file(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_box_beyond_the_end_is_no_encryption() -> None:
+    box = b"\0\0\0\x01free" + (2**63 + 8).to_bytes(8, "big")
+    assert not is_encrypted(io.BytesIO(b"\0\0\0\x10ftypisom\0\0\0\0" + box + bytes(64)))

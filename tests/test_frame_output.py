@@ -16,6 +16,7 @@ import fervid
 from fervid.analysis.baseline import IDENTITY
 from fervid.analysis.options import Options
 from fervid.batch.frame_output import name_people_across_clips, open_frame_writer, resolve_frame_format
+from fervid.batch.output import open_writer
 from fervid.core.errors import OutputError, UsageError
 from fervid.core.frame_rows import FrameColumns
 from fervid.core.records import ClipFeatures
@@ -246,6 +247,33 @@ def test_identities_keep_unusual_paths(tmp_path: Path) -> None:
         write_with_identities(output, paths)
         assert read(output) == before
         assert read(output, "identity") == ALTERNATING[:4]
+
+
+def test_outputs_of_other_commands_are_kept(inputs: list[str], tmp_path: Path) -> None:
+    frames, records = tmp_path / "frames.jsonl", tmp_path / "records.jsonl"
+    write(frames, inputs)
+    with open_writer(records, None, Stub(), inputs) as (writer, _):
+        for path in inputs:
+            writer.write(answer(path))
+    before = frames.read_bytes(), records.read_bytes()
+    with pytest.raises(OutputError, match="is not of this command"):
+        open_frame_writer(records, "jsonl", Stub(), COLUMNS, inputs, resume=True)
+    with (
+        pytest.raises(OutputError, match="is not of this command"),
+        open_writer(frames, None, Stub(), inputs, resume=True),
+    ):
+        pass
+    assert (frames.read_bytes(), records.read_bytes()) == before
+
+
+def test_people_of_other_models_are_refused(inputs: list[str], output: Path) -> None:
+    write_with_identities(output, inputs[:2])
+    other = Stub(options=Options(min_face=40))
+    with (
+        pytest.raises(OutputError, match="another face model or other options"),
+        open_frame_writer(output, output.suffix[1:], other, WITH_IDENTITY, inputs[2:], resume=True),
+    ):
+        pass
 
 
 def test_foreign_parquet_is_refused(inputs: list[str], tmp_path: Path) -> None:

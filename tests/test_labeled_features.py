@@ -94,6 +94,8 @@ def test_groups_by_name_by_face_or_none() -> None:
     assert len({(a, b) for a, b in zip(named.tolist(), seen.tolist(), strict=True)}) == 3
     assert seen.tolist() == named.tolist()
     assert alone is None
+    some = replace(table, samples=(*clips[:4], *nameless.samples[4:]))
+    assert label_features(found(*some.samples), some).groups.tolist() == named.tolist()
     blind = replace(nameless, statistics={"embedding.mean": table.statistics["embedding.mean"]})
     with pytest.raises(UsageError, match=r"do not identify people.*--group-by none"):
         label_features(found(*clips), blind)

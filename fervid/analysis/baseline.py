@@ -108,8 +108,22 @@ def identify_people(
             rows = rows[people[rows] < 0]
         people[rows] = count + _cluster(units[rows], np.asarray(clips)[rows], threshold)
         count = int(people.max(initial=-1)) + 1
+    _separate_people_of_a_clip(people, np.asarray(clips), units)
     _, first, numbers = np.unique(people, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(first))[numbers], np.int64)
+
+
+def _separate_people_of_a_clip(people: NDArray[np.int64], clips: NDArray[np.int64], units: FloatArray) -> None:
+    """Give all but the most similar of several vectors in one clip and cluster an id of their own, in place."""
+    members: dict[tuple[int, int], list[int]] = {}
+    for row, key in enumerate(zip(people.tolist(), clips.tolist(), strict=True)):
+        members.setdefault(key, []).append(row)
+    for (person, _), rows in members.items():
+        if len(rows) > 1:
+            nearest = rows[int((units[rows] @ units[people == person].mean(axis=0)).argmax())]
+            for row in rows:
+                if row != nearest:
+                    people[row] = people.max() + 1
 
 
 def _cluster(units: FloatArray, clips: NDArray[np.int64], min_similarity: float) -> NDArray[np.int64]:

@@ -91,16 +91,17 @@ def name_people(
         references: The baseline of each person; None for a person without one.
         classify_relative: Classifies features relative to a baseline; None keeps the prediction as it is.
     """
+    relative = [
+        classify_relative(features, reference) for features, reference in zip(record.people, references, strict=True)
+    ]
     people = [
-        replace(person, prediction=classify_relative(features, reference) or person.prediction, identity=identity)
-        for person, features, identity, reference in zip(
-            record.result.people, record.people, identities, references, strict=True
-        )
+        replace(person, prediction=prediction or person.prediction, identity=identity)
+        for person, prediction, identity in zip(record.result.people, relative, identities, strict=True)
     ]
     main = references[0] if references else None
     return replace(
         record.result,
         people=tuple(people),
-        prediction=people[0].prediction if people else None,
+        prediction=next(iter(relative), None) or record.result.prediction,
         baseline=Baseline(main.kind, main.clips) if main else None,
     )

@@ -17,7 +17,7 @@ from fervid.analysis.baseline import BaselineReference, average_people, make_ref
 from fervid.analysis.observed_record import ObservedRecord
 from fervid.analysis.pipeline import Classifier
 from fervid.analysis.windows import WindowSpec
-from fervid.batch.baseline_spec import BaselineSpec, RestClip
+from fervid.batch.baseline_spec import BaselineSpec, RestClip, clip_key
 from fervid.batch.observation_store import ObservationFile
 from fervid.batch.resume import file_stamp
 from fervid.batch.runner import RunConfig, crash_result
@@ -51,7 +51,7 @@ def classify_relative(
 
     Raises:
         UsageError: The classifier does not support the baseline, the face model does not identify people, or a clip of
-            the baseline shows no face.
+            the baseline shows no face, or the list of people names none of the clips.
     """
     for (result,) in _classify(classifier, _observe, paths, config, spec, progress, observations):
         yield result
@@ -83,8 +83,14 @@ def _classify(
     observations: ObservationFile | None = None,
 ) -> Iterator[Sequence[ClipResult]]:
     check_relative(classifier, spec)
-    clips = list(progress(_observe_all(classifier, observe, list(paths), config, observations)))
+    paths = list(paths)
+    if spec.people and not spec.people.keys() & set(map(clip_key, paths)):
+        raise UsageError(
+            f"the list of people names none of the clips; its paths are relative to its folder, the first:"
+            f" {next(iter(spec.people))}"
+        )
     rest = _observe_baseline(classifier, spec.rest, config)
+    clips = list(progress(_observe_all(classifier, observe, paths, config, observations)))
     yield from relate_clips(classifier, clips, rest, spec)
 
 
@@ -220,7 +226,7 @@ def _identify(
     numbers = numbers + len(listed)
     clips_with_main_person: set[int] = set()
     for row, person in enumerate(people):
-        name = spec.people.get(clips[person.clip][0].result.path)
+        name = spec.people.get(clip_key(clips[person.clip][0].result.path))
         if name is not None and person.clip not in clips_with_main_person:  # the first person of a clip is the main one
             numbers[row] = listed.index(name)
         clips_with_main_person.add(person.clip)

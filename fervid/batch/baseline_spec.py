@@ -12,6 +12,7 @@ import numpy as np
 
 from fervid.analysis.baseline import Kind
 from fervid.core.errors import UsageError
+from fervid.media.remote_files import is_url
 
 PERSON = "person"
 
@@ -32,7 +33,7 @@ class BaselineSpec:
     Attributes:
         kind: Kind of the baseline; None to identify people only.
         rest: Clips in which a person is at rest, for the kind `rest`.
-        people: Name of the main person of each clip, by path; None to identify people by their faces.
+        people: Name of the main person of each clip, by `clip_key`; None to identify people by their faces.
     """
 
     kind: Kind | None = None
@@ -56,7 +57,11 @@ class BaselineSpec:
             raise UsageError(f"the baseline {text} cannot be read ({reason}); use person or a CSV file") from error
         columns = set(rows[0]) if rows else set()
         if columns >= {"path", "person"}:
-            return cls("person", people={_resolve(source, row["path"]): row["person"] for row in rows})
+            named = {
+                clip_key(_resolve(source, _cell(source, line, row, "path"))): _cell(source, line, row, "person")
+                for line, row in enumerate(rows, 2)
+            }
+            return cls("person", people=named)
         if "path" not in columns or not columns <= {"path", "start", "end"}:
             raise UsageError(
                 f"{text} has the columns {', '.join(sorted(map(str, columns)))}; a baseline needs path,person to name"
@@ -72,10 +77,23 @@ def _rest_clip(source: Path, line: int, row: Mapping[str, str]) -> RestClip:
             raise ValueError
     except ValueError:
         raise UsageError(f"line {line} of {source}: start and end must be seconds, with start before end") from None
-    return RestClip(_resolve(source, row["path"]), start, None if end == np.inf else end)
+    path = _resolve(source, _cell(source, line, row, "path"))
+    return RestClip(path, start, None if end == np.inf else end)
+
+
+def _cell(source: Path, line: int, row: Mapping[str, str | None], column: str) -> str:
+    value = (row[column] or "").strip()
+    if not value:
+        raise UsageError(f"line {line} of {source} has no {column}")
+    return value
 
 
 def _resolve(source: Path, path: str) -> str:
-    """Return a path of a list; one that does not exist is taken relative to the folder of the list."""
-    path = path.strip()
-    return path if os.path.isabs(path) or os.path.exists(path) else os.fspath(source.parent / path)
+    """Return a path of a list, which is relative to the folder of the list, or else to the current folder."""
+    beside = os.path.join(source.parent, path)
+    return path if is_url(path) or (os.path.exists(path) and not os.path.exists(beside)) else beside
+
+
+def clip_key(path: str) -> str:
+    """Return what is equal for all names of one clip."""
+    return path if is_url(path) else os.path.normcase(os.path.realpath(path))

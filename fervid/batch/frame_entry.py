@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from fervid.batch.resume import ResumeEntry
 from fervid.batch.writers import to_json_line
+from fervid.core.errors import OutputError
 from fervid.core.records import ClipFeatures
 
 
@@ -39,3 +42,21 @@ class FrameEntry:
             return cls(ResumeEntry(**fields), people)
         except (AttributeError, KeyError, RecursionError, TypeError) as error:
             raise ValueError(f"not an entry of a clip: {error!r}") from error
+
+
+def check_same_run(entries: Iterable[FrameEntry], run: str, output: Path) -> None:
+    """Check that the people of clips that are kept can be compared with those of a run.
+
+    Args:
+        entries: The clips.
+        run: Fingerprint of the run.
+        output: The output that has them.
+
+    Raises:
+        OutputError: People were recorded with other models or options.
+    """
+    if other := next((entry.resume.path for entry in entries if entry.people and entry.resume.run != run), None):
+        raise OutputError(
+            f"{output} has the people of {other} from another face model or other options, which cannot be compared;"
+            " choose another name, or replace it with --force"
+        )

@@ -75,8 +75,9 @@ def name_people_across_clips(writer: FrameWriter, clips: Iterable[str], min_simi
         clips: The clips in the order in which people are numbered; other clips of the output follow.
         min_similarity: Cosine similarity from which two faces are those of one person.
     """
-    paths = dict.fromkeys([*clips, *writer.people])
-    people = [(clip, path, features) for clip, path in enumerate(paths) for features in writer.people[path]]
+    people_of = writer.people
+    paths = dict.fromkeys([*clips, *people_of])
+    people = [(clip, path, features) for clip, path in enumerate(paths) for features in people_of[path]]
     clip_of, features = [clip for clip, _, _ in people], [features for _, _, features in people]
     numbers = number_people(features, clip_of, min_similarity).tolist()
     name_of = name_numbers(numbers)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
-from fervid.batch.frame_entry import FrameEntry
+from fervid.batch.frame_entry import FrameEntry, check_same_run
 from fervid.batch.frame_formats import frame_schema, to_arrow_row
 from fervid.batch.resume import ResumeEntry, file_stamp
 from fervid.core.atomic_io import as_output_error, atomic_write, fsync_dir, hold_lock
@@ -143,6 +143,7 @@ class FrameParquetWriter:
             raise OutputError(f"{path} was not written by fervid frames; choose another folder") from error
         clip = entry.resume.path
         if resume and entry.resume.is_current(self._run, self._stamps.get(clip)):
+            check_same_run([entry], self._run, self._folder)
             self.answered[clip] = entry.resume.status
             self._parts[clip], self.people[clip] = path, entry.people
             self._next_part = number + 1

@@ -56,7 +56,7 @@ class ObservationFile:
     def find(self, clip: str) -> list[ObservedRecord] | None:
         """Return the observations of a clip; None if there are none, or the clip, models or options have changed."""
         entry, records = self._entries.get(clip, (None, ()))
-        if entry is None or not entry.is_current(self._run, file_stamp(clip)):
+        if entry is None or entry.run != self._run or not entry.is_current(self._run, file_stamp(clip)):
             return None
         try:
             return [_from_json(clip, record, self._classifier) for record in records]

@@ -89,7 +89,7 @@ def _resolve_format(
             format = "table" if sys.stdout.isatty() else "jsonl"
         else:
             format = "parquet" if remote else format_from_suffix(Path(output))
-    if streaming and format not in (("jsonl", "csv", "table") if output is None else ("jsonl",)):
+    if streaming and format not in (("jsonl", "csv", "excel", "table") if output is None else ("jsonl",)):
         raise UsageError(
             "a run without end is written as JSON Lines; use -o results.jsonl, or --format csv on standard output"
         )
@@ -143,7 +143,10 @@ def _open_append(
     output: Path, make: Callable[[BinaryIO], Writer], *, force: bool
 ) -> Iterator[tuple[Writer, Mapping[str, Status]]]:
     """Write records to the output itself, so that they can be read while the run goes on."""
+    ledger = ledger_path(output)
+    check_overwrite(ledger, force=force)
     with append_write(output, force=force) as stream:
+        ledger.unlink(missing_ok=True)
         yield make(stream), {}
 
 

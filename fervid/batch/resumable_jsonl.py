@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fervid.analysis.pipeline import Classifier
-from fervid.batch.resume import ResumeEntry, file_stamp, run_fingerprint
+from fervid.batch.resume import ResumeEntry, file_stamp, load_ledger, run_fingerprint
 from fervid.batch.writers import to_json_line
 from fervid.core.atomic_io import (
     AtomicAppendFile,
@@ -145,13 +144,7 @@ def _load_entries(output: Path, ledger: Path) -> tuple[list[ResumeEntry], int]:
         if not output.stat().st_size:  # killed between the first two renames
             return [], 0
         raise OutputError(f"{output} has no ledger beside it, so it cannot be resumed; --force replaces it")
-    entries = {}
-    for line in ledger.read_bytes().splitlines(keepends=True):
-        try:
-            entry = ResumeEntry(**json.loads(line))
-            entries[entry.record] = entry
-        except (ValueError, TypeError, RecursionError):
-            continue
+    entries = {entry.record: entry for entry in load_ledger(ledger, ResumeEntry.decode)}
     recorded: list[ResumeEntry] = []
     n_unlisted = 0
     with output.open("rb") as records:

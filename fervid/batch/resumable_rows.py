@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from fervid.batch.frame_entry import FrameEntry
+from fervid.batch.frame_entry import FrameEntry, check_same_run
 from fervid.batch.frame_formats import add_identities, make_encoder
 from fervid.batch.resumable_jsonl import ledger_path
-from fervid.batch.resume import ResumeEntry, file_stamp
+from fervid.batch.resume import ResumeEntry, file_stamp, load_ledger
 from fervid.core.atomic_io import (
     AtomicAppendFile,
     as_output_error,
@@ -82,6 +82,7 @@ class ResumableRowsWriter:
                     for block in _find_blocks(output, self._ledger_path, self._header)
                     if block.entry.resume.is_current(run, self._stamps.get(block.path))
                 ]
+                check_same_run((block.entry for block in kept), run, output)
             else:
                 check_overwrite(output, force=force, resumable=True)
                 check_overwrite(self._ledger_path, force=force)
@@ -217,7 +218,7 @@ def _find_blocks(output: Path, ledger: Path, header: bytes) -> list[_Block]:
     """
     if not ledger.exists():
         raise OutputError(f"{output} has no ledger beside it, so it cannot be resumed; --force replaces it")
-    entries = {entry.resume.record: entry for entry in _load_ledger(ledger)}
+    entries = {entry.resume.record: entry for entry in load_ledger(ledger, FrameEntry.decode)}
     blocks, running, start, end = [], hashlib.sha256(), len(header), len(header)
     with output.open("rb") as lines:
         if lines.read(len(header)) != header:
@@ -233,15 +234,6 @@ def _find_blocks(output: Path, ledger: Path, header: bytes) -> list[_Block]:
             f"{output} was edited: it has rows that {ledger.name} does not list; rename it and start a new output"
         )
     return blocks
-
-
-def _load_ledger(path: Path) -> Iterator[FrameEntry]:
-    """Yield the entries of a ledger; incomplete lines are ignored."""
-    for line in path.read_bytes().splitlines():
-        try:
-            yield FrameEntry.decode(line)
-        except ValueError:
-            continue
 
 
 def _record_of(digest: hashlib._Hash) -> str:

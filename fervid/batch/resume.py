@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
-from typing import get_args
+from pathlib import Path
+from typing import TypeVar, get_args
 
 from fervid import __version__
 from fervid.analysis.pipeline import Classifier
+from fervid.core.errors import OutputError
 from fervid.core.results import SCHEMA_VERSION, Status
 from fervid.media import remote_files
+
+Entry = TypeVar("Entry")
 
 FINAL_STATUSES = ("ok", "no_face")
 """Statuses of records that a resumed run keeps."""
@@ -42,6 +48,18 @@ class ResumeEntry:
         if tuple(type(value) for value in astuple(self)) != types or self.status not in get_args(Status):
             raise ValueError(f"invalid resume entry: {self}")
 
+    @classmethod
+    def decode(cls, line: bytes) -> ResumeEntry:
+        """Restore an entry from a line of JSON.
+
+        Raises:
+            ValueError: It is not one.
+        """
+        try:
+            return cls(**json.loads(line))
+        except (TypeError, RecursionError) as error:
+            raise ValueError(f"not an entry of a record: {error!r}") from error
+
     def is_current(self, run: str, stamp: tuple[int, int] | None) -> bool:
         """Return whether to keep the record: its clip is not in this run, was deleted, or is unchanged.
 
@@ -53,6 +71,29 @@ class ResumeEntry:
             return True
         unchanged = stamp == remote_files.MISSING or (self.run == run and stamp == (self.size, self.mtime_ns))
         return unchanged and self.status in FINAL_STATUSES
+
+
+def load_ledger(ledger: Path, decode: Callable[[bytes], Entry]) -> list[Entry]:
+    """Load the entries of a ledger; damaged lines are ignored, unless all of them are.
+
+    Args:
+        ledger: The file.
+        decode: Restores an entry from a line; raises ValueError for other lines.
+
+    Raises:
+        OutputError: No line can be decoded, because another command wrote the output.
+    """
+    lines = [line for line in ledger.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    entries = []
+    for line in lines:
+        with suppress(ValueError):
+            entries.append(decode(line))
+    if lines and not entries:
+        raise OutputError(
+            f"{ledger} is not of this command, so its output cannot be resumed; choose another name, or replace it with"
+            " --force"
+        )
+    return entries
 
 
 def run_fingerprint(classifier: Classifier) -> str:

@@ -61,6 +61,7 @@ def open_baseline_engine(
     format: str | None,
     *,
     resume: bool,
+    force: bool,
 ) -> Iterator[Callable[[list[str]], Iterable[ClipResult]]]:
     """Open a function that classifies clips relative to a baseline.
 
@@ -68,15 +69,19 @@ def open_baseline_engine(
 
     Raises:
         UsageError: --resume without a JSON Lines output, or a classifier that cannot be used with a baseline.
+        OutputError: The output exists, and neither `resume` nor `force` is given.
     """
     from fervid.batch.baseline_runner import check_relative, classify_relative
     from fervid.batch.observation_store import ObservationFile
     from fervid.batch.writers import format_from_suffix
+    from fervid.core.atomic_io import check_overwrite
 
     check_relative(classifier, spec)
     is_jsonl = output is not None and "://" not in output and (format or format_from_suffix(Path(output))) == "jsonl"
     if resume and not is_jsonl:
         raise UsageError("--resume with --baseline or --identify needs a JSON Lines output; use -o results.jsonl")
+    if is_jsonl:
+        check_overwrite(Path(str(output)), force=force or resume, resumable=True)
     store = ObservationFile.open(Path(str(output)), classifier, resume=resume) if is_jsonl else nullcontext()
     with store as observations:
         yield lambda clips: classify_relative(

@@ -151,7 +151,7 @@ def classify(
             engine, classifier, config, address=address, jobs=jobs, threads=threads, device=models.device
         )
     else:
-        opened = open_baseline_engine(classifier, config, spec, progress, output, format, resume=resume)
+        opened = open_baseline_engine(classifier, config, spec, progress, output, format, resume=resume, force=force)
         # Every record may change when a clip is added, so all are written anew.
         result_progress, force, resume = "none", force or resume, False
     with (

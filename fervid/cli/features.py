@@ -80,8 +80,9 @@ def _resolve_sources(sources: Sequence[str], *, recursive: bool, passed_over: Pa
 
     (first, *more) = sources
     name, colon, _ = first.partition(":")
+    has_classes = not recursive and _has_class_folders(Path(first))
     is_layout = colon and name.lower() in KNOWN_LAYOUTS
-    if not more and (is_layout or first.lower().endswith(LIST_SUFFIXES) or _has_class_folders(Path(first))):
+    if not more and (is_layout or first.lower().endswith(LIST_SUFFIXES) or has_classes):
         passed_over.advice = ""
         return load_dataset(first, passed_over=passed_over)
     paths = inputs.resolve_inputs(sources, recursive=recursive, passed_over=passed_over)

@@ -23,6 +23,9 @@ _UNSUPPORTED_ERRNOS = (
 )  # of file systems without locks or fsync
 
 
+_NO_RESOURCES = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # whose cause is not the file
+
+
 @contextmanager
 def atomic_write(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """Write a file as `NAME.partial`, and close and rename it at the end of the block.
@@ -224,14 +227,19 @@ def check_overwrite(path: Path, *, force: bool, resumable: bool = False) -> None
 
 @contextmanager
 def as_output_error(path: Path) -> Iterator[None]:
-    """Convert an `OSError` while writing a file to `OutputError`, except that of a closed pipe."""
+    """Convert an `OSError` while writing a file to `OutputError`.
+
+    That of a closed pipe stays, and so does a lack of memory, processes or file handles.
+    """
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
+        if error.errno in _NO_RESOURCES:
+            raise
         raise OutputError(
-            f"{path} cannot be written ({error.strerror}); check the folder, its permissions and the disk"
+            f"{path} cannot be written ({error.strerror or error}); check the folder, its permissions and the disk"
         ) from error
 
 

@@ -19,7 +19,7 @@ from fervid.analysis.aggregate import aggregate_clip
 from fervid.analysis.extractor import Extractor
 from fervid.analysis.pooling import STATISTICS
 from fervid.core.array_cache import NPZ_READ_ERRORS, save
-from fervid.core.errors import InputError, InputUnreadable, NoFaceError
+from fervid.core.errors import DatasetError, InputError, InputUnreadable, NoFaceError
 from fervid.core.records import ClipFeatures, FloatArray, FrameObservation
 from fervid.core.worker_pool import map_ordered
 from fervid.core.worker_process import Limits, WorkerDied
@@ -89,6 +89,8 @@ def _extract_row(extractor: Extractor, cache: Path | None, strides: Sequence[int
         features = _load_or_compute(sample.path, digest, extractor, cache, (1, *strides))
     except InputError as error:
         return ClipFeaturesRow(sample, None, error=error)
+    except DatasetError as error:  # a folder that cannot be listed
+        return ClipFeaturesRow(sample, None, error=InputUnreadable(str(error)))
     digest = digest[:DIGEST_DIGITS]
     if features[1] is None:
         return ClipFeaturesRow(sample, None, error=NoFaceError(f"{sample.path} shows no face"), digest=digest)

@@ -277,13 +277,17 @@ def _group_by_person(table: FeatureTable, group: str) -> Groups:
     if group == "none":
         return None
     names = [sample.person for sample in table.samples]
-    if None not in names:
-        return np.asarray(np.unique(np.array(names, np.str_), return_inverse=True)[1], np.int64)
+    numbers = {name: number for number, name in enumerate(sorted({name for name in names if name is not None}))}
+    groups = np.array([-1 if name is None else numbers[name] for name in names], np.int64)
+    unnamed = np.flatnonzero(groups < 0)
+    if not len(unnamed):
+        return groups
     if IDENTITY not in table.statistics:
         raise UsageError(
             "these features do not identify people; give the clips themselves with a face model that has identities,"
             " add the names of the people, or use --group-by none"
         )
     min_similarity = float(table.provenance["min_person_similarity"])
-    clips = range(len(table.samples))
-    return identify_people(table.statistics[IDENTITY], clips, table.counts.tolist(), min_similarity)
+    people = identify_people(table.statistics[IDENTITY][unnamed], unnamed, table.counts[unnamed], min_similarity)
+    groups[unnamed] = len(numbers) + people
+    return groups

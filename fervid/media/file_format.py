@@ -79,6 +79,7 @@ def is_encrypted(file: BinaryIO) -> bool:
     header, offset = read_header(file), 0
     if not is_mp4(header):
         return _ENCRYPTED_ASF in header
+    end = file.seek(0, os.SEEK_END)
     for _ in range(_MAX_BOXES):
         if len(box := _read_at(file, offset, 16)) < 16:
             break
@@ -88,9 +89,9 @@ def is_encrypted(file: BinaryIO) -> bool:
             moov = _read_at(file, offset, min(size, _MAX_MOOV_BYTES))
             file.seek(0)
             return _ENCRYPTED_MP4.search(moov) is not None
-        if size < 8:
-            break
         offset += size
+        if size < 8 or offset > end:
+            break
     file.seek(0)
     return False
 

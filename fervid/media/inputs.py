@@ -106,7 +106,7 @@ def resolve_inputs(
     clips: dict[str, str] = {}
     for name, paths in clips_by_name.items():
         for path in paths or ([name] if _is_glob(name) else []):
-            clips.setdefault(os.path.normcase(os.path.realpath(path)), path)
+            clips.setdefault(path if remote_files.is_url(path) else os.path.normcase(os.path.realpath(path)), path)
     return list(clips.values())
 
 

@@ -188,7 +188,7 @@ def _encode(
                 output.time_base, output.duration = base, round(frame.duration / base)
                 target.mux(list(audio.packets_until(time)))
                 target.mux(stream.encode(output))
-                on_progress(frame.time + frame.duration)
+                on_progress(time + frame.duration)
         except InputError as error:
             if last_pts < 0:
                 raise

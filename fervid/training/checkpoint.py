@@ -6,7 +6,6 @@ The format is safetensors, which cannot contain code. Files are written atomical
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn, optim
+
+from fervid.core.atomic_io import commit
 
 
 def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
@@ -44,7 +45,8 @@ def save(
     partial = path.with_name(path.name + ".partial")
     stored = {"about": json.dumps(metadata), "step": str(step)}
     safetensors.torch.save_file({k: v.detach().contiguous() for k, v in tensors.items()}, partial, stored)
-    os.replace(partial, path)
+    with partial.open("rb+") as file:
+        commit(file, path)
 
 
 def restore(

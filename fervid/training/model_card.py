@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 
+from fervid.core.atomic_io import atomic_write
 from fervid.learn.classifier_export import serialize_with_card
 
 MANIFEST = "manifest.json"
@@ -32,7 +33,8 @@ def save_with_card(model: onnx.ModelProto, card: Mapping[str, Any], path: Path) 
     if manifest is not None:
         manifest["models"][card["name"]] = {"file": path.name, "bytes": len(data), "sha256": sha256, **card}
         manifest["models"] = dict(sorted(manifest["models"].items()))
-        manifest_path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        with atomic_write(manifest_path, force=True) as file:
+            file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n")
     print(f"{path}: {len(data):,} bytes, sha256 {sha256}")
     return sha256
 

@@ -50,7 +50,7 @@ class OwnFaces:
         paths, labels = list_images(folder)
         detector = ferplus.stills_detector(MIN_CLOSE_FACE)
         crops, rows = crop_all(paths, lambda image: ferplus.detect_face(image, detector))
-        found, labels = [paths[i] for i in rows], labels[rows]
+        found, labels, with_face = [paths[i] for i in rows], labels[rows], set(rows)
         _check_counts(folder, found)
         votes = expression_sets.to_votes(labels) * (labels >= 0)[:, None]
         faces, is_valid = FaceDataset.from_labels(crops, votes=votes), choose_validation(found, labels)
@@ -58,7 +58,7 @@ class OwnFaces:
             ExpressionSet.from_faces(faces[(labels >= 0) & ~is_valid]),
             faces[is_valid],
             faces[labels < 0],
-            tuple(path for i, path in enumerate(paths) if i not in set(rows)),
+            tuple(path for i, path in enumerate(paths) if i not in with_face),
         )
 
     @property
