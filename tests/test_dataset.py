@@ -343,15 +343,6 @@ def test_json_lines_errors_name_line(root: Path, line: str, words: str) -> None:
         load_dataset(listed(root, f"\n{line}\n", "l.jsonl"))
 
 
-def test_unknown_classes_are_refused(root: Path) -> None:
-    source = listed(root, "path,label,x\na.mp4,joy,1\nb.mp4,sad,2\nc.mp4,,3\n")
-    assert len(load_dataset(source).samples) == 3
-    with pytest.raises(
-        DatasetError, match=r"labels other than joy, fear: b\.mp4 \(list\.csv:3, 'sad'\), c\.mp4 .*, no label\); cor"
-    ):
-        load_dataset(source, labels=("joy", "fear"))
-
-
 def test_select_classes() -> None:
     found = Dataset("set", (clip("a", "joy"), clip("b", "fear"), clip("c", "bored"), clip("d", "joy"), clip("e", None)))
     part = filter_labels(found, ["joy", "fear"])

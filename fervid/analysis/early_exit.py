@@ -82,7 +82,7 @@ def fit_thresholds(
         max_error: Maximum fraction of the clips with a wrong prediction that each reduced rate may accept.
 
     Returns:
-        The entry `adaptive` of the card.
+        The entry `early_exit` of the card.
     """
     thresholds = [
         confidence_threshold(confidence, right, max_error)

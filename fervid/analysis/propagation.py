@@ -70,8 +70,8 @@ class FlowTracker:
       faces and corrects drift, and every `FULL_DETECT_FACTOR`-th time a full one finds small faces too. A lost face is
       searched for around its last position. Faces with a low score are checked again for `_UNCONFIRMED_S` seconds.
       A scene cut, or the loss of the last face, causes a full detection.
-    - *No face is tracked*: a detection every `IDLE_INTERVAL_S`, full for `IDLE_FULL_DETECT_S`, then coarse. A face in
-      a coarse one causes a full detection.
+    - *No face is tracked*: a detection every `IDLE_INTERVAL_S`, full for `IDLE_FULL_DETECT_S`, then coarse, and still
+      full every `interval` seconds. A face in a coarse one causes a full detection.
 
     A frame of another size, or one that is earlier than the last detection, begins a new clip.
     """

@@ -134,15 +134,7 @@ class ResultBuilder:
         origin: float,
         forget_after: float = math.inf,
     ) -> Iterator[WindowResult]:
-        """Yield the record of each window, or a record of the error if there is none.
-
-        Args:
-            path: As of `build_windows`, like all others.
-            observations: Likewise.
-            spec: Likewise.
-            origin: Likewise.
-            forget_after: Likewise.
-        """
+        """Yield the record of each window, or a record of the error if there is none; arguments as `build_windows`."""
         started = time.perf_counter()
         try:
             for result, window in self.build_windows(path, observations, spec, origin, forget_after):

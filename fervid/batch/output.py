@@ -60,14 +60,18 @@ def open_writer(
     output = output or None
     format = _resolve_format(output, format, resume=resume, force=force, streaming=streaming)
     if format == "parquet":
-        return _open_parquet(str(output), classifier, clips, resume=resume, force=force)
+        return _open_resumable(
+            partial(ParquetDatasetWriter, str(output), classifier, clips, resume=resume, force=force)
+        )
     make = partial(make_writer, format, labels=classifier.labels, record=record)
     if output is None:
         return _open_stdout(partial(make, streaming=streaming))
     path = Path(output)
     check_not_an_input(path, clips)
     if format == "jsonl" and record is ClipResult:
-        return _open_resumable(path, classifier, clips, resume=resume, force=force, on_message=on_message)
+        return _open_resumable(
+            partial(ResumableJsonlWriter, path, classifier, clips, resume=resume, force=force, on_message=on_message)
+        )
     return _open_append(path, make, force=force) if streaming else _open_atomic(path, make, force=force)
 
 
@@ -110,24 +114,10 @@ def check_not_an_input(output: Path, clips: Collection[str]) -> None:
 
 
 @contextmanager
-def _open_parquet(
-    output: str, classifier: Classifier, clips: Collection[str], *, resume: bool, force: bool
-) -> Iterator[tuple[Writer, Mapping[str, Status]]]:
-    with ParquetDatasetWriter(output, classifier, clips, resume=resume, force=force) as writer:
-        yield writer, writer.answered
-
-
-@contextmanager
 def _open_resumable(
-    output: Path,
-    classifier: Classifier,
-    clips: Collection[str],
-    *,
-    resume: bool,
-    force: bool,
-    on_message: Callable[[str], None],
+    open_output: Callable[[], ResumableJsonlWriter | ParquetDatasetWriter],
 ) -> Iterator[tuple[Writer, Mapping[str, Status]]]:
-    with ResumableJsonlWriter(output, classifier, clips, resume=resume, force=force, on_message=on_message) as writer:
+    with open_output() as writer:
         yield writer, writer.answered
 
 

@@ -25,6 +25,8 @@ MODULES = ("av", "cv2", "joblib", "onnx", "onnxruntime", "psutil", "scipy", "skl
 """Modules to import, as most use C libraries that may fail to load although the package is installed."""
 CONFLICTING_PACKAGES = {"cv2": "opencv-python-headless", "onnxruntime": "onnxruntime"}
 """Modules that several packages provide and overwrite, with the package to install."""
+SETTINGS = ("FERVID_CACHE", "FERVID_JOBS", "FERVID_MEMORY", "FERVID_TIMEOUT")
+"""Environment variables that set the default of an option."""
 
 SYSTEM_LIMITS = {
     "Darwin": "a power failure may cost records that the drive had only in its cache",
@@ -186,7 +188,8 @@ def _is_in_home(folder: Path) -> bool:
 def _settings() -> Iterator[Check]:
     for name in sorted(os.environ):
         if name.startswith("FERVID_"):
-            yield Check(name, "note", f"is set to {os.environ[name]!r}: the default of that option")
+            effect = "the default of that option" if name in SETTINGS else "unknown, so it has no effect"
+            yield Check(name, "note", f"is set to {os.environ[name]!r}: {effect}")
     if os.environ.get("NO_COLOR"):
         yield Check("NO_COLOR", "note", "is set: no colours")
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()

@@ -68,18 +68,19 @@ class WorkerDied(Exception):
         """
         if self._kind is TimedOut:
             return TimedOut(
-                f"{name} was not answered within {self}; allow more with --timeout, or take a part of it with --end"
+                f"{name} was not analysed within {self}; raise --timeout, or analyse a part of it with --start and --end"
             )
         if self._kind is OutOfMemory:
             return OutOfMemory(
-                f"{name} took too much memory ({self}); allow more with --memory, try fewer --jobs, or cut it"
+                f"{name} took too much memory ({self}); raise --memory, use fewer --jobs, or split the clip"
             )
         if self._reason == "SIGKILL":
             return WorkerCrashed(
-                f"{name} ended its process ({self}), as happens when memory runs out; try fewer --jobs, or cut it"
+                f"the process that analysed {name} was killed ({self}), usually for lack of memory; use fewer --jobs,"
+                " or split the clip"
             )
         return WorkerCrashed(
-            f"the decoder or a model crashed on {name} ({self}); convert it, as to H.264 in mp4, or report it"
+            f"the decoder or a model crashed on {name} ({self}); convert it, e.g. to H.264 in mp4, or report a bug"
         )
 
 

@@ -77,16 +77,15 @@ class Dataset:
         return np.array([sample.ratings[name] for sample in self.samples], np.float64)
 
 
-def load_dataset(source: str, labels: Sequence[str] | None = None, passed_over: PassedOver | None = None) -> Dataset:
+def load_dataset(source: str, passed_over: PassedOver | None = None) -> Dataset:
     """Load labelled clips from a folder, a list, or `NAME:FOLDER` with the name of a published data set.
 
     Args:
         source: The folder, file or `NAME:FOLDER`.
-        labels: The labels to allow; None for any.
         passed_over: Counts the files in class folders that are no clips.
 
     Raises:
-        DatasetError: The data set is unknown, files are missing, a label is not allowed, a clip is listed twice, or a
+        DatasetError: The data set is unknown, files are missing, a clip is listed twice, or a
             person occurs in two splits. The message names the first few with their lines.
     """
     name, colon, folder = source.partition(":")
@@ -99,7 +98,7 @@ def load_dataset(source: str, labels: Sequence[str] | None = None, passed_over: 
         raise DatasetError(f"unknown data set {name!r}; use one of {', '.join(KNOWN_LAYOUTS)}")
     else:
         dataset = Dataset(Path(source).stem, read_list(Path(source)))
-    _check(dataset, labels)
+    _check(dataset)
     return dataset
 
 
@@ -176,16 +175,10 @@ def _from_layout(folder: str, layout: Layout) -> tuple[Sample, ...]:
     return samples
 
 
-def _check(dataset: Dataset, labels: Sequence[str] | None) -> None:
+def _check(dataset: Dataset) -> None:
     samples = dataset.samples
     undecodable = [(s, f", {s.label!r}") for s in samples if s.label is not None and not is_utf8(s.label)]
     _raise_if_any("labels that are not UTF-8", undecodable, "rename the folder, or correct the list")
-    if labels is not None:
-        _raise_if_any(
-            f"labels other than {', '.join(labels)}",
-            [(s, f", {s.label!r}" if s.label else ", no label") for s in samples if s.label not in labels],
-            "correct the label, or remove the clip",
-        )
     _raise_if_any(
         "no such video or image folder",
         [(s, "") for s in samples if not frame_files(s.path)],

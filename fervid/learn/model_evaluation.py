@@ -91,8 +91,8 @@ def evaluate_model(
         adaptive: Also evaluate early exits.
 
     Returns:
-        The report of `metrics.evaluate` or `metrics.evaluate_regression`, with `against` and `adaptive` if requested,
-        and `training_clips`, the number of clips with a face that the model was trained on, if that is known.
+        The report of `metrics.evaluate` or `metrics.evaluate_regression`, with `comparison` and `early_exit` if
+        requested, and `training_clips`, the number of clips with a face that the model was trained on, if that is known.
 
     Raises:
         DatasetError: No clip is in that split.

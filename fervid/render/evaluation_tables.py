@@ -43,7 +43,7 @@ def trained_on(report: Mapping[str, Any]) -> str:
     clips = report["answered"]["count"] if "answered" in report else report["clips"] - report["unanswered"]
     if not count:
         return ""
-    return f"trained on {count:,} of these {plural(clips, 'clip')}, no measure of new ones"
+    return f"trained on {count:,} of these {plural(clips, 'clip')}, so the figures do not hold for new clips"
 
 
 def _named(name: str, report: Mapping[str, Any]) -> list[Table]:
@@ -126,8 +126,8 @@ def paired_test_table(report: Mapping[str, Any]) -> Table:
     table = _table(f"Two classifiers on {plural(report['clips'], 'clip')}{note}", "figure", "ours - theirs")
     for name, title in FIGURES.items():
         table.add_row(title, format_interval(report["difference"][name], unit=" points", plus="+"))
-    table.add_row("clips only ours answers rightly", f"{report['only_a_correct']:,}")
-    table.add_row("clips only theirs answers rightly", f"{report['only_b_correct']:,}")
+    table.add_row("clips that only ours classifies correctly", f"{report['only_a_correct']:,}")
+    table.add_row("clips that only theirs classifies correctly", f"{report['only_b_correct']:,}")
     table.add_row(f"p ({report['test']})", f"{report['p']:.3f}" if report["p"] >= 0.001 else "< 0.001")
     return table
 

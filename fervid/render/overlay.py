@@ -118,7 +118,7 @@ class FrameAnnotator:
         layout, timeline, rows = self._layout, self._timeline, self._rows
         panel[:] = self._blank_panel
         person = timeline.people[visible_id or 0] if timeline.people else None
-        title, probabilities = "nobody is seen", None
+        title, probabilities = "no face visible", None
         if visible_id is not None:
             title = f"person {visible_id}"
             if person:

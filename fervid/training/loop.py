@@ -74,7 +74,6 @@ def fit(
     loss: Callable[[Batch], Tensor],
     *,
     every: int,
-    max_grad_norm: float = math.inf,
 ) -> Iterator[dict[str, float]]:
     """Train a network with AdamW to the last step, saving checkpoints.
 
@@ -86,7 +85,6 @@ def fit(
         make: Makes the batch of a step.
         loss: Computes the loss of a batch.
         every: Steps between checkpoints.
-        max_grad_norm: Norm to which gradients are clipped.
 
     Yields:
         Step, mean loss since the last checkpoint and elapsed seconds, at each checkpoint.
@@ -104,8 +102,6 @@ def fit(
         network.train()  # the caller may have changed the mode between steps
         value = loss(batch)
         value.backward()
-        if max_grad_norm < math.inf:
-            nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
         optimiser.step()
         optimiser.zero_grad()
         step += 1

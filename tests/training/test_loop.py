@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,30 +39,6 @@ def test_rate_rises_and_falls_to_nothing() -> None:
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[-1] == pytest.approx(0)
     assert replace(SCHEDULE, warmup=0).learning_rate(0) == 0.1
-
-
-@pytest.mark.parametrize(("max_grad_norm", "longest"), [(math.inf, 1000.0), (0.5, 0.5)])
-def test_gradients_are_clipped(
-    max_grad_norm: float, longest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network, lengths = nn.Linear(1, 1, bias=False), []
-
-    def missed(batch: float) -> Tensor:
-        return batch * network.weight.sum()
-
-    step = torch.optim.AdamW.step
-
-    def watched(optimiser: torch.optim.AdamW) -> None:
-        lengths.append(float(network.weight.grad.norm()))  # type: ignore[union-attr]
-        step(optimiser)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    list(
-        loop.fit(
-            network, tmp_path / "run", {}, SCHEDULE, lambda step: 1000.0, missed, every=8, max_grad_norm=max_grad_norm
-        )
-    )
-    assert lengths == pytest.approx([longest] * 8)
 
 
 def test_evaluation_between_steps_keeps_training_mode(tmp_path: Path) -> None:
