@@ -68,7 +68,7 @@ class WorkerDied(Exception):
         """
         if self._kind is TimedOut:
             return TimedOut(
-                f"{name} was not analysed within {self}; raise --timeout, or analyse a part of it with --start and --end"
+                f"{name} was not analysed within {self}; raise --timeout, or analyse a part with --start and --end"
             )
         if self._kind is OutOfMemory:
             return OutOfMemory(

@@ -92,7 +92,7 @@ def evaluate_model(
 
     Returns:
         The report of `metrics.evaluate` or `metrics.evaluate_regression`, with `comparison` and `early_exit` if
-        requested, and `training_clips`, the number of clips with a face that the model was trained on, if that is known.
+        requested, and `training_clips`, the number of clips with a face that the model was trained on, if known.
 
     Raises:
         DatasetError: No clip is in that split.
