@@ -53,7 +53,7 @@ def classify_relative(
         UsageError: The classifier does not support the baseline, the face model does not identify people, or a clip of
             the baseline shows no face, or the list of people names none of the clips.
     """
-    for (result,) in _classify(classifier, _observe, paths, config, spec, progress, observations):
+    for (result,) in _classify(classifier, classifier.observe_clip, paths, config, spec, progress, observations):
         yield result
 
 
@@ -66,7 +66,7 @@ def classify_windows_relative(
     progress: ShowProgress = iter,
 ) -> Generator[Sequence[WindowResult]]:
     """Yield the windows of each clip, otherwise as `classify_relative`."""
-    observe = partial(_observe_windows, windows)
+    observe = partial(classifier.observe_windows, spec=windows)
     for results in _classify(classifier, observe, paths, config, spec, progress):
         yield [
             result if isinstance(result, WindowResult) else WindowResult.from_clip_result(result) for result in results
@@ -75,7 +75,7 @@ def classify_windows_relative(
 
 def _classify(
     classifier: Classifier,
-    observe: Callable[[Classifier, str], list[ObservedRecord]],
+    observe: Callable[[str], list[ObservedRecord]],
     paths: Iterable[str],
     config: RunConfig,
     spec: BaselineSpec,
@@ -96,7 +96,7 @@ def _classify(
 
 def _observe_all(
     classifier: Classifier,
-    observe: Callable[[Classifier, str], list[ObservedRecord]],
+    observe: Callable[[str], list[ObservedRecord]],
     paths: Sequence[str],
     config: RunConfig,
     observations: ObservationFile | None,
@@ -105,7 +105,7 @@ def _observe_all(
     records_of = {path: records for path in paths if observations and (records := observations.find(path)) is not None}
     stamps = {path: file_stamp(path) for path in paths if path not in records_of}
     on_death = partial(_crash_records, classifier)
-    new_records = map_ordered(partial(observe, classifier), stamps, config.jobs, on_death, config.limits)
+    new_records = map_ordered(observe, stamps, config.jobs, on_death, config.limits)
     for path in paths:
         if path not in records_of:
             records_of[path] = next(new_records)
@@ -254,14 +254,6 @@ def _references(
         int(number): make_reference("rest", statistics, at_rest & (numbers == number))
         for number in np.unique(numbers[at_rest])
     }
-
-
-def _observe(classifier: Classifier, path: str) -> list[ObservedRecord]:
-    return classifier.observe_clip(path)
-
-
-def _observe_windows(windows: WindowSpec, classifier: Classifier, path: str) -> list[ObservedRecord]:
-    return classifier.observe_windows(path, windows)
 
 
 def _observe_at_rest(classifier: Classifier, clip: RestClip) -> list[ObservedRecord]:

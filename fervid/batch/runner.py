@@ -112,12 +112,9 @@ def build_timeline(classifier: Classifier, path: str, spec: WindowSpec, config: 
     def on_death(path: str, death: WorkerDied) -> ClipTimeline:
         raise death.to_input_error(path)
 
-    (timeline,) = map_ordered(partial(_build_in_worker, classifier, spec), [path], config.jobs, on_death, config.limits)
+    build = partial(classifier.build_timeline, spec=spec)
+    (timeline,) = map_ordered(build, [path], config.jobs, on_death, config.limits)
     return timeline
-
-
-def _build_in_worker(classifier: Classifier, spec: WindowSpec, path: str) -> ClipTimeline:
-    return classifier.build_timeline(path, spec)
 
 
 def _windows(classifier: Classifier, spec: WindowSpec, path: str) -> list[WindowResult]:

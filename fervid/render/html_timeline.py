@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 from fervid.core.text import escape_control_chars
@@ -193,9 +194,9 @@ def _person(number: int, windows: Sequence[Record], spans: Sequence[Span], label
 
 
 def _attributes(windows: Sequence[Record]) -> list[str]:
-    """Return the mean age and the most common gender and ethnicity, where they were estimated."""
+    """Return the median age and the most common gender and ethnicity, where they were estimated."""
     ages = [window["age"] for window in windows if window["age"] is not None]
-    attributes = [f"{sum(ages) / len(ages):.0f} years"] if ages else []
+    attributes = [f"{median(ages):.0f} years"] if ages else []
     for name in ("gender", "ethnicity"):
         values = [window[name] for window in windows if window[name] is not None]
         if values:
