@@ -19,13 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from fervid.analysis.baseline import identify_people
+from fervid.analysis.baseline import IDENTITY, identify_people
 from fervid.analysis.extractor import load_extractor
 from fervid.analysis.face_model import FaceModel
 from fervid.core.records import FloatArray
 from fervid.learn.candidate_choice import make_default_candidates
 from fervid.learn.dataset import Dataset
-from fervid.learn.feature_extraction import IDENTITY
 from fervid.learn.labeled_features import label_features
 from fervid.learn.training import train_classifier
 from fervid.models import registry

@@ -23,7 +23,7 @@ from feature_fixtures import CYAN, MAGENTA, YELLOW
 from fervid.cli import app
 from fervid.core.errors import UsageError
 from fervid.learn import metrics, model_selection
-from fervid.learn.feature_extraction import IDENTITY
+from fervid.analysis.baseline import IDENTITY
 from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fervid.analysis.align import roll_angle
 from fervid.core.images import downscale_by_halves
 from fervid.core.records import Face, FloatArray, Image
 
@@ -119,8 +120,7 @@ def extract_template(gray: GrayRoi, face: Face) -> FloatArray:
     """Return the face, upright and normalised to mean 0 and norm 1: (s, s)."""
     left, top, *_, level = gray.roi
     x1, y1, x2, y2 = (side * 0.5**level for side in face.box)
-    (right_x, right_y), (left_x, left_y) = face.landmarks[:2]
-    factor = np.exp(1j * np.arctan2(left_y - right_y, left_x - right_x)) * max(x2 - x1, y2 - y1) / _TEMPLATE_PX
+    factor = np.exp(1j * roll_angle(face)) * max(x2 - x1, y2 - y1) / _TEMPLATE_PX
     shift = (
         complex((x1 + x2 - 1) / 2 - left, (y1 + y2 - 1) / 2 - top)
         - factor * complex(_TEMPLATE_PX - 1, _TEMPLATE_PX - 1) / 2

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fervid.analysis.aggregate import aggregate_clip
+from fervid.analysis.baseline import IDENTITY
 from fervid.analysis.extractor import Extractor
 from fervid.analysis.pooling import STATISTICS
 from fervid.core.array_cache import NPZ_READ_ERRORS, save
@@ -27,7 +28,6 @@ from fervid.learn.clip_files import frame_files
 from fervid.learn.dataset_layouts import Sample
 from fervid.media.video import read_image_sequence
 
-IDENTITY = "identity.mean"
 CLASSIFIER_INPUTS = ("embedding", "expression", "logit")
 """The pooled outputs that a classifier may be fitted on."""
 FEATURE_VERSION = 1

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from fervid.analysis.baseline import IDENTITY
 from fervid.core.array_cache import NPZ_READ_ERRORS
 from fervid.core.atomic_io import atomic_write
 from fervid.core.errors import DatasetError, NoFaceError, UsageError
@@ -20,7 +21,7 @@ from fervid.core.packages import missing_extra
 from fervid.core.records import ClipFeatures, FloatArray
 from fervid.core.text import to_valid_utf8
 from fervid.learn.dataset_layouts import Sample
-from fervid.learn.feature_extraction import IDENTITY, ClipFeaturesRow
+from fervid.learn.feature_extraction import ClipFeaturesRow
 
 PROVENANCE_KEYS = frozenset({"face", "face_model", "face_model_sha256", "detector"})
 

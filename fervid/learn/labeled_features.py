@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fervid.analysis.baseline import MIN_CLIPS, SHIFTED_STATISTICS, identify_people
+from fervid.analysis.baseline import IDENTITY, MIN_CLIPS, SHIFTED_STATISTICS, identify_people
 from fervid.analysis.clip_classifier import is_centered
 from fervid.analysis.extractor import Extractor
 from fervid.core.errors import DatasetError, NoFaceError, UsageError
@@ -18,7 +18,7 @@ from fervid.learn.centering import average_by_group, center_by_group
 from fervid.learn.dataset import Dataset
 from fervid.learn.dataset_layouts import Sample
 from fervid.learn.estimators import Truth
-from fervid.learn.feature_extraction import IDENTITY, ClipFeaturesRow
+from fervid.learn.feature_extraction import ClipFeaturesRow
 from fervid.learn.feature_table import FeatureTable
 from fervid.learn.metrics import Predictions, evaluate, evaluate_regression
 from fervid.learn.model_selection import SEED, Groups, TrainingData, parse_statistics
