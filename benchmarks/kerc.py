@@ -23,7 +23,7 @@ import torch
 from network import show
 
 from fervid.core.records import FloatArray
-from fervid.learn.estimators import Kind
+from fervid.learn.estimators import ClassifierKind
 from fervid.learn.labeled_features import LabeledFeatures
 from fervid.learn.model_evaluation import compare_configurations, predict_with_model
 from fervid.learn.model_selection import Scaling
@@ -31,7 +31,7 @@ from fervid.models import registry
 from fervid.training import export, kerc, mobilenet
 from fervid.training.network import build
 
-Way = tuple[str, Kind, Scaling]
+Way = tuple[str, ClassifierKind, Scaling]
 WAYS: Sequence[Way] = (
     ("expression", "linear", "l2"),
     ("expression", "rbf", "l2"),

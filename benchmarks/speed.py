@@ -31,7 +31,7 @@ def measure(path: Path, ways: Mapping[str, Callable[[Path], Any]], repeat: int) 
     work = {name: partial(way, path) for name, way in ways.items()}
     result = work["default"]()
     if not (seconds := result.duration_s):
-        raise SystemExit(result.problem.message if result.problem else f"{path} is an image and has no duration")
+        raise SystemExit(result.error.message if result.error else f"{path} is an image and has no duration")
     time_in_turn(work, 1)  # warm-up
     rows = time_in_turn(work, repeat)
     frames, spent = decode(path), medians(rows)

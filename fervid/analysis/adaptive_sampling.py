@@ -39,5 +39,5 @@ def observe_with_early_exit(
     if clip.people or not clip.frames:
         return clip
     stretched = aggregate_clip(extractor.observe_stretched(path), config)
-    stretched.problem = clip.problem
+    stretched.error = clip.error
     return stretched if stretched.people else clip

@@ -60,7 +60,7 @@ class ClipObservations:
         pending: Frames that show other tracks, as track ids and outputs of their faces. They enter `group` when their
             tracks become reliable, or at the end.
         people: The reliable people, the main person first; set by `finalize_people`.
-        problem: Why reading the frames stopped early, if it did.
+        error: Why reading the frames stopped early, if it did.
     """
 
     frames: int = 0
@@ -71,21 +71,21 @@ class ClipObservations:
     reliable: set[int] = field(default_factory=set)
     pending: list[tuple[list[int], FaceOutputs]] = field(default_factory=list)
     people: list[TrackStats] = field(default_factory=list)
-    problem: InputError | None = None
+    error: InputError | None = None
 
     def add(self, observation: FrameObservation, track_ids: Sequence[int | None]) -> None:
         """Count a frame, and pool those of its faces that belong to a track."""
         tracked = {i: track_id for i, track_id in enumerate(track_ids) if track_id is not None}
         for i, track_id in tracked.items():
             track = self.tracks.setdefault(track_id, TrackStats(track_id))
-            track.pool.update_group(observation.scores[[i]])
+            track.pool.update_group(observation.outputs[[i]])
             track.seconds += observation.duration
             track.area += observation.area_fractions[i]
             track.weight += observation.area_fractions[i] * observation.duration
         self.frames += 1
         self.frames_with_face += bool(tracked)
         self.seconds += observation.duration
-        self.pending.append((list(tracked.values()), observation.scores[list(tracked)]))
+        self.pending.append((list(tracked.values()), observation.outputs[list(tracked)]))
         self._pool_reliable(tracked.values(), 1)
 
     def merge_tracks(self, groups: Iterable[Sequence[int]]) -> None:
@@ -95,8 +95,8 @@ class ClipObservations:
             self.tracks[first] = TrackStats.combine(first, (self.tracks[first], *map(self.tracks.pop, others)))
             merged_into |= dict.fromkeys(others, first)
         self.pending = [
-            ([merged_into.get(track_id, track_id) for track_id in track_ids], scores)
-            for track_ids, scores in self.pending
+            ([merged_into.get(track_id, track_id) for track_id in track_ids], outputs)
+            for track_ids, outputs in self.pending
         ]
         self._pool_reliable(list(self.tracks), len(self.pending))
 
@@ -115,11 +115,11 @@ class ClipObservations:
                 self.reliable.add(track_id)
                 newest = len(self.pending)
         to_check, self.pending = self.pending[-newest:], self.pending[:-newest]
-        for frame_tracks, scores in to_check:
+        for frame_tracks, outputs in to_check:
             if self.reliable.issuperset(frame_tracks):
-                self.group.update_group(scores)
+                self.group.update_group(outputs)
             else:
-                self.pending.append((frame_tracks, scores))
+                self.pending.append((frame_tracks, outputs))
 
     def finalize_people(self, groups: Iterable[Sequence[int]]) -> None:
         """Set `people` and complete `group`.
@@ -129,8 +129,8 @@ class ClipObservations:
         """
         groups = list(groups)
         reliable = {track_id for group in groups for track_id in group}
-        for track_ids, scores in self.pending:
-            self.group.update_group(scores[[i for i, track_id in enumerate(track_ids) if track_id in reliable]])
+        for track_ids, outputs in self.pending:
+            self.group.update_group(outputs[[i for i, track_id in enumerate(track_ids) if track_id in reliable]])
         self.pending.clear()
         present = ((min(group), [self.tracks[track] for track in group if track in self.tracks]) for group in groups)
         people = (TrackStats.combine(number, tracks) for number, tracks in present if tracks)
@@ -150,7 +150,7 @@ class ClipObservations:
         Args:
             path: The clip, to be named in the messages.
         """
-        problem = self.problem
+        problem = self.error
         if not self.frames:
             problem = problem or no_frames_error(path)
         if self.people or not self.frames:
@@ -193,7 +193,7 @@ def aggregate_clip(
     try:
         for observation in observations:
             track_ids = tracker.update(
-                observation.time, observation.faces, observation.scores.identity, observation.duration
+                observation.time, observation.faces, observation.outputs.identity, observation.duration
             )
             clip.add(observation, track_ids)
             if on_frame:
@@ -201,6 +201,6 @@ def aggregate_clip(
             if groups := tracker.compact_if_due():
                 clip.merge_tracks(groups)
     except InputError as error:
-        clip.problem = error
+        clip.error = error
     clip.finalize_people(tracker.reliable_identities(stride))
     return clip

@@ -18,7 +18,7 @@ from fervid.analysis.clip_classifier import is_centered
 from fervid.core.errors import UsageError
 from fervid.core.records import ClipFeatures, FloatArray
 
-Kind = Literal["person", "rest"]
+BaselineKind = Literal["person", "rest"]
 
 IDENTITY = "identity.mean"
 """The statistic that recognises a person across clips."""
@@ -47,7 +47,7 @@ class BaselineReference:
         statistics: Average of each statistic, by name.
     """
 
-    kind: Kind
+    kind: BaselineKind
     clips: int
     statistics: Mapping[str, FloatArray]
 
@@ -162,18 +162,20 @@ def average_people(statistics: Mapping[str, FloatArray], people: NDArray[np.int6
     return references
 
 
-def make_reference(kind: Kind, statistics: Mapping[str, FloatArray], mask: NDArray[np.bool_]) -> BaselineReference:
+def make_reference(
+    kind: BaselineKind, statistics: Mapping[str, FloatArray], mask: NDArray[np.bool_]
+) -> BaselineReference:
     """Average the rows of statistics (n, d) where the mask (n,) is true."""
     means = {name: rows[mask].mean(axis=0).astype(np.float32) for name, rows in statistics.items()}
     return BaselineReference(kind, int(mask.sum()), means)
 
 
-def check_card(card: Mapping[str, Any], kind: Kind | None) -> None:
+def check_card(card: Mapping[str, Any], kind: BaselineKind | None) -> None:
     """Check that a clip classifier supports a baseline of that kind, or predictions without one.
 
     Args:
         card: The classifier's card.
-        kind: Kind of baseline; None for none.
+        kind: BaselineKind of baseline; None for none.
 
     Raises:
         UsageError: It does not.
@@ -198,7 +200,7 @@ def check_card(card: Mapping[str, Any], kind: Kind | None) -> None:
 
 
 def shift_features(
-    features: ClipFeatures, reference: BaselineReference | None, card: Mapping[str, Any], kind: Kind
+    features: ClipFeatures, reference: BaselineReference | None, card: Mapping[str, Any], kind: BaselineKind
 ) -> ClipFeatures:
     """Shift the features of a clip by a person's baseline, as a clip classifier expects them.
 
@@ -210,7 +212,7 @@ def shift_features(
         features: Features of a clip.
         reference: The person's baseline; None leaves features of other classifiers unchanged.
         card: Card of a classifier that passes `check_card`.
-        kind: Kind of the baseline.
+        kind: BaselineKind of the baseline.
     """
     if card.get("center") == "person":
         means = reference.statistics if reference else card["average_statistics"]

@@ -105,14 +105,14 @@ class ClipTimeline:
         start: Start of the analysed time, in seconds of presentation time.
         end: End of the analysed time.
         people: The main person first.
-        problem: What is wrong with the clip, for example that it is truncated.
+        error: What is wrong with the clip, for example that it is truncated.
     """
 
     labels: tuple[str, ...]
     start: float
     end: float
     people: tuple[PersonTrack, ...]
-    problem: ErrorInfo | None = None
+    error: ErrorInfo | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,7 +153,7 @@ def build_clip_timeline(
         for person in people:
             probabilities = np.array([person.prediction.probabilities[label] for label in labels])
             predictions.append(_WindowPrediction(center, person, probabilities))
-        groups, error = window.people, window.clip.problem
+        groups, error = window.people, window.clip.error
         problem = ErrorInfo(error.code, error.message) if error else None
     start = start or 0.0
     person_of_track = {track: min(group) for group in groups for track in group}

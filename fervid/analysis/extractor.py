@@ -96,7 +96,7 @@ class Extractor:
         return _unpickle_extractor, (self.detector, self.face_model, self.options, self._threads)
 
     def observe_clip(self, path: str | os.PathLike[str]) -> ClipObservations:
-        """Analyse a clip and pool the faces of each person; an input error is kept in the result's `problem`."""
+        """Analyse a clip and pool the faces of each person; an input error is kept in the result's `error`."""
         with closing(self.iter_observations(path)) as observations:
             return aggregate_clip(observations, self.tracker_config)
 

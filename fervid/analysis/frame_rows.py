@@ -82,8 +82,8 @@ class RecordedClip:
         while data := file.read(_ROWS_PER_READ * layout.itemsize):
             for row in np.frombuffer(data, layout):
                 yield self._make_row(row)
-        if self.result.problem:
-            yield FrameRow(self.result.path, error=self.result.problem)
+        if self.result.error:
+            yield FrameRow(self.result.path, error=self.result.error)
 
     def _make_row(self, row: Any) -> FrameRow:
         values: dict[str, Any] = {
@@ -171,7 +171,7 @@ def pool_rows(rows: Iterable[FrameRow | Mapping[str, Any]], results: ResultBuild
     clip.people = [people[id] for id in sorted(people)]
     with as_usage_error():
         result, _ = results.build(paths.pop(), clip, started)
-    return replace(result, problem=problem)
+    return replace(result, error=problem)
 
 
 def _add_frame(clip: ClipObservations, people: dict[int, TrackStats], faces: Sequence[FrameRow]) -> None:
@@ -229,10 +229,10 @@ def _pack(observation: FrameObservation, track_ids: Sequence[int | None], layout
     rows["frame"], rows["time"], rows["duration"] = observation.index, observation.time, observation.duration
     rows["track"] = list(tracks.values()) or _NO_TRACK
     if tracks:
-        faces, scores = [observation.faces[i] for i in tracks], observation.scores[list(tracks)]
+        faces, outputs = [observation.faces[i] for i in tracks], observation.outputs[list(tracks)]
         rows["score"], rows["detected"] = [face.score for face in faces], [face.detected for face in faces]
         rows["box"] = [face.box for face in faces]
         rows["landmarks"] = [face.landmarks[: rows["landmarks"].shape[1]] for face in faces]
         for name in {"expression", "age", "gender", "ethnicity", "embedding"} & set(layout.names or ()):
-            rows[name] = getattr(scores, name)
+            rows[name] = getattr(outputs, name)
     return rows

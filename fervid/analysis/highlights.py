@@ -27,7 +27,7 @@ from fervid.core.worker_pool import map_ordered
 from fervid.core.worker_process import Limits, WorkerDied
 from fervid.media.sampling import Sampling
 from fervid.models import registry
-from fervid.models.card import Kind
+from fervid.models.card import ModelKind
 from fervid.models.registry import Model
 
 Record = Mapping[str, Any]
@@ -259,7 +259,7 @@ def load_recorded_models(
     return HighlightExtractor(detector, face_model, classifier, options, thumbnails, threads)
 
 
-def _load_recorded_model(role: Kind, models: Mapping[str, Mapping[str, str]], files: Mapping[str, str]) -> Model:
+def _load_recorded_model(role: ModelKind, models: Mapping[str, Mapping[str, str]], files: Mapping[str, str]) -> Model:
     role_name, flag = role.replace("_", " "), f"--{role.replace('_', '-')}"
     if role not in models:
         raise ModelNotFound(f"the record names no {role_name}, so its predictions cannot be explained")

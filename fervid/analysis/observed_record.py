@@ -72,7 +72,7 @@ def observe_windows(
                 for result, window in results.build_windows(path, observations, spec, extractor.options.sampling.start)
             ]
     except InputError as error:
-        clip = ClipObservations(problem=error)
+        clip = ClipObservations(error=error)
         result, _ = results.build(path, clip, started)
         return [make_observed_record(WindowResult.from_clip_result(result), clip, statistics)]
 

@@ -191,7 +191,7 @@ class Classifier:
     def build_timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> ClipTimeline:
         """Track the people of a clip and their predictions over time, as `fervid annotate` draws them.
 
-        The timeline of a truncated clip ends with the clip and has its `problem` set. Takes what `timeline` takes.
+        The timeline of a truncated clip ends with the clip and has its `error` set. Takes what `timeline` takes.
 
         Raises:
             InputError: The file could not be read, or has no frame in the requested time range.

@@ -108,13 +108,13 @@ class FeaturePooler:
         """Number of faces of a person, or of frames of a group."""
         return self._means.count
 
-    def update(self, scores: FaceOutputs) -> None:
+    def update(self, outputs: FaceOutputs) -> None:
         """Add faces of one person, one per row."""
-        self._means.update(self._concat_outputs(scores))
+        self._means.update(self._concat_outputs(outputs))
 
-    def update_group(self, scores: FaceOutputs) -> None:
+    def update_group(self, outputs: FaceOutputs) -> None:
         """Add all faces of one frame; a frame without faces changes nothing."""
-        rows = self._concat_outputs(scores)
+        rows = self._concat_outputs(outputs)
         if len(rows) > 1:
             self._means.update(rows.mean(axis=0, keepdims=True))
             self._spreads.update(rows.std(axis=0, keepdims=True))
@@ -153,9 +153,9 @@ class FeaturePooler:
             combined._single_face_frames += part._single_face_frames
         return combined
 
-    def _concat_outputs(self, scores: FaceOutputs) -> FloatArray:
+    def _concat_outputs(self, outputs: FaceOutputs) -> FloatArray:
         columns = [
-            (name, to_logits(scores.expression) if name == "logit" else getattr(scores, name))
+            (name, to_logits(outputs.expression) if name == "logit" else getattr(outputs, name))
             for name in POOLED_OUTPUTS
         ]
         self._widths = self._widths or {name: column[0].size for name, column in columns if len(column)}

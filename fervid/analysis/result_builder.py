@@ -87,7 +87,7 @@ class ResultBuilder:
             frames_sampled=clip.frames,
             frames_with_face=clip.frames_with_face,
             models=self.models,
-            problem=ErrorInfo(problem.code, problem.message) if problem else None,
+            error=ErrorInfo(problem.code, problem.message) if problem else None,
             elapsed_s=time.perf_counter() - started,
         )
         return result, error
@@ -141,7 +141,7 @@ class ResultBuilder:
                 yield WindowResult.from_clip_result(result, window.start, window.end)
                 started = time.perf_counter()
         except InputError as error:
-            yield WindowResult.from_clip_result(self.build(path, ClipObservations(problem=error), started)[0])
+            yield WindowResult.from_clip_result(self.build(path, ClipObservations(error=error), started)[0])
 
     def build_stream_results(
         self, source: LatestFrameSource, observations: Iterable[FrameObservation], spec: WindowSpec
@@ -155,8 +155,8 @@ class ResultBuilder:
         """
         for result in self.build_window_results(source.name, observations, spec, 0.0, FORGET_PERSON_AFTER_S):
             dropped = source.dropped_between(result.start_s or 0.0, result.end_s or 0.0)
-            problem = _report_dropped_frames(dropped, result.frames_sampled, result.problem)
-            yield replace(result, problem=problem, elapsed_s=source.latency())
+            problem = _report_dropped_frames(dropped, result.frames_sampled, result.error)
+            yield replace(result, error=problem, elapsed_s=source.latency())
 
 
 def _report_dropped_frames(dropped: int, sampled: int, problem: ErrorInfo | None) -> ErrorInfo | None:

@@ -119,7 +119,7 @@ class WindowAggregator:
         """Add the next frame, and return the windows that end before it."""
         windows = self._close_until(observation.time)
         track_ids = self._tracker.update(
-            observation.time, observation.faces, observation.scores.identity, observation.duration
+            observation.time, observation.faces, observation.outputs.identity, observation.duration
         )
         self._merged_tracks.add(self._tracker.compact_if_due())
         self._frames.append((observation, track_ids))
@@ -159,7 +159,7 @@ class WindowAggregator:
 
     def _close(self, end: float, problem: InputError | None = None) -> WindowObservations:
         """Aggregate the frames of the current window."""
-        clip = ClipObservations(problem=problem)
+        clip = ClipObservations(error=problem)
         for observation, track_ids in self._frames:
             clip.add(observation, track_ids)
         self._tracker.prune(self._start - self._forget_after)

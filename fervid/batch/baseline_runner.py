@@ -126,7 +126,7 @@ def _observe_baseline(
     observed = list(map_ordered(partial(_observe_at_rest, classifier), clips, config.jobs, on_death, config.limits))
     if without_face := [record.result for (record,) in observed if not record.people]:
         first = without_face[0]
-        reason = first.problem.message if first.problem else f"{first.path} shows no face"
+        reason = first.error.message if first.error else f"{first.path} shows no face"
         raise UsageError(
             f"{len(without_face)} clip(s) of the baseline have no face, the first: {reason}; remove them from the list"
         )

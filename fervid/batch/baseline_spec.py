@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fervid.analysis.baseline import Kind
+from fervid.analysis.baseline import BaselineKind
 from fervid.core.errors import UsageError
 from fervid.media.remote_files import is_url
 
@@ -31,12 +31,12 @@ class BaselineSpec:
     """The baseline that predictions are relative to.
 
     Attributes:
-        kind: Kind of the baseline; None to identify people only.
+        kind: BaselineKind of the baseline; None to identify people only.
         rest: Clips in which a person is at rest, for the kind `rest`.
         people: Name of the main person of each clip, by `clip_key`; None to identify people by their faces.
     """
 
-    kind: Kind | None = None
+    kind: BaselineKind | None = None
     rest: tuple[RestClip, ...] = ()
     people: Mapping[str, str] | None = None
 

@@ -62,15 +62,15 @@ class FolderWatcher:
                 f"the folder {self._path} cannot be read ({error.strerror}); create it, or check its permissions"
             ) from error
 
-    def iter_stable_files(self, answered: Iterable[str] = ()) -> Iterator[str | None]:
+    def iter_stable_files(self, finished: Iterable[str] = ()) -> Iterator[str | None]:
         """Yield the complete clips, those that exist already first; without end.
 
         A clip is not yielded again before `mark_done` was called for it. None is yielded while there is nothing to do.
 
         Args:
-            answered: Clips in `fingerprints` that need not be yielded.
+            finished: Clips in `fingerprints` that need not be yielded.
         """
-        self._done |= self.fingerprints.keys() & set(answered)
+        self._done |= self.fingerprints.keys() & set(finished)
         pause = min(1.0, self._settle_s / 2)
         while True:
             yield from self._stable_files()

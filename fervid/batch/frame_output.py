@@ -35,7 +35,7 @@ class FrameWriter(Protocol):
     """A sink for the rows of clips."""
 
     @property
-    def answered(self) -> Mapping[str, Status]:
+    def finished(self) -> Mapping[str, Status]:
         """Status of each input that has its rows already."""
 
     @property
@@ -54,7 +54,7 @@ class _StdoutWriter:
 
     def __init__(self, header: bytes, encode: Encoder) -> None:
         self._encode = encode
-        self.answered: Mapping[str, Status] = {}
+        self.finished: Mapping[str, Status] = {}
         self.people: Mapping[str, Sequence[ClipFeatures]] = {}
         sys.stdout.buffer.write(header)
 

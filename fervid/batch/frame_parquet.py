@@ -59,7 +59,7 @@ class FrameParquetWriter:
         self._next_part = 0
         self._parts: dict[str, Path] = {}
         self.people: dict[str, Sequence[ClipFeatures]] = {}
-        self.answered: dict[str, Status] = {}
+        self.finished: dict[str, Status] = {}
         with as_output_error(folder), ExitStack() as resources:
             folder.mkdir(parents=True, exist_ok=True)
             resources.enter_context(hold_lock(folder / ".lock", folder))
@@ -144,7 +144,7 @@ class FrameParquetWriter:
         clip = entry.resume.path
         if resume and entry.resume.is_current(self._run, self._stamps.get(clip)):
             check_same_run([entry], self._run, self._folder)
-            self.answered[clip] = entry.resume.status
+            self.finished[clip] = entry.resume.status
             self._parts[clip], self.people[clip] = path, entry.people
             self._next_part = number + 1
         else:

@@ -112,14 +112,14 @@ def _from_json(path: str, plain: Mapping[str, Any], classifier: Classifier) -> O
     people = tuple(
         Person(**{**person, "prediction": Prediction(**person["prediction"])}) for person in result.pop("people")
     )
-    prediction, problem = result.pop("prediction"), result.pop("problem")
+    prediction, error = result.pop("prediction"), result.pop("error")
     return ObservedRecord(
         ClipResult(
             path,
             **result,
             people=people,
             prediction=Prediction(**prediction) if prediction else None,
-            problem=ErrorInfo(**problem) if problem else None,
+            error=ErrorInfo(**error) if error else None,
             models=classifier.models,
         ),
         tuple(map(ClipFeatures.from_dict, plain["people"])),

@@ -118,7 +118,7 @@ def _open_resumable(
     open_output: Callable[[], ResumableJsonlWriter | ParquetDatasetWriter],
 ) -> Iterator[tuple[Writer, Mapping[str, Status]]]:
     with open_output() as writer:
-        yield writer, writer.answered
+        yield writer, writer.finished
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class ParquetDatasetWriter:
         self._stamps = {to_valid_utf8(clip): (clip, file_stamp(clip)) for clip in clips}
         self._rows: list[dict[str, Any]] = []
         self._buffered_since = 0.0
-        self.answered: dict[str, Status] = {}
+        self.finished: dict[str, Status] = {}
         with wrap_fs_errors(output, OutputError), ExitStack() as resources:
             self._files.makedirs(self._folder, exist_ok=True)
             if self._local:
@@ -133,7 +133,7 @@ class ParquetDatasetWriter:
             clip, stamp = self._stamps.get(row["path"], (row["path"], None))
             current.append(ResumeEntry(**row).is_current(self._run, stamp))
             if current[-1]:
-                self.answered[clip] = row["status"]
+                self.finished[clip] = row["status"]
         if any(current) and not same_labels:
             raise OutputError(
                 f"{self._output} has records with other labels ({name}), which cannot be mixed in one table;"

@@ -281,13 +281,13 @@ class RayWorker:
             return self._error_result(str(path), death.to_input_error(path))
 
     def _error_result(self, clip: str, error: InputError) -> ClipResult:
-        return ClipResult(clip, "error", models=self._spec.models, problem=ErrorInfo(error.code, error.message))
+        return ClipResult(clip, "error", models=self._spec.models, error=ErrorInfo(error.code, error.message))
 
 
 def _restore_path(result: ClipResult, path: Path, clip: str) -> ClipResult:
     """Replace the path of a local file by the path or URL that the user gave, also in the error message."""
-    problem = result.problem and replace(result.problem, message=result.problem.message.replace(str(path), clip))
-    return replace(result, path=clip, problem=problem)
+    problem = result.error and replace(result.error, message=result.error.message.replace(str(path), clip))
+    return replace(result, path=clip, error=problem)
 
 
 def _too_many_crashes(clip: str) -> WorkerCrashed:

@@ -86,7 +86,7 @@ class ResumableJsonlWriter:
             self._records = resources.enter_context(AtomicAppendFile(output, "ab"))
             self._ledger = resources.enter_context(AtomicAppendFile(self._ledger_path, "ab"))
             self._resources = resources.pop_all()
-        self.answered: dict[str, Status] = {entry.path: entry.status for entry in current.values()}
+        self.finished: dict[str, Status] = {entry.path: entry.status for entry in current.values()}
 
     def __enter__(self) -> ResumableJsonlWriter:
         return self

@@ -90,7 +90,7 @@ class ResumableRowsWriter:
             self._rows = resources.enter_context(AtomicAppendFile(output, "ab"))
             self._ledger = resources.enter_context(AtomicAppendFile(self._ledger_path, "ab"))
             self._resources = resources.pop_all()
-        self.answered: Mapping[str, Status] = {block.path: block.entry.resume.status for block in self._blocks}
+        self.finished: Mapping[str, Status] = {block.path: block.entry.resume.status for block in self._blocks}
 
     def __enter__(self) -> ResumableRowsWriter:
         return self

@@ -66,21 +66,21 @@ def stop_at_failure(
                 break
     for path in remaining:
         reason = f"skipped because {failed} failed and --fail-fast was given"
-        yield ClipResult(path, "skipped", models=classifier.models, problem=ErrorInfo("skipped", reason))
+        yield ClipResult(path, "skipped", models=classifier.models, error=ErrorInfo("skipped", reason))
 
 
 def classify_folder(
-    classifier: Classifier, folder: FolderWatcher, answered: Iterable[str], config: RunConfig
+    classifier: Classifier, folder: FolderWatcher, finished: Iterable[str], config: RunConfig
 ) -> Generator[ClipResult]:
     """Yield one record for each clip in a folder, and for each that is added, as soon as it is ready; without end.
 
     Args:
         classifier: Classifies the clips.
         folder: The watched folder.
-        answered: Clips of the folder that have a record already.
+        finished: Clips of the folder that have a record already.
         config: Number of workers, and what each clip may cost.
     """
-    clips = folder.iter_stable_files(answered)
+    clips = folder.iter_stable_files(finished)
     with closing(
         map_unordered(
             classifier.classify_or_error, clips, config.jobs, partial(crash_result, classifier), config.limits
@@ -124,4 +124,4 @@ def _windows(classifier: Classifier, spec: WindowSpec, path: str) -> list[Window
 def crash_result(classifier: Classifier, path: str, death: WorkerDied) -> ClipResult:
     """Return the record of a clip whose worker died."""
     error = death.to_input_error(path)
-    return ClipResult(path, "error", models=classifier.models, problem=ErrorInfo(error.code, error.message))
+    return ClipResult(path, "error", models=classifier.models, error=ErrorInfo(error.code, error.message))

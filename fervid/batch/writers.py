@@ -193,15 +193,15 @@ class TableWriter:
         row = [
             escape_control_chars(result.path),
             *([_seconds(result.start_s)] if isinstance(result, WindowResult) else []),
-            f"{label} ({result.problem.code})" if result.problem and result.problem.code != label else label,
+            f"{label} ({result.error.code})" if result.error and result.error.code != label else label,
             "" if result.confidence is None else f"{result.confidence:.2f}",
             str(len(result.people) or ""),
             _seconds(result.duration_s),
         ]
         self._counts[result.status] += 1
         self._rows.append((row, _STYLES[result.status]))
-        if result.problem:
-            self._errors.append(escape_control_chars(result.problem.message))
+        if result.error:
+            self._errors.append(escape_control_chars(result.error.message))
         if self._streaming:
             self._draw([_UNMEASURED_NAME, *(max(len(title), 7) for title in self._titles[1:])])
 

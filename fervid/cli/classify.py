@@ -118,7 +118,7 @@ def classify(
     from fervid.batch.output import open_writer
     from fervid.batch.runner import RunConfig
     from fervid.core.progress import Summary, note
-    from fervid.media.inputs import PassedOver, resolve_inputs
+    from fervid.media.inputs import SkippedFiles, resolve_inputs
 
     options = sampling.options(
         attributes=attributes, labels=labels, adaptive=adaptive, baseline=spec.kind if spec else None
@@ -137,10 +137,10 @@ def classify(
             models=models,
         )
         raise typer.Exit(ExitCode.INPUT_FAILED if failed and not exit_zero else ExitCode.OK)
-    passed_over, summary = PassedOver(), Summary("clip")
+    skipped_files, summary = SkippedFiles(), Summary("clip")
     names = collect_inputs(inputs, from_file, nul)
-    clips = resolve_inputs(names, recursive=recursive, urls=on_cluster, passed_over=passed_over)
-    note(str(passed_over), progress)
+    clips = resolve_inputs(names, recursive=recursive, urls=on_cluster, skipped_files=skipped_files)
+    note(str(skipped_files), progress)
     if not on_cluster:
         jobs, threads = plan_workers(len(clips), jobs, threads)
     classifier = models.load(options, threads, device="cpu" if on_cluster else None)
@@ -158,10 +158,10 @@ def classify(
         opened as classify_clips,
         open_writer(output, format, classifier, clips, resume=resume, force=force, on_message=log) as (
             writer,
-            answered,
+            finished,
         ),
     ):
-        _write_results(classify_clips, clips, config, writer, answered, result_progress, summary)
+        _write_results(classify_clips, clips, config, writer, finished, result_progress, summary)
     if output:
         summary.log(output, progress)
     raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures and not exit_zero else ExitCode.OK)
@@ -185,7 +185,7 @@ def _write_results(
     clips: list[str],
     config: RunConfig,
     writer: Writer,
-    answered: Mapping[str, Status],
+    finished: Mapping[str, Status],
     progress: Progress,
     summary: Summary,
 ) -> None:
@@ -193,10 +193,10 @@ def _write_results(
     from fervid.core.progress import track_clips
 
     for clip in clips:
-        if clip in answered:
-            status = answered[clip]
+        if clip in finished:
+            status = finished[clip]
             summary.add(clip, status, failed=config.is_failure(status), earlier=True)
-    remaining = [clip for clip in clips if clip not in answered]
+    remaining = [clip for clip in clips if clip not in finished]
     results = track_clips(
         classify_clips(remaining), len(remaining), progress, lambda result: config.is_failure(result.status)
     )

@@ -113,18 +113,18 @@ def load_labeled_features(
     from fervid.learn.dataset import Dataset, filter_labels, load_dataset, validate_dataset
     from fervid.learn.feature_table import FeatureTable
     from fervid.learn.labeled_features import build_feature_table, feature_provenance, label_features
-    from fervid.media.inputs import PassedOver
+    from fervid.media.inputs import SkippedFiles
 
     is_table = source.lower().endswith(".npz")
     if is_table and strides:
         raise UsageError(f"early exits need features at other frame rates; pass the data set instead of {source}")
     table = FeatureTable.load(Path(source)) if is_table else None
-    passed_over = PassedOver(advice="")
+    skipped_files = SkippedFiles(advice="")
     if table:
         dataset = Dataset(Path(source).stem, (*table.samples, *table.no_face_samples))
     else:
-        dataset = load_dataset(source, passed_over=passed_over)
-    note(str(passed_over), extraction.progress)
+        dataset = load_dataset(source, skipped_files=skipped_files)
+    note(str(skipped_files), extraction.progress)
     if labels:
         dataset = filter_labels(dataset, labels)
     model_labels = models[0].card.get("labels") if models else None

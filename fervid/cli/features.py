@@ -17,7 +17,7 @@ from fervid.core.text import escape_control_chars
 
 if TYPE_CHECKING:
     from fervid.learn.dataset import Dataset
-    from fervid.media.inputs import PassedOver
+    from fervid.media.inputs import SkippedFiles
 
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
@@ -53,13 +53,13 @@ def features(
     from fervid.core.progress import Summary, note
     from fervid.learn.feature_table import FeatureTable, make_feature_writer
     from fervid.learn.labeled_features import feature_provenance, relative_to_people
-    from fervid.media.inputs import PassedOver
+    from fervid.media.inputs import SkippedFiles
 
     check_overwrite(output, force=force)
     make_feature_writer(output)
-    passed_over, summary = PassedOver(), Summary("clip")
-    dataset = _resolve_sources(sources, recursive=recursive, passed_over=passed_over)
-    note(str(passed_over), extraction.progress)
+    skipped_files, summary = SkippedFiles(), Summary("clip")
+    dataset = _resolve_sources(sources, recursive=recursive, skipped_files=skipped_files)
+    note(str(skipped_files), extraction.progress)
     extractor, rows = extract_rows(dataset, extraction)
     for row in rows:
         status = "ok" if row.error is None else "no_face" if row.error.code == "no_face" else "error"
@@ -72,7 +72,7 @@ def features(
     raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures else ExitCode.OK)
 
 
-def _resolve_sources(sources: Sequence[str], *, recursive: bool, passed_over: PassedOver) -> Dataset:
+def _resolve_sources(sources: Sequence[str], *, recursive: bool, skipped_files: SkippedFiles) -> Dataset:
     """Load the labelled data set that the only source names; else files, folders and globs without labels."""
     from fervid.learn.dataset import Dataset, Sample, load_dataset
     from fervid.learn.dataset_layouts import KNOWN_LAYOUTS
@@ -83,9 +83,9 @@ def _resolve_sources(sources: Sequence[str], *, recursive: bool, passed_over: Pa
     has_classes = not recursive and _has_class_folders(Path(first))
     is_layout = colon and name.lower() in KNOWN_LAYOUTS
     if not more and (is_layout or first.lower().endswith(LIST_SUFFIXES) or has_classes):
-        passed_over.advice = ""
-        return load_dataset(first, passed_over=passed_over)
-    paths = inputs.resolve_inputs(sources, recursive=recursive, passed_over=passed_over)
+        skipped_files.advice = ""
+        return load_dataset(first, skipped_files=skipped_files)
+    paths = inputs.resolve_inputs(sources, recursive=recursive, skipped_files=skipped_files)
     return Dataset("clips", tuple(Sample(Path(path), None) for path in paths))
 
 

@@ -104,12 +104,12 @@ def frames(
     from fervid.batch.frame_runner import record_all
     from fervid.batch.runner import RunConfig
     from fervid.core.progress import Summary, note, track_clips
-    from fervid.media.inputs import PassedOver, resolve_inputs
+    from fervid.media.inputs import SkippedFiles, resolve_inputs
 
     options = sampling.build(
         attributes=attributes,
     )
-    format = resolve_frame_format(
+    row_format = resolve_frame_format(
         output,
         csv_for_excel(format, output, excel),
         resume=resume,
@@ -117,20 +117,20 @@ def frames(
         embedding=embedding,
         identify=identify,
     )
-    passed_over, summary = PassedOver(), Summary("clip")
-    clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
-    note(str(passed_over), progress)
+    skipped_files, summary = SkippedFiles(), Summary("clip")
+    clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, skipped_files=skipped_files)
+    note(str(skipped_files), progress)
     jobs, threads = plan_workers(len(clips), jobs, threads)
     classifier = ModelOptions(face_model=face_model, detector=detector, device=device).load(options, threads)
     if identify:
         check_identifies_people(classifier)
     columns = frame_columns(classifier.extractor, identity=identify, logits=logits, embedding=embedding)
     config = RunConfig(jobs, strict=strict, limits=limits.limits)
-    with open_frame_writer(output, format, classifier, columns, clips, resume=resume, force=force) as writer:
+    with open_frame_writer(output, row_format, classifier, columns, clips, resume=resume, force=force) as writer:
         for clip in clips:
-            if status := writer.answered.get(clip):
+            if status := writer.finished.get(clip):
                 summary.add(clip, status, failed=config.is_failure(status), earlier=True)
-        remaining = [clip for clip in clips if clip not in writer.answered]
+        remaining = [clip for clip in clips if clip not in writer.finished]
         with (
             closing(record_all(classifier, remaining, columns, config)) as recorded,
             closing(

@@ -116,7 +116,7 @@ def timeline(
     from fervid.analysis.windows import WindowSpec
     from fervid.batch.runner import RunConfig, classify_windows
     from fervid.core.progress import Summary, note, track_clips
-    from fervid.media.inputs import PassedOver, resolve_inputs
+    from fervid.media.inputs import SkippedFiles, resolve_inputs
 
     with as_usage_error():
         window_spec = WindowSpec(window, min(1.0, window) if step is None else step)
@@ -135,9 +135,9 @@ def timeline(
             models=models,
         )
         raise typer.Exit(ExitCode.INPUT_FAILED if failed and not exit_zero else ExitCode.OK)
-    passed_over, summary = PassedOver(), Summary("window")
-    clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, passed_over=passed_over)
-    note(str(passed_over), progress)
+    skipped_files, summary = SkippedFiles(), Summary("window")
+    clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, skipped_files=skipped_files)
+    note(str(skipped_files), progress)
     draw_plot = _plot_sink(plot, clips, output, force)
     jobs, threads = plan_workers(len(clips), jobs, threads)
     classifier = models.load(options, threads)

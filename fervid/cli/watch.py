@@ -88,9 +88,9 @@ def watch(
         output, format, classifier, inbox.fingerprints, resume=resume, force=force, streaming=True, on_message=log
     ) as (
         writer,
-        answered,
+        finished,
     ):
-        results = classify_folder(classifier, inbox, answered, config)
+        results = classify_folder(classifier, inbox, finished, config)
         with closing(track_clips(results, None, progress, lambda result: config.is_failure(result.status))) as results:
             for result in results:
                 writer.write(result)

@@ -118,13 +118,13 @@ class Summary:
         total, elapsed = self._statuses.total(), time.monotonic() - self._started
         if kind == "json":
             event = {"event": "summary", f"{self._unit}s": total, "statuses": self._statuses}
-            event |= {"answered_before": self._earlier, "failed": self.failures}
+            event |= {"finished_before": self._earlier, "failed": self.failures}
             event |= {"elapsed_s": round(elapsed, 3), "output": str(output)}
             print(json.dumps(event), file=sys.stderr, flush=True)
             return
         parts = [
             f"{plural(total, self._unit)} in {_format_duration(elapsed)}"
-            + (f" ({self._earlier} answered before)" if self._earlier else ""),
+            + (f" ({self._earlier} from an earlier run)" if self._earlier else ""),
             ", ".join(f"{count} {status}" for status, count in self._statuses.items()),
         ]
         message = ": ".join(filter(None, parts))

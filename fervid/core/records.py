@@ -139,7 +139,7 @@ class FrameObservation:
         duration: Seconds of the clip that the frame stands for.
         faces: The n faces.
         area_fractions: For each face, the area of its box as a fraction of the frame.
-        scores: Outputs of the face model, n rows.
+        outputs: Outputs of the face model, n rows.
         index: Position among all frames of the file, counted from 0.
     """
 
@@ -147,12 +147,12 @@ class FrameObservation:
     duration: float
     faces: Sequence[Face]
     area_fractions: Sequence[float]
-    scores: FaceOutputs
+    outputs: FaceOutputs
     index: int = 0
 
     def __post_init__(self) -> None:
-        counts = {len(self.faces), len(self.area_fractions), len(self.scores)}
-        check(len(counts) == 1, f"faces, area fractions and scores of unequal number: {sorted(counts)}")
+        counts = {len(self.faces), len(self.area_fractions), len(self.outputs)}
+        check(len(counts) == 1, f"faces, area fractions and outputs of unequal number: {sorted(counts)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

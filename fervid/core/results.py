@@ -118,7 +118,7 @@ class ClipResult:
         frames_sampled: Number of analysed frames.
         frames_with_face: Number of those with a tracked face.
         models: The models by role: detector, face_model and classifier.
-        problem: Set if the status is `error` or `skipped`, and with the other two if the file is damaged.
+        error: Set if the status is `error` or `skipped`, and with the other two if the file is damaged.
         elapsed_s: Wall-clock seconds spent on the clip.
         baseline: What the prediction is relative to; None unless a baseline was requested and enough clips give one.
     """
@@ -131,7 +131,7 @@ class ClipResult:
     frames_sampled: int = 0
     frames_with_face: int = 0
     models: Mapping[str, ModelRef] = field(default_factory=dict)
-    problem: ErrorInfo | None = None
+    error: ErrorInfo | None = None
     elapsed_s: float = 0.0
     baseline: Baseline | None = None
 
@@ -140,7 +140,7 @@ class ClipResult:
             (self.status == "ok") == (self.prediction is not None),
             "a result needs a prediction if and only if it is ok",
         )
-        check(self.status in ("ok", "no_face") or self.problem is not None, f"{self.status} needs a problem")
+        check(self.status in ("ok", "no_face") or self.error is not None, f"{self.status} needs an error")
 
     @property
     def label(self) -> str | None:
@@ -171,7 +171,7 @@ class ClipResult:
             "frames_sampled": self.frames_sampled,
             "frames_with_face": self.frames_with_face,
             "model": {role: {"name": m.name, "sha256": m.sha256} for role, m in self.models.items()},
-            "error": {"code": self.problem.code, "message": self.problem.message} if self.problem else None,
+            "error": {"code": self.error.code, "message": self.error.message} if self.error else None,
             "elapsed_s": _rounded(self.elapsed_s),
             "baseline": {"kind": self.baseline.kind, "clips": self.baseline.clips} if self.baseline else None,
         }

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from fervid.core.records import FloatArray
 from fervid.learn.calibration import fit, predict
-from fervid.learn.estimators import Kind, Truth, ignore_convergence_warnings, is_regression
+from fervid.learn.estimators import ClassifierKind, Truth, ignore_convergence_warnings, is_regression
 from fervid.learn.model_selection import (
     CANDIDATE_GROUP_STATISTICS,
     CANDIDATE_STATISTICS,
@@ -52,7 +52,7 @@ def make_default_candidates(
     all_faces: bool = False,
     centered: bool = False,
     statistics: Sequence[str] = (),
-    kinds: Sequence[Kind] = (),
+    kinds: Sequence[ClassifierKind] = (),
     scalings: Sequence[Scaling] = (),
 ) -> list[Candidate]:
     """List the candidates that `fervid train` chooses from.

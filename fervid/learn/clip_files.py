@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fervid.core.errors import DatasetError
-from fervid.media.inputs import PassedOver, is_video
+from fervid.media.inputs import SkippedFiles, is_video
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _MAX_PATTERN_LENGTH = 1000  # matching a longer pattern could take minutes
@@ -90,15 +90,15 @@ def walk(folder: Path, depth: int) -> Iterator[Path]:
             yield from walk(inner, depth - 1)
 
 
-def list_clips(folder: Path, passed_over: PassedOver | None = None) -> list[Path]:
-    """List the videos and the image folders in a folder, and count everything else in `passed_over`."""
-    passed_over = PassedOver() if passed_over is None else passed_over
+def list_clips(folder: Path, skipped_files: SkippedFiles | None = None) -> list[Path]:
+    """List the videos and the image folders in a folder, and count everything else in `skipped_files`."""
+    skipped_files = SkippedFiles() if skipped_files is None else skipped_files
     clips = []
     for path in (folder / name for name in sorted(list_names(folder))):
         if not os.path.isdir(path):
-            is_clip = is_video(str(path), passed_over)
+            is_clip = is_video(str(path), skipped_files)
         elif not (is_clip := bool(_list_images(path, "*"))):
-            passed_over.folders += 1
+            skipped_files.folders += 1
         if is_clip:
             clips.append(path)
     return clips

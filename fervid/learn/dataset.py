@@ -27,7 +27,7 @@ from fervid.core.text import is_utf8
 from fervid.learn.clip_files import frame_files
 from fervid.learn.dataset_layouts import CLASS_FOLDERS, KNOWN_LAYOUTS, Layout, Sample, read_classes
 from fervid.learn.dataset_lists import read_list
-from fervid.media.inputs import PassedOver
+from fervid.media.inputs import SkippedFiles
 
 __all__ = [
     "Dataset",
@@ -77,12 +77,12 @@ class Dataset:
         return np.array([sample.ratings[name] for sample in self.samples], np.float64)
 
 
-def load_dataset(source: str, passed_over: PassedOver | None = None) -> Dataset:
+def load_dataset(source: str, skipped_files: SkippedFiles | None = None) -> Dataset:
     """Load labelled clips from a folder, a list, or `NAME:FOLDER` with the name of a published data set.
 
     Args:
         source: The folder, file or `NAME:FOLDER`.
-        passed_over: Counts the files in class folders that are no clips.
+        skipped_files: Counts the files in class folders that are no clips.
 
     Raises:
         DatasetError: The data set is unknown, files are missing, a clip is listed twice, or a
@@ -92,7 +92,7 @@ def load_dataset(source: str, passed_over: PassedOver | None = None) -> Dataset:
     if colon and name.lower() in KNOWN_LAYOUTS:
         dataset = Dataset(name.lower(), _from_layout(os.path.expanduser(folder), KNOWN_LAYOUTS[name.lower()]))
     elif os.path.isdir(source):
-        layout = replace(CLASS_FOLDERS, read=partial(read_classes, passed_over=passed_over))
+        layout = replace(CLASS_FOLDERS, read=partial(read_classes, skipped_files=skipped_files))
         dataset = Dataset(Path(source).resolve().name, _from_layout(source, layout))
     elif colon and not os.path.exists(source):
         raise DatasetError(f"unknown data set {name!r}; use one of {', '.join(KNOWN_LAYOUTS)}")

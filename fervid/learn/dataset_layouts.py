@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fervid.core.errors import DatasetError
 from fervid.learn.clip_files import frame_files, list_clips, list_folders, list_names, read_fields, walk
-from fervid.media.inputs import PassedOver
+from fervid.media.inputs import SkippedFiles
 
 SPLIT_ALIASES = {
     "train": "train",
@@ -58,12 +58,12 @@ class Layout:
     read: Callable[[Path], Iterator[Sample]]
 
 
-def read_classes(root: Path, passed_over: PassedOver | None = None) -> Iterator[Sample]:
+def read_classes(root: Path, skipped_files: SkippedFiles | None = None) -> Iterator[Sample]:
     """Read a folder with one folder per class, or with one folder per split that holds one per class.
 
     Args:
         root: The folder of the data set.
-        passed_over: Counts the files in class folders that are no clips.
+        skipped_files: Counts the files in class folders that are no clips.
 
     Raises:
         DatasetError: A clip is above or below the class folders.
@@ -73,7 +73,7 @@ def read_classes(root: Path, passed_over: PassedOver | None = None) -> Iterator[
         if split:
             _check_no_stray_clips(top)
         for folder in list_folders(top) if split else [top]:
-            clips = list_clips(folder, passed_over)
+            clips = list_clips(folder, skipped_files)
             if not clips and (deeper := next(filter(list_clips, walk(folder, _MISPLACED_DEPTH)), None)):
                 raise DatasetError(
                     f"{folder} has no clips, but {deeper} has; move the clips to the folder of their class, or move"

@@ -19,7 +19,7 @@ from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
 
 from fervid.core.records import FloatArray
 
-Kind = Literal["linear", "rbf", "mlp", "logistic"]
+ClassifierKind = Literal["linear", "rbf", "mlp", "logistic"]
 Truth = NDArray[np.int64] | NDArray[np.float64]
 """(n,) class indices, or (n,) ratings to fit a regression on."""
 EstimatorFactory = Callable[[float, int], BaseEstimator]
@@ -77,13 +77,13 @@ def _make_mlp(estimator: Callable[..., BaseEstimator], weight_decay: float, seed
     )
 
 
-CLASSIFIERS: Mapping[Kind, EstimatorFactory] = {
+CLASSIFIERS: Mapping[ClassifierKind, EstimatorFactory] = {
     "linear": lambda c, seed: LinearSVC(C=c, random_state=seed, max_iter=5000),
     "rbf": lambda c, seed: PairwiseSVC(C=c, random_state=seed),
     "mlp": lambda c, seed: _make_mlp(MLPClassifier, c, seed),
     "logistic": lambda c, seed: LogisticRegression(C=c, max_iter=2000, random_state=seed),
 }
-REGRESSORS: Mapping[Kind, EstimatorFactory] = {
+REGRESSORS: Mapping[ClassifierKind, EstimatorFactory] = {
     "linear": lambda c, seed: LinearSVR(C=c, random_state=seed, max_iter=20000),
     "rbf": lambda c, _: SVR(C=c),
     "mlp": lambda c, seed: _make_mlp(MLPRegressor, c, seed),

@@ -288,6 +288,7 @@ def _group_by_person(table: FeatureTable, group: str) -> Groups:
             " add the names of the people, or use --group-by none"
         )
     min_similarity = float(table.provenance["min_person_similarity"])
-    people = identify_people(table.statistics[IDENTITY][unnamed], unnamed, table.counts[unnamed], min_similarity)
+    vectors, frames = table.statistics[IDENTITY][unnamed], table.counts[unnamed]
+    people = identify_people(vectors, unnamed.tolist(), frames.tolist(), min_similarity)
     groups[unnamed] = len(numbers) + people
     return groups

@@ -15,7 +15,7 @@ from fervid.core.errors import ModelIncompatible
 from fervid.core.records import FloatArray
 from fervid.learn.calibration import fit, predict
 from fervid.learn.candidate_choice import nested_cv_predict, select_candidate
-from fervid.learn.estimators import Kind
+from fervid.learn.estimators import ClassifierKind
 from fervid.learn.labeled_features import EVAL_SPLITS, LabeledFeatures
 from fervid.learn.model_selection import FOLDS, Scaling, make_candidates, parse_statistics
 from fervid.learn.significance import paired_test
@@ -140,7 +140,7 @@ def _early_exit_report(features: LabeledFeatures, model: Model, labels: Sequence
 def compare_configurations(
     features: LabeledFeatures,
     statistics: Sequence[str],
-    kinds: Sequence[Kind],
+    kinds: Sequence[ClassifierKind],
     n_folds: int = FOLDS,
     *,
     scalings: Sequence[Scaling] | None = None,

@@ -26,7 +26,7 @@ from fervid.analysis.pooling import STATISTICS
 from fervid.core.errors import DatasetError, UsageError
 from fervid.core.records import FloatArray
 from fervid.core.text import plural
-from fervid.learn.estimators import CLASSIFIERS, REGRESSORS, Kind, Truth, is_regression
+from fervid.learn.estimators import CLASSIFIERS, REGRESSORS, ClassifierKind, Truth, is_regression
 from fervid.learn.metrics import ccc
 
 SEED = 2021
@@ -67,14 +67,14 @@ VECTORS = (
     "logit.across_faces",
 )
 GROUP = ("embedding.mean", "embedding.std", "embedding.across_faces.mean", "embedding.across_faces.std")
-HYPERPARAMETERS: Mapping[Kind, tuple[float, ...]] = {
+HYPERPARAMETERS: Mapping[ClassifierKind, tuple[float, ...]] = {
     "linear": (0.1, 0.3, 1.0, 3.0),
     "rbf": (0.3, 1.0, 3.0, 10.0),
     "mlp": (1e-3, 1e-1),
     "logistic": (0.3, 1.0, 3.0, 10.0),
 }
 """C of SVMs and of logistic regression (alpha = 1 / C of ridge regression), and the weight decay of the MLP."""
-STANDARDIZED_HYPERPARAMETERS: Mapping[Kind, tuple[float, ...]] = {
+STANDARDIZED_HYPERPARAMETERS: Mapping[ClassifierKind, tuple[float, ...]] = {
     "linear": (0.003, 0.03, 0.3),
     "rbf": (0.1, 0.3, 1.0, 3.0),
     "mlp": (1e-3, 1e-1),
@@ -89,14 +89,14 @@ class Candidate:
 
     Attributes:
         statistics: Name of the features, in the form that `parse_statistics` takes.
-        kind: Kind of classifier.
+        kind: ClassifierKind of classifier.
         hyperparameter: C, or the weight decay of the MLP.
         scaling: `l2` scales each clip to unit length, `standard` each feature to mean 0 and standard deviation 1.
             None for the default: `standard` for the MLP and for logits, else `l2` as in the paper.
     """
 
     statistics: str
-    kind: Kind
+    kind: ClassifierKind
     hyperparameter: float
     scaling: Scaling | None = None
 
@@ -144,7 +144,7 @@ def uses_expressions_only(name: str) -> bool:
 
 
 def make_candidates(
-    statistics: Sequence[str], kinds: Sequence[Kind] = (), scalings: Sequence[Scaling] = ()
+    statistics: Sequence[str], kinds: Sequence[ClassifierKind] = (), scalings: Sequence[Scaling] = ()
 ) -> list[Candidate]:
     """Combine all statistics, kinds, scalings and hyperparameters.
 
@@ -163,16 +163,16 @@ def make_candidates(
     ]
 
 
-def _default_kinds(name: str) -> tuple[Kind, ...]:
+def _default_kinds(name: str) -> tuple[ClassifierKind, ...]:
     return ("linear", "rbf") if uses_expressions_only(name) else ("linear", "logistic")
 
 
-def _hyperparameters(name: str, kind: Kind, scaling: Scaling | None) -> tuple[float, ...]:
+def _hyperparameters(name: str, kind: ClassifierKind, scaling: Scaling | None) -> tuple[float, ...]:
     standardized = _resolve_scaling(name, kind, scaling) == "standard"
     return (STANDARDIZED_HYPERPARAMETERS if standardized else HYPERPARAMETERS)[kind]
 
 
-def _resolve_scaling(name: str, kind: Kind, scaling: Scaling | None) -> Scaling:
+def _resolve_scaling(name: str, kind: ClassifierKind, scaling: Scaling | None) -> Scaling:
     if scaling:
         return scaling
     only_logits = all(part.startswith("logit.") for part in parse_statistics(name))

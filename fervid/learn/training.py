@@ -114,13 +114,13 @@ def _describe_choice(
     n_folds: int,
 ) -> str:
     best = max(scores.values())
-    passed_over = (
+    better = (
         f"; another scored up to {best:.4f}, which is not clearly better over so few people"
         if scores[candidate] < best
         else ""
     )
     return (
-        f"{candidate}, of {len(candidates)} candidates by {n_folds}-fold cross-validation{passed_over};"
+        f"{candidate}, of {len(candidates)} candidates by {n_folds}-fold cross-validation{better};"
         f" the outer folds chose {', '.join(sorted({str(other) for other in selected}))}"
     )
 

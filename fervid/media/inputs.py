@@ -51,7 +51,7 @@ _VIDEO_HEADER = re.compile(
 
 
 @dataclass(slots=True)
-class PassedOver:
+class SkippedFiles:
     """Counts of the files and folders that a search skipped; hidden ones are not counted.
 
     Attributes:
@@ -76,7 +76,7 @@ class PassedOver:
 
 
 def resolve_inputs(
-    names: Iterable[str], *, recursive: bool = False, urls: bool = False, passed_over: PassedOver | None = None
+    names: Iterable[str], *, recursive: bool = False, urls: bool = False, skipped_files: SkippedFiles | None = None
 ) -> list[str]:
     """List the clips of all inputs, without duplicates, in the order of the inputs.
 
@@ -89,19 +89,19 @@ def resolve_inputs(
         recursive: Whether to search subfolders.
         urls: Whether to resolve URLs such as s3://bucket/folder/. A URL with the suffix of a video is not looked up,
             because a list of them may be long.
-        passed_over: Counts the files and folders that are skipped.
+        skipped_files: Counts the files and folders that are skipped.
 
     Raises:
         UsageError: A file system cannot be reached.
         NoInputsFound: There are no names, or no clips.
     """
-    passed_over = PassedOver() if passed_over is None else passed_over
-    clips_by_name = {name: _resolve_one(name, recursive, urls, passed_over) for name in names}
+    skipped_files = SkippedFiles() if skipped_files is None else skipped_files
+    clips_by_name = {name: _resolve_one(name, recursive, urls, skipped_files) for name in names}
     if not any(clips_by_name.values()):
         if not clips_by_name:
             raise NoInputsFound("no input was named; give files, folders or globs, or a list with --from-file")
         has_glob = any(map(_is_glob, clips_by_name))
-        reasons = [str(passed_over), "check the spelling and the current folder" if has_glob else ""]
+        reasons = [str(skipped_files), "check the spelling and the current folder" if has_glob else ""]
         raise NoInputsFound("; ".join([f"no video was found in {', '.join(clips_by_name)}", *filter(None, reasons)]))
     clips: dict[str, str] = {}
     for name, paths in clips_by_name.items():
@@ -137,9 +137,9 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
         raise UsageError("the list is not UTF-8; save it in UTF-8") from None
 
 
-def _resolve_one(name: str, recursive: bool, urls: bool, passed_over: PassedOver) -> list[str]:
+def _resolve_one(name: str, recursive: bool, urls: bool, skipped_files: SkippedFiles) -> list[str]:
     if os.path.isdir(name):
-        return sorted(find_videos(name, recursive=recursive, passed_over=passed_over))
+        return sorted(find_videos(name, recursive=recursive, skipped_files=skipped_files))
     if urls and remote_files.is_url(name):
         if remote_files.is_glob_url(name):
             return remote_files.list_urls(name)
@@ -161,7 +161,7 @@ def _is_glob(name: str) -> bool:
     return glob.has_magic(name) and not os.path.lexists(name)
 
 
-def find_videos(folder: str, *, recursive: bool, passed_over: PassedOver | None = None) -> Iterator[str]:
+def find_videos(folder: str, *, recursive: bool, skipped_files: SkippedFiles | None = None) -> Iterator[str]:
     """Find the videos in a folder, by suffix, or by header if the suffix is unknown.
 
     Hidden files and folders, such as `._a.mp4`, are skipped. A folder that cannot be listed is given as if it were a
@@ -170,11 +170,11 @@ def find_videos(folder: str, *, recursive: bool, passed_over: PassedOver | None 
     Args:
         folder: The folder to search.
         recursive: Whether to search subfolders.
-        passed_over: Counts the files and folders that are skipped.
+        skipped_files: Counts the files and folders that are skipped.
     """
     visited: set[str] = set()
     unlisted: list[str] = []
-    passed_over = PassedOver() if passed_over is None else passed_over
+    skipped_files = SkippedFiles() if skipped_files is None else skipped_files
     walk = os.walk(folder, followlinks=True, onerror=lambda error: unlisted.append(error.filename or folder))
     for current, folders, files in walk:
         real_path = os.path.realpath(current)
@@ -184,22 +184,22 @@ def find_videos(folder: str, *, recursive: bool, passed_over: PassedOver | None 
         visited.add(real_path)
         folders[:] = [name for name in folders if not name.startswith(".")]
         if not recursive:
-            passed_over.folders += len(folders)
+            skipped_files.folders += len(folders)
             folders.clear()
         for path in (os.path.join(current, file) for file in files if not file.startswith(".")):
-            if is_video(path, passed_over):
+            if is_video(path, skipped_files):
                 yield path
     yield from unlisted
 
 
-def is_video(path: str, passed_over: PassedOver) -> bool:
-    """Whether a file in a folder is a video; if not, count it in `passed_over`."""
+def is_video(path: str, skipped_files: SkippedFiles) -> bool:
+    """Whether a file in a folder is a video; if not, count it in `skipped_files`."""
     try:
         if _looks_like_video(path):
             return True
-        passed_over.files += 1
+        skipped_files.files += 1
     except OSError:
-        passed_over.unreadable += 1
+        skipped_files.unreadable += 1
     return False
 
 

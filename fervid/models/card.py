@@ -11,15 +11,15 @@ import onnxruntime
 
 from fervid.core.errors import ModelIncompatible
 
-Kind = Literal["detector", "face_model", "classifier", "regressor"]
+ModelKind = Literal["detector", "face_model", "classifier", "regressor"]
 
-REQUIRED_CARD_KEYS: Mapping[Kind, frozenset[str]] = {
+REQUIRED_CARD_KEYS: Mapping[ModelKind, frozenset[str]] = {
     "detector": frozenset({"input", "threshold", "new_track_threshold", "smallest_face"}),
     "face_model": frozenset({"input", "margin", "embedding", "expressions"}),
     "classifier": frozenset({"labels", "statistics"}),
     "regressor": frozenset({"target", "statistics", "face_model_sha256"}),
 }
-REQUIRED_TENSORS: Mapping[Kind, frozenset[str]] = {
+REQUIRED_TENSORS: Mapping[ModelKind, frozenset[str]] = {
     "detector": frozenset({"images", "boxes", "landmarks", "scores"}),
     "face_model": frozenset({"crops", "embedding", "expression"}),
     "classifier": frozenset({"features", "probabilities"}),
@@ -38,7 +38,7 @@ FACE_SIZE_RANGE = (0.005, 0.25)
 """Range of `smallest_face`, as a fraction of the input's side: below it there are too many tiles, above it none."""
 
 
-def read_card(session: onnxruntime.InferenceSession, path: Path, kind: Kind, hint: str) -> Mapping[str, Any]:
+def read_card(session: onnxruntime.InferenceSession, path: Path, kind: ModelKind, hint: str) -> Mapping[str, Any]:
     """Read the card of a model, and check it against the model's inputs and outputs.
 
     Args:
@@ -66,7 +66,7 @@ def read_card(session: onnxruntime.InferenceSession, path: Path, kind: Kind, hin
     return dict(card)
 
 
-def _check_kind(card: Any, path: Path, kind: Kind, hint: str) -> None:
+def _check_kind(card: Any, path: Path, kind: ModelKind, hint: str) -> None:
     actual = card.get("kind", "unknown") if isinstance(card, dict) else "unknown"
     if actual == kind:
         return
@@ -82,7 +82,7 @@ def _requirements(card: Mapping[str, Any], names: set[str]) -> tuple[set[str], s
         card: The card of the model.
         names: Inputs and outputs that the model has.
     """
-    kind: Kind = card["kind"]
+    kind: ModelKind = card["kind"]
     keys, tensors = set(REQUIRED_CARD_KEYS[kind]), set(REQUIRED_TENSORS[kind])
     if kind == "face_model":
         for output, output_keys in OPTIONAL_OUTPUTS.items():

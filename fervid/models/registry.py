@@ -27,10 +27,14 @@ import onnxruntime
 from fervid.core.atomic_io import user_dir
 from fervid.core.errors import ChecksumMismatch, ModelIncompatible, ModelNotFound, UsageError
 from fervid.core.results import ModelRef
-from fervid.models.card import REQUIRED_CARD_KEYS, Kind, read_card
+from fervid.models.card import REQUIRED_CARD_KEYS, ModelKind, read_card
 from fervid.models.session import ONNX_ERRORS, Device, check_device, open_session
 
-DEFAULTS: Mapping[Kind, str] = {"detector": "blazeface-back", "face_model": "mobilenetv1", "classifier": "emotion8"}
+DEFAULTS: Mapping[ModelKind, str] = {
+    "detector": "blazeface-back",
+    "face_model": "mobilenetv1",
+    "classifier": "emotion8",
+}
 AVERAGING_CLASSIFIER = "mean8"
 """Classifies by the mean of the probabilities, which every face model with these eight expressions has."""
 FILE_KEYS = frozenset({"file", "url", "bytes", "max_bytes", "sha256", "git_blob"})
@@ -153,7 +157,7 @@ _DIGESTS: Mapping[str, Callable[[bytes], str]] = {
 _DIGEST_LABELS = {"sha256": "SHA-256", "git_blob": "git blob id"}
 
 
-def load_model(name: str, kind: Kind, threads: int = 1, device: Device = "cpu") -> Model:
+def load_model(name: str, kind: ModelKind, threads: int = 1, device: Device = "cpu") -> Model:
     """Load a model by its name in the manifest or by the path of its file, after verifying it.
 
     Args:
@@ -188,7 +192,7 @@ class _Source:
     """The file of a model, and its entry in the manifest; None if `name` is a path."""
 
     name: str
-    kind: Kind
+    kind: ModelKind
     path: Path
     entry: Mapping[str, Any] | None
 
@@ -204,7 +208,7 @@ class _Source:
         return f"`fervid models pull {self.name}` downloads it" if self.is_optional else "install fervid again"
 
 
-def _find(name: str, kind: Kind) -> _Source:
+def _find(name: str, kind: ModelKind) -> _Source:
     entry = manifest().get(name) or manifest("optional").get(name)
     return _Source(name, kind, model_path(entry) if entry else Path(name), entry)
 
@@ -268,7 +272,7 @@ def _prepare_bytes(data: bytes) -> bytes:
     return data
 
 
-def _reload(identity: ModelRef, path: Path, kind: Kind, threads: int, device: Device) -> Model:
+def _reload(identity: ModelRef, path: Path, kind: ModelKind, threads: int, device: Device) -> Model:
     """Load the same model in another process.
 
     Raises:
@@ -297,6 +301,6 @@ def verify(name: str) -> Model:
     return model
 
 
-def _known_names_hint(kind: Kind) -> str:
+def _known_names_hint(kind: ModelKind) -> str:
     names = ", ".join(sorted(name for name, entry in manifest().items() if entry["kind"] == kind))
     return f"known names: {names or 'none'}; or give the path of an ONNX file that fervid made"

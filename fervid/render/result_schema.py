@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fervid.core.packages import missing_extra
 from fervid.core.schema import record_json_schema
 
-Kind = Literal["classify", "timeline", "classifier", "regressor"]
+ResultKind = Literal["classify", "timeline", "classifier", "regressor"]
 
 _FRACTION = {"type": "number", "minimum": 0, "maximum": 1}
 _FRACTION_BY_LABEL = {
@@ -112,7 +112,7 @@ def find_report_error(report: Any) -> str | None:
     return _schema_error("regressor", report)
 
 
-def _schema_error(kind: Kind, value: Any) -> str | None:
+def _schema_error(kind: ResultKind, value: Any) -> str | None:
     validate = validator(kind)
     import fastjsonschema
 
@@ -124,7 +124,7 @@ def _schema_error(kind: Kind, value: Any) -> str | None:
 
 
 @cache
-def validator(kind: Kind) -> Callable[[Any], Any]:
+def validator(kind: ResultKind) -> Callable[[Any], Any]:
     """Return a function that raises if a value is not of that kind.
 
     Raises:

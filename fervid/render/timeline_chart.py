@@ -41,7 +41,7 @@ def plot_timeline(windows: Sequence[WindowResult], path: Path, *, force: bool = 
     title = [Path(windows[0].path).name] if windows else []
     if len(spans) > MAX_PEOPLE:
         title.append(f"the {MAX_PEOPLE} of {len(spans)} people visible longest")
-    title += [window.problem.code for window in windows if window.problem][-1:]
+    title += [window.error.code for window in windows if window.error][-1:]
     chart = {
         "title": {"text": escape_control_chars(", ".join(title)), "anchor": "middle"},
         "vconcat": people or [charts.message("no face found")],

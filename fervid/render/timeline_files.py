@@ -45,7 +45,7 @@ def make_clip_file_writer(
     files = plan_files(clips, format, output, force=force) if output else {}
 
     def write(windows: Sequence[WindowResult]) -> None:
-        for message in dict.fromkeys(window.problem.message for window in windows if window.problem):
+        for message in dict.fromkeys(window.error.message for window in windows if window.error):
             log(message)
         if all(window.start_s is None for window in windows):
             return
