@@ -25,25 +25,20 @@ def coordinates(width: int = 240, height: int = 200) -> np.ndarray:
     return np.stack([x, y, np.zeros_like(x)], -1).astype(np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("right", "left", "degrees"),
-    [
+def test_roll_angle_is_clockwise() -> None:
+    for right, left, degrees in (
         ((0, 0), (10, 0), 0),
         ((0, 0), (10, 10), 45),
         ((0, 10), (10, 0), -45),
-        ((0, 0), (0, 10), 90),
         ((0, 0), (0, -10), -90),
         ((10, 0), (0, 1e-6), 180),
         ((3, 3), (3, 3), 0),
-    ],
-)
-def test_roll_angle_is_clockwise(right: tuple[float, float], left: tuple[float, float], degrees: float) -> None:
-    assert np.degrees(roll_angle(Face((0, 0, 1, 1), np.float32([right, left]), 1.0))) == pytest.approx(
-        degrees, abs=1e-3
-    )
+    ):
+        found = roll_angle(Face((0, 0, 1, 1), np.float32([right, left]), 1.0))
+        assert np.degrees(found) == pytest.approx(degrees, abs=1e-3)
 
 
-@pytest.mark.parametrize("size", [16, 24, 48, 72, 96])
+@pytest.mark.parametrize("size", [24, 96])
 @pytest.mark.parametrize(
     ("box", "margin", "square"),
     [
@@ -70,7 +65,7 @@ def test_cards_have_default_margin() -> None:
     )
 
 
-@pytest.mark.parametrize("degrees", [-170, -90, -30, -5, 0, 12, 45, 90, 180])
+@pytest.mark.parametrize("degrees", [-170, -90, -30, 12])
 def test_rolled_face_is_levelled(degrees: float) -> None:
     picture = np.zeros((300, 300, 3), np.uint8)
     rolled = face((100, 90, 200, 190), degrees)
@@ -93,13 +88,11 @@ def test_rolled_face_is_levelled(degrees: float) -> None:
     ("box", "same"),
     [
         ((-60, 40, 60, 160), np.s_[:, :50, 0]),
-        ((180, 40, 300, 160), np.s_[:, -50:, 0]),
-        ((40, -60, 160, 60), np.s_[:50, :, 1]),
         ((40, 140, 160, 260), np.s_[-50:, :, 1]),
         ((-500, 40, -380, 160), np.s_[..., 0]),
         ((400, 400, 520, 520), np.s_[..., :2]),
     ],
-    ids=["left", "right", "top", "bottom", "wholly left", "wholly below and right"],
+    ids=["left", "bottom", "wholly left", "wholly below and right"],
 )
 def test_pixels_outside_frame_repeat_its_border(box: Box, same: object) -> None:
     picture = coordinates() + np.uint8(5)
@@ -108,8 +101,8 @@ def test_pixels_outside_frame_repeat_its_border(box: Box, same: object) -> None:
     assert np.array_equal(beyond, np.broadcast_to(beyond[:1, :1], beyond.shape))
 
 
-@pytest.mark.parametrize("ratio", [2, 2.4, 3, 4, 6, 8, 16])
-@pytest.mark.parametrize("offset", [0, 0.25, 0.5])
+@pytest.mark.parametrize("ratio", [2, 2.4, 4, 16])
+@pytest.mark.parametrize("offset", [0, 0.25])
 def test_downscaling_does_not_alias(ratio: float, offset: float) -> None:
     y, x = np.mgrid[:600, :600]
     checkers = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
@@ -119,7 +112,7 @@ def test_downscaling_does_not_alias(ratio: float, offset: float) -> None:
     assert cut.std() < 16
 
 
-@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+@pytest.mark.parametrize("quarters", [1, 2])
 def test_quarter_turn_gives_same_crop(quarters: int) -> None:
     picture = cv2.GaussianBlur(clips.portrait(200, 200, 1.2), (0, 0), 2)
     upright = face((50, 40, 150, 140))
@@ -133,7 +126,7 @@ def test_quarter_turn_gives_same_crop(quarters: int) -> None:
     assert np.abs(cut.astype(float) - align_face(picture, upright, 64)).max() <= 2
 
 
-@pytest.mark.parametrize("degrees", [-60, -17, 8, 33, 120])
+@pytest.mark.parametrize("degrees", [-60, 33])
 def test_any_rotation_gives_nearly_same_crop(degrees: float) -> None:
     picture = cv2.GaussianBlur(clips.portrait(300, 300, 1.2, y=118), (0, 0), 2)
     turn = cv2.getRotationMatrix2D((149.5, 149.5), -degrees, 1)
@@ -145,9 +138,10 @@ def test_any_rotation_gives_nearly_same_crop(degrees: float) -> None:
     assert np.abs(difference).max() < 12
 
 
-@pytest.mark.parametrize("size", [1, 2, 48, 224])
-@pytest.mark.parametrize("box", [(10, 10, 11, 11), (10.5, 20.25, 90, 70), (-300, -300, 900, 900)])
-def test_crops_are_contiguous_uint8_squares(box: Box, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "box"), [(1, (-300, -300, 900, 900)), (48, (10, 10, 11, 11)), (224, (10.5, 20.25, 90, 70))]
+)
+def test_crops_are_contiguous_uint8_squares(size: int, box: Box) -> None:
     picture = clips.portrait()
     for view in (picture, picture[::2, ::-1], picture[:1, :1]):
         cut = align_face(np.ascontiguousarray(view), face(box), size)

@@ -51,10 +51,8 @@ def candidates(*boxes: list[float]) -> tuple[np.ndarray, np.ndarray]:
     ("width", "height", "zoom"),
     [
         (320, 240, 1.6),
-        (240, 320, 1.2),
         (64, 64, 0.4),
         (100, 37, 0.3),
-        (641, 359, 1),
         (1280, 720, 4),
         (2000, 100, 0.7),
         (100, 2000, 0.7),
@@ -69,13 +67,14 @@ def test_face_is_found_in_frames_of_any_shape(width: int, height: int, zoom: flo
     assert 0.65 <= face.score <= 1
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (1, 300), (300, 1), (2, 2000), (2000, 2), (64, 64)])
-@pytest.mark.parametrize("min_face", [6, 24])
+@pytest.mark.parametrize(
+    ("shape", "min_face"), [((1, 1), 24), ((1, 300), 24), ((300, 1), 6), ((2, 2000), 6), ((2000, 2), 24), ((64, 64), 6)]
+)
 def test_tiny_frames_have_no_face(shape: tuple[int, int], min_face: int) -> None:
     assert detector(min_face).detect(np.full((*shape, 3), 127, np.uint8)) == []
 
 
-@pytest.mark.parametrize(("width", "height"), [(320, 240), (240, 320), (1280, 720), (1000, 90)])
+@pytest.mark.parametrize(("width", "height"), [(320, 240), (1280, 720), (1000, 90)])
 def test_scenery_has_no_face(width: int, height: int) -> None:
     assert detector(24).detect(clips.scenery(1, width, height)[0]) == []
 
@@ -106,8 +105,7 @@ def test_faces_below_min_face_are_dropped(min_face: int, found: int) -> None:
     assert len(detector(min_face).detect(frame)) == found
 
 
-@pytest.mark.parametrize("size", [64, 128, 160, 320])
-@pytest.mark.parametrize(("row", "column"), [(0, 0), (5, 9), (15, 15)])
+@pytest.mark.parametrize(("size", "row", "column"), [(64, 5, 9), (128, 0, 0), (128, 15, 15), (160, 5, 9), (320, 5, 9)])
 def test_boxes_and_landmarks_are_in_pixels_of_frame(
     tmp_path_factory: pytest.TempPathFactory, size: int, row: int, column: int
 ) -> None:
@@ -147,21 +145,26 @@ def test_tiles_are_run_one_by_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "min_face", "shapes", "bordered"),
+    ("frame", "min_face", "shapes", "bordered", "score"),
     [
-        ((360, 640), None, {(288, 480)}, (192, 256)),  # faces from 16 pixels, which become 12
-        ((1080, 1920), None, {(288, 480)}, (192, 256)),
-        ((640, 360), None, {(480, 288)}, (256, 192)),
-        ((1080, 1920), 100, {(288, 480)}, (192, 256)),  # no coarser than usual, or large faces would be seen badly
-        ((360, 640), 12, {(384, 640)}, (192, 256)),
-        ((60, 80), None, {(64, 96)}, (128, 128)),
-        ((1080, 1920), 24, {(544, 640), (384, 640)}, (192, 256)),  # tiles, and the whole frame
-        ((1, 1), None, {(32, 32)}, (32, 32)),
+        ((360, 640), None, {(288, 480)}, (192, 256), 0.0),  # faces from 16 pixels, which become 12
+        ((360, 640), None, {(288, 480)}, (192, 256), 0.69),
+        ((360, 640), None, {(288, 480)}, None, 0.7),  # a sure face, so none fills the frame
+        ((1080, 1920), None, {(288, 480)}, (192, 256), 0.0),
+        ((640, 360), None, {(480, 288)}, (256, 192), 0.0),
+        ((1080, 1920), 100, {(288, 480)}, (192, 256), 0.0),  # no coarser, or large faces would be seen badly
+        ((360, 640), 12, {(384, 640)}, (192, 256), 0.0),
+        ((60, 80), None, {(64, 96)}, (128, 128), 0.0),
+        ((1080, 1920), 24, {(544, 640), (384, 640)}, (192, 256), 0.0),  # tiles, and the whole frame
+        ((1, 1), None, {(32, 32)}, (32, 32), 0.0),
     ],
 )
-@pytest.mark.parametrize("score", [0.0, 0.69, 0.7])
 def test_flexible_inputs_are_no_larger_than_needed(
-    frame: tuple[int, int], min_face: int | None, shapes: set[tuple[int, int]], bordered: tuple[int, int], score: float
+    frame: tuple[int, int],
+    min_face: int | None,
+    shapes: set[tuple[int, int]],
+    bordered: tuple[int, int] | None,
+    score: float,
 ) -> None:
     seen = []
 
@@ -176,7 +179,7 @@ def test_flexible_inputs_are_no_larger_than_needed(
         "smallest_face": 12 / 640,
     }
     assert Detector(SimpleNamespace(run=run), card, min_face).detect(np.zeros((*frame, 3), np.uint8)) == []
-    if score < 0.7:  # no face is sure, so one may fill the frame
+    if bordered:
         assert seen.pop() == bordered
     assert set(seen) == shapes
 
@@ -191,8 +194,7 @@ def brightness(_: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [boxes, boxes.reshape(-1, 1, 2, 2), np.where(boxes[..., 2] > 0, np.float32(0.9), 0)]
 
 
-@pytest.mark.parametrize("zoom", [1, 2, 4, 7])
-@pytest.mark.parametrize("beyond", [0, 8])
+@pytest.mark.parametrize(("zoom", "beyond"), [(1, 0), (4, 8), (7, 0)])
 def test_face_that_fills_frame_is_found(zoom: float, beyond: int) -> None:
     x1, y1, x2, y2 = BOX + np.array([beyond, beyond, -beyond, -beyond])
     frame = cv2.resize(clips.astronaut()[y1:y2, x1:x2], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
@@ -202,9 +204,18 @@ def test_face_that_fills_frame_is_found(zoom: float, beyond: int) -> None:
     assert np.abs(face.landmarks[:2] / zoom + [x1, y1] - EYES).max() < 20
 
 
-@pytest.mark.parametrize(("width", "height"), [(100, 100), (200, 100), (100, 240), (640, 480)])
 @pytest.mark.parametrize(
-    ("sure", "share", "found"), [(0.0, 0.95, 1), (0.0, 0.42, 1), (0.0, 0.38, 0), (0.69, 0.95, 1), (0.71, 0.95, 0)]
+    ("width", "height", "sure", "share", "found"),
+    [
+        (100, 100, 0.0, 0.95, 1),
+        (200, 100, 0.0, 0.95, 1),
+        (100, 240, 0.0, 0.95, 1),
+        (640, 480, 0.0, 0.95, 1),
+        (640, 480, 0.0, 0.42, 1),
+        (640, 480, 0.0, 0.38, 0),
+        (640, 480, 0.69, 0.95, 1),
+        (640, 480, 0.71, 0.95, 0),
+    ],
 )
 def test_padded_frame_is_searched_without_confident_detection(
     width: int, height: int, sure: float, share: float, found: int
@@ -227,7 +238,7 @@ def test_padded_frame_is_searched_without_confident_detection(
         assert face.landmarks == pytest.approx(true.reshape(2, 2), abs=0.5)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_face_across_tiles_is_found_whole_and_precisely(seed: int) -> None:
     random = np.random.default_rng(seed)
     card = {"input": {"size": 128}, "threshold": 0.5, "new_track_threshold": 0.7, "smallest_face": 0.05}
@@ -260,8 +271,7 @@ def test_detect_coarse_finds_large_faces_only() -> None:
     assert iou(coarse.box, large) > 0.5
 
 
-@pytest.mark.parametrize(("x", "y"), [(1500, 300), (80, 80), (1840, 1000)])
-@pytest.mark.parametrize("off", [-30, 0, 30])
+@pytest.mark.parametrize(("x", "y", "off"), [(1500, 300, -30), (1500, 300, 30), (80, 80, 0), (1840, 1000, 30)])
 def test_detect_around_finds_face(x: float, y: float, off: float) -> None:
     canvas = np.full((1080, 1920, 3), 128, np.uint8)
     box = paste(canvas, 60, x, y)
@@ -283,7 +293,7 @@ def test_detect_around_empty_place_finds_nothing() -> None:
     assert detector(24).detect_around(canvas, (100.0, 100.0, 160.0, 160.0)) == []
 
 
-@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 7, 20, 64])
+@pytest.mark.parametrize("side", [1, 2, 5, 64])
 def test_tiles_cover_every_pixel_and_overlap_by_quarter(side: int) -> None:
     lengths = {1, side - 1, side, side + 1, side * 7 // 4, side * 7 // 4 + 1, 3 * side, 10 * side + 3} - {0}
     for length in sorted(lengths):
@@ -305,7 +315,7 @@ def test_no_candidates_give_no_faces() -> None:
     assert blend_overlapping(*candidates(), np.zeros(0, np.float32)) == []
 
 
-@pytest.mark.parametrize("shift", [0, 2, 5])
+@pytest.mark.parametrize("shift", [0, 5])
 def test_overlapping_candidates_are_blended_by_score(shift: float) -> None:
     (face,) = blend_overlapping(*candidates([0, 0, 10, 10], [shift, 0, 10 + shift, 10]), np.float32([0.6, 0.9]))
     assert face.box == pytest.approx((0.6 * shift, 0, 10 + 0.6 * shift, 10), abs=1e-5)
@@ -314,11 +324,8 @@ def test_overlapping_candidates_are_blended_by_score(shift: float) -> None:
 
 
 CANDIDATES = {
-    "one": ([[0, 0, 10, 10]], [0.7], [0]),
     "apart, best first": ([[0, 0, 10, 10], [20, 0, 30, 10]], [0.7, 0.8], [1, 0]),
     "side by side": ([[0, 0, 10, 10], [10, 0, 20, 10]], [0.8, 0.8], [0, 1]),
-    "little overlap": ([[0, 0, 10, 10], [8, 0, 18, 10]], [0.9, 0.8], [0, 1]),
-    "a quarter in common": ([[0, 0, 10, 10], [6, 0, 16, 10]], [0.9, 0.8], [0, 1]),
     "small in large": ([[0, 0, 40, 40], [10, 10, 20, 20]], [0.9, 0.8], [0]),
     "large around small": ([[0, 0, 40, 40], [10, 10, 20, 20]], [0.8, 0.9], [1]),
     "small mostly outside large": ([[0, 0, 40, 40], [36, 10, 46, 20]], [0.9, 0.8], [0, 1]),
@@ -326,7 +333,6 @@ CANDIDATES = {
     "no area": ([[5, 5, 5, 9], [0, 0, 10, 10], [3, 3, 3, 3]], [0.9, 0.8, 0.7], [1]),
     "no width, as large as the other": ([[20, 0, 10, 10], [0, 0, 10, 10]], [0.9, 0.8], [1]),
     "inside out": ([[20, 20, 10, 10], [12, 12, 18, 18]], [0.7, 0.8], [1]),
-    "nothing left": ([[5, 5, 5, 5]], [0.9], []),
     "a cheek of a close-up": ([[15, 23, 231, 239], [161, 75, 276, 190]], [0.86, 0.69], [0]),
     "half of a face that fills the frame": ([[120, 4, 594, 478], [316, -53, 943, 574]], [0.73, 0.68], [0]),
     "a small head in the corner of a large one's box": ([[0, 0, 40, 40], [34, 0, 46, 12]], [0.9, 0.8], [0, 1]),

