@@ -32,7 +32,7 @@ from fervid.learn.model_selection import HYPERPARAMETERS, STANDARDIZED_HYPERPARA
 from fervid.models import registry, session
 
 collect_ignore = [] if find_spec("torch") else ["training"]  # `make test-train` installs it
-
+metrics.N_BOOTSTRAP = 20
 
 POSIX_ONLY = re.compile(
     r"(mkfifo|symlink|chmod|umask|killpg|preexec_fn|pthread_sigmask|send_signal|SIG(INT|KILL|TERM)|getuid|os\.fork"
@@ -111,9 +111,14 @@ def crops(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 
 @pytest.fixture
+def resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many resamples as users get, for tests of intervals."""
+    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 1000)
+
+
+@pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few resamples, and few costs of each kind of classifier."""
-    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
+    """Few costs of each kind of classifier."""
     for table in (HYPERPARAMETERS, STANDARDIZED_HYPERPARAMETERS):
         for kind, costs in table.items():
             monkeypatch.setitem(table, kind, costs[:2])
