@@ -32,7 +32,7 @@ from fervid.learn.model_selection import HYPERPARAMETERS, STANDARDIZED_HYPERPARA
 from fervid.models import registry, session
 
 collect_ignore = [] if find_spec("torch") else ["training"]  # `make test-train` installs it
-
+metrics.N_BOOTSTRAP = 20
 
 POSIX_ONLY = re.compile(
     r"(mkfifo|symlink|chmod|umask|killpg|preexec_fn|pthread_sigmask|send_signal|SIG(INT|KILL|TERM)|getuid|os\.fork"
@@ -62,10 +62,13 @@ def pytest_runtest_teardown() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _shared_sessions_and_commands() -> Iterator[None]:
     """Open each model once and build the command line once, which together take two thirds of a call's time."""
-    open_on_cpu = functools.lru_cache(64)(functools.partial(session.open_session, device="cpu"))
+    on_cpu = functools.partial(session.open_session, device="cpu")
+    large, small = functools.lru_cache(16)(on_cpu), functools.lru_cache(64)(on_cpu)  # toys do not displace the shipped
 
     def open_session(data: bytes, threads: int, device: session.Device) -> onnxruntime.InferenceSession:
-        return open_on_cpu(data, threads) if device == "cpu" else session.open_session(data, threads, device)
+        if device != "cpu":
+            return session.open_session(data, threads, device)
+        return (large if len(data) > 30_000 else small)(data, threads)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "open_session", open_session)
@@ -111,9 +114,14 @@ def crops(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 
 @pytest.fixture
+def resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many resamples as users get, for tests of intervals."""
+    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 1000)
+
+
+@pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few resamples, and few costs of each kind of classifier."""
-    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
+    """Few costs of each kind of classifier."""
     for table in (HYPERPARAMETERS, STANDARDIZED_HYPERPARAMETERS):
         for kind, costs in table.items():
             monkeypatch.setitem(table, kind, costs[:2])

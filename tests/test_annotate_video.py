@@ -18,6 +18,7 @@ import pytest
 import clips
 import fervid
 import toy_models
+from fervid.analysis.clip_timeline import ClipTimeline
 from fervid.analysis.windows import WindowSpec
 from fervid.core import errors
 from fervid.media.sampling import Sampling
@@ -127,6 +128,17 @@ def annotate(toy: fervid.Classifier, tmp_path: Path) -> Annotate:
     return call
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A film of two seconds."""
+    return sounding(tmp_path_factory.mktemp("source") / "film.mp4", pictures(20))
+
+
+@pytest.fixture(scope="module")
+def story(toy: fervid.Classifier, source: Path) -> ClipTimeline:
+    return toy.build_timeline(source, CUT)
+
+
 def same_times(given: Facts, made: Facts, within: float = 1e-6) -> None:
     assert len(made.times) == len(given.times)
     assert [float(time) for time in made.times] == pytest.approx([float(time) for time in given.times], abs=within)
@@ -145,7 +157,7 @@ def test_times_sound_and_clock_stay_as_they_were(annotate: Annotate, tmp_path: P
     assert (made.stream["codec"], made.stream["pix_fmt"], made.rotation) == ("h264", "yuv420p", 0)
 
 
-@pytest.mark.parametrize("name", ["late.mp4", "late.mkv", "late.ts"])
+@pytest.mark.parametrize("name", ["late.mp4", "late.ts"])
 def test_late_video_keeps_its_times(annotate: Annotate, toy: fervid.Classifier, tmp_path: Path, name: str) -> None:
     source = sounding(tmp_path / name, pictures(12), times=[3 + i / 10 for i in range(12)])
     given, (made, _) = facts(source), annotate(source)
@@ -162,8 +174,7 @@ def test_late_video_keeps_its_times(annotate: Annotate, toy: fervid.Classifier, 
     assert grey == pytest.approx(20 + 5 * 9, abs=6)
 
 
-def test_frames_are_kept(annotate: Annotate, tmp_path: Path) -> None:
-    source = sounding(tmp_path / "film.mp4", pictures(20))
+def test_frames_are_kept(annotate: Annotate, source: Path) -> None:
     given, (made, _) = facts(source), annotate(source)
     same_times(given, made)
     assert made.duration == pytest.approx(given.duration, abs=0.03)
@@ -174,8 +185,7 @@ def test_frames_are_kept(annotate: Annotate, tmp_path: Path) -> None:
         assert corner < 3, "neither another frame nor other colours"
 
 
-def test_box_is_around_face_in_every_frame(annotate: Annotate, tmp_path: Path) -> None:
-    source = sounding(tmp_path / "film.mp4", pictures(20))
+def test_box_is_around_face_in_every_frame(annotate: Annotate, source: Path) -> None:
     made, _ = annotate(source)
     x, y = 2 * toy_models.FACE, 112
     left = (made.images[0].shape[1] - 256) // 4 * 2
@@ -186,11 +196,10 @@ def test_box_is_around_face_in_every_frame(annotate: Annotate, tmp_path: Path) -
     assert np.ptp([float(image[100:140].mean()) for image in made.images]) < 3, "it does not flicker"
 
 
-@pytest.mark.parametrize("clockwise", [90, 180, 270])
-def test_turned_films_come_out_upright(clockwise: int, annotate: Annotate, tmp_path: Path) -> None:
+def test_turned_films_come_out_upright(annotate: Annotate, tmp_path: Path) -> None:
     frames = [np.ascontiguousarray(image[:, :192]) for image in pictures(6)]
-    plain = clips.write(tmp_path / "plain.mp4", [np.rot90(image, clockwise // 90) for image in frames], rate=10)
-    made, _ = annotate(clips.turn(plain, clockwise))
+    plain = clips.write(tmp_path / "plain.mp4", [np.rot90(image) for image in frames], rate=10)
+    made, _ = annotate(clips.turn(plain, 90))
     assert made.rotation == 0
     image = made.images[3]
     left = (image.shape[1] - 192) // 4 * 2
@@ -199,9 +208,8 @@ def test_turned_films_come_out_upright(clockwise: int, annotate: Annotate, tmp_p
     assert image.shape[0] > 256
 
 
-@pytest.mark.parametrize("name", ["mirrored", "upside-down", "mirrored-and-turned-left", "mirrored-and-turned-right"])
-def test_mirrored_films_come_out_as_players_show_them(name: str, annotate: Annotate, tmp_path: Path) -> None:
-    matrix, shown = clips.ORIENTATIONS[name]
+def test_mirrored_films_come_out_as_players_show_them(annotate: Annotate, tmp_path: Path) -> None:
+    matrix, shown = clips.ORIENTATIONS["mirrored-and-turned-left"]
     frames = [np.ascontiguousarray(image[:, :192]) for image in pictures(6)]
     path = clips.orient(clips.write(tmp_path / "plain.mp4", frames, rate=10), *matrix)
     made, _ = annotate(path)
@@ -213,7 +221,7 @@ def test_mirrored_films_come_out_as_players_show_them(name: str, annotate: Annot
     assert np.median(difference) < 4
 
 
-@pytest.mark.parametrize(("width", "height"), [(255, 253), (254, 255), (301, 200), (64, 48)])
+@pytest.mark.parametrize(("width", "height"), [(255, 253), (64, 48)])
 def test_odd_and_small_pictures_come_out_even(width: int, height: int, annotate: Annotate, tmp_path: Path) -> None:
     source = clips.write(tmp_path / "odd.mkv", pictures(4, width, height), codec="ffv1", rate=10)
     made, _ = annotate(source)
@@ -226,12 +234,10 @@ def test_odd_and_small_pictures_come_out_even(width: int, height: int, annotate:
     ("name", "codec", "note"),
     [
         ("film.mkv", "libopus", ""),
-        ("film.mkv", "flac", ""),
         ("film.avi", "libmp3lame", ""),
         ("film.ts", "aac", ""),
         ("film.mkv", "aac ac3", ""),
         ("film.mkv", "mp2", "re-encoded as AAC, as players do not support mp2 in mp4"),
-        ("film.mov", "pcm_s16le", "re-encoded as AAC, as players do not support pcm_s16le in mp4"),
     ],
 )
 def test_sound_is_copied_or_encoded_anew(name: str, codec: str, note: str, annotate: Annotate, tmp_path: Path) -> None:
@@ -262,10 +268,14 @@ def unsteady(path: Path, change: Callable[[int], int]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
 @pytest.mark.parametrize(
-    "change",
-    [lambda i: i // 2 * 2, lambda i: i - 20 * (i >= 30), lambda i: 0, lambda i: max(0, 40 - i)],
+    ("codec", "change"),
+    [
+        ("pcm_s16le", lambda i: i // 2 * 2),
+        ("aac", lambda i: i - 20 * (i >= 30)),
+        ("aac", lambda i: 0),
+        ("pcm_s16le", lambda i: max(0, 40 - i)),
+    ],
     ids=["repeat", "run back once", "stand still", "run backwards"],
 )
 def test_nonmonotonic_audio_times_are_repaired(
@@ -299,8 +309,7 @@ def test_other_containers_become_mp4(name: str, codec: str, annotate: Annotate, 
     assert (made.sounds, notes) == ([], [])
 
 
-def test_part_begins_at_zero_with_audio(annotate: Annotate, tmp_path: Path) -> None:
-    source = sounding(tmp_path / "film.mp4", pictures(20))
+def test_part_begins_at_zero_with_audio(annotate: Annotate, source: Path) -> None:
     given, (made, _) = facts(source), annotate(source, Sampling(start=0.5, end=1.5))
     assert [float(time) for time in made.times] == pytest.approx([i / 10 for i in range(10)], abs=1e-3)
     left = (made.images[0].shape[1] - 256) // 4 * 2
@@ -348,16 +357,11 @@ def test_frames_of_zero_duration_are_dropped(
     assert len(annotate(source)[0].times) == 6
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return sounding(tmp_path / "film.mp4", pictures(20))
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_interrupted_annotation_leaves_no_file(
-    error: type[BaseException], toy: fervid.Classifier, source: Path, tmp_path: Path
+    error: type[BaseException], source: Path, story: ClipTimeline, tmp_path: Path
 ) -> None:
-    story, before = toy.build_timeline(source, CUT), threading.active_count()
+    before = threading.active_count()
     (tmp_path / "old.mp4").write_text("old")
 
     def on_progress(seconds: float) -> None:
@@ -367,15 +371,14 @@ def test_interrupted_annotation_leaves_no_file(
     for name in ("new.mp4", "old.mp4"):
         with pytest.raises(error):
             annotate_video.annotate(source, tmp_path / name, story, Sampling(), force=True, on_progress=on_progress)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "old.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["old.mp4"]
     assert (tmp_path / "old.mp4").read_text() == "old"
     assert threading.active_count() == before
 
 
-def test_progress_reaches_end(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
+def test_progress_reaches_end(source: Path, story: ClipTimeline, tmp_path: Path) -> None:
     times: list[float] = []
-    timeline = toy.build_timeline(source, CUT)
-    annotate_video.annotate(source, tmp_path / "new.mp4", timeline, Sampling(), on_progress=times.append)
+    annotate_video.annotate(source, tmp_path / "new.mp4", story, Sampling(), on_progress=times.append)
     assert len(times) == 20
     assert all(sooner < later for sooner, later in pairwise(times))
     assert times[-1] == pytest.approx(2, abs=0.11)
@@ -392,27 +395,26 @@ def test_progress_reaches_end(toy: fervid.Classifier, source: Path, tmp_path: Pa
     ],
 )
 def test_unwritable_output_is_refused(
-    name: str, error: type[Exception], words: str, toy: fervid.Classifier, source: Path, tmp_path: Path
+    name: str, error: type[Exception], words: str, source: Path, story: ClipTimeline, tmp_path: Path
 ) -> None:
     (tmp_path / "there.mp4").write_text("mine")
-    before, story = source.read_bytes(), toy.build_timeline(source, CUT)
+    before, target = source.read_bytes(), source if name == source.name else tmp_path / name
     with pytest.raises(error, match=words):
-        annotate_video.annotate(source, tmp_path / name, story, Sampling())
+        annotate_video.annotate(source, target, story, Sampling())
     assert source.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "there.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["there.mp4"]
 
 
 def test_encoder_errors_are_reported(
-    toy: fervid.Classifier, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: fervid.Classifier, source: Path, story: ClipTimeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = clips.write(tmp_path / "wide.mkv", clips.scenery(2, 16386, 16), codec="ffv1")
-    story = toy.build_timeline(wide, CUT)
     with pytest.raises(errors.FrameTooLarge, match="scale the video down"):
-        annotate_video.annotate(wide, tmp_path / "out.mp4", story, Sampling())
+        annotate_video.annotate(wide, tmp_path / "out.mp4", toy.build_timeline(wide, CUT), Sampling())
     monkeypatch.setattr(annotate_video, "ENCODER_OPTIONS", {"preset": "none such"})
     with pytest.raises(errors.OutputError, match="cannot be written"):
         annotate_video.annotate(source, tmp_path / "out.mp4", story, Sampling())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "wide.mkv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["wide.mkv"]
 
 
 def test_missing_encoder_is_reported_early(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,8 +439,7 @@ def test_cover_is_not_annotated(tmp_path: Path) -> None:
         annotate_video.validate_target(path, tmp_path / "out.mp4")
 
 
-def test_invalid_input_is_refused(toy: fervid.Classifier, source: Path, tmp_path: Path) -> None:
-    story = toy.build_timeline(source, CUT)
+def test_invalid_input_is_refused(toy: fervid.Classifier, source: Path, story: ClipTimeline, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "still.png"), pictures(1)[0])
     animation = cv2.Animation()
     animation.frames, animation.durations = pictures(2), np.array([100, 100], np.int32)

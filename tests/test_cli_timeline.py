@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jsonschema
@@ -20,9 +22,11 @@ import fervid
 import toy_models
 from fervid.analysis.aggregate import aggregate_clip
 from fervid.analysis.windows import WindowSpec
+from fervid.batch import runner
 from fervid.cli import app
 from fervid.core.results import WindowResult
 from fervid.core.schema import record_json_schema
+from fervid.core.worker_pool import map_ordered
 from fervid.media import video
 
 TIMES = ("start_s", "end_s")
@@ -51,11 +55,8 @@ def test_each_window_has_a_prediction(toy: fervid.Classifier, moods: Path, crops
     ("cut", "count"),
     [
         (None, 3),
-        (WindowSpec(6, 1), 1),
         (WindowSpec(60, 1), 1),
         (WindowSpec(1, 0.2), 26),
-        (WindowSpec(2, 0.5), 9),
-        (WindowSpec(0.2, 0.2), 30),
     ],
     ids=str,
 )
@@ -66,9 +67,12 @@ def test_overlapping_windows_process_frames_once(
     assert len(crops) == 30
 
 
-@pytest.mark.parametrize("cut", [WindowSpec(4, 1), WindowSpec(1.5, 0.7), WindowSpec(10, 5)], ids=str)
-@pytest.mark.parametrize("face", ["main", "all"])
-def test_window_equals_its_frames_alone(family: dict[str, str], moods: Path, cut: WindowSpec, face: str) -> None:
+@pytest.mark.parametrize(
+    ("face", "cut"),
+    [("main", WindowSpec(4, 1)), ("main", WindowSpec(1.5, 0.7)), ("all", WindowSpec(10, 5))],
+    ids=str,
+)
+def test_window_equals_its_frames_alone(family: dict[str, str], moods: Path, face: str, cut: WindowSpec) -> None:
     options = fervid.Options(face=face, min_face=toy_models.FACE, detection_interval_s=0.0)
     classifier = fervid.load_classifier(**family, options=options, threads=1)
     frames = list(video.read_frames(moods))
@@ -202,11 +206,10 @@ def records(result: Result) -> list[dict]:
 
 
 def test_cli_equals_api(run: Run, toy: fervid.Classifier, moods: Path) -> None:
-    for flags, cut in (((), WindowSpec()), (("--window", 2, "--step", 0.5), WindowSpec(2, 0.5))):
-        result = run(moods, *flags)
-        assert (result.exit_code, result.stderr) == (0, "")
-        said = [{**record, "elapsed_s": 0} for record in records(result)]
-        assert said == [{**part.as_dict(), "elapsed_s": 0} for part in toy.timeline(moods, cut)]
+    result = run(moods, "--window", 2, "--step", 0.5)
+    assert (result.exit_code, result.stderr) == (0, "")
+    said = [{**record, "elapsed_s": 0} for record in records(result)]
+    assert said == [{**part.as_dict(), "elapsed_s": 0} for part in toy.timeline(moods, WindowSpec(2, 0.5))]
 
 
 def test_formats_have_equal_content(run: Run, moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,14 +237,7 @@ def test_formats_have_equal_content(run: Run, moods: Path, monkeypatch: pytest.M
     ]
 
 
-WRONG = (
-    "--window 0 | --window -1 | --window nan | --window inf | --window long | --step 0 | --step -1 | --step nan"
-    " | --step 4.5 | --window 0.5 --step 1 | --labels first | --labels first,calm | --adaptive | --resume | --fps 0"
-    " | -o windows.xyz"
-)
-
-
-@pytest.mark.parametrize("arguments", WRONG.split(" | "))
+@pytest.mark.parametrize("arguments", ["--window 0", "--adaptive", "--resume", "-o windows.xyz"])
 def test_wrong_usage_exits_with_2(
     run: Run, arguments: str, moods: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +261,16 @@ def place(tmp_path: Path, moods: Path, cut: Path) -> Path:
 
 
 @pytest.mark.parametrize("jobs", [None, 2])
-def test_windows_are_grouped_by_clip(run: Run, place: Path, jobs: int | None, crops: list[np.ndarray]) -> None:
+def test_windows_are_grouped_by_clip(
+    run: Run, place: Path, jobs: int | None, crops: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pickling(work: Callable[[str], object], paths: list[str], workers: int, *more: Any) -> Iterator[object]:
+        """As workers get their work and give their answers, but in this process."""
+        assert workers == (jobs or 0)
+        sent = pickle.loads(pickle.dumps(work)) if jobs else work
+        return map_ordered(lambda path: pickle.loads(pickle.dumps(sent(path))), paths, 0, *more)
+
+    monkeypatch.setattr(runner, "map_ordered", pickling)
     result = run(place, *(["--jobs", jobs] if jobs else []), "--window", 3, "--step", 3)
     found = records(result)
     assert result.exit_code == 1
@@ -308,7 +313,7 @@ def test_progress_counts_clips_and_failures(family: dict[str, str], place: Path)
     ]
 
 
-@pytest.mark.parametrize("name", ["w.jsonl", "w.json", "w.csv", "w.txt"])
+@pytest.mark.parametrize("name", ["w.jsonl", "w.csv"])
 def test_existing_output_needs_force(run: Run, name: str, moods: Path, tmp_path: Path) -> None:
     output = tmp_path / name
     assert run(moods, "-o", output).exit_code == 0

@@ -92,6 +92,7 @@ def test_card_describes_training_data(data: dict[str, Any], sentence: str) -> No
     assert lines[-1].endswith("looks at 50.0 % of the frames, with an accuracy of 90.0 % instead of 95.0 %")
 
 
+@pytest.mark.usefixtures("resamples")
 def test_summary_has_intervals() -> None:
     lines = text(tables(report(["a", "b"], [0] * 60 + [1] * 40, [0] * 50 + [-1] * 10 + [0] * 10 + [1] * 30))[0])
     assert lines[0] == "Summary, with 95 % intervals"
@@ -161,6 +162,7 @@ def test_labels_are_no_markup() -> None:
     assert cells(found[2])[0] == ["truth", "[bold]", "[/]"]
 
 
+@pytest.mark.usefixtures("resamples")
 def test_comparison_is_in_points() -> None:
     labels, truth = ["a", "b"], [0] * 10 + [1] * 10
     ours = predictions(labels, truth, truth)

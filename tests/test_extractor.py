@@ -176,7 +176,7 @@ def test_observe_clip_aggregates_observations_and_keeps_error(family: dict[str, 
         next(ready.iter_observations("missing.mp4"))
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4, 8, 100])
+@pytest.mark.parametrize("stride", [1, 4, 100])
 def test_stride_takes_every_nth_sampled_frame(family: dict[str, str], long_clip: Path, stride: int) -> None:
     ready = extractor(family)
     every = list(ready.iter_observations(long_clip))
@@ -186,10 +186,9 @@ def test_stride_takes_every_nth_sampled_frame(family: dict[str, str], long_clip:
     assert_same([replace(observation, duration=0.2) for observation in strided], every[::stride])
 
 
-@pytest.mark.parametrize("rate", [3, 24, 30, 50])
-@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize(("suffix", "rate"), [("mp4", 3), ("mkv", 24), ("mp4", 50)])
 def test_finer_stride_analyses_only_new_frames(
-    family: dict[str, str], rate: int, suffix: str, tmp_path: Path, crops: list[np.ndarray]
+    family: dict[str, str], suffix: str, rate: int, tmp_path: Path, crops: list[np.ndarray]
 ) -> None:
     clip = clips.write(tmp_path / f"clip.{suffix}", changing_faces(3 * rate + 1), rate=rate)
     ready = extractor(family, sampling=Sampling(5, 0.3))
@@ -265,12 +264,12 @@ for path in sys.argv[1:]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries manage memory differently")
 def test_memory_of_frames_is_reused(tmp_path: Path) -> None:
-    path = str(clips.write(tmp_path / "wide.mp4", clips.smiling(40, 1280, 720)))
+    path = str(clips.write(tmp_path / "wide.mp4", clips.smiling(20, 1280, 720)))
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "LD_PRELOAD"))}
-    command = [sys.executable, "-c", PAGE_FAULTS, *[path] * 4]
+    command = [sys.executable, "-c", PAGE_FAULTS, *[path] * 2]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=plain)
     pages = 1280 * 720 * 3 / mmap.PAGESIZE
-    assert min(map(int, done.stdout.split())) < 40 * pages / 4
+    assert min(map(int, done.stdout.split())) < 20 * pages / 1.5
 
 
 SQUEEZED = {"to half its width": (0.5, 1.6), "to twice its width": (2.0, 4.5)}
@@ -307,11 +306,9 @@ def test_given_aspect_ratio_disables_stretching(tmp_path: Path) -> None:
     assert wrong.observe_stretched(path) == []
 
 
-@pytest.mark.parametrize("truncated", [False, True], ids=["whole", "cut"])
-def test_scenery_shows_no_face_when_stretched(tmp_path: Path, truncated: bool) -> None:
+def test_truncated_scenery_shows_no_face_when_stretched(tmp_path: Path) -> None:
     path = clips.write(tmp_path / "empty.mp4", clips.scenery(50), muxer={"movflags": "faststart"}, options={"g": "5"})
-    if truncated:
-        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
     clip = load_extractor(threads=1).observe_clip(path)
     assert clip.people == []
-    assert (clip.frames > 5, type(clip.problem)) == (True, TruncatedVideo if truncated else type(None))
+    assert (clip.frames > 5, type(clip.problem)) == (True, TruncatedVideo)

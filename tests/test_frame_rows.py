@@ -55,6 +55,16 @@ def with_all_outputs() -> fervid.Classifier:
     )
 
 
+@pytest.fixture(scope="module")
+def rows_of_pair(with_all_outputs: fervid.Classifier, pair: Path) -> list[fervid.FrameRow]:
+    return list(with_all_outputs.frames(pair, embedding=True))
+
+
+@pytest.fixture(scope="module")
+def record_of_pair(with_all_outputs: fervid.Classifier, pair: Path) -> fervid.ClipResult:
+    return with_all_outputs.classify(pair)
+
+
 def test_row_has_the_face(classifier: fervid.Classifier, smile: Path) -> None:
     rows = list(classifier.frames(smile, logits=True))
     assert [row.frame for row in rows] == [0, 5, 10, 15, 20, 25]
@@ -74,9 +84,10 @@ def test_row_has_the_face(classifier: fervid.Classifier, smile: Path) -> None:
         assert row.age is row.male_probability is row.ethnicity_probabilities is row.embedding is None
 
 
-def test_people_have_the_ids_of_the_record(with_all_outputs: fervid.Classifier, pair: Path) -> None:
-    rows = list(with_all_outputs.frames(pair))
-    result = with_all_outputs.classify(pair)
+def test_people_have_the_ids_of_the_record(
+    rows_of_pair: list[fervid.FrameRow], record_of_pair: fervid.ClipResult
+) -> None:
+    rows, result = rows_of_pair, record_of_pair
     seconds = {person.id: sum(row.duration_s for row in rows if row.face_id == person.id) for person in result.people}
     assert seconds == {person.id: pytest.approx(person.seconds) for person in result.people}
     assert len({row.frame for row in rows}) == result.frames_sampled == 12
@@ -85,9 +96,10 @@ def test_people_have_the_ids_of_the_record(with_all_outputs: fervid.Classifier, 
     assert sides[0] > 200 > sides[1]
 
 
-def test_rows_of_everybody_pool_to_the_record(with_all_outputs: fervid.Classifier, pair: Path) -> None:
-    rows = [row.as_dict() for row in with_all_outputs.frames(pair, embedding=True)]
-    assert_same(with_all_outputs.pool_frames(rows), with_all_outputs.classify(pair))
+def test_rows_of_everybody_pool_to_the_record(
+    with_all_outputs: fervid.Classifier, rows_of_pair: list[fervid.FrameRow], record_of_pair: fervid.ClipResult
+) -> None:
+    assert_same(with_all_outputs.pool_frames([row.as_dict() for row in rows_of_pair]), record_of_pair)
 
 
 @pytest.mark.parametrize("name", ["smile.mp4", "scenery.mp4", "sound.m4a", "missing.mp4", "cut.mp4"])
@@ -146,6 +158,8 @@ def test_other_rows_are_refused(classifier: fervid.Classifier, rows: list[Any], 
         classifier.pool_frames(rows)
 
 
-def test_pooling_names_the_missing_column(with_all_outputs: fervid.Classifier, pair: Path) -> None:
+def test_pooling_names_the_missing_column(
+    with_all_outputs: fervid.Classifier, rows_of_pair: list[fervid.FrameRow]
+) -> None:
     with pytest.raises(fervid.FervidError, match=r"no statistic embedding\.mean"):
-        with_all_outputs.pool_frames(with_all_outputs.frames(pair))
+        with_all_outputs.pool_frames([{**row.as_dict(), "embedding": None} for row in rows_of_pair])

@@ -17,7 +17,6 @@ from fervid.core.errors import DatasetError, InputError, NoFaceError, UsageError
 from fervid.core.records import ClipFeatures
 from fervid.learn.classifier_export import to_onnx
 from fervid.learn.dataset import Dataset, Sample, validate_dataset
-from fervid.learn.estimators import Kind
 from fervid.learn.feature_extraction import ClipFeaturesRow
 from fervid.learn.figures import find_figure
 from fervid.learn.labeled_features import build_feature_table, feature_provenance, label_features, relative_to_people
@@ -259,8 +258,8 @@ def test_reports_of_ratings() -> None:
 # Fitting
 
 
-@pytest.mark.parametrize("labels", [("calm", "joy"), ("calm", "fear", "joy")])
-def test_trained_classifier_reports_metrics(labels: tuple[str, ...], tmp_path: Path) -> None:
+def test_trained_classifier_reports_metrics(tmp_path: Path) -> None:
+    labels = ("calm", "fear", "joy")
     one = known(labels, feature_fixtures.samples(["joy"]))
     data, card, evaluations = train_classifier(one, LINEAR, "mine", 3)
     model = loaded(tmp_path, data)
@@ -362,21 +361,13 @@ def test_wrong_export_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
         train_classifier(known(), LINEAR, "mine", 3)
 
 
-@pytest.mark.parametrize("kind", ["linear", "rbf", "logistic"])
-def test_few_people_train_a_usable_file(kind: Kind, tmp_path: Path) -> None:
+def test_few_people_train_a_usable_file(tmp_path: Path) -> None:
     """14 people with two clips each, of whom held-out folds say little."""
     few = known(people=14, each=1, noise=2.5)
-    data, _, evaluations = train_classifier(few, make_candidates(["mean"], [kind]), "mine", 3)
+    data, _, evaluations = train_classifier(few, LINEAR, "mine", 3)
     (report,) = evaluations.values()
     answers = predict_with_model(few, loaded(tmp_path, data)).argmax(axis=1)
     assert (answers == few.truth).mean() >= report["answered"]["accuracy"]["interval"][0]
-
-
-def test_same_seed_gives_same_file() -> None:
-    first, again, other = (
-        train_classifier(replace(known(noise=1.5), seed=seed), LINEAR, "a", 3)[0] for seed in (1, 1, 2)
-    )
-    assert first == again != other
 
 
 def test_thresholds_for_few_frames_are_set_on_other_people(tmp_path: Path) -> None:

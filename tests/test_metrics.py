@@ -186,6 +186,7 @@ def test_no_clips_have_no_figures() -> None:
         bootstrap(0, lambda rows: {"count": len(rows)})
 
 
+@pytest.mark.usefixtures("resamples")
 def test_interval_matches_binomial() -> None:
     right = np.arange(400) % 4 > 0
     found = bootstrap(400, lambda rows: {"accuracy": float(right[rows].mean())})["accuracy"]
@@ -194,6 +195,7 @@ def test_interval_matches_binomial() -> None:
     assert found["interval"] == pytest.approx([0.75 - 1.96 * deviation, 0.75 + 1.96 * deviation], abs=0.006)
 
 
+@pytest.mark.usefixtures("resamples")
 def test_whole_groups_are_drawn() -> None:
     groups = np.array(["b", "a", "b", "c", "b", "a"])
     sizes = {"a": 2, "b": 3, "c": 1}
@@ -207,6 +209,7 @@ def test_whole_groups_are_drawn() -> None:
     assert bootstrap(6, measure, groups)["rows"] == {"value": 6.0, "interval": [3.0, 9.0]}
 
 
+@pytest.mark.usefixtures("resamples")
 def test_clips_of_one_person_tell_less_than_clips_of_many() -> None:
     right = np.repeat(np.arange(20) % 4 > 0, 20)
     ends = [
@@ -228,6 +231,7 @@ def test_figures_are_same_every_time() -> None:
     assert evaluate(drawn(50)) == evaluate(drawn(50))
 
 
+@pytest.mark.usefixtures("resamples")
 def test_resamples_of_thousand_clips_are_quick() -> None:
     given = drawn(1000, classes=8)
     start = time.process_time()

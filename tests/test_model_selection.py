@@ -202,8 +202,9 @@ def test_too_few_to_part_is_an_error(truth: list[float], groups: Sequence[int] |
 # Fitting
 
 
-@pytest.mark.parametrize("classes", [2, 3, None])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "classes"), [*((kind, classes) for kind in KINDS for classes in (3, None)), ("logistic", 2)]
+)
 def test_export_equals_scikit_learn(kind: Kind, classes: int | None) -> None:
     known = examples(45, classes)
     pipeline = calibration.fit(way(kind), known, 3)
@@ -235,11 +236,12 @@ def random_table(seed: int, *, separable: bool) -> tuple[TrainingData, int]:
     return TrainingData({"mean": x}, truth, groups, seed), max(count, 2)
 
 
-@pytest.mark.parametrize("scaling", ["l2", "standard"])
-@pytest.mark.parametrize("separable", [True, False])
-@pytest.mark.parametrize("kind", ["linear", "rbf", "logistic"])
-def test_calibration_never_changes_label(kind: Kind, separable: bool, scaling: model_selection.Scaling) -> None:
-    for seed in range(3):
+@pytest.mark.parametrize(
+    ("kind", "scaling", "separable"),
+    [("linear", "l2", False), ("linear", "standard", True), ("rbf", "l2", True), ("logistic", "standard", False)],
+)
+def test_calibration_never_changes_label(kind: Kind, scaling: model_selection.Scaling, separable: bool) -> None:
+    for seed in range(2):
         known, count = random_table(seed, separable=separable)
         x, classes = known.matrices["mean"], len(np.unique(known.truth))
         calibrated = calibration.fit(
@@ -300,8 +302,7 @@ def test_margins_without_spread_have_confidence() -> None:
     assert calibration.fit_sharpness(np.zeros((4, 2)), np.arange(4) % 2, 0.0) == 1.0
 
 
-@pytest.mark.parametrize("classes", [3, None])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "classes"), [*((kind, 3) for kind in KINDS), ("mlp", None), ("logistic", None)])
 def test_separable_classes_are_learned(kind: Kind, classes: int | None) -> None:
     known, others = examples(120, classes), examples(60, classes, seed=2)
     cost = HYPERPARAMETERS[kind][0 if kind == "mlp" else -1]
@@ -312,7 +313,7 @@ def test_separable_classes_are_learned(kind: Kind, classes: int | None) -> None:
         assert model_selection.selection_score(others.truth, said) > 0.6
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["rbf", "mlp"])
 def test_scale_of_ratings_does_not_matter(kind: Kind) -> None:
     known, others = examples(60, None), examples(30, None, seed=2).matrices["mean"]
     wide = replace(known, truth=10 * known.truth + 500)
@@ -329,8 +330,7 @@ def test_rare_class_weighs_as_much_as_a_common_one(kind: Kind) -> None:
     assert said[:, 1].mean() == pytest.approx(0.5, abs=0.12)
 
 
-@pytest.mark.parametrize("classes", [2, None])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "classes"), [("mlp", 2), ("linear", 2), ("rbf", None)])
 def test_same_seed_gives_same_bytes(kind: Kind, classes: int | None) -> None:
     def made(seed: int) -> bytes:
         base = examples(45, classes)
@@ -338,7 +338,7 @@ def test_same_seed_gives_same_bytes(kind: Kind, classes: int | None) -> None:
         return serialize_with_card(to_onnx(calibration.fit(way(kind, 0.5), known, 3), 5), {"seed": 5, "name": "a"})
 
     assert made(1) == made(1)
-    if classes and kind != "logistic":
+    if classes:
         assert made(1) != made(2)
 
 
@@ -432,8 +432,8 @@ def test_calibration_uses_unseen_people(memory: TrainingData) -> None:
 
 @pytest.mark.parametrize("classes", [3, None])
 def test_better_candidate_is_chosen(classes: int | None) -> None:
-    known = examples(60, classes)
-    noise = np.random.default_rng(9).normal(size=(60, 5)).astype(np.float32)
+    known = examples(30, classes)
+    noise = np.random.default_rng(9).normal(size=(30, 5)).astype(np.float32)
     known = TrainingData({"mean": noise, "mean+std": known.matrices["mean"]}, known.truth, known.groups)
     ways = [Candidate(name, "logistic", 3.0) for name in ("mean", "mean+std")]
     chosen, scores = select_candidate(known, ways, 3)
@@ -441,7 +441,7 @@ def test_better_candidate_is_chosen(classes: int | None) -> None:
     assert scores[chosen] == max(scores.values())
     assert list(scores) == ways
     said, winners = nested_cv_predict(known, ways, 3)
-    assert said.shape == ((60, 3) if classes else (60,))
+    assert said.shape == ((30, 3) if classes else (30,))
     assert np.isfinite(said).all()
     assert {one.statistics for one in winners} == {"mean+std"}
 

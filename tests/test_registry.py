@@ -6,7 +6,6 @@ import hashlib
 import json
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -102,13 +101,12 @@ def test_shipped_name_takes_precedence_over_file(shipped: Path, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("shipped")
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["toy", "no/such/file.onnx", "", ".", "a\0b", "x" * 5000])
-def test_unknown_name_lists_known_names(name: str, kind: Kind) -> None:
+def test_unknown_name_lists_known_names(name: str) -> None:
     with pytest.raises(ModelNotFound) as caught:
-        registry.load_model(name, kind)
+        registry.load_model(name, "detector")
     assert repr(name) in caught.value.message
-    assert f"known names: toy-{kind}; or give the path of an ONNX file" in caught.value.message
+    assert "known names: toy-detector; or give the path of an ONNX file" in caught.value.message
 
 
 def test_empty_manifest_has_no_known_names(shipped: Path) -> None:
@@ -124,8 +122,7 @@ def test_missing_file_of_shipped_model_is_named(shipped: Path) -> None:
         registry.load_model("toy-detector", "detector")
 
 
-@pytest.mark.parametrize("position", [0, 100, -1])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "position"), [*((kind, 100) for kind in KINDS), ("detector", 0), ("detector", -1)])
 def test_changed_byte_in_shipped_model_is_refused(shipped: Path, kind: Kind, position: int) -> None:
     path = shipped / f"{kind}.onnx"
     data = bytearray(path.read_bytes())
@@ -174,32 +171,19 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_invalid_file_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: Kind, damage: Callable[[bytes], bytes]
-) -> None:
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [*(("classifier", damage) for damage in DAMAGES), *((kind, "random") for kind in KINDS if kind != "classifier")],
+)
+def test_invalid_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: Kind, damage: str) -> None:
     path = toy(kind, tmp_path / "mine.onnx")
-    path.write_bytes(damage(path.read_bytes()))
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
     with pytest.raises(ModelIncompatible) as caught:
         registry.load_model(str(path), kind)
     assert str(path) in caught.value.message
     assert "or give the path of an ONNX file" in caught.value.message
     assert "\n" not in caught.value.message
     assert capfd.readouterr() == ("", "")
-
-
-def test_damaged_bytes_load_or_are_refused(tmp_path: Path) -> None:
-    random = np.random.default_rng(8)
-    path = toy("classifier", tmp_path / "mine.onnx")
-    whole = path.read_bytes()
-    for _ in range(300):
-        data = bytearray(whole)
-        for position in random.integers(len(data), size=random.integers(1, 4)):
-            data[position] = random.integers(256)
-        path.write_bytes(data)
-        with suppress(ModelIncompatible):
-            registry.load_model(str(path), "classifier")
 
 
 @pytest.mark.parametrize(
@@ -226,15 +210,12 @@ def test_model_without_valid_card_is_refused(tmp_path: Path, stored: str | None,
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("other", KINDS)
-def test_model_of_another_kind_is_refused(kind: Kind, other: Kind) -> None:
-    if kind == other:
-        assert registry.load_model(f"toy-{other}", kind).card["kind"] == kind
-        return
-    with pytest.raises(ModelIncompatible) as caught:
-        registry.load_model(f"toy-{other}", kind)
-    assert f"{other}.onnx is a model of the kind {other} and a {kind} is needed" in caught.value.message
-    assert f"known names: toy-{kind}" in caught.value.message
+def test_model_of_another_kind_is_refused(kind: Kind) -> None:
+    for other in set(KINDS) - {kind}:
+        with pytest.raises(ModelIncompatible) as caught:
+            registry.load_model(f"toy-{other}", kind)
+        assert f"{other}.onnx is a model of the kind {other} and a {kind} is needed" in caught.value.message
+        assert f"known names: toy-{kind}" in caught.value.message
 
 
 NEEDED = {
@@ -244,13 +225,15 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind in KINDS for key in sorted(NEEDED[kind])])
-def test_card_without_required_key_is_refused(tmp_path: Path, kind: Kind, key: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_card_without_required_key_is_refused(tmp_path: Path, kind: Kind) -> None:
     path = toy(kind, tmp_path / "mine.onnx")
-    toy_models.write(path, onnx.load(path), {name: value for name, value in card(kind).items() if name != key})
-    with pytest.raises(ModelIncompatible) as caught:
-        registry.load_model(str(path), kind)
-    assert f"{path} lacks {key}; export the model again" in caught.value.message
+    model = onnx.load(path)
+    for key in NEEDED[kind]:
+        toy_models.write(path, model, {name: value for name, value in card(kind).items() if name != key})
+        with pytest.raises(ModelIncompatible) as caught:
+            registry.load_model(str(path), kind)
+        assert f"{path} lacks {key}; export the model again" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_windows_are_half_open_intervals(
     assert summarise(split(observe_all(times, ANNA), length, step, origin)) == true
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_random_windows_equal_definition(seed: int) -> None:
     random = np.random.default_rng(seed)
     origin, length = random.choice([0, 0.3]), random.choice([0.4, 1, 2.5])
@@ -167,7 +167,7 @@ def test_merging_tracks_does_not_change_windows(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("fervid.analysis.tracker.COMPACT_EVERY", 10)
     frames = [
         one
-        for shot in range(40)
+        for shot in range(16)
         for one in observe_all([3 * shot, 3 * shot + 0.2], *((ANNA,), (BEN,), (ANNA, BEN), (BEN, ANNA))[shot % 4])
     ]
     found = split(frames, 4, 2)
@@ -180,7 +180,7 @@ def test_merging_tracks_does_not_change_windows(monkeypatch: pytest.MonkeyPatch)
         assert window.boxes == other.boxes
         assert sorted(map(sorted, window.people)) == sorted(map(sorted, other.people))
     assert len(found[-1].people) == 2
-    assert sum(map(len, found[-1].people)) > 50
+    assert sum(map(len, found[-1].people)) > 20
 
 
 def test_only_the_frames_of_one_window_are_in_memory() -> None:
@@ -214,7 +214,7 @@ def test_error_before_first_frame_is_raised() -> None:
 
 
 def test_person_who_keeps_returning_is_not_forgotten() -> None:
-    frames = (observe(0.5 * i, *(() if i % 12 > 3 else (ANNA,)), duration=0.5) for i in range(400))
+    frames = (observe(0.5 * i, *(() if i % 12 > 3 else (ANNA,)), duration=0.5) for i in range(200))
     found = list(iter_windows(frames, CONFIG, WindowSpec(4, 1), forget_after=60))
     assert {person.number for window in found for person in window.clip.people} == {0}
     assert all(window.clip.people or not window.clip.group.count for window in found)

@@ -29,7 +29,7 @@ def matches_face_model(card: Mapping[str, Any], sha256s: Iterable[str], expressi
         expressions: Expression classes of the face model.
     """
     if "face_model_expressions" in card:
-        return list(card["face_model_expressions"]) == list(expressions)
+        return bool(card["face_model_expressions"] == list(expressions))
     return card["face_model_sha256"] in sha256s
 
 

@@ -16,7 +16,6 @@ import pytest
 
 import feature_fixtures
 import mini_datasets
-from fervid.learn import metrics
 from fervid.learn.figures import find_figure
 from fervid.models import registry
 from fervid.training import export, predict
@@ -54,7 +53,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backbones, "BACKBONES", {"tiny": 48})
     monkeypatch.setattr(predict, "INITIAL_SIZE", SIDE)
     monkeypatch.setattr(export, "CALIBRATION", 8)
-    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
 
 
 def make_colour_clips() -> tuple[list[np.ndarray], Any]:

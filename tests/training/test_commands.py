@@ -19,7 +19,6 @@ from typer.testing import CliRunner, Result
 
 import mini_datasets
 from fervid.cli import app
-from fervid.learn import metrics
 from fervid.models import registry
 from fervid.training import export, faces, fit, logit_shift, network, predict
 from fervid.training.batches import TrainingSets
@@ -35,7 +34,6 @@ def patched() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "INITIAL_SIZE", 32)
         patch.setattr(export, "CALIBRATION", 8)
-        patch.setattr(metrics, "N_BOOTSTRAP", 20)
         yield
 
 

@@ -19,7 +19,6 @@ import clips
 import fervid
 import mini_datasets
 from fervid.cli import app
-from fervid.learn import metrics
 from fervid.learn.figures import find_figure
 from fervid.models import registry
 from fervid.training import checkpoint, export, finetune
@@ -59,10 +58,9 @@ def faces(folder: Path) -> OwnFaces:
 
 @pytest.fixture(scope="module")
 def patched() -> Iterator[None]:
-    """Shorten calibration and intervals."""
+    """Shorten calibration and save more often."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "CALIBRATION", 8)
-        patch.setattr(metrics, "N_BOOTSTRAP", 20)
         patch.setattr(finetune, "SAVE_EVERY_STEPS", 4)
         yield
 

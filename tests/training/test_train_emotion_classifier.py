@@ -13,7 +13,6 @@ import pytest
 import feature_fixtures
 import mini_datasets
 from fervid.analysis.baseline import LOGITS
-from fervid.learn import metrics
 from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry
 from fervid.training import clip_sets, train_emotion_classifier
@@ -74,8 +73,7 @@ def acted() -> ClipSet:
     return clip_set(np.eye(8)[truth] * 2 + rest[people] + rng.normal(0, 0.2, (80, 8)), truth, people)
 
 
-def test_subtracting_average_aligns_people(acted: ClipSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
+def test_subtracting_average_aligns_people(acted: ClipSet) -> None:
     parameters = Parameters.fit([to_labelled_logits(acted)])
     usual = np.array(train_emotion_classifier.average_logits(acted)["person"], np.float32)
     alone = acted.evaluate(parameters(acted.table.statistics[LOGITS]))
@@ -118,8 +116,7 @@ def test_sets_are_read_with_people_and_truth(sets: dict[str, ClipSet]) -> None:
     assert (len(stills), stills.people) == (7, None)
 
 
-def test_valence_of_happiness_and_missing_faces(sets: dict[str, ClipSet], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
+def test_valence_of_happiness_and_missing_faces(sets: dict[str, ClipSet]) -> None:
     films = sets[KERC]
     happy = np.tile(np.float32(np.eye(8)[CLASSES.index("happiness")]), (len(films), 1))
     report = films.evaluate(happy)
@@ -136,7 +133,6 @@ def test_train_end_to_end(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
     films = sets[KERC]  # all clips show the astronaut
     strangers = replace(films, people=np.arange(len(films.truth)))
     monkeypatch.setattr(train_emotion_classifier, "read_clip_sets", lambda *_: {**sets, KERC: strangers})

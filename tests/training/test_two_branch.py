@@ -325,10 +325,7 @@ def test_comparison_differs_in_one_setting() -> None:
         assert replace(recipe, backbone=two.backbone, appearance=two.appearance, mixing=two.mixing) == two
 
 
-def test_figures_of_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fervid.learn import metrics
-
-    monkeypatch.setattr(metrics, "N_BOOTSTRAP", 20)
+def test_figures_of_comparison() -> None:
     labels = np.arange(60) % 6
     right = np.eye(6, dtype=np.float32)[labels]
     assert synthetic.macro_f1(labels, labels) == 1
