@@ -137,6 +137,7 @@ def test_invalid_manifest_entry_is_refused(values: dict[str, Any]) -> None:
         ("face_model-card", {"ethnicities": ["here"]}),
         ("face_model-card", {"ethnicities": []}),
         ("classifier-card", {"face_model_sha256": 1.5}),
+        ("classifier-card", {"face_model_expressions": 5}),
         ("classifier-card", {"labels": [float("nan"), "second", "third"]}),
     ],
     ids=repr,
