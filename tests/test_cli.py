@@ -160,7 +160,7 @@ def test_skipped_files_of_folder_are_reported(toys: list[str], plain: Path, tmp_
 def test_unreadable_folder_has_error_record(
     toys: list[str], plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan, locked = os.scandir, tmp_path / "clips" / "locked"
+    scan, locked = os.scandir, tmp_path / "clips" / "closed"
     shutil.copytree(plain, tmp_path / "clips")
     locked.mkdir()
 
@@ -650,9 +650,9 @@ def test_interrupt_while_workers_start(smile: Path, scenery: Path) -> None:
     assert child_processes.gone(process.pid)
 
 
-def test_module_starts_workers(smile: Path, scenery: Path) -> None:
+def test_module_starts_workers(toys: list[str], face: Path, nobody: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "fervid", "classify", smile, scenery, "--jobs", "2"],
+        [sys.executable, "-m", "fervid", "classify", face, nobody, *toys, "--jobs", "2"],
         capture_output=True,
         timeout=60,
         check=True,
@@ -709,7 +709,7 @@ def test_device_auto_falls_back_to_cpu(smile: Path) -> None:
 @pytest.fixture
 def endless(smile: Path, tmp_path: Path) -> Path:
     """A clip that takes minutes."""
-    batch.repeat_video(smile, 900, tmp_path / "endless.mp4")
+    batch.repeat_video(smile, 300, tmp_path / "endless.mp4")
     return tmp_path / "endless.mp4"
 
 
@@ -749,8 +749,8 @@ def test_interrupt_stops_long_clip(smile: Path, endless: Path, tmp_path: Path) -
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 @pytest.mark.parametrize("arguments", [["classify"], ["--help"]], ids=" ".join)
-def test_full_stdout_is_reported(arguments: list[str], scenery: Path) -> None:
-    inputs = [str(scenery), "--progress", "none"] if arguments == ["classify"] else []
+def test_full_stdout_is_reported(arguments: list[str], toys: list[str], nobody: Path) -> None:
+    inputs = [str(nobody), *toys, "--progress", "none"] if arguments == ["classify"] else []
     code = [sys.executable, "-c", "from fervid.cli.app import main; main()", *arguments, *inputs]
     with open("/dev/full", "wb") as full:
         done = subprocess.run(code, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
@@ -774,9 +774,9 @@ def test_unencodable_characters_are_escaped() -> None:
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_closed_stdout_is_reported_if_used(named: bool, scenery: Path, tmp_path: Path) -> None:
-    output = f'-o "{tmp_path}/answers.jsonl" --progress none' if named else ""
-    line = f'exec "{sys.executable}" -c "from fervid.cli.app import main; main()" classify "{scenery}" {output} >&-'
+def test_closed_stdout_is_reported_if_used(named: bool, toys: list[str], nobody: Path, tmp_path: Path) -> None:
+    output = ["-o", str(tmp_path / "answers.jsonl"), "--progress", "none"] if named else []
+    line = f"exec {shlex.join(command(nobody, *toys, *output))} >&-"
     done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, check=False, timeout=60)
     if named:
         assert (done.returncode, done.stderr) == (0, b"")
