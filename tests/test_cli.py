@@ -708,7 +708,7 @@ def test_device_auto_falls_back_to_cpu(smile: Path) -> None:
 
 @pytest.fixture
 def endless(smile: Path, tmp_path: Path) -> Path:
-    """A clip that takes minutes."""
+    """Five minutes of that smile."""
     batch.repeat_video(smile, 300, tmp_path / "endless.mp4")
     return tmp_path / "endless.mp4"
 

@@ -272,14 +272,12 @@ def started(inbox: Path, tmp_path: Path, family: dict[str, str]) -> Iterator[Cal
 
 
 def answered(output: Path, count: int) -> list[tuple[str, str]]:
-    """Wait for a number of records, and return their names and statuses."""
-    deadline = time.monotonic() + 60
-    found: list[tuple[str, str]] = []
-    while time.monotonic() < deadline and len(found) < count:
+    """Wait for a number of records that the ledger lists, and return their names and statuses."""
+    deadline, ledger = time.monotonic() + 60, Path(f"{output}.ledger")
+    while time.monotonic() < deadline and not (ledger.exists() and ledger.read_bytes().count(b"\n") >= count):
         time.sleep(0.05)
-        lines = output.read_bytes().splitlines() if output.exists() else []
-        found = [(Path(record["path"]).name, record["status"]) for record in map(json.loads, lines)]
-    return found
+    records = map(json.loads, output.read_bytes().splitlines())
+    return [(Path(record["path"]).name, record["status"]) for record in records]
 
 
 def test_each_clip_is_classified_once_across_restarts(

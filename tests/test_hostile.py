@@ -106,12 +106,12 @@ def test_frames_of_thousands_of_malformed_files_are_in_order(start: int, tmp_pat
     looked_at(malformed_videos.cases(MANY)[start : start + AT_ONCE], tmp_path)
 
 
-def test_malformed_timestamps_give_few_windows(toy: fervid.Classifier, tmp_path: Path) -> None:
+def test_malformed_timestamps_give_few_windows(single: fervid.Classifier, tmp_path: Path) -> None:
     validator = jsonschema.Draft202012Validator(record_json_schema("timeline"))
     for name in malformed_videos.BUILT:
         if name.startswith(("fps", "steps", "times", "scale", "step", "lasts", "grows", "no_frame")):
             case = malformed_videos.built(f"built/{name}")
-            found = list(toy.timeline(case.write(tmp_path)))
+            found = list(single.timeline(case.write(tmp_path)))
             assert 1 <= len(found) < 60, case.name
             for window in found:
                 validator.validate(window.as_dict())
