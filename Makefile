@@ -63,9 +63,10 @@ fuzz: $(VENV)/dev  ## fuzz what is parsed beside videos, SECONDS for each parser
 		PYTHONPATH=tests/helpers $(BIN)/python -W error tests/helpers/fuzz.py $$target -max_total_time=$(or $(SECONDS),60) || exit 1; \
 	done
 
-test-train: $(VENV)/training  ## run the tests of fervid.training, which need torch, of Ray, and the slow pages of docs/
+test-train: $(VENV)/training  ## run the tests of fervid.training, which need torch, of Ray, the pages of docs/ and the benchmarks
 	$(BIN)/python -m pytest $(PARALLEL) tests/training
-	$(BIN)/python -m pytest $(PARALLEL) tests/test_ray_runner.py tests/test_docs.py -m slow --timeout=900 -rs
+	$(BIN)/python -m pytest $(PARALLEL) -m slow --timeout=900 -rs tests/test_ray_runner.py tests/test_docs.py \
+		tests/test_benchmarks.py tests/test_cli_stream.py tests/test_killed.py::test_run_resumes_after_few_kills
 
 bench: $(VENV)/dev  ## measure speed; CLIPS names the videos
 	$(BIN)/python benchmarks/speed.py $(or $(CLIPS),examples/astronaut.mp4)
@@ -76,7 +77,7 @@ examples: $(VENV)/dev  ## make the clips of examples/ anew
 models:  ## how each shipped model is made
 	@sed -n '/^## How they are made/,$$p' models/README.md
 
-docs: $(VENV)/docs  ## build the site into site/; its command blocks are run by `make test`
+docs: $(VENV)/docs  ## build the site into site/; its command blocks are run by `make test-train`
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lock: $(TOOLS)/pip-audit  ## renew requirements-dev.lock

@@ -6,10 +6,11 @@ import faulthandler
 import functools
 import inspect
 import os
+import pickle
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,26 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(part, "plan_workers", plan)
     for part in (cli.classify, cli.frames, cli.timeline, cli.watch):
         monkeypatch.setattr(part, "preload_worker", lambda: None)
+
+
+@pytest.fixture
+def through_pickle() -> Callable[..., Iterator[Any]]:
+    """`map_ordered` in this process, with the function, the items and the results pickled as for workers."""
+
+    def map_pickled(
+        work: Callable[[Any], Any], items: Iterable[Any], jobs: int, on_death: object, limits: object = None
+    ) -> Iterator[Any]:
+        if not jobs:
+            yield from map(work, items)
+            return
+        unpickled = copy(work)
+        for item in items:
+            yield copy(unpickled(copy(item)))
+
+    def copy(value: Any) -> Any:
+        return pickle.loads(pickle.dumps(value))
+
+    return map_pickled
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ def test_decode_counts_frames(smile: Path) -> None:
     assert timing.decode(smile) == timing.decode(smile, threads=1) == 30
 
 
+@pytest.mark.slow
 def test_once_measures_new_process(smile: Path) -> None:
     pytest.importorskip("resource")
     ballast = np.ones(300_000_000, np.uint8)
@@ -75,6 +76,7 @@ def test_once_measures_new_process(smile: Path) -> None:
     assert 0 <= spent["CPU s"] < 10
 
 
+@pytest.mark.slow
 def test_command_is_timed(capfd: pytest.CaptureFixture[str]) -> None:
     first, whole = timing.command("--version")
     assert 0 < first <= whole
@@ -124,6 +126,7 @@ def test_stopwatch_adds_threads() -> None:
     assert 0 < alone < stopwatch.seconds["work"]
 
 
+@pytest.mark.slow
 def test_stages_are_timed_and_restored(smile: Path, scenery: Path) -> None:
     before = [getattr(owner, function) for _, owner, function in POINTS]
     found = stages(smile, fervid.Sampling())
@@ -136,6 +139,7 @@ def test_stages_are_timed_and_restored(smile: Path, scenery: Path) -> None:
     assert nobody["embed"] < nobody["full detection"] / 10
 
 
+@pytest.mark.slow
 def test_speed_measures_clip(smile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "command", lambda *arguments: (0.5, 0.75))
     monkeypatch.setattr(speed, "once", lambda way, path: {"CPU s": 1.0, "peak MB": 90.0})
@@ -154,6 +158,7 @@ def test_speed_measures_clip(smile: Path, tmp_path: Path, monkeypatch: pytest.Mo
     json.dumps(found)
 
 
+@pytest.mark.slow
 def test_annotate_is_compared_with_transcoding(smile: Path, tmp_path: Path) -> None:
     annotate.encode(smile, tmp_path / "again.mp4", {})
     assert timing.decode(tmp_path / "again.mp4") == 30
@@ -304,7 +309,9 @@ def test_distances_of_zero_vectors() -> None:
     assert agreement.cosine_distance(some, -some) == 2
 
 
-def test_film_is_reproducible() -> None:
+def test_film_is_reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "RATE", 3)
+    monkeypatch.setattr(agreement, "SECONDS", 1)
     still = clips.portrait(48, 48, 0.32, 222, 118)
 
     def film(seed: int, people: int = 1) -> list[Frame]:
@@ -312,13 +319,14 @@ def test_film_is_reproducible() -> None:
         return list(agreement.render_video([still] * people, agreement.render_noise(rng), rng))
 
     first = film(1)
-    assert [frame.time for frame in first] == pytest.approx(np.arange(15) / 5)
+    assert [frame.time for frame in first] == pytest.approx(np.arange(3) / 3)
     assert {frame.image.shape for frame in first} == {(360, 640, 3)}
     assert all(np.array_equal(a.image, b.image) for a, b in zip(first, film(1), strict=True))
     assert not np.array_equal(first[0].image, film(2)[0].image)
-    assert len(film(3, 2)) == 15
+    assert len(film(3, 2)) == 3
 
 
+@pytest.mark.slow
 def test_face_in_film_is_tracked() -> None:
     extractor = fervid.load_classifier().extractor
     model = registry.load_model(registry.DEFAULTS["classifier"], "classifier")

@@ -128,8 +128,9 @@ def test_output_does_not_replace_an_input(smile: Path, tmp_path: Path) -> None:
 
 
 def test_workers_give_the_same_rows(
-    classifier: fervid.Classifier, broken: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: fervid.Classifier, broken: Path, through_pickle: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(frame_runner, "map_ordered", through_pickle)
     paths = sorted(map(str, broken.iterdir()))
     columns = frame_columns(classifier.extractor)
     here, there = (

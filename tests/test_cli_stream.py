@@ -484,6 +484,7 @@ def test_latency_is_counted_from_last_frame_of_window() -> None:
     assert benchmark.latencies({0.0: 10.0, 0.9: 11.0, 1.0: 11.5}, [(1.0, 11.25), (2.0, 12.0)]) == [0.25, 0.5]
 
 
+@pytest.mark.slow
 def test_benchmark_measures_clip(moods: Path, flags: list[str]) -> None:
     found = benchmark.measure(moods, "mpegts", [*flags, "--window", "1"], pace=4)
     assert found["windows"] == 6

@@ -18,6 +18,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import child_processes
+import clips
+import toy_models
 from fervid.batch import folder_watcher
 from fervid.batch.folder_watcher import FolderWatcher
 from fervid.cli import app
@@ -238,13 +240,14 @@ def test_missing_folder_exits_with_2(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def started(inbox: Path, tmp_path: Path) -> Iterator[Callable[[], SimpleNamespace]]:
+def started(inbox: Path, tmp_path: Path, family: dict[str, str]) -> Iterator[Callable[[], SimpleNamespace]]:
     """Start the command as a service would, and kill it after the test."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start() -> SimpleNamespace:
         code = "from fervid.cli.app import main\nif __name__ == '__main__': main()"
-        flags = ["--settle-seconds=0.5", "-o", tmp_path / "out.jsonl", "--resume", "--jobs=1", "--progress=none"]
+        flags = ["--settle-seconds=0.2", "-o", tmp_path / "out.jsonl", "--resume", "--jobs=1", "--progress=none"]
+        flags += [*toy_models.flags(family), f"--min-face={toy_models.FACE}"]
         process = subprocess.Popen(
             [sys.executable, "-c", code, "watch", inbox, *flags],
             stderr=subprocess.PIPE,
@@ -269,32 +272,31 @@ def started(inbox: Path, tmp_path: Path) -> Iterator[Callable[[], SimpleNamespac
 
 
 def answered(output: Path, count: int) -> list[tuple[str, str]]:
-    """Wait for a number of records, and return their names and statuses."""
-    deadline = time.monotonic() + 60
-    found: list[tuple[str, str]] = []
-    while time.monotonic() < deadline and len(found) < count:
+    """Wait for a number of records that the ledger lists, and return their names and statuses."""
+    deadline, ledger = time.monotonic() + 60, Path(f"{output}.ledger")
+    while time.monotonic() < deadline and not (ledger.exists() and ledger.read_bytes().count(b"\n") >= count):
         time.sleep(0.05)
-        lines = output.read_bytes().splitlines() if output.exists() else []
-        found = [(Path(record["path"]).name, record["status"]) for record in map(json.loads, lines)]
-    return found
+    records = map(json.loads, output.read_bytes().splitlines())
+    return [(Path(record["path"]).name, record["status"]) for record in records]
 
 
 def test_each_clip_is_classified_once_across_restarts(
-    started: Callable[[], SimpleNamespace], inbox: Path, tmp_path: Path, smile: Path, scenery: Path
+    started: Callable[[], SimpleNamespace], inbox: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
-    shutil.copy(scenery, inbox / "there.mp4")
+    clips.write(inbox / "there.mp4", [toy_models.picture(None)] * 3)
     service = started()
     assert answered(output, 1) == [("there.mp4", "no_face")]
     (inbox / "bad.mp4").write_bytes(b"\0not a video" * 100)
     assert answered(output, 2)[1:] == [("bad.mp4", "error")]
-    shutil.copy(smile, tmp_path / "whole.mp4")
+    face = clips.write(tmp_path / "face.mp4", [toy_models.picture(toy_models.FIRST)] * 3)
+    shutil.copy(face, tmp_path / "whole.mp4")
     (tmp_path / "whole.mp4").rename(inbox / "moved.mp4")
     assert answered(output, 3)[2:] == [("moved.mp4", "ok")]
     status, said = service.end(signal.SIGTERM)
     assert (status, said.count(b"\n"), b"terminated" in said) == (143, 1, True)
     before = output.read_bytes().splitlines()
-    shutil.copy(smile, inbox / "meanwhile.mp4")
+    shutil.copy(face, inbox / "meanwhile.mp4")
     (inbox / "there.mp4").unlink()
     service = started()
     assert sorted(answered(output, 4)[2:]) == [("bad.mp4", "error"), ("meanwhile.mp4", "ok")]

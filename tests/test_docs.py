@@ -103,16 +103,13 @@ def setting(page: str, place: Path, environment: pytest.MonkeyPatch, request: py
         yield
 
 
-QUICK = ("tutorial.md",)
-RUN = [
-    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
-    for name in (page.relative_to(DOCS).as_posix() for page in PAGES if any(block.runs for block in read_blocks(page)))
-]
+RUN = [page.relative_to(DOCS).as_posix() for page in PAGES if any(block.runs for block in read_blocks(page))]
 
 
 needs_bash = pytest.mark.skipif(sys.platform == "win32", reason="bash on Windows does not see the same files")
 
 
+@pytest.mark.slow
 @needs_bash
 @pytest.mark.parametrize("page", RUN)
 def test_page_blocks_run(
@@ -124,6 +121,7 @@ def test_page_blocks_run(
         pytest.skip(f"ran all blocks except: {'; '.join(skipped)}")
 
 
+@pytest.mark.slow
 @needs_bash
 def test_notebook_runs(shell: Path) -> None:
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]

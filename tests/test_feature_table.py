@@ -6,15 +6,13 @@ import hashlib
 import importlib
 import json
 import os
-import signal
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -24,9 +22,9 @@ import fervid
 from feature_fixtures import CYAN, MAGENTA, YELLOW
 from fervid.analysis.extractor import Extractor
 from fervid.analysis.options import Options
-from fervid.core.errors import DatasetError, OutputError, TruncatedVideo, UsageError
-from fervid.core.records import ClipFeatures, Frame, FrameObservation
-from fervid.core.worker_process import Limits
+from fervid.core.errors import DatasetError, OutputError, TimedOut, TruncatedVideo, UsageError
+from fervid.core.records import ClipFeatures
+from fervid.core.worker_process import WorkerDied
 from fervid.learn import feature_extraction
 from fervid.learn.dataset import Sample
 from fervid.learn.feature_extraction import IDENTITY, ClipFeaturesRow, compute_clip_features, extract_features
@@ -326,38 +324,41 @@ def test_truncated_clip_with_face_counts(
 
 
 @pytest.mark.parametrize("jobs", [0, 2])
-def test_rows_come_in_order_of_clips(jobs: int, four: list[Sample], extractor: Extractor, tmp_path: Path) -> None:
+def test_rows_come_in_order_of_clips(
+    jobs: int,
+    four: list[Sample],
+    extractor: Extractor,
+    tmp_path: Path,
+    through_pickle: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feature_extraction, "map_ordered", through_pickle)
     rows = list(extract_features(iter(four * 3), extractor, tmp_path / "cache", jobs))
     assert [row.sample for row in rows] == four * 3
     assert [row.features is None for row in rows] == [False, False, False, True] * 3
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
-class Fragile(Extractor):
-    """Brings its process down at a face on the left, and hangs at one on the right."""
+def test_crash_and_timeout_are_reported(
+    four: list[Sample], extractor: Extractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = {"b": WorkerDied("SIGSEGV"), "c": WorkerDied("2 s", TimedOut)}
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return Fragile, super().__reduce__()[1]
+    def lose(
+        work: Callable[[Sample], Any],
+        items: Iterable[Sample],
+        _jobs: int,
+        on_death: Callable[..., Any],
+        _limits: object,
+    ) -> Iterator[Any]:
+        for item in items:
+            death = deaths.get(item.path.name)
+            yield on_death(item, death) if death else work(item)
 
-    def observe_frames(self, stream: Iterator[Frame]) -> Generator[FrameObservation]:
-        for one in super().observe_frames(stream):
-            if one.area_fractions and one.faces[0].box[0] < 64:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if one.area_fractions and one.faces[0].box[0] > 128:
-                time.sleep(600)
-            yield one
-
-
-def test_crash_and_timeout_are_reported(four: list[Sample], tmp_path: Path) -> None:
-    plain = feature_fixtures.extractor(tmp_path)
-    for name, aside in (("deadly", -32), ("endless", 96)):
-        (tmp_path / name).mkdir()
-        assert cv2.imwrite(str(tmp_path / name / "0.png"), np.roll(feature_fixtures.picture(YELLOW), aside, axis=1))
-    given = [four[0], sample(tmp_path / "deadly"), sample(tmp_path / "endless"), four[1]]
-    extractor = Fragile(plain.detector, plain.face_model, plain.options)
-    rows = list(extract_features(given, extractor, tmp_path / "cache", 1, limits=Limits(seconds=2)))
-    assert [row.sample for row in rows] == given
-    assert [row.error and row.error.code for row in rows] == [None, "crashed", "timeout", None]
+    monkeypatch.setattr(feature_extraction, "map_ordered", lose)
+    rows = list(extract_features(four, extractor, jobs=1))
+    assert [row.sample for row in rows] == four
+    assert [row.error and row.error.code for row in rows] == [None, "crashed", "timeout", "no_face"]
     assert all(str(row.sample.path) in row.error.message for row in rows[1:3])
 
 

@@ -102,18 +102,27 @@ def test_other_shells_complete_names(shell: str) -> None:
     assert set(complete(_FERVID_COMPLETE=f"complete_{shell}", **request)) == {"mobilenetv1", "mobilenetv1-fp32"}
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_script_is_printed(shell: str) -> None:
-    code = (
-        "import sys; sys.argv = ['fervid', '--show-completion', sys.argv[1]]; from fervid.cli.app import main; main()"
-    )
+def test_completion_scripts_are_printed() -> None:
+    shells = ("bash", "zsh", "fish")
+    code = """
+import sys
+from contextlib import suppress
+from fervid.cli.app import app
+for shell in sys.argv[1:]:
+    with suppress(SystemExit):
+        app(["--show-completion", shell], prog_name="fervid")
+    print(end="\\0")
+"""
     environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    script = subprocess.check_output([sys.executable, "-c", code, shell], text=True, env=environment)
-    assert f"_FERVID_COMPLETE=complete_{shell}" in script
-    if sys.platform != "win32" and (program := shutil.which(shell)):
-        check = "\ncomplete -p fervid\n" if shell == "bash" else ""
-        done = subprocess.run([program, "-c", script + check], capture_output=True, text=True, check=False, timeout=20)
-        assert shell != "bash" or "_fervid_completion" in done.stdout
+    printed = subprocess.check_output([sys.executable, "-c", code, *shells], text=True, env=environment)
+    for shell, script in zip(shells, printed.split("\0"), strict=False):
+        assert f"_FERVID_COMPLETE=complete_{shell}" in script
+        if sys.platform != "win32" and (program := shutil.which(shell)):
+            check = "\ncomplete -p fervid\n" if shell == "bash" else ""
+            done = subprocess.run(
+                [program, "-c", script + check], capture_output=True, text=True, check=False, timeout=20
+            )
+            assert shell != "bash" or "_fervid_completion" in done.stdout
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from fervid.analysis.options import Options
 from fervid.analysis.thumbnails import read_thumbnail
 from fervid.analysis.windows import WindowSpec
 from fervid.core.errors import ModelIncompatible, ModelNotFound
-from fervid.core.worker_process import Limits
+from fervid.core.worker_process import Limits, WorkerDied
 from fervid.media.sampling import Sampling
 from fervid.models import registry
 from fervid.models.card import Kind
@@ -193,17 +191,22 @@ def test_missing_model_affects_its_clips_only(records: list[Record], family: dic
 
 
 def test_crash_affects_one_clip_only(
-    records: list[Record], family: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    records: list[Record],
+    family: dict[str, str],
+    through_pickle: Callable[..., Iterator[Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def lose_first(
+        work: object, items: Iterable[Any], jobs: int, on_death: Callable[..., Any], limits: object
+    ) -> Iterator[Any]:
+        first, *others = items
+        yield on_death(first, WorkerDied("SIGSEGV"))
+        yield from through_pickle(work, others, jobs, on_death, limits)
+
+    monkeypatch.setattr(highlights, "map_ordered", lose_first)
     moved = [{**record, "path": "/nowhere/at all.mp4"} for record in records]
-    results = dict(find_highlights({"a": moved, "b": records}, family, OPTIONS, jobs=1, threads=1, limits=Limits()))
-    assert "does not exist" in results["a"].note
-    assert len(results["b"].highlights) == 2
-    monkeypatch.setattr(highlights, "load_recorded_models", lambda *_, **__: _die)
-    results = dict(find_highlights({"b": records}, family, OPTIONS, jobs=1, threads=1))
-    assert "crashed on" in results["b"].note
-
-
-def _die(windows: Sequence[Record]) -> list[highlights.Highlight]:
-    os.kill(os.getpid(), signal.SIGSEGV)
-    return []
+    clips_by_name = {"a": records, "b": moved, "c": records}
+    results = dict(find_highlights(clips_by_name, family, OPTIONS, jobs=1, threads=1, limits=Limits()))
+    assert "crashed on" in results["a"].note
+    assert "does not exist" in results["b"].note
+    assert len(results["c"].highlights) == 2

@@ -17,6 +17,7 @@ def unharmed(counts: Counts, kills: int, inputs: int) -> bool:
     return counts.harmed == 0
 
 
+@pytest.mark.slow
 def test_run_resumes_after_few_kills() -> None:
     counts = killed_runs(3, inputs=20)
     assert unharmed(counts, 3, 20), counts

@@ -30,6 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_wheel_has_models_and_templates(wheel: Path) -> None:
     assert wheel.stat().st_size < 20e6
     templates = {f"render/templates/{path.name}" for path in (ROOT / "fervid" / "render" / "templates").iterdir()}
@@ -38,6 +39,7 @@ def test_wheel_has_models_and_templates(wheel: Path) -> None:
     assert {f"fervid/{name}" for name in templates | models} <= set(zipfile.ZipFile(wheel).namelist())
 
 
+@pytest.mark.slow
 def test_description_has_no_relative_links(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))

@@ -209,20 +209,37 @@ class LocalActor:
 @pytest.fixture
 def spec(classifier: fervid.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerSpec:
     """The spec of a worker that runs without Ray."""
-    monkeypatch.setattr(ray_runner, "_import", lambda: SimpleNamespace(get=lambda value: value))
+    monkeypatch.setattr(ray_runner, "_import", without_ray)
+    return spec_in(tmp_path, classifier)
+
+
+def without_ray() -> SimpleNamespace:
+    return SimpleNamespace(get=lambda value: value)
+
+
+def spec_in(folder: Path, classifier: fervid.Classifier) -> WorkerSpec:
     files = {role: (path.name, path.read_bytes()) for role, path in classifier.files.items()}
     return WorkerSpec(
-        files, classifier.models, classifier.options, Limits(), 1, "cpu", str(tmp_path), run_fingerprint(classifier)
+        files, classifier.models, classifier.options, Limits(), 1, "cpu", str(folder), run_fingerprint(classifier)
     )
 
 
-@pytest.fixture
-def worker(spec: WorkerSpec) -> Iterator[RayWorker]:
+@pytest.fixture(scope="module")
+def started(classifier: fervid.Classifier, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayWorker]:
     """A worker in this process, with its child process."""
-    worker = RayWorker(spec, LocalActor(AttemptCounter()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_runner, "_import", without_ray)
+        worker = RayWorker(spec_in(tmp_path_factory.mktemp("worker"), classifier), LocalActor(AttemptCounter()))
     yield worker
     worker._process.stop()
     worker._process.reap()
+
+
+@pytest.fixture
+def worker(started: RayWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RayWorker:
+    """That worker, in the folder of a test."""
+    monkeypatch.setattr(started, "_spec", replace(started._spec, folder=str(tmp_path)))
+    return started
 
 
 def test_worker_makes_same_records(

@@ -111,14 +111,14 @@ def test_read_ahead_is_bounded() -> None:
 
     def items() -> Iterator[int]:
         nonlocal read
-        while read < 5000:
+        while read < 300:
             read += 1
             yield read
 
     for given, answer in enumerate(map_ordered(abs, items(), 2, unexpected_death), start=1):
         assert answer == given
         assert read <= given + 2 * MAX_QUEUED_PER_WORKER
-    assert given == read == 5000
+    assert given == read == 300
 
 
 def test_death_costs_one_item() -> None:
@@ -143,14 +143,13 @@ def test_memory_error_costs_one_item() -> None:
     assert list(map_ordered(exhaust, range(3), 1, describe_death)) == [0, "1: MemoryError", 2]
 
 
-@pytest.mark.parametrize("how", ["sleep", "in C"])
-def test_timeout_costs_one_item(how: str) -> None:
-    answers = list(map_ordered(partial(hang, how), range(3), 1, code_of_death, Limits(seconds=1.5)))
-    assert answers == [0, "timeout: 1.5 s", 2]
+def test_timeout_costs_one_item() -> None:
+    answers = list(map_ordered(hang, range(3), 1, code_of_death, Limits(seconds=0.5)))
+    assert answers == [0, "timeout: 0.5 s", 2]
 
 
 def test_timeout_starts_when_worker_receives_item() -> None:
-    assert list(map_ordered(square, [3] * 200, 1, unexpected_death, Limits(seconds=1.5))) == [9] * 200
+    assert list(map_ordered(square, [3] * 80, 1, unexpected_death, Limits(seconds=0.5))) == [9] * 80
 
 
 def test_memory_limit_costs_one_item() -> None:

@@ -71,13 +71,11 @@ def sleep(folder: Path, item: int) -> int:
     return item
 
 
-def hang(how: str, item: int) -> int:
-    """Hang in Python, or in C code that holds the interpreter lock and ignores signals."""
+def hang(item: int) -> int:
+    """Hang at item 1 in C code that holds the interpreter lock and ignores signals."""
     if item == 1:
         if sys.platform != "win32":
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.Signals)
-        if how == "sleep":
-            time.sleep(600)
         re.fullmatch("(a|aa)+b", "a" * 60)
     return item
 
