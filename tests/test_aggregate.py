@@ -18,7 +18,7 @@ from observations import ANNA, BEN, BROKEN, CONFIG, assert_same, broken, face_ou
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_face_is_pooled_over_its_frames(count: int) -> None:
     seen = aggregate_clip(observe_all(np.arange(count) / 5, ANNA), CONFIG)
-    assert (seen.frames, seen.frames_with_face, seen.problem) == (count, count, None)
+    assert (seen.frames, seen.frames_with_face, seen.error) == (count, count, None)
     assert seen.seconds == pytest.approx(0.2 * count)
     assert [person.pool.count for person in seen.people] == [count][:count]
     if count:
@@ -124,7 +124,7 @@ def test_errors_of_clip_and_of_its_prediction(
     frames: list[FrameObservation], problem: InputError | None, wrong: type, unanswered: type, cause: type | None
 ) -> None:
     seen = aggregate_clip(frames, CONFIG)
-    seen.problem = problem
+    seen.error = problem
     found, error = seen.errors_for("clip.mp4")
     assert (type(found), type(error)) == (wrong, unanswered)
     if error is not None:
@@ -143,7 +143,7 @@ def test_errors_name_options_to_try() -> None:
 
 def test_truncated_clip_keeps_its_first_frames() -> None:
     seen = aggregate_clip(broken(observe_all([0, 0.2], ANNA)), CONFIG)
-    assert (seen.frames, len(seen.people), seen.problem) == (2, 1, BROKEN)
+    assert (seen.frames, len(seen.people), seen.error) == (2, 1, BROKEN)
     with pytest.raises(ZeroDivisionError):
         aggregate_clip(broken([observe(0, ANNA)], ZeroDivisionError()), CONFIG)
 

@@ -332,7 +332,7 @@ def test_progress_json_ends_with_summary(toys: list[str], face: Path, broken: Pa
         "event": "summary",
         "windows": 3,
         "statuses": {"ok": 2, "error": 1},
-        "answered_before": 0,
+        "finished_before": 0,
         "failed": 1,
         "output": str(output),
     }

@@ -162,8 +162,8 @@ def test_features_report_skipped_files_and_output(place: Path, tmp_path: Path) -
     arguments = [tmp_path, "-o", output, "--cache", place / "cache", *models(place)]
     told = CliRunner().invoke(app.app, ["features", *map(str, arguments)])
     assert told.exit_code == 0
-    passed_over, end = told.stderr.splitlines()
-    assert passed_over == "fervid: 2 files are not videos, 2 folders were not searched"
+    skipped_files, end = told.stderr.splitlines()
+    assert skipped_files == "fervid: 2 files are not videos, 2 folders were not searched"
     assert re.fullmatch(rf"fervid: 2 clips in [\d.]+ s: 2 ok; features are in {re.escape(str(output))}", end)
 
 
@@ -439,7 +439,7 @@ def test_evaluate_classifier(place: Path, mine: Path, fervid: Callable[..., Resu
     given = ("evaluate", place / "list.csv", "--classifier", mine)
     report = parsed(fervid(*given, "--format", "json"))
     assert (report["labels"], report["clips"], report["training_clips"]) == (["calm", "joy"], 24, 24)
-    assert "Summary: trained on 24 of these 24 clips, no measure of new ones" in said(fervid(*given))
+    assert "Summary: trained on 24 of these 24 clips, so the figures do not hold for new clips" in said(fervid(*given))
     assert report["answered"]["accuracy"]["value"] > 0.9
     worse = toy_models.classifier(
         tmp_path / "worse.onnx",

@@ -311,7 +311,7 @@ def test_each_window_of_stream_has_its_answer(toy: fervid.Classifier, sent: dict
         parts = list(toy.classify_stream(source, WindowSpec(2, 2)))
         assert [(part.start_s, part.label) for part in parts] == [(0, "first"), (2, "second"), (4, "third")]
         assert [part.end_s for part in parts] == pytest.approx([2, 4, 6], abs=2e-3)
-        assert all((part.path, part.status, part.problem) == ("-", "ok", None) for part in parts)
+        assert all((part.path, part.status, part.error) == ("-", "ok", None) for part in parts)
         assert [part.frames_sampled for part in parts] == [10, 10, 10]
         assert all(0 < part.elapsed_s < 2 for part in parts)
 
@@ -335,10 +335,10 @@ def test_what_was_dropped_is_told(toy: fervid.Classifier) -> None:
     source = LatestFrameSource("-", iter_of(*given[:5], *given[8:]))
     source._dropped.extend((1.0, 1.2, 1.4))
     first, second = toy.classify_stream(source, WindowSpec(2, 2))
-    assert first.problem is not None
-    assert first.problem.code == FramesDropped.code == "dropped"
-    assert first.problem.message.startswith("3 of 10 frames were dropped")
-    assert second.problem is None
+    assert first.error is not None
+    assert first.error.code == FramesDropped.code == "dropped"
+    assert first.error.message.startswith("3 of 10 frames were dropped")
+    assert second.error is None
 
 
 def test_dropped_frames_are_told_before_what_is_only_worth_knowing(toy: fervid.Classifier) -> None:
@@ -349,10 +349,10 @@ def test_dropped_frames_are_told_before_what_is_only_worth_knowing(toy: fervid.C
     source = LatestFrameSource("-", joined(), max_wait=600.0)
     source._dropped.append(1.0)
     (window,) = toy.classify_stream(source, WindowSpec(2, 2))
-    assert window.problem is not None
-    assert window.problem.code == "dropped"
-    assert window.problem.message.startswith("1 of 10 frames were dropped")
-    assert window.problem.message.endswith("; - was read completely")
+    assert window.error is not None
+    assert window.error.code == "dropped"
+    assert window.error.message.startswith("1 of 10 frames were dropped")
+    assert window.error.message.endswith("; - was read completely")
 
 
 def test_people_who_left_are_forgotten() -> None:

@@ -47,7 +47,7 @@ def test_each_window_has_a_prediction(toy: fervid.Classifier, moods: Path, crops
     assert told(parts) == [(0, 2, "first"), (2, 4, "second"), (4, 6, "third")]
     assert all((part.status, part.path, part.frames_sampled) == ("ok", str(moods), 10) for part in parts)
     assert [part.duration_s for part in parts] == pytest.approx([2, 2, 2])
-    assert all(part.models == toy.models and part.problem is None and part.elapsed_s > 0 for part in parts)
+    assert all(part.models == toy.models and part.error is None and part.elapsed_s > 0 for part in parts)
     assert len(crops) == 30
 
 
@@ -144,7 +144,7 @@ def test_failed_clip_has_one_record(family: dict[str, str], moods: Path, tmp_pat
     )
     for classifier, path, code in ((late, moods, "nothing_sampled"), (late, tmp_path / "missing.mp4", "not_found")):
         (part,) = classifier.timeline(path)
-        assert (part.status, part.problem.code, part.path) == ("error", code, str(path))
+        assert (part.status, part.error.code, part.path) == ("error", code, str(path))
         assert (part.start_s, part.end_s, part.frames_sampled, part.people) == (None, None, 0, ())
         assert part.models == classifier.models
 
@@ -162,9 +162,9 @@ def test_truncation_is_in_last_window(toy: fervid.Classifier, cut: Path) -> None
     whole = toy.classify_or_error(cut)
     parts = list(toy.timeline(cut, WindowSpec(2, 2)))
     assert len(parts) > 1
-    assert [part.problem for part in parts[:-1]] == [None] * (len(parts) - 1)
-    assert parts[-1].problem == whole.problem
-    assert whole.problem.code == "truncated"
+    assert [part.error for part in parts[:-1]] == [None] * (len(parts) - 1)
+    assert parts[-1].error == whole.error
+    assert whole.error.code == "truncated"
     assert {part.label for part in parts} == {"first"}
     assert sum(part.frames_sampled for part in parts) == whole.frames_sampled
     assert parts[-1].end_s == pytest.approx(whole.duration_s)

@@ -57,7 +57,7 @@ def still(count: int, box: Box = (10, 10, 30, 30), who: int = ANNA, start: int =
 
 def test_clip_without_people() -> None:
     timeline = timeline_of([observe(0.0), observe(0.2)])
-    assert (timeline.people, timeline.labels, timeline.problem) == ((), ("a", "b"), None)
+    assert (timeline.people, timeline.labels, timeline.error) == ((), ("a", "b"), None)
     assert (timeline.start, timeline.end) == (0, pytest.approx(0.4))
     assert timeline_of([]).people == ()
 
@@ -188,7 +188,7 @@ def test_truncated_clip_has_a_timeline_and_a_problem() -> None:
         raise TruncatedVideo("clip.mp4 breaks off")
 
     timeline = timeline_of(broken())
-    assert (timeline.problem.code, timeline.problem.message) == ("truncated", "clip.mp4 breaks off")
+    assert (timeline.error.code, timeline.error.message) == ("truncated", "clip.mp4 breaks off")
     assert timeline.end == pytest.approx(1.4)
     with pytest.raises(TruncatedVideo):
         timeline_of(frame for frame in broken() if frame.time > 99)

@@ -22,7 +22,7 @@ from fervid.learn.dataset import (
     load_dataset,
 )
 from fervid.learn.dataset_layouts import KNOWN_LAYOUTS
-from fervid.media.inputs import PassedOver
+from fervid.media.inputs import SkippedFiles
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_other_files_in_class_folders_are_counted(root: Path) -> None:
     plant(root, "joy/a.mp4", "joy/notes.txt", "joy/b.xyz", "joy/deeper/c.mp4", "calm/d.mp4")
     (root / "joy" / "e").write_bytes(b"\x1aE\xdf\xa3\x01\0\0\0\0\0\0\x1fB\x82\x84webm")
-    passed_over = PassedOver(advice="")
-    found = load_dataset(str(root), passed_over=passed_over)
+    skipped_files = SkippedFiles(advice="")
+    found = load_dataset(str(root), skipped_files=skipped_files)
     assert [sample.path.name for sample in found.samples] == ["d.mp4", "a.mp4", "e"]
-    assert str(passed_over) == "2 files are not videos, 1 folder was not searched"
+    assert str(skipped_files) == "2 files are not videos, 1 folder was not searched"
 
 
 def plant(root: Path, *names: str) -> None:
@@ -108,7 +108,7 @@ def test_clips_outside_class_folders_are_an_error(stray: str, root: Path) -> Non
     assert_refused("set", stray.removesuffix("/a.mp4"))
 
 
-def test_clips_beside_classes_of_part_are_not_passed_over(root: Path) -> None:
+def test_clips_beside_classes_of_part_are_not_skipped_files(root: Path) -> None:
     plant(root, "train/joy/a.mp4", "train/stray.mp4", "train/other.mp4")
     assert_refused(".", "train/other.mp4 (2")
 

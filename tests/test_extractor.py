@@ -165,13 +165,13 @@ def test_closing_early_stops_prefetch_thread(family: dict[str, str], long_clip: 
 def test_observe_clip_aggregates_observations_and_keeps_error(family: dict[str, str], long_clip: Path) -> None:
     ready = extractor(family)
     clip = ready.observe_clip(long_clip)
-    assert (clip.frames, len(clip.people), clip.problem) == (35, 1, None)
+    assert (clip.frames, len(clip.people), clip.error) == (35, 1, None)
     aggregated = aggregate_clip(ready.iter_observations(long_clip), ready.tracker_config)
     expected = aggregated.people[0].pool.features().statistics
     for name, value in clip.people[0].pool.features().statistics.items():
         assert expected[name] == pytest.approx(value), name
     missing = ready.observe_clip("missing.mp4")
-    assert (missing.frames, type(missing.problem)) == (0, InputNotFound)
+    assert (missing.frames, type(missing.error)) == (0, InputNotFound)
     with pytest.raises(InputNotFound):
         next(ready.iter_observations("missing.mp4"))
 
@@ -214,7 +214,7 @@ def test_stride_reads_truncated_clip_up_to_its_end(family: dict[str, str], tmp_p
     counts = []
     for stride in (4, 1):
         clip = aggregate_clip(ready.observe_at_stride(str(cut), stride, cache), ready.tracker_config)
-        assert isinstance(clip.problem, TruncatedVideo)
+        assert isinstance(clip.error, TruncatedVideo)
         counts.append(clip.frames)
     assert 0 < counts[0] < counts[1] == ready.observe_clip(cut).frames < 40
     with pytest.raises(InputNotFound):
@@ -311,4 +311,4 @@ def test_truncated_scenery_shows_no_face_when_stretched(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
     clip = load_extractor(threads=1).observe_clip(path)
     assert clip.people == []
-    assert (clip.frames > 5, type(clip.problem)) == (True, TruncatedVideo)
+    assert (clip.frames > 5, type(clip.error)) == (True, TruncatedVideo)

@@ -55,7 +55,7 @@ def classify(place: Path, target: Path, *more: str, clips: str = FEW) -> Result:
     return CliRunner().invoke(app.app, [*flags(place, clips), "-o", str(target), *format, *more])
 
 
-def answered(target: Path) -> list[str]:
+def finished(target: Path) -> list[str]:
     """The clips whose records are there, each of which has to be whole."""
     if target.suffix == ".jsonl":
         found = [json.loads(line) for line in target.read_bytes().splitlines()]
@@ -100,13 +100,13 @@ def test_full_disk_ends_run_and_resume_completes_it(name: str, place: Path, tmp_
     assert not target.is_file() or target.suffix == ".jsonl"
     if target.suffix == ".jsonl":
         before = target.read_bytes().splitlines()
-        assert 0 < len(answered(target)) < len(everything(place))
+        assert 0 < len(finished(target)) < len(everything(place))
         with small_files(1000):
             assert told(classify(place, target, "--resume"), "File too large")
         assert target.read_bytes().splitlines() == before
     resumable = target.suffix in ("", ".jsonl")
     assert classify(place, target, "--resume" if resumable else "--force").exit_code == 0
-    assert answered(target) == everything(place)
+    assert finished(target) == everything(place)
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -150,10 +150,10 @@ def test_second_run_on_same_output_is_refused(name: str, more: tuple[str, ...], 
         if target.suffix == ".jsonl":  # nor as another format
             assert told(classify(place, target, "--force", "--format", "csv"), "is being written by another run")
         writer.write(first.classify_or_error(clips[1]))
-    assert answered(target) == ["00.png", "01.png"]
+    assert finished(target) == ["00.png", "01.png"]
     assert not list(tmp_path.rglob("*.partial"))
     assert classify(place, target, *(more or ("--force",))).exit_code == 0
-    assert answered(target) == everything(place)
+    assert finished(target) == everything(place)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_output_changed_by_another_process_is_reported(
     if not taken:
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / f"{name}.partial").rename(tmp_path / "saved.csv")
-        assert answered(tmp_path / "saved.csv") == everything(place)
+        assert finished(tmp_path / "saved.csv") == everything(place)
 
 
 def begin(place: Path, target: Path, *more: str) -> subprocess.Popen[bytes]:
@@ -208,12 +208,12 @@ def test_sigterm_keeps_complete_records(place: Path, tmp_path: Path) -> None:
     os.killpg(run.pid, signal.SIGTERM)  # as `timeout` and init systems do
     _, said = run.communicate(timeout=30)
     assert child_processes.gone(run.pid)
-    found = answered(target)
+    found = finished(target)
     if len(found) < 30:
         assert (run.returncode, said.count(b"\n")) == (143, 1)
         assert said.startswith(b"fervid: terminated")
     assert classify(place, target, "--resume", clips=ALL).exit_code == 0
-    assert answered(target) == everything(place, ALL)
+    assert finished(target) == everything(place, ALL)
 
 
 @pytest.mark.slow
@@ -244,5 +244,5 @@ def test_signal_at_any_moment_keeps_complete_records(
         assert b"Traceback" not in said
         for path in (target, target.with_name(f"{name}.partial")):
             if path.exists() and path.stat().st_size:
-                answered(path.rename(target.with_name(f"left-{path.name}").with_suffix(target.suffix)))
+                finished(path.rename(target.with_name(f"left-{path.name}").with_suffix(target.suffix)))
     assert early < 15

@@ -48,7 +48,7 @@ def write(
     format = resolve_frame_format(output, None, resume=resume, force=False, embedding=False)
     stub = Stub(options=options or Options())
     with open_frame_writer(output, format, stub, COLUMNS, paths, resume=resume) as writer:
-        missing = [path for path in paths if path not in writer.answered]
+        missing = [path for path in paths if path not in writer.finished]
         for path in missing:
             writer.write(answer(path), interrupted(path) if path == stop_at else rows_of(path))
     return missing
@@ -113,7 +113,7 @@ def test_resume_repeats_failed_clips(inputs: list[str], output: Path) -> None:
     format = resolve_frame_format(output, None, resume=False, force=False, embedding=False)
     problem = ErrorInfo("truncated", "cut")
     with open_frame_writer(output, format, Stub(), COLUMNS, inputs) as writer:
-        writer.write(ClipResult(inputs[0], "error", problem=problem), [fervid.FrameRow(inputs[0], error=problem)])
+        writer.write(ClipResult(inputs[0], "error", error=problem), [fervid.FrameRow(inputs[0], error=problem)])
         writer.write(ClipResult(inputs[1], "no_face"), list(rows_of(inputs[1]))[1:])
     assert write(output, inputs) == [inputs[0], *inputs[2:]]
     assert sorted(read(output)) == sorted([*twice([inputs[0], *inputs[2:]]), inputs[1]])
@@ -172,7 +172,7 @@ def write_with_identities(output: Path, paths: list[str], stop_at: str = "") -> 
     """Write the missing clips, which show two people by turns, then identities; stop before those of a clip."""
     format = resolve_frame_format(output, None, resume=True, force=False)
     with open_frame_writer(output, format, Stub(), WITH_IDENTITY, paths, resume=True) as writer:
-        missing = [path for path in paths if path not in writer.answered]
+        missing = [path for path in paths if path not in writer.finished]
         for path in missing:
             vector = np.eye(2, dtype=np.float32)[int(Path(path).stem[-1]) % 2]
             writer.write(answer(path), rows_of(path), [ClipFeatures({IDENTITY: vector}, 5)])

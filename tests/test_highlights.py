@@ -26,7 +26,7 @@ from fervid.core.errors import ModelIncompatible, ModelNotFound
 from fervid.core.worker_process import Limits, WorkerDied
 from fervid.media.sampling import Sampling
 from fervid.models import registry
-from fervid.models.card import Kind
+from fervid.models.card import ModelKind
 
 Record = Mapping[str, Any]
 OPTIONS = Options(Sampling(5.0), min_face=toy_models.FACE)
@@ -165,7 +165,7 @@ def test_load_recorded_models(records: list[Record], family: dict[str, str], tmp
     other = toy_models.family(tmp_path, note="another")
     with pytest.raises(ModelIncompatible, match=r"is not the classifier that the record names.*--classifier"):
         load_recorded_models(recorded, {**family, "classifier": other["classifier"]}, OPTIONS)
-    roles: tuple[Kind, ...] = ("detector", "face_model", "classifier")
+    roles: tuple[ModelKind, ...] = ("detector", "face_model", "classifier")
     shipped = {role: registry.load_model(registry.DEFAULTS[role], role).identity for role in roles}
     names = {role: {"name": model.name, "sha256": model.sha256} for role, model in shipped.items()}
     assert load_recorded_models(names, family, OPTIONS).classifier.identity == shipped["classifier"]

@@ -134,7 +134,7 @@ def test_seeds_are_valid_clips(name: str, single: fervid.Classifier, tmp_path: P
     path = tmp_path / f"seed{malformed_videos.SEEDS[name][0]}"
     path.write_bytes(malformed_videos.seed(name))
     result = single.classify_or_error(path)
-    assert (result.status, result.problem) == ("ok", None)
+    assert (result.status, result.error) == ("ok", None)
     assert len(list(read_frames(path, Sampling(None)))) == (12 if result.duration_s else 1)
 
 
@@ -166,14 +166,14 @@ OK = ClipResult("a", "ok", Prediction({"calm": 1.0}))
 
 
 def failed(code: str, message: str = "it is so") -> ClipResult:
-    return ClipResult("a", "error", problem=ErrorInfo(code, message))
+    return ClipResult("a", "error", error=ErrorInfo(code, message))
 
 
 @pytest.mark.parametrize(
     ("result", "verdict"),
     [
         (OK, ""),
-        (replace(OK, problem=ErrorInfo("not_a_video", "how")), "wrong"),
+        (replace(OK, error=ErrorInfo("not_a_video", "how")), "wrong"),
         (replace(OK, duration_s=math.inf), "wrong"),
         (replace(OK, path="b"), "wrong"),
         (replace(OK, elapsed_s=31.0), "hangs"),
@@ -196,7 +196,7 @@ def test_judge(result: ClipResult | None, verdict: str) -> None:
 def test_judge_uses_allowed_codes() -> None:
     whole, never = malformed_videos.case("built/one_frame.gif"), malformed_videos.case("built/sound.mp4")
     assert reliability_trials.judge([whole], ["a"], [OK]).failures == ()
-    assert reliability_trials.judge([whole], ["a"], [replace(OK, problem=ErrorInfo("damaged", "bad"))]).wrong
+    assert reliability_trials.judge([whole], ["a"], [replace(OK, error=ErrorInfo("damaged", "bad"))]).wrong
     assert reliability_trials.judge([never], ["a"], [OK]).wrong
     assert reliability_trials.judge([never], ["a"], [failed("no_video_stream")]).failures == ()
 

@@ -270,7 +270,7 @@ def test_csv_escapes_are_undone(tmp_path: Path) -> None:
     found = load_results(tmp_path / "results.csv")
     assert isinstance(found, ClassificationRun)
     assert [record["path"] for record in found.records] == names
-    assert [record["error"]["message"] for record in found.records] == [one.problem.message for one in records]
+    assert [record["error"]["message"] for record in found.records] == [one.error.message for one in records]
 
 
 def test_several_clips_have_linked_table() -> None:

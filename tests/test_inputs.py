@@ -14,7 +14,7 @@ import pytest
 import clips
 from fervid.core.errors import InputUnreadable, NoInputsFound, UsageError
 from fervid.media.container import open_file
-from fervid.media.inputs import VIDEO_SUFFIXES, PassedOver, read_list, resolve_inputs
+from fervid.media.inputs import VIDEO_SUFFIXES, SkippedFiles, read_list, resolve_inputs
 
 
 def resolve(names: Iterable[str], **options: Any) -> list[str]:
@@ -140,9 +140,9 @@ CONTAINERS = {
 def test_unknown_suffix_is_recognised_by_header(suffix: str, tmp_path: Path) -> None:
     path = clips.write(tmp_path / f"made.{suffix}", clips.scenery(3, 64, 48), codec=CONTAINERS[suffix])
     for name in ("clip", "clip.DAT", "2024-05-01 12.30"):
-        path, passed_over = path.rename(tmp_path / name), PassedOver()
-        assert resolve_inputs([str(tmp_path)], passed_over=passed_over) == [str(path)]
-        assert passed_over == PassedOver()
+        path, skipped_files = path.rename(tmp_path / name), SkippedFiles()
+        assert resolve_inputs([str(tmp_path)], skipped_files=skipped_files) == [str(path)]
+        assert skipped_files == SkippedFiles()
 
 
 def test_other_files_are_counted(tmp_path: Path) -> None:
@@ -156,10 +156,10 @@ def test_other_files_are_counted(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / ".git").mkdir()
-    passed_over = PassedOver()
-    assert resolve_inputs([str(tmp_path)], passed_over=passed_over) == [str(tmp_path / "made.mp4")]
-    assert passed_over == PassedOver(files=6, folders=1)
-    assert str(passed_over) == "6 files are not videos, 1 folder was not searched; --recursive"
+    skipped_files = SkippedFiles()
+    assert resolve_inputs([str(tmp_path)], skipped_files=skipped_files) == [str(tmp_path / "made.mp4")]
+    assert skipped_files == SkippedFiles(files=6, folders=1)
+    assert str(skipped_files) == "6 files are not videos, 1 folder was not searched; --recursive"
 
 
 @pytest.fixture
@@ -193,9 +193,9 @@ def test_unreadable_files_are_counted(tree: Path, monkeypatch: pytest.MonkeyPatc
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr("builtins.open", refuse)
-    passed_over = PassedOver()
-    assert resolve(["sub"], passed_over=passed_over) == ["sub/c.mp4", "sub/d.webm"]
-    assert str(passed_over) == "1 file cannot be read, 1 folder was not searched; --recursive"
+    skipped_files = SkippedFiles()
+    assert resolve(["sub"], skipped_files=skipped_files) == ["sub/c.mp4", "sub/d.webm"]
+    assert str(skipped_files) == "1 file cannot be read, 1 folder was not searched; --recursive"
 
 
 @pytest.mark.usefixtures("tree")

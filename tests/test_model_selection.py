@@ -24,7 +24,7 @@ from fervid.learn import calibration, estimators, model_selection
 from fervid.learn.calibration import predict
 from fervid.learn.candidate_choice import nested_cv_predict, select_candidate
 from fervid.learn.classifier_export import serialize_with_card, to_onnx
-from fervid.learn.estimators import Kind
+from fervid.learn.estimators import ClassifierKind
 from fervid.learn.model_selection import (
     DEFAULT_STATISTICS,
     HYPERPARAMETERS,
@@ -35,10 +35,10 @@ from fervid.learn.model_selection import (
     split_folds,
 )
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[ClassifierKind, ...] = get_args(ClassifierKind)
 
 
-def way(kind: Kind, cost: float | None = None) -> Candidate:
+def way(kind: ClassifierKind, cost: float | None = None) -> Candidate:
     return Candidate("mean", kind, HYPERPARAMETERS[kind][0] if cost is None else cost)
 
 
@@ -205,7 +205,7 @@ def test_too_few_to_part_is_an_error(truth: list[float], groups: Sequence[int] |
 @pytest.mark.parametrize(
     ("kind", "classes"), [*((kind, classes) for kind in KINDS for classes in (3, None)), ("logistic", 2)]
 )
-def test_export_equals_scikit_learn(kind: Kind, classes: int | None) -> None:
+def test_export_equals_scikit_learn(kind: ClassifierKind, classes: int | None) -> None:
     known = examples(45, classes)
     pipeline = calibration.fit(way(kind), known, 3)
     model = to_onnx(pipeline, 5)
@@ -240,7 +240,9 @@ def random_table(seed: int, *, separable: bool) -> tuple[TrainingData, int]:
     ("kind", "scaling", "separable"),
     [("linear", "l2", False), ("linear", "standard", True), ("rbf", "l2", True), ("logistic", "standard", False)],
 )
-def test_calibration_never_changes_label(kind: Kind, scaling: model_selection.Scaling, separable: bool) -> None:
+def test_calibration_never_changes_label(
+    kind: ClassifierKind, scaling: model_selection.Scaling, separable: bool
+) -> None:
     for seed in range(2):
         known, count = random_table(seed, separable=separable)
         x, classes = known.matrices["mean"], len(np.unique(known.truth))
@@ -303,7 +305,7 @@ def test_margins_without_spread_have_confidence() -> None:
 
 
 @pytest.mark.parametrize(("kind", "classes"), [*((kind, 3) for kind in KINDS), ("mlp", None), ("logistic", None)])
-def test_separable_classes_are_learned(kind: Kind, classes: int | None) -> None:
+def test_separable_classes_are_learned(kind: ClassifierKind, classes: int | None) -> None:
     known, others = examples(120, classes), examples(60, classes, seed=2)
     cost = HYPERPARAMETERS[kind][0 if kind == "mlp" else -1]
     said = predict(calibration.fit(way(kind, cost), known, 3), others.matrices["mean"])
@@ -314,7 +316,7 @@ def test_separable_classes_are_learned(kind: Kind, classes: int | None) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rbf", "mlp"])
-def test_scale_of_ratings_does_not_matter(kind: Kind) -> None:
+def test_scale_of_ratings_does_not_matter(kind: ClassifierKind) -> None:
     known, others = examples(60, None), examples(30, None, seed=2).matrices["mean"]
     wide = replace(known, truth=10 * known.truth + 500)
     plain, scaled = (predict(calibration.fit(way(kind), one, 3), others) for one in (known, wide))
@@ -322,7 +324,7 @@ def test_scale_of_ratings_does_not_matter(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rare_class_weighs_as_much_as_a_common_one(kind: Kind) -> None:
+def test_rare_class_weighs_as_much_as_a_common_one(kind: ClassifierKind) -> None:
     rng = np.random.default_rng(3)
     truth = np.r_[np.zeros(160, int), np.ones(20, int)]
     known = TrainingData({"mean": rng.normal(size=(180, 3)).astype(np.float32)}, truth, np.arange(180))
@@ -331,7 +333,7 @@ def test_rare_class_weighs_as_much_as_a_common_one(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(("kind", "classes"), [("mlp", 2), ("linear", 2), ("rbf", None)])
-def test_same_seed_gives_same_bytes(kind: Kind, classes: int | None) -> None:
+def test_same_seed_gives_same_bytes(kind: ClassifierKind, classes: int | None) -> None:
     def made(seed: int) -> bytes:
         base = examples(45, classes)
         known = TrainingData(base.matrices, base.truth, base.groups, seed)

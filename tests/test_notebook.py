@@ -34,7 +34,7 @@ RECORDS = [
     *(WindowResult.from_clip_result(clip(), 0.0, 4.0), WindowResult.from_clip_result(clip())),
     *(
         clip(status="no_face", prediction=None),
-        clip(status="error", prediction=None, problem=ErrorInfo("empty_file", ODD)),
+        clip(status="error", prediction=None, error=ErrorInfo("empty_file", ODD)),
     ),
 ]
 
@@ -72,7 +72,7 @@ def test_person_and_prediction_cards() -> None:
 
 
 def test_file_name_is_escaped() -> None:
-    html = clip(path=ODD, status="error", prediction=None, problem=ErrorInfo("not_a_video", ODD))._repr_html_()
+    html = clip(path=ODD, status="error", prediction=None, error=ErrorInfo("not_a_video", ODD))._repr_html_()
     assert "<script" not in html
     assert html.count("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; \\udcff.mp4") == 3
     html.encode()

@@ -22,7 +22,7 @@ import toy_models
 from fervid.cli import app
 from fervid.core.errors import ModelIncompatible, ModelNotFound
 from fervid.models import onnx_validation, registry
-from fervid.models.card import Kind
+from fervid.models.card import ModelKind
 
 N = 2**40
 
@@ -280,7 +280,7 @@ def test_pipes_devices_and_folders_are_not_opened(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("size", [0, 2049, "64"])
 @pytest.mark.parametrize("kind", ["detector", "face_model"])
-def test_invalid_input_sizes_are_refused(tmp_path: Path, kind: Kind, size: object) -> None:
+def test_invalid_input_sizes_are_refused(tmp_path: Path, kind: ModelKind, size: object) -> None:
     make, spec = {
         "detector": (toy_models.detector, toy_models.DETECTOR),
         "face_model": (toy_models.face_model, toy_models.FACE_MODEL),

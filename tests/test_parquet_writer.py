@@ -37,13 +37,13 @@ def answer(path: str) -> ClipResult:
 
 
 def failure(path: str) -> ClipResult:
-    return ClipResult(path, "error", models=MODELS, problem=ErrorInfo("empty_file", f"{path} is empty"))
+    return ClipResult(path, "error", models=MODELS, error=ErrorInfo("empty_file", f"{path} is empty"))
 
 
 def write(output: str, paths: list[str], work: object = answer, **options: bool) -> list[str]:
     """Write the missing records, and return their paths."""
     with ParquetDatasetWriter(output, Stub(), paths, **{"resume": False, "force": False, **options}) as writer:
-        missing = [path for path in paths if path not in writer.answered]
+        missing = [path for path in paths if path not in writer.finished]
         for path in missing:
             writer.write(work(path))
     return missing
@@ -130,7 +130,7 @@ def test_resume_with_other_options_repeats_all_clips(output: str, clips: list[st
     write(output, clips)
     other = Stub(options=Options(face="all"))
     with ParquetDatasetWriter(output, other, clips, resume=True, force=False) as writer:
-        assert writer.answered == {}
+        assert writer.finished == {}
     assert rows(output) == []
 
 
@@ -186,7 +186,7 @@ def test_unwritable_folder_is_an_output_error(
 def test_missing_folder_of_object_store_has_no_parts(clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.makedirs", lambda *_, **__: None)
     with ParquetDatasetWriter("memory://new/folder", Stub(), clips, resume=True, force=False) as writer:
-        assert writer.answered == {}
+        assert writer.finished == {}
 
 
 def test_invalid_utf8_name_is_escaped_and_resumed(output: str, tmp_path: Path) -> None:
@@ -203,11 +203,11 @@ def test_open_writer_writes_parquet_to_a_folder_or_url(
     target: str, format: str | None, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with open_writer(target, format, Stub(), clips) as (writer, answered):
-        assert answered == {}
+    with open_writer(target, format, Stub(), clips) as (writer, finished):
+        assert finished == {}
         writer.write(answer(clips[0]))
-    with open_writer(target, format, Stub(), clips, resume=True) as (_, answered):
-        assert answered == {clips[0]: "ok"}
+    with open_writer(target, format, Stub(), clips, resume=True) as (_, finished):
+        assert finished == {clips[0]: "ok"}
     assert [row["path"] for row in rows(target)] == clips[:1]
 
 

@@ -23,7 +23,7 @@ from fervid.learn.dataset import Sample
 from fervid.learn.feature_extraction import extract_features
 from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry
-from fervid.models.card import Kind
+from fervid.models.card import ModelKind
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
-def test_as_a_model(evil: Iterator[bytes], tmp_path: Path, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", get_args(ModelKind))
+def test_as_a_model(evil: Iterator[bytes], tmp_path: Path, kind: ModelKind) -> None:
     path = tmp_path / "mine.onnx"
     for data in evil:
         path.write_bytes(data)

@@ -30,7 +30,7 @@ from fervid.core.errors import (
 )
 from fervid.media import video
 from fervid.models import registry
-from fervid.models.card import Kind
+from fervid.models.card import ModelKind
 from fervid.models.session import Device
 
 SHARED = Path(__file__).parents[2] / "shared" / "clips"
@@ -107,8 +107,8 @@ def test_classify_raises_errors_of_records(classifier: fervid.Classifier, scener
         classifier.classify_frames([])
     no_face, missing = classifier.classify_many([scenery, "missing.mp4"])
     assert (no_face.status, missing.status) == ("no_face", "error")
-    assert no_face.problem is None
-    assert missing.problem.code == "not_found"
+    assert no_face.error is None
+    assert missing.error.code == "not_found"
 
 
 @pytest.mark.parametrize("path", ["a.mp4", b"a.mp4", Path("a.mp4")], ids=repr)
@@ -130,7 +130,7 @@ def test_file_without_read_permission_is_recorded(classifier: fervid.Classifier)
             result = classifier.classify_or_error(secret)
         finally:
             os.seteuid(user)
-    assert (result.status, result.problem.code) == ("error", "unreadable")
+    assert (result.status, result.error.code) == ("error", "unreadable")
 
 
 def test_error_in_middle_keeps_frames_before_it(classifier: fervid.Classifier) -> None:
@@ -139,7 +139,7 @@ def test_error_in_middle_keeps_frames_before_it(classifier: fervid.Classifier) -
         raise InputError("the cable fell out; plug it in")
 
     result = classifier.classify_frames(frames())
-    assert (result.status, result.label, result.problem.code) == ("ok", "happiness", "input")
+    assert (result.status, result.label, result.error.code) == ("ok", "happiness", "input")
 
 
 def test_memory_is_independent_of_clip_length(load_toy: Load) -> None:
@@ -183,7 +183,7 @@ def test_memory_is_independent_of_clip_length(load_toy: Load) -> None:
         ("detector", {"new_track_threshold": "x"}),
     ],
 )
-def test_incompatible_models_are_refused(role: Kind, change: dict[str, object]) -> None:
+def test_incompatible_models_are_refused(role: ModelKind, change: dict[str, object]) -> None:
     loaded = {kind: registry.load_model(name, kind) for kind, name in registry.DEFAULTS.items()}
     model = loaded[role]
     loaded[role] = registry.Model(model.identity, model.path, {**model.card, **change}, model.session)
@@ -388,8 +388,8 @@ def test_truncated_clip_exits_early_only_if_confident(
     path = clip(tmp_path / "cut.mp4", *images, muxer={"movflags": "faststart"}, options={"g": "5"})
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
     full, result = (load_toy(LEVELS, adaptive=adaptive).classify_or_error(path) for adaptive in (False, True))
-    assert result.problem == full.problem
-    assert result.problem.code == "truncated"
+    assert result.error == full.error
+    assert result.error.code == "truncated"
     assert (result.status, result.label) == (full.status, full.label)
     assert (result.frames_sampled < full.frames_sampled) is few
     if not few:
@@ -434,7 +434,7 @@ def test_real_clips_show_right_number_of_people(
     classifier: fervid.Classifier, name: str, status: str, people: set[int]
 ) -> None:
     result = classifier.classify_or_error(SHARED / name)
-    assert (result.status, result.problem) == (status, None)
+    assert (result.status, result.error) == (status, None)
     assert len(result.people) in people
 
 
@@ -450,7 +450,7 @@ def test_pickled_classifier_gives_same_record(tmp_path: Path, smile: Path) -> No
 def test_device_applies_to_detector_and_face_model(monkeypatch: pytest.MonkeyPatch) -> None:
     devices: dict[str, str] = {}
 
-    def load(name: str, kind: Kind, threads: int = 1, device: Device = "cpu") -> registry.Model:
+    def load(name: str, kind: ModelKind, threads: int = 1, device: Device = "cpu") -> registry.Model:
         devices[kind] = device
         return load_model(name, kind, threads)
 

@@ -34,12 +34,12 @@ def line(path: str) -> bytes:
 def run(output: Path, paths: Iterable[str], disk: Disk | None = None, bad: Iterable[str] = (), **options: bool) -> None:
     """Write the missing records; JSON Lines are recorded as durable on the simulated disk."""
     format = None if output.suffix else "parquet"
-    with open_writer(output, format, Stub(), list(paths), **options) as (writer, answered):
+    with open_writer(output, format, Stub(), list(paths), **options) as (writer, finished):
         for path in paths:
-            if path in answered:
+            if path in finished:
                 continue
             problem = ErrorInfo("truncated", "cut")
-            writer.write(ClipResult(path, "error", problem=problem) if path in bad else answer(path))
+            writer.write(ClipResult(path, "error", error=problem) if path in bad else answer(path))
             if disk and output.suffix == ".jsonl":
                 disk.promised += (line(path),)
 

@@ -163,7 +163,7 @@ def test_clip_that_kills_every_worker_costs_one_record(
     with classify_on_ray(classifier, RunConfig(), jobs=1) as answer:
         *others, poisoned = answer(names)
     assert plain(others) == plain([classifier.classify_or_error(name) for name in names[:-1]])
-    assert (poisoned.path, poisoned.status, poisoned.problem.code) == ("poison.mp4", "error", "crashed")
+    assert (poisoned.path, poisoned.status, poisoned.error.code) == ("poison.mp4", "error", "crashed")
     assert poisoned.models == classifier.models
 
 
@@ -178,7 +178,7 @@ def test_clip_beyond_limits_is_an_error_record(
     gone = str(tmp_path / "gone.mp4")
     with classify_on_ray(classifier, RunConfig(limits=limits), jobs=1) as answer:
         result, other = answer([long, gone])
-    assert (result.path, result.status, result.problem.code) == (long, "error", code)
+    assert (result.path, result.status, result.error.code) == (long, "error", code)
     assert (result.models, other.path) == (classifier.models, gone)
 
 
@@ -250,17 +250,17 @@ def test_worker_makes_same_records(
         assert plain([result]) == plain([classifier.classify_or_error(name)])
     url = f"{tmp_path.as_uri()}/mixed/empty.mp4"
     result = worker({"item": url.encode()})["result"]
-    assert (result.path, result.problem.code) == (url, "empty_file")
-    assert result.problem.message.startswith(f"{url} is empty")
+    assert (result.path, result.error.code) == (url, "empty_file")
+    assert result.error.message.startswith(f"{url} is empty")
     result = worker({"item": b"nowhere://a/b.mp4"})["result"]
-    assert (result.path, result.problem.code) == ("nowhere://a/b.mp4", "unreadable")
+    assert (result.path, result.error.code) == ("nowhere://a/b.mp4", "unreadable")
 
 
 def test_clip_is_given_up_after_max_attempts(worker: RayWorker) -> None:
     for _ in range(ray_runner.MAX_ATTEMPTS):
         worker._attempts.begin.remote("a.mp4")
     row = {"item": b"a.mp4"}
-    assert [worker(row)["result"].problem.code for _ in range(2)] == ["crashed", "not_found"]
+    assert [worker(row)["result"].error.code for _ in range(2)] == ["crashed", "not_found"]
 
 
 def test_worker_with_another_fingerprint_does_not_start(spec: WorkerSpec) -> None:

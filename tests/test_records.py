@@ -132,9 +132,9 @@ RESULTS = {
     "ok": ClipResult("a.mp4", "ok", ANSWER, PEOPLE, 2.0, 10, 9, MODELS, None, 0.25),
     "ok and damaged": ClipResult("a.mp4", "ok", ANSWER, PEOPLE[:1], 2.0, 10, 9, MODELS, ErrorInfo("damaged", "holes")),
     "no_face": ClipResult("b.mp4", "no_face", duration_s=2.0, frames_sampled=10, models=MODELS, elapsed_s=0.1),
-    "no_face and truncated": ClipResult("b.mp4", "no_face", problem=ErrorInfo("truncated", "breaks off")),
-    "error": ClipResult("c.mp4", "error", models=MODELS, problem=ErrorInfo("not_found", "c.mp4 does not exist")),
-    "skipped": ClipResult("d.mp4", "skipped", problem=ErrorInfo("skipped", "the run stopped early")),
+    "no_face and truncated": ClipResult("b.mp4", "no_face", error=ErrorInfo("truncated", "breaks off")),
+    "error": ClipResult("c.mp4", "error", models=MODELS, error=ErrorInfo("not_found", "c.mp4 does not exist")),
+    "skipped": ClipResult("d.mp4", "skipped", error=ErrorInfo("skipped", "the run stopped early")),
 }
 
 

@@ -18,13 +18,13 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 import toy_models
 from fervid.core.errors import ChecksumMismatch, ModelError, ModelIncompatible, ModelNotFound, UsageError
 from fervid.models import registry
-from fervid.models.card import OPTIONAL_OUTPUTS, REQUIRED_CARD_KEYS, Kind
+from fervid.models.card import OPTIONAL_OUTPUTS, REQUIRED_CARD_KEYS, ModelKind
 from fervid.models.session import CPU, CUDA, Device
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
 
 
-def toy(kind: Kind, path: Path, **card: Any) -> Path:
+def toy(kind: ModelKind, path: Path, **card: Any) -> Path:
     if kind == "classifier":
         return toy_models.classifier(path, [[0, 1, 2], [0, 0, 0]], **card)
     return {"detector": toy_models.detector, "face_model": toy_models.face_model, "regressor": toy_models.regressor}[
@@ -32,7 +32,7 @@ def toy(kind: Kind, path: Path, **card: Any) -> Path:
     ](path, **card)
 
 
-def card(kind: Kind) -> dict[str, Any]:
+def card(kind: ModelKind) -> dict[str, Any]:
     cards = {"detector": toy_models.DETECTOR, "face_model": toy_models.FACE_MODEL, "classifier": toy_models.CLASSIFIER}
     return (cards | {"regressor": toy_models.REGRESSOR})[kind]
 
@@ -70,7 +70,7 @@ def change(manifest: Path, model: str, values: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
-def test_shipped_model_is_loaded_by_name(shipped: Path, kind: Kind) -> None:
+def test_shipped_model_is_loaded_by_name(shipped: Path, kind: ModelKind) -> None:
     model = registry.load_model(f"toy-{kind}", kind)
     assert model.path == shipped / f"{kind}.onnx"
     assert model.card == card(kind)
@@ -80,7 +80,7 @@ def test_shipped_model_is_loaded_by_name(shipped: Path, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_model_is_loaded_by_path(tmp_path: Path, kind: Kind) -> None:
+def test_model_is_loaded_by_path(tmp_path: Path, kind: ModelKind) -> None:
     path = toy(kind, tmp_path / "mine.onnx", name="mine")
     model = registry.load_model(str(path), kind, threads=2)
     assert (model.path, model.identity.name) == (path, "mine")
@@ -123,7 +123,7 @@ def test_missing_file_of_shipped_model_is_named(shipped: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "position"), [*((kind, 100) for kind in KINDS), ("detector", 0), ("detector", -1)])
-def test_changed_byte_in_shipped_model_is_refused(shipped: Path, kind: Kind, position: int) -> None:
+def test_changed_byte_in_shipped_model_is_refused(shipped: Path, kind: ModelKind, position: int) -> None:
     path = shipped / f"{kind}.onnx"
     data = bytearray(path.read_bytes())
     data[position] ^= 1
@@ -175,7 +175,9 @@ DAMAGES = {
     ("kind", "damage"),
     [*(("classifier", damage) for damage in DAMAGES), *((kind, "random") for kind in KINDS if kind != "classifier")],
 )
-def test_invalid_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: Kind, damage: str) -> None:
+def test_invalid_file_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: ModelKind, damage: str
+) -> None:
     path = toy(kind, tmp_path / "mine.onnx")
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     with pytest.raises(ModelIncompatible) as caught:
@@ -210,7 +212,7 @@ def test_model_without_valid_card_is_refused(tmp_path: Path, stored: str | None,
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
-def test_model_of_another_kind_is_refused(kind: Kind) -> None:
+def test_model_of_another_kind_is_refused(kind: ModelKind) -> None:
     for other in set(KINDS) - {kind}:
         with pytest.raises(ModelIncompatible) as caught:
             registry.load_model(f"toy-{other}", kind)
@@ -226,7 +228,7 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_card_without_required_key_is_refused(tmp_path: Path, kind: Kind) -> None:
+def test_card_without_required_key_is_refused(tmp_path: Path, kind: ModelKind) -> None:
     path = toy(kind, tmp_path / "mine.onnx")
     model = onnx.load(path)
     for key in NEEDED[kind]:
@@ -279,7 +281,7 @@ def test_models_dir_needs_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("kind", KINDS)
-def test_card_equal_to_manifest_is_verified(kind: Kind) -> None:
+def test_card_equal_to_manifest_is_verified(kind: ModelKind) -> None:
     assert registry.verify(f"toy-{kind}").card == card(kind)
 
 
@@ -349,7 +351,7 @@ def again(model: registry.Model) -> registry.Model:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_unpickled_model_is_loaded_again(kind: Kind, tmp_path: Path) -> None:
+def test_unpickled_model_is_loaded_again(kind: ModelKind, tmp_path: Path) -> None:
     model = registry.load_model(str(toy(kind, tmp_path / "toy.onnx")), kind, 3, "auto")
     other = again(model)
     assert (other.identity, other.path, other.card) == (model.identity, model.path, model.card)

@@ -190,7 +190,7 @@ def test_long_cells_are_a_clear_error(tmp_path: Path) -> None:
 
 def test_error_beside_prediction_is_kept(tmp_path: Path) -> None:
     record = ClipResult(
-        "a", "ok", ALL[0].prediction, models=html_pages.MODELS, problem=ErrorInfo("damaged", "2 packets,\nof 10")
+        "a", "ok", ALL[0].prediction, models=html_pages.MODELS, error=ErrorInfo("damaged", "2 packets,\nof 10")
     )
     assert load_results(written(tmp_path / "x", "csv", [record])).records == [record.as_dict()]
 

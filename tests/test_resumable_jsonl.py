@@ -27,7 +27,7 @@ def inputs(tmp_path: Path) -> list[str]:
 def write(output: Path, paths: list[str], **options: bool) -> list[str]:
     """Write the missing records, and return their paths."""
     with ResumableJsonlWriter(output, Stub(), paths, **{"resume": False, "force": False, **options}) as book:
-        missing = [path for path in paths if path not in book.answered]
+        missing = [path for path in paths if path not in book.finished]
         for path in missing:
             book.write(answer(path))
     return missing
@@ -71,9 +71,9 @@ def test_resume_repeats_failed_clips(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
-        book.write(ClipResult(inputs[1], "error", problem=ErrorInfo("truncated", "cut")))
+        book.write(ClipResult(inputs[1], "error", error=ErrorInfo("truncated", "cut")))
         book.write(ClipResult(inputs[2], "no_face"))
-        book.write(ClipResult(inputs[3], "skipped", problem=ErrorInfo("skipped", "later")))
+        book.write(ClipResult(inputs[3], "skipped", error=ErrorInfo("skipped", "later")))
     assert write(output, inputs, resume=True) == [inputs[1], *inputs[3:]]
 
 
@@ -91,7 +91,7 @@ def test_resume_repeats_clips_of_other_models_or_options(other: Stub, inputs: li
     output = tmp_path / "out.jsonl"
     write(output, inputs)
     with ResumableJsonlWriter(output, other, inputs[:4], resume=True, force=False) as book:
-        assert list(book.answered) == inputs[4:]
+        assert list(book.finished) == inputs[4:]
     assert paths_of(output) == inputs[4:]
     assert run_fingerprint(other) != run_fingerprint(Stub())
 

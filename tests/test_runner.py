@@ -48,7 +48,7 @@ def test_fail_fast_skips_remaining_clips(jobs: int) -> None:
     results = list(classify_all(stub, names, RunConfig(jobs, fail_fast=True)))
     assert [r.path for r in results] == names
     assert [r.status for r in results] == ["ok", "error", *["skipped"] * 200]
-    assert all("bad failed" in r.problem.message for r in results[2:])
+    assert all("bad failed" in r.error.message for r in results[2:])
     assert jobs or stub.asked == ["slow a", "bad"]
 
 
@@ -68,12 +68,12 @@ def test_crashed_worker_costs_one_record() -> None:
     stub = Stub({"face_model": ModelRef("toy", "0" * 64)})
     results = list(classify_all(stub, names, RunConfig(1)))
     assert [r.path for r in results] == names
-    assert [r.problem and r.problem.code for r in results] == [None, "crashed", None, "not_found", "crashed", None]
+    assert [r.error and r.error.code for r in results] == [None, "crashed", None, "not_found", "crashed", None]
     assert (results[1].status, results[1].models) == ("error", stub.models)
-    assert results[1].problem.message.startswith("deadly 1 ended its process (SIGKILL)")
+    assert results[1].error.message.startswith("the process that analysed deadly 1 was killed (SIGKILL)")
     (parts, lost) = classify_windows(stub, ["a", "deadly"], WindowSpec(2, 1), RunConfig(1))
     assert [part.start_s for part in parts] == [0, 1, 2]
-    assert [(part.status, part.problem.code, part.start_s) for part in lost] == [("error", "crashed", None)]
+    assert [(part.status, part.error.code, part.start_s) for part in lost] == [("error", "crashed", None)]
     for record, command in ((results[1], "classify"), (lost[0], "timeline")):
         jsonschema.validate(record.as_dict(), record_json_schema(command))
 
@@ -103,7 +103,7 @@ def test_what_counts_as_failed(status: str, strict: bool, failed: bool) -> None:
     ],
 )
 def test_failed_window_is_a_failure_of_the_clip(statuses: list[str], strict: bool, failed: bool) -> None:
-    made = {"ok": {"prediction": Prediction({"calm": 1.0})}, "error": {"problem": ErrorInfo("truncated", "cut")}}
+    made = {"ok": {"prediction": Prediction({"calm": 1.0})}, "error": {"error": ErrorInfo("truncated", "cut")}}
     results = [WindowResult("a.mp4", status, **made.get(status, {})) for status in statuses]
     assert RunConfig(strict=strict).has_failure(results) is failed
 
@@ -120,10 +120,10 @@ def test_windows_are_grouped_by_clip_in_input_order(count: int) -> None:
 @pytest.mark.parametrize("name", ["out.jsonl", "out.json", "out.csv", "out.txt"])
 def test_windows_have_times_in_every_format(name: str, tmp_path: Path) -> None:
     output = tmp_path / name
-    with open_writer(output, None, Stub(), ["a"], record=WindowResult) as (writer, answered):
+    with open_writer(output, None, Stub(), ["a"], record=WindowResult) as (writer, finished):
         for part in Stub().timeline("a", WindowSpec(2.5, 1)):
             writer.write(part)
-    assert answered == {}
+    assert finished == {}
     assert [path.name for path in tmp_path.iterdir()] == [name]
     text = output.read_text()
     if name.endswith("txt"):
@@ -144,7 +144,7 @@ def test_windows_have_times_in_every_format(name: str, tmp_path: Path) -> None:
 def test_window_without_times_has_empty_columns(tmp_path: Path) -> None:
     for name in ("out.csv", "out.txt"):
         with open_writer(tmp_path / name, None, Stub(), [], record=WindowResult) as (writer, _):
-            writer.write(WindowResult("gone.mp4", "error", problem=ErrorInfo("not_found", "gone")))
+            writer.write(WindowResult("gone.mp4", "error", error=ErrorInfo("not_found", "gone")))
     (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert (row["start_s"], row["end_s"], row["error.code"]) == ("", "", "not_found")
     assert (tmp_path / "out.txt").read_text().splitlines()[1].split() == ["gone.mp4", "error", "(not_found)"]
@@ -198,9 +198,9 @@ def test_invalid_outputs_are_refused(output: Path | None, format: str | None, re
 
 
 def test_format_option_overrides_suffix(tmp_path: Path) -> None:
-    with open_writer(tmp_path / "data.log", "jsonl", Stub(), ["a"]) as (writer, answered):
+    with open_writer(tmp_path / "data.log", "jsonl", Stub(), ["a"]) as (writer, finished):
         writer.write(Stub().classify_or_error("a"))
-    assert answered == {}
+    assert finished == {}
     assert json.loads((tmp_path / "data.log").read_text())["label"] == "calm"
 
 

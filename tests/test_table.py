@@ -42,8 +42,8 @@ def record(path: str, number: int = 0) -> ClipResult:
     kinds = (
         ClipResult(path, "ok", Prediction({"surprise": 0.75, "fear": 0.25}), duration_s=7261.5),
         ClipResult(path, "no_face", duration_s=1),
-        ClipResult(path, "error", problem=ErrorInfo("no_video_stream", f"{path} has no video stream; name another")),
-        ClipResult(path, "skipped", problem=ErrorInfo("skipped", "not answered")),
+        ClipResult(path, "error", error=ErrorInfo("no_video_stream", f"{path} has no video stream; name another")),
+        ClipResult(path, "skipped", error=ErrorInfo("skipped", "not answered")),
     )
     return kinds[number % len(kinds)]
 
@@ -117,7 +117,7 @@ def test_nothing_is_omitted_outside_terminal() -> None:
 
 @pytest.mark.usefixtures("narrow")
 def test_error_code_equal_to_status_is_shown_once() -> None:
-    found = ClipResult("a.mp4", "no_face", problem=ErrorInfo("no_face", "a.mp4 shows a face in only 1 of 428 frames"))
+    found = ClipResult("a.mp4", "no_face", error=ErrorInfo("no_face", "a.mp4 shows a face in only 1 of 428 frames"))
     assert drawn(io.BytesIO(), found)[1:] == ["a.mp4  no_face", "a.mp4 shows a face in only 1 of 428 frames"]
 
 

@@ -20,7 +20,7 @@ from record_fixtures import MODELS
 
 CALM = Prediction({"calm": 0.75, "angry": 0.25})
 ANSWERED = ClipResult("a.mp4", "ok", CALM, (Person(0, 1.5, CALM, 33.5, "male"),), 1.5, 8, 7, MODELS, elapsed_s=0.5)
-FAILED = ClipResult("\udcff.mp4", "error", models=MODELS, problem=ErrorInfo("empty_file", "\udcff.mp4 is empty"))
+FAILED = ClipResult("\udcff.mp4", "error", models=MODELS, error=ErrorInfo("empty_file", "\udcff.mp4 is empty"))
 
 
 def window(start: float | None = 0.0) -> WindowResult:

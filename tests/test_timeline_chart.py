@@ -70,7 +70,7 @@ def test_people_come_by_their_time_in_view() -> None:
     parts = [window(0, 4, (0, 1, GLAD), (1, 3, SAD), (2, 1, SAD))]
     assert list(spans_of(parts)) == [1, 0, 2]
     assert spans_of([]) == {}
-    assert spans_of([WindowResult("x", "error", problem=ErrorInfo("not_found", "x"))]) == {}
+    assert spans_of([WindowResult("x", "error", error=ErrorInfo("not_found", "x"))]) == {}
 
 
 def drawn(path: Path) -> np.ndarray:
@@ -108,7 +108,7 @@ def test_a_gap_is_empty(tmp_path: Path) -> None:
     "parts",
     [
         [],
-        [WindowResult("x.mp4", "error", problem=ErrorInfo("not_found", "x.mp4 does not exist"))],
+        [WindowResult("x.mp4", "error", error=ErrorInfo("not_found", "x.mp4 does not exist"))],
         [window(0, 2, *((i, 2, SAD) for i in range(MAX_PEOPLE + 3)))],
         [window(0, 2, (0, 2, GLAD), path="日本語\n\x1b[0m\udcff $_{.mp4")],
     ],

@@ -188,7 +188,7 @@ def test_existing_files_are_replaced_only_by_force(tmp_path: Path) -> None:
 
 def test_unreadable_clip_has_a_message_and_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write = make_clip_file_writer(["a.mp4", "b.mp4"], "vtt", tmp_path / "new", force=False)
-    write([WindowResult("b.mp4", "error", problem=ErrorInfo("not_found", "b.mp4 does not exist"))])
+    write([WindowResult("b.mp4", "error", error=ErrorInfo("not_found", "b.mp4 does not exist"))])
     assert "b.mp4 does not exist" in capsys.readouterr().err
     write([window(0, 1, GLAD)])
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.vtt"]

@@ -142,8 +142,8 @@ def test_discontinuity_keeps_prediction(tmp_path: Path, toy: fervid.Classifier) 
     result = toy.classify_or_error(join(tmp_path / "joined.ts", *parts))
     assert (result.status, result.label) == ("ok", "second")
     assert result.duration_s == pytest.approx(4, abs=0.02)
-    assert result.problem is not None
-    assert result.problem.code == "discontinuity"
+    assert result.error is not None
+    assert result.error.code == "discontinuity"
 
 
 GAPS = {

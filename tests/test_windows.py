@@ -191,7 +191,7 @@ def test_only_the_frames_of_one_window_are_in_memory() -> None:
         nonlocal most
         for i in range(400):
             one = observe(i / 5, ANNA)
-            kept.append(weakref.ref(one.scores.embedding))
+            kept.append(weakref.ref(one.outputs.embedding))
             yield one
             del one
             most = max(most, sum(ref() is not None for ref in kept))
@@ -203,7 +203,7 @@ def test_only_the_frames_of_one_window_are_in_memory() -> None:
 def test_last_window_carries_error() -> None:
     found = split(broken(observe_all([0, 1, 2, 2.5], ANNA)), 2, 1)
     assert [(part.start, part.end, part.clip.frames) for part in found] == [(0, 2, 2), (1, 2.7, 3)]
-    assert [part.clip.problem for part in found] == [None, BROKEN]
+    assert [part.clip.error for part in found] == [None, BROKEN]
 
 
 def test_error_before_first_frame_is_raised() -> None:

@@ -319,8 +319,8 @@ def test_serve_reports_unpickling_error() -> None:
     [
         (WorkerDied("SIGSEGV"), "crashed", r"crashed on a\.mp4 \(SIGSEGV\); convert it"),
         (WorkerDied("status 1"), "crashed", r"\(status 1\)"),
-        (WorkerDied("SIGKILL"), "crashed", r"a\.mp4 ended its process \(SIGKILL\).*memory.*--jobs"),
-        (WorkerDied("60 s", TimedOut), "timeout", r"a\.mp4 was not answered within 60 s.*--timeout.*--end"),
+        (WorkerDied("SIGKILL"), "crashed", r"a\.mp4 was killed \(SIGKILL\).*memory.*--jobs"),
+        (WorkerDied("60 s", TimedOut), "timeout", r"a\.mp4 was not analysed within 60 s.*--timeout.*--end"),
         (
             WorkerDied("MemoryError", OutOfMemory),
             "memory",

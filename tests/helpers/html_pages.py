@@ -27,7 +27,7 @@ def clip(path: str, status: Status = "ok", sure: float = 0.75, labels: Sequence[
         (Person(0, 1.5, answer),) if answer else (),
         duration_s=None if status == "error" else 2.5,
         models=MODELS,
-        problem=ErrorInfo("not_found", f"{path} does not exist") if status in ("error", "skipped") else None,
+        error=ErrorInfo("not_found", f"{path} does not exist") if status in ("error", "skipped") else None,
     )
 
 

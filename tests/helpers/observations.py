@@ -46,7 +46,7 @@ def broken(frames: Iterable[FrameObservation], error: Exception = BROKEN) -> Ite
 
 def assert_same(a: ClipObservations, b: ClipObservations) -> None:
     """Assert equal counts and statistics."""
-    assert (a.frames, a.frames_with_face, a.problem) == (b.frames, b.frames_with_face, b.problem)
+    assert (a.frames, a.frames_with_face, a.error) == (b.frames, b.frames_with_face, b.error)
     assert a.seconds == pytest.approx(b.seconds)
     assert len(a.people) == len(b.people)
     for pools in [(a.group, b.group), *((p.pool, q.pool) for p, q in zip(a.people, b.people, strict=True))]:

@@ -39,7 +39,7 @@ from fervid.learn import dataset, dataset_layouts, feature_table, metrics
 from fervid.learn.model_selection import parse_statistics
 from fervid.media import image_header, inputs
 from fervid.models import registry
-from fervid.models.card import REQUIRED_CARD_KEYS, Kind
+from fervid.models.card import REQUIRED_CARD_KEYS, ModelKind
 from fervid.render import html_report, result_reader
 
 
@@ -186,11 +186,11 @@ def _ledger(data: bytes, folder: Path) -> None:
     output.write_bytes(records or _make_ledger()[1])
     ledger_path(output).write_bytes(entries)
     with ResumableJsonlWriter(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
-        assert all(isinstance(path, str) for path in ledger.answered)
-        assert set(ledger.answered.values()) <= {"ok", "no_face", "error", "skipped"}
+        assert all(isinstance(path, str) for path in ledger.finished)
+        assert set(ledger.finished.values()) <= {"ok", "no_face", "error", "skipped"}
         ledger.write(ClipResult(CLIPS[2], "ok", Prediction({"calm": 1.0})))
     with ResumableJsonlWriter(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
-        assert CLIPS[2] in ledger.answered
+        assert CLIPS[2] in ledger.finished
 
 
 def _table(data: bytes, folder: Path) -> None:
@@ -274,7 +274,7 @@ def _family() -> tuple[Path, Mapping[str, str]]:
     return folder, toy_models.family(folder)
 
 
-def _card(kind: Kind, data: bytes, folder: Path) -> None:
+def _card(kind: ModelKind, data: bytes, folder: Path) -> None:
     """Replace the card of one of the matching models."""
     files = dict(_family()[1])
     model = onnx.load(files[kind] if kind in files else toy_models.regressor(folder / "regressor.onnx"))
@@ -287,7 +287,7 @@ def _card(kind: Kind, data: bytes, folder: Path) -> None:
     _classify_with(kind, files)
 
 
-def _classify_with(kind: Kind, files: Mapping[str, str]) -> None:
+def _classify_with(kind: ModelKind, files: Mapping[str, str]) -> None:
     """Load models and classify a face with them."""
     if kind == "regressor":
         registry.load_model(files[kind], kind)
@@ -298,7 +298,7 @@ def _classify_with(kind: Kind, files: Mapping[str, str]) -> None:
     to_json_line(classifier.classify_frames([Frame(toy_models.picture(toy_models.FIRST))]).as_dict())
 
 
-def _cards(kind: Kind) -> list[bytes]:
+def _cards(kind: ModelKind) -> list[bytes]:
     if kind == "regressor":
         return [json.dumps(toy_models.REGRESSOR).encode()]
     model = onnx.load(_family()[1][kind])

@@ -70,13 +70,13 @@ def judge(cases: Sequence[malformed_videos.Case], paths: Sequence[str], results:
     crashes: list[str] = []
     wrong: list[str] = []
     for case, path, result in zip(cases, paths, results, strict=False):
-        code = result.problem and result.problem.code
+        code = result.error and result.error.code
         if code in ("crashed", "memory"):
-            crashes.append(f"{case.name}: {result.problem.message}")
+            crashes.append(f"{case.name}: {result.error.message}")
         elif code == "timeout" or result.elapsed_s > SLOW:
             hangs.append(f"{case.name}: {result.elapsed_s:.1f} s")
         elif not case.allowed.permits(result.status, code) or result.path != path:
-            wrong.append(f"{case.name}: {result.status} {result.problem}")
+            wrong.append(f"{case.name}: {result.status} {result.error}")
         else:
             wrong += [f"{case.name}: {problem}" for problem in _unwritable(result)]
     lost = (case.name for case in cases[len(results) :])
@@ -88,7 +88,7 @@ def _unwritable(result: ClipResult) -> Iterator[str]:
         to_json_line(result.as_dict())
     except (ValueError, TypeError) as error:
         yield f"its record cannot be written ({error})"
-    if result.problem is not None and not result.problem.message:
+    if result.error is not None and not result.error.message:
         yield "its problem says nothing"
 
 

@@ -29,7 +29,7 @@ class Stub:
         if path.startswith("deadly"):
             os.kill(os.getpid(), signal.SIGKILL)
         if path.startswith("bad"):
-            return ClipResult(path, "error", problem=ErrorInfo("not_found", "gone"))
+            return ClipResult(path, "error", error=ErrorInfo("not_found", "gone"))
         return ClipResult(path, "ok", Prediction({"calm": 0.9, "angry": 0.1}))
 
     def timeline(self, path: str, cut: WindowSpec) -> Iterator[WindowResult]:
