@@ -158,11 +158,11 @@ def test_tracks_merged_late_are_one_person_throughout() -> None:
     def with_identity(time: float, box: Box, identity: np.ndarray) -> FrameObservation:
         frame = observe(time, (ANNA, box))
         columns = (
-            frame.scores.embedding,
-            frame.scores.expression,
-            frame.scores.age,
-            frame.scores.gender,
-            frame.scores.ethnicity,
+            frame.outputs.embedding,
+            frame.outputs.expression,
+            frame.outputs.age,
+            frame.outputs.gender,
+            frame.outputs.ethnicity,
         )
         return FrameObservation(
             frame.time, frame.duration, frame.faces, frame.area_fractions, FaceOutputs(*columns, identity)
