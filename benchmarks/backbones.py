@@ -154,10 +154,10 @@ def main_person(path: Path, extractor: Extractor) -> list[tuple[Frame, Face, Fac
     frames = list(read_image_sequence(frame_files(path)))
     tracker, seen, faces = Tracker(extractor.tracker_config), ClipObservations(), []
     for frame, one in zip(frames, extractor.observe_frames(frames), strict=True):
-        numbers = tracker.update(one.time, one.faces, one.scores.identity)
+        numbers = tracker.update(one.time, one.faces, one.outputs.identity)
         seen.add(one, numbers)
         faces += [
-            (number, frame, face, one.scores[[i]])
+            (number, frame, face, one.outputs[[i]])
             for i, (number, face) in enumerate(zip(numbers, one.faces, strict=True))
         ]
     groups = tracker.group_identities()

@@ -56,7 +56,7 @@ def assert_same(a: Sequence[FrameObservation], b: Sequence[FrameObservation]) ->
         assert observation.duration == pytest.approx(other.duration)
         assert observation.area_fractions == other.area_fractions
         assert [face.box for face in observation.faces] == [face.box for face in other.faces]
-        assert observation.scores.embedding == pytest.approx(other.scores.embedding, abs=1e-6)
+        assert observation.outputs.embedding == pytest.approx(other.outputs.embedding, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_outputs_belong_to_faces_of_their_frame(
     observed = list(ready.observe_frames(frames([toy_models.picture(*colours[:count]) for count in faces])))
     assert (
         [len(observation.faces) for observation in observed]
-        == [len(observation.scores) for observation in observed]
+        == [len(observation.outputs) for observation in observed]
         == faces
     )
     assert len(crops) == sum(faces)
     for observation in observed:
         for face, share, row in zip(
-            observation.faces, observation.area_fractions, observation.scores.embedding, strict=True
+            observation.faces, observation.area_fractions, observation.outputs.embedding, strict=True
         ):
             number = round((face.box[0] / toy_models.FACE - 2) / 4)
             assert int(row.argmax()) == (0 if number == 3 else number)
