@@ -298,22 +298,22 @@ def test_people_may_be_named_by_list(models: list[str], clips: Path, tmp_path: P
 
 
 def test_names_in_list_are_relative_to_its_folder(
-    models: list[str], clips: Path, monkeypatch: pytest.MonkeyPatch
+    models: list[str], copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (clips / "people.csv").write_text("path,person\na0.png,Ann\nb0.png,Bo\n")
-    monkeypatch.chdir(clips.parent)
+    (copied / "people.csv").write_text("path,person\na0.png,Ann\nb0.png,Bo\n")
+    monkeypatch.chdir(copied.parent)
     found = classify(models, Path("clips"), "--baseline", "clips/people.csv")
     named = {Path(r["path"]).name: r["people"][0]["identity"] for r in found if r["people"]}
     assert (named["a0.png"], named["b0.png"]) == ("Ann", "Bo")
-    (clips / "people.csv").write_text("path,person\nother.png,Ann\n")
-    names = [str(path) for path in clips.glob("*.png")]
+    (copied / "people.csv").write_text("path,person\nother.png,Ann\n")
+    names = [str(path) for path in copied.glob("*.png")]
     result = CliRunner().invoke(app, ["classify", *names, *models, "--baseline", "clips/people.csv"])
     assert (result.exit_code, "other.png" in result.stderr) == (2, True)
 
 
-def test_identify_keeps_the_prediction_of_all_faces(models: list[str], clips: Path) -> None:
-    write_clip(clips / "d.png", (GREEN, 1.0), (PINK, 0.3))
-    alone, found = (classify(models, clips, "--face", "all", *flags) for flags in ([], ["--identify"]))
+def test_identify_keeps_the_prediction_of_all_faces(models: list[str], copied: Path) -> None:
+    write_clip(copied / "d.png", (GREEN, 1.0), (PINK, 0.3))
+    alone, found = (classify(models, copied, "--face", "all", *flags) for flags in ([], ["--identify"]))
     assert [r["probabilities"] for r in found] == [r["probabilities"] for r in alone]
 
 

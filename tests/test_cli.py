@@ -314,7 +314,7 @@ def test_run_to_file_prints_summary(toys: list[str], face: Path, nobody: Path, b
     rest = run("classify", face, nobody, *bad, *toys, "-o", output, "--resume")
     named = re.escape(", ".join(map(str, bad[:5])))
     assert re.fullmatch(
-        rf"fervid: 8 clips in [\d.]+ s \(1 answered before\): 1 ok, 1 no_face, 6 error; failed: {named} and 1 more;"
+        rf"fervid: 8 clips in [\d.]+ s \(1 from an earlier run\): 1 ok, 1 no_face, 6 error; failed: {named} and 1 more;"
         rf" records are in {re.escape(str(output))}\n",
         rest.stderr,
     )

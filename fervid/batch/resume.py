@@ -83,7 +83,7 @@ def load_ledger(ledger: Path, decode: Callable[[bytes], Entry]) -> list[Entry]:
     Raises:
         OutputError: No line can be decoded, because another command wrote the output.
     """
-    lines = [line for line in ledger.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    lines = [line for line in ledger.read_bytes().splitlines(keepends=True) if line.endswith(b"\n") and line.strip()]
     entries = []
     for line in lines:
         with suppress(ValueError):

@@ -43,7 +43,7 @@ def trained_on(report: Mapping[str, Any]) -> str:
     clips = report["answered"]["count"] if "answered" in report else report["clips"] - report["unanswered"]
     if not count:
         return ""
-    return f"trained on {count:,} of these {plural(clips, 'clip')}, so the figures do not hold for new clips"
+    return f"trained on {count:,} of these {plural(clips, 'clip')}, so figures are too high"
 
 
 def _named(name: str, report: Mapping[str, Any]) -> list[Table]:

@@ -54,7 +54,7 @@ class Allowed:
 
     def permits(self, status: str, code: str | None) -> bool:
         """Check whether a record with a status and code is allowed."""
-        return code in (self.refused if status == "error" else self.finished) and status != "skipped"
+        return code in (self.refused if status == "error" else self.answered) and status != "skipped"
 
 
 ANY = Allowed()

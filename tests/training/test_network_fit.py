@@ -80,7 +80,7 @@ def test_recipe_names_only_what_differs(tmp_path: Path) -> None:
     [
         (
             '{"steps": 10, "stesp": 5, "colour": 1}',
-            r"unknown setting colour, stesp; available are adjustment, .*, years",
+            r"unknown setting colour, stesp; available are absent_prior, .*, years",
         ),
         ('{"weights": {"smile": 1}}', r"unknown setting smile; available are"),
         ('{"age": 0.5}', r"unknown setting age"),
@@ -222,15 +222,18 @@ def test_backbone_is_frozen_during_head_steps(data: TrainingSets) -> None:
 
 def compute_step(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> list[Tensor]:
     """Compute the parameters after one step: SAM's ascent, the gradient there, and AdamW's first step."""
-    network, people = copy.deepcopy(run.network).train(), run.people.weight.detach().clone().requires_grad_()
+    network, bridge = copy.deepcopy(run.network).train(), copy.deepcopy(run.bridge)
+    people = run.people.weight.detach().clone().requires_grad_()
     learning = {name: value for name, value in network.named_parameters() if value.requires_grad}
-    parameters = [*learning.values(), people]
+    parameters = [*learning.values(), people, *bridge.parameters()]
 
     def gradients() -> tuple[Tensor, ...]:
         with torch.autocast("cpu", torch.bfloat16):
             embedding = network.backbone(batch[0])
         heads = network.heads(embedding.float())
-        loss = losses.multitask_loss(heads, heads.embedding, people, batch[1], run.recipe.weights, *run.adjustments)
+        loss = losses.multitask_loss(
+            heads, bridge(heads.embedding), people, batch[1], run.recipe.weights, *run.adjustments
+        )
         return torch.autograd.grad(loss, parameters)
 
     below = [parameter.detach().clone() for parameter in parameters]
@@ -242,8 +245,8 @@ def compute_step(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> 
                 parameter += radius * one / length
         slope = gradients()
     body, heads = run.recipe.learning_rates(run.step)
-    names = [*learning, "people"]
-    rates = [body if name.startswith("backbone.") else heads for name in names]
+    rates = [body if name.startswith("backbone.") else heads for name in learning]
+    rates += [heads] * (len(parameters) - len(rates))
     return [
         (1 - rate * run.recipe.decay) * value - rate * one / (one.abs() + 1e-8)
         for value, one, rate in zip(below, slope, rates, strict=True)
@@ -261,7 +264,8 @@ def test_sgd_and_sam_steps(settings: dict[str, float], radius: float, data: Trai
     batch = run.batches(2)
     expected, other = compute_step(run, batch, radius), compute_step(run, batch, 0.7 - radius)
     run.train_step(*batch)
-    found = [*(value for value in run.network.parameters() if value.requires_grad), run.people.weight]
+    learning = (value for value in run.network.parameters() if value.requires_grad)
+    found = [*learning, run.people.weight, *run.bridge.parameters()]
     # where the gradient is near zero, AdamW's first step follows its sign, which depends on rounding
     apart = torch.cat([(a - b).detach().flatten().abs() for a, b in zip(found, expected, strict=True)])
     assert (apart < 1e-5).float().mean() > 0.99
