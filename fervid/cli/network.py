@@ -190,7 +190,14 @@ def _print_progress(figures: Mapping[str, float]) -> None:
     ),
 )
 def network_export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Checkpoint of `fervid network train`.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Checkpoint of `fervid network train`. The weights of several that started with the same --from are"
+            " averaged.",
+        ),
+    ],
     data: DataFolder,
     output: Annotated[
         Path,
@@ -205,7 +212,7 @@ def network_export(
         from fervid.training import export
         from fervid.training.dataset_paths import DatasetPaths
 
-        for name, figures in export.export(run, DatasetPaths(data), cache or data / "cache", output).items():
+        for name, figures in export.export(runs, DatasetPaths(data), cache or data / "cache", output).items():
             _print_figures(name, figures)
 
 

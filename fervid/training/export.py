@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from fervid.training.ferplus import CLASSES
 from fervid.training.logit_shift import calibrate_logit_shift
 from fervid.training.model_card import save_with_card
 from fervid.training.network import ETHNICITIES, FER2013_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
-from fervid.training.predict import load_run, predict
+from fervid.training.predict import load_averaged_runs, predict
 from fervid.training.torch_to_onnx import export_to_onnx
 
 OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity", "identity")
@@ -189,14 +189,14 @@ def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: ND
 
 
 def export(
-    run: Path, sources: DatasetPaths, cache: Path, output: Path, tests: Tests | None = None
+    runs: Sequence[Path], sources: DatasetPaths, cache: Path, output: Path, tests: Tests | None = None
 ) -> dict[str, list[Figure]]:
-    """Export a finished run to `output` in int8 and to NAME-fp32 beside it in float32, and evaluate both.
+    """Export finished runs to `output` in int8 and to NAME-fp32 beside it in float32, and evaluate both.
 
     The logits of expression and FER2013 label are shifted by `calibrate_logit_shift`.
 
     Args:
-        run: Checkpoint of `fit.Trainer`; its averaged weights are exported.
+        runs: Checkpoints of `fit.Trainer`; the weights of several that started alike are averaged.
         sources: Data sets for calibration, the logit shift and the evaluation.
         cache: Folder of the crops.
         output: Path of the int8 file.
@@ -206,9 +206,9 @@ def export(
         The figures by name of the file.
 
     Raises:
-        ValueError: The run is not finished, or a file differs from torch.
+        ValueError: A run is not finished or started from other weights, or a file differs from torch.
     """
-    recipe, network, origin = load_run(run)
+    recipe, network, origins = load_averaged_runs(runs)
     voted = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
     pictured = faces.read_utkface(sources.utkface, 2, cache)
     others = [faces.read_expressions(sources, name, "valid", cache).faces for name in recipe.labelled]
@@ -233,9 +233,10 @@ def export(
     tests = tests or Tests.read(sources, recipe.size)
     about = {
         **CARD,
-        "recipe": origin["recipe"],
-        "earlier": origin["earlier"],
-        "data_sha256": origin["data"],
+        "recipe": origins[0]["recipe"],
+        "averaged_with": [origin["recipe"] for origin in origins[1:]],
+        "earlier": origins[0]["earlier"],
+        "data_sha256": origins[0]["data"],
         "expression_shift": moved,
         "fer2013_shift": moved_first,
     }

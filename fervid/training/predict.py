@@ -229,6 +229,30 @@ def load_run(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
     return recipe, network, metadata
 
 
+def load_averaged_runs(paths: Sequence[Path]) -> tuple[TrainConfig, FaceNetwork, list[dict[str, Any]]]:
+    """Load finished runs and average their weights (model soups, Wortsman et al., arXiv 2203.05482).
+
+    Returns:
+        The recipe of the first run, the network, and the metadata of each run.
+
+    Raises:
+        ValueError: As `load_run`; or the runs started from different weights, so that their average is meaningless.
+    """
+    runs = [load_run(path) for path in paths]
+    recipe, network, first = runs[0]
+    for path, (_, _, other) in zip(paths, runs, strict=True):
+        if other["earlier"] != first["earlier"] or other["recipe"]["backbone"] != recipe.backbone:
+            raise ValueError(f"{path} and {paths[0]} cannot be averaged: they started from different weights")
+    weights = [other.state_dict() for _, other, _ in runs]
+    network.load_state_dict(
+        {
+            name: torch.stack([part[name] for part in weights]).mean(dim=0) if value.is_floating_point() else value
+            for name, value in weights[0].items()
+        }
+    )
+    return recipe, network, [metadata for _, _, metadata in runs]
+
+
 def build_trained(backbone: str, weights: Mapping[str, torch.Tensor]) -> FaceNetwork:
     """Build a network for inference with the weights of a finished run."""
     network = build(backbone)

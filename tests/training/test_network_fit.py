@@ -29,7 +29,7 @@ from fervid.training.fit import Trainer
 from fervid.training.losses import Targets
 from fervid.training.model_card import save_with_card
 from fervid.training.network import PIXEL_MEAN, FaceNetwork, supports_bfloat16, to_tensor
-from fervid.training.predict import load_run, predict
+from fervid.training.predict import load_averaged_runs, load_run, predict
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +376,23 @@ def test_load_gives_averaged_weights_of_finished_run(
     assert not network.training
     found = network.state_dict()
     assert equal(found, run.average.state_dict()) == list(found) != equal(found, run.network.state_dict())
+
+
+def test_weights_of_runs_with_the_same_start_are_averaged(
+    data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "build", lambda name: mini_datasets.network(seed=9))
+    paths = [tmp_path / f"{seed}.safetensors" for seed in range(3)]
+    for seed, path in enumerate(paths):
+        recipe, earlier = mini_datasets.recipe(steps=1, seed=seed), {"exported": "other" if seed == 2 else "first"}
+        list(Trainer(recipe, mini_datasets.network(seed=seed), data, earlier).run(path))
+    recipe, network, origins = load_averaged_runs(paths[:2])
+    assert (recipe.seed, [origin["recipe"]["seed"] for origin in origins]) == (0, [0, 1])
+    first, second = (load_run(path)[1].state_dict() for path in paths[:2])
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value.float(), (first[name].float() + second[name].float()) / 2)
+    with pytest.raises(ValueError, match=r"2\.safetensors and .*1\.safetensors cannot be averaged"):
+        load_averaged_runs(paths[1:])
 
 
 def test_run_starts_from_another(data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
