@@ -256,10 +256,10 @@ def test_outputs_of_other_commands_are_kept(inputs: list[str], tmp_path: Path) -
         for path in inputs:
             writer.write(answer(path))
     before = frames.read_bytes(), records.read_bytes()
-    with pytest.raises(OutputError, match="is not of this command"):
+    with pytest.raises(OutputError, match="was written by another command"):
         open_frame_writer(records, "jsonl", Stub(), COLUMNS, inputs, resume=True)
     with (
-        pytest.raises(OutputError, match="is not of this command"),
+        pytest.raises(OutputError, match="was written by another command"),
         open_writer(frames, None, Stub(), inputs, resume=True),
     ):
         pass
@@ -267,13 +267,14 @@ def test_outputs_of_other_commands_are_kept(inputs: list[str], tmp_path: Path) -
 
 
 def test_people_of_other_models_are_refused(inputs: list[str], output: Path) -> None:
-    write_with_identities(output, inputs[:2])
+    write_with_identities(output, inputs[:3])
     other = Stub(options=Options(min_face=40))
     with (
         pytest.raises(OutputError, match="another face model or other options"),
-        open_frame_writer(output, output.suffix[1:], other, WITH_IDENTITY, inputs[2:], resume=True),
+        open_frame_writer(output, output.suffix[1:], other, WITH_IDENTITY, inputs[:1], resume=True),
     ):
         pass
+    assert read(output) == twice(inputs[:3])
 
 
 def test_foreign_parquet_is_refused(inputs: list[str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Iterator
@@ -148,6 +149,24 @@ def test_window_without_times_has_empty_columns(tmp_path: Path) -> None:
     (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert (row["start_s"], row["end_s"], row["error.code"]) == ("", "", "not_found")
     assert (tmp_path / "out.txt").read_text().splitlines()[1].split() == ["gone.mp4", "error", "(not_found)"]
+
+
+def test_stream_is_written_for_excel(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    with open_writer(None, "excel", Stub(), [], record=WindowResult, streaming=True) as (writer, _):
+        writer.write(next(Stub().timeline("a", WindowSpec(2, 1))))
+    header, row = capsysbinary.readouterr().out.splitlines()
+    assert header.startswith(codecs.BOM_UTF8 + b"schema_version,path,")
+    assert row.startswith(b"2,a,")
+
+
+def test_stream_that_replaces_a_file_removes_its_ledger(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with open_writer(output, None, Stub(), ["a"]) as (writer, _):
+        writer.write(Stub().classify_or_error("a"))
+    with open_writer(output, None, Stub(), [], force=True, record=WindowResult, streaming=True) as (writer, _):
+        writer.write(next(Stub().timeline("a", WindowSpec(2, 1))))
+    with pytest.raises(OutputError, match="no ledger"), open_writer(output, None, Stub(), ["a"], resume=True):
+        pass
 
 
 @pytest.mark.parametrize("record", [ClipResult, WindowResult])

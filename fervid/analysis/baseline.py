@@ -175,7 +175,7 @@ def check_card(card: Mapping[str, Any], kind: BaselineKind | None) -> None:
 
     Args:
         card: The classifier's card.
-        kind: BaselineKind of baseline; None for none.
+        kind: Kind of baseline; None for none.
 
     Raises:
         UsageError: It does not.
@@ -212,7 +212,7 @@ def shift_features(
         features: Features of a clip.
         reference: The person's baseline; None leaves features of other classifiers unchanged.
         card: Card of a classifier that passes `check_card`.
-        kind: BaselineKind of the baseline.
+        kind: Kind of the baseline.
     """
     if card.get("center") == "person":
         means = reference.statistics if reference else card["average_statistics"]

@@ -17,7 +17,7 @@ from fervid.analysis.baseline import BaselineReference, average_people, make_ref
 from fervid.analysis.observed_record import ObservedRecord
 from fervid.analysis.pipeline import Classifier
 from fervid.analysis.windows import WindowSpec
-from fervid.batch.baseline_spec import BaselineSpec, RestClip, clip_key
+from fervid.batch.baseline_spec import BaselineSpec, RestClip
 from fervid.batch.observation_store import ObservationFile
 from fervid.batch.resume import file_stamp
 from fervid.batch.runner import RunConfig, crash_result
@@ -26,6 +26,7 @@ from fervid.core.records import ClipFeatures, FloatArray
 from fervid.core.results import ClipResult, WindowResult
 from fervid.core.worker_pool import map_ordered
 from fervid.core.worker_process import WorkerDied
+from fervid.media.inputs import clip_key
 from fervid.media.sampling import Sampling
 
 ShowProgress = Callable[[Iterable[Sequence[ObservedRecord]]], Iterable[Sequence[ObservedRecord]]]
@@ -86,7 +87,7 @@ def _classify(
     paths = list(paths)
     if spec.people and not spec.people.keys() & set(map(clip_key, paths)):
         raise UsageError(
-            f"the list of people names none of the clips; its paths are relative to its folder, the first:"
+            "the list of people names none of the clips; paths in it are relative to its folder, and the first one is"
             f" {next(iter(spec.people))}"
         )
     rest = _observe_baseline(classifier, spec.rest, config)

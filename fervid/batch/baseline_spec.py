@@ -12,6 +12,7 @@ import numpy as np
 
 from fervid.analysis.baseline import BaselineKind
 from fervid.core.errors import UsageError
+from fervid.media.inputs import clip_key
 from fervid.media.remote_files import is_url
 
 PERSON = "person"
@@ -31,9 +32,9 @@ class BaselineSpec:
     """The baseline that predictions are relative to.
 
     Attributes:
-        kind: BaselineKind of the baseline; None to identify people only.
+        kind: Kind of the baseline; None to identify people only.
         rest: Clips in which a person is at rest, for the kind `rest`.
-        people: Name of the main person of each clip, by `clip_key`; None to identify people by their faces.
+        people: Name of the main person of each clip, by `media.inputs.clip_key`; None to identify people by face.
     """
 
     kind: BaselineKind | None = None
@@ -92,8 +93,3 @@ def _resolve(source: Path, path: str) -> str:
     """Return a path of a list, which is relative to the folder of the list, or else to the current folder."""
     beside = os.path.join(source.parent, path)
     return path if is_url(path) or (os.path.exists(path) and not os.path.exists(beside)) else beside
-
-
-def clip_key(path: str) -> str:
-    """Return what is equal for all names of one clip."""
-    return path if is_url(path) else os.path.normcase(os.path.realpath(path))

@@ -70,8 +70,19 @@ class FrameParquetWriter:
                     f"{folder} has parts already; replace them with --force, continue them with --resume, or choose"
                     " another folder"
                 )
-            for number, path in sorted(parts.items()):
-                self._load_part(number, path, resume=resume)
+            entries = {number: self._read_entry(path) for number, path in sorted(parts.items())}
+            kept = {
+                number: entry
+                for number, entry in entries.items()
+                if resume and entry.resume.is_current(run, self._stamps.get(entry.resume.path))
+            }
+            check_same_run(kept.values(), run, folder)
+            for number in entries.keys() - kept.keys():
+                parts[number].unlink()
+            for number, entry in kept.items():
+                clip = entry.resume.path
+                self.finished[clip], self._parts[clip] = entry.resume.status, parts[number]
+                self.people[clip], self._next_part = entry.people, number + 1
             fsync_dir(folder)
             self._resources = resources.pop_all()
 
@@ -130,22 +141,14 @@ class FrameParquetWriter:
             os.fsync(file.fileno())
         return new
 
-    def _load_part(self, number: int, path: Path, *, resume: bool) -> None:
-        """Keep the part of a clip that need not be analysed again, and remove others.
+    def _read_entry(self, path: Path) -> FrameEntry:
+        """Read the entry of a part.
 
         Raises:
             OutputError: It is not a part of frames.
         """
         try:
             metadata = self._arrow.parquet.read_schema(path).metadata or {}
-            entry = FrameEntry.decode(metadata[_ENTRY])
+            return FrameEntry.decode(metadata[_ENTRY])
         except (self._arrow.ArrowException, KeyError, ValueError) as error:
             raise OutputError(f"{path} was not written by fervid frames; choose another folder") from error
-        clip = entry.resume.path
-        if resume and entry.resume.is_current(self._run, self._stamps.get(clip)):
-            check_same_run([entry], self._run, self._folder)
-            self.finished[clip] = entry.resume.status
-            self._parts[clip], self.people[clip] = path, entry.people
-            self._next_part = number + 1
-        else:
-            path.unlink()

@@ -90,8 +90,8 @@ def load_ledger(ledger: Path, decode: Callable[[bytes], Entry]) -> list[Entry]:
             entries.append(decode(line))
     if lines and not entries:
         raise OutputError(
-            f"{ledger} is not of this command, so its output cannot be resumed; choose another name, or replace it with"
-            " --force"
+            f"{ledger} was written by another command, so its output cannot be resumed; choose another name, or replace"
+            " it with --force"
         )
     return entries
 

@@ -89,7 +89,7 @@ class Candidate:
 
     Attributes:
         statistics: Name of the features, in the form that `parse_statistics` takes.
-        kind: ClassifierKind of classifier.
+        kind: Kind of classifier.
         hyperparameter: C, or the weight decay of the MLP.
         scaling: `l2` scales each clip to unit length, `standard` each feature to mean 0 and standard deviation 1.
             None for the default: `standard` for the MLP and for logits, else `l2` as in the paper.

@@ -106,8 +106,13 @@ def resolve_inputs(
     clips: dict[str, str] = {}
     for name, paths in clips_by_name.items():
         for path in paths or ([name] if _is_glob(name) else []):
-            clips.setdefault(path if remote_files.is_url(path) else os.path.normcase(os.path.realpath(path)), path)
+            clips.setdefault(clip_key(path), path)
     return list(clips.values())
+
+
+def clip_key(path: str) -> str:
+    """Return a name that is the same for all paths of one clip."""
+    return path if remote_files.is_url(path) else os.path.normcase(os.path.realpath(path))
 
 
 def read_list(data: bytes, *, nul: bool = False) -> list[str]:

@@ -175,7 +175,7 @@ def load_model(name: str, kind: ModelKind, threads: int = 1, device: Device = "c
     check_device(device)
     source = _find(name, kind)
     data = _read_source(source)
-    sha256, hint = hashlib.sha256(data).hexdigest(), _known_names_hint(kind)
+    sha256, hint = hashlib.sha256(data).hexdigest(), _suggest_names(kind)
     try:
         is_shipped = any(sha256 == entry["sha256"] for entry in manifest().values())
         session = open_session(data if is_shipped else _prepare_bytes(data), threads, device)
@@ -204,7 +204,7 @@ class _Source:
     def advice(self) -> str:
         """What to do if the file is missing or damaged."""
         if self.entry is None:
-            return _known_names_hint(self.kind)
+            return _suggest_names(self.kind)
         return f"`fervid models pull {self.name}` downloads it" if self.is_optional else "install fervid again"
 
 
@@ -301,6 +301,6 @@ def verify(name: str) -> Model:
     return model
 
 
-def _known_names_hint(kind: ModelKind) -> str:
+def _suggest_names(kind: ModelKind) -> str:
     names = ", ".join(sorted(name for name, entry in manifest().items() if entry["kind"] == kind))
     return f"known names: {names or 'none'}; or give the path of an ONNX file that fervid made"
