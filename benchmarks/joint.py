@@ -1,19 +1,19 @@
-"""Compare one network for four tasks with four single-task networks of the same size.
+"""Compare a network for expression, age, gender and ethnicity with one for expression only, on RAF-DB.
 
 python benchmarks/joint.py --data SETS --weights faceres.json --runs FOLDER [--seeds 3] [--json FILE]
 
-After Saroop et al. (arXiv 2110.15028), whose faces have all four labels. Here, FER+ has votes, and UTKFace has age,
-gender and ethnicity. Missing labels are either masked in the loss (masked), or filled with the predictions of the
-masked network of the same seed (filled, `models/recipes/joint4.json`). A step has the same number of faces per task
-for every network, so a single-task network gets as much data for its task as the joint ones. The networks are evaluated
-in float32 on FER+ PrivateTest and the test split of UTKFace. Figures are means over the seeds with 95 % bootstrap
-intervals over images; differences are paired by image. Runs in the folder are resumed.
+After Saroop et al. (arXiv 2110.15028), whose faces have all labels. This copy of RAF-DB has expressions only, so the
+other labels are the predictions of the shipped network (filled), or come from UTKFace, whose faces are added to each
+batch and have no expression in the loss (masked). All networks start from the same face-recognition weights and see
+the same RAF-DB faces. They are evaluated in float32 on the test split of RAF-DB, and the other outputs on that of
+UTKFace. Intervals (95 %) are bootstrapped over images, and so are the differences to the network for expression only;
+p is that of a paired sign-flip test. Runs in the folder are resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,129 +23,137 @@ import torch
 from network import show
 from numpy.typing import NDArray
 
-from fervid.learn.metrics import bootstrap
-from fervid.training import faces, fit, losses, mobilenet
+from fervid.analysis.face_model import FaceModel
+from fervid.learn.metrics import bootstrap, confusion, macro_scores
+from fervid.learn.significance import sign_flip_test
+from fervid.models import registry
+from fervid.training import augment, faces, fit, losses, mobilenet
 from fervid.training.batches import TrainingSets
 from fervid.training.config import TrainConfig
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.faces import FaceDataset
+from fervid.training.ferplus import CLASSES
 from fervid.training.losses import TaskWeights
-from fervid.training.predict import load_run, predict, pseudo_label
+from fervid.training.predict import load_run, predict
 
-JOINT4 = Path(__file__).parent.parent / "models/recipes/joint4.json"
-NONE = TaskWeights(*[0.0] * 8)
-TASKS = ("expression", "age", "gender", "ethnicity")
-Scores = Mapping[str, NDArray[np.float64]]
-
-
-def recipes() -> dict[str, TrainConfig]:
-    """Make the recipes of the variants; the last one needs the finished masked run."""
-    joint = TrainConfig.from_json(JOINT4)
-    loss_terms = {
-        "expression": ("expression",),
-        "age": ("age", "years"),
-        "gender": ("gender",),
-        "ethnicity": ("ethnicity",),
-    }
-    single = {
-        task: replace(
-            joint,
-            expressions=joint.expressions if task == "expression" else 0,
-            attributes=0 if task == "expression" else joint.attributes,
-            weights=replace(NONE, **{name: getattr(joint.weights, name) for name in names}),
-        )
-        for task, names in loss_terms.items()
-    }
-    return {**single, "masked": joint, "filled": joint}
+RECIPE = Path(__file__).parent.parent / "models/recipes/joint-rafdb.json"
+TEACHER = "mobilenetv1-fp32"
+METHODS = ("expression only", "joint, filled", "joint, masked")
+FIRST_SEED = 2021
 
 
-def reduce_unmeasured(data: TrainingSets) -> TrainingSets:
-    """Reduce validation faces and faces with identities, neither of which is measured here; keep all training faces."""
-    some = slice(0, 200)
-    kept = np.concatenate(
-        [data.initial_embeddings[: len(data.attributes)], data.initial_embeddings[len(data.attributes) :][some]]
+def make_recipe(method: str, seed: int) -> TrainConfig:
+    """Make the recipe of one of `METHODS`."""
+    joint = replace(TrainConfig.from_json(RECIPE), seed=seed)
+    if method == "joint, masked":
+        return joint
+    recipe = replace(joint, attributes=0)
+    if method == "joint, filled":
+        return recipe
+    return replace(recipe, weights=TaskWeights(joint.weights.expression, *[0.0] * 8))
+
+
+def fill_attributes(dataset: FaceDataset, network: registry.Model) -> FaceDataset:
+    """Label the age, gender and ethnicity of faces with the predictions of a network."""
+    model, size = FaceModel(network.session, network.card), network.card["input"]["size"]
+    outputs = [model(augment.crop_to_input(crop, size)[None]) for crop in dataset.crops]
+    age, gender, ethnicity = (
+        np.concatenate([getattr(output, name) for output in outputs]) for name in ("age", "gender", "ethnicity")
     )
-    reduced = {name: getattr(data, name)[some] for name in ("valid_expressions", "valid_attributes", "people")}
-    return replace(data, initial_embeddings=kept, **reduced)
+    male = gender >= network.card["genders"]["male"]
+    return replace(
+        dataset,
+        age=age.round().astype(np.int64),
+        gender=(~male).astype(np.int64),
+        ethnicity=ethnicity.argmax(axis=1),
+    )
 
 
-def train_variant(name: str, seed: int, data: TrainingSets, weights: mobilenet.NamedTensors, runs: Path) -> Path:
-    """Train or resume a variant, and return its run."""
-    path = runs / f"{name}-{seed}.safetensors"
-    if name == "filled":
-        masked = runs / f"masked-{seed}.safetensors"
-        whole = {part: pseudo_label(getattr(data, part), masked) for part in ("expressions", "attributes")}
-        data = replace(data, **whole)
-    recipe = replace(recipes()[name], seed=seed)
+def read_sets(sources: DatasetPaths, cache: Path) -> TrainingSets:
+    """Read RAF-DB as the set with expressions, and UTKFace, both without copies of test faces."""
+    tests = faces.read_test_crops(sources, cache)
+    rafdb = faces.read_expressions(sources, "rafdb", "train", cache).faces
+    utkface = faces.read_utkface(sources.utkface, 2, cache)
+    rafdb, utkface = rafdb[faces.is_unseen(rafdb, tests, "rafdb")], utkface[faces.is_unseen(utkface, tests, "utkface")]
+    return TrainingSets(
+        expressions=rafdb,
+        attributes=utkface,
+        people=utkface[:0],
+        initial_embeddings=np.zeros((len(utkface), 1), np.float32),
+        valid_expressions=faces.read_expressions(sources, "rafdb", "valid", cache).faces,
+        valid_attributes=faces.read_utkface(sources.utkface, 1, cache)[:200],
+    )
+
+
+def train(recipe: TrainConfig, data: TrainingSets, weights: mobilenet.NamedTensors, path: Path) -> None:
+    """Train a run, or resume it."""
     run = fit.make_trainer(recipe, fit.initial_weights(recipe, weights), data)
     if path.exists():
         run.resume(path)
-    for _ in run.run(path):
-        pass
-    return path
+    for report in run.run(path):
+        print(path.stem, f"step {report['step']}: {report['accuracy_all']:.2%} of the validation faces", flush=True)
 
 
-def score(path: Path, votes: FaceDataset, portraits: FaceDataset) -> Scores:
-    """Score each image: whether the prediction is correct; for age the absolute error in years."""
+def predict_tests(path: Path, rafdb: FaceDataset, utkface: FaceDataset) -> dict[str, NDArray[Any]]:
+    """Return the predicted class of each RAF-DB face, and the score of each UTKFace face by attribute.
+
+    The scores are the absolute error of age in years, and whether gender and ethnicity are correct.
+    """
     recipe, network, _ = load_run(path)
-    emotions, attributes = predict(network, votes, recipe.size), predict(network, portraits, recipe.size)
+    attributes = predict(network, utkface, recipe.size)
     years = losses.expected_years(torch.from_numpy(attributes["age"])).numpy()
     return {
-        "expression": (emotions["expression"].argmax(axis=1) == votes.votes.argmax(axis=1)).astype(float),
-        "age": np.abs(years - portraits.age).astype(float),
-        "gender": ((attributes["gender"] > 0) == (portraits.gender == 0)).astype(float),
-        "ethnicity": (attributes["ethnicity"].argmax(axis=1) == portraits.ethnicity).astype(float),
+        "expression": predict(network, rafdb, recipe.size)["expression"].argmax(axis=1),
+        "age": np.abs(years - utkface.age),
+        "gender": (attributes["gender"] > 0) == (utkface.gender == 0),
+        "ethnicity": attributes["ethnicity"].argmax(axis=1) == utkface.ethnicity,
     }
 
 
-def row(task: str, way: str, ours: NDArray[np.float64], single: NDArray[np.float64]) -> dict[str, Any]:
-    """Make the row of a method for a task, with its difference to the single-task network.
+def format_percent(figure: Mapping[str, Any]) -> str:
+    """Format a bootstrapped fraction with its interval."""
+    low, high = figure["interval"]
+    return f"{figure['value']:.2%} ({low:.2%} to {high:.2%})"
+
+
+def make_row(
+    method: str, truth: NDArray[np.int64], predicted: NDArray[np.int64], single: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Make the row of a method.
 
     Args:
-        task: One of `TASKS`.
-        way: Name of the method.
-        ours: (seeds, n) scores of the images.
-        single: (seeds, n) scores of the network for this task only.
+        method: Name of the method.
+        truth: (n,) classes of the faces.
+        predicted: (seeds, n) classes predicted by the method.
+        single: (seeds, n) classes predicted by the networks for expression only.
     """
-    scale, unit = (1.0, " y") if task == "age" else (100.0, " %")
-
-    def format_interval(figure: Mapping[str, Any]) -> str:
-        low, high = figure["interval"]
-        return f"{figure['value'] * scale:.2f}{unit} ({low * scale:.2f} to {high * scale:.2f})"
+    correct, reference = predicted == truth, single == truth
 
     def measure(rows: NDArray[np.int64]) -> dict[str, float]:
-        value, other = ours[:, rows].mean(), single[:, rows].mean()
-        return {"value": value, "difference": other - value if task == "age" else value - other}
+        recalls = [macro_scores(confusion(truth[rows], seed[rows], len(CLASSES)))["uar"] for seed in predicted]
+        accuracy = correct[:, rows].mean()
+        return {
+            "accuracy": accuracy,
+            "recall": float(np.mean(recalls)),
+            "difference": accuracy - reference[:, rows].mean(),
+        }
 
-    found = bootstrap(ours.shape[1], measure)
-    seeds = ", ".join(f"{value * scale:.2f}" for value in ours.mean(axis=1))
-    better = "" if way == "single" else format_interval(found["difference"])
-    return {
-        "task": task,
-        "method": way,
-        "mean over seeds": format_interval(found["value"]),
-        "seeds": seeds,
-        "better by": better,
+    figures = bootstrap(len(truth), measure)
+    row = {
+        "method": method,
+        "accuracy": format_percent(figures["accuracy"]),
+        "seeds": ", ".join(f"{seed.mean():.2%}" for seed in correct),
+        "mean recall": format_percent(figures["recall"]),
     }
-
-
-def table(found: Callable[[str, int], Scores], seeds: range) -> list[dict[str, Any]]:
-    """Make rows of every task and method, the single-task network first.
-
-    Args:
-        found: Returns the scores for the name and seed of a variant.
-        seeds: Seeds of the runs.
-    """
-    rows = []
-    for task in TASKS:
-        ways = {"single": task, "joint, masked": "masked", "joint, filled": "filled"}
-        columns = {way: np.stack([found(name, seed)[task] for seed in seeds]) for way, name in ways.items()}
-        rows += [row(task, way, column, columns["single"]) for way, column in columns.items()]
-    return rows
+    if method == METHODS[0]:
+        return {**row, "difference": "", "p": ""}
+    gains = correct.mean(axis=0) - reference.mean(axis=0)
+    p = sign_flip_test(gains, np.arange(len(truth)))
+    return {**row, "difference": format_percent(figures["difference"]), "p": f"{p:.4f}"}
 
 
 def main() -> None:
-    """Train, measure and print."""
+    """Train, evaluate and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
@@ -155,17 +163,31 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
-    weights = mobilenet.read_tensorflowjs(arguments.weights)
-    data = reduce_unmeasured(TrainingSets.read(sources, cache, weights))
-    votes = faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache)
-    portraits = faces.read_utkface(sources.utkface, 0, cache)
-    seeds = range(2021, 2021 + arguments.seeds)
-    found = {
-        (name, seed): score(train_variant(name, seed, data, weights, arguments.runs), votes, portraits)
-        for seed in seeds
-        for name in recipes()
-    }
-    show(table(lambda name, seed: found[name, seed], seeds), arguments.json)
+    weights, data = mobilenet.read_tensorflowjs(arguments.weights), read_sets(sources, cache)
+    filled = replace(data, expressions=fill_attributes(data.expressions, registry.load_model(TEACHER, "face_model")))
+    rafdb, utkface = (
+        faces.read_expressions(sources, "rafdb", "test", cache).faces,
+        faces.read_utkface(sources.utkface, 0, cache),
+    )
+    tests: dict[str, list[dict[str, NDArray[Any]]]] = {method: [] for method in METHODS}
+    for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds):
+        for method in METHODS:
+            path = arguments.runs / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}.safetensors"
+            train(make_recipe(method, seed), filled if method == "joint, filled" else data, weights, path)
+            tests[method].append(predict_tests(path, rafdb, utkface))
+    expressions = {method: np.stack([run["expression"] for run in runs]) for method, runs in tests.items()}
+    rows = []
+    for method, runs in tests.items():
+        row = make_row(method, rafdb.votes.argmax(axis=1), expressions[method], expressions[METHODS[0]])
+        joint = method != METHODS[0]
+        rows.append(
+            row
+            | {
+                name: f"{np.mean([run[name] for run in runs]):.4g}" if joint else ""
+                for name in ("age", "gender", "ethnicity")
+            }
+        )
+    show(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -187,6 +187,7 @@ def _print_progress(figures: Mapping[str, float]) -> None:
     epilog=format_examples(
         "fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx",
         "fervid network export run.safetensors --data sets/ -o mine.onnx --cache faces/",
+        "fervid network export run.safetensors start-fp32.onnx --data sets/ -o mine.onnx --weights faceres.json",
     ),
 )
 def network_export(
@@ -195,7 +196,7 @@ def network_export(
         typer.Argument(
             metavar="RUN...",
             help="Checkpoint of `fervid network train`. The weights of several that started with the same --from are"
-            " averaged.",
+            " averaged, and those of this float32 ONNX file too, if it is given.",
         ),
     ],
     data: DataFolder,
@@ -205,14 +206,22 @@ def network_export(
             "-o", "--output", help="Output file of the int8 model; the float32 model is written beside it as NAME-fp32."
         ),
     ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights", help="faceres.json of the npm package @vladmandic/human, to fit the identity of an average."
+        ),
+    ] = None,
     cache: CropCache = None,
 ) -> None:
     """Export the network as ONNX in float32 and int8, evaluate it, and write its card."""
     with _training_errors(output):
-        from fervid.training import export
+        from fervid.training import export, mobilenet
         from fervid.training.dataset_paths import DatasetPaths
 
-        for name, figures in export.export(runs, DatasetPaths(data), cache or data / "cache", output).items():
+        initial = mobilenet.read_tensorflowjs(weights) if weights else None
+        exported = export.export(runs, DatasetPaths(data), cache or data / "cache", output, initial)
+        for name, figures in exported.items():
             _print_figures(name, figures)
 
 

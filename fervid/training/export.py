@@ -20,15 +20,17 @@ from fervid.analysis.face_model import BATCH, preprocess
 from fervid.core.records import FloatArray
 from fervid.learn.figures import Figure
 from fervid.models import registry
-from fervid.training import augment, faces
+from fervid.training import augment, faces, mobilenet
 from fervid.training.batches import FER2013_INDEX
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.evaluate import Tests
+from fervid.training.faces import FaceDataset
 from fervid.training.ferplus import CLASSES
-from fervid.training.logit_shift import calibrate_logit_shift
+from fervid.training.fit import fit_identity
+from fervid.training.logit_shift import calibrate_logit_shift, calibrate_offset
 from fervid.training.model_card import save_with_card
 from fervid.training.network import ETHNICITIES, FER2013_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
-from fervid.training.predict import load_averaged_runs, predict
+from fervid.training.predict import compute_initial_embeddings, load_averaged_runs, predict
 from fervid.training.torch_to_onnx import export_to_onnx
 
 OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity", "identity")
@@ -189,26 +191,41 @@ def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: ND
 
 
 def export(
-    runs: Sequence[Path], sources: DatasetPaths, cache: Path, output: Path, tests: Tests | None = None
+    runs: Sequence[Path],
+    sources: DatasetPaths,
+    cache: Path,
+    output: Path,
+    weights: mobilenet.NamedTensors | None = None,
+    tests: Tests | None = None,
 ) -> dict[str, list[Figure]]:
     """Export finished runs to `output` in int8 and to NAME-fp32 beside it in float32, and evaluate both.
 
-    The logits of expression and FER2013 label are shifted by `calibrate_logit_shift`.
+    The logits of expression and FER2013 label are shifted by `calibrate_logit_shift`, the one of gender by
+    `calibrate_offset`. Identity outputs of several networks differ by a rotation, so an average gets a new one.
 
     Args:
-        runs: Checkpoints of `fit.Trainer`; the weights of several that started alike are averaged.
+        runs: Checkpoints of `fit.Trainer` and files to average, as in `load_averaged_runs`.
         sources: Data sets for calibration, the logit shift and the evaluation.
         cache: Folder of the crops.
         output: Path of the int8 file.
+        weights: The published weights, to fit the identity output of an average.
         tests: The test splits, cropped for this input size, if already read.
 
     Returns:
         The figures by name of the file.
 
     Raises:
-        ValueError: A run is not finished or started from other weights, or a file differs from torch.
+        ValueError: A run is not finished or started from other weights, an average is made without `weights`, or a file
+            differs from torch.
     """
+    if len(runs) > 1 and weights is None:
+        raise ValueError("the identity output of an average is fitted again; add --weights faceres.json")
     recipe, network, origins = load_averaged_runs(runs)
+    if len(runs) > 1 and weights is not None:
+        known = FaceDataset.concat(
+            [faces.read_utkface(sources.utkface, 2, cache), faces.read_celeba(sources.celeba, cache)]
+        )
+        fit_identity(network, known, compute_initial_embeddings(known, weights, cache), recipe.size)
     voted = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
     pictured = faces.read_utkface(sources.utkface, 2, cache)
     others = [faces.read_expressions(sources, name, "valid", cache).faces for name in recipe.labelled]
@@ -229,6 +246,10 @@ def export(
     counted, labels = (FER2013_INDEX[labels] for labels in first)
     counts = np.bincount(counted, minlength=len(FER2013_CLASSES)) / max(len(counted), 1)
     moved_first = calibrate_logit_shift(network.first, [(heads["first"][labelled], labels)], counts.astype(np.float32))
+    portraits = faces.read_utkface(sources.utkface, 1, cache)
+    moved_gender = calibrate_offset(
+        network.gender, predict(network, portraits, recipe.size)["gender"], portraits.gender == 0
+    )
 
     tests = tests or Tests.read(sources, recipe.size)
     about = {
@@ -239,6 +260,7 @@ def export(
         "data_sha256": origins[0]["data"],
         "expression_shift": moved,
         "fer2013_shift": moved_first,
+        "gender_shift": moved_gender,
     }
     return save_both(network, about, output, crops, tests.measure)
 

@@ -54,7 +54,7 @@ class Trainer:
             mobilenet.freeze_normalisation(network.backbone)
         self.recipe, self.data, self.step = recipe, data, 0
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        people = int(data.people.person.max()) + 1
+        people = int(data.people.person.max(initial=-1)) + 1
         self.people = nn.Embedding(people, network.width)
         # a linear map between both embeddings leaves this network free to learn what the initial weights ignored
         self.bridge = nn.Linear(network.width, data.initial_embeddings.shape[1])

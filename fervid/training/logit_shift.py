@@ -1,4 +1,4 @@
-"""Shift the logits of a head along the log prior of its classes, chosen on validation sets."""
+"""Shift the logits of a head, by an amount that is chosen on validation sets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from torch import nn
 
 from fervid.core.records import FloatArray
@@ -46,3 +47,24 @@ def calibrate_logit_shift(
     with torch.no_grad():
         layer.bias.add_(torch.from_numpy(best * direction).float())
     return best
+
+
+def calibrate_offset(layer: nn.Linear, logits: FloatArray, positive: NDArray[np.bool_]) -> float:
+    """Add the offset to the logit of a binary head that maximises the likelihood of validation labels.
+
+    It is Platt scaling with the slope fixed at 1 (Guo et al., arXiv 1706.04599, section 4.1).
+
+    Args:
+        layer: The head; its bias is changed.
+        logits: (n,) its outputs.
+        positive: (n,) labels.
+
+    Returns:
+        The offset.
+    """
+    signs = np.where(positive, -1.0, 1.0)
+    fitted = minimize_scalar(lambda offset: np.logaddexp(0, signs * (logits + offset)).mean(), (-1, 1))
+    offset = round(float(fitted.x), 4)
+    with torch.no_grad():
+        layer.bias.add_(offset)
+    return offset

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +17,16 @@ from fervid.analysis.face_model import BATCH, preprocess
 from fervid.core.array_cache import Arrays, load_or_compute
 from fervid.core.records import FloatArray, Image
 from fervid.models import registry
-from fervid.training import augment, checkpoint, losses, mobilenet
+from fervid.training import augment, checkpoint, mobilenet
 from fervid.training.config import TrainConfig
-from fervid.training.faces import UNKNOWN, FaceDataset
+from fervid.training.faces import FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.network import (
     FER2013_CLASSES,
     FaceNetwork,
     Heads,
     build,
+    load_exported,
     to_tensor,
 )
 
@@ -188,34 +188,6 @@ def _iter_crops(
         yield np.ascontiguousarray(crops[:, :, ::-1]) if mirrored else crops
 
 
-def pseudo_label(faces: FaceDataset, run: Path) -> FaceDataset:
-    """Fill missing labels of the four tasks with the predictions of a finished run.
-
-    Args:
-        faces: Faces; existing labels are kept.
-        run: Checkpoint of a finished run. Expression is filled with probabilities, age with the expected year, gender
-            and ethnicity with the most probable class.
-
-    Raises:
-        ValueError: The file is not a checkpoint, or the run is not finished.
-    """
-    recipe, network, _ = load_run(run)
-    heads = predict(network, faces, recipe.size)
-    tensors = {name: torch.from_numpy(heads[name]) for name in ("expression", "age", "ethnicity")}
-    predicted = {
-        "votes": tensors["expression"].softmax(1).numpy(),
-        "age": losses.expected_years(tensors["age"]).round().long().numpy(),
-        "gender": (heads["gender"] <= 0).astype(np.int64),
-        "ethnicity": tensors["ethnicity"].argmax(1).numpy(),
-    }
-    missing = {
-        "votes": ~faces.votes.any(axis=1, keepdims=True),
-        **{name: getattr(faces, name) == UNKNOWN for name in ("age", "gender", "ethnicity")},
-    }
-    labels = {name: np.where(missing[name], predicted[name], getattr(faces, name)) for name in predicted}
-    return replace(faces, **labels)
-
-
 def load_run(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
     """Load the recipe, the network with averaged weights, and the metadata of a finished run.
 
@@ -232,25 +204,43 @@ def load_run(path: Path) -> tuple[TrainConfig, FaceNetwork, dict[str, Any]]:
 def load_averaged_runs(paths: Sequence[Path]) -> tuple[TrainConfig, FaceNetwork, list[dict[str, Any]]]:
     """Load finished runs and average their weights (model soups, Wortsman et al., arXiv 2203.05482).
 
+    Args:
+        paths: Checkpoints, and optionally the float32 ONNX file that all of them started from, which keeps more of what
+            it knows (WiSE-FT, Wortsman et al., arXiv 2109.01903).
+
     Returns:
         The recipe of the first run, the network, and the metadata of each run.
 
     Raises:
-        ValueError: As `load_run`; or the runs started from different weights, so that their average is meaningless.
+        ValueError: As `load_run`; there is no run; or the runs started from different weights, so that their average is
+            meaningless.
     """
-    runs = [load_run(path) for path in paths]
-    recipe, network, first = runs[0]
-    for path, (_, _, other) in zip(paths, runs, strict=True):
-        if other["earlier"] != first["earlier"] or other["recipe"]["backbone"] != recipe.backbone:
-            raise ValueError(f"{path} and {paths[0]} cannot be averaged: they started from different weights")
-    weights = [other.state_dict() for _, other, _ in runs]
+    runs = {path: load_run(path) for path in paths if path.suffix != EXPORTED}
+    if not runs:
+        raise ValueError(f"{paths[0]} is no checkpoint of `fervid network train`; add one")
+    first_path, (recipe, network, first) = next(iter(runs.items()))
+    networks = []
+    for path in paths:
+        if path in runs:
+            _, other, metadata = runs[path]
+            alike = metadata["earlier"] == first["earlier"] and metadata["recipe"]["backbone"] == recipe.backbone
+        else:
+            other = build(recipe.backbone)
+            load_exported(other, path)
+            other = build_trained(recipe.backbone, other.state_dict())
+            alike = first["earlier"] == {"exported": hashlib.sha256(path.read_bytes()).hexdigest()}
+        if not alike:
+            raise ValueError(f"{path} and {first_path} cannot be averaged: they started from different weights")
+        networks.append(other.state_dict())
     network.load_state_dict(
         {
-            name: torch.stack([part[name] for part in weights]).mean(dim=0) if value.is_floating_point() else value
-            for name, value in weights[0].items()
+            name: torch.stack([weights[name] for weights in networks]).mean(dim=0)
+            if value.is_floating_point()
+            else value
+            for name, value in networks[0].items()
         }
     )
-    return recipe, network, [metadata for _, _, metadata in runs]
+    return recipe, network, [metadata for _, _, metadata in runs.values()]
 
 
 def build_trained(backbone: str, weights: Mapping[str, torch.Tensor]) -> FaceNetwork:

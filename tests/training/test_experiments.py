@@ -1,19 +1,16 @@
-"""Test the comparison of one network for four tasks with single-task networks."""
+"""Test the comparison of joint training with training for expression only."""
 
 from __future__ import annotations
 
 from dataclasses import astuple, replace
-from pathlib import Path
 
 import joint
 import numpy as np
 import pytest
 
 import mini_datasets
-from fervid.training import predict as predicting
+from fervid.models import registry
 from fervid.training.batches import BatchSampler, TrainingSets
-from fervid.training.fit import Trainer
-from fervid.training.predict import predict, pseudo_label
 
 
 @pytest.fixture(scope="module")
@@ -21,72 +18,38 @@ def data() -> TrainingSets:
     return mini_datasets.data()
 
 
-def test_single_task_networks_get_the_same_batches() -> None:
-    recipes = joint.recipes()
-    whole = recipes["masked"]
-    assert recipes["filled"] == whole
-    for task in joint.TASKS:
-        alone = recipes[task]
-        faces = (whole.expressions, 0) if task == "expression" else (0, whole.attributes)
-        assert (alone.expressions, alone.attributes, alone.people) == (*faces, 0)
-        assert replace(alone, expressions=64, attributes=32, weights=whole.weights) == whole
-        assert 0 < sum(astuple(alone.weights)) < sum(astuple(whole.weights))
-    assert sum(sum(astuple(recipes[task].weights)) for task in joint.TASKS) == pytest.approx(
-        sum(astuple(whole.weights))
-    )
+def test_methods_see_the_same_expressions() -> None:
+    single, filled, masked = (joint.make_recipe(method, 7) for method in joint.METHODS)
+    assert [recipe.expressions for recipe in (single, filled, masked)] == [masked.expressions] * 3
+    assert [recipe.attributes for recipe in (single, filled, masked)] == [0, 0, 32]
+    assert replace(filled, attributes=32) == masked
+    assert sum(astuple(single.weights)) == masked.weights.expression == single.weights.expression
+    assert masked.seed == 7
 
 
-def test_missing_labels_are_filled(data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predicting, "build", lambda name: mini_datasets.network(seed=9))
-    run, path = Trainer(mini_datasets.recipe(steps=1), mini_datasets.network(), data), tmp_path / "run.safetensors"
-    list(run.run(path))
-    votes, portraits = pseudo_label(data.expressions, path), pseudo_label(data.attributes, path)
-    np.testing.assert_array_equal(votes.votes[data.expressions.votes.any(axis=1)], votes.votes)
-    for name in ("age", "gender", "ethnicity"):
-        np.testing.assert_array_equal(getattr(portraits, name), getattr(data.attributes, name))
-        assert (getattr(votes, name) >= 0).all()
-        assert (getattr(data.expressions, name) == -1).all()
-    heads = predict(predicting.load_run(path)[1], data.attributes, 16)
-    shares = np.exp(heads["expression"]) / np.exp(heads["expression"]).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(portraits.votes, shares, atol=1e-5)
-    batches = BatchSampler(mini_datasets.recipe(), replace(data, expressions=votes, attributes=portraits))
-    _, targets = batches(0)
-    several = mini_datasets.recipe()
-    known = several.expressions + several.attributes
-    assert targets.votes[:known].sum(1).numpy() == pytest.approx(1, abs=1e-5)
-    assert not targets.votes[known:].any()
+def test_missing_attributes_are_filled(data: TrainingSets) -> None:
+    filled = joint.fill_attributes(data.attributes[:3], registry.load_model(joint.TEACHER, "face_model"))
+    assert ((filled.age > 0) & (filled.age < 100)).all()
+    assert set(filled.gender) <= {0, 1}
+    assert ((filled.ethnicity >= 0) & (filled.ethnicity < 5)).all()
+    np.testing.assert_array_equal(filled.votes, data.attributes.votes[:3])
 
 
-def test_all_faces_are_trained_on(data: TrainingSets) -> None:
-    less = joint.reduce_unmeasured(data)
-    assert (less.expressions, less.attributes) == (data.expressions, data.attributes)
-    assert len(less.initial_embeddings) == len(less.attributes) + len(less.people)
-    np.testing.assert_array_equal(less.valid_expressions.votes, data.valid_expressions.votes[:200])
+def test_batches_without_people(data: TrainingSets) -> None:
+    unmeasured = replace(data, people=data.people[:0], initial_embeddings=np.zeros((len(data.attributes), 1)))
+    recipe = mini_datasets.recipe(people=0)
+    _, targets = BatchSampler(recipe, unmeasured)(0)
+    assert len(targets.votes) == recipe.expressions + recipe.attributes
 
 
-def test_paired_difference() -> None:
-    ours, single = np.array([[1.0, 1, 0, 1], [1, 1, 1, 1]]), np.array([[1.0, 0, 0, 1], [1, 0, 1, 1]])
-    found = joint.row("gender", "joint, masked", ours, single)
-    assert found["mean over seeds"].startswith("87.50 % (")
-    assert found["seeds"] == "75.00, 100.00"
-    assert found["better by"].startswith("25.00 % (0.00 to")
-    years = joint.row("age", "joint, masked", 3 * ours, 4 * ours)
-    assert (years["mean over seeds"][:6], years["better by"][:6]) == ("2.62 y", "0.88 y")
-    assert joint.row("age", "single", ours, ours)["better by"] == ""
-
-
-def test_tasks_are_compared_with_their_own_network() -> None:
-    asked = []
-
-    def found(name: str, seed: int) -> joint.Scores:
-        asked.append(name)
-        return {task: np.full(5, float(name in ("masked", "filled"))) for task in joint.TASKS}
-
-    rows = joint.table(found, range(2))
-    assert [(row["task"], row["method"]) for row in rows[:3]] == [
-        ("expression", "single"),
-        ("expression", "joint, masked"),
-        ("expression", "joint, filled"),
-    ]
-    assert set(asked) == {*joint.TASKS, "masked", "filled"}
-    assert rows[1]["better by"] == "100.00 % (100.00 to 100.00)"
+def test_differences_are_paired() -> None:
+    truth = np.tile([0, 2, 3, 4], 25)
+    single = np.stack([np.where(np.arange(100) % 4 == 0, 2, truth)] * 2)
+    better = np.stack([truth, single[0]])
+    row = joint.make_row(joint.METHODS[1], truth, better, single)
+    assert row["accuracy"].startswith("87.50% (")
+    assert row["mean recall"].startswith("87.50% (")
+    assert row["seeds"] == "100.00%, 75.00%"
+    assert row["difference"].startswith("12.50% (")
+    assert float(row["p"]) < 0.01
+    assert joint.make_row(joint.METHODS[0], truth, single, single)["difference"] == ""

@@ -393,6 +393,8 @@ def test_weights_of_runs_with_the_same_start_are_averaged(
         torch.testing.assert_close(value.float(), (first[name].float() + second[name].float()) / 2)
     with pytest.raises(ValueError, match=r"2\.safetensors and .*1\.safetensors cannot be averaged"):
         load_averaged_runs(paths[1:])
+    with pytest.raises(ValueError, match=r"start\.onnx is no checkpoint of `fervid network train`"):
+        load_averaged_runs([Path("start.onnx")])
 
 
 def test_run_starts_from_another(data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
