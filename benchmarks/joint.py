@@ -47,7 +47,7 @@ def make_recipe(method: str, seed: int) -> TrainConfig:
     joint = replace(TrainConfig.from_json(RECIPE), seed=seed)
     if method == "joint, masked":
         return joint
-    recipe = replace(joint, attributes=0)
+    recipe = replace(joint, attribute_faces=0)
     if method == "joint, filled":
         return recipe
     return replace(recipe, weights=TaskWeights(joint.weights.expression, *[0.0] * 8))

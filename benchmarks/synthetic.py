@@ -44,9 +44,9 @@ GENERAL = 0.7  # weight of the shipped network in a blend
 def recipes(two: TwoBranchConfig, mixings: Sequence[Mixing] = MIXING) -> dict[tuple[str, str, str], TwoBranchConfig]:
     """Make the recipe of each variant, by backbone, branches and mixing."""
     return {
-        (backbone, way, mixing): replace(two, backbone=backbone, appearance=weight, mixing=mixing)
+        (backbone, way, mixing): replace(two, backbone=backbone, appearance_weight=weight, mixing=mixing)
         for mixing in mixings
-        for way, weight in (("one", 0.0), ("two", two.appearance))
+        for way, weight in (("one", 0.0), ("two", two.appearance_weight))
         for backbone in BACKBONES
     }
 

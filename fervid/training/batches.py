@@ -88,10 +88,10 @@ class TrainingSets:
         initial = compute_initial_embeddings(FaceDataset.concat([attributes, people]), weights, cache)
         recipe = recipe or TrainConfig()
         labelled, valid = (
-            {name: faces.read_expressions(sources, name, split, cache) for name in recipe.labelled}
+            {name: faces.read_expressions(sources, name, split, cache) for name in recipe.labelled_faces}
             for split in ("train", "valid")
         )
-        if recipe.labelled:
+        if recipe.labelled_faces:
             tests = faces.read_test_crops(sources, cache)
             labelled = {
                 name: ExpressionSet(part.faces[faces.is_unseen(part.faces, tests, name)], part.has)
@@ -110,7 +110,7 @@ class TrainingSets:
             {},
             labelled,
             valid,
-            faces.read_frames(sources, cache) if recipe.frames else None,
+            faces.read_frames(sources, cache) if recipe.video_frames else None,
         )
         if not teachers:
             return data
@@ -148,28 +148,28 @@ class BatchSampler:
         self.first = np.zeros((len(first), len(FER2013_CLASSES)), np.float32)
         rows = np.flatnonzero(first >= 0)
         self.first[rows, FER2013_INDEX[first[rows]]] = 1
-        share = recipe.first_share * (first >= 0).astype(np.float32)[:, None]
+        share = recipe.fer2013_weight * (first >= 0).astype(np.float32)[:, None]
         self.votes = data.expressions.votes * (1 - share)
         self.votes[rows, first[rows]] += share[rows, 0]
         prior = np.maximum(self.votes.mean(axis=0), RAREST)
-        weights = self.votes @ prior**-recipe.balance
+        weights = self.votes @ prior**-recipe.resampling_power
         self.sampling_weights = weights / weights.sum()
         self.prior, self.first_prior = self.sampling_weights @ self.votes, self.sampling_weights @ self.first
         self.labelled = [
             LabelledSampler(
                 part,
-                recipe.labelled[name],
-                balance=recipe.balance,
-                adjustment=recipe.adjustment,
-                smoothing=recipe.smoothing,
+                recipe.labelled_faces[name],
+                resampling_power=recipe.resampling_power,
+                logit_adjustment=recipe.logit_adjustment,
+                label_smoothing=recipe.label_smoothing,
                 teacher_logits=data.teacher_logits.get(name),
-                taught=recipe.taught,
+                teacher_weight=recipe.teacher_weight,
                 absent_prior=recipe.absent_prior.get(name, 0.0),
             )
             for name, part in data.labelled.items()
         ]
         self.unlabelled = {
-            name: UnlabelledTargets(data.teacher_logits[name], recipe.adjustment)
+            name: UnlabelledTargets(data.teacher_logits[name], recipe.logit_adjustment)
             for name in data.unlabelled()
             if name in data.teacher_logits
         }
@@ -180,13 +180,13 @@ class BatchSampler:
         """Compute the logit adjustments (8,) of expression and (7,) of the FER2013 label."""
         shares = (self.prior, self.first_prior / self.first_prior.sum())
         logs = (np.log(np.maximum(share, RAREST)) for share in shares)
-        expression, first = (torch.from_numpy(self.recipe.adjustment * log).float() for log in logs)
+        expression, first = (torch.from_numpy(self.recipe.logit_adjustment * log).float() for log in logs)
         return expression, first
 
     def _blend_teacher(self, logits: FloatArray, rows: NDArray[np.intp]) -> None:
         """Blend the teachers' predictions into the votes, and into the FER2013 labels of the given rows."""
         expression, first = self.adjustments()
-        teacher, share = torch.from_numpy(logits), self.recipe.taught
+        teacher, share = torch.from_numpy(logits), self.recipe.teacher_weight
         predicted = (teacher[:, : len(CLASSES)] + expression).softmax(1).numpy()
         self.votes += share * (predicted - self.votes)
         predicted = (teacher[:, len(CLASSES) :] + first).softmax(1).numpy()
@@ -196,19 +196,19 @@ class BatchSampler:
         """Make the batch of a step."""
         recipe, data = self.recipe, self.data
         rng = np.random.default_rng((recipe.seed, step))
-        voted = rng.choice(len(self.votes), recipe.expressions, p=self.sampling_weights)
-        attributes = rng.integers(0, len(data.attributes), recipe.attributes)
-        people = rng.integers(0, len(data.people), recipe.people)
+        voted = rng.choice(len(self.votes), recipe.expression_faces, p=self.sampling_weights)
+        attributes = rng.integers(0, len(data.attributes), recipe.attribute_faces)
+        people = rng.integers(0, len(data.people), recipe.identity_faces)
         labelled = [(part, part.sample(rng)) for part in self.labelled]
         chosen_unlabelled = {"attributes": attributes, "people": people}
         if data.frames is not None:
-            chosen_unlabelled["frames"] = rng.integers(0, len(data.frames), recipe.frames)
+            chosen_unlabelled["frames"] = rng.integers(0, len(data.frames), recipe.video_frames)
         sets = data.unlabelled()
         unlabelled = [(sets[name], chosen) for name, chosen in chosen_unlabelled.items()]
         rows = [(data.expressions, voted), *((part.faces, chosen) for part, chosen in labelled), *unlabelled]
         side = recipe.input_size(step)
         views = [
-            augment.augment(faces.crops[i], side, rng, recipe.degraded, recipe.style)
+            augment.augment(faces.crops[i], side, rng, recipe.augment_strength, recipe.style_probability)
             for faces, chosen in rows
             for i in chosen
         ]

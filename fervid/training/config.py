@@ -19,32 +19,35 @@ class TrainConfig:
     Attributes:
         backbone: `mobilenetv1`, or a model name of timm.
         size: Side of the input in pixels.
-        small: Initial side of the training images, which grows to `size` in steps of 16; halves the training time.
-        growth: Fraction of the steps over which the side grows.
+        initial_size: Initial side of the training images, which grows to `size` in steps of 16; halves the
+            training time.
+        resize_fraction: Fraction of the steps over which the side grows.
         steps: Number of batches; the learning rate decays to zero over them.
         head_steps: Initial steps that train only the heads.
         warmup: Steps of linear warm-up of the backbone's learning rate, after `head_steps`.
-        expressions: Faces with votes per batch.
-        attributes: Faces with age, gender and ethnicity per batch.
-        people: Faces with identities per batch.
-        labelled: Faces per batch of additional expression sets, by name (`faces.EXPRESSION_SETS`).
+        expression_faces: Faces with votes per batch.
+        attribute_faces: Faces with age, gender and ethnicity per batch.
+        identity_faces: Faces with identities per batch.
+        labelled_faces: Faces per batch of additional expression sets, by name (`faces.EXPRESSION_SETS`).
         absent_prior: Assumed frequency of the expressions that an additional set lacks, by name of the set, if they may
             occur in it under other labels; without it they are excluded from the softmax of the set.
-        frames: Unlabelled video frames per batch.
-        rate: Maximum learning rate of the backbone.
-        head_rate: Maximum learning rate of the heads.
-        decay: Weight decay.
-        sharpness: Radius of SAM; 0 disables it.
-        sharp_from: Fraction of the steps after which SAM starts; late is enough (Zhou et al., arXiv 2410.10373).
-        average: Decay of the moving average of the weights.
+        video_frames: Unlabelled video frames per batch.
+        learning_rate: Maximum learning rate of the backbone.
+        head_learning_rate: Maximum learning rate of the heads.
+        weight_decay: Weight decay.
+        sam_rho: Radius of SAM; 0 disables it.
+        sam_start: Fraction of the steps after which SAM starts; late is enough (Zhou et al., arXiv 2410.10373).
+        ema_decay: Decay of the moving average of the weights.
         mixup: Parameter of mixup's Beta distribution, for faces with votes; 0 disables it.
-        degraded: Factor of the probabilities of low resolution, blur, compression and occlusion.
-        first_share: Weight of the FER2013 label against the votes.
-        taught: Weight of the teachers' predictions against the labels, if there are teachers.
-        balance: Exponent of resampling: faces are sampled by the class prior to the power of `-balance`.
-        adjustment: Factor of the log prior in the logit adjustment.
-        style: Probability that a colour face is changed to the style of another data set: grey, small, tightly cropped.
-        smoothing: Label smoothing of the additional sets, over the classes of each set.
+        augment_strength: Factor of the probabilities of low resolution, blur, compression and occlusion.
+        fer2013_weight: Weight of the FER2013 label against the votes.
+        teacher_weight: Weight of the teachers' predictions against the labels, if there are teachers.
+        resampling_power: Exponent of resampling: faces are sampled by the class prior to the power of
+            `-resampling_power`.
+        logit_adjustment: Factor of the log prior in the logit adjustment.
+        style_probability: Probability that a colour face is changed to the style of another data set: grey,
+            small, tightly cropped.
+        label_smoothing: Label smoothing of the additional sets, over the classes of each set.
         teacher: Network that labels faces without an expression, if `weights.consistency` is not 0: `start`, the
             initial network, which gets them in the style of FER2013, or `average`, the moving average.
         freeze_normalisation: Keep the initial batch normalisation statistics of `mobilenetv1`; saves a good part of the
@@ -57,31 +60,31 @@ class TrainConfig:
 
     backbone: str = "mobilenetv1"
     size: int = 112
-    small: int = 80
-    growth: float = 0.7
+    initial_size: int = 80
+    resize_fraction: float = 0.7
     steps: int = 8000
     head_steps: int = 100
     warmup: int = 300
-    expressions: int = 64
-    attributes: int = 22
-    people: int = 10
-    labelled: Mapping[str, int] = field(default_factory=dict)
+    expression_faces: int = 64
+    attribute_faces: int = 22
+    identity_faces: int = 10
+    labelled_faces: Mapping[str, int] = field(default_factory=dict)
     absent_prior: Mapping[str, float] = field(default_factory=dict)
-    frames: int = 0
-    rate: float = 1.5e-3
-    head_rate: float = 1.5e-3
-    decay: float = 0.05
-    sharpness: float = 0.0
-    sharp_from: float = 0.75
-    average: float = 0.999
+    video_frames: int = 0
+    learning_rate: float = 1.5e-3
+    head_learning_rate: float = 1.5e-3
+    weight_decay: float = 0.05
+    sam_rho: float = 0.0
+    sam_start: float = 0.75
+    ema_decay: float = 0.999
     mixup: float = 0.0
-    degraded: float = 0.5
-    first_share: float = 0.1
-    taught: float = 0.5
-    balance: float = 0.3
-    adjustment: float = 0.5
-    style: float = 0.0
-    smoothing: float = 0.0
+    augment_strength: float = 0.5
+    fer2013_weight: float = 0.1
+    teacher_weight: float = 0.5
+    resampling_power: float = 0.3
+    logit_adjustment: float = 0.5
+    style_probability: float = 0.0
+    label_smoothing: float = 0.0
     teacher: str = "average"
     freeze_normalisation: bool = False
     frozen_blocks: int = 0
@@ -114,15 +117,15 @@ class TrainConfig:
 
     def input_size(self, step: int) -> int:
         """Compute the side of the training images of a step."""
-        increments = max(self.size - self.small, 0) // 16
-        progress = min(step / max(self.growth * self.steps, 1), 1.0)
+        increments = max(self.size - self.initial_size, 0) // 16
+        progress = min(step / max(self.resize_fraction * self.steps, 1), 1.0)
         return self.size - 16 * (increments - int(progress * increments))
 
     def learning_rates(self, step: int) -> tuple[float, float]:
         """Compute the learning rates of backbone and heads."""
         cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
         warmup = min(max(step - self.head_steps, 0) / max(self.warmup, 1), 1.0)
-        return self.rate * cosine * warmup, self.head_rate * cosine
+        return self.learning_rate * cosine * warmup, self.head_learning_rate * cosine
 
 
 def read_settings(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:

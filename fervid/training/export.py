@@ -22,6 +22,7 @@ from fervid.learn.figures import Figure
 from fervid.models import registry
 from fervid.training import augment, faces, mobilenet
 from fervid.training.batches import FER2013_INDEX
+from fervid.training.config import TrainConfig
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.evaluate import Tests
 from fervid.training.faces import FaceDataset
@@ -30,7 +31,7 @@ from fervid.training.fit import fit_identity
 from fervid.training.logit_shift import calibrate_logit_shift, calibrate_offset
 from fervid.training.model_card import save_with_card
 from fervid.training.network import ETHNICITIES, FER2013_CLASSES, IDENTITY, PIXEL_MEAN, FaceNetwork
-from fervid.training.predict import compute_initial_embeddings, load_averaged_runs, predict
+from fervid.training.predict import EXPORTED, compute_initial_embeddings, load_averaged_runs, predict
 from fervid.training.torch_to_onnx import export_to_onnx
 
 OUTPUTS = ("embedding", "expression", "fer2013", "age", "gender", "ethnicity", "identity")
@@ -221,48 +222,62 @@ def export(
     if len(runs) > 1 and weights is None:
         raise ValueError("the identity output of an average is fitted again; add --weights faceres.json")
     recipe, network, origins = load_averaged_runs(runs)
+    ferplus_faces = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
+    utkface_faces = faces.read_utkface(sources.utkface, 2, cache)
     if len(runs) > 1 and weights is not None:
-        known = FaceDataset.concat(
-            [faces.read_utkface(sources.utkface, 2, cache), faces.read_celeba(sources.celeba, cache)]
-        )
+        known = FaceDataset.concat([utkface_faces, faces.read_celeba(sources.celeba, cache)])
         fit_identity(network, known, compute_initial_embeddings(known, weights, cache), recipe.size)
-    voted = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
-    pictured = faces.read_utkface(sources.utkface, 2, cache)
-    others = [faces.read_expressions(sources, name, "valid", cache).faces for name in recipe.labelled]
+    others = [faces.read_expressions(sources, name, "valid", cache).faces for name in recipe.labelled_faces]
     rng = np.random.default_rng(recipe.seed)
-    parts = [voted, pictured, *others]
+    parts = [ferplus_faces, utkface_faces, *others]
     count = CALIBRATION // len(parts)
-    seen = [part.crops[i] for part in parts for i in rng.choice(len(part), min(count, len(part)), replace=False)]
-    crops = np.stack([augment.crop_to_input(crop, recipe.size) for crop in seen])
-    valid = faces.read_ferplus(sources.ferplus, sources.fer2013, "PublicTest", cache)
-    heads = predict(network, valid, recipe.size)
-    judged, prior = [(heads["expression"], valid.votes.argmax(axis=1))], voted.votes.mean(axis=0)
-    if NATURAL in recipe.labelled:
-        known = faces.read_expressions(sources, NATURAL, "valid", cache).faces
-        judged.append((predict(network, known, recipe.size)["expression"], known.votes.argmax(axis=1)))
-        prior = (prior + known.votes.mean(axis=0)) / 2
-    moved = calibrate_logit_shift(network.expression, judged, prior)
-    first, labelled = (part.first[part.first >= 0] for part in (voted, valid)), valid.first >= 0
-    counted, labels = (FER2013_INDEX[labels] for labels in first)
-    counts = np.bincount(counted, minlength=len(FER2013_CLASSES)) / max(len(counted), 1)
-    moved_first = calibrate_logit_shift(network.first, [(heads["first"][labelled], labels)], counts.astype(np.float32))
-    portraits = faces.read_utkface(sources.utkface, 1, cache)
-    moved_gender = calibrate_offset(
-        network.gender, predict(network, portraits, recipe.size)["gender"], portraits.gender == 0
-    )
-
+    chosen = [part.crops[i] for part in parts for i in rng.choice(len(part), min(count, len(part)), replace=False)]
+    crops = np.stack([augment.crop_to_input(crop, recipe.size) for crop in chosen])
+    shifts = _calibrate_heads(network, recipe, ferplus_faces, sources, cache)
     tests = tests or Tests.read(sources, recipe.size)
     about = {
         **CARD,
         "recipe": origins[0]["recipe"],
         "averaged_with": [origin["recipe"] for origin in origins[1:]],
+        "averaged_with_start": any(path.suffix == EXPORTED for path in runs),
         "earlier": origins[0]["earlier"],
         "data_sha256": origins[0]["data"],
-        "expression_shift": moved,
-        "fer2013_shift": moved_first,
-        "gender_shift": moved_gender,
+        **shifts,
     }
     return save_both(network, about, output, crops, tests.measure)
+
+
+def _calibrate_heads(
+    network: FaceNetwork, recipe: TrainConfig, training: FaceDataset, sources: DatasetPaths, cache: Path
+) -> dict[str, float]:
+    """Shift the logits of expression, FER2013 label and gender, and return the shifts.
+
+    Args:
+        network: Its heads are changed.
+        recipe: Recipe of the network.
+        training: Training faces of FER+.
+        sources: Data sets, of which the validation splits are used.
+        cache: Folder of the crops.
+    """
+    valid = faces.read_ferplus(sources.ferplus, sources.fer2013, "PublicTest", cache)
+    heads = predict(network, valid, recipe.size)
+    validation, prior = [(heads["expression"], valid.votes.argmax(axis=1))], training.votes.mean(axis=0)
+    if NATURAL in recipe.labelled_faces:
+        natural = faces.read_expressions(sources, NATURAL, "valid", cache).faces
+        validation.append((predict(network, natural, recipe.size)["expression"], natural.votes.argmax(axis=1)))
+        prior = (prior + natural.votes.mean(axis=0)) / 2
+    first, labelled = (part.first[part.first >= 0] for part in (training, valid)), valid.first >= 0
+    counted, labels = (FER2013_INDEX[labels] for labels in first)
+    shares = np.bincount(counted, minlength=len(FER2013_CLASSES)) / max(len(counted), 1)
+    portraits = faces.read_utkface(sources.utkface, 1, cache)
+    gender = predict(network, portraits, recipe.size)["gender"]
+    return {
+        "expression_shift": calibrate_logit_shift(network.expression, validation, prior),
+        "fer2013_shift": calibrate_logit_shift(
+            network.first, [(heads["first"][labelled], labels)], shares.astype(np.float32)
+        ),
+        "gender_shift": calibrate_offset(network.gender, gender, portraits.gender == 0),
+    }
 
 
 def save_both(

@@ -24,29 +24,29 @@ class LabelledSampler:
         part: ExpressionSet,
         count: int,
         *,
-        balance: float,
-        adjustment: float,
-        smoothing: float,
+        resampling_power: float,
+        logit_adjustment: float,
+        label_smoothing: float,
         teacher_logits: FloatArray | None = None,
-        taught: float = 0.0,
+        teacher_weight: float = 0.0,
         absent_prior: float = 0.0,
     ) -> None:
         """Compute all of them, with the settings of `TrainConfig`.
 
-        `count` faces go into each batch; `teacher_logits` are blended into the labels with the weight `taught`.
+        `count` faces go into each batch; `teacher_logits` are blended into the labels with the weight `teacher_weight`.
         """
         self.faces, self.count = part.faces, count
         uniform = part.has / part.has.sum()
-        self.votes = part.faces.votes + np.float32(smoothing) * (uniform.astype(np.float32) - part.faces.votes)
+        self.votes = part.faces.votes + np.float32(label_smoothing) * (uniform.astype(np.float32) - part.faces.votes)
         prior = np.maximum(part.faces.votes.mean(axis=0), RAREST)
-        weights = part.faces.votes @ prior**-balance
+        weights = part.faces.votes @ prior**-resampling_power
         self.sampling_weights = weights / weights.sum()
         sampled_prior = np.maximum(self.sampling_weights @ self.votes, RAREST)
-        absent = adjustment * np.log(absent_prior) if absent_prior else ABSENT
-        self.adjustment = np.where(part.has, adjustment * np.log(sampled_prior), absent).astype(np.float32)
+        absent = logit_adjustment * np.log(absent_prior) if absent_prior else ABSENT
+        self.adjustment = np.where(part.has, logit_adjustment * np.log(sampled_prior), absent).astype(np.float32)
         if teacher_logits is not None:
             predicted = softmax(teacher_logits[:, : len(CLASSES)] + self.adjustment, axis=1)
-            self.votes += np.float32(taught) * (predicted - self.votes)
+            self.votes += np.float32(teacher_weight) * (predicted - self.votes)
 
     def sample(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Sample the rows of a batch."""
@@ -59,9 +59,9 @@ class UnlabelledTargets:
     The classes are as unequal as those of a labelled set, so teachers and network get the same adjustment.
     """
 
-    def __init__(self, teacher_logits: FloatArray, adjustment: float) -> None:
+    def __init__(self, teacher_logits: FloatArray, logit_adjustment: float) -> None:
         """Compute the targets from logits (n, 8) without a prior; further columns are ignored."""
         logits = teacher_logits[:, : len(CLASSES)]
-        prior = adjustment * np.log(estimate_class_prior(logits))
+        prior = logit_adjustment * np.log(estimate_class_prior(logits))
         self.adjustment = torch.from_numpy(prior).float()
         self.probabilities = torch.from_numpy(softmax(logits + prior, axis=1)).float()

@@ -53,45 +53,46 @@ class FinetuneConfig(Schedule):
 
     Attributes:
         steps: Number of batches.
-        rate: Maximum learning rate of AdamW.
+        learning_rate: Maximum learning rate of AdamW.
         warmup: Steps of linear warm-up.
-        decay: Weight decay.
-        average: Decay of the moving average of the weights.
-        labelled: Faces with a label per batch.
-        unlabelled: Faces without a label per batch, if there are any.
+        weight_decay: Weight decay.
+        ema_decay: Decay of the moving average of the weights.
+        labelled_faces: Faces with a label per batch.
+        unlabelled_faces: Faces without a label per batch, if there are any.
         frozen_blocks: First blocks of the network that are not trained.
-        degraded: Factor of the probabilities of low resolution, blur, compression and occlusion.
-        style: Probability that a face is changed to the style of another data set.
-        balance: Exponent of resampling: faces are sampled by the class prior to the power of `-balance`.
-        adjustment: Factor of the log prior in the logit adjustment.
-        smoothing: Label smoothing, over the classes of the folder.
-        consistency: Weight of the faces without a label.
-        distillation: Weight of the embedding and the identity.
-        attributes: Weight of age, gender and ethnicity.
+        augment_strength: Factor of the probabilities of low resolution, blur, compression and occlusion.
+        style_probability: Probability that a face is changed to the style of another data set.
+        resampling_power: Exponent of resampling: faces are sampled by the class prior to the power of
+            `-resampling_power`.
+        logit_adjustment: Factor of the log prior in the logit adjustment.
+        label_smoothing: Label smoothing, over the classes of the folder.
+        consistency_weight: Weight of the faces without a label.
+        distillation_weight: Weight of the embedding and the identity.
+        attribute_weight: Weight of age, gender and ethnicity.
         seed: Random seed.
     """
 
     steps: int = 300
-    rate: float = 1e-4
+    learning_rate: float = 1e-4
     warmup: int = 30
-    decay: float = 0.05
-    average: float = 0.98
-    labelled: int = 32
-    unlabelled: int = 16
+    weight_decay: float = 0.05
+    ema_decay: float = 0.98
+    labelled_faces: int = 32
+    unlabelled_faces: int = 16
     frozen_blocks: int = 4
-    degraded: float = 0.5
-    style: float = 0.4
-    balance: float = 0.4
-    adjustment: float = 1.0
-    smoothing: float = 0.1
-    consistency: float = 0.5
-    distillation: float = 4.0
-    attributes: float = 0.2
+    augment_strength: float = 0.5
+    style_probability: float = 0.4
+    resampling_power: float = 0.4
+    logit_adjustment: float = 1.0
+    label_smoothing: float = 0.1
+    consistency_weight: float = 0.5
+    distillation_weight: float = 4.0
+    attribute_weight: float = 0.2
     seed: int = 2021
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.labelled) < 1:
-            raise ValueError("steps and labelled must be at least 1")
+        if min(self.steps, self.labelled_faces) < 1:
+            raise ValueError("steps and labelled_faces must be at least 1")
 
     @classmethod
     def from_json(cls, path: Path) -> FinetuneConfig:
@@ -128,21 +129,21 @@ class BatchSampler:
         self.faces = data.training
         self.labelled = LabelledSampler(
             data.train,
-            recipe.labelled,
-            balance=recipe.balance,
-            adjustment=recipe.adjustment,
-            smoothing=recipe.smoothing,
+            recipe.labelled_faces,
+            resampling_power=recipe.resampling_power,
+            logit_adjustment=recipe.logit_adjustment,
+            label_smoothing=recipe.label_smoothing,
         )
         self.shipped = {name: torch.from_numpy(v) for name, v in predict(shipped, self.faces, SIZE).items()}
         self.expression = torch.from_numpy(self.labelled.votes)
         self.adjustment = torch.from_numpy(self.labelled.adjustment).expand_as(self.expression)
-        self.unlabelled_count = recipe.unlabelled if len(data.unlabelled) else 0
+        self.unlabelled_count = recipe.unlabelled_faces if len(data.unlabelled) else 0
         if self.unlabelled_count:
             views = [
                 predict(shipped, data.unlabelled, SIZE, mirrored=mirrored, fer2013_style=True)["expression"]
                 for mirrored in (False, True)
             ]
-            targets = UnlabelledTargets(np.mean(views, axis=0), recipe.adjustment)
+            targets = UnlabelledTargets(np.mean(views, axis=0), recipe.logit_adjustment)
             self.expression = torch.cat([self.expression, targets.probabilities])
             self.adjustment = torch.cat([self.adjustment, targets.adjustment.expand_as(targets.probabilities)])
 
@@ -152,7 +153,10 @@ class BatchSampler:
         rng = np.random.default_rng((recipe.seed, step))
         unlabelled = rng.integers(len(self.labelled.faces), len(self.faces), self.unlabelled_count)
         rows = np.concatenate([self.labelled.sample(rng), unlabelled])
-        views = [augment.augment(self.faces.crops[i], SIZE, rng, recipe.degraded, recipe.style) for i in rows]
+        views = [
+            augment.augment(self.faces.crops[i], SIZE, rng, recipe.augment_strength, recipe.style_probability)
+            for i in rows
+        ]
         return Batch(
             to_tensor(np.stack(views)),
             self.expression[rows],
@@ -163,7 +167,7 @@ class BatchSampler:
 
 def loss(heads: Heads, batch: Batch, recipe: FinetuneConfig) -> Tensor:
     """Compute the weighted sum of the losses of labels, consistency and distillation."""
-    logits, split, shipped = heads.expression + batch.adjustment, recipe.labelled, batch.shipped
+    logits, split, shipped = heads.expression + batch.adjustment, recipe.labelled_faces, batch.shipped
     people = cosine_distance(heads.embedding, shipped.embedding) + cosine_distance(heads.identity, shipped.identity)
     attributes = (
         soft_cross_entropy(heads.age, shipped.age.softmax(1))
@@ -172,9 +176,9 @@ def loss(heads: Heads, batch: Batch, recipe: FinetuneConfig) -> Tensor:
     )
     return (
         soft_cross_entropy(logits[:split], batch.expression[:split])
-        + recipe.consistency * soft_cross_entropy(logits[split:], batch.expression[split:])
-        + recipe.distillation * people
-        + recipe.attributes * attributes
+        + recipe.consistency_weight * soft_cross_entropy(logits[split:], batch.expression[split:])
+        + recipe.distillation_weight * people
+        + recipe.attribute_weight * attributes
     )
 
 

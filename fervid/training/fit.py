@@ -69,7 +69,7 @@ class Trainer:
                 {"params": body, "lr": 0.0},
                 {"params": [*heads, self.people.weight, *self.bridge.parameters()], "lr": 0.0},
             ],
-            weight_decay=recipe.decay,
+            weight_decay=recipe.weight_decay,
             fused=True,
         )
         self.batches = BatchSampler(recipe, data)
@@ -115,7 +115,7 @@ class Trainer:
         if targets.weak is not None:
             targets = self._add_teacher_targets(targets.weak, targets)
         loss = self._backward(images, targets)
-        if recipe.sharpness and self.step >= recipe.sharp_from * recipe.steps:
+        if recipe.sam_rho and self.step >= recipe.sam_start * recipe.steps:
             perturbations = self._sam_perturb()
             self.optimiser.zero_grad()
             self._backward(images, targets)
@@ -125,7 +125,7 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.step += 1
-        checkpoint.update_ema(self.average, self.network, recipe.average, self.step)
+        checkpoint.update_ema(self.average, self.network, recipe.ema_decay, self.step)
         return loss
 
     def _add_teacher_targets(self, weak: Tensor, targets: Targets) -> Targets:
@@ -138,7 +138,7 @@ class Trainer:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.network.autocast):
             embedding = self.teacher.backbone(weak.to(memory_format=torch.channels_last))
         with torch.no_grad():
-            adjustment = self.recipe.adjustment * self.teacher_prior.log()
+            adjustment = self.recipe.logit_adjustment * self.teacher_prior.log()
             probabilities = (self.teacher.expression(embedding.float()) + adjustment).softmax(1)
             self.teacher_prior.update(probabilities)
         return replace(targets, teacher_probabilities=probabilities, teacher_adjustment=adjustment)
@@ -155,7 +155,7 @@ class Trainer:
         return float(loss.detach())
 
     def _sam_perturb(self) -> list[tuple[Tensor, Tensor]]:
-        """Perturb the weights along the gradient, by a step of length `sharpness`.
+        """Perturb the weights along the gradient, by a step of length `sam_rho`.
 
         Returns:
             Each parameter with what was added to it.
@@ -163,7 +163,7 @@ class Trainer:
         parameters = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
         with torch.no_grad():
             length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in parameters]))
-            perturbations = [(p, p.grad * (self.recipe.sharpness / (length + 1e-12))) for p in parameters]
+            perturbations = [(p, p.grad * (self.recipe.sam_rho / (length + 1e-12))) for p in parameters]
             for parameter, change in perturbations:
                 parameter.add_(change)
         return perturbations

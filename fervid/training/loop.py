@@ -31,22 +31,22 @@ class Schedule:
 
     Attributes:
         steps: Number of batches; the learning rate decays to zero over them.
-        rate: Maximum learning rate.
+        learning_rate: Maximum learning rate.
         warmup: Steps of linear warm-up.
-        decay: Weight decay.
-        average: Decay of the moving average of the weights.
+        weight_decay: Weight decay.
+        ema_decay: Decay of the moving average of the weights.
     """
 
     steps: int
-    rate: float
+    learning_rate: float
     warmup: int
-    decay: float
-    average: float
+    weight_decay: float
+    ema_decay: float
 
-    def learning_rate(self, step: int) -> float:
+    def learning_rate_at(self, step: int) -> float:
         """Compute the learning rate of a step: linear warm-up, cosine decay."""
         cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
-        return self.rate * min(1.0, (step + 1) / max(self.warmup, 1)) * cosine
+        return self.learning_rate * min(1.0, (step + 1) / max(self.warmup, 1)) * cosine
 
 
 def prefetch_batches(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
@@ -94,18 +94,18 @@ def fit(
     """
     average = copy.deepcopy(network).eval().requires_grad_(False)
     modules = {"network": network, "average": average}
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.decay, fused=True)
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.weight_decay, fused=True)
     step = checkpoint.restore(path, metadata, modules, optimiser) if path.exists() else 0
     losses, started = [], time.monotonic()
     for batch in prefetch_batches(make, step, schedule.steps):
-        optimiser.param_groups[0]["lr"] = schedule.learning_rate(step)
+        optimiser.param_groups[0]["lr"] = schedule.learning_rate_at(step)
         network.train()  # the caller may have changed the mode between steps
         value = loss(batch)
         value.backward()
         optimiser.step()
         optimiser.zero_grad()
         step += 1
-        checkpoint.update_ema(average, network, schedule.average, step)
+        checkpoint.update_ema(average, network, schedule.ema_decay, step)
         losses.append(float(value.detach()))
         if step % every == 0 or step == schedule.steps:
             checkpoint.save(path, metadata, step, modules, optimiser)

@@ -22,7 +22,7 @@ class TaskWeights:
     """Weights of the tasks in the total loss; 0 disables a task."""
 
     expression: float = 2.0
-    first: float = 0.6
+    fer2013: float = 0.6
     age: float = 0.2
     years: float = 0.04
     gender: float = 0.4
@@ -92,7 +92,7 @@ def multitask_loss(
         "expression": lambda: soft_cross_entropy(
             heads.expression + (expression if targets.adjustment is None else targets.adjustment), targets.votes
         ),
-        "first": lambda: soft_cross_entropy(heads.first + first, targets.first),
+        "fer2013": lambda: soft_cross_entropy(heads.first + first, targets.first),
         "age": lambda: soft_cross_entropy(
             heads.age[has_age], gaussian_label_distribution(targets.age[has_age], heads.age.shape[1])
         ),

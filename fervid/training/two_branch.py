@@ -49,33 +49,33 @@ class TwoBranchConfig(Schedule):
     Attributes:
         backbone: `mobilenetv1`, or a model name of timm.
         size: Side of the input in pixels.
-        each: Synthetic faces per expression.
+        faces_per_class: Synthetic faces per expression.
         steps: Number of batches.
-        batch: Faces per batch.
+        batch_size: Faces per batch.
         warmup: Steps of linear warm-up.
-        rate: Maximum learning rate of AdamW.
-        decay: Weight decay.
-        average: Decay of the moving average of the weights.
-        degraded: Factor of the probabilities of low resolution, blur, compression and occlusion.
+        learning_rate: Maximum learning rate of AdamW.
+        weight_decay: Weight decay.
+        ema_decay: Decay of the moving average of the weights.
+        augment_strength: Factor of the probabilities of low resolution, blur, compression and occlusion.
         mixing: How faces are mixed.
-        evenness: Parameter of the Beta distribution of the mixing weights.
-        appearance: Weight of the loss of the appearance branch; 0 disables it.
+        mixup_alpha: Parameter of the Beta distribution of the mixing weights.
+        appearance_weight: Weight of the loss of the appearance branch; 0 disables it.
         seed: Random seed.
     """
 
     backbone: str = "mobilenetv1"
     size: int = 96
-    each: int = 1200
+    faces_per_class: int = 1200
     steps: int = 400
-    batch: int = 48
+    batch_size: int = 48
     warmup: int = 40
-    rate: float = 1e-3
-    decay: float = 0.05
-    average: float = 0.99
-    degraded: float = 0.5
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    ema_decay: float = 0.99
+    augment_strength: float = 0.5
     mixing: Literal["none", "mixup", "mixaugment"] = "mixaugment"
-    evenness: float = 0.4
-    appearance: float = 0.5
+    mixup_alpha: float = 0.4
+    appearance_weight: float = 0.5
     seed: int = 2021
 
     def __post_init__(self) -> None:
@@ -160,19 +160,21 @@ class Batch:
 def make_batch(recipe: TwoBranchConfig, made: Synthetic, step: int) -> Batch:
     """Make the batch of a step."""
     rng = np.random.default_rng((recipe.seed, step))
-    rows = rng.integers(0, len(made), recipe.batch)
+    rows = rng.integers(0, len(made), recipe.batch_size)
     jitters = [GeometricJitter.random(rng) for _ in rows]
     views = [
-        augment.augment_appearance(augment.crop_to_input(made.crops[i], recipe.size, jitter), rng, recipe.degraded)
+        augment.augment_appearance(
+            augment.crop_to_input(made.crops[i], recipe.size, jitter), rng, recipe.augment_strength
+        )
         for i, jitter in zip(rows, jitters, strict=True)
     ]
     images = to_tensor(np.stack(views))
     labels = make_targets(made, rows, jitters, recipe.size)
-    count = {"none": 0, "mixup": recipe.batch, "mixaugment": recipe.batch // 2}[recipe.mixing]
-    partner = np.arange(recipe.batch)
-    partner[:count] = rng.permutation(recipe.batch)[:count]
-    share = torch.ones(recipe.batch)
-    share[:count] = torch.from_numpy(rng.beta(recipe.evenness, recipe.evenness, count)).float()
+    count = {"none": 0, "mixup": recipe.batch_size, "mixaugment": recipe.batch_size // 2}[recipe.mixing]
+    partner = np.arange(recipe.batch_size)
+    partner[:count] = rng.permutation(recipe.batch_size)[:count]
+    share = torch.ones(recipe.batch_size)
+    share[:count] = torch.from_numpy(rng.beta(recipe.mixup_alpha, recipe.mixup_alpha, count)).float()
     if count:
         weight = share[:, None, None, None]
         images = weight * images + (1 - weight) * images[partner]
@@ -248,7 +250,7 @@ def fit(recipe: TwoBranchConfig, made: Synthetic, network: TwoBranch, path: Path
     def batch_loss(batch: Batch) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16):
             features = network.backbone(batch.images)
-        return loss(network.branches(features.float()), batch, recipe.appearance)
+        return loss(network.branches(features.float()), batch, recipe.appearance_weight)
 
     return loop.fit(
         network, path, metadata, recipe, partial(make_batch, recipe, made), batch_loss, every=SAVE_EVERY_STEPS
@@ -338,7 +340,7 @@ def load_synthetic_faces(sources: DatasetPaths, cache: Path, recipe: TwoBranchCo
     """Load the synthetic faces of a recipe, or make them."""
     voted = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
     return expression_transfer.load_synthetic(
-        voted, faces.read_utkface(sources.utkface, 2, cache), recipe.each, recipe.seed, cache
+        voted, faces.read_utkface(sources.utkface, 2, cache), recipe.faces_per_class, recipe.seed, cache
     )
 
 

@@ -251,7 +251,15 @@ def network(seed: int = 0) -> FaceNetwork:
 
 def recipe(**settings: Any) -> TrainConfig:
     """Make a recipe of a few steps and small batches."""
-    small = {"size": 16, "steps": 6, "head_steps": 0, "warmup": 1, "expressions": 5, "attributes": 3, "people": 2}
+    small = {
+        "size": 16,
+        "steps": 6,
+        "head_steps": 0,
+        "warmup": 1,
+        "expression_faces": 5,
+        "attribute_faces": 3,
+        "identity_faces": 2,
+    }
     return TrainConfig.from_dict({**small, **settings})
 
 

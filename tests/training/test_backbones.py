@@ -47,7 +47,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"], create_model=create_model))
     (tmp_path / "recipe.json").write_text(
-        '{"size": 32, "steps": 2, "head_steps": 0, "warmup": 1, "expressions": 4, "attributes": 2, "people": 2}'
+        '{"size": 32, "steps": 2, "head_steps": 0, "warmup": 1,'
+        ' "expression_faces": 4, "attribute_faces": 2, "identity_faces": 2}'
     )
     monkeypatch.setattr(backbones, "RECIPE", tmp_path / "recipe.json")
     monkeypatch.setattr(backbones, "BACKBONES", {"tiny": 48})
@@ -110,7 +111,7 @@ def test_finished_run_of_same_recipe_is_kept(tmp_path: Path) -> None:
         list(run.run(path))
         assert backbones.finished(path, recipe, weights)
         given.write_bytes(b"others")
-        for different in ((replace(recipe, rate=1e-5), weights), (recipe, given)):
+        for different in ((replace(recipe, learning_rate=1e-5), weights), (recipe, given)):
             assert not backbones.finished(path, *different), "the run starts, and its file is rejected"
 
 

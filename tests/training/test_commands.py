@@ -25,7 +25,15 @@ from fervid.training.batches import TrainingSets
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.mobilenet import BLOCKS
 
-SMALL = {"size": 32, "steps": 2, "head_steps": 0, "warmup": 1, "expressions": 4, "attributes": 2, "people": 2}
+SMALL = {
+    "size": 32,
+    "steps": 2,
+    "head_steps": 0,
+    "warmup": 1,
+    "expression_faces": 4,
+    "attribute_faces": 2,
+    "identity_faces": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +101,7 @@ def test_train_prints_metrics_and_keeps_finished_run(
     again = run("train", "--data", sources.root, *options, "--recipe", recipe)
     assert (again.exit_code, again.stdout, path.read_bytes()) == (0, "", before)
     other = recipe.with_name("other.json")
-    other.write_text(json.dumps({**SMALL, "rate": 1e-5}))
+    other.write_text(json.dumps({**SMALL, "learning_rate": 1e-5}))
     refused = run("train", "--data", sources.root, *options, "--recipe", other)
     assert (refused.exit_code, path.read_bytes()) == (2, before)
     assert "rate differ" in refused.stderr

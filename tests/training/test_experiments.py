@@ -20,9 +20,9 @@ def data() -> TrainingSets:
 
 def test_methods_see_the_same_expressions() -> None:
     single, filled, masked = (joint.make_recipe(method, 7) for method in joint.METHODS)
-    assert [recipe.expressions for recipe in (single, filled, masked)] == [masked.expressions] * 3
-    assert [recipe.attributes for recipe in (single, filled, masked)] == [0, 0, 32]
-    assert replace(filled, attributes=32) == masked
+    assert [recipe.expression_faces for recipe in (single, filled, masked)] == [masked.expression_faces] * 3
+    assert [recipe.attribute_faces for recipe in (single, filled, masked)] == [0, 0, 32]
+    assert replace(filled, attribute_faces=32) == masked
     assert sum(astuple(single.weights)) == masked.weights.expression == single.weights.expression
     assert masked.seed == 7
 
@@ -37,9 +37,9 @@ def test_missing_attributes_are_filled(data: TrainingSets) -> None:
 
 def test_batches_without_people(data: TrainingSets) -> None:
     unmeasured = replace(data, people=data.people[:0], initial_embeddings=np.zeros((len(data.attributes), 1)))
-    recipe = mini_datasets.recipe(people=0)
+    recipe = mini_datasets.recipe(identity_faces=0)
     _, targets = BatchSampler(recipe, unmeasured)(0)
-    assert len(targets.votes) == recipe.expressions + recipe.attributes
+    assert len(targets.votes) == recipe.expression_faces + recipe.attribute_faces
 
 
 def test_differences_are_paired() -> None:

@@ -105,7 +105,7 @@ def test_sets_follow_recipe_without_test_duplicates(
     monkeypatch.setattr(
         "fervid.training.batches.compute_initial_embeddings", lambda known, *_: np.ones((len(known), 4), np.float32)
     )
-    recipe = mini_datasets.recipe(labelled={"rafdb": 2, "affectnet": 3}, frames=2)
+    recipe = mini_datasets.recipe(labelled_faces={"rafdb": 2, "affectnet": 3}, video_frames=2)
     read = TrainingSets.read(sources, cache, {}, (), recipe)
     assert set(read.labelled) == set(read.valid_labelled) == {"rafdb", "affectnet"}
     assert len(read.frames) == 3
@@ -136,7 +136,9 @@ def data() -> TrainingSets:
 
 
 def test_set_is_asked_among_its_own_classes(data: TrainingSets) -> None:
-    recipe = mini_datasets.recipe(labelled={"rafdb": 3}, frames=2, adjustment=1.0, smoothing=0.6)
+    recipe = mini_datasets.recipe(
+        labelled_faces={"rafdb": 3}, video_frames=2, logit_adjustment=1.0, label_smoothing=0.6
+    )
     _, targets = BatchSampler(recipe, data)(0)
     own = targets.adjustment[5:8]
     assert (own[:, [1, 3]] == ABSENT).all()
@@ -155,7 +157,11 @@ def test_set_is_asked_among_its_own_classes(data: TrainingSets) -> None:
 @pytest.mark.parametrize("teacher", ["start", "average"])
 def test_faces_without_expression_are_taught(data: TrainingSets, teacher: str) -> None:
     recipe = mini_datasets.recipe(
-        labelled={"rafdb": 3}, frames=2, teacher=teacher, weights={"consistency": 1.0, "expression": 0.0}, style=0.5
+        labelled_faces={"rafdb": 3},
+        video_frames=2,
+        teacher=teacher,
+        weights={"consistency": 1.0, "expression": 0.0},
+        style_probability=0.5,
     )
     run = Trainer(recipe, mini_datasets.network(), data)
     before = {name: value.clone() for name, value in run.teacher.state_dict().items()}
@@ -173,7 +179,9 @@ def test_faces_without_expression_are_taught(data: TrainingSets, teacher: str) -
 def test_teacher_logits_become_targets(data: TrainingSets) -> None:
     sets = {"expressions": data.expressions, "rafdb": data.labelled["rafdb"].faces, **data.unlabelled()}
     logits = {name: np.tile(np.float32([9, *[0] * 14]), (len(part), 1)) for name, part in sets.items()}
-    recipe = mini_datasets.recipe(labelled={"rafdb": 3}, frames=2, weights={"consistency": 1.0}, taught=0.5)
+    recipe = mini_datasets.recipe(
+        labelled_faces={"rafdb": 3}, video_frames=2, weights={"consistency": 1.0}, teacher_weight=0.5
+    )
     run = Trainer(recipe, mini_datasets.network(), replace(data, teacher_logits=logits))
     _, targets = run.batches(0)
     assert targets.weak is None
@@ -186,7 +194,7 @@ def test_teacher_logits_become_targets(data: TrainingSets) -> None:
 
 def test_run_with_teacher_resumes(data: TrainingSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "VALIDATE_EVERY_STEPS", 2)
-    settings = {"labelled": {"rafdb": 3}, "frames": 2, "weights": {"consistency": 1.0}, "steps": 4}
+    settings = {"labelled_faces": {"rafdb": 3}, "video_frames": 2, "weights": {"consistency": 1.0}, "steps": 4}
     whole = Trainer(mini_datasets.recipe(**settings), mini_datasets.network(), data)
     figures = list(whole.run(tmp_path / "whole"))
     assert {"rafdb_accuracy", "rafdb_mean_recall"} <= figures[-1].keys()

@@ -27,8 +27,8 @@ from fervid.training.finetune import BatchSampler, FinetuneConfig
 from fervid.training.network import FaceNetwork, Heads
 from fervid.training.own_faces import OwnFaces, choose_validation, list_images
 
-TINY = FinetuneConfig(steps=3, warmup=1, labelled=4, unlabelled=2)
-LEARNING = {"steps": 8, "warmup": 1, "labelled": 8, "unlabelled": 2, "style": 0.0}
+TINY = FinetuneConfig(steps=3, warmup=1, labelled_faces=4, unlabelled_faces=2)
+LEARNING = {"steps": 8, "warmup": 1, "labelled_faces": 8, "unlabelled_faces": 2, "style_probability": 0.0}
 AGREEMENT = "agreement with the start"
 
 
@@ -192,14 +192,14 @@ def test_loss_without_unlabelled_faces(faces: OwnFaces) -> None:
         assert len(batch.images) == len(batch.expression) == count
         heads[count] = Heads(*(value + 1 for value in network(batch.images)))
         assert torch.isfinite(finetune.loss(heads[count], batch, TINY))
-        heavier = finetune.loss(heads[count], batch, replace(TINY, consistency=9.0))
+        heavier = finetune.loss(heads[count], batch, replace(TINY, consistency_weight=9.0))
         assert (heavier > finetune.loss(heads[count], batch, TINY)) == (count == 6)
 
 
 def test_classes_that_folder_lacks_are_excluded(faces: OwnFaces) -> None:
     torch.manual_seed(0)
     batch = BatchSampler(TINY, faces, FaceNetwork(mini_datasets.Backbone(), mini_datasets.WIDTH).eval())(0)
-    labelled, unlabelled = batch.adjustment[: TINY.labelled], batch.adjustment[TINY.labelled :]
+    labelled, unlabelled = batch.adjustment[: TINY.labelled_faces], batch.adjustment[TINY.labelled_faces :]
     assert ((labelled > -10).all(dim=0).numpy() == faces.train.has).all()
     assert (unlabelled > -10).all()
     torch.testing.assert_close(batch.expression.sum(dim=1), torch.ones(6))
@@ -250,13 +250,13 @@ def test_wrong_options_are_refused(
     options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("recipe.json").write_text('{"expressions": 3}')
+    Path("recipe.json").write_text('{"expression_faces": 3}')
     result = run("--data", "gone", *options)
     assert (result.exit_code, result.stdout, said in result.stderr) == (2, "", True), result.stderr
     assert not list(tmp_path.glob("*.onnx"))
 
 
-@pytest.mark.parametrize("name", ["steps", "labelled"])
+@pytest.mark.parametrize("name", ["steps", "labelled_faces"])
 def test_empty_recipe_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         FinetuneConfig(**{name: 0})

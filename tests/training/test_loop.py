@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fervid.training import loop
 from fervid.training.loop import Schedule
 
-SCHEDULE = Schedule(steps=8, rate=0.1, warmup=4, decay=0.0, average=0.5)
+SCHEDULE = Schedule(steps=8, learning_rate=0.1, warmup=4, weight_decay=0.0, ema_decay=0.5)
 
 
 def test_batches_are_made_once_in_order() -> None:

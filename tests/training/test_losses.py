@@ -72,8 +72,8 @@ def row(width: int, logits: dict[int, float]) -> Tensor:
     [
         ("expression", {}, one(votes=[0.6, 0.4] + [0.0] * 6), math.log(8)),
         ("expression", {"expression": row(8, {0: 1})}, one(votes=[1.0] + [0.0] * 7), math.log(math.e + 7) - 1),
-        ("first", {}, one(first=[0.0, 1.0] + [0.0] * 5), math.log(7)),
-        ("first", {"first": row(7, {3: 2})}, one(first=[0.5, 0, 0, 0.5, 0, 0, 0]), math.log(math.e**2 + 6) - 1),
+        ("fer2013", {}, one(first=[0.0, 1.0] + [0.0] * 5), math.log(7)),
+        ("fer2013", {"first": row(7, {3: 2})}, one(first=[0.5, 0, 0, 0.5, 0, 0, 0]), math.log(math.e**2 + 6) - 1),
         ("age", {}, one(age=30), math.log(AGES)),
         ("age", {"age": row(AGES, {29: 5})}, one(age=30), math.log(math.exp(5) + AGES - 1) - 5 * PEAK),
         ("years", {}, one(age=30), 50.5 - 30),

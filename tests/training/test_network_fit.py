@@ -68,9 +68,9 @@ def same_batch(ours: tuple[Tensor, Targets], theirs: tuple[Tensor, Targets]) -> 
 
 def test_recipe_names_only_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
-    path.write_text(json.dumps({"steps": 10, "sharpness": 0, "weights": {"identity": 0.5}}))
+    path.write_text(json.dumps({"steps": 10, "sam_rho": 0, "weights": {"identity": 0.5}}))
     weights = losses.TaskWeights(identity=0.5)
-    assert TrainConfig.from_json(path) == replace(TrainConfig(), steps=10, sharpness=0, weights=weights)
+    assert TrainConfig.from_json(path) == replace(TrainConfig(), steps=10, sam_rho=0, weights=weights)
     assert TrainConfig.from_dict(asdict(TrainConfig.from_json(path))) == TrainConfig.from_json(path)
     assert TrainConfig.from_dict({}) == TrainConfig()
 
@@ -100,7 +100,7 @@ def test_invalid_recipe_is_refused(text: str, said: str, tmp_path: Path) -> None
 
 
 def test_learning_rate_schedule() -> None:
-    recipe = TrainConfig(steps=100, head_steps=20, warmup=10, rate=3.0, head_rate=8.0)
+    recipe = TrainConfig(steps=100, head_steps=20, warmup=10, learning_rate=3.0, head_learning_rate=8.0)
     rates = [recipe.learning_rates(step) for step in range(101)]
     assert [body for body, _ in rates[:21]] == [0] * 21
     assert [heads for _, heads in rates] == pytest.approx(
@@ -118,16 +118,16 @@ def test_class_without_examples(data: TrainingSets) -> None:
     votes[:, 2] = 0
     votes[votes.sum(axis=1) == 0, 0] = 1
     lacking = replace(data, expressions=replace(data.expressions, votes=votes / votes.sum(axis=1, keepdims=True)))
-    run = begun(lacking, first_share=0.0)
+    run = begun(lacking, fer2013_weight=0.0)
     assert all(torch.isfinite(adjustment).all() for adjustment in run.adjustments)
     assert math.isfinite(run.train_step(*run.batches(0)))
 
 
 def test_input_size_grows() -> None:
-    recipe = TrainConfig(size=112, small=80, growth=0.5, steps=80)
+    recipe = TrainConfig(size=112, initial_size=80, resize_fraction=0.5, steps=80)
     assert [recipe.input_size(step) for step in (0, 19, 20, 39, 40, 79)] == [80, 80, 96, 96, 112, 112]
-    assert {TrainConfig(size=64, small=80).input_size(step) for step in (0, 8000)} == {64}
-    assert TrainConfig(size=120, small=80, steps=10).input_size(0) == 88
+    assert {TrainConfig(size=64, initial_size=80).input_size(step) for step in (0, 8000)} == {64}
+    assert TrainConfig(size=120, initial_size=80, steps=10).input_size(0) == 88
 
 
 def test_batch_depends_on_seed_and_step(data: TrainingSets) -> None:
@@ -143,7 +143,9 @@ def test_batch_depends_on_seed_and_step(data: TrainingSets) -> None:
 
 def test_batch_carries_labels_of_its_faces(data: TrainingSets, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augment, "augment", lambda crop, *_: crop)
-    recipe = mini_datasets.recipe(mixup=0.0, first_share=0.0, expressions=20, attributes=9, people=6)
+    recipe = mini_datasets.recipe(
+        mixup=0.0, fer2013_weight=0.0, expression_faces=20, attribute_faces=9, identity_faces=6
+    )
     pictures, targets = BatchSampler(recipe, data)(3)
     raw = np.uint8((pictures.permute(0, 2, 3, 1).numpy()[..., ::-1] + np.float32(PIXEL_MEAN)[::-1]).round())
     starting = {data.attributes: data.initial_embeddings[:5], data.people: data.initial_embeddings[5:]}
@@ -184,7 +186,7 @@ def test_mixup(data: TrainingSets) -> None:
 
 
 def test_first_label_takes_its_share_of_votes(data: TrainingSets) -> None:
-    votes = BatchSampler(mini_datasets.recipe(first_share=0.25), data).votes
+    votes = BatchSampler(mini_datasets.recipe(fer2013_weight=0.25), data).votes
     for i, first in enumerate(data.expressions.first):
         expected = data.expressions.votes[i]
         if first >= 0:
@@ -195,9 +197,9 @@ def test_first_label_takes_its_share_of_votes(data: TrainingSets) -> None:
 def test_balanced_sampling_and_prior() -> None:
     data = mini_datasets.data()
     data.expressions.votes[:] = np.eye(8, dtype=np.float32)[[0] * 9 + list(range(1, 8))]
-    even = BatchSampler(mini_datasets.recipe(balance=0.0, first_share=0.0), data)
+    even = BatchSampler(mini_datasets.recipe(resampling_power=0.0, fer2013_weight=0.0), data)
     assert even.sampling_weights == pytest.approx(np.full(16, 1 / 16))
-    batches = BatchSampler(mini_datasets.recipe(balance=0.5, first_share=0.0, adjustment=2.0), data)
+    batches = BatchSampler(mini_datasets.recipe(resampling_power=0.5, fer2013_weight=0.0, logit_adjustment=2.0), data)
     assert batches.sampling_weights[9:] / batches.sampling_weights[0] == pytest.approx(np.full(7, 3.0))
     share = np.array([9, *[3] * 7]) / 30
     expression, first = batches.adjustments()
@@ -248,14 +250,14 @@ def compute_step(run: Trainer, batch: tuple[Tensor, Targets], radius: float) -> 
     rates = [body if name.startswith("backbone.") else heads for name in learning]
     rates += [heads] * (len(parameters) - len(rates))
     return [
-        (1 - rate * run.recipe.decay) * value - rate * one / (one.abs() + 1e-8)
+        (1 - rate * run.recipe.weight_decay) * value - rate * one / (one.abs() + 1e-8)
         for value, one, rate in zip(below, slope, rates, strict=True)
     ]
 
 
 @pytest.mark.parametrize(
     ("settings", "radius"),
-    [({"sharpness": 0.0}, 0), ({"sharpness": 0.7, "sharp_from": 0.5}, 0), ({"sharpness": 0.7, "sharp_from": 0.0}, 0.7)],
+    [({"sam_rho": 0.0}, 0), ({"sam_rho": 0.7, "sam_start": 0.5}, 0), ({"sam_rho": 0.7, "sam_start": 0.0}, 0.7)],
     ids=["without", "too early", "with"],
 )
 def test_sgd_and_sam_steps(settings: dict[str, float], radius: float, data: TrainingSets) -> None:
@@ -273,7 +275,7 @@ def test_sgd_and_sam_steps(settings: dict[str, float], radius: float, data: Trai
 
 
 def test_ema_warmup(data: TrainingSets) -> None:
-    run = begun(data, average=0.3)
+    run = begun(data, ema_decay=0.3)
     expected = {name: value.clone() for name, value in run.network.state_dict().items()}
     for step, keep in enumerate((2 / 11, 3 / 12, 0.3, 0.3)):
         run.train_step(*run.batches(step))
@@ -288,7 +290,7 @@ def test_ema_warmup(data: TrainingSets) -> None:
 
 @pytest.mark.parametrize("killed", [2, 4])
 def test_killed_run_resumes(killed: int, data: TrainingSets, tmp_path: Path, often: None) -> None:
-    settings = {"head_steps": 3, "sharp_from": 0.7}
+    settings = {"head_steps": 3, "sam_start": 0.7}
     whole = begun(data, **settings)
     told = list(whole.run(tmp_path / "whole.safetensors"))
     assert [figures["step"] for figures in told] == [2, 4, 6]
@@ -328,7 +330,7 @@ def test_state_of_another_run_is_refused(data: TrainingSets, tmp_path: Path) -> 
     with pytest.raises(
         ValueError, match=r"run\.safetensors is a checkpoint of another run: rate, seed differ; choose another output"
     ):
-        begun(data, rate=1e-5, seed=3).resume(path)
+        begun(data, learning_rate=1e-5, seed=3).resume(path)
     with pytest.raises(ValueError, match="another run: weights differ"):
         begun(data, weights={"age": 0.0}).resume(path)
     aged = data.attributes.age.copy()
@@ -402,7 +404,7 @@ def test_run_starts_from_another(data: TrainingSets, tmp_path: Path, monkeypatch
     first, path = begun(data), tmp_path / "first.safetensors"
     first.train_step(*first.batches(0))
     first.save(path)
-    recipe = mini_datasets.recipe(rate=1e-5)
+    recipe = mini_datasets.recipe(learning_rate=1e-5)
     second = fit.make_trainer(recipe, fit.initial_weights(recipe, {}, path), data)
     assert equal(second.network.state_dict(), first.average.state_dict()) == list(first.average.state_dict())
     assert second.metadata["earlier"] == {**first.metadata, "step": 1}
@@ -443,12 +445,30 @@ def test_identity_projection() -> None:
 def test_embedding_of_other_width_is_mapped(data: TrainingSets, tmp_path: Path) -> None:
     wider = replace(data, initial_embeddings=np.eye(9, 8, dtype=np.float32))
     only = {**dict.fromkeys(asdict(losses.TaskWeights()), 0.0), "distillation": 1.0}
-    run = begun(wider, weights=only, head_steps=0, warmup=0, rate=0.02, head_rate=0.02, steps=60, decay=0.0)
+    run = begun(
+        wider,
+        weights=only,
+        head_steps=0,
+        warmup=0,
+        learning_rate=0.02,
+        head_learning_rate=0.02,
+        steps=60,
+        weight_decay=0.0,
+    )
     batch = run.batches(0)
     found = [run.train_step(*batch) for _ in range(40)]
     assert found[-1] < 0.7 * found[0]
     run.save(tmp_path / "run.safetensors")
-    again = begun(wider, weights=only, head_steps=0, warmup=0, rate=0.02, head_rate=0.02, steps=60, decay=0.0)
+    again = begun(
+        wider,
+        weights=only,
+        head_steps=0,
+        warmup=0,
+        learning_rate=0.02,
+        head_learning_rate=0.02,
+        steps=60,
+        weight_decay=0.0,
+    )
     again.resume(tmp_path / "run.safetensors")
     assert again.train_step(*batch) == run.train_step(*batch)
 
@@ -514,7 +534,7 @@ def test_batch_norm_of_published_network_is_restored_and_folded(
     data: TrainingSets, weights: mobilenet.NamedTensors, tmp_path: Path
 ) -> None:
     wide = replace(data, initial_embeddings=np.eye(9, mobilenet.EMBEDDING, dtype=np.float32))
-    recipe = mini_datasets.recipe(steps=2, head_steps=1, size=32, small=32)
+    recipe = mini_datasets.recipe(steps=2, head_steps=1, size=32, initial_size=32)
     run = fit.make_trainer(recipe, fit.initial_weights(recipe, weights), wide)
     backbone = run.network.backbone
     assert isinstance(backbone, mobilenet.MobileNetV1)
@@ -636,7 +656,7 @@ def test_teacher_share_of_labels(data: TrainingSets) -> None:
     sure = np.full((16, 15), -40, np.float32)
     sure[:, [3, 8 + 2]] = 40
     plain = BatchSampler(mini_datasets.recipe(), data)
-    pupil = BatchSampler(mini_datasets.recipe(taught=0.25), replace(data, teacher_logits={"expressions": sure}))
+    pupil = BatchSampler(mini_datasets.recipe(teacher_weight=0.25), replace(data, teacher_logits={"expressions": sure}))
     np.testing.assert_allclose(pupil.votes, 0.75 * plain.votes + 0.25 * np.eye(8)[3], atol=1e-6)
     has = data.expressions.first >= 0
     np.testing.assert_allclose(pupil.first[has], 0.75 * plain.first[has] + 0.25 * np.eye(7)[2], atol=1e-6)

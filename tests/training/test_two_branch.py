@@ -28,7 +28,7 @@ from fervid.training.faces import SIDE
 from fervid.training.network import to_tensor
 from fervid.training.two_branch import TwoBranch, TwoBranchConfig
 
-RECIPE = TwoBranchConfig(size=24, each=2, steps=3, batch=6, warmup=1)
+RECIPE = TwoBranchConfig(size=24, faces_per_class=2, steps=3, batch_size=6, warmup=1)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_recipe_errors_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mixing", "mixed"), [("none", 0), ("mixaugment", 3), ("mixup", 6)])
 def test_so_many_faces_of_batch_are_mixed(mixing: str, mixed: int, made: Synthetic) -> None:
     recipe = TwoBranchConfig.from_json(synthetic.TWO_BRANCH)
-    recipe = replace(recipe, size=24, batch=6, mixing=mixing)  # type: ignore[arg-type]
+    recipe = replace(recipe, size=24, batch_size=6, mixing=mixing)  # type: ignore[arg-type]
     batch, plain = (two_branch.make_batch(one, made, 4) for one in (recipe, replace(recipe, mixing="none")))
     assert (batch.share[mixed:] == 1).all()
     assert torch.equal(batch.images[mixed:], plain.images[mixed:])
@@ -133,8 +133,8 @@ def test_killed_run_goes_on_to_same_result(
     assert len(list(two_branch.fit(RECIPE, made, network(5), cut))) == 2
     first, second = (two_branch.load_network(path)[1].state_dict() for path in (whole, cut))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    with pytest.raises(ValueError, match="rate"):
-        list(two_branch.fit(replace(RECIPE, rate=0.1), made, network(), cut))
+    with pytest.raises(ValueError, match="learning_rate"):
+        list(two_branch.fit(replace(RECIPE, learning_rate=0.1), made, network(), cut))
 
 
 @pytest.fixture(scope="module")
@@ -321,8 +321,8 @@ def test_comparison_differs_in_one_setting() -> None:
     assert list(synthetic.recipes(two, ["mixup"])) == [key for key in recipes if key[2] == "mixup"]
     assert recipes["mobilenetv1", "two", two.mixing] == two
     for (backbone, way, mixing), recipe in recipes.items():
-        assert (recipe.backbone, recipe.appearance > 0, recipe.mixing) == (backbone, way == "two", mixing)
-        assert replace(recipe, backbone=two.backbone, appearance=two.appearance, mixing=two.mixing) == two
+        assert (recipe.backbone, recipe.appearance_weight > 0, recipe.mixing) == (backbone, way == "two", mixing)
+        assert replace(recipe, backbone=two.backbone, appearance_weight=two.appearance_weight, mixing=two.mixing) == two
 
 
 def test_figures_of_comparison() -> None:
