@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from fervid.analysis.windows import WindowSpec
-from fervid.batch.output import open_writer
+from fervid.batch.output import open_stream_writer, open_writer
 from fervid.batch.runner import RunConfig, classify_all, classify_windows
 from fervid.core.errors import OutputError, UsageError
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Prediction, WindowResult
@@ -152,7 +152,7 @@ def test_window_without_times_has_empty_columns(tmp_path: Path) -> None:
 
 
 def test_stream_is_written_for_excel(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    with open_writer(None, "excel", Stub(), [], record=WindowResult, streaming=True) as (writer, _):
+    with open_stream_writer(None, "excel", Stub(), [], record=WindowResult) as (writer, _):
         writer.write(next(Stub().timeline("a", WindowSpec(2, 1))))
     header, row = capsysbinary.readouterr().out.splitlines()
     assert header.startswith(codecs.BOM_UTF8 + b"schema_version,path,")
@@ -163,7 +163,7 @@ def test_stream_that_replaces_a_file_removes_its_ledger(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with open_writer(output, None, Stub(), ["a"]) as (writer, _):
         writer.write(Stub().classify_or_error("a"))
-    with open_writer(output, None, Stub(), [], force=True, record=WindowResult, streaming=True) as (writer, _):
+    with open_stream_writer(output, None, Stub(), [], force=True, record=WindowResult) as (writer, _):
         writer.write(next(Stub().timeline("a", WindowSpec(2, 1))))
     with pytest.raises(OutputError, match="no ledger"), open_writer(output, None, Stub(), ["a"], resume=True):
         pass

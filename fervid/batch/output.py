@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 from fervid.analysis.pipeline import Classifier
 from fervid.batch.parquet_writer import ParquetDatasetWriter
@@ -32,7 +32,6 @@ def open_writer(
     resume: bool = False,
     force: bool = False,
     record: type[ClipResult] = ClipResult,
-    streaming: bool = False,
     on_message: Callable[[str], None] = lambda message: None,
 ) -> _Opened:
     """Open the output of a run, which is completed and closed on every exit.
@@ -47,7 +46,6 @@ def open_writer(
         resume: Whether to continue JSON Lines or parquet.
         force: Whether an existing file may be replaced.
         record: Type of the records. Only `ClipResult`, of which each clip has one, can be resumed.
-        streaming: Whether records arrive without end. Then each record is complete in the output once it is written.
         on_message: Called with a notice about lines of an output that cannot be kept.
 
     Returns:
@@ -58,25 +56,51 @@ def open_writer(
         OutputError: The file exists or cannot be written.
     """
     output = output or None
-    format = _resolve_format(output, format, resume=resume, force=force, streaming=streaming)
+    format = _resolve_format(output, format, resume=resume, force=force)
     if format == "parquet":
         return _open_resumable(
             partial(ParquetDatasetWriter, str(output), classifier, clips, resume=resume, force=force)
         )
     make = partial(make_writer, format, labels=classifier.labels, record=record)
     if output is None:
-        return _open_stdout(partial(make, streaming=streaming))
+        return _open_stdout(make)
     path = Path(output)
     check_not_an_input(path, clips)
     if format == "jsonl" and record is ClipResult:
         return _open_resumable(
             partial(ResumableJsonlWriter, path, classifier, clips, resume=resume, force=force, on_message=on_message)
         )
-    return _open_append(path, make, force=force) if streaming else _open_atomic(path, make, force=force)
+    return _open_atomic(path, make, force=force)
+
+
+def open_stream_writer(
+    output: str | Path | None,
+    format: OutputFormat | None,
+    classifier: Classifier,
+    clips: Collection[str],
+    *,
+    resume: bool = False,
+    force: bool = False,
+    record: type[ClipResult] = ClipResult,
+    on_message: Callable[[str], None] = lambda message: None,
+) -> _Opened:
+    """Open the output of a run without end: each record is complete in the output once it is written.
+
+    Arguments, return value and errors are those of `open_writer`. A file is JSON Lines.
+    """
+    output = output or None
+    format = cast(Format, _resolve_format(output, format, resume=resume, force=force, streaming=True))
+    if output is not None and record is ClipResult:
+        return open_writer(output, format, classifier, clips, resume=resume, force=force, on_message=on_message)
+    make = partial(make_writer, format, labels=classifier.labels, record=record, streaming=True)
+    if output is None:
+        return _open_stdout(make)
+    check_not_an_input(Path(output), clips)
+    return _open_append(Path(output), make, force=force)
 
 
 def _resolve_format(
-    output: str | Path | None, format: OutputFormat | None, *, resume: bool, force: bool, streaming: bool
+    output: str | Path | None, format: OutputFormat | None, *, resume: bool, force: bool, streaming: bool = False
 ) -> OutputFormat:
     """Determine the format, and check that it supports the options.
 

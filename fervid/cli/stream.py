@@ -62,7 +62,7 @@ def classify_stream(
     """
     import scipy.optimize  # noqa: F401  imported now, so that no frame is dropped when several people appear
 
-    from fervid.batch.output import open_writer
+    from fervid.batch.output import open_stream_writer
     from fervid.batch.runner import RunConfig
     from fervid.core.progress import Summary, track_clips
     from fervid.core.results import WindowResult
@@ -83,7 +83,7 @@ def classify_stream(
     config, summary = RunConfig(strict=strict), Summary("window")
     kind: Progress = "none" if progress == "auto" else progress  # the records themselves show the progress
     with (
-        open_writer(output, format, classifier, (), force=force, record=WindowResult, streaming=True) as (writer, _),
+        open_stream_writer(output, format, classifier, (), force=force, record=WindowResult) as (writer, _),
         closing(
             track_clips(
                 classifier.classify_stream(source, window_spec),

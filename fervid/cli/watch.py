@@ -75,7 +75,7 @@ def watch(
     """
     preload_worker()
     from fervid.batch.folder_watcher import FolderWatcher
-    from fervid.batch.output import open_writer
+    from fervid.batch.output import open_stream_writer
     from fervid.batch.runner import RunConfig, classify_folder
     from fervid.core.progress import log, track_clips
 
@@ -84,8 +84,8 @@ def watch(
     jobs, threads = plan_workers(MAX_CLIPS_AT_ONCE, jobs, threads)
     classifier = models.load(options, threads)
     config = RunConfig(jobs, strict=strict, limits=limits.limits)
-    with open_writer(
-        output, format, classifier, inbox.fingerprints, resume=resume, force=force, streaming=True, on_message=log
+    with open_stream_writer(
+        output, format, classifier, inbox.fingerprints, resume=resume, force=force, on_message=log
     ) as (
         writer,
         finished,
