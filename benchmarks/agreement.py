@@ -22,6 +22,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simulate_video
 from network import show
 from scipy.stats import binomtest
 from timing import round_figures, save
@@ -35,7 +36,7 @@ from fervid.learn import dataset
 from fervid.media import video
 from fervid.media.sampling import Sampling
 from fervid.models import registry
-from fervid.training import ferplus, simulate_video
+from fervid.training import ferplus
 
 STATISTICS = ("embedding.mean", "embedding.std", "embedding.max")
 WIDTH, HEIGHT, RATE, SECONDS = 640, 360, 5, 3  # of simulated videos

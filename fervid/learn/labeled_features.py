@@ -20,8 +20,8 @@ from fervid.learn.dataset_layouts import Sample
 from fervid.learn.estimators import Truth
 from fervid.learn.feature_extraction import ClipFeaturesRow
 from fervid.learn.feature_table import FeatureTable
-from fervid.learn.metrics import Predictions, evaluate, evaluate_regression
-from fervid.learn.model_selection import SEED, Groups, TrainingData, parse_statistics
+from fervid.learn.metrics import SEED, Predictions, evaluate, evaluate_regression
+from fervid.learn.model_selection import Groups, TrainingData, parse_statistics
 
 EVAL_SPLITS = ("val", "test")
 

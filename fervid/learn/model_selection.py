@@ -27,9 +27,8 @@ from fervid.core.errors import DatasetError, UsageError
 from fervid.core.records import FloatArray
 from fervid.core.text import plural
 from fervid.learn.estimators import CLASSIFIERS, REGRESSORS, ClassifierKind, Truth, is_regression
-from fervid.learn.metrics import ccc
+from fervid.learn.metrics import SEED, ccc
 
-SEED = 2021
 FOLDS = 5
 Scaling = Literal["l2", "standard"]
 Groups = NDArray[np.int64] | None

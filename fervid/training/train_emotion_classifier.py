@@ -32,7 +32,7 @@ from fervid.analysis.face_model import FaceModel
 from fervid.analysis.pooling import to_logits
 from fervid.core.records import ClipFeatures, FloatArray
 from fervid.learn.figures import list_figures
-from fervid.learn.model_selection import SEED
+from fervid.learn.metrics import SEED
 from fervid.models import registry
 from fervid.training import augment
 from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, SPLITS, ClipSet, read_clip_sets

@@ -7,11 +7,11 @@ import itertools
 import cv2
 import numpy as np
 import pytest
+import simulate_video
 
 import clips
 from fervid.analysis.align import align_face
 from fervid.core.records import Face
-from fervid.training import simulate_video
 
 FACE = Face((4, 6, 44, 46), np.array([[14, 20], [34, 20], [24, 30]], np.float32), 0.9)
 
