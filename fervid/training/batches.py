@@ -178,7 +178,7 @@ class BatchSampler:
 
     def adjustments(self) -> tuple[Tensor, Tensor]:
         """Compute the logit adjustments (8,) of expression and (7,) of the FER2013 label."""
-        shares = (self.prior, self.first_prior / self.first_prior.sum())
+        shares = (self.prior, self.first_prior / max(self.first_prior.sum(), RAREST))
         logs = (np.log(np.maximum(share, RAREST)) for share in shares)
         expression, first = (torch.from_numpy(self.recipe.logit_adjustment * log).float() for log in logs)
         return expression, first

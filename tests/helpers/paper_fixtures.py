@@ -22,7 +22,16 @@ import mini_datasets
 from docs_stage import change, faces, few_classifiers, optional_models, published
 from fervid.training import ferplus
 
-FEW = {"size": 32, "small": 32, "steps": 2, "head_steps": 1, "warmup": 1, "expressions": 4, "batch": 4, "each": 4}
+FEW = {
+    "size": 32,
+    "initial_size": 32,
+    "steps": 2,
+    "head_steps": 1,
+    "warmup": 1,
+    "expression_faces": 4,
+    "batch_size": 4,
+    "faces_per_class": 4,
+}
 """Settings that replace those of a recipe."""
 
 CHANCE = """

@@ -33,12 +33,12 @@ def test_batch_error_is_raised() -> None:
 
 
 def test_rate_rises_and_falls_to_nothing() -> None:
-    rates = [SCHEDULE.learning_rate(step) for step in range(SCHEDULE.steps + 1)]
+    rates = [SCHEDULE.learning_rate_at(step) for step in range(SCHEDULE.steps + 1)]
     assert rates[0] == 0.025
     assert max(rates) == rates[3] < 0.1
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[-1] == pytest.approx(0)
-    assert replace(SCHEDULE, warmup=0).learning_rate(0) == 0.1
+    assert replace(SCHEDULE, warmup=0).learning_rate_at(0) == 0.1
 
 
 def test_evaluation_between_steps_keeps_training_mode(tmp_path: Path) -> None:

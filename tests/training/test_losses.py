@@ -20,7 +20,7 @@ NOTHING = TaskWeights(**dict.fromkeys(asdict(TaskWeights()), 0.0))
 NO_PRIOR = (torch.zeros(8), torch.zeros(7))
 PEOPLE = torch.eye(4)[:3] * 5
 PEAK = 1 / np.exp(-(np.arange(-29.0, 71) ** 2) / 8).sum()  # weight of the age itself, for an age of 30
-HEAD = {"expression": "expression", "first": "first", "age": "age", "years": "age", "gender": "gender"} | {
+HEAD = {"expression": "expression", "fer2013": "first", "age": "age", "years": "age", "gender": "gender"} | {
     "ethnicity": "ethnicity",
     "distillation": "embedding",
     "identity": "embedding",
@@ -159,7 +159,7 @@ def test_prior_is_added_to_logits_of_expression_and_first_labels() -> None:
     targets, given = some_known(), noise(5)
     expression, first = torch.linspace(-2, 0, 8), torch.linspace(0, 3, 7)
     moved = given._replace(expression=given.expression + expression, first=given.first + first)
-    for task in ("expression", "first"):
+    for task in ("expression", "fer2013"):
         found = only(task, given, targets, (expression, first))
         assert found == pytest.approx(only(task, moved, targets)) != only(task, given, targets)
 

@@ -60,7 +60,7 @@ def test_recipe_errors_are_named(tmp_path: Path) -> None:
     path.write_text(json.dumps({"steps": 7, "mixing": "none"}))
     assert TwoBranchConfig.from_json(path) == replace(TwoBranchConfig(), steps=7, mixing="none")
     for settings, said in (
-        ({"step": 7}, "unknown setting step; available are appearance, average"),
+        ({"step": 7}, "unknown setting step; available are appearance_weight, augment_strength"),
         ({"steps": "7"}, "steps cannot be '7'; its default is 400"),
         ({"mixing": "cutmix"}, "mixing must be none, mixup or mixaugment, not 'cutmix'"),
         ([1], "is not a JSON object of settings"),
@@ -305,7 +305,7 @@ def test_two_branch_end_to_end(
 ) -> None:
     monkeypatch.setattr(export, "CALIBRATION", 8)
     recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps({"size": 32, "each": 1, "steps": 1, "batch": 2, "warmup": 1}))
+    recipe.write_text(json.dumps({"size": 32, "faces_per_class": 1, "steps": 1, "batch_size": 2, "warmup": 1}))
     options = {"--data": sources.root, "--weights": published, "--recipe": recipe, "--cache": cache}
     output = tmp_path / "made.onnx"
     words = [str(word) for option in options.items() for word in option]
