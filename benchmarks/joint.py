@@ -71,10 +71,7 @@ def fill_attributes(dataset: FaceDataset, network: registry.Model) -> FaceDatase
 
 def read_sets(sources: DatasetPaths, cache: Path) -> TrainingSets:
     """Read RAF-DB as the set with expressions, and UTKFace, both without copies of test faces."""
-    tests = faces.read_test_crops(sources, cache)
-    rafdb = faces.read_expressions(sources, "rafdb", "train", cache).faces
-    utkface = faces.read_utkface(sources.utkface, 2, cache)
-    rafdb, utkface = rafdb[faces.is_unseen(rafdb, tests, "rafdb")], utkface[faces.is_unseen(utkface, tests, "utkface")]
+    rafdb, utkface = faces.read_unseen(sources, cache)
     return TrainingSets(
         expressions=rafdb,
         attributes=utkface,

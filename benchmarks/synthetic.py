@@ -1,14 +1,15 @@
 """Train on synthetic faces only: one or two branches, with and without mixing, ensembles, and a blend.
 
-python benchmarks/synthetic.py --data SETS --weights faceres.json --lite0 lite0.safetensors
-    --mobilenetv2 mobilenetv2.safetensors --runs FOLDER [--steps N] [--mixing none mixup mixaugment] [--json FILE]
+python benchmarks/synthetic.py --data SETS --backbones FOLDER --runs FOLDER [--steps N]
+    [--mixing none mixup mixaugment] [--json FILE]
 
 After Jeong et al. (arXiv 2207.10025): `fervid.training.two_branch` is trained on the faces of
-`fervid.training.expression_transfer` and tested on real ones, those of FER+ PrivateTest with more than half of the
-votes for one of the six expressions. Figures are macro F1 with 95 % bootstrap intervals over images; differences are
-paired by image. An ensemble averages the probabilities of three backbones. A blend is the weighted average of an
-ensemble and the shipped network, which was trained on real faces, for the same six expressions. Runs in the folder
-are resumed; another value of `--steps` needs another folder.
+`fervid.training.expression_transfer` and tested on real ones, those of RAF-DB test and FER+ PrivateTest with more than
+half of the votes for one of the six expressions. MobileNetV1 starts from the shipped network; the other backbones start
+from NAME.safetensors in the folder of `--backbones`, into which backbones.py distilled it. Figures are macro F1 with
+95 % bootstrap intervals over images; differences are paired by image. An ensemble averages the probabilities of three
+backbones. A blend is the weighted average of an ensemble and the shipped network, for the same six expressions. Runs in
+the folder are resumed; another value of `--steps` needs another folder.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from numpy.typing import NDArray
 from fervid.analysis.face_model import BATCH
 from fervid.core.records import FloatArray
 from fervid.learn.metrics import bootstrap, confusion, per_class_scores
-from fervid.training import augment, expression_transfer, faces, mobilenet, two_branch
+from fervid.models import registry
+from fervid.training import augment, expression_transfer, faces, two_branch
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_transfer import EXPRESSIONS, INDEX, Synthetic
 from fervid.training.faces import FaceDataset
@@ -39,10 +41,11 @@ BACKBONES = ("mobilenetv1", "efficientnet_lite0", "mobilenetv2_100")
 Mixing: TypeAlias = Literal["none", "mixaugment", "mixup"]
 MIXING: tuple[Mixing, ...] = get_args(Mixing)
 GENERAL = 0.7  # weight of the shipped network in a blend
+Variant: TypeAlias = tuple[str, str, str]  # backbone, branches, mixing
 
 
-def recipes(two: TwoBranchConfig, mixings: Sequence[Mixing] = MIXING) -> dict[tuple[str, str, str], TwoBranchConfig]:
-    """Make the recipe of each variant, by backbone, branches and mixing."""
+def recipes(two: TwoBranchConfig, mixings: Sequence[Mixing] = MIXING) -> dict[Variant, TwoBranchConfig]:
+    """Make the recipe of each variant."""
     return {
         (backbone, way, mixing): replace(two, backbone=backbone, appearance_weight=weight, mixing=mixing)
         for mixing in mixings
@@ -51,18 +54,17 @@ def recipes(two: TwoBranchConfig, mixings: Sequence[Mixing] = MIXING) -> dict[tu
     }
 
 
-def trained(
-    path: Path,
-    recipe: TwoBranchConfig,
-    made: Synthetic,
-    weights: mobilenet.NamedTensors,
-    pretrained: Mapping[str, Path],
-) -> Path:
-    """Train or resume a variant, and return its run."""
-    network = two_branch.make_network(recipe, made, weights, pretrained.get(recipe.backbone))
-    for _ in two_branch.fit(recipe, made, network, path):
-        pass
-    return path
+def start_path(backbone: str, folder: Path) -> Path:
+    """Return the file with the initial weights of a backbone: the shipped network, or what it was distilled into."""
+    if backbone == "mobilenetv1":
+        return registry.load_model("mobilenetv1-fp32", "face_model").path
+    return folder / f"{backbone}.safetensors"
+
+
+def train(recipe: TwoBranchConfig, made: Synthetic, start: Path, path: Path) -> None:
+    """Train or resume a variant."""
+    for progress in two_branch.train(recipe, made, two_branch.initial_weights(recipe, None, start), path):
+        print(path.stem, {name: round(value, 3) for name, value in progress.items()}, flush=True)
 
 
 def probabilities(path: Path, real: FaceDataset) -> FloatArray:
@@ -88,7 +90,7 @@ def select_test_faces(votes: FaceDataset) -> tuple[FaceDataset, NDArray[np.int64
     rows = (votes.votes.max(axis=1) > 0.5) & np.isin(label, INDEX)
     numbers = np.full(votes.votes.shape[1], -1)
     numbers[INDEX] = np.arange(len(INDEX))
-    return FaceDataset(*(getattr(votes, name)[rows] for name in FaceDataset.__slots__)), numbers[label[rows]]
+    return votes[rows], numbers[label[rows]]
 
 
 def macro_f1(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
@@ -117,9 +119,7 @@ def row(name: str, ours: FloatArray, labels: NDArray[np.int64], best: FloatArray
     }
 
 
-def table(
-    found: Mapping[tuple[str, str, str], FloatArray], real: FloatArray, labels: NDArray[np.int64]
-) -> list[dict[str, Any]]:
+def table(found: Mapping[Variant, FloatArray], shipped: FloatArray, labels: NDArray[np.int64]) -> list[dict[str, Any]]:
     """Make rows of every network, the ensembles, the shipped network and the blends."""
     alone = {key: macro_f1(labels, value.argmax(axis=1)) for key, value in found.items()}
     best = found[max((key for key in found if key[1] == "one"), key=lambda key: alone[key])]
@@ -132,9 +132,9 @@ def table(
             together = average([found[backbone, way, mixing] for backbone in BACKBONES])
             rows.append(row(f"ensemble of three, {way}, {mixing}", together, labels, best))
             for weight in (GENERAL, 1 - GENERAL):
-                blend = weight * real + (1 - weight) * together
+                blend = weight * shipped + (1 - weight) * together
                 rows.append(row(f"{1 - weight:.1f} of it, {weight:.1f} of the shipped network", blend, labels, best))
-    return [*rows, row("the shipped network", real, labels, best)]
+    return [*rows, row("the shipped network", shipped, labels, best)]
 
 
 def average(parts: Sequence[FloatArray]) -> FloatArray:
@@ -146,9 +146,7 @@ def main() -> None:
     """Make faces, train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--lite0", type=Path, required=True, help="EfficientNet-Lite0 weights that imagenet.py wrote")
-    parser.add_argument("--mobilenetv2", type=Path, required=True, help="MobileNetV2 weights that imagenet.py wrote")
+    parser.add_argument("--backbones", type=Path, required=True, help="folder of the runs of backbones.py")
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="cache folder; default: DATA/cache")
     parser.add_argument("--steps", type=int, help="steps; default: those of the recipe")
@@ -156,18 +154,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     sources, cache = DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache"
-    weights = mobilenet.read_tensorflowjs(arguments.weights)
-    pretrained = {"efficientnet_lite0": arguments.lite0, "mobilenetv2_100": arguments.mobilenetv2}
     two = TwoBranchConfig.from_json(TWO_BRANCH)
     made = two_branch.load_synthetic_faces(sources, cache, two)
-    real, labels = select_test_faces(faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache))
     variants = recipes(replace(two, steps=arguments.steps or two.steps), arguments.mixing)
     runs = {key: arguments.runs / f"{'-'.join(key)}.safetensors" for key in variants}
-    found = {
-        key: probabilities(trained(runs[key], recipe, made, weights, pretrained), real)
-        for key, recipe in variants.items()
+    for key, recipe in variants.items():
+        train(recipe, made, start_path(recipe.backbone, arguments.backbones), runs[key])
+    tests = {
+        "RAF-DB": faces.read_expressions(sources, "rafdb", "test", cache).faces,
+        "FER+": faces.read_ferplus(sources.ferplus, sources.fer2013, "PrivateTest", cache),
     }
-    show(table(found, predict_shipped(real), labels), arguments.json)
+    rows = []
+    for name, votes in tests.items():
+        real, labels = select_test_faces(votes)
+        found = {key: probabilities(path, real) for key, path in runs.items()}
+        rows += [{"set": name, **line} for line in table(found, predict_shipped(real), labels)]
+    show(rows, arguments.json)
 
 
 if __name__ == "__main__":

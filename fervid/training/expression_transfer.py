@@ -7,8 +7,8 @@ coarser ones, which hold lighting and skin tone, only in part. The neutral face 
 result to itself (Liu et al., SIGGRAPH 2001), which preserves its colours, and lit from a random side. Blur, compression
 and low resolution are added later by `fervid.training.augment`.
 
-Only training faces of FER+ and UTKFace are used. The shipped network decides which faces of UTKFace are neutral, and
-estimates age, gender and ethnicity for FER+.
+Only training faces of RAF-DB and UTKFace are used. The shipped network decides which faces of UTKFace are neutral, and
+estimates age, gender and ethnicity.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ from fervid.training.ferplus import CLASSES, detect_face, stills_detector
 EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 INDEX = np.array([CLASSES.index(name) for name in EXPRESSIONS])
 TEACHER = "mobilenetv1"
-MIN_AGREEMENT = 0.55  # share of the votes, plus `FER2013_WEIGHT` if the label agrees, of a representative face
-FER2013_WEIGHT = 0.35  # what a matching FER2013 label adds to the share of the votes
-MIN_NEUTRAL = 0.6  # share of the votes or probability
+MIN_VOTES = 0.6  # share of the votes
+MIN_NEUTRAL = 0.6  # predicted probability
 MAX_EXPRESSIVE = 900  # faces per expression
 MAX_NEUTRAL = 1200  # faces per data set
 MIN_FACE = 40  # pixels, in a cached crop
@@ -110,7 +109,7 @@ def load_synthetic(expressions: FaceDataset, attributes: FaceDataset, each: int,
     """Load the synthetic training set from the folder `cache`, or make it.
 
     Args:
-        expressions: Training faces with votes and FER2013 labels.
+        expressions: Training faces with votes.
         attributes: Training faces of UTKFace.
         each: Number of faces per expression.
         seed: Random seed.
@@ -132,21 +131,19 @@ def make_synthetic(expressions: FaceDataset, attributes: FaceDataset, each: int,
         ValueError: There is no face with one of the expressions, or no neutral face.
     """
     expressive = [
-        FacesWithLandmarks.detect(
-            expressions, sample_rows(rng, representative_faces(expressions, number), MAX_EXPRESSIVE)
-        )
+        FacesWithLandmarks.detect(expressions, sample_rows(rng, find_faces(expressions, number), MAX_EXPRESSIVE))
         for number in INDEX
     ]
-    neutral_votes = expressions.votes[:, CLASSES.index("neutral")] > MIN_NEUTRAL
+    without_expression = find_faces(expressions, CLASSES.index("neutral"))
     candidates = sample_rows(rng, np.arange(len(attributes)), 4 * MAX_NEUTRAL)
     predicted = teacher_outputs(attributes.crops[candidates]).expression[:, CLASSES.index("neutral")] > MIN_NEUTRAL
     neutral = [
-        FacesWithLandmarks.detect(expressions, sample_rows(rng, np.flatnonzero(neutral_votes), MAX_NEUTRAL)),
+        FacesWithLandmarks.detect(expressions, sample_rows(rng, without_expression, MAX_NEUTRAL)),
         FacesWithLandmarks.detect(attributes, candidates[predicted][:MAX_NEUTRAL]),
     ]
     for name, faces in zip((*EXPRESSIONS, "neutral"), (*expressive, neutral[0]), strict=True):
         if not len(faces.crops):
-            raise ValueError(f"no training face of FER+ shows {name}; see models/README.md for what belongs there")
+            raise ValueError(f"no training face of RAF-DB shows {name}; see models/README.md for what belongs there")
     crops, landmarks = (np.concatenate([getattr(part, name) for part in neutral]) for name in ("crops", "landmarks"))
     age, gender, ethnicity = (
         np.concatenate([getattr(part.scores, name) for part in neutral]) for name in ("age", "gender", "ethnicity")
@@ -168,9 +165,9 @@ def make_synthetic(expressions: FaceDataset, attributes: FaceDataset, each: int,
     )
 
 
-def representative_faces(faces: FaceDataset, number: int) -> NDArray[np.intp]:
-    """Select the faces whose votes and FER2013 label clearly agree on class `number` of `CLASSES`."""
-    return np.flatnonzero(faces.votes[:, number] + FER2013_WEIGHT * (faces.first == number) > MIN_AGREEMENT)
+def find_faces(faces: FaceDataset, number: int) -> NDArray[np.intp]:
+    """Find the faces whose votes agree on class `number` of `CLASSES`."""
+    return np.flatnonzero(faces.votes[:, number] > MIN_VOTES)
 
 
 def sample_rows(rng: np.random.Generator, rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:

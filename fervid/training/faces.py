@@ -301,3 +301,11 @@ def _load_or_crop(
     detector = registry.manifest()[registry.DEFAULTS["detector"]]["sha256"]
     key = hashlib.sha256(repr((files, detector, SIDE, MARGIN)).encode()).hexdigest()[:16]
     return FaceDataset(**load_or_compute(cache / f"{name}-{key}.npz", lambda: dataclass_arrays(crop())))
+
+
+def read_unseen(sources: DatasetPaths, cache: Path) -> tuple[FaceDataset, FaceDataset]:
+    """Read the training faces of RAF-DB and of UTKFace, without copies of test faces."""
+    tests = read_test_crops(sources, cache)
+    rafdb = read_expressions(sources, "rafdb", "train", cache).faces
+    utkface = read_utkface(sources.utkface, 2, cache)
+    return rafdb[is_unseen(rafdb, tests, "rafdb")], utkface[is_unseen(utkface, tests, "utkface")]

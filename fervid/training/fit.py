@@ -264,13 +264,17 @@ class Start(NamedTuple):
 
 
 def initial_weights(
-    recipe: TrainConfig, weights: mobilenet.NamedTensors, earlier: Path | None = None, pretrained: Path | None = None
+    recipe: TrainConfig,
+    weights: mobilenet.NamedTensors | None,
+    earlier: Path | None = None,
+    pretrained: Path | None = None,
 ) -> Start:
     """Build the network of a new run and load its initial weights.
 
     Args:
         recipe: Gives the backbone and the seed.
-        weights: Published weights for `mobilenetv1`; other backbones start from random weights or `pretrained`.
+        weights: Published weights for `mobilenetv1`, None for random weights; other backbones start from random weights
+            or `pretrained`.
         earlier: Checkpoint of a run, finished or not, whose averaged weights are used instead; or a float32 ONNX file
             exported from one.
         pretrained: Safetensors file with weights of another backbone, under timm's names.
@@ -306,8 +310,12 @@ def digest(path: Path) -> str:
 
 def make_trainer(recipe: TrainConfig, first: Start, data: TrainingSets) -> Trainer:
     """Make a trainer at step 0, which takes over `first.network`; batch normalisation is fitted to the first batch."""
+    restore_normalisation(first, BatchSampler(recipe, data)(0)[0])
+    return Trainer(recipe, first.network, data, first.earlier)
+
+
+def restore_normalisation(first: Start, images: Tensor) -> None:
+    """Insert batch normalisation fitted to images where the initial weights of `mobilenetv1` come without it."""
     folded = first.earlier is None or "exported" in first.earlier
     if folded and isinstance(first.network.backbone, mobilenet.MobileNetV1):
-        images, _ = BatchSampler(recipe, data)(0)
         mobilenet.insert_batch_norm(first.network.backbone, images)
-    return Trainer(recipe, first.network, data, first.earlier)

@@ -26,14 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fervid.training import augment, checkpoint, export, expression_transfer, faces, loop, mobilenet
+from fervid.training import augment, checkpoint, export, expression_transfer, faces, fit, loop, mobilenet
 from fervid.training.augment import GeometricJitter
-from fervid.training.config import read_settings
+from fervid.training.config import TrainConfig, read_settings
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_transfer import EXPRESSIONS, Synthetic
 from fervid.training.faces import SIDE
+from fervid.training.fit import Start
 from fervid.training.loop import Schedule
-from fervid.training.network import ETHNICITIES, build, load_pretrained, supports_bfloat16, to_tensor
+from fervid.training.network import ETHNICITIES, build, supports_bfloat16, to_tensor
 from fervid.training.torch_to_onnx import export_to_onnx
 
 SAVE_EVERY_STEPS = 200  # steps
@@ -217,35 +218,34 @@ def _loss_per_image(outputs: BranchOutputs, labels: BranchTargets, appearance: f
     return expression + appearance * torch.stack(losses).sum(0)
 
 
-def make_network(
-    recipe: TwoBranchConfig, made: Synthetic, weights: mobilenet.NamedTensors | None, pretrained: Path | None
-) -> TwoBranch:
-    """Build the network with initial weights.
+def initial_weights(recipe: TwoBranchConfig, weights: mobilenet.NamedTensors | None, earlier: Path | None) -> Start:
+    """Load the initial weights of the backbone.
 
     Args:
         recipe: Gives the backbone and the seed.
-        made: Training faces; batch normalisation is fitted to the first batch.
-        weights: Published weights for `mobilenetv1`.
-        pretrained: Safetensors file with weights of another backbone, under timm's names; None for random weights.
+        weights: Published weights for `mobilenetv1`; None for random weights.
+        earlier: Checkpoint of `fervid network train`, or a float32 ONNX file exported from one, used instead.
 
     Raises:
         ValueError: The backbone is unknown, or the weights do not fit it.
     """
-    torch.manual_seed(recipe.seed)
-    start = build(recipe.backbone, weights if recipe.backbone == "mobilenetv1" else None)
-    backbone: nn.Module = start.backbone
-    if isinstance(backbone, mobilenet.MobileNetV1):
-        mobilenet.insert_batch_norm(backbone, make_batch(recipe, made, 0).images)
-    elif pretrained is not None:
-        load_pretrained(recipe.backbone, backbone, pretrained)
-    return TwoBranch(backbone, start.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return fit.initial_weights(TrainConfig(backbone=recipe.backbone, seed=recipe.seed), weights, earlier)
 
 
-def fit(recipe: TwoBranchConfig, made: Synthetic, network: TwoBranch, path: Path) -> Iterator[dict[str, float]]:
-    """Train to the last step, resuming from `path` if it exists; yield the loss every `SAVE_EVERY_STEPS` steps."""
+def train(recipe: TwoBranchConfig, made: Synthetic, start: Start, path: Path) -> Iterator[dict[str, float]]:
+    """Train to the last step, resuming from `path` if it exists; yield the loss every `SAVE_EVERY_STEPS` steps.
+
+    Args:
+        recipe: The configuration.
+        made: Training faces; batch normalisation is fitted to the first batch.
+        start: Initial weights of the backbone, which is trained in place.
+        path: Checkpoint.
+    """
+    fit.restore_normalisation(start, make_batch(recipe, made, 0).images)
+    network = TwoBranch(start.network.backbone, start.network.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     is_mobilenetv1 = isinstance(network.backbone, mobilenet.MobileNetV1)  # inverted residuals are slower in bfloat16
     use_bfloat16 = is_mobilenetv1 and supports_bfloat16()
-    metadata = {"recipe": asdict(recipe), "faces": made.digest()}
+    metadata = {"recipe": asdict(recipe), "faces": made.digest(), "earlier": start.earlier}
 
     def batch_loss(batch: Batch) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16):
@@ -307,8 +307,10 @@ def save(network: TwoBranch, recipe: TwoBranchConfig, made: Synthetic, card: Map
 
 CARD: Mapping[str, Any] = {
     "title": "Six expressions, learned from synthetic faces alone",
-    "data": {"expression": "faces made by fervid.training.expression_transfer from training faces of FER+ and UTKFace"},
-    "license": "made from FER2013 and UTKFace, which are for non-commercial research only",
+    "data": {
+        "expression": "faces made by fervid.training.expression_transfer from training faces of RAF-DB and UTKFace"
+    },
+    "license": "made from RAF-DB and UTKFace, which are for non-commercial research only",
     "source": "python -m fervid.training.two_branch",
     "embedding": WIDTH,
     "expressions": list(EXPRESSIONS),
@@ -322,7 +324,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--recipe", type=Path, help="JSON file with settings that differ from the defaults")
     parser.add_argument("--weights", type=Path, help="faceres.json of npm @vladmandic/human, for mobilenetv1")
-    parser.add_argument("--pretrained", type=Path, help="safetensors file with initial weights of other backbones")
+    parser.add_argument(
+        "--from", dest="earlier", type=Path, help="checkpoint or float32 ONNX file of `fervid network` to start from"
+    )
     parser.add_argument("--run", type=Path, required=True, help="checkpoint; training resumes if it exists")
     parser.add_argument("--cache", type=Path, help="cache folder; default: DATA/cache")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -330,7 +334,7 @@ def main() -> None:
     recipe = TwoBranchConfig.from_json(arguments.recipe) if arguments.recipe else TwoBranchConfig()
     made = load_synthetic_faces(DatasetPaths(arguments.data), arguments.cache or arguments.data / "cache", recipe)
     weights = mobilenet.read_tensorflowjs(arguments.weights) if arguments.weights else None
-    for progress in fit(recipe, made, make_network(recipe, made, weights, arguments.pretrained), arguments.run):
+    for progress in train(recipe, made, initial_weights(recipe, weights, arguments.earlier), arguments.run):
         print(json.dumps(progress), flush=True)
     _, network, metadata = load_network(arguments.run)
     save(network, recipe, made, {"data_sha256": metadata["faces"]}, arguments.output)
@@ -338,10 +342,8 @@ def main() -> None:
 
 def load_synthetic_faces(sources: DatasetPaths, cache: Path, recipe: TwoBranchConfig) -> Synthetic:
     """Load the synthetic faces of a recipe, or make them."""
-    voted = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
-    return expression_transfer.load_synthetic(
-        voted, faces.read_utkface(sources.utkface, 2, cache), recipe.faces_per_class, recipe.seed, cache
-    )
+    rafdb, utkface = faces.read_unseen(sources, cache)
+    return expression_transfer.load_synthetic(rafdb, utkface, recipe.faces_per_class, recipe.seed, cache)
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ PORTRAITS = (  # split, age, gender, ethnicity
     *((1, 27, 0, 1), (1, 35, 1, 3)),
     *((2, 1, 0, 0), (2, 33, 1, 1), (2, 52, 0, 2), (2, 109, 1, 3)),
 )
-RAFDB = {"train": (1, 2, 3, 4, 5, 6, 7) * 4, "test": (1, 4, 7, 3)}
-"""Split -> the labels of its images, 1 to 7."""
+RAFDB = {"train": (1, 2, 3, 4, 5, 6, 7) * 8, "test": (1, 4, 7, 3)}
+"""Split -> the labels of its images, 1 to 7; each is left without the copies of test images."""
 PEOPLE = {"000012.jpg": 2880, "000007.jpg": 31, "000031.jpg": 2880}
 
 

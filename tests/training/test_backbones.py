@@ -33,7 +33,7 @@ def arguments(
 ) -> Namespace:
     """Return the arguments of the command."""
     runs = tmp_path_factory.mktemp("backbones")
-    return Namespace(data=sources.root, cache=cache, weights=published, runs=runs, teacher=[], pretrained=None)
+    return Namespace(data=sources.root, cache=cache, weights=published, runs=runs, pretrained=None)
 
 
 @pytest.fixture

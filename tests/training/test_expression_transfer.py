@@ -20,7 +20,7 @@ from fervid.training.ferplus import CLASSES
 
 @pytest.fixture(scope="module")
 def sets(sources: DatasetPaths, cache: Path) -> tuple[FaceDataset, FaceDataset]:
-    voted = faces.read_ferplus(sources.ferplus, sources.fer2013, "Training", cache)
+    voted = faces.read_expressions(sources, "rafdb", "train", cache).faces
     return voted, faces.read_utkface(sources.utkface, 2, cache)
 
 
@@ -53,18 +53,16 @@ def test_faces_are_reproducible_and_cached(
 def test_missing_expression_is_named(sets: tuple[FaceDataset, FaceDataset]) -> None:
     voted, pictured = sets
     calm = FaceDataset.from_labels(list(voted.crops), votes=np.eye(8)[[CLASSES.index("neutral")] * len(voted)])
-    with pytest.raises(ValueError, match=r"no training face of FER\+ shows anger"):
+    with pytest.raises(ValueError, match=r"no training face of RAF-DB shows anger"):
         expression_transfer.make_synthetic(calm, pictured, 1, np.random.default_rng(0))
 
 
-def test_votes_and_first_labels_select_faces() -> None:
+def test_votes_select_faces() -> None:
     fear = CLASSES.index("fear")
-    votes = np.zeros((4, 8), np.float32)
-    votes[:, fear] = (0.6, 0.3, 0.3, 0.1)
-    some = FaceDataset.from_labels(
-        [np.zeros((8, 8, 3), np.uint8)] * 4, votes=votes, first=np.array([-1, fear, -1, fear])
-    )
-    assert expression_transfer.representative_faces(some, fear).tolist() == [0, 1]
+    votes = np.zeros((3, 8), np.float32)
+    votes[:, fear] = (0.7, 0.3, 1.0)
+    some = FaceDataset.from_labels([np.zeros((8, 8, 3), np.uint8)] * 3, votes=votes)
+    assert expression_transfer.find_faces(some, fear).tolist() == [0, 2]
 
 
 def located(crop: np.ndarray) -> FacesWithLandmarks:

@@ -21,10 +21,12 @@ import mini_datasets
 from fervid.analysis.face_model import FaceModel
 from fervid.cli import app
 from fervid.models import registry
-from fervid.training import ensemble, export, expression_transfer, two_branch
+from fervid.training import ensemble, export, expression_transfer, fit, two_branch
+from fervid.training.config import TrainConfig
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_transfer import EXPRESSIONS, Synthetic
 from fervid.training.faces import SIDE
+from fervid.training.fit import Start
 from fervid.training.network import to_tensor
 from fervid.training.two_branch import TwoBranch, TwoBranchConfig
 
@@ -50,9 +52,15 @@ def network(seed: int = 0) -> TwoBranch:
     return TwoBranch(mini_datasets.Backbone(), mini_datasets.WIDTH)
 
 
+def start(seed: int = 0) -> Start:
+    torch.manual_seed(seed)
+    return Start(mini_datasets.network(), None)
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(two_branch, "build", lambda name, weights=None: mini_datasets.network())
+    for module in (two_branch, fit):
+        monkeypatch.setattr(module, "build", lambda name, weights=None: mini_datasets.network())
 
 
 def test_recipe_errors_are_named(tmp_path: Path) -> None:
@@ -126,15 +134,17 @@ def test_killed_run_goes_on_to_same_result(
 ) -> None:
     monkeypatch.setattr(two_branch, "SAVE_EVERY_STEPS", 1)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert [told["step"] for told in two_branch.fit(RECIPE, made, network(), whole)] == [1, 2, 3]
-    next(two_branch.fit(RECIPE, made, network(), cut))
+    assert [told["step"] for told in two_branch.train(RECIPE, made, start(), whole)] == [1, 2, 3]
+    next(two_branch.train(RECIPE, made, start(), cut))
     with pytest.raises(ValueError, match="has completed 1 of 3 steps"):
         two_branch.load_network(cut)
-    assert len(list(two_branch.fit(RECIPE, made, network(5), cut))) == 2
+    assert len(list(two_branch.train(RECIPE, made, start(5), cut))) == 2
     first, second = (two_branch.load_network(path)[1].state_dict() for path in (whole, cut))
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(ValueError, match="learning_rate"):
-        list(two_branch.fit(replace(RECIPE, learning_rate=0.1), made, network(), cut))
+        list(two_branch.train(replace(RECIPE, learning_rate=0.1), made, start(), cut))
+    with pytest.raises(ValueError, match="earlier"):
+        list(two_branch.train(RECIPE, made, start()._replace(earlier={"exported": "0"}), cut))
 
 
 @pytest.fixture(scope="module")
@@ -219,22 +229,20 @@ def test_opsets_are_merged(exported: Path, tmp_path: Path) -> None:
     assert registry.load_model(str(tmp_path / "both.onnx"), "face_model").card["embedding"] == 2 * two_branch.WIDTH
 
 
-def test_imagenet_weights_are_converted(
-    made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None
-) -> None:
+def test_imagenet_weights_are_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
     monkeypatch.setattr(imagenet, "build", lambda name: mini_datasets.network())
     published, output = tmp_path / "weights.pth", tmp_path / "lite0.safetensors"
     values = mini_datasets.Backbone().state_dict().values()
     torch.save({f"layer {i}": torch.full_like(value, 2) for i, value in enumerate(values)}, published)
     monkeypatch.setattr(sys, "argv", ["imagenet", "efficientnet_lite0", str(published), "-o", str(output)])
     imagenet.main()
-    recipe = replace(RECIPE, backbone="efficientnet_lite0")
-    own = list(two_branch.make_network(recipe, made, None, output).backbone.state_dict().values())
+    recipe = TrainConfig(backbone="efficientnet_lite0")
+    own = list(fit.initial_weights(recipe, None, pretrained=output).network.backbone.state_dict().values())
     assert torch.allclose(own[0], torch.tensor(2 / 127.5))
     assert (own[1] == 2).all()
     for other in (published, mini_datasets.published(tmp_path)):
         with pytest.raises(ValueError, match="does not contain weights of efficientnet_lite0"):
-            two_branch.make_network(recipe, made, None, other)
+            fit.initial_weights(recipe, None, pretrained=other)
     torch.save({"layer": torch.zeros(3, 3)}, published)
     with pytest.raises(ValueError, match=r"is not for mobilenetv2_100: convolution\.weight has another shape"):
         imagenet.convert_weights("mobilenetv2_100", published)
@@ -311,7 +319,7 @@ def test_two_branch_end_to_end(
     words = [str(word) for option in options.items() for word in option]
     monkeypatch.setattr(sys, "argv", ["branches", *words, "--run", str(tmp_path / "run"), "-o", str(output)])
     two_branch.main()
-    assert json.loads(capsys.readouterr().out.splitlines()[0])["step"] == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["step"] == 1
     assert registry.load_model(str(output), "face_model").card["recipe"]["steps"] == 1
 
 
@@ -338,6 +346,11 @@ def test_figures_of_comparison() -> None:
     assert rows[-1]["above the best with one branch"].startswith("100.0 ")
     blends = {row["what"]: row["macro F1, %"].split()[0] for row in rows if "of it" in row["what"]}
     assert blends == {"0.3 of it, 0.7 of the shipped network": "100.0", "0.7 of it, 0.3 of the shipped network": "0.0"}
+
+
+def test_backbones_start_from_shipped_network(tmp_path: Path) -> None:
+    assert synthetic.start_path("mobilenetv1", tmp_path).name == "mobilenetv1-fp32.onnx"
+    assert synthetic.start_path("mobilenetv2_100", tmp_path) == tmp_path / "mobilenetv2_100.safetensors"
 
 
 def test_faces_without_majority_are_not_tested() -> None:
