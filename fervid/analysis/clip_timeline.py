@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fervid.analysis.tracker import TrackerConfig
 from fervid.analysis.windows import TrackedBox, WindowObservations
 from fervid.core.boxes import box_iou
-from fervid.core.records import Box
+from fervid.core.records import TIME_EPS_S, Box
 from fervid.core.results import ErrorInfo, Person
 
 _CENTER_SIGMA_S = 0.08
@@ -33,7 +33,6 @@ _MIN_IOU = 0.1
 """Lowest intersection over union of the boxes before and after a gap for a segment to continue."""
 _MIN_DURATION_S = 1e-9
 """Duration that frames and windows without one count as, for their weight."""
-_TIME_EPS = 1e-6
 """Seconds by which equal times may differ, because sums of times are not exact."""
 
 Float64Array = NDArray[np.float64]
@@ -187,7 +186,7 @@ def _person_tracks(
         segments = [
             segment
             for segment in _split_segments(boxes_of[person], config)
-            if _duration(segment, end) >= min_visible - _TIME_EPS
+            if _duration(segment, end) >= min_visible - TIME_EPS_S
         ]
         if not segments:
             continue
@@ -251,7 +250,7 @@ def _segment_bounds(boxes: Sequence[TrackedBox], clip_end: float) -> tuple[float
     """
     first, last = boxes[0], boxes[-1]
     end = last.time + last.duration
-    cut_off = min(last.duration / 2, _EDGE_S) if end < clip_end - _TIME_EPS else 0.0
+    cut_off = min(last.duration / 2, _EDGE_S) if end < clip_end - TIME_EPS_S else 0.0
     return first.time - min(first.duration / 2, _EDGE_S), end - cut_off
 
 

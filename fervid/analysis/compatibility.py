@@ -15,6 +15,16 @@ _ATTRIBUTE_KEYS = {"age": "first_age", "gender": "genders", "ethnicity": "ethnic
 """Each attribute, and the key of a face model's card that exists if the model estimates it."""
 
 
+def default_classifier(face_model: registry.Model) -> str:
+    """Return the name of the classifier for a face model: that of its card, or a shipped one that fits it."""
+    if "classifier" in face_model.card:
+        return str(face_model.card["classifier"])
+    default = registry.DEFAULTS["classifier"]
+    card = registry.manifest_entry(default)
+    fits = matches_face_model(card, face_model.sha256s, face_model.card["expressions"])
+    return default if fits else registry.AVERAGING_CLASSIFIER
+
+
 def check_compatible(face_model: registry.Model, classifier: registry.Model, options: Options) -> None:
     """Check that a clip classifier can classify the features of a face model under the given options.
 

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 from fervid.analysis.adaptive_sampling import observe_with_early_exit
 from fervid.analysis.aggregate import ClipObservations, aggregate_clip
 from fervid.analysis.baseline import BaselineReference, shift_features
-from fervid.analysis.clip_classifier import ClipClassifier, matches_face_model
+from fervid.analysis.clip_classifier import ClipClassifier
 from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
-from fervid.analysis.compatibility import check_compatible, check_labels
+from fervid.analysis.compatibility import check_compatible, check_labels, default_classifier
 from fervid.analysis.early_exit import exit_levels
 from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
 from fervid.analysis.frame_rows import RecordedClip, frame_columns, pool_rows, record_clip
@@ -290,17 +290,8 @@ def load_classifier(
     extractor = load_extractor(
         face_model=face_model, detector=detector, options=options, threads=threads, device=device
     )
-    name = classifier or _choose_classifier(extractor.face_model)
+    name = classifier or default_classifier(extractor.face_model)
     return Classifier(extractor, registry.load_model(name, "classifier", 1))
-
-
-def _choose_classifier(face_model: registry.Model) -> str:
-    if "classifier" in face_model.card:
-        return str(face_model.card["classifier"])
-    default = registry.DEFAULTS["classifier"]
-    card = registry.manifest_entry(default)
-    fits = matches_face_model(card, face_model.sha256s, face_model.card["expressions"])
-    return default if fits else registry.AVERAGING_CLASSIFIER
 
 
 def _raise_unless_ok(result: ClipResult, error: InputError | None) -> ClipResult:

@@ -23,7 +23,7 @@ from fervid.analysis.optical_flow import (
     roi_around,
 )
 from fervid.core.boxes import intersection_over_min
-from fervid.core.records import Box, Face, Frame, Image
+from fervid.core.records import TIME_EPS_S, Box, Face, Frame, Image
 
 FULL_DETECT_FACTOR = 8  # a full detection replaces every eighth coarse one while faces are tracked
 IDLE_INTERVAL_S = 0.2  # between detections while no face is tracked, and between checks of unconfirmed faces
@@ -32,7 +32,6 @@ _MIN_OVERLAP = 0.5  # fraction of the smaller box from which a detection and a t
 _MAX_AREA_RATIO = 3  # of the areas of two boxes, from which they are different faces
 _UNCONFIRMED_S = 2.0  # for which a face below the threshold of new tracks is checked again
 _MAX_ROI_CHECKS = 3  # faces that are checked one by one; for more of them one full detection is as fast
-_TIME_EPS = 1e-6  # seconds; sums of times are not exact
 
 
 class FaceDetector(Protocol):
@@ -105,13 +104,13 @@ class FlowTracker:
     def _plan(self, frame: Frame) -> _Action:
         interval = self._interval * (FULL_DETECT_FACTOR if self._tracked else 1)
         since_full = frame.time - self._last_full
-        if not 0 <= since_full < interval - _TIME_EPS or frame.image.shape != self._image.shape:
+        if not 0 <= since_full < interval - TIME_EPS_S or frame.image.shape != self._image.shape:
             return _Action.FULL
         if self._tracked:
             return _Action.PROPAGATE
-        if frame.time - self._last_detection < IDLE_INTERVAL_S - _TIME_EPS:
+        if frame.time - self._last_detection < IDLE_INTERVAL_S - TIME_EPS_S:
             return _Action.SKIP
-        recently_idle = frame.time - self._idle_since < IDLE_FULL_DETECT_S - _TIME_EPS
+        recently_idle = frame.time - self._idle_since < IDLE_FULL_DETECT_S - TIME_EPS_S
         return _Action.FULL if recently_idle else _Action.COARSE
 
     def _propagate(self, frame: Frame) -> list[Face]:
@@ -125,7 +124,7 @@ class FlowTracker:
         tracked = [new for new in propagated if new is not None]
         if lost and is_scene_cut(self._image, frame.image):
             return self._detect_full(frame)
-        if frame.time - self._last_detection >= self._interval - _TIME_EPS:
+        if frame.time - self._last_detection >= self._interval - TIME_EPS_S:
             return self._detect_coarse(frame, tracked, lost)
         for old in lost:
             face = self._redetect(frame, old.face)
@@ -133,7 +132,7 @@ class FlowTracker:
                 tracked.append(old.reinitialise(face, frame.image))
         if not tracked:
             return self._detect_full(frame)
-        if frame.time - self._last_recheck >= IDLE_INTERVAL_S - _TIME_EPS:
+        if frame.time - self._last_recheck >= IDLE_INTERVAL_S - TIME_EPS_S:
             tracked = self._recheck_unconfirmed(frame, tracked)
         self._tracked = sorted(tracked, key=lambda new: -new.face.area)
         self._image, self._gray = frame.image, after

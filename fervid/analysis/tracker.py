@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid.core.boxes import box_iou
-from fervid.core.records import Box, Face, FloatArray
+from fervid.core.records import TIME_EPS_S, Box, Face, FloatArray
 
 ENOUGH_FRAMES = 3
 """Frames in which a person must appear. False detections rarely recur."""
@@ -24,7 +24,6 @@ SHORT_CLIP_FACTOR = 10
 """In clips of fewer than `ENOUGH_FRAMES` times as many frames, a person must appear in one of this many frames."""
 COMPACT_EVERY = 100
 """New tracks after which the tracks of each person are merged."""
-_TIME_EPS = 1e-6  # seconds; sums of times are not exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +172,7 @@ class Tracker:
         groups = self.group_identities()
         min_count = min(ENOUGH_FRAMES, self._frames * stride / SHORT_CLIP_FACTOR, self._frames / 2)
         min_fraction_count = self._frames / SHORT_CLIP_FACTOR
-        min_seconds = min(ENOUGH_SECONDS, self._seconds / SHORT_CLIP_FACTOR) - _TIME_EPS
+        min_seconds = min(ENOUGH_SECONDS, self._seconds / SHORT_CLIP_FACTOR) - TIME_EPS_S
         reliable = []
         for group in groups:
             tracks = [self._tracks[track_id] for track_id in group]

@@ -10,9 +10,7 @@ from math import inf
 from fervid.analysis.aggregate import ClipObservations
 from fervid.analysis.tracker import Tracker, TrackerConfig
 from fervid.core.errors import InputError
-from fervid.core.records import Box, FrameObservation
-
-_TIME_EPS = 1e-6  # seconds; sums of times are not exact
+from fervid.core.records import TIME_EPS_S, Box, FrameObservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +145,13 @@ class WindowAggregator:
     def _close_until(self, time: float) -> list[WindowObservations]:
         """Close windows, and skip empty ones, until the current window contains that time."""
         windows = []
-        while time >= self._end - _TIME_EPS:
+        while time >= self._end - TIME_EPS_S:
             if self._frames:
                 windows.append(self._close(self._end))
                 self._index += 1
             else:
                 self._index += max(1, int((time - self._end) // self._spec.step))
-            while self._frames and self._frames[0][0].time < self._start - _TIME_EPS:
+            while self._frames and self._frames[0][0].time < self._start - TIME_EPS_S:
                 self._frames.popleft()
         return windows
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 Box = tuple[float, float, float, float]
+TIME_EPS_S = 1e-6
+"""Times that differ by less are equal; sums of times are not exact."""
 
 
 def check(condition: bool, message: str) -> None:

@@ -21,7 +21,7 @@ MAX_DURATION_S = 24 * 3600.0
 
 _MAX_ASPECT = 4.0  # longer side of a frame over the shorter one
 _MAX_PIXEL_ASPECT = 4.0  # longer side of a pixel over the shorter one; a larger value in a file is ignored
-_TIME_EPS = 1e-3  # seconds; Matroska and FLV round times to milliseconds, so a frame may be early by that much
+_ROUNDING_S = 1e-3  # Matroska and FLV round times to milliseconds, so a frame may be early by that much
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Sampling:
         """
         if self.fps is None:
             return math.inf if time >= self.start else -1
-        return math.floor((time - self.start + _TIME_EPS) * self.fps)
+        return math.floor((time - self.start + _ROUNDING_S) * self.fps)
 
 
 @dataclass(frozen=True, slots=True)

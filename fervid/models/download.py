@@ -18,6 +18,7 @@ from fervid.core.atomic_io import as_output_error, atomic_write
 from fervid.core.errors import ChecksumMismatch, DownloadFailed, ModelNotFound
 from fervid.core.progress import Progress, track_bytes
 from fervid.models import registry
+from fervid.models.file_digest import digest_mismatch
 
 TIMEOUT_S = 30.0
 """Maximum seconds to wait for the server."""
@@ -48,7 +49,7 @@ def download_model(name: str, show: Progress = "auto", schemes: Collection[str] 
         raise ModelNotFound(f"{name} is shipped with fervid; there is nothing to download")
     path = registry.model_path(entry)
     with as_output_error(path):
-        if path.is_file() and not registry.digest_mismatch(path.read_bytes(), entry):
+        if path.is_file() and not digest_mismatch(path.read_bytes(), entry):
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, force=True) as file:
@@ -75,7 +76,7 @@ def _fetch(entry: Mapping[str, Any], show: Progress, schemes: Collection[str]) -
             " and retry"
         ) from error
     too_large = f"it has more than {max_bytes:,} bytes" if len(data) > max_bytes else ""
-    if difference := too_large or registry.digest_mismatch(data, entry):
+    if difference := too_large or digest_mismatch(data, entry):
         raise ChecksumMismatch(
             f"{url} sent another file than was published: {difference}; a proxy may have replaced it with its own page"
         )

@@ -4,9 +4,6 @@ The shipped models are in the top-level folder `models/` (in a wheel: `fervid/_m
 lists the SHA-256 of each. The manifest also lists optional third-party models, which `fervid models pull` downloads
 into the user's data folder. A file is read once, hashed, and passed to onnxruntime from memory, so the bytes that were
 verified are the bytes that run, and a model cannot load other files.
-
-Optional models whose authors publish no SHA-256 are pinned by `git_blob`, the id of the file in the authors' git
-repository: the SHA-1 of its length and content. Only the publisher could make two files with the same SHA-1.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +25,7 @@ from fervid.core.atomic_io import user_dir
 from fervid.core.errors import ChecksumMismatch, ModelIncompatible, ModelNotFound, UsageError
 from fervid.core.results import ModelRef
 from fervid.models.card import REQUIRED_CARD_KEYS, ModelKind, read_card
+from fervid.models.file_digest import DIGESTS, digest_mismatch
 from fervid.models.session import ONNX_ERRORS, Device, check_device, open_session
 
 DEFAULTS: Mapping[ModelKind, str] = {
@@ -108,7 +106,7 @@ def _is_valid_entry(entry: Mapping[str, Any], section: str) -> bool:
             isinstance(entry["file"], str) and isinstance(entry["sha256"], str) and entry["kind"] in REQUIRED_CARD_KEYS
         )
     complete = {"file", "url", "kind", "name", "published"} <= entry.keys()
-    return complete and not entry.keys().isdisjoint({"bytes", "max_bytes"}) and not entry.keys().isdisjoint(_DIGESTS)
+    return complete and not entry.keys().isdisjoint({"bytes", "max_bytes"}) and not entry.keys().isdisjoint(DIGESTS)
 
 
 def manifest_entry(name: str) -> Mapping[str, Any]:
@@ -136,25 +134,6 @@ def installed_models() -> list[str]:
     with suppress(UsageError):  # without a home folder nothing was downloaded
         names += [name for name, entry in manifest("optional").items() if os.path.isfile(model_path(entry))]
     return names
-
-
-def digest_mismatch(data: bytes, entry: Mapping[str, Any]) -> str:
-    """Compare a file with its manifest entry; return how the digest differs, or "" if it does not."""
-    for name, digest in _DIGESTS.items():
-        if name in entry and (actual := digest(data)) != entry[name]:
-            return f"its {_DIGEST_LABELS[name]} is {actual}, not {entry[name]}"
-    return ""
-
-
-def _git_blob(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-_DIGESTS: Mapping[str, Callable[[bytes], str]] = {
-    "sha256": lambda data: hashlib.sha256(data).hexdigest(),
-    "git_blob": _git_blob,
-}
-_DIGEST_LABELS = {"sha256": "SHA-256", "git_blob": "git blob id"}
 
 
 def load_model(name: str, kind: ModelKind, threads: int = 1, device: Device = "cpu") -> Model:

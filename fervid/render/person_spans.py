@@ -9,9 +9,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+from fervid.core.records import TIME_EPS_S
 from fervid.core.results import WindowResult
-
-TIME_EPS = 1e-6  # seconds; sums of times are not exact
 
 Record = Mapping[str, Any]
 
@@ -77,7 +76,7 @@ def _merge_labels(spans: Sequence[Span]) -> Iterator[LabelSpan]:
     runs: list[list[Span]] = []
     for span in spans:
         last = runs[-1][-1] if runs else None
-        if last and span.start - last.end <= TIME_EPS and span.person["label"] == last.person["label"]:
+        if last and span.start - last.end <= TIME_EPS_S and span.person["label"] == last.person["label"]:
             runs[-1].append(span)
         else:
             runs.append([span])

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fervid.core.records import TIME_EPS_S
 from fervid.core.results import WindowResult
 from fervid.core.text import escape_control_chars, format_percent
 from fervid.render import charts
 from fervid.render.colors import assign_colors
-from fervid.render.person_spans import TIME_EPS, Record, Span, person_spans
+from fervid.render.person_spans import Record, Span, person_spans
 
 MAX_PEOPLE = 6  # of more people, those visible longest are plotted
 _MIN_DURATION_S = 1e-3  # of the time axis, for still images
@@ -62,7 +63,7 @@ def draw_person(spans: Sequence[Span], colors: Mapping[str, str], time: tuple[fl
     bands: list[dict[str, Any]] = []
     for i, span in enumerate(spans):
         start, end, probabilities = span.window["start_s"], span.window["end_s"], span.person["probabilities"]
-        interrupted = i > 0 and span.start - spans[i - 1].end > TIME_EPS
+        interrupted = i > 0 and span.start - spans[i - 1].end > TIME_EPS_S
         for label in colors:
             point = {"label": escape_control_chars(label)}
             points += [{**point, "time": span.start, "value": None}] * interrupted
