@@ -135,6 +135,23 @@ def test_killed_run_is_completed(inputs: list[str], output: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["csv", "jsonl"], indirect=True)
+def test_run_killed_before_its_ledger_exists_is_resumed(inputs: list[str], output: Path) -> None:
+    write(output, [])
+    output.with_name(f"{output.name}.ledger").unlink()
+    assert write(output, inputs) == inputs
+    assert read(output) == twice(inputs)
+
+
+def test_ledgers_of_rows_and_records_differ_in_people(inputs: list[str], tmp_path: Path) -> None:
+    write(tmp_path / "frames.jsonl", inputs[:1])
+    with open_writer(tmp_path / "records.jsonl", None, Stub(), inputs[:1]) as (writer, _):
+        writer.write(answer(inputs[0]))
+    frames, records = (json.loads((tmp_path / f"{name}.jsonl.ledger").read_text()) for name in ("frames", "records"))
+    assert list(records) == ["path", "size", "mtime_ns", "run", "status", "record"]
+    assert list(frames) == [*records, "people"]
+
+
+@pytest.mark.parametrize("output", ["csv", "jsonl"], indirect=True)
 def test_edited_output_is_refused(inputs: list[str], output: Path) -> None:
     write(output, inputs)
     edited = output.read_bytes().replace(b"0.75", b"0.85", 1)

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from fervid.analysis.options import Options
-from fervid.batch import resumable_jsonl
-from fervid.batch.resumable_jsonl import ResumableJsonlWriter
+from fervid.batch import resumable_lines
+from fervid.batch.resumable_lines import ResumableJsonlWriter
 from fervid.batch.resume import run_fingerprint
 from fervid.core.atomic_io import AtomicAppendFile
 from fervid.core.errors import OutputError
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef
 from record_fixtures import Stub, answer, files
+
+RUN = run_fingerprint(Stub())
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def inputs(tmp_path: Path) -> list[str]:
 
 def write(output: Path, paths: list[str], **options: bool) -> list[str]:
     """Write the missing records, and return their paths."""
-    with ResumableJsonlWriter(output, Stub(), paths, **{"resume": False, "force": False, **options}) as book:
+    with ResumableJsonlWriter(output, RUN, paths, **{"resume": False, "force": False, **options}) as book:
         missing = [path for path in paths if path not in book.finished]
         for path in missing:
             book.write(answer(path))
@@ -69,7 +71,7 @@ def test_resume_repeats_changed_clips(inputs: list[str], tmp_path: Path) -> None
 
 def test_resume_repeats_failed_clips(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
+    with ResumableJsonlWriter(output, RUN, inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
         book.write(ClipResult(inputs[1], "error", error=ErrorInfo("truncated", "cut")))
         book.write(ClipResult(inputs[2], "no_face"))
@@ -90,10 +92,10 @@ def test_resume_repeats_failed_clips(inputs: list[str], tmp_path: Path) -> None:
 def test_resume_repeats_clips_of_other_models_or_options(other: Stub, inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs)
-    with ResumableJsonlWriter(output, other, inputs[:4], resume=True, force=False) as book:
+    with ResumableJsonlWriter(output, run_fingerprint(other), inputs[:4], resume=True, force=False) as book:
         assert list(book.finished) == inputs[4:]
     assert paths_of(output) == inputs[4:]
-    assert run_fingerprint(other) != run_fingerprint(Stub())
+    assert run_fingerprint(other) != RUN
 
 
 def test_output_without_ledger_is_not_changed(inputs: list[str], tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_output_without_ledger_is_not_changed(inputs: list[str], tmp_path: Path)
         write(output, inputs, resume=True)
     with pytest.raises(OutputError, match="exists"):
         write(output, inputs)
-    resumable_jsonl.ledger_path(output).write_text("a ledger of something else\n")
+    resumable_lines.ledger_path(output).write_text("a ledger of something else\n")
     output.unlink()
     with pytest.raises(OutputError, match="ledger exists"):
         write(output, inputs)
@@ -118,14 +120,17 @@ def test_full_disk_is_an_output_error(inputs: list[str], tmp_path: Path, monkeyp
 
     with (
         pytest.raises(OutputError, match="No space left"),
-        ResumableJsonlWriter(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book,
+        ResumableJsonlWriter(tmp_path / "out.jsonl", RUN, inputs, resume=False, force=False) as book,
     ):
         with monkeypatch.context() as during:
-            during.setattr(resumable_jsonl.os, "fsync", full)
+            during.setattr(resumable_lines.os, "fsync", full)
             with pytest.raises(OutputError, match="No space left"):
                 book.write(answer(inputs[0]))
         book.write(answer(inputs[1]))
-        monkeypatch.setattr(resumable_jsonl.os, "fsync", full)  # at the end the ledger is synced
+        monkeypatch.setattr(resumable_lines.os, "fsync", full)  # at the end the ledger is synced
+    monkeypatch.undo()
+    assert paths_of(tmp_path / "out.jsonl") == [inputs[1]]
+    assert write(tmp_path / "out.jsonl", inputs, resume=True) == [inputs[0], *inputs[2:]]
 
 
 def test_records_of_other_and_deleted_clips_are_kept(inputs: list[str], tmp_path: Path) -> None:
@@ -154,7 +159,7 @@ def test_reordered_records_are_kept_and_foreign_records_refused(inputs: list[str
 
 def test_clip_changed_while_read_is_repeated(inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
+    with ResumableJsonlWriter(output, RUN, inputs, resume=False, force=False) as book:
         Path(inputs[0]).write_bytes(b"rewritten while it was read")
         for path in inputs:
             book.write(answer(path))
@@ -177,11 +182,11 @@ def test_partly_written_record_is_removed(inputs: list[str], tmp_path: Path, mon
     class Records(AtomicAppendFile, Filling):
         """A file on that disk."""
 
-    with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
+    with ResumableJsonlWriter(output, RUN, inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
         before = output.stat().st_size
         with Records(output, "ab") as file, monkeypatch.context() as during:
-            during.setattr(book, "_records", file)
+            during.setattr(book, "_lines", file)
             with pytest.raises(OutputError, match="No space left"):
                 book.write(answer(inputs[1]))
         assert output.stat().st_size == before
@@ -196,7 +201,7 @@ def test_partly_written_record_is_removed(inputs: list[str], tmp_path: Path, mon
 def test_moved_or_replaced_output_is_an_error(which: str, how: str, inputs: list[str], tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match=f"{which} was moved, removed or replaced"),
-        ResumableJsonlWriter(tmp_path / "out.jsonl", Stub(), inputs, resume=False, force=False) as book,
+        ResumableJsonlWriter(tmp_path / "out.jsonl", RUN, inputs, resume=False, force=False) as book,
     ):
         book.write(answer(inputs[0]))
         if how == "replaced":
@@ -215,7 +220,7 @@ def test_moved_or_replaced_output_is_an_error(which: str, how: str, inputs: list
 def test_second_run_on_same_output_is_refused(options: dict, inputs: list[str], tmp_path: Path) -> None:
     output, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
     link.symlink_to(output)
-    with ResumableJsonlWriter(output, Stub(), inputs, resume=False, force=False) as book:
+    with ResumableJsonlWriter(output, RUN, inputs, resume=False, force=False) as book:
         book.write(answer(inputs[0]))
         for name in (output, link):
             with pytest.raises(OutputError, match="is being written by another run"):
@@ -241,7 +246,7 @@ def test_run_killed_before_its_ledger_exists_is_resumed(inputs: list[str], tmp_p
 def test_invalid_ledger_lines_are_ignored(line: str, inputs: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     write(output, inputs[:2])
-    book = resumable_jsonl.ledger_path(output)
+    book = resumable_lines.ledger_path(output)
     first, second = book.read_text().splitlines(keepends=True)
     book.write_text(f"{first}{line}\n{second}")
     assert write(output, inputs, resume=True) == inputs[2:]

@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 from fervid.analysis.baseline import name_numbers, number_people
 from fervid.analysis.pipeline import Classifier
 from fervid.batch.frame_formats import Encoder, make_encoder
-from fervid.batch.frame_parquet import FrameParquetWriter
 from fervid.batch.output import check_not_an_input
+from fervid.batch.parquet_writer import FrameParquetWriter
 from fervid.batch.resumable_rows import ResumableRowsWriter
 from fervid.batch.resume import run_fingerprint
 from fervid.core.atomic_io import as_output_error

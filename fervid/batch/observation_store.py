@@ -77,7 +77,7 @@ class ObservationFile:
         if any(record.result.status not in FINAL_STATUSES for record in records):
             return
         entry = ResumeEntry(clip, *stamp, self._run, records[0].result.status)
-        line = asdict(entry) | {"records": [_to_json(record) for record in records]}
+        line = entry.as_dict() | {"records": [_to_json(record) for record in records]}
         with as_output_error(self._path):
             self._file.write(to_json_line(line) + b"\n")
             check_not_moved(self._file, self._path)
@@ -88,7 +88,7 @@ def _entries(lines: Sequence[bytes]) -> Iterator[tuple[str, tuple[ResumeEntry, A
         try:
             fields = json.loads(line)
             records = fields.pop("records")
-            entry = ResumeEntry(**fields)
+            entry = ResumeEntry.from_dict(fields)
             yield entry.path, (entry, records)
         except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
             continue

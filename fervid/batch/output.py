@@ -12,7 +12,8 @@ from typing import BinaryIO, Literal, cast
 
 from fervid.analysis.pipeline import Classifier
 from fervid.batch.parquet_writer import ParquetDatasetWriter
-from fervid.batch.resumable_jsonl import ResumableJsonlWriter, ledger_path
+from fervid.batch.resumable_lines import ResumableJsonlWriter, ledger_path
+from fervid.batch.resume import run_fingerprint
 from fervid.batch.writers import Format, Writer, format_from_suffix, make_writer
 from fervid.core.atomic_io import append_write, as_output_error, atomic_write, check_overwrite, partial_path
 from fervid.core.errors import UsageError
@@ -67,8 +68,9 @@ def open_writer(
     path = Path(output)
     check_not_an_input(path, clips)
     if format == "jsonl" and record is ClipResult:
+        run = run_fingerprint(classifier)
         return _open_resumable(
-            partial(ResumableJsonlWriter, path, classifier, clips, resume=resume, force=force, on_message=on_message)
+            partial(ResumableJsonlWriter, path, run, clips, resume=resume, force=force, on_message=on_message)
         )
     return _open_atomic(path, make, force=force)
 

@@ -1,20 +1,27 @@
-"""Parquet output in parts, in a local or remote folder, that an interrupted run can resume."""
+"""Parquet output that an interrupted run can resume: records, or the rows of frames, in parts."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fervid.analysis.pipeline import Classifier
-from fervid.batch.resume import ResumeEntry, file_stamp, run_fingerprint
+from fervid.batch.frame_formats import frame_schema, to_arrow_row
+from fervid.batch.resume import ResumeEntry, check_same_run, file_stamp, run_fingerprint
 from fervid.batch.tabular import arrow_schema, to_arrow_dict
-from fervid.core.atomic_io import atomic_write, fsync_dir, hold_lock
+from fervid.batch.writers import to_json_line
+from fervid.core.atomic_io import as_output_error, atomic_write, fsync_dir, hold_lock
 from fervid.core.errors import OutputError
+from fervid.core.frame_rows import FrameColumns, FrameRow
 from fervid.core.packages import missing_extra
+from fervid.core.records import ClipFeatures
 from fervid.core.results import ClipResult, Status
 from fervid.core.text import to_valid_utf8
 from fervid.media.remote_files import is_local, open_filesystem, wrap_fs_errors
@@ -22,7 +29,10 @@ from fervid.media.remote_files import is_local, open_filesystem, wrap_fs_errors
 ROWS_PER_PART = 1000
 MAX_BUFFER_S = 60.0
 """Maximum seconds for which a record is buffered before its part is written."""
+_ROWS_PER_GROUP = 1000
 _PART = re.compile(r"part-(\d{5,})\.parquet")
+_ENTRY = b"fervid"
+"""Key of the metadata of a part with frames, whose value is a `ResumeEntry` as JSON."""
 
 
 class ParquetDatasetWriter:
@@ -49,14 +59,10 @@ class ParquetDatasetWriter:
             OutputError: The folder has parts and neither `resume` nor `force` is given, another run writes it, or it
                 cannot be written.
         """
-        try:
-            import pyarrow.parquet
-        except ImportError:
-            raise missing_extra("parquet", "parquet") from None
-        self._arrow, self._output = pyarrow, output
+        self._arrow, self._output = _import_parquet(), output
         self._files, self._folder = open_filesystem(output)
         self._local = is_local(self._files)
-        self._schema = _dataset_schema(pyarrow, classifier.labels)
+        self._schema = _dataset_schema(self._arrow, classifier.labels)
         self._run = run_fingerprint(classifier)
         self._stamps = {to_valid_utf8(clip): (clip, file_stamp(clip)) for clip in clips}
         self._rows: list[dict[str, Any]] = []
@@ -66,12 +72,7 @@ class ParquetDatasetWriter:
             self._files.makedirs(self._folder, exist_ok=True)
             if self._local:
                 resources.enter_context(hold_lock(Path(self._folder, ".lock"), output))
-            parts = {int(match[1]): name for name in self._names() if (match := _PART.fullmatch(name))}
-            if parts and not (resume or force):
-                raise OutputError(
-                    f"{output} has parts already; replace them with --force, continue them with --resume, or choose"
-                    " another folder"
-                )
+            parts = _find_parts(self._names(), output, resume=resume, force=force)
             for name in parts.values():
                 if resume:
                     self._load_part(name)
@@ -112,7 +113,7 @@ class ParquetDatasetWriter:
         if self._rows:
             table = self._arrow.Table.from_pylist(self._rows, self._schema)
             with wrap_fs_errors(self._output, OutputError):
-                self._write_part(f"part-{self._next_part:05}.parquet", table)
+                self._write_part(_part_name(self._next_part), table)
             self._next_part, self._rows = self._next_part + 1, []
 
     def _load_part(self, name: str) -> None:
@@ -161,10 +162,145 @@ class ParquetDatasetWriter:
             paths = self._files.ls(self._folder, detail=False)
         except FileNotFoundError:  # object stores have no empty folders
             return []
-        return sorted(path.rpartition("/")[2] for path in paths)
+        return [path.rpartition("/")[2] for path in paths]
 
     def _path(self, name: str) -> str:
         return f"{self._folder.rstrip('/')}/{name}"
+
+
+class FrameParquetWriter:
+    """A folder of `part-00000.parquet` and so on: one for each clip, each of which is complete or absent.
+
+    A part names its clip, and what its rows depend on, in its metadata.
+    """
+
+    def __init__(
+        self, folder: Path, columns: FrameColumns, run: str, clips: Iterable[str], *, resume: bool, force: bool
+    ) -> None:
+        """Open or create the folder.
+
+        Arguments and errors are those of `ParquetDatasetWriter`, for rows with these columns; `run` is a fingerprint of
+        models, options and columns.
+        """
+        self._arrow, self._folder, self._columns, self._run = _import_parquet(), folder, columns, run
+        self._schema = frame_schema(self._arrow, columns)
+        self._stamps = {clip: file_stamp(clip) for clip in clips}
+        with as_output_error(folder), ExitStack() as resources:
+            folder.mkdir(parents=True, exist_ok=True)
+            resources.enter_context(hold_lock(folder / ".lock", folder))
+            self._remove_unfinished()
+            parts = _find_parts(os.listdir(folder), folder, resume=resume, force=force)
+            entries = {number: self._read_entry(folder / name) for number, name in parts.items()}
+            kept = {
+                number: entry
+                for number, entry in entries.items()
+                if resume and entry.is_current(run, self._stamps.get(entry.path))
+            }
+            check_same_run(kept.values(), run, folder)
+            for number in entries.keys() - kept.keys():
+                (folder / parts[number]).unlink()
+            fsync_dir(folder)
+            self._resources = resources.pop_all()
+        self._parts = {entry.path: folder / parts[number] for number, entry in kept.items()}
+        self._next_part = max(kept, default=-1) + 1
+        self.finished: Mapping[str, Status] = {entry.path: entry.status for entry in kept.values()}
+        self.people = {entry.path: entry.people or () for entry in kept.values()}
+
+    def __enter__(self) -> FrameParquetWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._resources:
+            self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        for path in self._folder.glob("part-*.parquet.partial"):
+            path.unlink()
+
+    def write(self, result: ClipResult, rows: Iterable[FrameRow], people: Sequence[ClipFeatures] = ()) -> None:
+        """Write the part of one clip, and keep what its people are recognised by.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        people = tuple(people)
+        entry = ResumeEntry(result.path, *self._stamps[result.path], self._run, result.status, people=people)
+        schema = self._schema.with_metadata({_ENTRY: to_json_line(entry.as_dict())})
+        part = self._folder / _part_name(self._next_part)
+        with atomic_write(part, force=True) as file, self._arrow.parquet.ParquetWriter(file, schema) as writer:
+            values = (to_arrow_row(row, self._columns) for row in rows)
+            while group := list(islice(values, _ROWS_PER_GROUP)):
+                writer.write_table(self._arrow.Table.from_pylist(group, schema))
+        self._next_part += 1
+        self._parts[result.path], self.people[result.path] = part, people
+
+    def fill_identities(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Write the identity of each person into the parts, which are all prepared before the first is replaced.
+
+        Args:
+            names: Name of each person in each clip, by path and `face_id`.
+
+        Raises:
+            OutputError: A part cannot be written.
+        """
+        with as_output_error(self._folder):
+            prepared = [(self._fill_part(part, names[path]), part) for path, part in self._parts.items() if names[path]]
+            for new, part in prepared:
+                new.replace(part)
+            fsync_dir(self._folder)
+
+    def _fill_part(self, part: Path, names: Sequence[str]) -> Path:
+        arrow, new = self._arrow, part.with_name(f"{part.name}.partial")
+        with arrow.parquet.ParquetFile(part) as source, new.open("wb") as file:
+            schema = source.schema_arrow
+            column = schema.get_field_index("identity")
+            with arrow.parquet.ParquetWriter(file, schema) as writer:
+                for batch in source.iter_batches(_ROWS_PER_GROUP):
+                    identities = [None if id is None else names[id] for id in batch["face_id"].to_pylist()]
+                    writer.write_batch(batch.set_column(column, "identity", arrow.array(identities, arrow.string())))
+            file.flush()
+            os.fsync(file.fileno())
+        return new
+
+    def _read_entry(self, path: Path) -> ResumeEntry:
+        """Read the entry of a part.
+
+        Raises:
+            OutputError: It is not a part of frames.
+        """
+        try:
+            metadata = self._arrow.parquet.read_schema(path).metadata or {}
+            return ResumeEntry.from_dict(json.loads(metadata[_ENTRY]))
+        except (self._arrow.ArrowException, KeyError, RecursionError, ValueError) as error:
+            raise OutputError(f"{path} was not written by fervid frames; choose another folder") from error
+
+
+def _import_parquet() -> Any:
+    """Return pyarrow with its submodule `parquet`."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise missing_extra("parquet", "parquet") from None
+    return pyarrow
+
+
+def _find_parts(names: Iterable[str], output: str | Path, *, resume: bool, force: bool) -> dict[int, str]:
+    """Find the parts among the names of files, by number in ascending order.
+
+    Raises:
+        OutputError: There are parts, and neither `resume` nor `force` is given.
+    """
+    parts = {int(match[1]): name for name in names if (match := _PART.fullmatch(name))}
+    if parts and not (resume or force):
+        raise OutputError(
+            f"{output} has parts already; replace them with --force, continue them with --resume, or choose another"
+            " folder"
+        )
+    return dict(sorted(parts.items()))
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:05}.parquet"
 
 
 def _dataset_schema(arrow: Any, labels: Sequence[str]) -> Any:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, get_args
 
 from fervid import __version__
 from fervid.analysis.pipeline import Classifier
 from fervid.core.errors import OutputError
+from fervid.core.records import ClipFeatures
 from fervid.core.results import SCHEMA_VERSION, Status
 from fervid.media import remote_files
-
-Entry = TypeVar("Entry")
 
 FINAL_STATUSES = ("ok", "no_face")
 """Statuses of records that a resumed run keeps."""
@@ -34,6 +32,8 @@ class ResumeEntry:
         run: Fingerprint of the run that made the record.
         status: Status of the record.
         record: Digest of the record's line in a JSON Lines file, or of the lines of the clip's frames.
+        people: What each person is recognised by in other clips, empty unless the rows of frames have an identity; None
+            for a record.
     """
 
     path: str
@@ -42,23 +42,31 @@ class ResumeEntry:
     run: str
     status: Status
     record: str = ""
+    people: tuple[ClipFeatures, ...] | None = None
 
     def __post_init__(self) -> None:
-        types = (str, int, int, str, str, str)
-        if tuple(type(value) for value in astuple(self)) != types or self.status not in get_args(Status):
+        values = (self.path, self.size, self.mtime_ns, self.run, self.status, self.record)
+        if tuple(map(type, values)) != (str, int, int, str, str, str) or self.status not in get_args(Status):
             raise ValueError(f"invalid resume entry: {self}")
 
+    def as_dict(self) -> dict[str, Any]:
+        """Convert the entry to plain JSON types; that of a record has no `people`."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        people = plain.pop("people")
+        return plain if people is None else plain | {"people": [features.as_dict() for features in people]}
+
     @classmethod
-    def decode(cls, line: bytes) -> ResumeEntry:
-        """Restore an entry from a line of JSON.
+    def from_dict(cls, plain: Mapping[str, Any]) -> ResumeEntry:
+        """Restore an entry from `as_dict`.
 
         Raises:
             ValueError: It is not one.
         """
         try:
-            return cls(**json.loads(line))
-        except (TypeError, RecursionError) as error:
-            raise ValueError(f"not an entry of a record: {error!r}") from error
+            people = tuple(map(ClipFeatures.from_dict, plain["people"])) if "people" in plain else None
+            return cls(**{**plain, "people": people})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"not an entry of a clip: {error!r}") from error
 
     def is_current(self, run: str, stamp: tuple[int, int] | None) -> bool:
         """Return whether to keep the record: its clip is not in this run, was deleted, or is unchanged.
@@ -73,27 +81,22 @@ class ResumeEntry:
         return unchanged and self.status in FINAL_STATUSES
 
 
-def load_ledger(ledger: Path, decode: Callable[[bytes], Entry]) -> list[Entry]:
-    """Load the entries of a ledger; damaged lines are ignored, unless all of them are.
+def check_same_run(entries: Iterable[ResumeEntry], run: str, output: Path) -> None:
+    """Check that the people of clips that are kept can be compared with those of a run.
 
     Args:
-        ledger: The file.
-        decode: Restores an entry from a line; raises ValueError for other lines.
+        entries: The clips.
+        run: Fingerprint of the run.
+        output: The output that has them.
 
     Raises:
-        OutputError: No line can be decoded, because another command wrote the output.
+        OutputError: People were recorded with other models or options.
     """
-    lines = [line for line in ledger.read_bytes().splitlines(keepends=True) if line.endswith(b"\n") and line.strip()]
-    entries = []
-    for line in lines:
-        with suppress(ValueError):
-            entries.append(decode(line))
-    if lines and not entries:
+    if other := next((entry.path for entry in entries if entry.people and entry.run != run), None):
         raise OutputError(
-            f"{ledger} was written by another command, so its output cannot be resumed; choose another name, or replace"
-            " it with --force"
+            f"{output} has the people of {other} from another face model or other options, which cannot be compared;"
+            " choose another name, or replace it with --force"
         )
-    return entries
 
 
 def run_fingerprint(classifier: Classifier) -> str:

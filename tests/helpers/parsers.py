@@ -29,7 +29,8 @@ import toy_models
 from fervid.analysis import pipeline
 from fervid.analysis.extractor import Extractor
 from fervid.analysis.options import Options
-from fervid.batch.resumable_jsonl import ResumableJsonlWriter, ledger_path
+from fervid.batch.resumable_lines import ResumableJsonlWriter, ledger_path
+from fervid.batch.resume import run_fingerprint
 from fervid.batch.writers import make_writer, to_json_line
 from fervid.cli import flags, options
 from fervid.core.errors import FervidError
@@ -170,7 +171,7 @@ def _make_ledger() -> tuple[bytes, bytes]:
     """Make a ledger and its output, of two clips."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.jsonl"
-        with ResumableJsonlWriter(output, _Silent(), CLIPS[:2], resume=False, force=False) as ledger:
+        with ResumableJsonlWriter(output, run_fingerprint(_Silent()), CLIPS[:2], resume=False, force=False) as ledger:
             for name in CLIPS[:2]:
                 ledger.write(ClipResult(name, "ok", Prediction({"calm": 0.75, "joy": 0.25})))
         return ledger_path(output).read_bytes(), output.read_bytes()
@@ -185,11 +186,11 @@ def _ledger(data: bytes, folder: Path) -> None:
     output = folder / "out.jsonl"
     output.write_bytes(records or _make_ledger()[1])
     ledger_path(output).write_bytes(entries)
-    with ResumableJsonlWriter(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
+    with ResumableJsonlWriter(output, run_fingerprint(_Silent()), CLIPS, resume=True, force=False) as ledger:
         assert all(isinstance(path, str) for path in ledger.finished)
         assert set(ledger.finished.values()) <= {"ok", "no_face", "error", "skipped"}
         ledger.write(ClipResult(CLIPS[2], "ok", Prediction({"calm": 1.0})))
-    with ResumableJsonlWriter(output, _Silent(), CLIPS, resume=True, force=False) as ledger:
+    with ResumableJsonlWriter(output, run_fingerprint(_Silent()), CLIPS, resume=True, force=False) as ledger:
         assert CLIPS[2] in ledger.finished
 
 
