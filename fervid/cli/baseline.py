@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from fervid.core.errors import UsageError
 
@@ -19,26 +22,42 @@ if TYPE_CHECKING:
     from fervid.core.results import ClipResult
 
 
-def parse_baseline(baseline: str | None, identify: bool, per_clip: Mapping[str, bool]) -> BaselineSpec | None:
-    """Return the baseline of a run; None if each clip is classified on its own.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineOptions:
+    """Options that compare the people of all clips."""
 
-    Args:
-        baseline: Value of --baseline.
-        identify: Value of --identify.
-        per_clip: Flags that need each clip to be classified on its own, with their values.
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            help="Classify relative to each person's average. person recognises people by face; a CSV file names them"
+            " (path,person) or lists clips in which they are at rest (path or path,start,end).",
+            metavar="person|FILE",
+        ),
+    ] = None
+    identify: Annotated[
+        bool, typer.Option("--identify", help="Recognise people across clips; fills people[].identity.")
+    ] = False
 
-    Raises:
-        UsageError: The baseline cannot be read, or is combined with one of those flags.
-    """
-    if baseline is None and not identify:
-        return None
-    if flags := [flag for flag, value in per_clip.items() if value]:
-        raise UsageError(
-            f"{flags[0]} cannot be combined with --baseline or --identify, which compare people across clips; drop one"
-        )
-    from fervid.batch.baseline_spec import BaselineSpec
+    def read(self, per_clip: Mapping[str, bool]) -> BaselineSpec | None:
+        """Return the baseline of a run; None if each clip is classified on its own.
 
-    return BaselineSpec.read(baseline) if baseline else BaselineSpec()
+        Args:
+            per_clip: Flags that need each clip to be classified on its own, with their values.
+
+        Raises:
+            UsageError: The baseline cannot be read, or is combined with one of those flags.
+        """
+        if self.baseline is None and not self.identify:
+            return None
+        if flags := [flag for flag, value in per_clip.items() if value]:
+            raise UsageError(
+                f"{flags[0]} cannot be combined with --baseline or --identify, which compare people across clips; drop"
+                " one"
+            )
+        from fervid.batch.baseline_spec import BaselineSpec
+
+        return BaselineSpec.read(self.baseline) if self.baseline else BaselineSpec()
 
 
 def observation_progress(clips: int, config: RunConfig, progress: Progress) -> ShowProgress:

@@ -9,22 +9,13 @@ import typer
 from fervid.cli import format_examples
 from fervid.cli.dataset_features import load_labeled_features
 from fervid.cli.dataset_flags import (
-    DatasetSource,
-    ExtractionOptions,
-    Folds,
-    Group,
-    Kinds,
-    RatingTarget,
-    ReportFormat,
-    Seed,
-    Statistics,
+    CandidateOptions,
+    LabeledClipOptions,
     parse_choices,
     parse_statistics_list,
     print_report,
 )
-from fervid.cli.flags import Labels
 from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import parse_labels
 
 compare_app = typer.Typer()
 
@@ -34,21 +25,13 @@ compare_app = typer.Typer()
 )
 @expand_option_groups
 def compare(
-    dataset: DatasetSource,
-    labels: Labels = None,
-    target: RatingTarget = None,
-    group: Group = "auto",
-    kinds: Kinds = None,
-    statistics: Statistics = None,
+    *,
+    candidates: CandidateOptions,
     cross_validate: Annotated[
         bool,
         typer.Option("--cross-validate", help="Ignore the train/test split and cross-validate by person."),
     ] = False,
-    folds: Folds = 5,
-    seed: Seed = 2021,
-    format: ReportFormat = "table",
-    *,
-    extraction: ExtractionOptions,
+    clips: LabeledClipOptions,
 ) -> None:
     """Compare the kinds of classifier and the features that `fervid train` can use on labelled clips.
 
@@ -57,11 +40,9 @@ def compare(
     from fervid.learn.model_evaluation import compare_configurations
     from fervid.learn.model_selection import DEFAULT_STATISTICS, HYPERPARAMETERS, parse_statistics
 
-    feature_sets = parse_statistics_list(statistics)
-    kind_names = parse_choices("--classifier-kind", kinds, HYPERPARAMETERS) or ["linear"]
-    data = load_labeled_features(
-        dataset, extraction, labels=parse_labels(labels), target=target, group=group, seed=seed
-    )
+    feature_sets = parse_statistics_list(candidates.statistics)
+    kind_names = parse_choices("--classifier-kind", candidates.kinds, HYPERPARAMETERS) or ["linear"]
+    data = load_labeled_features(clips, target=candidates.target, seed=candidates.seed)
     usable = [name for name in DEFAULT_STATISTICS if set(parse_statistics(name)) <= data.table.statistics.keys()]
-    methods = compare_configurations(data, feature_sets or usable, kind_names, folds, cross=cross_validate)
-    print_report({"methods": methods}, format)
+    methods = compare_configurations(data, feature_sets or usable, kind_names, candidates.folds, cross=cross_validate)
+    print_report({"methods": methods}, clips.format)

@@ -31,6 +31,7 @@ features_app = typer.Typer()
 )
 @expand_option_groups
 def features(
+    *,
     sources: Annotated[
         list[str],
         typer.Argument(metavar="INPUT...", help="Video files, folders or globs, or one labelled data set."),
@@ -42,7 +43,6 @@ def features(
         typer.Option("--baseline", help="Subtract each person's average over all clips from the logits."),
     ] = None,
     force: Force = False,
-    *,
     extraction: ExtractionOptions,
 ) -> None:
     """Write the features of each clip to a file, for `fervid train` or your own analysis.
@@ -59,7 +59,7 @@ def features(
     make_feature_writer(output)
     skipped_files, summary = SkippedFiles(), Summary("clip")
     dataset = _resolve_sources(sources, recursive=recursive, skipped_files=skipped_files)
-    note(str(skipped_files), extraction.progress)
+    note(str(skipped_files), extraction.run.progress)
     extractor, rows = extract_rows(dataset, extraction)
     for row in rows:
         status = "ok" if row.error is None else "no_face" if row.error.code == "no_face" else "error"
@@ -68,7 +68,7 @@ def features(
             typer.echo(f"skipped: {escape_control_chars(row.error.message)}", err=True)
     table = FeatureTable.from_rows(rows, feature_provenance(extractor))
     (relative_to_people(table) if baseline else table).save(output, force=force)
-    summary.log(output, extraction.progress, "features are")
+    summary.log(output, extraction.run.progress, "features are")
     raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures else ExitCode.OK)
 
 
