@@ -8,19 +8,15 @@ from typing import Annotated
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.cli.flags import Force, Labels, Threads
-from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import ClipOptions, LimitOptions, ModelOptions, plan_workers
 from fervid.core.errors import as_usage_error
 
 annotate_app = typer.Typer()
 
 
-@annotate_app.command(
-    epilog=format_examples("fervid annotate clip.mp4 -o out.mp4", "fervid annotate clip.mov -o out.mp4 --every-frame")
-)
-@expand_option_groups
+@add_command(annotate_app, "fervid annotate clip.mp4 -o out.mp4", "fervid annotate clip.mov -o out.mp4 --every-frame")
 def annotate(
     *,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="Video file.", show_default=False)],

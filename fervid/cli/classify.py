@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fervid.cli import format_examples
 from fervid.cli.baseline import BaselineOptions, open_baseline_engine
 from fervid.cli.clip_inputs import LiveInputOptions
+from fervid.cli.commands import add_command
 from fervid.cli.flags import Adaptive, Resume
-from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import ModelOptions, PredictionOptions, RunOptions, plan_workers, preload_worker
 from fervid.cli.output import OutputOptions, write_results
 from fervid.cli.stream import classify_stream, is_stream_input
@@ -55,14 +54,12 @@ class ClipOutputOptions(OutputOptions):
     resume: Resume = False
 
 
-@classify_app.command(
-    epilog=format_examples(
-        "fervid classify clip.mp4",
-        "fervid classify videos/ --recursive -o results.jsonl --resume",
-        "ffmpeg -i rtsp://camera/1 -c copy -f mpegts - | fervid classify -",
-    )
+@add_command(
+    classify_app,
+    "fervid classify clip.mp4",
+    "fervid classify videos/ --recursive -o results.jsonl --resume",
+    "ffmpeg -i rtsp://camera/1 -c copy -f mpegts - | fervid classify -",
 )
-@expand_option_groups
 def classify(
     *,
     inputs: LiveInputOptions,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.cli.dataset_features import load_labeled_features
 from fervid.cli.dataset_flags import (
     CandidateOptions,
@@ -15,15 +15,11 @@ from fervid.cli.dataset_flags import (
     parse_statistics_list,
     print_report,
 )
-from fervid.cli.option_groups import expand_option_groups
 
 compare_app = typer.Typer()
 
 
-@compare_app.command(
-    epilog=format_examples("fervid compare videos/", "fervid compare afew:AFEW/ --classifier-kind linear,rbf,mlp")
-)
-@expand_option_groups
+@add_command(compare_app, "fervid compare videos/", "fervid compare afew:AFEW/ --classifier-kind linear,rbf,mlp")
 def compare(
     *,
     candidates: CandidateOptions,

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.cli.dataset_features import load_labeled_features
 from fervid.cli.dataset_flags import LabeledClipOptions, print_report
 from fervid.cli.flags import Force, complete_model_names
-from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import parse_labels
 from fervid.core.errors import UsageError
 
@@ -22,13 +21,11 @@ if TYPE_CHECKING:
 evaluate_app = typer.Typer()
 
 
-@evaluate_app.command(
-    epilog=format_examples(
-        "fervid evaluate videos/ --classifier mine.onnx",
-        "fervid evaluate afew:AFEW/ --classifier emotion8 --format json",
-    )
+@add_command(
+    evaluate_app,
+    "fervid evaluate videos/ --classifier mine.onnx",
+    "fervid evaluate afew:AFEW/ --classifier emotion8 --format json",
 )
-@expand_option_groups
 def evaluate(
     *,
     classifier: Annotated[

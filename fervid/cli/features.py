@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fervid.cli import ExitCode, format_examples
+from fervid.cli import ExitCode
+from fervid.cli.commands import add_command
 from fervid.cli.dataset_features import extract_rows
 from fervid.cli.dataset_flags import ExtractionOptions
 from fervid.cli.flags import Force, Recursive
-from fervid.cli.option_groups import expand_option_groups
 from fervid.core.text import escape_control_chars
 
 if TYPE_CHECKING:
@@ -24,12 +24,9 @@ LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 features_app = typer.Typer()
 
 
-@features_app.command(
-    epilog=format_examples(
-        "fervid features videos/ -o features.npz", "fervid features ravdess:/data/RAVDESS -o r.parquet"
-    )
+@add_command(
+    features_app, "fervid features videos/ -o features.npz", "fervid features ravdess:/data/RAVDESS -o r.parquet"
 )
-@expand_option_groups
 def features(
     *,
     sources: Annotated[

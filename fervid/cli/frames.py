@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from fervid.cli import format_examples
 from fervid.cli.clip_inputs import InputOptions
-from fervid.cli.option_groups import expand_option_groups
+from fervid.cli.commands import add_command
 from fervid.cli.options import ClipOptions, FaceModelOptions, RunOptions, plan_workers, preload_worker
 from fervid.cli.output import OutputOptions
 
@@ -39,14 +38,12 @@ class FrameOutputOptions(OutputOptions):
     ] = False
 
 
-@frames_app.command(
-    epilog=format_examples(
-        "fervid frames clip.mp4 -o frames.csv",
-        "fervid frames videos/ --every-frame -o frames.csv --resume",
-        "fervid frames videos/ --embedding -o frames.parquet",
-    )
+@add_command(
+    frames_app,
+    "fervid frames clip.mp4 -o frames.csv",
+    "fervid frames videos/ --every-frame -o frames.csv --resume",
+    "fervid frames videos/ --embedding -o frames.parquet",
 )
-@expand_option_groups
 def frames(
     *,
     inputs: InputOptions,

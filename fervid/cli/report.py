@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fervid.cli import format_examples
 from fervid.cli.clip_inputs import collect_inputs
+from fervid.cli.commands import add_command
 from fervid.cli.flags import Force, Rotate, WhichFace
-from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import FrameOptions, LimitOptions, plan_workers
 from fervid.core.errors import UsageError
 
@@ -26,14 +25,12 @@ if TYPE_CHECKING:
 report_app = typer.Typer()
 
 
-@report_app.command(
-    epilog=format_examples(
-        "fervid report results.jsonl -o report.html --thumbnails",
-        "fervid report results.jsonl -o review.html --from-file first.txt",
-        "fervid report evaluation.json -o evaluation.html",
-    )
+@add_command(
+    report_app,
+    "fervid report results.jsonl -o report.html --thumbnails",
+    "fervid report results.jsonl -o review.html --from-file first.txt",
+    "fervid report evaluation.json -o evaluation.html",
 )
-@expand_option_groups
 def report(
     *,
     results: Annotated[

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.core.errors import UsageError
 from fervid.core.text import escape_control_chars, escape_formula
 
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 suggest_app = typer.Typer()
 
 
-@suggest_app.command(
-    epilog=format_examples(
-        "fervid suggest results.jsonl -n 20 > first.txt",
-        "fervid suggest results.jsonl --features clips.npz --training labelled.npz",
-        "fervid suggest results.jsonl --format csv > first.csv",
-    )
+@add_command(
+    suggest_app,
+    "fervid suggest results.jsonl -n 20 > first.txt",
+    "fervid suggest results.jsonl --features clips.npz --training labelled.npz",
+    "fervid suggest results.jsonl --format csv > first.csv",
 )
 def suggest(
     results: Annotated[

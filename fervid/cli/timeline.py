@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fervid.cli import format_examples
 from fervid.cli.baseline import BaselineOptions, observation_progress
 from fervid.cli.clip_inputs import LiveInputOptions
-from fervid.cli.option_groups import expand_option_groups
+from fervid.cli.commands import add_command
 from fervid.cli.options import ModelOptions, PredictionOptions, RunOptions, plan_workers, preload_worker
 from fervid.cli.output import OutputOptions
 from fervid.cli.stream import classify_stream, is_stream_input
@@ -51,15 +50,13 @@ class WindowOutputOptions(OutputOptions):
     ] = None
 
 
-@timeline_app.command(
-    epilog=format_examples(
-        "fervid timeline clip.mp4",
-        "fervid timeline videos/ --window 2 --step 0.5 -o windows.csv",
-        "fervid timeline --camera 0 --window 2",
-        "fervid timeline videos/ --format eaf -o annotations/",
-    )
+@add_command(
+    timeline_app,
+    "fervid timeline clip.mp4",
+    "fervid timeline videos/ --window 2 --step 0.5 -o windows.csv",
+    "fervid timeline --camera 0 --window 2",
+    "fervid timeline videos/ --format eaf -o annotations/",
 )
-@expand_option_groups
 def timeline(
     *,
     inputs: LiveInputOptions,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.cli.dataset_features import load_labeled_features
 from fervid.cli.dataset_flags import (
     CandidateOptions,
@@ -17,18 +17,12 @@ from fervid.cli.dataset_flags import (
     print_report,
 )
 from fervid.cli.flags import Force
-from fervid.cli.option_groups import expand_option_groups
 from fervid.core.errors import UsageError
 
 train_app = typer.Typer()
 
 
-@train_app.command(
-    epilog=format_examples(
-        "fervid train videos/ -o mine.onnx", "fervid train kerc2020:kerc/ --target valence -o v.onnx"
-    )
-)
-@expand_option_groups
+@add_command(train_app, "fervid train videos/ -o mine.onnx", "fervid train kerc2020:kerc/ --target valence -o v.onnx")
 def train(
     *,
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file of the classifier, .onnx.")],

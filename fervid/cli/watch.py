@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.cli.flags import Adaptive, Force, Recursive, Resume
-from fervid.cli.option_groups import expand_option_groups
 from fervid.cli.options import ModelOptions, PredictionOptions, WorkerOptions, plan_workers, preload_worker
 from fervid.cli.output import write_results
 
@@ -19,12 +18,7 @@ MAX_CLIPS_AT_ONCE = 1_000
 """Number of clips to plan workers for, as more may arrive at any time."""
 
 
-@watch_app.command(
-    epilog=format_examples(
-        "fervid watch inbox/ -o results.jsonl --resume", "fervid watch inbox/ --recursive | jq .label"
-    )
-)
-@expand_option_groups
+@add_command(watch_app, "fervid watch inbox/ -o results.jsonl --resume", "fervid watch inbox/ --recursive | jq .label")
 def watch(
     *,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder in which clips arrive.")],

@@ -1,31 +1,44 @@
-"""Groups of options: a dataclass whose fields become options of every command that takes one as a parameter."""
+"""Add commands to an app; a parameter that is a dataclass of options becomes options of the command."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_type_hints
 
+import typer
 
-def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter that is annotated with a dataclass of options by the options of that dataclass.
+Command = Callable[..., None]
 
-    Typer reads options from a function's signature, so the wrapper gets a signature with one keyword parameter per
-    field; a field may be a dataclass of options too. When the wrapper is called, it builds the dataclasses from those
-    values and calls `command` with them::
 
-        @expand_option_groups
+def add_command(app: typer.Typer, *examples: str, name: str | None = None) -> Callable[[Command], Command]:
+    """Return a decorator that adds a command to an app, with examples below its help.
+
+    Typer reads options from a function's signature, so it gets a function with a keyword parameter for each field of
+    a dataclass of options, and of the dataclasses in its fields. That function builds the dataclasses from the values
+    and calls the command with them::
+
+        @add_command(watch_app, "fervid watch inbox/")
         def watch(*, folder: Path, models: ModelOptions) -> None: ...
 
         # typer sees: watch(*, folder, face_model, detector, device, classifier)
     """
+    epilog = "\n".join(["Examples:", *(f"  `{line}`" for line in examples)])
+
+    def add(command: Command) -> Command:
+        app.command(name or command.__name__, help=inspect.getdoc(command), epilog=epilog)(_expand(command))
+        return command
+
+    return add
+
+
+def _expand(command: Command) -> Command:
+    """Return a function that takes each option of a command as a keyword parameter."""
     hints = get_type_hints(command, include_extras=True)
     defaults = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
     parameters = [option for name in defaults for option in _options(name, hints[name], defaults[name])]
 
-    @functools.wraps(command)
     def call(**values: Any) -> None:
         command(**{name: _take(name, hints[name], values) for name in defaults})
 
