@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fervid.cli.output import ClipOutputOptions
 from fervid.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,11 +77,7 @@ def open_baseline_engine(
     config: RunConfig,
     spec: BaselineSpec,
     progress: Progress,
-    output: str | None,
-    format: str | None,
-    *,
-    resume: bool,
-    force: bool,
+    output: ClipOutputOptions,
 ) -> Iterator[Callable[[list[str]], Iterable[ClipResult]]]:
     """Open a function that classifies clips relative to a baseline.
 
@@ -88,7 +85,7 @@ def open_baseline_engine(
 
     Raises:
         UsageError: --resume without a JSON Lines output, or a classifier that cannot be used with a baseline.
-        OutputError: The output exists, and neither `resume` nor `force` is given.
+        OutputError: The output exists, and neither --resume nor --force is given.
     """
     from fervid.batch.baseline_runner import check_relative, classify_relative
     from fervid.batch.observation_store import ObservationFile
@@ -96,12 +93,14 @@ def open_baseline_engine(
     from fervid.core.atomic_io import check_overwrite
 
     check_relative(classifier, spec)
-    is_jsonl = output is not None and "://" not in output and (format or format_from_suffix(Path(output))) == "jsonl"
-    if resume and not is_jsonl:
+    path = Path(output.output or "")
+    is_local = output.output is not None and "://" not in output.output
+    is_jsonl = is_local and (output.writer_format or format_from_suffix(path)) == "jsonl"
+    if output.resume and not is_jsonl:
         raise UsageError("--resume with --baseline or --identify needs a JSON Lines output; use -o results.jsonl")
     if is_jsonl:
-        check_overwrite(Path(str(output)), force=force or resume, resumable=True)
-    store = ObservationFile.open(Path(str(output)), classifier, resume=resume) if is_jsonl else nullcontext()
+        check_overwrite(path, force=output.force or output.resume, resumable=True)
+    store = ObservationFile.open(path, classifier, resume=output.resume) if is_jsonl else nullcontext()
     with store as observations:
         yield lambda clips: classify_relative(
             classifier, clips, config, spec, observation_progress(len(clips), config, progress), observations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,9 +12,9 @@ import typer
 from fervid.cli.baseline import BaselineOptions, open_baseline_engine
 from fervid.cli.clip_inputs import LiveInputOptions
 from fervid.cli.commands import add_command
-from fervid.cli.flags import Adaptive, Resume
+from fervid.cli.flags import Adaptive
 from fervid.cli.options import ModelOptions, PredictionOptions, RunOptions, plan_workers, preload_worker
-from fervid.cli.output import OutputOptions, write_results
+from fervid.cli.output import ClipOutputOptions, write_results
 from fervid.cli.stream import classify_stream, is_stream_input
 from fervid.core.errors import UsageError
 
@@ -28,30 +27,6 @@ if TYPE_CHECKING:
     ClassifyClips = Callable[[list[str]], Iterable[ClipResult]]
 
 classify_app = typer.Typer()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipOutputOptions(OutputOptions):
-    """Options of the output of `classify`."""
-
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Output file; the suffix selects the format, e.g. results.jsonl or .csv. A URL is a folder of"
-            " parquet files.",
-        ),
-    ] = None
-    format: Annotated[
-        Literal["table", "jsonl", "json", "csv", "parquet"] | None,
-        typer.Option(
-            "--format",
-            help="Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl. parquet writes a"
-            " folder of files.",
-        ),
-    ] = None
-    resume: Resume = False
 
 
 @add_command(
@@ -123,9 +98,7 @@ def classify(
             engine, classifier, config, address=address, jobs=jobs, threads=threads, device=models.device
         )
     else:
-        opened = open_baseline_engine(
-            classifier, config, spec, progress, output.output, output.writer_format, resume=resume, force=force
-        )
+        opened = open_baseline_engine(classifier, config, spec, progress, output)
         # Every record may change when a clip is added, so all are written anew.
         progress, force, resume = "none", force or resume, False
     with (

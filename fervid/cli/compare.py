@@ -8,13 +8,7 @@ import typer
 
 from fervid.cli.commands import add_command
 from fervid.cli.dataset_features import load_labeled_features
-from fervid.cli.dataset_flags import (
-    CandidateOptions,
-    LabeledClipOptions,
-    parse_choices,
-    parse_statistics_list,
-    print_report,
-)
+from fervid.cli.dataset_flags import CandidateOptions, LabeledClipOptions, print_report
 
 compare_app = typer.Typer()
 
@@ -34,10 +28,9 @@ def compare(
     Each is fitted on the training split and evaluated on the held-out one, or cross-validated if there is no split.
     """
     from fervid.learn.model_evaluation import compare_configurations
-    from fervid.learn.model_selection import DEFAULT_STATISTICS, HYPERPARAMETERS, parse_statistics
+    from fervid.learn.model_selection import DEFAULT_STATISTICS, parse_statistics
 
-    feature_sets = parse_statistics_list(candidates.statistics)
-    kind_names = parse_choices("--classifier-kind", candidates.kinds, HYPERPARAMETERS) or ["linear"]
+    feature_sets, kind_names = candidates.feature_sets, candidates.kind_names or ["linear"]
     data = load_labeled_features(clips, target=candidates.target, seed=candidates.seed)
     usable = [name for name in DEFAULT_STATISTICS if set(parse_statistics(name)) <= data.table.statistics.keys()]
     methods = compare_configurations(data, feature_sets or usable, kind_names, candidates.folds, cross=cross_validate)

@@ -16,6 +16,7 @@ from fervid.core.errors import UsageError
 
 if TYPE_CHECKING:
     from fervid.analysis.options import Options
+    from fervid.learn.estimators import ClassifierKind
 
 _Name = TypeVar("_Name", bound=str)
 
@@ -100,19 +101,22 @@ class CandidateOptions:
         2021
     )
 
+    @property
+    def feature_sets(self) -> list[str]:
+        """The feature sets to compare; raises `UsageError` if one names an unknown statistic."""
+        from fervid.learn.model_selection import parse_statistics
 
-def parse_statistics_list(text: str | None) -> list[str]:
-    """Split comma-separated feature sets.
+        names = _split_commas(self.statistics)
+        for name in names:
+            parse_statistics(name)
+        return names
 
-    Raises:
-        UsageError: A feature set names an unknown statistic.
-    """
-    from fervid.learn.model_selection import parse_statistics
+    @property
+    def kind_names(self) -> list[ClassifierKind]:
+        """The kinds of classifier to compare; raises `UsageError` if one is unknown."""
+        from fervid.learn.model_selection import HYPERPARAMETERS
 
-    names = _split_commas(text)
-    for name in names:
-        parse_statistics(name)
-    return names
+        return parse_choices("--classifier-kind", self.kinds, HYPERPARAMETERS)
 
 
 def parse_choices(flag: str, text: str | None, choices: Mapping[_Name, Any]) -> list[_Name]:

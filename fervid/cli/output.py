@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fervid.cli.flags import Force
+from fervid.cli.flags import Force, Resume
 from fervid.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,30 @@ class OutputOptions:
         return "excel" if self.excel else self.format
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipOutputOptions(OutputOptions):
+    """Options of the output of `classify`."""
+
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Output file; the suffix selects the format, e.g. results.jsonl or .csv. A URL is a folder of"
+            " parquet files.",
+        ),
+    ] = None
+    format: Annotated[
+        Literal["table", "jsonl", "json", "csv", "parquet"] | None,
+        typer.Option(
+            "--format",
+            help="Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl. parquet writes a"
+            " folder of files.",
+        ),
+    ] = None
+    resume: Resume = False
+
+
 def write_results(
     results: Iterable[ClipResult],
     total: int | None,
@@ -54,7 +78,7 @@ def write_results(
     """Write and count records, and show the progress.
 
     Args:
-        results: The records; closed at the end.
+        results: The records.
         total: Number of records; None if unknown.
         progress: How to show the progress.
         config: Says which records count as failures.

@@ -9,13 +9,7 @@ import typer
 
 from fervid.cli.commands import add_command
 from fervid.cli.dataset_features import load_labeled_features
-from fervid.cli.dataset_flags import (
-    CandidateOptions,
-    LabeledClipOptions,
-    parse_choices,
-    parse_statistics_list,
-    print_report,
-)
+from fervid.cli.dataset_flags import CandidateOptions, LabeledClipOptions, parse_choices, print_report
 from fervid.cli.flags import Force
 from fervid.core.errors import UsageError
 
@@ -67,7 +61,7 @@ def train(
     from fervid.analysis.early_exit import STRIDES
     from fervid.core.atomic_io import atomic_write, check_overwrite
     from fervid.learn.candidate_choice import make_default_candidates
-    from fervid.learn.model_selection import HYPERPARAMETERS, Scaling
+    from fervid.learn.model_selection import Scaling
     from fervid.learn.training import train_classifier
 
     check_overwrite(output, force=force)
@@ -80,8 +74,7 @@ def train(
         )
     if center and clips.group == "none":
         raise UsageError("--center person needs to know the person of each clip; drop --group-by none")
-    feature_sets = parse_statistics_list(candidates.statistics)
-    kind_names = parse_choices("--classifier-kind", candidates.kinds, HYPERPARAMETERS)
+    feature_sets, kind_names = candidates.feature_sets, candidates.kind_names
     scaling_names = parse_choices("--scaling", scalings, dict.fromkeys(get_args(Scaling)))
     data = load_labeled_features(
         clips,
