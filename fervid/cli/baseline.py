@@ -73,11 +73,7 @@ def observation_progress(clips: int, config: RunConfig, progress: Progress) -> S
 
 @contextmanager
 def open_baseline_engine(
-    classifier: Classifier,
-    config: RunConfig,
-    spec: BaselineSpec,
-    progress: Progress,
-    output: ClipOutputOptions,
+    classifier: Classifier, config: RunConfig, spec: BaselineSpec, progress: Progress, output: ClipOutputOptions
 ) -> Iterator[Callable[[list[str]], Iterable[ClipResult]]]:
     """Open a function that classifies clips relative to a baseline.
 

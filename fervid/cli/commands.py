@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 import typer
@@ -35,36 +36,42 @@ def add_command(app: typer.Typer, *examples: str, name: str | None = None) -> Ca
 
 def _expand(command: Command) -> Command:
     """Return a function that takes each option of a command as a keyword parameter."""
-    hints = get_type_hints(command, include_extras=True)
-    defaults = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
-    parameters = [option for name in defaults for option in _options(name, hints[name], defaults[name])]
+    parameters = _parameters(command)
+    options = [option for parameter in parameters for option in _options(parameter)]
 
     def call(**values: Any) -> None:
-        command(**{name: _take(name, hints[name], values) for name in defaults})
+        command(**{parameter.name: _take(parameter, values) for parameter in parameters})
 
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    call.__annotations__ = {option.name: option.annotation for option in options}
     return call
 
 
-def _is_group(hint: Any) -> bool:
-    return is_dataclass(hint)
+@cache
+def _parameters(function: Any) -> list[inspect.Parameter]:
+    """Return the parameters of a function or dataclass as keyword parameters, with their types."""
+    hints = get_type_hints(function, include_extras=True)
+    return [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(function).parameters.items()
+    ]
 
 
-def _options(name: str, hint: Any, default: Any) -> Iterator[inspect.Parameter]:
-    """Yield a parameter for an option, or for each option of a group."""
-    if not _is_group(hint):
-        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+def _is_group(parameter: inspect.Parameter) -> bool:
+    return is_dataclass(parameter.annotation)
+
+
+def _options(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
+    """Yield a parameter, or those of the options in a group."""
+    if not _is_group(parameter):
+        yield parameter
         return
-    hints = get_type_hints(hint, include_extras=True)
-    for field in fields(hint):
-        field_default = inspect.Parameter.empty if field.default is MISSING else field.default
-        yield from _options(field.name, hints[field.name], field_default)
+    for member in _parameters(parameter.annotation):
+        yield from _options(member)
 
 
-def _take(name: str, hint: Any, values: dict[str, Any]) -> Any:
+def _take(parameter: inspect.Parameter, values: Mapping[str, Any]) -> Any:
     """Return the value of an option, or the dataclass of a group."""
-    if not _is_group(hint):
-        return values[name]
-    hints = get_type_hints(hint)
-    return hint(**{field.name: _take(field.name, hints[field.name], values) for field in fields(hint)})
+    if not _is_group(parameter):
+        return values[parameter.name]
+    return parameter.annotation(**{member.name: _take(member, values) for member in _parameters(parameter.annotation)})

@@ -18,8 +18,7 @@ def compare(
     *,
     candidates: CandidateOptions,
     cross_validate: Annotated[
-        bool,
-        typer.Option("--cross-validate", help="Ignore the train/test split and cross-validate by person."),
+        bool, typer.Option("--cross-validate", help="Ignore the train/test split and cross-validate by person.")
     ] = False,
     clips: LabeledClipOptions,
 ) -> None:

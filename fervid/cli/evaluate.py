@@ -49,8 +49,7 @@ def evaluate(
         typer.Option("--split", help="Split to evaluate on. Default: all clips that are not in train, else all."),
     ] = None,
     adaptive: Annotated[
-        bool,
-        typer.Option("--adaptive", help="Also report early-exit accuracy and the fraction of frames used."),
+        bool, typer.Option("--adaptive", help="Also report early-exit accuracy and the fraction of frames used.")
     ] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Plot the confusion matrix as .png, .svg or .pdf.")

@@ -30,8 +30,7 @@ features_app = typer.Typer()
 def features(
     *,
     sources: Annotated[
-        list[str],
-        typer.Argument(metavar="INPUT...", help="Video files, folders or globs, or one labelled data set."),
+        list[str], typer.Argument(metavar="INPUT...", help="Video files, folders or globs, or one labelled data set.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file, .npz or .parquet.")],
     recursive: Recursive = False,

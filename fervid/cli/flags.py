@@ -85,11 +85,7 @@ ProgressMode = Annotated[
     typer.Option("--progress", help="Progress display on stderr; auto shows a bar on a terminal."),
 ]
 Adaptive = Annotated[
-    bool,
-    typer.Option(
-        "--adaptive",
-        help="Analyse few frames first, and stop early once the classifier is confident.",
-    ),
+    bool, typer.Option("--adaptive", help="Analyse few frames first, and stop early once the classifier is confident.")
 ]
 Labels = Annotated[
     str | None,

@@ -33,8 +33,7 @@ class FrameOutputOptions(OutputOptions):
         typer.Option("--format", help="Output format. Default: by the suffix of -o, else jsonl."),
     ] = None
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue an existing output; finished clips are skipped."),
+        bool, typer.Option("--resume", help="Continue an existing output; finished clips are skipped.")
     ] = False
 
 

@@ -6,7 +6,6 @@ Modules that need torch are imported inside the commands, so that help works wit
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,8 +38,10 @@ def _training_errors(output: Path | None = None) -> Iterator[None]:
     Checks first that `output` is writable, because training takes hours.
     """
     if output is not None:
+        from tempfile import TemporaryFile
+
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
+        with TemporaryFile(dir=output.parent):
             pass
     try:
         with as_usage_error():

@@ -1,6 +1,7 @@
-"""Groups of options that commands share, and the conversion of options to settings of the pipeline."""
+"""Groups of options that commands share, and the conversion of options to settings of the pipeline.
 
-from __future__ import annotations
+Annotations are no strings here, because evaluating those of all options would delay the help.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -51,7 +52,7 @@ def build_options(
     aspect: float | None = None,
     labels: str | None = None,
     **settings: Any,
-) -> Options:
+) -> "Options":
     """Build the options of the pipeline from command-line options.
 
     Raises:
@@ -111,7 +112,7 @@ class FrameOptions:
         ),
     ] = None
 
-    def build(self, **settings: Any) -> Options:
+    def build(self, **settings: Any) -> "Options":
         """Build the options of the pipeline, with further settings by name.
 
         Raises:
@@ -175,7 +176,7 @@ class FaceModelOptions:
         ),
     ] = "cpu"
 
-    def load(self, options: Options, threads: int | None, **overrides: Any) -> Classifier:
+    def load(self, options: "Options", threads: int | None, **overrides: Any) -> "Classifier":
         """Load the models and return the pipeline.
 
         Args:
@@ -231,7 +232,7 @@ class LimitOptions:
     progress: ProgressMode = "auto"
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> "Limits":
         """The limits in seconds and bytes; the options are in seconds and MB, and 0 disables them."""
         from fervid.core.worker_process import Limits
 
@@ -255,7 +256,7 @@ class RunOptions(WorkerOptions):
 
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with status 0 even if inputs failed.")] = False
 
-    def finish(self, summary: Summary, output: object, subject: str = "records are") -> typer.Exit:
+    def finish(self, summary: "Summary", output: object, subject: str = "records are") -> typer.Exit:
         """Write the summary of a run with an output, and return the exit with the status of the run."""
         if output:
             summary.log(output, self.progress, subject)

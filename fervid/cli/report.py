@@ -34,8 +34,7 @@ report_app = typer.Typer()
 def report(
     *,
     results: Annotated[
-        Path,
-        typer.Argument(help="Results file from classify, timeline or evaluate (.jsonl, .json, .csv, .parquet)."),
+        Path, typer.Argument(help="Results file from classify, timeline or evaluate (.jsonl, .json, .csv, .parquet).")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file, .html.")],
     force: Force = False,

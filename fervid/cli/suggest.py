@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -87,6 +86,8 @@ def _quote(path: str) -> str:
 
 
 def _format_csv(suggestions: Sequence[Suggestion]) -> str:
+    import csv
+
     from fervid.learn.suggestions import Suggestion
 
     text = io.StringIO()

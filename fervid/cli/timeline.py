@@ -74,8 +74,7 @@ def timeline(
     ] = None,
     output: WindowOutputOptions,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Also plot the windows as .png, .svg or .pdf (one clip only)."),
+        Path | None, typer.Option("--plot", help="Also plot the windows as .png, .svg or .pdf (one clip only).")
     ] = None,
     prediction: PredictionOptions,
     people: BaselineOptions,
