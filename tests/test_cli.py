@@ -605,7 +605,7 @@ def test_harmful_clips_cost_one_record_and_resume_retries_them(
     [(None, None, (3600, 4_096_000_000)), (0.5, 1, (0.5, 1_000_000)), (0.0, 0, (None, None))],
 )
 def test_default_limits(timeout: float | None, memory: int | None, limits: tuple[float | None, int | None]) -> None:
-    found = options.build_limits(timeout, memory)
+    found = options.LimitOptions(timeout=timeout, memory=memory).limits
     assert (found.seconds, found.memory) == limits
 
 

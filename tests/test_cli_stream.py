@@ -451,7 +451,7 @@ def test_terminal_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(fervid.core.errors.UsageError, match="ffmpeg"):
             stream.classify_stream(
                 *(None, WindowSpec(), fervid.Options()),
-                **dict.fromkeys(("output", "format", "force", "threads", "progress", "strict", "models")),
+                **dict.fromkeys(("output", "run", "models")),
             )
         monkeypatch.undo()
 

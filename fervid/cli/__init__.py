@@ -13,8 +13,3 @@ class ExitCode(IntEnum):
     MODEL_UNUSABLE = 4
     INTERRUPTED = 130
     TERMINATED = 143
-
-
-def format_examples(*lines: str) -> str:
-    """Return the examples that stand below the help of a command, one per line."""
-    return "\n".join(["Examples:", *(f"  `{line}`" for line in lines)])

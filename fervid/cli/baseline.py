@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from fervid.cli.output import ClipOutputOptions
 from fervid.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,26 +23,42 @@ if TYPE_CHECKING:
     from fervid.core.results import ClipResult
 
 
-def parse_baseline(baseline: str | None, identify: bool, per_clip: Mapping[str, bool]) -> BaselineSpec | None:
-    """Return the baseline of a run; None if each clip is classified on its own.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineOptions:
+    """Options that compare the people of all clips."""
 
-    Args:
-        baseline: Value of --baseline.
-        identify: Value of --identify.
-        per_clip: Flags that need each clip to be classified on its own, with their values.
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            help="Classify relative to each person's average. person recognises people by face; a CSV file names them"
+            " (path,person) or lists clips in which they are at rest (path or path,start,end).",
+            metavar="person|FILE",
+        ),
+    ] = None
+    identify: Annotated[
+        bool, typer.Option("--identify", help="Recognise people across clips; fills people[].identity.")
+    ] = False
 
-    Raises:
-        UsageError: The baseline cannot be read, or is combined with one of those flags.
-    """
-    if baseline is None and not identify:
-        return None
-    if flags := [flag for flag, value in per_clip.items() if value]:
-        raise UsageError(
-            f"{flags[0]} cannot be combined with --baseline or --identify, which compare people across clips; drop one"
-        )
-    from fervid.batch.baseline_spec import BaselineSpec
+    def read(self, per_clip: Mapping[str, bool]) -> BaselineSpec | None:
+        """Return the baseline of a run; None if each clip is classified on its own.
 
-    return BaselineSpec.read(baseline) if baseline else BaselineSpec()
+        Args:
+            per_clip: Flags that need each clip to be classified on its own, with their values.
+
+        Raises:
+            UsageError: The baseline cannot be read, or is combined with one of those flags.
+        """
+        if self.baseline is None and not self.identify:
+            return None
+        if flags := [flag for flag, value in per_clip.items() if value]:
+            raise UsageError(
+                f"{flags[0]} cannot be combined with --baseline or --identify, which compare people across clips; drop"
+                " one"
+            )
+        from fervid.batch.baseline_spec import BaselineSpec
+
+        return BaselineSpec.read(self.baseline) if self.baseline else BaselineSpec()
 
 
 def observation_progress(clips: int, config: RunConfig, progress: Progress) -> ShowProgress:
@@ -53,15 +73,7 @@ def observation_progress(clips: int, config: RunConfig, progress: Progress) -> S
 
 @contextmanager
 def open_baseline_engine(
-    classifier: Classifier,
-    config: RunConfig,
-    spec: BaselineSpec,
-    progress: Progress,
-    output: str | None,
-    format: str | None,
-    *,
-    resume: bool,
-    force: bool,
+    classifier: Classifier, config: RunConfig, spec: BaselineSpec, progress: Progress, output: ClipOutputOptions
 ) -> Iterator[Callable[[list[str]], Iterable[ClipResult]]]:
     """Open a function that classifies clips relative to a baseline.
 
@@ -69,7 +81,7 @@ def open_baseline_engine(
 
     Raises:
         UsageError: --resume without a JSON Lines output, or a classifier that cannot be used with a baseline.
-        OutputError: The output exists, and neither `resume` nor `force` is given.
+        OutputError: The output exists, and neither --resume nor --force is given.
     """
     from fervid.batch.baseline_runner import check_relative, classify_relative
     from fervid.batch.observation_store import ObservationFile
@@ -77,12 +89,14 @@ def open_baseline_engine(
     from fervid.core.atomic_io import check_overwrite
 
     check_relative(classifier, spec)
-    is_jsonl = output is not None and "://" not in output and (format or format_from_suffix(Path(output))) == "jsonl"
-    if resume and not is_jsonl:
+    path = Path(output.output or "")
+    is_local = output.output is not None and "://" not in output.output
+    is_jsonl = is_local and (output.writer_format or format_from_suffix(path)) == "jsonl"
+    if output.resume and not is_jsonl:
         raise UsageError("--resume with --baseline or --identify needs a JSON Lines output; use -o results.jsonl")
     if is_jsonl:
-        check_overwrite(Path(str(output)), force=force or resume, resumable=True)
-    store = ObservationFile.open(Path(str(output)), classifier, resume=resume) if is_jsonl else nullcontext()
+        check_overwrite(path, force=output.force or output.resume, resumable=True)
+    store = ObservationFile.open(path, classifier, resume=output.resume) if is_jsonl else nullcontext()
     with store as observations:
         yield lambda clips: classify_relative(
             classifier, clips, config, spec, observation_progress(len(clips), config, progress), observations

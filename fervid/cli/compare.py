@@ -6,62 +6,31 @@ from typing import Annotated
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.cli.dataset_features import load_labeled_features
-from fervid.cli.dataset_flags import (
-    DatasetSource,
-    ExtractionOptions,
-    Folds,
-    Group,
-    Kinds,
-    RatingTarget,
-    ReportFormat,
-    Seed,
-    Statistics,
-    parse_choices,
-    parse_statistics_list,
-    print_report,
-)
-from fervid.cli.flags import Labels
-from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import parse_labels
+from fervid.cli.dataset_flags import CandidateOptions, LabeledClipOptions, print_report
 
 compare_app = typer.Typer()
 
 
-@compare_app.command(
-    epilog=format_examples("fervid compare videos/", "fervid compare afew:AFEW/ --classifier-kind linear,rbf,mlp")
-)
-@expand_option_groups
+@add_command(compare_app, "fervid compare videos/", "fervid compare afew:AFEW/ --classifier-kind linear,rbf,mlp")
 def compare(
-    dataset: DatasetSource,
-    labels: Labels = None,
-    target: RatingTarget = None,
-    group: Group = "auto",
-    kinds: Kinds = None,
-    statistics: Statistics = None,
-    cross_validate: Annotated[
-        bool,
-        typer.Option("--cross-validate", help="Ignore the train/test split and cross-validate by person."),
-    ] = False,
-    folds: Folds = 5,
-    seed: Seed = 2021,
-    format: ReportFormat = "table",
     *,
-    extraction: ExtractionOptions,
+    candidates: CandidateOptions,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate", help="Ignore the train/test split and cross-validate by person.")
+    ] = False,
+    clips: LabeledClipOptions,
 ) -> None:
     """Compare the kinds of classifier and the features that `fervid train` can use on labelled clips.
 
     Each is fitted on the training split and evaluated on the held-out one, or cross-validated if there is no split.
     """
     from fervid.learn.model_evaluation import compare_configurations
-    from fervid.learn.model_selection import DEFAULT_STATISTICS, HYPERPARAMETERS, parse_statistics
+    from fervid.learn.model_selection import DEFAULT_STATISTICS, parse_statistics
 
-    feature_sets = parse_statistics_list(statistics)
-    kind_names = parse_choices("--classifier-kind", kinds, HYPERPARAMETERS) or ["linear"]
-    data = load_labeled_features(
-        dataset, extraction, labels=parse_labels(labels), target=target, group=group, seed=seed
-    )
+    feature_sets, kind_names = candidates.feature_sets, candidates.kind_names or ["linear"]
+    data = load_labeled_features(clips, target=candidates.target, seed=candidates.seed)
     usable = [name for name in DEFAULT_STATISTICS if set(parse_statistics(name)) <= data.table.statistics.keys()]
-    methods = compare_configurations(data, feature_sets or usable, kind_names, folds, cross=cross_validate)
-    print_report({"methods": methods}, format)
+    methods = compare_configurations(data, feature_sets or usable, kind_names, candidates.folds, cross=cross_validate)
+    print_report({"methods": methods}, clips.format)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fervid.cli.dataset_flags import ExtractionOptions
-from fervid.cli.options import build_limits, plan_workers
+from fervid.cli.dataset_flags import ExtractionOptions, LabeledClipOptions
+from fervid.cli.options import parse_labels, plan_workers
 from fervid.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,19 +44,12 @@ def extract_rows(
     from fervid.learn.model_evaluation import check_face_model
 
     jobs, threads = plan_workers(len(dataset.samples), extraction.jobs, None)
-    extractor = load_extractor(
-        face_model=extraction.face_model,
-        detector=extraction.detector,
-        options=extraction.options,
-        threads=threads,
-        device=extraction.device,
-    )
+    extractor = load_extractor(options=extraction.options, threads=threads, **asdict(extraction.models))
     for model in models:
         check_face_model(model, feature_provenance(extractor))
     cache = extraction.cache or _find_cache()
-    limits = build_limits(extraction.timeout, extraction.memory)
-    rows = extract_features(dataset.samples, extractor, cache, jobs, strides, limits)
-    tracked = track_clips(rows, len(dataset.samples), extraction.progress, lambda row: row.error is not None)
+    rows = extract_features(dataset.samples, extractor, cache, jobs, strides, extraction.run.limits)
+    tracked = track_clips(rows, len(dataset.samples), extraction.run.progress, lambda row: row.error is not None)
     return extractor, list(tracked)
 
 
@@ -79,12 +72,9 @@ def _find_cache() -> Path | None:
 
 
 def load_labeled_features(
-    source: str,
-    extraction: ExtractionOptions,
+    clips: LabeledClipOptions,
     *,
-    labels: Sequence[str] | None,
     target: str | None,
-    group: Literal["auto", "none"],
     seed: int = 2021,
     center: Literal["person"] | None = None,
     strides: Sequence[int] = (),
@@ -94,11 +84,8 @@ def load_labeled_features(
     """Load labelled clips with their features, from the clips or from a .npz file of features.
 
     Args:
-        source: A data set, or a .npz file.
-        extraction: How features are extracted from clips.
-        labels: Labels to keep; None for all.
+        clips: A data set, or a .npz file.
         target: A rating instead of the labels.
-        group: Whether the clips of a person are kept together.
         seed: Random seed of the folds.
         center: Whether each person's mean is subtracted.
         strides: Further sampling strides, for early exits.
@@ -115,6 +102,7 @@ def load_labeled_features(
     from fervid.learn.labeled_features import build_feature_table, feature_provenance, label_features
     from fervid.media.inputs import SkippedFiles
 
+    source, labels, group = clips.dataset, parse_labels(clips.labels), clips.group
     is_table = source.lower().endswith(".npz")
     if is_table and strides:
         raise UsageError(f"early exits need features at other frame rates; pass the data set instead of {source}")
@@ -124,13 +112,13 @@ def load_labeled_features(
         dataset = Dataset(Path(source).stem, (*table.samples, *table.no_face_samples))
     else:
         dataset = load_dataset(source, skipped_files=skipped_files)
-    note(str(skipped_files), extraction.progress)
+    note(str(skipped_files), clips.extraction.run.progress)
     if labels:
         dataset = filter_labels(dataset, labels)
     model_labels = models[0].card.get("labels") if models else None
     validate_dataset(dataset, target=target, group=group, model_labels=model_labels)
     if table is None:
-        extractor, rows = extract_rows(dataset, extraction, strides, models)
+        extractor, rows = extract_rows(dataset, clips.extraction, strides, models)
         table = build_feature_table(rows, feature_provenance(extractor), skip_broken=skip_broken)
         for row in rows if skip_broken else ():
             if row.error and row.error.code != "no_face":

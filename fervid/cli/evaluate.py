@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.cli.dataset_features import load_labeled_features
-from fervid.cli.dataset_flags import DatasetSource, ExtractionOptions, Group, ReportFormat, print_report
-from fervid.cli.flags import Force, Labels, complete_model_names
-from fervid.cli.option_groups import expand_option_groups
+from fervid.cli.dataset_flags import LabeledClipOptions, print_report
+from fervid.cli.flags import Force, complete_model_names
 from fervid.cli.options import parse_labels
 from fervid.core.errors import UsageError
 
@@ -22,15 +21,13 @@ if TYPE_CHECKING:
 evaluate_app = typer.Typer()
 
 
-@evaluate_app.command(
-    epilog=format_examples(
-        "fervid evaluate videos/ --classifier mine.onnx",
-        "fervid evaluate afew:AFEW/ --classifier emotion8 --format json",
-    )
+@add_command(
+    evaluate_app,
+    "fervid evaluate videos/ --classifier mine.onnx",
+    "fervid evaluate afew:AFEW/ --classifier emotion8 --format json",
 )
-@expand_option_groups
 def evaluate(
-    dataset: DatasetSource,
+    *,
     classifier: Annotated[
         str,
         typer.Option(
@@ -51,19 +48,14 @@ def evaluate(
         Literal["train", "val", "test", "all"] | None,
         typer.Option("--split", help="Split to evaluate on. Default: all clips that are not in train, else all."),
     ] = None,
-    labels: Labels = None,
-    group: Group = "auto",
     adaptive: Annotated[
-        bool,
-        typer.Option("--adaptive", help="Also report early-exit accuracy and the fraction of frames used."),
+        bool, typer.Option("--adaptive", help="Also report early-exit accuracy and the fraction of frames used.")
     ] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Plot the confusion matrix as .png, .svg or .pdf.")
     ] = None,
     force: Force = False,
-    format: ReportFormat = "table",
-    *,
-    extraction: ExtractionOptions,
+    clips: LabeledClipOptions,
 ) -> None:
     """Evaluate a clip classifier on labelled clips. `fervid compare` compares configurations without a classifier."""
     from fervid.analysis.early_exit import exit_levels
@@ -83,18 +75,15 @@ def evaluate(
         plot_format(plot)
         check_overwrite(plot, force=force)
     data = load_labeled_features(
-        dataset,
-        extraction,
-        labels=parse_labels(labels),
+        clips,
         target=model.card.get("target"),
-        group=group,
         strides=[level.stride for level in exit_levels(model.card)] if adaptive else (),
         models=[loaded for loaded in (model, other) if loaded],
     )
-    report = evaluate_model(data, model, other, parse_labels(labels), split, adaptive=adaptive)
+    report = evaluate_model(data, model, other, parse_labels(clips.labels), split, adaptive=adaptive)
     if plot:
         plot_confusion_matrix(report, plot, force=force)
-    print_report(report, format)
+    print_report(report, clips.format)
 
 
 def _load_model(name: str) -> Model:

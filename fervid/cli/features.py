@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fervid.cli import ExitCode, format_examples
+from fervid.cli import ExitCode
+from fervid.cli.commands import add_command
 from fervid.cli.dataset_features import extract_rows
 from fervid.cli.dataset_flags import ExtractionOptions
 from fervid.cli.flags import Force, Recursive
-from fervid.cli.option_groups import expand_option_groups
 from fervid.core.text import escape_control_chars
 
 if TYPE_CHECKING:
@@ -24,16 +24,13 @@ LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 features_app = typer.Typer()
 
 
-@features_app.command(
-    epilog=format_examples(
-        "fervid features videos/ -o features.npz", "fervid features ravdess:/data/RAVDESS -o r.parquet"
-    )
+@add_command(
+    features_app, "fervid features videos/ -o features.npz", "fervid features ravdess:/data/RAVDESS -o r.parquet"
 )
-@expand_option_groups
 def features(
+    *,
     sources: Annotated[
-        list[str],
-        typer.Argument(metavar="INPUT...", help="Video files, folders or globs, or one labelled data set."),
+        list[str], typer.Argument(metavar="INPUT...", help="Video files, folders or globs, or one labelled data set.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file, .npz or .parquet.")],
     recursive: Recursive = False,
@@ -42,7 +39,6 @@ def features(
         typer.Option("--baseline", help="Subtract each person's average over all clips from the logits."),
     ] = None,
     force: Force = False,
-    *,
     extraction: ExtractionOptions,
 ) -> None:
     """Write the features of each clip to a file, for `fervid train` or your own analysis.
@@ -59,7 +55,7 @@ def features(
     make_feature_writer(output)
     skipped_files, summary = SkippedFiles(), Summary("clip")
     dataset = _resolve_sources(sources, recursive=recursive, skipped_files=skipped_files)
-    note(str(skipped_files), extraction.progress)
+    note(str(skipped_files), extraction.run.progress)
     extractor, rows = extract_rows(dataset, extraction)
     for row in rows:
         status = "ok" if row.error is None else "no_face" if row.error.code == "no_face" else "error"
@@ -68,7 +64,7 @@ def features(
             typer.echo(f"skipped: {escape_control_chars(row.error.message)}", err=True)
     table = FeatureTable.from_rows(rows, feature_provenance(extractor))
     (relative_to_people(table) if baseline else table).save(output, force=force)
-    summary.log(output, extraction.progress, "features are")
+    summary.log(output, extraction.run.progress, "features are")
     raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures else ExitCode.OK)
 
 

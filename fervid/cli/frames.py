@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import typer
 
-from fervid.cli import ExitCode, format_examples
-from fervid.cli.clip_inputs import collect_inputs
-from fervid.cli.flags import (
-    Attributes,
-    DetectorName,
-    Device,
-    Excel,
-    ExitZero,
-    FaceModelName,
-    Force,
-    FromFile,
-    Inputs,
-    Jobs,
-    NullSeparated,
-    ProgressMode,
-    Recursive,
-    Strict,
-    Threads,
-)
-from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import (
-    FrameOptions,
-    LimitOptions,
-    ModelOptions,
-    csv_for_excel,
-    plan_workers,
-    preload_worker,
-)
+from fervid.cli.clip_inputs import InputOptions
+from fervid.cli.commands import add_command
+from fervid.cli.options import ClipOptions, FaceModelOptions, RunOptions, plan_workers, preload_worker
+from fervid.cli.output import OutputOptions
 
 frames_app = typer.Typer()
 
 
-@frames_app.command(
-    epilog=format_examples(
-        "fervid frames clip.mp4 -o frames.csv",
-        "fervid frames videos/ --every-frame -o frames.csv --resume",
-        "fervid frames videos/ --embedding -o frames.parquet",
-    )
-)
-@expand_option_groups
-def frames(
-    inputs: Inputs = None,
-    recursive: Recursive = False,
-    from_file: FromFile = None,
-    nul: NullSeparated = False,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameOutputOptions(OutputOptions):
+    """Options of the output of `frames`."""
+
     output: Annotated[
         str | None,
         typer.Option(
@@ -59,17 +27,26 @@ def frames(
             "--output",
             help="Output: .csv, .jsonl or .parquet, which is a folder with a file for each clip. Default: stdout.",
         ),
-    ] = None,
+    ] = None
     format: Annotated[
         Literal["csv", "jsonl", "parquet"] | None,
         typer.Option("--format", help="Output format. Default: by the suffix of -o, else jsonl."),
-    ] = None,
-    excel: Excel = False,
-    force: Force = False,
+    ] = None
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue an existing output; finished clips are skipped."),
-    ] = False,
+        bool, typer.Option("--resume", help="Continue an existing output; finished clips are skipped.")
+    ] = False
+
+
+@add_command(
+    frames_app,
+    "fervid frames clip.mp4 -o frames.csv",
+    "fervid frames videos/ --every-frame -o frames.csv --resume",
+    "fervid frames videos/ --embedding -o frames.parquet",
+)
+def frames(
+    *,
+    inputs: InputOptions,
+    output: FrameOutputOptions,
     identify: Annotated[
         bool,
         typer.Option("--identify", help="Recognise people across clips when all are read; adds the column identity."),
@@ -80,18 +57,9 @@ def frames(
     embedding: Annotated[
         bool, typer.Option("--embedding", help="Also write the embedding of each face (parquet only).")
     ] = False,
-    attributes: Attributes = False,
-    face_model: FaceModelName = "mobilenetv1",
-    detector: DetectorName = "blazeface-back",
-    device: Device = "cpu",
-    jobs: Jobs = None,
-    threads: Threads = None,
-    progress: ProgressMode = "auto",
-    exit_zero: ExitZero = False,
-    strict: Strict = False,
-    *,
-    sampling: FrameOptions,
-    limits: LimitOptions,
+    clip: ClipOptions,
+    models: FaceModelOptions,
+    run: RunOptions,
 ) -> None:
     """Write a row for each face in each sampled frame, with its box, landmarks and probabilities.
 
@@ -103,38 +71,36 @@ def frames(
     from fervid.batch.frame_output import name_people_across_clips, open_frame_writer, resolve_frame_format
     from fervid.batch.frame_runner import record_all
     from fervid.batch.runner import RunConfig
-    from fervid.core.progress import Summary, note, track_clips
-    from fervid.media.inputs import SkippedFiles, resolve_inputs
+    from fervid.core.progress import Summary, track_clips
 
-    options = sampling.build(
-        attributes=attributes,
-    )
+    options = clip.build()
     row_format = resolve_frame_format(
-        output,
-        csv_for_excel(format, output, excel),
-        resume=resume,
-        force=force,
+        output.output,
+        output.writer_format,
+        resume=output.resume,
+        force=output.force,
         embedding=embedding,
         identify=identify,
     )
-    skipped_files, summary = SkippedFiles(), Summary("clip")
-    clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, skipped_files=skipped_files)
-    note(str(skipped_files), progress)
-    jobs, threads = plan_workers(len(clips), jobs, threads)
-    classifier = ModelOptions(face_model=face_model, detector=detector, device=device).load(options, threads)
+    summary = Summary("clip")
+    clips = inputs.resolve(run.progress)
+    jobs, threads = plan_workers(len(clips), run.jobs, run.threads)
+    classifier = models.load(options, threads)
     if identify:
         check_identifies_people(classifier)
     columns = frame_columns(classifier.extractor, identity=identify, logits=logits, embedding=embedding)
-    config = RunConfig(jobs, strict=strict, limits=limits.limits)
-    with open_frame_writer(output, row_format, classifier, columns, clips, resume=resume, force=force) as writer:
-        for clip in clips:
-            if status := writer.finished.get(clip):
-                summary.add(clip, status, failed=config.is_failure(status), earlier=True)
-        remaining = [clip for clip in clips if clip not in writer.finished]
+    config = RunConfig(jobs, strict=run.strict, limits=run.limits)
+    with open_frame_writer(
+        output.output, row_format, classifier, columns, clips, resume=output.resume, force=output.force
+    ) as writer:
+        for path in clips:
+            if status := writer.finished.get(path):
+                summary.add(path, status, failed=config.is_failure(status), earlier=True)
+        remaining = [path for path in clips if path not in writer.finished]
         with (
             closing(record_all(classifier, remaining, columns, config)) as recorded,
             closing(
-                track_clips(recorded, len(remaining), progress, lambda item: config.is_failure(item.result.status))
+                track_clips(recorded, len(remaining), run.progress, lambda item: config.is_failure(item.result.status))
             ) as tracked,
         ):
             for item in tracked:
@@ -142,6 +108,4 @@ def frames(
                 summary.add(item.result.path, item.result.status, failed=config.is_failure(item.result.status))
         if identify:
             name_people_across_clips(writer, clips, classifier.extractor.tracker_config.min_person_similarity)
-    if output:
-        summary.log(output, progress, "rows are")
-    raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures and not exit_zero else ExitCode.OK)
+    raise run.finish(summary, output.output, "rows are")

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from fervid.cli import ExitCode, format_examples
+from fervid.cli import ExitCode
+from fervid.cli.commands import add_command
 from fervid.cli.flags import ProgressMode, complete_model_names
 from fervid.core.errors import ModelError
 from fervid.core.text import escape_control_chars
@@ -17,8 +18,12 @@ info_app = typer.Typer()
 models_app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and download models.")
 info_app.add_typer(models_app, name="models")
 
+ModelName = Annotated[
+    str, typer.Argument(help="Model name from `fervid models list`.", autocompletion=complete_model_names())
+]
 
-@models_app.command("list", epilog=format_examples("fervid models list", "fervid models list | grep face_model"))
+
+@add_command(models_app, "fervid models list", "fervid models list | grep face_model", name="list")
 def models_list() -> None:
     """List all models with their kind, size and license. Models that are not shipped can be downloaded."""
     from fervid.models.registry import installed_models, manifest, model_path
@@ -29,14 +34,8 @@ def models_list() -> None:
         print(f"{name:16} {entry['kind']:11} {size:>10}  {entry['license']}")
 
 
-@models_app.command(
-    "info", epilog=format_examples("fervid models info mobilenetv1", "fervid models info emotion8 | jq .labels")
-)
-def models_info(
-    name: Annotated[
-        str, typer.Argument(help="Model name from `fervid models list`.", autocompletion=complete_model_names())
-    ],
-) -> None:
+@add_command(models_app, "fervid models info mobilenetv1", "fervid models info emotion8 | jq .labels", name="info")
+def models_info(name: ModelName) -> None:
     """Print the card of a model as JSON: training data, license, recipe, figures and limitations."""
     from fervid.models.registry import installed_models, manifest_entry, verify
 
@@ -46,21 +45,15 @@ def models_info(
     print(json.dumps(entry, indent=2, ensure_ascii=False))
 
 
-@models_app.command("path", epilog=format_examples("fervid models path emotion8", "fervid models path hsemotion-b0"))
-def models_path(
-    name: Annotated[
-        str, typer.Argument(help="Model name from `fervid models list`.", autocompletion=complete_model_names())
-    ],
-) -> None:
+@add_command(models_app, "fervid models path emotion8", "fervid models path hsemotion-b0", name="path")
+def models_path(name: ModelName) -> None:
     """Print the path of a model's file; for a model that is not downloaded yet, its future path."""
     from fervid.models.registry import manifest_entry, model_path
 
     print(model_path(manifest_entry(name)))
 
 
-@models_app.command(
-    "verify", epilog=format_examples("fervid models verify", "fervid models verify mobilenetv1 emotion8")
-)
+@add_command(models_app, "fervid models verify", "fervid models verify mobilenetv1 emotion8", name="verify")
 def models_verify(
     names: Annotated[
         list[str] | None,
@@ -80,9 +73,7 @@ def models_verify(
     raise typer.Exit(ExitCode.MODEL_UNUSABLE if failures else ExitCode.OK)
 
 
-@models_app.command(
-    "pull", epilog=format_examples("fervid models pull hsemotion-b0", "fervid models pull yunet --progress json")
-)
+@add_command(models_app, "fervid models pull hsemotion-b0", "fervid models pull yunet --progress json", name="pull")
 def models_pull(
     names: Annotated[
         list[str],
@@ -106,7 +97,7 @@ def models_pull(
         print(model_path(manifest_entry(name)))
 
 
-@info_app.command(epilog=format_examples("fervid doctor", "fervid doctor | grep -v ^ok"))
+@add_command(info_app, "fervid doctor", "fervid doctor | grep -v ^ok")
 def doctor() -> None:
     """Check the installation; each problem is listed with the command that fixes it.
 
@@ -124,7 +115,7 @@ def doctor() -> None:
     raise typer.Exit(max(codes))
 
 
-@info_app.command(epilog=format_examples("fervid schema > record.schema.json", "fervid schema timeline"))
+@add_command(info_app, "fervid schema > record.schema.json", "fervid schema timeline")
 def schema(
     command: Annotated[
         Literal["classify", "timeline"], typer.Argument(help="Command that writes the record.")

@@ -6,7 +6,6 @@ Modules that need torch are imported inside the commands, so that help works wit
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.core.errors import UsageError, as_usage_error
 from fervid.core.packages import missing_extra
 from fervid.core.text import escape_control_chars, plural
@@ -39,8 +38,10 @@ def _training_errors(output: Path | None = None) -> Iterator[None]:
     Checks first that `output` is writable, because training takes hours.
     """
     if output is not None:
+        from tempfile import TemporaryFile
+
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
+        with TemporaryFile(dir=output.parent):
             pass
     try:
         with as_usage_error():
@@ -49,15 +50,14 @@ def _training_errors(output: Path | None = None) -> Iterator[None]:
         raise missing_extra("`fervid network`", "training") from error
 
 
-@network_app.command(
-    "train",
-    epilog=format_examples(
-        "fervid network train --data faces/ -o mine.onnx",
-        "fervid network train --data sets/ --weights faceres.json -o run.safetensors",
-        "fervid network train --data sets/ --weights faceres.json -o other.safetensors --recipe mine.json",
-        "fervid network train --data sets/ --weights faceres.json -o b0.safetensors --backbone efficientnet_b0",
-        "fervid network train --data sets/ --weights faceres.json -o pupil.safetensors --teacher mobilenetv1-fp32",
-    ),
+@add_command(
+    network_app,
+    "fervid network train --data faces/ -o mine.onnx",
+    "fervid network train --data sets/ --weights faceres.json -o run.safetensors",
+    "fervid network train --data sets/ --weights faceres.json -o other.safetensors --recipe mine.json",
+    "fervid network train --data sets/ --weights faceres.json -o b0.safetensors --backbone efficientnet_b0",
+    "fervid network train --data sets/ --weights faceres.json -o pupil.safetensors --teacher mobilenetv1-fp32",
+    name="train",
 )
 def network_train(
     data: Annotated[
@@ -182,13 +182,12 @@ def _print_progress(figures: Mapping[str, float]) -> None:
     print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}), flush=True)
 
 
-@network_app.command(
-    "export",
-    epilog=format_examples(
-        "fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx",
-        "fervid network export run.safetensors --data sets/ -o mine.onnx --cache faces/",
-        "fervid network export run.safetensors start-fp32.onnx --data sets/ -o mine.onnx --weights faceres.json",
-    ),
+@add_command(
+    network_app,
+    "fervid network export run.safetensors --data sets/ -o models/mobilenetv1.onnx",
+    "fervid network export run.safetensors --data sets/ -o mine.onnx --cache faces/",
+    "fervid network export run.safetensors start-fp32.onnx --data sets/ -o mine.onnx --weights faceres.json",
+    name="export",
 )
 def network_export(
     runs: Annotated[
@@ -225,12 +224,11 @@ def network_export(
             _print_figures(name, figures)
 
 
-@network_app.command(
-    "evaluate",
-    epilog=format_examples(
-        "fervid network evaluate mobilenetv1 --data sets/",
-        "fervid network evaluate mine.onnx --data sets/ --json",
-    ),
+@add_command(
+    network_app,
+    "fervid network evaluate mobilenetv1 --data sets/",
+    "fervid network evaluate mine.onnx --data sets/ --json",
+    name="evaluate",
 )
 def network_evaluate(
     network: Annotated[str, typer.Argument(help="Model name from `fervid models list`, or an ONNX file.")],
@@ -251,12 +249,11 @@ def network_evaluate(
         _print_figures(network, figures)
 
 
-@network_app.command(
-    "ensemble",
-    epilog=format_examples(
-        "fervid network ensemble one.onnx two.onnx three.onnx -o ensemble3.onnx",
-        "fervid network ensemble mobilenetv1.onnx mine.onnx -o both.onnx",
-    ),
+@add_command(
+    network_app,
+    "fervid network ensemble one.onnx two.onnx three.onnx -o ensemble3.onnx",
+    "fervid network ensemble mobilenetv1.onnx mine.onnx -o both.onnx",
+    name="ensemble",
 )
 def network_ensemble(
     networks: Annotated[list[Path], typer.Argument(metavar="NETWORK...", help="Two or more ONNX files.")],

@@ -1,33 +1,31 @@
-"""Groups of options that commands share, and the conversion of options to settings of the pipeline."""
+"""Groups of options that commands share, and the conversion of options to settings of the pipeline.
 
-from __future__ import annotations
+Annotations are no strings here, because evaluating those of all options would delay the help.
+"""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
+
+from fervid.cli import ExitCode
 from fervid.cli.flags import (
-    Aspect,
-    ClassifierName,
-    DetectorName,
-    Device,
-    End,
-    EveryFrame,
-    FaceModelName,
-    Fps,
-    Memory,
-    MinFace,
+    Jobs,
+    Labels,
+    ProgressMode,
     Rotate,
-    Start,
-    Stream,
-    Timeout,
+    Threads,
     WhichFace,
+    complete_model_names,
+    parse_ratio,
+    parse_seconds,
 )
 from fervid.core.errors import UsageError, as_usage_error
 
 if TYPE_CHECKING:
     from fervid.analysis.options import Options
     from fervid.analysis.pipeline import Classifier
+    from fervid.core.progress import Summary
     from fervid.core.worker_process import Limits
 
 LABELS_WITHOUT_CONTEMPT = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
@@ -43,19 +41,6 @@ def parse_labels(text: str | None) -> tuple[str, ...] | None:
     return tuple(label.strip() for label in text.split(",") if label.strip())
 
 
-def csv_for_excel(format: str | None, output: str | Path | None, excel: bool) -> Any:
-    """Return the output format, which --excel changes from CSV to CSV for Excel.
-
-    Raises:
-        UsageError: --excel is given, and the format is not CSV.
-    """
-    if not excel:
-        return format
-    if format != "csv" and (format is not None or Path(output or "").suffix.lower() != ".csv"):
-        raise UsageError("--excel is for CSV; add --format csv, or name the output results.csv")
-    return "excel"
-
-
 def build_options(
     *,
     fps: float | None = None,
@@ -65,8 +50,9 @@ def build_options(
     rotate: str = "auto",
     stream: int | None = None,
     aspect: float | None = None,
+    labels: str | None = None,
     **settings: Any,
-) -> Options:
+) -> "Options":
     """Build the options of the pipeline from command-line options.
 
     Raises:
@@ -80,113 +66,201 @@ def build_options(
             raise UsageError("--every-frame and --fps contradict each other; give one")
         degrees = None if rotate == "auto" else int(rotate)
         rate = None if every_frame else 5.0 if fps is None else fps
-        return Options(Sampling(rate, start, end, degrees, stream, aspect), **settings)
-
-
-def build_limits(timeout: float | None, memory: int | None) -> Limits:
-    """Build the limits of a clip from --timeout in seconds and --memory in MB; 0 disables a limit."""
-    from fervid.core.worker_process import Limits
-
-    seconds, megabytes = 3600.0 if timeout is None else timeout, 4096 if memory is None else memory
-    return Limits(seconds or None, megabytes * 1_000_000 or None)
+        return Options(Sampling(rate, start, end, degrees, stream, aspect), labels=parse_labels(labels), **settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameOptions:
     """Options that select the frames to analyse and the smallest face."""
 
-    fps: Fps = None
-    every_frame: EveryFrame = False
-    start: Start = 0.0
-    end: End = None
-    rotate: Rotate = "auto"
-    stream: Stream = None
-    aspect: Aspect = None
-    min_face: MinFace = None
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            "--fps",
+            help="Frames to analyse per second of video. Higher is slower and more precise.",
+            show_default="5.0",
+        ),
+    ] = None
+    every_frame: Annotated[
+        bool, typer.Option("--every-frame", help="Analyse every frame. Cannot be combined with --fps.")
+    ] = False
+    stream: Annotated[
+        int | None,
+        typer.Option(
+            "--stream",
+            help="Index of the video stream, as ffprobe numbers it.",
+            min=0,
+            show_default="the default stream, else the largest",
+        ),
+    ] = None
+    aspect: Annotated[
+        float | None,
+        typer.Option(
+            "--aspect",
+            help="Display aspect ratio, e.g. 16:9 or 1.78. Use it when faces look stretched.",
+            parser=parse_ratio,
+            metavar="RATIO",
+            show_default="stored in the file",
+        ),
+    ] = None
+    min_face: Annotated[
+        int | None,
+        typer.Option(
+            "--min-face",
+            help="Ignore faces smaller than this, in pixels. Default: 1/40 of the frame's longer side, at least 12.",
+            min=1,
+        ),
+    ] = None
 
-    def build(self, **settings: Any) -> Options:
+    def build(self, **settings: Any) -> "Options":
         """Build the options of the pipeline, with further settings by name.
 
         Raises:
             UsageError: Options contradict each other, or a value is out of range.
         """
-        return build_options(
-            fps=self.fps,
-            every_frame=self.every_frame,
-            start=self.start,
-            end=self.end,
-            rotate=self.rotate,
-            stream=self.stream,
-            aspect=self.aspect,
-            min_face=self.min_face,
-            **settings,
-        )
+        return build_options(**asdict(self), **settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingOptions(FrameOptions):
-    """Options that select the frames and faces to analyse."""
+class ClipOptions(FrameOptions):
+    """Options that say which part of a clip to analyse, and for what."""
+
+    start: Annotated[
+        float,
+        typer.Option("--start", help="Start time: 12.5, 12.5s or 00:01:12.5.", parser=parse_seconds, metavar="TIME"),
+    ] = 0.0
+    end: Annotated[
+        float | None,
+        typer.Option("--end", help="End time: 12.5, 12.5s or 00:01:12.5.", parser=parse_seconds, metavar="TIME"),
+    ] = None
+    rotate: Rotate = "auto"
+    attributes: Annotated[
+        bool, typer.Option("--attributes", help="Also estimate age, gender and ethnicity of each person.")
+    ] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionOptions(ClipOptions):
+    """Options that say which frames, faces and labels a prediction is about."""
 
     face: WhichFace = "main"
-
-    def options(
-        self,
-        *,
-        attributes: bool = False,
-        labels: str | None = None,
-        adaptive: bool = False,
-        baseline: Literal["person", "rest"] | None = None,
-    ) -> Options:
-        """Build the options of the pipeline.
-
-        Raises:
-            UsageError: Options contradict each other, or a value is out of range.
-        """
-        return self.build(
-            face=self.face, attributes=attributes, labels=parse_labels(labels), adaptive=adaptive, baseline=baseline
-        )
+    labels: Labels = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOptions:
-    """Options that select the models and the device."""
+class FaceModelOptions:
+    """Options that select the models of faces and the device."""
 
-    classifier: ClassifierName = None
-    face_model: FaceModelName = "mobilenetv1"
-    detector: DetectorName = "blazeface-back"
-    device: Device = "cpu"
+    face_model: Annotated[
+        str,
+        typer.Option(
+            "--face-model",
+            help="Face model: a model name or an ONNX file.",
+            autocompletion=complete_model_names("face_model"),
+        ),
+    ] = "mobilenetv1"
+    detector: Annotated[
+        str,
+        typer.Option(
+            "--detector",
+            help="Face detector: a model name or an ONNX file.",
+            autocompletion=complete_model_names("detector"),
+        ),
+    ] = "blazeface-back"
+    device: Annotated[
+        Literal["cpu", "cuda", "auto"],
+        typer.Option(
+            "--device",
+            help="Device for the detector and the face model; auto uses cuda if available. With cuda, use --face-model"
+            " mobilenetv1-fp32.",
+        ),
+    ] = "cpu"
 
-    def load(self, options: Options, threads: int | None, device: Device | None = None) -> Classifier:
+    def load(self, options: "Options", threads: int | None, **overrides: Any) -> "Classifier":
         """Load the models and return the pipeline.
 
         Args:
             options: What to analyse in a clip.
             threads: Threads of each model.
-            device: Overrides --device.
+            overrides: Models and device that differ from the options.
         """
         from fervid.analysis.pipeline import load_classifier
 
-        return load_classifier(
-            classifier=self.classifier,
-            face_model=self.face_model,
-            detector=self.detector,
-            options=options,
-            threads=threads,
-            device=device or self.device,
-        )
+        return load_classifier(options=options, threads=threads, **{**asdict(self), **overrides})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions(FaceModelOptions):
+    """Options that select all models and the device."""
+
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            "--classifier",
+            help="Clip classifier: a model name or an ONNX file.",
+            show_default="the one that matches the face model",
+            autocompletion=complete_model_names("classifier"),
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
-    """Options that limit the time and memory of a clip."""
+    """Options that limit the time and memory of a clip, and show the progress."""
 
-    timeout: Timeout = None
-    memory: Memory = None
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            envvar="FERVID_TIMEOUT",
+            help="Time limit per clip: 90, 90s or 00:01:30; 0 disables it.",
+            parser=parse_seconds,
+            metavar="TIME",
+            show_default="3600",
+        ),
+    ] = None
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            "--memory",
+            envvar="FERVID_MEMORY",
+            help="Memory limit per clip in MB; 0 disables it.",
+            min=0,
+            show_default="4096",
+        ),
+    ] = None
+    progress: ProgressMode = "auto"
 
     @property
-    def limits(self) -> Limits:
-        """The limits in seconds and bytes."""
-        return build_limits(self.timeout, self.memory)
+    def limits(self) -> "Limits":
+        """The limits in seconds and bytes; the options are in seconds and MB, and 0 disables them."""
+        from fervid.core.worker_process import Limits
+
+        seconds = 3600.0 if self.timeout is None else self.timeout
+        megabytes = 4096 if self.memory is None else self.memory
+        return Limits(seconds or None, megabytes * 1_000_000 or None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions(LimitOptions):
+    """Options of the worker processes, and of what counts as a failure."""
+
+    jobs: Jobs = None
+    threads: Threads = None
+    strict: Annotated[bool, typer.Option("--strict", help="Count a clip without a face as a failure.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions(WorkerOptions):
+    """Options of a run that ends, with an exit status."""
+
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with status 0 even if inputs failed.")] = False
+
+    def finish(self, summary: "Summary", output: object, subject: str = "records are") -> typer.Exit:
+        """Write the summary of a run with an output, and return the exit with the status of the run."""
+        if output:
+            summary.log(output, self.progress, subject)
+        return typer.Exit(ExitCode.INPUT_FAILED if summary.failures and not self.exit_zero else ExitCode.OK)
 
 
 def preload_worker() -> None:

@@ -9,22 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fervid.cli import format_examples
 from fervid.cli.clip_inputs import collect_inputs
-from fervid.cli.flags import (
-    Aspect,
-    EveryFrame,
-    Force,
-    Fps,
-    Memory,
-    MinFace,
-    ProgressMode,
-    Rotate,
-    Stream,
-    Timeout,
-    WhichFace,
-)
-from fervid.cli.options import build_limits, build_options, plan_workers
+from fervid.cli.commands import add_command
+from fervid.cli.flags import Force, Rotate, WhichFace
+from fervid.cli.options import FrameOptions, LimitOptions, plan_workers
 from fervid.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,17 +25,16 @@ if TYPE_CHECKING:
 report_app = typer.Typer()
 
 
-@report_app.command(
-    epilog=format_examples(
-        "fervid report results.jsonl -o report.html --thumbnails",
-        "fervid report results.jsonl -o review.html --from-file first.txt",
-        "fervid report evaluation.json -o evaluation.html",
-    )
+@add_command(
+    report_app,
+    "fervid report results.jsonl -o report.html --thumbnails",
+    "fervid report results.jsonl -o review.html --from-file first.txt",
+    "fervid report evaluation.json -o evaluation.html",
 )
 def report(
+    *,
     results: Annotated[
-        Path,
-        typer.Argument(help="Results file from classify, timeline or evaluate (.jsonl, .json, .csv, .parquet)."),
+        Path, typer.Argument(help="Results file from classify, timeline or evaluate (.jsonl, .json, .csv, .parquet).")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file, .html.")],
     force: Force = False,
@@ -73,13 +60,9 @@ def report(
             help="Show the frames that led to each label; reads the clips again. Faces are personal data.",
         ),
     ] = False,
-    fps: Fps = None,
-    every_frame: EveryFrame = False,
+    frames: FrameOptions,
     rotate: Rotate = "auto",
-    stream: Stream = None,
-    aspect: Aspect = None,
     face: WhichFace = "main",
-    min_face: MinFace = None,
     classifier: Annotated[
         str | None, typer.Option("--classifier", help="Classifier file used for the run, if not a shipped one.")
     ] = None,
@@ -89,9 +72,7 @@ def report(
     detector: Annotated[
         str | None, typer.Option("--detector", help="Face detector file used for the run, if not a shipped one.")
     ] = None,
-    timeout: Timeout = None,
-    memory: Memory = None,
-    progress: ProgressMode = "auto",
+    analysis: LimitOptions,
 ) -> None:
     """Make an HTML report of a run, of timelines or of an evaluation, as one file without external resources.
 
@@ -113,9 +94,7 @@ def report(
         raise UsageError(f"-o {output} would overwrite the results; use another name")
     check_overwrite(output, force=force)
     check_dependencies()
-    options = build_options(
-        fps=fps, every_frame=every_frame, rotate=rotate, stream=stream, aspect=aspect, face=face, min_face=min_face
-    )
+    options = frames.build(rotate=rotate, face=face)
     run = load_results(results)
     order = collect_inputs(None, from_file, null_separated=False) if from_file else None
     if from_file and not isinstance(run, ClassificationRun):
@@ -127,13 +106,13 @@ def report(
         summary.add(name, status, failed=False)
     clips, thumbnail_count = _choose_clips(run, order, explain, thumbnails)
     files = {"classifier": classifier, "face_model": face_model, "detector": detector}
-    highlights = _find_highlights(clips, files, options, thumbnail_count, build_limits(timeout, memory), progress)
+    highlights = _find_highlights(clips, files, options, thumbnail_count, analysis.limits, analysis.progress)
     page = render_html(run, results.name, highlights, __version__, order)
     if isinstance(run, ClassificationRun) and not any(os.path.exists(path) for path, _ in run.statuses()):
-        note(f"no clip of {results} exists at its path; make the report in the folder of that run", progress)
+        note(f"no clip of {results} exists at its path; make the report in the folder of that run", analysis.progress)
     with atomic_write(output, force=force) as file:
         file.write(page)
-    summary.log(output, progress, "the report is")
+    summary.log(output, analysis.progress, "the report is")
 
 
 def _choose_clips(

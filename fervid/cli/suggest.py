@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.core.errors import UsageError
 from fervid.core.text import escape_control_chars, escape_formula
 
@@ -24,12 +23,11 @@ if TYPE_CHECKING:
 suggest_app = typer.Typer()
 
 
-@suggest_app.command(
-    epilog=format_examples(
-        "fervid suggest results.jsonl -n 20 > first.txt",
-        "fervid suggest results.jsonl --features clips.npz --training labelled.npz",
-        "fervid suggest results.jsonl --format csv > first.csv",
-    )
+@add_command(
+    suggest_app,
+    "fervid suggest results.jsonl -n 20 > first.txt",
+    "fervid suggest results.jsonl --features clips.npz --training labelled.npz",
+    "fervid suggest results.jsonl --format csv > first.csv",
 )
 def suggest(
     results: Annotated[
@@ -88,6 +86,8 @@ def _quote(path: str) -> str:
 
 
 def _format_csv(suggestions: Sequence[Suggestion]) -> str:
+    import csv
+
     from fervid.learn.suggestions import Suggestion
 
     text = io.StringIO()

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fervid.cli import ExitCode, format_examples
-from fervid.cli.baseline import observation_progress, parse_baseline
-from fervid.cli.clip_inputs import collect_inputs
-from fervid.cli.flags import (
-    Attributes,
-    BaselineOption,
-    Camera,
-    Excel,
-    ExitZero,
-    Force,
-    FromFile,
-    Identify,
-    Inputs,
-    Jobs,
-    Labels,
-    NullSeparated,
-    ProgressMode,
-    Recursive,
-    Strict,
-    Threads,
-    WindowOutputFormat,
-    WindowOutputTarget,
-)
-from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import LimitOptions, ModelOptions, SamplingOptions, csv_for_excel, plan_workers, preload_worker
+from fervid.cli.baseline import BaselineOptions, observation_progress
+from fervid.cli.clip_inputs import LiveInputOptions
+from fervid.cli.commands import add_command
+from fervid.cli.options import ModelOptions, PredictionOptions, RunOptions, plan_workers, preload_worker
+from fervid.cli.output import OutputOptions
 from fervid.cli.stream import classify_stream, is_stream_input
 from fervid.core.errors import UsageError, as_usage_error
 
@@ -46,18 +27,39 @@ if TYPE_CHECKING:
 timeline_app = typer.Typer()
 
 
-@timeline_app.command(
-    epilog=format_examples(
-        "fervid timeline clip.mp4",
-        "fervid timeline videos/ --window 2 --step 0.5 -o windows.csv",
-        "fervid timeline --camera 0 --window 2",
-        "fervid timeline videos/ --format eaf -o annotations/",
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowOutputOptions(OutputOptions):
+    """Options of the output of `timeline`."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Output file; the suffix selects the format, e.g. windows.jsonl or .csv. With --format eaf or vtt a"
+            " folder of files, one for each clip.",
+        ),
+    ] = None
+    format: Annotated[
+        Literal["table", "jsonl", "json", "csv", "eaf", "vtt"] | None,
+        typer.Option(
+            "--format",
+            help="Output format. Default: by the suffix of -o, else a table on a terminal, else jsonl. eaf is for ELAN,"
+            " vtt are subtitles.",
+        ),
+    ] = None
+
+
+@add_command(
+    timeline_app,
+    "fervid timeline clip.mp4",
+    "fervid timeline videos/ --window 2 --step 0.5 -o windows.csv",
+    "fervid timeline --camera 0 --window 2",
+    "fervid timeline videos/ --format eaf -o annotations/",
 )
-@expand_option_groups
 def timeline(
-    inputs: Inputs = None,
-    camera: Camera = None,
+    *,
+    inputs: LiveInputOptions,
     window: Annotated[
         float,
         typer.Option(
@@ -70,102 +72,68 @@ def timeline(
             "--step", help="Seconds between the starts of two windows. Default: 1, or the window if that is shorter."
         ),
     ] = None,
-    recursive: Recursive = False,
-    from_file: FromFile = None,
-    nul: NullSeparated = False,
-    output: WindowOutputTarget = None,
-    format: WindowOutputFormat = None,
-    excel: Excel = False,
-    force: Force = False,
-    attributes: Attributes = False,
-    labels: Labels = None,
-    baseline: BaselineOption = None,
-    identify: Identify = False,
-    jobs: Jobs = None,
-    threads: Threads = None,
-    progress: ProgressMode = "auto",
-    exit_zero: ExitZero = False,
-    strict: Strict = False,
+    output: WindowOutputOptions,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Also plot the windows as .png, .svg or .pdf (one clip only)."),
+        Path | None, typer.Option("--plot", help="Also plot the windows as .png, .svg or .pdf (one clip only).")
     ] = None,
-    *,
-    sampling: SamplingOptions,
+    prediction: PredictionOptions,
+    people: BaselineOptions,
     models: ModelOptions,
-    limits: LimitOptions,
+    run: RunOptions,
 ) -> None:
     """Classify each window of each clip and write one record per window, in order.
 
     Live input (- for stdin, or --camera) is classified until it ends; each record is written as soon as its window
     is complete.
     """
-    format = csv_for_excel(format, output, excel)
     file_only = {
-        "--from-file": from_file,
-        "--start": sampling.start,
-        "--end": sampling.end,
+        "--from-file": inputs.from_file,
+        "--start": prediction.start,
+        "--end": prediction.end,
         "--plot": plot,
-        "--baseline": baseline,
-        "--identify": identify,
+        "--baseline": people.baseline,
+        "--identify": people.identify,
     }
-    live = is_stream_input(inputs, camera, file_only)
+    live = is_stream_input(inputs, file_only)
     if not live:
         preload_worker()
-    spec = parse_baseline(baseline, identify, {})
+    spec = people.read({})
     from fervid.analysis.windows import WindowSpec
     from fervid.batch.runner import RunConfig, classify_windows
-    from fervid.core.progress import Summary, note, track_clips
-    from fervid.media.inputs import SkippedFiles, resolve_inputs
+    from fervid.core.progress import Summary, track_clips
 
     with as_usage_error():
         window_spec = WindowSpec(window, min(1.0, window) if step is None else step)
-    options = sampling.options(attributes=attributes, labels=labels, baseline=spec.kind if spec else None)
+    options = prediction.build(baseline=spec.kind if spec else None)
     if live:
-        failed = classify_stream(
-            camera,
-            window_spec,
-            options,
-            output=output,
-            format=format,
-            force=force,
-            threads=threads,
-            progress=progress,
-            strict=strict,
-            models=models,
-        )
-        raise typer.Exit(ExitCode.INPUT_FAILED if failed and not exit_zero else ExitCode.OK)
-    skipped_files, summary = SkippedFiles(), Summary("window")
-    clips = resolve_inputs(collect_inputs(inputs, from_file, nul), recursive=recursive, skipped_files=skipped_files)
-    note(str(skipped_files), progress)
-    draw_plot = _plot_sink(plot, clips, output, force)
-    jobs, threads = plan_workers(len(clips), jobs, threads)
+        summary = classify_stream(inputs.camera, window_spec, options, output=output, run=run, models=models)
+        raise run.finish(summary, output.output)
+    summary = Summary("window")
+    clips = inputs.resolve(run.progress)
+    draw_plot = _plot_sink(plot, clips, output.output, output.force)
+    jobs, threads = plan_workers(len(clips), run.jobs, run.threads)
     classifier = models.load(options, threads)
-    config = RunConfig(jobs, strict=strict, limits=limits.limits)
+    config = RunConfig(jobs, strict=run.strict, limits=run.limits)
     clip_results: Generator[Sequence[WindowResult]]
     if spec is None:
         windows = classify_windows(classifier, clips, window_spec, config)
-        clip_results = track_clips(windows, len(clips), progress, config.has_failure)
+        clip_results = track_clips(windows, len(clips), run.progress, config.has_failure)
     else:
         from fervid.batch.baseline_runner import classify_windows_relative
 
-        show = observation_progress(len(clips), config, progress)
+        show = observation_progress(len(clips), config, run.progress)
         clip_results = classify_windows_relative(classifier, clips, window_spec, config, spec, show)
-    with _open_output(output, format, classifier, clips, force=force) as write, closing(clip_results):
+    with _open_output(output, classifier, clips) as write, closing(clip_results):
         for results in clip_results:
             write(results)
             for result in results:
                 summary.add(result.path, result.status, failed=config.is_failure(result.status))
             draw_plot(results)
-    if output:
-        summary.log(output, progress)
-    raise typer.Exit(ExitCode.INPUT_FAILED if summary.failures and not exit_zero else ExitCode.OK)
+    raise run.finish(summary, output.output)
 
 
 @contextmanager
-def _open_output(
-    output: Path | None, format: Any, classifier: Classifier, clips: list[str], *, force: bool
-) -> Iterator[WriteWindows]:
+def _open_output(output: WindowOutputOptions, classifier: Classifier, clips: list[str]) -> Iterator[WriteWindows]:
     """Open a function that writes the windows of a clip: their records, or a file of the clip's own.
 
     Raises:
@@ -176,10 +144,11 @@ def _open_output(
     from fervid.core.results import WindowResult
     from fervid.render.timeline_files import file_format, make_clip_file_writer
 
-    if per_clip := file_format(format, output):
-        yield make_clip_file_writer(clips, per_clip, output, force=force)
+    path, format, force = output.output, output.writer_format, output.force
+    if per_clip := file_format(format, path):
+        yield make_clip_file_writer(clips, per_clip, path, force=force)
         return
-    with open_writer(output, format, classifier, clips, force=force, record=WindowResult) as (writer, _):
+    with open_writer(path, format, classifier, clips, force=force, record=WindowResult) as (writer, _):
 
         def write(results: Sequence[WindowResult]) -> None:
             for result in results:

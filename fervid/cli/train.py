@@ -7,44 +7,20 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from fervid.cli import format_examples
+from fervid.cli.commands import add_command
 from fervid.cli.dataset_features import load_labeled_features
-from fervid.cli.dataset_flags import (
-    DatasetSource,
-    ExtractionOptions,
-    Folds,
-    Group,
-    Kinds,
-    RatingTarget,
-    ReportFormat,
-    Seed,
-    Statistics,
-    parse_choices,
-    parse_statistics_list,
-    print_report,
-)
-from fervid.cli.flags import Force, Labels
-from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import parse_labels
+from fervid.cli.dataset_flags import CandidateOptions, LabeledClipOptions, parse_choices, print_report
+from fervid.cli.flags import Force
 from fervid.core.errors import UsageError
 
 train_app = typer.Typer()
 
 
-@train_app.command(
-    epilog=format_examples(
-        "fervid train videos/ -o mine.onnx", "fervid train kerc2020:kerc/ --target valence -o v.onnx"
-    )
-)
-@expand_option_groups
+@add_command(train_app, "fervid train videos/ -o mine.onnx", "fervid train kerc2020:kerc/ --target valence -o v.onnx")
 def train(
-    dataset: DatasetSource,
+    *,
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file of the classifier, .onnx.")],
-    labels: Labels = None,
-    target: RatingTarget = None,
-    group: Group = "auto",
-    kinds: Kinds = None,
-    statistics: Statistics = None,
+    candidates: CandidateOptions,
     scalings: Annotated[
         str | None,
         typer.Option(
@@ -61,8 +37,6 @@ def train(
             " clips per person in every use.",
         ),
     ] = None,
-    folds: Folds = 5,
-    seed: Seed = 2021,
     early_exit_error: Annotated[
         float | None,
         typer.Option(
@@ -77,9 +51,7 @@ def train(
         typer.Option("--skip-broken", help="Skip clips that cannot be read; their number is stored in the model card."),
     ] = False,
     force: Force = False,
-    format: ReportFormat = "table",
-    *,
-    extraction: ExtractionOptions,
+    clips: LabeledClipOptions,
 ) -> None:
     """Train a clip classifier on labelled clips, and print its card.
 
@@ -89,44 +61,38 @@ def train(
     from fervid.analysis.early_exit import STRIDES
     from fervid.core.atomic_io import atomic_write, check_overwrite
     from fervid.learn.candidate_choice import make_default_candidates
-    from fervid.learn.model_selection import HYPERPARAMETERS, Scaling
+    from fervid.learn.model_selection import Scaling
     from fervid.learn.training import train_classifier
 
     check_overwrite(output, force=force)
-    if early_exit_error is not None and target:
+    if early_exit_error is not None and candidates.target:
         raise UsageError("--early-exit-error needs class probabilities, which a regressor on --target lacks; drop one")
     if center and early_exit_error is not None:
         raise UsageError(
             "early exits classify one clip at a time, but --center needs all clips of a person; drop --early-exit-error"
             " or --center"
         )
-    if center and group == "none":
+    if center and clips.group == "none":
         raise UsageError("--center person needs to know the person of each clip; drop --group-by none")
-    feature_sets, kind_names = (
-        parse_statistics_list(statistics),
-        parse_choices("--classifier-kind", kinds, HYPERPARAMETERS),
-    )
+    feature_sets, kind_names = candidates.feature_sets, candidates.kind_names
     scaling_names = parse_choices("--scaling", scalings, dict.fromkeys(get_args(Scaling)))
     data = load_labeled_features(
-        dataset,
-        extraction,
-        labels=parse_labels(labels),
-        target=target,
-        group=group,
-        seed=seed,
+        clips,
+        target=candidates.target,
+        seed=candidates.seed,
         center=center,
         strides=() if early_exit_error is None else STRIDES,
         skip_broken=skip_broken,
     )
-    candidates = make_default_candidates(
+    compared = make_default_candidates(
         data.table.statistics.keys(),
-        all_faces=extraction.face == "all",
+        all_faces=clips.extraction.face == "all",
         centered=center is not None,
         statistics=feature_sets,
         kinds=kind_names,
         scalings=scaling_names,
     )
-    trained = train_classifier(data, candidates, output.stem, folds, early_exit_error)
+    trained = train_classifier(data, compared, output.stem, candidates.folds, early_exit_error)
     with atomic_write(output, force=force) as file:
         file.write(trained.content)
-    print_report({**trained.card, "evaluations": trained.evaluations}, format)
+    print_report({**trained.card, "evaluations": trained.evaluations}, clips.format)

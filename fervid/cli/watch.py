@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from fervid.cli import format_examples
-from fervid.cli.flags import (
-    Adaptive,
-    Attributes,
-    Force,
-    Jobs,
-    Labels,
-    ProgressMode,
-    Recursive,
-    Resume,
-    Strict,
-    Threads,
-)
-from fervid.cli.option_groups import expand_option_groups
-from fervid.cli.options import LimitOptions, ModelOptions, SamplingOptions, plan_workers, preload_worker
+from fervid.cli.commands import add_command
+from fervid.cli.flags import Adaptive, Force, Recursive, Resume
+from fervid.cli.options import ModelOptions, PredictionOptions, WorkerOptions, plan_workers, preload_worker
+from fervid.cli.output import write_results
 
 watch_app = typer.Typer()
 
@@ -30,13 +18,9 @@ MAX_CLIPS_AT_ONCE = 1_000
 """Number of clips to plan workers for, as more may arrive at any time."""
 
 
-@watch_app.command(
-    epilog=format_examples(
-        "fervid watch inbox/ -o results.jsonl --resume", "fervid watch inbox/ --recursive | jq .label"
-    )
-)
-@expand_option_groups
+@add_command(watch_app, "fervid watch inbox/ -o results.jsonl --resume", "fervid watch inbox/ --recursive | jq .label")
 def watch(
+    *,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder in which clips arrive.")],
     recursive: Recursive = False,
     settle_seconds: Annotated[
@@ -54,17 +38,10 @@ def watch(
     ] = None,
     force: Force = False,
     resume: Resume = False,
-    attributes: Attributes = False,
+    prediction: PredictionOptions,
     adaptive: Adaptive = False,
-    labels: Labels = None,
-    jobs: Jobs = None,
-    threads: Threads = None,
-    progress: ProgressMode = "auto",
-    strict: Strict = False,
-    *,
-    sampling: SamplingOptions,
     models: ModelOptions,
-    limits: LimitOptions,
+    run: WorkerOptions,
 ) -> None:
     """Classify each clip in a folder, and each that arrives later, until Ctrl-C or SIGTERM.
 
@@ -77,20 +54,15 @@ def watch(
     from fervid.batch.folder_watcher import FolderWatcher
     from fervid.batch.output import open_stream_writer
     from fervid.batch.runner import RunConfig, classify_folder
-    from fervid.core.progress import log, track_clips
+    from fervid.core.progress import Summary, log
 
-    options = sampling.options(attributes=attributes, labels=labels, adaptive=adaptive)
+    options = prediction.build(adaptive=adaptive)
     inbox = FolderWatcher(folder, recursive=recursive, settle_s=settle_seconds, on_message=log)
-    jobs, threads = plan_workers(MAX_CLIPS_AT_ONCE, jobs, threads)
+    jobs, threads = plan_workers(MAX_CLIPS_AT_ONCE, run.jobs, run.threads)
     classifier = models.load(options, threads)
-    config = RunConfig(jobs, strict=strict, limits=limits.limits)
+    config = RunConfig(jobs, strict=run.strict, limits=run.limits)
     with open_stream_writer(
         output, format, classifier, inbox.fingerprints, resume=resume, force=force, on_message=log
-    ) as (
-        writer,
-        finished,
-    ):
+    ) as (writer, finished):
         results = classify_folder(classifier, inbox, finished, config)
-        with closing(track_clips(results, None, progress, lambda result: config.is_failure(result.status))) as results:
-            for result in results:
-                writer.write(result)
+        write_results(results, None, run.progress, config, writer, Summary("clip"))

@@ -328,7 +328,7 @@ def _flags(data: bytes, _: Path) -> None:
     text, _, more = data.decode("utf-8", "replace").partition("|")
     labels, _, statistics = more.partition("|")
     assert 0 <= flags.parse_seconds(text) < np.inf
-    options.build_options(start=flags.parse_seconds(text), labels=options.parse_labels(labels))
+    options.build_options(start=flags.parse_seconds(text), labels=labels)
     parse_statistics(statistics)
 
 
