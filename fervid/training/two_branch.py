@@ -4,7 +4,7 @@ After Jeong et al. (arXiv 2207.10025): one backbone, a branch for expression, a 
 head pose, age, gender and ethnicity), and mixup (Zhang et al., arXiv 1710.09412) or MixAugment (Psaroudakis and
 Kollias, arXiv 2205.04442), which mixes only half of each batch.
 
-    python -m fervid.training.two_branch --data sets/ --recipe models/recipes/two-branch.json --weights faceres.json \
+    python -m fervid.training.two_branch --data sets/ --recipe models/recipes/two-branch.json --from start-fp32.onnx \
         --run run.safetensors -o two-branch.onnx
 """
 
