@@ -24,7 +24,6 @@ from fervid.render.result_reader import ClassificationRun, EvaluationRun, Timeli
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-    from markupsafe import Markup
 
     from fervid.analysis.highlights import ClipHighlights
 
@@ -71,8 +70,8 @@ def render_html(
         view=view,
         name=name,
         version=version,
-        style=_to_markup(style),
-        script=_to_markup(script),
+        style=style,
+        script=script,
         policy=policy,
     )
     return text.encode("utf-8", "backslashreplace")
@@ -104,12 +103,6 @@ def _environment() -> Environment:
 
 def _read_template(name: str) -> str:
     return files("fervid.render").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _to_markup(text: str) -> Markup:
-    from markupsafe import Markup
-
-    return Markup(text)  # noqa: S704
 
 
 def _csp_hash(text: str) -> str:
