@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 
 from fervid.core.errors import DatasetError
-from fervid.learn.dataset import (
-    Dataset,
-    Sample,
-    filter_labels,
-    frame_files,
-    label_counts,
-    labels_with_few_people,
-    load_dataset,
-)
-from fervid.learn.dataset_layouts import KNOWN_LAYOUTS
+from fervid.learn.clip_files import frame_files
+from fervid.learn.dataset import Dataset, filter_labels, label_counts, labels_with_few_people, load_dataset
+from fervid.learn.dataset_layouts import KNOWN_LAYOUTS, Sample
 from fervid.media.inputs import SkippedFiles
 
 

@@ -29,17 +29,6 @@ from fervid.learn.dataset_layouts import CLASS_FOLDERS, KNOWN_LAYOUTS, Layout, S
 from fervid.learn.dataset_lists import read_list
 from fervid.media.inputs import SkippedFiles
 
-__all__ = [
-    "Dataset",
-    "Sample",
-    "filter_labels",
-    "frame_files",
-    "label_counts",
-    "labels_with_few_people",
-    "load_dataset",
-    "validate_dataset",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Dataset:

@@ -105,7 +105,8 @@ class Candidate:
 
     def make_steps(self, truth: Truth, seed: int) -> tuple[BaseEstimator, BaseEstimator]:
         """Create the scaler and the classifier, or the regressor if `truth` holds ratings."""
-        scaler = StandardScaler() if resolve_scaling(self) == "standard" else Normalizer()
+        scaling = resolve_scaling(self.statistics, self.kind, self.scaling)
+        scaler = StandardScaler() if scaling == "standard" else Normalizer()
         factories = REGRESSORS if is_regression(truth) else CLASSIFIERS
         return scaler, factories[self.kind](self.hyperparameter, seed)
 
@@ -132,9 +133,12 @@ def parse_statistics(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(statistics))
 
 
-def resolve_scaling(candidate: Candidate) -> Scaling:
+def resolve_scaling(statistics: str, kind: ClassifierKind, scaling: Scaling | None) -> Scaling:
     """Return the scaling of a candidate, with the default filled in."""
-    return _resolve_scaling(candidate.statistics, candidate.kind, candidate.scaling)
+    if scaling:
+        return scaling
+    only_logits = all(part.startswith("logit.") for part in parse_statistics(statistics))
+    return "standard" if kind == "mlp" or only_logits else "l2"
 
 
 def uses_expressions_only(name: str) -> bool:
@@ -153,29 +157,14 @@ def make_candidates(
             regression.
         scalings: Scalings to try. By default the one that `Candidate` defaults to.
     """
-    return [
-        Candidate(name, kind, hyperparameter, scaling)
-        for name in statistics
-        for kind in kinds or _default_kinds(name)
-        for scaling in scalings or (None,)
-        for hyperparameter in _hyperparameters(name, kind, scaling)
-    ]
-
-
-def _default_kinds(name: str) -> tuple[ClassifierKind, ...]:
-    return ("linear", "rbf") if uses_expressions_only(name) else ("linear", "logistic")
-
-
-def _hyperparameters(name: str, kind: ClassifierKind, scaling: Scaling | None) -> tuple[float, ...]:
-    standardized = _resolve_scaling(name, kind, scaling) == "standard"
-    return (STANDARDIZED_HYPERPARAMETERS if standardized else HYPERPARAMETERS)[kind]
-
-
-def _resolve_scaling(name: str, kind: ClassifierKind, scaling: Scaling | None) -> Scaling:
-    if scaling:
-        return scaling
-    only_logits = all(part.startswith("logit.") for part in parse_statistics(name))
-    return "standard" if kind == "mlp" or only_logits else "l2"
+    candidates = []
+    for name in statistics:
+        default_kinds: Sequence[ClassifierKind] = ("linear", "rbf" if uses_expressions_only(name) else "logistic")
+        for kind, scaling in itertools.product(kinds or default_kinds, scalings or (None,)):
+            standardized = resolve_scaling(name, kind, scaling) == "standard"
+            values = (STANDARDIZED_HYPERPARAMETERS if standardized else HYPERPARAMETERS)[kind]
+            candidates += [Candidate(name, kind, value, scaling) for value in values]
+    return candidates
 
 
 def selection_score(truth: Truth, predicted: Truth) -> float:
