@@ -100,7 +100,10 @@ def _attributes(windows: Sequence[Record]) -> list[str]:
 def _describe_highlight(highlight: Highlight) -> dict[str, Any]:
     """Return the window of a highlight, and what contributed to its label, the largest contribution first."""
     explanation = highlight.explanation
-    contributions = sorted(explanation.contributions.items(), key=lambda item: -abs(item[1])) if explanation else []
+    values = explanation.contributions if explanation else {}
+    contributions = [
+        (escape_control_chars(name), values[name]) for name in sorted(values, key=lambda name: -abs(values[name]))
+    ]
     return {
         "window": highlight.record,
         "thumbnails": highlight.thumbnails,
@@ -112,11 +115,11 @@ def _describe_highlight(highlight: Highlight) -> dict[str, Any]:
 
 
 def _contribution_chart(contributions: Sequence[tuple[str, float]]) -> Markup:
-    bars = [
+    bars: list[dict[str, Any]] = [
         {"label": name, "value": value, "description": f"{name}: {100 * value:+.1f} points"}
-        for name, value in ((escape_control_chars(name), value) for name, value in contributions)
+        for name, value in contributions
     ]
     return embed_chart(
         charts.bars(bars, "what it adds to the probability", shares=True, width=220),
-        f"Bar chart: {', '.join(str(bar['description']) for bar in bars)}",
+        f"Bar chart: {', '.join(bar['description'] for bar in bars)}",
     )

@@ -74,11 +74,6 @@ class FrameAnnotator:
         self._rows = _rows_with_bars(timeline)
         self._blank_panel = np.full((round_up_to_even(layout.panel), layout.size[0], 3), BACKGROUND, np.uint8)
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of an annotated frame, both even, as encoders require."""
-        return self._layout.size
-
     def __call__(self, image: Image, time: float, canvas: Image | None = None) -> Image:
         """Draw a frame with its predictions, and the panel below it.
 
@@ -88,7 +83,7 @@ class FrameAnnotator:
             canvas: Array to draw on; None for a new one.
 
         Returns:
-            The canvas, (height, width, 3) of `size`.
+            The canvas, (height, width, 3) of the size of the layout.
         """
         layout, times = self._layout, np.array([time])
         canvas_width, canvas_height = layout.size
