@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -180,17 +180,14 @@ def split_folds(truth: Truth, groups: Groups, n_folds: int = FOLDS, seed: int = 
     Raises:
         DatasetError: There are too few people, or too few clips of a class, for that many folds.
     """
-    splitter: Any
-    if groups is None:
-        splitter = (KFold if is_regression(truth) else StratifiedKFold)(n_folds, shuffle=True, random_state=seed)
+    if is_regression(truth):
+        splitter = KFold if groups is None else GroupKFold
     else:
-        splitter = (GroupKFold if is_regression(truth) else StratifiedGroupKFold)(
-            n_folds, shuffle=True, random_state=seed
-        )
+        splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # a class has fewer clips than folds
-            folds = list(splitter.split(truth, truth, groups))
+            folds = list(splitter(n_folds, shuffle=True, random_state=seed).split(truth, truth, groups))
     except (UserWarning, ValueError) as error:
         raise DatasetError(
             f"cannot split the clips into {n_folds} folds ({error}); add clips or people, or use fewer --folds"
@@ -239,12 +236,11 @@ def fit_candidate(candidate: Candidate, x: FloatArray, truth: Truth, seed: int) 
         DatasetError: There are too few rows for this candidate.
     """
     scaler, estimator = candidate.make_steps(truth, seed)
-    weights_name = f"{type(estimator).__name__.lower()}__sample_weight"
-    pipeline = make_pipeline(scaler, estimator)
+    pipeline = Pipeline([("scaler", scaler), ("estimator", estimator)])
     try:
         if is_regression(truth):  # standardize the ratings, so that their offset and scale do not matter
             return TransformedTargetRegressor(pipeline, transformer=StandardScaler()).fit(x, truth)
-        return pipeline.fit(x, truth, **{weights_name: compute_sample_weight("balanced", truth)})
+        return pipeline.fit(x, truth, estimator__sample_weight=compute_sample_weight("balanced", truth))
     except ValueError as error:
         if candidate.kind != "mlp":  # only the MLP holds out clips, for early stopping, and can run out of them
             raise

@@ -7,7 +7,7 @@ and a light core, and text a dark background, so that both are visible on light 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -52,11 +52,6 @@ class FaceOverlay:
     probabilities: FloatArray
     attribute_text: str = ""
 
-    def scaled(self, x_scale: float, y_scale: float) -> FaceOverlay:
-        """Return the overlay for a resized frame."""
-        x1, y1, x2, y2 = self.box
-        return replace(self, box=(x_scale * x1, y_scale * y1, x_scale * x2, y_scale * y2))
-
 
 class FrameAnnotator:
     """Draws the predictions for one video; call it with a frame and its time."""
@@ -89,17 +84,16 @@ class FrameAnnotator:
         canvas_width, canvas_height = layout.size
         if canvas is None:
             canvas = np.empty((canvas_height, canvas_width, 3), np.uint8)
-        boxes = [(person, person.box_at(time)) for person in self._timeline.people]
-        faces = [
-            FaceOverlay(person.id, box, person.probabilities_at(times)[0], person.attribute_text)
-            for person, box in boxes
-            if box
-        ]
         height, width = image.shape[:2]
+        x_scale, y_scale = layout.width / width, layout.height / height
+        faces = []
+        for person in self._timeline.people:
+            if box := person.box_at(time):
+                scaled = (x_scale * box[0], y_scale * box[1], x_scale * box[2], y_scale * box[3])
+                probabilities = person.probabilities_at(times)[0]
+                faces.append(FaceOverlay(person.id, scaled, probabilities, person.attribute_text))
         if (width, height) != (layout.width, layout.height):  # the frame size changed within the video
             image = np.asarray(cv2.resize(image, (layout.width, layout.height), interpolation=cv2.INTER_AREA), np.uint8)
-            scales = (layout.width / width, layout.height / height)
-            faces = [face.scaled(*scales) for face in faces]
         left = (canvas_width - layout.width) // 4 * 2
         panel_height = round_up_to_even(layout.panel)
         frame, panel = canvas[:-panel_height], canvas[-panel_height:]
