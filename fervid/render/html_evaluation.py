@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-def build_evaluation_context(reports: Mapping[str, Record]) -> dict[str, Any]:
+def build_evaluation_view(reports: Mapping[str, Record]) -> dict[str, Any]:
     """Return the values that the template `evaluation.html` shows, from evaluations by name."""
     reports = {name.replace("_", " "): report for name, report in reports.items()}
     classifiers = {name: report for name, report in reports.items() if "labels" in report}

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from fervid.core.packages import missing_extra
 from fervid.core.text import escape_control_chars, format_interval, format_percent, plural
 from fervid.render import charts
-from fervid.render.html_evaluation import build_evaluation_context
-from fervid.render.html_review import build_review_context, select_clips
-from fervid.render.html_run import build_run_context
-from fervid.render.html_timeline import build_timelines_context
+from fervid.render.html_evaluation import build_evaluation_view
+from fervid.render.html_review import build_review_view, select_clips
+from fervid.render.html_run import build_run_view
+from fervid.render.html_timeline import build_timelines_view
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ def render_html(
     environment = _environment()
     if isinstance(results, ClassificationRun):
         selected = select_clips(results.records, review)
-        form = build_review_context(selected, folder or Path.cwd(), highlights or {})
-        kind, view = "run", build_run_context(results.records, form)
+        form = build_review_view(selected, folder or Path.cwd(), highlights or {})
+        kind, view = "run", build_run_view(results.records, form)
     elif isinstance(results, TimelineRun):
-        kind, view = "timelines", build_timelines_context(results.clips, highlights or {})
+        kind, view = "timelines", build_timelines_view(results.clips, highlights or {})
     else:
-        kind, view = "evaluation", build_evaluation_context(results.reports)
+        kind, view = "evaluation", build_evaluation_view(results.reports)
     style = _read_template("report.css")
     script = "".join(map(_read_template, ("report.js", "review.js") if kind == "run" else ("report.js",)))
     policy = (

@@ -39,7 +39,7 @@ def select_clips(records: Sequence[Record], order: Sequence[str] | None) -> list
     return [classified[path] for path in dict.fromkeys(order)]
 
 
-def build_review_context(
+def build_review_view(
     records: Sequence[Record], folder: Path, highlights: Mapping[str, ClipHighlights]
 ) -> dict[str, Any]:
     """Return the values of the form for clips, as plain JSON types.

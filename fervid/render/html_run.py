@@ -19,12 +19,12 @@ ROWS_PER_PAGE = 50
 _STATUS_ORDER = ("error", "skipped", "no_face", "ok")  # by urgency
 
 
-def build_run_context(records: Sequence[Record], review: Mapping[str, Any]) -> dict[str, Any]:
+def build_run_view(records: Sequence[Record], review: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that the template `run.html` shows.
 
     Args:
         records: The records of a run.
-        review: The form to review it, as from `build_review_context`.
+        review: The form to review it, as from `build_review_view`.
     """
     statuses = Counter(record["status"] for record in records)
     classified = [record for record in records if record["status"] == "ok"]

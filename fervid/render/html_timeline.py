@@ -23,7 +23,7 @@ UNFOLDED_PEOPLE = 4
 """People of a clip whose charts are visible at once; the charts of the others are folded."""
 
 
-def build_timelines_context(
+def build_timelines_view(
     clips: Mapping[str, Sequence[Record]], highlights: Mapping[str, ClipHighlights]
 ) -> dict[str, Any]:
     """Return the values that the template `timelines.html` shows.
@@ -50,29 +50,31 @@ def _describe_clip(path: str, windows: Sequence[Record], highlights: ClipHighlig
         "classified": counts.total(),
         "labels": counts.most_common(),
         "errors": list(dict.fromkeys(window["error"]["message"] for window in windows if window["error"])),
-        "people": [_describe_person(id, timed, spans, labels) for id, spans in person_spans(timed).items()],
+        "people": [_describe_person(number, timed, spans, labels) for number, spans in person_spans(timed).items()],
         "highlights": [_describe_highlight(highlight) for highlight in highlights.highlights] if highlights else [],
         "note": highlights.note if highlights else "",
     }
 
 
 def _describe_person(
-    id: int, windows: Sequence[Record], spans: Sequence[Span], labels: Sequence[str]
+    number: int, windows: Sequence[Record], spans: Sequence[Span], labels: Sequence[str]
 ) -> dict[str, Any]:
     """Return title, chart and table of a person, from the windows of a clip and the spans of the person's chart."""
-    people = [(window["start_s"], person) for window in windows for person in window["people"] if person["id"] == id]
+    people = [
+        (window["start_s"], person) for window in windows for person in window["people"] if person["id"] == number
+    ]
     counts = Counter(person["label"] for _, person in people)
     label_counts = ", ".join(f"{escape_control_chars(label)} in {count}" for label, count in counts.most_common())
     attributes = _attributes([person for _, person in people])
     estimated = f", estimated {', '.join(attributes)}" if attributes else ""
     colors = {label: charts.series_color(i) for i, label in enumerate(labels)}
     return {
-        "id": id,
-        "title": f"Person {id}, seen in {len(people)} of {len(windows)} windows{estimated}",
+        "id": number,
+        "title": f"Person {number}, seen in {len(people)} of {len(windows)} windows{estimated}",
         "chart": embed_chart(
             draw_person(spans, colors, extent(windows)),
-            f"Line chart: probability of each label over time for person {id}. Of {len(people)} windows"
-            f" {label_counts}; unfold Person {id} as a table",
+            f"Line chart: probability of each label over time for person {number}. Of {len(people)} windows"
+            f" {label_counts}; unfold Person {number} as a table",
         ),
         "heads": ["from", "label", *labels],
         "rows": [
@@ -109,7 +111,7 @@ def _describe_highlight(highlight: Highlight) -> dict[str, Any]:
         "thumbnails": highlight.thumbnails,
         "note": highlight.note,
         "explanation": explanation,
-        "contributions": contributions,
+        "contribution_rows": [(name, f"{100 * value:+.1f} points") for name, value in contributions],
         "chart": _contribution_chart(contributions) if explanation else None,
     }
 
