@@ -33,6 +33,7 @@ from fervid.analysis.extractor import Extractor, load_extractor
 from fervid.analysis.options import Options
 from fervid.core.records import ClipFeatures, Face, FloatArray, Frame, FrameObservation, Image
 from fervid.learn import dataset
+from fervid.learn.clip_files import frame_files
 from fervid.media import video
 from fervid.media.sampling import Sampling
 from fervid.models import registry
@@ -208,7 +209,7 @@ def simulate_videos(folder: Path, count: int, background: Path | None) -> list[C
 
 def observe_folder(path: Path, extractor: Extractor) -> Iterator[FrameObservation]:
     """Observe a folder or pattern of frames as a clip."""
-    return extractor.observe_frames(video.read_image_sequence(dataset.frame_files(path)))
+    return extractor.observe_frames(video.read_image_sequence(frame_files(path)))
 
 
 def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from fervid.analysis.tracker import Tracker
 from fervid.core.records import Face, FaceOutputs, FloatArray, Frame, Image
 from fervid.learn import dataset
 from fervid.learn.candidate_choice import nested_cv_predict
-from fervid.learn.dataset import frame_files
+from fervid.learn.clip_files import frame_files
 from fervid.learn.figures import find_figure
 from fervid.learn.labeled_features import LabeledFeatures
 from fervid.learn.model_selection import TrainingData, make_candidates

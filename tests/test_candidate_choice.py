@@ -69,7 +69,7 @@ def test_default_is_known_by_scaling_that_it_has(monkeypatch: pytest.MonkeyPatch
 def test_default_is_among_what_is_usually_chosen_from(default: Candidate, *, centered: bool) -> None:
     available = {part for name in CANDIDATE_STATISTICS for part in parse_statistics(name)}
     ways = make_default_candidates(available, centered=centered)
-    assert default in {replace(way, scaling=resolve_scaling(way)) for way in ways}
+    assert default in {replace(way, scaling=resolve_scaling(way.statistics, way.kind, way.scaling)) for way in ways}
     assert {way.statistics for way in ways} == set(CANDIDATE_STATISTICS)
     few = make_default_candidates({"logit.mean", "logit.std"})
     assert {way.statistics for way in few} == {"logit+std"}

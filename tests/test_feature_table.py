@@ -26,7 +26,7 @@ from fervid.core.errors import DatasetError, OutputError, TimedOut, TruncatedVid
 from fervid.core.records import ClipFeatures
 from fervid.core.worker_process import WorkerDied
 from fervid.learn import feature_extraction
-from fervid.learn.dataset import Sample
+from fervid.learn.dataset_layouts import Sample
 from fervid.learn.feature_extraction import IDENTITY, ClipFeaturesRow, compute_clip_features, extract_features
 from fervid.learn.feature_table import FeatureTable
 from fervid.media.sampling import Sampling

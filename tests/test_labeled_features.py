@@ -16,7 +16,8 @@ from fervid.analysis.early_exit import STRIDES
 from fervid.core.errors import DatasetError, InputError, NoFaceError, UsageError
 from fervid.core.records import ClipFeatures
 from fervid.learn.classifier_export import to_onnx
-from fervid.learn.dataset import Dataset, Sample, validate_dataset
+from fervid.learn.dataset import Dataset, validate_dataset
+from fervid.learn.dataset_layouts import Sample
 from fervid.learn.feature_extraction import ClipFeaturesRow
 from fervid.learn.figures import find_figure
 from fervid.learn.labeled_features import build_feature_table, feature_provenance, label_features, relative_to_people

@@ -19,7 +19,7 @@ from fervid.analysis.extractor import load_extractor
 from fervid.analysis.options import Options
 from fervid.cli import app
 from fervid.core.errors import ChecksumMismatch, DatasetError, ModelIncompatible
-from fervid.learn.dataset import Sample
+from fervid.learn.dataset_layouts import Sample
 from fervid.learn.feature_extraction import extract_features
 from fervid.learn.feature_table import FeatureTable
 from fervid.models import registry

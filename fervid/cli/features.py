@@ -70,8 +70,8 @@ def features(
 
 def _resolve_sources(sources: Sequence[str], *, recursive: bool, skipped_files: SkippedFiles) -> Dataset:
     """Load the labelled data set that the only source names; else files, folders and globs without labels."""
-    from fervid.learn.dataset import Dataset, Sample, load_dataset
-    from fervid.learn.dataset_layouts import KNOWN_LAYOUTS
+    from fervid.learn.dataset import Dataset, load_dataset
+    from fervid.learn.dataset_layouts import KNOWN_LAYOUTS, Sample
     from fervid.media import inputs
 
     (first, *more) = sources

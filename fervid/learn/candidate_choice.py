@@ -114,7 +114,8 @@ def _find_default(scores: Mapping[Candidate, float], centered: bool) -> Candidat
     """Find the default among the candidates, else the best one that uses expressions only, else None."""
     default = DEFAULT_CENTERED_CANDIDATE if centered else DEFAULT_CANDIDATE
     for candidate in scores:
-        if replace(candidate, scaling=resolve_scaling(candidate)) == default:
+        scaling = resolve_scaling(candidate.statistics, candidate.kind, candidate.scaling)
+        if replace(candidate, scaling=scaling) == default:
             return candidate
     on_expressions = [candidate for candidate in scores if uses_expressions_only(candidate.statistics)]
     return max(on_expressions, key=scores.__getitem__) if on_expressions else None

@@ -29,17 +29,6 @@ from fervid.learn.dataset_layouts import CLASS_FOLDERS, KNOWN_LAYOUTS, Layout, S
 from fervid.learn.dataset_lists import read_list
 from fervid.media.inputs import SkippedFiles
 
-__all__ = [
-    "Dataset",
-    "Sample",
-    "filter_labels",
-    "frame_files",
-    "label_counts",
-    "labels_with_few_people",
-    "load_dataset",
-    "validate_dataset",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -118,10 +107,10 @@ def label_counts(dataset: Dataset) -> dict[str, int]:
     return dict(sorted(Counter(sample.label for sample in dataset.samples if sample.label is not None).items()))
 
 
-def labels_with_few_people(dataset: Dataset, min_people: int = 2) -> list[str]:
-    """List the classes with too few people for cross-validation by person, if all their people are known."""
+def labels_with_few_people(dataset: Dataset) -> list[str]:
+    """List the classes with fewer than two people, if all their people are known, for cross-validation by person."""
     people = {label: {s.person for s in dataset.samples if s.label == label} for label in dataset.labels}
-    return [label for label, names in people.items() if None not in names and len(names) < min_people]
+    return [label for label, names in people.items() if None not in names and len(names) < 2]
 
 
 def validate_dataset(

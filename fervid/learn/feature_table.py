@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -215,14 +215,7 @@ def _sample_from_dict(values: Mapping[str, Any]) -> Sample:
 
 
 def _sample_to_dict(sample: Sample) -> dict[str, Any]:
-    return {
-        "path": str(sample.path),
-        "label": sample.label,
-        "person": sample.person,
-        "split": sample.split,
-        "source": sample.source,
-        "ratings": dict(sample.ratings),
-    }
+    return asdict(sample) | {"path": str(sample.path)}
 
 
 WRITERS: Mapping[str, Callable[[FeatureTable, BinaryIO], None]] = {".npz": write_npz, ".parquet": write_parquet}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,7 +42,19 @@ def list_figures(scores: Mapping[str, Any], dataset: str, split: str, protocol: 
         split: Part of the data set.
         protocol: How the scores were measured.
     """
-    return [Figure(dataset, split, protocol, metric, value, interval) for metric, value, interval in _flatten(scores)]
+    figures = []
+    for metric, score in scores.items():
+        if not isinstance(score, Mapping):
+            figures.append(Figure(dataset, split, protocol, metric, score))
+        elif "interval" in score:
+            figures.append(Figure(dataset, split, protocol, metric, score["value"], score["interval"]))
+        else:
+            figures += [
+                Figure(dataset, split, protocol, f"{metric}.{name}", value)
+                for name, value in score.items()
+                if value is not None
+            ]
+    return figures
 
 
 def list_report_figures(report: Mapping[str, Any], dataset: str, split: str, protocol: str) -> list[Figure]:
@@ -62,13 +74,3 @@ def list_report_figures(report: Mapping[str, Any], dataset: str, split: str, pro
 def find_figure(figures: Iterable[Mapping[str, Any]], **keys: str) -> Mapping[str, Any] | None:
     """Return the first figure of a card that has these values, e.g. `dataset="SFEW", metric="accuracy"`, or None."""
     return next((figure for figure in figures if keys.items() <= figure.items()), None)
-
-
-def _flatten(scores: Mapping[str, Any]) -> Iterator[tuple[str, float, Sequence[float] | None]]:
-    for metric, value in scores.items():
-        if not isinstance(value, Mapping):
-            yield metric, value, None
-        elif "interval" in value:
-            yield metric, value["value"], value["interval"]
-        else:
-            yield from ((f"{metric}.{name}", part, None) for name, part in value.items() if part is not None)

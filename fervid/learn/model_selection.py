@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -105,7 +105,8 @@ class Candidate:
 
     def make_steps(self, truth: Truth, seed: int) -> tuple[BaseEstimator, BaseEstimator]:
         """Create the scaler and the classifier, or the regressor if `truth` holds ratings."""
-        scaler = StandardScaler() if resolve_scaling(self) == "standard" else Normalizer()
+        scaling = resolve_scaling(self.statistics, self.kind, self.scaling)
+        scaler = StandardScaler() if scaling == "standard" else Normalizer()
         factories = REGRESSORS if is_regression(truth) else CLASSIFIERS
         return scaler, factories[self.kind](self.hyperparameter, seed)
 
@@ -132,9 +133,12 @@ def parse_statistics(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(statistics))
 
 
-def resolve_scaling(candidate: Candidate) -> Scaling:
+def resolve_scaling(statistics: str, kind: ClassifierKind, scaling: Scaling | None) -> Scaling:
     """Return the scaling of a candidate, with the default filled in."""
-    return _resolve_scaling(candidate.statistics, candidate.kind, candidate.scaling)
+    if scaling:
+        return scaling
+    only_logits = all(part.startswith("logit.") for part in parse_statistics(statistics))
+    return "standard" if kind == "mlp" or only_logits else "l2"
 
 
 def uses_expressions_only(name: str) -> bool:
@@ -153,29 +157,14 @@ def make_candidates(
             regression.
         scalings: Scalings to try. By default the one that `Candidate` defaults to.
     """
-    return [
-        Candidate(name, kind, hyperparameter, scaling)
-        for name in statistics
-        for kind in kinds or _default_kinds(name)
-        for scaling in scalings or (None,)
-        for hyperparameter in _hyperparameters(name, kind, scaling)
-    ]
-
-
-def _default_kinds(name: str) -> tuple[ClassifierKind, ...]:
-    return ("linear", "rbf") if uses_expressions_only(name) else ("linear", "logistic")
-
-
-def _hyperparameters(name: str, kind: ClassifierKind, scaling: Scaling | None) -> tuple[float, ...]:
-    standardized = _resolve_scaling(name, kind, scaling) == "standard"
-    return (STANDARDIZED_HYPERPARAMETERS if standardized else HYPERPARAMETERS)[kind]
-
-
-def _resolve_scaling(name: str, kind: ClassifierKind, scaling: Scaling | None) -> Scaling:
-    if scaling:
-        return scaling
-    only_logits = all(part.startswith("logit.") for part in parse_statistics(name))
-    return "standard" if kind == "mlp" or only_logits else "l2"
+    candidates = []
+    for name in statistics:
+        default_kinds: Sequence[ClassifierKind] = ("linear", "rbf" if uses_expressions_only(name) else "logistic")
+        for kind, scaling in itertools.product(kinds or default_kinds, scalings or (None,)):
+            standardized = resolve_scaling(name, kind, scaling) == "standard"
+            values = (STANDARDIZED_HYPERPARAMETERS if standardized else HYPERPARAMETERS)[kind]
+            candidates += [Candidate(name, kind, value, scaling) for value in values]
+    return candidates
 
 
 def selection_score(truth: Truth, predicted: Truth) -> float:
@@ -191,17 +180,14 @@ def split_folds(truth: Truth, groups: Groups, n_folds: int = FOLDS, seed: int = 
     Raises:
         DatasetError: There are too few people, or too few clips of a class, for that many folds.
     """
-    splitter: Any
-    if groups is None:
-        splitter = (KFold if is_regression(truth) else StratifiedKFold)(n_folds, shuffle=True, random_state=seed)
+    if is_regression(truth):
+        splitter = KFold if groups is None else GroupKFold
     else:
-        splitter = (GroupKFold if is_regression(truth) else StratifiedGroupKFold)(
-            n_folds, shuffle=True, random_state=seed
-        )
+        splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # a class has fewer clips than folds
-            folds = list(splitter.split(truth, truth, groups))
+            folds = list(splitter(n_folds, shuffle=True, random_state=seed).split(truth, truth, groups))
     except (UserWarning, ValueError) as error:
         raise DatasetError(
             f"cannot split the clips into {n_folds} folds ({error}); add clips or people, or use fewer --folds"
@@ -250,12 +236,11 @@ def fit_candidate(candidate: Candidate, x: FloatArray, truth: Truth, seed: int) 
         DatasetError: There are too few rows for this candidate.
     """
     scaler, estimator = candidate.make_steps(truth, seed)
-    weights_name = f"{type(estimator).__name__.lower()}__sample_weight"
-    pipeline = make_pipeline(scaler, estimator)
+    pipeline = Pipeline([("scaler", scaler), ("estimator", estimator)])
     try:
         if is_regression(truth):  # standardize the ratings, so that their offset and scale do not matter
             return TransformedTargetRegressor(pipeline, transformer=StandardScaler()).fit(x, truth)
-        return pipeline.fit(x, truth, **{weights_name: compute_sample_weight("balanced", truth)})
+        return pipeline.fit(x, truth, estimator__sample_weight=compute_sample_weight("balanced", truth))
     except ValueError as error:
         if candidate.kind != "mlp":  # only the MLP holds out clips, for early stopping, and can run out of them
             raise

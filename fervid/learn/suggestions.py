@@ -50,7 +50,11 @@ def suggest_clips(
     """
     classified = [record for record in records if record["status"] == "ok"]
     by_margin = [_make_uncertain(record, distances or {}) for record in classified]
-    by_distance = [_make_dissimilar(suggestion) for suggestion in by_margin if suggestion.distance is not None]
+    by_distance = [
+        replace(clip, reason=f"unlike the training clips: distance {clip.distance:.2f} to the nearest")
+        for clip in by_margin
+        if clip.distance is not None
+    ]
     by_margin.sort(key=lambda suggestion: suggestion.margin)
     by_distance.sort(key=lambda suggestion: -(suggestion.distance or 0.0))
     chosen: dict[str, Suggestion] = {}
@@ -92,8 +96,3 @@ def _make_uncertain(record: Mapping[str, Any], distances: Mapping[str, float]) -
         margin=round(best[0][1] - sum(probability for _, probability in best[1:]), 4),
         distance=distances.get(os.path.abspath(record["path"])),
     )
-
-
-def _make_dissimilar(suggestion: Suggestion) -> Suggestion:
-    reason = f"unlike the training clips: distance {suggestion.distance:.2f} to the nearest"
-    return replace(suggestion, reason=reason)

@@ -211,8 +211,9 @@ def _annotated_frames(
         for frame in frames:
             if annotator is None:
                 height, width = frame.image.shape[:2]
-                annotator = FrameAnnotator(timeline, OverlayLayout.of(width, height, len(timeline.labels)))
-                canvas_width, canvas_height = annotator.size
+                layout = OverlayLayout.of(width, height, len(timeline.labels))
+                annotator = FrameAnnotator(timeline, layout)
+                canvas_width, canvas_height = layout.size
                 if max(canvas_width, canvas_height) > MAX_ENCODED_SIDE:
                     raise FrameTooLarge(
                         f"{source}: frames of {width} x {height} pixels with a chart below exceed the limit of H.264,"

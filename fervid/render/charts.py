@@ -28,23 +28,13 @@ SERIES = 8
 """Number of series colours; further series repeat them with dashed lines."""
 _DASHES = ([1, 0], [6, 3], [2, 2])
 _MAX_LABEL = 34  # characters of an axis label
-_TEXT = {
-    "labelColor": "var(--ink)",
-    "titleColor": "var(--ink)",
-    "labelFontSize": 12,
-    "titleFontSize": 12,
-    "labelLimit": 0,
-    "titleLimit": 0,
-}
+_TEXT = {"labelColor": "var(--ink)", "labelFontSize": 12, "labelLimit": 0}
+_TEXT |= {"titleColor": "var(--ink)", "titleFontSize": 12, "titleLimit": 0}
 _CONFIG = {
     "background": None,
     "font": "system-ui, sans-serif",
-    "padding": {
-        "left": 32,
-        "right": 12,
-        "top": 4,
-        "bottom": 4,
-    },  # the page's font may be wider than the one that Vega measures
+    # The page's font may be wider than the one that Vega measures.
+    "padding": {"left": 32, "right": 12, "top": 4, "bottom": 4},
     "view": {"stroke": None},
     "axis": _TEXT
     | {"gridColor": "var(--line)", "domainColor": "var(--faint)", "tickColor": "var(--faint)"}
@@ -120,26 +110,19 @@ def timeline(values: Values, bands: Values, colors: Mapping[str, str], extent: t
     axis = {"type": "quantitative", "scale": {"domain": list(extent), "nice": False}}
     x = {"field": "time", **axis, "axis": {"title": None, "labels": False}}
     y = {"field": "value", "type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _PERCENT, "title": None}
-    has_points = len(bands) <= 60
-    mark = {
-        "type": "line",
-        "aria": False,
-        "invalid": "break-paths-show-path-domains",
-        "point": has_points,
-        "strokeWidth": 2,
-    }
+    mark = {"type": "line", "aria": False, "invalid": "break-paths-show-path-domains", "strokeWidth": 2}
+    mark["point"] = len(bands) <= 60
     lines = {"mark": mark, "encoding": {"x": x, "y": y, "color": colours, "strokeDash": dashes}}
-    over = {"field": "from", **axis, "axis": {"title": "seconds"}}
-    under = {"x": {**over, "axis": x["axis"]}, "x2": {"field": "to"}, **_DESCRIPTION}
-    hover = {"mark": {"type": "rect", "color": "var(--ink)", "opacity": 0.001}, "data": _data(bands), "encoding": under}
-    filled = {**colours, "legend": None}
+    window = {"x": {**x, "field": "from"}, "x2": {"field": "to"}, **_DESCRIPTION}
+    hover = {"mark": {"type": "rect", "color": "var(--ink)", "opacity": 0.001}, "encoding": window}
     band = {
-        "mark": {"type": "rect"},
-        "data": _data(bands),
-        "encoding": {"x": over, "x2": {"field": "to"}, "color": filled, **_DESCRIPTION},
+        **window,
+        "x": {**axis, "field": "from", "axis": {"title": "seconds"}},
+        "color": {**colours, "legend": None},
     }
-    above = {"width": 960, "height": 150, "layer": [lines, hover], "data": _data(values)}
-    return {"vconcat": [above, {"width": 960, "height": 18, **band}], "spacing": 4}
+    above = {"layer": [lines, {**hover, "data": _data(bands)}], "data": _data(values)}
+    below = {"mark": "rect", "encoding": band, "data": _data(bands)}
+    return {"vconcat": [{"width": 960, "height": 150, **above}, {"width": 960, "height": 18, **below}], "spacing": 4}
 
 
 def message(text: str) -> Chart:

@@ -13,6 +13,7 @@ from fervid.core.text import escape_control_chars, format_interval, format_perce
 from fervid.render import charts
 
 FIGURES = {"accuracy": "accuracy", "uar": "unweighted average recall", "f1": "macro F1"}
+REGRESSION_FIGURES = {"ccc": "concordance (CCC)", "mae": "mean absolute error", "pearson": "correlation"}
 
 
 def render_report(report: Mapping[str, Any]) -> list[Table]:
@@ -103,11 +104,9 @@ def _methods(methods: Mapping[str, Mapping[str, Any]]) -> list[Table]:
 
 
 def _regression(reports: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = _table("Ratings", "method", "concordance (CCC)", "mean absolute error", "correlation")
+    table = _table("Ratings", "method", *REGRESSION_FIGURES.values())
     for name, report in reports.items():
-        table.add_row(
-            name, *(format_interval(report[key], factor=1, unit="", digits=3) for key in ("ccc", "mae", "pearson"))
-        )
+        table.add_row(name, *(format_interval(report[key], factor=1, unit="", digits=3) for key in REGRESSION_FIGURES))
     return table
 
 

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING
 from fervid.core.packages import missing_extra
 from fervid.core.text import escape_control_chars, format_interval, format_percent, plural
 from fervid.render import charts
-from fervid.render.html_evaluation import EvaluationView, build_evaluation_view
+from fervid.render.html_evaluation import build_evaluation_view
 from fervid.render.html_review import build_review_view, select_clips
-from fervid.render.html_run import RunView, build_run_view
-from fervid.render.html_timeline import TimelinesView, build_timelines_view
+from fervid.render.html_run import build_run_view
+from fervid.render.html_timeline import build_timelines_view
 from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-    from markupsafe import Markup
 
     from fervid.analysis.highlights import ClipHighlights
 
@@ -52,7 +51,6 @@ def render_html(
             review.
     """
     environment = _environment()
-    view: RunView | TimelinesView | EvaluationView
     if isinstance(results, ClassificationRun):
         selected = select_clips(results.records, review)
         form = build_review_view(selected, folder or Path.cwd(), highlights or {})
@@ -72,8 +70,8 @@ def render_html(
         view=view,
         name=name,
         version=version,
-        style=_to_markup(style),
-        script=_to_markup(script),
+        style=style,
+        script=script,
         policy=policy,
     )
     return text.encode("utf-8", "backslashreplace")
@@ -105,12 +103,6 @@ def _environment() -> Environment:
 
 def _read_template(name: str) -> str:
     return files("fervid.render").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _to_markup(text: str) -> Markup:
-    from markupsafe import Markup
-
-    return Markup(text)  # noqa: S704
 
 
 def _csp_hash(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +19,6 @@ if TYPE_CHECKING:
 CARDS_PER_PAGE = 10
 STRIP_THUMBNAILS = 5
 """Frames of a clip that are shown above its form."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReviewView:
-    """Values that the review section of `run.html` shows.
-
-    Attributes:
-        key: Name under which the browser stores the labels.
-        labels: The labels to choose from.
-        clips: Name, path, address, label, probabilities, thumbnails and note of each clip, as plain JSON types.
-        left_out: Clips that cannot be named in a CSV file.
-        page_size: Clips of a page.
-    """
-
-    key: str
-    labels: list[str]
-    clips: list[dict[str, Any]]
-    left_out: int
-    page_size: int
 
 
 def select_clips(records: Sequence[Record], order: Sequence[str] | None) -> list[Record]:
@@ -59,24 +39,30 @@ def select_clips(records: Sequence[Record], order: Sequence[str] | None) -> list
     return [classified[path] for path in dict.fromkeys(order)]
 
 
-def build_review_view(records: Sequence[Record], folder: Path, highlights: Mapping[str, ClipHighlights]) -> ReviewView:
-    """Build the form for clips.
+def build_review_view(
+    records: Sequence[Record], folder: Path, highlights: Mapping[str, ClipHighlights]
+) -> dict[str, Any]:
+    """Return the values of the form for clips, as plain JSON types.
 
     Args:
         records: Records of the clips, in the order of the form.
         folder: The absolute folder that relative paths of the records start from.
         highlights: Highlights of the clips with their thumbnails, by path; may be empty.
+
+    Returns:
+        `key`, under which the browser stores the labels; the `labels` to choose from; the `clips`; `left_out`, the
+        number of clips that cannot be named in a CSV file; and `size`, the number of clips of a page.
     """
     listed = [record for record in records if _can_be_listed(record["path"], folder)]
-    clips = [_clip(record, folder, highlights.get(record["path"])) for record in listed]
+    clips = [_describe_clip(record, folder, highlights.get(record["path"])) for record in listed]
     identity = json.dumps(sorted((clip["path"], clip["label"]) for clip in clips))
-    return ReviewView(
-        key=f"fervid-review-{hashlib.sha256(identity.encode()).hexdigest()[:16]}",
-        labels=list(dict.fromkeys(label for record in records for label in record["probabilities"])),
-        clips=clips,
-        left_out=len(records) - len(listed),
-        page_size=CARDS_PER_PAGE,
-    )
+    return {
+        "key": f"fervid-review-{hashlib.sha256(identity.encode()).hexdigest()[:16]}",
+        "labels": list(dict.fromkeys(label for record in records for label in record["probabilities"])),
+        "clips": clips,
+        "left_out": len(records) - len(listed),
+        "size": CARDS_PER_PAGE,
+    }
 
 
 def _can_be_listed(name: str, folder: Path) -> bool:
@@ -85,7 +71,7 @@ def _can_be_listed(name: str, folder: Path) -> bool:
     return not is_url(name) and path == path.strip() == escape_control_chars(path)
 
 
-def _clip(record: Record, folder: Path, highlights: ClipHighlights | None) -> dict[str, Any]:
+def _describe_clip(record: Record, folder: Path, highlights: ClipHighlights | None) -> dict[str, Any]:
     path = folder / record["path"]
     notes = [highlights.note] if highlights else []
     thumbnails = []

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fervid.core.text import escape_control_chars, format_percent, plural
 from fervid.render import charts
 from fervid.render.html_format import embed_chart, list_models
-from fervid.render.html_review import ReviewView
 from fervid.render.result_reader import Record
 
 if TYPE_CHECKING:
@@ -21,76 +19,45 @@ ROWS_PER_PAGE = 50
 _STATUS_ORDER = ("error", "skipped", "no_face", "ok")  # by urgency
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ErrorGroup:
-    """The clips that have the same error code and status, with the message of the first."""
+def build_run_view(records: Sequence[Record], review: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that the template `run.html` shows.
 
-    code: str
-    status: str
-    count: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RunView:
-    """Values that the template `run.html` shows.
-
-    Attributes:
-        clips: Number of clips.
-        statuses: Number of clips by status.
-        errors: Errors, the most frequent first.
-        label_chart: Clips by label; None without a classified clip.
-        label_rows: Label, number of clips and fraction of classified clips, the most frequent first.
-        confidence_chart: Histogram of confidences; None without a classified clip.
-        confidence_bins: Its bins.
-        rows: Cells of the table of clips, the most urgent clip first.
-        page_size: Rows of a page of that table.
-        review: The form to confirm or correct labels.
-        models: Role, name and SHA-256 of the models, a list for each combination.
+    Args:
+        records: The records of a run.
+        review: The form to review it, as from `build_review_view`.
     """
-
-    clips: int
-    statuses: dict[str, int]
-    errors: list[ErrorGroup]
-    label_chart: Markup | None
-    label_rows: list[tuple[str, int, float]]
-    confidence_chart: Markup | None
-    confidence_bins: list[dict[str, Any]]
-    rows: list[list[Any]]
-    page_size: int
-    review: ReviewView
-    models: list[list[tuple[str, str, str]]]
-
-
-def build_run_view(records: Sequence[Record], review: ReviewView) -> RunView:
-    """Build the content of a report from the records of a run and the form to review it."""
     statuses = Counter(record["status"] for record in records)
     classified = [record for record in records if record["status"] == "ok"]
     label_bars = _label_bars(classified)
     bins = _confidence_bins(classified)
-    return RunView(
-        clips=len(records),
-        statuses={status: statuses[status] for status in ("ok", "no_face", "error", "skipped")},
-        errors=_group_errors(records),
-        label_chart=_label_chart(label_bars) if label_bars else None,
-        label_rows=[(bar["label"], bar["value"], bar["value"] / len(classified)) for bar in label_bars],
-        confidence_chart=_confidence_chart(bins, len(classified)) if classified else None,
-        confidence_bins=bins,
-        rows=[_row(record) for record in sorted(records, key=_sort_key)],
-        page_size=ROWS_PER_PAGE,
-        review=review,
-        models=list_models(records),
-    )
+    return {
+        "clips": len(records),
+        "statuses": {status: statuses[status] for status in ("ok", "no_face", "error", "skipped")},
+        "errors": _group_errors(records),
+        "label_chart": _label_chart(label_bars) if label_bars else None,
+        "label_rows": [
+            (bar["label"], f"{bar['value']:,}", format_percent(bar["value"] / len(classified))) for bar in label_bars
+        ],
+        "confidence_chart": _confidence_chart(bins, len(classified)) if classified else None,
+        "confidence_rows": [
+            (f"{format_percent(row['from'], 0)} to {format_percent(row['to'], 0)}", f"{row['count']:,}") for row in bins
+        ],
+        "rows": [_table_row(record) for record in sorted(records, key=_sort_key)],
+        "page_size": ROWS_PER_PAGE,
+        "review": review,
+        "models": list_models(records),
+    }
 
 
-def _group_errors(records: Sequence[Record]) -> list[ErrorGroup]:
-    groups: dict[tuple[str, str], list[Record]] = {}
+def _group_errors(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Group clips by error code and status, the most frequent first; the message is that of the first clip."""
+    groups: dict[tuple[str, str], list[str]] = {}
     for record in records:
-        if record["error"]:
-            groups.setdefault((record["error"]["code"], record["status"]), []).append(record)
+        if error := record["error"]:
+            groups.setdefault((error["code"], record["status"]), []).append(error["message"])
     return [
-        ErrorGroup(code, status, len(group), group[0]["error"]["message"])
-        for (code, status), group in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+        {"code": code, "status": status, "count": len(messages), "message": messages[0]}
+        for (code, status), messages in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
 
 
@@ -134,7 +101,7 @@ def _confidence_chart(bins: Sequence[dict[str, Any]], clips: int) -> Markup:
     )
 
 
-def _row(record: Record) -> list[Any]:
+def _table_row(record: Record) -> list[Any]:
     """Return the cells of a clip: name, status, label, confidence, runner-up, people, seconds, error."""
     others = [(p, label) for label, p in (record["probabilities"] or {}).items() if label != record["label"]]
     second = max(others, key=lambda other: other[0], default=None)

@@ -7,7 +7,7 @@ and a light core, and text a dark background, so that both are visible on light 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -52,11 +52,6 @@ class FaceOverlay:
     probabilities: FloatArray
     attribute_text: str = ""
 
-    def scaled(self, x_scale: float, y_scale: float) -> FaceOverlay:
-        """Return the overlay for a resized frame."""
-        x1, y1, x2, y2 = self.box
-        return replace(self, box=(x_scale * x1, y_scale * y1, x_scale * x2, y_scale * y2))
-
 
 class FrameAnnotator:
     """Draws the predictions for one video; call it with a frame and its time."""
@@ -74,11 +69,6 @@ class FrameAnnotator:
         self._rows = _rows_with_bars(timeline)
         self._blank_panel = np.full((round_up_to_even(layout.panel), layout.size[0], 3), BACKGROUND, np.uint8)
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of an annotated frame, both even, as encoders require."""
-        return self._layout.size
-
     def __call__(self, image: Image, time: float, canvas: Image | None = None) -> Image:
         """Draw a frame with its predictions, and the panel below it.
 
@@ -88,23 +78,22 @@ class FrameAnnotator:
             canvas: Array to draw on; None for a new one.
 
         Returns:
-            The canvas, (height, width, 3) of `size`.
+            The canvas, (height, width, 3) of the size of the layout.
         """
         layout, times = self._layout, np.array([time])
         canvas_width, canvas_height = layout.size
         if canvas is None:
             canvas = np.empty((canvas_height, canvas_width, 3), np.uint8)
-        boxes = [(person, person.box_at(time)) for person in self._timeline.people]
-        faces = [
-            FaceOverlay(person.id, box, person.probabilities_at(times)[0], person.attribute_text)
-            for person, box in boxes
-            if box
-        ]
         height, width = image.shape[:2]
+        x_scale, y_scale = layout.width / width, layout.height / height
+        faces = []
+        for person in self._timeline.people:
+            if box := person.box_at(time):
+                scaled = (x_scale * box[0], y_scale * box[1], x_scale * box[2], y_scale * box[3])
+                probabilities = person.probabilities_at(times)[0]
+                faces.append(FaceOverlay(person.id, scaled, probabilities, person.attribute_text))
         if (width, height) != (layout.width, layout.height):  # the frame size changed within the video
             image = np.asarray(cv2.resize(image, (layout.width, layout.height), interpolation=cv2.INTER_AREA), np.uint8)
-            scales = (layout.width / width, layout.height / height)
-            faces = [face.scaled(*scales) for face in faces]
         left = (canvas_width - layout.width) // 4 * 2
         panel_height = round_up_to_even(layout.panel)
         frame, panel = canvas[:-panel_height], canvas[-panel_height:]

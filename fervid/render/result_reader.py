@@ -95,10 +95,13 @@ def load_results(path: Path) -> ClassificationRun | TimelineRun | EvaluationRun:
         values = _parse_json(path, "the array", text)
         return _load_records(path, ((f"record {i}", value) for i, value in enumerate(values, start=1)))
     if text.lstrip().startswith("{"):
-        document = _parse_single_object(text)
-        if document is not None and "schema_version" not in document:
-            return _load_reports(path, document)
-        return _load_records(path, _read_json_lines(path, text))
+        try:
+            document = _loads_strict(text)  # a single object, which may span several lines
+        except (ValueError, RecursionError):
+            return _load_records(path, _read_json_lines(path, text))
+        if "schema_version" in document:
+            return _load_records(path, [("record 1", document)])
+        return _load_reports(path, document)
     return _load_records(path, _read_csv(path, text))
 
 
@@ -185,20 +188,7 @@ def _exact_int(text: str) -> int:
     return value
 
 
-def _parse_single_object(text: str) -> dict[str, Any] | None:
-    """Return the object if the text is a single one; None for JSON Lines of several."""
-    try:
-        value = _loads_strict(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _read_json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    document = _parse_single_object(text)
-    if document is not None:  # a single record, which may span several lines
-        yield "record 1", document
-        return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"line {number}", _parse_json(path, f"line {number}", line)

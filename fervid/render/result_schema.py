@@ -11,77 +11,56 @@ from fervid.core.schema import record_json_schema
 
 ResultKind = Literal["classify", "timeline", "classifier", "regressor"]
 
+
+def _object(optional: Mapping[str, Any] | None = None, **required: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
+
+
+_STRING = {"type": "string"}
+_NUMBER = {"type": "number"}
+_COUNT = {"type": "integer", "minimum": 0}
 _FRACTION = {"type": "number", "minimum": 0, "maximum": 1}
 _FRACTION_BY_LABEL = {
     "type": "object",
     "additionalProperties": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
 }
-_FIGURE = {
-    "type": "object",
-    "required": ["value", "interval"],
-    "properties": {
-        "value": {"type": "number"},
-        "interval": {"type": ["array", "null"], "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-    },
-}
-_COUNT = {"type": "integer", "minimum": 0}
-_SCORES = {
-    "type": "object",
-    "required": ["count", "accuracy", "uar", "f1", "recall", "precision", "f1_each", "confusion"],
-    "properties": {
-        "count": _COUNT,
-        **dict.fromkeys(("accuracy", "uar", "f1"), _FIGURE),
-        **dict.fromkeys(("recall", "precision", "f1_each"), _FRACTION_BY_LABEL),
-        "confusion": {"type": "array", "items": {"type": "array", "items": _COUNT}},
-    },
-}
-_CALIBRATION_BIN = {
-    "type": "object",
-    "required": ["confidence", "accuracy", "count"],
-    "properties": {"confidence": _FRACTION, "accuracy": _FRACTION, "count": _COUNT},
-}
-_COMPARISON = {
-    "type": "object",
-    "required": ["name", "difference", "only_a_correct", "only_b_correct", "test", "p"],
-    "properties": {
-        "name": {"type": "string"},
-        "difference": {
-            "type": "object",
-            "required": ["accuracy", "uar"],
-            "properties": {"accuracy": _FIGURE, "uar": _FIGURE},
-        },
-        "test": {"type": "string"},
-        "p": {"type": "number"},
-    },
-}
-_CLASSIFIER_REPORT = {
-    "type": "object",
-    "required": ["labels", "clips", "answered", "all", "calibration"],
-    "properties": {
-        "labels": {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True},
-        "clips": _COUNT,
-        "answered": _SCORES,
-        "all": _SCORES,
-        "calibration": {
-            "type": "object",
-            "required": ["error", "bins"],
-            "properties": {"error": {"type": "number"}, "bins": {"type": "array", "items": _CALIBRATION_BIN}},
-        },
+_FIGURE = _object(
+    value=_NUMBER,
+    interval={"type": ["array", "null"], "items": _NUMBER, "minItems": 2, "maxItems": 2},
+)
+_SCORES = _object(
+    count=_COUNT,
+    **dict.fromkeys(("accuracy", "uar", "f1"), _FIGURE),
+    **dict.fromkeys(("recall", "precision", "f1_each"), _FRACTION_BY_LABEL),
+    confusion={"type": "array", "items": {"type": "array", "items": _COUNT}},
+)
+_CALIBRATION_BIN = _object(confidence=_FRACTION, accuracy=_FRACTION, count=_COUNT)
+_COMPARISON = _object(
+    name=_STRING,
+    difference=_object(accuracy=_FIGURE, uar=_FIGURE),
+    only_a_correct=_COUNT,
+    only_b_correct=_COUNT,
+    test=_STRING,
+    p=_NUMBER,
+)
+_CLASSIFIER_REPORT = _object(
+    labels={"type": "array", "items": _STRING, "minItems": 1, "uniqueItems": True},
+    clips=_COUNT,
+    answered=_SCORES,
+    all=_SCORES,
+    calibration=_object(error=_NUMBER, bins={"type": "array", "items": _CALIBRATION_BIN}),
+    optional={
         "comparison": _COMPARISON,
         "early_exit": {"type": "object", "additionalProperties": _FRACTION},
         "training_clips": _COUNT,
     },
-}
-_REGRESSOR_REPORT = {
-    "type": "object",
-    "required": ["clips", "unanswered", "ccc", "mae", "pearson"],
-    "properties": {
-        "clips": _COUNT,
-        "unanswered": _COUNT,
-        "training_clips": _COUNT,
-        **dict.fromkeys(("ccc", "mae", "pearson"), _FIGURE),
-    },
-}
+)
+_REGRESSOR_REPORT = _object(
+    clips=_COUNT,
+    unanswered=_COUNT,
+    **dict.fromkeys(("ccc", "mae", "pearson"), _FIGURE),
+    optional={"training_clips": _COUNT},
+)
 
 
 def find_record_error(record: dict[str, Any]) -> str | None:

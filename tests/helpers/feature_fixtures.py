@@ -14,7 +14,8 @@ import toy_models
 from fervid.analysis.extractor import Extractor
 from fervid.analysis.options import Options
 from fervid.analysis.pooling import STATISTICS
-from fervid.learn.dataset import Dataset, Sample
+from fervid.learn.dataset import Dataset
+from fervid.learn.dataset_layouts import Sample
 from fervid.learn.feature_extraction import IDENTITY
 from fervid.learn.feature_table import FeatureTable
 from fervid.learn.labeled_features import LabeledFeatures, label_features

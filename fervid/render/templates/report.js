@@ -16,6 +16,12 @@ for (const choice of theme.querySelectorAll("input")) {
 }
 theme.hidden = false;
 
+function make(name, properties, ...children) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+}
+
 // Tooltip with the description of the mark under the pointer; the tables have the same values.
 const tip = document.getElementById("tip");
 function markAt(event) {
@@ -63,6 +69,7 @@ if (data) {
   const heads = [...table.tHead.rows[0].cells];
   const [search, status, original, previous, next, where, order, said] =
     ["search", "status", "original", "previous", "next", "where", "order", "said"].map((id) => document.getElementById(id));
+  const classes = ["", "", "number", "words", "number", "number", "long"]; // of the cells after the name of the clip
   const numeric = heads.map((head) => head.classList.contains("number"));
   const text = rows.map((row) => row.filter((cell) => typeof cell === "string").join("\n").toLowerCase());
   const collator = new Intl.Collator("en", { numeric: true });
@@ -82,19 +89,10 @@ if (data) {
     const from = page * size;
     table.setAttribute("aria-rowcount", found.length + 1);
     body.replaceChildren(...found.slice(from, from + size).map((number, i) => {
-      const line = document.createElement("tr");
-      line.setAttribute("aria-rowindex", from + i + 2);
-      rows[number].forEach((value, column) => {
-        const cell = document.createElement(column ? "td" : "th");
-        if (!column) { cell.scope = "row"; cell.className = "clip"; }
-        if (numeric[column]) cell.className = "number";
-        const place = column === 0 || column === 7 ? cell.appendChild(document.createElement("bdi")) : cell;
-        if (column === 4) cell.className = "words";
-        if (column === 7) cell.className = "long";
-        place.textContent = value === null ? "" : shown[column](value);
-        line.append(cell);
-      });
-      return line;
+      const [clip, ...others] = rows[number].map((value, column) => value === null ? "" : shown[column](value));
+      const name = make("th", { scope: "row", className: "clip" }, make("bdi", {}, clip));
+      const cells = others.map((text, j) => make("td", { className: classes[j] }, j === 6 ? make("bdi", {}, text) : text));
+      return make("tr", { ariaRowIndex: from + i + 2 }, name, ...cells);
     }));
     const count = (number) => number.toLocaleString("en");
     const of = found.length === rows.length ? "" : ` found among ${count(rows.length)}`;

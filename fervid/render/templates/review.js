@@ -30,12 +30,6 @@ if (data) {
     count();
   }
 
-  function make(name, properties, ...children) {
-    const element = Object.assign(document.createElement(name), properties);
-    element.append(...children);
-    return element;
-  }
-
   function link(clip, time, ...children) {
     const address = time === null ? clip.url : `${clip.url}#t=${time}`;
     return make("a", { href: address, target: "_blank", rel: "noopener" }, ...children);
