@@ -95,9 +95,12 @@ class Extractor:
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle_extractor, (self.detector, self.face_model, self.options, self._threads)
 
-    def observe_clip(self, path: str | os.PathLike[str]) -> ClipObservations:
-        """Analyse a clip and pool the faces of each person; an input error is kept in the result's `error`."""
-        with closing(self.iter_observations(path)) as observations:
+    def observe_clip(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> ClipObservations:
+        """Analyse a clip and pool the faces of each person; an input error is kept in the result's `error`.
+
+        Takes what `iter_observations` takes.
+        """
+        with closing(self.iter_observations(path, sampling)) as observations:
             return aggregate_clip(observations, self.tracker_config)
 
     def iter_observations(

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Container, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from fervid.analysis.aggregate import ClipObservations
 from fervid.analysis.baseline import IDENTITY, LOGITS, BaselineReference
-from fervid.analysis.extractor import Extractor
-from fervid.analysis.result_builder import ResultBuilder
-from fervid.analysis.windows import WindowSpec
-from fervid.core.errors import InputError
 from fervid.core.records import ClipFeatures
-from fervid.core.results import Baseline, ClipResult, Prediction, WindowResult
+from fervid.core.results import Baseline, ClipResult, Prediction
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,38 +44,11 @@ def select_features(clip: ClipObservations, names: Container[str]) -> tuple[Clip
     )
 
 
-def observe_windows(
-    extractor: Extractor, results: ResultBuilder, path: str, spec: WindowSpec, statistics: Iterable[str]
-) -> list[ObservedRecord]:
-    """Classify each window of a clip and keep its features; a clip without a window has one record of its error.
-
-    Args:
-        extractor: Analyses the clip.
-        results: Makes the records.
-        path: Path of the clip.
-        spec: Length and step of the windows.
-        statistics: Names of the statistics that the classifier takes.
-    """
-    started = time.perf_counter()
-    try:
-        with closing(extractor.iter_observations(path)) as observations:
-            return [
-                make_observed_record(
-                    WindowResult.from_clip_result(result, window.start, window.end), window.clip, statistics
-                )
-                for result, window in results.build_windows(path, observations, spec, extractor.options.sampling.start)
-            ]
-    except InputError as error:
-        clip = ClipObservations(error=error)
-        result, _ = results.build(path, clip, started)
-        return [make_observed_record(WindowResult.from_clip_result(result), clip, statistics)]
-
-
 def name_people(
     record: ObservedRecord,
     identities: Sequence[str],
     references: Sequence[BaselineReference | None],
-    classify_relative: Callable[[ClipFeatures, BaselineReference | None], Prediction | None],
+    predictions: Sequence[Prediction | None],
 ) -> ClipResult:
     """Name the people of a record and make their predictions relative to their baselines.
 
@@ -89,19 +56,16 @@ def name_people(
         record: The record.
         identities: A name for each person in the record.
         references: The baseline of each person; None for a person without one.
-        classify_relative: Classifies features relative to a baseline; None keeps the prediction as it is.
+        predictions: The prediction for each person relative to the baseline; None keeps the one of the record.
     """
-    relative = [
-        classify_relative(features, reference) for features, reference in zip(record.people, references, strict=True)
-    ]
     people = [
         replace(person, prediction=prediction or person.prediction, identity=identity)
-        for person, prediction, identity in zip(record.result.people, relative, identities, strict=True)
+        for person, prediction, identity in zip(record.result.people, predictions, identities, strict=True)
     ]
     main = references[0] if references else None
     return replace(
         record.result,
         people=tuple(people),
-        prediction=next(iter(relative), None) or record.result.prediction,
+        prediction=next(iter(predictions), None) or record.result.prediction,
         baseline=Baseline(main.kind, main.clips) if main else None,
     )

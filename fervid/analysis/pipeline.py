@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, BinaryIO
 
@@ -18,14 +18,14 @@ from fervid.analysis.compatibility import check_compatible, check_labels, defaul
 from fervid.analysis.early_exit import exit_levels
 from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
 from fervid.analysis.frame_rows import RecordedClip, frame_columns, pool_rows, record_clip
-from fervid.analysis.observed_record import ObservedRecord, make_observed_record, name_people, observe_windows
+from fervid.analysis.observed_record import ObservedRecord, make_observed_record, name_people
 from fervid.analysis.options import Options
 from fervid.analysis.result_builder import AttributeNames, ResultBuilder
 from fervid.analysis.windows import WindowSpec
 from fervid.core.errors import InputError, UsageError
 from fervid.core.frame_rows import FrameColumns, FrameRow
-from fervid.core.records import ClipFeatures, Frame
-from fervid.core.results import ClipResult, Prediction, WindowResult
+from fervid.core.records import Frame
+from fervid.core.results import ClipResult, WindowResult
 from fervid.media.latest_frame import LatestFrameSource
 from fervid.media.sampling import Sampling
 from fervid.models import registry
@@ -137,8 +137,7 @@ class Classifier:
             sampling: Which frames to sample; None for those of the options.
         """
         started = time.perf_counter()
-        with closing(self.extractor.iter_observations(path, sampling)) as observations:
-            clip = aggregate_clip(observations, self.extractor.tracker_config)
+        clip = self.extractor.observe_clip(path, sampling)
         result, _ = self._results.build(os.fspath(path), clip, started)
         return [make_observed_record(result, clip, self.card["statistics"])]
 
@@ -152,8 +151,8 @@ class Classifier:
         Returns:
             A record for each window, or one record of the error if there is none.
         """
-        window, statistics = spec or WindowSpec(), self.card["statistics"]
-        return observe_windows(self.extractor, self._results, os.fspath(path), window, statistics)
+        with closing(self._iter_windows_or_error(path, spec)) as windows:
+            return [make_observed_record(result, clip, self.card["statistics"]) for result, clip in windows]
 
     def apply_baseline(
         self,
@@ -165,13 +164,12 @@ class Classifier:
 
         Takes a name and a baseline, or None, for each person in the record.
         """
-
-        def classify_relative(features: ClipFeatures, reference: BaselineReference | None) -> Prediction | None:
-            if self.options.baseline is None:
-                return None
-            return self._classify(shift_features(features, reference, self.card, self.options.baseline))
-
-        return name_people(record, identities, references, classify_relative)
+        kind = self.options.baseline
+        predictions = [
+            self._classify(shift_features(features, reference, self.card, kind)) if kind else None
+            for features, reference in zip(record.people, references, strict=True)
+        ]
+        return name_people(record, identities, references, predictions)
 
     def timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> Iterator[WindowResult]:
         """Classify each window of a clip and yield its record as soon as the window is complete.
@@ -183,10 +181,9 @@ class Classifier:
             path: Path of a video or image file.
             spec: Length and step of the windows.
         """
-        with closing(self.extractor.iter_observations(path)) as observations:
-            yield from self._results.build_window_results(
-                os.fspath(path), observations, spec or WindowSpec(), self.options.sampling.start
-            )
+        with closing(self._iter_windows_or_error(path, spec)) as windows:
+            for result, _ in windows:
+                yield result
 
     def build_timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> ClipTimeline:
         """Track the people of a clip and their predictions over time, as `fervid annotate` draws them.
@@ -253,14 +250,21 @@ class Classifier:
 
     def _classify_path(self, path: str | os.PathLike[str]) -> tuple[ClipResult, InputError | None]:
         started = time.perf_counter()
-        return self._results.build(os.fspath(path), self._observe(path), started)
+        if self._exit_levels:
+            clip = observe_with_early_exit(
+                self.extractor, path, self._exit_levels, lambda features: self._classify(features).confidence
+            )
+        else:
+            clip = self.extractor.observe_clip(path)
+        return self._results.build(os.fspath(path), clip, started)
 
-    def _observe(self, path: str | os.PathLike[str]) -> ClipObservations:
-        if not self._exit_levels:
-            return self.extractor.observe_clip(path)
-        return observe_with_early_exit(
-            self.extractor, path, self._exit_levels, lambda features: self._classify(features).confidence
-        )
+    def _iter_windows_or_error(
+        self, path: str | os.PathLike[str], spec: WindowSpec | None
+    ) -> Generator[tuple[WindowResult, ClipObservations]]:
+        with closing(self.extractor.iter_observations(path)) as observations:
+            yield from self._results.build_windows_or_error(
+                os.fspath(path), observations, spec or WindowSpec(), self.options.sampling.start
+            )
 
 
 def load_classifier(

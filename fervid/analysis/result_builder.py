@@ -105,7 +105,7 @@ class ResultBuilder:
         spec: WindowSpec,
         origin: float,
         forget_after: float = math.inf,
-    ) -> Iterator[tuple[ClipResult, WindowObservations]]:
+    ) -> Iterator[tuple[WindowResult, WindowObservations]]:
         """Yield each window of a clip with its record.
 
         Args:
@@ -121,27 +121,28 @@ class ResultBuilder:
         started, window = time.perf_counter(), None
         for window in iter_windows(observations, self.tracker_config, spec, origin, forget_after):
             ids = [person.number for person in window.clip.people]
-            yield self.build(path, window.clip, started, ids)[0], window
+            result, _ = self.build(path, window.clip, started, ids)
+            yield WindowResult.from_clip_result(result, window.start, window.end), window
             started = time.perf_counter()
         if window is None:
             raise no_frames_error(path)
 
-    def build_window_results(
+    def build_windows_or_error(
         self,
         path: str,
         observations: Iterable[FrameObservation],
         spec: WindowSpec,
         origin: float,
         forget_after: float = math.inf,
-    ) -> Iterator[WindowResult]:
-        """Yield the record of each window, or a record of the error if there is none; arguments as `build_windows`."""
+    ) -> Iterator[tuple[WindowResult, ClipObservations]]:
+        """Yield as `build_windows`, or a record of the error if there is no window."""
         started = time.perf_counter()
         try:
             for result, window in self.build_windows(path, observations, spec, origin, forget_after):
-                yield WindowResult.from_clip_result(result, window.start, window.end)
-                started = time.perf_counter()
+                yield result, window.clip
         except InputError as error:
-            yield WindowResult.from_clip_result(self.build(path, ClipObservations(error=error), started)[0])
+            clip = ClipObservations(error=error)
+            yield WindowResult.from_clip_result(self.build(path, clip, started)[0]), clip
 
     def build_stream_results(
         self, source: LatestFrameSource, observations: Iterable[FrameObservation], spec: WindowSpec
@@ -153,7 +154,8 @@ class ResultBuilder:
             observations: Observations of its frames, in order of time.
             spec: Length and step of the windows.
         """
-        for result in self.build_window_results(source.name, observations, spec, 0.0, FORGET_PERSON_AFTER_S):
+        windows = self.build_windows_or_error(source.name, observations, spec, 0.0, FORGET_PERSON_AFTER_S)
+        for result, _ in windows:
             dropped = source.dropped_between(result.start_s or 0.0, result.end_s or 0.0)
             problem = _report_dropped_frames(dropped, result.frames_sampled, result.error)
             yield replace(result, error=problem, elapsed_s=source.latency())
