@@ -17,12 +17,12 @@ class TrackStats:
     """Accumulated statistics of one track or person.
 
     Attributes:
-        number: Track id; for a person the smallest id of all its tracks, including those outside the window.
+        number: Track id; for a person the smallest of `track_ids`.
         pool: Statistics of the face.
         seconds: How long the face was visible.
         area: Sum over frames of the fraction of the frame that the face fills.
         weight: The same sum, weighted by the seconds that each frame lasts.
-        merged: Ids of the other tracks that it combines.
+        track_ids: For a person, the ids of all its tracks, including those outside the window.
     """
 
     number: int = 0
@@ -30,10 +30,10 @@ class TrackStats:
     seconds: float = 0.0
     area: float = 0.0
     weight: float = 0.0
-    merged: frozenset[int] = frozenset()
+    track_ids: Sequence[int] = ()
 
     @classmethod
-    def combine(cls, number: int, tracks: Iterable[TrackStats]) -> TrackStats:
+    def combine(cls, number: int, tracks: Iterable[TrackStats], track_ids: Sequence[int] = ()) -> TrackStats:
         """Combine the tracks of one person under the given number."""
         parts = list(tracks)
         return cls(
@@ -42,7 +42,7 @@ class TrackStats:
             sum(part.seconds for part in parts),
             sum(part.area for part in parts),
             sum(part.weight for part in parts),
-            frozenset().union(*({part.number, *part.merged} for part in parts)) - {number},
+            track_ids,
         )
 
 
@@ -132,8 +132,8 @@ class ClipObservations:
         for track_ids, outputs in self.pending:
             self.group.update_group(outputs[[i for i, track_id in enumerate(track_ids) if track_id in reliable]])
         self.pending.clear()
-        present = ((min(group), [self.tracks[track] for track in group if track in self.tracks]) for group in groups)
-        people = (TrackStats.combine(number, tracks) for number, tracks in present if tracks)
+        present = ((group, [self.tracks[track] for track in group if track in self.tracks]) for group in groups)
+        people = (TrackStats.combine(min(group), tracks, group) for group, tracks in present if tracks)
         self.people = sorted(people, key=lambda person: (-person.weight, -person.area))
 
     def pool(self, face: Literal["main", "all"]) -> FeaturePooler | None:
@@ -202,5 +202,5 @@ def aggregate_clip(
                 clip.merge_tracks(groups)
     except InputError as error:
         clip.error = error
-    clip.finalize_people(tracker.reliable_identities(stride))
+    clip.finalize_people(tracker.with_merged(tracker.reliable_identities(stride)))
     return clip

@@ -138,7 +138,7 @@ def record_clip(
     with closing(extractor.iter_observations(path)) as observations:
         clip = aggregate_clip(observations, extractor.tracker_config, on_frame=write)
     result, _ = results.build(path, clip, started)
-    person_of_track = {track: id for id, person in enumerate(clip.people) for track in (person.number, *person.merged)}
+    person_of_track = {track: id for id, person in enumerate(clip.people) for track in person.track_ids}
     people = select_features(clip, {IDENTITY}) if columns.identity else ()
     return RecordedClip(result, columns, person_of_track, people)
 
