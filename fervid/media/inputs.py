@@ -198,29 +198,23 @@ def find_videos(folder: str, *, recursive: bool, skipped_files: SkippedFiles | N
 
 
 def is_video(path: str, skipped_files: SkippedFiles) -> bool:
-    """Whether a file in a folder is a video; if not, count it in `skipped_files`."""
+    """Whether a file in a folder is a video, by its suffix, or by its header if the suffix is unknown.
+
+    Args:
+        path: The file.
+        skipped_files: Counts the file if it is no video, or cannot be read.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in VIDEO_SUFFIXES:
+        return True
     try:
-        if _looks_like_video(path):
+        status = os.stat(path) if suffix not in _NO_VIDEO else None
+        if status and stat.S_ISREG(status.st_mode) and _has_video_header(path, status.st_size, status.st_mtime_ns):
             return True
         skipped_files.files += 1
     except OSError:
         skipped_files.unreadable += 1
     return False
-
-
-def _looks_like_video(path: str) -> bool:
-    """Whether a file is a video by its suffix, or by its header if the suffix is unknown.
-
-    Raises:
-        OSError: Its suffix is unknown, and it cannot be read.
-    """
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in VIDEO_SUFFIXES:
-        return True
-    if suffix in _NO_VIDEO:
-        return False
-    status = os.stat(path)
-    return stat.S_ISREG(status.st_mode) and _has_video_header(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(_MAX_CACHED_HEADERS)
