@@ -14,10 +14,8 @@ from fervid.media.sampling import Sampling, reshape
 
 STRETCHES = (16 / 9, 9 / 16)
 """Factors by which the width of a frame is scaled."""
-_PROBE_FPS = 1.0
-"""Frame rate at which the factors are tried."""
-_MIN_PROBE_HITS = 2
-"""Frames with a face that a factor needs to be chosen, in clips that have as many."""
+_PROBE_FPS = 1.0  # frame rate at which the factors are tried
+_MIN_PROBE_HITS = 2  # frames with a face that a factor needs to be chosen, in clips that have as many
 
 
 def stretch_frame(frame: Frame, stretch: float) -> Frame:

@@ -19,20 +19,13 @@ from fervid.core.boxes import box_iou
 from fervid.core.records import TIME_EPS_S, Box
 from fervid.core.results import ErrorInfo, Person
 
-_CENTER_SIGMA_S = 0.08
-"""Standard deviation in seconds of the Gaussian that smooths the center of a box."""
-_SIZE_SIGMA_S = 0.25
-"""Standard deviation in seconds of the Gaussian that smooths the size of a box, which changes more slowly."""
-_MIN_WEIGHT = 0.01
-"""Weight of the Gaussian below which neighbours are ignored."""
-_EDGE_S = 0.1
-"""Longest time in seconds that a face stays visible before its first and after its last box."""
-_MIN_VISIBLE_S = 0.25
-"""Shortest visible time in seconds, unless the clip is shorter; anything shorter would flash."""
-_MIN_IOU = 0.1
-"""Lowest intersection over union of the boxes before and after a gap for a segment to continue."""
-_MIN_DURATION_S = 1e-9
-"""Duration that frames and windows without one count as, for their weight."""
+_CENTER_SIGMA_S = 0.08  # standard deviation of the Gaussian that smooths the center of a box
+_SIZE_SIGMA_S = 0.25  # the same for the size of a box, which changes more slowly
+_MIN_WEIGHT = 0.01  # of the Gaussian, below which neighbours are ignored
+_EDGE_S = 0.1  # longest time that a face stays visible before its first and after its last box
+_MIN_VISIBLE_S = 0.25  # shortest visible time, unless the clip is shorter; anything shorter would flash
+_MIN_IOU = 0.1  # lowest intersection over union of the boxes before and after a gap for a segment to continue
+_MIN_DURATION_S = 1e-9  # that frames and windows without a duration count as, for their weight
 
 Float64Array = NDArray[np.float64]
 

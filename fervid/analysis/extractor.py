@@ -31,8 +31,7 @@ _IOU_ONLY = {"min_track_similarity": -1.0, "min_person_similarity": 2.0}
 _MALLOC_WARMUP_BYTES = 31 << 20
 """Size of an allocation that is freed at once, so that glibc raises its dynamic mmap threshold (mallopt(3), at most
 32 MiB) and reuses the memory of frames. Otherwise that memory returns to the system, which clears it page by page."""
-_PREFETCH_BATCHES = 4
-"""Batches of crops prepared ahead of the face model."""
+_PREFETCH_BATCHES = 4  # of crops, prepared ahead of the face model
 
 
 class _FrameFaces(NamedTuple):

@@ -26,8 +26,7 @@ from fervid.core.frame_rows import FrameColumns, FrameRow
 from fervid.core.records import ClipFeatures, FaceOutputs, FloatArray, FrameObservation
 from fervid.core.results import ClipResult
 
-_EYES = ("right_eye", "left_eye")
-"""The landmarks of every detector, for those whose cards name none."""
+_EYES = ("right_eye", "left_eye")  # the landmarks of every detector, for those whose cards name none
 _ROWS_PER_READ = 1024
 _NO_TRACK = -1
 
@@ -80,8 +79,7 @@ class RecordedClip:
         file.seek(0)
         layout = _layout(self.columns)
         while data := file.read(_ROWS_PER_READ * layout.itemsize):
-            for row in np.frombuffer(data, layout):
-                yield self._make_row(row)
+            yield from map(self._make_row, np.frombuffer(data, layout))
         if self.result.error:
             yield FrameRow(self.result.path, error=self.result.error)
 
@@ -92,13 +90,10 @@ class RecordedClip:
             "timestamp": float(row["time"]),
             "duration_s": float(row["duration"]),
         }
-        if row["track"] != _NO_TRACK:
-            values |= self._face_values(row)
-        return FrameRow(**values)
-
-    def _face_values(self, row: Any) -> dict[str, Any]:
+        if row["track"] == _NO_TRACK:
+            return FrameRow(**values)
         columns, probabilities = self.columns, row["expression"]
-        values = {
+        values |= {
             "face_id": self.person_of_track.get(int(row["track"])),
             "confidence": float(row["score"]),
             "detected": bool(row["detected"]),
@@ -115,7 +110,7 @@ class RecordedClip:
             values["ethnicity_probabilities"] = dict(zip(columns.ethnicities, ethnicity, strict=True))
         if columns.embedding:
             values["embedding"] = row["embedding"]
-        return values
+        return FrameRow(**values)
 
 
 def record_clip(

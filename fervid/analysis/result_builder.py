@@ -19,8 +19,7 @@ from fervid.media.latest_frame import LatestFrameSource
 
 FORGET_PERSON_AFTER_S = 600.0
 """Seconds without a face after which a person in a live stream is forgotten, to bound memory."""
-_MINOR_PROBLEMS = (Discontinuity.code, SeveralStreams.code)
-"""Problems of a window that are reported after dropped frames."""
+_MINOR_PROBLEMS = (Discontinuity.code, SeveralStreams.code)  # of a window, reported after dropped frames
 
 
 @dataclass(frozen=True, slots=True)

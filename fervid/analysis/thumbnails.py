@@ -15,8 +15,7 @@ from fervid.media import video
 
 THUMBNAIL_PX = 320
 """Longer side of a thumbnail in pixels."""
-_TIME_EPS = 1e-3
-"""Seconds by which the time of a frame may differ from the requested time."""
+_TIME_EPS = 1e-3  # seconds by which the time of a frame may differ from the requested time
 
 
 @dataclass(frozen=True, slots=True)
