@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 from fervid.analysis.aggregate import ClipObservations
-from fervid.analysis.baseline import IDENTITY, LOGITS, BaselineReference
+from fervid.analysis.baseline import BaselineReference
 from fervid.core.records import ClipFeatures
 from fervid.core.results import Baseline, ClipResult, Prediction
 
@@ -22,17 +22,6 @@ class ObservedRecord:
 
     result: ClipResult
     people: tuple[ClipFeatures, ...]
-
-
-def make_observed_record(result: ClipResult, clip: ClipObservations, statistics: Iterable[str]) -> ObservedRecord:
-    """Attach to a record the features that its people are classified and recognised by.
-
-    Args:
-        result: The record of a clip or window.
-        clip: The observations that it was made from.
-        statistics: Names of the statistics that the classifier takes.
-    """
-    return ObservedRecord(result, select_features(clip, {*statistics, LOGITS, IDENTITY}))
 
 
 def select_features(clip: ClipObservations, names: Container[str]) -> tuple[ClipFeatures, ...]:

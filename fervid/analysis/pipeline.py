@@ -10,18 +10,18 @@ from contextlib import closing
 from typing import Any, BinaryIO
 
 from fervid.analysis.adaptive_sampling import observe_with_early_exit
-from fervid.analysis.aggregate import ClipObservations, aggregate_clip
-from fervid.analysis.baseline import BaselineReference, shift_features
+from fervid.analysis.aggregate import aggregate_clip
+from fervid.analysis.baseline import IDENTITY, LOGITS, BaselineReference, shift_features
 from fervid.analysis.clip_classifier import ClipClassifier
 from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
 from fervid.analysis.compatibility import check_compatible, check_labels, default_classifier
 from fervid.analysis.early_exit import exit_levels
 from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
 from fervid.analysis.frame_rows import RecordedClip, frame_columns, pool_rows, record_clip
-from fervid.analysis.observed_record import ObservedRecord, make_observed_record, name_people
+from fervid.analysis.observed_record import ObservedRecord, name_people, select_features
 from fervid.analysis.options import Options
 from fervid.analysis.result_builder import AttributeNames, ResultBuilder
-from fervid.analysis.windows import WindowSpec
+from fervid.analysis.windows import WindowObservations, WindowSpec
 from fervid.core.errors import InputError, UsageError
 from fervid.core.frame_rows import FrameColumns, FrameRow
 from fervid.core.records import Frame
@@ -78,6 +78,7 @@ class Classifier:
                 attributes if options.attributes else None,
             )
             self._results.make_person(0, extractor.warmup_stats)
+            self._baseline_statistics = {*classifier.card["statistics"], LOGITS, IDENTITY}
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -139,7 +140,7 @@ class Classifier:
         started = time.perf_counter()
         clip = self.extractor.observe_clip(path, sampling)
         result, _ = self._results.build(os.fspath(path), clip, started)
-        return [make_observed_record(result, clip, self.card["statistics"])]
+        return [ObservedRecord(result, select_features(clip, self._baseline_statistics))]
 
     def observe_windows(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> list[ObservedRecord]:
         """Classify each window of a clip and keep the features that `apply_baseline` needs.
@@ -151,8 +152,11 @@ class Classifier:
         Returns:
             A record for each window, or one record of the error if there is none.
         """
-        with closing(self._iter_windows_or_error(path, spec)) as windows:
-            return [make_observed_record(result, clip, self.card["statistics"]) for result, clip in windows]
+        with closing(self._iter_windows(path, spec)) as windows:
+            return [
+                ObservedRecord(result, select_features(clip, self._baseline_statistics))
+                for result, clip in self._results.yield_error(os.fspath(path), windows)
+            ]
 
     def apply_baseline(
         self,
@@ -181,8 +185,8 @@ class Classifier:
             path: Path of a video or image file.
             spec: Length and step of the windows.
         """
-        with closing(self._iter_windows_or_error(path, spec)) as windows:
-            for result, _ in windows:
+        with closing(self._iter_windows(path, spec)) as windows:
+            for result, _ in self._results.yield_error(os.fspath(path), windows):
                 yield result
 
     def build_timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> ClipTimeline:
@@ -193,10 +197,7 @@ class Classifier:
         Raises:
             InputError: The file could not be read, or has no frame in the requested time range.
         """
-        with closing(self.extractor.iter_observations(path)) as observations:
-            windows = self._results.build_windows(
-                os.fspath(path), observations, spec or WindowSpec(), self.options.sampling.start
-            )
+        with closing(self._iter_windows(path, spec)) as windows:
             return build_clip_timeline(
                 ((window, result.people) for result, window in windows), self.labels, self.extractor.tracker_config
             )
@@ -258,11 +259,11 @@ class Classifier:
             clip = self.extractor.observe_clip(path)
         return self._results.build(os.fspath(path), clip, started)
 
-    def _iter_windows_or_error(
+    def _iter_windows(
         self, path: str | os.PathLike[str], spec: WindowSpec | None
-    ) -> Generator[tuple[WindowResult, ClipObservations]]:
+    ) -> Generator[tuple[WindowResult, WindowObservations]]:
         with closing(self.extractor.iter_observations(path)) as observations:
-            yield from self._results.build_windows_or_error(
+            yield from self._results.build_windows(
                 os.fspath(path), observations, spec or WindowSpec(), self.options.sampling.start
             )
 

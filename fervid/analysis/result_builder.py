@@ -126,18 +126,13 @@ class ResultBuilder:
         if window is None:
             raise no_frames_error(path)
 
-    def build_windows_or_error(
-        self,
-        path: str,
-        observations: Iterable[FrameObservation],
-        spec: WindowSpec,
-        origin: float,
-        forget_after: float = math.inf,
+    def yield_error(
+        self, path: str, windows: Iterable[tuple[WindowResult, WindowObservations]]
     ) -> Iterator[tuple[WindowResult, ClipObservations]]:
-        """Yield as `build_windows`, or a record of the error if there is no window."""
+        """Yield each window of `build_windows`, or a record of the error that it raises."""
         started = time.perf_counter()
         try:
-            for result, window in self.build_windows(path, observations, spec, origin, forget_after):
+            for result, window in windows:
                 yield result, window.clip
         except InputError as error:
             clip = ClipObservations(error=error)
@@ -153,8 +148,8 @@ class ResultBuilder:
             observations: Observations of its frames, in order of time.
             spec: Length and step of the windows.
         """
-        windows = self.build_windows_or_error(source.name, observations, spec, 0.0, FORGET_PERSON_AFTER_S)
-        for result, _ in windows:
+        windows = self.build_windows(source.name, observations, spec, 0.0, FORGET_PERSON_AFTER_S)
+        for result, _ in self.yield_error(source.name, windows):
             dropped = source.dropped_between(result.start_s or 0.0, result.end_s or 0.0)
             problem = _report_dropped_frames(dropped, result.frames_sampled, result.error)
             yield replace(result, error=problem, elapsed_s=source.latency())
