@@ -13,7 +13,7 @@ import numpy as np
 
 from fervid.analysis.aggregate import ClipObservations, TrackStats, aggregate_clip
 from fervid.analysis.align import align_face
-from fervid.analysis.aspect_ratio import find_stretch, probe_sampling, stretch_frame, unstretch_face
+from fervid.analysis.aspect_ratio import PROBE_FPS, find_stretch, stretch_frame, unstretch_face
 from fervid.analysis.detector import Detector
 from fervid.analysis.face_model import BATCH, FaceModel, empty_outputs
 from fervid.analysis.options import Options
@@ -155,7 +155,8 @@ class Extractor:
         sampling = sampling or self.options.sampling
         if sampling.aspect is not None:
             return []
-        with closing(self._read(path, probe_sampling(sampling))) as frames:
+        probe = replace(sampling, fps=min(sampling.fps or PROBE_FPS, PROBE_FPS))
+        with closing(self._read(path, probe)) as frames:
             stretch = find_stretch(frames, lambda image: self._starts_track(self._face_detector.detect(image)))
         if stretch is None:
             return []

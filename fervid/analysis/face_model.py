@@ -7,7 +7,7 @@ optional. Its card gives the labels, the crop size, the colour order, and the me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,16 +61,13 @@ class FaceModel:
         if not len(crops):
             return empty_outputs(self.card)
         outputs = self.outputs
-        batches = [self._run(outputs, crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
+        inputs = (preprocess(crops[i : i + BATCH], self.card) for i in range(0, len(crops), BATCH))
+        batches = [self.session.run(outputs, {"crops": batch}) for batch in inputs]
         columns = dict(zip(outputs, map(np.concatenate, zip(*batches, strict=True)), strict=True))
         if "age" in columns:
             columns["age"] = expected_age(columns["age"], self.card["first_age"])
         missing = np.zeros((len(crops), 0), np.float32)
         return FaceOutputs(**{name: columns.get(name, missing) for name in OUTPUT_NAMES})
-
-    def _run(self, outputs: Sequence[str], crops: Image) -> list[FloatArray]:
-        scores: list[FloatArray] = self.session.run(outputs, {"crops": preprocess(crops, self.card)})
-        return scores
 
 
 def preprocess(crops: Image, card: Mapping[str, Any]) -> FloatArray:

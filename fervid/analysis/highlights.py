@@ -24,7 +24,7 @@ from fervid.core.errors import InputError, ModelError, ModelIncompatible, ModelN
 from fervid.core.records import ClipFeatures, FloatArray, FrameObservation
 from fervid.core.text import format_percent
 from fervid.core.worker_pool import map_ordered
-from fervid.core.worker_process import Limits, WorkerDied
+from fervid.core.worker_process import NO_LIMITS, Limits, WorkerDied
 from fervid.media.sampling import Sampling
 from fervid.models import registry
 from fervid.models.card import ModelKind
@@ -75,7 +75,7 @@ def find_highlights(
     thumbnails: int = 0,
     jobs: int = 0,
     threads: int = 0,
-    limits: Limits | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> Iterator[tuple[str, ClipHighlights]]:
     """Yield the path and the highlights of each clip; if a clip cannot be analysed, its note says why.
 
@@ -97,11 +97,12 @@ def find_highlights(
             yield from ((path, ClipHighlights()) for path in windows_by_path)
             continue
         try:
-            extractor = load_recorded_models(models, files, options, thumbnails=thumbnails, threads=threads)
+            extractor = load_recorded_models(models, files, options)
         except ModelError as error:
             yield from ((path, ClipHighlights(note=error.message)) for path in windows_by_path)
             continue
-        results = map_ordered(extractor, windows_by_path.values(), jobs, report_death, limits or Limits())
+        extractor = replace(extractor, thumbnails=thumbnails, threads=threads)
+        results = map_ordered(extractor, windows_by_path.values(), jobs, report_death, limits)
         with closing(results):
             for path, highlights in zip(windows_by_path, results, strict=True):
                 yield path, _join_notes(highlights)
@@ -230,12 +231,7 @@ def _sample_window(sampling: Sampling, window: Record) -> Sampling:
 
 
 def load_recorded_models(
-    models: Mapping[str, Mapping[str, str]],
-    files: Mapping[str, str],
-    options: Options,
-    *,
-    thumbnails: int = 0,
-    threads: int = 0,
+    models: Mapping[str, Mapping[str, str]], files: Mapping[str, str], options: Options
 ) -> HighlightExtractor:
     """Load the models that a record names.
 
@@ -243,8 +239,6 @@ def load_recorded_models(
         models: `name` and `sha256` of each model, by role, as in a record.
         files: Paths or names, by role, of models that are not installed under the name in the record.
         options: Options of the run that made the record.
-        thumbnails: Number of thumbnails of each highlight.
-        threads: Number of decoder threads.
 
     Raises:
         ModelError: A model is missing, or is not the one that the record names.
@@ -256,7 +250,7 @@ def load_recorded_models(
         raise ModelIncompatible(
             f"{classifier.identity.name} was trained on another face model than the one that the record names"
         )
-    return HighlightExtractor(detector, face_model, classifier, options, thumbnails, threads)
+    return HighlightExtractor(detector, face_model, classifier, options)
 
 
 def _load_recorded_model(role: ModelKind, models: Mapping[str, Mapping[str, str]], files: Mapping[str, str]) -> Model:
