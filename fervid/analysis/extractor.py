@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,13 +15,14 @@ from fervid.analysis.aggregate import ClipObservations, TrackStats, aggregate_cl
 from fervid.analysis.align import align_face
 from fervid.analysis.aspect_ratio import PROBE_FPS, find_stretch, stretch_frame, unstretch_face
 from fervid.analysis.detector import Detector
+from fervid.analysis.early_exit import ExitLevel
 from fervid.analysis.face_model import BATCH, FaceModel, empty_outputs
 from fervid.analysis.options import Options
 from fervid.analysis.propagation import FlowTracker
 from fervid.analysis.tracker import TrackerConfig
 from fervid.core.errors import InputError, ModelIncompatible
 from fervid.core.prefetch import prefetch
-from fervid.core.records import Face, Frame, FrameObservation, Image
+from fervid.core.records import ClipFeatures, Face, Frame, FrameObservation, Image
 from fervid.media.sampling import Sampling
 from fervid.models import registry
 from fervid.models.session import ONNX_ERRORS, Device
@@ -34,14 +35,8 @@ _MALLOC_WARMUP_BYTES = 31 << 20
 _PREFETCH_BATCHES = 4  # of crops, prepared ahead of the face model
 
 
-class _FrameFaces(NamedTuple):
-    """The faces of one frame; fields as in `FrameObservation`."""
-
-    time: float
-    duration: float
-    faces: list[Face]
-    shares: list[float]
-    frame_index: int
+_FrameFaces = tuple[float, float, list[Face], list[float], int]
+"""Time, duration, faces, area fractions and index of a frame, as in `FrameObservation`."""
 
 
 class Extractor:
@@ -101,6 +96,37 @@ class Extractor:
         """
         with closing(self.iter_observations(path, sampling)) as observations:
             return aggregate_clip(observations, self.tracker_config)
+
+    def observe_adaptively(
+        self,
+        path: str | os.PathLike[str],
+        levels: Sequence[ExitLevel],
+        confidence_of: Callable[[ClipFeatures], float],
+    ) -> ClipObservations:
+        """Analyse a clip at each level's frame rate in turn, and stop at the first confident prediction.
+
+        This is early exit (Savchenko, ICML 2023). Each level analyses only the frames that the levels before it left
+        out. After the last level comes the full frame rate, and after that, if no face was found, the full frame rate
+        with stretched frames.
+
+        Args:
+            path: Path of the clip.
+            levels: Reduced frame rates, the lowest first, with the confidence that each needs.
+            confidence_of: Confidence of the classifier in its prediction from the features of a clip.
+        """
+        cache: dict[float, FrameObservation] = {}
+        for level in levels:
+            observations = self.observe_at_stride(path, level.stride, cache)
+            clip = aggregate_clip(observations, self.tracker_config, level.stride)
+            pool = clip.pool(self.options.face)
+            if not clip.frames or (pool and confidence_of(pool.features()) >= level.confidence):
+                return clip
+        clip = aggregate_clip(self.observe_at_stride(path, 1, cache), self.tracker_config)
+        if clip.people or not clip.frames:
+            return clip
+        stretched = aggregate_clip(self.observe_stretched(path), self.tracker_config)
+        stretched.error = clip.error
+        return stretched if stretched.people else clip
 
     def iter_observations(
         self, path: str | os.PathLike[str], sampling: Sampling | None = None
@@ -243,7 +269,7 @@ class Extractor:
             for frame in frames:
                 faces = tracker.update(frame)
                 shares = [face.area / frame.image[..., 0].size for face in faces]
-                batch.append(_FrameFaces(frame.time, frame.duration, faces, shares, frame.index))
+                batch.append((frame.time, frame.duration, faces, shares, frame.index))
                 crops += [align_face(frame.image, face, self._crop_size, self._margin) for face in faces]
                 if max(len(batch), len(crops)) >= size:
                     yield batch, np.array(crops, np.uint8)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container
+from dataclasses import dataclass
 
 from fervid.analysis.aggregate import ClipObservations
-from fervid.analysis.baseline import BaselineReference
 from fervid.core.records import ClipFeatures
-from fervid.core.results import Baseline, ClipResult, Prediction
+from fervid.core.results import ClipResult
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,31 +29,4 @@ def select_features(clip: ClipObservations, names: Container[str]) -> tuple[Clip
     return tuple(
         ClipFeatures({name: vector for name, vector in features.statistics.items() if name in names}, features.count)
         for features in people
-    )
-
-
-def name_people(
-    record: ObservedRecord,
-    identities: Sequence[str],
-    references: Sequence[BaselineReference | None],
-    predictions: Sequence[Prediction | None],
-) -> ClipResult:
-    """Name the people of a record and make their predictions relative to their baselines.
-
-    Args:
-        record: The record.
-        identities: A name for each person in the record.
-        references: The baseline of each person; None for a person without one.
-        predictions: The prediction for each person relative to the baseline; None keeps the one of the record.
-    """
-    people = [
-        replace(person, prediction=prediction or person.prediction, identity=identity)
-        for person, prediction, identity in zip(record.result.people, predictions, identities, strict=True)
-    ]
-    main = references[0] if references else None
-    return replace(
-        record.result,
-        people=tuple(people),
-        prediction=next(iter(predictions), None) or record.result.prediction,
-        baseline=Baseline(main.kind, main.clips) if main else None,
     )

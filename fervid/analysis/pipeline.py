@@ -7,9 +7,9 @@ import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, BinaryIO
 
-from fervid.analysis.adaptive_sampling import observe_with_early_exit
 from fervid.analysis.aggregate import aggregate_clip
 from fervid.analysis.baseline import IDENTITY, LOGITS, BaselineReference, shift_features
 from fervid.analysis.clip_classifier import ClipClassifier
@@ -18,14 +18,14 @@ from fervid.analysis.compatibility import check_compatible, check_labels, defaul
 from fervid.analysis.early_exit import exit_levels
 from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
 from fervid.analysis.frame_rows import RecordedClip, frame_columns, pool_rows, record_clip
-from fervid.analysis.observed_record import ObservedRecord, name_people, select_features
+from fervid.analysis.observed_record import ObservedRecord, select_features
 from fervid.analysis.options import Options
 from fervid.analysis.result_builder import AttributeNames, ResultBuilder
 from fervid.analysis.windows import WindowObservations, WindowSpec
 from fervid.core.errors import InputError, UsageError
 from fervid.core.frame_rows import FrameColumns, FrameRow
 from fervid.core.records import Frame
-from fervid.core.results import ClipResult, WindowResult
+from fervid.core.results import Baseline, ClipResult, WindowResult
 from fervid.media.latest_frame import LatestFrameSource
 from fervid.media.sampling import Sampling
 from fervid.models import registry
@@ -159,21 +159,27 @@ class Classifier:
             ]
 
     def apply_baseline(
-        self,
-        record: ObservedRecord,
-        identities: Sequence[str],
-        references: Sequence[BaselineReference | None],
+        self, record: ObservedRecord, identities: Sequence[str], references: Sequence[BaselineReference | None]
     ) -> ClipResult:
         """Name the people of a record of `observe_clip` or `observe_windows`, and predict relative to their baselines.
 
         Takes a name and a baseline, or None, for each person in the record.
         """
-        kind = self.options.baseline
+        kind, result, main = self.options.baseline, record.result, next(iter(references), None)
         predictions = [
-            self._classify(shift_features(features, reference, self.card, kind)) if kind else None
-            for features, reference in zip(record.people, references, strict=True)
+            self._classify(shift_features(features, reference, self.card, kind)) if kind else person.prediction
+            for person, features, reference in zip(result.people, record.people, references, strict=True)
         ]
-        return name_people(record, identities, references, predictions)
+        people = [
+            replace(person, prediction=prediction, identity=identity)
+            for person, prediction, identity in zip(result.people, predictions, identities, strict=True)
+        ]
+        return replace(
+            result,
+            people=tuple(people),
+            prediction=predictions[0] if kind and predictions else result.prediction,
+            baseline=Baseline(main.kind, main.clips) if main else None,
+        )
 
     def timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> Iterator[WindowResult]:
         """Classify each window of a clip and yield its record as soon as the window is complete.
@@ -252,8 +258,8 @@ class Classifier:
     def _classify_path(self, path: str | os.PathLike[str]) -> tuple[ClipResult, InputError | None]:
         started = time.perf_counter()
         if self._exit_levels:
-            clip = observe_with_early_exit(
-                self.extractor, path, self._exit_levels, lambda features: self._classify(features).confidence
+            clip = self.extractor.observe_adaptively(
+                path, self._exit_levels, lambda features: self._classify(features).confidence
             )
         else:
             clip = self.extractor.observe_clip(path)
