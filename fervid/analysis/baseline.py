@@ -102,10 +102,9 @@ def identify_people(
         if count:
             means = np.stack([units[people == person].mean(axis=0) for person in range(count)])
             similarity = units[rows] @ means.T
-            for row, nearest in zip(rows, similarity.argmax(axis=1), strict=True):
-                if similarity[row - start, nearest] >= threshold:
-                    people[row] = nearest
-            rows = rows[people[rows] < 0]
+            known = similarity.max(axis=1) >= threshold
+            people[rows[known]] = similarity.argmax(axis=1)[known]
+            rows = rows[~known]
         people[rows] = count + _cluster(units[rows], np.asarray(clips)[rows], threshold)
         count = int(people.max(initial=-1)) + 1
     _separate_people_of_a_clip(people, np.asarray(clips), units)
