@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid.core.errors import UsageError
-from fervid.core.records import FloatArray
+from fervid.core.records import FloatArray, check
 
 STRIDES = (8, 4, 2)
 """Factors by which the levels reduce the frame rate; after the last comes the full rate."""
@@ -34,8 +34,7 @@ class ExitLevel:
     confidence: float
 
     def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ValueError(f"stride must be 1 or more, not {self.stride}")
+        check(self.stride >= 1, f"stride must be 1 or more, not {self.stride}")
 
 
 def exit_levels(card: Mapping[str, Any]) -> tuple[ExitLevel, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from fervid.core.records import FaceOutputs, FloatArray, Image
+from fervid.core.records import FaceOutputs, FloatArray, Image, check
 
 BATCH = 8
 MAX_PIXEL = 1024  # limit of input.mean and input.scale
@@ -36,12 +36,11 @@ class FaceModel:
 
     def __post_init__(self) -> None:
         spec, first_age = self.card["input"], self.card.get("first_age", 0)
-        if not 0 <= first_age <= MAX_AGE:
-            raise ValueError(f"first_age must be in 0 to {MAX_AGE}, got {first_age}")
-        if not all(np.all(np.abs(spec[name]) < MAX_PIXEL) for name in ("mean", "scale")):
-            raise ValueError(
-                f"input.mean and input.scale must be below {MAX_PIXEL}, got {spec['mean']} and {spec['scale']}"
-            )
+        check(0 <= first_age <= MAX_AGE, f"first_age must be in 0 to {MAX_AGE}, got {first_age}")
+        check(
+            all(np.all(np.abs(spec[name]) < MAX_PIXEL) for name in ("mean", "scale")),
+            f"input.mean and input.scale must be below {MAX_PIXEL}, got {spec['mean']} and {spec['scale']}",
+        )
 
     @property
     def outputs(self) -> list[str]:

@@ -203,13 +203,8 @@ def _outputs(rows: Sequence[FrameRow]) -> FaceOutputs:
 def _layout(columns: FrameColumns) -> np.dtype[np.void]:
     """Return the layout of a row in the file."""
     fields: list[tuple[Any, ...]] = [("frame", "i8"), ("time", "f8"), ("duration", "f8"), ("track", "i8")]
-    fields += [
-        ("score", "f4"),
-        ("detected", "?"),
-        ("box", "f4", (4,)),
-        ("landmarks", "f4", (len(columns.landmarks), 2)),
-    ]
-    fields += [("expression", "f4", (len(columns.expressions),))]
+    fields += [("score", "f4"), ("detected", "?"), ("box", "f4", (4,))]
+    fields += [("landmarks", "f4", (len(columns.landmarks), 2)), ("expression", "f4", (len(columns.expressions),))]
     if columns.attributes:
         fields += [("age", "f4"), ("gender", "f4"), ("ethnicity", "f4", (len(columns.ethnicities),))]
     if columns.embedding:

@@ -10,7 +10,7 @@ from math import inf
 from fervid.analysis.aggregate import ClipObservations
 from fervid.analysis.tracker import Tracker, TrackerConfig
 from fervid.core.errors import InputError
-from fervid.core.records import TIME_EPS_S, Box, FrameObservation
+from fervid.core.records import TIME_EPS_S, Box, FrameObservation, check
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,11 @@ class WindowSpec:
     step: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.length < float("inf"):
-            raise ValueError(f"the window length must be above 0 s and finite, got {self.length} s")
-        if not 0 < self.step <= self.length:
-            raise ValueError(
-                f"the step must be above 0 s and at most the window length ({self.length} s), got {self.step} s"
-            )
+        check(0 < self.length < inf, f"the window length must be above 0 s and finite, got {self.length} s")
+        check(
+            0 < self.step <= self.length,
+            f"the step must be above 0 s and at most the window length ({self.length} s), got {self.step} s",
+        )
 
 
 @dataclass(frozen=True, slots=True)

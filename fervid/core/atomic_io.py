@@ -14,13 +14,8 @@ import platformdirs
 
 from fervid.core.errors import OutputError, UsageError
 
-_UNSUPPORTED_ERRNOS = (
-    errno.EBADF,
-    errno.EINVAL,
-    errno.ENOLCK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-)  # of file systems without locks or fsync
+# Of file systems without locks or fsync
+_UNSUPPORTED_ERRNOS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_RESOURCES = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # whose cause is not the file
 
 
