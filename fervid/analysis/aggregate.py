@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fervid.analysis.pooling import FeaturePooler
 from fervid.analysis.tracker import ENOUGH_FRAMES, ENOUGH_SECONDS, Tracker, TrackerConfig
 from fervid.core.errors import InputError, NoFaceError, NoFramesInRange
-from fervid.core.records import FaceOutputs, FrameObservation
+from fervid.core.records import ClipFeatures, FaceOutputs, FrameObservation
 
 
 @dataclass(slots=True)
@@ -141,6 +141,14 @@ class ClipObservations:
         if not self.people:
             return None
         return self.group if face == "all" else self.people[0].pool
+
+    def select_features(self, names: Container[str]) -> tuple[ClipFeatures, ...]:
+        """Return the statistics of those names for each person."""
+        people = [person.pool.features() for person in self.people]
+        return tuple(
+            ClipFeatures({name: vector for name, vector in person.statistics.items() if name in names}, person.count)
+            for person in people
+        )
 
     def errors_for(self, path: str) -> tuple[InputError | None, InputError | None]:
         """Return the error of the clip and the error that explains a missing prediction.

@@ -18,7 +18,6 @@ import numpy as np
 from fervid.analysis.aggregate import ClipObservations, TrackStats, aggregate_clip
 from fervid.analysis.baseline import IDENTITY
 from fervid.analysis.extractor import Extractor
-from fervid.analysis.observed_record import select_features
 from fervid.analysis.pooling import to_logits
 from fervid.analysis.result_builder import ResultBuilder
 from fervid.core.errors import UsageError, as_usage_error
@@ -134,7 +133,7 @@ def record_clip(
         clip = aggregate_clip(observations, extractor.tracker_config, on_frame=write)
     result, _ = results.build(path, clip, started)
     person_of_track = {track: id for id, person in enumerate(clip.people) for track in person.track_ids}
-    people = select_features(clip, {IDENTITY}) if columns.identity else ()
+    people = clip.select_features({IDENTITY}) if columns.identity else ()
     return RecordedClip(result, columns, person_of_track, people)
 
 

@@ -11,14 +11,13 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from fervid.analysis.aggregate import aggregate_clip
-from fervid.analysis.baseline import IDENTITY, LOGITS, BaselineReference, shift_features
+from fervid.analysis.baseline import IDENTITY, LOGITS, BaselineReference, ObservedRecord, shift_features
 from fervid.analysis.clip_classifier import ClipClassifier
 from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
 from fervid.analysis.compatibility import check_compatible, check_labels, default_classifier
 from fervid.analysis.early_exit import exit_levels
 from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
 from fervid.analysis.frame_rows import RecordedClip, frame_columns, pool_rows, record_clip
-from fervid.analysis.observed_record import ObservedRecord, select_features
 from fervid.analysis.options import Options
 from fervid.analysis.result_builder import AttributeNames, ResultBuilder
 from fervid.analysis.windows import WindowObservations, WindowSpec
@@ -140,7 +139,7 @@ class Classifier:
         started = time.perf_counter()
         clip = self.extractor.observe_clip(path, sampling)
         result, _ = self._results.build(os.fspath(path), clip, started)
-        return [ObservedRecord(result, select_features(clip, self._baseline_statistics))]
+        return [ObservedRecord(result, clip.select_features(self._baseline_statistics))]
 
     def observe_windows(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> list[ObservedRecord]:
         """Classify each window of a clip and keep the features that `apply_baseline` needs.
@@ -154,7 +153,7 @@ class Classifier:
         """
         with closing(self._iter_windows(path, spec)) as windows:
             return [
-                ObservedRecord(result, select_features(clip, self._baseline_statistics))
+                ObservedRecord(result, clip.select_features(self._baseline_statistics))
                 for result, clip in self._results.yield_error(os.fspath(path), windows)
             ]
 
