@@ -12,8 +12,7 @@ from fervid.core.errors import InputError
 from fervid.core.records import Face, Frame, Image
 from fervid.media.sampling import reshape
 
-STRETCHES = (16 / 9, 9 / 16)
-"""Factors by which the width of a frame is scaled."""
+STRETCHES = (16 / 9, 9 / 16)  # factors by which the width of a frame is scaled
 PROBE_FPS = 1.0  # frame rate at which the factors are tried
 _MIN_PROBE_HITS = 2  # frames with a face that a factor needs to be chosen, in clips that have as many
 

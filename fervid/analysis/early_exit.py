@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from fervid.core.errors import UsageError
 from fervid.core.records import FloatArray, check
 
-STRIDES = (8, 4, 2)
-"""Factors by which the levels reduce the frame rate; after the last comes the full rate."""
+STRIDES = (8, 4, 2)  # factors by which the levels reduce the frame rate; after the last comes the full rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from fervid.core.records import ClipFeatures, FloatArray
 
-MAX_GROUPS = 12
-"""Maximum number of groups; each doubles the work."""
+MAX_GROUPS = 12  # each doubles the work
 _STATISTIC_LABELS = {"mean": "mean", "std": "change over time", "min": "lowest", "max": "highest"}
 _BATCH_ROWS = 1024
 

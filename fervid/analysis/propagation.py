@@ -162,11 +162,9 @@ class FlowTracker:
         level = pyramid_level(face for face, _ in faces)
         gray = self._gray = extract_gray(frame.image, roi_around((face for face, _ in faces), level, frame.image))
         for face, seen_coarse in faces:
-            if face.score >= self._detector.new_track_threshold:
-                until = -inf
-            else:
-                earlier = (old.unconfirmed_until for old in before if _overlap(old.face, face) > _MIN_OVERLAP)
-                until = next(earlier, frame.time + _UNCONFIRMED_S)
+            earlier = (old.unconfirmed_until for old in before if _overlap(old.face, face) > _MIN_OVERLAP)
+            is_confirmed = face.score >= self._detector.new_track_threshold
+            until = -inf if is_confirmed else next(earlier, frame.time + _UNCONFIRMED_S)
             self._tracked.append(TrackedFace(face, extract_template(gray, face), level, seen_coarse, until))
         return [face for face, _ in faces]
 

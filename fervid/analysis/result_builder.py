@@ -17,8 +17,7 @@ from fervid.core.records import ClipFeatures, FrameObservation
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, WindowResult
 from fervid.media.latest_frame import LatestFrameSource
 
-FORGET_PERSON_AFTER_S = 600.0
-"""Seconds without a face after which a person in a live stream is forgotten, to bound memory."""
+FORGET_PERSON_AFTER_S = 600.0  # without a face, in a live stream, to bound memory
 _MINOR_PROBLEMS = (Discontinuity.code, SeveralStreams.code)  # of a window, reported after dropped frames
 
 

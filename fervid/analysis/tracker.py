@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 from fervid.core.boxes import box_iou
 from fervid.core.records import TIME_EPS_S, Box, Face, FloatArray
 
-ENOUGH_FRAMES = 3
-"""Frames in which a person must appear. False detections rarely recur."""
-ENOUGH_SECONDS = 0.5
-"""Seconds for which a person must appear. A false detection often recurs in frames that are close in time."""
+ENOUGH_FRAMES = 3  # in which a person must appear; false detections rarely recur
+ENOUGH_SECONDS = 0.5  # for which a person must appear; a false detection often recurs in frames close in time
 SHORT_CLIP_FACTOR = 10
 """In clips of fewer than `ENOUGH_FRAMES` times as many frames, a person must appear in one of this many frames."""
-COMPACT_EVERY = 100
-"""New tracks after which the tracks of each person are merged."""
+COMPACT_EVERY = 100  # new tracks after which the tracks of each person are merged
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,9 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
 def _resolve_one(name: str, recursive: bool, urls: bool, skipped_files: SkippedFiles) -> list[str]:
     if os.path.isdir(name):
         return sorted(find_videos(name, recursive=recursive, skipped_files=skipped_files))
-    if urls and remote_files.is_url(name):
+    if remote_files.is_url(name):
+        if not urls:
+            return [name]
         if remote_files.is_glob_url(name):
             return remote_files.list_urls(name)
         if remote_files.suffix(name) in VIDEO_SUFFIXES or (
@@ -153,8 +155,6 @@ def _resolve_one(name: str, recursive: bool, urls: bool, skipped_files: SkippedF
         ) == [name]:
             return [name]
         return [url for url in listed if remote_files.suffix(url) in VIDEO_SUFFIXES]
-    if remote_files.is_url(name):
-        return [name]
     if _is_glob(name):
         return sorted(path for path in glob.glob(name, recursive=True) if not os.path.isdir(path))
     return [name]

@@ -16,8 +16,7 @@ from contextlib import closing
 from fervid.core.prefetch import prefetch
 from fervid.core.records import Frame
 
-MAX_WAIT_S = 0.5
-"""Seconds that a frame may wait for the analysis, relative to the frame with the least delay."""
+MAX_WAIT_S = 0.5  # that a frame may wait for the analysis, relative to the frame with the least delay
 
 
 class LatestFrameSource:
