@@ -71,10 +71,6 @@ class Tracker:
         self._seconds = 0.0
         self._compact_at = COMPACT_EVERY
 
-    def __len__(self) -> int:
-        """Return the number of tracks in memory."""
-        return len(self._tracks)
-
     def update(
         self, time: float, faces: Sequence[Face], embeddings: FloatArray, duration: float = 0.0
     ) -> list[int | None]:
