@@ -98,10 +98,7 @@ class Extractor:
             return aggregate_clip(observations, self.tracker_config)
 
     def observe_adaptively(
-        self,
-        path: str | os.PathLike[str],
-        levels: Sequence[ExitLevel],
-        confidence_of: Callable[[ClipFeatures], float],
+        self, path: str | os.PathLike[str], levels: Sequence[ExitLevel], confidence_of: Callable[[ClipFeatures], float]
     ) -> ClipObservations:
         """Analyse a clip at each level's frame rate in turn, and stop at the first confident prediction.
 
@@ -188,11 +185,10 @@ class Extractor:
             return []
         observations: list[FrameObservation] = []
         with closing(self._read(path, sampling)) as frames, suppress(InputError):
-            observations.extend(self.observe_frames(stretch_frame(frame, stretch) for frame in frames))
-        return [
-            replace(observation, faces=[unstretch_face(face, stretch) for face in observation.faces])
-            for observation in observations
-        ]
+            for observation in self.observe_frames(stretch_frame(frame, stretch) for frame in frames):
+                faces = [unstretch_face(face, stretch) for face in observation.faces]
+                observations.append(replace(observation, faces=faces))
+        return observations
 
     def _starts_track(self, faces: Iterable[Face]) -> bool:
         """Whether the detector is confident enough in one of the faces to start a track."""

@@ -20,7 +20,7 @@ from fervid.analysis.explain import Explanation, baseline_features, explain, fea
 from fervid.analysis.extractor import Extractor, as_incompatible_model
 from fervid.analysis.options import Options
 from fervid.analysis.thumbnails import Thumbnail, read_thumbnail
-from fervid.core.errors import InputError, ModelError, ModelIncompatible, ModelNotFound
+from fervid.core.errors import ModelError, ModelIncompatible, ModelNotFound
 from fervid.core.records import ClipFeatures, FloatArray, FrameObservation
 from fervid.core.text import format_percent
 from fervid.core.worker_pool import map_ordered
@@ -168,17 +168,12 @@ class HighlightExtractor:
         options = replace(self.options, sampling=_sample_window(self.options.sampling, window))
         extractor = Extractor(self.detector, self.face_model, options, self.threads)
         observations: list[FrameObservation] = []
-        problem = ""
-        try:
-            with closing(extractor.iter_observations(window["path"])) as stream:
-                observations.extend(stream)
-        except InputError as error:
-            problem = error.message
-        pool = aggregate_clip(observations, extractor.tracker_config, 0).pool(options.face)
+        with closing(extractor.iter_observations(window["path"])) as stream:
+            clip = aggregate_clip(stream, extractor.tracker_config, 0, lambda frame, _: observations.append(frame))
+        pool = clip.pool(options.face)
         if pool is None:
-            return Highlight(
-                window, note=problem or "No face was found here in a second analysis: the clip has changed."
-            )
+            changed = "No face was found here in a second analysis: the clip has changed."
+            return Highlight(window, note=clip.error.message if clip.error else changed)
         explanation = self._explain(pool.features(), labels)
         note = ""
         if explanation.label != window["label"] or abs(explanation.confidence - window["confidence"]) > TOLERANCE:
