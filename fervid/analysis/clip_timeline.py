@@ -199,8 +199,8 @@ def _attribute_text(windows: Sequence[Person]) -> str:
 def _split_segments(boxes: Sequence[TrackedBox], config: TrackerConfig) -> list[list[TrackedBox]]:
     """Split the boxes of a person at long gaps and at jumps, as at a scene cut."""
     segments: list[list[TrackedBox]] = []
-    previous = None
     for box in boxes:
+        previous = segments[-1][-1] if segments else None
         if (
             previous is not None
             and box.time - previous.time - previous.duration <= config.max_gap_s
@@ -209,7 +209,6 @@ def _split_segments(boxes: Sequence[TrackedBox], config: TrackerConfig) -> list[
             segments[-1].append(box)
         else:
             segments.append([box])
-        previous = box
     return segments
 
 

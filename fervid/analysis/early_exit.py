@@ -82,14 +82,11 @@ def fit_thresholds(
     Returns:
         The entry `early_exit` of the card.
     """
-    thresholds = [
-        confidence_threshold(confidence, right, max_error)
-        for confidence, right in zip(confidences[:-1], correct[:-1], strict=True)
-    ]
-    levels = [
-        ExitLevel(stride, math.ceil(threshold * 1e4) / 1e4)  # rounded up, so that no further prediction is accepted
-        for stride, threshold in zip(STRIDES, thresholds, strict=True)
-    ]
+    levels = []
+    for stride, confidence, right in zip(STRIDES, confidences[:-1], correct[:-1], strict=True):
+        threshold = confidence_threshold(confidence, right, max_error)
+        threshold = math.ceil(threshold * 1e4) / 1e4  # rounded up, so that no further prediction is accepted
+        levels.append(ExitLevel(stride, threshold))
     metrics = early_exit_metrics(levels, confidences, correct, counts)
     return {"levels": [asdict(level) for level in levels], "error": max_error, **metrics}
 

@@ -74,9 +74,8 @@ def preprocess(crops: Image, card: Mapping[str, Any]) -> FloatArray:
     spec = card["input"]
     ordered = (crops[..., ::-1] if spec["colour"] == "BGR" else crops).transpose(0, 3, 1, 2)
     mean, scale = (np.broadcast_to(np.array(spec[name], np.float32), 3)[:, None, None] for name in ("mean", "scale"))
-    values = np.subtract(
-        ordered, mean, out=np.empty(ordered.shape, np.float32)
-    )  # a contiguous result, five times faster
+    contiguous = np.empty(ordered.shape, np.float32)  # five times faster
+    values = np.subtract(ordered, mean, out=contiguous)
     values *= scale
     return values
 

@@ -55,12 +55,9 @@ class Classifier:
         check_compatible(face_model, classifier, options)
         self.extractor, self.options = extractor, options
         self._classifier = classifier
-        self.models = {
-            "detector": extractor.detector.identity,
-            "face_model": face_model.identity,
-            "classifier": classifier.identity,
-        }
-        self.files = {"detector": extractor.detector.path, "face_model": face_model.path, "classifier": classifier.path}
+        models = {"detector": extractor.detector, "face_model": face_model, "classifier": classifier}
+        self.models = {role: model.identity for role, model in models.items()}
+        self.files = {role: model.path for role, model in models.items()}
         with as_incompatible_model(face_model):
             genders = sorted(face_model.card.get("genders", {}).items(), key=lambda entry: -entry[1])
             attributes = AttributeNames(genders, tuple(map(str, face_model.card.get("ethnicities", ()))))
@@ -69,12 +66,9 @@ class Classifier:
             self._classify = ClipClassifier(classifier.session, classifier.card, options.labels)
             check_labels(options.labels, classifier.card)
             self._exit_levels = exit_levels(classifier.card) if options.adaptive else ()
+            requested = attributes if options.attributes else None
             self._results = ResultBuilder(
-                self.models,
-                self._classify,
-                extractor.tracker_config,
-                options.face,
-                attributes if options.attributes else None,
+                self.models, self._classify, extractor.tracker_config, options.face, requested
             )
             self._results.make_person(0, extractor.warmup_stats)
             self._baseline_statistics = {*classifier.card["statistics"], LOGITS, IDENTITY}

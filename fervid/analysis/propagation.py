@@ -73,7 +73,10 @@ class FlowTracker:
         if frame.time - self._last_detection < IDLE_INTERVAL_S - TIME_EPS_S:
             return []
         recently_idle = frame.time - self._idle_since < IDLE_FULL_DETECT_S - TIME_EPS_S
-        return self._detect_full(frame) if recently_idle or self._any_face(frame) else []
+        self._last_detection = frame.time
+        if recently_idle or self._detector.detect_coarse(frame.image):
+            return self._detect_full(frame)
+        return []
 
     def _propagate(self, frame: Frame) -> list[Face]:
         """Propagate the tracked faces to this frame, and run whatever detection the result calls for."""
@@ -104,10 +107,6 @@ class FlowTracker:
         self._last_full = self._last_detection = frame.time
         self._idle_since = min(self._idle_since, frame.time)
         return self._start_tracking(frame, [(face, False) for face in self._detector.detect(frame.image)])
-
-    def _any_face(self, frame: Frame) -> bool:
-        self._last_detection = frame.time
-        return bool(self._detector.detect_coarse(frame.image))
 
     def _detect_coarse(self, frame: Frame, tracked: list[TrackedFace], lost: list[TrackedFace]) -> list[Face]:
         """Replace the tracked faces by those of a coarse detection.

@@ -79,21 +79,20 @@ def is_encrypted(file: BinaryIO) -> bool:
     header, offset = read_header(file), 0
     if not is_mp4(header):
         return _ENCRYPTED_ASF in header
-    end = file.seek(0, os.SEEK_END)
+    end, encrypted = file.seek(0, os.SEEK_END), False
     for _ in range(_MAX_BOXES):
         if len(box := _read_at(file, offset, 16)) < 16:
             break
         size, kind, long_size = struct.unpack(">I4sQ", box)
         size = long_size if size == 1 else size
         if kind == b"moov":
-            moov = _read_at(file, offset, min(size, _MAX_MOOV_BYTES))
-            file.seek(0)
-            return _ENCRYPTED_MP4.search(moov) is not None
+            encrypted = _ENCRYPTED_MP4.search(_read_at(file, offset, min(size, _MAX_MOOV_BYTES))) is not None
+            break
         offset += size
         if size < 8 or offset > end:
             break
     file.seek(0)
-    return False
+    return encrypted
 
 
 def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:

@@ -49,8 +49,7 @@ class LatestFrameSource:
         Raises:
             InputError: The error of the source, after its last frame.
         """
-        newest = prefetch(self._arrivals(), max_wait=self._remaining_wait, on_drop=self._drop)
-        with closing(newest):
+        with closing(prefetch(self._arrivals(), max_wait=self._remaining_wait, on_drop=self._drop)) as newest:
             for frame, self._arrived_at in newest:
                 yield frame
 
