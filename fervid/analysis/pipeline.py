@@ -148,7 +148,7 @@ class Classifier:
         with closing(self._iter_windows(path, spec)) as windows:
             return [
                 ObservedRecord(result, clip.select_features(self._baseline_statistics))
-                for result, clip in self._results.yield_error(os.fspath(path), windows)
+                for result, clip in self._results.catch_error(os.fspath(path), windows)
             ]
 
     def apply_baseline(
@@ -185,7 +185,7 @@ class Classifier:
             spec: Length and step of the windows.
         """
         with closing(self._iter_windows(path, spec)) as windows:
-            for result, _ in self._results.yield_error(os.fspath(path), windows):
+            for result, _ in self._results.catch_error(os.fspath(path), windows):
                 yield result
 
     def build_timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> ClipTimeline:

@@ -17,7 +17,7 @@ from fervid.core.records import ClipFeatures, FrameObservation
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, WindowResult
 from fervid.media.latest_frame import LatestFrameSource
 
-FORGET_PERSON_AFTER_S = 600.0  # without a face, in a live stream, to bound memory
+FORGET_PERSON_AFTER_S = 600.0  # without a face in a live stream; bounds memory
 _MINOR_PROBLEMS = (Discontinuity.code, SeveralStreams.code)  # of a window, reported after dropped frames
 
 
@@ -125,7 +125,7 @@ class ResultBuilder:
         if window is None:
             raise no_frames_error(path)
 
-    def yield_error(
+    def catch_error(
         self, path: str, windows: Iterable[tuple[WindowResult, WindowObservations]]
     ) -> Iterator[tuple[WindowResult, ClipObservations]]:
         """Yield each window of `build_windows`, or a record of the error that it raises."""
@@ -148,7 +148,7 @@ class ResultBuilder:
             spec: Length and step of the windows.
         """
         windows = self.build_windows(source.name, observations, spec, 0.0, FORGET_PERSON_AFTER_S)
-        for result, _ in self.yield_error(source.name, windows):
+        for result, _ in self.catch_error(source.name, windows):
             dropped = source.dropped_between(result.start_s or 0.0, result.end_s or 0.0)
             problem = _report_dropped_frames(dropped, result.frames_sampled, result.error)
             yield replace(result, error=problem, elapsed_s=source.latency())

@@ -43,12 +43,8 @@ def is_image(file: BinaryIO) -> bool:
     """
     header = file.read(_IMAGE_HEADER_BYTES)
     file.seek(0)
-    return _IMAGE_MAGIC.match(header) is not None and (is_webp(header) or not is_animated(header))
-
-
-def is_webp(header: bytes) -> bool:
-    """Whether a header is that of a WebP file."""
-    return header[:4] == b"RIFF" and header[8:12] == b"WEBP"
+    is_webp = header.startswith(b"RIFF")
+    return _IMAGE_MAGIC.match(header) is not None and (is_webp or not is_animated(header))
 
 
 def is_mp4(header: bytes) -> bool:
