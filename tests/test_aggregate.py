@@ -71,7 +71,7 @@ def test_tracks_of_one_person_are_combined() -> None:
     seen = aggregate_clip(observe_all([0, 0.2], ANNA) + observe_all([9, 9.2], BEN) + observe_all([20], ANNA), CONFIG)
     assert [(person.number, person.pool.count) for person in seen.people] == [(0, 3), (1, 2)]
     assert sorted(seen.tracks) == [0, 1, 2]
-    assert [sorted(person.merged) for person in seen.people] == [[2], []]
+    assert [sorted(person.track_ids) for person in seen.people] == [[0, 2], [1]]
 
 
 def test_people_name_the_tracks_that_were_merged_on_the_way() -> None:
@@ -80,7 +80,7 @@ def test_people_name_the_tracks_that_were_merged_on_the_way() -> None:
     seen = aggregate_clip(visits, CONFIG, on_frame=lambda _, ids: tracks.extend(ids))
     (anna,) = seen.people
     assert len(seen.tracks) < len(tracks) == len(set(tracks)) == 2 * COMPACT_EVERY
-    assert {anna.number, *anna.merged} == set(tracks)
+    assert set(anna.track_ids) == set(tracks)
 
 
 def test_combine_adds_up_and_leaves_its_parts_unchanged() -> None:

@@ -361,7 +361,7 @@ def test_people_who_left_are_forgotten() -> None:
     for moment in range(100):
         tracker.update(moment * 10.0, [face], np.zeros((1, 0), np.float32))
         tracker.prune(moment * 10.0 - 50)
-        assert len(tracker) <= 6
+        assert len(tracker._tracks) <= 6
     assert tracker.group_identities()[0] == [94]
 
 

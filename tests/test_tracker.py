@@ -222,7 +222,7 @@ def test_compact_merges_ended_tracks_of_person_only() -> None:
     ]
     tracker, _ = track(*frames)
     before = [set(group) for group in tracker.group_identities()]
-    assert (before, len(tracker)) == ([{0, 1, 4, 5}, {2, 3}], 6)
+    assert (before, len(tracker._tracks)) == ([{0, 1, 4, 5}, {2, 3}], 6)
     assert tracker.compact() == [[0, 1, 4], [2, 3]]
     assert [set(group) for group in tracker.group_identities()] == [{0, 5}, {2}]
     assert tracker.compact() == []

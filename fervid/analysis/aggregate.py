@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fervid.analysis.pooling import FeaturePooler
 from fervid.analysis.tracker import ENOUGH_FRAMES, ENOUGH_SECONDS, Tracker, TrackerConfig
 from fervid.core.errors import InputError, NoFaceError, NoFramesInRange
-from fervid.core.records import FaceOutputs, FrameObservation
+from fervid.core.records import ClipFeatures, FaceOutputs, FrameObservation
 
 
 @dataclass(slots=True)
@@ -17,12 +17,12 @@ class TrackStats:
     """Accumulated statistics of one track or person.
 
     Attributes:
-        number: Track id; for a person the smallest id of all its tracks, including those outside the window.
+        number: Track id; for a person the smallest of `track_ids`.
         pool: Statistics of the face.
         seconds: How long the face was visible.
         area: Sum over frames of the fraction of the frame that the face fills.
         weight: The same sum, weighted by the seconds that each frame lasts.
-        merged: Ids of the other tracks that it combines.
+        track_ids: For a person, the ids of all its tracks, including those outside the window.
     """
 
     number: int = 0
@@ -30,10 +30,10 @@ class TrackStats:
     seconds: float = 0.0
     area: float = 0.0
     weight: float = 0.0
-    merged: frozenset[int] = frozenset()
+    track_ids: Sequence[int] = ()
 
     @classmethod
-    def combine(cls, number: int, tracks: Iterable[TrackStats]) -> TrackStats:
+    def combine(cls, number: int, tracks: Iterable[TrackStats], track_ids: Sequence[int] = ()) -> TrackStats:
         """Combine the tracks of one person under the given number."""
         parts = list(tracks)
         return cls(
@@ -42,7 +42,7 @@ class TrackStats:
             sum(part.seconds for part in parts),
             sum(part.area for part in parts),
             sum(part.weight for part in parts),
-            frozenset().union(*({part.number, *part.merged} for part in parts)) - {number},
+            track_ids,
         )
 
 
@@ -132,8 +132,8 @@ class ClipObservations:
         for track_ids, outputs in self.pending:
             self.group.update_group(outputs[[i for i, track_id in enumerate(track_ids) if track_id in reliable]])
         self.pending.clear()
-        present = ((min(group), [self.tracks[track] for track in group if track in self.tracks]) for group in groups)
-        people = (TrackStats.combine(number, tracks) for number, tracks in present if tracks)
+        present = ((group, [self.tracks[track] for track in group if track in self.tracks]) for group in groups)
+        people = (TrackStats.combine(min(group), tracks, group) for group, tracks in present if tracks)
         self.people = sorted(people, key=lambda person: (-person.weight, -person.area))
 
     def pool(self, face: Literal["main", "all"]) -> FeaturePooler | None:
@@ -141,6 +141,14 @@ class ClipObservations:
         if not self.people:
             return None
         return self.group if face == "all" else self.people[0].pool
+
+    def select_features(self, names: Container[str]) -> tuple[ClipFeatures, ...]:
+        """Return the statistics of those names for each person."""
+        people = [person.pool.features() for person in self.people]
+        return tuple(
+            ClipFeatures({name: vector for name, vector in person.statistics.items() if name in names}, person.count)
+            for person in people
+        )
 
     def errors_for(self, path: str) -> tuple[InputError | None, InputError | None]:
         """Return the error of the clip and the error that explains a missing prediction.
@@ -202,5 +210,5 @@ def aggregate_clip(
                 clip.merge_tracks(groups)
     except InputError as error:
         clip.error = error
-    clip.finalize_people(tracker.reliable_identities(stride))
+    clip.finalize_people(tracker.with_merged(tracker.reliable_identities(stride)))
     return clip

@@ -10,14 +10,11 @@ import numpy as np
 
 from fervid.core.errors import InputError
 from fervid.core.records import Face, Frame, Image
-from fervid.media.sampling import Sampling, reshape
+from fervid.media.sampling import reshape
 
-STRETCHES = (16 / 9, 9 / 16)
-"""Factors by which the width of a frame is scaled."""
-_PROBE_FPS = 1.0
-"""Frame rate at which the factors are tried."""
-_MIN_PROBE_HITS = 2
-"""Frames with a face that a factor needs to be chosen, in clips that have as many."""
+STRETCHES = (16 / 9, 9 / 16)  # factors by which the width of a frame is scaled
+PROBE_FPS = 1.0  # frame rate at which the factors are tried
+_MIN_PROBE_HITS = 2  # frames with a face that a factor needs to be chosen, in clips that have as many
 
 
 def stretch_frame(frame: Frame, stretch: float) -> Frame:
@@ -31,11 +28,6 @@ def unstretch_face(face: Face, stretch: float) -> Face:
     x1, y1, x2, y2 = face.box
     scale = np.array([stretch, 1], np.float32)
     return replace(face, box=(x1 / stretch, y1, x2 / stretch, y2), landmarks=face.landmarks / scale)
-
-
-def probe_sampling(sampling: Sampling) -> Sampling:
-    """Lower the frame rate of a sampling to that at which the factors are tried."""
-    return replace(sampling, fps=min(sampling.fps or _PROBE_FPS, _PROBE_FPS))
 
 
 def find_stretch(frames: Iterable[Frame], has_face: Callable[[Image], bool]) -> float | None:

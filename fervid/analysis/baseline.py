@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 from fervid.analysis.clip_classifier import is_centered
 from fervid.core.errors import UsageError
 from fervid.core.records import ClipFeatures, FloatArray
+from fervid.core.results import ClipResult
 
 BaselineKind = Literal["person", "rest"]
 
-IDENTITY = "identity.mean"
-"""The statistic that recognises a person across clips."""
+IDENTITY = "identity.mean"  # the statistic that recognises a person across clips
 LOGITS = "logit.mean"
 SHIFTED_STATISTICS = ("logit.mean", "logit.min", "logit.max")
 """Statistics that a baseline shifts; the standard deviation does not depend on a person's average."""
-MIN_CLIPS = 5
-"""Clips of a person that an average needs."""
+MIN_CLIPS = 5  # of a person, that an average needs
 MIN_SPREAD = 0.2
 """Root mean square deviation of a person's logits from their average, over clips and classes, that an average needs;
 clips that are more alike may all show one emotion."""
@@ -35,6 +34,19 @@ SAME_CLIP_DISTANCE = 4.0  # distance between two people in one clip, larger than
 FRAME_NOISE = 0.3
 """Variance of an identity vector between the frames of a clip, divided by that between people. Chosen on acted clips of
 five people."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObservedRecord:
+    """A record and the features of its people that a baseline needs, a few kilobytes.
+
+    Attributes:
+        result: The record, with absolute predictions.
+        people: Features of each person in the record.
+    """
+
+    result: ClipResult
+    people: tuple[ClipFeatures, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +114,9 @@ def identify_people(
         if count:
             means = np.stack([units[people == person].mean(axis=0) for person in range(count)])
             similarity = units[rows] @ means.T
-            for row, nearest in zip(rows, similarity.argmax(axis=1), strict=True):
-                if similarity[row - start, nearest] >= threshold:
-                    people[row] = nearest
-            rows = rows[people[rows] < 0]
+            known = similarity.max(axis=1) >= threshold
+            people[rows[known]] = similarity.argmax(axis=1)[known]
+            rows = rows[~known]
         people[rows] = count + _cluster(units[rows], np.asarray(clips)[rows], threshold)
         count = int(people.max(initial=-1)) + 1
     _separate_people_of_a_clip(people, np.asarray(clips), units)

@@ -19,21 +19,13 @@ from fervid.core.boxes import box_iou
 from fervid.core.records import TIME_EPS_S, Box
 from fervid.core.results import ErrorInfo, Person
 
-_CENTER_SIGMA_S = 0.08
-"""Standard deviation in seconds of the Gaussian that smooths the center of a box."""
-_SIZE_SIGMA_S = 0.25
-"""Standard deviation in seconds of the Gaussian that smooths the size of a box, which changes more slowly."""
-_MIN_WEIGHT = 0.01
-"""Weight of the Gaussian below which neighbours are ignored."""
-_EDGE_S = 0.1
-"""Longest time in seconds that a face stays visible before its first and after its last box."""
-_MIN_VISIBLE_S = 0.25
-"""Shortest visible time in seconds, unless the clip is shorter; anything shorter would flash."""
-_MIN_IOU = 0.1
-"""Lowest intersection over union of the boxes before and after a gap for a segment to continue."""
-_MIN_DURATION_S = 1e-9
-"""Duration that frames and windows without one count as, for their weight."""
-"""Seconds by which equal times may differ, because sums of times are not exact."""
+_CENTER_SIGMA_S = 0.08  # standard deviation of the Gaussian that smooths the center of a box
+_SIZE_SIGMA_S = 0.25  # the same for the size of a box, which changes more slowly
+_MIN_WEIGHT = 0.01  # of the Gaussian, below which neighbours are ignored
+_EDGE_S = 0.1  # longest time that a face stays visible before its first and after its last box
+_MIN_VISIBLE_S = 0.25  # shortest visible time, unless the clip is shorter; anything shorter would flash
+_MIN_IOU = 0.1  # lowest intersection over union of the boxes before and after a gap for a segment to continue
+_MIN_DURATION_S = 1e-9  # that frames and windows without a duration count as, for their weight
 
 Float64Array = NDArray[np.float64]
 
@@ -114,21 +106,6 @@ class ClipTimeline:
     error: ErrorInfo | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _WindowPrediction:
-    """The prediction for one person in one window.
-
-    Attributes:
-        center: Time of the middle of the window.
-        person: The person, as recorded for the window.
-        probabilities: (c,) probabilities of the labels.
-    """
-
-    center: float
-    person: Person
-    probabilities: Float64Array
-
-
 def build_clip_timeline(
     windows: Iterable[tuple[WindowObservations, Sequence[Person]]], labels: Sequence[str], config: TrackerConfig
 ) -> ClipTimeline:
@@ -142,28 +119,31 @@ def build_clip_timeline(
         config: When a face continues a track.
     """
     boxes: list[TrackedBox] = []
-    predictions: list[_WindowPrediction] = []
+    seen: list[tuple[float, Person]] = []  # center of the window and a person in it
     groups: Sequence[Sequence[int]] = ()
     start, end, problem = None, 0.0, None
     for window, people in windows:
         start, end = window.start if start is None else start, window.end
         boxes += window.boxes
-        center = (window.start + window.end) / 2
-        for person in people:
-            probabilities = np.array([person.prediction.probabilities[label] for label in labels])
-            predictions.append(_WindowPrediction(center, person, probabilities))
+        seen += (((window.start + window.end) / 2, person) for person in people)
         groups, error = window.people, window.clip.error
         problem = ErrorInfo(error.code, error.message) if error else None
     start = start or 0.0
     person_of_track = {track: min(group) for group in groups for track in group}
-    tracks = tuple(_person_tracks(boxes, predictions, person_of_track, config, start, end))
+    boxes_of: dict[int, list[TrackedBox]] = {}
+    for box in boxes:
+        boxes_of.setdefault(person_of_track[box.track], []).append(box)
+    windows_of: dict[int, dict[float, list[Person]]] = {}  # person -> center of window -> the person in that window
+    for center, person in seen:
+        windows_of.setdefault(person_of_track[person.id], {}).setdefault(center, []).append(person)
+    tracks = tuple(_person_tracks(boxes_of, windows_of, labels, config, start, end))
     return ClipTimeline(tuple(labels), start, end, tracks, problem)
 
 
 def _person_tracks(
-    boxes: Sequence[TrackedBox],
-    predictions: Sequence[_WindowPrediction],
-    person_of_track: Mapping[int, int],
+    boxes_of: Mapping[int, Sequence[TrackedBox]],
+    windows_of: Mapping[int, Mapping[float, Sequence[Person]]],
+    labels: Sequence[str],
     config: TrackerConfig,
     start: float,
     end: float,
@@ -173,25 +153,15 @@ def _person_tracks(
     Tracks are assigned to people as of the last window, so two people of an earlier window may be one. People without
     a prediction or a segment of visible length are left out, because most are false detections.
     """
-    boxes_of: dict[int, list[TrackedBox]] = {}
-    for box in boxes:
-        boxes_of.setdefault(person_of_track[box.track], []).append(box)
-    predictions_of: dict[int, dict[float, list[_WindowPrediction]]] = {}  # person -> center of window -> predictions
-    for prediction in predictions:
-        by_center = predictions_of.setdefault(person_of_track[prediction.person.id], {})
-        by_center.setdefault(prediction.center, []).append(prediction)
-    by_size = sorted(boxes_of.keys() & predictions_of.keys(), key=lambda person: -_screen_time(boxes_of[person]))
+    by_size = sorted(boxes_of.keys() & windows_of.keys(), key=lambda person: -_screen_time(boxes_of[person]))
     min_visible, id = min(_MIN_VISIBLE_S, end - start), 0
     for person in by_size:
-        segments = [
-            segment
-            for segment in _split_segments(boxes_of[person], config)
-            if _duration(segment, end) >= min_visible - TIME_EPS_S
-        ]
-        if not segments:
+        bounded = [(segment, *_segment_bounds(segment, end)) for segment in _split_segments(boxes_of[person], config)]
+        visible = [(segment, on, off) for segment, on, off in bounded if off - on >= min_visible - TIME_EPS_S]
+        if not visible:
             continue
-        windows = predictions_of[person]
-        starts, ends = zip(*(_segment_bounds(segment, end) for segment in segments), strict=True)
+        segments, starts, ends = zip(*visible, strict=True)
+        windows = windows_of[person]
         yield PersonTrack(
             id,
             sum(box.duration for box in boxes_of[person]),
@@ -199,8 +169,8 @@ def _person_tracks(
             np.array(ends, np.float64),
             tuple(map(_smooth_segment, segments)),
             np.array(list(windows), np.float64),
-            np.array([_weighted_mean(in_window) for in_window in windows.values()]),
-            _attribute_text([prediction.person for in_window in windows.values() for prediction in in_window]),
+            np.array([_mean_probabilities(in_window, labels) for in_window in windows.values()]),
+            _attribute_text([person for in_window in windows.values() for person in in_window]),
         )
         id += 1
 
@@ -210,10 +180,11 @@ def _screen_time(boxes: Sequence[TrackedBox]) -> float:
     return sum(box.area_fraction * max(box.duration, _MIN_DURATION_S) for box in boxes)
 
 
-def _weighted_mean(predictions: Sequence[_WindowPrediction]) -> Float64Array:
-    """Average predictions, weighted by the seconds for which the person was seen."""
-    weights = [max(prediction.person.seconds, _MIN_DURATION_S) for prediction in predictions]
-    return np.asarray(np.average([prediction.probabilities for prediction in predictions], axis=0, weights=weights))
+def _mean_probabilities(people: Sequence[Person], labels: Sequence[str]) -> Float64Array:
+    """Average the probabilities of the c labels (c,), weighted by the seconds for which the person was seen."""
+    probabilities = [[person.prediction.probabilities[label] for label in labels] for person in people]
+    weights = [max(person.seconds, _MIN_DURATION_S) for person in people]
+    return np.asarray(np.average(probabilities, axis=0, weights=weights))
 
 
 def _attribute_text(windows: Sequence[Person]) -> str:
@@ -228,8 +199,8 @@ def _attribute_text(windows: Sequence[Person]) -> str:
 def _split_segments(boxes: Sequence[TrackedBox], config: TrackerConfig) -> list[list[TrackedBox]]:
     """Split the boxes of a person at long gaps and at jumps, as at a scene cut."""
     segments: list[list[TrackedBox]] = []
-    previous = None
     for box in boxes:
+        previous = segments[-1][-1] if segments else None
         if (
             previous is not None
             and box.time - previous.time - previous.duration <= config.max_gap_s
@@ -238,7 +209,6 @@ def _split_segments(boxes: Sequence[TrackedBox], config: TrackerConfig) -> list[
             segments[-1].append(box)
         else:
             segments.append([box])
-        previous = box
     return segments
 
 
@@ -252,11 +222,6 @@ def _segment_bounds(boxes: Sequence[TrackedBox], clip_end: float) -> tuple[float
     end = last.time + last.duration
     cut_off = min(last.duration / 2, _EDGE_S) if end < clip_end - TIME_EPS_S else 0.0
     return first.time - min(first.duration / 2, _EDGE_S), end - cut_off
-
-
-def _duration(boxes: Sequence[TrackedBox], clip_end: float) -> float:
-    start, end = _segment_bounds(boxes, clip_end)
-    return end - start
 
 
 def _smooth_segment(segment: Sequence[TrackedBox]) -> TrackSegment:

@@ -11,8 +11,8 @@ from fervid.analysis.options import Options
 from fervid.core.errors import ModelIncompatible, UsageError
 from fervid.models import registry
 
+# Each attribute, and the key of a face model's card that exists if the model estimates it
 _ATTRIBUTE_KEYS = {"age": "first_age", "gender": "genders", "ethnicity": "ethnicities"}
-"""Each attribute, and the key of a face model's card that exists if the model estimates it."""
 
 
 def default_classifier(face_model: registry.Model) -> str:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fervid.core.boxes import box_iou, intersection_over_min
 from fervid.core.images import downscale_by_halves
-from fervid.core.records import Box, Face, FloatArray, Image
+from fervid.core.records import Box, Face, FloatArray, Image, check
 
 MERGE_IOU = 0.3  # intersection over union above which two candidates are one face
 MERGE_CONTAINMENT = 0.7  # fraction of the smaller candidate inside the other above which they are one face
@@ -78,10 +78,10 @@ class Detector:
 
     def __post_init__(self) -> None:
         threshold, new_track_threshold = self.card["threshold"], self.card["new_track_threshold"]
-        if not (0 < threshold <= 1 and 0 < new_track_threshold <= 1):
-            raise ValueError(
-                f"threshold and new_track_threshold must be in (0, 1], got {threshold} and {new_track_threshold}"
-            )
+        check(
+            0 < threshold <= 1 and 0 < new_track_threshold <= 1,
+            f"threshold and new_track_threshold must be in (0, 1], got {threshold} and {new_track_threshold}",
+        )
 
     @property
     def new_track_threshold(self) -> float:

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid.core.errors import UsageError
-from fervid.core.records import FloatArray
+from fervid.core.records import FloatArray, check
 
-STRIDES = (8, 4, 2)
-"""Factors by which the levels reduce the frame rate; after the last comes the full rate."""
+STRIDES = (8, 4, 2)  # factors by which the levels reduce the frame rate; after the last comes the full rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,7 @@ class ExitLevel:
     confidence: float
 
     def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ValueError(f"stride must be 1 or more, not {self.stride}")
+        check(self.stride >= 1, f"stride must be 1 or more, not {self.stride}")
 
 
 def exit_levels(card: Mapping[str, Any]) -> tuple[ExitLevel, ...]:
@@ -84,14 +82,11 @@ def fit_thresholds(
     Returns:
         The entry `early_exit` of the card.
     """
-    thresholds = [
-        confidence_threshold(confidence, right, max_error)
-        for confidence, right in zip(confidences[:-1], correct[:-1], strict=True)
-    ]
-    levels = [
-        ExitLevel(stride, math.ceil(threshold * 1e4) / 1e4)  # rounded up, so that no further prediction is accepted
-        for stride, threshold in zip(STRIDES, thresholds, strict=True)
-    ]
+    levels = []
+    for stride, confidence, right in zip(STRIDES, confidences[:-1], correct[:-1], strict=True):
+        threshold = confidence_threshold(confidence, right, max_error)
+        threshold = math.ceil(threshold * 1e4) / 1e4  # rounded up, so that no further prediction is accepted
+        levels.append(ExitLevel(stride, threshold))
     metrics = early_exit_metrics(levels, confidences, correct, counts)
     return {"levels": [asdict(level) for level in levels], "error": max_error, **metrics}
 

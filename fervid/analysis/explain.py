@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from fervid.core.records import ClipFeatures, FloatArray
 
-MAX_GROUPS = 12
-"""Maximum number of groups; each doubles the work."""
+MAX_GROUPS = 12  # each doubles the work
 _STATISTIC_LABELS = {"mean": "mean", "std": "change over time", "min": "lowest", "max": "highest"}
 _BATCH_ROWS = 1024
 
@@ -94,9 +93,7 @@ def feature_groups(features: ClipFeatures, names: Sequence[str], expressions: Se
     Returns:
         Columns of each group, by a name to display.
     """
-    by_expression: dict[str, list[int]] = {}
-    by_statistic: dict[str, list[int]] = {}
-    by_vector: dict[str, list[int]] = {}
+    groupings: list[dict[str, list[int]]] = [{}, {}, {}]  # the finest first
     start = 0
     for name in names:
         vector, _, kind = name.rpartition(".")
@@ -105,11 +102,10 @@ def feature_groups(features: ClipFeatures, names: Sequence[str], expressions: Se
         is_expression = vector in ("expression", "logit") and width == len(expressions)
         for i in range(width):
             finest = f"expression of {expressions[i]}" if is_expression else statistic
-            by_expression.setdefault(finest, []).append(start + i)
-            by_statistic.setdefault(statistic, []).append(start + i)
-            by_vector.setdefault(vector, []).append(start + i)
+            for grouping, group in zip(groupings, (finest, statistic, vector), strict=True):
+                grouping.setdefault(group, []).append(start + i)
         start += width
-    groups = next((groups for groups in (by_expression, by_statistic) if len(groups) <= MAX_GROUPS), by_vector)
+    groups = next((grouping for grouping in groupings if len(grouping) <= MAX_GROUPS), groupings[-1])
     return {name: np.array(columns) for name, columns in groups.items()}
 
 

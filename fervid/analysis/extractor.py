@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
 from fervid.analysis.aggregate import ClipObservations, TrackStats, aggregate_clip
 from fervid.analysis.align import align_face
-from fervid.analysis.aspect_ratio import find_stretch, probe_sampling, stretch_frame, unstretch_face
+from fervid.analysis.aspect_ratio import PROBE_FPS, find_stretch, stretch_frame, unstretch_face
 from fervid.analysis.detector import Detector
+from fervid.analysis.early_exit import ExitLevel
 from fervid.analysis.face_model import BATCH, FaceModel, empty_outputs
 from fervid.analysis.options import Options
 from fervid.analysis.propagation import FlowTracker
 from fervid.analysis.tracker import TrackerConfig
 from fervid.core.errors import InputError, ModelIncompatible
 from fervid.core.prefetch import prefetch
-from fervid.core.records import Face, Frame, FrameObservation, Image
+from fervid.core.records import ClipFeatures, Face, Frame, FrameObservation, Image
 from fervid.media.sampling import Sampling
 from fervid.models import registry
 from fervid.models.session import ONNX_ERRORS, Device
@@ -31,18 +32,11 @@ _IOU_ONLY = {"min_track_similarity": -1.0, "min_person_similarity": 2.0}
 _MALLOC_WARMUP_BYTES = 31 << 20
 """Size of an allocation that is freed at once, so that glibc raises its dynamic mmap threshold (mallopt(3), at most
 32 MiB) and reuses the memory of frames. Otherwise that memory returns to the system, which clears it page by page."""
-_PREFETCH_BATCHES = 4
-"""Batches of crops prepared ahead of the face model."""
+_PREFETCH_BATCHES = 4  # of crops, prepared ahead of the face model
 
 
-class _FrameFaces(NamedTuple):
-    """The faces of one frame; fields as in `FrameObservation`."""
-
-    time: float
-    duration: float
-    faces: list[Face]
-    shares: list[float]
-    frame_index: int
+_FrameFaces = tuple[float, float, list[Face], list[float], int]
+"""Time, duration, faces, area fractions and index of a frame, as in `FrameObservation`."""
 
 
 class Extractor:
@@ -95,10 +89,41 @@ class Extractor:
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle_extractor, (self.detector, self.face_model, self.options, self._threads)
 
-    def observe_clip(self, path: str | os.PathLike[str]) -> ClipObservations:
-        """Analyse a clip and pool the faces of each person; an input error is kept in the result's `error`."""
-        with closing(self.iter_observations(path)) as observations:
+    def observe_clip(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> ClipObservations:
+        """Analyse a clip and pool the faces of each person; an input error is kept in the result's `error`.
+
+        Takes what `iter_observations` takes.
+        """
+        with closing(self.iter_observations(path, sampling)) as observations:
             return aggregate_clip(observations, self.tracker_config)
+
+    def observe_adaptively(
+        self, path: str | os.PathLike[str], levels: Sequence[ExitLevel], confidence_of: Callable[[ClipFeatures], float]
+    ) -> ClipObservations:
+        """Analyse a clip at each level's frame rate in turn, and stop at the first confident prediction.
+
+        This is early exit (Savchenko, ICML 2023). Each level analyses only the frames that the levels before it left
+        out. After the last level comes the full frame rate, and after that, if no face was found, the full frame rate
+        with stretched frames.
+
+        Args:
+            path: Path of the clip.
+            levels: Reduced frame rates, the lowest first, with the confidence that each needs.
+            confidence_of: Confidence of the classifier in its prediction from the features of a clip.
+        """
+        cache: dict[float, FrameObservation] = {}
+        for level in levels:
+            observations = self.observe_at_stride(path, level.stride, cache)
+            clip = aggregate_clip(observations, self.tracker_config, level.stride)
+            pool = clip.pool(self.options.face)
+            if not clip.frames or (pool and confidence_of(pool.features()) >= level.confidence):
+                return clip
+        clip = aggregate_clip(self.observe_at_stride(path, 1, cache), self.tracker_config)
+        if clip.people or not clip.frames:
+            return clip
+        stretched = aggregate_clip(self.observe_stretched(path), self.tracker_config)
+        stretched.error = clip.error
+        return stretched if stretched.people else clip
 
     def iter_observations(
         self, path: str | os.PathLike[str], sampling: Sampling | None = None
@@ -153,17 +178,17 @@ class Extractor:
         sampling = sampling or self.options.sampling
         if sampling.aspect is not None:
             return []
-        with closing(self._read(path, probe_sampling(sampling))) as frames:
+        probe = replace(sampling, fps=min(sampling.fps or PROBE_FPS, PROBE_FPS))
+        with closing(self._read(path, probe)) as frames:
             stretch = find_stretch(frames, lambda image: self._starts_track(self._face_detector.detect(image)))
         if stretch is None:
             return []
         observations: list[FrameObservation] = []
         with closing(self._read(path, sampling)) as frames, suppress(InputError):
-            observations.extend(self.observe_frames(stretch_frame(frame, stretch) for frame in frames))
-        return [
-            replace(observation, faces=[unstretch_face(face, stretch) for face in observation.faces])
-            for observation in observations
-        ]
+            for observation in self.observe_frames(stretch_frame(frame, stretch) for frame in frames):
+                faces = [unstretch_face(face, stretch) for face in observation.faces]
+                observations.append(replace(observation, faces=faces))
+        return observations
 
     def _starts_track(self, faces: Iterable[Face]) -> bool:
         """Whether the detector is confident enough in one of the faces to start a track."""
@@ -240,7 +265,7 @@ class Extractor:
             for frame in frames:
                 faces = tracker.update(frame)
                 shares = [face.area / frame.image[..., 0].size for face in faces]
-                batch.append(_FrameFaces(frame.time, frame.duration, faces, shares, frame.index))
+                batch.append((frame.time, frame.duration, faces, shares, frame.index))
                 crops += [align_face(frame.image, face, self._crop_size, self._margin) for face in faces]
                 if max(len(batch), len(crops)) >= size:
                     yield batch, np.array(crops, np.uint8)

@@ -18,7 +18,6 @@ import numpy as np
 from fervid.analysis.aggregate import ClipObservations, TrackStats, aggregate_clip
 from fervid.analysis.baseline import IDENTITY
 from fervid.analysis.extractor import Extractor
-from fervid.analysis.observed_record import select_features
 from fervid.analysis.pooling import to_logits
 from fervid.analysis.result_builder import ResultBuilder
 from fervid.core.errors import UsageError, as_usage_error
@@ -26,8 +25,7 @@ from fervid.core.frame_rows import FrameColumns, FrameRow
 from fervid.core.records import ClipFeatures, FaceOutputs, FloatArray, FrameObservation
 from fervid.core.results import ClipResult
 
-_EYES = ("right_eye", "left_eye")
-"""The landmarks of every detector, for those whose cards name none."""
+_EYES = ("right_eye", "left_eye")  # the landmarks of every detector, for those whose cards name none
 _ROWS_PER_READ = 1024
 _NO_TRACK = -1
 
@@ -80,8 +78,7 @@ class RecordedClip:
         file.seek(0)
         layout = _layout(self.columns)
         while data := file.read(_ROWS_PER_READ * layout.itemsize):
-            for row in np.frombuffer(data, layout):
-                yield self._make_row(row)
+            yield from map(self._make_row, np.frombuffer(data, layout))
         if self.result.error:
             yield FrameRow(self.result.path, error=self.result.error)
 
@@ -92,13 +89,10 @@ class RecordedClip:
             "timestamp": float(row["time"]),
             "duration_s": float(row["duration"]),
         }
-        if row["track"] != _NO_TRACK:
-            values |= self._face_values(row)
-        return FrameRow(**values)
-
-    def _face_values(self, row: Any) -> dict[str, Any]:
+        if row["track"] == _NO_TRACK:
+            return FrameRow(**values)
         columns, probabilities = self.columns, row["expression"]
-        values = {
+        values |= {
             "face_id": self.person_of_track.get(int(row["track"])),
             "confidence": float(row["score"]),
             "detected": bool(row["detected"]),
@@ -115,7 +109,7 @@ class RecordedClip:
             values["ethnicity_probabilities"] = dict(zip(columns.ethnicities, ethnicity, strict=True))
         if columns.embedding:
             values["embedding"] = row["embedding"]
-        return values
+        return FrameRow(**values)
 
 
 def record_clip(
@@ -138,8 +132,8 @@ def record_clip(
     with closing(extractor.iter_observations(path)) as observations:
         clip = aggregate_clip(observations, extractor.tracker_config, on_frame=write)
     result, _ = results.build(path, clip, started)
-    person_of_track = {track: id for id, person in enumerate(clip.people) for track in (person.number, *person.merged)}
-    people = select_features(clip, {IDENTITY}) if columns.identity else ()
+    person_of_track = {track: id for id, person in enumerate(clip.people) for track in person.track_ids}
+    people = clip.select_features({IDENTITY}) if columns.identity else ()
     return RecordedClip(result, columns, person_of_track, people)
 
 
@@ -208,13 +202,8 @@ def _outputs(rows: Sequence[FrameRow]) -> FaceOutputs:
 def _layout(columns: FrameColumns) -> np.dtype[np.void]:
     """Return the layout of a row in the file."""
     fields: list[tuple[Any, ...]] = [("frame", "i8"), ("time", "f8"), ("duration", "f8"), ("track", "i8")]
-    fields += [
-        ("score", "f4"),
-        ("detected", "?"),
-        ("box", "f4", (4,)),
-        ("landmarks", "f4", (len(columns.landmarks), 2)),
-    ]
-    fields += [("expression", "f4", (len(columns.expressions),))]
+    fields += [("score", "f4"), ("detected", "?"), ("box", "f4", (4,))]
+    fields += [("landmarks", "f4", (len(columns.landmarks), 2)), ("expression", "f4", (len(columns.expressions),))]
     if columns.attributes:
         fields += [("age", "f4"), ("gender", "f4"), ("ethnicity", "f4", (len(columns.ethnicities),))]
     if columns.embedding:

@@ -20,11 +20,11 @@ from fervid.analysis.explain import Explanation, baseline_features, explain, fea
 from fervid.analysis.extractor import Extractor, as_incompatible_model
 from fervid.analysis.options import Options
 from fervid.analysis.thumbnails import Thumbnail, read_thumbnail
-from fervid.core.errors import InputError, ModelError, ModelIncompatible, ModelNotFound
+from fervid.core.errors import ModelError, ModelIncompatible, ModelNotFound
 from fervid.core.records import ClipFeatures, FloatArray, FrameObservation
 from fervid.core.text import format_percent
 from fervid.core.worker_pool import map_ordered
-from fervid.core.worker_process import Limits, WorkerDied
+from fervid.core.worker_process import NO_LIMITS, Limits, WorkerDied
 from fervid.media.sampling import Sampling
 from fervid.models import registry
 from fervid.models.card import ModelKind
@@ -75,7 +75,7 @@ def find_highlights(
     thumbnails: int = 0,
     jobs: int = 0,
     threads: int = 0,
-    limits: Limits | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> Iterator[tuple[str, ClipHighlights]]:
     """Yield the path and the highlights of each clip; if a clip cannot be analysed, its note says why.
 
@@ -97,11 +97,12 @@ def find_highlights(
             yield from ((path, ClipHighlights()) for path in windows_by_path)
             continue
         try:
-            extractor = load_recorded_models(models, files, options, thumbnails=thumbnails, threads=threads)
+            extractor = load_recorded_models(models, files, options)
         except ModelError as error:
             yield from ((path, ClipHighlights(note=error.message)) for path in windows_by_path)
             continue
-        results = map_ordered(extractor, windows_by_path.values(), jobs, report_death, limits or Limits())
+        extractor = replace(extractor, thumbnails=thumbnails, threads=threads)
+        results = map_ordered(extractor, windows_by_path.values(), jobs, report_death, limits)
         with closing(results):
             for path, highlights in zip(windows_by_path, results, strict=True):
                 yield path, _join_notes(highlights)
@@ -167,17 +168,12 @@ class HighlightExtractor:
         options = replace(self.options, sampling=_sample_window(self.options.sampling, window))
         extractor = Extractor(self.detector, self.face_model, options, self.threads)
         observations: list[FrameObservation] = []
-        problem = ""
-        try:
-            with closing(extractor.iter_observations(window["path"])) as stream:
-                observations.extend(stream)
-        except InputError as error:
-            problem = error.message
-        pool = aggregate_clip(observations, extractor.tracker_config, 0).pool(options.face)
+        with closing(extractor.iter_observations(window["path"])) as stream:
+            clip = aggregate_clip(stream, extractor.tracker_config, 0, lambda frame, _: observations.append(frame))
+        pool = clip.pool(options.face)
         if pool is None:
-            return Highlight(
-                window, note=problem or "No face was found here in a second analysis: the clip has changed."
-            )
+            changed = "No face was found here in a second analysis: the clip has changed."
+            return Highlight(window, note=clip.error.message if clip.error else changed)
         explanation = self._explain(pool.features(), labels)
         note = ""
         if explanation.label != window["label"] or abs(explanation.confidence - window["confidence"]) > TOLERANCE:
@@ -230,12 +226,7 @@ def _sample_window(sampling: Sampling, window: Record) -> Sampling:
 
 
 def load_recorded_models(
-    models: Mapping[str, Mapping[str, str]],
-    files: Mapping[str, str],
-    options: Options,
-    *,
-    thumbnails: int = 0,
-    threads: int = 0,
+    models: Mapping[str, Mapping[str, str]], files: Mapping[str, str], options: Options
 ) -> HighlightExtractor:
     """Load the models that a record names.
 
@@ -243,8 +234,6 @@ def load_recorded_models(
         models: `name` and `sha256` of each model, by role, as in a record.
         files: Paths or names, by role, of models that are not installed under the name in the record.
         options: Options of the run that made the record.
-        thumbnails: Number of thumbnails of each highlight.
-        threads: Number of decoder threads.
 
     Raises:
         ModelError: A model is missing, or is not the one that the record names.
@@ -256,7 +245,7 @@ def load_recorded_models(
         raise ModelIncompatible(
             f"{classifier.identity.name} was trained on another face model than the one that the record names"
         )
-    return HighlightExtractor(detector, face_model, classifier, options, thumbnails, threads)
+    return HighlightExtractor(detector, face_model, classifier, options)
 
 
 def _load_recorded_model(role: ModelKind, models: Mapping[str, Mapping[str, str]], files: Mapping[str, str]) -> Model:

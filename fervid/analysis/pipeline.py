@@ -5,27 +5,26 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, BinaryIO
 
-from fervid.analysis.adaptive_sampling import observe_with_early_exit
-from fervid.analysis.aggregate import ClipObservations, aggregate_clip
-from fervid.analysis.baseline import BaselineReference, shift_features
+from fervid.analysis.aggregate import aggregate_clip
+from fervid.analysis.baseline import IDENTITY, LOGITS, BaselineReference, ObservedRecord, shift_features
 from fervid.analysis.clip_classifier import ClipClassifier
 from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
 from fervid.analysis.compatibility import check_compatible, check_labels, default_classifier
 from fervid.analysis.early_exit import exit_levels
 from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
 from fervid.analysis.frame_rows import RecordedClip, frame_columns, pool_rows, record_clip
-from fervid.analysis.observed_record import ObservedRecord, make_observed_record, name_people, observe_windows
 from fervid.analysis.options import Options
 from fervid.analysis.result_builder import AttributeNames, ResultBuilder
-from fervid.analysis.windows import WindowSpec
+from fervid.analysis.windows import WindowObservations, WindowSpec
 from fervid.core.errors import InputError, UsageError
 from fervid.core.frame_rows import FrameColumns, FrameRow
-from fervid.core.records import ClipFeatures, Frame
-from fervid.core.results import ClipResult, Prediction, WindowResult
+from fervid.core.records import Frame
+from fervid.core.results import Baseline, ClipResult, WindowResult
 from fervid.media.latest_frame import LatestFrameSource
 from fervid.media.sampling import Sampling
 from fervid.models import registry
@@ -56,12 +55,9 @@ class Classifier:
         check_compatible(face_model, classifier, options)
         self.extractor, self.options = extractor, options
         self._classifier = classifier
-        self.models = {
-            "detector": extractor.detector.identity,
-            "face_model": face_model.identity,
-            "classifier": classifier.identity,
-        }
-        self.files = {"detector": extractor.detector.path, "face_model": face_model.path, "classifier": classifier.path}
+        models = {"detector": extractor.detector, "face_model": face_model, "classifier": classifier}
+        self.models = {role: model.identity for role, model in models.items()}
+        self.files = {role: model.path for role, model in models.items()}
         with as_incompatible_model(face_model):
             genders = sorted(face_model.card.get("genders", {}).items(), key=lambda entry: -entry[1])
             attributes = AttributeNames(genders, tuple(map(str, face_model.card.get("ethnicities", ()))))
@@ -70,14 +66,12 @@ class Classifier:
             self._classify = ClipClassifier(classifier.session, classifier.card, options.labels)
             check_labels(options.labels, classifier.card)
             self._exit_levels = exit_levels(classifier.card) if options.adaptive else ()
+            requested = attributes if options.attributes else None
             self._results = ResultBuilder(
-                self.models,
-                self._classify,
-                extractor.tracker_config,
-                options.face,
-                attributes if options.attributes else None,
+                self.models, self._classify, extractor.tracker_config, options.face, requested
             )
             self._results.make_person(0, extractor.warmup_stats)
+            self._baseline_statistics = {*classifier.card["statistics"], LOGITS, IDENTITY}
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -137,10 +131,9 @@ class Classifier:
             sampling: Which frames to sample; None for those of the options.
         """
         started = time.perf_counter()
-        with closing(self.extractor.iter_observations(path, sampling)) as observations:
-            clip = aggregate_clip(observations, self.extractor.tracker_config)
+        clip = self.extractor.observe_clip(path, sampling)
         result, _ = self._results.build(os.fspath(path), clip, started)
-        return [make_observed_record(result, clip, self.card["statistics"])]
+        return [ObservedRecord(result, clip.select_features(self._baseline_statistics))]
 
     def observe_windows(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> list[ObservedRecord]:
         """Classify each window of a clip and keep the features that `apply_baseline` needs.
@@ -152,26 +145,34 @@ class Classifier:
         Returns:
             A record for each window, or one record of the error if there is none.
         """
-        window, statistics = spec or WindowSpec(), self.card["statistics"]
-        return observe_windows(self.extractor, self._results, os.fspath(path), window, statistics)
+        with closing(self._iter_windows(path, spec)) as windows:
+            return [
+                ObservedRecord(result, clip.select_features(self._baseline_statistics))
+                for result, clip in self._results.catch_error(os.fspath(path), windows)
+            ]
 
     def apply_baseline(
-        self,
-        record: ObservedRecord,
-        identities: Sequence[str],
-        references: Sequence[BaselineReference | None],
+        self, record: ObservedRecord, identities: Sequence[str], references: Sequence[BaselineReference | None]
     ) -> ClipResult:
         """Name the people of a record of `observe_clip` or `observe_windows`, and predict relative to their baselines.
 
         Takes a name and a baseline, or None, for each person in the record.
         """
-
-        def classify_relative(features: ClipFeatures, reference: BaselineReference | None) -> Prediction | None:
-            if self.options.baseline is None:
-                return None
-            return self._classify(shift_features(features, reference, self.card, self.options.baseline))
-
-        return name_people(record, identities, references, classify_relative)
+        kind, result, main = self.options.baseline, record.result, next(iter(references), None)
+        predictions = [
+            self._classify(shift_features(features, reference, self.card, kind)) if kind else person.prediction
+            for person, features, reference in zip(result.people, record.people, references, strict=True)
+        ]
+        people = [
+            replace(person, prediction=prediction, identity=identity)
+            for person, prediction, identity in zip(result.people, predictions, identities, strict=True)
+        ]
+        return replace(
+            result,
+            people=tuple(people),
+            prediction=predictions[0] if kind and predictions else result.prediction,
+            baseline=Baseline(main.kind, main.clips) if main else None,
+        )
 
     def timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> Iterator[WindowResult]:
         """Classify each window of a clip and yield its record as soon as the window is complete.
@@ -183,10 +184,9 @@ class Classifier:
             path: Path of a video or image file.
             spec: Length and step of the windows.
         """
-        with closing(self.extractor.iter_observations(path)) as observations:
-            yield from self._results.build_window_results(
-                os.fspath(path), observations, spec or WindowSpec(), self.options.sampling.start
-            )
+        with closing(self._iter_windows(path, spec)) as windows:
+            for result, _ in self._results.catch_error(os.fspath(path), windows):
+                yield result
 
     def build_timeline(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> ClipTimeline:
         """Track the people of a clip and their predictions over time, as `fervid annotate` draws them.
@@ -196,10 +196,7 @@ class Classifier:
         Raises:
             InputError: The file could not be read, or has no frame in the requested time range.
         """
-        with closing(self.extractor.iter_observations(path)) as observations:
-            windows = self._results.build_windows(
-                os.fspath(path), observations, spec or WindowSpec(), self.options.sampling.start
-            )
+        with closing(self._iter_windows(path, spec)) as windows:
             return build_clip_timeline(
                 ((window, result.people) for result, window in windows), self.labels, self.extractor.tracker_config
             )
@@ -253,14 +250,21 @@ class Classifier:
 
     def _classify_path(self, path: str | os.PathLike[str]) -> tuple[ClipResult, InputError | None]:
         started = time.perf_counter()
-        return self._results.build(os.fspath(path), self._observe(path), started)
+        if self._exit_levels:
+            clip = self.extractor.observe_adaptively(
+                path, self._exit_levels, lambda features: self._classify(features).confidence
+            )
+        else:
+            clip = self.extractor.observe_clip(path)
+        return self._results.build(os.fspath(path), clip, started)
 
-    def _observe(self, path: str | os.PathLike[str]) -> ClipObservations:
-        if not self._exit_levels:
-            return self.extractor.observe_clip(path)
-        return observe_with_early_exit(
-            self.extractor, path, self._exit_levels, lambda features: self._classify(features).confidence
-        )
+    def _iter_windows(
+        self, path: str | os.PathLike[str], spec: WindowSpec | None
+    ) -> Generator[tuple[WindowResult, WindowObservations]]:
+        with closing(self.extractor.iter_observations(path)) as observations:
+            yield from self._results.build_windows(
+                os.fspath(path), observations, spec or WindowSpec(), self.options.sampling.start
+            )
 
 
 def load_classifier(

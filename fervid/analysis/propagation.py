@@ -6,12 +6,11 @@ and at regular intervals to find new faces.
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from math import inf
-from typing import Protocol
 
 import numpy as np
 
+from fervid.analysis.detector import Detector
 from fervid.analysis.optical_flow import (
     GrayRoi,
     TrackedFace,
@@ -23,7 +22,7 @@ from fervid.analysis.optical_flow import (
     roi_around,
 )
 from fervid.core.boxes import intersection_over_min
-from fervid.core.records import TIME_EPS_S, Box, Face, Frame, Image
+from fervid.core.records import TIME_EPS_S, Face, Frame, Image
 
 FULL_DETECT_FACTOR = 8  # a full detection replaces every eighth coarse one while faces are tracked
 IDLE_INTERVAL_S = 0.2  # between detections while no face is tracked, and between checks of unconfirmed faces
@@ -32,32 +31,6 @@ _MIN_OVERLAP = 0.5  # fraction of the smaller box from which a detection and a t
 _MAX_AREA_RATIO = 3  # of the areas of two boxes, from which they are different faces
 _UNCONFIRMED_S = 2.0  # for which a face below the threshold of new tracks is checked again
 _MAX_ROI_CHECKS = 3  # faces that are checked one by one; for more of them one full detection is as fast
-
-
-class FaceDetector(Protocol):
-    """A detector of faces in frames (h, w, 3) uint8 RGB."""
-
-    @property
-    def new_track_threshold(self) -> float:
-        """Score from which a detection is confident enough to start a track."""
-
-    def detect(self, image: Image, /) -> list[Face]:
-        """Find every face of a frame, the largest first."""
-
-    def detect_coarse(self, image: Image, /) -> list[Face]:
-        """Find the large faces only."""
-
-    def detect_around(self, image: Image, box: Box, /) -> list[Face]:
-        """Find the faces around a box."""
-
-
-class _Action(Enum):
-    """What to do with a frame."""
-
-    FULL = auto()  # detect every face
-    COARSE = auto()  # no face is tracked: detect every face if a coarse detection finds one
-    PROPAGATE = auto()  # track the faces by optical flow, with detections where that fails or is due
-    SKIP = auto()  # no face is tracked and the last detection is recent
 
 
 class FlowTracker:
@@ -75,7 +48,7 @@ class FlowTracker:
     A frame of another size, or one that is earlier than the last detection, begins a new clip.
     """
 
-    def __init__(self, detector: FaceDetector, interval: float) -> None:
+    def __init__(self, detector: Detector, interval: float) -> None:
         """Begin a clip.
 
         Args:
@@ -91,27 +64,19 @@ class FlowTracker:
 
     def update(self, frame: Frame) -> list[Face]:
         """Return the faces of the next frame, the largest first; keeps a reference to its image, not a copy."""
-        match self._plan(frame):
-            case _Action.FULL:
-                return self._detect_full(frame)
-            case _Action.COARSE:
-                return self._detect_full(frame) if self._any_face(frame) else []
-            case _Action.PROPAGATE:
-                return self._propagate(frame)
-            case _Action.SKIP:
-                return []
-
-    def _plan(self, frame: Frame) -> _Action:
         interval = self._interval * (FULL_DETECT_FACTOR if self._tracked else 1)
         since_full = frame.time - self._last_full
         if not 0 <= since_full < interval - TIME_EPS_S or frame.image.shape != self._image.shape:
-            return _Action.FULL
+            return self._detect_full(frame)
         if self._tracked:
-            return _Action.PROPAGATE
+            return self._propagate(frame)
         if frame.time - self._last_detection < IDLE_INTERVAL_S - TIME_EPS_S:
-            return _Action.SKIP
+            return []
         recently_idle = frame.time - self._idle_since < IDLE_FULL_DETECT_S - TIME_EPS_S
-        return _Action.FULL if recently_idle else _Action.COARSE
+        self._last_detection = frame.time
+        if recently_idle or self._detector.detect_coarse(frame.image):
+            return self._detect_full(frame)
+        return []
 
     def _propagate(self, frame: Frame) -> list[Face]:
         """Propagate the tracked faces to this frame, and run whatever detection the result calls for."""
@@ -142,10 +107,6 @@ class FlowTracker:
         self._last_full = self._last_detection = frame.time
         self._idle_since = min(self._idle_since, frame.time)
         return self._start_tracking(frame, [(face, False) for face in self._detector.detect(frame.image)])
-
-    def _any_face(self, frame: Frame) -> bool:
-        self._last_detection = frame.time
-        return bool(self._detector.detect_coarse(frame.image))
 
     def _detect_coarse(self, frame: Frame, tracked: list[TrackedFace], lost: list[TrackedFace]) -> list[Face]:
         """Replace the tracked faces by those of a coarse detection.
@@ -200,11 +161,9 @@ class FlowTracker:
         level = pyramid_level(face for face, _ in faces)
         gray = self._gray = extract_gray(frame.image, roi_around((face for face, _ in faces), level, frame.image))
         for face, seen_coarse in faces:
-            if face.score >= self._detector.new_track_threshold:
-                until = -inf
-            else:
-                earlier = (old.unconfirmed_until for old in before if _overlap(old.face, face) > _MIN_OVERLAP)
-                until = next(earlier, frame.time + _UNCONFIRMED_S)
+            earlier = (old.unconfirmed_until for old in before if _overlap(old.face, face) > _MIN_OVERLAP)
+            is_confirmed = face.score >= self._detector.new_track_threshold
+            until = -inf if is_confirmed else next(earlier, frame.time + _UNCONFIRMED_S)
             self._tracked.append(TrackedFace(face, extract_template(gray, face), level, seen_coarse, until))
         return [face for face, _ in faces]
 

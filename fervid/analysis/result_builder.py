@@ -17,10 +17,8 @@ from fervid.core.records import ClipFeatures, FrameObservation
 from fervid.core.results import ClipResult, ErrorInfo, ModelRef, Person, WindowResult
 from fervid.media.latest_frame import LatestFrameSource
 
-FORGET_PERSON_AFTER_S = 600.0
-"""Seconds without a face after which a person in a live stream is forgotten, to bound memory."""
-_MINOR_PROBLEMS = (Discontinuity.code, SeveralStreams.code)
-"""Problems of a window that are reported after dropped frames."""
+FORGET_PERSON_AFTER_S = 600.0  # without a face in a live stream; bounds memory
+_MINOR_PROBLEMS = (Discontinuity.code, SeveralStreams.code)  # of a window, reported after dropped frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ class ResultBuilder:
         spec: WindowSpec,
         origin: float,
         forget_after: float = math.inf,
-    ) -> Iterator[tuple[ClipResult, WindowObservations]]:
+    ) -> Iterator[tuple[WindowResult, WindowObservations]]:
         """Yield each window of a clip with its record.
 
         Args:
@@ -121,27 +119,23 @@ class ResultBuilder:
         started, window = time.perf_counter(), None
         for window in iter_windows(observations, self.tracker_config, spec, origin, forget_after):
             ids = [person.number for person in window.clip.people]
-            yield self.build(path, window.clip, started, ids)[0], window
+            result, _ = self.build(path, window.clip, started, ids)
+            yield WindowResult.from_clip_result(result, window.start, window.end), window
             started = time.perf_counter()
         if window is None:
             raise no_frames_error(path)
 
-    def build_window_results(
-        self,
-        path: str,
-        observations: Iterable[FrameObservation],
-        spec: WindowSpec,
-        origin: float,
-        forget_after: float = math.inf,
-    ) -> Iterator[WindowResult]:
-        """Yield the record of each window, or a record of the error if there is none; arguments as `build_windows`."""
+    def catch_error(
+        self, path: str, windows: Iterable[tuple[WindowResult, WindowObservations]]
+    ) -> Iterator[tuple[WindowResult, ClipObservations]]:
+        """Yield each window of `build_windows`, or a record of the error that it raises."""
         started = time.perf_counter()
         try:
-            for result, window in self.build_windows(path, observations, spec, origin, forget_after):
-                yield WindowResult.from_clip_result(result, window.start, window.end)
-                started = time.perf_counter()
+            for result, window in windows:
+                yield result, window.clip
         except InputError as error:
-            yield WindowResult.from_clip_result(self.build(path, ClipObservations(error=error), started)[0])
+            clip = ClipObservations(error=error)
+            yield WindowResult.from_clip_result(self.build(path, clip, started)[0]), clip
 
     def build_stream_results(
         self, source: LatestFrameSource, observations: Iterable[FrameObservation], spec: WindowSpec
@@ -153,7 +147,8 @@ class ResultBuilder:
             observations: Observations of its frames, in order of time.
             spec: Length and step of the windows.
         """
-        for result in self.build_window_results(source.name, observations, spec, 0.0, FORGET_PERSON_AFTER_S):
+        windows = self.build_windows(source.name, observations, spec, 0.0, FORGET_PERSON_AFTER_S)
+        for result, _ in self.catch_error(source.name, windows):
             dropped = source.dropped_between(result.start_s or 0.0, result.end_s or 0.0)
             problem = _report_dropped_frames(dropped, result.frames_sampled, result.error)
             yield replace(result, error=problem, elapsed_s=source.latency())

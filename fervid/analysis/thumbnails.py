@@ -13,10 +13,8 @@ from fervid.core.errors import InputError
 from fervid.core.records import Frame, Image
 from fervid.media import video
 
-THUMBNAIL_PX = 320
-"""Longer side of a thumbnail in pixels."""
-_TIME_EPS = 1e-3
-"""Seconds by which the time of a frame may differ from the requested time."""
+THUMBNAIL_PX = 320  # longer side of a thumbnail
+_TIME_EPS = 1e-3  # seconds by which the time of a frame may differ from the requested time
 
 
 @dataclass(frozen=True, slots=True)

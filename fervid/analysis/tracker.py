@@ -7,7 +7,7 @@ cuts, tracks are grouped by identity embedding; two tracks that occur in the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 from fervid.core.boxes import box_iou
 from fervid.core.records import TIME_EPS_S, Box, Face, FloatArray
 
-ENOUGH_FRAMES = 3
-"""Frames in which a person must appear. False detections rarely recur."""
-ENOUGH_SECONDS = 0.5
-"""Seconds for which a person must appear. A false detection often recurs in frames that are close in time."""
+ENOUGH_FRAMES = 3  # in which a person must appear; false detections rarely recur
+ENOUGH_SECONDS = 0.5  # for which a person must appear; a false detection often recurs in frames close in time
 SHORT_CLIP_FACTOR = 10
 """In clips of fewer than `ENOUGH_FRAMES` times as many frames, a person must appear in one of this many frames."""
-COMPACT_EVERY = 100
-"""New tracks after which the tracks of each person are merged."""
+COMPACT_EVERY = 100  # new tracks after which the tracks of each person are merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,7 @@ class TrackerConfig:
 
 
 class _Track:
-    __slots__ = ("box", "cooccurring", "count", "embedding_sum", "seconds", "time")
+    __slots__ = ("box", "cooccurring", "count", "embedding_sum", "merged", "seconds", "time")
 
     def __init__(self, width: int) -> None:
         self.box: Box = (0, 0, 0, 0)
@@ -55,6 +52,7 @@ class _Track:
         self.embedding_sum: NDArray[np.float64] = np.zeros(width)
         self.count = 0
         self.cooccurring: set[int] = set()
+        self.merged: list[int] = []  # ids of the tracks that were merged into this one
 
 
 class Tracker:
@@ -72,10 +70,6 @@ class Tracker:
         self._frames = self._frames_with_face = 0
         self._seconds = 0.0
         self._compact_at = COMPACT_EVERY
-
-    def __len__(self) -> int:
-        """Return the number of tracks in memory."""
-        return len(self._tracks)
 
     def update(
         self, time: float, faces: Sequence[Face], embeddings: FloatArray, duration: float = 0.0
@@ -193,7 +187,9 @@ class Tracker:
         merged_into = {track_id: group[0] for group in groups for track_id in group}
         for first, *others in groups:
             track = self._tracks[first]
-            for other in map(self._tracks.pop, others):
+            for other_id in others:
+                other = self._tracks.pop(other_id)
+                track.merged += [other_id, *other.merged]
                 track.embedding_sum += other.embedding_sum
                 track.count += other.count
                 track.seconds += other.seconds
@@ -202,6 +198,15 @@ class Tracker:
         for track in self._tracks.values():
             track.cooccurring = {merged_into.get(track_id, track_id) for track_id in track.cooccurring}
         return groups
+
+    def with_merged(self, groups: Iterable[Sequence[int]]) -> list[list[int]]:
+        """Insert after each track id those that `compact` merged into it."""
+        return [[member for key in group for member in (key, *self._tracks[key].merged)] for group in groups]
+
+    def forget_merged(self, retained: Container[int | None]) -> None:
+        """Forget the ids of all merged tracks but these."""
+        for track in self._tracks.values():
+            track.merged = [track_id for track_id in track.merged if track_id in retained]
 
     def compact_if_due(self) -> list[list[int]]:
         """Compact when the number of tracks has doubled, and grown by `COMPACT_EVERY`, since the last time."""

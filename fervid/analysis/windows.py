@@ -10,7 +10,7 @@ from math import inf
 from fervid.analysis.aggregate import ClipObservations
 from fervid.analysis.tracker import Tracker, TrackerConfig
 from fervid.core.errors import InputError
-from fervid.core.records import TIME_EPS_S, Box, FrameObservation
+from fervid.core.records import TIME_EPS_S, Box, FrameObservation, check
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,11 @@ class WindowSpec:
     step: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.length < float("inf"):
-            raise ValueError(f"the window length must be above 0 s and finite, got {self.length} s")
-        if not 0 < self.step <= self.length:
-            raise ValueError(
-                f"the step must be above 0 s and at most the window length ({self.length} s), got {self.step} s"
-            )
+        check(0 < self.length < inf, f"the window length must be above 0 s and finite, got {self.length} s")
+        check(
+            0 < self.step <= self.length,
+            f"the step must be above 0 s and at most the window length ({self.length} s), got {self.step} s",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +66,6 @@ class WindowObservations:
     people: Sequence[Sequence[int]] = ()
 
 
-class _MergedTracks:
-    """Ids of tracks that the tracker has merged into others, to name all tracks of a person."""
-
-    def __init__(self) -> None:
-        self._merged: dict[int, list[int]] = {}  # by the id under which they go on
-
-    def __len__(self) -> int:
-        return len(self._merged)
-
-    def add(self, groups: Iterable[Sequence[int]]) -> None:
-        """Record that the tracks of each group go on under its first id."""
-        for first, *others in groups:
-            for other in others:
-                self._merged.setdefault(first, []).extend((other, *self._merged.pop(other, ())))
-
-    def expand(self, groups: Iterable[Sequence[int]]) -> list[list[int]]:
-        """Insert after each track id those that were merged into it."""
-        return [[member for track in group for member in (track, *self._merged.get(track, ()))] for group in groups]
-
-    def retain(self, track_ids: set[int | None]) -> None:
-        """Forget all merged tracks but these."""
-        retained = {first: [track for track in tracks if track in track_ids] for first, tracks in self._merged.items()}
-        self._merged = {first: tracks for first, tracks in retained.items() if tracks}
-
-
 class WindowAggregator:
     """Collects frames and returns each window as soon as a frame past its end arrives.
 
@@ -106,7 +80,6 @@ class WindowAggregator:
         self._index = 0  # of the current window
         self._frames: deque[tuple[FrameObservation, Sequence[int | None]]] = deque()
         self._new_boxes: list[TrackedBox] = []
-        self._merged_tracks = _MergedTracks()
 
     @property
     def is_empty(self) -> bool:
@@ -119,7 +92,7 @@ class WindowAggregator:
         track_ids = self._tracker.update(
             observation.time, observation.faces, observation.outputs.identity, observation.duration
         )
-        self._merged_tracks.add(self._tracker.compact_if_due())
+        self._tracker.compact_if_due()
         self._frames.append((observation, track_ids))
         self._new_boxes += [
             TrackedBox(max(observation.time, self._origin), observation.duration, track, face.box, area_fraction)
@@ -161,12 +134,12 @@ class WindowAggregator:
         for observation, track_ids in self._frames:
             clip.add(observation, track_ids)
         self._tracker.prune(self._start - self._forget_after)
-        people = self._merged_tracks.expand(self._tracker.group_identities())
-        clip.finalize_people(self._merged_tracks.expand(self._tracker.reliable_identities()))
+        people = self._tracker.with_merged(self._tracker.group_identities())
+        clip.finalize_people(self._tracker.with_merged(self._tracker.reliable_identities()))
         boxes = tuple(self._new_boxes)
         self._new_boxes.clear()
         if self._forget_after < inf:  # an endless stream must not accumulate ids
-            self._merged_tracks.retain({track for _, track_ids in self._frames for track in track_ids})
+            self._tracker.forget_merged({track for _, track_ids in self._frames for track in track_ids})
         return WindowObservations(self._start, end, clip, boxes, people)
 
 

@@ -13,8 +13,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.analysis.baseline import BaselineReference, average_people, make_reference, name_numbers, number_people
-from fervid.analysis.observed_record import ObservedRecord
+from fervid.analysis.baseline import (
+    BaselineReference,
+    ObservedRecord,
+    average_people,
+    make_reference,
+    name_numbers,
+    number_people,
+)
 from fervid.analysis.pipeline import Classifier
 from fervid.analysis.windows import WindowSpec
 from fervid.batch.baseline_spec import BaselineSpec, RestClip

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fervid.analysis.observed_record import ObservedRecord
+from fervid.analysis.baseline import ObservedRecord
 from fervid.analysis.pipeline import Classifier
 from fervid.batch.resume import FINAL_STATUSES, ResumeEntry, file_stamp, run_fingerprint
 from fervid.batch.writers import to_json_line

@@ -14,7 +14,7 @@ from fervid.cli.output import ClipOutputOptions
 from fervid.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from fervid.analysis.observed_record import ObservedRecord
+    from fervid.analysis.baseline import ObservedRecord
     from fervid.analysis.pipeline import Classifier
     from fervid.batch.baseline_runner import ShowProgress
     from fervid.batch.baseline_spec import BaselineSpec

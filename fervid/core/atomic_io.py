@@ -14,15 +14,8 @@ import platformdirs
 
 from fervid.core.errors import OutputError, UsageError
 
-_UNSUPPORTED_ERRNOS = (
-    errno.EBADF,
-    errno.EINVAL,
-    errno.ENOLCK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-)  # of file systems without locks or fsync
-
-
+# Of file systems without locks or fsync
+_UNSUPPORTED_ERRNOS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_RESOURCES = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # whose cause is not the file
 
 
@@ -174,20 +167,14 @@ def hold_lock(lock_file: Path, path: Path | str) -> Iterator[None]:
         lock.release()
 
 
-def is_same_file(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file is the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def check_not_moved(file: BinaryIO, path: Path) -> None:
     """Raise `OutputError` if an open file is no longer at its path, so that its data would be lost."""
-    if not is_same_file(file, path):
-        raise OutputError(
-            f"{path} was moved, removed or replaced while it was written; leave it in place until the run ends"
-        )
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return
+    raise OutputError(
+        f"{path} was moved, removed or replaced while it was written; leave it in place until the run ends"
+    )
 
 
 def fsync_dir(folder: Path) -> None:

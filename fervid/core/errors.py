@@ -15,182 +15,133 @@ class FervidError(Exception):
 
     code: ClassVar[str] = "error"
 
+    def __init_subclass__(cls, *, code: str = "") -> None:
+        """Set the code of the subclass; without one it keeps that of its base class."""
+        cls.code = code or cls.code
+
     @property
     def message(self) -> str:
         """The error and what to try, in one line."""
         return str(self)
 
 
-class InputError(FervidError):
+class InputError(FervidError, code="input"):
     """One clip cannot be classified, or not completely; other clips are not affected."""
 
-    code = "input"
     is_notice: ClassVar[bool] = False
     """Whether the clip was read completely, so that the error is only a notice."""
 
 
-class InputNotFound(InputError):
+class InputNotFound(InputError, code="not_found"):
     """The file does not exist."""
 
-    code = "not_found"
 
-
-class InputUnreadable(InputError):
+class InputUnreadable(InputError, code="unreadable"):
     """The operating system denies reading the file."""
 
-    code = "unreadable"
 
-
-class EmptyInput(InputError):
+class EmptyInput(InputError, code="empty_file"):
     """The file is empty."""
 
-    code = "empty_file"
 
-
-class UnsupportedFormat(InputError):
+class UnsupportedFormat(InputError, code="not_a_video"):
     """The content is not a supported video or image format, whatever the suffix of the file."""
 
-    code = "not_a_video"
 
-
-class NoVideoStream(InputError):
+class NoVideoStream(InputError, code="no_video_stream"):
     """The media file has no video stream, such as a file with sound only."""
 
-    code = "no_video_stream"
 
-
-class Undecodable(InputError):
+class Undecodable(InputError, code="undecodable"):
     """The file has a video stream, but no frame can be decoded."""
 
-    code = "undecodable"
 
-
-class TruncatedVideo(InputError):
+class TruncatedVideo(InputError, code="truncated"):
     """The file ends early; the frames before that were used."""
 
-    code = "truncated"
 
-
-class CorruptVideo(InputError):
+class CorruptVideo(InputError, code="damaged"):
     """Some packets cannot be decoded; the other frames were used."""
 
-    code = "damaged"
 
-
-class Discontinuity(InputError):
+class Discontinuity(InputError, code="discontinuity"):
     """The timestamps of the clip start again; it was read completely, with continuous times."""
 
-    code = "discontinuity"
     is_notice = True
 
 
-class SeveralStreams(InputError):
+class SeveralStreams(InputError, code="several_streams"):
     """The clip has several video streams, and one of them was used."""
 
-    code = "several_streams"
     is_notice = True
 
 
-class NoFramesInRange(InputError):
+class NoFramesInRange(InputError, code="nothing_sampled"):
     """The clip has no frame in the requested time range."""
 
-    code = "nothing_sampled"
 
-
-class FramesDropped(InputError):
+class FramesDropped(InputError, code="dropped"):
     """A live source was faster than the analysis, so that some of its frames were dropped."""
 
-    code = "dropped"
 
-
-class FrameTooLarge(InputError):
+class FrameTooLarge(InputError, code="too_large"):
     """The frames exceed the pixel limit."""
 
-    code = "too_large"
 
-
-class ClipTooLong(InputError):
+class ClipTooLong(InputError, code="too_long"):
     """The clip exceeds the duration limit; the frames before that were used."""
 
-    code = "too_long"
 
-
-class WorkerCrashed(InputError):
+class WorkerCrashed(InputError, code="crashed"):
     """The worker process crashed on the file."""
 
-    code = "crashed"
 
-
-class TimedOut(InputError):
+class TimedOut(InputError, code="timeout"):
     """The file exceeded the time limit."""
 
-    code = "timeout"
 
-
-class OutOfMemory(InputError):
+class OutOfMemory(InputError, code="memory"):
     """The file exceeded the memory limit, or the memory of the machine."""
 
-    code = "memory"
 
-
-class NoFaceError(InputError):
+class NoFaceError(InputError, code="no_face"):
     """The clip was read, but shows no face to classify."""
 
-    code = "no_face"
 
-
-class UsageError(FervidError):
+class UsageError(FervidError, code="usage"):
     """Options or settings are wrong or do not fit together."""
 
-    code = "usage"
 
-
-class DatasetError(UsageError):
+class DatasetError(UsageError, code="dataset"):
     """Labelled clips are missing, unknown or contradictory."""
 
-    code = "dataset"
 
-
-class NoInputsFound(FervidError):
+class NoInputsFound(FervidError, code="nothing_matched"):
     """There is no input file to work on."""
 
-    code = "nothing_matched"
 
-
-class OutputError(FervidError):
+class OutputError(FervidError, code="output"):
     """The output cannot be written, or would overwrite a file."""
 
-    code = "output"
 
-
-class ModelError(FervidError):
+class ModelError(FervidError, code="model"):
     """A model cannot be used."""
 
-    code = "model"
 
-
-class ModelNotFound(ModelError):
+class ModelNotFound(ModelError, code="model_not_found"):
     """There is no model of that name, or no file at that path."""
 
-    code = "model_not_found"
 
-
-class ChecksumMismatch(ModelError):
+class ChecksumMismatch(ModelError, code="model_unverified"):
     """The SHA-256 of a model file differs from the one in the manifest."""
 
-    code = "model_unverified"
 
-
-class DownloadFailed(ModelError):
+class DownloadFailed(ModelError, code="download_failed"):
     """A model cannot be downloaded."""
 
-    code = "download_failed"
 
-
-class ModelIncompatible(ModelError):
+class ModelIncompatible(ModelError, code="model_incompatible"):
     """The file is not a model of the required kind, or was fitted on another face model."""
-
-    code = "model_incompatible"
 
 
 @contextmanager

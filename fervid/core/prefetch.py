@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 _Item = TypeVar("_Item")
@@ -41,63 +42,60 @@ def prefetch(
             thread.join()
 
 
+@dataclass(slots=True, eq=False)
 class _Buffer(Generic[_Item]):
-    """The items between the thread and the consumer."""
+    """The items between the thread and the consumer; the first fields are arguments of `prefetch`."""
 
-    def __init__(
-        self,
-        capacity: int,
-        cost: Callable[[_Item], int],
-        max_wait: Callable[[_Item], float] | None,
-        on_drop: Callable[[_Item], None],
-    ) -> None:
-        self._capacity, self._cost, self._max_wait, self._on_drop = capacity, cost, max_wait, on_drop
-        self._changed = threading.Condition()
-        self._waiting: deque[_Item] = deque()
-        self._ended: list[BaseException | None] = []  # one entry at the end: the error of the generator, if any
-        self._stop = False
+    capacity: int
+    cost: Callable[[_Item], int]
+    max_wait: Callable[[_Item], float] | None
+    on_drop: Callable[[_Item], None]
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    waiting: deque[_Item] = field(default_factory=deque)
+    ended: list[BaseException | None] = field(default_factory=list)  # one entry at the end: the error, if any
+    stopped: bool = False
 
     def fill(self, items: Generator[_Item]) -> None:
         error = None
         try:
             for item in items:
                 self._put(item)
-                if self._stop:
+                if self.stopped:
                     break
         except BaseException as raised:  # noqa: BLE001  raised again in the consumer
             error = raised
         finally:
             items.close()
-            with self._changed:
-                self._ended.append(error)
-                self._changed.notify()
+            with self.changed:
+                self.ended.append(error)
+                self.changed.notify()
 
     def take(self) -> Generator[_Item]:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._ended)
-                if not self._waiting:
+            with self.changed:
+                self.changed.wait_for(lambda: self.waiting or self.ended)
+                if not self.waiting:
                     break
-                item = self._waiting.popleft()
-                self._changed.notify()
+                item = self.waiting.popleft()
+                self.changed.notify()
             yield item
-        if self._ended[0] is not None:
-            raise self._ended[0]
+        if self.ended[0] is not None:
+            raise self.ended[0]
 
     def stop(self) -> None:
-        with self._changed:
-            self._stop = True
-            self._changed.notify()
+        with self.changed:
+            self.stopped = True
+            self.changed.notify()
 
     def _put(self, item: _Item) -> None:
-        with self._changed:
-            if self._max_wait and not self._changed.wait_for(self._has_room, self._max_wait(item)):
-                while self._waiting:
-                    self._on_drop(self._waiting.popleft())
-            self._waiting.append(item)
-            self._changed.notify()
-            if not self._max_wait:
-                self._changed.wait_for(self._has_room)
+        with self.changed:
+            if self.max_wait and not self.changed.wait_for(self._has_room, self.max_wait(item)):
+                while self.waiting:
+                    self.on_drop(self.waiting.popleft())
+            self.waiting.append(item)
+            self.changed.notify()
+            if not self.max_wait:
+                self.changed.wait_for(self._has_room)
 
     def _has_room(self) -> bool:
-        return self._stop or sum(map(self._cost, self._waiting)) < self._capacity
+        return self.stopped or sum(map(self.cost, self.waiting)) < self.capacity

@@ -175,10 +175,7 @@ class ClipFeatures:
 
     def as_dict(self) -> dict[str, Any]:
         """Convert the features to plain JSON types, without rounding."""
-        return {
-            "count": self.count,
-            "statistics": {name: vector.tolist() for name, vector in self.statistics.items()},
-        }
+        return {"count": self.count, "statistics": {name: vector.tolist() for name, vector in self.statistics.items()}}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ClipFeatures:

@@ -202,10 +202,9 @@ class WindowResult(ClipResult):
 
     def as_dict(self) -> dict[str, Any]:
         """Convert the record to plain JSON types; the times follow the path."""
-        plain = ClipResult.as_dict(self)
-        version, path = plain.pop("schema_version"), plain.pop("path")
+        first = {"schema_version": SCHEMA_VERSION, "path": self.path}
         times = {"start_s": _rounded(self.start_s), "end_s": _rounded(self.end_s)}
-        return {"schema_version": version, "path": path, **times, **plain}
+        return first | times | ClipResult.as_dict(self)
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:

@@ -16,64 +16,57 @@ def record_json_schema(command: Literal["classify", "timeline"] = "classify") ->
     Args:
         command: The command that writes the record: `classify` one per clip, `timeline` one per window.
     """
+    text = {"type": "string"}
     probability = {"type": "number", "minimum": 0, "maximum": 1}
     probabilities = {"type": "object", "additionalProperties": probability}
     count = {"type": "integer", "minimum": 0}
     seconds = {"type": "number", "minimum": 0}
     window = command == "timeline"
-    times: dict[str, Any] = {
-        "start_s": _nullable({**seconds, "description": "start of the window; null if the clip could not be read"}),
-        "end_s": _nullable({**seconds, "description": "end of the window"}),
+    times = {
+        "start_s": _nullable(seconds, "start of the window; null if the clip could not be read"),
+        "end_s": _nullable(seconds, "end of the window"),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "fervid window" if window else "fervid record",
         **_object(
             schema_version={"const": SCHEMA_VERSION},
-            path={"type": "string", "description": "the input as named by the user"},
+            path=text | {"description": "the input as named by the user"},
             **(times if window else {}),
             status={"enum": list(get_args(Status))},
-            label=_nullable({"type": "string", "description": "the most probable class; null unless ok"}),
+            label=_nullable(text, "the most probable class; null unless ok"),
             confidence=_nullable(probability),
             probabilities=_nullable(probabilities),
             people={
                 "type": "array",
                 "description": "the main person first",
                 "items": _object(
-                    id={**count, "description": "the same in every window"} if window else count,
+                    id=count | {"description": "the same in every window"} if window else count,
                     seconds=seconds,
-                    label={"type": "string"},
+                    label=text,
                     probabilities=probabilities,
-                    age=_nullable({"type": "number", "description": "years; null without --attributes"}),
-                    gender=_nullable({"type": "string", "description": "null without --attributes"}),
-                    ethnicity=_nullable({"type": "string", "description": "null without --attributes"}),
-                    identity=_nullable(
-                        {"type": "string", "description": "the same for one person in all clips; null unless requested"}
-                    ),
+                    age=_nullable({"type": "number"}, "years; null without --attributes"),
+                    gender=_nullable(text, "null without --attributes"),
+                    ethnicity=_nullable(text, "null without --attributes"),
+                    identity=_nullable(text, "the same for one person in all clips; null unless requested"),
                 ),
             },
-            duration_s=_nullable({**seconds, "description": "seconds of presentation time that were analysed"}),
+            duration_s=_nullable(seconds, "seconds of presentation time that were analysed"),
             frames_sampled=count,
             frames_with_face=count,
             model={
                 "type": "object",
                 "description": "detector, face_model and classifier",
-                "additionalProperties": _object(
-                    name={"type": "string"}, sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"}
-                ),
+                "additionalProperties": _object(name=text, sha256=text | {"pattern": "^[0-9a-f]{64}$"}),
             },
             error=_nullable(
-                {
-                    **_object(code={"type": "string"}, message={"type": "string"}),
-                    "description": "why there is no prediction; with ok or no_face: what was wrong with the clip",
-                }
+                _object(code=text, message=text),
+                "why there is no prediction; with ok or no_face: what was wrong with the clip",
             ),
             elapsed_s=seconds,
             baseline=_nullable(
-                {
-                    **_object(kind={"enum": ["person", "rest"]}, clips={"type": "integer", "minimum": 1}),
-                    "description": "what the prediction is relative to; null if it is not relative",
-                }
+                _object(kind={"enum": ["person", "rest"]}, clips={"type": "integer", "minimum": 1}),
+                "what the prediction is relative to; null if it is not relative",
             ),
         ),
     }
@@ -111,13 +104,9 @@ def flatten(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _object(**properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "null"}]}
+def _nullable(schema: Mapping[str, Any], description: str = "") -> dict[str, Any]:
+    described = {**schema, "description": description} if description else schema
+    return {"anyOf": [described, {"type": "null"}]}

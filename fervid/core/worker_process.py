@@ -271,8 +271,7 @@ def serve(pipe: Connection) -> None:
     pipe.send(None)
     while True:
         item = pipe.recv()
-        error: Exception | None = None
-        result = None
+        result, error = None, None
         try:
             result = work(item)
         except FervidError as raised:

@@ -42,8 +42,7 @@ _METADATA_OPTIONS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 1
 """Ignore metadata in unknown encodings, which PyAV does by default since version 19."""
 _DEFAULT = av.stream.Disposition.default
 _COVER_OR_THUMBNAIL = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):(/.*)", re.IGNORECASE)
-"""A URL after `Path` has merged its slashes."""
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):(/.*)", re.IGNORECASE)  # after `Path` has merged the slashes
 
 
 def open_file(path: Path) -> BinaryIO:

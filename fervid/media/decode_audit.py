@@ -106,32 +106,28 @@ class DecodeAudit:
 
     def _video_packets(self) -> Iterator[Packet]:
         """Demux the file; packets of other streams only extend the known duration."""
-        demuxer, restarts = self._container.demux(), 0
+        restarts = 0
         corrupt_flags: deque[bool] = deque()  # of the latest packets
-        while True:
-            try:
-                packet = next(demuxer)
-            except StopIteration:
-                break
-            except (av.FFmpegError, OSError) as error:
-                self._demux_error = str(error.strerror or error)
-                break
-            self._clock.correct(packet)
-            stamp = packet.dts if packet.pts is None else packet.pts
-            start = end = -math.inf
-            if stamp is not None and packet.time_base:
-                start, end = (float(ticks * packet.time_base) for ticks in (stamp, stamp + (packet.duration or 0)))
-            self._media_end = max(self._media_end, end)
-            if packet.stream is self._stream:
-                insort(self._recent, (start, end))
-                del self._recent[: -3 * _MAX_REORDER]
-                if restarts != self._clock.restarts:  # the demuxer flags packets before a restart, which are intact
-                    restarts = self._clock.restarts
-                    corrupt_flags.clear()
-                corrupt_flags.append(packet.is_corrupt)
-                if len(corrupt_flags) > _RESTART_PACKETS:
-                    self._corrupt += corrupt_flags.popleft()
-                yield cast(Packet, packet)
+        try:
+            for packet in self._container.demux():
+                self._clock.correct(packet)
+                stamp = packet.dts if packet.pts is None else packet.pts
+                start = end = -math.inf
+                if stamp is not None and packet.time_base:
+                    start, end = (float(ticks * packet.time_base) for ticks in (stamp, stamp + (packet.duration or 0)))
+                self._media_end = max(self._media_end, end)
+                if packet.stream is self._stream:
+                    insort(self._recent, (start, end))
+                    del self._recent[: -3 * _MAX_REORDER]
+                    if restarts != self._clock.restarts:  # the demuxer flags packets before a restart, which are intact
+                        restarts = self._clock.restarts
+                        corrupt_flags.clear()
+                    corrupt_flags.append(packet.is_corrupt)
+                    if len(corrupt_flags) > _RESTART_PACKETS:
+                        self._corrupt += corrupt_flags.popleft()
+                    yield cast(Packet, packet)
+        except (av.FFmpegError, OSError) as error:
+            self._demux_error = str(error.strerror or error)
         self._corrupt += sum(corrupt_flags)
 
     def bound_end(self, start: float, next_start: float) -> float:

@@ -43,12 +43,8 @@ def is_image(file: BinaryIO) -> bool:
     """
     header = file.read(_IMAGE_HEADER_BYTES)
     file.seek(0)
-    return _IMAGE_MAGIC.match(header) is not None and (is_webp(header) or not is_animated(header))
-
-
-def is_webp(header: bytes) -> bool:
-    """Whether a header is that of a WebP file."""
-    return header[:4] == b"RIFF" and header[8:12] == b"WEBP"
+    is_webp = header.startswith(b"RIFF")
+    return _IMAGE_MAGIC.match(header) is not None and (is_webp or not is_animated(header))
 
 
 def is_mp4(header: bytes) -> bool:
@@ -79,21 +75,20 @@ def is_encrypted(file: BinaryIO) -> bool:
     header, offset = read_header(file), 0
     if not is_mp4(header):
         return _ENCRYPTED_ASF in header
-    end = file.seek(0, os.SEEK_END)
+    end, encrypted = file.seek(0, os.SEEK_END), False
     for _ in range(_MAX_BOXES):
         if len(box := _read_at(file, offset, 16)) < 16:
             break
         size, kind, long_size = struct.unpack(">I4sQ", box)
         size = long_size if size == 1 else size
         if kind == b"moov":
-            moov = _read_at(file, offset, min(size, _MAX_MOOV_BYTES))
-            file.seek(0)
-            return _ENCRYPTED_MP4.search(moov) is not None
+            encrypted = _ENCRYPTED_MP4.search(_read_at(file, offset, min(size, _MAX_MOOV_BYTES))) is not None
+            break
         offset += size
         if size < 8 or offset > end:
             break
     file.seek(0)
-    return False
+    return encrypted
 
 
 def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:

@@ -145,7 +145,9 @@ def read_list(data: bytes, *, nul: bool = False) -> list[str]:
 def _resolve_one(name: str, recursive: bool, urls: bool, skipped_files: SkippedFiles) -> list[str]:
     if os.path.isdir(name):
         return sorted(find_videos(name, recursive=recursive, skipped_files=skipped_files))
-    if urls and remote_files.is_url(name):
+    if remote_files.is_url(name):
+        if not urls:
+            return [name]
         if remote_files.is_glob_url(name):
             return remote_files.list_urls(name)
         if remote_files.suffix(name) in VIDEO_SUFFIXES or (
@@ -153,8 +155,6 @@ def _resolve_one(name: str, recursive: bool, urls: bool, skipped_files: SkippedF
         ) == [name]:
             return [name]
         return [url for url in listed if remote_files.suffix(url) in VIDEO_SUFFIXES]
-    if remote_files.is_url(name):
-        return [name]
     if _is_glob(name):
         return sorted(path for path in glob.glob(name, recursive=True) if not os.path.isdir(path))
     return [name]
@@ -198,29 +198,23 @@ def find_videos(folder: str, *, recursive: bool, skipped_files: SkippedFiles | N
 
 
 def is_video(path: str, skipped_files: SkippedFiles) -> bool:
-    """Whether a file in a folder is a video; if not, count it in `skipped_files`."""
+    """Whether a file in a folder is a video, by its suffix, or by its header if the suffix is unknown.
+
+    Args:
+        path: The file.
+        skipped_files: Counts the file if it is no video, or cannot be read.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in VIDEO_SUFFIXES:
+        return True
     try:
-        if _looks_like_video(path):
+        status = os.stat(path) if suffix not in _NO_VIDEO else None
+        if status and stat.S_ISREG(status.st_mode) and _has_video_header(path, status.st_size, status.st_mtime_ns):
             return True
         skipped_files.files += 1
     except OSError:
         skipped_files.unreadable += 1
     return False
-
-
-def _looks_like_video(path: str) -> bool:
-    """Whether a file is a video by its suffix, or by its header if the suffix is unknown.
-
-    Raises:
-        OSError: Its suffix is unknown, and it cannot be read.
-    """
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in VIDEO_SUFFIXES:
-        return True
-    if suffix in _NO_VIDEO:
-        return False
-    status = os.stat(path)
-    return stat.S_ISREG(status.st_mode) and _has_video_header(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(_MAX_CACHED_HEADERS)

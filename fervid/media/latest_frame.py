@@ -16,8 +16,7 @@ from contextlib import closing
 from fervid.core.prefetch import prefetch
 from fervid.core.records import Frame
 
-MAX_WAIT_S = 0.5
-"""Seconds that a frame may wait for the analysis, relative to the frame with the least delay."""
+MAX_WAIT_S = 0.5  # that a frame may wait for the analysis, relative to the frame with the least delay
 
 
 class LatestFrameSource:
@@ -50,8 +49,7 @@ class LatestFrameSource:
         Raises:
             InputError: The error of the source, after its last frame.
         """
-        newest = prefetch(self._arrivals(), max_wait=self._remaining_wait, on_drop=self._drop)
-        with closing(newest):
+        with closing(prefetch(self._arrivals(), max_wait=self._remaining_wait, on_drop=self._drop)) as newest:
             for frame, self._arrived_at in newest:
                 yield frame
 

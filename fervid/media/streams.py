@@ -139,26 +139,21 @@ def _decode_stream(
     """Decode every frame; damaged packets, as a network loses some, are skipped without an error."""
     aspect, step = configure_decoder(name, stream, threads), 1 / float(stream.average_rate or 25)
     origin, now, demux_error = start_time(container), -step, ""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, OSError) as error:
-            demux_error = str(error.strerror or error)
-            break
-        if packet is None:
-            break
-        clock.correct(packet)
-        if packet.pts is not None and not packet.size:  # repeats the previous frame
-            continue
-        frames: list[av.VideoFrame] = []
-        with suppress(av.FFmpegError):
-            frames = stream.decode(packet)
-        for frame in frames:
-            check_frame_size(name, square_pixel_width(frame.width, aspect), frame.height)
-            previous, now = now, max(now, now + step if frame.time is None else round(frame.time - origin, 6))
-            step = now - previous if 0 < now - previous < _MAX_STEP_S else step
-            yield DecodedFrame(frame, aspect, now, now + step)
+    try:
+        for packet in container.demux(stream):
+            clock.correct(packet)
+            if packet.pts is not None and not packet.size:  # repeats the previous frame
+                continue
+            frames: list[av.VideoFrame] = []
+            with suppress(av.FFmpegError):
+                frames = stream.decode(packet)
+            for frame in frames:
+                check_frame_size(name, square_pixel_width(frame.width, aspect), frame.height)
+                previous, now = now, max(now, now + step if frame.time is None else round(frame.time - origin, 6))
+                step = now - previous if 0 < now - previous < _MAX_STEP_S else step
+                yield DecodedFrame(frame, aspect, now, now + step)
+    except (av.FFmpegError, OSError) as error:
+        demux_error = str(error.strerror or error)
     if now < 0:
         if is_mp4(header):
             raise _stream_error(name, header)
