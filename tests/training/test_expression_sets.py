@@ -38,7 +38,7 @@ def test_rafdb_uses_official_split(sources: DatasetPaths) -> None:
     assert names(labels) == ["surprise", "happiness", "neutral", "disgust"]
     parts = [expression_sets.list_rafdb(sources.rafdb, split)[0] for split in ("train", "valid")]
     together = sorted(path.name for part in parts for path in part)
-    assert together == [f"train_{i:04}_aligned.jpg" for i in range(1, 29)]
+    assert together == [f"train_{i:04}_aligned.jpg" for i in range(1, 57)]
     assert [path.name[6:10] for path in parts[1]] == ["0023", "0025"]
 
 

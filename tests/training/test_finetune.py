@@ -242,7 +242,7 @@ def test_hidden_and_other_files_are_ignored(folder: Path, tmp_path: Path) -> Non
     [
         (["-o", "x.onnx", "--teacher", "x", "--cache", "x"], "--teacher, --cache cannot be used without --weights"),
         (["-o", "run.safetensors"], "run.safetensors must end in .onnx; or add --weights"),
-        (["-o", "mine.onnx", "--recipe", "recipe.json"], "unknown setting expressions"),
+        (["-o", "mine.onnx", "--recipe", "recipe.json"], "unknown setting expression_faces"),
         (["-o", "mine.onnx"], "gone cannot be read"),
     ],
 )

@@ -162,7 +162,7 @@ def test_batch_carries_labels_of_its_faces(data: TrainingSets, monkeypatch: pyte
 
 
 def test_mixup(data: TrainingSets) -> None:
-    counts = {"expressions": 8, "attributes": 3, "people": 2}
+    counts = {"expression_faces": 8, "attribute_faces": 3, "identity_faces": 2}
     plain, asked = BatchSampler(mini_datasets.recipe(mixup=0.0, **counts), data)(2)
     mixed, shares = BatchSampler(mini_datasets.recipe(mixup=1.0, **counts), data)(2)
     assert shares.votes.sum(1).tolist() == pytest.approx([1] * 8 + [0] * 5)
@@ -328,7 +328,8 @@ def test_state_of_another_run_is_refused(data: TrainingSets, tmp_path: Path) -> 
     begun(data).save(path)
     begun(data).resume(path)
     with pytest.raises(
-        ValueError, match=r"run\.safetensors is a checkpoint of another run: rate, seed differ; choose another output"
+        ValueError,
+        match=r"run\.safetensors is a checkpoint of another run: learning_rate, seed differ; choose another output",
     ):
         begun(data, learning_rate=1e-5, seed=3).resume(path)
     with pytest.raises(ValueError, match="another run: weights differ"):

@@ -319,7 +319,7 @@ def test_two_branch_end_to_end(
     words = [str(word) for option in options.items() for word in option]
     monkeypatch.setattr(sys, "argv", ["branches", *words, "--run", str(tmp_path / "run"), "-o", str(output)])
     two_branch.main()
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["step"] == 1
+    assert '{"step": 1, ' in capsys.readouterr().out
     assert registry.load_model(str(output), "face_model").card["recipe"]["steps"] == 1
 
 
