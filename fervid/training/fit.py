@@ -179,16 +179,18 @@ class Trainer:
         attributes = self.data.valid_attributes
         outputs = predict(self.average, attributes, self.recipe.size)
         years = losses.expected_years(torch.from_numpy(outputs["age"])).numpy()
-        return {
+        figures = {
             "accuracy_all": scores["accuracy"],
             "accuracy_majority": correct[has_majority].mean(),
             "mean_recall": scores["uar"],
-            "first": (heads["first"].argmax(axis=1) == first)[has_first].mean(),
             "age_mae": np.abs(years - attributes.age).mean(),
             "gender": ((outputs["gender"] > 0) == (attributes.gender == 0)).mean(),
             "ethnicity": (outputs["ethnicity"].argmax(axis=1) == attributes.ethnicity).mean(),
             **{key: value for name in self.data.valid_labelled for key, value in self._validate_set(name).items()},
         }
+        if has_first.any():
+            figures["first"] = (heads["first"].argmax(axis=1) == first)[has_first].mean()
+        return figures
 
     def _validate_set(self, name: str) -> dict[str, float]:
         """Compute accuracy and mean recall on an additional set, predicting among all classes."""

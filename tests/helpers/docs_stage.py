@@ -165,7 +165,8 @@ def own_faces(place: Path, environment: pytest.MonkeyPatch) -> Iterator[None]:
     """Write faces of two classes and some without a label, and shorten training."""
     few_classifiers(place)
     training = place / "fervid" / "training"
-    change(training / "finetune.py", "steps: int = 300", "steps: int = 2", "labelled: int = 32", "labelled: int = 4")
+    change(training / "finetune.py", "steps: int = 300", "steps: int = 2")
+    change(training / "finetune.py", "labelled_faces: int = 32", "labelled_faces: int = 4")
     change(training / "export.py", "CALIBRATION = 512", "CALIBRATION = 8")
     for label, folder in enumerate(("happiness", "sadness", "unlabelled")):
         for person in range(len(PEOPLE)):

@@ -80,7 +80,7 @@ def data_sets(root: Path) -> Path:
         picture(root / "faceexp" / "data" / folder / f"im{name[3:10]}.jpg", copy)
     for i, (split, age, gender, ethnicity) in enumerate(PORTRAITS):
         name = portrait_name(split, age, gender, ethnicity)
-        picture(root / "utkface" / "data" / "UTKFace" / "unlabeled" / name, _lit(200, 200, 0.9, i))
+        picture(root / "utkface" / "data" / "UTKFace" / "unlabeled" / name, _lit(200, 200, 0.9, i, person=4 + i % 4))
     listed = {**PEOPLE, "000099.jpg": 31, "000020.jpg": 5}  # the first is missing, the second shows no face
     (root / "celeba").mkdir()
     (root / "celeba" / "identity_CelebA.txt").write_text("".join(f"{k} {v}\n" for k, v in listed.items()))
@@ -158,8 +158,8 @@ def _ferplus(folder: Path) -> None:
             picture(folder / "data" / ferplus.SPLITS[usage] / name, still(int(name[3:10])))
 
 
-def _lit(width: int, height: int, zoom: float, number: int) -> np.ndarray:
-    view = clips.portrait(width, height, zoom, 222 + number, 125 - number)
+def _lit(width: int, height: int, zoom: float, number: int, person: int = 0) -> np.ndarray:
+    view = clips.portrait(width, height, zoom, 222 + number, 125 - number, person)
     return np.uint8(view * (1 - 0.06 * number))
 
 
