@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import os
@@ -237,6 +238,7 @@ def test_redirects_to_anything_but_https_are_refused(server: Server, place: Path
     fails("cannot be downloaded")
     assert files(place) == {}
     assert {path for path, _ in server.asked} == {"/model.onnx"}
+    gc.collect()  # warns of a connection that was left open
 
 
 def test_only_https_is_allowed_by_default(server: Server) -> None:

@@ -112,6 +112,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def __init__(self, schemes: Collection[str]) -> None:
         self._schemes = schemes
 
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        fp.close()  # urllib would read the page, which may be endless, and leave it open if the address is malformed
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        fp.close()  # urllib would read the page of the redirect, which may be endless
         return _request(newurl, self._schemes)
