@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -194,6 +195,38 @@ def test_prestarted_process_ignores_interrupts() -> None:
     prestart_worker("colorsys")
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     assert list(map_ordered(accepts_interrupts, [0], 1, unexpected_death)) == [False]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signals between processes")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_process_starts_is_handled_afterwards(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted_spawn(*arguments: object) -> int:
+        started.append(psutil.Process(spawn(*arguments)))
+        signal.raise_signal(number)
+        return started[0].pid
+
+    def terminate(*_: object) -> None:
+        handled.append(number)
+        raise SystemExit(143)
+
+    started: list[psutil.Process] = []
+    handled: list[signal.Signals] = []
+    multiprocessing.resource_tracker.ensure_running()  # starts a process too
+    spawn = multiprocessing.util.spawnv_passfds
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", interrupted_spawn)
+    previous = signal.signal(number, terminate)
+    try:
+        with suppress(SystemExit):
+            prestart_worker()
+    finally:
+        signal.signal(number, previous)
+    assert handled == [number]
+    while started[0].status() != psutil.STATUS_ZOMBIE:  # it ends because its pipe was closed
+        time.sleep(0.01)
+    assert multiprocessing.active_children() == []
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_error_of_work_comes_in_order_with_traceback() -> None:

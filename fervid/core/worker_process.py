@@ -8,8 +8,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context, parent_process, resource_tracker
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fervid.core.errors import FervidError, InputError, OutOfMemory, TimedOut, UsageError, WorkerCrashed
+from fervid.core.signals import sigint_blocked, signals_deferred
 
 _STARTUP_TIMEOUT_S = 300.0  # in which a worker has to import modules and load models
 _POLL_S = 0.1  # interval between two checks of the limits
@@ -207,25 +208,13 @@ class WorkerProcess:
 
 def _spawn(*modules: str) -> tuple[SpawnProcess, Connection]:
     """Start a process that ignores SIGINT, because the parent stops its workers; return it and its pipe."""
+    if os.name == "posix":
+        resource_tracker.ensure_running()  # starting it together with the process would unblock SIGINT again
     ours, theirs = _SPAWN.Pipe()
-    with _sigint_blocked(), theirs:
+    with signals_deferred(), sigint_blocked(), theirs:
         process = _SPAWN.Process(target=_worker_main, args=(theirs, modules), name="fervid-worker", daemon=True)
         process.start()
     return process, ours
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT in this thread, which new processes inherit, on systems that have signal masks."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: `_worker_main` ignores it as soon as it runs
-        yield
-        return
-    resource_tracker.ensure_running()  # starting it later would unblock SIGINT again
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _rss_bytes(process: SpawnProcess) -> int:
