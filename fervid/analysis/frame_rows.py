@@ -131,7 +131,7 @@ def record_clip(
 
     with closing(extractor.iter_observations(path)) as observations:
         clip = aggregate_clip(observations, extractor.tracker_config, on_frame=write)
-    result, _ = results.build(path, clip, started)
+    result = results.build(path, clip, started)
     person_of_track = {track: id for id, person in enumerate(clip.people) for track in person.track_ids}
     people = clip.select_features({IDENTITY}) if columns.identity else ()
     return RecordedClip(result, columns, person_of_track, people)
@@ -164,7 +164,7 @@ def pool_rows(rows: Iterable[FrameRow | Mapping[str, Any]], results: ResultBuild
         raise UsageError(f"the rows are of {len(paths)} clips; pool the rows of one clip at a time")
     clip.people = [people[id] for id in sorted(people)]
     with as_usage_error():
-        result, _ = results.build(paths.pop(), clip, started)
+        result = results.build(paths.pop(), clip, started)
     return replace(result, error=problem)
 
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from fervid.analysis.aggregate import aggregate_clip
+from fervid.analysis.aggregate import ClipObservations, aggregate_clip
 from fervid.analysis.baseline import IDENTITY, LOGITS, BaselineReference, ObservedRecord, shift_features
 from fervid.analysis.clip_classifier import ClipClassifier
 from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
@@ -21,7 +21,7 @@ from fervid.analysis.frame_rows import RecordedClip, frame_columns, pool_rows, r
 from fervid.analysis.options import Options
 from fervid.analysis.result_builder import AttributeNames, ResultBuilder
 from fervid.analysis.windows import WindowObservations, WindowSpec
-from fervid.core.errors import InputError, UsageError
+from fervid.core.errors import UsageError
 from fervid.core.frame_rows import FrameColumns, FrameRow
 from fervid.core.records import Frame
 from fervid.core.results import Baseline, ClipResult, WindowResult
@@ -91,11 +91,13 @@ class Classifier:
             NoFaceError: No face was found.
             InputError: The file could not be read.
         """
-        return _raise_unless_ok(*self._classify_path(path))
+        started = time.perf_counter()
+        return self._results.build_or_raise(os.fspath(path), self._observe(path), started)
 
     def classify_or_error(self, path: str | os.PathLike[str]) -> ClipResult:
         """Classify a clip; if that fails, return a record of the error instead of raising it."""
-        return self._classify_path(path)[0]
+        started = time.perf_counter()
+        return self._results.build(os.fspath(path), self._observe(path), started)
 
     def classify_many(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[ClipResult]:
         """Classify clips in order, yielding a record of the error for each clip that fails.
@@ -121,7 +123,7 @@ class Classifier:
         started = time.perf_counter()
         observations = self.extractor.observe_frames(frames)
         clip = aggregate_clip(observations, self.extractor.tracker_config)
-        return _raise_unless_ok(*self._results.build(name, clip, started))
+        return self._results.build_or_raise(name, clip, started)
 
     def observe_clip(self, path: str | os.PathLike[str], sampling: Sampling | None = None) -> list[ObservedRecord]:
         """Classify a clip and keep the features that `apply_baseline` needs.
@@ -132,7 +134,7 @@ class Classifier:
         """
         started = time.perf_counter()
         clip = self.extractor.observe_clip(path, sampling)
-        result, _ = self._results.build(os.fspath(path), clip, started)
+        result = self._results.build(os.fspath(path), clip, started)
         return [ObservedRecord(result, clip.select_features(self._baseline_statistics))]
 
     def observe_windows(self, path: str | os.PathLike[str], spec: WindowSpec | None = None) -> list[ObservedRecord]:
@@ -248,15 +250,12 @@ class Classifier:
         with closing(self.extractor.observe_frames(source.frames(), live=True)) as observations:
             yield from self._results.build_stream_results(source, observations, spec or WindowSpec())
 
-    def _classify_path(self, path: str | os.PathLike[str]) -> tuple[ClipResult, InputError | None]:
-        started = time.perf_counter()
-        if self._exit_levels:
-            clip = self.extractor.observe_adaptively(
-                path, self._exit_levels, lambda features: self._classify(features).confidence
-            )
-        else:
-            clip = self.extractor.observe_clip(path)
-        return self._results.build(os.fspath(path), clip, started)
+    def _observe(self, path: str | os.PathLike[str]) -> ClipObservations:
+        if not self._exit_levels:
+            return self.extractor.observe_clip(path)
+        return self.extractor.observe_adaptively(
+            path, self._exit_levels, lambda features: self._classify(features).confidence
+        )
 
     def _iter_windows(
         self, path: str | os.PathLike[str], spec: WindowSpec | None
@@ -296,9 +295,3 @@ def load_classifier(
     )
     name = classifier or default_classifier(extractor.face_model)
     return Classifier(extractor, registry.load_model(name, "classifier", 1))
-
-
-def _raise_unless_ok(result: ClipResult, error: InputError | None) -> ClipResult:
-    if error is not None and result.status != "ok":
-        raise error
-    return result

@@ -60,9 +60,7 @@ class ResultBuilder:
     face: Literal["main", "all"]
     attributes: AttributeNames | None
 
-    def build(
-        self, path: str, clip: ClipObservations, started: float, ids: Sequence[int] | None = None
-    ) -> tuple[ClipResult, InputError | None]:
+    def build(self, path: str, clip: ClipObservations, started: float, ids: Sequence[int] | None = None) -> ClipResult:
         """Make the record of a clip or window.
 
         Args:
@@ -70,13 +68,10 @@ class ResultBuilder:
             clip: What was observed.
             started: When the work on it started, as of `time.perf_counter`.
             ids: Ids of its people; 0, 1, ... by default.
-
-        Returns:
-            The record, and the error because of which it has no prediction, if any.
         """
-        (problem, error), pool = clip.errors_for(path), clip.pool(self.face)
+        problem, pool = clip.errors_for(path)[0], clip.pool(self.face)
         prediction = self.classify(pool.features()) if pool else None
-        result = ClipResult(
+        return ClipResult(
             path=path,
             status="ok" if prediction else "no_face" if clip.frames else "error",
             prediction=prediction,
@@ -88,7 +83,13 @@ class ResultBuilder:
             error=ErrorInfo(problem.code, problem.message) if problem else None,
             elapsed_s=time.perf_counter() - started,
         )
-        return result, error
+
+    def build_or_raise(self, path: str, clip: ClipObservations, started: float) -> ClipResult:
+        """Make the record as `build` does, or raise the `InputError` because of which it has no prediction."""
+        result, (_, error) = self.build(path, clip, started), clip.errors_for(path)
+        if error is not None and result.status != "ok":
+            raise error
+        return result
 
     def make_person(self, id: int, person: TrackStats) -> Person:
         """Classify one person of a clip."""
@@ -119,7 +120,7 @@ class ResultBuilder:
         started, window = time.perf_counter(), None
         for window in iter_windows(observations, self.tracker_config, spec, origin, forget_after):
             ids = [person.number for person in window.clip.people]
-            result, _ = self.build(path, window.clip, started, ids)
+            result = self.build(path, window.clip, started, ids)
             yield WindowResult.from_clip_result(result, window.start, window.end), window
             started = time.perf_counter()
         if window is None:
@@ -135,7 +136,7 @@ class ResultBuilder:
                 yield result, window.clip
         except InputError as error:
             clip = ClipObservations(error=error)
-            yield WindowResult.from_clip_result(self.build(path, clip, started)[0]), clip
+            yield WindowResult.from_clip_result(self.build(path, clip, started)), clip
 
     def build_stream_results(
         self, source: LatestFrameSource, observations: Iterable[FrameObservation], spec: WindowSpec
