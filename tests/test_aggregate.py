@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from fervid.analysis.aggregate import ClipObservations, TrackStats, aggregate_clip
-from fervid.analysis.pooling import FeaturePooler
 from fervid.analysis.tracker import COMPACT_EVERY, TrackerConfig
 from fervid.core.errors import InputError, NoFaceError, NoFramesInRange, TruncatedVideo
-from fervid.core.records import FaceOutputs, FrameObservation
+from fervid.core.records import FrameObservation
 from observations import ANNA, BEN, BROKEN, CONFIG, assert_same, broken, face_outputs, observe, observe_all
 
 
@@ -22,17 +21,11 @@ def test_face_is_pooled_over_its_frames(count: int) -> None:
     assert seen.seconds == pytest.approx(0.2 * count)
     assert [person.pool.count for person in seen.people] == [count][:count]
     if count:
-        by_hand = FeaturePooler()
-        by_hand.update(outputs_of(np.arange(count) / 5))
         found = seen.people[0].pool.features().statistics
-        for name, value in by_hand.features().statistics.items():
-            assert found[name] == pytest.approx(value, rel=1e-6), name
-
-
-def outputs_of(times: Sequence[float]) -> FaceOutputs:
-    rows = [face_outputs(time, [ANNA]) for time in times]
-    names = ("embedding", "expression", "age", "gender", "ethnicity", "identity")
-    return FaceOutputs(*(np.concatenate([getattr(row, name) for row in rows]) for name in names))
+        for name in ("embedding", "expression", "age", "identity"):
+            rows = np.array([getattr(face_outputs(i / 5, [ANNA]), name)[0] for i in range(count)])
+            for kind in ("mean", "std", "min", "max"):
+                assert found[f"{name}.{kind}"] == pytest.approx(getattr(rows, kind)(axis=0), rel=1e-6), name
 
 
 def test_people_are_pooled_alone_and_the_group_by_frame() -> None:
@@ -86,7 +79,7 @@ def test_people_name_the_tracks_that_were_merged_on_the_way() -> None:
 def test_combine_adds_up_and_leaves_its_parts_unchanged() -> None:
     parts = [TrackStats(4, seconds=1, area=2, weight=3), TrackStats(2, seconds=10, area=20, weight=30)]
     for part in parts:
-        part.pool.update(face_outputs(part.number, [ANNA]))
+        part.pool.update_group(face_outputs(part.number, [ANNA]))
     whole = TrackStats.combine(1, iter(parts))
     assert (whole.number, whole.seconds, whole.area, whole.weight, whole.pool.count) == (1, 11, 22, 33, 2)
     assert [part.pool.count for part in parts] == [1, 1]

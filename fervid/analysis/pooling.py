@@ -89,10 +89,9 @@ class RunningStats:
 class FeaturePooler:
     """Pools the columns of `FaceOutputs` under their names, and the logits of the expression under `logit`.
 
-    Use either `update`, with faces of one person, or `update_group`, with all faces of a frame. A group is pooled over
-    the faces of each frame, then over frames, as for VGAF (arXiv 2103.17107, section 4.3): statistics of the mean over
-    the faces get the plain names, and those of the standard deviation over the faces are called
-    `embedding.across_faces.mean` and so on.
+    The faces of each frame are pooled, then the frames, as for VGAF (arXiv 2103.17107, section 4.3): statistics of the
+    mean over the faces get the plain names, and those of the standard deviation over the faces are called
+    `embedding.across_faces.mean` and so on. A person is a group of one face.
     """
 
     __slots__ = ("_means", "_single_face_frames", "_spreads", "_widths")
@@ -105,12 +104,8 @@ class FeaturePooler:
 
     @property
     def count(self) -> int:
-        """Number of faces of a person, or of frames of a group."""
+        """Number of frames with a face."""
         return self._means.count
-
-    def update(self, outputs: FaceOutputs) -> None:
-        """Add faces of one person, one per row."""
-        self._means.update(self._concat_outputs(outputs))
 
     def update_group(self, outputs: FaceOutputs) -> None:
         """Add all faces of one frame; a frame without faces changes nothing."""
