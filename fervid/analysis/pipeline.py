@@ -59,8 +59,7 @@ class Classifier:
         self.models = {role: model.identity for role, model in models.items()}
         self.files = {role: model.path for role, model in models.items()}
         with as_incompatible_model(face_model):
-            genders = sorted(face_model.card.get("genders", {}).items(), key=lambda entry: -entry[1])
-            attributes = AttributeNames(genders, tuple(map(str, face_model.card.get("ethnicities", ()))))
+            attributes = AttributeNames.from_card(face_model.card)
         with as_incompatible_model(classifier):
             self.labels: tuple[str, ...] = options.labels or tuple(classifier.card["labels"])
             self._classify = ClipClassifier(classifier.session, classifier.card, options.labels)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from fervid.analysis.aggregate import ClipObservations, TrackStats, no_frames_error
 from fervid.analysis.clip_classifier import ClipClassifier
@@ -32,6 +32,12 @@ class AttributeNames:
 
     genders: Sequence[tuple[str, float]]
     ethnicities: Sequence[str]
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> AttributeNames:
+        """Read the names from the card of a face model; without attributes there are none."""
+        genders = sorted(card.get("genders", {}).items(), key=lambda entry: -entry[1])
+        return cls(genders, tuple(map(str, card.get("ethnicities", ()))))
 
     def of_person(self, features: ClipFeatures) -> tuple[float, str, str]:
         """Return the age in years, the gender and the ethnicity of a person from the pooled features."""
