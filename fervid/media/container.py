@@ -1,4 +1,4 @@
-"""Opening of files and streams with FFmpeg, in a sandbox, and selection of the video stream.
+"""Opening of files and streams with FFmpeg, in a sandbox, and selection of the video stream, with notices about a clip.
 
 Files may be hostile. FFmpeg opens no other file or URL that a clip names: only self-contained formats are enabled, and
 all protocols are disabled. Frames above `MAX_FRAME_PIXELS` are refused.
@@ -11,6 +11,7 @@ import math
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -18,16 +19,19 @@ from typing import Any, BinaryIO
 import av
 
 from fervid.core.errors import (
+    Discontinuity,
     EmptyInput,
     FrameTooLarge,
     InputError,
     InputNotFound,
     InputUnreadable,
     NoVideoStream,
+    SeveralStreams,
     Undecodable,
 )
 from fervid.media.file_format import is_encrypted, read_header, unsupported_format_error
 from fervid.media.sampling import square_pixel_width
+from fervid.media.timestamps import Clock
 
 MAX_FRAME_PIXELS = 8192 * 8192
 """Largest number of pixels of a frame."""
@@ -139,7 +143,7 @@ def open_sandboxed(source: object, **options: str) -> av.container.InputContaine
     return container
 
 
-def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
+def _video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
     """Return the video streams except covers, thumbnails and, if there are longer ones, streams of one frame."""
     streams = [stream for stream in container.streams.video if not stream.disposition & _COVER_OR_THUMBNAIL]
     return [stream for stream in streams if stream.frames != 1] or streams
@@ -147,7 +151,7 @@ def video_streams(container: av.container.InputContainer) -> list[av.VideoStream
 
 def other_video_streams(container: av.container.InputContainer, selected: av.VideoStream) -> list[av.VideoStream]:
     """Return the video streams except the selected one."""
-    return [stream for stream in video_streams(container) if stream.index != selected.index]
+    return [stream for stream in _video_streams(container) if stream.index != selected.index]
 
 
 def select_video_stream(
@@ -165,14 +169,14 @@ def select_video_stream(
         NoVideoStream: There is no video stream, or none of that number.
         InputError: The container has no stream at all, as `unsupported_format_error`.
     """
-    streams = video_streams(container)
+    streams = _video_streams(container)
     if index is not None and streams:
         streams = [stream for stream in container.streams.video if stream.index == index]
         if not streams:
             numbers = ", ".join(str(stream.index) for stream in container.streams.video)
             raise NoVideoStream(f"{path} has no video stream {index}, only {numbers}; choose one of them with --stream")
     if streams:
-        return max(streams, key=lambda stream: (bool(stream.disposition & _DEFAULT), math.prod(frame_size(stream))))
+        return max(streams, key=lambda stream: (bool(stream.disposition & _DEFAULT), math.prod(_frame_size(stream))))
     kinds = {stream.type for stream in container.streams} - {"video"}
     if not kinds - {"data"}:
         raise unsupported_format_error(path, header)
@@ -186,10 +190,35 @@ def start_time(container: av.container.InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def frame_size(stream: av.VideoStream) -> tuple[int, int]:
+def _frame_size(stream: av.VideoStream) -> tuple[int, int]:
     """Return width and height in pixels of the frames of a stream; 0 for an unknown codec."""
     context = stream.codec_context
     return (context.width, context.height) if context else (0, 0)
+
+
+def raise_notices(path: Path | str, clock: Clock, selected: av.VideoStream, others: Sequence[av.VideoStream]) -> None:
+    """Raise the most important notice about a clip or stream that was read completely, if there is one.
+
+    Args:
+        path: The name of the clip in messages.
+        clock: The clock of its packets.
+        selected: The video stream that was read.
+        others: Video streams that were not.
+
+    Raises:
+        Discontinuity: The timestamps start again.
+        SeveralStreams: There are other streams.
+    """
+    if clock.restarts:
+        raise Discontinuity(
+            f"{path} was read completely, but {clock.describe_restarts()}; split it if its parts are separate clips"
+        )
+    if others:
+        chosen, *left = ("{} ({} x {})".format(stream.index, *_frame_size(stream)) for stream in (selected, *others))
+        raise SeveralStreams(
+            f"{path} has {1 + len(others)} video streams, and {chosen} was used, not {', '.join(left)};"
+            " choose with --stream"
+        )
 
 
 def configure_decoder(path: Path | str, stream: av.VideoStream, threads: int) -> float:

@@ -15,8 +15,7 @@ from typing import TypeAlias, cast
 import av
 
 from fervid.core.errors import CorruptVideo, TruncatedVideo, Undecodable
-from fervid.media.container import other_video_streams, start_time
-from fervid.media.notices import describe_restarts, raise_notices
+from fervid.media.container import other_video_streams, raise_notices, start_time
 from fervid.media.sampling import Sampling
 from fervid.media.timestamps import Clock
 
@@ -166,7 +165,7 @@ class DecodeAudit:
                 f"{self._path} has a video stream ({codec}) of which no frame can be decoded; convert it to H.264"
             )
         if self._corrupt:
-            restarts = f"; {describe_restarts(self._clock.restarts)}" if self._clock.restarts else ""
+            restarts = f"; {self._clock.describe_restarts()}" if self._clock.restarts else ""
             raise CorruptVideo(f"{self._path} has {self._corrupt} damaged frames; the other frames were used{restarts}")
         self.raise_notices()
 
@@ -188,8 +187,8 @@ class DecodeAudit:
             )
 
     def raise_notices(self) -> None:
-        """Raise the notices about the clip, as `fervid.media.notices.raise_notices`."""
-        raise_notices(self._path, self._clock.restarts, self._stream, self._other_streams)
+        """Raise the notices about the clip, as `fervid.media.container.raise_notices`."""
+        raise_notices(self._path, self._clock, self._stream, self._other_streams)
 
 
 def mark_needed(packets: Iterator[Packet], sampling: Sampling, origin: float) -> Iterator[tuple[Packet, bool]]:

@@ -23,11 +23,11 @@ from fervid.media.container import (
     configure_decoder,
     open_sandboxed,
     other_video_streams,
+    raise_notices,
     select_video_stream,
     start_time,
 )
 from fervid.media.file_format import HEADER_BYTES, is_mp4, unsupported_format_error
-from fervid.media.notices import raise_notices
 from fervid.media.sampling import DecodedFrame, Sampling, reshape, rotate, square_pixel_width, to_rgb_frame
 from fervid.media.timestamps import Clock
 
@@ -67,7 +67,7 @@ def read_stream(file: BinaryIO, name: str, sampling: Sampling | None = None, thr
                 next_slot = slot + 1
                 yield to_rgb_frame(frame, 1 / sampling.fps if sampling.fps else frame.end - frame.start, sampling)
         others = other_video_streams(container, stream) if sampling.stream is None else []
-        raise_notices(name, clock.restarts, stream, others)
+        raise_notices(name, clock, stream, others)
 
 
 def read_camera(number: int, sampling: Sampling | None = None) -> Generator[Frame]:

@@ -59,6 +59,11 @@ class Clock:
         """Number of restarts of the video stream so far."""
         return len(self._offsets) - 1
 
+    def describe_restarts(self) -> str:
+        """Describe how often the timestamps start again, for messages."""
+        count = "once" if self.restarts == 1 else f"{self.restarts} times"
+        return f"its timestamps start again {count}, as in joined recordings, and were continued from there"
+
     def correct(self, packet: Packet) -> None:
         """Shift the timestamps of the next packet in place."""
         stamp, base = packet.dts if packet.pts is None else packet.pts, packet.time_base
