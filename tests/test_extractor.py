@@ -19,7 +19,8 @@ import pytest
 import clips
 import toy_models
 from fervid.analysis.aggregate import aggregate_clip
-from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
+from fervid.analysis.compatibility import as_incompatible_model
+from fervid.analysis.extractor import Extractor, load_extractor
 from fervid.analysis.face_model import BATCH
 from fervid.analysis.options import Options
 from fervid.core.errors import CorruptVideo, InputError, InputNotFound, ModelIncompatible, ModelNotFound, TruncatedVideo

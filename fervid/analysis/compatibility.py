@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fervid.analysis.baseline import check_card
@@ -10,6 +11,7 @@ from fervid.analysis.clip_classifier import matches_face_model
 from fervid.analysis.options import Options
 from fervid.core.errors import ModelIncompatible, UsageError
 from fervid.models import registry
+from fervid.models.session import ONNX_ERRORS
 
 # Each attribute, and the key of a face model's card that exists if the model estimates it
 _ATTRIBUTE_KEYS = {"age": "first_age", "gender": "genders", "ethnicity": "ethnicities"}
@@ -61,3 +63,13 @@ def check_labels(labels: Sequence[str] | None, card: Mapping[str, Any]) -> None:
             f"--labels needs two or more different labels of {', '.join(card['labels'])}, not"
             f" {', '.join(labels) or 'none'}"
         )
+
+
+@contextmanager
+def as_incompatible_model(model: registry.Model) -> Iterator[None]:
+    """Convert errors from running a model or reading its card to `ModelIncompatible`."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError, *ONNX_ERRORS) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelIncompatible(f"{model.path} does not match its model card ({reason}); re-export it") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,18 +14,19 @@ import numpy as np
 from fervid.analysis.aggregate import ClipObservations, TrackStats, aggregate_clip
 from fervid.analysis.align import align_face
 from fervid.analysis.aspect_ratio import PROBE_FPS, find_stretch, stretch_frame, unstretch_face
+from fervid.analysis.compatibility import as_incompatible_model
 from fervid.analysis.detector import Detector
 from fervid.analysis.early_exit import ExitLevel
 from fervid.analysis.face_model import BATCH, FaceModel, empty_outputs
 from fervid.analysis.options import Options
 from fervid.analysis.propagation import FlowTracker
 from fervid.analysis.tracker import TrackerConfig
-from fervid.core.errors import InputError, ModelIncompatible
+from fervid.core.errors import InputError
 from fervid.core.prefetch import prefetch
-from fervid.core.records import ClipFeatures, Face, Frame, FrameObservation, Image
+from fervid.core.records import ClipFeatures, Face, Frame, FrameObservation, Image, check
 from fervid.media.sampling import Sampling
 from fervid.models import registry
-from fervid.models.session import ONNX_ERRORS, Device
+from fervid.models.session import Device
 
 _IOU_ONLY = {"min_track_similarity": -1.0, "min_person_similarity": 2.0}
 """Tracker thresholds without identity embeddings: every face is similar enough to its track, no two tracks merge."""
@@ -33,7 +34,6 @@ _MALLOC_WARMUP_BYTES = 31 << 20
 """Size of an allocation that is freed at once, so that glibc raises its dynamic mmap threshold (mallopt(3), at most
 32 MiB) and reuses the memory of frames. Otherwise that memory returns to the system, which clears it page by page."""
 _PREFETCH_BATCHES = 4  # of crops, prepared ahead of the face model
-
 
 _FrameFaces = tuple[float, float, list[Face], list[float], int]
 """Time, duration, faces, area fractions and index of a frame, as in `FrameObservation`."""
@@ -62,9 +62,8 @@ class Extractor:
         Raises:
             ModelIncompatible: A model does not match its card.
         """
-        self.options = options
         self.detector, self.face_model = detector, face_model
-        self._threads = threads
+        self.options, self._threads = options, threads
         cv2.setNumThreads(1)  # images as small as faces gain nothing from more
         np.empty(_MALLOC_WARMUP_BYTES, np.uint8)
         set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
@@ -76,13 +75,12 @@ class Extractor:
             self._embed = FaceModel(face_model.session, face_model.card)
             self._crop_size = int(face_model.card["input"]["size"])
             self._margin = float(face_model.card["margin"])
-            if not 0 <= self._margin <= 1:
-                raise ValueError(f"margin must be between 0 and 1, not {self._margin}")
+            check(0 <= self._margin <= 1, f"margin must be between 0 and 1, not {self._margin}")
             thresholds = face_model.card.get("tracking", _IOU_ONLY)
             self.tracker_config = TrackerConfig(float(detector.card["new_track_threshold"]), **thresholds)
             outputs = self._embed(np.zeros((1, self._crop_size, self._crop_size, 3), np.uint8))
-            if outputs.widths != (expected := empty_outputs(face_model.card).widths):
-                raise ValueError(f"outputs have widths {outputs.widths}, the card says {expected}")
+            expected = empty_outputs(face_model.card).widths
+            check(outputs.widths == expected, f"outputs have widths {outputs.widths}, the card says {expected}")
             self.warmup_stats = TrackStats()
             self.warmup_stats.pool.update_group(outputs)
 
@@ -140,22 +138,20 @@ class Extractor:
             InputError: As `video.read_frames`, after the last readable frame.
         """
         sampling = sampling or self.options.sampling
-        faceless: list[FrameObservation] | None = []  # frames held back until the first face; then None
-        problem = None
+        pending: list[FrameObservation] = []  # held back until the first frame with a face
+        has_face, problem = False, None
         with closing(self._read(path, sampling)) as frames, closing(self.observe_frames(frames)) as observations:
             try:
                 for observation in observations:
-                    if faceless is not None and self._starts_track(observation.faces):
-                        yield from faceless
-                        faceless = None
-                    if faceless is None:
-                        yield observation
-                    else:
-                        faceless.append(observation)
+                    pending.append(observation)
+                    has_face = has_face or self._starts_track(observation.faces)
+                    if has_face:
+                        yield from pending
+                        pending.clear()
             except InputError as error:
                 problem = error
-        if faceless:
-            yield from self.observe_stretched(path, sampling) or faceless
+        if pending:
+            yield from self.observe_stretched(path, sampling) or pending
         if problem is not None:
             raise problem
 
@@ -248,9 +244,9 @@ class Extractor:
         with closing(prefetch(batches, _PREFETCH_BATCHES) if self._threads > 1 and not live else batches) as ready:
             for batch, crops in ready:
                 outputs, start = self._embed(crops), 0
-                for time, duration, faces, shares, index in batch:
+                for time, duration, faces, area_fractions, index in batch:
                     end = start + len(faces)
-                    yield FrameObservation(time, duration, faces, shares, outputs[start:end], index)
+                    yield FrameObservation(time, duration, faces, area_fractions, outputs[start:end], index)
                     start = end
 
     def _batches(self, frames: Iterable[Frame], size: int) -> Generator[tuple[list[_FrameFaces], Image]]:
@@ -264,8 +260,8 @@ class Extractor:
         try:
             for frame in frames:
                 faces = tracker.update(frame)
-                shares = [face.area / frame.image[..., 0].size for face in faces]
-                batch.append((frame.time, frame.duration, faces, shares, frame.index))
+                area_fractions = [face.area / frame.image[..., 0].size for face in faces]
+                batch.append((frame.time, frame.duration, faces, area_fractions, frame.index))
                 crops += [align_face(frame.image, face, self._crop_size, self._margin) for face in faces]
                 if max(len(batch), len(crops)) >= size:
                     yield batch, np.array(crops, np.uint8)
@@ -293,16 +289,7 @@ def load_extractor(
 ) -> Extractor:
     """Load the detector and the face model alone, to compute features of clips without classifying them.
 
-    Args:
-        face_model: Name or path of the face model.
-        detector: Name or path of the face detector.
-        options: How to analyse a clip.
-        threads: Number of threads; by default the CPUs available to this process (affinity and cgroup).
-        device: `cpu`, `cuda`, or `auto` for `cuda` where it is available.
-
-    Raises:
-        ModelError: A model is missing, fails verification, or does not match its card.
-        UsageError: The device is not available.
+    Takes and raises what `pipeline.load_classifier` does.
     """
     threads = threads or cv2.getNumberOfCPUs()
     models = (
@@ -310,13 +297,3 @@ def load_extractor(
         registry.load_model(face_model, "face_model", max(1, threads // 2), device),  # decoding gets the other half
     )
     return Extractor(*models, options or Options(), threads)
-
-
-@contextmanager
-def as_incompatible_model(model: registry.Model) -> Iterator[None]:
-    """Convert errors from running a model or reading its card to `ModelIncompatible`."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError, *ONNX_ERRORS) as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelIncompatible(f"{model.path} does not match its model card ({reason}); re-export it") from error

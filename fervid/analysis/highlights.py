@@ -16,8 +16,9 @@ import numpy as np
 
 from fervid.analysis.aggregate import aggregate_clip
 from fervid.analysis.clip_classifier import matches_face_model, predict_proba
+from fervid.analysis.compatibility import as_incompatible_model
 from fervid.analysis.explain import Explanation, baseline_features, explain, feature_groups
-from fervid.analysis.extractor import Extractor, as_incompatible_model
+from fervid.analysis.extractor import Extractor
 from fervid.analysis.options import Options
 from fervid.analysis.thumbnails import Thumbnail, read_thumbnail
 from fervid.core.errors import ModelError, ModelIncompatible, ModelNotFound

@@ -14,9 +14,9 @@ from fervid.analysis.aggregate import ClipObservations, aggregate_clip
 from fervid.analysis.baseline import IDENTITY, LOGITS, BaselineReference, ObservedRecord, shift_features
 from fervid.analysis.clip_classifier import ClipClassifier
 from fervid.analysis.clip_timeline import ClipTimeline, build_clip_timeline
-from fervid.analysis.compatibility import check_compatible, check_labels, default_classifier
+from fervid.analysis.compatibility import as_incompatible_model, check_compatible, check_labels, default_classifier
 from fervid.analysis.early_exit import exit_levels
-from fervid.analysis.extractor import Extractor, as_incompatible_model, load_extractor
+from fervid.analysis.extractor import Extractor, load_extractor
 from fervid.analysis.frame_rows import RecordedClip, frame_columns, pool_rows, record_clip
 from fervid.analysis.options import Options
 from fervid.analysis.result_builder import AttributeNames, ResultBuilder

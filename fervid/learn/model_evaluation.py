@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fervid.analysis import clip_classifier
+from fervid.analysis.compatibility import as_incompatible_model
 from fervid.analysis.early_exit import early_exit_metrics, exit_levels
-from fervid.analysis.extractor import as_incompatible_model
 from fervid.core.errors import ModelIncompatible
 from fervid.core.records import FloatArray
 from fervid.learn.calibration import fit, predict
