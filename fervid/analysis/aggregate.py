@@ -153,10 +153,7 @@ class ClipObservations:
     def errors_for(self, path: str) -> tuple[InputError | None, InputError | None]:
         """Return the error of the clip and the error that explains a missing prediction.
 
-        They differ only if the clip shows no face at all, which is no error of the clip.
-
-        Args:
-            path: The clip, to be named in the messages.
+        They differ only if the clip shows no face at all, which is no error of the clip. Messages name the path.
         """
         problem = self.error
         if not self.frames:

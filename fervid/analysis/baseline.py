@@ -65,13 +65,7 @@ class BaselineReference:
 
 
 def number_people(features: Sequence[ClipFeatures], clips: Sequence[int], min_similarity: float) -> NDArray[np.int64]:
-    """Number people across clips by their mean identity vectors, in order of first appearance.
-
-    Args:
-        features: Features of each person in each clip, with the statistic `IDENTITY`.
-        clips: Clip of each.
-        min_similarity: As for `identify_people`.
-    """
+    """Number the people of clips as `identify_people` does, by the statistic `IDENTITY` of their features."""
     if not features:
         return np.zeros(0, np.int64)
     vectors = np.stack([person.statistics[IDENTITY] for person in features])
@@ -182,11 +176,7 @@ def make_reference(
 
 
 def check_card(card: Mapping[str, Any], kind: BaselineKind | None) -> None:
-    """Check that a clip classifier supports a baseline of that kind, or predictions without one.
-
-    Args:
-        card: The classifier's card.
-        kind: Kind of baseline; None for none.
+    """Check that a clip classifier supports a baseline of that kind, or predictions without one (None).
 
     Raises:
         UsageError: It does not.

@@ -109,14 +109,9 @@ class ClipTimeline:
 def build_clip_timeline(
     windows: Iterable[tuple[WindowObservations, Sequence[Person]]], labels: Sequence[str], config: TrackerConfig
 ) -> ClipTimeline:
-    """Combine the windows of a clip into a timeline.
+    """Combine the windows of a clip, in order of time and with the predictions for their people, into a timeline.
 
     Only one window is kept at a time, and of each face in each frame only its box.
-
-    Args:
-        windows: Each window in order of time, with the predictions for its people.
-        labels: Labels of the classifier.
-        config: When a face continues a track.
     """
     boxes: list[TrackedBox] = []
     seen: list[tuple[float, Person]] = []  # center of the window and a person in it

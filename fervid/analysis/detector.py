@@ -122,10 +122,7 @@ class Detector:
     def _detect_tiles(self, image: Image, tiles: Sequence[_Tile], *, may_fill_frame: bool) -> list[Face]:
         """Run the model on each tile and merge the results.
 
-        Args:
-            image: The frame.
-            tiles: Where to search.
-            may_fill_frame: Whether to search for a face that fills the frame if no tile has a confident detection.
+        If no tile has a confident detection and a face `may_fill_frame`, the model also searches for such a face.
         """
         min_face, max_scale = self._min_face(image), inf
         if "multiple" in self.card["input"]:
@@ -169,14 +166,9 @@ class Detector:
     def _run_tile(self, pyramid: _ImagePyramid, tile: _Tile, max_scale: float) -> _Candidates:
         """Run the model on one tile.
 
-        Candidates are dropped if they are smaller than `min_extent`, if the tile's edge cuts them off, or if they are
-        larger than half of a tile that is not the whole frame. Running tiles one by one is faster than in a batch,
-        because one tile stays in the processor's cache.
-
-        Args:
-            pyramid: The frame.
-            tile: The part to search.
-            max_scale: Largest useful scale from frame to input pixels.
+        The scale from frame to input pixels is at most `max_scale`. Candidates are dropped if they are smaller than
+        `min_extent`, if the tile's edge cuts them off, or if they are larger than half of a tile that is not the whole
+        frame. Running tiles one by one is faster than in a batch, because one tile stays in the processor's cache.
         """
         size = self.card["input"]["size"]
         multiple = self.card["input"].get("multiple", size)
@@ -258,14 +250,10 @@ def _default_min_face(image: Image) -> int:
 
 
 def _is_inside(box: FloatArray, boxes: FloatArray) -> NDArray[np.bool_]:
-    """Return whether the center of the smaller of two boxes lies in the ellipse inscribed in the larger one.
-
-    Args:
-        box: (4,) x1, y1, x2, y2.
-        boxes: (n, 4).
+    """Compare a box (4,) with others (n, 4), all x1, y1, x2, y2.
 
     Returns:
-        (n,) one for each pair of `box` and one of `boxes`.
+        (n,) whether the center of the smaller of the two lies in the ellipse inscribed in the larger one.
     """
     offset = (boxes[:, :2] + boxes[:, 2:] - box[:2] - box[2:]) / 2
     half_size, half_sizes = (box[2:] - box[:2]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2

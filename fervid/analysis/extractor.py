@@ -51,13 +51,7 @@ class Extractor:
         """Check the two models by running each on a black image.
 
         This has effects on the whole process: OpenCV uses one thread and logs nothing, and glibc keeps freed memory
-        of frames.
-
-        Args:
-            detector: The face detector.
-            face_model: The face model.
-            options: How to analyse a clip.
-            threads: Number of decoder threads; 0 lets the decoder choose.
+        of frames. `threads` is the number of decoder threads; 0 lets the decoder choose.
 
         Raises:
             ModelIncompatible: A model does not match its card.

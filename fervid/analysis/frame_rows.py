@@ -33,13 +33,9 @@ _NO_TRACK = -1
 def frame_columns(
     extractor: Extractor, *, identity: bool = False, logits: bool = False, embedding: bool = False
 ) -> FrameColumns:
-    """Return the columns of the rows that an extractor gives.
+    """Return the columns of the rows that an extractor gives, with the optional ones asked for.
 
-    Args:
-        extractor: Its models name the landmarks and expressions, its options whether there are attributes.
-        identity: Whether rows have the identity of the person.
-        logits: Whether rows have logits.
-        embedding: Whether rows have the embedding.
+    Its models name the landmarks and expressions; its options say whether there are attributes.
     """
     card, attributes = extractor.face_model.card, extractor.options.attributes
     return FrameColumns(
@@ -70,11 +66,7 @@ class RecordedClip:
     people: tuple[ClipFeatures, ...] = ()
 
     def rows(self, file: BinaryIO) -> Iterator[FrameRow]:
-        """Read the rows of the clip, then the row of its error if it has one.
-
-        Args:
-            file: The file of `record_clip`.
-        """
+        """Read the rows of the clip from the file of `record_clip`, then the row of its error if it has one."""
         file.seek(0)
         layout = _layout(self.columns)
         while data := file.read(_ROWS_PER_READ * layout.itemsize):
@@ -115,15 +107,7 @@ class RecordedClip:
 def record_clip(
     path: str, extractor: Extractor, results: ResultBuilder, columns: FrameColumns, file: BinaryIO
 ) -> RecordedClip:
-    """Analyse a clip and write the rows of its frames to a file.
-
-    Args:
-        path: The clip.
-        extractor: Analyses it.
-        results: Makes its record.
-        columns: What to write of each face.
-        file: An empty binary file.
-    """
+    """Analyse a clip, write these columns of the rows of its frames to an empty binary file, and make its record."""
     started, layout = time.perf_counter(), _layout(columns)
 
     def write(observation: FrameObservation, track_ids: Sequence[int | None]) -> None:
@@ -138,11 +122,7 @@ def record_clip(
 
 
 def pool_rows(rows: Iterable[FrameRow | Mapping[str, Any]], results: ResultBuilder) -> ClipResult:
-    """Pool the rows of a clip to its record.
-
-    Args:
-        rows: All rows of one clip in order, as `FrameRow` or as its `as_dict`.
-        results: Makes the record.
+    """Pool all rows of one clip, in order and as `FrameRow` or as its `as_dict`, to the record of the clip.
 
     Raises:
         UsageError: The rows are those of several clips or of none, are no rows of frames, or lack what the classifier

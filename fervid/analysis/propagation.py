@@ -49,12 +49,7 @@ class FlowTracker:
     """
 
     def __init__(self, detector: Detector, interval: float) -> None:
-        """Begin a clip.
-
-        Args:
-            detector: The face detector.
-            interval: Seconds between coarse detections; 0 runs a full detection on every frame.
-        """
+        """Begin a clip; an interval of 0 seconds between coarse detections runs a full one on every frame."""
         self._detector, self._interval = detector, interval
         self._last_full = self._last_detection = self._last_recheck = -inf
         self._idle_since = inf  # time of the last tracked face, or of the first frame if there was none

@@ -147,13 +147,7 @@ class ResultBuilder:
     def build_stream_results(
         self, source: LatestFrameSource, observations: Iterable[FrameObservation], spec: WindowSpec
     ) -> Iterator[WindowResult]:
-        """Yield the record of each window of a live stream, with dropped frames and latency.
-
-        Args:
-            source: The stream.
-            observations: Observations of its frames, in order of time.
-            spec: Length and step of the windows.
-        """
+        """Yield the record of each window of a live stream, with dropped frames and latency."""
         windows = self.build_windows(source.name, observations, spec, 0.0, FORGET_PERSON_AFTER_S)
         for result, _ in self.catch_error(source.name, windows):
             dropped = source.dropped_between(result.start_s or 0.0, result.end_s or 0.0)
@@ -162,13 +156,7 @@ class ResultBuilder:
 
 
 def _report_dropped_frames(dropped: int, sampled: int, problem: ErrorInfo | None) -> ErrorInfo | None:
-    """Add dropped frames to the problem of a window, unless it has a more serious one.
-
-    Args:
-        dropped: Number of frames dropped.
-        sampled: Number of frames analysed.
-        problem: The problem of the window so far.
-    """
+    """Add the number of dropped frames to the problem of a window, unless it has a more serious one."""
     if not dropped or (problem is not None and problem.code not in _MINOR_PROBLEMS):
         return problem
     error = FramesDropped(
