@@ -199,12 +199,6 @@ def _frame_size(stream: av.VideoStream) -> tuple[int, int]:
 def raise_notices(path: Path | str, clock: Clock, selected: av.VideoStream, others: Sequence[av.VideoStream]) -> None:
     """Raise the most important notice about a clip or stream that was read completely, if there is one.
 
-    Args:
-        path: The name of the clip in messages.
-        clock: The clock of its packets.
-        selected: The video stream that was read.
-        others: Video streams that were not.
-
     Raises:
         Discontinuity: The timestamps start again.
         SeveralStreams: There are other streams.

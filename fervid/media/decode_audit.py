@@ -130,12 +130,7 @@ class DecodeAudit:
         self._corrupt += sum(corrupt_flags)
 
     def bound_end(self, start: float, next_start: float) -> float:
-        """Return when a frame ends: at the start of the next frame, or earlier if there is a gap between them.
-
-        Args:
-            start: Start of the frame in seconds.
-            next_start: Start of the next decoded frame in seconds.
-        """
+        """Return when a frame ends, in seconds: at the start of the next one, or earlier if a gap follows."""
         if next_start - start <= _MAX_FRAME_S:
             return next_start
         distances = [later - earlier for (earlier, _), (later, _) in pairwise(self._recent)]
@@ -149,8 +144,7 @@ class DecodeAudit:
     def raise_if_incomplete(self, end: float) -> None:
         """Raise an error if frames are missing or corrupt, else the notices about the clip.
 
-        Args:
-            end: End of the last frame in seconds.
+        The last frame ends at `end` seconds.
 
         Raises:
             TruncatedVideo: The file ends before the time or number of frames that its header declares.
@@ -203,12 +197,8 @@ def mark_needed(packets: Iterator[Packet], sampling: Sampling, origin: float) ->
         needed    yes   no    no    yes   no    yes
 
     The decoder skips B1 alone: P3 and P5 are needed to decode the frames between them. The last `_TAIL_FRAMES` frames
-    are always needed, because the end of a clip that breaks off is the end of its last decoded frame.
-
-    Args:
-        packets: Packets of a video stream in decoding order.
-        sampling: Which frames to give.
-        origin: Start of the container in seconds.
+    are always needed, because the end of a clip that breaks off is the end of its last decoded frame. The container
+    starts at `origin` seconds.
     """
     waiting: deque[tuple[Packet, float | None]] = deque()
     times: list[float] = []  # of the latest packets, in presentation order

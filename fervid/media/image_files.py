@@ -24,12 +24,7 @@ _DEFAULT_DELAY_MS = 100  # for this long
 
 
 def read_image(path: Path, data: bytes, sampling: Sampling) -> Frame:
-    """Decode a still image.
-
-    Args:
-        path: The name of the file in error messages.
-        data: The content of the file.
-        sampling: Its `rotate` and `aspect` override the file.
+    """Decode a still image, given the content of its file; `rotate` and `aspect` of the sampling override it.
 
     Raises:
         FrameTooLarge: The image has more than `MAX_FRAME_PIXELS`.
@@ -47,12 +42,9 @@ def read_image(path: Path, data: bytes, sampling: Sampling) -> Frame:
 
 
 def decode_animation(path: Path, data: bytes, max_bytes: int) -> Generator[DecodedFrame]:
-    """Decode every frame of an animated WebP.
+    """Decode every frame of an animated WebP, given the content of its file.
 
-    Args:
-        path: The name of the file in error messages.
-        data: The content of the file.
-        max_bytes: Bytes of frames to decode at once, as OpenCV keeps all frames of a call in memory.
+    At most `max_bytes` of frames are decoded at once, as OpenCV keeps all frames of a call in memory.
 
     Raises:
         FrameTooLarge: The frames have more than `MAX_FRAME_PIXELS`.

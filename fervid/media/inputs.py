@@ -169,13 +169,8 @@ def _is_glob(name: str) -> bool:
 def find_videos(folder: str, *, recursive: bool, skipped_files: SkippedFiles | None = None) -> Iterator[str]:
     """Find the videos in a folder, by suffix, or by header if the suffix is unknown.
 
-    Hidden files and folders, such as `._a.mp4`, are skipped. A folder that cannot be listed is given as if it were a
-    video, so that its clips are reported as unreadable.
-
-    Args:
-        folder: The folder to search.
-        recursive: Whether to search subfolders.
-        skipped_files: Counts the files and folders that are skipped.
+    Hidden files and folders, such as `._a.mp4`, are skipped; others that are skipped are counted. A folder that cannot
+    be listed is given as if it were a video, so that its clips are reported as unreadable.
     """
     visited: set[str] = set()
     unlisted: list[str] = []
@@ -200,9 +195,7 @@ def find_videos(folder: str, *, recursive: bool, skipped_files: SkippedFiles | N
 def is_video(path: str, skipped_files: SkippedFiles) -> bool:
     """Whether a file in a folder is a video, by its suffix, or by its header if the suffix is unknown.
 
-    Args:
-        path: The file.
-        skipped_files: Counts the file if it is no video, or cannot be read.
+    A file that is no video, or cannot be read, is counted in `skipped_files`.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix in VIDEO_SUFFIXES:

@@ -64,10 +64,6 @@ def is_local(filesystem: Any) -> bool:
 def list_urls(url: str, *, recursive: bool = False) -> list[str]:
     """List the files that a glob matches or a folder contains, as sorted URLs; a file gives its own URL.
 
-    Args:
-        url: A file, a folder or a glob.
-        recursive: Whether to search subfolders.
-
     Raises:
         UsageError: The file system cannot be reached, or denies access.
     """
@@ -131,12 +127,7 @@ def local_copy(url: str) -> Iterator[Path]:
 
 @contextmanager
 def wrap_fs_errors(url: str, kind: type[FervidError]) -> Iterator[None]:
-    """Convert any error of a file system, except `FileNotFoundError`, to an error of fervid.
-
-    Args:
-        url: The URL to name in the message.
-        kind: The class of the error.
-    """
+    """Convert any error of a file system, except `FileNotFoundError`, to an error of that class about the URL."""
     try:
         yield
     except (FervidError, FileNotFoundError):

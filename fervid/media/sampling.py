@@ -70,10 +70,7 @@ class Sampling:
         """Return the index of the sample slot at a time, negative before the start.
 
         A slot lasts `1 / fps` seconds, and its first frame is sampled. Without `fps` every frame is: the slot after
-        the start is infinite.
-
-        Args:
-            time: Seconds from the start of the clip.
+        the start is infinite. Times are in seconds from the start of the clip.
         """
         if self.fps is None:
             return math.inf if time >= self.start else -1
@@ -100,12 +97,9 @@ class DecodedFrame:
 
 
 def to_rgb_frame(decoded: DecodedFrame, duration: float, sampling: Sampling) -> Frame:
-    """Convert a decoded frame to RGB, upright and with square pixels.
+    """Convert a decoded frame, which stands for `duration` seconds, to RGB, upright and with square pixels.
 
-    Args:
-        decoded: The frame.
-        duration: Seconds of the clip that it stands for.
-        sampling: Its `rotate` and `aspect` override the file.
+    `rotate` and `aspect` of the sampling override the file.
     """
     frame = decoded.frame
     width = square_pixel_width(frame.width, decoded.aspect) if sampling.aspect is None else frame.width

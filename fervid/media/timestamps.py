@@ -42,12 +42,7 @@ class Clock:
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
-        """Start before the first packet of a container.
-
-        Args:
-            container: The container of the packets.
-            stream: The video stream that sets the offsets.
-        """
+        """Start before the first packet of a container, of which `stream` is the video stream."""
         self._video_index = stream.index
         self._step = 1 / float(stream.average_rate or 25)
         self._max_forward = _MAX_FORWARD_S if container.format.name in _MPEG else float("inf")
