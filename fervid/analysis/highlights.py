@@ -160,18 +160,18 @@ class HighlightExtractor:
 
     def __call__(self, windows: Sequence[Record]) -> list[Highlight]:
         """Analyse windows of a clip; the note of a window says what is wrong with it."""
-        return [self._analyze_window(window) for window in windows]
+        extractor = Extractor(self.detector, self.face_model, self.options, self.threads)
+        return [self._analyze_window(window, extractor) for window in windows]
 
-    def _analyze_window(self, window: Record) -> Highlight:
+    def _analyze_window(self, window: Record, extractor: Extractor) -> Highlight:
         labels = tuple(window["probabilities"])
         if unknown := [label for label in labels if label not in self.classifier.card["labels"]]:
             return Highlight(window, note=f"{self.classifier.identity.name} has no label {', '.join(unknown)}.")
-        options = replace(self.options, sampling=_sample_window(self.options.sampling, window))
-        extractor = Extractor(self.detector, self.face_model, options, self.threads)
         observations: list[FrameObservation] = []
-        with closing(extractor.iter_observations(window["path"])) as stream:
+        sampling = _sample_window(self.options.sampling, window)
+        with closing(extractor.iter_observations(window["path"], sampling)) as stream:
             clip = aggregate_clip(stream, extractor.tracker_config, 0, lambda frame, _: observations.append(frame))
-        pool = clip.pool(options.face)
+        pool = clip.pool(self.options.face)
         if pool is None:
             changed = "No face was found here in a second analysis: the clip has changed."
             return Highlight(window, note=clip.error.message if clip.error else changed)
@@ -183,7 +183,7 @@ class HighlightExtractor:
                 " clip has changed, or options such as --fps and --face differ from those of the run."
             )
         times = self._peak_frame_times(observations, extractor, window["label"], labels) if self.thumbnails else []
-        thumbnails = [read_thumbnail(window["path"], time, options) for time in times]
+        thumbnails = [read_thumbnail(window["path"], time, self.options) for time in times]
         return Highlight(window, explanation, thumbnails, note)
 
     def _explain(self, features: ClipFeatures, labels: Sequence[str]) -> Explanation:

@@ -8,7 +8,7 @@ cuts, tracks are grouped by identity embedding; two tracks that occur in the sam
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,16 +43,15 @@ class TrackerConfig:
     max_gap_s: float = 1.0
 
 
+@dataclass(slots=True, eq=False)
 class _Track:
-    __slots__ = ("box", "cooccurring", "count", "embedding_sum", "merged", "seconds", "time")
-
-    def __init__(self, width: int) -> None:
-        self.box: Box = (0, 0, 0, 0)
-        self.time = self.seconds = 0.0
-        self.embedding_sum: NDArray[np.float64] = np.zeros(width)
-        self.count = 0
-        self.cooccurring: set[int] = set()
-        self.merged: list[int] = []  # ids of the tracks that were merged into this one
+    embedding_sum: NDArray[np.float64]
+    box: Box = (0, 0, 0, 0)
+    time: float = 0.0
+    seconds: float = 0.0
+    count: int = 0
+    cooccurring: set[int] = field(default_factory=set)
+    merged: list[int] = field(default_factory=list)  # ids of the tracks that were merged into this one
 
 
 class Tracker:
@@ -101,7 +100,7 @@ class Tracker:
             if assigned[i] is None and face.score >= config.new_track_threshold:
                 assigned[i] = self._next_id
                 self._active.append(self._next_id)
-                self._tracks[self._next_id] = _Track(embeddings.shape[1])
+                self._tracks[self._next_id] = _Track(np.zeros(embeddings.shape[1]))
                 self._next_id += 1
             if (track_id := assigned[i]) is not None:
                 track = self._tracks[track_id]
