@@ -150,9 +150,10 @@ def _resolve_one(name: str, recursive: bool, urls: bool, skipped_files: SkippedF
             return [name]
         if remote_files.is_glob_url(name):
             return remote_files.list_urls(name)
-        if remote_files.suffix(name) in VIDEO_SUFFIXES or (
-            listed := remote_files.list_urls(name, recursive=recursive)
-        ) == [name]:
+        if remote_files.suffix(name) in VIDEO_SUFFIXES:
+            return [name]
+        listed = remote_files.list_urls(name, recursive=recursive)
+        if listed == [name]:
             return [name]
         return [url for url in listed if remote_files.suffix(url) in VIDEO_SUFFIXES]
     if _is_glob(name):
