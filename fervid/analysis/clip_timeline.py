@@ -6,7 +6,7 @@ against jitter of the detector.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -125,12 +125,13 @@ def build_clip_timeline(
         problem = ErrorInfo(error.code, error.message) if error else None
     start = start or 0.0
     person_of_track = {track: min(group) for group in groups for track in group}
-    boxes_of: dict[int, list[TrackedBox]] = {}
+    boxes_of: dict[int, list[TrackedBox]] = defaultdict(list)
     for box in boxes:
-        boxes_of.setdefault(person_of_track[box.track], []).append(box)
-    windows_of: dict[int, dict[float, list[Person]]] = {}  # person -> center of window -> the person in that window
+        boxes_of[person_of_track[box.track]].append(box)
+    # person -> center of window -> the person in that window
+    windows_of: dict[int, dict[float, list[Person]]] = defaultdict(lambda: defaultdict(list))
     for center, person in seen:
-        windows_of.setdefault(person_of_track[person.id], {}).setdefault(center, []).append(person)
+        windows_of[person_of_track[person.id]][center].append(person)
     tracks = tuple(_person_tracks(boxes_of, windows_of, labels, config, start, end))
     return ClipTimeline(tuple(labels), start, end, tracks, problem)
 

@@ -97,8 +97,7 @@ class Detector:
         Returns:
             Faces of at least `min_face` pixels, the largest first; may be empty.
         """
-        height, width = image.shape[:2]
-        return self._detect_tiles(image, self._tile_pyramid(height, width, self._min_face(image)), may_fill_frame=True)
+        return self._detect_tiles(image, self._tile_pyramid(image), may_fill_frame=True)
 
     def detect_coarse(self, image: Image) -> list[Face]:
         """Search the frame as a whole, without tiles: several times faster, but misses small faces."""
@@ -149,15 +148,16 @@ class Detector:
         )
         return _Candidates(boxes - pad, landmarks - pad, scores)
 
-    def _tile_pyramid(self, height: int, width: int, min_face: int) -> list[_Tile]:
+    def _tile_pyramid(self, image: Image) -> list[_Tile]:
         """Return tiles of growing size, in which the model can see faces of every size from `min_face`.
 
         Tiles of one size contain every face of up to a quarter of their side completely. The next size is as large as
         the model can see faces of a little less than that. The last tile is the whole frame.
         """
+        height, width = image.shape[:2]
         longer, smallest = max(height, width), self.card["smallest_face"]
         result: list[_Tile] = []
-        side, min_extent = min_face / smallest, 0.0
+        side, min_extent = self._min_face(image) / smallest, 0.0
         while side < longer:
             result += [_Tile(*tile, min_extent) for tile in tiles(height, width, round(side))]
             side, min_extent = side * max(2, 0.25 / smallest), 0.2 * side
