@@ -12,11 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fervid.core.atomic_io import atomic_write
 from fervid.core.errors import UsageError
 from fervid.core.packages import missing_extra
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 Values = Sequence[Mapping[str, Any]]
 Chart = dict[str, Any]
@@ -205,14 +208,17 @@ def _short(label: str) -> str:
     return label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL // 2 - 1]}…{label[-_MAX_LABEL // 2 :]}"
 
 
-def to_svg(chart: Chart) -> str:
-    """Render a chart for a page.
+def embed_chart(chart: Chart, description: str) -> Markup:
+    """Render a chart as HTML with a text alternative; screen readers skip the marks of the SVG.
 
     Raises:
         UsageError: vl-convert is not installed.
     """
-    svg: str = renderer().vegalite_to_svg({**chart, "config": _CONFIG}, **_OPTIONS)
-    return svg
+    from markupsafe import Markup
+
+    svg = renderer().vegalite_to_svg({**chart, "config": _CONFIG}, **_OPTIONS)
+    frame = Markup('<div class="scroll" tabindex="0" role="img" aria-label="{}">{}</div>')
+    return frame.format(description, Markup(svg.replace("<svg ", '<svg aria-hidden="true" ', 1)))  # noqa: S704
 
 
 def plot_format(path: Path) -> str:

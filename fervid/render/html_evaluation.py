@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from fervid.core.text import escape_control_chars, format_interval, format_percent, plural
 from fervid.render import charts
 from fervid.render.evaluation_tables import FIGURES, REGRESSION_FIGURES, confusion_cells, trained_on
-from fervid.render.html_format import embed_chart
 from fervid.render.result_reader import Record
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ def build_evaluation_view(reports: Mapping[str, Record]) -> dict[str, Any]:
             }
             for name, report in regressors.items()
         ],
-        "models": [],  # an evaluation names no models
     }
 
 
@@ -45,7 +43,7 @@ def _compare_methods(reports: Mapping[str, Record]) -> dict[str, Any]:
     bars = [_interval_bar(name, report["answered"]["uar"]) for name, report in reports.items()]
     title = "unweighted average recall"
     return {
-        "chart": embed_chart(
+        "chart": charts.embed_chart(
             charts.bars(bars, title, shares=True, intervals=True),
             f"Bar chart: {title} of each method, {_join_descriptions(bars)}; unfold Methods as a table",
         ),
@@ -81,7 +79,7 @@ def _describe_classifier(name: str, report: Record) -> dict[str, Any]:
             )
             for row in bins
         ],
-        "calibration_chart": embed_chart(
+        "calibration_chart": charts.embed_chart(
             charts.calibration(bins),
             f"Calibration curve: {_join_descriptions(bins, '; ')}; unfold Calibration as a table",
         ),
@@ -96,7 +94,7 @@ def _confusion_chart(labels: Sequence[str], columns: Sequence[str], confusion: S
         f"{escape_control_chars(label)} {row[i]:,} of {sum(row):,}"
         for i, (label, row) in enumerate(zip(labels, confusion, strict=True))
     ]
-    return embed_chart(
+    return charts.embed_chart(
         charts.matrix(cells, len(columns)),
         f"Confusion matrix, right answers: {', '.join(correct)}; unfold Confusion as a table",
     )
@@ -114,7 +112,7 @@ def _describe_classes(labels: Sequence[str], part: Record) -> dict[str, Any]:
         rows.append((label, clips, *shares, format_percent(part["f1_each"][label])))
         if recall["value"] is not None:
             bars.append(_interval_bar(label, recall))
-    chart = embed_chart(
+    chart = charts.embed_chart(
         charts.bars(bars, "recall", shares=True, intervals=True),
         f"Bar chart: recall of each class, {_join_descriptions(bars)}",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +21,7 @@ from fervid.render.html_evaluation import build_evaluation_view
 from fervid.render.html_review import build_review_view, select_clips
 from fervid.render.html_run import build_run_view
 from fervid.render.html_timeline import build_timelines_view
-from fervid.render.result_reader import ClassificationRun, EvaluationRun, TimelineRun
+from fervid.render.result_reader import ClassificationRun, EvaluationRun, Record, TimelineRun
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -54,11 +55,12 @@ def render_html(
     if isinstance(results, ClassificationRun):
         selected = select_clips(results.records, review)
         form = build_review_view(selected, folder or Path.cwd(), highlights or {})
-        kind, view = "run", build_run_view(results.records, form)
+        kind, view, records = "run", build_run_view(results.records, form), results.records
     elif isinstance(results, TimelineRun):
         kind, view = "timelines", build_timelines_view(results.clips, highlights or {})
+        records = list(itertools.chain.from_iterable(results.clips.values()))
     else:
-        kind, view = "evaluation", build_evaluation_view(results.reports)
+        kind, view, records = "evaluation", build_evaluation_view(results.reports), []  # they name no models
     style = _read_template("report.css")
     script = "".join(map(_read_template, ("report.js", "review.js") if kind == "run" else ("report.js",)))
     policy = (
@@ -68,6 +70,7 @@ def render_html(
     text: str = environment.get_template("report.html").render(
         kind=kind,
         view=view,
+        models=_list_models(records),
         name=name,
         version=version,
         style=style,
@@ -75,6 +78,15 @@ def render_html(
         policy=policy,
     )
     return text.encode("utf-8", "backslashreplace")
+
+
+def _list_models(records: Sequence[Record]) -> list[list[tuple[str, str, str]]]:
+    """Return each combination of models in the records once, as lists of role, name and SHA-256."""
+    combinations = {
+        tuple((role.replace("_", " "), model["name"], model["sha256"]) for role, model in record["model"].items())
+        for record in records
+    }
+    return [list(combination) for combination in sorted(combinations) if combination]
 
 
 def check_dependencies() -> None:

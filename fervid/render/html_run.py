@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from fervid.core.text import escape_control_chars, format_percent, plural
 from fervid.render import charts
-from fervid.render.html_format import embed_chart, list_models
 from fervid.render.result_reader import Record
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ def build_run_view(records: Sequence[Record], review: Mapping[str, Any]) -> dict
         "rows": [_table_row(record) for record in sorted(records, key=_sort_key)],
         "page_size": ROWS_PER_PAGE,
         "review": review,
-        "models": list_models(records),
     }
 
 
@@ -75,7 +73,7 @@ def _label_bars(classified: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _label_chart(bars: Sequence[dict[str, Any]]) -> Markup:
     descriptions = ", ".join(bar["description"] for bar in bars)
-    return embed_chart(charts.bars(bars, "clips"), f"Bar chart: clips of each label, {descriptions}")
+    return charts.embed_chart(charts.bars(bars, "clips"), f"Bar chart: clips of each label, {descriptions}")
 
 
 def _confidence_bins(classified: Sequence[Record]) -> list[dict[str, Any]]:
@@ -94,7 +92,7 @@ def _confidence_bins(classified: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _confidence_chart(bins: Sequence[dict[str, Any]], clips: int) -> Markup:
     mode = max(bins, key=lambda row: row["count"])
-    return embed_chart(
+    return charts.embed_chart(
         charts.histogram(bins, "confidence"),
         f"Histogram of the confidence of {plural(clips, 'clip')}, most often {mode['description']}; unfold Confidences"
         " as a table",

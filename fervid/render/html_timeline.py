@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from fervid.core.text import escape_control_chars, format_percent
 from fervid.render import charts
-from fervid.render.html_format import embed_chart, list_models
 from fervid.render.person_spans import Span, person_spans
 from fervid.render.result_reader import Record
 from fervid.render.timeline_chart import draw_person, extent
@@ -35,7 +34,6 @@ def build_timelines_view(
     return {
         "clips": [_describe_clip(path, windows, highlights.get(path)) for path, windows in clips.items()],
         "unfolded": UNFOLDED_PEOPLE,
-        "models": list_models([window for windows in clips.values() for window in windows]),
     }
 
 
@@ -71,7 +69,7 @@ def _describe_person(
     return {
         "id": number,
         "title": f"Person {number}, seen in {len(people)} of {len(windows)} windows{estimated}",
-        "chart": embed_chart(
+        "chart": charts.embed_chart(
             draw_person(spans, colors, extent(windows)),
             f"Line chart: probability of each label over time for person {number}. Of {len(people)} windows"
             f" {label_counts}; unfold Person {number} as a table",
@@ -121,7 +119,7 @@ def _contribution_chart(contributions: Sequence[tuple[str, float]]) -> Markup:
         {"label": name, "value": value, "description": f"{name}: {100 * value:+.1f} points"}
         for name, value in contributions
     ]
-    return embed_chart(
+    return charts.embed_chart(
         charts.bars(bars, "what it adds to the probability", shares=True, width=220),
         f"Bar chart: {', '.join(bar['description'] for bar in bars)}",
     )
