@@ -24,10 +24,9 @@ from fervid.core.atomic_io import atomic_write, check_overwrite, partial_path
 from fervid.core.errors import FrameTooLarge, InputError, OutputError, UsageError
 from fervid.core.prefetch import prefetch
 from fervid.core.records import Frame
-from fervid.media.container import start_time
 from fervid.media.sampling import Sampling
 from fervid.media.video import open_video, read_frames
-from fervid.render.audio import AudioCopier, TimeRange
+from fervid.render.audio import AudioCopier
 from fervid.render.overlay import FrameAnnotator
 from fervid.render.overlay_layout import OverlayLayout
 
@@ -111,7 +110,7 @@ def annotate(
                 options["video_track_timescale"] = str(base.denominator)
             with av.open(file.name, "w", format="mp4", options=options) as output:
                 stream = _add_video_stream(output, video, base, threads)
-                audio = AudioCopier(container, video, output, _time_range(container, sampling))
+                audio = AudioCopier(container, video, output, sampling)
                 frames = read_frames(source, replace(sampling, fps=None), threads)
                 annotated = _annotated_frames(source, frames, timeline)
                 problem = _encode(output, stream, annotated, base, sampling.start, audio, on_progress)
@@ -126,13 +125,6 @@ def annotate(
     if not timeline.people:
         notes.append(f"{source}: no face found; try more frames (--fps, --every-frame) or smaller faces (--min-face)")
     return notes
-
-
-def _time_range(container: av.container.InputContainer, sampling: Sampling) -> TimeRange:
-    """Return the part of a video that is copied."""
-    begin = start_time(container)
-    end = math.inf if sampling.end is None else begin + sampling.end
-    return TimeRange(begin + sampling.start, end, from_beginning=not sampling.start)
 
 
 def _add_video_stream(
@@ -157,16 +149,7 @@ def _encode(
     audio: AudioCopier,
     on_progress: Callable[[float], None],
 ) -> str:
-    """Write all frames and the audio between them.
-
-    Args:
-        target: Output file.
-        stream: Its video stream.
-        frames: Frames of the source, each with the annotated frame.
-        base: Time base of the stream.
-        begin: Time of the source that becomes 0, in seconds.
-        audio: Audio of the source.
-        on_progress: Called after each frame with the seconds of video written.
+    """Write all frames of the source, from `begin` seconds on, and the audio between them.
 
     Returns:
         Why the source could not be read to its end; empty if it could.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias, cast
 
 import av
 
+from fervid.media.container import start_time
+from fervid.media.sampling import Sampling
 from fervid.media.timestamps import Clock
 
 COPYABLE_CODECS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "mp3float", "opus"})
@@ -20,21 +21,6 @@ _REPAIRED_TIMES = "timestamps of its sound repeat or run backwards; those parts 
 _SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # of AAC; others are resampled
 
 _Packet: TypeAlias = "av.Packet[av.AudioStream]"
-
-
-@dataclass(frozen=True, slots=True)
-class TimeRange:
-    """The part of a video that is copied, in seconds of its demuxer's clock.
-
-    Attributes:
-        begin: Time that becomes 0.
-        end: End of the part.
-        from_beginning: Whether the part starts with the video; then audio before time 0 is copied too.
-    """
-
-    begin: float
-    end: float = math.inf
-    from_beginning: bool = True
 
 
 class AudioCopier:
@@ -49,22 +35,20 @@ class AudioCopier:
         source: av.container.InputContainer,
         video: av.VideoStream,
         target: av.container.OutputContainer,
-        time_range: TimeRange,
+        sampling: Sampling,
     ) -> None:
         """Add a stream to the target for each audio stream of the source.
 
-        Args:
-            source: Input file.
-            video: Its video stream, which corrects the clock of the audio.
-            target: Output file.
-            time_range: Part of the input that is copied.
+        The video stream corrects the clock of the audio. The audio of the time range in `sampling` is copied, and if
+        that starts with the video, audio before its time 0 too.
         """
         self.notes: list[str] = []
-        self._range = time_range
+        self._from_beginning = not sampling.start
+        self._begin = start_time(source) + sampling.start  # as the end in seconds of the demuxer's clock
+        self._end = math.inf if sampling.end is None else start_time(source) + sampling.end
         self._targets: dict[int, av.AudioStream] = {}
         self._reencoded: set[int] = set()
-        self._last_times: dict[int, int] = {}  # of the newest packet or frame of each stream, in ticks
-        self._last_durations: dict[int, int] = {}  # of the same packet or frame, in ticks
+        self._last: dict[int, tuple[int, int]] = {}  # time and duration of the newest packet of each stream, in ticks
         for stream in source.streams.audio:
             name = stream.codec_context.name if stream.codec_context else "unknown"
             if name in COPYABLE_CODECS:
@@ -103,8 +87,8 @@ class AudioCopier:
             clock.correct(packet)
             if packet.stream is video or packet.pts is None or not packet.time_base:
                 continue
-            time = float(packet.pts * packet.time_base) - self._range.begin
-            if time >= self._range.end - self._range.begin or (time < 0 and not self._range.from_beginning):
+            time = float(packet.pts * packet.time_base) - self._begin
+            if time >= self._end - self._begin or (time < 0 and not self._from_beginning):
                 continue
             yield time, self._convert(cast(_Packet, packet))
         for index in self._reencoded:
@@ -114,7 +98,7 @@ class AudioCopier:
         """Return the packets of the target that replace a packet of the source."""
         stream = packet.stream
         target = self._targets[stream.index]
-        shift = round(self._range.begin / (packet.time_base or 1))
+        shift = round(self._begin / (packet.time_base or 1))
         if stream.index not in self._reencoded:
             packet.pts = (packet.pts or 0) - shift
             packet.dts = packet.pts if packet.dts is None else packet.dts - shift
@@ -138,16 +122,13 @@ class AudioCopier:
     def _increasing_time(self, index: int, time: int, duration: int, tick: Fraction | None) -> int:
         """Return the time of the next packet of a stream; if it does not increase, the end of the packet before.
 
-        Args:
-            index: Index of the stream.
-            time: Time of the packet in the source, in ticks.
-            duration: Duration of the packet in ticks; 0 if unknown.
-            tick: Seconds per tick.
+        Times and durations are in ticks of `tick` seconds; a duration of 0 is unknown.
         """
-        last, min_duration = self._last_times.get(index), max(1, round(_MIN_DURATION_S / (tick or _MIN_DURATION_S)))
-        if last is not None and time <= last:
-            time = last + self._last_durations.get(index, min_duration)
+        last = self._last.get(index)
+        if last is not None and time <= last[0]:
+            time = sum(last)  # its end
             if _REPAIRED_TIMES not in self.notes:
                 self.notes.append(_REPAIRED_TIMES)
-        self._last_times[index], self._last_durations[index] = time, max(duration, min_duration)
+        min_duration = max(1, round(_MIN_DURATION_S / (tick or _MIN_DURATION_S)))
+        self._last[index] = (time, max(duration, min_duration))
         return time
