@@ -14,8 +14,7 @@ from fervid.core.errors import OutputError, UsageError
 from fervid.core.results import ErrorInfo, ModelRef, Person, Prediction, WindowResult
 from fervid.render.elan import render_eaf
 from fervid.render.person_spans import LabelSpan, label_spans
-from fervid.render.subtitles import render_webvtt
-from fervid.render.timeline_files import file_format, make_clip_file_writer, plan_files
+from fervid.render.timeline_files import file_format, make_clip_file_writer, plan_files, render_webvtt
 
 # Of the elements that are written: attributes that are required and allowed, and children in their order (EAFv3.0.xsd).
 EAF_ELEMENTS = {
