@@ -47,11 +47,7 @@ def validate_target(
 ) -> None:
     """Check that an annotated video can be written, before the clip is analysed.
 
-    Args:
-        source: Input video.
-        target: Output video.
-        stream: Index of the video stream, as in `Sampling`.
-        force: Whether an existing file may be replaced.
+    `stream` is the index of the video stream, as in `Sampling`; with `force` an existing file may be replaced.
 
     Raises:
         UsageError: The target does not end in .mp4 or is the source, or PyAV lacks the encoder.

@@ -52,14 +52,10 @@ _DESCRIPTION = {"description": {"field": "description", "type": "nominal"}}
 
 
 def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = False, width: int = 350) -> Chart:
-    """Draw a bar for each row.
+    """Draw a bar for each row of `label`, `value` and `description`, and with intervals `low` and `high`.
 
-    Args:
-        values: `label`, `value`, `description`; and `low` and `high` with intervals.
-        title: Title of the value axis.
-        shares: Whether the values are fractions, shown in percent.
-        intervals: Whether to draw intervals.
-        width: Width of the axis in pixels.
+    With `shares` the values are fractions and shown in percent. The title and the width in pixels are those of their
+    axis.
     """
     x: dict[str, Any] = {"field": "value", "type": "quantitative", "title": title}
     if not shares:
@@ -80,12 +76,7 @@ def bars(values: Values, title: str, *, shares: bool = False, intervals: bool = 
 
 
 def histogram(values: Values, title: str) -> Chart:
-    """Draw a histogram of values from 0 to 1.
-
-    Args:
-        values: `from`, `to`, `count`, `description`.
-        title: Title of the scale.
-    """
+    """Draw a histogram of values from 0 to 1, from rows of `from`, `to`, `count` and `description`."""
     x = {"field": "from", "type": "quantitative", "title": title, "axis": _PERCENT, "scale": {"domain": [0, 1]}}
     x |= {"bin": {"binned": True}}
     y = {"field": "count", "type": "quantitative", "title": "clips", "axis": _counts(values, "count")}
@@ -97,11 +88,8 @@ def histogram(values: Values, title: str) -> Chart:
 def timeline(values: Values, bands: Values, colors: Mapping[str, str], extent: tuple[float, float]) -> Chart:
     """Draw probabilities over time, and below them a band with the label of each window.
 
-    Args:
-        values: `time`, `label`, `value`; the line is interrupted where the value is None.
-        bands: `from`, `to`, `label`, `description`, one for each window.
-        colors: The colour of each label.
-        extent: Start and end of the axis in seconds.
+    Values are rows of `time`, `label` and `value`, and a value of None interrupts the line; bands are rows of `from`,
+    `to`, `label` and `description`. `extent` is start and end of the axis in seconds.
     """
     domain = [_short(label) for label in colors]
     dash_range = [_DASHES[i // SERIES % len(_DASHES)] for i in range(len(colors))]
@@ -137,10 +125,7 @@ def message(text: str) -> Chart:
 def matrix(values: Values, columns: int, lines: int = 1) -> Chart:
     """Draw a matrix with a cell for each row, coloured by its share.
 
-    Args:
-        values: `row`, `column`, `share`, `count`, `description`; lines of the count are separated by a newline.
-        columns: Number of columns.
-        lines: Lines of the counts.
+    Rows have `row`, `column`, `share`, `count` and `description`; a newline separates the `lines` of a count.
     """
     cells = [
         {**row, "row": _short(row["row"]), "column": _short(row["column"]), "count": str(row["count"])}
@@ -166,8 +151,7 @@ def matrix(values: Values, columns: int, lines: int = 1) -> Chart:
 def calibration(values: Values) -> Chart:
     """Draw accuracy against confidence, and the diagonal of perfect calibration.
 
-    Args:
-        values: `confidence`, `accuracy`, `low`, `high`, `description`.
+    Rows have `confidence`, `accuracy`, `low`, `high` and `description`.
     """
     share = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _PERCENT}
     x = {**share, "field": "confidence", "title": "confidence"}

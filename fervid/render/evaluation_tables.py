@@ -134,10 +134,7 @@ def paired_test_table(report: Mapping[str, Any]) -> Table:
 def plot_confusion_matrix(report: Mapping[str, Any], path: Path, *, force: bool = False) -> None:
     """Plot the confusion matrix of clips with a face: percentages of each row, and counts.
 
-    Args:
-        report: An evaluation report of a classifier.
-        path: Output file; its suffix, one of `charts.PLOT_SUFFIXES`, selects the format.
-        force: Whether an existing file may be replaced.
+    The suffix of the path, one of `charts.PLOT_SUFFIXES`, selects the format.
 
     Raises:
         UsageError: The suffix is unknown, or vl-convert is not installed.

@@ -22,11 +22,7 @@ STRIP_THUMBNAILS = 5
 
 
 def select_clips(records: Sequence[Record], order: Sequence[str] | None) -> list[Record]:
-    """Return the records of the clips to review, in order; those with the least certain label first by default.
-
-    Args:
-        records: Records of `fervid classify`.
-        order: Paths of the clips, as in the records; None for all clips with a label.
+    """Return the records of the clips with those paths, or of all clips with a label, the least certain first.
 
     Raises:
         UsageError: A path is not that of a clip with a label.
@@ -42,12 +38,9 @@ def select_clips(records: Sequence[Record], order: Sequence[str] | None) -> list
 def build_review_view(
     records: Sequence[Record], folder: Path, highlights: Mapping[str, ClipHighlights]
 ) -> dict[str, Any]:
-    """Return the values of the form for clips, as plain JSON types.
+    """Return the values of the form for clips, in the order of their records, as plain JSON types.
 
-    Args:
-        records: Records of the clips, in the order of the form.
-        folder: The absolute folder that relative paths of the records start from.
-        highlights: Highlights of the clips with their thumbnails, by path; may be empty.
+    Relative paths of the records start from the absolute `folder`. The highlights, by path, give the thumbnails.
 
     Returns:
         `key`, under which the browser stores the labels; the `labels` to choose from; the `clips`; `left_out`, the

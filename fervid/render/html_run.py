@@ -19,12 +19,7 @@ _STATUS_ORDER = ("error", "skipped", "no_face", "ok")  # by urgency
 
 
 def build_run_view(records: Sequence[Record], review: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that the template `run.html` shows.
-
-    Args:
-        records: The records of a run.
-        review: The form to review it, as from `build_review_view`.
-    """
+    """Return the values that `run.html` shows, from records and the form of `build_review_view` to review them."""
     statuses = Counter(record["status"] for record in records)
     classified = [record for record in records if record["status"] == "ok"]
     label_bars = _label_bars(classified)

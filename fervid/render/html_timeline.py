@@ -25,12 +25,7 @@ UNFOLDED_PEOPLE = 4
 def build_timelines_view(
     clips: Mapping[str, Sequence[Record]], highlights: Mapping[str, ClipHighlights]
 ) -> dict[str, Any]:
-    """Return the values that the template `timelines.html` shows.
-
-    Args:
-        clips: The windows of each clip, by path.
-        highlights: The highlights of clips, by path.
-    """
+    """Return the values that `timelines.html` shows, from windows and highlights by path of the clip."""
     return {
         "clips": [_describe_clip(path, windows, highlights.get(path)) for path, windows in clips.items()],
         "unfolded": UNFOLDED_PEOPLE,

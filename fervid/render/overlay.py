@@ -57,12 +57,7 @@ class FrameAnnotator:
     """Draws the predictions for one video; call it with a frame and its time."""
 
     def __init__(self, timeline: ClipTimeline, layout: OverlayLayout) -> None:
-        """Prepare for frames of one size.
-
-        Args:
-            timeline: People of the clip and their probabilities.
-            layout: Layout for frames of that size.
-        """
+        """Prepare for frames of the size that the layout is for."""
         self._timeline, self._layout = timeline, layout
         by_label = assign_colors(timeline.labels)
         self._colors = [hex_to_rgb(by_label[label]) for label in timeline.labels]
@@ -70,12 +65,9 @@ class FrameAnnotator:
         self._blank_panel = np.full((round_up_to_even(layout.panel), layout.size[0], 3), BACKGROUND, np.uint8)
 
     def __call__(self, image: Image, time: float, canvas: Image | None = None) -> Image:
-        """Draw a frame with its predictions, and the panel below it.
+        """Draw a frame (h, w, 3) in uint8 RGB with its predictions, and the panel below it.
 
-        Args:
-            image: (h, w, 3) uint8 RGB.
-            time: Seconds of presentation time.
-            canvas: Array to draw on; None for a new one.
+        `time` is in seconds of presentation time, and `canvas` an array to draw on; None for a new one.
 
         Returns:
             The canvas, (height, width, 3) of the size of the layout.
@@ -133,17 +125,9 @@ def _rows_with_bars(timeline: ClipTimeline) -> list[int]:
 def draw_people(
     image: Image, faces: Sequence[FaceOverlay], labels: Sequence[str], colors: Sequence[Color], layout: OverlayLayout
 ) -> Image:
-    """Draw boxes and labels on a frame, the main person last.
+    """Draw boxes and labels on a frame (h, w, 3) in uint8 RGB, and return it.
 
-    Args:
-        image: (h, w, 3) uint8 RGB; drawn on.
-        faces: The people, the main person first.
-        labels: c names.
-        colors: c colours.
-        layout: Sizes of text and lines.
-
-    Returns:
-        The image.
+    The main person is the first one and drawn last. Labels and colours are in the order of the probabilities.
     """
     for face in reversed(faces):
         _draw_box(image, face.box, colors[int(face.probabilities.argmax())], layout)

@@ -29,15 +29,9 @@ def draw_probability_bars(
     colors: Sequence[Color],
     probabilities: FloatArray | None,
 ) -> int:
-    """Draw a bar for each label on the left of a panel.
+    """Draw a bar for each of n labels on the left of a panel (h, w, 3) in uint8 RGB, below a title.
 
-    Args:
-        panel: (h, w, 3) uint8 RGB; drawn on.
-        layout: Sizes of text.
-        title: Line above the bars.
-        labels: n names.
-        colors: n colours.
-        probabilities: (n,) from 0 to 1; None for no bars.
+    The n probabilities are from 0 to 1; None draws no bars.
 
     Returns:
         The right edge of the bars, in pixels.
@@ -135,16 +129,9 @@ def _draw_lines(
     colors: Sequence[Color],
     thickness: int,
 ) -> None:
-    """Draw a line for each label, interrupted where the person is not visible.
+    """Draw a line for each label in `rows`, interrupted where the person is not visible.
 
-    Args:
-        panel: (h, w, 3) uint8 RGB; drawn on.
-        samples: Columns in pixels, and their times in seconds.
-        extent: Rows of pixels for the probabilities 1 and 0.
-        person: The person whose probabilities are drawn.
-        rows: Indices of the labels that have lines.
-        colors: A colour for each label of the timeline.
-        thickness: Of the lines, in pixels.
+    The samples are columns in pixels and their times in seconds; `extent` has the y of the probabilities 1 and 0.
     """
     (columns, times), (top, bottom) = samples, extent
     visible = person.visible_at(times)

@@ -251,12 +251,7 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_parquet(source: Path, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the records of a parquet file.
-
-    Args:
-        source: The file or folder that the user named.
-        path: The file.
-    """
+    """Yield the records of a parquet file, which is the source that the user named, or in that folder."""
     try:
         import pyarrow
         import pyarrow.parquet

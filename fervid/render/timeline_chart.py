@@ -18,15 +18,10 @@ _MIN_DURATION_S = 1e-3  # of the time axis, for still images
 
 
 def plot_timeline(windows: Sequence[WindowResult], path: Path, *, force: bool = False) -> None:
-    """Plot the windows of one clip.
+    """Plot the windows of one clip to a file whose suffix, one of `charts.PLOT_SUFFIXES`, selects the format.
 
     Each person has lines for the probabilities, a band in the colour of the label, and gaps where the face was not
     visible. The prediction of a window is drawn in its middle. The plot of a clip without a face says so.
-
-    Args:
-        windows: Windows of the clip, as from `Classifier.timeline`.
-        path: Output file; its suffix, one of `charts.PLOT_SUFFIXES`, selects the format.
-        force: Whether an existing file may be replaced.
 
     Raises:
         UsageError: The suffix is unknown, or vl-convert is not installed.
@@ -52,13 +47,7 @@ def plot_timeline(windows: Sequence[WindowResult], path: Path, *, force: bool = 
 
 
 def draw_person(spans: Sequence[Span], colors: Mapping[str, str], time: tuple[float, float]) -> charts.Chart:
-    """Draw the probabilities of one person.
-
-    Args:
-        spans: From `person_spans`.
-        colors: The colour of each label.
-        time: Start and end of the time axis in seconds, as from `extent`.
-    """
+    """Draw the probabilities of one person from `person_spans`, on the time axis of `extent` in seconds."""
     points: list[dict[str, Any]] = []
     bands: list[dict[str, Any]] = []
     for i, span in enumerate(spans):

@@ -54,13 +54,8 @@ def make_clip_file_writer(
 ) -> Callable[[Sequence[WindowResult]], None]:
     """Return a function that writes the windows of one clip to its file, and its errors to standard error.
 
-    A clip that cannot be read has no windows and gets no file.
-
-    Args:
-        clips: The clips.
-        format: One of `RENDERERS`.
-        output: As for `plan_files`; None to write a single clip to standard output.
-        force: Whether existing files may be replaced.
+    A clip that cannot be read has no windows and gets no file. The format is one of `RENDERERS`. `output` is as for
+    `plan_files`, or None to write a single clip to standard output.
 
     Raises:
         UsageError: Several clips would be written to one file.
@@ -90,13 +85,8 @@ def make_clip_file_writer(
 def plan_files(clips: Sequence[str], format: str, output: Path, *, force: bool) -> dict[str, Path]:
     """Return the file of each clip, which has the clip's name and the suffix of the format.
 
-    Files in a folder keep the subfolders that the clips have below their common folder.
-
-    Args:
-        clips: The clips.
-        format: The suffix of the files, without the dot.
-        output: A file with that suffix, for one clip; otherwise a folder, which need not exist.
-        force: Whether existing files may be replaced.
+    `output` is a file with that suffix, for one clip, or a folder, which need not exist. Files in a folder keep the
+    subfolders that the clips have below their common folder.
 
     Raises:
         UsageError: Several clips would be written to one file.
