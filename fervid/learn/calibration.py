@@ -81,15 +81,11 @@ def compute_margins(pipeline: Pipeline, x: FloatArray) -> NDArray[np.float64]:
 
 
 def fit_sharpness(margins: NDArray[np.float64], truth: NDArray[np.int64], spread: float) -> float:
-    """Find the factor on held-out margins that maximises the class-balanced likelihood of the truth.
+    """Find the factor on held-out margins (n, c) that maximises the class-balanced likelihood of the truth (n,).
 
     The targets are smoothed as if every row had occurred once more with each class (Platt 1999), so that a few clips
     that are all correct do not give a confidence of 1. Uninformative or inverted margins get the smallest factor.
-
-    Args:
-        margins: (n, c) margins of clips that the classifier was not fitted on.
-        truth: (n,) class indices.
-        spread: Standard deviation of the margins of the final classifier.
+    `spread` is the standard deviation of the margins of the final classifier.
     """
     if not spread:
         return 1.0

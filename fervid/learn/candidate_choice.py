@@ -57,13 +57,9 @@ def make_default_candidates(
 ) -> list[Candidate]:
     """List the candidates that `fervid train` chooses from.
 
-    Args:
-        available: Names of the pooled statistics in the feature table.
-        all_faces: Whether the features are of all faces in a clip.
-        centered: Whether the features are centred by person, and so no longer of unit length.
-        statistics: Names that `parse_statistics` accepts; empty for the available ones of `CANDIDATE_STATISTICS`.
-        kinds: Kinds of classifier; empty for the default ones.
-        scalings: Scalings to try; empty for the default ones.
+    Statistics, kinds and scalings that are empty get their defaults: the `available` ones of `CANDIDATE_STATISTICS`, or
+    of `CANDIDATE_GROUP_STATISTICS` with `all_faces`. Features that are `centered` by person are no longer of unit
+    length.
     """
     names = CANDIDATE_GROUP_STATISTICS if all_faces else CANDIDATE_STATISTICS
     usable = [name for name in names if set(parse_statistics(name)) <= set(available)]

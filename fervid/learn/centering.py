@@ -18,14 +18,9 @@ def center_by_group(
     min_clips: int = 1,
     fallback_mean: NDArray[np.float64] | float = 0.0,
 ) -> FloatArray:
-    """Subtract the mean of each group from its rows.
+    """Subtract the mean of each group (n,) from its rows of features (n, d); rows of NaN are ignored and stay NaN.
 
-    Args:
-        x: (n, d) features; rows of NaN are ignored and stay NaN.
-        groups: (n,) the person in each clip.
-        columns: (d,) which features to centre.
-        min_clips: Groups with fewer clips use the fallback mean.
-        fallback_mean: (d,) or scalar.
+    Only the `columns` (d,) are centred. Groups with fewer than `min_clips` clips use the fallback mean, (d,) or scalar.
     """
     centered = x.copy()
     for group in np.unique(groups):
@@ -38,13 +33,7 @@ def center_by_group(
 
 
 def average_by_group(table: FeatureTable, groups: NDArray[np.int64], names: Iterable[str]) -> dict[str, list[float]]:
-    """Average statistics over people, each with the same weight, and round them to four digits.
-
-    Args:
-        table: Features of n clips.
-        groups: (n,) the person in each clip.
-        names: Names of statistics.
-    """
+    """Average statistics over the people (n,) in the clips, each with the same weight, rounded to four digits."""
     rows_by_person = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     averages = {
         name: np.mean([table.statistics[name][rows].mean(axis=0) for rows in rows_by_person], axis=0)

@@ -69,9 +69,7 @@ class Dataset:
 def load_dataset(source: str, skipped_files: SkippedFiles | None = None) -> Dataset:
     """Load labelled clips from a folder, a list, or `NAME:FOLDER` with the name of a published data set.
 
-    Args:
-        source: The folder, file or `NAME:FOLDER`.
-        skipped_files: Counts the files in class folders that are no clips.
+    The files in class folders that are no clips are counted in `skipped_files`.
 
     Raises:
         DatasetError: The data set is unknown, files are missing, a clip is listed twice, or a

@@ -61,9 +61,7 @@ class Layout:
 def read_classes(root: Path, skipped_files: SkippedFiles | None = None) -> Iterator[Sample]:
     """Read a folder with one folder per class, or with one folder per split that holds one per class.
 
-    Args:
-        root: The folder of the data set.
-        skipped_files: Counts the files in class folders that are no clips.
+    The files in class folders that are no clips are counted in `skipped_files`.
 
     Raises:
         DatasetError: A clip is above or below the class folders.

@@ -33,14 +33,10 @@ class Figure:
 
 
 def list_figures(scores: Mapping[str, Any], dataset: str, split: str, protocol: str) -> list[Figure]:
-    """List scores as figures.
+    """List scores, which were measured with that protocol on that split of a data set, as figures.
 
-    Args:
-        scores: By metric: a number, `{"value", "interval"}` as `metrics.bootstrap` gives it, or numbers by class, of
-            which None is left out.
-        dataset: Name of the data set.
-        split: Part of the data set.
-        protocol: How the scores were measured.
+    The scores are by metric: a number, `{"value", "interval"}` as `metrics.bootstrap` gives it, or numbers by class, of
+    which None is left out.
     """
     figures = []
     for metric, score in scores.items():

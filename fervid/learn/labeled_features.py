@@ -145,9 +145,7 @@ class LabeledFeatures:
     def evaluate(self, predicted: FloatArray, labels: Sequence[str] | None = None) -> dict[str, Any]:
         """Compute the report of predictions for the n clips; those that show no face count as not predicted.
 
-        Args:
-            predicted: (n, c) probabilities, or (n,) ratings.
-            labels: The c classes of the probabilities, if there are more than in the clips.
+        The predictions are (n, c) probabilities of the `labels`, by default those of the clips, or (n,) ratings.
         """
         if self.target is None:
             return evaluate(self.predictions(predicted, labels))
@@ -181,15 +179,10 @@ class LabeledFeatures:
 def build_feature_table(
     rows: Iterable[ClipFeaturesRow], provenance: Mapping[str, Any], *, skip_broken: bool = False
 ) -> FeatureTable:
-    """Build a feature table, and refuse or skip clips that cannot be read.
-
-    Args:
-        rows: Features of the clips.
-        provenance: Models and options that the features come from, as `feature_provenance` returns.
-        skip_broken: Skip clips that cannot be read; otherwise they raise an error that names them all.
+    """Build a feature table with the provenance of `feature_provenance`, and refuse or skip clips that cannot be read.
 
     Raises:
-        DatasetError: Clips cannot be read, or none shows a face.
+        DatasetError: Clips cannot be read and are not to be skipped; the message names all. Or no clip shows a face.
     """
     rows = list(rows)
     errors = [str(row.error) for row in rows if row.error is not None and not isinstance(row.error, NoFaceError)]

@@ -196,10 +196,7 @@ def bootstrap(
 
 
 def calibration(predictions: Predictions) -> dict[str, Any]:
-    """Compute the expected calibration error (Guo et al., arXiv 1706.04599, section 2).
-
-    Args:
-        predictions: Clips that all have a prediction.
+    """Compute the expected calibration error (Guo et al., arXiv 1706.04599, section 2) of clips with a prediction.
 
     Returns:
         `error`, the expected calibration error, and its `bins` of equal width, without empty ones, each with the

@@ -149,13 +149,10 @@ def uses_expressions_only(name: str) -> bool:
 def make_candidates(
     statistics: Sequence[str], kinds: Sequence[ClassifierKind] = (), scalings: Sequence[Scaling] = ()
 ) -> list[Candidate]:
-    """Combine all statistics, kinds, scalings and hyperparameters.
+    """Combine all statistics (names that `parse_statistics` accepts), kinds, scalings and hyperparameters.
 
-    Args:
-        statistics: Names that `parse_statistics` accepts.
-        kinds: Kinds of classifier. By default linear and RBF SVMs for expressions, else linear SVMs and logistic
-            regression.
-        scalings: Scalings to try. By default the one that `Candidate` defaults to.
+    By default the kinds are linear and RBF SVMs for expressions, else linear SVMs and logistic regression, and the
+    scaling is the one that `Candidate` defaults to.
     """
     candidates = []
     for name in statistics:

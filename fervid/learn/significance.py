@@ -59,9 +59,8 @@ def paired_test(a: Predictions, b: Predictions) -> dict[str, Any]:
 def sign_flip_test(gains: NDArray[np.float64], groups: NDArray[np.generic]) -> float:
     """Compute how often the sum of the gains is as extreme if the sign of each group's gain is random.
 
-    Args:
-        gains: (n,) how much better the first of two predictions of each clip is than the second.
-        groups: (n,) the person in each clip; clips of a group keep a common sign.
+    The gains (n,) say how much better the first of two predictions of each clip is than the second. Clips of the same
+    person, by the groups (n,), keep a common sign.
 
     Returns:
         The two-sided p, which is never below 0.05 for fewer than six groups.

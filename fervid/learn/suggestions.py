@@ -41,12 +41,10 @@ class Suggestion:
 def suggest_clips(
     records: Sequence[Mapping[str, Any]], count: int, distances: Mapping[str, float] | None = None
 ) -> list[Suggestion]:
-    """Choose clips in turn from those with the smallest margin and those farthest from the training clips.
+    """Choose `count` clips, in turn from those with the smallest margin and those farthest from the training clips.
 
-    Args:
-        records: Records of `fervid classify`; those without a label are ignored.
-        count: Number of clips to choose.
-        distances: Distance to the nearest training clip, by absolute path.
+    Records of `fervid classify` without a label are ignored. The distances to the nearest training clip are by absolute
+    path.
     """
     classified = [record for record in records if record["status"] == "ok"]
     by_margin = [_make_uncertain(record, distances or {}) for record in classified]

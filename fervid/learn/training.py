@@ -140,11 +140,7 @@ def _average_people(features: LabeledFeatures, statistics: Sequence[str]) -> dic
 def check_training_score(content: bytes, x: FloatArray, truth: Truth, cross_validated: Mapping[str, Any]) -> None:
     """Check that a model file scores at least as well on its training clips as in cross-validation.
 
-    Args:
-        content: The bytes of the model file.
-        x: (n, d) features of the training clips.
-        truth: (n,) their classes or ratings.
-        cross_validated: The report of cross-validation.
+    The features (n, d) and the truth (n,) are those of the training clips; `cross_validated` is the report.
 
     Raises:
         DatasetError: It scores below the interval of cross-validation, or below its value if there is no interval.
