@@ -12,15 +12,11 @@ A clip is a video file, or a folder of images, which are its frames in the order
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fervid.core.errors import DatasetError
 from fervid.core.text import is_utf8
@@ -45,25 +41,7 @@ class Dataset:
     @property
     def labels(self) -> tuple[str, ...]:
         """The classes, sorted."""
-        return tuple(label_counts(self))
-
-    def split(self, name: str) -> Dataset:
-        """Select the clips of one split."""
-        return replace(self, samples=tuple(sample for sample in self.samples if sample.split == name))
-
-    def ratings(self, name: str) -> NDArray[np.float64]:
-        """Return one rating of every clip (n,).
-
-        Raises:
-            DatasetError: A clip lacks the rating.
-        """
-        names = sorted({rating for sample in self.samples for rating in sample.ratings})
-        _raise_if_any(
-            f"no rating {name!r}",
-            [(sample, "") for sample in self.samples if name not in sample.ratings],
-            f"the ratings are {', '.join(names)}" if names else "no column holds only numbers",
-        )
-        return np.array([sample.ratings[name] for sample in self.samples], np.float64)
+        return tuple(sorted({sample.label for sample in self.samples if sample.label is not None}))
 
 
 def load_dataset(source: str, skipped_files: SkippedFiles | None = None) -> Dataset:
@@ -100,11 +78,6 @@ def filter_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
     return replace(dataset, samples=tuple(sample for sample in dataset.samples if sample.label in labels))
 
 
-def label_counts(dataset: Dataset) -> dict[str, int]:
-    """Count the clips of each class."""
-    return dict(sorted(Counter(sample.label for sample in dataset.samples if sample.label is not None).items()))
-
-
 def labels_with_few_people(dataset: Dataset) -> list[str]:
     """List the classes with fewer than two people, if all their people are known, for cross-validation by person."""
     people = {label: {s.person for s in dataset.samples if s.label == label} for label in dataset.labels}
@@ -130,7 +103,12 @@ def validate_dataset(
         DatasetError: A label or a rating is missing or unknown, or a class to fit on has too few people.
     """
     if target:
-        dataset.ratings(target)
+        names = sorted({rating for sample in dataset.samples for rating in sample.ratings})
+        _raise_if_any(
+            f"no rating {target!r}",
+            [(sample, "") for sample in dataset.samples if target not in sample.ratings],
+            f"the ratings are {', '.join(names)}" if names else "no column holds only numbers",
+        )
         return
     if unlabelled := [sample for sample in dataset.samples if sample.label is None]:
         source = f" ({unlabelled[0].source})" if unlabelled[0].source else ""
