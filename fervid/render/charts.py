@@ -205,6 +205,11 @@ def embed_chart(chart: Chart, description: str) -> Markup:
     return frame.format(description, Markup(svg.replace("<svg ", '<svg aria-hidden="true" ', 1)))  # noqa: S704
 
 
+def join_descriptions(rows: Values, separator: str = ", ") -> str:
+    """Join the descriptions of rows, for the text alternative of their chart."""
+    return separator.join(row["description"] for row in rows)
+
+
 def plot_format(path: Path) -> str:
     """Return the format of a plot by the suffix of its file.
 

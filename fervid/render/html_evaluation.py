@@ -45,7 +45,7 @@ def _compare_methods(reports: Mapping[str, Record]) -> dict[str, Any]:
     return {
         "chart": charts.embed_chart(
             charts.bars(bars, title, shares=True, intervals=True),
-            f"Bar chart: {title} of each method, {_join_descriptions(bars)}; unfold Methods as a table",
+            f"Bar chart: {title} of each method, {charts.join_descriptions(bars)}; unfold Methods as a table",
         ),
         "rows": [
             [name, *(format_interval(report[part][key]) for part in ("answered", "all") for key in ("accuracy", "uar"))]
@@ -81,7 +81,7 @@ def _describe_classifier(name: str, report: Record) -> dict[str, Any]:
         ],
         "calibration_chart": charts.embed_chart(
             charts.calibration(bins),
-            f"Calibration curve: {_join_descriptions(bins, '; ')}; unfold Calibration as a table",
+            f"Calibration curve: {charts.join_descriptions(bins, '; ')}; unfold Calibration as a table",
         ),
         "comparison": report.get("comparison"),
         "early_exit": report.get("early_exit"),
@@ -114,7 +114,7 @@ def _describe_classes(labels: Sequence[str], part: Record) -> dict[str, Any]:
             bars.append(_interval_bar(label, recall))
     chart = charts.embed_chart(
         charts.bars(bars, "recall", shares=True, intervals=True),
-        f"Bar chart: recall of each class, {_join_descriptions(bars)}",
+        f"Bar chart: recall of each class, {charts.join_descriptions(bars)}",
     )
     return {"class_rows": rows, "recall_chart": chart}
 
@@ -143,7 +143,3 @@ def _interval_bar(name: str, figure: Record) -> dict[str, Any]:
     label = escape_control_chars(name)
     description = f"{label}: {format_interval(figure)}"
     return {"label": label, "value": figure["value"], "low": low, "high": high, "description": description}
-
-
-def _join_descriptions(rows: Sequence[Mapping[str, Any]], separator: str = ", ") -> str:
-    return separator.join(row["description"] for row in rows)

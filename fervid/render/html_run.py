@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fervid.core.text import escape_control_chars, format_percent, plural
 from fervid.render import charts
 from fervid.render.result_reader import Record
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 CONFIDENCE_BINS = 20
 ROWS_PER_PAGE = 50
@@ -22,20 +19,11 @@ def build_run_view(records: Sequence[Record], review: Mapping[str, Any]) -> dict
     """Return the values that `run.html` shows, from records and the form of `build_review_view` to review them."""
     statuses = Counter(record["status"] for record in records)
     classified = [record for record in records if record["status"] == "ok"]
-    label_bars = _label_bars(classified)
-    bins = _confidence_bins(classified)
     return {
         "clips": len(records),
         "statuses": {status: statuses[status] for status in ("ok", "no_face", "error", "skipped")},
         "errors": _group_errors(records),
-        "label_chart": _label_chart(label_bars) if label_bars else None,
-        "label_rows": [
-            (bar["label"], f"{bar['value']:,}", format_percent(bar["value"] / len(classified))) for bar in label_bars
-        ],
-        "confidence_chart": _confidence_chart(bins, len(classified)) if classified else None,
-        "confidence_rows": [
-            (f"{format_percent(row['from'], 0)} to {format_percent(row['to'], 0)}", f"{row['count']:,}") for row in bins
-        ],
+        "answers": _describe_answers(classified) if classified else None,
         "rows": [_table_row(record) for record in sorted(records, key=_sort_key)],
         "page_size": ROWS_PER_PAGE,
         "review": review,
@@ -54,6 +42,28 @@ def _group_errors(records: Sequence[Record]) -> list[dict[str, Any]]:
     ]
 
 
+def _describe_answers(classified: Sequence[Record]) -> dict[str, Any]:
+    """Return the charts of labels and confidences, and their tables."""
+    bars, bins = _label_bars(classified), _confidence_bins(classified)
+    mode = max(bins, key=lambda row: row["count"])
+    return {
+        "label_chart": charts.embed_chart(
+            charts.bars(bars, "clips"), f"Bar chart: clips of each label, {charts.join_descriptions(bars)}"
+        ),
+        "label_rows": [
+            (bar["label"], f"{bar['value']:,}", format_percent(bar["value"] / len(classified))) for bar in bars
+        ],
+        "confidence_chart": charts.embed_chart(
+            charts.histogram(bins, "confidence"),
+            f"Histogram of the confidence of {plural(len(classified), 'clip')}, most often {mode['description']};"
+            " unfold Confidences as a table",
+        ),
+        "confidence_rows": [
+            (f"{format_percent(row['from'], 0)} to {format_percent(row['to'], 0)}", f"{row['count']:,}") for row in bins
+        ],
+    }
+
+
 def _label_bars(classified: Sequence[Record]) -> list[dict[str, Any]]:
     """Return a bar for each label, the most frequent first."""
     counts = Counter(record["label"] for record in classified)
@@ -64,11 +74,6 @@ def _label_bars(classified: Sequence[Record]) -> list[dict[str, Any]]:
         description = f"{name}: {plural(count, 'clip')}, {format_percent(count / len(classified), 0)}"
         bars.append({"label": name, "value": count, "description": description})
     return bars
-
-
-def _label_chart(bars: Sequence[dict[str, Any]]) -> Markup:
-    descriptions = ", ".join(bar["description"] for bar in bars)
-    return charts.embed_chart(charts.bars(bars, "clips"), f"Bar chart: clips of each label, {descriptions}")
 
 
 def _confidence_bins(classified: Sequence[Record]) -> list[dict[str, Any]]:
@@ -83,15 +88,6 @@ def _confidence_bins(classified: Sequence[Record]) -> list[dict[str, Any]]:
         }
         for i in range(n)
     ]
-
-
-def _confidence_chart(bins: Sequence[dict[str, Any]], clips: int) -> Markup:
-    mode = max(bins, key=lambda row: row["count"])
-    return charts.embed_chart(
-        charts.histogram(bins, "confidence"),
-        f"Histogram of the confidence of {plural(clips, 'clip')}, most often {mode['description']}; unfold Confidences"
-        " as a table",
-    )
 
 
 def _table_row(record: Record) -> list[Any]:

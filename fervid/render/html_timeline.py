@@ -114,7 +114,5 @@ def _contribution_chart(contributions: Sequence[tuple[str, float]]) -> Markup:
         {"label": name, "value": value, "description": f"{name}: {100 * value:+.1f} points"}
         for name, value in contributions
     ]
-    return charts.embed_chart(
-        charts.bars(bars, "what it adds to the probability", shares=True, width=220),
-        f"Bar chart: {', '.join(bar['description'] for bar in bars)}",
-    )
+    chart = charts.bars(bars, "what it adds to the probability", shares=True, width=220)
+    return charts.embed_chart(chart, f"Bar chart: {charts.join_descriptions(bars)}")
