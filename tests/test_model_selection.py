@@ -128,10 +128,14 @@ def test_logits_are_standardised_by_default() -> None:
         *[("mean+std", "linear")] * len(HYPERPARAMETERS["linear"]),
         *[("mean+std", "logistic")] * len(HYPERPARAMETERS["logistic"]),
     ]
-    scalers = {way.statistics: type(way.make_steps(np.arange(3), 0)[0]).__name__ for way in usual}
-    assert scalers == {"logit+std": "StandardScaler", "mean+std": "Normalizer"}
+    x, truth = np.arange(12.0).reshape(6, 2) + 1, np.arange(6) % 2
+
+    def scaler(way: Candidate) -> str:
+        return type(model_selection.fit_candidate(way, x, truth, 0)["scaler"]).__name__
+
+    assert {way.statistics: scaler(way) for way in usual} == {"logit+std": "StandardScaler", "mean+std": "Normalizer"}
     (l2, *_) = make_candidates(["logit+std"], ["linear"], ["l2"])
-    assert type(l2.make_steps(np.arange(3), 0)[0]).__name__ == "Normalizer"
+    assert scaler(l2) == "Normalizer"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
-from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.class_weight import compute_sample_weight
@@ -54,12 +53,8 @@ def fit(
         DatasetError: As for `split_folds`, or there are too few examples for this candidate.
     """
     x, truth = data.matrices[candidate.statistics], data.truth
-
-    def fit_rows(rows: slice | NDArray[np.int64]) -> BaseEstimator:
-        return fit_candidate(candidate, x[rows], truth[rows], data.seed)
-
     with ignore_convergence_warnings():
-        pipeline = fit_rows(slice(None))
+        pipeline = fit_candidate(candidate, x, truth, data.seed)
         if is_regression(truth):
             return pipeline
         if candidate.kind == "mlp":
@@ -67,7 +62,8 @@ def fit(
         margins = compute_margins(pipeline, x)
         held_out = np.empty_like(margins)
         for train, test in data.folds(n_folds):
-            held_out[test] = compute_margins(fit_rows(train), x[test])
+            without_test = fit_candidate(candidate, x[train], truth[train], data.seed)
+            held_out[test] = compute_margins(without_test, x[test])
     spread = float((margins - margins.mean(axis=1, keepdims=True)).std())
     return CalibratedClassifier(pipeline, fit_sharpness(held_out, np.asarray(truth, np.int64), spread))
 

@@ -42,9 +42,7 @@ def _classifier_graph(calibrated: CalibratedClassifier, width: int) -> onnx.Mode
         names = []
         for number, value in enumerate(inputs):
             if not isinstance(value, str):
-                array = np.asarray(value)
-                array = array if array.dtype == np.int64 else array.astype(np.float32)
-                constants.append(numpy_helper.from_array(array, f"{output}_{number}"))
+                constants.append(numpy_helper.from_array(np.asarray(value, np.float32), f"{output}_{number}"))
                 value = constants[-1].name
             names.append(value)
         domain = "ai.onnx.ml" if operator in ("Scaler", "Normalizer") else ""

@@ -27,11 +27,9 @@ def frame_files(path: Path) -> list[Path]:
         return _list_images(path, "*")
     if os.path.isfile(path):
         return [path]
-    return (
-        _list_images(path.parent, path.name)
-        if len(path.name) < _MAX_PATTERN_LENGTH and os.path.isdir(path.parent)
-        else []
-    )
+    if len(path.name) < _MAX_PATTERN_LENGTH and os.path.isdir(path.parent):
+        return _list_images(path.parent, path.name)
+    return []
 
 
 def read_text(path: Path, hint: str) -> str:

@@ -103,13 +103,6 @@ class Candidate:
         scaling = f", {self.scaling}" if self.scaling else ""
         return f"{self.kind} ({self.hyperparameter:g}) on {self.statistics}{scaling}"
 
-    def make_steps(self, truth: Truth, seed: int) -> tuple[BaseEstimator, BaseEstimator]:
-        """Create the scaler and the classifier, or the regressor if `truth` holds ratings."""
-        scaling = resolve_scaling(self.statistics, self.kind, self.scaling)
-        scaler = StandardScaler() if scaling == "standard" else Normalizer()
-        factories = REGRESSORS if is_regression(truth) else CLASSIFIERS
-        return scaler, factories[self.kind](self.hyperparameter, seed)
-
 
 def parse_statistics(name: str) -> tuple[str, ...]:
     """Expand a name such as `mean+std+expression.max` to the pooled statistics that it joins, without repetitions.
@@ -232,8 +225,10 @@ def fit_candidate(candidate: Candidate, x: FloatArray, truth: Truth, seed: int) 
     Raises:
         DatasetError: There are too few rows for this candidate.
     """
-    scaler, estimator = candidate.make_steps(truth, seed)
-    pipeline = Pipeline([("scaler", scaler), ("estimator", estimator)])
+    scaling = resolve_scaling(candidate.statistics, candidate.kind, candidate.scaling)
+    scaler = StandardScaler() if scaling == "standard" else Normalizer()
+    factories = REGRESSORS if is_regression(truth) else CLASSIFIERS
+    pipeline = Pipeline([("scaler", scaler), ("estimator", factories[candidate.kind](candidate.hyperparameter, seed))])
     try:
         if is_regression(truth):  # standardize the ratings, so that their offset and scale do not matter
             return TransformedTargetRegressor(pipeline, transformer=StandardScaler()).fit(x, truth)

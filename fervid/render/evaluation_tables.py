@@ -19,10 +19,12 @@ REGRESSION_FIGURES = {"ccc": "concordance (CCC)", "mae": "mean absolute error", 
 def render_report(report: Mapping[str, Any]) -> list[Table]:
     """Return the tables of what `train` prints, of several methods, or of a single evaluation report."""
     if "kind" in report:
-        return [
-            _card(report),
-            *(table for name, part in report["evaluations"].items() for table in _named(name, part)),
-        ]
+        rendered = [_card(report)]
+        for name, part in report["evaluations"].items():
+            first, *others = render_report(part)
+            first.title = _heading(f"{name.replace('_', ' ')}: {first.title}")
+            rendered += [first, *others]
+        return rendered
     if "methods" in report:
         return _methods(report["methods"])
     rendered = tables(report) if "labels" in report else [_regression({"": report})]
@@ -45,13 +47,6 @@ def trained_on(report: Mapping[str, Any]) -> str:
     if not count:
         return ""
     return f"trained on {count:,} of these {plural(clips, 'clip')}, so figures are too high"
-
-
-def _named(name: str, report: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of a report, with its name in the first title."""
-    rendered = render_report(report)
-    rendered[0].title = _heading(f"{name.replace('_', ' ')}: {rendered[0].title}")
-    return rendered
 
 
 def _card(card: Mapping[str, Any]) -> Table:

@@ -67,15 +67,9 @@ def render_html(
         f"default-src 'none'; img-src data:; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}';"
         " base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
+    models = _list_models(records)
     text: str = environment.get_template("report.html").render(
-        kind=kind,
-        view=view,
-        models=_list_models(records),
-        name=name,
-        version=version,
-        style=style,
-        script=script,
-        policy=policy,
+        kind=kind, view=view, models=models, name=name, version=version, style=style, script=script, policy=policy
     )
     return text.encode("utf-8", "backslashreplace")
 

@@ -100,10 +100,8 @@ class FrameAnnotator:
         panel[:] = self._blank_panel
         person = timeline.people[visible_id or 0] if timeline.people else None
         title, probabilities = "no face visible", None
-        if visible_id is not None:
-            title = f"person {visible_id}"
-            if person:
-                probabilities = person.probabilities_at(np.array([time]))[0][rows]
+        if person and visible_id is not None:
+            title, probabilities = f"person {visible_id}", person.probabilities_at(np.array([time]))[0][rows]
         labels, colors = [timeline.labels[row] for row in rows], [self._colors[row] for row in rows]
         bars_end = draw_probability_bars(panel, layout, title, labels, colors, probabilities)
         duration = timeline.end - timeline.start
