@@ -57,7 +57,7 @@ def load_dataset(source: str, skipped_files: SkippedFiles | None = None) -> Data
     if colon and name.lower() in KNOWN_LAYOUTS:
         dataset = Dataset(name.lower(), _from_layout(os.path.expanduser(folder), KNOWN_LAYOUTS[name.lower()]))
     elif os.path.isdir(source):
-        layout = replace(CLASS_FOLDERS, read=partial(read_classes, skipped_files=skipped_files))
+        layout = Layout(CLASS_FOLDERS, partial(read_classes, skipped_files=skipped_files))
         dataset = Dataset(Path(source).resolve().name, _from_layout(source, layout))
     elif colon and not os.path.exists(source):
         raise DatasetError(f"unknown data set {name!r}; use one of {', '.join(KNOWN_LAYOUTS)}")

@@ -212,7 +212,7 @@ def _kerc2020(root: Path) -> Iterator[Sample]:
                 yield Sample(clip, label, split=split, ratings=ratings, source=source)
 
 
-CLASS_FOLDERS = Layout("happiness/a.mp4 or train/happiness/a.mp4, a folder for each class", read_classes)
+CLASS_FOLDERS = "happiness/a.mp4 or train/happiness/a.mp4, a folder for each class"
 KNOWN_LAYOUTS: Mapping[str, Layout] = {
     "afew": Layout("Train_AFEW/Angry/*.avi and Val_AFEW/Angry/*.avi", _afew),
     "ck+": Layout("cohn-kanade-images/S005/001/*.png with Emotion/S005/001/S005_001_00000011_emotion.txt", _ck_plus),

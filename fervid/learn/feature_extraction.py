@@ -30,6 +30,8 @@ from fervid.media.video import read_image_sequence
 
 CLASSIFIER_INPUTS = ("embedding", "expression", "logit")
 """The pooled outputs that a classifier may be fitted on."""
+VECTORS = (*CLASSIFIER_INPUTS, *(f"{name}.across_faces" for name in CLASSIFIER_INPUTS))
+"""The same, and their standard deviation over the faces of each frame."""
 FEATURE_VERSION = 1
 """Part of the cache key; increase it when the same clip, models and options give other features."""
 DIGEST_DIGITS = 16
@@ -146,9 +148,8 @@ def compute_clip_features(path: Path, extractor: Extractor, strides: Sequence[in
 
 def _select_statistics(features: ClipFeatures, face: str) -> ClipFeatures:
     """Keep the statistics that a classifier may be fitted on, and the identity if the face model has one."""
-    names = [f"{output}.{kind}" for output in CLASSIFIER_INPUTS for kind in STATISTICS]
-    if face == "all":
-        names += [f"{output}.across_faces.{kind}" for output in CLASSIFIER_INPUTS for kind in STATISTICS]
+    vectors = VECTORS if face == "all" else CLASSIFIER_INPUTS
+    names = [f"{vector}.{kind}" for vector in vectors for kind in STATISTICS]
     if IDENTITY in features.statistics:
         names.append(IDENTITY)
     return ClipFeatures({name: features.statistics[name] for name in names}, features.count)

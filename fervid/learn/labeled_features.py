@@ -14,12 +14,11 @@ from fervid.analysis.extractor import Extractor
 from fervid.core.errors import DatasetError, NoFaceError, UsageError
 from fervid.core.records import FloatArray
 from fervid.core.text import plural
-from fervid.learn.centering import average_by_group, center_by_group
 from fervid.learn.dataset import Dataset
 from fervid.learn.dataset_layouts import Sample
 from fervid.learn.estimators import Truth
 from fervid.learn.feature_extraction import ClipFeaturesRow
-from fervid.learn.feature_table import FeatureTable
+from fervid.learn.feature_table import FeatureTable, average_by_group, center_by_group
 from fervid.learn.metrics import SEED, Predictions, evaluate, evaluate_regression
 from fervid.learn.model_selection import Groups, TrainingData, parse_statistics
 

@@ -27,6 +27,7 @@ from fervid.core.errors import DatasetError, UsageError
 from fervid.core.records import FloatArray
 from fervid.core.text import plural
 from fervid.learn.estimators import CLASSIFIERS, REGRESSORS, ClassifierKind, Truth, is_regression
+from fervid.learn.feature_extraction import VECTORS
 from fervid.learn.metrics import SEED, ccc
 
 FOLDS = 5
@@ -57,14 +58,6 @@ CANDIDATE_STATISTICS = (
 """Statistics that `fervid train` chooses from by default."""
 CANDIDATE_GROUP_STATISTICS = ("logit+std+logit.across_faces+std", "group")
 """The same for features of all faces in a clip."""
-VECTORS = (
-    "embedding",
-    "expression",
-    "logit",
-    "embedding.across_faces",
-    "expression.across_faces",
-    "logit.across_faces",
-)
 GROUP = ("embedding.mean", "embedding.std", "embedding.across_faces.mean", "embedding.across_faces.std")
 HYPERPARAMETERS: Mapping[ClassifierKind, tuple[float, ...]] = {
     "linear": (0.1, 0.3, 1.0, 3.0),

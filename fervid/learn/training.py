@@ -15,9 +15,9 @@ from fervid.core.errors import DatasetError
 from fervid.core.records import FloatArray
 from fervid.learn.calibration import fit, predict
 from fervid.learn.candidate_choice import nested_cv_predict, select_candidate
-from fervid.learn.centering import average_by_group
 from fervid.learn.classifier_export import serialize_with_card, to_onnx
 from fervid.learn.estimators import Truth, is_regression
+from fervid.learn.feature_table import average_by_group
 from fervid.learn.figures import list_report_figures
 from fervid.learn.labeled_features import LabeledFeatures
 from fervid.learn.model_selection import FOLDS, Candidate, parse_statistics, selection_score
