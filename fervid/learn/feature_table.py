@@ -150,23 +150,17 @@ class FeatureTable:
 
 
 def center_by_group(
-    x: FloatArray,
-    groups: NDArray[np.int64],
-    columns: NDArray[np.bool_],
-    min_clips: int = 1,
-    fallback_mean: NDArray[np.float64] | float = 0.0,
+    x: FloatArray, groups: NDArray[np.int64], min_clips: int = 1, fallback_mean: Sequence[float] | float = 0.0
 ) -> FloatArray:
     """Subtract the mean of each group (n,) from its rows of features (n, d); rows of NaN are ignored and stay NaN.
 
-    Only the `columns` (d,) are centred. Groups with fewer than `min_clips` clips use the fallback mean, (d,) or scalar.
+    Groups with fewer than `min_clips` clips use the fallback mean, (d,) or scalar.
     """
-    centered = x.copy()
+    centered, is_finite = x.copy(), np.isfinite(x).all(axis=1)
     for group in np.unique(groups):
-        rows = np.flatnonzero(groups == group)
-        rows = rows[np.isfinite(x[rows]).all(axis=1)]
-        if len(rows):
-            mean = x[rows].mean(axis=0, dtype=np.float64) if len(rows) >= min_clips else fallback_mean
-            centered[rows] = np.where(columns, x[rows] - mean, x[rows])
+        rows = np.flatnonzero(is_finite & (groups == group))
+        mean = x[rows].mean(axis=0, dtype=np.float64) if len(rows) >= min_clips else np.asarray(fallback_mean)
+        centered[rows] = x[rows] - mean
     return centered
 
 

@@ -91,18 +91,16 @@ class LabeledFeatures:
         Raises:
             UsageError: The people are unknown.
         """
-        x = self.table.matrix(names, stride)
         if self.center is None:
-            return x
+            return self.table.matrix(names, stride)
         if self.groups is None:
             raise UsageError("centring features by person needs to know the people; leave out --group-by none")
         means = average_by_group(self.table, self.groups, names) if fallback_means is None else fallback_means
-        widths = [self.table.statistics[name].shape[1] for name in names]
-        fallback = [
-            means[name] if is_centered(name) else [0.0] * width for name, width in zip(names, widths, strict=True)
-        ]
-        columns = np.repeat([is_centered(name) for name in names], widths)
-        return center_by_group(x, self.groups, columns, MIN_CLIPS, np.concatenate(fallback))
+        parts = []
+        for name in names:
+            x = self.table.matrix([name], stride)
+            parts.append(center_by_group(x, self.groups, MIN_CLIPS, means[name]) if is_centered(name) else x)
+        return np.concatenate(parts, axis=1)
 
     def split(self, names: Sequence[str]) -> LabeledFeatures:
         """Select the clips of some splits.
@@ -259,7 +257,7 @@ def relative_to_people(table: FeatureTable) -> FeatureTable:
     if groups is None:
         raise UsageError("the people in these clips are unknown")
     statistics = {
-        name: center_by_group(rows, groups, np.ones(rows.shape[1], bool)) if name in SHIFTED_STATISTICS else rows
+        name: center_by_group(rows, groups) if name in SHIFTED_STATISTICS else rows
         for name, rows in table.statistics.items()
     }
     return replace(table, statistics=statistics, provenance={**table.provenance, "baseline": "person"})
