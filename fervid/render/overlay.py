@@ -15,14 +15,7 @@ import numpy as np
 from fervid.analysis.clip_timeline import ClipTimeline
 from fervid.core.records import Box, Image
 from fervid.render.colors import Color, assign_colors, hex_to_rgb
-from fervid.render.overlay_chart import (
-    CHART_SECONDS,
-    SUBPIXEL_BITS,
-    FloatArray,
-    TimeAxis,
-    draw_probability_bars,
-    draw_probability_chart,
-)
+from fervid.render.overlay_chart import SUBPIXEL_BITS, FloatArray, draw_probability_bars, draw_probability_chart
 from fervid.render.overlay_layout import (
     BACKGROUND,
     MAX_BARS,
@@ -104,12 +97,7 @@ class FrameAnnotator:
             title, probabilities = f"person {visible_id}", person.probabilities_at(np.array([time]))[0][rows]
         labels, colors = [timeline.labels[row] for row in rows], [self._colors[row] for row in rows]
         bars_end = draw_probability_bars(panel, layout, title, labels, colors, probabilities)
-        duration = timeline.end - timeline.start
-        begin = min(max(timeline.start, time - CHART_SECONDS), max(timeline.start, timeline.end - CHART_SECONDS))
-        axis = TimeAxis(begin, begin + max(min(CHART_SECONDS, duration), 1e-3), time)
-        right, bottom = panel.shape[1] - layout.text, panel.shape[0] - layout.text // 2
-        area = (bars_end + layout.text, layout.text // 2, right, bottom)
-        draw_probability_chart(panel, area, layout, timeline, rows, self._colors, axis, person)
+        draw_probability_chart(panel, bars_end + layout.text, layout, timeline, rows, self._colors, time, person)
 
 
 def _rows_with_bars(timeline: ClipTimeline) -> list[int]:

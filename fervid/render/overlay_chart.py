@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -56,38 +55,32 @@ def draw_probability_bars(
     return int(end)
 
 
-class TimeAxis(NamedTuple):
-    """The time axis of a chart in seconds; the chart is empty after `now`, the time of the frame."""
-
-    start: float
-    end: float
-    now: float
-
-
 def draw_probability_chart(
     panel: Image,
-    area: tuple[int, int, int, int],
+    left: int,
     layout: OverlayLayout,
     timeline: ClipTimeline,
     rows: Sequence[int],
     colors: Sequence[Color],
-    time: TimeAxis,
+    now: float,
     person: PersonTrack | None,
 ) -> None:
     """Draw one person's probabilities so far as lines, and below them each person's label as a coloured band.
 
     Args:
         panel: (h, w, 3) uint8 RGB; drawn on.
-        area: Left, top, right and bottom of the chart in pixels.
+        left: Left edge of the chart in pixels.
         layout: Sizes of text.
         timeline: People and their probabilities; the first `MAX_PEOPLE_LANES` have bands.
         rows: Indices of the labels that have lines.
         colors: A colour for each label of the timeline.
-        time: The time axis.
+        now: Time of the frame in seconds; the chart is empty after it.
         person: The person whose lines are drawn; None for no lines.
     """
-    left, top, right, bottom = area
     people, text = timeline.people[:MAX_PEOPLE_LANES], layout.text
+    top, right, bottom = text // 2, panel.shape[1] - text, panel.shape[0] - text // 2
+    start = min(max(timeline.start, now - CHART_SECONDS), max(timeline.start, timeline.end - CHART_SECONDS))
+    end = start + max(min(CHART_SECONDS, timeline.end - timeline.start), 1e-3)
     lane = max(3, round(0.5 * text))
     pitch = lane + max(2, lane // 2)
     id_width = text_width("0", text) + text // 3 if len(people) > 1 else 0
@@ -96,13 +89,13 @@ def draw_probability_chart(
         return
     axis = bottom - text
     base = axis - len(people) * pitch - text // 4
-    px_per_second = (right - left) / (time.end - time.start)
+    px_per_second = (right - left) / (end - start)
     for probability in (0.0, 0.5, 1.0):
         panel[round(base - probability * (base - top)), left:right] = GRID
-    _draw_ticks(panel, (left, right, axis), layout, time)
-    cursor = left + round((min(time.now, time.end) - time.start) * px_per_second)
+    _draw_ticks(panel, (left, right, axis), layout, (start, end))
+    cursor = left + round((min(now, end) - start) * px_per_second)
     columns = np.arange(left, cursor + 1)
-    times = time.start + (columns - left) / px_per_second
+    times = start + (columns - left) / px_per_second
     if len(columns) > 1:
         if person is not None:
             step = slice(None, None, max(1, text // 8))
@@ -152,9 +145,9 @@ def _draw_lines(
         )
 
 
-def _draw_ticks(panel: Image, axis: tuple[int, int, int], layout: OverlayLayout, time: TimeAxis) -> None:
-    """Draw as many times below the axis (left, right, y) as have room."""
-    (left, right, y), (begin, end, _) = axis, time
+def _draw_ticks(panel: Image, axis: tuple[int, int, int], layout: OverlayLayout, extent: tuple[float, float]) -> None:
+    """Draw as many times of the extent below the axis (left, right, y) as have room."""
+    (left, right, y), (begin, end) = axis, extent
     px_per_second = (right - left) / (end - begin)
     min_step = 1.5 * text_width(_format_time(round(end)), layout.text) / px_per_second
     step = next((step for step in (0.5, 1, 2, 5, 10, 20) if step >= min_step), 60)
