@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fervid.analysis.baseline import IDENTITY, MIN_CLIPS, SHIFTED_STATISTICS, identify_people
 from fervid.analysis.clip_classifier import is_centered
@@ -235,7 +236,7 @@ def label_features(
             "these features are already relative to each person; write them without --baseline, then train with"
             " --center person"
         )
-    groups = _group_by_person(table, group)
+    groups = None if group == "none" else _group_by_person(table)
     if center and groups is not None and np.bincount(groups).max(initial=0) < MIN_CLIPS:
         raise DatasetError(
             f"nobody has {MIN_CLIPS} clips with a face, which the mean of a person needs; add clips of the same people,"
@@ -253,9 +254,7 @@ def relative_to_people(table: FeatureTable) -> FeatureTable:
     Raises:
         UsageError: The people are unknown.
     """
-    groups = _group_by_person(table, "auto")
-    if groups is None:
-        raise UsageError("the people in these clips are unknown")
+    groups = _group_by_person(table)
     statistics = {
         name: center_by_group(rows, groups) if name in SHIFTED_STATISTICS else rows
         for name, rows in table.statistics.items()
@@ -263,9 +262,7 @@ def relative_to_people(table: FeatureTable) -> FeatureTable:
     return replace(table, statistics=statistics, provenance={**table.provenance, "baseline": "person"})
 
 
-def _group_by_person(table: FeatureTable, group: str) -> Groups:
-    if group == "none":
-        return None
+def _group_by_person(table: FeatureTable) -> NDArray[np.int64]:
     names = [sample.person for sample in table.samples]
     numbers = {name: number for number, name in enumerate(sorted({name for name in names if name is not None}))}
     groups = np.array([-1 if name is None else numbers[name] for name in names], np.int64)

@@ -170,11 +170,6 @@ def calibration(values: Values) -> Chart:
     return {"width": 300, "height": 300, "data": _data(values), "layer": layers}
 
 
-def series_color(number: int) -> str:
-    """Return the CSS colour of a series, which depends on the theme."""
-    return f"var(--series-{number % SERIES})"
-
-
 def _counts(values: Values, field: str) -> dict[str, Any]:
     """Return an axis with about five ticks at whole numbers."""
     maximum = max((row[field] for row in values), default=0)

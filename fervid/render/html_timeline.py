@@ -60,7 +60,7 @@ def _describe_person(
     label_counts = ", ".join(f"{escape_control_chars(label)} in {count}" for label, count in counts.most_common())
     attributes = _attributes([person for _, person in people])
     estimated = f", estimated {', '.join(attributes)}" if attributes else ""
-    colors = {label: charts.series_color(i) for i, label in enumerate(labels)}
+    colors = {label: f"var(--series-{i % charts.SERIES})" for i, label in enumerate(labels)}
     return {
         "id": number,
         "title": f"Person {number}, seen in {len(people)} of {len(windows)} windows{estimated}",
@@ -86,9 +86,8 @@ def _attributes(windows: Sequence[Record]) -> list[str]:
     ages = [window["age"] for window in windows if window["age"] is not None]
     attributes = [f"{median(ages):.0f} years"] if ages else []
     for name in ("gender", "ethnicity"):
-        values = [window[name] for window in windows if window[name] is not None]
-        if values:
-            attributes.append(Counter(values).most_common(1)[0][0])
+        values = Counter(window[name] for window in windows if window[name] is not None)
+        attributes += [value for value, _ in values.most_common(1)]
     return attributes
 
 

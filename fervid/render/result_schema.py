@@ -24,10 +24,7 @@ _FRACTION_BY_LABEL = {
     "type": "object",
     "additionalProperties": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
 }
-_FIGURE = _object(
-    value=_NUMBER,
-    interval={"type": ["array", "null"], "items": _NUMBER, "minItems": 2, "maxItems": 2},
-)
+_FIGURE = _object(value=_NUMBER, interval={"type": ["array", "null"], "items": _NUMBER, "minItems": 2, "maxItems": 2})
 _SCORES = _object(
     count=_COUNT,
     **dict.fromkeys(("accuracy", "uar", "f1"), _FIGURE),
