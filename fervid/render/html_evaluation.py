@@ -22,15 +22,9 @@ def build_evaluation_view(reports: Mapping[str, Record]) -> dict[str, Any]:
     return {
         "reports": [_describe_classifier(name, report) for name, report in classifiers.items()],
         "methods": _compare_methods(classifiers) if len(classifiers) > 1 else None,
-        "regressions": [
-            {
-                "name": _heading(name, "Ratings", report),
-                "clips": report["clips"],
-                "unanswered": report["unanswered"],
-                "figures": [(title, report[key]) for key, title in REGRESSION_FIGURES.items()],
-            }
-            for name, report in regressors.items()
-        ],
+        "regressions": [{**report, "name": _heading(name, "Ratings", report)} for name, report in regressors.items()],
+        "figures": FIGURES,
+        "regression_figures": REGRESSION_FIGURES,
     }
 
 
@@ -60,11 +54,10 @@ def _describe_classifier(name: str, report: Record) -> dict[str, Any]:
     columns = [*labels, "(none)"] if has_unanswered else labels
     bins = [_describe_bin(row) for row in report["calibration"]["bins"]]
     return {
+        "comparison": None,
+        "early_exit": None,
+        **report,
         "name": _heading(name, "Figures", report),
-        "clips": report["clips"],
-        "answered": answered["count"],
-        "figures": [(title, answered[key], all_clips[key]) for key, title in FIGURES.items()],
-        "calibration_error": report["calibration"]["error"],
         "confusion_heads": ["truth", *columns],
         "confusion_rows": [
             [label, *row[: len(columns)]] for label, row in zip(labels, all_clips["confusion"], strict=True)
@@ -83,8 +76,6 @@ def _describe_classifier(name: str, report: Record) -> dict[str, Any]:
             charts.calibration(bins),
             f"Calibration curve: {charts.join_descriptions(bins, '; ')}; unfold Calibration as a table",
         ),
-        "comparison": report.get("comparison"),
-        "early_exit": report.get("early_exit"),
     }
 
 
