@@ -134,15 +134,8 @@ def _draw_lines(
     for row in rows:
         ys = bottom - probabilities[:, row] * (bottom - top)
         points = (np.stack([columns, ys], axis=1) * 2**SUBPIXEL_BITS).round().astype(np.int32)
-        cv2.polylines(
-            panel,
-            [points[segment] for segment in segments],
-            False,
-            colors[row],
-            thickness,
-            lineType=cv2.LINE_AA,
-            shift=SUBPIXEL_BITS,
-        )
+        lines = [points[segment] for segment in segments]
+        cv2.polylines(panel, lines, False, colors[row], thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _draw_ticks(panel: Image, axis: tuple[int, int, int], layout: OverlayLayout, extent: tuple[float, float]) -> None:
