@@ -14,8 +14,6 @@ from fervid.render.result_reader import Record
 from fervid.render.timeline_chart import draw_person, extent
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from fervid.analysis.highlights import ClipHighlights, Highlight
 
 UNFOLDED_PEOPLE = 4
@@ -95,23 +93,16 @@ def _describe_highlight(highlight: Highlight) -> dict[str, Any]:
     """Return the window of a highlight, and what contributed to its label, the largest contribution first."""
     explanation = highlight.explanation
     values = explanation.contributions if explanation else {}
-    contributions = [
-        (escape_control_chars(name), values[name]) for name in sorted(values, key=lambda name: -abs(values[name]))
-    ]
+    bars: list[dict[str, Any]] = []
+    for name in sorted(values, key=lambda name: -abs(values[name])):
+        label, points = escape_control_chars(name), f"{100 * values[name]:+.1f} points"
+        bars.append({"label": label, "value": values[name], "points": points, "description": f"{label}: {points}"})
+    chart = charts.bars(bars, "what it adds to the probability", shares=True, width=220)
     return {
         "window": highlight.record,
         "thumbnails": highlight.thumbnails,
         "note": highlight.note,
         "explanation": explanation,
-        "contribution_rows": [(name, f"{100 * value:+.1f} points") for name, value in contributions],
-        "chart": _contribution_chart(contributions) if explanation else None,
+        "contribution_rows": [(bar["label"], bar["points"]) for bar in bars],
+        "chart": charts.embed_chart(chart, f"Bar chart: {charts.join_descriptions(bars)}") if explanation else None,
     }
-
-
-def _contribution_chart(contributions: Sequence[tuple[str, float]]) -> Markup:
-    bars: list[dict[str, Any]] = [
-        {"label": name, "value": value, "description": f"{name}: {100 * value:+.1f} points"}
-        for name, value in contributions
-    ]
-    chart = charts.bars(bars, "what it adds to the probability", shares=True, width=220)
-    return charts.embed_chart(chart, f"Bar chart: {charts.join_descriptions(bars)}")
