@@ -62,7 +62,8 @@ class ParquetDatasetWriter:
         self._arrow, self._output = _import_parquet(), output
         self._files, self._folder = open_filesystem(output)
         self._local = is_local(self._files)
-        self._schema = _dataset_schema(self._arrow, classifier.labels)
+        stamp = [("size", self._arrow.int64()), ("mtime_ns", self._arrow.int64()), ("run", self._arrow.string())]
+        self._schema = self._arrow.schema([*arrow_schema(self._arrow, classifier.labels), *stamp])
         self._run = run_fingerprint(classifier)
         self._stamps = {to_valid_utf8(clip): (clip, file_stamp(clip)) for clip in clips}
         self._rows: list[dict[str, Any]] = []
@@ -263,11 +264,7 @@ class FrameParquetWriter:
         return new
 
     def _read_entry(self, path: Path) -> ResumeEntry:
-        """Read the entry of a part.
-
-        Raises:
-            OutputError: It is not a part of frames.
-        """
+        """Read the entry of a part, or raise `OutputError` if it is not a part of frames."""
         try:
             metadata = self._arrow.parquet.read_schema(path).metadata or {}
             return ResumeEntry.from_dict(json.loads(metadata[_ENTRY]))
@@ -287,8 +284,7 @@ def _import_parquet() -> Any:
 def _find_parts(names: Iterable[str], output: str | Path, *, resume: bool, force: bool) -> dict[int, str]:
     """Find the parts among the names of files, by number in ascending order.
 
-    Raises:
-        OutputError: There are parts, and neither `resume` nor `force` is given.
+    Raises `OutputError` if there are parts, and neither `resume` nor `force` is given.
     """
     parts = {int(match[1]): name for name in names if (match := _PART.fullmatch(name))}
     if parts and not (resume or force):
@@ -301,9 +297,3 @@ def _find_parts(names: Iterable[str], output: str | Path, *, resume: bool, force
 
 def _part_name(number: int) -> str:
     return f"part-{number:05}.parquet"
-
-
-def _dataset_schema(arrow: Any, labels: Sequence[str]) -> Any:
-    """Return the columns of a record, and those that tell on resuming whether it is current."""
-    stamps = {"size": arrow.int64(), "mtime_ns": arrow.int64(), "run": arrow.string()}
-    return arrow.schema([*arrow_schema(arrow, labels), *map(arrow.field, stamps, stamps.values())])
