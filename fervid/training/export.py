@@ -41,7 +41,7 @@ FLOAT_FIRST = 2  # convolutions
 NATURAL = "rafdb"  # the additional set with a natural class distribution
 CARD: Mapping[str, Any] = {
     "title": "Multi-task face model: identity embedding, expression, age, gender, ethnicity",
-    "tracking": {"min_track_similarity": 0.3, "min_person_similarity": 0.5},
+    "tracking": {"min_track_similarity": 0.3, "min_person_similarity": 0.54},
     "data": {
         "initial_weights": "VGGFace2 and age/gender collections, by the authors of HSE_FaceRec_tf",
         "expression": "FER+ (pictures of FER2013, votes of microsoft/FERPlus), training split; their first labels;"
