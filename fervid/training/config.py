@@ -129,11 +129,7 @@ class TrainConfig:
 
 
 def read_settings(path: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Read settings from a JSON object, for configurations other than `TrainConfig`.
-
-    Args:
-        path: The file.
-        defaults: All settings with their default values.
+    """Read settings from a JSON object; `defaults` has all of them.
 
     Raises:
         ValueError: It is not a JSON object, has unknown settings, or a value has the wrong type.

@@ -24,7 +24,6 @@ from fervid.learn.figures import Figure, list_figures
 from fervid.learn.metrics import Rows, bootstrap
 from fervid.models import registry
 from fervid.training import augment, checkpoint, export, loop, mobilenet
-from fervid.training.config import read_settings
 from fervid.training.expression_evaluation import measure_expressions
 from fervid.training.expression_sampling import LabelledSampler, UnlabelledTargets
 from fervid.training.loop import Schedule
@@ -49,22 +48,12 @@ CARD: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class FinetuneConfig(Schedule):
-    """Everything that determines the result besides the faces.
+    """Everything that determines the result besides the faces; `TrainConfig` explains what is not explained here.
 
     Attributes:
-        steps: Number of batches.
-        learning_rate: Maximum learning rate of AdamW.
-        warmup: Steps of linear warm-up.
-        weight_decay: Weight decay.
-        ema_decay: Decay of the moving average of the weights.
         labelled_faces: Faces with a label per batch.
         unlabelled_faces: Faces without a label per batch, if there are any.
         frozen_blocks: First blocks of the network that are not trained.
-        augment_strength: Factor of the probabilities of low resolution, blur, compression and occlusion.
-        style_probability: Probability that a face is changed to the style of another data set.
-        resampling_power: Exponent of resampling: faces are sampled by the class prior to the power of
-            `-resampling_power`.
-        logit_adjustment: Factor of the log prior in the logit adjustment.
         label_smoothing: Label smoothing, over the classes of the folder.
         consistency_weight: Weight of the faces without a label.
         distillation_weight: Weight of the embedding and the identity.
@@ -93,15 +82,6 @@ class FinetuneConfig(Schedule):
     def __post_init__(self) -> None:
         if min(self.steps, self.labelled_faces) < 1:
             raise ValueError("steps and labelled_faces must be at least 1")
-
-    @classmethod
-    def from_json(cls, path: Path) -> FinetuneConfig:
-        """Read a JSON object; settings that it lacks keep their defaults.
-
-        Raises:
-            ValueError: It is not a JSON object, has unknown settings, or a value has the wrong type.
-        """
-        return cls(**read_settings(path, asdict(cls())))
 
 
 class Batch(NamedTuple):

@@ -10,10 +10,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from fervid.training import checkpoint
+from fervid.training.config import read_settings
 
 Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The settings of the optimiser.
+    """The settings of the optimiser; subclasses add those of a kind of run, and defaults.
 
     Attributes:
         steps: Number of batches; the learning rate decays to zero over them.
@@ -42,6 +43,15 @@ class Schedule:
     warmup: int
     weight_decay: float
     ema_decay: float
+
+    @classmethod
+    def from_json(cls, path: Path) -> Self:
+        """Read a JSON object; settings that it lacks keep their defaults.
+
+        Raises:
+            ValueError: It is not a JSON object, has unknown settings, or a value has the wrong type.
+        """
+        return cls(**read_settings(path, {field.name: field.default for field in fields(cls)}))
 
     def learning_rate_at(self, step: int) -> float:
         """Compute the learning rate of a step: linear warm-up, cosine decay."""

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from fervid.training import augment, checkpoint, export, expression_transfer, faces, fit, loop, mobilenet
 from fervid.training.augment import GeometricJitter
-from fervid.training.config import TrainConfig, read_settings
+from fervid.training.config import TrainConfig
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_transfer import EXPRESSIONS, Synthetic
 from fervid.training.faces import SIDE
@@ -51,12 +51,7 @@ class TwoBranchConfig(Schedule):
         backbone: `mobilenetv1`, or a model name of timm.
         size: Side of the input in pixels.
         faces_per_class: Synthetic faces per expression.
-        steps: Number of batches.
         batch_size: Faces per batch.
-        warmup: Steps of linear warm-up.
-        learning_rate: Maximum learning rate of AdamW.
-        weight_decay: Weight decay.
-        ema_decay: Decay of the moving average of the weights.
         augment_strength: Factor of the probabilities of low resolution, blur, compression and occlusion.
         mixing: How faces are mixed.
         mixup_alpha: Parameter of the Beta distribution of the mixing weights.
@@ -82,15 +77,6 @@ class TwoBranchConfig(Schedule):
     def __post_init__(self) -> None:
         if self.mixing not in ("none", "mixup", "mixaugment"):
             raise ValueError(f"mixing must be none, mixup or mixaugment, not {self.mixing!r}")
-
-    @classmethod
-    def from_json(cls, path: Path) -> TwoBranchConfig:
-        """Read a JSON object; settings that it lacks keep their defaults.
-
-        Raises:
-            ValueError: It is not a JSON object, has unknown settings, or a value has the wrong type.
-        """
-        return cls(**read_settings(path, asdict(cls())))
 
 
 class BranchOutputs(NamedTuple):
