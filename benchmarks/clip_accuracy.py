@@ -32,7 +32,6 @@ from fervid.training import lfw
 from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, ClipSet, read_clip_sets
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.faces import crop_all
-from fervid.training.ferplus import stills_detector
 from fervid.training.train_emotion_classifier import (
     cross_validate,
     read_rafdb_logits,
@@ -134,16 +133,8 @@ def _lfw_identities(folder: Path, network: str) -> tuple[list[str], FloatArray]:
     folders = [path.parent.name for path in photos]
     chosen = [path for path in photos if folders.count(path.parent.name) >= MIN_PHOTOS]
     model = registry.load_model(network, "face_model", 2)
-    detector = stills_detector(lfw.MIN_FACE)
-
-    def middle(image: NDArray[np.uint8]) -> Any:
-        height, width = image.shape[:2]
-        faces = detector.detect(image)
-        return min(
-            faces, key=lambda f: abs(f.box[0] + f.box[2] - width) + abs(f.box[1] + f.box[3] - height), default=None
-        )
-
-    crops, rows = crop_all(chosen, middle, model.card["input"]["size"], model.card["margin"])
+    find_face = lfw.make_central_face_finder()
+    crops, rows = crop_all(chosen, find_face, model.card["input"]["size"], model.card["margin"])
     return [chosen[i].parent.name for i in rows], FaceModel(model.session, model.card)(np.stack(crops)).identity
 
 

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fervid.analysis.align import MARGIN, align_face
 from fervid.analysis.face_model import BATCH, FaceModel, preprocess
-from fervid.core.records import Face, FaceOutputs, FloatArray, Image
+from fervid.core.records import FaceOutputs, FloatArray, Image
 from fervid.learn.figures import Figure, list_figures
 from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_class_scores
 from fervid.models import registry
 from fervid.training import lfw, utkface
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.expression_evaluation import ExpressionTests
-from fervid.training.faces import crop_all
-from fervid.training.ferplus import CLASSES, FerPlus, detect_face, fer2013_labels, read_split, stills_detector
+from fervid.training.faces import crop_all, make_close_face_finder
+from fervid.training.ferplus import CLASSES, FerPlus, fer2013_labels, read_split, stills_detector
 from fervid.training.network import FER2013_CLASSES
 from fervid.training.utkface import Portrait
 
@@ -68,11 +67,10 @@ class Tests:
         split = read_split(sources.ferplus, "PrivateTest", stills_detector())
         faces = zip(split.images, split.faces, strict=True)
         portraits = utkface.read_split(sources.utkface, 0)
-        detector = stills_detector(utkface.MIN_FACE)
-        cut, rows = crop_all([p.path for p in portraits], lambda image: detect_face(image, detector), size, margin)
+        cut, rows = crop_all([p.path for p in portraits], make_close_face_finder(utkface.MIN_FACE), size, margin)
         pairs = lfw.read_pairs(sources.pairs)
         names = sorted({name for pair in pairs for name in (pair.first, pair.second)})
-        people, found = _lfw_crops(sources.lfw, names, size, margin)
+        people, found = lfw.crop_images(sources.lfw, names, size, margin)
         return cls(
             size,
             split,
@@ -198,43 +196,6 @@ def score_lfw(identity: FloatArray, names: list[str], pairs: list[lfw.Pair]) -> 
     similarity = np.array([unit[pair.first] @ unit[pair.second] for pair in pairs])
     right = lfw.correct_pairs(similarity, pairs)
     return {**bootstrap(len(pairs), lambda rows: {"accuracy": right[rows].mean()}), "pairs": len(pairs)}
-
-
-def _lfw_crops(folder: Path, names: list[str], size: int, margin: float = MARGIN) -> tuple[Image, float]:
-    """Crop all images, and compute the fraction with a detected face."""
-    paths = {path.name: path for path in folder.rglob("*.jpg")}
-    if missing := [name for name in names if name not in paths]:
-        raise FileNotFoundError(
-            f"{len(missing)} pictures are missing below {folder}, the first: {', '.join(missing[:3])}"
-        )
-    detector = stills_detector(lfw.MIN_FACE)
-    found: list[bool] = []
-
-    def middle(image: Image) -> Face:
-        faces = detector.detect(image)
-        found.append(bool(faces))
-        return _middle(image, faces) or _default_face(image)
-
-    crops, _ = crop_all([paths[name] for name in names], middle, size, margin)
-    return np.stack(crops), sum(found) / len(names)
-
-
-def _middle(image: Image, faces: list[Face]) -> Face | None:
-    """Select the face nearest to the centre of the image, which is the labelled one in LFW."""
-    height, width = image.shape[:2]
-
-    def distance(face: Face) -> float:
-        x1, y1, x2, y2 = face.box
-        return abs(x1 + x2 - width) + abs(y1 + y2 - height)
-
-    return min(faces, key=distance, default=None)
-
-
-def _default_face(image: Image) -> Face:
-    """Return the usual position of the face in LFW's funneled images, for images without a detected face."""
-    height, width = image.shape[:2]
-    eyes = np.array([[0.42, 0.46], [0.58, 0.46]], np.float32) * (width, height)
-    return Face((0.31 * width, 0.31 * height, 0.69 * width, 0.69 * height), eyes.astype(np.float32), 0.0)
 
 
 def _recall(labels: Rows, answers: Rows) -> dict[str, float]:

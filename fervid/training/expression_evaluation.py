@@ -26,8 +26,14 @@ from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_c
 from fervid.models import registry
 from fervid.training import augment, expression_sets
 from fervid.training.dataset_paths import DatasetPaths
-from fervid.training.faces import MIN_CLOSE_FACE, MIN_FRAME_FACE, crop_all, make_largest_face_finder
-from fervid.training.ferplus import CLASSES, detect_face, median_face, stills_detector
+from fervid.training.faces import (
+    MIN_CLOSE_FACE,
+    MIN_FRAME_FACE,
+    crop_all,
+    make_close_face_finder,
+    make_largest_face_finder,
+)
+from fervid.training.ferplus import CLASSES, median_face
 
 STYLES: Mapping[str, Callable[[Image], Image]] = {
     "grey": augment.to_grey,
@@ -147,12 +153,11 @@ def measure_expressions(predictions: FloatArray, labels: Rows, groups: Rows | No
 
 def _crop_close_faces(paths: Sequence[Path], labels: Rows, size: int, margin: float) -> LabelledCrops:
     """Crop every image of a set of close-ups; without a detection, use the median position of the detected faces."""
-    detector = stills_detector(MIN_CLOSE_FACE)
     decoded = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in paths]
     if damaged := [str(path) for path, image in zip(paths, decoded, strict=True) if image is None]:
         raise ValueError(f"{len(damaged)} images are damaged, copy them again; the first: {', '.join(damaged[:3])}")
     images = [np.asarray(image, np.uint8) for image in decoded]
-    faces = [detect_face(image, detector) for image in images]
+    faces = [*map(make_close_face_finder(MIN_CLOSE_FACE), images)]
     fallback = median_face([face for face in faces if face is not None])
     crops = [align_face(image, face or fallback, size, margin) for image, face in zip(images, faces, strict=True)]
     return LabelledCrops(np.stack(crops), labels, sum(face is not None for face in faces) / len(paths))

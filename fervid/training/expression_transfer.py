@@ -26,8 +26,8 @@ from fervid.core.array_cache import dataclass_arrays, digest, load_or_compute
 from fervid.core.records import FaceOutputs, FloatArray, Image
 from fervid.models import registry
 from fervid.training import augment
-from fervid.training.faces import FaceDataset
-from fervid.training.ferplus import CLASSES, detect_face, stills_detector
+from fervid.training.faces import FaceDataset, make_close_face_finder
+from fervid.training.ferplus import CLASSES
 
 EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 INDEX = np.array([CLASSES.index(name) for name in EXPRESSIONS])
@@ -89,8 +89,8 @@ class FacesWithLandmarks:
     @classmethod
     def detect(cls, faces: FaceDataset, rows: NDArray[np.intp]) -> FacesWithLandmarks:
         """Detect the landmarks of the given rows; drop crops in which no face is detected."""
-        detector = stills_detector(MIN_FACE)
-        detections = [(row, detect_face(faces.crops[row], detector)) for row in rows]
+        find_face = make_close_face_finder(MIN_FACE)
+        detections = [(row, find_face(faces.crops[row])) for row in rows]
         kept = np.array([row for row, face in detections if face is not None], np.intp)
         landmarks = [face.landmarks for _, face in detections if face is not None]
         crops = faces.crops[kept]

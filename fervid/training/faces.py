@@ -22,7 +22,7 @@ from fervid.analysis.detector import Detector
 from fervid.core.array_cache import dataclass_arrays, digest, load_or_compute
 from fervid.core.records import Face, FloatArray, Image
 from fervid.models import registry
-from fervid.training import celeba, expression_sets, ferplus, utkface
+from fervid.training import expression_sets, ferplus, utkface
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.duplicates import find_duplicates
 from fervid.training.ferplus import CLASSES
@@ -112,8 +112,7 @@ def read_utkface(folder: Path, split: int, cache: Path) -> FaceDataset:
 
     def crop() -> FaceDataset:
         portraits = utkface.read_split(folder, split)
-        detector = ferplus.stills_detector(utkface.MIN_FACE)
-        crops, rows = crop_all([p.path for p in portraits], lambda image: ferplus.detect_face(image, detector))
+        crops, rows = crop_all([p.path for p in portraits], make_close_face_finder(utkface.MIN_FACE))
         return FaceDataset.from_labels(
             crops,
             age=np.array([portraits[i].age for i in rows]),
@@ -125,15 +124,30 @@ def read_utkface(folder: Path, split: int, cache: Path) -> FaceDataset:
 
 
 def read_celeba(folder: Path, cache: Path) -> FaceDataset:
-    """Read photographs of CelebA, the largest face of each. See `fervid.training.celeba`."""
+    """Read photographs of CelebA, the largest face of each."""
 
     def crop() -> FaceDataset:
-        photos = celeba.read(folder)
-        crops, rows = crop_all([photo.path for photo in photos], make_largest_face_finder(PHOTO_SIDE // 10))
-        numbers = np.unique([photo.person for photo in photos], return_inverse=True)[1]
+        paths, people = list_celeba(folder)
+        crops, rows = crop_all(paths, make_largest_face_finder(PHOTO_SIDE // 10))
+        numbers = np.unique(people, return_inverse=True)[1]
         return FaceDataset.from_labels(crops, person=numbers[rows])
 
     return _load_or_crop(cache, "celeba", _list_files(folder), crop)
+
+
+def list_celeba(folder: Path) -> tuple[list[Path], list[int]]:
+    """List photographs of a subset of CelebA, uncropped, sorted by name, and the number of the person in each.
+
+    The folder has `identity_CelebA.txt` (lines of image name and person number; it covers all 202,599 images) and, in
+    subfolders, some thousands of the images (matush97/faceRecognition; Liu et al., ICCV 2015).
+
+    Raises:
+        FileNotFoundError: The identity file is missing.
+    """
+    lines = (line.partition(" ") for line in (folder / "identity_CelebA.txt").read_text().splitlines())
+    people = {name: int(person) for name, _, person in lines if person.strip().isdigit()}
+    images = {path.name: path for path in sorted(folder.rglob("*.jpg")) if path.name in people}
+    return [images[name] for name in sorted(images)], [people[name] for name in sorted(images)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,9 +194,8 @@ def read_expressions(sources: DatasetPaths, name: str, split: str, cache: Path) 
             paths, labels = expression_sets.list_rafdb(sources.rafdb, split)
         else:
             paths, labels = expression_sets.list_affectnet(sources.affectnet, sources.contempt, split)
-        detector = ferplus.stills_detector(MIN_CLOSE_FACE)
         side = expression_sets.AFFECTNET_SIZE if name == "affectnet" else PHOTO_SIDE
-        crops, rows = crop_all(paths, lambda image: ferplus.detect_face(image, detector), longest=side)
+        crops, rows = crop_all(paths, make_close_face_finder(MIN_CLOSE_FACE), longest=side)
         return FaceDataset.from_labels(crops, votes=expression_sets.to_votes(labels[rows]))
 
     return ExpressionSet.from_faces(
@@ -222,6 +235,12 @@ def is_unseen(faces: FaceDataset, tests: Image, name: str) -> NDArray[np.bool_]:
     copies = find_duplicates(faces.crops, tests) >= 0
     print(f"{name}: {copies.sum()} of {len(faces)} faces are copies of test faces and are dropped", flush=True)
     return np.asarray(~copies)
+
+
+def make_close_face_finder(min_face: int) -> Callable[[Image], Face | None]:
+    """Make a function that detects the main face of a tightly cropped image, as `ferplus.detect_face`."""
+    detector = ferplus.stills_detector(min_face)
+    return lambda image: ferplus.detect_face(image, detector)
 
 
 def make_largest_face_finder(min_face: int) -> Callable[[Image], Face | None]:

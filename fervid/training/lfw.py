@@ -6,13 +6,16 @@ person and 300 pairs of different people (the file of the unrestricted protocol)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.core.records import FloatArray
+from fervid.core.records import Face, FloatArray, Image
+from fervid.training.faces import crop_all
+from fervid.training.ferplus import stills_detector
 
 MIN_FACE = 50  # pixels, in images of 250
 
@@ -50,6 +53,53 @@ def read_pairs(path: Path) -> list[Pair]:
         first, second = f"{person}_{int(one):04d}.jpg", f"{who}_{int(two):04d}.jpg"
         pairs.append(Pair(first, second, len(line) == 3, number // (half * 2)))
     return pairs
+
+
+def crop_images(folder: Path, names: list[str], size: int, margin: float) -> tuple[Image, float]:
+    """Crop the images with these names (n, size, size, 3), and compute the fraction with a detected face.
+
+    Raises:
+        FileNotFoundError: Images are missing; the message has their number and the first few names.
+        ValueError: Images are damaged.
+    """
+    paths = {path.name: path for path in folder.rglob("*.jpg")}
+    if missing := [name for name in names if name not in paths]:
+        raise FileNotFoundError(
+            f"{len(missing)} pictures are missing below {folder}, the first: {', '.join(missing[:3])}"
+        )
+    find_face = make_central_face_finder()
+    found: list[bool] = []
+
+    def locate(image: Image) -> Face:
+        face = find_face(image)
+        found.append(face is not None)
+        return face or _default_face(image)
+
+    crops, _ = crop_all([paths[name] for name in names], locate, size, margin)
+    return np.stack(crops), sum(found) / len(names)
+
+
+def make_central_face_finder() -> Callable[[Image], Face | None]:
+    """Make a function that detects the face nearest to the centre of an image, which is the labelled one."""
+    detector = stills_detector(MIN_FACE)
+
+    def find(image: Image) -> Face | None:
+        height, width = image.shape[:2]
+
+        def distance(face: Face) -> float:
+            x1, y1, x2, y2 = face.box
+            return abs(x1 + x2 - width) + abs(y1 + y2 - height)
+
+        return min(detector.detect(image), key=distance, default=None)
+
+    return find
+
+
+def _default_face(image: Image) -> Face:
+    """Return the usual position of the face in LFW's funneled images, for images without a detected face."""
+    height, width = image.shape[:2]
+    eyes = np.array([[0.42, 0.46], [0.58, 0.46]], np.float32) * (width, height)
+    return Face((0.31 * width, 0.31 * height, 0.69 * width, 0.69 * height), eyes.astype(np.float32), 0.0)
 
 
 def correct_pairs(similarity: FloatArray, pairs: list[Pair]) -> NDArray[np.bool_]:

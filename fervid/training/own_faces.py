@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fervid.learn import clip_files
-from fervid.training import expression_sets, ferplus
+from fervid.training import expression_sets
 from fervid.training.expression_sets import LabelledImages
-from fervid.training.faces import MIN_CLOSE_FACE, ExpressionSet, FaceDataset, crop_all
+from fervid.training.faces import MIN_CLOSE_FACE, ExpressionSet, FaceDataset, crop_all, make_close_face_finder
 from fervid.training.ferplus import CLASSES
 
 UNLABELLED = "unlabelled"
@@ -48,8 +48,7 @@ class OwnFaces:
                 faces.
         """
         paths, labels = list_images(folder)
-        detector = ferplus.stills_detector(MIN_CLOSE_FACE)
-        crops, rows = crop_all(paths, lambda image: ferplus.detect_face(image, detector))
+        crops, rows = crop_all(paths, make_close_face_finder(MIN_CLOSE_FACE))
         found, labels, with_face = [paths[i] for i in rows], labels[rows], set(rows)
         _check_counts(folder, found)
         votes = expression_sets.to_votes(labels) * (labels >= 0)[:, None]

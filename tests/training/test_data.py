@@ -17,7 +17,7 @@ from fervid.analysis.align import align_face
 from fervid.analysis.detector import Detector
 from fervid.analysis.face_model import preprocess
 from fervid.core.records import Face
-from fervid.training import augment, celeba, faces, ferplus, lfw, utkface
+from fervid.training import augment, faces, ferplus, lfw, utkface
 from fervid.training.augment import GeometricJitter
 from fervid.training.dataset_paths import DatasetPaths
 from fervid.training.export import card
@@ -96,11 +96,11 @@ def test_portraits_are_split_by_hash(tmp_path: Path) -> None:
 
 
 def test_photos_must_be_listed_and_present(sources: DatasetPaths) -> None:
-    photos = celeba.read(sources.celeba)
-    assert [photo.path.name for photo in photos] == ["000007.jpg", "000012.jpg", "000020.jpg", "000031.jpg"]
-    assert [photo.person for photo in photos] == [31, 2880, 5, 2880]
+    paths, people = faces.list_celeba(sources.celeba)
+    assert [path.name for path in paths] == ["000007.jpg", "000012.jpg", "000020.jpg", "000031.jpg"]
+    assert people == [31, 2880, 5, 2880]
     with pytest.raises(FileNotFoundError, match=r"identity_CelebA\.txt"):
-        celeba.read(sources.utkface)
+        faces.list_celeba(sources.utkface)
 
 
 def test_lfw_pairs_have_folds(sources: DatasetPaths) -> None:

@@ -89,7 +89,7 @@ def test_test_splits_are_cropped_like_inference(tests: evaluate.Tests, sources: 
     expected = align_face(tests.ferplus.images[1], tests.ferplus.faces[1], SIZE)
     np.testing.assert_array_equal(tests.crops["ferplus"][1], expected)
     picture = cv2.imread(str(sources.lfw / "data" / "Bo" / "Bo_0002.jpg"), cv2.IMREAD_COLOR_RGB)
-    usual = align_face(picture, evaluate._default_face(picture), SIZE)
+    usual = align_face(picture, lfw._default_face(picture), SIZE)
     np.testing.assert_array_equal(tests.crops["lfw"][3], usual)
 
 
@@ -97,7 +97,7 @@ def test_missing_image_of_pair_is_named(sources: DatasetPaths, tmp_path: Path) -
     with pytest.raises(
         FileNotFoundError, match=r"2 pictures are missing below .*, the first: A_0001\.jpg, B_0001\.jpg$"
     ):
-        evaluate._lfw_crops(tmp_path, ["A_0001.jpg", "B_0001.jpg"], SIZE)
+        lfw.crop_images(tmp_path, ["A_0001.jpg", "B_0001.jpg"], SIZE, 0.0)
 
 
 @pytest.fixture(scope="module")
