@@ -119,8 +119,6 @@ def train(names: Sequence[str], arguments: argparse.Namespace) -> None:
     for name in missing:
         print(f"{name} starts from {origin(name, starts[name].earlier)}", flush=True)
         run = fit.make_trainer(recipes[name], starts.pop(name), data)
-        if paths[name].exists():
-            run.resume(paths[name])
         for figures in run.run(paths[name]):
             print(name, {figure: round(float(value), 4) for figure, value in figures.items()}, flush=True)
 

@@ -85,8 +85,6 @@ def read_sets(sources: DatasetPaths, cache: Path) -> TrainingSets:
 def train(recipe: TrainConfig, data: TrainingSets, weights: mobilenet.NamedTensors, path: Path) -> None:
     """Train a run, or resume it."""
     run = fit.make_trainer(recipe, fit.initial_weights(recipe, weights), data)
-    if path.exists():
-        run.resume(path)
     for report in run.run(path):
         print(path.stem, f"step {report['step']}: {report['accuracy_all']:.2%} of the validation faces", flush=True)
 

@@ -150,8 +150,6 @@ def network_train(
             start,
             TrainingSets.read(DatasetPaths(data), cache or data / "cache", base_weights, loaded_teachers, settings),
         )
-        if output.exists():
-            run.resume(output)
         for figures in run.run(output):
             _print_progress(figures)
 

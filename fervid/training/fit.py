@@ -89,7 +89,15 @@ class Trainer:
                 self._modules["teacher"] = self.teacher
 
     def run(self, path: Path) -> Iterator[dict[str, Any]]:
-        """Train to the last step; every `VALIDATE_EVERY_STEPS` steps save a checkpoint and yield loss and metrics."""
+        """Train to the last step; every `VALIDATE_EVERY_STEPS` steps save a checkpoint and yield loss and metrics.
+
+        Resumes from the checkpoint `path` if it exists.
+
+        Raises:
+            ValueError: The checkpoint belongs to another run.
+        """
+        if path.exists():
+            self.resume(path)
         step_losses, started = [], time.monotonic()
         for batch in loop.prefetch_batches(self.batches, self.step, self.recipe.steps):
             step_losses.append(self.train_step(*batch))
