@@ -72,7 +72,7 @@ def probabilities(path: Path, real: FaceDataset) -> FloatArray:
     recipe, network, _ = two_branch.load_network(path)
     parts = []
     for start in range(0, len(real), BATCH):
-        crops = np.stack([augment.crop_to_input(crop, recipe.size) for crop in real.crops[start : start + BATCH]])
+        crops = augment.crops_to_inputs(real.crops[start : start + BATCH], recipe.size)
         with torch.no_grad():
             parts.append(network(to_tensor(crops)).expression.softmax(1).numpy())
     return np.concatenate(parts)

@@ -6,6 +6,7 @@ smaller than the network's input, and the video is compressed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -143,19 +144,13 @@ def augment_appearance(image: Image, rng: np.random.Generator, strength: float =
     image = jitter_colour(image, rng)
     if rng.random() < 0.3 * strength:
         image = reduce_resolution(image, int(rng.integers(24, 80)))
-    image = add_video_artifacts(image, rng, strength)
-    if rng.random() < 0.3 * strength:
-        image = _occlude(image, rng)
-    return np.ascontiguousarray(image)
-
-
-def add_video_artifacts(image: Image, rng: np.random.Generator, strength: float = 1.0) -> Image:
-    """Randomly add motion blur and JPEG compression."""
     if rng.random() < 0.15 * strength:
         image = _motion_blur(image, rng)
     if rng.random() < 0.2 * strength:
         image = _jpeg_compress(image, rng)
-    return image
+    if rng.random() < 0.3 * strength:
+        image = _occlude(image, rng)
+    return np.ascontiguousarray(image)
 
 
 def crop_to_input(crop: Image, size: int, jitter: GeometricJitter = NO_JITTER) -> Image:
@@ -163,6 +158,11 @@ def crop_to_input(crop: Image, size: int, jitter: GeometricJitter = NO_JITTER) -
     matrix = jitter.affine_matrix(crop.shape[0], size)
     view = cv2.warpAffine(crop, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(np.ascontiguousarray(view[:, ::-1]) if jitter.mirrored else view, np.uint8)
+
+
+def crops_to_inputs(crops: Iterable[Image], size: int) -> Image:
+    """Cut the inputs (n, size, size, 3) of inference out of cached crops, without jitter."""
+    return np.array([crop_to_input(crop, size) for crop in crops], np.uint8).reshape(-1, size, size, 3)
 
 
 def jitter_colour(image: Image, rng: np.random.Generator) -> Image:

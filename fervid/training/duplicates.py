@@ -6,8 +6,6 @@ downscaled images confirms them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -36,18 +34,13 @@ def find_duplicates(faces: Image, others: Image) -> NDArray[np.int64]:
     units, other_units = _standardise(reduced), _standardise(reduced_others)
     found = np.full(len(faces), -1)
     best = np.full(len(faces), MIN_CORRELATION, np.float32)
-    for start, close in _close_pairs(hashes, other_hashes):
+    for start in range(0, len(hashes), ROWS):
+        close = np.bitwise_count(hashes[start : start + ROWS, None] ^ other_hashes) <= MAX_DISTANCE
         for row, other in zip(*np.nonzero(close), strict=True):
             correlation = float(units[start + row] @ other_units[other])
             if correlation >= best[start + row]:
                 found[start + row], best[start + row] = other, correlation
     return found
-
-
-def _close_pairs(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Yield the first row of each block, and (ROWS, m) whether hashes differ in few bits."""
-    for start in range(0, len(hashes), ROWS):
-        yield start, np.bitwise_count(hashes[start : start + ROWS, None] ^ others) <= MAX_DISTANCE
 
 
 def _reduce(faces: Image) -> FloatArray:

@@ -17,11 +17,11 @@ from fervid.analysis.align import MARGIN, align_face
 from fervid.analysis.face_model import BATCH, FaceModel, preprocess
 from fervid.core.records import FaceOutputs, FloatArray, Image
 from fervid.learn.figures import Figure, list_figures
-from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_class_scores
+from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores
 from fervid.models import registry
 from fervid.training import lfw, utkface
 from fervid.training.dataset_paths import DatasetPaths
-from fervid.training.expression_evaluation import ExpressionTests
+from fervid.training.expression_evaluation import ExpressionTests, accuracy_and_recall, recall_by_class
 from fervid.training.faces import crop_all, make_close_face_finder
 from fervid.training.ferplus import CLASSES, FerPlus, fer2013_labels, read_split, stills_detector
 from fervid.training.network import FER2013_CLASSES
@@ -144,7 +144,7 @@ def score_ferplus(expression: FloatArray, split: FerPlus) -> dict[str, Any]:
 
     return {
         **bootstrap(len(labels), measure),
-        "recall": _recall(labels, answers),
+        "recall": recall_by_class(labels, answers),
         "images": len(labels),
         "faces_found": round(float(split.detected.mean()), 4),
     }
@@ -160,12 +160,8 @@ def score_fer2013(scores: FloatArray, first: Rows) -> dict[str, Any]:
     known = first >= 0
     answers = np.array([CLASSES.index(name) for name in FER2013_CLASSES])[scores[known].argmax(axis=1)]
     labels = first[known]
-
-    def measure(rows: Rows) -> dict[str, float]:
-        figures = macro_scores(confusion(labels[rows], answers[rows], len(CLASSES)))
-        return {"accuracy": figures["accuracy"], "mean_recall": figures["uar"]}
-
-    return {**bootstrap(len(labels), measure), "recall": _recall(labels, answers), "images": len(labels)}
+    figures = accuracy_and_recall(labels, answers)
+    return {**figures, "recall": recall_by_class(labels, answers), "images": len(labels)}
 
 
 def score_utkface(scores: FaceOutputs, portraits: list[Portrait], male_from: float) -> dict[str, Any]:
@@ -196,9 +192,3 @@ def score_lfw(identity: FloatArray, names: list[str], pairs: list[lfw.Pair]) -> 
     similarity = np.array([unit[pair.first] @ unit[pair.second] for pair in pairs])
     right = lfw.correct_pairs(similarity, pairs)
     return {**bootstrap(len(pairs), lambda rows: {"accuracy": right[rows].mean()}), "pairs": len(pairs)}
-
-
-def _recall(labels: Rows, answers: Rows) -> dict[str, float]:
-    """Compute the recall of the classes that occur."""
-    each = per_class_scores(confusion(labels, answers, len(CLASSES)))["recall"]
-    return {CLASSES[c]: round(float(each[c]), 4) for c in np.unique(labels)}

@@ -19,7 +19,7 @@ from fervid.analysis.align import MARGIN, align_face
 from fervid.analysis.extractor import Extractor
 from fervid.analysis.face_model import FaceModel
 from fervid.analysis.options import Options
-from fervid.core.records import FloatArray, Image
+from fervid.core.records import FaceOutputs, FloatArray, Image
 from fervid.learn.feature_extraction import compute_clip_features
 from fervid.learn.figures import Figure, list_figures
 from fervid.learn.metrics import Rows, bootstrap, confusion, macro_scores, per_class_scores
@@ -134,21 +134,35 @@ def measure_expressions(predictions: FloatArray, labels: Rows, groups: Rows | No
         labels: (n,) indices into `CLASSES`.
         groups: (n,) person in each image, resampled as a unit for the interval; None if images are independent.
     """
-    predicted = predictions.argmax(axis=1)
+    predicted, own = predictions.argmax(axis=1), np.unique(labels)
+    among_own = own[predictions[:, own].argmax(axis=1)]
+    return {
+        **accuracy_and_recall(labels, predicted, groups),
+        "mean_recall_among_own": round(macro_scores(confusion(labels, among_own, len(CLASSES)))["uar"], 4),
+        "recall": recall_by_class(labels, predicted),
+        "images": len(labels),
+    }
+
+
+def accuracy_and_recall(labels: Rows, predicted: Rows, groups: Rows | None = None) -> dict[str, Any]:
+    """Measure accuracy and mean recall of predictions (n,), both indices into `CLASSES`; see `measure_expressions`."""
 
     def measure(rows: Rows) -> dict[str, float]:
         found = macro_scores(confusion(labels[rows], predicted[rows], len(CLASSES)))
         return {"accuracy": found["accuracy"], "mean_recall": found["uar"]}
 
-    own = np.unique(labels)
-    among_own = own[predictions[:, own].argmax(axis=1)]
+    return bootstrap(len(labels), measure, groups)
+
+
+def recall_by_class(labels: Rows, predicted: Rows) -> dict[str, float]:
+    """Compute the recall of the classes that occur, from indices (n,) into `CLASSES`."""
     recall = per_class_scores(confusion(labels, predicted, len(CLASSES)))["recall"]
-    return {
-        **bootstrap(len(labels), measure, groups),
-        "mean_recall_among_own": round(macro_scores(confusion(labels, among_own, len(CLASSES)))["uar"], 4),
-        "recall": {CLASSES[c]: round(float(recall[c]), 4) for c in own},
-        "images": len(labels),
-    }
+    return {CLASSES[c]: round(float(recall[c]), 4) for c in np.unique(labels)}
+
+
+def run_on_crops(model: registry.Model, crops: Image) -> FaceOutputs:
+    """Run a network on cached crops (n, SIDE, SIDE, 3) of `fervid.training.faces`, cut to its input."""
+    return FaceModel(model.session, model.card)(augment.crops_to_inputs(crops, model.card["input"]["size"]))
 
 
 def _crop_close_faces(paths: Sequence[Path], labels: Rows, size: int, margin: float) -> LabelledCrops:

@@ -21,11 +21,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fervid.analysis.face_model import FaceModel
 from fervid.core.array_cache import dataclass_arrays, digest, load_or_compute
 from fervid.core.records import FaceOutputs, FloatArray, Image
 from fervid.models import registry
-from fervid.training import augment
+from fervid.training.expression_evaluation import run_on_crops
 from fervid.training.faces import FaceDataset, make_close_face_finder
 from fervid.training.ferplus import CLASSES
 
@@ -99,10 +98,7 @@ class FacesWithLandmarks:
 
 def teacher_outputs(crops: Image) -> FaceOutputs:
     """Run the teacher on cached crops."""
-    model = registry.load_model(TEACHER, "face_model")
-    size = model.card["input"]["size"]
-    inputs = [augment.crop_to_input(crop, size) for crop in crops]
-    return FaceModel(model.session, model.card)(np.stack(inputs) if inputs else np.zeros((0, size, size, 3), np.uint8))
+    return run_on_crops(registry.load_model(TEACHER, "face_model"), crops)
 
 
 def load_synthetic(expressions: FaceDataset, attributes: FaceDataset, each: int, seed: int, cache: Path) -> Synthetic:

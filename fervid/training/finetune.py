@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fervid.analysis.face_model import FaceModel
-from fervid.core.records import FaceOutputs, Image
+from fervid.core.records import FaceOutputs
 from fervid.learn.figures import Figure, list_figures
 from fervid.learn.metrics import Rows, bootstrap
 from fervid.models import registry
 from fervid.training import augment, checkpoint, export, loop, mobilenet
-from fervid.training.expression_evaluation import measure_expressions
+from fervid.training.expression_evaluation import measure_expressions, run_on_crops
 from fervid.training.expression_sampling import LabelledSampler, UnlabelledTargets
 from fervid.training.loop import Schedule
 from fervid.training.losses import cosine_distance, soft_cross_entropy
@@ -202,7 +201,7 @@ def save(run: Path, data: OwnFaces, output: Path) -> dict[str, list[Figure]]:
     recipe = FinetuneConfig(**metadata["recipe"])
     faces = data.training.crops
     rows = np.random.default_rng(recipe.seed).permutation(len(faces))[: export.CALIBRATION]
-    crops = np.stack([augment.crop_to_input(faces[i], SIZE) for i in rows])
+    crops = augment.crops_to_inputs(faces[rows], SIZE)
     about = {
         **CARD,
         "data": {"initial_weights": START, "expression": "own faces", **data.counts()},
@@ -210,19 +209,14 @@ def save(run: Path, data: OwnFaces, output: Path) -> dict[str, list[Figure]]:
         "data_sha256": metadata[KIND],
         "initial_sha256": metadata["start"],
     }
-    before = _run_on_validation(registry.load_model(START, "face_model", 2), data)
+    before = run_on_crops(registry.load_model(START, "face_model", 2), data.valid.crops)
 
     def measure(model: registry.Model) -> list[Figure]:
-        after = _run_on_validation(model, data)
+        after = run_on_crops(model, data.valid.crops)
         figures = _score(before, data, "before fine-tuning") + _score(after, data, "after fine-tuning")
         return figures + list_figures(_agreement(before, after), "own faces", "validation", "agreement with the start")
 
     return export.save_both(build_trained("mobilenetv1", weights), about, output, crops, measure)
-
-
-def _run_on_validation(model: registry.Model, data: OwnFaces) -> FaceOutputs:
-    crops: Image = np.stack([augment.crop_to_input(crop, SIZE) for crop in data.valid.crops])
-    return FaceModel(model.session, model.card)(crops)
 
 
 def _score(outputs: FaceOutputs, data: OwnFaces, protocol: str) -> list[Figure]:

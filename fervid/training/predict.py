@@ -178,13 +178,12 @@ def load_teacher(name: str, *, fer2013_style: bool = False) -> Teacher:
     return Teacher(model.identity.sha256.encode() + suffix, predict_by_file)
 
 
-def _iter_crops(
-    faces: FaceDataset, size: int, batch: int, mirrored: bool, fer2013_style: bool = False
-) -> Iterator[Image]:
+def _iter_crops(faces: FaceDataset, size: int, batch: int, mirrored: bool, fer2013_style: bool) -> Iterator[Image]:
     """Yield batches of crops as at inference."""
     for start in range(0, len(faces), batch):
-        views = [augment.crop_to_input(crop, size) for crop in faces.crops[start : start + batch]]
-        crops = np.stack([augment.simulate_fer2013(view) for view in views] if fer2013_style else views)
+        crops = augment.crops_to_inputs(faces.crops[start : start + batch], size)
+        if fer2013_style:
+            crops = np.stack([augment.simulate_fer2013(crop) for crop in crops])
         yield np.ascontiguousarray(crops[:, :, ::-1]) if mirrored else crops
 
 

@@ -28,15 +28,14 @@ from sklearn.model_selection import GroupKFold
 
 from fervid.analysis.baseline import LOGITS, average_people, shift_features
 from fervid.analysis.early_exit import STRIDES, fit_thresholds
-from fervid.analysis.face_model import FaceModel
 from fervid.analysis.pooling import to_logits
 from fervid.core.records import ClipFeatures, FloatArray
 from fervid.learn.figures import list_figures
 from fervid.learn.metrics import SEED
 from fervid.models import registry
-from fervid.training import augment
 from fervid.training.clip_sets import DEVELOPMENT, KERC, SFEW, SPLITS, ClipSet, read_clip_sets
 from fervid.training.dataset_paths import DatasetPaths
+from fervid.training.expression_evaluation import run_on_crops
 from fervid.training.faces import read_expressions
 from fervid.training.ferplus import CLASSES
 from fervid.training.model_card import save_with_card
@@ -109,12 +108,9 @@ def to_labelled_logits(clips: ClipSet, rows: NDArray[np.int64] | None = None) ->
 def read_rafdb_logits(sources: DatasetPaths, cache: Path, network: str) -> LabelledLogits:
     """Run the network on the validation images of RAF-DB, each as a clip of one frame."""
     model = registry.load_model(network, "face_model", 2)
-    faces = read_expressions(sources, "rafdb", "valid", cache).faces
-    size = model.card["input"]["size"]
-    scores = FaceModel(model.session, model.card)(np.stack([augment.crop_to_input(crop, size) for crop in faces.crops]))
-    among = faces.votes.any(axis=0)
-    counts_as = np.eye(len(CLASSES), dtype=bool)
-    return LabelledLogits(to_logits(scores.expression), faces.votes.argmax(axis=1), counts_as, np.asarray(among))
+    part = read_expressions(sources, "rafdb", "valid", cache)
+    logits = to_logits(run_on_crops(model, part.faces.crops).expression)
+    return LabelledLogits(logits, part.faces.votes.argmax(axis=1), np.eye(len(CLASSES), dtype=bool), part.has)
 
 
 def cross_validate(clips: ClipSet, other_sets: Sequence[LabelledLogits]) -> FloatArray:

@@ -282,7 +282,7 @@ def save(network: TwoBranch, recipe: TwoBranchConfig, made: Synthetic, card: Map
         path: Output file.
     """
     rows = np.random.default_rng(recipe.seed).choice(len(made), min(export.CALIBRATION, len(made)), replace=False)
-    crops = np.stack([augment.crop_to_input(made.crops[i], recipe.size) for i in rows])
+    crops = augment.crops_to_inputs(made.crops[rows], recipe.size)
     card = {**CARD, **export.crop_spec(path.stem, recipe.size), **card, "recipe": asdict(recipe)}
     example = torch.zeros(2, 3, recipe.size, recipe.size)
     with tempfile.TemporaryDirectory() as folder:
