@@ -138,7 +138,7 @@ def write(names: Sequence[str], arguments: argparse.Namespace) -> None:
     for name in missing:
         with tempfile.TemporaryDirectory(dir=arguments.runs) as folder:  # so that only complete files appear in `runs`
             made = Path(folder) / f"{name}.onnx"
-            export.export([arguments.runs / f"{name}.safetensors"], sources, cache, made, tests)
+            export.export([arguments.runs / f"{name}.safetensors"], sources, cache, made, tests=tests)
             for file in both(made):
                 file.replace(arguments.runs / file.name)
 
