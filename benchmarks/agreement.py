@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 import simulate_video
-from network import show
+from network import format_interval, show
 from scipy.stats import binomtest
 from timing import round_figures, save
 
@@ -214,8 +214,9 @@ def observe_folder(path: Path, extractor: Extractor) -> Iterator[FrameObservatio
 
 def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """Format the agreement on a set as a row of the table."""
-    fraction = found.get("agreement")
-    low, high = found.get("interval", (0, 0))
+    same_label = None
+    if "agreement" in found:
+        same_label = format_interval({"value": found["agreement"], "interval": found["interval"]}, ".1%", 1)
     distances = {
         f"{statistic}, {kind}": " / ".join(f"{round_figures(value):g}" for value in values)
         for statistic in STATISTICS
@@ -226,7 +227,7 @@ def row(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "clips": found["clips"],
         "with a face": found["faces"],
         "face in only one": " / ".join(map(str, found["alone"])),
-        "same label": None if fraction is None else f"{fraction:.1%} ({low:.1%} to {high:.1%})",
+        "same label": same_label,
         **distances,
         "frames with a face": " / ".join(f"{value:.1%}" for value in found["frames with a face"]),
     }

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from network import THREADS, milliseconds, show
+from network import THREADS, format_interval, milliseconds, show
 
 from fervid.analysis.aggregate import ClipObservations
 from fervid.analysis.align import MARGIN, align_face
@@ -217,9 +217,7 @@ def text(name: str, figure: Mapping[str, Any] | None) -> str:
     """Format a figure and its interval: fractions in per cent, years unchanged."""
     if figure is None:
         return ""
-    scale, digits = (1, 2) if "years" in name else (100, 1)
-    value, low, high = (f"{scale * one:.{digits}f}" for one in (figure["value"], *figure["interval"]))
-    return f"{value} ({low} to {high})"
+    return format_interval(figure, ".2f", 1) if "years" in name else format_interval(figure)
 
 
 def row(name: str, model: registry.Model, uar: Mapping[str, Any]) -> dict[str, Any]:

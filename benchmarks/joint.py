@@ -13,14 +13,13 @@ p is that of a paired sign-flip test. Runs in the folder are resumed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from network import show
+from network import format_interval, show
 from numpy.typing import NDArray
 
 from fervid.analysis.face_model import FaceModel
@@ -105,12 +104,6 @@ def predict_tests(path: Path, rafdb: FaceDataset, utkface: FaceDataset) -> dict[
     }
 
 
-def format_percent(figure: Mapping[str, Any]) -> str:
-    """Format a bootstrapped fraction with its interval."""
-    low, high = figure["interval"]
-    return f"{figure['value']:.2%} ({low:.2%} to {high:.2%})"
-
-
 def make_row(
     method: str, truth: NDArray[np.int64], predicted: NDArray[np.int64], single: NDArray[np.int64]
 ) -> dict[str, Any]:
@@ -136,15 +129,15 @@ def make_row(
     figures = bootstrap(len(truth), measure)
     row = {
         "method": method,
-        "accuracy": format_percent(figures["accuracy"]),
+        "accuracy": format_interval(figures["accuracy"], ".2%", 1),
         "seeds": ", ".join(f"{seed.mean():.2%}" for seed in correct),
-        "mean recall": format_percent(figures["recall"]),
+        "mean recall": format_interval(figures["recall"], ".2%", 1),
     }
     if method == METHODS[0]:
         return {**row, "difference": "", "p": ""}
     gains = correct.mean(axis=0) - reference.mean(axis=0)
     p = sign_flip_test(gains, np.arange(len(truth)))
-    return {**row, "difference": format_percent(figures["difference"]), "p": f"{p:.4f}"}
+    return {**row, "difference": format_interval(figures["difference"], ".2%", 1), "p": f"{p:.4f}"}
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from network import show
+from network import format_interval, show
 
 from fervid.core.records import FloatArray
 from fervid.learn.estimators import ClassifierKind
@@ -93,19 +93,14 @@ def _averaged(part: LabeledFeatures) -> FloatArray:
 
 def _figures(report: dict[str, Any]) -> dict[str, str]:
     if "ccc" in report:
-        return {"CCC": _text(report["ccc"], 1, 3), "MAE": _text(report["mae"], 1, 2)}
+        return {"CCC": format_interval(report["ccc"], ".3f", 1), "MAE": format_interval(report["mae"], ".2f", 1)}
     part = report["answered"]
     recall = " / ".join(f"{100 * value:.0f}" for value in part["recall"].values())
     return {
-        "UAR": _text(part["uar"], 100, 1),
+        "UAR": format_interval(part["uar"]),
         "all clips": f"{100 * report['all']['uar']['value']:.1f}",
         "recall": recall,
     }
-
-
-def _text(figure: dict[str, Any], factor: int, digits: int) -> str:
-    low, high = figure["interval"]
-    return f"{factor * figure['value']:.{digits}f} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"
 
 
 def main() -> None:

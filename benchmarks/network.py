@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             axes.annotate(f" {row['network']} {row['size']}", (row["ms"], 100 * row["FER+ majority"]))
     axes.set(xscale="log", xlabel="ms per face, batch 16, two threads", ylabel="FER+ PrivateTest, majority, %")
     figure.savefig(path, dpi=150)
+
+
+def format_interval(figure: Mapping[str, Any], spec: str = ".1f", scale: float = 100) -> str:
+    """Format a value with its interval, both multiplied by `scale`; by default as percentages without the sign."""
+    value, low, high = (format(scale * number, spec) for number in (figure["value"], *figure["interval"]))
+    return f"{value} ({low} to {high})"
 
 
 def show(rows: list[dict[str, Any]], json_file: Path | None) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from network import show
+from network import format_interval, show
 from numpy.typing import NDArray
 
 from fervid.analysis.face_model import BATCH
@@ -107,11 +107,6 @@ def row(name: str, ours: FloatArray, labels: NDArray[np.int64], best: FloatArray
         return {"value": value, "better": value - macro_f1(labels[rows], others[rows])}
 
     found = bootstrap(len(labels), measure)
-
-    def format_interval(figure: Mapping[str, Any]) -> str:
-        low, high = figure["interval"]
-        return f"{100 * figure['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-
     return {
         "what": name,
         "macro F1, %": format_interval(found["value"]),
