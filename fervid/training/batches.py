@@ -69,14 +69,10 @@ class TrainingSets:
         teachers: Sequence[Teacher] = (),
         recipe: TrainConfig | None = None,
     ) -> TrainingSets:
-        """Read all data sets of a recipe; crops and embeddings are cached.
+        """Read all data sets of a recipe, by default of one without additional sets; crops and embeddings are cached.
 
-        Args:
-            sources: Paths of the data sets.
-            cache: Folder for crops and embeddings.
-            weights: Initial weights, for the initial embeddings.
-            teachers: Networks whose predictions of expression are blended with the votes.
-            recipe: Names the additional sets; None for the default recipe, which has none.
+        The initial embeddings are computed with the initial `weights`; the predictions of the teachers are blended with
+        the votes.
 
         Raises:
             FileNotFoundError: Images are missing.

@@ -31,12 +31,7 @@ def save(
 ) -> None:
     """Write a checkpoint atomically.
 
-    Args:
-        path: The file.
-        metadata: Everything that determines the result, as JSON types; `restore` compares it.
-        step: Number of completed steps.
-        modules: Modules by name.
-        optimiser: Optimiser whose state is saved.
+    `metadata` is everything that determines the result, as JSON types; `restore` compares it.
     """
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
@@ -52,10 +47,7 @@ def save(
 def restore(
     path: Path, metadata: Mapping[str, Any], modules: Mapping[str, nn.Module], optimiser: optim.Optimizer
 ) -> int:
-    """Load a checkpoint that `save` wrote into modules and optimiser.
-
-    Returns:
-        Number of completed steps.
+    """Load a checkpoint that `save` wrote into modules and optimiser, and return the number of completed steps.
 
     Raises:
         ValueError: It belongs to another run; the message names what differs.
@@ -93,9 +85,7 @@ def _differing_keys(stored: Mapping[str, Any], metadata: Mapping[str, Any]) -> l
 def load(path: Path, data: str | None = None) -> tuple[dict[str, Any], int, dict[str, Tensor]]:
     """Load metadata, the number of completed steps, and the tensors.
 
-    Args:
-        path: The file.
-        data: Metadata key that only runs of the expected kind have ("data" or "faces"); None for any kind.
+    `data` is a metadata key that only runs of the expected kind have ("data" or "faces"); None for any kind.
 
     Raises:
         ValueError: The file is not a checkpoint, or belongs to another kind of run.
@@ -113,11 +103,7 @@ def load(path: Path, data: str | None = None) -> tuple[dict[str, Any], int, dict
 
 
 def load_final_weights(path: Path, data: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Load the metadata and the averaged weights of a finished run.
-
-    Args:
-        path: The file.
-        data: As in `load`.
+    """Load the metadata and the averaged weights of a finished run; `data` is as in `load`.
 
     Raises:
         ValueError: As in `load`, or the run is not finished.

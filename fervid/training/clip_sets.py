@@ -56,10 +56,7 @@ class ClipSet:
         return len(self.table.samples)
 
     def evaluate(self, probabilities: FloatArray) -> dict[str, Any]:
-        """Evaluate expression probabilities; clips without a face count as errors.
-
-        Args:
-            probabilities: (n, 8) of the clips with a face.
+        """Evaluate expression probabilities (n, 8) of the clips with a face; clips without a face count as errors.
 
         Returns:
             Accuracy and mean recall over the classes that occur, with intervals; recall by class; calibration error.
@@ -80,12 +77,7 @@ class ClipSet:
 def read_clip_sets(
     sources: DatasetPaths, cache: Path | None, network: str = registry.DEFAULTS["face_model"]
 ) -> dict[str, ClipSet]:
-    """Read the three sets and extract their features.
-
-    Args:
-        sources: Paths of the data sets.
-        cache: Folder for features; None disables the cache.
-        network: Name or path of the face network.
+    """Read the three sets and extract their features, which are kept in the folder `cache`, if it is given.
 
     Raises:
         DatasetError: Clips are missing or unreadable, or none shows a face.

@@ -19,11 +19,9 @@ SHARED = ("input", "margin", "aligned", "expressions", "fer2013", "genders", "et
 
 
 def fuse(paths: Sequence[Path], output: Path) -> None:
-    """Combine networks with the same input into one, with the outputs that all of them have.
+    """Combine two or more networks with the same input into one, with the outputs that all of them have.
 
-    Args:
-        paths: Files of at least two networks.
-        output: The file to write; its name without suffix becomes the name of the network.
+    The name of `output` without suffix becomes the name of the network.
 
     Raises:
         ModelError: A file is not a network.

@@ -126,12 +126,7 @@ def predict_fer2013(model: registry.Model, crops: Image) -> FloatArray:
 
 
 def score_ferplus(expression: FloatArray, split: FerPlus) -> dict[str, Any]:
-    """Score against the majority class: accuracy on all images and on those with an absolute majority, and recall.
-
-    Args:
-        expression: (n, 8) probabilities.
-        split: The n images.
-    """
+    """Score probabilities (n, 8) against the majority class, on all images and on those with an absolute majority."""
     answers, labels, majority = expression.argmax(axis=1), split.labels, split.majority
 
     def measure(rows: Rows) -> dict[str, float]:
@@ -151,12 +146,7 @@ def score_ferplus(expression: FloatArray, split: FerPlus) -> dict[str, Any]:
 
 
 def score_fer2013(scores: FloatArray, first: Rows) -> dict[str, Any]:
-    """Score against the seven classes of FER2013.
-
-    Args:
-        scores: (n, 7) probabilities in the order of `FER2013_CLASSES`.
-        first: (n,) indices into `CLASSES`, -1 where unknown.
-    """
+    """Score probabilities (n, 7) of `FER2013_CLASSES` against labels (n,), indices into `CLASSES`, -1 where unknown."""
     known = first >= 0
     answers = np.array([CLASSES.index(name) for name in FER2013_CLASSES])[scores[known].argmax(axis=1)]
     labels = first[known]
@@ -181,13 +171,7 @@ def score_utkface(scores: FaceOutputs, portraits: list[Portrait], male_from: flo
 
 
 def score_lfw(identity: FloatArray, names: list[str], pairs: list[lfw.Pair]) -> dict[str, Any]:
-    """Compute the verification accuracy by cosine similarity, with thresholds from the other folds.
-
-    Args:
-        identity: (n, d), one row per image.
-        names: File names of the n images.
-        pairs: Pairs to verify.
-    """
+    """Compute the verification accuracy by cosine similarity of rows (n, d), with thresholds from the other folds."""
     unit = dict(zip(names, identity / np.linalg.norm(identity, axis=1, keepdims=True), strict=True))
     similarity = np.array([unit[pair.first] @ unit[pair.second] for pair in pairs])
     right = lfw.correct_pairs(similarity, pairs)

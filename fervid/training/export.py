@@ -130,16 +130,7 @@ def max_difference(network: FaceNetwork, path: Path, crops: NDArray[np.uint8]) -
 
 
 def save(network: FaceNetwork, about: Mapping[str, Any], path: Path, crops: NDArray[np.uint8]) -> str:
-    """Write the float32 file.
-
-    Args:
-        network: Trained network.
-        about: Its model card.
-        path: Output file.
-        crops: (n, s, s, 3) faces for the comparison with torch.
-
-    Returns:
-        The SHA-256 of the file.
+    """Write the float32 file with the card `about`, compare it with torch on crops (n, s, s, 3); return its SHA-256.
 
     Raises:
         ValueError: The file differs from torch by more than `TOLERANCE`.
@@ -164,10 +155,8 @@ def save_quantised(source: Path, about: Mapping[str, Any], path: Path, crops: ND
     """Write the int8 file: static QDQ, per-channel weights, ranges calibrated on training crops (n, s, s, 3).
 
     Clips are fused with the convolutions before them, whose output would otherwise be quantised separately over a wider
-    range. The first convolutions stay in float, which costs no time and is more accurate.
-
-    Returns:
-        The SHA-256 of the file.
+    range. The first convolutions stay in float, which costs no time and is more accurate. Returns the SHA-256 of the
+    file.
     """
     batches = (preprocess(crops[i : i + BATCH], about) for i in range(0, len(crops), BATCH))
     with tempfile.TemporaryDirectory() as folder:
@@ -198,21 +187,12 @@ def export(
     weights: mobilenet.NamedTensors | None = None,
     tests: Tests | None = None,
 ) -> dict[str, list[Figure]]:
-    """Export finished runs to `output` in int8 and to NAME-fp32 beside it in float32, and evaluate both.
+    """Export finished runs to `output` in int8 and to NAME-fp32 beside it in float32; return the figures of both.
 
-    The logits of expression and FER2013 label are shifted by `calibrate_logit_shift`, the one of gender by
-    `calibrate_offset`. Identity outputs of several networks differ by a rotation, so an average gets a new one.
-
-    Args:
-        runs: Checkpoints of `fit.Trainer` and files to average, as in `load_averaged_runs`.
-        sources: Data sets for calibration, the logit shift and the evaluation.
-        cache: Folder of the crops.
-        output: Path of the int8 file.
-        weights: The published weights, to fit the identity output of an average.
-        tests: The test splits, cropped for this input size, if already read.
-
-    Returns:
-        The figures by name of the file.
+    Several runs are averaged by `load_averaged_runs`. Their identity outputs differ by a rotation, so the average gets
+    a new one, for which it needs the published `weights`. The logits of expression and FER2013 label are shifted by
+    `calibrate_logit_shift`, the one of gender by `calibrate_offset`. `tests` are the test splits, cropped for this
+    input size, if already read.
 
     Raises:
         ValueError: A run is not finished or started from other weights, an average is made without `weights`, or a file
@@ -249,14 +229,9 @@ def export(
 def _calibrate_heads(
     network: FaceNetwork, recipe: TrainConfig, training: FaceDataset, sources: DatasetPaths, cache: Path
 ) -> dict[str, float]:
-    """Shift the logits of expression, FER2013 label and gender, and return the shifts.
+    """Shift the logits of expression, FER2013 label and gender by the validation splits, and return the shifts.
 
-    Args:
-        network: Its heads are changed.
-        recipe: Recipe of the network.
-        training: Training faces of FER+.
-        sources: Data sets, of which the validation splits are used.
-        cache: Folder of the crops.
+    `training` are the training faces of FER+.
     """
     valid = faces.read_ferplus(sources.ferplus, sources.fer2013, "PublicTest", cache)
     heads = predict(network, valid, recipe.size)
@@ -286,17 +261,9 @@ def save_both(
     crops: NDArray[np.uint8],
     measure: Callable[[registry.Model], list[Figure]],
 ) -> dict[str, list[Figure]]:
-    """Write `output` in int8 and NAME-fp32 beside it in float32, with the figures of each in its card.
+    """Write `output` in int8 and NAME-fp32 beside it in float32, each with its figures in its card; return the figures.
 
-    Args:
-        network: Trained network.
-        about: Entries of the model card besides those of `card`.
-        output: Path of the int8 file.
-        crops: (n, s, s, 3) training faces, for calibration and for the comparison with torch.
-        measure: Computes the figures of a file.
-
-    Returns:
-        The figures by name of the file.
+    Calibrates on, and compares with torch on, training crops (n, s, s, 3). `about` has what `card` lacks.
 
     Raises:
         ValueError: A file differs from torch.

@@ -73,12 +73,9 @@ def list_rafdb(folder: Path, split: str) -> LabelledImages:
 
 
 def list_affectnet(folder: Path, contempt: Path, split: str) -> LabelledImages:
-    """List the images of four classes of AffectNet, and of contempt from a set of similar style.
+    """List the images of four classes of AffectNet, and of `contempt/` from a set of similar style.
 
-    Args:
-        folder: Has `fear/`, `happy/`, `neutral/` and `sad/`.
-        contempt: Has `contempt/`.
-        split: `train` (nine tenths) or `valid`.
+    The split is `train` (nine tenths) or `valid`.
 
     Raises:
         FileNotFoundError: A folder has no images.
@@ -92,10 +89,7 @@ def list_affectnet(folder: Path, contempt: Path, split: str) -> LabelledImages:
 def list_sfew(folder: Path) -> LabelledImages:
     """List the film stills of SFEW, used for evaluation only (Dhall et al., ICCVW 2011).
 
-    Images that occur in two classes are skipped.
-
-    Args:
-        folder: Has a folder per class.
+    The folder has a folder per class. Images that occur in two classes are skipped.
 
     Raises:
         FileNotFoundError: A folder has no images.

@@ -104,12 +104,7 @@ def teacher_outputs(crops: Image) -> FaceOutputs:
 def load_synthetic(expressions: FaceDataset, attributes: FaceDataset, each: int, seed: int, cache: Path) -> Synthetic:
     """Load the synthetic training set from the folder `cache`, or make it.
 
-    Args:
-        expressions: Training faces with votes.
-        attributes: Training faces of UTKFace.
-        each: Number of faces per expression.
-        seed: Random seed.
-        cache: Cache folder.
+    The sources are training faces with votes, and those of UTKFace; `each` is the number of faces per expression.
     """
     inputs = (expressions.digest(), attributes.digest(), registry.manifest()[TEACHER]["sha256"], each, seed)
     path = cache / f"synthetic-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}.npz"

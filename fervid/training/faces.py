@@ -88,14 +88,7 @@ class FaceDataset:
 
 
 def read_ferplus(folder: Path, first: Path, split: str, cache: Path) -> FaceDataset:
-    """Read a split of FER+ with its votes and FER2013 labels.
-
-    Args:
-        folder: See `fervid.training.ferplus`.
-        first: Folder of the images by FER2013 label.
-        split: `Training` or `PublicTest`.
-        cache: Folder for the crops.
-    """
+    """Read a split of FER+, as `ferplus.read_split`, with its votes and, from the folder `first`, FER2013 labels."""
 
     def crop() -> FaceDataset:
         faces = ferplus.read_split(folder, split, ferplus.stills_detector())
@@ -173,13 +166,9 @@ EXPRESSION_SETS = ("rafdb", "affectnet")
 
 
 def read_expressions(sources: DatasetPaths, name: str, split: str, cache: Path) -> ExpressionSet:
-    """Read one of `EXPRESSION_SETS`; images without a detected face are dropped.
+    """Read a split of one of `EXPRESSION_SETS`: `train`, `valid` or, for `rafdb`, `test`.
 
-    Args:
-        sources: Paths of the data sets.
-        name: Name of the set.
-        split: `train`, `valid` or, for `rafdb`, `test`.
-        cache: Folder for the crops.
+    Images without a detected face are dropped.
 
     Raises:
         FileNotFoundError: Images are missing; the message has their number and the first few names.

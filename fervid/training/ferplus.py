@@ -86,12 +86,8 @@ def read_votes(folder: Path) -> dict[str, dict[str, FloatArray]]:
 def read_split(folder: Path, split: str, detector: Detector) -> FerPlus:
     """Read one split and detect its faces.
 
-    Training images with the same pixels as an image of the other splits are dropped.
-
-    Args:
-        folder: Folder with votes and images.
-        split: `Training`, `PublicTest` (validation) or `PrivateTest` (test).
-        detector: Detector of inference.
+    The splits are `Training`, `PublicTest` (validation) and `PrivateTest` (test). Training images with the same pixels
+    as an image of the other splits are dropped.
 
     Raises:
         FileNotFoundError: Images are missing; the message has their number and the first few names.

@@ -84,19 +84,12 @@ class FinetuneConfig(Schedule):
 
 
 class Batch(NamedTuple):
-    """Faces of a step, those with a label first.
+    """Faces of a step, those with a label first."""
 
-    Attributes:
-        images: (n, 3, s, s).
-        expression: (n, 8) probabilities: labels, or what the shipped network predicts.
-        adjustment: (n, 8) added to the logits of expression.
-        shipped: Outputs of the shipped network.
-    """
-
-    images: Tensor
-    expression: Tensor
-    adjustment: Tensor
-    shipped: Heads
+    images: Tensor  # (n, 3, s, s)
+    expression: Tensor  # (n, 8) probabilities: labels, or what the shipped network predicts
+    adjustment: Tensor  # (n, 8) added to the logits of expression
+    shipped: Heads  # outputs of the shipped network
 
 
 class BatchSampler:
@@ -191,8 +184,7 @@ def fit(recipe: FinetuneConfig, data: OwnFaces, path: Path) -> Iterator[dict[str
 def save(run: Path, data: OwnFaces, output: Path) -> dict[str, list[Figure]]:
     """Write a finished run to `output` in int8 and to NAME-fp32 beside it in float32.
 
-    Returns:
-        The figures on the validation faces, before and after fine-tuning, by name of the file.
+    Returns the figures on the validation faces, before and after fine-tuning, by name of the file.
 
     Raises:
         ValueError: The run is not finished, or a file differs from torch.

@@ -40,14 +40,7 @@ class Trainer:
     def __init__(
         self, recipe: TrainConfig, network: FaceNetwork, data: TrainingSets, earlier: Mapping[str, Any] | None = None
     ) -> None:
-        """Start at step 0 from the weights of `network`.
-
-        Args:
-            recipe: Training configuration.
-            network: Network with initial weights, which is trained in place.
-            data: Training and validation sets.
-            earlier: Origin of the initial weights, as in `Start`.
-        """
+        """Start at step 0 from the weights of `network`, which is trained in place; `earlier` is as in `Start`."""
         torch.manual_seed(recipe.seed)
         network.autocast &= recipe.bfloat16
         if recipe.freeze_normalisation and isinstance(network.backbone, mobilenet.MobileNetV1):
@@ -163,11 +156,7 @@ class Trainer:
         return float(loss.detach())
 
     def _sam_perturb(self) -> list[tuple[Tensor, Tensor]]:
-        """Perturb the weights along the gradient, by a step of length `sam_rho`.
-
-        Returns:
-            Each parameter with what was added to it.
-        """
+        """Perturb the weights along the gradient, by a step of length `sam_rho`; return what was added to each."""
         parameters = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
         with torch.no_grad():
             length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in parameters]))
@@ -246,12 +235,7 @@ def fit_identity(network: FaceNetwork, faces: FaceDataset, initial_embeddings: F
 
     Ridge regression from the network's embeddings to the principal components of the initial ones, both centred.
     Cosine similarities of the outputs depend less on expression, age and lighting than those of the embeddings.
-
-    Args:
-        network: Its `identity` layer is set.
-        faces: n faces.
-        initial_embeddings: (n, d) their unit embeddings by the initial weights.
-        size: Side of the input in pixels.
+    `initial_embeddings` (n, d) are the unit embeddings of the n faces by the initial weights; `size` is in pixels.
     """
     embedding = predict(network, faces, size)["embedding"].astype(np.float64)
     target = initial_embeddings - initial_embeddings.mean(axis=0, dtype=np.float64)

@@ -28,12 +28,8 @@ def load_features(
 ) -> LabeledFeatures:
     """Extract features of all clips; people are identified by their faces, because the set does not name them.
 
-    Args:
-        folder: Folder with `frame_img/`, `new_Test_img/` and the tables.
-        cache: Folder for features; None disables the cache.
-        network: Name or path of the face network.
-        strides: Additional frame strides, as in `extract_features`.
-        target: Rating to use as the target instead of the class.
+    The folder has `frame_img/`, `new_Test_img/` and the tables. Without `cache` nothing is kept. `strides` are
+    additional frame strides, as in `extract_features`; `target` is a rating to use instead of the class.
 
     Raises:
         DatasetError: Clips are missing or unreadable, or none shows a face.
@@ -45,15 +41,6 @@ def load_features(
 
 
 def to_valence_report(features: LabeledFeatures, probabilities: FloatArray, emotions: Sequence[str]) -> dict[str, Any]:
-    """Evaluate emotion probabilities as predictions of valence, by summing those of each valence class.
-
-    Args:
-        features: n clips labelled negative, neutral or positive.
-        probabilities: (n, c) probabilities.
-        emotions: Names of the c emotions.
-
-    Returns:
-        As `metrics.evaluate`.
-    """
+    """Evaluate probabilities (n, c) of c emotions as predictions of valence, by summing those of each valence class."""
     counts = [[VALENCE.get(emotion, "negative") == valence for valence in features.labels] for emotion in emotions]
     return features.evaluate(probabilities @ np.array(counts, np.float32))

@@ -103,15 +103,7 @@ def _default_face(image: Image) -> Face:
 
 
 def correct_pairs(similarity: FloatArray, pairs: list[Pair]) -> NDArray[np.bool_]:
-    """Classify pairs with the threshold that is best on the other folds, and compare with the truth.
-
-    Args:
-        similarity: (n,) similarity of the two images of each pair.
-        pairs: The pairs.
-
-    Returns:
-        (n,) whether each pair is classified correctly.
-    """
+    """Classify pairs by similarity (n,) with the threshold that is best on the other folds; return which are right."""
     same, fold = np.array([p.same for p in pairs]), np.array([p.fold for p in pairs])
     right = np.zeros(len(pairs), bool)
     for number in np.unique(fold):

@@ -24,15 +24,12 @@ def calibrate_logit_shift(
 
     The factor maximises the sum of accuracy and mean recall, averaged over the sets; it restores part of the prior that
     the logit adjustment of training removed (Menon et al., arXiv 2007.07314, section 4.1). Of equally good factors the
-    smallest is used.
+    smallest is used, and returned.
 
     Args:
         layer: The head; its bias is changed.
         sets: Logits (n, c) of the head and labels (n,), for each validation set.
         prior: (c,) class frequencies of training.
-
-    Returns:
-        The factor of the log prior.
     """
     direction = np.log(np.maximum(prior, RAREST))
 
@@ -50,17 +47,10 @@ def calibrate_logit_shift(
 
 
 def calibrate_offset(layer: nn.Linear, logits: FloatArray, positive: NDArray[np.bool_]) -> float:
-    """Add the offset to the logit of a binary head that maximises the likelihood of validation labels.
+    """Add the offset to the bias of a binary head that maximises the likelihood of labels (n,), and return it.
 
-    It is Platt scaling with the slope fixed at 1 (Guo et al., arXiv 1706.04599, section 4.1).
-
-    Args:
-        layer: The head; its bias is changed.
-        logits: (n,) its outputs.
-        positive: (n,) labels.
-
-    Returns:
-        The offset.
+    It is Platt scaling with the slope fixed at 1 (Guo et al., arXiv 1706.04599, section 4.1). `logits` (n,) are the
+    outputs of the head.
     """
     signs = np.where(positive, -1.0, 1.0)
     fitted = minimize_scalar(lambda offset: np.logaddexp(0, signs * (logits + offset)).mean(), (-1, 1))

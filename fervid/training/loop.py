@@ -60,11 +60,7 @@ class Schedule:
 
 
 def prefetch_batches(make: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
-    """Yield the batches of the given steps; a thread makes the next one meanwhile.
-
-    Raises:
-        Exception: What `make` raises.
-    """
+    """Yield the batches of the given steps; a thread makes the next one meanwhile."""
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(1) as pool:
         steps = iter(range(start, stop))
@@ -85,19 +81,10 @@ def fit(
     *,
     every: int,
 ) -> Iterator[dict[str, float]]:
-    """Train a network with AdamW to the last step, saving checkpoints.
+    """Train a network in place with AdamW to the last step, resuming from the checkpoint `path` if it exists.
 
-    Args:
-        network: Network with initial weights, which is trained in place.
-        path: Checkpoint; resumed from if it exists.
-        metadata: Everything that determines the result.
-        schedule: Settings of the optimiser.
-        make: Makes the batch of a step.
-        loss: Computes the loss of a batch.
-        every: Steps between checkpoints.
-
-    Yields:
-        Step, mean loss since the last checkpoint and elapsed seconds, at each checkpoint.
+    Saves a checkpoint every `every` steps, with `metadata`, which is everything that determines the result; yields
+    step, mean loss since the last checkpoint and elapsed seconds. `make` makes the batch of a step.
 
     Raises:
         ValueError: The checkpoint belongs to another run.

@@ -74,14 +74,9 @@ def multitask_loss(
 ) -> Tensor:
     """Compute the weighted sum of the losses of all tasks.
 
-    Args:
-        heads: Outputs of the network.
-        distilled: (n, d) embeddings that should stay close to the initial ones.
-        people: (p, d) class weights of the p people, in the space of the embedding.
-        targets: Labels.
-        weights: Weights of the tasks.
-        expression: (8,) logit adjustment of expression, which removes the class prior (Menon et al., arXiv 2007.07314).
-        first: (7,) logit adjustment of the FER2013 label.
+    `distilled` (n, d) should stay close to the initial embeddings; `people` (p, d) are the class weights of p people,
+    in the space of the embedding. `expression` (8,) and `first` (7,) are the logit adjustments of expression and
+    FER2013 label, which remove the class prior (Menon et al., arXiv 2007.07314).
     """
     has_age, has_gender, has_ethnicity, has_person = (
         column >= 0 for column in (targets.age, targets.gender, targets.ethnicity, targets.person)

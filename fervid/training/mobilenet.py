@@ -157,8 +157,7 @@ def fold_batch_norm(backbone: MobileNetV1) -> MobileNetV1:
 def read_tensorflowjs(manifest: Path) -> NamedTensors:
     """Read all tensors of a TensorFlow.js layers or graph model, by name.
 
-    Args:
-        manifest: The `.json` file; the binary files that it names are in the same folder.
+    The binary files that the `.json` file names are in the same folder.
 
     Raises:
         ValueError: The manifest is damaged, or the binary files are too short or too long.

@@ -85,11 +85,9 @@ class FaceNetwork(nn.Module):
 
 
 def build(backbone: str, weights: mobilenet.NamedTensors | None = None) -> FaceNetwork:
-    """Build a network by the name of its backbone.
+    """Build a network by the name of its backbone: `mobilenetv1`, or any model name of timm.
 
-    Args:
-        backbone: `mobilenetv1`, or any model name of timm.
-        weights: For `mobilenetv1`, the published weights from `read_tensorflowjs`: backbone, age and gender.
+    For `mobilenetv1`, `weights` may be the published ones from `read_tensorflowjs`: backbone, age and gender.
 
     Raises:
         ValueError: The backbone is unknown, timm is not installed, or the weights are not those of `mobilenetv1`.

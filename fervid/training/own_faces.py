@@ -98,12 +98,7 @@ def list_images(folder: Path) -> LabelledImages:
 
 
 def choose_validation(paths: Sequence[Path], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Choose a part of each class (n,) for validation, by a hash of folder and file name.
-
-    Args:
-        paths: n image files.
-        labels: (n,) classes; images with a label below 0 are not chosen.
-    """
+    """Choose a part of each class for validation (n,), by a hash of folder and file name; of labels below 0 none."""
     order = np.argsort([hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).hexdigest() for path in paths])
     chosen = np.zeros(len(paths), bool)
     for label in np.unique(labels[labels >= 0]):

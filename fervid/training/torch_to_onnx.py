@@ -14,14 +14,9 @@ from torch import Tensor, nn
 def export_to_onnx(
     module: nn.Module, example: Tensor, name: str, outputs: Sequence[str], axes: Mapping[int, Any]
 ) -> onnx.ModelProto:
-    """Export a module with one input.
+    """Export a module with one input; it is switched to evaluation mode.
 
-    Args:
-        module: The module, which is switched to evaluation mode.
-        example: Example input.
-        name: Name of the input.
-        outputs: Names of the outputs, in order.
-        axes: Dynamic axes of the input, each with its `torch.export.Dim`.
+    `axes` are the dynamic axes of the input, each with its `torch.export.Dim`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -129,19 +129,12 @@ class BranchTargets(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Images, each a mixture of two faces.
+    """Images, each a mixture of two faces."""
 
-    Attributes:
-        images: (n, 3, s, s).
-        first: Labels of the first faces.
-        second: Labels of the second faces.
-        share: (n,) mixing weight of the first face.
-    """
-
-    images: Tensor
-    first: BranchTargets
+    images: Tensor  # (n, 3, s, s)
+    first: BranchTargets  # labels of the first faces
     second: BranchTargets
-    share: Tensor
+    share: Tensor  # (n,) mixing weight of the first face
 
 
 def make_batch(recipe: TwoBranchConfig, made: Synthetic, step: int) -> Batch:
@@ -205,27 +198,14 @@ def _loss_per_image(outputs: BranchOutputs, labels: BranchTargets, appearance: f
 
 
 def initial_weights(recipe: TwoBranchConfig, weights: mobilenet.NamedTensors | None, earlier: Path | None) -> Start:
-    """Load the initial weights of the backbone.
-
-    Args:
-        recipe: Gives the backbone and the seed.
-        weights: Published weights for `mobilenetv1`; None for random weights.
-        earlier: Checkpoint of `fervid network train`, or a float32 ONNX file exported from one, used instead.
-
-    Raises:
-        ValueError: The backbone is unknown, or the weights do not fit it.
-    """
+    """Load the initial weights of the backbone, as `fit.initial_weights`."""
     return fit.initial_weights(TrainConfig(backbone=recipe.backbone, seed=recipe.seed), weights, earlier)
 
 
 def train(recipe: TwoBranchConfig, made: Synthetic, start: Start, path: Path) -> Iterator[dict[str, float]]:
     """Train to the last step, resuming from `path` if it exists; yield the loss every `SAVE_EVERY_STEPS` steps.
 
-    Args:
-        recipe: The configuration.
-        made: Training faces; batch normalisation is fitted to the first batch.
-        start: Initial weights of the backbone, which is trained in place.
-        path: Checkpoint.
+    The backbone of `start` is trained in place; its batch normalisation is fitted to the first batch.
     """
     fit.restore_normalisation(start, make_batch(recipe, made, 0).images)
     network = TwoBranch(start.network.backbone, start.network.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -272,15 +252,7 @@ class _Exported(nn.Module):
 
 
 def save(network: TwoBranch, recipe: TwoBranchConfig, made: Synthetic, card: Mapping[str, Any], path: Path) -> None:
-    """Write the network as int8 ONNX, calibrated on synthetic faces.
-
-    Args:
-        network: Trained network.
-        recipe: Its configuration.
-        made: Its training faces.
-        card: Additional entries of the model card.
-        path: Output file.
-    """
+    """Write the network as int8 ONNX, calibrated on its training faces; `card` has more entries of the model card."""
     rows = np.random.default_rng(recipe.seed).choice(len(made), min(export.CALIBRATION, len(made)), replace=False)
     crops = augment.crops_to_inputs(made.crops[rows], recipe.size)
     card = {**CARD, **export.crop_spec(path.stem, recipe.size), **card, "recipe": asdict(recipe)}
