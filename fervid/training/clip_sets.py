@@ -42,18 +42,22 @@ class ClipSet:
         labels: Names of the k classes.
         counts_as: (k, 8) whether an expression counts as a class.
         table: Features of the n clips with a face, and names of the m clips without.
-        truth: (n + m,) indices into `labels`, clips without a face last.
-        people: (n + m,) person in each clip; None if unknown.
+        people: (n + m,) person in each clip, clips without a face last; None if unknown.
     """
 
     labels: tuple[str, ...]
     counts_as: NDArray[np.bool_]
     table: FeatureTable
-    truth: NDArray[np.int64]
     people: NDArray[np.int64] | None
 
     def __len__(self) -> int:
         return len(self.table.samples)
+
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """(n + m,) indices into `labels`, clips without a face last."""
+        samples = (*self.table.samples, *self.table.no_face_samples)
+        return np.array([self.labels.index(str(sample.label)) for sample in samples])
 
     def evaluate(self, probabilities: FloatArray) -> dict[str, Any]:
         """Evaluate expression probabilities (n, 8) of the clips with a face; clips without a face count as errors.
@@ -100,26 +104,20 @@ def _read_expressions(
     extractor: Extractor,
     cache: Path | None,
 ) -> ClipSet:
-    samples = [
-        Sample(path, CLASSES[label], None if people is None else people[i])
-        for i, (path, label) in enumerate(zip(paths, labels, strict=True))
-    ]
+    persons: Sequence[str | None] = people or [None] * len(paths)
+    samples = [Sample(path, CLASSES[label], person) for path, label, person in zip(paths, labels, persons, strict=True)]
     rows = extract_features(samples, extractor, cache, cv2.getNumberOfCPUs(), STRIDES)
     table = build_feature_table(rows, feature_provenance(extractor))
     ordered = [*table.samples, *table.no_face_samples]
-    truth = np.array([CLASSES.index(str(sample.label)) for sample in ordered])
     names = None if people is None else np.unique([str(sample.person) for sample in ordered], return_inverse=True)[1]
-    return ClipSet(CLASSES, np.eye(len(CLASSES), dtype=bool), table, truth, names)
+    return ClipSet(CLASSES, np.eye(len(CLASSES), dtype=bool), table, names)
 
 
 def _read_kerc(folder: Path, cache: Path | None, network: str) -> ClipSet:
     clips = kerc.load_features(folder, cache, network, STRIDES)
     counts_as = np.array([[kerc.VALENCE.get(name, "negative") == valence for name in CLASSES] for valence in VALENCES])
-    faceless = [sample.label for sample in clips.no_face_samples]
-    truth = [VALENCES.index(str(sample.label)) for sample in clips.table.samples]
-    truth += [VALENCES.index(str(label)) for label in faceless]
     people = None
     if clips.groups is not None:
-        unknown = clips.groups.max() + 1 + np.arange(len(faceless))
+        unknown = clips.groups.max() + 1 + np.arange(len(clips.no_face_samples))
         people = np.concatenate([clips.groups, unknown])
-    return ClipSet(VALENCES, counts_as, clips.table, np.array(truth), people)
+    return ClipSet(VALENCES, counts_as, clips.table, people)

@@ -61,7 +61,7 @@ def clip_set(logits: np.ndarray, truth: np.ndarray, people: np.ndarray) -> ClipS
     samples = feature_fixtures.samples([CLASSES[label] for label in truth], [f"p{person}" for person in people])
     statistics = {LOGITS: np.float32(logits)}
     table = FeatureTable(samples, statistics, np.full(len(truth), 5), feature_fixtures.ABOUT)
-    return ClipSet(CLASSES, ALL, table, truth, people)
+    return ClipSet(CLASSES, ALL, table, people)
 
 
 @pytest.fixture
