@@ -35,7 +35,6 @@ class Tests:
     """The test splits, cropped for networks of one input size.
 
     Attributes:
-        size: Side of the crops in pixels.
         ferplus: Images and votes of PrivateTest.
         first: (n,) their FER2013 labels, -1 where unknown.
         portraits: Images of UTKFace with a detected face.
@@ -46,7 +45,6 @@ class Tests:
         expressions: Additional sets with expressions.
     """
 
-    size: int
     ferplus: FerPlus
     first: Rows
     portraits: list[Portrait]
@@ -72,7 +70,6 @@ class Tests:
         names = sorted({name for pair in pairs for name in (pair.first, pair.second)})
         people, found = lfw.crop_images(sources.lfw, names, size, margin)
         return cls(
-            size,
             split,
             fer2013_labels(sources.fer2013, split.images),
             [portraits[i] for i in rows],

@@ -27,7 +27,7 @@ from fervid.training.expression_evaluation import measure_expressions, run_on_cr
 from fervid.training.expression_sampling import LabelledSampler, UnlabelledTargets
 from fervid.training.loop import Schedule
 from fervid.training.losses import cosine_distance, soft_cross_entropy
-from fervid.training.network import FaceNetwork, Heads, load_exported, supports_bfloat16, to_tensor
+from fervid.training.network import FaceNetwork, Heads, embed, load_exported, supports_bfloat16, to_tensor
 from fervid.training.own_faces import OwnFaces
 from fervid.training.predict import build_trained, predict
 
@@ -173,9 +173,7 @@ def fit(recipe: FinetuneConfig, data: OwnFaces, path: Path) -> Iterator[dict[str
     use_bfloat16 = supports_bfloat16()
 
     def batch_loss(batch: Batch) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16):
-            embedding = network.backbone(batch.images)
-        return loss(network.heads(embedding.float()), batch, recipe)
+        return loss(network.heads(embed(backbone, batch.images, bfloat16=use_bfloat16)), batch, recipe)
 
     metadata = {"recipe": asdict(recipe), KIND: batches.faces.digest(), "start": start.identity.sha256}
     return loop.fit(network, path, metadata, recipe, batches, batch_loss, every=SAVE_EVERY_STEPS)

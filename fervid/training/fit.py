@@ -27,7 +27,7 @@ from fervid.training.config import TrainConfig
 from fervid.training.faces import FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.losses import Targets
-from fervid.training.network import IDENTITY, FaceNetwork, build, load_exported, load_pretrained
+from fervid.training.network import IDENTITY, FaceNetwork, build, embed, load_exported, load_pretrained
 from fervid.training.predict import EXPORTED, predict
 
 VALIDATE_EVERY_STEPS = 500  # steps
@@ -136,18 +136,16 @@ class Trainer:
         adjustment, by the class prior estimated from the teacher's predictions (Saerens, Latinne and Decaestecker,
         Neural Computation 14, 2002).
         """
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.network.autocast):
-            embedding = self.teacher.backbone(weak.to(memory_format=torch.channels_last))
         with torch.no_grad():
+            weak = weak.to(memory_format=torch.channels_last)
+            embedding = embed(self.teacher.backbone, weak, bfloat16=self.network.autocast)
             adjustment = self.recipe.logit_adjustment * self.teacher_prior.log()
-            probabilities = (self.teacher.expression(embedding.float()) + adjustment).softmax(1)
+            probabilities = (self.teacher.expression(embedding) + adjustment).softmax(1)
             self.teacher_prior.update(probabilities)
         return replace(targets, teacher_probabilities=probabilities, teacher_adjustment=adjustment)
 
     def _backward(self, images: Tensor, targets: Targets) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.network.autocast):
-            embedding = self.network.backbone(images)
-        heads = self.network.heads(embedding.float())
+        heads = self.network.heads(embed(self.network.backbone, images, bfloat16=self.network.autocast))
         distilled = self.bridge(heads.embedding)
         loss = losses.multitask_loss(
             heads, distilled, self.people.weight, targets, self.recipe.weights, *self.adjustments

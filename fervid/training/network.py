@@ -100,7 +100,10 @@ def build(backbone: str, weights: mobilenet.NamedTensors | None = None) -> FaceN
     network = FaceNetwork(layers, mobilenet.EMBEDDING)
     if weights is not None:
         try:
-            _load(network, layers, weights)
+            mobilenet.load_faceres(layers, weights)
+            published = {"feats": network.attributes, "age_pred": network.age, "gender_pred": network.gender}
+            for name, layer in published.items():
+                mobilenet.load_layer(layer, weights[f"{name}/kernel"].T, weights[f"{name}/bias"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
@@ -142,12 +145,6 @@ def load_pretrained(name: str, backbone: nn.Module, path: Path) -> None:
         raise ValueError(f"{path} does not contain weights of {name} ({error})") from error
 
 
-def _load(network: FaceNetwork, layers: mobilenet.MobileNetV1, weights: mobilenet.NamedTensors) -> None:
-    mobilenet.load_faceres(layers, weights)
-    for layer, name in ((network.attributes, "feats"), (network.age, "age_pred"), (network.gender, "gender_pred")):
-        mobilenet.load_layer(layer, weights[f"{name}/kernel"].T, weights[f"{name}/bias"])
-
-
 def _from_timm(name: str) -> FaceNetwork:
     try:
         import timm
@@ -158,6 +155,13 @@ def _from_timm(name: str) -> FaceNetwork:
         raise ValueError(f"unknown backbone {name!r}; use mobilenetv1 or a name from timm.list_models()")
     backbone: Any = timm.create_model(name, pretrained=False, num_classes=0)
     return FaceNetwork(backbone, backbone.num_features)
+
+
+def embed(backbone: nn.Module, images: Tensor, *, bfloat16: bool) -> Tensor:
+    """Compute the embeddings (n, d) in float32, by a backbone that may compute in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        embedding: Tensor = backbone(images).float()
+    return embedding
 
 
 def supports_bfloat16() -> bool:

@@ -26,6 +26,7 @@ from fervid.training.network import (
     FaceNetwork,
     Heads,
     build,
+    embed,
     load_exported,
     to_tensor,
 )
@@ -50,10 +51,9 @@ def predict(
     """Run a network on faces, cropped as at inference; return arrays (n, ...) by head."""
     parts = []
     for crops in _iter_crops(faces, size, batch, mirrored, fer2013_style):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=network.autocast):
-            embedding = network.backbone(to_tensor(crops))
         with torch.no_grad():
-            parts.append([value.numpy() for value in network.heads(embedding.float())])
+            embedding = embed(network.backbone, to_tensor(crops), bfloat16=network.autocast)
+            parts.append([value.numpy() for value in network.heads(embedding)])
     names = Heads._fields
     return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
 

@@ -34,7 +34,7 @@ from fervid.training.expression_transfer import EXPRESSIONS, Synthetic
 from fervid.training.faces import SIDE
 from fervid.training.fit import Start
 from fervid.training.loop import Schedule
-from fervid.training.network import ETHNICITIES, build, supports_bfloat16, to_tensor
+from fervid.training.network import ETHNICITIES, build, embed, supports_bfloat16, to_tensor
 from fervid.training.torch_to_onnx import export_to_onnx
 
 SAVE_EVERY_STEPS = 200  # steps
@@ -214,9 +214,8 @@ def train(recipe: TwoBranchConfig, made: Synthetic, start: Start, path: Path) ->
     metadata = {"recipe": asdict(recipe), "faces": made.digest(), "earlier": start.earlier}
 
     def batch_loss(batch: Batch) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16):
-            features = network.backbone(batch.images)
-        return loss(network.branches(features.float()), batch, recipe.appearance_weight)
+        features = embed(network.backbone, batch.images, bfloat16=use_bfloat16)
+        return loss(network.branches(features), batch, recipe.appearance_weight)
 
     return loop.fit(
         network, path, metadata, recipe, partial(make_batch, recipe, made), batch_loss, every=SAVE_EVERY_STEPS

@@ -1,4 +1,4 @@
-"""Test the training loop: batches, learning rates, gradient clipping."""
+"""Test the training loop: batches, learning rates, modes."""
 
 from __future__ import annotations
 
