@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +19,25 @@ from fervid.training.dataset_paths import DatasetPaths
 def sources(tmp_path_factory: pytest.TempPathFactory) -> DatasetPaths:
     """Create all data sets in miniature; tests must not change them."""
     return DatasetPaths(mini_datasets.data_sets(tmp_path_factory.mktemp("sets")))
+
+
+@pytest.fixture
+def copied(sources: DatasetPaths, tmp_path: Path) -> DatasetPaths:
+    """Copy the data sets, so that a test may damage them."""
+    return DatasetPaths(shutil.copytree(sources.root, tmp_path / "sets"))
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace timm by a module with one network, `tiny`."""
+
+    def create_model(name: str, *, pretrained: bool, num_classes: int) -> mini_datasets.Backbone:
+        assert (name, pretrained, num_classes) == ("tiny", False, 0)
+        backbone = mini_datasets.Backbone()
+        backbone.num_features = mini_datasets.WIDTH
+        return backbone
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"], create_model=create_model))
 
 
 @pytest.fixture(scope="session")

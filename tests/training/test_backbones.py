@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import backbones
@@ -37,15 +35,8 @@ def arguments(
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def tiny(timm: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Replace timm by one network, and use a recipe of two steps and few calibration faces."""
-
-    def create_model(name: str, **_: Any) -> mini_datasets.Backbone:
-        backbone = mini_datasets.Backbone()
-        backbone.num_features = mini_datasets.WIDTH
-        return backbone
-
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["tiny"], create_model=create_model))
     (tmp_path / "recipe.json").write_text(
         '{"size": 32, "steps": 2, "head_steps": 0, "warmup": 1,'
         ' "expression_faces": 4, "attribute_faces": 2, "identity_faces": 2}'

@@ -28,12 +28,6 @@ from fervid.training.network import to_tensor
 ASTRONAUT = Face((158, 58, 282, 182), np.float32([[196, 104], [246, 98]]), 0.9)
 
 
-@pytest.fixture
-def copied(sources: DatasetPaths, tmp_path: Path) -> DatasetPaths:
-    """Copy the data sets, so that a test may damage them."""
-    return DatasetPaths(shutil.copytree(sources.root, tmp_path / "sets"))
-
-
 def test_votes_are_cleaned_as_published(sources: DatasetPaths) -> None:
     votes = ferplus.read_votes(sources.ferplus)
     assert list(votes["Training"]) == [f"fer000000{i}.png" for i in (0, 1, 3, 4, 5, 6, 7, 8, 9)]

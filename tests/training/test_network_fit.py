@@ -302,9 +302,8 @@ def test_killed_run_resumes(killed: int, data: TrainingSets, tmp_path: Path, oft
     first.close()
     again = Trainer(mini_datasets.recipe(**settings), mini_datasets.network(seed=5), data)
     assert len(equal(state(again), state(whole))) < 10
-    again.resume(path)
-    assert again.step == killed
     rest = list(again.run(path))
+    assert [figures["step"] for figures in rest] == list(range(killed + 2, 7, 2))
     assert equal(state(again), state(whole)) == list(state(whole))
     ours, theirs = (safetensors.torch.load_file(place) for place in (path, tmp_path / "whole.safetensors"))
     assert equal(ours, theirs) == list(ours)
@@ -317,9 +316,7 @@ def test_finished_run_is_not_continued(data: TrainingSets, tmp_path: Path, often
     path = tmp_path / "run.safetensors"
     list(begun(data, steps=2).run(path))
     before = path.read_bytes()
-    again = begun(data, steps=2)
-    again.resume(path)
-    assert list(again.run(path)) == []
+    assert list(begun(data, steps=2).run(path)) == []
     assert path.read_bytes() == before
 
 
@@ -347,10 +344,9 @@ def test_invalid_state_is_refused(content: bytes | None, data: TrainingSets, tmp
         safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"other\.safetensors is not a checkpoint"):
-        begun(data).resume(path)
-    with pytest.raises(ValueError, match=r"other\.safetensors is not a checkpoint"):
-        load_run(path)
+    for read in (begun(data).resume, load_run):
+        with pytest.raises(ValueError, match=r"other\.safetensors is not a checkpoint"):
+            read(path)
 
 
 def test_run_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,30 +442,14 @@ def test_identity_projection() -> None:
 def test_embedding_of_other_width_is_mapped(data: TrainingSets, tmp_path: Path) -> None:
     wider = replace(data, initial_embeddings=np.eye(9, 8, dtype=np.float32))
     only = {**dict.fromkeys(asdict(losses.TaskWeights()), 0.0), "distillation": 1.0}
-    run = begun(
-        wider,
-        weights=only,
-        head_steps=0,
-        warmup=0,
-        learning_rate=0.02,
-        head_learning_rate=0.02,
-        steps=60,
-        weight_decay=0.0,
-    )
+    settings = {"weights": only, "warmup": 0, "steps": 60, "weight_decay": 0.0}
+    settings |= {"learning_rate": 0.02, "head_learning_rate": 0.02}
+    run = begun(wider, **settings)
     batch = run.batches(0)
     found = [run.train_step(*batch) for _ in range(40)]
     assert found[-1] < 0.7 * found[0]
     run.save(tmp_path / "run.safetensors")
-    again = begun(
-        wider,
-        weights=only,
-        head_steps=0,
-        warmup=0,
-        learning_rate=0.02,
-        head_learning_rate=0.02,
-        steps=60,
-        weight_decay=0.0,
-    )
+    again = begun(wider, **settings)
     again.resume(tmp_path / "run.safetensors")
     assert again.train_step(*batch) == run.train_step(*batch)
 
