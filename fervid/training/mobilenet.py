@@ -32,6 +32,9 @@ BLOCKS = (
     *((512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
 )  # (channels, stride) of the 13 depthwise-separable blocks
 
+ELEMENTWISE = {"Mul": "Mul", "Add": "Add", "Relu": "Relu", "Minimum": "Min", "Maximum": "Max"}
+"""Operators of TensorFlow, and their names in ONNX."""
+
 NamedTensors = Mapping[str, NDArray[np.float32]]
 
 
@@ -264,12 +267,8 @@ def reference_difference(backbone: MobileNetV1, manifest: Path, size: int = 64) 
             stride = [int(s) for s in node["attr"]["strides"]["list"]["i"]][1:3]
             groups = weights[inputs[1]].shape[2] if operator != "Conv2D" else 1
             nodes.append(helper.make_node("Conv", inputs, [name], auto_pad="SAME_UPPER", strides=stride, group=groups))
-        elif operator in ("Mul", "Add"):
-            nodes.append(helper.make_node(operator, inputs, [name]))
-        elif operator == "Relu":
-            nodes.append(helper.make_node("Relu", inputs, [name]))
-        elif operator in ("Minimum", "Maximum"):
-            nodes.append(helper.make_node("Min" if operator == "Minimum" else "Max", inputs, [name]))
+        elif operator in ELEMENTWISE:
+            nodes.append(helper.make_node(ELEMENTWISE[operator], inputs, [name]))
         elif operator == "Mean":
             nodes.append(helper.make_node("GlobalAveragePool", inputs[:1], [name]))
             break
