@@ -21,7 +21,7 @@ from fervid.training import augment, faces, mobilenet
 from fervid.training.augment import GeometricJitter
 from fervid.training.config import TrainConfig
 from fervid.training.dataset_paths import DatasetPaths
-from fervid.training.expression_sampling import RAREST, LabelledSampler, UnlabelledTargets
+from fervid.training.expression_sampling import RAREST, LabelledSampler, UnlabelledTargets, compute_sampling_weights
 from fervid.training.faces import ExpressionSet, FaceDataset
 from fervid.training.ferplus import CLASSES
 from fervid.training.losses import Targets
@@ -147,9 +147,7 @@ class BatchSampler:
         share = recipe.fer2013_weight * (first >= 0).astype(np.float32)[:, None]
         self.votes = data.expressions.votes * (1 - share)
         self.votes[rows, first[rows]] += share[rows, 0]
-        prior = np.maximum(self.votes.mean(axis=0), RAREST)
-        weights = self.votes @ prior**-recipe.resampling_power
-        self.sampling_weights = weights / weights.sum()
+        self.sampling_weights = compute_sampling_weights(self.votes, recipe.resampling_power)
         self.prior, self.first_prior = self.sampling_weights @ self.votes, self.sampling_weights @ self.first
         self.labelled = [
             LabelledSampler(
@@ -209,14 +207,15 @@ class BatchSampler:
             for i in chosen
         ]
         images = to_tensor(np.stack(views))
-        votes = np.concatenate([faces.votes[chosen] for faces, chosen in rows])
+        own_votes = [self.votes[voted], *(part.votes[chosen] for part, chosen in labelled)]
+        votes = np.concatenate([*own_votes, *(faces.votes[chosen] for faces, chosen in unlabelled)])
         first = np.zeros((len(votes), self.first.shape[1]), np.float32)
-        votes[: len(voted)], first[: len(voted)] = self.votes[voted], self.first[voted]
+        first[: len(voted)] = self.first[voted]
         if recipe.mixup:
             share, partner = float(rng.beta(recipe.mixup, recipe.mixup)), rng.permutation(len(voted))
             for tensor in (images, torch.from_numpy(votes), torch.from_numpy(first)):
                 tensor[: len(voted)] = share * tensor[: len(voted)] + (1 - share) * tensor[: len(voted)][partner]
-        begin = sum(len(chosen) for _, chosen in rows[: 1 + len(labelled)])
+        begin = sum(map(len, own_votes))
         initial = np.zeros((len(votes), data.initial_embeddings.shape[1]), np.float32)
         embedded = np.concatenate([attributes, len(data.attributes) + people])
         initial[begin : begin + len(embedded)] = data.initial_embeddings[embedded]
@@ -225,12 +224,8 @@ class BatchSampler:
             for name in ("age", "gender", "ethnicity", "person")
         }
         adjustment = np.zeros((len(votes), len(CLASSES)), np.float32)
-        adjustment[: len(voted)] = self.adjustments()[0]
-        end = len(voted)
-        for part, chosen in labelled:
-            votes[end : end + part.count] = part.votes[chosen]
-            adjustment[end : end + part.count] = part.adjustment
-            end += part.count
+        own_adjustments = [self.adjustments()[0].numpy(), *(part.adjustment for part, _ in labelled)]
+        adjustment[:begin] = np.repeat(own_adjustments, [len(part) for part in own_votes], axis=0)
         arrays = {"votes": votes, "first": first, "initial_embeddings": initial, "adjustment": adjustment}
         targets = Targets(**labels, **{name: torch.from_numpy(value) for name, value in arrays.items()})
         if self.unlabelled:

@@ -16,6 +16,12 @@ from fervid.training.predict import estimate_class_prior
 RAREST = 1e-6  # prior of a class without examples
 
 
+def compute_sampling_weights(votes: FloatArray, power: float) -> FloatArray:
+    """Compute the probabilities (n,) of sampling faces with votes (n, c): the class prior to the power of `-power`."""
+    weights = votes @ np.maximum(votes.mean(axis=0), RAREST) ** -power
+    return np.asarray(weights / weights.sum())
+
+
 class LabelledSampler:
     """Soft labels, sampling weights and logit adjustment of an expression set."""
 
@@ -38,9 +44,7 @@ class LabelledSampler:
         self.faces, self.count = part.faces, count
         uniform = part.has / part.has.sum()
         self.votes = part.faces.votes + np.float32(label_smoothing) * (uniform.astype(np.float32) - part.faces.votes)
-        prior = np.maximum(part.faces.votes.mean(axis=0), RAREST)
-        weights = part.faces.votes @ prior**-resampling_power
-        self.sampling_weights = weights / weights.sum()
+        self.sampling_weights = compute_sampling_weights(part.faces.votes, resampling_power)
         sampled_prior = np.maximum(self.sampling_weights @ self.votes, RAREST)
         absent = logit_adjustment * np.log(absent_prior) if absent_prior else ABSENT
         self.adjustment = np.where(part.has, logit_adjustment * np.log(sampled_prior), absent).astype(np.float32)
