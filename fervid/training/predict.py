@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
+from torch import nn
 
 from fervid.analysis.align import MARGIN
 from fervid.analysis.face_model import BATCH, preprocess
@@ -242,10 +243,16 @@ def load_averaged_runs(paths: Sequence[Path]) -> tuple[TrainConfig, FaceNetwork,
     return recipe, network, [metadata for _, _, metadata in runs.values()]
 
 
-def build_trained(backbone: str, weights: Mapping[str, torch.Tensor]) -> FaceNetwork:
-    """Build a network for inference with the weights of a finished run."""
-    network = build(backbone)
+def load_for_inference(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Load the weights of a finished run into a network with a `backbone`, and fold its batch normalisation."""
     network.load_state_dict(weights)
     if isinstance(network.backbone, mobilenet.MobileNetV1):
         network.backbone = mobilenet.fold_batch_norm(network.backbone)
-    return network.eval()
+    network.eval()
+
+
+def build_trained(backbone: str, weights: Mapping[str, torch.Tensor]) -> FaceNetwork:
+    """Build a network for inference with the weights of a finished run."""
+    network = build(backbone)
+    load_for_inference(network, weights)
+    return network

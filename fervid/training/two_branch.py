@@ -35,6 +35,7 @@ from fervid.training.faces import SIDE
 from fervid.training.fit import Start
 from fervid.training.loop import Schedule
 from fervid.training.network import ETHNICITIES, build, embed, supports_bfloat16, to_tensor
+from fervid.training.predict import load_for_inference
 from fervid.training.torch_to_onnx import export_to_onnx
 
 SAVE_EVERY_STEPS = 200  # steps
@@ -232,10 +233,8 @@ def load_network(path: Path) -> tuple[TwoBranchConfig, TwoBranch, dict[str, Any]
     recipe = TwoBranchConfig(**metadata["recipe"])
     start = build(recipe.backbone)
     network = TwoBranch(start.backbone, start.width)
-    network.load_state_dict(weights)
-    if isinstance(network.backbone, mobilenet.MobileNetV1):
-        network.backbone = mobilenet.fold_batch_norm(network.backbone)
-    return recipe, network.eval(), metadata
+    load_for_inference(network, weights)
+    return recipe, network, metadata
 
 
 class _Exported(nn.Module):
