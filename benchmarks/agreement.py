@@ -50,19 +50,12 @@ Clip = Callable[[Extractor], Iterator[FrameObservation]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """Result of one method for a clip.
-
-    Attributes:
-        label: None without a face.
-        features: None without a face.
-        frames: Number of processed frames.
-        with_face: Number of these with a tracked face.
-    """
+    """Result of one method for a clip; without label and features if it found no face."""
 
     label: str | None
     features: ClipFeatures | None
-    frames: int
-    with_face: int
+    frames: int  # number of processed frames
+    with_face: int  # number of these with a tracked face
 
 
 class ShiftedExtractor(Extractor):
@@ -129,10 +122,8 @@ def relative_difference(one: FloatArray, other: FloatArray) -> float:
 def render_video(stills: Sequence[Image], backdrop: Sequence[Image], rng: np.random.Generator) -> Iterator[Frame]:
     """Render one or two moving faces in front of a background, each in its part of the image; some appear late.
 
-    Args:
-        stills: Close face crops (h, w, 3), one per person.
-        backdrop: Images of the size of the video; repeated if there are too few.
-        rng: Source of all randomness.
+    `stills` are close face crops (h, w, 3), one per person; `backdrop` has images of the size of the video, which are
+    repeated if there are too few.
     """
     count = RATE * SECONDS
     room = WIDTH / len(stills)

@@ -186,10 +186,7 @@ def descriptor(embedding: FloatArray) -> FloatArray:
 def on_clips(model: registry.Model, clips: Sequence[Image], known: LabeledFeatures) -> Mapping[str, Any]:
     """Measure mean recall over the classes of the clips, with its interval, cross-validated by person.
 
-    Args:
-        model: A network.
-        clips: For each clip the crops of its faces, at least one.
-        known: Labels and people of the same clips.
+    `clips` are the crops of the faces of each clip, at least one; `known` has labels and people of the same clips.
     """
     network = FaceModel(model.session, model.card)
     name = "+".join(STATISTICS)

@@ -34,11 +34,7 @@ OPEN = 3.0  # bias of the excitation; its sigmoid is 0.95
 
 
 def convert_weights(name: str, path: Path) -> dict[str, Tensor]:
-    """Convert weights with other layer names, made for BGR pixels with the mean subtracted.
-
-    Args:
-        name: One of `SPREAD`.
-        path: The file.
+    """Convert weights with other layer names of one of `SPREAD`, for BGR pixels with the mean subtracted.
 
     Raises:
         ValueError: They are for another backbone.
@@ -53,11 +49,9 @@ def convert_weights(name: str, path: Path) -> dict[str, Tensor]:
 
 
 def grow_weights(small: Mapping[str, Tensor], large: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Embed the weights of a network in those of a wider, deeper one with squeeze and excitation.
+    """Embed trained weights in the random ones of a wider, deeper network with squeeze and excitation.
 
-    Args:
-        small: Trained weights.
-        large: Random weights, with the same names where the layers are the same.
+    Layers that are the same have the same names.
     """
     return {key: _embed(small[key], value) if key in small else _initialise(key, value) for key, value in large.items()}
 

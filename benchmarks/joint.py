@@ -107,13 +107,9 @@ def predict_tests(path: Path, rafdb: FaceDataset, utkface: FaceDataset) -> dict[
 def make_row(
     method: str, truth: NDArray[np.int64], predicted: NDArray[np.int64], single: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Make the row of a method.
+    """Make the row of a method from true classes (n,) and its predictions (seeds, n).
 
-    Args:
-        method: Name of the method.
-        truth: (n,) classes of the faces.
-        predicted: (seeds, n) classes predicted by the method.
-        single: (seeds, n) classes predicted by the networks for expression only.
+    `single` (seeds, n) are the predictions of the networks for expression only.
     """
     correct, reference = predicted == truth, single == truth
 

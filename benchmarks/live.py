@@ -46,11 +46,7 @@ class _Sink:
 def send(path: Path, form: str, file: IO[bytes], pace: float = 1.0) -> Iterator[tuple[float, float]]:
     """Write a clip at the rate of its clock; yield for each frame its time in seconds and the moment when it was sent.
 
-    Args:
-        path: The clip.
-        form: A key of `MUXERS`.
-        file: Where to write.
-        pace: Speed relative to real time.
+    `form` is a key of `MUXERS`; `pace` is the speed relative to real time.
     """
     with av.open(str(path)) as source, av.open(_Sink(file), "w", format=form, options=MUXERS[form]) as out:
         video = source.streams.video[0]
@@ -69,9 +65,8 @@ def send(path: Path, form: str, file: IO[bytes], pace: float = 1.0) -> Iterator[
 def latencies(sent: Mapping[float, float], ends: Sequence[tuple[float, float]]) -> list[float]:
     """Compute for each record the seconds since the last frame of its window was sent.
 
-    Args:
-        sent: Time of a frame in the stream -> moment when it was sent.
-        ends: End of a window in the stream, and the moment when its record was readable.
+    `sent` maps the time of a frame in the stream to the moment when it was sent; `ends` are the end of each window in
+    the stream and the moment when its record was readable.
     """
     return [readable_at - sent[max(moment for moment in sent if moment < end - 1e-3)] for end, readable_at in ends]
 

@@ -22,16 +22,9 @@ _RANGES = {
 
 
 def simulate_clip(image: Image, face: Face, frames: int, rng: np.random.Generator) -> Iterator[tuple[Image, Face]]:
-    """Make a clip of a still image; parameters follow smooth random curves, resolution and quality are constant.
+    """Make a clip of a tightly cropped face (h, w, 3); yield its frames and faces, as from a camera and a detector.
 
-    Args:
-        image: (h, w, 3) tightly cropped face.
-        face: The face in it.
-        frames: Number of frames.
-        rng: Random generator.
-
-    Yields:
-        Frame and face, as from a camera and a detector.
+    Parameters follow smooth random curves; resolution and quality are constant.
     """
     curves = {name: smooth_curve(frames, low, high, rng) for name, (low, high) in _RANGES.items()}
     height, width = image.shape[:2]

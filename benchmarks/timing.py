@@ -27,12 +27,7 @@ Seconds = Mapping[str, float]  # by method, of one repetition or of all
 
 
 def decode(path: Path, threads: int = 0) -> int:
-    """Decode every frame without conversion, and return their number.
-
-    Args:
-        path: The clip.
-        threads: Number of threads; 0 lets the decoder choose.
-    """
+    """Decode every frame without conversion, and return their number; with 0 threads the decoder chooses."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
