@@ -210,7 +210,7 @@ def test_sigterm_keeps_complete_records(place: Path, tmp_path: Path) -> None:
     assert child_processes.gone(run.pid)
     found = finished(target)
     if len(found) < 30:
-        assert (run.returncode, said.count(b"\n")) == (143, 1)
+        assert (run.returncode, said.count(b"\n")) == (143, 1), said
         assert said.startswith(b"fervid: terminated")
     assert classify(place, target, "--resume", clips=ALL).exit_code == 0
     assert finished(target) == everything(place, ALL)

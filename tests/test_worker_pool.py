@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
@@ -21,7 +22,7 @@ import psutil
 import pytest
 
 import child_processes
-from fervid.core import worker_process
+from fervid.core import signals, worker_process
 from fervid.core.errors import ChecksumMismatch, OutOfMemory, OutputError, TimedOut, UsageError
 from fervid.core.worker_pool import MAX_QUEUED_PER_WORKER, map_ordered, map_unordered
 from fervid.core.worker_process import Limits, WorkerDied, WorkerProcess, prestart_worker, serve
@@ -223,10 +224,26 @@ def test_signal_while_process_starts_is_handled_afterwards(
     finally:
         signal.signal(number, previous)
     assert handled == [number]
-    while started[0].status() != psutil.STATUS_ZOMBIE:  # it ends because its pipe was closed
+    while multiprocessing.active_children():  # it ends because its pipe was closed
         time.sleep(0.01)
-    assert multiprocessing.active_children() == []
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_process_end_waits_until_thread_has_started_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start() -> None:
+        with signals.signals_deferred():
+            starting.set()
+            started.wait()
+
+    monkeypatch.setattr(signals, "_starting", threading.Lock())
+    starting, started = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(start)
+        starting.wait()
+        end = threads.submit(signals.prevent_process_starts)
+        assert wait([end], 0.05).not_done
+        started.set()
+        assert end.result() is None
 
 
 def test_error_of_work_comes_in_order_with_traceback() -> None:

@@ -34,6 +34,7 @@ from fervid.cli.timeline import timeline_app
 from fervid.cli.train import train_app
 from fervid.cli.watch import watch_app
 from fervid.core.errors import FervidError, InputError, ModelError, NoInputsFound, UsageError
+from fervid.core.signals import prevent_process_starts
 from fervid.core.text import escape_control_chars
 
 TERMINATION_SIGNALS = {"SIGTERM", "SIGBREAK"}
@@ -115,6 +116,7 @@ def main() -> None:
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
+        prevent_process_starts()
         os._exit(status if isinstance(status, int) else ExitCode.INPUT_FAILED)
 
 

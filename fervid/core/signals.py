@@ -7,15 +7,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MAX_START_S = 5.0
+"""Maximum seconds for which the end of this process waits for the start of another."""
+_starting = threading.Lock()
+
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
     """Handle SIGINT and SIGTERM afterwards, because a half-started process prints a traceback when its parent ends.
 
     A signal mask would not do: another thread may receive the signal, and the main thread handles it in any case.
+    Threads other than the main thread handle no signals; `prevent_process_starts` waits for them.
     """
-    if threading.current_thread() is not threading.main_thread():  # which handles no signals
-        yield
+    if threading.current_thread() is not threading.main_thread():
+        with _starting:
+            yield
         return
     received: list[signal.Signals] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -30,6 +36,11 @@ def signals_deferred() -> Iterator[None]:
                 signal.signal(number, handler)
         for number in received:
             signal.raise_signal(number)
+
+
+def prevent_process_starts() -> None:
+    """Wait until no thread is starting a process, and let none start another, before this process ends at once."""
+    _starting.acquire(timeout=MAX_START_S)
 
 
 @contextmanager
